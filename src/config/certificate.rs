@@ -1,0 +1,86 @@
+//! TLS certificates: a chain and its key, read, matched with each other, and the names they serve.
+
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::sign::CertifiedKey;
+
+use super::host::{HostMap, HostPattern};
+
+/// A certificate that is ready to serve.
+pub struct Certificate {
+    pub key: Arc<CertifiedKey>,
+    /// The DNS names of the leaf, as patterns.
+    pub names: Vec<HostPattern>,
+}
+
+/// The certificates of a node by name; the first configured one serves clients that name none of them.
+#[derive(Default)]
+pub struct CertificateStore {
+    by_name: HostMap<usize>,
+    keys: Vec<Arc<CertifiedKey>>,
+}
+
+impl CertificateStore {
+    pub fn new(certificates: Vec<Certificate>) -> Self {
+        let mut store = CertificateStore::default();
+        for certificate in certificates {
+            for name in certificate.names {
+                store.by_name.insert(name, store.keys.len());
+            }
+            store.keys.push(certificate.key);
+        }
+        store
+    }
+
+    /// The certificate for a client's SNI (RFC 6066 section 3).
+    pub fn find(&self, server_name: Option<&str>) -> Option<Arc<CertifiedKey>> {
+        let index = server_name.and_then(|name| self.by_name.find(&name.to_ascii_lowercase())).unwrap_or(0);
+        self.keys.get(index).cloned()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.keys.is_empty()
+    }
+}
+
+impl fmt::Debug for CertificateStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "CertificateStore({} certificates)", self.keys.len())
+    }
+}
+
+/// Reads a PEM chain and key. The error names the file and what is wrong with it.
+pub fn read(cert: &Path, key: &Path) -> Result<Certificate, String> {
+    let chain = read_chain(cert)?;
+    let private = PrivateKeyDer::from_pem_file(key)
+        .map_err(|error| format!("no usable private key in {}: {error}", key.display()))?;
+    let signer = rustls::crypto::ring::sign::any_supported_type(&private)
+        .map_err(|error| format!("the private key in {} cannot be used: {error}", key.display()))?;
+    let names = dns_names(&chain[0]).map_err(|error| format!("{}: {error}", cert.display()))?;
+    let certified = CertifiedKey::new(chain, signer);
+    certified
+        .keys_match()
+        .map_err(|_| format!("the private key in {} does not belong to {}", key.display(), cert.display()))?;
+    Ok(Certificate { key: Arc::new(certified), names })
+}
+
+/// Reads one or more PEM certificates; never gives an empty chain.
+pub fn read_chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+    let chain: Vec<_> = CertificateDer::pem_file_iter(path)
+        .and_then(Iterator::collect)
+        .map_err(|error| format!("no usable certificate in {}: {error}", path.display()))?;
+    if chain.is_empty() {
+        return Err(format!("no certificate in {}", path.display()));
+    }
+    Ok(chain)
+}
+
+fn dns_names(leaf: &CertificateDer<'_>) -> Result<Vec<HostPattern>, String> {
+    let parsed =
+        webpki::EndEntityCert::try_from(leaf).map_err(|error| format!("not a valid certificate: {error:?}"))?;
+    Ok(parsed.valid_dns_names().filter_map(|name| name.parse().ok()).collect())
+}

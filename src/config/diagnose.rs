@@ -1,0 +1,223 @@
+//! Configuration mistakes, told so that an operator can mend them at once: file, line, column, the
+//! offending text, what was expected and a hint. All mistakes of a load are reported together.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// One configuration file as read from disk.
+#[derive(Debug, Clone)]
+pub struct Source {
+    pub path: PathBuf,
+    pub text: Arc<str>,
+}
+
+/// A place in one of the loaded files: which file, and the byte range in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Place {
+    pub file: usize,
+    pub start: usize,
+    pub end: usize,
+}
+
+/// A value together with where the operator wrote it.
+#[derive(Debug, Clone)]
+pub struct At<T> {
+    pub value: T,
+    pub place: Place,
+}
+
+impl<T> At<T> {
+    pub fn map<U>(self, f: impl FnOnce(T) -> U) -> At<U> {
+        At { value: f(self.value), place: self.place }
+    }
+}
+
+/// One mistake, ready to print.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Diagnostic {
+    pub file: PathBuf,
+    /// Counted from 1; 0 when the mistake concerns the file as a whole.
+    pub line: usize,
+    /// Counted in characters from 1.
+    pub column: usize,
+    /// The line as written, without its end.
+    pub text: String,
+    /// How many characters of `text` are to blame, from `column` on.
+    pub width: usize,
+    pub message: String,
+    pub hint: Option<String>,
+}
+
+impl fmt::Display for Diagnostic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.file.display())?;
+        if self.line > 0 {
+            write!(f, ":{}:{}", self.line, self.column)?;
+        }
+        write!(f, ": {}", self.message)?;
+        if self.line > 0 {
+            let gutter = self.line.to_string();
+            let pad = " ".repeat(gutter.len());
+            let indent = " ".repeat(self.column.saturating_sub(1));
+            let carets = "^".repeat(self.width.max(1));
+            write!(f, "\n {gutter} | {}\n {pad} | {indent}{carets}", self.text)?;
+        }
+        if let Some(hint) = &self.hint {
+            write!(f, "\n   = hint: {hint}")?;
+        }
+        Ok(())
+    }
+}
+
+/// Why a configuration was refused: every mistake found, in the order of the files.
+#[derive(Debug, Clone, thiserror::Error)]
+pub struct ConfigErrors(pub Vec<Diagnostic>);
+
+impl fmt::Display for ConfigErrors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, diagnostic) in self.0.iter().enumerate() {
+            if i > 0 {
+                writeln!(f)?;
+            }
+            write!(f, "{diagnostic}")?;
+        }
+        Ok(())
+    }
+}
+
+/// Collects mistakes while the configuration is read, so that one run reports all of them.
+#[derive(Default)]
+pub struct Diagnostics {
+    sources: Vec<Source>,
+    found: Vec<(Place, Diagnostic)>,
+}
+
+impl Diagnostics {
+    /// Registers a file that mistakes can be in; gives the number that places refer to it by.
+    pub fn add_source(&mut self, source: Source) -> usize {
+        self.sources.push(source);
+        self.sources.len() - 1
+    }
+
+    pub fn error(&mut self, place: Place, message: impl Into<String>) {
+        self.push(place, message.into(), None);
+    }
+
+    pub fn error_with_hint(&mut self, place: Place, message: impl Into<String>, hint: impl Into<String>) {
+        self.push(place, message.into(), Some(hint.into()));
+    }
+
+    /// The file a place is in, for paths that are relative to it.
+    pub fn file(&self, place: Place) -> &Source {
+        &self.sources[place.file]
+    }
+
+    pub fn sources(&self) -> &[Source] {
+        &self.sources
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.found.is_empty()
+    }
+
+    /// Everything found, ordered by file and position.
+    pub fn into_errors(mut self) -> ConfigErrors {
+        self.found.sort_by_key(|(place, _)| (place.file, place.start));
+        ConfigErrors(self.found.into_iter().map(|(_, diagnostic)| diagnostic).collect())
+    }
+
+    fn push(&mut self, place: Place, message: String, hint: Option<String>) {
+        let source = &self.sources[place.file];
+        let (line, column, text, width) = locate(&source.text, place.start, place.end);
+        let diagnostic = Diagnostic { file: source.path.clone(), line, column, text, width, message, hint };
+        self.found.push((place, diagnostic));
+    }
+}
+
+/// Line and column (both from 1), the line's text, and how many of its characters the range covers.
+fn locate(text: &str, start: usize, end: usize) -> (usize, usize, String, usize) {
+    let start = floor_char_boundary(text, start);
+    let end = floor_char_boundary(text, end).max(start);
+    let line_start = text[..start].rfind('\n').map_or(0, |i| i + 1);
+    let line_end = text[start..].find('\n').map_or(text.len(), |i| start + i);
+    let line = text[..start].matches('\n').count() + 1;
+    let column = text[line_start..start].chars().count() + 1;
+    let width = text[start..end.min(line_end)].chars().count();
+    (line, column, text[line_start..line_end].trim_end_matches('\r').to_owned(), width)
+}
+
+fn floor_char_boundary(text: &str, index: usize) -> usize {
+    let mut index = index.min(text.len());
+    while !text.is_char_boundary(index) {
+        index -= 1;
+    }
+    index
+}
+
+/// The candidate that the operator most likely meant, if any is close enough.
+pub fn did_you_mean<'c>(written: &str, candidates: impl IntoIterator<Item = &'c str>) -> Option<&'c str> {
+    let allowed = (written.chars().count() / 3).clamp(1, 3);
+    candidates
+        .into_iter()
+        .map(|candidate| (edit_distance(written, candidate), candidate))
+        .filter(|(distance, _)| *distance <= allowed)
+        .min()
+        .map(|(_, candidate)| candidate)
+}
+
+/// Optimal string alignment distance: insertions, deletions, substitutions and swaps of neighbours.
+fn edit_distance(a: &str, b: &str) -> usize {
+    let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
+    let mut before: Vec<usize> = Vec::new();
+    let mut above: Vec<usize> = (0..=b.len()).collect();
+    for i in 0..a.len() {
+        let mut row = vec![i + 1];
+        for j in 0..b.len() {
+            let substituted = above[j] + usize::from(a[i] != b[j]);
+            let mut best = substituted.min(above[j + 1] + 1).min(row[j] + 1);
+            if i > 0 && j > 0 && a[i] == b[j - 1] && a[i - 1] == b[j] {
+                best = best.min(before[j - 1] + 1);
+            }
+            row.push(best);
+        }
+        before = std::mem::replace(&mut above, row);
+    }
+    above[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_misspelt_word_finds_the_one_that_was_meant() {
+        let keys = ["origins", "balance", "fallback", "health"];
+        for (written, meant) in [
+            ("orgins", Some("origins")),
+            ("origin", Some("origins")),
+            ("balanec", Some("balance")),
+            ("fall_back", Some("fallback")),
+            ("timeout", None),
+            ("x", None),
+        ] {
+            assert_eq!(did_you_mean(written, keys), meant, "{written}");
+        }
+    }
+
+    #[test]
+    fn a_mistake_shows_its_line_and_points_at_it() {
+        let source = Source { path: "a.toml".into(), text: "[x]\nürl = 1\n".into() };
+        let mut diagnostics = Diagnostics::default();
+        diagnostics.add_source(source);
+        diagnostics.error_with_hint(Place { file: 0, start: 4, end: 8 }, "unknown key", "try \"url\"");
+        let shown = diagnostics.into_errors().to_string();
+        assert_eq!(shown, "a.toml:2:1: unknown key\n 2 | ürl = 1\n   | ^^^\n   = hint: try \"url\"");
+    }
+
+    #[test]
+    fn places_beyond_the_text_do_not_panic() {
+        assert_eq!(locate("ab", 10, 20), (1, 3, "ab".into(), 0));
+        assert_eq!(locate("", 0, 1), (1, 1, String::new(), 0));
+    }
+}

@@ -1,0 +1,16 @@
+//! Configuration: from TOML files to the validated model that every request reads.
+//!
+//! One direction: text -> [`file`] (as written) -> [`model`] (as used). All mistakes of a load are
+//! collected by [`diagnose`] and reported together; a configuration with a mistake is never used.
+
+pub mod certificate;
+pub mod diagnose;
+mod file;
+pub mod host;
+pub mod load;
+pub mod model;
+pub mod pattern;
+pub mod read;
+mod resolve;
+pub mod tokens;
+pub mod units;

@@ -1,0 +1,363 @@
+//! The configuration as the node uses it: validated, every reference resolved, nothing left to interpret.
+
+use std::collections::HashSet;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{HeaderName, Method};
+use rustls::pki_types::CertificateDer;
+
+use super::certificate::CertificateStore;
+use super::file::StatusRange;
+use super::host::HostMap;
+use super::pattern::PathPattern;
+use super::read::{ByteSize, IpRange};
+
+/// A valid configuration.
+#[derive(Debug)]
+pub struct Config {
+    pub node: Node,
+    pub listeners: Vec<Listener>,
+    pub certificates: CertificateStore,
+    pub admin: Option<Admin>,
+    pub log: Log,
+    pub limits: Limits,
+    pub memory: CacheMemory,
+    pub pools: Vec<Arc<Pool>>,
+    pub sites: Vec<Arc<Site>>,
+    /// Host name to index in `sites`.
+    pub hosts: HostMap<usize>,
+    /// Hash of every file this came from: tells whether a reload changes anything.
+    pub fingerprint: u64,
+}
+
+#[derive(Debug, Clone)]
+pub struct Node {
+    pub name: String,
+    pub region: Option<String>,
+    pub threads: usize,
+    /// Where the purge log lives; without one, purges are not kept over a restart.
+    pub state_dir: Option<PathBuf>,
+    /// How long running requests may take to end after SIGTERM.
+    pub drain_timeout: Duration,
+    /// Proxies whose `X-Forwarded-For` is believed.
+    pub trusted_proxies: Vec<IpRange>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listener {
+    pub address: SocketAddr,
+    pub tls: bool,
+    pub protocols: Vec<Protocol>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocol {
+    H1,
+    H2,
+}
+
+#[derive(Debug, Clone)]
+pub struct Admin {
+    pub address: SocketAddr,
+    pub tokens: Vec<Token>,
+}
+
+/// Who may call the admin API. Only the hash of the token is known.
+#[derive(Debug, Clone)]
+pub struct Token {
+    pub name: String,
+    /// SHA-256 of the token.
+    pub digest: [u8; 32],
+    pub rights: Vec<TokenRight>,
+    /// The sites it may act on; `None`: all of them.
+    pub sites: Option<Vec<String>>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TokenRight {
+    Read,
+    Purge,
+    Operate,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Log {
+    pub access: AccessLogTarget,
+    pub format: LogFormat,
+    /// A `tracing` filter such as `info` or `seawall=debug`.
+    pub level: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AccessLogTarget {
+    Off,
+    Stdout,
+    File(PathBuf),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    Json,
+    Combined,
+}
+
+/// What one client may take of the node.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Client connections at one time, over all listeners.
+    pub max_connections: u32,
+    pub max_requests_per_connection: u32,
+    /// Bytes of a request's head.
+    pub max_head: ByteSize,
+    /// Header fields of a request.
+    pub max_headers: u32,
+    /// Bytes of a request's target.
+    pub max_target: ByteSize,
+    /// Bytes of an unwanted request body that are read and thrown away before the connection is closed instead.
+    pub max_drain: ByteSize,
+    /// From a request's first byte (or the connection's start) to the end of its head, in all.
+    pub header_timeout: Duration,
+    /// How long a connection may lie idle between two requests.
+    pub keepalive_timeout: Duration,
+    /// Between two reads of a request body.
+    pub read_timeout: Duration,
+    /// How long a client may take none of the bytes that wait for it.
+    pub write_timeout: Duration,
+    pub tls_timeout: Duration,
+    /// HTTP/2 streams at one time on a connection.
+    pub max_h2_streams: u32,
+}
+
+impl Limits {
+    /// The most header fields that any configuration may allow (pingora refuses more than 256).
+    pub const MOST_HEADERS: u32 = 200;
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            max_connections: 20_000,
+            max_requests_per_connection: 10_000,
+            max_head: ByteSize(32 << 10),
+            max_headers: 100,
+            max_target: ByteSize(8 << 10),
+            max_drain: ByteSize(64 << 10),
+            header_timeout: Duration::from_secs(10),
+            keepalive_timeout: Duration::from_secs(60),
+            read_timeout: Duration::from_secs(30),
+            write_timeout: Duration::from_secs(30),
+            tls_timeout: Duration::from_secs(10),
+            max_h2_streams: 100,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CacheMemory {
+    pub max_size: ByteSize,
+    pub max_object: ByteSize,
+    pub eviction: Eviction,
+}
+
+impl Default for CacheMemory {
+    fn default() -> Self {
+        CacheMemory { max_size: ByteSize(256 << 20), max_object: ByteSize(8 << 20), eviction: Eviction::TinyLfu }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Eviction {
+    TinyLfu,
+    Lru,
+}
+
+/// Index of a pool in [`Config::pools`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct PoolId(pub usize);
+
+#[derive(Debug, Clone)]
+pub struct Pool {
+    pub name: Arc<str>,
+    pub balance: Balance,
+    pub hash_key: HashKey,
+    pub origins: Vec<Origin>,
+    /// The pool that serves when no origin of this one can.
+    pub fallback: Option<PoolId>,
+    /// How many more origins a request may try after the first one failed.
+    pub retries: u32,
+    pub timeouts: PoolTimeouts,
+    pub protocol: OriginProtocol,
+    pub tls: Option<OriginTls>,
+    /// The `Host` sent to the origins; `None`: the one the client asked for.
+    pub host: Option<String>,
+    pub resolve_interval: Duration,
+    pub health: Option<Health>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Origin {
+    /// As written, `HOST:PORT`: how the operator knows it.
+    pub address: Arc<str>,
+    pub endpoint: Endpoint,
+    pub weight: u16,
+}
+
+/// Where an origin is: known now, or to be resolved again and again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Endpoint {
+    Address(SocketAddr),
+    Name { host: String, port: u16 },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Balance {
+    RoundRobin,
+    LeastConn,
+    Random,
+    Hash,
+}
+
+/// What `balance = "hash"` hashes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum HashKey {
+    Url,
+    Client,
+    Header(HeaderName),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OriginProtocol {
+    H1,
+    H2,
+    /// HTTP/2 where the origin offers it by ALPN.
+    Auto,
+}
+
+#[derive(Debug, Clone)]
+pub struct OriginTls {
+    /// The name to ask for and to verify; `None`: the origin's host.
+    pub sni: Option<String>,
+    pub verify: bool,
+    /// Trust these instead of the system's authorities.
+    pub ca: Option<Arc<Vec<CertificateDer<'static>>>>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PoolTimeouts {
+    pub connect: Duration,
+    /// Between two reads of the origin's answer.
+    pub read: Duration,
+    pub write: Duration,
+    /// From taking an origin to the end of its response head, retries included.
+    pub total: Duration,
+    /// How long an unused origin connection is kept.
+    pub idle: Duration,
+}
+
+impl Default for PoolTimeouts {
+    fn default() -> Self {
+        PoolTimeouts {
+            connect: Duration::from_secs(3),
+            read: Duration::from_secs(30),
+            write: Duration::from_secs(30),
+            total: Duration::from_secs(60),
+            idle: Duration::from_secs(60),
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Health {
+    pub probe: Probe,
+    pub interval: Duration,
+    pub timeout: Duration,
+    /// Successes in a row that bring an origin up.
+    pub rise: u32,
+    /// Failures in a row that take it down.
+    pub fall: u32,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Probe {
+    /// The connection is accepted.
+    Tcp,
+    /// `GET path` is answered with one of the statuses.
+    Http { path: String, host: Option<String>, expect: Vec<StatusRange> },
+}
+
+#[derive(Debug, Clone)]
+pub struct Site {
+    pub name: Arc<str>,
+    /// As configured; the admin API may set another one at run time.
+    pub version: u64,
+    /// Clients whose `PURGE` method works.
+    pub purge_from: Vec<IpRange>,
+    pub routes: Vec<Route>,
+}
+
+#[derive(Debug, Clone)]
+pub struct Route {
+    pub path: PathPattern,
+    /// `None`: every method.
+    pub methods: Option<HashSet<Method>>,
+    pub pool: PoolId,
+    pub max_body: BodyLimit,
+    pub cache: CacheRules,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BodyLimit {
+    Unlimited,
+    Bytes(u64),
+}
+
+/// What a route says about caching.
+#[derive(Debug, Clone)]
+pub struct CacheRules {
+    pub mode: CacheMode,
+    /// Used where the response has no `stale-while-revalidate`.
+    pub stale_while_revalidate: Duration,
+    /// Used where the response has no `stale-if-error`.
+    pub stale_if_error: Duration,
+    /// Whether a response with `Set-Cookie` may be stored (the field itself never is).
+    pub store_set_cookie: bool,
+    /// How long a key is remembered as not cacheable.
+    pub hit_for_miss: Duration,
+    /// Variants kept of one URL.
+    pub max_variants: usize,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CacheMode {
+    Off,
+    /// The origin's header fields decide; `default_ttl` where they say nothing.
+    Respect {
+        default_ttl: Option<Duration>,
+    },
+    /// Every cacheable status is stored for `ttl`, whatever `Cache-Control` says.
+    Force {
+        ttl: Duration,
+    },
+}
+
+impl Default for CacheRules {
+    fn default() -> Self {
+        CacheRules {
+            mode: CacheMode::Off,
+            stale_while_revalidate: Duration::ZERO,
+            stale_if_error: Duration::ZERO,
+            store_set_cookie: false,
+            hit_for_miss: Duration::from_secs(10),
+            max_variants: 64,
+        }
+    }
+}
+
+impl Config {
+    pub fn pool(&self, id: PoolId) -> &Arc<Pool> {
+        &self.pools[id.0]
+    }
+}

@@ -1,0 +1,103 @@
+//! Path patterns of routes: `/static/*`, `*.css`, `/a/*/b`, `/exact`.
+
+/// A pattern in which `*` stands for any number of characters, also none, also `/`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PathPattern {
+    text: String,
+    kind: Kind,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Kind {
+    Exact,
+    /// `/static/*`: the common case, one comparison.
+    Prefix,
+    Glob,
+}
+
+impl std::str::FromStr for PathPattern {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if !text.starts_with('/') && !text.starts_with('*') {
+            return Err(format!("path {text:?} must begin with \"/\" or \"*\""));
+        }
+        if let Some(bad) = text.chars().find(|c| !c.is_ascii_graphic() || matches!(c, '?' | '#')) {
+            return Err(format!("path {text:?} has {bad:?} in it; a path pattern has no query and only visible ASCII"));
+        }
+        let kind = match text.find('*') {
+            None => Kind::Exact,
+            Some(star) if star == text.len() - 1 => Kind::Prefix,
+            Some(_) => Kind::Glob,
+        };
+        Ok(PathPattern { text: text.to_owned(), kind })
+    }
+}
+
+impl PathPattern {
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    /// Whether a normalised path matches. Linear in the path's length times the number of `*`.
+    pub fn matches(&self, path: &str) -> bool {
+        match self.kind {
+            Kind::Exact => path == self.text,
+            Kind::Prefix => path.as_bytes().starts_with(&self.text.as_bytes()[..self.text.len() - 1]),
+            Kind::Glob => glob(self.text.as_bytes(), path.as_bytes()),
+        }
+    }
+}
+
+fn glob(pattern: &[u8], text: &[u8]) -> bool {
+    let mut parts = pattern.split(|b| *b == b'*');
+    let first = parts.next().unwrap_or_default();
+    let Some(mut rest) = text.strip_prefix(first) else { return false };
+    let mut parts = parts.peekable();
+    while let Some(part) = parts.next() {
+        if parts.peek().is_none() {
+            return rest.ends_with(part);
+        }
+        match memchr::memmem::find(rest, part) {
+            Some(at) => rest = &rest[at + part.len()..],
+            None => return false,
+        }
+    }
+    rest.is_empty()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patterns() {
+        for (pattern, path, matches) in [
+            ("/", "/", true),
+            ("/", "/a", false),
+            ("/*", "/", true),
+            ("/*", "/a/b", true),
+            ("/static/*", "/static/", true),
+            ("/static/*", "/static", false),
+            ("/static/*", "/static/a/b.css", true),
+            ("*.css", "/a/b.css", true),
+            ("*.css", "/a/b.cs", false),
+            ("/a/*/z", "/a/b/c/z", true),
+            ("/a/*/z", "/a/z", false),
+            ("/a/*/*.png", "/a/x/y.png", true),
+            ("/a*a", "/a", false),
+            ("/a*a", "/aa", true),
+            ("/*a*b*", "/xaxbx", true),
+            ("/*a*b*", "/xbxax", false),
+        ] {
+            assert_eq!(pattern.parse::<PathPattern>().unwrap().matches(path), matches, "{pattern} {path}");
+        }
+    }
+
+    #[test]
+    fn patterns_that_could_never_match_are_refused() {
+        for bad in ["", "static/*", "/a?b", "/a b", "/a#b", "/ü"] {
+            assert!(bad.parse::<PathPattern>().is_err(), "{bad}");
+        }
+    }
+}
