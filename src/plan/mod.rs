@@ -1,0 +1,174 @@
+//! What the configuration says about one request, decided before any I/O: a pure function of the
+//! configuration and the request.
+
+mod key;
+
+pub use key::CacheKey;
+
+use http::{Method, StatusCode, header};
+
+use crate::config::model::{CacheMode, Config, Route, Site};
+use crate::request::RequestView;
+
+/// The decision about one request.
+#[derive(Debug, Clone, Copy)]
+pub enum Plan<'c> {
+    /// Answered by the node itself with an error.
+    Refuse { status: StatusCode, why: &'static str },
+    /// `PURGE` by a client that may.
+    Purge { site: usize },
+    /// Goes to the cache engine.
+    Cache(Matched<'c>),
+    /// Goes through to an origin; the reason is shown in `Cache-Status`.
+    Pass(Matched<'c>, PassReason),
+}
+
+/// The site and route that a request belongs to.
+#[derive(Debug, Clone, Copy)]
+pub struct Matched<'c> {
+    pub site: &'c Site,
+    /// Index in [`Config::sites`].
+    pub site_index: usize,
+    pub route: &'c Route,
+    /// Index in [`Site::routes`].
+    pub route_index: usize,
+}
+
+/// Why a request doesn't meet the cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PassReason {
+    /// The route has `mode = "off"`.
+    CacheOff,
+    /// Only GET and HEAD are answered from the cache.
+    Method,
+    /// A protocol upgrade takes the connection over.
+    Upgrade,
+    /// The key was found uncacheable a short while ago.
+    HitForMiss,
+}
+
+/// Decides what is to be done with a request.
+pub fn plan<'c>(config: &'c Config, request: &RequestView<'_>) -> Plan<'c> {
+    let Some(site_index) = config.hosts.find(request.host) else {
+        return Plan::Refuse { status: StatusCode::MISDIRECTED_REQUEST, why: "no site has this host" };
+    };
+    let site = config.sites[site_index].as_ref();
+    if request.method.as_str() == "PURGE" {
+        return if site.purge_from.iter().any(|range| range.contains(request.client)) {
+            Plan::Purge { site: site_index }
+        } else {
+            Plan::Refuse { status: StatusCode::FORBIDDEN, why: "this client may not purge" }
+        };
+    }
+    let matches = |route: &Route| {
+        route.path.matches(request.path) && route.methods.as_ref().is_none_or(|methods| methods.contains(request.method))
+    };
+    let Some(route_index) = site.routes.iter().position(matches) else {
+        return refuse_unrouted(site, request);
+    };
+    let route = &site.routes[route_index];
+    let matched = Matched { site, site_index, route, route_index };
+    if request.fields.contains(&header::UPGRADE) {
+        return Plan::Pass(matched, PassReason::Upgrade);
+    }
+    if route.cache.mode == CacheMode::Off {
+        return Plan::Pass(matched, PassReason::CacheOff);
+    }
+    if !matches!(*request.method, Method::GET | Method::HEAD) {
+        return Plan::Pass(matched, PassReason::Method);
+    }
+    Plan::Cache(matched)
+}
+
+fn refuse_unrouted<'c>(site: &Site, request: &RequestView<'_>) -> Plan<'c> {
+    if site.routes.iter().any(|route| route.path.matches(request.path)) {
+        return Plan::Refuse { status: StatusCode::METHOD_NOT_ALLOWED, why: "no route takes this method" };
+    }
+    Plan::Refuse { status: StatusCode::NOT_FOUND, why: "no route matches this path" }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use std::path::Path;
+
+    use http::{HeaderMap, Version};
+
+    use super::*;
+    use crate::config::load;
+    use crate::request::{Fields, Scheme};
+
+    pub(crate) fn config(text: &str) -> Config {
+        load::parse(Path::new("test.toml"), text).unwrap_or_else(|errors| panic!("{errors}"))
+    }
+
+    pub(crate) fn view<'a>(method: &'a Method, host: &'a str, path: &'a str, headers: &'a HeaderMap) -> RequestView<'a> {
+        RequestView {
+            method,
+            host,
+            authority: host,
+            path,
+            query: None,
+            fields: Fields::Map(headers),
+            client: [10, 0, 0, 9].into(),
+            scheme: Scheme::Http,
+            version: Version::HTTP_11,
+        }
+    }
+
+    const CONFIG: &str = r#"
+        [pool.app]
+        origins = ["127.0.0.1:1"]
+        [site.shop]
+        hosts = ["shop.example", "*.shop.example"]
+        purge_from = ["10.0.0.0/8"]
+        [[site.shop.route]]
+        path = "/static/*"
+        pool = "app"
+        cache = { mode = "respect" }
+        [[site.shop.route]]
+        path = "/api/*"
+        methods = ["POST"]
+        pool = "app"
+        [[site.shop.route]]
+        path = "/page"
+        pool = "app"
+        [site.closed]
+        hosts = ["closed.example"]
+        [[site.closed.route]]
+        path = "/*"
+        pool = "app"
+    "#;
+
+    fn describe(plan: Plan) -> String {
+        match plan {
+            Plan::Refuse { status, .. } => format!("refuse {}", status.as_u16()),
+            Plan::Purge { site } => format!("purge {site}"),
+            Plan::Cache(matched) => format!("cache {}", matched.route_index),
+            Plan::Pass(matched, reason) => format!("pass {} {reason:?}", matched.route_index),
+        }
+    }
+
+    #[test]
+    fn plans() {
+        let config = config(CONFIG);
+        let plain = HeaderMap::new();
+        let mut upgrade = HeaderMap::new();
+        upgrade.insert(header::UPGRADE, "websocket".parse().unwrap());
+        for (method, host, path, headers, expected) in [
+            ("GET", "shop.example", "/static/a.css", &plain, "cache 0"),
+            ("HEAD", "a.shop.example", "/static/a.css", &plain, "cache 0"),
+            ("POST", "shop.example", "/static/a.css", &plain, "pass 0 Method"),
+            ("GET", "shop.example", "/static/ws", &upgrade, "pass 0 Upgrade"),
+            ("POST", "shop.example", "/api/x", &plain, "pass 1 CacheOff"),
+            ("GET", "shop.example", "/api/x", &plain, "refuse 405"),
+            ("GET", "shop.example", "/page", &plain, "pass 2 CacheOff"),
+            ("GET", "shop.example", "/other", &plain, "refuse 404"),
+            ("GET", "other.example", "/", &plain, "refuse 421"),
+            ("PURGE", "shop.example", "/static/a.css", &plain, "purge 1"),
+            ("PURGE", "closed.example", "/", &plain, "refuse 403"),
+        ] {
+            let method: Method = method.parse().unwrap();
+            assert_eq!(describe(plan(&config, &view(&method, host, path, headers))), expected, "{method} {host}{path}");
+        }
+    }
+}

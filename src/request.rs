@@ -1,0 +1,307 @@
+//! What every decision reads of a request, whatever protocol it came by.
+
+use std::borrow::Cow;
+use std::net::IpAddr;
+
+use http::{HeaderMap, HeaderName, Method, Version};
+
+/// A request as the decisions see it. Everything in it has been checked by the front.
+#[derive(Clone, Copy)]
+pub struct RequestView<'a> {
+    pub method: &'a Method,
+    /// Lower-case, without port.
+    pub host: &'a str,
+    /// As the client wrote it, with its port: what the origin gets as `Host`.
+    pub authority: &'a str,
+    /// Normalised by [`Target::parse`]: what is matched, keyed and sent.
+    pub path: &'a str,
+    pub query: Option<&'a str>,
+    pub fields: Fields<'a>,
+    pub client: IpAddr,
+    pub scheme: Scheme,
+    pub version: Version,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scheme {
+    Http,
+    Https,
+}
+
+impl Scheme {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Scheme::Http => "http",
+            Scheme::Https => "https",
+        }
+    }
+}
+
+impl RequestView<'_> {
+    /// Path and query, as they go to the origin.
+    pub fn path_and_query(&self) -> String {
+        match self.query {
+            Some(query) => format!("{}?{query}", self.path),
+            None => self.path.to_owned(),
+        }
+    }
+}
+
+/// The header fields of a request: parsed in place by the HTTP/1 front, or a map from HTTP/2.
+#[derive(Clone, Copy)]
+pub enum Fields<'a> {
+    Parsed(&'a [httparse::Header<'a>]),
+    Map(&'a HeaderMap),
+}
+
+impl<'a> Fields<'a> {
+    /// The first value of a field.
+    pub fn get(self, name: &HeaderName) -> Option<&'a [u8]> {
+        match self {
+            Fields::Parsed(fields) => {
+                fields.iter().find(|field| field.name.eq_ignore_ascii_case(name.as_str())).map(|field| field.value)
+            }
+            Fields::Map(map) => map.get(name).map(|value| value.as_bytes()),
+        }
+    }
+
+    /// The first value, if it is text.
+    pub fn get_str(self, name: &HeaderName) -> Option<&'a str> {
+        self.get(name).and_then(|value| std::str::from_utf8(value).ok())
+    }
+
+    pub fn contains(self, name: &HeaderName) -> bool {
+        self.get(name).is_some()
+    }
+
+    /// Calls `each` with every line of a field, in order.
+    pub fn for_each(self, name: &HeaderName, mut each: impl FnMut(&'a [u8])) {
+        match self {
+            Fields::Parsed(fields) => fields
+                .iter()
+                .filter(|field| field.name.eq_ignore_ascii_case(name.as_str()))
+                .for_each(|field| each(field.value)),
+            Fields::Map(map) => map.get_all(name).iter().for_each(|value| each(value.as_bytes())),
+        }
+    }
+
+    /// All lines of a field joined as one list (RFC 9110 section 5.3), or `None` if it is absent.
+    pub fn joined(self, name: &HeaderName) -> Option<Cow<'a, [u8]>> {
+        let mut joined: Option<Cow<'a, [u8]>> = None;
+        self.for_each(name, |value| {
+            joined = Some(match joined.take() {
+                None => Cow::Borrowed(value),
+                Some(before) => Cow::Owned([before.as_ref(), b", ", value].concat()),
+            });
+        });
+        joined
+    }
+
+    /// An owned copy of all fields. Fields whose name or value `http` refuses were refused by the front.
+    pub fn to_map(self) -> HeaderMap {
+        match self {
+            Fields::Map(map) => map.clone(),
+            Fields::Parsed(fields) => {
+                let mut map = HeaderMap::with_capacity(fields.len());
+                for field in fields {
+                    if let (Ok(name), Ok(value)) =
+                        (HeaderName::from_bytes(field.name.as_bytes()), http::HeaderValue::from_bytes(field.value))
+                    {
+                        map.append(name, value);
+                    }
+                }
+                map
+            }
+        }
+    }
+}
+
+/// A request target taken apart and normalised (RFC 3986 section 6.2.2): dot segments removed, escapes of
+/// unreserved characters decoded, hexadecimal digits in upper case. The result is what routes are matched
+/// against, what is keyed and what is sent, so that no two of them can disagree.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Target<'a> {
+    pub path: Cow<'a, str>,
+    pub query: Option<&'a str>,
+    /// Of the absolute form, `http://host/path`.
+    pub authority: Option<&'a str>,
+}
+
+/// Why a target was refused.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TargetError {
+    #[error("the request target has a character that no URI may have")]
+    Character,
+    #[error("the request target is of a form that is not served here")]
+    Form,
+    #[error("the request target has a percent sign without two hexadecimal digits")]
+    Escape,
+}
+
+impl<'a> Target<'a> {
+    /// Takes a target in origin form or absolute form apart.
+    pub fn parse(text: &'a str) -> Result<Self, TargetError> {
+        // Visible ASCII without "#": a fragment is never sent.
+        if !text.bytes().all(|b| b.is_ascii_graphic() && b != b'#') {
+            return Err(TargetError::Character);
+        }
+        let (authority, rest) = if text.starts_with('/') {
+            (None, text)
+        } else {
+            let rest = strip_scheme(text).ok_or(TargetError::Form)?;
+            let end = rest.find(['/', '?']).unwrap_or(rest.len());
+            (Some(&rest[..end]), &rest[end..])
+        };
+        let (path, query) = match rest.split_once('?') {
+            Some((path, query)) => (path, Some(query)),
+            None => (rest, None),
+        };
+        let path = if path.is_empty() { "/" } else { path };
+        Ok(Target { path: normalise_path(path)?, query, authority })
+    }
+}
+
+fn strip_scheme(text: &str) -> Option<&str> {
+    ["http://", "https://"].iter().find_map(|scheme| {
+        let head = text.get(..scheme.len())?;
+        head.eq_ignore_ascii_case(scheme).then(|| &text[scheme.len()..])
+    })
+}
+
+fn normalise_path(path: &str) -> Result<Cow<'_, str>, TargetError> {
+    let path = match memchr::memchr(b'%', path.as_bytes()) {
+        None => Cow::Borrowed(path),
+        Some(_) => Cow::Owned(normalise_escapes(path)?),
+    };
+    if memchr::memmem::find(path.as_bytes(), b"/.").is_none() {
+        return Ok(path);
+    }
+    Ok(Cow::Owned(remove_dot_segments(&path)))
+}
+
+fn normalise_escapes(path: &str) -> Result<String, TargetError> {
+    let mut out = String::with_capacity(path.len());
+    let mut rest = path;
+    while let Some(at) = rest.find('%') {
+        out.push_str(&rest[..at]);
+        let digits = rest.get(at + 1..at + 3).ok_or(TargetError::Escape)?;
+        if !digits.bytes().all(|b| b.is_ascii_hexdigit()) {
+            return Err(TargetError::Escape);
+        }
+        let byte = u8::from_str_radix(digits, 16).map_err(|_| TargetError::Escape)?;
+        if byte == 0 {
+            return Err(TargetError::Character);
+        }
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            out.push(char::from(byte));
+        } else {
+            out.push('%');
+            out.push_str(&digits.to_ascii_uppercase());
+        }
+        rest = &rest[at + 3..];
+    }
+    out.push_str(rest);
+    Ok(out)
+}
+
+/// RFC 3986 section 5.2.4 for a path that begins with `/`.
+fn remove_dot_segments(path: &str) -> String {
+    let mut kept: Vec<&str> = Vec::new();
+    let mut segments = path.split('/').skip(1).peekable();
+    while let Some(segment) = segments.next() {
+        let last = segments.peek().is_none();
+        match segment {
+            "." if last => kept.push(""),
+            "." => {}
+            ".." => {
+                kept.pop();
+                if last {
+                    kept.push("");
+                }
+            }
+            segment => kept.push(segment),
+        }
+    }
+    let mut out = String::with_capacity(path.len());
+    for segment in kept {
+        out.push('/');
+        out.push_str(segment);
+    }
+    if out.is_empty() { "/".into() } else { out }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn targets_are_taken_apart_and_normalised() {
+        for (text, path, query, authority) in [
+            ("/", "/", None, None),
+            ("/a/b?x=1&y", "/a/b", Some("x=1&y"), None),
+            ("/a?", "/a", Some(""), None),
+            ("/a?b?c", "/a", Some("b?c"), None),
+            ("http://h.example:80/a?q", "/a", Some("q"), Some("h.example:80")),
+            ("HTTP://h", "/", None, Some("h")),
+            ("http://h?q", "/", Some("q"), Some("h")),
+            ("/a/../b", "/b", None, None),
+            ("/a/./b/.", "/a/b/", None, None),
+            ("/a/b/..", "/a/", None, None),
+            ("/../../etc", "/etc", None, None),
+            ("/static/%2e%2e/admin", "/admin", None, None),
+            ("/%61%62%2f%3a", "/ab%2F%3A", None, None),
+            ("/a//b", "/a//b", None, None),
+            ("/.well-known/x", "/.well-known/x", None, None),
+            ("/a?x=../%2e", "/a", Some("x=../%2e"), None),
+        ] {
+            let target = Target::parse(text).unwrap();
+            assert_eq!((target.path.as_ref(), target.query, target.authority), (path, query, authority), "{text}");
+        }
+    }
+
+    #[test]
+    fn targets_that_are_refused() {
+        for (text, error) in [
+            ("*", TargetError::Form),
+            ("host:443", TargetError::Form),
+            ("ftp://h/a", TargetError::Form),
+            ("a/b", TargetError::Form),
+            ("", TargetError::Form),
+            ("/a b", TargetError::Character),
+            ("/a#b", TargetError::Character),
+            ("/\u{7f}", TargetError::Character),
+            ("/ä", TargetError::Character),
+            ("/a%00b", TargetError::Character),
+            ("/%", TargetError::Escape),
+            ("/%4", TargetError::Escape),
+            ("/%zz", TargetError::Escape),
+            ("/%+1", TargetError::Escape),
+        ] {
+            assert_eq!(Target::parse(text), Err(error), "{text}");
+        }
+    }
+
+    #[test]
+    fn normalising_twice_changes_nothing() {
+        for path in ["/a/../b", "/%41/%2E%2e/c", "/./", "/..", "/a/%2f../b", "//..//."] {
+            let once = normalise_path(path).unwrap().into_owned();
+            assert_eq!(normalise_path(&once).unwrap(), once, "{path}");
+        }
+    }
+
+    #[test]
+    fn fields_read_the_same_from_either_front() {
+        let parsed = [
+            httparse::Header { name: "Accept", value: b"a" },
+            httparse::Header { name: "X-One", value: b"1" },
+            httparse::Header { name: "accept", value: b"b" },
+        ];
+        let parsed = Fields::Parsed(&parsed);
+        let map = parsed.to_map();
+        for fields in [parsed, Fields::Map(&map)] {
+            assert_eq!(fields.joined(&http::header::ACCEPT).unwrap().as_ref(), b"a, b");
+            assert_eq!(fields.get(&http::header::ACCEPT), Some(b"a".as_slice()));
+            assert!(fields.joined(&http::header::HOST).is_none());
+        }
+    }
+}
