@@ -1,3 +1,7 @@
 #![allow(dead_code)]
-mod clock; mod config; mod plan; mod request;
+mod cache;
+mod clock;
+mod config;
+mod plan;
+mod request;
 fn main() {}

@@ -61,7 +61,8 @@ pub fn plan<'c>(config: &'c Config, request: &RequestView<'_>) -> Plan<'c> {
         };
     }
     let matches = |route: &Route| {
-        route.path.matches(request.path) && route.methods.as_ref().is_none_or(|methods| methods.contains(request.method))
+        route.path.matches(request.path)
+            && route.methods.as_ref().is_none_or(|methods| methods.contains(request.method))
     };
     let Some(route_index) = site.routes.iter().position(matches) else {
         return refuse_unrouted(site, request);
@@ -101,7 +102,12 @@ pub(crate) mod tests {
         load::parse(Path::new("test.toml"), text).unwrap_or_else(|errors| panic!("{errors}"))
     }
 
-    pub(crate) fn view<'a>(method: &'a Method, host: &'a str, path: &'a str, headers: &'a HeaderMap) -> RequestView<'a> {
+    pub(crate) fn view<'a>(
+        method: &'a Method,
+        host: &'a str,
+        path: &'a str,
+        headers: &'a HeaderMap,
+    ) -> RequestView<'a> {
         RequestView {
             method,
             host,

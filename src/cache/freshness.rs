@@ -1,0 +1,213 @@
+//! How old a stored response is and for how long it is fresh (RFC 9111 section 4.2).
+
+use std::time::Duration;
+
+use http::{HeaderMap, header};
+
+use crate::clock::Timestamp;
+
+use super::control::Directives;
+
+/// When the exchange with the origin that stored or refreshed a response took place.
+#[derive(Debug, Clone, Copy)]
+pub struct ExchangeTimes {
+    pub request: Timestamp,
+    pub response: Timestamp,
+}
+
+/// What is needed to know a stored response's age and freshness at any later time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Freshness {
+    pub response_time: Timestamp,
+    /// `corrected_initial_age` of RFC 9111 section 4.2.3.
+    pub initial_age: Duration,
+    pub lifetime: Duration,
+    /// How long after its lifetime it may be served while it is refreshed (RFC 5861 section 3).
+    pub stale_while_revalidate: Duration,
+    /// How long after its lifetime it may be served when the origin fails (RFC 5861 section 4).
+    pub stale_if_error: Duration,
+}
+
+/// What may be done with a stored response now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Usability {
+    Fresh {
+        ttl: Duration,
+    },
+    /// May be served, but must be refreshed at once in the background.
+    StaleWhileRevalidate {
+        stale_for: Duration,
+    },
+    /// Must be validated; may be served if that fails.
+    StaleIfError {
+        stale_for: Duration,
+    },
+    /// Must be validated.
+    Stale {
+        stale_for: Duration,
+    },
+}
+
+impl Freshness {
+    /// `current_age` of RFC 9111 section 4.2.3.
+    pub fn current_age(&self, now: Timestamp) -> Duration {
+        self.initial_age.saturating_add(now.since(self.response_time))
+    }
+
+    pub fn usability(&self, now: Timestamp) -> Usability {
+        let age = self.current_age(now);
+        if age < self.lifetime {
+            return Usability::Fresh { ttl: self.lifetime - age };
+        }
+        let stale_for = age - self.lifetime;
+        if stale_for < self.stale_while_revalidate {
+            Usability::StaleWhileRevalidate { stale_for }
+        } else {
+            self.usability_when_stale(stale_for)
+        }
+    }
+
+    /// What may be done with it when an operator declared it stale (soft purge) at `since`.
+    pub fn usability_soft_purged(&self, since: Timestamp, now: Timestamp) -> Usability {
+        let stale_for = self.current_age(now).saturating_sub(self.lifetime).max(now.since(since));
+        if stale_for < self.stale_while_revalidate {
+            return Usability::StaleWhileRevalidate { stale_for };
+        }
+        self.usability_when_stale(stale_for)
+    }
+
+    fn usability_when_stale(&self, stale_for: Duration) -> Usability {
+        if stale_for < self.stale_if_error {
+            Usability::StaleIfError { stale_for }
+        } else {
+            Usability::Stale { stale_for }
+        }
+    }
+}
+
+/// `corrected_initial_age` of RFC 9111 section 4.2.3.
+pub fn initial_age(headers: &HeaderMap, times: ExchangeTimes) -> Duration {
+    let date = http_date(headers, &header::DATE);
+    let apparent_age = date.map_or(Duration::ZERO, |date| times.response.since(date));
+    let age_value = headers
+        .get(header::AGE)
+        .and_then(|value| value.to_str().ok())
+        .and_then(|text| text.trim().parse::<u32>().ok())
+        .map_or(Duration::ZERO, |secs| Duration::from_secs(u64::from(secs)));
+    let corrected_age = age_value + times.response.since(times.request);
+    apparent_age.max(corrected_age)
+}
+
+/// The lifetime that the response itself states (RFC 9111 section 4.2.1), or `None` if it states none.
+pub fn explicit_lifetime(headers: &HeaderMap, directives: &Directives, response_time: Timestamp) -> Option<Duration> {
+    if let Some(lifetime) = directives.s_maxage.or(directives.max_age) {
+        return Some(lifetime);
+    }
+    let mut lines = headers.get_all(header::EXPIRES).iter();
+    let expires = lines.next()?;
+    // An invalid date, "0" above all, is a time in the past (section 5.3).
+    let expires = expires.to_str().ok().and_then(Timestamp::from_http_date);
+    let date = http_date(headers, &header::DATE).unwrap_or(response_time);
+    Some(expires.map_or(Duration::ZERO, |expires| expires.since(date)))
+}
+
+fn http_date(headers: &HeaderMap, name: &http::HeaderName) -> Option<Timestamp> {
+    headers.get(name).and_then(|value| value.to_str().ok()).and_then(Timestamp::from_http_date)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// 1994-11-06 08:49:37 GMT, the RFC's own example date.
+    const DATE: Timestamp = Timestamp::from_secs(784_111_777);
+
+    fn headers(fields: &[(&str, &str)]) -> HeaderMap {
+        let mut map = HeaderMap::new();
+        for (name, value) in fields {
+            map.append(http::HeaderName::from_bytes(name.as_bytes()).unwrap(), value.parse().unwrap());
+        }
+        map
+    }
+
+    const fn secs(secs: u64) -> Duration {
+        Duration::from_secs(secs)
+    }
+
+    #[test]
+    fn lifetimes() {
+        let date = ("date", "Sun, 06 Nov 1994 08:49:37 GMT");
+        for (fields, lifetime) in [
+            (vec![date], None),
+            (vec![("cache-control", "max-age=60"), ("expires", "0")], Some(secs(60))),
+            (vec![("cache-control", "max-age=60, s-maxage=7")], Some(secs(7))),
+            (vec![date, ("expires", "Sun, 06 Nov 1994 08:50:37 GMT")], Some(secs(60))),
+            (vec![("expires", "Sun, 06 Nov 1994 08:50:37 GMT")], Some(secs(50))),
+            (vec![date, ("expires", "Sunday, 06-Nov-94 08:50:37 GMT")], Some(secs(60))),
+            (vec![date, ("expires", "Sun Nov  6 08:50:37 1994")], Some(secs(60))),
+            (vec![date, ("expires", "Sun, 06 Nov 1994 08:00:00 GMT")], Some(secs(0))),
+            (vec![date, ("expires", "0")], Some(secs(0))),
+        ] {
+            let headers = headers(&fields);
+            let directives = Directives::parse(&headers);
+            assert_eq!(explicit_lifetime(&headers, &directives, DATE + secs(10)), lifetime, "{fields:?}");
+        }
+    }
+
+    #[test]
+    fn ages() {
+        let times = ExchangeTimes { request: DATE + secs(8), response: DATE + secs(10) };
+        for (fields, age) in [
+            (vec![], secs(2)),
+            (vec![("date", "Sun, 06 Nov 1994 08:49:37 GMT")], secs(10)),
+            (vec![("date", "Sun, 06 Nov 1994 08:59:37 GMT")], secs(2)),
+            (vec![("age", "100")], secs(102)),
+            (vec![("age", "x")], secs(2)),
+            (vec![("age", "-5")], secs(2)),
+            (vec![("date", "Sun, 06 Nov 1994 08:49:37 GMT"), ("age", "3")], secs(10)),
+        ] {
+            assert_eq!(initial_age(&headers(&fields), times), age, "{fields:?}");
+        }
+    }
+
+    #[test]
+    fn what_may_be_done_as_time_goes_by() {
+        let freshness = Freshness {
+            response_time: DATE,
+            initial_age: secs(5),
+            lifetime: secs(60),
+            stale_while_revalidate: secs(10),
+            stale_if_error: secs(100),
+        };
+        for (after, usability) in [
+            (0, Usability::Fresh { ttl: secs(55) }),
+            (54, Usability::Fresh { ttl: secs(1) }),
+            (55, Usability::StaleWhileRevalidate { stale_for: secs(0) }),
+            (64, Usability::StaleWhileRevalidate { stale_for: secs(9) }),
+            (65, Usability::StaleIfError { stale_for: secs(10) }),
+            (154, Usability::StaleIfError { stale_for: secs(99) }),
+            (155, Usability::Stale { stale_for: secs(100) }),
+        ] {
+            assert_eq!(freshness.usability(DATE + secs(after)), usability, "{after}");
+        }
+    }
+
+    #[test]
+    fn a_soft_purge_ends_freshness_but_not_the_stale_windows() {
+        let freshness = Freshness {
+            response_time: DATE,
+            initial_age: secs(0),
+            lifetime: secs(3600),
+            stale_while_revalidate: secs(10),
+            stale_if_error: secs(100),
+        };
+        let purged = DATE + secs(50);
+        for (after, usability) in [
+            (50, Usability::StaleWhileRevalidate { stale_for: secs(0) }),
+            (60, Usability::StaleIfError { stale_for: secs(10) }),
+            (150, Usability::Stale { stale_for: secs(100) }),
+        ] {
+            assert_eq!(freshness.usability_soft_purged(purged, DATE + secs(after)), usability, "{after}");
+        }
+    }
+}

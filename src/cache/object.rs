@@ -1,0 +1,225 @@
+//! One stored response, with everything ready that a hit needs: its head serialised for HTTP/1, its fields
+//! as a map for HTTP/2, its body in one piece.
+
+use std::io::Write as _;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, StatusCode, header};
+
+use crate::clock::Timestamp;
+use crate::plan::CacheKey;
+
+use super::freshness::Freshness;
+use super::policy::Storable;
+use super::purge::PurgeSeq;
+use super::respond::Selected;
+use super::tags::{TAG_FIELDS, TagHash};
+use super::vary::Variant;
+
+/// A stored response. Immutable but for `checked`; what refreshes it makes a new one around the same body.
+#[derive(Debug)]
+pub struct Object {
+    pub key: CacheKey,
+    pub head: Head,
+    pub body: Bytes,
+    pub freshness: Freshness,
+    pub variant: Variant,
+    pub tags: Box<[TagHash]>,
+    /// The purge sequence in force when the fill began.
+    pub purge_seq: PurgeSeq,
+    /// The newest purge that this object is known to have survived: saves asking again.
+    pub checked: AtomicU64,
+}
+
+/// The head of a response that may be shared, cleaned of what concerns one connection or this cache only.
+#[derive(Debug, Clone)]
+pub struct Head {
+    pub status: StatusCode,
+    /// Without `Content-Length` and `Age`, which each answer gets anew.
+    pub fields: HeaderMap,
+    /// Status line and fields as HTTP/1.1 bytes, each line with its end, without the empty line.
+    pub h1: Bytes,
+    pub last_modified: Option<Timestamp>,
+}
+
+impl Head {
+    /// Cleans a head that came from an origin.
+    pub fn from_origin(status: StatusCode, mut fields: HeaderMap) -> Self {
+        remove_hop_by_hop(&mut fields);
+        for (name, _) in &TAG_FIELDS {
+            fields.remove(name);
+        }
+        for name in [header::CONTENT_LENGTH, header::AGE, header::SET_COOKIE] {
+            fields.remove(name);
+        }
+        Self::from_clean(status, fields)
+    }
+
+    fn from_clean(status: StatusCode, fields: HeaderMap) -> Self {
+        let last_modified =
+            fields.get(header::LAST_MODIFIED).and_then(|value| value.to_str().ok()).and_then(Timestamp::from_http_date);
+        Head { status, h1: serialise(status, &fields), last_modified, fields }
+    }
+
+    /// This head freshened by the fields of a 304 (RFC 9111 section 3.2).
+    pub fn freshened_by(&self, not_modified: HeaderMap) -> Self {
+        let update = Head::from_origin(StatusCode::NOT_MODIFIED, not_modified).fields;
+        let mut fields = self.fields.clone();
+        for name in update.keys().filter(|name| !describes_the_content(name)) {
+            fields.remove(name);
+            for value in update.get_all(name) {
+                fields.append(name.clone(), value.clone());
+            }
+        }
+        Self::from_clean(self.status, fields)
+    }
+
+    pub fn etag(&self) -> Option<&str> {
+        self.fields.get(header::ETAG).and_then(|value| value.to_str().ok())
+    }
+
+    /// What `respond` needs to know.
+    pub fn selected(&self, length: Option<u64>) -> Selected<'_> {
+        Selected { status: self.status, etag: self.etag(), last_modified: self.last_modified, length }
+    }
+}
+
+impl Object {
+    pub fn new(key: CacheKey, head: Head, body: Bytes, storable: Storable, purge_seq: PurgeSeq) -> Self {
+        Object {
+            key,
+            head,
+            body,
+            freshness: storable.freshness,
+            variant: storable.variant,
+            tags: storable.tags,
+            purge_seq,
+            checked: AtomicU64::new(purge_seq.0),
+        }
+    }
+
+    /// Bytes of memory it takes, bookkeeping included.
+    pub fn weight(&self) -> usize {
+        /// A header map's entry, its value's heap block, and the allocator's own overhead.
+        const PER_FIELD: usize = 160;
+        std::mem::size_of::<Object>()
+            + self.key.as_str().len()
+            + self.head.h1.len()
+            + self.head.fields.len() * PER_FIELD
+            + self.variant.weight()
+            + self.tags.len() * std::mem::size_of::<TagHash>()
+            + self.body.len()
+    }
+
+    pub fn length(&self) -> u64 {
+        self.body.len() as u64
+    }
+
+    /// Remembers that every purge up to `seq` was found not to concern this object.
+    pub fn survived(&self, seq: PurgeSeq) {
+        self.checked.fetch_max(seq.0, Ordering::Relaxed);
+    }
+}
+
+/// Fields that a 304 must not change, since they describe the stored content (RFC 9111 section 3.2).
+fn describes_the_content(name: &HeaderName) -> bool {
+    matches!(*name, header::CONTENT_ENCODING | header::CONTENT_TYPE | header::CONTENT_RANGE | header::VARY)
+}
+
+/// Removes the fields that concern one connection only, and those that `Connection` names (RFC 9110 section
+/// 7.6.1).
+pub fn remove_hop_by_hop(fields: &mut HeaderMap) {
+    let named: Vec<HeaderName> = fields
+        .get_all(header::CONNECTION)
+        .iter()
+        .filter_map(|line| line.to_str().ok())
+        .flat_map(|line| line.split(','))
+        .filter_map(|name| name.trim().parse().ok())
+        .collect();
+    for name in named {
+        fields.remove(name);
+    }
+    for name in [
+        header::CONNECTION,
+        header::TRANSFER_ENCODING,
+        header::TRAILER,
+        header::TE,
+        header::UPGRADE,
+        header::PROXY_AUTHENTICATE,
+        header::PROXY_AUTHORIZATION,
+        HeaderName::from_static("keep-alive"),
+        HeaderName::from_static("proxy-connection"),
+        HeaderName::from_static("proxy-authentication-info"),
+    ] {
+        fields.remove(name);
+    }
+}
+
+/// Status line and fields as HTTP/1.1 bytes.
+pub fn serialise(status: StatusCode, fields: &HeaderMap) -> Bytes {
+    let mut out = Vec::with_capacity(64 + fields.len() * 48);
+    let reason = status.canonical_reason().unwrap_or("");
+    let _ = write!(out, "HTTP/1.1 {} {reason}\r\n", status.as_u16()); // writing to a Vec cannot fail
+    for (name, value) in fields {
+        out.extend_from_slice(name.as_str().as_bytes());
+        out.extend_from_slice(b": ");
+        out.extend_from_slice(value.as_bytes());
+        out.extend_from_slice(b"\r\n");
+    }
+    out.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map(fields: &[(&'static str, &str)]) -> HeaderMap {
+        let mut map = HeaderMap::new();
+        for (name, value) in fields {
+            map.append(*name, value.parse().unwrap());
+        }
+        map
+    }
+
+    #[test]
+    fn a_head_is_cleaned_of_what_must_not_be_shared() {
+        let head = Head::from_origin(
+            StatusCode::OK,
+            map(&[
+                ("content-type", "text/css"),
+                ("connection", "close, X-Private"),
+                ("x-private", "1"),
+                ("keep-alive", "timeout=5"),
+                ("transfer-encoding", "chunked"),
+                ("content-length", "10"),
+                ("age", "3"),
+                ("surrogate-key", "a"),
+                ("cache-tag", "b"),
+                ("cache-tags", "c"),
+                ("set-cookie", "d=e"),
+            ]),
+        );
+        assert_eq!(head.h1, "HTTP/1.1 200 OK\r\ncontent-type: text/css\r\n");
+    }
+
+    #[test]
+    fn a_304_freshens_the_fields_that_it_may() {
+        let stored = Head::from_origin(
+            StatusCode::OK,
+            map(&[("etag", "\"a\""), ("content-type", "text/css"), ("cache-control", "max-age=1"), ("x-a", "1")]),
+        );
+        let fresh = stored.freshened_by(map(&[
+            ("cache-control", "max-age=2"),
+            ("content-type", "text/html"),
+            ("content-length", "0"),
+            ("x-b", "2"),
+            ("connection", "x-b"),
+        ]));
+        assert_eq!(fresh.status, StatusCode::OK);
+        assert_eq!(
+            fresh.fields,
+            map(&[("etag", "\"a\""), ("content-type", "text/css"), ("cache-control", "max-age=2"), ("x-a", "1")])
+        );
+    }
+}

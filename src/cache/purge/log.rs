@@ -1,0 +1,232 @@
+//! The purge log on disk: one line a record, `CRC32 JSON`, appended and synced before a purge is answered.
+//!
+//! A crash can tear the last line; it is then cut off, since its purge was never answered. A damaged line
+//! before the last is another matter: a purge that was answered is lost. As nobody knows what it hit,
+//! everything older is treated as purged.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use crate::clock::Timestamp;
+
+use super::{Event, PurgeSeq, Record, Target};
+
+/// The log is rewritten when it has more records than this and most of them are no longer needed.
+pub const COMPACT_ABOVE: usize = 4096;
+
+#[derive(Debug, thiserror::Error)]
+#[error("{what} {}: {source}", path.display())]
+pub struct LogError {
+    what: &'static str,
+    path: PathBuf,
+    #[source]
+    source: io::Error,
+}
+
+/// Where records are kept.
+pub struct PurgeLog {
+    file: Option<LogFile>,
+    records: Vec<Record>,
+}
+
+struct LogFile {
+    path: PathBuf,
+    file: File,
+}
+
+impl PurgeLog {
+    /// For a node without a state directory: purges end with the process, as its memory tier does.
+    pub fn in_memory() -> Self {
+        PurgeLog { file: None, records: Vec::new() }
+    }
+
+    /// Opens or creates `purge.log` in a directory and reads what is in it.
+    pub fn open(directory: &Path) -> Result<(Self, Vec<Record>), LogError> {
+        let path = directory.join("purge.log");
+        let fail = |what| {
+            let path = path.clone();
+            move |source| LogError { what, path, source }
+        };
+        std::fs::create_dir_all(directory).map_err(fail("cannot create the directory of the purge log"))?;
+        let text = match std::fs::read(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+            Err(error) => return Err(fail("cannot read the purge log")(error)),
+        };
+        let Replay { records, intact, damaged } = replay(&text);
+        let file =
+            OpenOptions::new().create(true).append(true).open(&path).map_err(fail("cannot open the purge log"))?;
+        if intact < text.len() {
+            tracing::warn!(path = %path.display(), bytes = text.len() - intact, "the purge log's last record was torn by a crash and is cut off; its purge was never confirmed");
+            file.set_len(intact as u64).map_err(fail("cannot cut off the torn end of the purge log"))?;
+        }
+        file.sync_all().and_then(|()| sync_directory(directory)).map_err(fail("cannot sync the purge log"))?;
+        let mut log = PurgeLog { file: Some(LogFile { path, file }), records: records.clone() };
+        let mut records = records;
+        if damaged > 0 {
+            let seq = PurgeSeq(records.last().map_or(0, |record| record.seq.0) + damaged as u64);
+            tracing::error!(
+                records = damaged,
+                "records in the purge log are damaged; as their purges are lost, everything stored before is treated as purged"
+            );
+            let all = Event::Purge { soft: false, targets: vec![Target::All] };
+            let record = Record { seq, time: Timestamp::now(), event: all };
+            records.push(record.clone());
+            log.records.push(record);
+            // Without the damaged lines, so that the next start does not find them again.
+            log.rewrite(seq)?;
+        }
+        Ok((log, records))
+    }
+
+    /// Appends one record and waits until the disk has it.
+    pub fn append(&mut self, record: &Record) -> Result<(), LogError> {
+        if let Some(log) = &mut self.file {
+            let before = log.file.metadata().map(|meta| meta.len());
+            let result = log.file.write_all(&line(record)).and_then(|()| log.file.sync_data());
+            if let Err(source) = result {
+                // Cut a half-written line off again, so that later records don't follow a damaged one.
+                if let Ok(length) = before {
+                    let _ = log.file.set_len(length); // the first error is what the operator must see
+                }
+                return Err(LogError { what: "cannot append to the purge log", path: log.path.clone(), source });
+            }
+        }
+        if self.file.is_some() {
+            self.records.push(record.clone());
+        }
+        Ok(())
+    }
+
+    /// Rewrites the log without the records that are no longer needed, when that is worth it.
+    pub fn compact(&mut self, seq: PurgeSeq, needed: impl Fn(&Record) -> bool) -> Result<(), LogError> {
+        let keep = self.records.iter().filter(|record| needed(record)).count();
+        if self.records.len() < COMPACT_ABOVE || keep > self.records.len() / 2 {
+            return Ok(());
+        }
+        self.records.retain(needed);
+        self.rewrite(seq)
+    }
+
+    fn rewrite(&mut self, seq: PurgeSeq) -> Result<(), LogError> {
+        let Some(log) = &mut self.file else { return Ok(()) };
+        if self.records.last().is_none_or(|record| record.seq < seq) {
+            self.records.push(Record { seq, time: Timestamp::now(), event: Event::Base });
+        }
+        let aside = log.path.with_extension("log.new");
+        let write = || -> io::Result<File> {
+            let mut file = File::create(&aside)?;
+            let lines: Vec<u8> = self.records.iter().flat_map(line).collect();
+            file.write_all(&lines)?;
+            file.sync_all()?;
+            std::fs::rename(&aside, &log.path)?;
+            if let Some(directory) = log.path.parent() {
+                sync_directory(directory)?;
+            }
+            OpenOptions::new().append(true).open(&log.path)
+        };
+        log.file = write().map_err(|source| LogError {
+            what: "cannot rewrite the purge log",
+            path: log.path.clone(),
+            source,
+        })?;
+        Ok(())
+    }
+}
+
+fn sync_directory(directory: &Path) -> io::Result<()> {
+    File::open(directory)?.sync_all()
+}
+
+fn line(record: &Record) -> Vec<u8> {
+    // A record has only strings, numbers and lists of them, which JSON can always hold.
+    let json = serde_json::to_string(record).unwrap_or_default();
+    format!("{:08x} {json}\n", crc32fast::hash(json.as_bytes())).into_bytes()
+}
+
+struct Replay {
+    records: Vec<Record>,
+    /// How many bytes from the start are whole lines.
+    intact: usize,
+    /// Whole lines that are not records.
+    damaged: usize,
+}
+
+fn replay(text: &[u8]) -> Replay {
+    let mut replay = Replay { records: Vec::new(), intact: 0, damaged: 0 };
+    for line in text.split_inclusive(|byte| *byte == b'\n') {
+        let last = replay.intact + line.len() == text.len();
+        match parse(line) {
+            Some(record) => replay.records.push(record),
+            // Without its end, or the last one: torn in the act of writing.
+            None if last => break,
+            None => replay.damaged += 1,
+        }
+        replay.intact += line.len();
+    }
+    replay
+}
+
+fn parse(line: &[u8]) -> Option<Record> {
+    let line = std::str::from_utf8(line).ok()?.strip_suffix('\n')?;
+    let (crc, json) = line.split_once(' ')?;
+    if u32::from_str_radix(crc, 16).ok()? != crc32fast::hash(json.as_bytes()) {
+        return None;
+    }
+    serde_json::from_str(json).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(seq: u64) -> Record {
+        let targets = vec![Target::Url { site: "s".into(), uri: format!("h/{seq}") }];
+        Record { seq: PurgeSeq(seq), time: Timestamp::from_secs(seq), event: Event::Purge { soft: false, targets } }
+    }
+
+    fn log_of(seqs: std::ops::RangeInclusive<u64>) -> Vec<u8> {
+        seqs.flat_map(|seq| line(&record(seq))).collect()
+    }
+
+    fn open(text: &[u8]) -> (tempfile::TempDir, Vec<Record>, PurgeLog) {
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::write(directory.path().join("purge.log"), text).unwrap();
+        let (log, records) = PurgeLog::open(directory.path()).unwrap();
+        (directory, records, log)
+    }
+
+    #[test]
+    fn a_torn_last_record_is_cut_off_wherever_it_was_torn() {
+        let whole = log_of(1..=3);
+        let two = log_of(1..=2).len();
+        for cut in two..whole.len() {
+            let (directory, records, mut log) = open(&whole[..cut]);
+            assert_eq!(records, [record(1), record(2)], "cut at {cut}");
+            log.append(&record(4)).unwrap();
+            let (_, records) = PurgeLog::open(directory.path()).unwrap();
+            assert_eq!(records, [record(1), record(2), record(4)], "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn a_damaged_record_in_the_middle_purges_everything() {
+        let mut text = log_of(1..=3);
+        let second = log_of(1..=1).len() + 20;
+        text[second] ^= 1;
+        let (directory, records, _) = open(&text);
+        let last = records.last().unwrap();
+        assert_eq!(last.event, Event::Purge { soft: false, targets: vec![Target::All] });
+        assert_eq!(last.seq, PurgeSeq(4));
+        let (_, again) = PurgeLog::open(directory.path()).unwrap();
+        assert_eq!(again, records, "the damage is dealt with once");
+    }
+
+    #[test]
+    fn an_empty_or_foreign_file_does_not_stop_the_node() {
+        assert_eq!(open(b"").1, []);
+        assert_eq!(open(b"hello").1, []);
+        assert_eq!(open(&[0xff, b'\n', 0xfe]).1.len(), 1, "a damaged line: everything is purged");
+    }
+}

@@ -1,0 +1,240 @@
+//! Invalidation by purge sequence. The node counts its purges; each object carries the count at which its
+//! fill began. A purge is one record, in the log (durable) and in the table (in force), however many objects
+//! it hits: an object is dead if a purge that hits it has a later number than its own.
+//!
+//! So a purge during a fill hits the object that the fill is about to store, and nothing has to be found or
+//! deleted for a purge to work; the sweeper frees the memory afterwards.
+
+mod log;
+mod table;
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::{Mutex, RwLock};
+use serde::{Deserialize, Serialize};
+
+use crate::clock::Timestamp;
+
+use super::object::Object;
+use super::tags::TagHash;
+
+pub use log::LogError;
+use log::PurgeLog;
+pub use table::Standing;
+use table::{Identity, PurgeTable};
+
+/// The number of a purge; an object's is that of the last purge before its fill began.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Hash, Serialize, Deserialize)]
+pub struct PurgeSeq(pub u64);
+
+/// What one purge hits.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Target {
+    /// One URL of a site in all its variants and versions: `host/path?query`.
+    Url {
+        site: String,
+        uri: String,
+    },
+    /// All URLs of a site that begin with `host/path`.
+    Prefix {
+        site: String,
+        prefix: String,
+    },
+    /// Everything with a tag, of one site or of all.
+    Tag {
+        site: Option<String>,
+        tag: TagHash,
+    },
+    Site {
+        site: String,
+    },
+    All,
+}
+
+/// One entry of the log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    pub seq: PurgeSeq,
+    pub time: Timestamp,
+    #[serde(flatten)]
+    pub event: Event,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Event {
+    Purge {
+        soft: bool,
+        targets: Vec<Target>,
+    },
+    /// The admin API set a site's version. It holds until the configuration's own number changes from what it
+    /// was then.
+    Version {
+        site: String,
+        version: u64,
+        configured: u64,
+    },
+    /// What a compacted log begins with: keeps the count going.
+    Base,
+}
+
+/// A version set at run time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct VersionOverride {
+    pub version: u64,
+    /// The configured version when it was set.
+    pub configured: u64,
+}
+
+/// All purges of the node.
+pub struct Purges {
+    /// The newest purge in force; what most lookups need and nothing else.
+    newest: AtomicU64,
+    table: RwLock<PurgeTable>,
+    versions: RwLock<HashMap<String, VersionOverride>>,
+    /// Held from taking a number until the purge is in force, so that numbers come into force in order.
+    log: Mutex<PurgeLog>,
+}
+
+impl Purges {
+    /// Replays the log in `state_dir`, or keeps purges in memory only when there is none.
+    pub fn open(state_dir: Option<&Path>) -> Result<Self, LogError> {
+        let (log, records) = match state_dir {
+            Some(directory) => PurgeLog::open(directory)?,
+            None => (PurgeLog::in_memory(), Vec::new()),
+        };
+        let purges = Purges {
+            newest: AtomicU64::new(0),
+            table: RwLock::default(),
+            versions: RwLock::default(),
+            log: Mutex::new(log),
+        };
+        for record in &records {
+            purges.put_in_force(record);
+        }
+        Ok(purges)
+    }
+
+    /// The number of the newest purge in force.
+    pub fn current(&self) -> PurgeSeq {
+        PurgeSeq(self.newest.load(Ordering::Acquire))
+    }
+
+    /// Makes an event durable, then puts it in force. Waits for the disk: call it where blocking is allowed.
+    pub fn append(&self, event: Event, now: Timestamp) -> Result<PurgeSeq, LogError> {
+        let mut log = self.log.lock();
+        let record = Record { seq: PurgeSeq(self.current().0 + 1), time: now, event };
+        log.append(&record)?;
+        self.put_in_force(&record);
+        Ok(record.seq)
+    }
+
+    /// Whether an object is still to be used. One comparison unless there was a purge since the last time.
+    pub fn standing(&self, object: &Object) -> Standing {
+        let current = self.current();
+        if object.checked.load(Ordering::Relaxed) >= current.0 {
+            return Standing::Live;
+        }
+        let identity = Identity { key: &object.key, tags: &object.tags, seq: object.purge_seq };
+        let standing = self.table.read().standing(&identity);
+        if standing == Standing::Live {
+            object.survived(current);
+        }
+        standing
+    }
+
+    /// Whether what a fill that began at `seq` brings would still be live when stored.
+    pub fn standing_of_fill(&self, key: &crate::plan::CacheKey, tags: &[TagHash], seq: PurgeSeq) -> Standing {
+        if seq == self.current() {
+            return Standing::Live;
+        }
+        self.table.read().standing(&Identity { key, tags, seq })
+    }
+
+    /// The version a site has: set at run time, unless the configuration has changed its own since.
+    pub fn version_of(&self, site: &str, configured: u64) -> u64 {
+        match self.versions.read().get(site) {
+            Some(set) if set.configured == configured => set.version,
+            _ => configured,
+        }
+    }
+
+    /// Forgets the purges that nothing stored or being filled is older than.
+    pub fn retire(&self, oldest_in_use: PurgeSeq) -> Result<(), LogError> {
+        let mut log = self.log.lock();
+        self.table.write().retire(oldest_in_use);
+        let needed = |record: &Record| match &record.event {
+            Event::Purge { .. } => record.seq > oldest_in_use,
+            Event::Version { site, version, configured } => {
+                self.versions.read().get(site) == Some(&VersionOverride { version: *version, configured: *configured })
+            }
+            Event::Base => false,
+        };
+        log.compact(self.current(), needed)
+    }
+
+    /// How many marks the table holds, for the metrics.
+    pub fn marks(&self) -> usize {
+        self.table.read().len()
+    }
+
+    fn put_in_force(&self, record: &Record) {
+        match &record.event {
+            Event::Purge { soft, targets } => self.table.write().mark(targets, *soft, record.seq, record.time),
+            Event::Version { site, version, configured } => {
+                let set = VersionOverride { version: *version, configured: *configured };
+                self.versions.write().insert(site.clone(), set);
+            }
+            Event::Base => {}
+        }
+        self.newest.store(record.seq.0, Ordering::Release);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn purge_all() -> Event {
+        Event::Purge { soft: false, targets: vec![Target::All] }
+    }
+
+    #[test]
+    fn a_reopened_log_goes_on_where_it_was() {
+        let directory = tempfile::tempdir().unwrap();
+        let first = Purges::open(Some(directory.path())).unwrap();
+        assert_eq!(first.append(purge_all(), Timestamp::from_secs(1)).unwrap(), PurgeSeq(1));
+        let version = Event::Version { site: "shop".into(), version: 9, configured: 1 };
+        assert_eq!(first.append(version, Timestamp::from_secs(2)).unwrap(), PurgeSeq(2));
+        drop(first);
+        let second = Purges::open(Some(directory.path())).unwrap();
+        assert_eq!(second.current(), PurgeSeq(2));
+        assert_eq!(second.marks(), 1);
+        assert_eq!((second.version_of("shop", 1), second.version_of("shop", 2)), (9, 2));
+    }
+
+    #[test]
+    fn compaction_keeps_the_count_the_versions_and_what_is_still_needed() {
+        let directory = tempfile::tempdir().unwrap();
+        let purges = Purges::open(Some(directory.path())).unwrap();
+        for version in 1..=3 {
+            let event = Event::Version { site: "shop".into(), version, configured: 1 };
+            purges.append(event, Timestamp::from_secs(0)).unwrap();
+        }
+        for _ in 0..log::COMPACT_ABOVE * 2 {
+            purges.append(purge_all(), Timestamp::from_secs(0)).unwrap();
+        }
+        let url = Target::Url { site: "shop".into(), uri: "h/a".into() };
+        let last = purges.append(Event::Purge { soft: true, targets: vec![url] }, Timestamp::from_secs(0)).unwrap();
+        purges.retire(PurgeSeq(last.0 - 1)).unwrap();
+        assert_eq!(purges.marks(), 1);
+        drop(purges);
+        let size = std::fs::metadata(directory.path().join("purge.log")).unwrap().len();
+        assert!(size < 1000, "{size}");
+        let purges = Purges::open(Some(directory.path())).unwrap();
+        assert_eq!((purges.current(), purges.marks(), purges.version_of("shop", 1)), (last, 1, 3));
+    }
+}

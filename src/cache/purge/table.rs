@@ -1,0 +1,235 @@
+//! The purges in force, arranged so that asking about one object takes a handful of hash lookups.
+
+use std::collections::{BTreeMap, HashMap};
+
+use crate::clock::Timestamp;
+use crate::plan::CacheKey;
+
+use super::super::tags::TagHash;
+use super::{PurgeSeq, Target};
+
+/// What an object is to purges.
+pub struct Identity<'a> {
+    pub key: &'a CacheKey,
+    pub tags: &'a [TagHash],
+    pub seq: PurgeSeq,
+}
+
+/// Whether an object may still be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    Live,
+    /// Declared stale by a soft purge at this time.
+    SoftPurged {
+        since: Timestamp,
+    },
+    /// Hit by a hard purge: never to be used again, not even to be validated.
+    Dead,
+}
+
+/// The latest purges of one target.
+#[derive(Debug, Clone, Copy, Default)]
+struct Marks {
+    hard: PurgeSeq,
+    soft: PurgeSeq,
+    soft_time: Timestamp,
+}
+
+#[derive(Debug, Default)]
+struct SiteMarks {
+    whole: Marks,
+    urls: HashMap<Box<str>, Marks>,
+    prefixes: HashMap<Box<str>, Marks>,
+    /// How many prefixes have each length: only these cuts of a URL have to be looked up.
+    prefix_lengths: BTreeMap<usize, usize>,
+    tags: HashMap<TagHash, Marks>,
+}
+
+#[derive(Debug, Default)]
+pub struct PurgeTable {
+    all: Marks,
+    sites: HashMap<Box<str>, SiteMarks>,
+    tags: HashMap<TagHash, Marks>,
+}
+
+impl Marks {
+    fn mark(&mut self, soft: bool, seq: PurgeSeq, time: Timestamp) {
+        if soft {
+            (self.soft, self.soft_time) = (seq, time);
+        } else {
+            self.hard = seq;
+        }
+    }
+
+    fn newest(&self) -> PurgeSeq {
+        self.hard.max(self.soft)
+    }
+}
+
+impl PurgeTable {
+    pub fn mark(&mut self, targets: &[Target], soft: bool, seq: PurgeSeq, time: Timestamp) {
+        for target in targets {
+            self.marks_of(target).mark(soft, seq, time);
+        }
+    }
+
+    pub fn standing(&self, object: &Identity<'_>) -> Standing {
+        let mut standing = Standing::Live;
+        let mut weigh = |marks: &Marks| {
+            if marks.hard > object.seq {
+                standing = Standing::Dead;
+            } else if marks.soft > object.seq && standing != Standing::Dead {
+                let since = match standing {
+                    Standing::SoftPurged { since } => since.min(marks.soft_time),
+                    _ => marks.soft_time,
+                };
+                standing = Standing::SoftPurged { since };
+            }
+        };
+        weigh(&self.all);
+        for tag in object.tags {
+            self.tags.get(tag).into_iter().for_each(&mut weigh);
+        }
+        if let Some(site) = self.sites.get(object.key.site()) {
+            weigh(&site.whole);
+            let uri = object.key.uri();
+            site.urls.get(uri).into_iter().for_each(&mut weigh);
+            for length in site.prefix_lengths.keys().take_while(|length| **length <= uri.len()) {
+                uri.get(..*length).and_then(|cut| site.prefixes.get(cut)).into_iter().for_each(&mut weigh);
+            }
+            for tag in object.tags {
+                site.tags.get(tag).into_iter().for_each(&mut weigh);
+            }
+        }
+        standing
+    }
+
+    /// Drops what no object can be older than.
+    pub fn retire(&mut self, oldest_in_use: PurgeSeq) {
+        let needed = |marks: &Marks| marks.newest() > oldest_in_use;
+        if !needed(&self.all) {
+            self.all = Marks::default();
+        }
+        self.tags.retain(|_, marks| needed(marks));
+        self.sites.retain(|_, site| {
+            site.urls.retain(|_, marks| needed(marks));
+            site.tags.retain(|_, marks| needed(marks));
+            site.prefixes.retain(|_, marks| needed(marks));
+            site.prefix_lengths.clear();
+            for prefix in site.prefixes.keys() {
+                *site.prefix_lengths.entry(prefix.len()).or_default() += 1;
+            }
+            needed(&site.whole) || !(site.urls.is_empty() && site.tags.is_empty() && site.prefixes.is_empty())
+        });
+    }
+
+    /// How many marks there are.
+    pub fn len(&self) -> usize {
+        let one = |marks: &Marks| usize::from(marks.newest() > PurgeSeq(0));
+        let of_sites =
+            self.sites.values().map(|site| one(&site.whole) + site.urls.len() + site.prefixes.len() + site.tags.len());
+        one(&self.all) + self.tags.len() + of_sites.sum::<usize>()
+    }
+
+    fn marks_of(&mut self, target: &Target) -> &mut Marks {
+        match target {
+            Target::All => &mut self.all,
+            Target::Tag { site: None, tag } => self.tags.entry(*tag).or_default(),
+            Target::Tag { site: Some(site), tag } => self.site(site).tags.entry(*tag).or_default(),
+            Target::Site { site } => &mut self.site(site).whole,
+            Target::Url { site, uri } => self.site(site).urls.entry(uri.as_str().into()).or_default(),
+            Target::Prefix { site, prefix } => {
+                let site = self.site(site);
+                if !site.prefixes.contains_key(prefix.as_str()) {
+                    *site.prefix_lengths.entry(prefix.len()).or_default() += 1;
+                }
+                site.prefixes.entry(prefix.as_str().into()).or_default()
+            }
+        }
+    }
+
+    fn site(&mut self, name: &str) -> &mut SiteMarks {
+        self.sites.entry(name.into()).or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(site: &str, uri: &str) -> CacheKey {
+        CacheKey::from_written(&format!("{site}\u{1f}1\u{1f}{uri}"))
+    }
+
+    fn url(uri: &str) -> Target {
+        Target::Url { site: "s".into(), uri: uri.into() }
+    }
+
+    fn prefix(prefix: &str) -> Target {
+        Target::Prefix { site: "s".into(), prefix: prefix.into() }
+    }
+
+    fn tag(site: Option<&str>, tag: &str) -> Target {
+        Target::Tag { site: site.map(str::to_owned), tag: TagHash::of(tag) }
+    }
+
+    #[test]
+    fn what_a_purge_hits() {
+        let site = |name: &str| Target::Site { site: name.into() };
+        for (target, hit) in [
+            (Target::All, true),
+            (site("s"), true),
+            (site("t"), false),
+            (url("h/a/b?q"), true),
+            (url("h/a/b"), false),
+            (prefix("h/a/"), true),
+            (prefix("h/a/b?q"), true),
+            (prefix("h/a/b?q1"), false),
+            (prefix("h/b"), false),
+            (tag(None, "x"), true),
+            (tag(Some("s"), "X"), true),
+            (tag(Some("t"), "x"), false),
+            (tag(None, "y"), false),
+        ] {
+            let mut table = PurgeTable::default();
+            table.mark(std::slice::from_ref(&target), false, PurgeSeq(5), Timestamp::default());
+            let (key, tags) = (key("s", "h/a/b?q"), [TagHash::of("x")]);
+            let standing = |seq| table.standing(&Identity { key: &key, tags: &tags, seq: PurgeSeq(seq) });
+            assert_eq!(standing(4) == Standing::Dead, hit, "{target:?}");
+            assert_eq!(standing(5), Standing::Live, "an object filled after the purge: {target:?}");
+        }
+    }
+
+    #[test]
+    fn hard_beats_soft_and_the_earliest_soft_purge_counts() {
+        let at = Timestamp::from_secs;
+        let mut table = PurgeTable::default();
+        table.mark(&[Target::All], true, PurgeSeq(1), at(10));
+        table.mark(&[url("h/a")], true, PurgeSeq(2), at(20));
+        let key = key("s", "h/a");
+        let standing = |table: &PurgeTable, seq| table.standing(&Identity { key: &key, tags: &[], seq: PurgeSeq(seq) });
+        assert_eq!(standing(&table, 0), Standing::SoftPurged { since: at(10) });
+        assert_eq!(standing(&table, 1), Standing::SoftPurged { since: at(20) });
+        table.mark(&[prefix("h/")], false, PurgeSeq(3), at(30));
+        assert_eq!(standing(&table, 0), Standing::Dead);
+        assert_eq!(standing(&table, 3), Standing::Live);
+    }
+
+    #[test]
+    fn retiring_changes_nothing_for_objects_in_use() {
+        let mut table = PurgeTable::default();
+        let targets = [url("h/a"), prefix("h/b"), tag(None, "x"), tag(Some("s"), "y"), Target::All];
+        for (i, target) in targets.iter().enumerate() {
+            table.mark(std::slice::from_ref(target), false, PurgeSeq(i as u64 + 1), Timestamp::default());
+        }
+        assert_eq!(table.len(), 5);
+        table.retire(PurgeSeq(3));
+        assert_eq!(table.len(), 2);
+        let (key, tags) = (key("s", "h/c"), [TagHash::of("y")]);
+        for (seq, standing) in [(3, Standing::Dead), (4, Standing::Dead), (5, Standing::Live)] {
+            assert_eq!(table.standing(&Identity { key: &key, tags: &tags, seq: PurgeSeq(seq) }), standing);
+        }
+        table.retire(PurgeSeq(5));
+        assert_eq!(table.len(), 0);
+    }
+}
