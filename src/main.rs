@@ -2,6 +2,7 @@
 mod cache;
 mod clock;
 mod config;
+mod origin;
 mod plan;
 mod request;
 fn main() {}

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
+use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 use super::host::{HostMap, HostPattern};
 
@@ -76,11 +77,23 @@ pub fn read_chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
     if chain.is_empty() {
         return Err(format!("no certificate in {}", path.display()));
     }
+    for certificate in &chain {
+        X509Certificate::from_der(certificate)
+            .map_err(|error| format!("a certificate in {} cannot be read: {error}", path.display()))?;
+    }
     Ok(chain)
 }
 
+/// The DNS names of a certificate's subjectAltName; the common name has not counted since RFC 6125.
 fn dns_names(leaf: &CertificateDer<'_>) -> Result<Vec<HostPattern>, String> {
-    let parsed =
-        webpki::EndEntityCert::try_from(leaf).map_err(|error| format!("not a valid certificate: {error:?}"))?;
-    Ok(parsed.valid_dns_names().filter_map(|name| name.parse().ok()).collect())
+    let (_, parsed) = X509Certificate::from_der(leaf).map_err(|error| format!("not a valid certificate: {error}"))?;
+    let names = parsed.subject_alternative_name().map_err(|error| format!("not a valid certificate: {error}"))?;
+    let general = names.map_or(&[][..], |extension| &extension.value.general_names);
+    Ok(general
+        .iter()
+        .filter_map(|name| match name {
+            GeneralName::DNSName(name) => name.parse().ok(),
+            _ => None,
+        })
+        .collect())
 }

@@ -178,7 +178,7 @@ pub enum Eviction {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct PoolId(pub usize);
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pool {
     pub name: Arc<str>,
     pub balance: Balance,
@@ -236,7 +236,7 @@ pub enum OriginProtocol {
     Auto,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OriginTls {
     /// The name to ask for and to verify; `None`: the origin's host.
     pub sni: Option<String>,

@@ -1,0 +1,111 @@
+//! How origins are reached: pingora's connector and peers, and what their errors mean.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+
+use http::StatusCode;
+use pingora_core::upstreams::peer::{H1UpgradePolicy, HttpPeer};
+use pingora_core::utils::tls::{WrappedX509, parse_x509};
+use pingora_core::{Error, ErrorType};
+
+use crate::config::model::{Endpoint, Origin, OriginProtocol, Pool};
+
+/// HTTP/2 streams at one time on a connection to an origin.
+const ORIGIN_H2_STREAMS: usize = 100;
+
+/// Everything about reaching an origin but its address, which is put in for each request.
+pub fn peer_template(pool: &Pool, origin: &Origin) -> HttpPeer {
+    let name = match &origin.endpoint {
+        Endpoint::Address(address) => address.ip().to_string(),
+        Endpoint::Name { host, .. } => host.clone(),
+    };
+    let sni = pool.tls.as_ref().map(|tls| tls.sni.clone().unwrap_or(name)).unwrap_or_default();
+    let nowhere = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
+    let mut peer = HttpPeer::new(nowhere, pool.tls.is_some(), sni);
+    let options = &mut peer.options;
+    options.connection_timeout = Some(pool.timeouts.connect);
+    options.total_connection_timeout = Some(pool.timeouts.connect);
+    options.read_timeout = Some(pool.timeouts.read);
+    options.write_timeout = Some(pool.timeouts.write);
+    options.idle_timeout = Some(pool.timeouts.idle);
+    options.max_h2_streams = ORIGIN_H2_STREAMS;
+    // The front has rebuilt the head: of an upgrade request only `Connection: upgrade` and `Upgrade` are left.
+    options.http_upstream_request_policy.h1_upgrade = H1UpgradePolicy::Preserve;
+    match pool.protocol {
+        OriginProtocol::H1 => options.set_http_version(1, 1),
+        OriginProtocol::H2 => options.set_http_version(2, 2),
+        OriginProtocol::Auto => options.set_http_version(2, 1),
+    }
+    if let Some(tls) = &pool.tls {
+        options.verify_cert = tls.verify;
+        options.verify_hostname = tls.verify;
+        options.ca = tls.ca.as_ref().map(|chain| {
+            Arc::from(
+                // The configuration was refused if any of them could not be parsed.
+                chain.iter().map(|der| WrappedX509::new(der.to_vec(), parse_x509)).collect::<Vec<_>>(),
+            )
+        });
+    }
+    peer
+}
+
+/// Why an exchange with an origin failed, in the terms in which the client is told.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum OriginError {
+    #[error("{0}")]
+    NoOrigin(#[from] super::NoOrigin),
+    #[error("cannot connect to origin {origin}: {cause}")]
+    Connect { origin: Arc<str>, cause: String },
+    #[error("origin {origin} did not answer in time: {cause}")]
+    Timeout { origin: Arc<str>, cause: String },
+    #[error("origin {origin} broke off: {cause}")]
+    Broken { origin: Arc<str>, cause: String },
+    #[error("origin {origin} sent what is not valid HTTP: {cause}")]
+    Invalid { origin: Arc<str>, cause: String },
+}
+
+impl OriginError {
+    /// Sorts an error of pingora's.
+    pub fn from_pingora(error: &Error, origin: &Arc<str>, connecting: bool) -> Self {
+        let (origin, cause) = (origin.clone(), describe(error));
+        match error.etype() {
+            ErrorType::ReadTimedout | ErrorType::WriteTimedout => OriginError::Timeout { origin, cause },
+            ErrorType::ConnectTimedout | ErrorType::TLSHandshakeTimedout => OriginError::Timeout { origin, cause },
+            ErrorType::InvalidHTTPHeader | ErrorType::H2Error | ErrorType::InvalidH2 => {
+                OriginError::Invalid { origin, cause }
+            }
+            _ if connecting => OriginError::Connect { origin, cause },
+            _ => OriginError::Broken { origin, cause },
+        }
+    }
+
+    /// What the client is answered: 502, 503 or 504 (RFC 9110 section 15.6).
+    pub fn status(&self) -> StatusCode {
+        match self {
+            OriginError::NoOrigin(_) => StatusCode::SERVICE_UNAVAILABLE,
+            OriginError::Timeout { .. } => StatusCode::GATEWAY_TIMEOUT,
+            _ => StatusCode::BAD_GATEWAY,
+        }
+    }
+
+    /// One word for `Cache-Status`, logs and metrics.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            OriginError::NoOrigin(_) => "no-origin",
+            OriginError::Connect { .. } => "connect",
+            OriginError::Timeout { .. } => "timeout",
+            OriginError::Broken { .. } => "broken",
+            OriginError::Invalid { .. } => "invalid",
+        }
+    }
+}
+
+/// An error of pingora's in a few words.
+pub fn describe(error: &Error) -> String {
+    let kind = error.etype().as_str();
+    match (&error.context, &error.cause) {
+        (Some(context), _) => format!("{kind}: {}", context.as_str()),
+        (None, Some(cause)) => format!("{kind}: {cause}"),
+        (None, None) => kind.to_owned(),
+    }
+}

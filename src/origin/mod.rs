@@ -1,0 +1,11 @@
+//! Origins: which one takes a request, how it is reached, and whether it is well.
+
+pub mod balance;
+pub mod connect;
+mod health;
+mod pool;
+mod resolve;
+mod state;
+
+pub use pool::{NoOrigin, Picked, PoolRuntime, PoolSet, PoolTasks, Tried};
+pub use state::{OriginState, OriginStatus};

@@ -1,0 +1,257 @@
+//! The pools of one configuration, and the choice of an origin through a pool and its fallbacks.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use pingora_core::upstreams::peer::HttpPeer;
+use smallvec::SmallVec;
+
+use crate::config::model::{HashKey, Pool, PoolId};
+use crate::request::RequestView;
+
+use super::balance::{self, Candidate};
+use super::connect;
+use super::state::{ActiveGuard, OriginState};
+use super::{health, resolve};
+
+/// A pool at run time.
+pub struct PoolRuntime {
+    pub config: Arc<Pool>,
+    pub origins: Vec<Arc<OriginState>>,
+    /// How to reach each origin, but for the address.
+    peers: Vec<HttpPeer>,
+    turns: Mutex<Vec<i64>>,
+}
+
+/// All pools of one configuration.
+pub struct PoolSet {
+    pools: Vec<Arc<PoolRuntime>>,
+}
+
+/// The tasks that look after the pools; they end when this is dropped.
+#[derive(Default)]
+pub struct PoolTasks(HashMap<Arc<str>, (Arc<PoolRuntime>, Vec<AbortOnDrop>)>);
+
+struct AbortOnDrop(tokio::task::JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// The origins that a request has tried.
+pub type Tried = SmallVec<[Arc<OriginState>; 2]>;
+
+/// The origin that is to take a request.
+pub struct Picked {
+    pub pool: Arc<PoolRuntime>,
+    pub origin: Arc<OriginState>,
+    pub peer: HttpPeer,
+    pub active: ActiveGuard,
+}
+
+/// No origin of the pool, nor of its fallbacks, can serve.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("no origin of pool {pool} can serve")]
+pub struct NoOrigin {
+    pub pool: Arc<str>,
+}
+
+impl PoolSet {
+    /// Builds the pools of a configuration. Pools that did not change are taken over as they are; of the
+    /// others, the origins that stay keep their state.
+    pub fn build(pools: &[Arc<Pool>], before: Option<&PoolSet>) -> Self {
+        let build_one = |config: &Arc<Pool>| {
+            let old = before.and_then(|set| set.by_name(&config.name));
+            match old {
+                Some(old) if old.config == *config => old.clone(),
+                old => Arc::new(PoolRuntime::build(config.clone(), old)),
+            }
+        };
+        PoolSet { pools: pools.iter().map(build_one).collect() }
+    }
+
+    pub fn get(&self, id: PoolId) -> &Arc<PoolRuntime> {
+        &self.pools[id.0]
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<PoolRuntime>> {
+        self.pools.iter()
+    }
+
+    pub fn by_name(&self, name: &str) -> Option<&Arc<PoolRuntime>> {
+        self.pools.iter().find(|pool| *pool.config.name == *name)
+    }
+
+    /// Chooses an origin that has not been tried: of the pool, else of its fallback, and so on.
+    pub fn pick(&self, id: PoolId, hash: u64, tried: &Tried) -> Result<Picked, NoOrigin> {
+        let mut pool = self.get(id);
+        // Configurations have no cycles of fallbacks; the bound makes it plain that this ends.
+        for _ in 0..=self.pools.len() {
+            if let Some(picked) = pool.pick(hash, tried) {
+                return Ok(picked);
+            }
+            match pool.config.fallback {
+                Some(fallback) => pool = self.get(fallback),
+                None => break,
+            }
+        }
+        Err(NoOrigin { pool: self.get(id).config.name.clone() })
+    }
+
+    /// Hash of a request for pools that balance by hash.
+    pub fn hash(&self, id: PoolId, request: &RequestView<'_>) -> u64 {
+        let pool = &self.get(id).config;
+        match &pool.hash_key {
+            HashKey::Url => balance::hash_bytes(request.path_and_query().as_bytes()),
+            HashKey::Client => balance::hash_bytes(request.client.to_string().as_bytes()),
+            HashKey::Header(name) => balance::hash_bytes(request.fields.get(name).unwrap_or_default()),
+        }
+    }
+}
+
+impl PoolTasks {
+    /// Starts what the pools of a configuration need and ends what they no longer do.
+    pub fn update(&mut self, set: &PoolSet) {
+        let mut before = std::mem::take(&mut self.0);
+        for pool in set.iter() {
+            let name = pool.config.name.clone();
+            let entry = match before.remove(&name) {
+                Some((old, tasks)) if Arc::ptr_eq(&old, pool) => (old, tasks),
+                _ => (pool.clone(), pool.start_tasks()),
+            };
+            self.0.insert(name, entry);
+        }
+    }
+}
+
+impl PoolRuntime {
+    fn build(config: Arc<Pool>, old: Option<&Arc<PoolRuntime>>) -> Self {
+        let origins: Vec<Arc<OriginState>> = config
+            .origins
+            .iter()
+            .map(|origin| {
+                let kept = old.and_then(|old| old.origins.iter().find(|state| state.address == origin.address));
+                kept.filter(|state| state.endpoint == origin.endpoint)
+                    .cloned()
+                    .unwrap_or_else(|| Arc::new(OriginState::new(origin.address.clone(), origin.endpoint.clone())))
+            })
+            .collect();
+        if config.health.is_none() {
+            origins.iter().for_each(|origin| origin.assume_up());
+        }
+        let peers = config.origins.iter().map(|origin| connect::peer_template(&config, origin)).collect();
+        PoolRuntime { peers, turns: Mutex::new(vec![0; origins.len()]), origins, config }
+    }
+
+    fn start_tasks(self: &Arc<Self>) -> Vec<AbortOnDrop> {
+        let mut tasks = resolve::start(self);
+        tasks.extend(health::start(self));
+        tasks.into_iter().map(AbortOnDrop).collect()
+    }
+
+    fn pick(self: &Arc<Self>, hash: u64, tried: &Tried) -> Option<Picked> {
+        let candidates: SmallVec<[Candidate; 8]> = self
+            .origins
+            .iter()
+            .enumerate()
+            .filter(|(_, origin)| origin.is_usable() && !tried.iter().any(|tried| Arc::ptr_eq(tried, origin)))
+            .map(|(index, origin)| Candidate {
+                index,
+                weight: self.config.origins[index].weight,
+                active: origin.active(),
+            })
+            .collect();
+        let random = fastrand::u64(..);
+        let index = balance::balance(self.config.balance, &candidates, &mut self.turns.lock(), random, hash)?;
+        let origin = self.origins[index].clone();
+        let peer = self.peer(index, origin.socket_address()?);
+        Some(Picked { pool: self.clone(), active: ActiveGuard::new(origin.clone()), origin, peer })
+    }
+
+    /// How to reach an origin at one of its addresses.
+    pub fn peer(&self, index: usize, address: SocketAddr) -> HttpPeer {
+        let mut peer = self.peers[index].clone();
+        peer._address = pingora_core::protocols::l4::socket::SocketAddr::Inet(address);
+        peer
+    }
+
+    /// Counts a failed connection like a failed health check, so that a dead origin is known at once. Only
+    /// where there is a check that can bring it up again.
+    pub fn connection_failed(&self, origin: &Arc<OriginState>, error: &str) {
+        origin.failures.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        if let Some(check) = &self.config.health {
+            health::note(&self.config.name, origin, Err(error.to_owned()), check);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::origin::OriginStatus;
+    use crate::plan::tests::config;
+
+    const TWO_POOLS: &str = r#"
+        [pool.app]
+        origins = ["127.0.0.1:1", "127.0.0.1:2"]
+        fallback = "dr"
+        health = { interval = "1s" }
+        [pool.dr]
+        origins = ["127.0.0.1:3"]
+    "#;
+
+    fn set(text: &str, before: Option<&PoolSet>) -> PoolSet {
+        PoolSet::build(&config(text).pools, before)
+    }
+
+    fn id(set: &PoolSet, name: &str) -> PoolId {
+        PoolId(set.iter().position(|pool| *pool.config.name == *name).unwrap())
+    }
+
+    #[test]
+    fn each_origin_is_tried_once_then_the_fallback_then_none() {
+        let set = set(TWO_POOLS, None);
+        let mut tried = Tried::new();
+        let mut addresses = Vec::new();
+        while let Ok(picked) = set.pick(id(&set, "app"), 0, &tried) {
+            addresses.push(picked.origin.address.to_string());
+            tried.push(picked.origin);
+        }
+        assert_eq!(addresses, ["127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3"]);
+        assert_eq!(set.pick(id(&set, "app"), 0, &tried).err(), Some(NoOrigin { pool: "app".into() }));
+    }
+
+    #[test]
+    fn origins_that_are_down_are_passed_over() {
+        let set = set(TWO_POOLS, None);
+        let app = set.by_name("app").unwrap();
+        for _ in 0..3 {
+            app.connection_failed(&app.origins[0], "refused");
+        }
+        for _ in 0..4 {
+            assert_eq!(&*set.pick(id(&set, "app"), 0, &Tried::new()).ok().unwrap().origin.address, "127.0.0.1:2");
+        }
+        app.origins[1].set_draining(true);
+        assert_eq!(&*set.pick(id(&set, "app"), 0, &Tried::new()).ok().unwrap().origin.address, "127.0.0.1:3");
+    }
+
+    #[test]
+    fn a_reload_keeps_what_did_not_change() {
+        let first = set(TWO_POOLS, None);
+        let app = first.by_name("app").unwrap();
+        (0..3).for_each(|_| app.connection_failed(&app.origins[0], "refused"));
+        let second = set(TWO_POOLS, Some(&first));
+        assert!(Arc::ptr_eq(app, second.by_name("app").unwrap()));
+        let third = set(&TWO_POOLS.replace("\"127.0.0.1:2\"", "\"127.0.0.1:4\""), Some(&second));
+        let changed = third.by_name("app").unwrap();
+        assert!(!Arc::ptr_eq(app, changed));
+        assert_eq!(changed.origins[0].status(), OriginStatus::Down, "health is kept");
+        assert!(Arc::ptr_eq(first.by_name("dr").unwrap(), third.by_name("dr").unwrap()));
+        let unchecked = set(&TWO_POOLS.replace("health = { interval = \"1s\" }", ""), Some(&third));
+        assert_eq!(unchecked.by_name("app").unwrap().origins[0].status(), OriginStatus::Up);
+    }
+}

@@ -1,0 +1,65 @@
+//! Host names of origins, resolved in the background and again every `resolve_interval`. A name that does
+//! not resolve blocks nothing: its origin keeps the addresses it had, or is not used until it has some.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::JoinHandle;
+
+use crate::config::model::Endpoint;
+
+use super::pool::PoolRuntime;
+use super::state::OriginState;
+
+/// How soon a name that did not resolve is tried again.
+const RETRY: Duration = Duration::from_secs(1);
+/// How long one look-up may take.
+const DEADLINE: Duration = Duration::from_secs(10);
+
+/// One task for each origin that is known by name.
+pub fn start(pool: &Arc<PoolRuntime>) -> Vec<JoinHandle<()>> {
+    let interval = pool.config.resolve_interval;
+    pool.origins
+        .iter()
+        .filter_map(|origin| match &origin.endpoint {
+            Endpoint::Address(_) => None,
+            Endpoint::Name { host, port } => {
+                let task = keep_resolved(pool.config.name.clone(), origin.clone(), host.clone(), *port, interval);
+                Some(tokio::spawn(task))
+            }
+        })
+        .collect()
+}
+
+async fn keep_resolved(pool: Arc<str>, origin: Arc<OriginState>, host: String, port: u16, interval: Duration) {
+    let mut failing = false;
+    loop {
+        // getaddrinfo on tokio's blocking threads: it honours /etc/hosts and nsswitch, and no worker waits.
+        let found = tokio::time::timeout(DEADLINE, tokio::net::lookup_host((host.as_str(), port))).await;
+        let problem = match found {
+            Ok(Ok(addresses)) => {
+                let mut addresses: Vec<_> = addresses.collect();
+                addresses.sort();
+                addresses.dedup();
+                if addresses.is_empty() {
+                    Some("no address".to_owned())
+                } else {
+                    if *origin.addresses() != addresses {
+                        tracing::info!(%pool, origin = %origin.address, ?addresses, "origin resolved");
+                        origin.set_addresses(addresses);
+                    }
+                    None
+                }
+            }
+            Ok(Err(error)) => Some(error.to_string()),
+            Err(_) => Some("no answer in time".to_owned()),
+        };
+        if let Some(error) = &problem
+            && !failing
+        {
+            tracing::warn!(%pool, origin = %origin.address, %error, "cannot resolve the origin's name; trying on");
+        }
+        failing = problem.is_some();
+        tokio::time::sleep(if failing { RETRY.min(interval) } else { interval }).await;
+    }
+}
