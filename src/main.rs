@@ -2,7 +2,10 @@
 mod cache;
 mod clock;
 mod config;
+mod front;
+mod observe;
 mod origin;
 mod plan;
 mod request;
+mod snapshot;
 fn main() {}

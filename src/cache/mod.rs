@@ -1,10 +1,19 @@
 //! The cache: what may be stored, what is stored, and how it is answered from.
+//!
+//! Pure decisions: [`policy`], [`freshness`], [`respond`], [`vary`], [`control`], [`tags`]. The [`engine`]
+//! joins them to the store, the purges and the [`fill`]s.
 
 pub mod control;
+pub mod engine;
+pub mod fill;
+pub mod flight;
+mod flights;
 pub mod freshness;
 pub mod object;
 pub mod policy;
 pub mod purge;
 pub mod respond;
+pub mod status;
+pub mod store;
 pub mod tags;
 pub mod vary;

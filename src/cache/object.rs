@@ -36,7 +36,7 @@ pub struct Object {
 #[derive(Debug, Clone)]
 pub struct Head {
     pub status: StatusCode,
-    /// Without `Content-Length` and `Age`, which each answer gets anew.
+    /// Without `Content-Length`, which each answer gets anew, and, if it is stored, without `Age`.
     pub fields: HeaderMap,
     /// Status line and fields as HTTP/1.1 bytes, each line with its end, without the empty line.
     pub h1: Bytes,
@@ -46,13 +46,18 @@ pub struct Head {
 impl Head {
     /// Cleans a head that came from an origin.
     pub fn from_origin(status: StatusCode, mut fields: HeaderMap) -> Self {
+        fields.remove(header::SET_COOKIE);
+        fields.remove(header::AGE);
+        Self::private(status, fields)
+    }
+
+    /// Cleans a head that goes to one client only and so keeps its cookies.
+    pub fn private(status: StatusCode, mut fields: HeaderMap) -> Self {
         remove_hop_by_hop(&mut fields);
         for (name, _) in &TAG_FIELDS {
             fields.remove(name);
         }
-        for name in [header::CONTENT_LENGTH, header::AGE, header::SET_COOKIE] {
-            fields.remove(name);
-        }
+        fields.remove(header::CONTENT_LENGTH);
         Self::from_clean(status, fields)
     }
 

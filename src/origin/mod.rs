@@ -2,6 +2,8 @@
 
 pub mod balance;
 pub mod connect;
+pub mod exchange;
+pub mod forward;
 mod health;
 mod pool;
 mod resolve;

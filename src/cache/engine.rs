@@ -1,0 +1,324 @@
+//! The engine: one `lookup` through which everything that is answered from the cache goes, so that nothing
+//! can miss a purge; and the fetching of what is not there.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use http::header;
+use moka::sync::Cache;
+use pingora_core::connectors::http::Connector;
+use tokio::sync::oneshot;
+
+use crate::clock::Timestamp;
+use crate::config::model::{CacheMemory, CacheRules};
+use crate::observe::metrics::Metrics;
+use crate::origin::connect::OriginError;
+use crate::origin::exchange::OriginRequest;
+use crate::origin::forward::{self, Forwarded};
+use crate::plan::{CacheKey, Matched};
+use crate::request::{Fields, RequestView};
+use crate::snapshot::Snapshot;
+
+use super::fill::{self, FillRequest, PrivateResponse};
+use super::flight::{Arrival, Flight, FlightReader, ObjectUse, Settled};
+use super::flights::{Flights, Turn};
+use super::freshness::Usability;
+use super::object::{Object, remove_hop_by_hop};
+use super::policy::SkipReason;
+use super::purge::{LogError, PurgeSeq, Purges, Standing};
+use super::status::{Forward, Report, Stored, Why};
+use super::store::MemoryStore;
+
+/// Keys that are remembered as not cacheable, at most.
+const MAX_UNCACHEABLE: u64 = 100_000;
+/// How often a request looks again after it waited for what turned out to be another variant.
+const MAX_ROUNDS: usize = 4;
+
+/// The cache of the node. It outlives configurations.
+pub struct Engine {
+    pub memory: MemoryStore,
+    pub flights: Flights,
+    pub purges: Purges,
+    pub connector: Connector,
+    pub metrics: Arc<Metrics>,
+    /// Until when a key is known to be not cacheable.
+    uncacheable: Cache<CacheKey, Timestamp>,
+    max_object: AtomicU64,
+}
+
+/// A request for something that may be cached.
+pub struct CacheRequest<'a> {
+    pub view: &'a RequestView<'a>,
+    pub snapshot: &'a Arc<Snapshot>,
+    pub matched: Matched<'a>,
+    /// As [`CacheKey::write`] wrote it.
+    pub key: &'a str,
+}
+
+/// What is in the cache for a request.
+pub enum Lookup {
+    Hit(Arc<Object>, Report),
+    /// To be used now and refreshed in the background.
+    StaleHit(Arc<Object>, Report),
+    Miss(Miss),
+    /// Known to be not cacheable: to be passed on without making anybody wait.
+    HitForMiss,
+}
+
+pub struct Miss {
+    /// What may be validated.
+    stale: Option<Arc<Object>>,
+    why: Why,
+}
+
+/// Where the response comes from.
+pub enum Source {
+    Stored(Arc<Object>),
+    Stream(FlightReader),
+    Private(PrivateResponse),
+}
+
+pub struct Answer {
+    pub source: Source,
+    pub report: Report,
+}
+
+/// No answer could be had; the client is told with the error's status.
+pub struct FetchError {
+    pub error: OriginError,
+    pub report: Report,
+}
+
+impl Engine {
+    pub fn new(config: &CacheMemory, purges: Purges, metrics: Arc<Metrics>) -> Self {
+        Engine {
+            memory: MemoryStore::new(config),
+            flights: Flights::new(),
+            purges,
+            connector: Connector::new(None),
+            metrics,
+            uncacheable: Cache::new(MAX_UNCACHEABLE),
+            max_object: AtomicU64::new(config.max_object.0),
+        }
+    }
+
+    pub fn max_object(&self) -> u64 {
+        self.max_object.load(Ordering::Relaxed)
+    }
+
+    pub fn set_max_object(&self, bytes: u64) {
+        self.max_object.store(bytes, Ordering::Relaxed);
+    }
+
+    /// What the cache has for a request. Every answer from the cache is decided here.
+    pub fn lookup(&self, key: &str, request: Fields<'_>, now: Timestamp) -> Lookup {
+        let Some(variants) = self.memory.get(key) else {
+            return match self.uncacheable.get(key) {
+                Some(until) if now < until => Lookup::HitForMiss,
+                _ => Lookup::Miss(Miss { stale: None, why: Why::UriMiss }),
+            };
+        };
+        let Some(object) = variants.select(request) else {
+            return Lookup::Miss(Miss { stale: None, why: Why::VaryMiss });
+        };
+        let usability = match self.purges.standing(object) {
+            Standing::Dead => return Lookup::Miss(Miss { stale: None, why: Why::UriMiss }),
+            Standing::Live => object.freshness.usability(now),
+            Standing::SoftPurged { since } => object.freshness.usability_soft_purged(since, now),
+        };
+        match usability {
+            Usability::Fresh { ttl } => Lookup::Hit(object.clone(), Report::Hit { ttl }),
+            Usability::StaleWhileRevalidate { stale_for } => {
+                Lookup::StaleHit(object.clone(), Report::HitStale { stale_for })
+            }
+            Usability::StaleIfError { .. } | Usability::Stale { .. } => {
+                Lookup::Miss(Miss { stale: Some(object.clone()), why: Why::Stale })
+            }
+        }
+    }
+
+    /// Gets what is not there: follows the fill that is running, or starts one.
+    pub async fn fetch(self: &Arc<Self>, request: &CacheRequest<'_>, miss: Miss) -> Result<Answer, FetchError> {
+        let key = CacheKey::from_written(request.key);
+        let fields = request.view.fields;
+        let mut miss = miss;
+        // Whoever shows credentials may get what nobody else may: others must not wait for that.
+        let rounds = if fields.contains(&header::AUTHORIZATION) { 0 } else { MAX_ROUNDS };
+        for _ in 0..rounds {
+            let flight = match self.turn(&key, fields) {
+                Turn::Lead(flight) => return self.lead(flight, request, miss).await,
+                Turn::Follow(flight) => flight,
+            };
+            let collapsed = |stored| Forward { collapsed: true, ..forward(&miss, stored) };
+            match flight.arrival(None, fields).await {
+                Arrival::Stream(reader) => {
+                    return Ok(Answer {
+                        source: Source::Stream(reader),
+                        report: Report::Forward(collapsed(Stored::Yes)),
+                    });
+                }
+                Arrival::Settled(Settled::Object(object, how)) if object.variant.matches(fields) => {
+                    return Ok(settled(object, how, collapsed(Stored::Nothing)));
+                }
+                Arrival::Settled(Settled::Failed(error)) => {
+                    return Err(failed(error, collapsed(Stored::Nothing)));
+                }
+                Arrival::Settled(Settled::Private(_)) => break,
+                Arrival::Settled(Settled::Object(..)) | Arrival::Missed => {}
+            }
+            match self.lookup(request.key, fields, Timestamp::now()) {
+                Lookup::Hit(object, report) => return Ok(Answer { source: Source::Stored(object), report }),
+                Lookup::StaleHit(object, report) => {
+                    self.refresh(request, &object);
+                    return Ok(Answer { source: Source::Stored(object), report });
+                }
+                Lookup::Miss(again) => miss = again,
+                Lookup::HitForMiss => break,
+            }
+        }
+        let flight = self.flights.alone(&key, self.purges.current());
+        self.lead(flight, request, miss).await
+    }
+
+    /// Refreshes a stored response in the background, unless that is already going on.
+    pub fn refresh(self: &Arc<Self>, request: &CacheRequest<'_>, object: &Arc<Object>) {
+        if let Turn::Lead(flight) = self.turn(&object.key, request.view.fields) {
+            let miss = Miss { stale: Some(object.clone()), why: Why::Stale };
+            let (owner, _nobody) = oneshot::channel();
+            tokio::spawn(fill::run(self.clone(), flight, fill_request(request, &miss), owner));
+        }
+    }
+
+    /// Stores an object, unless a purge has hit it while it was being filled.
+    pub fn store(&self, object: Object, rules: &CacheRules) -> Arc<Object> {
+        let object = Arc::new(object);
+        if self.purges.standing(&object) != Standing::Dead {
+            self.uncacheable.invalidate(&object.key);
+            self.memory.insert(object.clone(), rules.max_variants);
+        }
+        object
+    }
+
+    /// Keeps requests for a key from waiting for each other for a while.
+    pub fn remember_uncacheable(&self, key: &CacheKey, reason: SkipReason, rules: &CacheRules) {
+        if !rules.hit_for_miss.is_zero() {
+            tracing::debug!(key = key.uri(), reason = reason.as_str(), "remembered as not cacheable");
+            self.uncacheable.insert(key.clone(), Timestamp::now() + rules.hit_for_miss);
+        }
+    }
+
+    /// Frees what purges have killed and forgets the purges that nothing is older than.
+    pub fn sweep(&self) -> Result<Swept, LogError> {
+        let mut swept = Swept::default();
+        // What is stored while this runs comes from a fill that is running now, or began later than now.
+        let mut oldest = self.flights.oldest_seq().unwrap_or(PurgeSeq(u64::MAX)).min(self.purges.current());
+        for object in self.memory.objects() {
+            if self.purges.standing(&object) == Standing::Dead {
+                swept.objects += 1;
+                swept.bytes += object.weight() as u64;
+                self.memory.remove(&object);
+            } else {
+                oldest = oldest.min(PurgeSeq(object.checked.load(Ordering::Relaxed)));
+            }
+        }
+        self.purges.retire(oldest)?;
+        Ok(swept)
+    }
+
+    fn turn(&self, key: &CacheKey, request: Fields<'_>) -> Turn {
+        let current = self.purges.current();
+        self.flights.join_or_lead(key, current, |flight: &Flight| match flight.head() {
+            // What it will bring is not known, so neither whether a purge since hits it.
+            None => flight.seq == current,
+            Some(head) => {
+                head.variant.matches(request)
+                    && self.purges.standing_of_fill(key, &head.tags, flight.seq) == Standing::Live
+            }
+        })
+    }
+
+    async fn lead(
+        self: &Arc<Self>,
+        flight: Arc<Flight>,
+        request: &CacheRequest<'_>,
+        miss: Miss,
+    ) -> Result<Answer, FetchError> {
+        let (owner, mine) = oneshot::channel();
+        let seat = flight.seat(); // taken before the fill begins, so that nothing can be gone before it is read
+        tokio::spawn(fill::run(self.clone(), flight.clone(), fill_request(request, &miss), owner));
+        let answer = |source, stored| Answer { source, report: Report::Forward(forward(&miss, stored)) };
+        match flight.arrival(seat, request.view.fields).await {
+            Arrival::Stream(reader) => Ok(answer(Source::Stream(reader), Stored::Yes)),
+            Arrival::Settled(Settled::Object(object, how)) => Ok(settled(object, how, forward(&miss, Stored::Nothing))),
+            Arrival::Settled(Settled::Private(reason)) => match mine.await {
+                Ok(private) => Ok(answer(Source::Private(private), Stored::No(reason))),
+                Err(_) => Err(failed(lost(), forward(&miss, Stored::Nothing))),
+            },
+            Arrival::Settled(Settled::Failed(error)) => Err(failed(error, forward(&miss, Stored::Nothing))),
+            // It has the first seat, and the variant is made of its own fields: this does not happen.
+            Arrival::Missed => Err(failed(lost(), forward(&miss, Stored::Nothing))),
+        }
+    }
+}
+
+/// What a sweep freed.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Swept {
+    pub objects: u64,
+    pub bytes: u64,
+}
+
+fn forward(miss: &Miss, stored: Stored) -> Forward {
+    Forward { why: miss.why, status: None, stored, collapsed: false, error: None }
+}
+
+fn settled(object: Arc<Object>, how: ObjectUse, forward: Forward) -> Answer {
+    let forward = match how {
+        ObjectUse::Validated => Forward { status: Some(304), stored: Stored::Yes, ..forward },
+        ObjectUse::StaleIfError { status } => {
+            let error = if status.is_some() { "status" } else { "failed" };
+            Forward { status, error: Some(error), ..forward }
+        }
+    };
+    Answer { source: Source::Stored(object), report: Report::Forward(forward) }
+}
+
+fn failed(error: OriginError, forward: Forward) -> FetchError {
+    let report = Report::Forward(Forward { why: Why::UriMiss, error: Some(error.reason()), ..forward });
+    FetchError { error, report }
+}
+
+fn lost() -> OriginError {
+    OriginError::Broken { origin: "".into(), cause: "the response was lost on its way".into() }
+}
+
+fn fill_request(request: &CacheRequest<'_>, miss: &Miss) -> FillRequest {
+    let view = request.view;
+    let client_fields = view.fields.to_map();
+    let mut fields = client_fields.clone();
+    remove_hop_by_hop(&mut fields);
+    forward::exclude_from_fill(&mut fields);
+    let forwarded = Forwarded {
+        node: &request.snapshot.config.node,
+        client: view.client,
+        authority: view.authority,
+        scheme: view.scheme,
+        version: view.version,
+    };
+    forward::set_forwarding_fields(&mut fields, &forwarded);
+    let pool = request.matched.route.pool;
+    FillRequest {
+        origin: OriginRequest {
+            path_and_query: view.path_and_query(),
+            authority: view.authority.to_owned(),
+            fields,
+            pool,
+            hash: request.snapshot.pools.hash(pool, view),
+        },
+        snapshot: request.snapshot.clone(),
+        site_index: request.matched.site_index,
+        route_index: request.matched.route_index,
+        client_fields,
+        stale: miss.stale.clone(),
+    }
+}

@@ -1,0 +1,275 @@
+//! The fill: the one transfer from an origin that creates or refreshes an object. It runs in a task of its
+//! own, so that no client's pace or leave touches it.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, StatusCode, header};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::clock::Timestamp;
+use crate::config::model::CacheRules;
+use crate::origin::connect::OriginError;
+use crate::origin::exchange::{self, Exchange, OriginRequest};
+use crate::request::Fields;
+use crate::snapshot::Snapshot;
+
+use super::engine::Engine;
+use super::flight::{Flight, FlightHead, ObjectUse, Settled};
+use super::freshness::{ExchangeTimes, Usability};
+use super::object::{Head, Object};
+use super::policy::{self, RequestFacts, ResponseFacts, SkipReason, Storable, Verdict};
+
+/// Pieces of a private response that may wait for its client: back-pressure to the origin beyond that.
+const PRIVATE_PIECES: usize = 4;
+
+/// Everything a fill needs to know; owned, since it outlives the request that caused it.
+pub struct FillRequest {
+    pub snapshot: Arc<Snapshot>,
+    pub site_index: usize,
+    pub route_index: usize,
+    /// The client's fields, for `Vary` and `Authorization`.
+    pub client_fields: HeaderMap,
+    /// What is sent to the origin, before conditions are added.
+    pub origin: OriginRequest,
+    /// A stored response that may be validated, or used if the origin fails.
+    pub stale: Option<Arc<Object>>,
+}
+
+impl FillRequest {
+    fn rules(&self) -> &CacheRules {
+        &self.snapshot.route(self.site_index, self.route_index).cache
+    }
+}
+
+/// A response that only the request which caused the fill may have.
+pub struct PrivateResponse {
+    pub head: Head,
+    pub length: Option<u64>,
+    pub body: mpsc::Receiver<Result<Bytes, OriginError>>,
+}
+
+/// Runs a fill to its end. The flight is always settled when this returns, or when it is dropped or panics.
+pub async fn run(
+    engine: Arc<Engine>,
+    flight: Arc<Flight>,
+    mut request: FillRequest,
+    owner: oneshot::Sender<PrivateResponse>,
+) {
+    let ended = EndGuard { engine: &engine, flight: &flight };
+    add_conditions(&mut request);
+    match exchange::get(&engine.connector, &request.snapshot.pools, &request.origin).await {
+        Ok(exchange) => receive(&engine, &flight, &request, exchange, owner).await,
+        Err(error) => flight.settle(stale_instead(&request, None).unwrap_or(Settled::Failed(error))),
+    }
+    drop(ended);
+}
+
+/// Makes sure that whoever follows a flight is told of its end, also when the fill panics.
+struct EndGuard<'a> {
+    engine: &'a Engine,
+    flight: &'a Arc<Flight>,
+}
+
+impl Drop for EndGuard<'_> {
+    fn drop(&mut self) {
+        self.engine.flights.remove(self.flight);
+        let cause = "the fill ended before the response did".to_owned();
+        self.flight.abort(OriginError::Broken { origin: "".into(), cause });
+    }
+}
+
+/// Asks the origin to confirm what is stored (RFC 9111 section 4.3.1).
+fn add_conditions(request: &mut FillRequest) {
+    let Some(stale) = &request.stale else { return };
+    for (stored, condition) in
+        [(header::ETAG, header::IF_NONE_MATCH), (header::LAST_MODIFIED, header::IF_MODIFIED_SINCE)]
+    {
+        if let Some(value) = stale.head.fields.get(stored) {
+            request.origin.fields.insert(condition, value.clone());
+        }
+    }
+}
+
+async fn receive(
+    engine: &Arc<Engine>,
+    flight: &Arc<Flight>,
+    request: &FillRequest,
+    mut exchange: Exchange,
+    owner: oneshot::Sender<PrivateResponse>,
+) {
+    let times = ExchangeTimes { request: exchange.request_time, response: Timestamp::now() };
+    add_date(&mut exchange.fields, times.response);
+    if exchange.status == StatusCode::NOT_MODIFIED
+        && let Some(stale) = &request.stale
+    {
+        let settled = freshen(engine, flight, request, stale, &exchange.fields, times);
+        exchange.release(&engine.connector).await;
+        return flight.settle(settled);
+    }
+    if exchange.status.is_server_error()
+        && let Some(settled) = stale_instead(request, Some(exchange.status))
+    {
+        return flight.settle(settled);
+    }
+    let length = exchange.content_length();
+    match judge(engine, request, exchange.status, &exchange.fields, times, length) {
+        Verdict::Store(storable) => stream(engine, flight, request, exchange, storable, length).await,
+        Verdict::Skip(reason) => hand_over(engine, flight, request, exchange, reason, length, owner).await,
+    }
+}
+
+/// RFC 9110 section 6.6.1: a response without `Date` gets the time it came.
+fn add_date(fields: &mut HeaderMap, now: Timestamp) {
+    if !fields.contains_key(header::DATE)
+        && let Ok(date) = HeaderValue::from_str(&now.http_date())
+    {
+        fields.insert(header::DATE, date);
+    }
+}
+
+fn judge(
+    engine: &Engine,
+    request: &FillRequest,
+    status: StatusCode,
+    fields: &HeaderMap,
+    times: ExchangeTimes,
+    length: Option<u64>,
+) -> Verdict {
+    let facts = RequestFacts {
+        fields: Fields::Map(&request.client_fields),
+        has_authorization: request.client_fields.contains_key(header::AUTHORIZATION),
+    };
+    let max_object = engine.max_object();
+    policy::judge(request.rules(), &facts, &ResponseFacts { status, headers: fields, times, length, max_object })
+}
+
+/// The stored response, if it may stand in for an origin that failed (RFC 5861 section 4).
+fn stale_instead(request: &FillRequest, status: Option<StatusCode>) -> Option<Settled> {
+    let stale = request.stale.as_ref()?;
+    let usable = matches!(
+        stale.freshness.usability(Timestamp::now()),
+        Usability::Fresh { .. } | Usability::StaleWhileRevalidate { .. } | Usability::StaleIfError { .. }
+    );
+    let status = status.map(|status| status.as_u16());
+    usable.then(|| Settled::Object(stale.clone(), ObjectUse::StaleIfError { status }))
+}
+
+/// RFC 9111 section 4.3.4: the stored response with the fields of the 304 is stored anew.
+fn freshen(
+    engine: &Engine,
+    flight: &Flight,
+    request: &FillRequest,
+    stale: &Arc<Object>,
+    fields: &HeaderMap,
+    times: ExchangeTimes,
+) -> Settled {
+    let mut head = stale.head.freshened_by(fields.clone());
+    // Tags are not among the fields that clients see: they stay as stored.
+    let verdict = judge(engine, request, head.status, &with_age(&head.fields, fields), times, Some(stale.length()));
+    if let Verdict::Store(mut storable) = verdict {
+        storable.tags = stale.tags.clone();
+        storable.variant = stale.variant.clone();
+        head.fields.remove(header::AGE);
+        let object = Object::new(flight.key.clone(), head, stale.body.clone(), storable, flight.seq);
+        return Settled::Object(engine.store(object, request.rules()), ObjectUse::Validated);
+    }
+    // No longer to be stored, but confirmed for those who wait.
+    engine.memory.remove(stale);
+    Settled::Object(stale.clone(), ObjectUse::Validated)
+}
+
+/// The fields to judge freshness by: `Age` is not kept in stored heads, but counts in the exchange it came by.
+fn with_age(stored: &HeaderMap, received: &HeaderMap) -> HeaderMap {
+    let mut fields = stored.clone();
+    if let Some(age) = received.get(header::AGE) {
+        fields.insert(header::AGE, age.clone());
+    }
+    fields
+}
+
+/// Streams a response that is to be stored to whoever follows, and stores it when it is whole.
+async fn stream(
+    engine: &Arc<Engine>,
+    flight: &Arc<Flight>,
+    request: &FillRequest,
+    mut exchange: Exchange,
+    storable: Storable,
+    length: Option<u64>,
+) {
+    let head = Head::from_origin(exchange.status, std::mem::take(&mut exchange.fields));
+    let (variant, tags) = (storable.variant.clone(), storable.tags.clone());
+    flight.start(FlightHead { head: head.clone(), length, variant, tags });
+    let mut received: u64 = 0;
+    let mut keeping = true;
+    loop {
+        match exchange.read_body().await {
+            Ok(Some(chunk)) => {
+                received += chunk.len() as u64;
+                flight.append(chunk);
+            }
+            Ok(None) => break,
+            Err(error) => return flight.abort(error),
+        }
+        if keeping && received > engine.max_object() {
+            keeping = false;
+            flight.stop_keeping();
+            engine.remember_uncacheable(&flight.key, SkipReason::TooLarge, request.rules());
+        }
+        if !keeping && !flight.wait_for_readers().await {
+            return;
+        }
+    }
+    if length.is_some_and(|length| length != received) {
+        let cause = format!("the body has {received} bytes, its head says otherwise");
+        return flight.abort(OriginError::Broken { origin: exchange.origin.clone(), cause });
+    }
+    exchange.release(&engine.connector).await;
+    if keeping {
+        let object = Object::new(flight.key.clone(), head, flight.body(), storable, flight.seq);
+        engine.store(object, request.rules());
+    }
+    // Stored before it is complete: a reader that saw the end finds it in the cache.
+    flight.complete();
+}
+
+/// Gives a response that is not to be shared to the request that caused it, at that client's pace.
+async fn hand_over(
+    engine: &Arc<Engine>,
+    flight: &Arc<Flight>,
+    request: &FillRequest,
+    mut exchange: Exchange,
+    reason: SkipReason,
+    length: Option<u64>,
+    owner: oneshot::Sender<PrivateResponse>,
+) {
+    if reason.concerns_every_request() {
+        engine.remember_uncacheable(&flight.key, reason, request.rules());
+    }
+    engine.metrics.not_stored(reason.as_str());
+    if let Some(stale) = &request.stale {
+        engine.memory.remove(stale);
+    }
+    engine.flights.remove(flight);
+    flight.settle(Settled::Private(reason));
+    let (sender, body) = mpsc::channel(PRIVATE_PIECES);
+    let head = Head::private(exchange.status, std::mem::take(&mut exchange.fields));
+    if owner.send(PrivateResponse { head, length, body }).is_err() {
+        return; // nobody waits for it: a background refresh, or the client left
+    }
+    loop {
+        match exchange.read_body().await {
+            Ok(Some(chunk)) => {
+                if sender.send(Ok(chunk)).await.is_err() {
+                    return; // the client left
+                }
+            }
+            Ok(None) => break,
+            Err(error) => {
+                let _ = sender.send(Err(error)).await; // if the client left as well, nobody needs to know
+                return;
+            }
+        }
+    }
+    exchange.release(&engine.connector).await;
+}

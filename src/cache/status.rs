@@ -1,0 +1,181 @@
+//! `Cache-Status` (RFC 9211): what the cache did with a request and why.
+
+use std::fmt::Write;
+use std::time::Duration;
+
+use super::policy::SkipReason;
+
+/// What the cache did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Report {
+    /// Answered from a fresh stored response.
+    Hit { ttl: Duration },
+    /// Answered from a stale one, which is refreshed meanwhile.
+    HitStale { stale_for: Duration },
+    /// Went to the origin.
+    Forward(Forward),
+    /// Did not meet the cache.
+    Pass(&'static str),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Forward {
+    pub why: Why,
+    /// The status the origin answered with, where it isn't the one the client gets.
+    pub status: Option<u16>,
+    pub stored: Stored,
+    /// It waited for another request's fill.
+    pub collapsed: bool,
+    /// One word on an error that was covered by a stale response, or that the client sees.
+    pub error: Option<&'static str>,
+}
+
+/// Why a request went to the origin (RFC 9211 section 2.2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Why {
+    UriMiss,
+    VaryMiss,
+    Stale,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stored {
+    Yes,
+    No(SkipReason),
+    /// There was no response to store.
+    Nothing,
+}
+
+/// The kinds of outcome that are counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum CacheResult {
+    Hit,
+    Stale,
+    Miss,
+    Expired,
+    Pass,
+    Error,
+}
+
+impl CacheResult {
+    pub const ALL: [CacheResult; 6] = [
+        CacheResult::Hit,
+        CacheResult::Stale,
+        CacheResult::Miss,
+        CacheResult::Expired,
+        CacheResult::Pass,
+        CacheResult::Error,
+    ];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            CacheResult::Hit => "hit",
+            CacheResult::Stale => "stale",
+            CacheResult::Miss => "miss",
+            CacheResult::Expired => "expired",
+            CacheResult::Pass => "pass",
+            CacheResult::Error => "error",
+        }
+    }
+}
+
+impl Report {
+    /// Appends the field's value.
+    pub fn write(&self, out: &mut String, node: &str) {
+        out.push_str(node);
+        // Writing to a String cannot fail.
+        let _ = match self {
+            Report::Hit { ttl } => write!(out, "; hit; ttl={}", ttl.as_secs()),
+            Report::HitStale { stale_for } => {
+                write!(out, "; hit; ttl=-{}; detail=stale-while-revalidate", stale_for.as_secs())
+            }
+            Report::Forward(forward) => forward.write(out),
+            Report::Pass(why) => write!(out, "; fwd={why}"),
+        };
+    }
+
+    pub fn result(&self) -> CacheResult {
+        match self {
+            Report::Hit { .. } => CacheResult::Hit,
+            Report::HitStale { .. } => CacheResult::Stale,
+            Report::Forward(forward) => match (forward.error, forward.stored, forward.why) {
+                (Some(_), Stored::Nothing, Why::Stale) => CacheResult::Stale,
+                (Some(_), _, _) => CacheResult::Error,
+                (None, _, Why::Stale) => CacheResult::Expired,
+                (None, _, _) => CacheResult::Miss,
+            },
+            Report::Pass(_) => CacheResult::Pass,
+        }
+    }
+}
+
+impl Forward {
+    fn write(&self, out: &mut String) -> std::fmt::Result {
+        let why = match self.why {
+            Why::UriMiss => "uri-miss",
+            Why::VaryMiss => "vary-miss",
+            Why::Stale => "stale",
+        };
+        write!(out, "; fwd={why}")?;
+        if let Some(status) = self.status {
+            write!(out, "; fwd-status={status}")?;
+        }
+        if self.stored == Stored::Yes {
+            out.push_str("; stored");
+        }
+        if self.collapsed {
+            out.push_str("; collapsed");
+        }
+        match (self.error, self.stored) {
+            (Some(error), _) => write!(out, "; detail=origin-{error}"),
+            (None, Stored::No(reason)) => write!(out, "; detail={}", reason.as_str()),
+            _ => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reports() {
+        let miss = Forward { why: Why::UriMiss, status: None, stored: Stored::Yes, collapsed: false, error: None };
+        for (report, text, result) in [
+            (Report::Hit { ttl: Duration::from_millis(59_900) }, "n; hit; ttl=59", "hit"),
+            (
+                Report::HitStale { stale_for: Duration::from_secs(3) },
+                "n; hit; ttl=-3; detail=stale-while-revalidate",
+                "stale",
+            ),
+            (Report::Forward(miss), "n; fwd=uri-miss; stored", "miss"),
+            (Report::Forward(Forward { collapsed: true, ..miss }), "n; fwd=uri-miss; stored; collapsed", "miss"),
+            (
+                Report::Forward(Forward { stored: Stored::No(SkipReason::SetCookie), ..miss }),
+                "n; fwd=uri-miss; detail=set-cookie",
+                "miss",
+            ),
+            (
+                Report::Forward(Forward { why: Why::Stale, status: Some(304), ..miss }),
+                "n; fwd=stale; fwd-status=304; stored",
+                "expired",
+            ),
+            (
+                Report::Forward(Forward {
+                    why: Why::Stale,
+                    status: Some(503),
+                    stored: Stored::Nothing,
+                    error: Some("status"),
+                    ..miss
+                }),
+                "n; fwd=stale; fwd-status=503; detail=origin-status",
+                "stale",
+            ),
+            (Report::Pass("bypass"), "n; fwd=bypass", "pass"),
+        ] {
+            let mut out = String::new();
+            report.write(&mut out, "n");
+            assert_eq!((out.as_str(), report.result().as_str()), (text, result));
+        }
+    }
+}

@@ -1,0 +1,504 @@
+//! The head of an HTTP/1 request: parsed strictly, checked once, everything ambiguous refused.
+//!
+//! What is accepted here is written anew before it goes on ([`RequestHead::canonical`]), so that no origin and
+//! no other parser behind this one can read a request otherwise than it was read here.
+
+use std::borrow::Cow;
+
+use bytes::{BufMut, BytesMut};
+use http::{Method, StatusCode, Version, header};
+
+use crate::config::host::parse_authority;
+use crate::config::model::Limits;
+use crate::request::{Fields, Target, TargetError};
+
+/// A checked request head, borrowing from the connection's buffer.
+pub struct RequestHead<'b> {
+    pub method: Method,
+    pub target: Target<'b>,
+    /// Lower-case, without port.
+    pub host: Cow<'b, str>,
+    /// As written, with port.
+    pub authority: &'b str,
+    pub version: Version,
+    pub fields: &'b [httparse::Header<'b>],
+    pub body: BodyFraming,
+    /// Whether the client lets the connection go on.
+    pub keep_alive: bool,
+    pub expects_continue: bool,
+    /// Bytes of the head in the buffer.
+    pub length: usize,
+}
+
+/// How long the request's body is (RFC 9112 section 6.3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BodyFraming {
+    None,
+    Length(u64),
+    Chunked,
+}
+
+/// Why a request was refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Refusal {
+    pub status: StatusCode,
+    pub why: &'static str,
+}
+
+const fn refuse(status: StatusCode, why: &'static str) -> Refusal {
+    Refusal { status, why }
+}
+
+const fn bad(why: &'static str) -> Refusal {
+    refuse(StatusCode::BAD_REQUEST, why)
+}
+
+/// Where the head in a buffer ends, or why it is refused before it has come in full. `scanned` is how far
+/// earlier calls have looked.
+pub fn find_end(buffer: &[u8], scanned: usize, limits: &Limits) -> Result<Option<usize>, Refusal> {
+    for at in memchr::memchr_iter(b'\n', &buffer[scanned..]).map(|at| at + scanned) {
+        if at == 0 || buffer[at - 1] != b'\r' {
+            return Err(bad("a line ends without carriage return"));
+        }
+        if at >= 3 && buffer[at - 3..at] == *b"\r\n\r" {
+            return if at < limits.max_head.0 as usize { Ok(Some(at + 1)) } else { Err(too_large(buffer, limits)) };
+        }
+    }
+    if buffer.len() >= limits.max_head.0 as usize { Err(too_large(buffer, limits)) } else { Ok(None) }
+}
+
+fn too_large(buffer: &[u8], limits: &Limits) -> Refusal {
+    let line = memchr::memchr(b'\n', buffer).unwrap_or(buffer.len());
+    if line > limits.max_target.0 as usize {
+        return refuse(StatusCode::URI_TOO_LONG, "the request target is too long");
+    }
+    refuse(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "the request head is too large")
+}
+
+/// Room for the fields of a head while it is in use.
+pub type FieldSpace<'b> = [std::mem::MaybeUninit<httparse::Header<'b>>; Limits::MOST_HEADERS as usize];
+
+/// An empty [`FieldSpace`].
+pub fn field_space<'b>() -> FieldSpace<'b> {
+    [const { std::mem::MaybeUninit::uninit() }; Limits::MOST_HEADERS as usize]
+}
+
+impl<'b> RequestHead<'b> {
+    /// Parses a whole head, as [`find_end`] found it.
+    pub fn parse(head: &'b [u8], space: &'b mut FieldSpace<'b>, limits: &Limits) -> Result<Self, Refusal> {
+        refuse_controls(head)?;
+        refuse_foreign_version(head)?;
+        let mut parsed = httparse::Request::new(&mut []);
+        let most = (limits.max_headers as usize).min(space.len());
+        match parsed.parse_with_uninit_headers(head, &mut space[..most]) {
+            Ok(httparse::Status::Complete(_)) => {}
+            Ok(httparse::Status::Partial) => return Err(bad("the request head is incomplete")),
+            Err(error) => return Err(parse_error(error)),
+        }
+        let version = if parsed.version == Some(0) { Version::HTTP_10 } else { Version::HTTP_11 };
+        let method = Method::from_bytes(parsed.method.unwrap_or_default().as_bytes())
+            .map_err(|_| bad("the method is not valid"))?;
+        let target_text = parsed.path.unwrap_or_default();
+        if target_text.len() > limits.max_target.0 as usize {
+            return Err(refuse(StatusCode::URI_TOO_LONG, "the request target is too long"));
+        }
+        refuse_method(&method)?;
+        let target = Target::parse(target_text).map_err(target_error)?;
+        let fields: &'b [httparse::Header<'b>] = parsed.headers;
+        let (host, authority) = host(fields, &target)?;
+        let head = RequestHead {
+            body: body_framing(fields, version)?,
+            keep_alive: keeps_alive(fields, version),
+            expects_continue: expects_continue(fields, version)?,
+            method,
+            target,
+            host,
+            authority,
+            version,
+            fields,
+            length: head.len(),
+        };
+        head.refuse_h2c_upgrade()?;
+        Ok(head)
+    }
+
+    pub fn fields(&self) -> Fields<'b> {
+        Fields::Parsed(self.fields)
+    }
+
+    /// The head written anew, as pingora's session is to read it: one `Host`, the normalised target, exactly
+    /// one statement of the body's length, and of the hop-by-hop fields only what an upgrade needs.
+    pub fn canonical(&self) -> BytesMut {
+        let mut out = BytesMut::with_capacity(self.length + 64);
+        for part in [self.method.as_str(), " ", &self.target.path] {
+            out.put_slice(part.as_bytes());
+        }
+        if let Some(query) = self.target.query {
+            out.put_u8(b'?');
+            out.put_slice(query.as_bytes());
+        }
+        let version = if self.version == Version::HTTP_10 { " HTTP/1.0\r\n" } else { " HTTP/1.1\r\n" };
+        out.put_slice(version.as_bytes());
+        put_field(&mut out, "Host", self.authority.as_bytes());
+        match self.body {
+            BodyFraming::None => {}
+            BodyFraming::Length(length) => put_field(&mut out, "Content-Length", length.to_string().as_bytes()),
+            BodyFraming::Chunked => put_field(&mut out, "Transfer-Encoding", b"chunked"),
+        }
+        let upgrade = self.upgrade();
+        match (upgrade, self.keep_alive, self.version) {
+            (Some(_), _, _) => put_field(&mut out, "Connection", b"upgrade"),
+            (None, false, _) => put_field(&mut out, "Connection", b"close"),
+            (None, true, Version::HTTP_10) => put_field(&mut out, "Connection", b"keep-alive"),
+            (None, true, _) => {}
+        }
+        if let Some(protocol) = upgrade {
+            put_field(&mut out, "Upgrade", protocol);
+        }
+        let named = self.connection_options();
+        for field in self.fields {
+            let rewritten = REWRITTEN.iter().any(|name| field.name.eq_ignore_ascii_case(name));
+            // Sec-WebSocket-* are end to end, whatever Connection says.
+            let hop_by_hop = named.iter().any(|name| field.name.eq_ignore_ascii_case(name));
+            let te_trailers = field.name.eq_ignore_ascii_case("te") && field.value.eq_ignore_ascii_case(b"trailers");
+            if te_trailers || !(rewritten || hop_by_hop) {
+                put_field(&mut out, field.name, field.value);
+            }
+        }
+        out.put_slice(b"\r\n");
+        out
+    }
+
+    /// The protocol the client wants to change to, if it does so by the book (RFC 9110 section 7.8).
+    pub fn upgrade(&self) -> Option<&'b [u8]> {
+        let wants = self.connection_options().iter().any(|option| option.eq_ignore_ascii_case("upgrade"));
+        let protocol = self.fields().get(&header::UPGRADE)?;
+        (wants && self.version == Version::HTTP_11 && !protocol.is_empty()).then_some(protocol)
+    }
+
+    /// The fields that `Connection` names; never those that the node itself puts in or needs.
+    fn connection_options(&self) -> Vec<&'b str> {
+        let mut options = Vec::new();
+        self.fields().for_each(&header::CONNECTION, |line| {
+            let text = std::str::from_utf8(line).unwrap_or_default();
+            options.extend(text.split(',').map(str::trim).filter(|name| !name.is_empty()));
+        });
+        options
+    }
+
+    fn refuse_h2c_upgrade(&self) -> Result<(), Refusal> {
+        let asks = |name: &header::HeaderName| {
+            self.fields().joined(name).is_some_and(|value| {
+                value.split(|b| *b == b',').any(|token| token.trim_ascii().eq_ignore_ascii_case(b"h2c"))
+            })
+        };
+        if asks(&header::UPGRADE) || self.fields().contains(&header::HeaderName::from_static("http2-settings")) {
+            return Err(bad("an upgrade to h2c is not served"));
+        }
+        Ok(())
+    }
+}
+
+/// Fields that [`RequestHead::canonical`] writes itself or leaves out.
+const REWRITTEN: [&str; 9] = [
+    "host",
+    "content-length",
+    "transfer-encoding",
+    "connection",
+    "keep-alive",
+    "proxy-connection",
+    "upgrade",
+    "te",
+    "trailer",
+];
+
+fn put_field(out: &mut BytesMut, name: &str, value: &[u8]) {
+    out.put_slice(name.as_bytes());
+    out.put_slice(b": ");
+    out.put_slice(value);
+    out.put_slice(b"\r\n");
+}
+
+/// NUL and its like in names, values and targets; carriage returns that end no line.
+fn refuse_controls(head: &[u8]) -> Result<(), Refusal> {
+    for (i, byte) in head.iter().enumerate() {
+        let fits = match byte {
+            b'\r' => head.get(i + 1) == Some(&b'\n'),
+            b'\n' => i > 0 && head[i - 1] == b'\r',
+            b'\t' => true,
+            byte => *byte >= 0x20 && *byte != 0x7f,
+        };
+        if !fits {
+            return Err(bad("the request head has a control character"));
+        }
+    }
+    Ok(())
+}
+
+/// A well-formed version other than 1.0 and 1.1 (RFC 9110 section 15.6.6).
+fn refuse_foreign_version(head: &[u8]) -> Result<(), Refusal> {
+    let line = &head[..memchr::memchr(b'\r', head).unwrap_or(head.len())];
+    let version = line.rsplit(|byte| *byte == b' ').next().unwrap_or_default();
+    match version.strip_prefix(b"HTTP/") {
+        Some(b"1.1" | b"1.0") => Ok(()),
+        Some([major, b'.', minor]) if major.is_ascii_digit() && minor.is_ascii_digit() => {
+            Err(refuse(StatusCode::HTTP_VERSION_NOT_SUPPORTED, "this version of HTTP is not served here"))
+        }
+        _ => Err(bad("the request line is not valid")),
+    }
+}
+
+fn parse_error(error: httparse::Error) -> Refusal {
+    match error {
+        httparse::Error::TooManyHeaders => {
+            refuse(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "the request has too many header fields")
+        }
+        httparse::Error::HeaderName => bad("a field name is not valid, or a line is folded"),
+        httparse::Error::HeaderValue => bad("a field value is not valid"),
+        _ => bad("the request line is not valid"),
+    }
+}
+
+fn target_error(error: TargetError) -> Refusal {
+    bad(match error {
+        TargetError::Character => "the request target has a character that no URI may have",
+        TargetError::Form => "the request target is of a form that is not served here",
+        TargetError::Escape => "the request target has a percent sign without two hexadecimal digits",
+    })
+}
+
+fn refuse_method(method: &Method) -> Result<(), Refusal> {
+    if matches!(*method, Method::CONNECT | Method::TRACE) {
+        return Err(refuse(StatusCode::NOT_IMPLEMENTED, "this method is not served here"));
+    }
+    Ok(())
+}
+
+/// Exactly one valid `Host`, which an absolute target must agree with (RFC 9112 section 3.2).
+fn host<'b>(fields: &'b [httparse::Header<'b>], target: &Target<'b>) -> Result<(Cow<'b, str>, &'b str), Refusal> {
+    let mut hosts = fields.iter().filter(|field| field.name.eq_ignore_ascii_case("host"));
+    let (Some(field), None) = (hosts.next(), hosts.next()) else {
+        return Err(bad("the request needs exactly one Host"));
+    };
+    let authority = std::str::from_utf8(field.value).map_err(|_| bad("the Host is not valid"))?;
+    let (host, port) = parse_authority(authority).ok_or_else(|| bad("the Host is not valid"))?;
+    if let Some(other) = target.authority {
+        let (other_host, other_port) = parse_authority(other).ok_or_else(|| bad("the target's host is not valid"))?;
+        if other_host != host || other_port != port {
+            return Err(bad("the target and the Host disagree"));
+        }
+    }
+    Ok((host, authority))
+}
+
+fn body_framing(fields: &[httparse::Header<'_>], version: Version) -> Result<BodyFraming, Refusal> {
+    let lines = |name: &'static str| fields.iter().filter(move |field| field.name.eq_ignore_ascii_case(name));
+    let (mut lengths, mut codings) = (lines("content-length"), lines("transfer-encoding"));
+    match (lengths.next(), codings.next()) {
+        (None, None) => Ok(BodyFraming::None),
+        (Some(_), Some(_)) => Err(bad("the request has both Content-Length and Transfer-Encoding")),
+        (Some(length), None) => {
+            if lengths.next().is_some() {
+                return Err(bad("the request has more than one Content-Length"));
+            }
+            // Eighteen digits are less than 2^63: they cannot overflow.
+            let fits = matches!(length.value.len(), 1..=18) && length.value.iter().all(u8::is_ascii_digit);
+            let digits = std::str::from_utf8(length.value).ok().filter(|_| fits);
+            match digits.and_then(|digits| digits.parse().ok()) {
+                Some(length) => Ok(BodyFraming::Length(length)),
+                None => Err(bad("the Content-Length is not valid")),
+            }
+        }
+        (None, Some(coding)) => {
+            if codings.next().is_some() {
+                return Err(bad("the request has more than one Transfer-Encoding"));
+            }
+            if version == Version::HTTP_10 {
+                return Err(bad("HTTP/1.0 has no Transfer-Encoding"));
+            }
+            if !coding.value.eq_ignore_ascii_case(b"chunked") {
+                return Err(refuse(StatusCode::NOT_IMPLEMENTED, "only the transfer coding chunked is served"));
+            }
+            Ok(BodyFraming::Chunked)
+        }
+    }
+}
+
+fn keeps_alive(fields: &[httparse::Header<'_>], version: Version) -> bool {
+    let has = |option: &str| {
+        fields
+            .iter()
+            .filter(|field| field.name.eq_ignore_ascii_case("connection"))
+            .flat_map(|field| field.value.split(|byte| *byte == b','))
+            .any(|token| token.trim_ascii().eq_ignore_ascii_case(option.as_bytes()))
+    };
+    if version == Version::HTTP_10 { has("keep-alive") && !has("close") } else { !has("close") }
+}
+
+fn expects_continue(fields: &[httparse::Header<'_>], version: Version) -> Result<bool, Refusal> {
+    let Some(expect) = fields.iter().find(|field| field.name.eq_ignore_ascii_case("expect")) else {
+        return Ok(false);
+    };
+    if version == Version::HTTP_10 {
+        return Ok(false); // RFC 9110 section 10.1.1: ignored from an HTTP/1.0 client
+    }
+    if expect.value.eq_ignore_ascii_case(b"100-continue") {
+        Ok(true)
+    } else {
+        Err(refuse(StatusCode::EXPECTATION_FAILED, "this expectation cannot be met"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(request: &[u8]) -> Result<(BodyFraming, bool, String), u16> {
+        let limits = Limits::default();
+        let end = match find_end(request, 0, &limits) {
+            Ok(Some(end)) => end,
+            Ok(None) => panic!("incomplete: {}", String::from_utf8_lossy(request)),
+            Err(refusal) => return Err(refusal.status.as_u16()),
+        };
+        let mut space = field_space();
+        match RequestHead::parse(&request[..end], &mut space, &limits) {
+            Ok(head) => Ok((head.body, head.keep_alive, String::from_utf8(head.canonical().to_vec()).unwrap())),
+            Err(refusal) => Err(refusal.status.as_u16()),
+        }
+    }
+
+    #[test]
+    fn requests_that_are_refused() {
+        let long_target = format!("GET /{} HTTP/1.1\r\nHost: a\r\n\r\n", "x".repeat(9000));
+        let long_head = format!("GET / HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n", "x".repeat(40_000));
+        let many = format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", "X: y\r\n".repeat(101));
+        for (request, status) in [
+            ("GET / HTTP/1.1\r\n\r\n", 400),
+            ("GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n", 400),
+            ("GET / HTTP/1.1\r\nHost: a, b\r\n\r\n", 400),
+            ("GET / HTTP/1.1\r\nHost: a b\r\n\r\n", 400),
+            ("GET / HTTP/1.1\r\nHost:\r\n\r\n", 400),
+            ("GET / HTTP/1.1\r\nHost: a@b\r\n\r\n", 400),
+            ("GET http://b/ HTTP/1.1\r\nHost: a\r\n\r\n", 400),
+            ("GET / HTTP/1.1\nHost: a\n\n", 400),
+            ("GET / HTTP/1.1\r\nHost: a\nX: y\r\n\r\n", 400),
+            ("GET / HTTP/1.1\r\nHost: a\rX: y\r\n\r\n", 400),
+            ("GET / HTTP/1.1\r\nHost: a\r\n X: y\r\n\r\n", 400),
+            ("GET / HTTP/1.1\r\nHost : a\r\n\r\n", 400),
+            ("GET / HTTP/1.1\r\nHost: a\r\n: y\r\n\r\n", 400),
+            ("GET / HTTP/1.1\r\nHost: a\r\nX\r\n\r\n", 400),
+            ("GET / HTTP/1.1\r\nHost: a\r\nX: a\0b\r\n\r\n", 400),
+            ("GET / HTTP/1.1\r\nHost: a\r\nX: a\x0bb\r\n\r\n", 400),
+            ("GET /\x01 HTTP/1.1\r\nHost: a\r\n\r\n", 400),
+            ("GET /\x7f HTTP/1.1\r\nHost: a\r\n\r\n", 400),
+            ("GET  / HTTP/1.1\r\nHost: a\r\n\r\n", 400),
+            ("GET / x HTTP/1.1\r\nHost: a\r\n\r\n", 400),
+            ("GET /\r\nHost: a\r\n\r\n", 400),
+            ("G(T / HTTP/1.1\r\nHost: a\r\n\r\n", 400),
+            ("GET /#x HTTP/1.1\r\nHost: a\r\n\r\n", 400),
+            ("GET * HTTP/1.1\r\nHost: a\r\n\r\n", 400),
+            ("GET /%zz HTTP/1.1\r\nHost: a\r\n\r\n", 400),
+            ("GET / HTTP/2.0\r\nHost: a\r\n\r\n", 505),
+            ("GET / HTTP/1.2\r\nHost: a\r\n\r\n", 505),
+            ("GET / HTTP/0.9\r\nHost: a\r\n\r\n", 505),
+            ("GET / HTTP/11\r\nHost: a\r\n\r\n", 400),
+            ("GET / http/1.1\r\nHost: a\r\n\r\n", 400),
+            ("PRI * HTTP/2.0\r\n\r\n", 505),
+            ("CONNECT a:443 HTTP/1.1\r\nHost: a\r\n\r\n", 501),
+            ("TRACE / HTTP/1.1\r\nHost: a\r\n\r\n", 501),
+            ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n", 400),
+            ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 1\r\n\r\n", 400),
+            ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1, 1\r\n\r\n", 400),
+            ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: +1\r\n\r\n", 400),
+            ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: -1\r\n\r\n", 400),
+            ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0x1\r\n\r\n", 400),
+            ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length:\r\n\r\n", 400),
+            ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 99999999999999999999\r\n\r\n", 400),
+            ("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\n\r\n", 501),
+            ("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked, chunked\r\n\r\n", 501),
+            ("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: identity\r\n\r\n", 501),
+            ("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: \x0bchunked\r\n\r\n", 400),
+            ("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding : chunked\r\n\r\n", 400),
+            ("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n", 400),
+            ("POST / HTTP/1.0\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n", 400),
+            ("POST / HTTP/1.1\r\nHost: a\r\nExpect: 200-ok\r\n\r\n", 417),
+            (
+                "GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: x\r\n\r\n",
+                400,
+            ),
+            ("GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket, h2c\r\n\r\n", 400),
+            (&long_target, 414),
+            (&long_head, 431),
+            (&many, 431),
+        ] {
+            assert_eq!(check(request.as_bytes()).map(|_| ()), Err(status), "{request:?}");
+        }
+    }
+
+    #[test]
+    fn requests_are_written_anew() {
+        for (request, framing, keep_alive, canonical) in [
+            (
+                "GET /a/../b?x HTTP/1.1\r\nhOst: A:80\r\n\r\n",
+                BodyFraming::None,
+                true,
+                "GET /b?x HTTP/1.1\r\nHost: A:80\r\n\r\n",
+            ),
+            (
+                "GET http://a/x HTTP/1.1\r\nHost: a\r\nConnection: close, X-Hop\r\nX-Hop: 1\r\nX-End: 2\r\n\r\n",
+                BodyFraming::None,
+                false,
+                "GET /x HTTP/1.1\r\nHost: a\r\nConnection: close\r\nX-End: 2\r\n\r\n",
+            ),
+            (
+                "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 007\r\nTE: trailers, deflate\r\n\r\n",
+                BodyFraming::Length(7),
+                true,
+                "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 7\r\n\r\n",
+            ),
+            (
+                "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: CHUNKED\r\nTE: trailers\r\n\r\n",
+                BodyFraming::Chunked,
+                true,
+                "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nTE: trailers\r\n\r\n",
+            ),
+            (
+                "GET /ws HTTP/1.1\r\nHost: a\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: k\r\n\r\n",
+                BodyFraming::None,
+                true,
+                "GET /ws HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: k\r\n\r\n",
+            ),
+            (
+                "GET / HTTP/1.0\r\nHost: a\r\nConnection: keep-alive\r\n\r\n",
+                BodyFraming::None,
+                true,
+                "GET / HTTP/1.0\r\nHost: a\r\nConnection: keep-alive\r\n\r\n",
+            ),
+            (
+                "GET / HTTP/1.0\r\nHost: a\r\n\r\n",
+                BodyFraming::None,
+                false,
+                "GET / HTTP/1.0\r\nHost: a\r\nConnection: close\r\n\r\n",
+            ),
+        ] {
+            assert_eq!(check(request.as_bytes()), Ok((framing, keep_alive, canonical.into())), "{request:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_written_anew_reads_the_same_again() {
+        let request = "POST /%41/./b?q HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nX: ä\r\n\r\n";
+        let (framing, keep_alive, once) = check(request.as_bytes()).unwrap();
+        assert_eq!(check(once.as_bytes()), Ok((framing, keep_alive, once.clone())));
+    }
+
+    #[test]
+    fn a_head_is_found_however_it_is_cut() {
+        let request = b"GET / HTTP/1.1\r\nHost: a\r\n\r\nrest";
+        let limits = Limits::default();
+        for cut in 0..request.len() {
+            let found = find_end(&request[..cut], 0, &limits).unwrap();
+            assert_eq!(found, (cut >= 27).then_some(27), "{cut}");
+        }
+    }
+}

@@ -1,0 +1,329 @@
+//! The access log: one line a request, JSON or Combined, never in a request's way.
+//!
+//! A request appends its line to a buffer in memory; a thread of its own writes the buffers out every so
+//! often. When the disk is slower than the requests, lines are dropped and counted.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use http::Version;
+use parking_lot::Mutex;
+use prometheus::IntCounter;
+
+use crate::clock::Timestamp;
+use crate::config::model::{AccessLogTarget, LogFormat};
+
+use super::Outcome;
+
+/// Lines wait this long at most, while the writer keeps up.
+const FLUSH_EVERY: Duration = Duration::from_millis(200);
+/// Bytes of lines that may wait in one buffer.
+const MAX_WAITING: usize = 4 << 20;
+/// So that requests on different threads seldom meet at one buffer.
+const BUFFERS: usize = 8;
+
+/// Where lines go.
+pub struct AccessLog {
+    shared: Arc<Shared>,
+    writer: Mutex<Option<JoinHandle<()>>>,
+}
+
+struct Shared {
+    buffers: [Mutex<Vec<u8>>; BUFFERS],
+    settings: Mutex<(AccessLogTarget, LogFormat)>,
+    off: AtomicBool,
+    json: AtomicBool,
+    reopen: AtomicBool,
+    stop: AtomicBool,
+    dropped: IntCounter,
+}
+
+impl AccessLog {
+    /// Starts the writer.
+    pub fn start(target: AccessLogTarget, format: LogFormat, dropped: IntCounter) -> io::Result<Self> {
+        let shared = Arc::new(Shared {
+            buffers: std::array::from_fn(|_| Mutex::default()),
+            off: AtomicBool::new(target == AccessLogTarget::Off),
+            json: AtomicBool::new(format == LogFormat::Json),
+            settings: Mutex::new((target, format)),
+            reopen: AtomicBool::new(true),
+            stop: AtomicBool::new(false),
+            dropped,
+        });
+        let for_writer = shared.clone();
+        let writer = std::thread::Builder::new().name("access-log".into()).spawn(move || write_lines(&for_writer))?;
+        Ok(AccessLog { shared, writer: Mutex::new(Some(writer)) })
+    }
+
+    /// Takes changed settings over.
+    pub fn configure(&self, target: AccessLogTarget, format: LogFormat) {
+        let mut settings = self.shared.settings.lock();
+        if *settings == (target.clone(), format) {
+            return;
+        }
+        self.shared.off.store(target == AccessLogTarget::Off, Ordering::Relaxed);
+        self.shared.json.store(format == LogFormat::Json, Ordering::Relaxed);
+        *settings = (target, format);
+        self.shared.reopen.store(true, Ordering::Release);
+    }
+
+    /// Opens the file anew, after logrotate has moved it away.
+    pub fn reopen(&self) {
+        self.shared.reopen.store(true, Ordering::Release);
+    }
+
+    /// Adds the line of one request.
+    pub fn record(&self, outcome: &Outcome<'_>) {
+        if self.shared.off.load(Ordering::Relaxed) {
+            return;
+        }
+        let mut buffer = self.shared.buffers[buffer_of_this_thread()].lock();
+        if buffer.len() >= MAX_WAITING {
+            drop(buffer);
+            self.shared.dropped.inc();
+            return;
+        }
+        if self.shared.json.load(Ordering::Relaxed) {
+            write_json(&mut buffer, outcome);
+        } else {
+            write_combined(&mut buffer, outcome);
+        }
+    }
+}
+
+impl Drop for AccessLog {
+    /// Writes what is waiting.
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::Release);
+        if let Some(writer) = self.writer.lock().take() {
+            writer.thread().unpark();
+            let _ = writer.join(); // it can only have ended by a panic, which has been reported
+        }
+    }
+}
+
+fn buffer_of_this_thread() -> usize {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    thread_local!(static MINE: usize = NEXT.fetch_add(1, Ordering::Relaxed) % BUFFERS);
+    MINE.with(|mine| *mine)
+}
+
+enum Output {
+    Nowhere,
+    Stdout,
+    File(File),
+}
+
+fn write_lines(shared: &Shared) {
+    let mut output = Output::Nowhere;
+    let mut lines = Vec::new();
+    loop {
+        let stopping = shared.stop.load(Ordering::Acquire);
+        if shared.reopen.swap(false, Ordering::AcqRel) {
+            output = open(&shared.settings.lock().0);
+        }
+        for buffer in &shared.buffers {
+            std::mem::swap(&mut *buffer.lock(), &mut lines);
+            let written = match &mut output {
+                _ if lines.is_empty() => Ok(()),
+                Output::Nowhere => Ok(()),
+                Output::Stdout => io::stdout().write_all(&lines),
+                Output::File(file) => file.write_all(&lines),
+            };
+            if let Err(error) = written {
+                shared.dropped.inc_by(memchr::memchr_iter(b'\n', &lines).count() as u64);
+                tracing::warn!(%error, "cannot write the access log; lines are dropped");
+                std::thread::sleep(FLUSH_EVERY);
+            }
+            lines.clear();
+        }
+        if stopping {
+            return;
+        }
+        std::thread::park_timeout(FLUSH_EVERY);
+    }
+}
+
+fn open(target: &AccessLogTarget) -> Output {
+    match target {
+        AccessLogTarget::Off => Output::Nowhere,
+        AccessLogTarget::Stdout => Output::Stdout,
+        AccessLogTarget::File(path) => match OpenOptions::new().create(true).append(true).open(path) {
+            Ok(file) => Output::File(file),
+            Err(error) => {
+                tracing::error!(path = %path.display(), %error, "cannot open the access log; its lines are lost");
+                Output::Nowhere
+            }
+        },
+    }
+}
+
+fn write_json(out: &mut Vec<u8>, outcome: &Outcome<'_>) {
+    // Writing to a Vec cannot fail.
+    let _ = write!(out, "{{\"time\":{}.{:03}", outcome.time.as_secs(), outcome.time.as_millis() % 1000);
+    let _ = write!(out, ",\"client\":\"{}\"", outcome.client);
+    for (name, value) in [
+        ("method", Some(outcome.method.as_str())),
+        ("scheme", Some(outcome.scheme)),
+        ("host", Some(outcome.host)),
+        ("path", Some(outcome.path)),
+        ("query", outcome.query),
+        ("protocol", Some(protocol(outcome.version))),
+        ("site", Some(outcome.site)),
+        ("cache", Some(outcome.cache)),
+        ("referer", outcome.referer),
+        ("user_agent", outcome.user_agent),
+        ("error", outcome.error),
+    ] {
+        if let Some(value) = value {
+            out.extend_from_slice(b",\"");
+            out.extend_from_slice(name.as_bytes());
+            out.extend_from_slice(b"\":\"");
+            escape(out, value, |byte| matches!(byte, b'"' | b'\\'), json_escape);
+            out.push(b'"');
+        }
+    }
+    let _ = writeln!(
+        out,
+        ",\"status\":{},\"bytes\":{},\"us\":{}}}",
+        outcome.status.as_u16(),
+        outcome.bytes_sent,
+        outcome.duration.as_micros()
+    );
+}
+
+/// Apache's combined log format.
+fn write_combined(out: &mut Vec<u8>, outcome: &Outcome<'_>) {
+    let _ = write!(out, "{} - - [{}] \"{} ", outcome.client, clf_time(outcome.time), outcome.method);
+    let quoted = |out: &mut Vec<u8>, value: &str| {
+        escape(
+            out,
+            value,
+            |byte| matches!(byte, b'"' | b'\\'),
+            |out, byte| {
+                let _ = write!(out, "\\x{byte:02x}");
+            },
+        );
+    };
+    quoted(out, outcome.path);
+    if let Some(query) = outcome.query {
+        out.push(b'?');
+        quoted(out, query);
+    }
+    let (status, bytes) = (outcome.status.as_u16(), outcome.bytes_sent);
+    let _ = write!(out, " {}\" {status} {bytes} \"", protocol(outcome.version));
+    quoted(out, outcome.referer.unwrap_or("-"));
+    out.extend_from_slice(b"\" \"");
+    quoted(out, outcome.user_agent.unwrap_or("-"));
+    out.extend_from_slice(b"\"\n");
+}
+
+fn protocol(version: Version) -> &'static str {
+    match version {
+        Version::HTTP_10 => "HTTP/1.0",
+        Version::HTTP_2 => "HTTP/2.0",
+        Version::HTTP_3 => "HTTP/3.0",
+        _ => "HTTP/1.1",
+    }
+}
+
+/// Copies text, with control characters and those that `special` names escaped: clients must not be able to
+/// forge lines.
+fn escape(out: &mut Vec<u8>, text: &str, special: impl Fn(u8) -> bool, write_escaped: impl Fn(&mut Vec<u8>, u8)) {
+    let mut clean = 0;
+    for (i, byte) in text.bytes().enumerate() {
+        if byte < 0x20 || byte == 0x7f || special(byte) {
+            out.extend_from_slice(&text.as_bytes()[clean..i]);
+            write_escaped(out, byte);
+            clean = i + 1;
+        }
+    }
+    out.extend_from_slice(&text.as_bytes()[clean..]);
+}
+
+fn json_escape(out: &mut Vec<u8>, byte: u8) {
+    match byte {
+        b'"' | b'\\' => out.extend_from_slice(&[b'\\', byte]),
+        _ => {
+            let _ = write!(out, "\\u{byte:04x}");
+        }
+    }
+}
+
+/// `06/Nov/1994:08:49:37 +0000`, made from the HTTP-date `Sun, 06 Nov 1994 08:49:37 GMT`.
+fn clf_time(time: Timestamp) -> String {
+    let date = time.http_date();
+    let part = |range: std::ops::Range<usize>| date.get(range).unwrap_or_default();
+    format!("{}/{}/{}:{} +0000", part(5..7), part(8..11), part(12..16), part(17..25))
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{Method, StatusCode};
+
+    use super::*;
+
+    fn outcome<'a>(path: &'a str, agent: &'a str) -> Outcome<'a> {
+        Outcome {
+            time: Timestamp::from_millis(784_111_777_042),
+            client: [192, 0, 2, 1].into(),
+            method: &Method::GET,
+            scheme: "https",
+            host: "shop.example",
+            path,
+            query: Some("q=1"),
+            version: Version::HTTP_11,
+            status: StatusCode::OK,
+            bytes_sent: 7,
+            duration: Duration::from_micros(42),
+            site: "shop",
+            cache: "hit",
+            referer: None,
+            user_agent: Some(agent),
+            error: None,
+        }
+    }
+
+    #[test]
+    fn json_lines_parse_whatever_clients_send() {
+        let mut out = Vec::new();
+        write_json(&mut out, &outcome("/a\"b\\c\n\u{7f}ü", "x\"}"));
+        let line: serde_json::Value = serde_json::from_slice(&out).unwrap();
+        assert_eq!(line["path"], "/a\"b\\c\n\u{7f}ü");
+        assert_eq!(line["time"], 784_111_777.042);
+        assert_eq!((line["status"].as_u64(), line["us"].as_u64()), (Some(200), Some(42)));
+        assert_eq!(out.iter().filter(|byte| **byte == b'\n').count(), 1);
+    }
+
+    #[test]
+    fn combined_lines() {
+        let mut out = Vec::new();
+        write_combined(&mut out, &outcome("/a", "x\"\n"));
+        assert_eq!(
+            String::from_utf8(out).unwrap(),
+            "192.0.2.1 - - [06/Nov/1994:08:49:37 +0000] \"GET /a?q=1 HTTP/1.1\" 200 7 \"-\" \"x\\x22\\x0a\"\n"
+        );
+    }
+
+    #[test]
+    fn lines_reach_the_file_and_reopening_follows_a_rotation() {
+        let directory = tempfile::tempdir().unwrap();
+        let (path, rotated) = (directory.path().join("a.log"), directory.path().join("a.log.1"));
+        let dropped = IntCounter::new("dropped", "dropped").unwrap();
+        let log = AccessLog::start(AccessLogTarget::File(path.clone()), LogFormat::Combined, dropped).unwrap();
+        log.record(&outcome("/first", "-"));
+        while std::fs::read_to_string(&path).is_ok_and(|text| text.is_empty()) || !path.exists() {
+            std::thread::yield_now();
+        }
+        std::fs::rename(&path, &rotated).unwrap();
+        log.reopen();
+        log.record(&outcome("/second", "-"));
+        drop(log);
+        assert!(std::fs::read_to_string(&rotated).unwrap().contains("/first"));
+        assert!(std::fs::read_to_string(&path).unwrap().contains("/second"));
+    }
+}

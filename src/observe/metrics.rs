@@ -1,0 +1,189 @@
+//! Prometheus metrics. Labels come from the configuration or from closed lists, never from clients, so that
+//! their number is bounded. What is counted for each request is looked up by label once per configuration.
+
+use std::sync::Arc;
+
+use prometheus::{
+    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    TextEncoder,
+};
+
+/// The results a request's meeting with the cache can have.
+pub const RESULTS: [&str; 7] = ["hit", "stale", "miss", "expired", "pass", "error", "none"];
+const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
+
+/// All metrics of the node.
+pub struct Metrics {
+    registry: Registry,
+    requests: IntCounterVec,
+    responses: IntCounterVec,
+    sent_bytes: IntCounterVec,
+    duration: HistogramVec,
+    not_stored: IntCounterVec,
+    reloads: IntCounterVec,
+    pub refused: IntCounterVec,
+    pub config_generation: IntGauge,
+    pub config_last_reload_ok: IntGauge,
+    pub connections: IntGauge,
+    pub connections_total: IntCounter,
+    pub connections_refused: IntCounter,
+    pub tls_failures: IntCounter,
+    pub access_log_dropped: IntCounter,
+    pub cache_bytes: IntGauge,
+    pub cache_keys: IntGauge,
+    pub fills: IntGauge,
+    pub purge_seq: IntGauge,
+    pub purge_marks: IntGauge,
+    pub swept_objects: IntCounter,
+    pub swept_bytes: IntCounter,
+    pub origin_up: IntGaugeVec,
+    pub origin_active: IntGaugeVec,
+    pub origin_requests: IntGaugeVec,
+    pub origin_failures: IntGaugeVec,
+}
+
+/// The counters of one site, looked up once.
+pub struct SiteMetrics {
+    requests: [IntCounter; RESULTS.len()],
+    responses: [IntCounter; CLASSES.len()],
+    sent_bytes: IntCounter,
+    duration: [Histogram; RESULTS.len()],
+}
+
+impl Metrics {
+    #[allow(clippy::expect_used, reason = "names and labels are constants, checked by the test below")]
+    pub fn new() -> Self {
+        let registry = Registry::new();
+        let new = Registrar(&registry);
+        let origin = &["pool", "origin"];
+        Metrics {
+            requests: new.counters("requests_total", "Requests by what the cache did", &["site", "cache"]),
+            responses: new.counters("responses_total", "Responses by class of status", &["site", "class"]),
+            sent_bytes: new.counters("sent_bytes_total", "Bytes of bodies sent to clients", &["site"]),
+            duration: new.histograms(
+                "request_duration_seconds",
+                "From the end of a request's head to the end of its response, by what the cache did",
+                &["cache"],
+            ),
+            not_stored: new.counters("not_stored_total", "Responses that were not stored, by reason", &["reason"]),
+            reloads: new.counters("config_reloads_total", "Reloads of the configuration", &["result"]),
+            refused: new.counters("refused_requests_total", "Malformed or unwanted requests", &["status"]),
+            config_generation: new.gauge("config_generation", "Counts the configurations since the start"),
+            config_last_reload_ok: new.gauge("config_last_reload_ok", "1 if the last reload was taken over"),
+            connections: new.gauge("connections", "Open client connections"),
+            connections_total: new.counter("connections_total", "Accepted client connections"),
+            connections_refused: new.counter("connections_refused_total", "Connections above the limit"),
+            tls_failures: new.counter("tls_handshake_failures_total", "TLS handshakes that failed"),
+            access_log_dropped: new.counter("access_log_dropped_total", "Access log lines that were dropped"),
+            cache_bytes: new.gauge("cache_memory_bytes", "Bytes in the memory tier"),
+            cache_keys: new.gauge("cache_memory_keys", "Keys in the memory tier"),
+            fills: new.gauge("fills", "Running fills"),
+            purge_seq: new.gauge("purge_seq", "The number of the newest purge"),
+            purge_marks: new.gauge("purge_marks", "Purges that lookups still have to heed"),
+            swept_objects: new.counter("swept_objects_total", "Purged objects that were freed"),
+            swept_bytes: new.counter("swept_bytes_total", "Bytes of purged objects that were freed"),
+            origin_up: new.gauges("origin_up", "1 if the origin may get requests", origin),
+            origin_active: new.gauges("origin_active_requests", "Requests an origin is working on", origin),
+            origin_requests: new.gauges("origin_requests_total", "Requests sent to an origin", origin),
+            origin_failures: new.gauges("origin_failures_total", "Failed exchanges with an origin", origin),
+            registry,
+        }
+    }
+
+    pub fn site(&self, name: &str) -> Arc<SiteMetrics> {
+        Arc::new(SiteMetrics {
+            requests: RESULTS.map(|result| self.requests.with_label_values(&[name, result])),
+            responses: CLASSES.map(|class| self.responses.with_label_values(&[name, class])),
+            sent_bytes: self.sent_bytes.with_label_values(&[name]),
+            duration: RESULTS.map(|result| self.duration.with_label_values(&[result])),
+        })
+    }
+
+    /// Forgets the series of sites that are no longer configured.
+    pub fn remove_site(&self, name: &str) {
+        for result in RESULTS {
+            let _ = self.requests.remove_label_values(&[name, result]); // an error means that there was none
+        }
+        for class in CLASSES {
+            let _ = self.responses.remove_label_values(&[name, class]);
+        }
+        let _ = self.sent_bytes.remove_label_values(&[name]);
+    }
+
+    pub fn not_stored(&self, reason: &'static str) {
+        self.not_stored.with_label_values(&[reason]).inc();
+    }
+
+    pub fn reloaded(&self, ok: bool) {
+        self.reloads.with_label_values(&[if ok { "ok" } else { "refused" }]).inc();
+        self.config_last_reload_ok.set(i64::from(ok));
+    }
+
+    /// Everything in Prometheus' text format.
+    pub fn encode(&self) -> String {
+        TextEncoder::new().encode_to_string(&self.registry.gather()).unwrap_or_default()
+    }
+}
+
+impl SiteMetrics {
+    /// Counts one request.
+    pub fn count(&self, outcome: &super::Outcome<'_>) {
+        let result = RESULTS.iter().position(|name| *name == outcome.cache).unwrap_or(RESULTS.len() - 1);
+        self.requests[result].inc();
+        let class = usize::from(outcome.status.as_u16() / 100).clamp(1, CLASSES.len()) - 1;
+        self.responses[class].inc();
+        self.sent_bytes.inc_by(outcome.bytes_sent);
+        self.duration[result].observe(outcome.duration.as_secs_f64());
+    }
+}
+
+struct Registrar<'a>(&'a Registry);
+
+#[allow(clippy::expect_used, reason = "names and labels are constants, checked by the test below")]
+impl Registrar<'_> {
+    fn opts(name: &str, help: &str) -> Opts {
+        Opts::new(format!("seawall_{name}"), help)
+    }
+
+    fn register<C: prometheus::core::Collector + Clone + 'static>(&self, metric: prometheus::Result<C>) -> C {
+        let metric = metric.expect("a valid constant name");
+        self.0.register(Box::new(metric.clone())).expect("registered once");
+        metric
+    }
+
+    fn counters(&self, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
+        self.register(IntCounterVec::new(Self::opts(name, help), labels))
+    }
+
+    fn counter(&self, name: &str, help: &str) -> IntCounter {
+        self.register(IntCounter::with_opts(Self::opts(name, help)))
+    }
+
+    fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
+        self.register(IntGaugeVec::new(Self::opts(name, help), labels))
+    }
+
+    fn gauge(&self, name: &str, help: &str) -> IntGauge {
+        self.register(IntGauge::with_opts(Self::opts(name, help)))
+    }
+
+    fn histograms(&self, name: &str, help: &str, labels: &[&str]) -> HistogramVec {
+        let buckets = vec![0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0];
+        let opts = HistogramOpts::new(format!("seawall_{name}"), help).buckets(buckets);
+        self.register(HistogramVec::new(opts, labels))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn metrics_are_valid_and_removed_with_their_site() {
+        let metrics = Metrics::new();
+        metrics.site("shop");
+        assert!(metrics.encode().contains("seawall_requests_total{cache=\"hit\",site=\"shop\"} 0"));
+        metrics.remove_site("shop");
+        assert!(!metrics.encode().contains("shop"));
+    }
+}

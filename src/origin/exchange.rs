@@ -1,0 +1,157 @@
+//! One exchange with an origin: choose it, send a request without body, read the head; when that fails before
+//! the head is there, another origin is tried. The body is then read at the caller's pace.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, StatusCode};
+use pingora_core::connectors::http::Connector;
+use pingora_core::protocols::http::client::HttpSession;
+use pingora_core::upstreams::peer::{HttpPeer, Peer};
+use pingora_http::RequestHeader;
+use tokio::time::Instant;
+
+use crate::clock::Timestamp;
+use crate::config::model::PoolId;
+
+use super::connect::OriginError;
+use super::pool::{Picked, PoolSet, Tried};
+use super::state::ActiveGuard;
+
+/// Interim responses (1xx) that are skipped before the final one.
+const MAX_INTERIM: usize = 8;
+/// Kept connections that may turn out to be closed, before that counts as the origin's failure.
+const MAX_STALE_CONNECTIONS: usize = 3;
+
+/// The request that is sent; every attempt sends the same.
+pub struct OriginRequest {
+    pub path_and_query: String,
+    /// The client's `Host`, unless the pool has one of its own.
+    pub authority: String,
+    pub fields: HeaderMap,
+    pub pool: PoolId,
+    /// For pools that balance by hash.
+    pub hash: u64,
+}
+
+/// A response whose head has come and whose body is to be read.
+pub struct Exchange {
+    pub status: StatusCode,
+    pub fields: HeaderMap,
+    pub origin: Arc<str>,
+    pub request_time: Timestamp,
+    session: HttpSession,
+    peer: HttpPeer,
+    idle: Duration,
+    _active: ActiveGuard,
+}
+
+/// Sends a GET to an origin of the pool and reads the response head.
+pub async fn get(connector: &Connector, pools: &PoolSet, request: &OriginRequest) -> Result<Exchange, OriginError> {
+    let config = &pools.get(request.pool).config;
+    let deadline = Instant::now() + config.timeouts.total;
+    let mut tried = Tried::new();
+    let mut stale_connections = 0;
+    loop {
+        let picked = pools.pick(request.pool, request.hash, &tried)?;
+        let (origin, pool) = (picked.origin.clone(), picked.pool.clone());
+        let attempt = tokio::time::timeout_at(deadline, attempt(connector, request, picked)).await;
+        let failure = match attempt {
+            Ok(Ok(exchange)) => return Ok(exchange),
+            Ok(Err(failure)) => failure,
+            Err(_) => {
+                let cause = "the pool's total_timeout is over".to_owned();
+                return Err(OriginError::Timeout { origin: origin.address.clone(), cause });
+            }
+        };
+        if failure.on_kept_connection && stale_connections < MAX_STALE_CONNECTIONS {
+            stale_connections += 1;
+            continue;
+        }
+        tracing::debug!(pool = %pool.config.name, error = %failure.error, "attempt failed");
+        pool.connection_failed(&origin, &failure.error.to_string());
+        tried.push(origin);
+        let exhausted = tried.len() > config.retries as usize;
+        if exhausted || pools.pick(request.pool, request.hash, &tried).is_err() {
+            return Err(failure.error);
+        }
+    }
+}
+
+struct Failure {
+    error: OriginError,
+    /// The origin may simply have closed a connection that lay idle.
+    on_kept_connection: bool,
+}
+
+async fn attempt(connector: &Connector, request: &OriginRequest, picked: Picked) -> Result<Exchange, Failure> {
+    let Picked { pool, origin, peer, active } = picked;
+    let address = origin.address.clone();
+    let mut kept = false;
+    let mut connecting = true;
+    let result = async {
+        let head = request_head(request, pool.config.host.as_deref())?;
+        let (mut session, reused) = connector.get_http_session(&peer).await?;
+        (kept, connecting) = (reused, false);
+        session.set_read_timeout(peer.options.read_timeout);
+        session.set_write_timeout(peer.options.write_timeout);
+        session.write_request_header(Box::new(head)).await?;
+        session.finish_request_body().await?;
+        for _ in 0..MAX_INTERIM {
+            session.read_response_header().await?;
+            if !session.response_header().is_some_and(|head| head.status.is_informational()) {
+                break;
+            }
+        }
+        Ok::<_, Box<pingora_core::Error>>(session)
+    };
+    let request_time = Timestamp::now();
+    let session = match result.await {
+        Ok(session) => session,
+        Err(error) => {
+            let error = OriginError::from_pingora(&error, &address, connecting);
+            let timed_out = matches!(error, OriginError::Timeout { .. });
+            return Err(Failure { error, on_kept_connection: kept && !timed_out });
+        }
+    };
+    let (status, fields) = match session.response_header() {
+        // An upgrade that nobody asked for leaves no response that could be passed on.
+        Some(head) if !head.status.is_informational() => (head.status, head.headers.clone()),
+        _ => {
+            let cause = "no final response".to_owned();
+            return Err(Failure { error: OriginError::Invalid { origin: address, cause }, on_kept_connection: false });
+        }
+    };
+    let idle = pool.config.timeouts.idle;
+    Ok(Exchange { status, fields, origin: address, request_time, session, peer, idle, _active: active })
+}
+
+fn request_head(request: &OriginRequest, host: Option<&str>) -> pingora_core::Result<RequestHeader> {
+    let mut head = RequestHeader::build("GET", request.path_and_query.as_bytes(), Some(request.fields.len() + 1))?;
+    head.insert_header(http::header::HOST, host.unwrap_or(&request.authority))?;
+    for (name, value) in request.fields.iter().filter(|(name, _)| **name != http::header::HOST) {
+        head.append_header(name.clone(), value.clone())?;
+    }
+    Ok(head)
+}
+
+impl Exchange {
+    /// The length the head states, if it states one.
+    pub fn content_length(&self) -> Option<u64> {
+        let value = self.fields.get(http::header::CONTENT_LENGTH)?;
+        value.to_str().ok()?.trim().parse().ok()
+    }
+
+    /// The next piece of the body; `None` when it ended as it should.
+    pub async fn read_body(&mut self) -> Result<Option<Bytes>, OriginError> {
+        let read = self.session.read_response_body().await;
+        read.map_err(|error| OriginError::from_pingora(&error, &self.origin, false))
+    }
+
+    /// Gives the connection back after the whole body was read.
+    pub async fn release(self, connector: &Connector) {
+        let idle = self.peer.idle_timeout().unwrap_or(self.idle);
+        connector.release_http_session(self.session, &self.peer, Some(idle)).await;
+    }
+}

@@ -1,0 +1,171 @@
+//! The header fields of a request on its way to an origin: what concerns only the client's connection is
+//! taken out, what the node vouches for is put in.
+
+use std::net::IpAddr;
+
+use http::{HeaderMap, HeaderName, HeaderValue, Version, header};
+
+use crate::config::model::Node;
+use crate::config::read::IpRange;
+use crate::request::Scheme;
+
+/// What the node says about a request to the origin.
+#[derive(Clone, Copy)]
+pub struct Forwarded<'a> {
+    pub node: &'a Node,
+    pub client: IpAddr,
+    /// As the client asked for it.
+    pub authority: &'a str,
+    pub scheme: Scheme,
+    /// Of the client's request.
+    pub version: Version,
+}
+
+/// Fields by which proxies tell where a request came from. A client's own are never believed.
+static FORWARDING_FIELDS: [HeaderName; 10] = [
+    HeaderName::from_static("forwarded"),
+    HeaderName::from_static("x-forwarded-for"),
+    HeaderName::from_static("x-forwarded-host"),
+    HeaderName::from_static("x-forwarded-proto"),
+    HeaderName::from_static("x-forwarded-port"),
+    HeaderName::from_static("x-forwarded-server"),
+    HeaderName::from_static("x-forwarded-scheme"),
+    HeaderName::from_static("x-forwarded-prefix"),
+    HeaderName::from_static("x-real-ip"),
+    HeaderName::from_static("x-host"),
+];
+
+/// Fields by which some frameworks let a request be another than its line says. No cache key has them, so on
+/// a cached route one visitor could have another page stored for all.
+static OVERRIDING_FIELDS: [HeaderName; 9] = [
+    HeaderName::from_static("x-original-url"),
+    HeaderName::from_static("x-rewrite-url"),
+    HeaderName::from_static("x-original-host"),
+    HeaderName::from_static("x-http-method-override"),
+    HeaderName::from_static("x-http-method"),
+    HeaderName::from_static("x-method-override"),
+    HeaderName::from_static("x-forwarded-path"),
+    HeaderName::from_static("x-forwarded-uri"),
+    HeaderName::from_static("x-override-url"),
+];
+
+/// Fields of a client's request that the fill of a shared object must not have: its conditions and ranges
+/// are answered from the object, its body is not forwarded.
+static FILL_EXCLUDES: [HeaderName; 9] = [
+    header::IF_MATCH,
+    header::IF_NONE_MATCH,
+    header::IF_MODIFIED_SINCE,
+    header::IF_UNMODIFIED_SINCE,
+    header::IF_RANGE,
+    header::RANGE,
+    header::EXPECT,
+    header::CONTENT_LENGTH,
+    header::CONTENT_TYPE,
+];
+
+/// Replaces the fields that tell of the client by what the node knows: `Via`, `X-Forwarded-*`.
+pub fn set_forwarding_fields(fields: &mut HeaderMap, forwarded: &Forwarded<'_>) {
+    let chain = believed_chain(fields, forwarded);
+    for name in &FORWARDING_FIELDS {
+        fields.remove(name);
+    }
+    let mut set = |name: &'static str, value: &str| {
+        if let Ok(value) = HeaderValue::from_str(value) {
+            fields.insert(name, value);
+        }
+    };
+    set("x-forwarded-for", &chain);
+    set("x-forwarded-proto", forwarded.scheme.as_str());
+    set("x-forwarded-host", forwarded.authority);
+    if let Ok(value) = HeaderValue::from_str(&via(forwarded.version, &forwarded.node.name)) {
+        fields.append(header::VIA, value);
+    }
+}
+
+/// Prepares the fields of a fill; hop-by-hop fields are already gone.
+pub fn exclude_from_fill(fields: &mut HeaderMap) {
+    for name in FILL_EXCLUDES.iter().chain(&OVERRIDING_FIELDS) {
+        fields.remove(name);
+    }
+}
+
+/// Takes the fields out that could make the request another than the one that was keyed.
+pub fn exclude_overrides(fields: &mut HeaderMap) {
+    for name in &OVERRIDING_FIELDS {
+        fields.remove(name);
+    }
+}
+
+/// The node's entry in `Via` (RFC 9110 section 7.6.3).
+pub fn via(version: Version, node: &str) -> String {
+    let protocol = match version {
+        Version::HTTP_10 => "1.0",
+        Version::HTTP_2 => "2.0",
+        Version::HTTP_3 => "3.0",
+        _ => "1.1",
+    };
+    format!("{protocol} {node}")
+}
+
+/// `X-Forwarded-For`: the peer, after what a trusted proxy said came before it.
+fn believed_chain(fields: &HeaderMap, forwarded: &Forwarded<'_>) -> String {
+    let peer = forwarded.client.to_canonical().to_string();
+    if !is_trusted(&forwarded.node.trusted_proxies, forwarded.client) {
+        return peer;
+    }
+    let before: Vec<&str> = fields.get_all("x-forwarded-for").iter().filter_map(|value| value.to_str().ok()).collect();
+    if before.is_empty() { peer } else { format!("{}, {peer}", before.join(", ")) }
+}
+
+fn is_trusted(ranges: &[IpRange], address: IpAddr) -> bool {
+    ranges.iter().any(|range| range.contains(address))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::tests::config;
+
+    fn forward(trusted: &str, fields: &[(&'static str, &str)]) -> HeaderMap {
+        let config = config(&format!("[node]\nname = \"edge-1\"\ntrusted_proxies = [{trusted}]"));
+        let mut map = HeaderMap::new();
+        for (name, value) in fields {
+            map.append(*name, value.parse().unwrap());
+        }
+        let forwarded = Forwarded {
+            node: &config.node,
+            client: [192, 0, 2, 1].into(),
+            authority: "shop.example:8443",
+            scheme: Scheme::Https,
+            version: Version::HTTP_2,
+        };
+        set_forwarding_fields(&mut map, &forwarded);
+        map
+    }
+
+    #[test]
+    fn what_a_client_says_of_itself_is_replaced() {
+        let fields = forward(
+            "",
+            &[("x-forwarded-for", "1.1.1.1"), ("x-forwarded-host", "evil"), ("forwarded", "for=x"), ("x-real-ip", "1")],
+        );
+        for (name, expected) in [
+            ("x-forwarded-for", Some("192.0.2.1")),
+            ("x-forwarded-host", Some("shop.example:8443")),
+            ("x-forwarded-proto", Some("https")),
+            ("via", Some("2.0 edge-1")),
+            ("forwarded", None),
+            ("x-real-ip", None),
+        ] {
+            assert_eq!(fields.get(name).map(|value| value.to_str().unwrap()), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_trusted_proxy_is_believed_about_who_came_before() {
+        let fields = forward("\"192.0.2.0/24\"", &[("x-forwarded-for", "1.1.1.1"), ("via", "1.1 front")]);
+        assert_eq!(fields["x-forwarded-for"], "1.1.1.1, 192.0.2.1");
+        let via: Vec<_> = fields.get_all("via").iter().collect();
+        assert_eq!(via, ["1.1 front", "2.0 edge-1"]);
+    }
+}
