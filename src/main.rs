@@ -5,6 +5,7 @@ mod config;
 mod front;
 mod observe;
 mod origin;
+mod pass;
 mod plan;
 mod request;
 mod snapshot;

@@ -32,3 +32,22 @@ pub struct Outcome<'a> {
     /// Why the response could not be sent whole, if so.
     pub error: Option<&'a str>,
 }
+
+/// Takes every outcome: what the fronts and the pass path share.
+pub struct Observer {
+    pub metrics: std::sync::Arc<metrics::Metrics>,
+    pub access_log: access_log::AccessLog,
+}
+
+impl Observer {
+    /// Counts and logs one request; without site metrics if no site took it.
+    pub fn record(&self, outcome: &Outcome<'_>, site: Option<&metrics::SiteMetrics>) {
+        if let Some(site) = site {
+            site.count(outcome);
+        }
+        if outcome.status.is_client_error() && outcome.cache == "none" {
+            self.metrics.refused.with_label_values(&[outcome.status.as_str()]).inc();
+        }
+        self.access_log.record(outcome);
+    }
+}

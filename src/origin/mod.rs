@@ -10,4 +10,4 @@ mod resolve;
 mod state;
 
 pub use pool::{NoOrigin, Picked, PoolRuntime, PoolSet, PoolTasks, Tried};
-pub use state::{OriginState, OriginStatus};
+pub use state::{ActiveGuard, OriginState, OriginStatus};

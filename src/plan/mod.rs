@@ -3,7 +3,7 @@
 
 mod key;
 
-pub use key::CacheKey;
+pub use key::{CacheKey, push_uri};
 
 use http::{Method, StatusCode, header};
 
@@ -45,6 +45,17 @@ pub enum PassReason {
     Upgrade,
     /// The key was found uncacheable a short while ago.
     HitForMiss,
+}
+
+impl PassReason {
+    /// The parameters of `Cache-Status` (RFC 9211 section 2.2).
+    pub fn cache_status(self) -> &'static str {
+        match self {
+            PassReason::CacheOff | PassReason::Upgrade => "bypass",
+            PassReason::Method => "method",
+            PassReason::HitForMiss => "bypass; detail=hit-for-miss",
+        }
+    }
 }
 
 /// Decides what is to be done with a request.

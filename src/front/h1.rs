@@ -1,0 +1,447 @@
+//! HTTP/1.1 and 1.0: one connection, request after request. A memory hit is answered here with one vectored
+//! write; what must pass is handed to pingora with a gate in front of it, and the connection comes back.
+
+use std::fmt::Write as _;
+use std::io::{self, IoSlice};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::{Buf, Bytes, BytesMut};
+use http::{Method, StatusCode, Version};
+use pingora_core::apps::HttpServerApp;
+use pingora_core::protocols::http::ServerSession;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+use crate::cache::object::serialise;
+use crate::cache::respond::Reply;
+use crate::cache::status::Report;
+use crate::clock::Timestamp;
+use crate::config::model::Limits;
+use crate::origin::forward;
+use crate::pass;
+use crate::request::RequestView;
+use crate::snapshot::Snapshot;
+
+use super::head::{BodyFraming, Refusal, RequestHead, field_space, find_end};
+use super::reply::ClientResponse;
+use super::serve::{self, Decision, Sent, Shared};
+use super::stream::{ClientStream, Gate};
+
+/// A connection's first buffer: most heads fit.
+const FIRST_BUFFER: usize = 4096;
+/// How long a connection that is closed while its client still sends is read on, so that the client gets to
+/// read the response before the reset.
+const LINGER: Duration = Duration::from_secs(2);
+
+/// One client's connection.
+pub struct Connection {
+    shared: Arc<Shared>,
+    shutdown: watch::Receiver<bool>,
+    stream: ClientStream,
+    /// What was read and not yet used.
+    buffer: BytesMut,
+    served: u32,
+    /// Buffers that are reused from request to request.
+    key: String,
+    tail: String,
+}
+
+/// What becomes of the connection.
+enum Next {
+    Request,
+    /// Close it; the client knows.
+    Close,
+    /// Close it, but let the client read what was sent although it may be sending itself.
+    Linger,
+    /// The stream went with an upgrade or an error: there is nothing left to close.
+    Gone,
+}
+
+impl Connection {
+    pub fn new(shared: Arc<Shared>, shutdown: watch::Receiver<bool>, stream: ClientStream) -> Self {
+        let buffer = BytesMut::with_capacity(FIRST_BUFFER);
+        Connection { shared, shutdown, stream, buffer, served: 0, key: String::new(), tail: String::new() }
+    }
+
+    /// Serves requests until the connection ends.
+    pub async fn serve(mut self) {
+        loop {
+            let snapshot = self.shared.snapshot.load_full();
+            let end = match self.read_head(&snapshot.config.limits).await {
+                Ok(Some(end)) => end,
+                Ok(None) => return,
+                Err(refusal) => {
+                    self.refuse(&snapshot, refusal).await;
+                    return;
+                }
+            };
+            self.served += 1;
+            match self.handle(&snapshot, end).await {
+                (Next::Request, Some(connection)) => self = connection,
+                (Next::Linger, Some(mut connection)) => {
+                    connection.linger(&snapshot.config.limits).await;
+                    return;
+                }
+                (Next::Close, Some(mut connection)) => {
+                    let _ = timeout(LINGER, connection.stream.shutdown()).await; // the client may be gone already
+                    return;
+                }
+                (Next::Gone, _) | (_, None) => return,
+            }
+        }
+    }
+
+    /// Reads until a whole head is in the buffer. `None`: the client left, stayed idle too long, or the node
+    /// is shutting down.
+    async fn read_head(&mut self, limits: &Limits) -> Result<Option<usize>, Refusal> {
+        let mut scanned = 0;
+        let mut deadline = None;
+        loop {
+            // RFC 9112 section 2.2: an empty line before a request line is ignored.
+            if scanned == 0 && self.buffer.starts_with(b"\r\n") {
+                self.buffer.advance(2);
+            }
+            if let Some(end) = find_end(&self.buffer, scanned, limits)? {
+                return Ok(Some(end));
+            }
+            scanned = self.buffer.len().saturating_sub(3);
+            let wait = match deadline {
+                None if self.buffer.is_empty() && self.served > 0 => limits.keepalive_timeout,
+                None => *deadline.insert(Instant::now() + limits.header_timeout) - Instant::now(),
+                Some(deadline) => deadline.saturating_duration_since(Instant::now()),
+            };
+            let idle = self.buffer.is_empty();
+            self.buffer.reserve(FIRST_BUFFER / 2);
+            let read = tokio::select! {
+                biased;
+                read = timeout(wait, self.stream.read_buf(&mut self.buffer)) => read,
+                _ = self.shutdown.wait_for(|down| *down), if idle && self.served > 0 => return Ok(None),
+            };
+            match read {
+                Ok(Ok(0)) | Ok(Err(_)) => return Ok(None),
+                Ok(Ok(_)) => {}
+                Err(_) if self.buffer.is_empty() => return Ok(None),
+                Err(_) => {
+                    let why = "the request head did not come in time";
+                    return Err(Refusal { status: StatusCode::REQUEST_TIMEOUT, why });
+                }
+            }
+        }
+    }
+
+    /// Answers what is not a request and says goodbye.
+    async fn refuse(&mut self, snapshot: &Arc<Snapshot>, refusal: Refusal) {
+        let now = Timestamp::now();
+        let client = self.stream.client().ip();
+        serve::record_refusal(&self.shared, client, self.stream.scheme().as_str(), refusal.status, now);
+        let response = ClientResponse::synthetic(refusal.status, refusal.why, &Method::GET);
+        let writing = Writing { method: &Method::GET, version: Version::HTTP_11, keep_alive: false };
+        let _ = self.write(snapshot, response, None, &writing).await; // the connection ends either way
+        self.linger(&snapshot.config.limits).await;
+    }
+
+    /// Handles the request whose head is the first `end` bytes of the buffer. Gives the connection back unless
+    /// it was consumed.
+    async fn handle(mut self, snapshot: &Arc<Snapshot>, end: usize) -> (Next, Option<Self>) {
+        let (now, started) = (Timestamp::now(), Instant::now());
+        let limits = &snapshot.config.limits;
+        // The head leaves the buffer, so that both can be used at once.
+        let head_bytes = self.buffer.split_to(end);
+        let mut space = field_space();
+        let head = match RequestHead::parse(&head_bytes, &mut space, limits) {
+            Ok(head) => head,
+            Err(refusal) => {
+                self.refuse(snapshot, refusal).await;
+                return (Next::Gone, None);
+            }
+        };
+        let view = RequestView {
+            method: &head.method,
+            host: &head.host,
+            authority: head.authority,
+            path: &head.target.path,
+            query: head.target.query,
+            fields: head.fields(),
+            client: self.stream.client().ip(),
+            scheme: self.stream.scheme(),
+            version: head.version,
+        };
+        let mut key = std::mem::take(&mut self.key);
+        let decision = serve::decide(&self.shared, snapshot, &view, &mut key, now).await;
+        self.key = key;
+        match decision {
+            Decision::Respond { response, report, site } => {
+                let body = self.body_to_drain(&head, limits);
+                let keep_alive = head.keep_alive && body.is_some() && !self.is_last(limits);
+                let writing = Writing { method: &head.method, version: head.version, keep_alive };
+                let sent = self.write(snapshot, response, report.as_ref(), &writing).await;
+                serve::record(&self.shared, snapshot, &view, site, report.as_ref(), (now, started), &sent);
+                let next = match (sent.error, keep_alive, body) {
+                    (Some(_), _, _) => Next::Gone,
+                    (None, true, Some(body)) if self.drain(body, limits).await => Next::Request,
+                    (None, false, Some(0)) => Next::Close,
+                    _ => Next::Linger,
+                };
+                (next, Some(self))
+            }
+            Decision::Pass { site, route, reason } => {
+                let request = serve::pass_request(snapshot, &view, site, route, reason, now, started);
+                let (canonical, upgrade) = (head.canonical(), head.upgrade().is_some());
+                let body = head.body;
+                self.pass(request, canonical, body, upgrade, limits).await
+            }
+        }
+    }
+
+    /// How many bytes of a body that nobody wants are to be read and thrown away; `None`: too many, or not
+    /// known, so that the connection has to be closed.
+    fn body_to_drain(&self, head: &RequestHead<'_>, limits: &Limits) -> Option<u64> {
+        match head.body {
+            BodyFraming::None => Some(0),
+            BodyFraming::Length(0) => Some(0),
+            BodyFraming::Length(length) if length <= limits.max_drain.0 && !head.expects_continue => Some(length),
+            _ => None,
+        }
+    }
+
+    fn is_last(&self, limits: &Limits) -> bool {
+        self.served >= limits.max_requests_per_connection || *self.shutdown.borrow()
+    }
+
+    async fn drain(&mut self, mut left: u64, limits: &Limits) -> bool {
+        while left > 0 {
+            let there = left.min(self.buffer.len() as u64);
+            self.buffer.advance(there as usize);
+            left -= there;
+            if left > 0 {
+                match timeout(limits.read_timeout, self.stream.read_buf(&mut self.buffer)).await {
+                    Ok(Ok(read)) if read > 0 => {}
+                    _ => return false,
+                }
+            }
+        }
+        true
+    }
+
+    /// Closes the sending side and reads on for a moment: a reset that overtakes the response would hide it.
+    async fn linger(&mut self, limits: &Limits) {
+        let reading = async {
+            self.stream.shutdown().await?;
+            let mut left = limits.max_drain.0 as usize;
+            let mut space = [0; 4096];
+            while left > 0 {
+                match self.stream.read(&mut space).await? {
+                    0 => break,
+                    read => left = left.saturating_sub(read),
+                }
+            }
+            Ok::<_, io::Error>(())
+        };
+        let _ = timeout(LINGER, reading).await; // best effort
+    }
+
+    /// Hands the connection to pingora for one request and takes it back.
+    async fn pass(
+        mut self,
+        request: pass::PassRequest,
+        canonical: BytesMut,
+        body: BodyFraming,
+        upgrade: bool,
+        limits: &Limits,
+    ) -> (Next, Option<Self>) {
+        let mut prefix = canonical;
+        let gate = match body {
+            _ if upgrade => Gate::Open,
+            BodyFraming::Chunked => Gate::Open,
+            BodyFraming::None => Gate::Bytes(0),
+            BodyFraming::Length(length) => {
+                let there = self.buffer.len().min(usize::try_from(length).unwrap_or(usize::MAX));
+                prefix.unsplit(self.buffer.split_to(there));
+                Gate::Bytes(length - there as u64)
+            }
+        };
+        if gate == Gate::Open {
+            prefix.unsplit(std::mem::take(&mut self.buffer));
+        } else {
+            self.stream.put_back(std::mem::take(&mut self.buffer));
+        }
+        self.stream.set_gate(gate);
+        let last = self.is_last(limits);
+        let mut session = ServerSession::new_http1(Box::new(self.stream));
+        session.set_pipelined_prefix(prefix);
+        session.set_keepalive((!last).then_some(limits.keepalive_timeout.as_secs().max(1)));
+        session.set_read_timeout(Some(limits.read_timeout));
+        session.set_write_timeout(Some(limits.write_timeout));
+        let shutdown = self.shutdown.clone();
+        let proxy = self.shared.proxy.clone();
+        let passing = pass::REQUEST.scope(request, async move { proxy.process_new_http(session, &shutdown).await });
+        // Boxed: pingora's future is large, and most connections never need it.
+        let Some(reused) = Box::pin(passing).await else { return (Next::Gone, None) };
+        let (stream, _) = reused.consume();
+        let Ok(mut stream) = stream.into_any().downcast::<ClientStream>().map(|stream| *stream) else {
+            return (Next::Gone, None);
+        };
+        stream.set_gate(Gate::Open);
+        self.buffer = stream.take_held();
+        (Next::Request, Some(Connection { stream, ..self }))
+    }
+
+    /// Writes a response. An error means that the connection can't go on.
+    async fn write(
+        &mut self,
+        snapshot: &Snapshot,
+        mut response: ClientResponse,
+        report: Option<&Report>,
+        writing: &Writing<'_>,
+    ) -> Sent {
+        let framing = Framing::of(&response, writing);
+        let keep_alive = writing.keep_alive && framing != Framing::UntilClose;
+        let mut tail = std::mem::take(&mut self.tail);
+        write_tail(&mut tail, &response, report, &snapshot.config.node.name, framing, keep_alive, writing.version);
+        let deadline = snapshot.config.limits.write_timeout;
+        let mut sent = Sent { status: response.status(), bytes: 0, error: None };
+        let result = self.write_parts(&mut response, &tail, framing, writing, deadline, &mut sent.bytes).await;
+        self.tail = tail;
+        if let Err(error) = result {
+            if framing == Framing::UntilClose {
+                self.stream.reset_on_close();
+            }
+            sent.error = Some(error.to_string());
+        } else if framing == Framing::UntilClose && writing.keep_alive {
+            // The caller would go on: it must not.
+            let _ = self.stream.shutdown().await; // the end of the body, which the client waits for
+            sent.error = None;
+        }
+        sent
+    }
+
+    async fn write_parts(
+        &mut self,
+        response: &mut ClientResponse,
+        tail: &str,
+        framing: Framing,
+        writing: &Writing<'_>,
+        deadline: Duration,
+        bytes: &mut u64,
+    ) -> io::Result<()> {
+        let head = match response.reply {
+            Reply::Full => response.head().h1.clone(),
+            _ => serialise(response.status(), &response.selected_fields()),
+        };
+        if !response.has_body(writing.method) {
+            return self.write_all([&head, tail.as_bytes(), b""], deadline).await;
+        }
+        if let Some(body) = response.body.whole() {
+            self.write_all([&head, tail.as_bytes(), &body], deadline).await?;
+            *bytes += body.len() as u64;
+            return Ok(());
+        }
+        self.write_all([&head, tail.as_bytes(), b""], deadline).await?;
+        while let Some(piece) = response.body.next().await.map_err(io::Error::other)? {
+            self.write_piece(&piece, framing, deadline).await?;
+            *bytes += piece.len() as u64;
+        }
+        if framing == Framing::Chunked {
+            self.write_all([b"0\r\n\r\n", b"", b""], deadline).await?;
+        }
+        Ok(())
+    }
+
+    async fn write_piece(&mut self, piece: &Bytes, framing: Framing, deadline: Duration) -> io::Result<()> {
+        if framing != Framing::Chunked {
+            return self.write_all([piece, b"", b""], deadline).await;
+        }
+        let size = format!("{:x}\r\n", piece.len());
+        self.write_all([size.as_bytes(), piece, b"\r\n"], deadline).await
+    }
+
+    /// Writes all parts, in as few system calls as the kernel lets it be. The deadline is for each time that
+    /// the client takes nothing.
+    async fn write_all(&mut self, parts: [&[u8]; 3], deadline: Duration) -> io::Result<()> {
+        let mut slices = parts.map(IoSlice::new);
+        let mut left: &mut [IoSlice<'_>] = &mut slices;
+        IoSlice::advance_slices(&mut left, 0);
+        while !left.is_empty() {
+            let written = timeout(deadline, self.stream.write_vectored(left)).await;
+            let written =
+                written.map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "the client takes nothing"))??;
+            if written == 0 {
+                return Err(io::ErrorKind::WriteZero.into());
+            }
+            IoSlice::advance_slices(&mut left, written);
+        }
+        timeout(deadline, self.stream.flush()).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
+    }
+}
+
+/// What of the request the writing of its response depends on.
+struct Writing<'a> {
+    method: &'a Method,
+    version: Version,
+    keep_alive: bool,
+}
+
+/// How the client is told where the body ends (RFC 9112 section 6).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Framing {
+    Length(u64),
+    Chunked,
+    UntilClose,
+    NoBody,
+}
+
+impl Framing {
+    fn of(response: &ClientResponse, writing: &Writing<'_>) -> Self {
+        match response.content_length() {
+            Some(length) => Framing::Length(length),
+            None if !response.has_body(writing.method) => Framing::NoBody,
+            None if writing.version == Version::HTTP_10 => Framing::UntilClose,
+            None => Framing::Chunked,
+        }
+    }
+}
+
+/// The fields that each response gets anew, and the end of the head.
+fn write_tail(
+    out: &mut String,
+    response: &ClientResponse,
+    report: Option<&Report>,
+    node: &str,
+    framing: Framing,
+    keep_alive: bool,
+    version: Version,
+) {
+    out.clear();
+    // Writing to a String cannot fail.
+    let _ = match framing {
+        Framing::Length(length) => write!(out, "content-length: {length}\r\n"),
+        Framing::Chunked => write!(out, "transfer-encoding: chunked\r\n"),
+        Framing::UntilClose | Framing::NoBody => Ok(()),
+    };
+    if let Some(range) = response.content_range() {
+        let _ = write!(out, "content-range: {range}\r\n");
+    }
+    if let Some(age) = response.age {
+        let _ = write!(out, "age: {}\r\n", age.as_secs());
+    }
+    if let Some(report) = report {
+        out.push_str("via: 1.1 ");
+        out.push_str(node);
+        out.push_str("\r\ncache-status: ");
+        report.write(out, node);
+        out.push_str("\r\n");
+    }
+    if !keep_alive {
+        out.push_str("connection: close\r\n");
+    } else if version == Version::HTTP_10 {
+        out.push_str("connection: keep-alive\r\n");
+    }
+    out.push_str("\r\n");
+}
+
+/// `Via` of a response, for fronts that keep fields in maps.
+pub fn via(node: &str) -> String {
+    forward::via(Version::HTTP_11, node)
+}

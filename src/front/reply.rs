@@ -1,0 +1,235 @@
+//! A response as both fronts write it: which head, how much of which body, and what is added to it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use tokio::sync::mpsc;
+
+use crate::cache::engine::Source;
+use crate::cache::flight::{FlightHead, FlightReader};
+use crate::cache::object::{Head, Object};
+use crate::cache::respond::{self, Reply};
+use crate::clock::Timestamp;
+use crate::origin::connect::OriginError;
+use crate::request::Fields;
+
+/// A response to one request.
+pub struct ClientResponse {
+    head: HeadSource,
+    pub reply: Reply,
+    /// Of the whole body.
+    length: Option<u64>,
+    pub age: Option<Duration>,
+    pub body: Body,
+}
+
+enum HeadSource {
+    Object(Arc<Object>),
+    Flight(Arc<FlightHead>),
+    Own(Box<Head>),
+}
+
+/// Where the body comes from, and which part of it is sent.
+pub struct Body {
+    pieces: Pieces,
+    /// Bytes to leave out, then bytes to send.
+    skip: u64,
+    left: u64,
+}
+
+enum Pieces {
+    Whole(Option<Bytes>),
+    Flight(FlightReader),
+    Private(mpsc::Receiver<Result<Bytes, OriginError>>),
+}
+
+/// Fields of the whole response that a 304 has too (RFC 9110 section 15.4.5).
+const NOT_MODIFIED_FIELDS: [HeaderName; 7] = [
+    header::CACHE_CONTROL,
+    header::CONTENT_LOCATION,
+    header::DATE,
+    header::ETAG,
+    header::EXPIRES,
+    header::VARY,
+    header::LAST_MODIFIED,
+];
+
+impl ClientResponse {
+    /// What a source answers to a request.
+    pub fn new(source: Source, method: &Method, request: Fields<'_>, now: Timestamp) -> Self {
+        let (head, length, age, pieces) = match source {
+            Source::Stored(object) => {
+                let (length, age) = (Some(object.length()), object.freshness.current_age(now));
+                let pieces = Pieces::Whole(Some(object.body.clone()));
+                (HeadSource::Object(object), length, Some(age), pieces)
+            }
+            Source::Stream(reader) => {
+                (HeadSource::Flight(reader.head.clone()), reader.head.length, None, Pieces::Flight(reader))
+            }
+            Source::Private(private) => {
+                let head = HeadSource::Own(Box::new(private.head));
+                (head, private.length, None, Pieces::Private(private.body))
+            }
+        };
+        let reply = respond::respond(method, request, &head.get().selected(length));
+        let (skip, left) = match reply {
+            _ if *method == Method::HEAD => (0, 0),
+            Reply::Full => (0, u64::MAX),
+            Reply::Partial { first, last, .. } => (first, last - first + 1),
+            Reply::NotModified | Reply::PreconditionFailed | Reply::RangeNotSatisfiable { .. } => (0, 0),
+        };
+        ClientResponse { head, reply, length, age, body: Body { pieces, skip, left } }
+    }
+
+    /// A response of the node's own: a status and one line that says why.
+    pub fn synthetic(status: StatusCode, why: &str, method: &Method) -> Self {
+        let reason = status.canonical_reason().unwrap_or("Error");
+        Self::own(status, "text/plain; charset=utf-8", format!("{} {reason}: {why}\n", status.as_u16()), method)
+    }
+
+    /// A response of the node's own with a body of any type.
+    pub fn own(status: StatusCode, content_type: &'static str, body: String, method: &Method) -> Self {
+        let mut fields = HeaderMap::new();
+        fields.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+        fields.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        let left = if *method == Method::HEAD { 0 } else { u64::MAX };
+        ClientResponse {
+            head: HeadSource::Own(Box::new(Head::private(status, fields))),
+            reply: Reply::Full,
+            length: Some(body.len() as u64),
+            age: None,
+            body: Body { pieces: Pieces::Whole(Some(body.into())), skip: 0, left },
+        }
+    }
+
+    pub fn head(&self) -> &Head {
+        self.head.get()
+    }
+
+    pub fn status(&self) -> StatusCode {
+        match self.reply {
+            Reply::Full => self.head().status,
+            Reply::NotModified => StatusCode::NOT_MODIFIED,
+            Reply::PreconditionFailed => StatusCode::PRECONDITION_FAILED,
+            Reply::Partial { .. } => StatusCode::PARTIAL_CONTENT,
+            Reply::RangeNotSatisfiable { .. } => StatusCode::RANGE_NOT_SATISFIABLE,
+        }
+    }
+
+    /// The bytes that the body has, where that is known; `None` too where there is to be no such field.
+    pub fn content_length(&self) -> Option<u64> {
+        match self.reply {
+            // RFC 9110 section 8.6: none in a 204; a 304 would have to state that of the 200.
+            Reply::Full if self.head().status == StatusCode::NO_CONTENT => None,
+            Reply::Full => self.length,
+            Reply::NotModified => None,
+            Reply::Partial { first, last, .. } => Some(last - first + 1),
+            Reply::PreconditionFailed | Reply::RangeNotSatisfiable { .. } => Some(0),
+        }
+    }
+
+    pub fn content_range(&self) -> Option<String> {
+        match self.reply {
+            Reply::Partial { first, last, total } => Some(format!("bytes {first}-{last}/{total}")),
+            Reply::RangeNotSatisfiable { total } => Some(format!("bytes */{total}")),
+            _ => None,
+        }
+    }
+
+    /// Whether this status and method have a body at all (RFC 9112 section 6.3).
+    pub fn has_body(&self, method: &Method) -> bool {
+        *method != Method::HEAD && !matches!(self.status(), StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
+    }
+
+    /// The fields to send where they are not those of the whole response.
+    pub fn selected_fields(&self) -> HeaderMap {
+        let kept: &[HeaderName] = match self.reply {
+            Reply::Full | Reply::Partial { .. } => return self.head().fields.clone(),
+            Reply::NotModified => &NOT_MODIFIED_FIELDS,
+            Reply::PreconditionFailed | Reply::RangeNotSatisfiable { .. } => &[header::DATE],
+        };
+        let mut fields = HeaderMap::new();
+        for name in kept {
+            for value in self.head().fields.get_all(name) {
+                fields.append(name.clone(), value.clone());
+            }
+        }
+        fields
+    }
+}
+
+impl HeadSource {
+    fn get(&self) -> &Head {
+        match self {
+            HeadSource::Object(object) => &object.head,
+            HeadSource::Flight(flight) => &flight.head,
+            HeadSource::Own(head) => head,
+        }
+    }
+}
+
+impl Body {
+    /// The whole of what is to be sent, if it is there in one piece: the case of a memory hit.
+    pub fn whole(&mut self) -> Option<Bytes> {
+        let Pieces::Whole(body) = &mut self.pieces else { return None };
+        let body = body.take().unwrap_or_default();
+        Some(cut(body, &mut self.skip, &mut self.left))
+    }
+
+    /// The next piece to be sent; `None` at the end.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, OriginError> {
+        while self.left > 0 {
+            let piece = match &mut self.pieces {
+                Pieces::Whole(body) => body.take(),
+                Pieces::Flight(reader) => reader.next().await?,
+                Pieces::Private(receiver) => receiver.recv().await.transpose()?,
+            };
+            let Some(piece) = piece else { return Ok(None) };
+            let piece = cut(piece, &mut self.skip, &mut self.left);
+            if !piece.is_empty() {
+                return Ok(Some(piece));
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// The part of a piece that lies in the window.
+fn cut(mut piece: Bytes, skip: &mut u64, left: &mut u64) -> Bytes {
+    let skipped = piece.len().min(usize::try_from(*skip).unwrap_or(usize::MAX));
+    bytes::Buf::advance(&mut piece, skipped);
+    *skip -= skipped as u64;
+    piece.truncate(usize::try_from(*left).unwrap_or(usize::MAX));
+    *left -= piece.len() as u64;
+    piece
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_window_is_cut_from_pieces_wherever_they_end() {
+        let whole = b"0123456789";
+        for size in 1..=10 {
+            for first in 0..10_u64 {
+                for last in first..10 {
+                    let (mut skip, mut left) = (first, last - first + 1);
+                    let pieces = whole.chunks(size).map(|piece| cut(Bytes::from_static(piece), &mut skip, &mut left));
+                    let sent: Vec<u8> = pieces.flatten().collect();
+                    assert_eq!(sent, &whole[first as usize..=last as usize], "{size} {first} {last}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn an_answer_of_the_nodes_own_is_honest_and_not_stored() {
+        let mut response = ClientResponse::synthetic(StatusCode::BAD_GATEWAY, "no answer", &Method::GET);
+        assert_eq!(response.head().fields[header::CACHE_CONTROL], "no-store");
+        assert_eq!(response.content_length(), Some(27));
+        assert_eq!(response.body.whole().unwrap(), "502 Bad Gateway: no answer\n");
+    }
+}

@@ -1,0 +1,212 @@
+//! What both fronts do with a request once it is parsed: plan it, answer it from the cache, or say that it
+//! has to be passed on.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use arc_swap::ArcSwap;
+use http::{Method, StatusCode, header};
+use pingora_proxy::HttpProxy;
+
+use crate::cache::engine::{Answer, CacheRequest, Engine, FetchError, Lookup, Source};
+use crate::cache::purge::{Event, Target};
+use crate::cache::status::Report;
+use crate::clock::Timestamp;
+use crate::observe::{Observer, Outcome};
+use crate::pass::{Pass, PassRequest, excuse};
+use crate::plan::{CacheKey, Matched, PassReason, Plan, plan};
+use crate::request::RequestView;
+use crate::snapshot::Snapshot;
+
+use super::reply::ClientResponse;
+
+/// What all connections share.
+pub struct Shared {
+    pub snapshot: Arc<ArcSwap<Snapshot>>,
+    pub engine: Arc<Engine>,
+    pub observer: Arc<Observer>,
+    pub proxy: Arc<HttpProxy<Pass>>,
+}
+
+/// What is to be done for a request.
+pub enum Decision {
+    Respond { response: ClientResponse, report: Option<Report>, site: Option<usize> },
+    Pass { site: usize, route: usize, reason: PassReason },
+}
+
+/// Decides, fetching from the origin where the cache has nothing. `key` is a buffer that is reused.
+pub async fn decide(
+    shared: &Shared,
+    snapshot: &Arc<Snapshot>,
+    view: &RequestView<'_>,
+    key: &mut String,
+    now: Timestamp,
+) -> Decision {
+    let matched = match plan(&snapshot.config, view) {
+        Plan::Refuse { status, why } => {
+            let response = ClientResponse::synthetic(status, why, view.method);
+            return Decision::Respond { response, report: None, site: None };
+        }
+        Plan::Purge { site } => {
+            let response = purge(shared, snapshot, site, view, now).await;
+            return Decision::Respond { response, report: None, site: Some(site) };
+        }
+        Plan::Pass(matched, reason) => {
+            return Decision::Pass { site: matched.site_index, route: matched.route_index, reason };
+        }
+        Plan::Cache(matched) => matched,
+    };
+    let version = snapshot.sites[matched.site_index].version();
+    CacheKey::write(key, &matched.site.name, version, view);
+    let (source, report) = match shared.engine.lookup(key, view.fields, now) {
+        Lookup::Hit(object, report) => (Source::Stored(object), report),
+        Lookup::StaleHit(object, report) => {
+            shared.engine.refresh(&cache_request(view, snapshot, matched, key), &object);
+            (Source::Stored(object), report)
+        }
+        Lookup::HitForMiss => {
+            let (site, route) = (matched.site_index, matched.route_index);
+            return Decision::Pass { site, route, reason: PassReason::HitForMiss };
+        }
+        Lookup::Miss(miss) => match shared.engine.fetch(&cache_request(view, snapshot, matched, key), miss).await {
+            Ok(Answer { source, report }) => (source, report),
+            Err(FetchError { error, report }) => {
+                tracing::warn!(site = %matched.site.name, %error, "no answer from the origin");
+                let response = ClientResponse::synthetic(error.status(), excuse(error.status()), view.method);
+                return Decision::Respond { response, report: Some(report), site: Some(matched.site_index) };
+            }
+        },
+    };
+    let response = ClientResponse::new(source, view.method, view.fields, now);
+    Decision::Respond { response, report: Some(report), site: Some(matched.site_index) }
+}
+
+fn cache_request<'a>(
+    view: &'a RequestView<'a>,
+    snapshot: &'a Arc<Snapshot>,
+    matched: Matched<'a>,
+    key: &'a str,
+) -> CacheRequest<'a> {
+    CacheRequest { view, snapshot, matched, key }
+}
+
+/// The method `PURGE` on a URL.
+async fn purge(
+    shared: &Shared,
+    snapshot: &Snapshot,
+    site: usize,
+    view: &RequestView<'_>,
+    now: Timestamp,
+) -> ClientResponse {
+    let mut uri = String::new();
+    crate::plan::push_uri(&mut uri, view.host, view.path, view.query);
+    let target = Target::Url { site: snapshot.site(site).name.to_string(), uri };
+    let event = Event::Purge { soft: false, targets: vec![target] };
+    let engine = shared.engine.clone();
+    // Waits for the disk, so it may not be done on a worker.
+    let done = tokio::task::spawn_blocking(move || engine.purges.append(event, now)).await;
+    match done {
+        Ok(Ok(seq)) => {
+            let body = format!("{{\"seq\":{}}}\n", seq.0);
+            ClientResponse::own(StatusCode::OK, "application/json", body, view.method)
+        }
+        Ok(Err(error)) => {
+            tracing::error!(%error, "the purge could not be made durable");
+            let status = StatusCode::INTERNAL_SERVER_ERROR;
+            ClientResponse::synthetic(status, "the purge could not be made durable", view.method)
+        }
+        Err(_) => ClientResponse::synthetic(StatusCode::INTERNAL_SERVER_ERROR, "the purge failed", view.method),
+    }
+}
+
+/// What the pass path has to know.
+pub fn pass_request(
+    snapshot: &Arc<Snapshot>,
+    view: &RequestView<'_>,
+    site: usize,
+    route: usize,
+    reason: PassReason,
+    now: Timestamp,
+    started: Instant,
+) -> PassRequest {
+    PassRequest {
+        snapshot: snapshot.clone(),
+        site,
+        route,
+        reason,
+        method: view.method.clone(),
+        host: view.host.to_owned(),
+        authority: view.authority.to_owned(),
+        path: view.path.to_owned(),
+        query: view.query.map(str::to_owned),
+        client: view.client,
+        scheme: view.scheme,
+        version: view.version,
+        hash: snapshot.pools.hash(snapshot.route(site, route).pool, view),
+        referer: view.fields.get_str(&header::REFERER).map(str::to_owned),
+        user_agent: view.fields.get_str(&header::USER_AGENT).map(str::to_owned),
+        time: now,
+        started,
+    }
+}
+
+/// How a response went.
+pub struct Sent {
+    pub status: StatusCode,
+    pub bytes: u64,
+    pub error: Option<String>,
+}
+
+/// Counts and logs a request that a front has answered.
+pub fn record(
+    shared: &Shared,
+    snapshot: &Snapshot,
+    view: &RequestView<'_>,
+    site: Option<usize>,
+    report: Option<&Report>,
+    (now, started): (Timestamp, Instant),
+    sent: &Sent,
+) {
+    let outcome = Outcome {
+        time: now,
+        client: view.client,
+        method: view.method,
+        scheme: view.scheme.as_str(),
+        host: view.host,
+        path: view.path,
+        query: view.query,
+        version: view.version,
+        status: sent.status,
+        bytes_sent: sent.bytes,
+        duration: started.elapsed(),
+        site: site.map_or("", |site| &snapshot.site(site).name),
+        cache: report.map_or("none", |report| report.result().as_str()),
+        referer: view.fields.get_str(&header::REFERER),
+        user_agent: view.fields.get_str(&header::USER_AGENT),
+        error: sent.error.as_deref(),
+    };
+    shared.observer.record(&outcome, site.map(|site| snapshot.sites[site].metrics.as_ref()));
+}
+
+/// Records a request that could not even be parsed.
+pub fn record_refusal(shared: &Shared, client: std::net::IpAddr, scheme: &str, status: StatusCode, now: Timestamp) {
+    let outcome = Outcome {
+        time: now,
+        client,
+        method: &Method::default(),
+        scheme,
+        host: "",
+        path: "",
+        query: None,
+        version: http::Version::HTTP_11,
+        status,
+        bytes_sent: 0,
+        duration: std::time::Duration::ZERO,
+        site: "",
+        cache: "none",
+        referer: None,
+        user_agent: None,
+        error: Some("malformed request"),
+    };
+    shared.observer.record(&outcome, None);
+}

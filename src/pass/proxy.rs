@@ -1,0 +1,316 @@
+//! pingora's `ProxyHttp` for requests that are passed on.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use http::{HeaderValue, StatusCode, header};
+use pingora_core::upstreams::peer::HttpPeer;
+use pingora_core::{Error, ErrorSource, ErrorType, Result};
+use pingora_http::{RequestHeader, ResponseHeader};
+use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
+
+use crate::cache::status::Report;
+use crate::cache::tags::TAG_FIELDS;
+use crate::config::model::{BodyLimit, CacheMode};
+use crate::observe::{Observer, Outcome};
+use crate::origin::connect::describe;
+use crate::origin::forward::{self, Forwarded};
+use crate::origin::{OriginState, Picked, PoolRuntime, Tried};
+
+use super::{PassRequest, REQUEST};
+
+/// Kept connections that may turn out to be closed, before that counts as the origin's failure.
+const MAX_STALE_CONNECTIONS: usize = 3;
+
+/// The pass path.
+pub struct Pass {
+    pub observer: Arc<Observer>,
+}
+
+/// What is known of one request on its way.
+pub struct PassContext {
+    /// `None` only if pingora was called around the front, which nothing does.
+    request: Option<PassRequest>,
+    picked: Option<(Arc<PoolRuntime>, Arc<OriginState>, crate::origin::ActiveGuard)>,
+    tried: Tried,
+    stale_connections: usize,
+    body_received: u64,
+}
+
+impl PassContext {
+    fn request(&self) -> Result<&PassRequest> {
+        self.request.as_ref().ok_or_else(|| Error::explain(ErrorType::InternalError, "no request to pass on"))
+    }
+
+    /// Whether another attempt may be made after the picked origin failed.
+    fn may_try_another(&mut self, cause: &str) -> bool {
+        let (Some(request), Some((pool, origin, _))) = (&self.request, self.picked.take()) else { return false };
+        pool.connection_failed(&origin, cause);
+        self.tried.push(origin);
+        let snapshot = &request.snapshot;
+        let first = snapshot.route(request.site, request.route).pool;
+        let retries = snapshot.config.pool(first).retries as usize;
+        self.tried.len() <= retries && snapshot.pools.pick(first, request.hash, &self.tried).is_ok()
+    }
+}
+
+#[async_trait]
+impl ProxyHttp for Pass {
+    type CTX = PassContext;
+
+    fn new_ctx(&self) -> PassContext {
+        PassContext {
+            request: REQUEST.try_with(Clone::clone).ok(),
+            picked: None,
+            tried: Tried::new(),
+            stale_connections: 0,
+            body_received: 0,
+        }
+    }
+
+    async fn request_filter(&self, session: &mut Session, ctx: &mut PassContext) -> Result<bool> {
+        let request = ctx.request()?;
+        if let BodyLimit::Bytes(most) = request.snapshot.route(request.site, request.route).max_body
+            && content_length(session.req_header()).is_some_and(|length| length > most)
+        {
+            return Err(Error::explain(ErrorType::HTTPStatus(413), "the body is larger than the route allows"));
+        }
+        Ok(false)
+    }
+
+    async fn upstream_peer(&self, _session: &mut Session, ctx: &mut PassContext) -> Result<Box<HttpPeer>> {
+        let request = ctx.request()?;
+        let pool = request.snapshot.route(request.site, request.route).pool;
+        match request.snapshot.pools.pick(pool, request.hash, &ctx.tried) {
+            Ok(Picked { pool, origin, peer, active }) => {
+                ctx.picked = Some((pool, origin, active));
+                Ok(Box::new(peer))
+            }
+            Err(error) => Err(Error::explain(ErrorType::HTTPStatus(503), error.to_string()).into_up()),
+        }
+    }
+
+    async fn request_body_filter(
+        &self,
+        _session: &mut Session,
+        body: &mut Option<Bytes>,
+        _end_of_stream: bool,
+        ctx: &mut PassContext,
+    ) -> Result<()> {
+        ctx.body_received += body.as_ref().map_or(0, Bytes::len) as u64;
+        let request = ctx.request()?;
+        match request.snapshot.route(request.site, request.route).max_body {
+            BodyLimit::Bytes(most) if ctx.body_received > most => {
+                Err(Error::explain(ErrorType::HTTPStatus(413), "the body is larger than the route allows"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    async fn upstream_request_filter(
+        &self,
+        _session: &mut Session,
+        upstream: &mut RequestHeader,
+        ctx: &mut PassContext,
+    ) -> Result<()> {
+        let host = ctx.picked.as_ref().and_then(|(pool, _, _)| pool.config.host.clone());
+        let request = ctx.request()?;
+        let mut fields = upstream.headers.clone();
+        if request.snapshot.route(request.site, request.route).cache.mode != CacheMode::Off {
+            forward::exclude_overrides(&mut fields);
+        }
+        let forwarded = Forwarded {
+            node: &request.snapshot.config.node,
+            client: request.client,
+            authority: &request.authority,
+            scheme: request.scheme,
+            version: request.version,
+        };
+        forward::set_forwarding_fields(&mut fields, &forwarded);
+        replace_changed(upstream, &fields)?;
+        if let Some(host) = host {
+            upstream.insert_header(header::HOST, host)?;
+        }
+        Ok(())
+    }
+
+    async fn response_filter(
+        &self,
+        _session: &mut Session,
+        response: &mut ResponseHeader,
+        ctx: &mut PassContext,
+    ) -> Result<()> {
+        if response.status.is_informational() {
+            return Ok(());
+        }
+        for (name, _) in &TAG_FIELDS {
+            response.remove_header(name);
+        }
+        let request = ctx.request()?;
+        let node = &request.snapshot.config.node.name;
+        response.append_header(header::VIA, forward::via(http::Version::HTTP_11, node))?;
+        let mut status = String::new();
+        Report::Pass(request.reason.cache_status()).write(&mut status, node);
+        response.append_header("cache-status", status)?;
+        Ok(())
+    }
+
+    fn fail_to_connect(
+        &self,
+        _session: &mut Session,
+        _peer: &HttpPeer,
+        ctx: &mut PassContext,
+        mut error: Box<Error>,
+    ) -> Box<Error> {
+        let again = ctx.may_try_another(&describe(&error));
+        error.set_retry(again);
+        error
+    }
+
+    fn error_while_proxy(
+        &self,
+        _peer: &HttpPeer,
+        session: &mut Session,
+        mut error: Box<Error>,
+        ctx: &mut PassContext,
+        kept_connection: bool,
+    ) -> Box<Error> {
+        // Only what can be sent again unchanged, and only while the client has seen nothing.
+        let repeatable = session.req_header().method.is_idempotent()
+            && !session.as_ref().retry_buffer_truncated()
+            && session.response_written().is_none()
+            && *error.esource() == ErrorSource::Upstream;
+        let again = if !repeatable {
+            false
+        } else if kept_connection && ctx.stale_connections < MAX_STALE_CONNECTIONS && !is_timeout(&error) {
+            ctx.stale_connections += 1;
+            true
+        } else {
+            ctx.may_try_another(&describe(&error))
+        };
+        error.set_retry(again);
+        error
+    }
+
+    async fn fail_to_proxy(&self, session: &mut Session, error: &Error, ctx: &mut PassContext) -> FailToProxy {
+        let status = client_status(error);
+        if let Some(status) = status
+            && session.response_written().is_none()
+        {
+            let (head, body) = error_response(status, ctx);
+            // If it cannot be written the client has gone, and the log has the error itself.
+            let _ = session.write_error_response(head, body).await;
+        }
+        FailToProxy { error_code: status.map_or(0, |status| status.as_u16()), can_reuse_downstream: false }
+    }
+
+    async fn logging(&self, session: &mut Session, error: Option<&Error>, ctx: &mut PassContext) {
+        let Some(request) = &ctx.request else { return };
+        let site = request.snapshot.site(request.site);
+        let error = error.map(describe);
+        if let Some(error) = &error {
+            let origin = ctx.picked.as_ref().map(|(_, origin, _)| origin.address.clone());
+            tracing::warn!(site = %site.name, origin = origin.as_deref(), %error, "a passed request failed");
+        }
+        let status = session.response_written().map_or(StatusCode::from_u16(499).ok(), |head| Some(head.status));
+        let outcome = Outcome {
+            time: request.time,
+            client: request.client,
+            method: &request.method,
+            scheme: request.scheme.as_str(),
+            host: &request.host,
+            path: &request.path,
+            query: request.query.as_deref(),
+            version: request.version,
+            status: status.unwrap_or_default(),
+            bytes_sent: session.body_bytes_sent() as u64,
+            duration: request.started.elapsed(),
+            site: &site.name,
+            cache: "pass",
+            referer: request.referer.as_deref(),
+            user_agent: request.user_agent.as_deref(),
+            error: error.as_deref(),
+        };
+        self.observer.record(&outcome, Some(&request.snapshot.sites[request.site].metrics));
+    }
+
+    fn suppress_error_log(&self, _session: &Session, _ctx: &PassContext, _error: &Error) -> bool {
+        true // `logging` tells it
+    }
+
+    fn suppress_proxy_warn_log(
+        &self,
+        _session: &Session,
+        _ctx: &PassContext,
+        _error: &Error,
+        _context: ProxyWarnLogContext,
+    ) -> bool {
+        true
+    }
+}
+
+fn content_length(request: &RequestHeader) -> Option<u64> {
+    request.headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+/// Brings a request's fields to a wanted state; pingora keeps the case of names beside them.
+fn replace_changed(upstream: &mut RequestHeader, wanted: &http::HeaderMap) -> Result<()> {
+    let names: Vec<_> = upstream.headers.keys().chain(wanted.keys()).cloned().collect();
+    for name in names {
+        if upstream.headers.get_all(&name).iter().eq(wanted.get_all(&name)) {
+            continue;
+        }
+        upstream.remove_header(&name);
+        for value in wanted.get_all(&name) {
+            upstream.append_header(name.clone(), value.clone())?;
+        }
+    }
+    Ok(())
+}
+
+fn is_timeout(error: &Error) -> bool {
+    matches!(error.etype(), ErrorType::ReadTimedout | ErrorType::WriteTimedout)
+}
+
+/// Whose fault it was; `None` if the client has gone.
+fn client_status(error: &Error) -> Option<StatusCode> {
+    match (error.etype(), error.esource()) {
+        (ErrorType::HTTPStatus(status), _) => StatusCode::from_u16(*status).ok(),
+        (ErrorType::ReadTimedout | ErrorType::WriteTimedout | ErrorType::ConnectTimedout, ErrorSource::Upstream) => {
+            Some(StatusCode::GATEWAY_TIMEOUT)
+        }
+        (_, ErrorSource::Upstream) => Some(StatusCode::BAD_GATEWAY),
+        (ErrorType::ReadTimedout, ErrorSource::Downstream) => Some(StatusCode::REQUEST_TIMEOUT),
+        (ErrorType::WriteError | ErrorType::ReadError | ErrorType::ConnectionClosed, ErrorSource::Downstream) => None,
+        (_, ErrorSource::Downstream) => Some(StatusCode::BAD_REQUEST),
+        (_, ErrorSource::Internal | ErrorSource::Unset) => Some(StatusCode::INTERNAL_SERVER_ERROR),
+    }
+}
+
+fn error_response(status: StatusCode, ctx: &PassContext) -> (ResponseHeader, Bytes) {
+    let why = match status {
+        StatusCode::PAYLOAD_TOO_LARGE => "the body is larger than is allowed here",
+        StatusCode::REQUEST_TIMEOUT => "the request did not come in time",
+        StatusCode::BAD_REQUEST => "the request is not valid",
+        status => crate::pass::excuse(status),
+    };
+    let reason = status.canonical_reason().unwrap_or("Error");
+    let body = format!("{} {reason}: {why}\n", status.as_u16());
+    let mut head = pingora_core::protocols::http::ServerSession::generate_error(status.as_u16());
+    let mut put = |name: header::HeaderName, value: String| {
+        if let Ok(value) = HeaderValue::from_str(&value) {
+            let _ = head.insert_header(name, value); // a valid name and value cannot be refused
+        }
+    };
+    put(header::CONTENT_TYPE, "text/plain; charset=utf-8".into());
+    put(header::CONTENT_LENGTH, body.len().to_string());
+    put(header::CACHE_CONTROL, "no-store".into());
+    if let Some(request) = &ctx.request {
+        let mut value = String::new();
+        Report::Pass(request.reason.cache_status()).write(&mut value, &request.snapshot.config.node.name);
+        put(header::HeaderName::from_static("cache-status"), value);
+    }
+    head.remove_header(&header::SERVER);
+    (head, body.into())
+}
