@@ -1,6 +1,7 @@
 //! TLS certificates: a chain and its key, read, matched with each other, and the names they serve.
 
 use std::fmt;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -41,6 +42,13 @@ impl CertificateStore {
     pub fn find(&self, server_name: Option<&str>) -> Option<Arc<CertifiedKey>> {
         let index = server_name.and_then(|name| self.by_name.find(&name.to_ascii_lowercase())).unwrap_or(0);
         self.keys.get(index).cloned()
+    }
+
+    /// Changes when any certificate does.
+    pub fn fingerprint(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        self.keys.iter().flat_map(|key| &key.cert).for_each(|der| der.as_ref().hash(&mut hasher));
+        hasher.finish()
     }
 
     pub fn is_empty(&self) -> bool {

@@ -73,7 +73,8 @@ fn build(sources: Vec<Source>) -> Result<Config, ConfigErrors> {
         return Err(errors.into_errors());
     }
     let tokens = read_tokens(&file, &mut errors);
-    let outside = Outside { fingerprint: fingerprint(errors.sources()), tokens };
+    let files = errors.sources().iter().map(|source| source.path.clone()).collect();
+    let outside = Outside { fingerprint: fingerprint(errors.sources()), files, tokens };
     let config = resolve::resolve(file, outside, &mut errors);
     if errors.is_empty() { Ok(config) } else { Err(errors.into_errors()) }
 }
@@ -123,8 +124,6 @@ fn whole_file(path: &Path, message: String) -> Diagnostic {
     Diagnostic { file: path.to_owned(), line: 0, column: 0, text: String::new(), width: 0, message, hint: None }
 }
 
-/// Certificates are part of it by their content's change of the model, see [`super::model::Config`]; their
-/// files are re-read on every load, so a reload always picks them up.
 fn fingerprint(sources: &[Source]) -> u64 {
     let mut hasher = DefaultHasher::new();
     for source in sources {

@@ -14,3 +14,4 @@ pub mod read;
 mod resolve;
 pub mod tokens;
 pub mod units;
+pub mod watch;

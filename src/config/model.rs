@@ -29,7 +29,9 @@ pub struct Config {
     pub sites: Vec<Arc<Site>>,
     /// Host name to index in `sites`.
     pub hosts: HostMap<usize>,
-    /// Hash of every file this came from: tells whether a reload changes anything.
+    /// Every file this came from, certificates included.
+    pub files: Vec<PathBuf>,
+    /// Hash of what is in them: tells whether a reload changes anything.
     pub fingerprint: u64,
 }
 

@@ -16,6 +16,7 @@ use super::read::ByteSize;
 /// The parts of the model that come from outside the configuration files themselves.
 pub struct Outside {
     pub fingerprint: u64,
+    pub files: Vec<PathBuf>,
     pub tokens: Vec<Token>,
 }
 
@@ -23,6 +24,10 @@ pub struct Outside {
 pub fn resolve(file: File, outside: Outside, errors: &mut Diagnostics) -> Config {
     let pool_ids = name_pools(&file.pools, errors);
     let certificates = read_certificates(&file.certificates, errors);
+    let certificate_fingerprint = certificates.fingerprint();
+    let mut outside = outside;
+    let beside = file.certificates.iter().flat_map(|section| [&section.cert, &section.key]);
+    outside.files.extend(beside.map(|at| relative_to(errors.file(at.place), &at.value)));
     let listeners = resolve_listeners(&file.listen, !certificates.is_empty(), errors);
     let (sites, hosts) = resolve_sites(file.sites, &pool_ids, errors);
     check_fallback_cycles(&file.pools, &pool_ids, errors);
@@ -39,7 +44,8 @@ pub fn resolve(file: File, outside: Outside, errors: &mut Diagnostics) -> Config
         pools,
         sites,
         hosts,
-        fingerprint: outside.fingerprint,
+        fingerprint: outside.fingerprint.rotate_left(1) ^ certificate_fingerprint,
+        files: outside.files,
     }
 }
 

@@ -19,7 +19,6 @@ use crate::cache::respond::Reply;
 use crate::cache::status::Report;
 use crate::clock::Timestamp;
 use crate::config::model::Limits;
-use crate::origin::forward;
 use crate::pass;
 use crate::request::RequestView;
 use crate::snapshot::Snapshot;
@@ -174,8 +173,10 @@ impl Connection {
         match decision {
             Decision::Respond { response, report, site } => {
                 let body = self.body_to_drain(&head, limits);
-                let keep_alive = head.keep_alive && body.is_some() && !self.is_last(limits);
-                let writing = Writing { method: &head.method, version: head.version, keep_alive };
+                let mut writing = Writing { method: &head.method, version: head.version, keep_alive: false };
+                let ends_with_connection = Framing::of(&response, &writing) == Framing::UntilClose;
+                let keep_alive = head.keep_alive && body.is_some() && !ends_with_connection && !self.is_last(limits);
+                writing.keep_alive = keep_alive;
                 let sent = self.write(snapshot, response, report.as_ref(), &writing).await;
                 serve::record(&self.shared, snapshot, &view, site, report.as_ref(), (now, started), &sent);
                 let next = match (sent.error, keep_alive, body) {
@@ -297,9 +298,8 @@ impl Connection {
         writing: &Writing<'_>,
     ) -> Sent {
         let framing = Framing::of(&response, writing);
-        let keep_alive = writing.keep_alive && framing != Framing::UntilClose;
         let mut tail = std::mem::take(&mut self.tail);
-        write_tail(&mut tail, &response, report, &snapshot.config.node.name, framing, keep_alive, writing.version);
+        write_tail(&mut tail, &response, report, &snapshot.config.node.name, framing, writing);
         let deadline = snapshot.config.limits.write_timeout;
         let mut sent = Sent { status: response.status(), bytes: 0, error: None };
         let result = self.write_parts(&mut response, &tail, framing, writing, deadline, &mut sent.bytes).await;
@@ -309,10 +309,6 @@ impl Connection {
                 self.stream.reset_on_close();
             }
             sent.error = Some(error.to_string());
-        } else if framing == Framing::UntilClose && writing.keep_alive {
-            // The caller would go on: it must not.
-            let _ = self.stream.shutdown().await; // the end of the body, which the client waits for
-            sent.error = None;
         }
         sent
     }
@@ -410,8 +406,7 @@ fn write_tail(
     report: Option<&Report>,
     node: &str,
     framing: Framing,
-    keep_alive: bool,
-    version: Version,
+    writing: &Writing<'_>,
 ) {
     out.clear();
     // Writing to a String cannot fail.
@@ -433,15 +428,10 @@ fn write_tail(
         report.write(out, node);
         out.push_str("\r\n");
     }
-    if !keep_alive {
+    if !writing.keep_alive {
         out.push_str("connection: close\r\n");
-    } else if version == Version::HTTP_10 {
+    } else if writing.version == Version::HTTP_10 {
         out.push_str("connection: keep-alive\r\n");
     }
     out.push_str("\r\n");
-}
-
-/// `Via` of a response, for fronts that keep fields in maps.
-pub fn via(node: &str) -> String {
-    forward::via(Version::HTTP_11, node)
 }

@@ -1,0 +1,126 @@
+//! Who may do what: bearer tokens, compared in constant time, with rights and sites.
+
+use std::sync::Arc;
+
+use axum::extract::FromRequestParts;
+use axum::http::{StatusCode, header, request::Parts};
+use sha2::{Digest, Sha256};
+use subtle::ConstantTimeEq;
+
+use crate::config::model::{Config, Token, TokenRight};
+use crate::node::Node;
+
+use super::problem::Problem;
+
+/// What the caller of a request may do. Extracting it checks the token.
+pub struct Caller {
+    rights: Vec<TokenRight>,
+    /// `None`: all sites.
+    sites: Option<Vec<String>>,
+}
+
+impl FromRequestParts<Arc<Node>> for Caller {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, node: &Arc<Node>) -> Result<Self, Problem> {
+        let snapshot = node.snapshot.load();
+        let given = parts.headers.get(header::AUTHORIZATION).map(|value| value.as_bytes());
+        authenticate(&snapshot.config, given)
+    }
+}
+
+fn authenticate(config: &Config, authorization: Option<&[u8]>) -> Result<Caller, Problem> {
+    let tokens = config.admin.as_ref().map_or(&[][..], |admin| &admin.tokens);
+    if tokens.is_empty() {
+        // Without tokens the API listens on loopback only: whoever is on the machine may do everything.
+        let rights = vec![TokenRight::Read, TokenRight::Purge, TokenRight::Operate];
+        return Ok(Caller { rights, sites: None });
+    }
+    let unauthorized = |detail: &str| Problem::new(StatusCode::UNAUTHORIZED, detail);
+    let given = authorization.ok_or_else(|| unauthorized("a token is needed: Authorization: Bearer TOKEN"))?;
+    let scheme = given.get(..7).unwrap_or_default();
+    if !scheme.eq_ignore_ascii_case(b"bearer ") {
+        return Err(unauthorized("a token is needed: Authorization: Bearer TOKEN"));
+    }
+    let token = find(tokens, given[7..].trim_ascii()).ok_or_else(|| unauthorized("the token is not known"))?;
+    Ok(Caller { rights: token.rights.clone(), sites: token.sites.clone() })
+}
+
+/// Compares with every token, so that the time tells nothing about which of them matched.
+fn find<'t>(tokens: &'t [Token], given: &[u8]) -> Option<&'t Token> {
+    let digest: [u8; 32] = Sha256::digest(given).into();
+    tokens.iter().fold(None, |found, token| {
+        let same: bool = token.digest.ct_eq(&digest).into();
+        if same { Some(token) } else { found }
+    })
+}
+
+impl Caller {
+    pub fn need(&self, right: TokenRight) -> Result<(), Problem> {
+        if self.rights.contains(&right) {
+            return Ok(());
+        }
+        Err(Problem::new(StatusCode::FORBIDDEN, format!("the token does not have the right {:?}", right.as_str())))
+    }
+
+    /// The sites it may act on; `None`: all.
+    pub fn sites(&self) -> Option<&[String]> {
+        self.sites.as_deref()
+    }
+
+    pub fn need_site(&self, site: &str) -> Result<(), Problem> {
+        match &self.sites {
+            Some(sites) if !sites.iter().any(|name| name == site) => {
+                Err(Problem::new(StatusCode::FORBIDDEN, format!("the token may not act on site {site:?}")))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    pub fn need_all_sites(&self) -> Result<(), Problem> {
+        match self.sites {
+            Some(_) => Err(Problem::new(StatusCode::FORBIDDEN, "the token may not act on all sites")),
+            None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+pub mod tests {
+    use super::*;
+    use crate::plan::tests::config;
+
+    pub fn caller(rights: &[TokenRight], sites: Option<&[&str]>) -> Caller {
+        let sites = sites.map(|sites| sites.iter().map(|site| (*site).to_owned()).collect());
+        Caller { rights: rights.to_vec(), sites }
+    }
+
+    #[test]
+    fn tokens_are_known_by_their_hash_only() {
+        let mut config = config("[admin]\naddress = \"127.0.0.1:0\"");
+        assert!(authenticate(&config, None).is_ok(), "loopback without tokens is open");
+        let token = Token {
+            name: "ci".into(),
+            digest: Sha256::digest(b"s3cret").into(),
+            rights: vec![TokenRight::Read],
+            sites: None,
+        };
+        config.admin.as_mut().unwrap().tokens = vec![token];
+        for (given, known) in [
+            (None, false),
+            (Some("Bearer s3cret"), true),
+            (Some("bearer  s3cret "), true),
+            (Some("Bearer wrong"), false),
+            (Some("Basic s3cret"), false),
+            (Some("Bearer"), false),
+            (Some(""), false),
+        ] {
+            let caller = authenticate(&config, given.map(str::as_bytes));
+            assert_eq!(caller.is_ok(), known, "{given:?}");
+            if let Ok(caller) = caller {
+                assert!(caller.need(TokenRight::Read).is_ok());
+                assert!(caller.need(TokenRight::Purge).is_err());
+            }
+        }
+    }
+}

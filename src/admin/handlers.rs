@@ -1,0 +1,248 @@
+//! Health, status, pools, configuration.
+
+use std::path::Path as FilePath;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::{Path, State};
+use axum::http::{StatusCode, header};
+use axum::response::IntoResponse;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::clock::Timestamp;
+use crate::config::load;
+use crate::config::model::{Config, TokenRight};
+use crate::node::{ConfigSource, Node, Purged};
+use crate::origin::{OriginState, OriginStatus};
+
+use super::auth::Caller;
+use super::problem::Problem;
+
+/// The process lives.
+pub async fn healthz() -> &'static str {
+    "ok\n"
+}
+
+/// The node takes requests.
+pub async fn readyz(State(node): State<Arc<Node>>) -> Result<&'static str, Problem> {
+    if *node.shutdown.borrow() {
+        return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the node is stopping"));
+    }
+    Ok("ok\n")
+}
+
+pub async fn openapi() -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, "application/json")], include_str!("openapi.json"))
+}
+
+pub async fn unknown() -> Problem {
+    Problem::not_found("there is no such resource; see /openapi.json")
+}
+
+pub async fn wrong_method() -> Problem {
+    Problem::new(StatusCode::METHOD_NOT_ALLOWED, "the resource does not take this method; see /openapi.json")
+}
+
+pub async fn status(State(node): State<Arc<Node>>, caller: Caller) -> Result<Json<Value>, Problem> {
+    caller.need(TokenRight::Read)?;
+    let snapshot = node.snapshot.load();
+    node.engine.memory.settle();
+    let (bytes, keys) = node.engine.memory.usage();
+    let sites: Vec<Value> = snapshot
+        .config
+        .sites
+        .iter()
+        .zip(&snapshot.sites)
+        .map(|(site, runtime)| json!({ "name": site.name, "version": runtime.version() }))
+        .collect();
+    Ok(Json(json!({
+        "node": snapshot.config.node.name,
+        "region": snapshot.config.node.region,
+        "version": env!("CARGO_PKG_VERSION"),
+        "state": if *node.shutdown.borrow() { "stopping" } else { "serving" },
+        "started": node.started,
+        "uptime_s": Timestamp::now().since(node.started).as_secs(),
+        "connections": node.open.count(),
+        "config": {
+            "generation": snapshot.generation,
+            "source": match &node.source {
+                ConfigSource::File(path) => path.display().to_string(),
+                ConfigSource::Fixed => "command line".to_owned(),
+            },
+            "last_reload": node.last_reload(),
+        },
+        "cache": {
+            "memory": { "bytes": bytes, "max_bytes": snapshot.config.memory.max_size.0, "keys": keys },
+            "fills": node.engine.flights.len(),
+        },
+        "purges": { "seq": node.engine.purges.current(), "marks": node.engine.purges.marks() },
+        "sites": sites,
+    })))
+}
+
+#[derive(Serialize)]
+struct OriginView {
+    address: Arc<str>,
+    status: OriginStatus,
+    weight: u16,
+    active: u32,
+    requests: u64,
+    failures: u64,
+    resolved: Vec<String>,
+    last_error: Option<String>,
+}
+
+pub async fn pools(State(node): State<Arc<Node>>, caller: Caller) -> Result<Json<Value>, Problem> {
+    caller.need(TokenRight::Read)?;
+    let snapshot = node.snapshot.load();
+    let pools: Vec<Value> = snapshot
+        .pools
+        .iter()
+        .map(|pool| {
+            let view = |(state, configured): (&Arc<OriginState>, &crate::config::model::Origin)| OriginView {
+                address: state.address.clone(),
+                status: state.status(),
+                weight: configured.weight,
+                active: state.active(),
+                requests: state.requests.load(Ordering::Relaxed),
+                failures: state.failures.load(Ordering::Relaxed),
+                resolved: state.addresses().iter().map(ToString::to_string).collect(),
+                last_error: state.last_error(),
+            };
+            let origins: Vec<OriginView> = pool.origins.iter().zip(&pool.config.origins).map(view).collect();
+            json!({
+                "name": pool.config.name,
+                "balance": pool.config.balance.as_str(),
+                "fallback": pool.config.fallback.map(|id| snapshot.config.pool(id).name.clone()),
+                "origins": origins,
+            })
+        })
+        .collect();
+    Ok(Json(json!({ "pools": pools })))
+}
+
+/// The configuration in force, as the node understood it.
+pub async fn config(State(node): State<Arc<Node>>, caller: Caller) -> Result<Json<Value>, Problem> {
+    caller.need(TokenRight::Read)?;
+    let snapshot = node.snapshot.load();
+    Ok(Json(describe(&snapshot.config, snapshot.generation)))
+}
+
+fn describe(config: &Config, generation: u64) -> Value {
+    let sites: Vec<Value> = config
+        .sites
+        .iter()
+        .map(|site| {
+            let routes: Vec<Value> = site
+                .routes
+                .iter()
+                .map(|route| {
+                    json!({
+                        "path": route.path.as_str(),
+                        "methods": route.methods.as_ref().map(|methods| {
+                            let mut names: Vec<&str> = methods.iter().map(|method| method.as_str()).collect();
+                            names.sort_unstable();
+                            names
+                        }),
+                        "pool": config.pool(route.pool).name,
+                        "cache": format!("{:?}", route.cache.mode),
+                    })
+                })
+                .collect();
+            json!({ "name": site.name, "version": site.version, "routes": routes })
+        })
+        .collect();
+    json!({
+        "generation": generation,
+        "files": config.files,
+        "listen": config.listeners.iter().map(|listener| listener.address.to_string()).collect::<Vec<_>>(),
+        "pools": config.pools.iter().map(|pool| pool.name.clone()).collect::<Vec<_>>(),
+        "sites": sites,
+    })
+}
+
+/// Checks a configuration given in the body; nothing is changed.
+pub async fn check_config(State(node): State<Arc<Node>>, caller: Caller, body: Bytes) -> Result<Json<Value>, Problem> {
+    caller.need(TokenRight::Read)?;
+    let text = String::from_utf8(body.into()).map_err(|_| Problem::bad_request("the configuration is not UTF-8"))?;
+    // As if it were the file in use: relative paths in it mean the same.
+    let path = match &node.source {
+        ConfigSource::File(path) => path.clone(),
+        ConfigSource::Fixed => FilePath::new("seawall.toml").to_owned(),
+    };
+    let checked = tokio::task::spawn_blocking(move || load::parse(&path, &text)).await;
+    match checked {
+        Ok(Ok(config)) => Ok(Json(json!({ "ok": true, "sites": config.sites.len(), "pools": config.pools.len() }))),
+        Ok(Err(errors)) => Err(Problem::configuration(errors.0)),
+        Err(error) => Err(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string())),
+    }
+}
+
+pub async fn reload(State(node): State<Arc<Node>>, caller: Caller) -> Result<Json<Value>, Problem> {
+    caller.need(TokenRight::Operate)?;
+    if matches!(node.source, ConfigSource::Fixed) {
+        let detail = "the configuration came from the command line; there is nothing to reload";
+        return Err(Problem::new(StatusCode::CONFLICT, detail));
+    }
+    let report = node.reload().await;
+    if !report.ok {
+        return Err(Problem::configuration(report.errors));
+    }
+    Ok(Json(json!({
+        "generation": report.generation,
+        "changed": report.changed,
+        "needs_restart": report.needs_restart,
+    })))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct VersionRequest {
+    version: u64,
+}
+
+pub async fn set_version(
+    State(node): State<Arc<Node>>,
+    caller: Caller,
+    Path(site): Path<String>,
+    body: Bytes,
+) -> Result<Json<Purged>, Problem> {
+    caller.need(TokenRight::Purge)?;
+    caller.need_site(&site)?;
+    let request: VersionRequest = serde_json::from_slice(&body)
+        .map_err(|error| Problem::bad_request(format!("expected {{\"version\": NUMBER}}: {error}")))?;
+    match node.set_version(&site, request.version).await? {
+        Some(done) => Ok(Json(done)),
+        None => Err(Problem::not_found(format!("there is no site {site:?}"))),
+    }
+}
+
+pub async fn drain(
+    State(node): State<Arc<Node>>,
+    caller: Caller,
+    Path((pool, origin)): Path<(String, String)>,
+) -> Result<Json<Value>, Problem> {
+    set_draining(&node, &caller, &pool, &origin, true)
+}
+
+pub async fn enable(
+    State(node): State<Arc<Node>>,
+    caller: Caller,
+    Path((pool, origin)): Path<(String, String)>,
+) -> Result<Json<Value>, Problem> {
+    set_draining(&node, &caller, &pool, &origin, false)
+}
+
+fn set_draining(node: &Node, caller: &Caller, pool: &str, origin: &str, drain: bool) -> Result<Json<Value>, Problem> {
+    caller.need(TokenRight::Operate)?;
+    let snapshot = node.snapshot.load();
+    let found = snapshot.pools.by_name(pool).ok_or_else(|| Problem::not_found(format!("there is no pool {pool:?}")))?;
+    let state = found.origins.iter().find(|state| *state.address == *origin);
+    let state = state.ok_or_else(|| Problem::not_found(format!("pool {pool:?} has no origin {origin:?}")))?;
+    state.set_draining(drain);
+    tracing::info!(pool, origin, drain, "origin drained or enabled through the admin API");
+    Ok(Json(json!({ "pool": pool, "origin": origin, "status": state.status(), "active": state.active() })))
+}

@@ -1,0 +1,43 @@
+//! `GET /metrics`: the counters, and the gauges that are read off the node's parts when asked.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use axum::extract::State;
+use axum::http::header;
+use axum::response::IntoResponse;
+
+use crate::config::model::TokenRight;
+use crate::node::Node;
+use crate::origin::OriginStatus;
+
+use super::auth::Caller;
+use super::problem::Problem;
+
+pub async fn metrics(State(node): State<Arc<Node>>, caller: Caller) -> Result<impl IntoResponse, Problem> {
+    caller.need(TokenRight::Read)?;
+    let metrics = &node.observer.metrics;
+    let (bytes, keys) = node.engine.memory.usage();
+    metrics.cache_bytes.set(bytes as i64);
+    metrics.cache_keys.set(keys as i64);
+    metrics.fills.set(node.engine.flights.len() as i64);
+    metrics.purge_seq.set(node.engine.purges.current().0 as i64);
+    metrics.purge_marks.set(node.engine.purges.marks() as i64);
+    // Origins come and go with the configuration: their series are made anew.
+    for family in [&metrics.origin_up, &metrics.origin_active, &metrics.origin_requests, &metrics.origin_failures] {
+        family.reset();
+    }
+    for pool in node.snapshot.load().pools.iter() {
+        for origin in &pool.origins {
+            let labels = [&*pool.config.name, &*origin.address];
+            let up = origin.status() == OriginStatus::Up;
+            metrics.origin_up.with_label_values(&labels).set(i64::from(up));
+            metrics.origin_active.with_label_values(&labels).set(i64::from(origin.active()));
+            let requests = origin.requests.load(Ordering::Relaxed);
+            metrics.origin_requests.with_label_values(&labels).set(requests as i64);
+            let failures = origin.failures.load(Ordering::Relaxed);
+            metrics.origin_failures.with_label_values(&labels).set(failures as i64);
+        }
+    }
+    Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], metrics.encode()))
+}

@@ -1,0 +1,217 @@
+//! The composition root: creates every part in order, passes it to whoever needs it, and runs the node until
+//! it is told to stop.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use pingora_core::server::configuration::ServerConf;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::task::JoinSet;
+
+use crate::admin;
+use crate::cache::engine::Engine;
+use crate::cache::purge::Purges;
+use crate::config::load;
+use crate::config::model::Config;
+use crate::config::watch::ConfigWatch;
+use crate::front::listen::{self, Bound};
+use crate::front::serve::Shared;
+use crate::node::{self, ConfigSource, Node};
+use crate::observe::Observer;
+use crate::observe::access_log::AccessLog;
+use crate::observe::metrics::Metrics;
+use crate::pass::Pass;
+use crate::snapshot::Snapshot;
+
+/// How often what purges have killed is freed.
+const SWEEP_EVERY: Duration = Duration::from_secs(10);
+
+/// Why a node could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error(transparent)]
+    PurgeLog(#[from] crate::cache::purge::LogError),
+    #[error("{0}")]
+    Listen(String),
+    #[error("cannot start the access log: {0}")]
+    AccessLog(#[source] std::io::Error),
+    #[error("cannot start the runtime: {0}")]
+    Runtime(#[source] std::io::Error),
+    #[error("cannot set up signals: {0}")]
+    Signals(#[source] std::io::Error),
+}
+
+/// Runs a node from start to end.
+pub fn run(config: Config, source: ConfigSource) -> Result<(), StartError> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(config.node.threads)
+        .thread_name("seawall")
+        .enable_all()
+        .build()
+        .map_err(StartError::Runtime)?;
+    let result = runtime.block_on(run_node(config, source));
+    // Whatever has not ended within the drain timeout is ended now.
+    runtime.shutdown_timeout(Duration::from_millis(500));
+    result
+}
+
+async fn run_node(config: Config, source: ConfigSource) -> Result<(), StartError> {
+    let mut signals = Signals::new().map_err(StartError::Signals)?;
+    let (node, shared) = build(config, source)?;
+    let snapshot = node.snapshot.load_full();
+    let fronts = snapshot.config.listeners.iter().map(|listener| listen::bind(listener, &shared));
+    let fronts: Vec<Bound> = fronts.collect::<Result<_, _>>().map_err(StartError::Listen)?;
+    let admin = match &snapshot.config.admin {
+        Some(admin) => Some(admin::bind(admin.address).await.map_err(StartError::Listen)?),
+        None => None,
+    };
+    let mut tasks = JoinSet::new();
+    for bound in fronts {
+        tracing::info!(address = %bound.address, "listening");
+        tasks.spawn(listen::serve(bound, shared.clone(), node.open.clone(), node.shutdown.subscribe()));
+    }
+    if let Some((listener, address)) = admin {
+        tracing::info!(%address, "admin API listening");
+        tasks.spawn(admin::serve(listener, node.clone()));
+    }
+    tasks.spawn(sweep(node.clone()));
+    tasks.spawn(watch_configuration(node.clone()));
+    tasks.spawn(keep_watchdog_alive());
+    notify_systemd(&[sd_notify::NotifyState::Ready]);
+    tracing::info!(node = snapshot.config.node.name, sites = snapshot.config.sites.len(), "ready");
+    drop(snapshot);
+    serve_until_stopped(&node, &mut signals).await;
+    Ok(())
+}
+
+fn build(config: Config, source: ConfigSource) -> Result<(Arc<Node>, Arc<Shared>), StartError> {
+    let metrics = Arc::new(Metrics::new());
+    let (target, format) = (config.log.access.clone(), config.log.format);
+    let access_log = AccessLog::start(target, format, metrics.access_log_dropped.clone());
+    let observer =
+        Arc::new(Observer { metrics: metrics.clone(), access_log: access_log.map_err(StartError::AccessLog)? });
+    let purges = Purges::open(config.node.state_dir.as_deref())?;
+    let engine = Arc::new(Engine::new(&config.memory, purges, metrics.clone()));
+    let snapshot = node::first_snapshot(config, &engine, &metrics);
+    let snapshot: Arc<ArcSwap<Snapshot>> = Arc::new(ArcSwap::from_pointee(snapshot));
+    let proxy = pingora_proxy::http_proxy(&Arc::new(ServerConf::default()), Pass { observer: observer.clone() });
+    let node = Node::new(snapshot.clone(), engine.clone(), observer.clone(), source);
+    let shared = Arc::new(Shared { snapshot, engine, observer, proxy: Arc::new(proxy) });
+    Ok((node, shared))
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+    reopen: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Signals {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+            reopen: signal(SignalKind::user_defined1())?,
+        })
+    }
+
+    async fn stop(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+async fn serve_until_stopped(node: &Arc<Node>, signals: &mut Signals) {
+    loop {
+        tokio::select! {
+            _ = signals.terminate.recv() => break,
+            _ = signals.interrupt.recv() => break,
+            _ = signals.hangup.recv() => {
+                notify_systemd(&[sd_notify::NotifyState::Reloading, monotonic_now()]);
+                node.reload().await;
+                notify_systemd(&[sd_notify::NotifyState::Ready]);
+            }
+            _ = signals.reopen.recv() => node.observer.access_log.reopen(),
+        }
+    }
+    let patience = node.snapshot.load().config.node.drain_timeout;
+    tracing::info!(connections = node.open.count(), "stopping: no new connections, running requests may end");
+    notify_systemd(&[sd_notify::NotifyState::Stopping]);
+    node.shutdown.send_replace(true);
+    tokio::select! {
+        () = node.open.closed() => tracing::info!("all requests have ended"),
+        () = tokio::time::sleep(patience) => {
+            tracing::warn!(connections = node.open.count(), "the drain timeout is over; the rest is ended");
+        }
+        () = signals.stop() => tracing::warn!(connections = node.open.count(), "told again to stop; the rest is ended"),
+    }
+}
+
+/// Reloads when the files of the configuration change on disk.
+async fn watch_configuration(node: Arc<Node>) {
+    let ConfigSource::File(main) = node.source.clone() else { return };
+    let mut watch = match ConfigWatch::new() {
+        Ok(watch) => watch,
+        Err(error) => {
+            tracing::warn!(%error, "cannot watch the configuration; reload it by SIGHUP");
+            return;
+        }
+    };
+    loop {
+        let snapshot = node.snapshot.load_full();
+        // The marker makes sites.d itself watched, also while it is empty.
+        let marker = load::sites_directory(&main).join("*.toml");
+        watch.set_files(snapshot.config.files.iter().map(|file| file.as_path()).chain([main.as_path(), &marker]));
+        drop(snapshot);
+        watch.changed().await;
+        node.reload().await;
+    }
+}
+
+async fn sweep(node: Arc<Node>) {
+    let mut swept_up_to = node.engine.purges.current();
+    loop {
+        tokio::time::sleep(SWEEP_EVERY).await;
+        let current = node.engine.purges.current();
+        if current == swept_up_to {
+            continue;
+        }
+        let engine = node.engine.clone();
+        match tokio::task::spawn_blocking(move || engine.sweep()).await {
+            Ok(Ok(swept)) => {
+                swept_up_to = current;
+                node.observer.metrics.swept_objects.inc_by(swept.objects);
+                node.observer.metrics.swept_bytes.inc_by(swept.bytes);
+            }
+            Ok(Err(error)) => tracing::warn!(%error, "cannot compact the purge log; it will be tried again"),
+            Err(error) => tracing::error!(%error, "the sweep of purged objects failed; it will be tried again"),
+        }
+    }
+}
+
+/// Tells systemd that the runtime turns, at half the interval it asks for.
+async fn keep_watchdog_alive() {
+    let mut microseconds = 0;
+    if !sd_notify::watchdog_enabled(false, &mut microseconds) {
+        return;
+    }
+    loop {
+        notify_systemd(&[sd_notify::NotifyState::Watchdog]);
+        tokio::time::sleep(Duration::from_micros(microseconds / 2)).await;
+    }
+}
+
+fn notify_systemd(states: &[sd_notify::NotifyState]) {
+    if let Err(error) = sd_notify::notify(false, states) {
+        tracing::warn!(%error, "cannot notify systemd");
+    }
+}
+
+fn monotonic_now() -> sd_notify::NotifyState<'static> {
+    sd_notify::NotifyState::monotonic_usec_now().unwrap_or(sd_notify::NotifyState::Status("reloading"))
+}

@@ -1,0 +1,85 @@
+//! Watches the configuration's files for changes on disk: written in place, renamed over, or swapped by a
+//! symbolic link as Kubernetes does with ConfigMaps. What is watched are the directories, since a file that
+//! is replaced takes its own watch with it.
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use notify::event::{AccessKind, AccessMode};
+use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, timeout_at};
+
+/// A change is reported when nothing more has changed for this long,
+const QUIET: Duration = Duration::from_millis(100);
+/// or after this long at the latest.
+const AT_LATEST: Duration = Duration::from_secs(1);
+
+/// Tells when files have changed.
+pub struct ConfigWatch {
+    watcher: RecommendedWatcher,
+    watched: HashSet<PathBuf>,
+    events: mpsc::Receiver<()>,
+}
+
+impl ConfigWatch {
+    pub fn new() -> notify::Result<Self> {
+        // One place is enough: what matters is that something has changed, not what.
+        let (sender, events) = mpsc::channel(1);
+        let watcher = notify::recommended_watcher(move |event: notify::Result<Event>| {
+            if event.map_or(true, |event| is_change(&event.kind)) {
+                let _ = sender.try_send(()); // full: a change is already waiting to be reported
+            }
+        })?;
+        Ok(ConfigWatch { watcher, watched: HashSet::new(), events })
+    }
+
+    /// Watches the directories of these files, and no others.
+    pub fn set_files<'p>(&mut self, files: impl IntoIterator<Item = &'p Path>) {
+        let wanted: HashSet<PathBuf> = files.into_iter().flat_map(directories).collect();
+        for gone in self.watched.difference(&wanted) {
+            let _ = self.watcher.unwatch(gone); // it may have been deleted, which ends its watch too
+        }
+        self.watched.retain(|directory| wanted.contains(directory));
+        for directory in wanted {
+            if self.watched.contains(&directory) || !directory.is_dir() {
+                continue;
+            }
+            match self.watcher.watch(&directory, RecursiveMode::NonRecursive) {
+                Ok(()) => {
+                    self.watched.insert(directory);
+                }
+                Err(error) => {
+                    let directory = directory.display();
+                    tracing::warn!(%directory, %error, "cannot watch the configuration; reload it by SIGHUP");
+                }
+            }
+        }
+    }
+
+    /// Waits for the next change and for it to be over. Pends for ever when watching is not possible.
+    pub async fn changed(&mut self) {
+        if self.events.recv().await.is_none() {
+            std::future::pending::<()>().await;
+        }
+        let latest = Instant::now() + AT_LATEST;
+        while timeout_at(latest.min(Instant::now() + QUIET), self.events.recv()).await.is_ok_and(|e| e.is_some()) {}
+    }
+}
+
+/// The directory a file is in, and the one it really is in if it is reached by a link.
+fn directories(file: &Path) -> Vec<PathBuf> {
+    let parent = |path: &Path| match path.parent() {
+        Some(parent) if parent.as_os_str().is_empty() => PathBuf::from("."),
+        Some(parent) => parent.to_owned(),
+        None => PathBuf::from("/"),
+    };
+    let mut found = vec![parent(file)];
+    found.extend(file.canonicalize().ok().map(|real| parent(&real)));
+    found
+}
+
+fn is_change(kind: &EventKind) -> bool {
+    !matches!(kind, EventKind::Access(access) if *access != AccessKind::Close(AccessMode::Write))
+}
