@@ -1,7 +1,9 @@
-#![allow(dead_code)]
+//! Seawall: a Layer-7 reverse proxy and edge cache, one node of a CDN. See ARCHITECTURE.md.
+
 mod admin;
 mod app;
 mod cache;
+mod cli;
 mod clock;
 mod config;
 mod front;
@@ -12,9 +14,22 @@ mod pass;
 mod plan;
 mod request;
 mod snapshot;
-fn main() {
-    tracing_subscriber::fmt().with_writer(std::io::stderr).init();
-    let path = std::path::PathBuf::from(std::env::args().nth(1).unwrap());
-    let config = config::load::load(&path).unwrap_or_else(|e| panic!("{e}"));
-    app::run(config, node::ConfigSource::File(path)).unwrap();
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    match cli::Cli::parse().execute() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("seawall: {error}");
+            let mut cause = error.source();
+            while let Some(error) = cause {
+                eprintln!("  because: {error}");
+                cause = error.source();
+            }
+            ExitCode::FAILURE
+        }
+    }
 }

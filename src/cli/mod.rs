@@ -1,0 +1,65 @@
+//! The command line.
+
+mod admin_client;
+mod check;
+mod demo;
+mod purge;
+mod run;
+mod status;
+
+use clap::{Parser, Subcommand};
+
+/// What every command may end with.
+pub type Result = std::result::Result<(), Box<dyn std::error::Error>>;
+
+/// A reverse proxy and edge cache.
+#[derive(Parser)]
+#[command(name = "seawall", version, about, arg_required_else_help = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the node in the foreground.
+    Run(run::Args),
+    /// Check configuration files; print every mistake with its place.
+    Check(check::Args),
+    /// Invalidate what is cached, through the admin API.
+    Purge(purge::Args),
+    /// Show what the node is doing, through the admin API.
+    Status(status::Args),
+    /// Run a node with two small origins of its own, to try things on.
+    Demo(demo::Args),
+}
+
+impl Cli {
+    /// Does what the command line says.
+    pub fn execute(self) -> Result {
+        match self.command {
+            Command::Run(args) => run::execute(args),
+            Command::Check(args) => check::execute(&args),
+            Command::Purge(args) => purge::execute(&args),
+            Command::Status(args) => status::execute(&args),
+            Command::Demo(args) => demo::execute(&args),
+        }
+    }
+}
+
+/// Starts the node's own log, on standard error: journald adds the time, a terminal gets colours.
+fn start_log(level: &str) {
+    use std::io::IsTerminal;
+    let filter = tracing_subscriber::EnvFilter::try_from_env("SEAWALL_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(level));
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false);
+    if std::env::var_os("JOURNAL_STREAM").is_some() {
+        log.without_time().init();
+    } else {
+        log.init();
+    }
+}

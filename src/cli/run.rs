@@ -1,0 +1,81 @@
+//! `seawall run`.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use crate::app;
+use crate::config::load;
+use crate::node::ConfigSource;
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// The configuration file.
+    #[arg(long, short, env = "SEAWALL_CONFIG", conflicts_with_all = ["listen", "to"], required_unless_present = "to")]
+    config: Option<PathBuf>,
+    /// Without a file: where to listen.
+    #[arg(long, requires = "to", default_value = "127.0.0.1:8080")]
+    listen: SocketAddr,
+    /// Without a file: the origin, such as http://127.0.0.1:3000.
+    #[arg(long)]
+    to: Option<String>,
+}
+
+pub fn execute(args: Args) -> super::Result {
+    let (config, source) = match (args.config, args.to) {
+        (Some(path), _) => (load::load(&path)?, ConfigSource::File(path)),
+        (None, Some(to)) => {
+            let text = one_origin(args.listen, &to)?;
+            (load::parse(Path::new("command line"), &text)?, ConfigSource::Fixed)
+        }
+        (None, None) => return Err("give --config FILE, or --to URL for a node without a file".into()),
+    };
+    super::start_log(&config.log.level);
+    Ok(app::run(config, source)?)
+}
+
+/// A configuration for one origin: everything is passed on, and cached where the origin says so.
+fn one_origin(listen: SocketAddr, to: &str) -> Result<String, String> {
+    let expected = || format!("--to {to:?}: expected an origin such as http://127.0.0.1:3000");
+    let uri: http::Uri = to.parse().map_err(|_| expected())?;
+    let tls = match uri.scheme_str() {
+        Some("http") => false,
+        Some("https") => true,
+        _ => return Err(expected()),
+    };
+    let authority = uri.authority().ok_or_else(expected)?;
+    if !matches!(uri.path(), "" | "/") || uri.query().is_some() || authority.as_str().contains('@') {
+        return Err(expected());
+    }
+    Ok(format!(
+        "[[listen]]\naddress = \"{listen}\"\n\
+         [pool.origin]\norigins = [\"{authority}\"]\ntls = {tls}\n\
+         [site.all]\nhosts = [\"*\"]\n\
+         [[site.all.route]]\npath = \"/*\"\npool = \"origin\"\ncache = {{ mode = \"respect\" }}\n"
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_origin_makes_a_valid_configuration() {
+        let listen = "127.0.0.1:0".parse().unwrap();
+        for (to, valid) in [
+            ("http://127.0.0.1:3000", true),
+            ("http://127.0.0.1:3000/", true),
+            ("https://app.example", true),
+            ("127.0.0.1:3000", false),
+            ("ftp://a", false),
+            ("http://a/path", false),
+            ("http://u:p@a", false),
+            ("", false),
+        ] {
+            let text = one_origin(listen, to);
+            assert_eq!(text.is_ok(), valid, "{to}");
+            if let Ok(text) = text {
+                load::parse(Path::new("command line"), &text).unwrap();
+            }
+        }
+    }
+}
