@@ -8,12 +8,15 @@ use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
 use crate::config::model::{Config, Token, TokenRight};
+use crate::config::read::Words;
 use crate::node::Node;
 
 use super::problem::Problem;
 
 /// What the caller of a request may do. Extracting it checks the token.
 pub struct Caller {
+    /// Of the token, for the log.
+    pub name: String,
     rights: Vec<TokenRight>,
     /// `None`: all sites.
     sites: Option<Vec<String>>,
@@ -34,7 +37,7 @@ fn authenticate(config: &Config, authorization: Option<&[u8]>) -> Result<Caller,
     if tokens.is_empty() {
         // Without tokens the API listens on loopback only: whoever is on the machine may do everything.
         let rights = vec![TokenRight::Read, TokenRight::Purge, TokenRight::Operate];
-        return Ok(Caller { rights, sites: None });
+        return Ok(Caller { name: "local".into(), rights, sites: None });
     }
     let unauthorized = |detail: &str| Problem::new(StatusCode::UNAUTHORIZED, detail);
     let given = authorization.ok_or_else(|| unauthorized("a token is needed: Authorization: Bearer TOKEN"))?;
@@ -43,7 +46,7 @@ fn authenticate(config: &Config, authorization: Option<&[u8]>) -> Result<Caller,
         return Err(unauthorized("a token is needed: Authorization: Bearer TOKEN"));
     }
     let token = find(tokens, given[7..].trim_ascii()).ok_or_else(|| unauthorized("the token is not known"))?;
-    Ok(Caller { rights: token.rights.clone(), sites: token.sites.clone() })
+    Ok(Caller { name: token.name.clone(), rights: token.rights.clone(), sites: token.sites.clone() })
 }
 
 /// Compares with every token, so that the time tells nothing about which of them matched.
@@ -92,7 +95,7 @@ pub mod tests {
 
     pub fn caller(rights: &[TokenRight], sites: Option<&[&str]>) -> Caller {
         let sites = sites.map(|sites| sites.iter().map(|site| (*site).to_owned()).collect());
-        Caller { rights: rights.to_vec(), sites }
+        Caller { name: "test".into(), rights: rights.to_vec(), sites }
     }
 
     #[test]

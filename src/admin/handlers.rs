@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use crate::clock::Timestamp;
 use crate::config::load;
 use crate::config::model::{Config, TokenRight};
+use crate::config::read::Words;
 use crate::node::{ConfigSource, Node, Purged};
 use crate::origin::{OriginState, OriginStatus};
 
@@ -215,7 +216,10 @@ pub async fn set_version(
     let request: VersionRequest = serde_json::from_slice(&body)
         .map_err(|error| Problem::bad_request(format!("expected {{\"version\": NUMBER}}: {error}")))?;
     match node.set_version(&site, request.version).await? {
-        Some(done) => Ok(Json(done)),
+        Some(done) => {
+            tracing::info!(caller = caller.name, site, version = request.version, "version set");
+            Ok(Json(done))
+        }
         None => Err(Problem::not_found(format!("there is no site {site:?}"))),
     }
 }
@@ -243,6 +247,6 @@ fn set_draining(node: &Node, caller: &Caller, pool: &str, origin: &str, drain: b
     let state = found.origins.iter().find(|state| *state.address == *origin);
     let state = state.ok_or_else(|| Problem::not_found(format!("pool {pool:?} has no origin {origin:?}")))?;
     state.set_draining(drain);
-    tracing::info!(pool, origin, drain, "origin drained or enabled through the admin API");
+    tracing::info!(caller = caller.name, pool, origin, drain, "origin drained or enabled");
     Ok(Json(json!({ "pool": pool, "origin": origin, "status": state.status(), "active": state.active() })))
 }

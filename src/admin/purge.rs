@@ -42,7 +42,10 @@ pub async fn purge(State(node): State<Arc<Node>>, caller: Caller, body: Bytes) -
         .map_err(|error| Problem::bad_request(format!("the body is not valid: {error}")))?;
     let soft = request.soft;
     let targets = targets(request, &node.snapshot.load().config, &caller)?;
-    Ok(Json(node.purge(targets, soft).await?))
+    let count = targets.len();
+    let done = node.purge(targets, soft).await?;
+    tracing::info!(caller = caller.name, seq = done.seq.0, targets = count, soft, "purged");
+    Ok(Json(done))
 }
 
 fn targets(request: PurgeRequest, config: &Config, caller: &Caller) -> Result<Vec<Target>, Problem> {
@@ -67,7 +70,7 @@ fn targets(request: PurgeRequest, config: &Config, caller: &Caller) -> Result<Ve
             check_site(&site, config, caller)?;
             Ok(vec![Target::Site { site }])
         }
-        PurgeRequest { url: None, urls: None, prefix: None, site: None, .. } if all => {
+        PurgeRequest { url: None, urls: None, prefix: None, tags: None, site: None, .. } if all => {
             caller.need_all_sites()?;
             Ok(vec![Target::All])
         }

@@ -230,8 +230,10 @@ impl Engine {
         self.flights.join_or_lead(key, current, |flight: &Flight| match flight.head() {
             // What it will bring is not known, so neither whether a purge since hits it.
             None => flight.seq == current,
+            // From its head on it is a response like a stored one: only to be used while it is fresh.
             Some(head) => {
-                head.variant.matches(request)
+                matches!(head.freshness.usability(Timestamp::now()), Usability::Fresh { .. })
+                    && head.variant.matches(request)
                     && self.purges.standing_of_fill(key, &head.tags, flight.seq) == Standing::Live
             }
         })

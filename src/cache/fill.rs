@@ -189,6 +189,9 @@ fn with_age(stored: &HeaderMap, received: &HeaderMap) -> HeaderMap {
 }
 
 /// Streams a response that is to be stored to whoever follows, and stores it when it is whole.
+///
+/// A client that has seen the whole of it may ask again at once and must find it stored. So what completes
+/// the response, the last piece or, without a body, the head, is held back until it is.
 async fn stream(
     engine: &Arc<Engine>,
     flight: &Arc<Flight>,
@@ -198,15 +201,23 @@ async fn stream(
     length: Option<u64>,
 ) {
     let head = Head::from_origin(exchange.status, std::mem::take(&mut exchange.fields));
-    let (variant, tags) = (storable.variant.clone(), storable.tags.clone());
-    flight.start(FlightHead { head: head.clone(), length, variant, tags });
+    let Storable { freshness, variant, tags } = storable.clone();
+    let mut unsent = Some(FlightHead { head: head.clone(), length, freshness, variant, tags });
+    let mut held = Bytes::new();
     let mut received: u64 = 0;
     let mut keeping = true;
     loop {
+        if let Some(head) = unsent.take_if(|_| length != Some(received)) {
+            flight.start(head);
+        }
         match exchange.read_body().await {
             Ok(Some(chunk)) => {
                 received += chunk.len() as u64;
-                flight.append(chunk);
+                if length == Some(received) && held.is_empty() {
+                    held = chunk;
+                } else {
+                    flight.append(chunk);
+                }
             }
             Ok(None) => break,
             Err(error) => return flight.abort(error),
@@ -226,10 +237,15 @@ async fn stream(
     }
     exchange.release(&engine.connector).await;
     if keeping {
-        let object = Object::new(flight.key.clone(), head, flight.body(), storable, flight.seq);
+        let object = Object::new(flight.key.clone(), head, flight.body_with(&held), storable, flight.seq);
         engine.store(object, request.rules());
     }
-    // Stored before it is complete: a reader that saw the end finds it in the cache.
+    if let Some(head) = unsent {
+        flight.start(head);
+    }
+    if !held.is_empty() {
+        flight.append(held);
+    }
     flight.complete();
 }
 

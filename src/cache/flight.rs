@@ -17,6 +17,7 @@ use crate::origin::connect::OriginError;
 use crate::plan::CacheKey;
 use crate::request::Fields;
 
+use super::freshness::Freshness;
 use super::object::{Head, Object};
 use super::policy::SkipReason;
 use super::purge::PurgeSeq;
@@ -71,6 +72,7 @@ enum Phase {
 pub struct FlightHead {
     pub head: Head,
     pub length: Option<u64>,
+    pub freshness: Freshness,
     pub variant: Variant,
     pub tags: Box<[TagHash]>,
 }
@@ -193,18 +195,14 @@ impl Flight {
         self.changed.notify_waiters();
     }
 
-    /// Everything that was appended, in one piece.
-    pub fn body(&self) -> Bytes {
+    /// Everything that was appended, and the last piece, which was not yet, in one.
+    pub fn body_with(&self, last: &[u8]) -> Bytes {
         let state = self.state.lock();
-        match state.chunks.len() {
-            0 => Bytes::new(),
-            1 => Bytes::copy_from_slice(&state.chunks[0]), // its buffer may be larger than the piece
-            _ => {
-                let mut whole = Vec::with_capacity(state.chunks.iter().map(Bytes::len).sum());
-                state.chunks.iter().for_each(|chunk| whole.extend_from_slice(chunk));
-                whole.into()
-            }
-        }
+        // Copied even if it is one piece: its buffer may be larger than what is used of it.
+        let mut whole = Vec::with_capacity(state.chunks.iter().map(Bytes::len).sum::<usize>() + last.len());
+        state.chunks.iter().for_each(|chunk| whole.extend_from_slice(chunk));
+        whole.extend_from_slice(last);
+        whole.into()
     }
 
     /// From now on it is not stored: bytes that all readers have are dropped.
@@ -337,6 +335,7 @@ mod tests {
         FlightHead {
             head: Head::from_origin(StatusCode::OK, HeaderMap::new()),
             length: None,
+            freshness: Freshness::default(),
             variant: Variant::default(),
             tags: [].into(),
         }
@@ -378,7 +377,7 @@ mod tests {
         assert_eq!(waiting.await.unwrap().unwrap(), b"one two");
         assert_eq!(rest(second).await.unwrap(), b"one two");
         assert_eq!(rest(third).await.unwrap(), b"one two");
-        assert_eq!(flight.body(), "one two");
+        assert_eq!(flight.body_with(b" three"), "one two three");
     }
 
     #[tokio::test]

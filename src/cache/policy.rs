@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use http::{HeaderMap, Method, StatusCode, header};
+use http::{HeaderMap, StatusCode, header};
 
 use crate::config::model::{CacheMode, CacheRules};
 use crate::request::Fields;
@@ -220,11 +220,6 @@ fn is_final_status(status: StatusCode) -> bool {
 
 fn is_storable_status(status: StatusCode) -> bool {
     matches!(status.as_u16(), 200 | 203 | 204 | 300 | 301 | 308 | 404 | 405 | 410 | 414 | 501)
-}
-
-/// Whether a request method is answered from stored responses to GET.
-pub fn is_answered_by_get(method: &Method) -> bool {
-    matches!(*method, Method::GET | Method::HEAD)
 }
 
 #[cfg(test)]

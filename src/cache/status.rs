@@ -58,15 +58,6 @@ pub enum CacheResult {
 }
 
 impl CacheResult {
-    pub const ALL: [CacheResult; 6] = [
-        CacheResult::Hit,
-        CacheResult::Stale,
-        CacheResult::Miss,
-        CacheResult::Expired,
-        CacheResult::Pass,
-        CacheResult::Error,
-    ];
-
     pub fn as_str(self) -> &'static str {
         match self {
             CacheResult::Hit => "hit",

@@ -27,12 +27,6 @@ pub struct At<T> {
     pub place: Place,
 }
 
-impl<T> At<T> {
-    pub fn map<U>(self, f: impl FnOnce(T) -> U) -> At<U> {
-        At { value: f(self.value), place: self.place }
-    }
-}
-
 /// One mistake, ready to print.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct Diagnostic {

@@ -26,7 +26,6 @@ pub struct File {
 
 #[derive(Debug)]
 pub struct NodeSection {
-    pub place: Place,
     pub name: Option<At<String>>,
     pub region: Option<String>,
     pub threads: Option<At<u64>>,
@@ -223,7 +222,6 @@ fn once<'t, 'i>(
 
 fn read_node(mut table: Table, errors: &mut Diagnostics) -> NodeSection {
     let node = NodeSection {
-        place: table.place,
         name: table.get("name", errors),
         region: table.get("region", errors).map(|at| at.value),
         threads: table.get("threads", errors),

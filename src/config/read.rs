@@ -329,33 +329,39 @@ impl FromToml for IpRange {
     }
 }
 
-/// Reads one of a closed set of words, with a hint when it is misspelt.
-pub fn word<T: Copy>(value: &Value<'_, '_>, words: &[(&'static str, T)]) -> Result<T, String> {
-    let expected = || words.iter().map(|(word, _)| format!("{word:?}")).collect::<Vec<_>>().join(", ");
-    let text = value.text(&format!("one of {}", expected()))?;
-    if let Some((_, found)) = words.iter().find(|(word, _)| *word == text) {
-        return Ok(*found);
+/// A closed set of words.
+pub trait Words: Copy + PartialEq + 'static {
+    /// Every word with what it stands for.
+    const WORDS: &'static [(&'static str, Self)];
+
+    /// The word the operator writes for it.
+    fn as_str(self) -> &'static str {
+        Self::WORDS.iter().find(|(_, other)| *other == self).map_or("", |(word, _)| word)
     }
-    Err(match did_you_mean(text, words.iter().map(|(word, _)| *word)) {
-        Some(meant) => format!("unknown {text:?}, did you mean {meant:?}? expected one of {}", expected()),
-        None => format!("unknown {text:?}, expected one of {}", expected()),
-    })
+
+    fn read(value: &Value<'_, '_>) -> Result<Self, String> {
+        let expected = || Self::WORDS.iter().map(|(word, _)| format!("{word:?}")).collect::<Vec<_>>().join(", ");
+        let text = value.text(&format!("one of {}", expected()))?;
+        if let Some((_, found)) = Self::WORDS.iter().find(|(word, _)| *word == text) {
+            return Ok(*found);
+        }
+        Err(match did_you_mean(text, Self::WORDS.iter().map(|(word, _)| *word)) {
+            Some(meant) => format!("unknown {text:?}, did you mean {meant:?}? expected one of {}", expected()),
+            None => format!("unknown {text:?}, expected one of {}", expected()),
+        })
+    }
 }
 
-/// Implements [`FromToml`] for an enum of words.
+/// Implements [`Words`] and [`FromToml`] for an enum.
 macro_rules! words {
     ($type:ty { $($word:literal => $variant:expr),+ $(,)? }) => {
-        impl $crate::config::read::FromToml for $type {
-            fn from_toml(value: &$crate::config::read::Value<'_, '_>) -> Result<Self, String> {
-                $crate::config::read::word(value, &[$(($word, $variant)),+])
-            }
+        impl $crate::config::read::Words for $type {
+            const WORDS: &'static [(&'static str, Self)] = &[$(($word, $variant)),+];
         }
 
-        impl $type {
-            /// The word the operator writes for it.
-            pub fn as_str(self) -> &'static str {
-                $(if self == $variant { return $word; })+
-                unreachable!("the list of words names every variant")
+        impl $crate::config::read::FromToml for $type {
+            fn from_toml(value: &$crate::config::read::Value<'_, '_>) -> Result<Self, String> {
+                $crate::config::read::Words::read(value)
             }
         }
     };

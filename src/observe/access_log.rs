@@ -269,7 +269,7 @@ mod tests {
 
     fn outcome<'a>(path: &'a str, agent: &'a str) -> Outcome<'a> {
         Outcome {
-            time: Timestamp::from_millis(784_111_777_042),
+            time: Timestamp::from_secs(784_111_777) + Duration::from_millis(42),
             client: [192, 0, 2, 1].into(),
             method: &Method::GET,
             scheme: "https",

@@ -1,0 +1,226 @@
+//! The real node: the built binary, in a process of its own, on free ports.
+
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Condvar, Mutex};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::client::{Client, Response, get};
+use super::{PATIENCE, eventually};
+
+/// A running node. Ends when dropped.
+pub struct Node {
+    /// The listeners, in the order of the configuration.
+    pub addresses: Vec<SocketAddr>,
+    pub admin: SocketAddr,
+    pub directory: Arc<TempDir>,
+    log: Arc<Log>,
+    child: Child,
+}
+
+#[derive(Default)]
+struct Log {
+    lines: Mutex<Vec<String>>,
+    arrived: Condvar,
+}
+
+/// What every configuration of the tests begins with, unless it says otherwise itself.
+const PREAMBLE: &str = "[[listen]]\naddress = \"127.0.0.1:0\"\n[admin]\naddress = \"127.0.0.1:0\"\n";
+
+impl Node {
+    /// Starts with a configuration. `LISTEN` and `ADMIN` sections are put in where it has none.
+    pub fn start(config: &str) -> Self {
+        Self::start_in(Arc::new(TempDir::new().unwrap()), config)
+    }
+
+    /// Starts with one site `shop` for all hosts, with these routes and one pool `app`.
+    pub fn with_routes(origins: &[SocketAddr], routes: &str) -> Self {
+        Self::start(&site(origins, "", routes))
+    }
+
+    /// Starts with everything cached in mode `respect`.
+    pub fn caching(origin: SocketAddr) -> Self {
+        Self::with_routes(
+            &[origin],
+            "[[site.shop.route]]\npath = \"/*\"\npool = \"app\"\ncache = { mode = \"respect\" }\n",
+        )
+    }
+
+    pub fn start_in(directory: Arc<TempDir>, config: &str) -> Self {
+        let path = directory.path().join("seawall.toml");
+        std::fs::write(&path, complete(config)).unwrap();
+        Self::start_file(directory, &path)
+    }
+
+    /// Starts with a file that is already there.
+    pub fn start_file(directory: Arc<TempDir>, path: &Path) -> Self {
+        Self::spawn(directory, &["run", "--config", path.to_str().unwrap()])
+    }
+
+    pub fn spawn(directory: Arc<TempDir>, arguments: &[&str]) -> Self {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_seawall"))
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(std::fs::File::create(directory.path().join("stdout")).unwrap())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let log = Arc::new(Log::default());
+        let (stderr, for_reader) = (child.stderr.take().unwrap(), log.clone());
+        std::thread::spawn(move || {
+            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                for_reader.lines.lock().unwrap().push(line);
+                for_reader.arrived.notify_all();
+            }
+            for_reader.lines.lock().unwrap().push("(the process has ended)".into());
+            for_reader.arrived.notify_all();
+        });
+        let mut node = Node { addresses: vec![], admin: SocketAddr::from(([127, 0, 0, 1], 0)), directory, log, child };
+        node.wait_for_log(" ready ");
+        for line in node.log() {
+            let Some((_, address)) = line.split_once("address=") else { continue };
+            let address = address.trim().parse().unwrap();
+            if line.contains("admin API listening") {
+                node.admin = address;
+            } else if line.contains("listening") {
+                node.addresses.push(address);
+            }
+        }
+        node
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.addresses[0]
+    }
+
+    pub fn get(&self, path: &str) -> Response {
+        get(self.address(), path, &[])
+    }
+
+    pub fn get_with(&self, path: &str, fields: &[&str]) -> Response {
+        get(self.address(), path, fields)
+    }
+
+    pub fn client(&self) -> Client {
+        Client::connect(self.address())
+    }
+
+    /// A call to the admin API: status and body.
+    pub fn admin(&self, method: &str, path: &str, body: &str) -> (u16, Value) {
+        let response = self.admin_with(method, path, &[], body);
+        (response.status, serde_json::from_slice(&response.body).unwrap_or(Value::String(response.text())))
+    }
+
+    pub fn admin_with(&self, method: &str, path: &str, fields: &[&str], body: &str) -> Response {
+        let fields = [&["Host: admin", "Connection: close"], fields].concat();
+        Client::connect(self.admin).request(method, path, &fields, body)
+    }
+
+    /// Purges and expects that to work.
+    pub fn purge(&self, body: &str) -> u64 {
+        let (status, answer) = self.admin("POST", "/v1/purge", body);
+        assert_eq!(status, 200, "{answer}");
+        answer["seq"].as_u64().unwrap()
+    }
+
+    pub fn metric(&self, series: &str) -> Option<f64> {
+        let (_, text) = self.admin("GET", "/metrics", "");
+        let text = text.as_str().unwrap().to_owned();
+        text.lines().find_map(|line| line.strip_prefix(series)?.trim().parse().ok())
+    }
+
+    pub fn origin_status(&self, pool: &str, origin: SocketAddr) -> String {
+        let (_, answer) = self.admin("GET", "/v1/pools", "");
+        let named = |value: &Value, key: &str, name: &str| value[key].as_str() == Some(name);
+        let pools = answer["pools"].as_array().unwrap();
+        let pool = pools.iter().find(|value| named(value, "name", pool)).unwrap();
+        let origins = pool["origins"].as_array().unwrap();
+        let origin = origins.iter().find(|value| named(value, "address", &origin.to_string())).unwrap();
+        origin["status"].as_str().unwrap().to_owned()
+    }
+
+    pub fn wait_for_origin(&self, pool: &str, origin: SocketAddr, status: &str) {
+        eventually(status, || (self.origin_status(pool, origin) == status).then_some(()));
+    }
+
+    pub fn config_path(&self) -> PathBuf {
+        self.directory.path().join("seawall.toml")
+    }
+
+    pub fn generation(&self) -> u64 {
+        self.admin("GET", "/v1/status", "").1["config"]["generation"].as_u64().unwrap()
+    }
+
+    /// Waits until the configuration in force is at least this one.
+    pub fn wait_for_generation(&self, generation: u64) {
+        eventually("a new configuration", || (self.generation() >= generation).then_some(()));
+    }
+
+    pub fn log(&self) -> Vec<String> {
+        self.log.lines.lock().unwrap().clone()
+    }
+
+    /// Waits for a line of the node's own log.
+    pub fn wait_for_log(&self, part: &str) -> String {
+        let mut lines = self.log.lines.lock().unwrap();
+        loop {
+            if let Some(line) = lines.iter().find(|line| line.contains(part)) {
+                return line.clone();
+            }
+            let ended = lines.last().is_some_and(|line| line == "(the process has ended)");
+            let (again, waited) = self.log.arrived.wait_timeout(lines, PATIENCE).unwrap();
+            lines = again;
+            assert!(!waited.timed_out() && !ended, "the node never logged {part:?}:\n{}", lines.join("\n"));
+        }
+    }
+
+    /// What it wrote to standard output.
+    pub fn stdout(&self) -> String {
+        std::fs::read_to_string(self.directory.path().join("stdout")).unwrap()
+    }
+
+    pub fn signal(&self, signal: &str) {
+        let done = Command::new("kill").arg(format!("-{signal}")).arg(self.child.id().to_string()).status().unwrap();
+        assert!(done.success());
+    }
+
+    pub fn is_running(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+
+    /// Waits for the process to end; whether it ended well.
+    pub fn wait(&mut self) -> bool {
+        eventually("the end of the process", || self.child.try_wait().unwrap()).success()
+    }
+
+    /// Ends it as a power failure would.
+    pub fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        let _ = self.child.kill(); // it may have ended already
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("--- the node's log ---\n{}", self.log().join("\n"));
+        }
+    }
+}
+
+/// A configuration with one site `shop` for all hosts and one pool `app`.
+pub fn site(origins: &[SocketAddr], pool: &str, routes: &str) -> String {
+    let origins: Vec<String> = origins.iter().map(|origin| format!("\"{origin}\"")).collect();
+    format!("[pool.app]\norigins = [{}]\n{pool}\n[site.shop]\nhosts = [\"*\"]\n{routes}", origins.join(", "))
+}
+
+/// Adds the listeners that a configuration does not have.
+pub fn complete(config: &str) -> String {
+    if config.contains("[[listen]]") { config.to_owned() } else { format!("{PREAMBLE}{config}") }
+}

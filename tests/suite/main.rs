@@ -1,0 +1,5 @@
+//! What Seawall does, shown through real sockets and processes: one file a capability.
+
+mod harness;
+
+mod caching;
