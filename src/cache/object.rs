@@ -135,14 +135,7 @@ fn describes_the_content(name: &HeaderName) -> bool {
 /// Removes the fields that concern one connection only, and those that `Connection` names (RFC 9110 section
 /// 7.6.1).
 pub fn remove_hop_by_hop(fields: &mut HeaderMap) {
-    let named: Vec<HeaderName> = fields
-        .get_all(header::CONNECTION)
-        .iter()
-        .filter_map(|line| line.to_str().ok())
-        .flat_map(|line| line.split(','))
-        .filter_map(|name| name.trim().parse().ok())
-        .collect();
-    for name in named {
+    for name in connection_options(fields) {
         fields.remove(name);
     }
     for name in [
@@ -159,6 +152,12 @@ pub fn remove_hop_by_hop(fields: &mut HeaderMap) {
     ] {
         fields.remove(name);
     }
+}
+
+/// The fields that `Connection` names.
+pub fn connection_options(fields: &HeaderMap) -> Vec<HeaderName> {
+    let lines = fields.get_all(header::CONNECTION).iter().filter_map(|line| line.to_str().ok());
+    lines.flat_map(|line| line.split(',')).filter_map(|name| name.trim().parse().ok()).collect()
 }
 
 /// Status line and fields as HTTP/1.1 bytes.

@@ -10,6 +10,7 @@ use pingora_core::{Error, ErrorSource, ErrorType, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 
+use crate::cache::object::connection_options;
 use crate::cache::status::Report;
 use crate::cache::tags::TAG_FIELDS;
 use crate::config::model::{BodyLimit, CacheMode};
@@ -131,6 +132,18 @@ impl ProxyHttp for Pass {
         replace_changed(upstream, &fields)?;
         if let Some(host) = host {
             upstream.insert_header(header::HOST, host)?;
+        }
+        Ok(())
+    }
+
+    async fn upstream_response_filter(
+        &self,
+        _session: &mut Session,
+        response: &mut ResponseHeader,
+        _ctx: &mut PassContext,
+    ) -> Result<()> {
+        if response.status != StatusCode::SWITCHING_PROTOCOLS {
+            remove_nominated(response);
         }
         Ok(())
     }
@@ -267,6 +280,18 @@ fn replace_changed(upstream: &mut RequestHeader, wanted: &http::HeaderMap) -> Re
         }
     }
     Ok(())
+}
+
+/// Removes the fields that `Connection` names; pingora does that for requests only. What frames the body
+/// stays for pingora to read, and is written anew by it.
+fn remove_nominated(response: &mut ResponseHeader) {
+    let frames_the_body = [header::TRANSFER_ENCODING, header::CONTENT_LENGTH];
+    for name in connection_options(&response.headers) {
+        if !frames_the_body.contains(&name) {
+            response.remove_header(&name);
+        }
+    }
+    response.remove_header("keep-alive");
 }
 
 fn is_timeout(error: &Error) -> bool {

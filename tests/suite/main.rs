@@ -3,3 +3,9 @@
 mod harness;
 
 mod caching;
+mod fills;
+mod framing;
+mod origins;
+mod passing;
+mod purging;
+mod reloading;

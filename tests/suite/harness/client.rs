@@ -107,6 +107,18 @@ impl Client {
         self.buffer.is_empty() && !self.fill()
     }
 
+    /// Reads on; whether the connection ends by a reset rather than orderly.
+    pub fn ends_by_reset(&mut self) -> bool {
+        let mut space = [0; 65_536];
+        loop {
+            match self.stream.read(&mut space) {
+                Ok(0) => return false,
+                Ok(_) => {}
+                Err(error) => return error.kind() == io::ErrorKind::ConnectionReset,
+            }
+        }
+    }
+
     /// Ends the sending side.
     pub fn finish(&self) {
         self.stream.shutdown(std::net::Shutdown::Write).unwrap();

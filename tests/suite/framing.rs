@@ -1,0 +1,147 @@
+//! Requests that could be read in two ways are refused, and nothing of them reaches the origin.
+
+use crate::harness::{Node, Origin, Reply};
+
+fn refusing_node() -> (Node, Origin) {
+    let origin = Origin::start(|_| Reply::ok(&["Cache-Control: max-age=60"], "ok"));
+    let routes = "[[site.shop.route]]\npath = \"/cached/*\"\npool = \"app\"\ncache = { mode = \"respect\" }\n\
+        [[site.shop.route]]\npath = \"/*\"\npool = \"app\"\n";
+    let config = format!(
+        "[limits]\nheader_timeout = \"300ms\"\nkeepalive_timeout = \"300ms\"\n{}",
+        crate::harness::node::site(&[origin.address], "", routes)
+    );
+    (Node::start(&config), origin)
+}
+
+#[test]
+fn malformed_requests_are_refused_and_the_origin_never_sees_them() {
+    let (node, origin) = refusing_node();
+    let long = format!("GET /{} HTTP/1.1\r\nHost: a\r\n\r\n", "x".repeat(9000));
+    let fat = format!("GET / HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n", "x".repeat(40_000));
+    for (request, status) in [
+        ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
+        ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\nabcd", 400),
+        ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3, 3\r\n\r\nabc", 400),
+        ("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", 501),
+        ("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: xchunked\r\n\r\n0\r\n\r\n", 501),
+        ("POST / HTTP/1.0\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
+        ("GET / HTTP/1.1\nHost: a\n\n", 400),
+        ("GET / HTTP/1.1\r\nHost: a\r\n folded\r\n\r\n", 400),
+        ("GET / HTTP/1.1\r\n\r\n", 400),
+        ("GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", 400),
+        ("GET / HTTP/1.1\r\nHost: a\r\nX: \0\r\n\r\n", 400),
+        ("GET /\x01 HTTP/1.1\r\nHost: a\r\n\r\n", 400),
+        ("GET / HTTP/2.0\r\nHost: a\r\n\r\n", 505),
+        ("CONNECT a:80 HTTP/1.1\r\nHost: a\r\n\r\n", 501),
+        ("TRACE / HTTP/1.1\r\nHost: a\r\n\r\n", 501),
+        ("GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n", 400),
+        ("\x16\x03\x01\x02\x00\x01\n\n", 400),
+        (&long, 414),
+        (&fat, 431),
+    ] {
+        let mut client = node.client();
+        client.try_send(request);
+        // A request behind it must not be served either.
+        client.try_send("GET /cached/smuggled HTTP/1.1\r\nHost: a\r\n\r\n");
+        let response = client.response("GET");
+        assert_eq!(response.status, status, "{request:?}");
+        assert_eq!(response.field("connection"), Some("close"), "{request:?}");
+        assert!(response.text().starts_with(&status.to_string()), "a body says why: {}", response.text());
+        assert!(client.is_closed(), "{request:?}");
+    }
+    assert_eq!(origin.count(), 0);
+    assert!(node.metric("seawall_refused_requests_total{status=\"400\"}").unwrap() >= 10.0);
+}
+
+#[test]
+fn a_head_that_does_not_come_is_not_waited_for() {
+    let (node, origin) = refusing_node();
+    let mut silent = node.client();
+    assert!(silent.is_closed());
+    let mut slow = node.client();
+    slow.send("GET / HTTP/1.1\r\nHost: a\r\n");
+    assert_eq!(slow.response("GET").status, 408);
+    assert!(slow.is_closed());
+    let mut idle = node.client();
+    assert_eq!(idle.get("/cached/a", &[]).status, 200);
+    assert!(idle.is_closed(), "an idle connection ends after keepalive_timeout");
+    assert_eq!(origin.count(), 1);
+}
+
+#[test]
+fn pipelined_requests_are_answered_in_order_whichever_way_they_go() {
+    let origin = Origin::start(|request| Reply::ok(&["Cache-Control: max-age=60"], request.path()));
+    let routes = "[[site.shop.route]]\npath = \"/cached/*\"\npool = \"app\"\ncache = { mode = \"respect\" }\n\
+        [[site.shop.route]]\npath = \"/*\"\npool = \"app\"\n";
+    let node = Node::with_routes(&[origin.address], routes);
+    let mut client = node.client();
+    let paths = ["/cached/a", "/passed/b", "/cached/a", "/passed/c", "/cached/d"];
+    let mut all = String::new();
+    for path in paths {
+        all += &format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n");
+    }
+    all +=
+        "POST /passed/e HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabcGET /cached/f HTTP/1.1\r\nHost: a\r\n\r\n";
+    client.send(all);
+    for path in paths.iter().chain(&["/passed/e", "/cached/f"]) {
+        let response = client.response("GET");
+        assert_eq!((response.status, response.text().as_str()), (200, *path));
+    }
+    let posted = origin.requests().into_iter().find(|request| request.path() == "/passed/e").unwrap();
+    assert_eq!(posted.text(), "abc");
+}
+
+#[test]
+fn a_truncated_body_never_reaches_the_origin_as_a_whole_one() {
+    let (node, origin) = refusing_node();
+    for (request, there) in [
+        ("POST /p HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nhalf", "half"),
+        ("POST /p HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n", "half"),
+        ("POST /p HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalfXX\r\n", ""),
+    ] {
+        let before = origin.count();
+        let mut client = node.client();
+        client.send(request);
+        client.finish();
+        client.read_some();
+        // Whether the origin saw the beginning is a matter of time; a whole request it must never see.
+        let whole: Vec<_> = origin.requests().into_iter().skip(before).filter(|request| request.complete).collect();
+        assert!(whole.is_empty(), "{request:?} ({there}): {whole:?}");
+    }
+}
+
+#[test]
+fn bodies_on_cached_routes_are_drained_or_end_the_connection() {
+    let (node, origin) = refusing_node();
+    let mut client = node.client();
+    for _ in 0..2 {
+        client.send("GET /cached/a HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nGET /");
+        let response = client.response("GET");
+        assert_eq!((response.status, response.text().as_str()), (200, "ok"));
+    }
+    client.send("GET /cached/a HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n");
+    assert_eq!(client.response("GET").field("connection"), Some("close"));
+    let mut large = node.client();
+    large.send(format!("GET /cached/a HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n", 1 << 30));
+    assert_eq!(large.response("GET").field("connection"), Some("close"));
+    let request = &origin.requests()[0];
+    assert_eq!((request.field("content-length"), request.body.len()), (None, 0));
+    assert_eq!(origin.count(), 1);
+}
+
+#[test]
+fn http_1_0_and_closing_are_honoured() {
+    let (node, _origin) = refusing_node();
+    let mut old = node.client();
+    old.send("GET /cached/a HTTP/1.0\r\nHost: a\r\n\r\n");
+    assert_eq!(old.response("GET").field("connection"), Some("close"));
+    assert!(old.is_closed());
+    let mut kept = node.client();
+    for _ in 0..2 {
+        kept.send("GET /cached/a HTTP/1.0\r\nHost: a\r\nConnection: keep-alive\r\n\r\n");
+        assert_eq!(kept.response("GET").field("connection"), Some("keep-alive"));
+    }
+    let mut closing = node.client();
+    assert_eq!(closing.get("/cached/a", &["Connection: close"]).status, 200);
+    assert!(closing.is_closed());
+}

@@ -1,0 +1,243 @@
+//! Which origin gets a request, and what happens when origins fail.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+
+use crate::harness::node::site;
+use crate::harness::{Node, Origin, Reply, Step, eventually};
+
+const UNCACHED: &str = "[[site.shop.route]]\npath = \"/*\"\npool = \"app\"\n";
+const CACHED: &str = "[[site.shop.route]]\npath = \"/*\"\npool = \"app\"\ncache = { mode = \"respect\" }\n";
+
+fn named(name: &'static str) -> Origin {
+    Origin::start(move |_| Reply::ok(&["Cache-Control: max-age=60"], name))
+}
+
+fn pool(text: &str, routes: &str) -> Node {
+    Node::start(&format!("{text}\n[site.shop]\nhosts = [\"*\"]\n{routes}"))
+}
+
+fn shares(node: &Node, requests: usize) -> HashMap<String, usize> {
+    let mut shares = HashMap::new();
+    let mut client = node.client();
+    for i in 0..requests {
+        *shares.entry(client.get(&format!("/{i}"), &[]).text()).or_default() += 1;
+    }
+    shares
+}
+
+#[test]
+fn weights_share_out_exactly_by_round_robin() {
+    let (a, b) = (named("a"), named("b"));
+    let config = format!("[pool.app]\norigins = [\"{}\", {{ address = \"{}\", weight = 3 }}]", a.address, b.address);
+    let shares = shares(&pool(&config, UNCACHED), 40);
+    assert_eq!((shares["a"], shares["b"]), (10, 30));
+}
+
+#[test]
+fn hashing_keeps_a_url_at_its_origin_and_random_uses_all() {
+    let (a, b) = (named("a"), named("b"));
+    let config = |balance: &str| {
+        format!("[pool.app]\nbalance = \"{balance}\"\norigins = [\"{}\", \"{}\"]", a.address, b.address)
+    };
+    let hashed = pool(&config("hash"), UNCACHED);
+    let mut seen = std::collections::HashSet::new();
+    for i in 0..16 {
+        let first = hashed.get(&format!("/{i}")).text();
+        assert_eq!(hashed.get(&format!("/{i}")).text(), first);
+        seen.insert(first);
+    }
+    assert_eq!(seen.len(), 2, "both are used");
+    assert_eq!(shares(&pool(&config("random"), UNCACHED), 60).len(), 2);
+}
+
+#[test]
+fn least_conn_avoids_the_busy_origin() {
+    let gate = crate::harness::origin::Gate::default();
+    let held = gate.clone();
+    let busy = Origin::start(move |_| {
+        let mut steps = vec![Step::Wait(held.clone())];
+        steps.extend(Reply::ok(&[], "busy"));
+        steps
+    });
+    let idle = named("idle");
+    let config = |origins: &str| format!("[pool.app]\nbalance = \"least_conn\"\norigins = [{origins}]");
+    let node = pool(&config(&format!("\"{}\", \"{}\"", busy.address, idle.address)), UNCACHED);
+    let mut waiting: Vec<_> = Vec::new();
+    while busy.count() == 0 {
+        let mut client = node.client();
+        let before = (busy.count(), idle.count());
+        client.send("GET /hold HTTP/1.1\r\nHost: a\r\n\r\n");
+        eventually("the request at an origin", || ((busy.count(), idle.count()) != before).then_some(()));
+        waiting.push(client);
+    }
+    for _ in 0..10 {
+        assert_eq!(node.get("/a").text(), "idle");
+    }
+    gate.open();
+}
+
+#[test]
+fn a_failed_connect_or_a_broken_answer_goes_to_another_origin() {
+    let unused = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let breaks = Origin::start(|_| vec![Step::Close]);
+    let good = named("good");
+    for bad in [unused, breaks.address] {
+        for routes in [UNCACHED, CACHED] {
+            let config = format!("[pool.app]\norigins = [\"{bad}\", \"{}\"]\nretries = 1", good.address);
+            let node = pool(&config, routes);
+            for i in 0..4 {
+                let response = node.get(&format!("/{i}"));
+                assert_eq!((response.status, response.text().as_str()), (200, "good"), "{bad}");
+            }
+        }
+    }
+}
+
+#[test]
+fn what_is_not_idempotent_is_not_sent_twice() {
+    let (breaks, good) = (Origin::start(|_| vec![Step::Close]), named("good"));
+    let config = format!("[pool.app]\norigins = [\"{}\", \"{}\"]\nretries = 3", breaks.address, good.address);
+    let node = pool(&config, UNCACHED);
+    let statuses: Vec<u16> = (0..2).map(|_| node.client().request("POST", "/a", &[], "x").status).collect();
+    assert!(statuses.contains(&502) && statuses.contains(&200), "{statuses:?}");
+    assert_eq!((breaks.count(), good.count()), (1, 1));
+}
+
+#[test]
+fn health_checks_take_origins_out_and_bring_them_back() {
+    let well = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(true));
+    let for_origin = well.clone();
+    let checked = Origin::start(move |request| match request.path() {
+        "/healthz" if !for_origin.load(std::sync::atomic::Ordering::SeqCst) => Reply::status(500, &[], ""),
+        _ => Reply::ok(&[], "checked"),
+    });
+    let other = named("other");
+    let config = format!(
+        "[pool.app]\norigins = [\"{}\", \"{}\"]\n\
+         health = {{ path = \"/healthz\", interval = \"20ms\", rise = 2, fall = 2, expect = [200, \"204-299\"] }}",
+        checked.address, other.address
+    );
+    let node = pool(&config, UNCACHED);
+    assert_eq!(shares(&node, 10).len(), 2);
+    well.store(false, std::sync::atomic::Ordering::SeqCst);
+    node.wait_for_origin("app", checked.address, "down");
+    assert_eq!(shares(&node, 10).keys().collect::<Vec<_>>(), ["other"]);
+    let up = format!("seawall_origin_up{{origin=\"{}\",pool=\"app\"}}", checked.address);
+    assert_eq!(node.metric(&up), Some(0.0));
+    let (_, pools) = node.admin("GET", "/v1/pools", "");
+    assert!(pools.to_string().contains("answered 500"), "{pools}");
+    well.store(true, std::sync::atomic::Ordering::SeqCst);
+    node.wait_for_origin("app", checked.address, "up");
+    assert_eq!(node.metric(&up), Some(1.0));
+    assert_eq!(shares(&node, 10).len(), 2);
+}
+
+#[test]
+fn tcp_checks_see_a_closed_port() {
+    let origin = named("a");
+    let config =
+        format!("[pool.app]\norigins = [\"{}\"]\nhealth = {{ interval = \"20ms\", fall = 1 }}", origin.address);
+    let node = pool(&config, UNCACHED);
+    node.wait_for_origin("app", origin.address, "up");
+    origin.stop();
+    node.wait_for_origin("app", origin.address, "down");
+    assert_eq!(node.get("/a").status, 503);
+}
+
+#[test]
+fn the_fallback_serves_when_the_pool_cannot() {
+    let (main, spare) = (named("main"), named("spare"));
+    let config = format!(
+        "[pool.app]\norigins = [\"{}\"]\nfallback = \"dr\"\nhealth = {{ interval = \"20ms\", fall = 1, rise = 1 }}\n\
+         [pool.dr]\norigins = [\"{}\"]",
+        main.address, spare.address
+    );
+    let node = pool(&config, UNCACHED);
+    assert_eq!(node.get("/a").text(), "main");
+    main.stop();
+    assert_eq!(node.get("/a").text(), "spare", "at once, by the retry");
+    node.wait_for_origin("app", main.address, "down");
+    assert_eq!(node.get("/a").text(), "spare");
+}
+
+#[test]
+fn operators_drain_and_enable_origins() {
+    let (a, b) = (named("a"), named("b"));
+    let node = Node::with_routes(&[a.address, b.address], UNCACHED);
+    let call = |action: &str| node.admin("POST", &format!("/v1/pools/app/origins/{}/{action}", a.address), "");
+    let (status, answer) = call("drain");
+    assert_eq!((status, answer["status"].as_str()), (200, Some("draining")));
+    assert_eq!(shares(&node, 10).keys().collect::<Vec<_>>(), ["b"]);
+    assert_eq!(call("enable").0, 200);
+    assert_eq!(shares(&node, 10).len(), 2);
+    assert_eq!(node.admin("POST", "/v1/pools/app/origins/nowhere:1/drain", "").0, 404);
+    assert_eq!(node.admin("POST", "/v1/pools/nowhere/origins/x:1/drain", "").0, 404);
+}
+
+#[test]
+fn names_are_resolved_in_the_background_and_a_bad_one_blocks_nothing() {
+    let origin = named("by name");
+    let config =
+        format!("[pool.app]\norigins = [\"localhost:{}\", \"does-not-exist.invalid:80\"]", origin.address.port());
+    let node = pool(&config, UNCACHED);
+    eventually("an answer", || (node.get("/a").text() == "by name").then_some(()));
+    let (_, pools) = node.admin("GET", "/v1/pools", "");
+    assert_eq!(pools["pools"][0]["origins"][1]["status"], "unresolved");
+}
+
+#[test]
+fn connections_to_origins_are_kept_and_a_closed_one_is_no_failure() {
+    let origin = Origin::start(|request| {
+        let mut steps = Reply::ok(&["Cache-Control: no-store"], "x");
+        if request.path() == "/last" {
+            steps.push(Step::Close);
+        }
+        steps
+    });
+    for routes in [UNCACHED, CACHED] {
+        let node = Node::with_routes(&[origin.address], routes);
+        let before = origin.connections();
+        for i in 0..5 {
+            assert_eq!(node.get(&format!("/{i}")).status, 200);
+        }
+        assert_eq!(origin.connections() - before, 1);
+        for path in ["/last", "/a", "/last", "/b"] {
+            assert_eq!(node.get(path).status, 200, "{path}");
+        }
+    }
+}
+
+#[test]
+fn a_killed_origin_costs_no_idempotent_request() {
+    let (a, b) = (named("a"), named("b"));
+    let node = Node::start(&site(
+        &[a.address, b.address],
+        "retries = 1\nhealth = { interval = \"50ms\", fall = 2 }\n",
+        UNCACHED,
+    ));
+    let address: SocketAddr = node.address();
+    let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let load: Vec<_> = (0..4)
+        .map(|_| {
+            let stop = stop.clone();
+            std::thread::spawn(move || {
+                let (mut client, mut count) = (crate::harness::Client::connect(address), 0);
+                while !stop.load(std::sync::atomic::Ordering::SeqCst) {
+                    let response = client.get("/a", &[]);
+                    assert_eq!((response.status, response.complete), (200, true));
+                    count += 1;
+                }
+                count
+            })
+        })
+        .collect();
+    a.wait_for(50);
+    a.stop();
+    node.wait_for_origin("app", a.address, "down");
+    let seen = b.count();
+    b.wait_for(seen + 50);
+    stop.store(true, std::sync::atomic::Ordering::SeqCst);
+    let served: usize = load.into_iter().map(|thread| thread.join().unwrap()).sum();
+    assert!(served >= 100, "{served}");
+}

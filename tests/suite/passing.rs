@@ -1,0 +1,135 @@
+//! What the cache does not answer: bodies, upgrades, errors of origins.
+
+use crate::harness::{Node, Origin, Reply, Step};
+
+const UNCACHED: &str = "[[site.shop.route]]\npath = \"/small/*\"\npool = \"app\"\nmax_body = \"10B\"\n\
+    [[site.shop.route]]\npath = \"/*\"\npool = \"app\"\n";
+
+fn echo() -> Origin {
+    Origin::start(|request| Reply::ok(&[], &request.body))
+}
+
+#[test]
+fn bodies_of_either_framing_arrive_whole() {
+    let origin = echo();
+    let node = Node::with_routes(&[origin.address], UNCACHED);
+    let mut client = node.client();
+    let long = "x".repeat(1_000_000);
+    assert_eq!(client.request("POST", "/a", &[], &long).text(), long);
+    client
+        .send("PUT /b HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n6\r\n world\r\n0\r\n\r\n");
+    assert_eq!(client.response("PUT").text(), "hello world");
+    assert_eq!(client.request("DELETE", "/c", &[], "").status, 200);
+    assert_eq!(origin.count(), 3);
+    assert!(origin.requests()[2].head.starts_with("DELETE /c "));
+}
+
+#[test]
+fn a_client_that_expects_100_continue_gets_it() {
+    let origin = echo();
+    let node = Node::with_routes(&[origin.address], UNCACHED);
+    let mut client = node.client();
+    client.send("POST /a HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n");
+    assert!(client.head().starts_with("HTTP/1.1 100 "));
+    client.send("hello");
+    assert_eq!(client.response("POST").text(), "hello");
+}
+
+#[test]
+fn the_limit_of_a_body_holds_for_either_framing() {
+    let origin = echo();
+    let node = Node::with_routes(&[origin.address], UNCACHED);
+    assert_eq!(node.client().request("POST", "/small/a", &[], "0123456789").text(), "0123456789");
+    assert_eq!(node.client().request("POST", "/small/a", &[], "0123456789+").status, 413);
+    let mut chunked = node.client();
+    chunked
+        .send("POST /small/a HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nb\r\n0123456789+\r\n0\r\n\r\n");
+    assert_eq!(chunked.response("POST").status, 413);
+    let whole = origin.requests().into_iter().filter(|request| request.complete).count();
+    assert_eq!(whole, 1, "the origin never saw a shorter body as a whole one");
+}
+
+#[test]
+fn websockets_pass_after_the_origins_101_only() {
+    let origin = Origin::start(|request| {
+        if request.path() == "/refused" {
+            return Reply::status(403, &[], "no");
+        }
+        assert_eq!(request.field("upgrade"), Some("websocket"));
+        assert_eq!(request.field("sec-websocket-key"), Some("a2V5"));
+        let fields = ["Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Accept: x"];
+        vec![Step::Send(Reply::head(101, &fields)), Step::Echo]
+    });
+    let node = Node::with_routes(&[origin.address], UNCACHED);
+    let handshake = |path: &str| {
+        format!(
+            "GET {path} HTTP/1.1\r\nHost: a\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n\
+             Sec-WebSocket-Key: a2V5\r\nSec-WebSocket-Version: 13\r\n\r\n"
+        )
+    };
+    let mut client = node.client();
+    client.send(handshake("/ws"));
+    let head = client.head();
+    assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+    for message in ["ping", "pong"] {
+        client.send(message);
+        assert_eq!(client.read_some(), message.as_bytes());
+    }
+    let mut refused = node.client();
+    refused.send(handshake("/refused"));
+    assert_eq!(refused.response("GET").status, 403);
+}
+
+#[test]
+fn each_failure_of_an_origin_has_its_status() {
+    let origin = Origin::start(|request| match request.path() {
+        "/silent" => vec![Step::Wait(Default::default())],
+        "/closed" => vec![Step::Close],
+        "/garbage" => vec![Step::Send(b"this is not HTTP\r\n\r\n".to_vec()), Step::Close],
+        "/badlength" => vec![Step::Send(b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n".to_vec()), Step::Close],
+        _ => Reply::ok(&[], ""),
+    });
+    let unused = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let route = |path: &str, pool: &str, cache: &str| {
+        format!("[[site.shop.route]]\npath = \"{path}\"\npool = \"{pool}\"\ncache = {{ mode = \"{cache}\" }}\n")
+    };
+    let config = format!(
+        "[pool.app]\norigins = [\"{}\"]\nread_timeout = \"300ms\"\n[pool.dead]\norigins = [\"{unused}\"]\n\
+         [pool.down]\norigins = [\"{unused}\"]\nhealth = {{ interval = \"10ms\", fall = 1 }}\n\
+         [site.shop]\nhosts = [\"*\"]\n{}{}{}{}{}{}",
+        origin.address,
+        route("/cached/dead*", "dead", "respect"),
+        route("/cached/down*", "down", "respect"),
+        route("/dead*", "dead", "off"),
+        route("/down*", "down", "off"),
+        route("/cached/*", "app", "respect"),
+        route("/*", "app", "off"),
+    );
+    let node = Node::start(&config);
+    node.wait_for_origin("down", unused, "down");
+    for (path, status) in
+        [("/silent", 504), ("/closed", 502), ("/garbage", 502), ("/badlength", 502), ("/dead", 502), ("/down", 503)]
+    {
+        for prefix in ["", "/cached"] {
+            let path = if path.starts_with("/d") { format!("{prefix}{path}") } else { path.to_owned() };
+            let response = node.get(&path);
+            assert_eq!(response.status, status, "{path}: {}", response.text());
+            assert!(response.text().starts_with(&format!("{status} ")) && response.text().len() < 100);
+            assert!(!response.text().contains("127.0.0.1"), "no names from inside: {}", response.text());
+        }
+    }
+}
+
+#[test]
+fn responses_are_told_where_they_came_from() {
+    let origin = Origin::start(|_| Reply::ok(&["Surrogate-Key: a", "Connection: X-Hop", "X-Hop: 1"], "x"));
+    let node = Node::with_routes(&[origin.address], UNCACHED);
+    let response = node.client().request("POST", "/a", &["X-Forwarded-For: 9.9.9.9", "X-Forwarded-Host: evil"], "x");
+    assert_eq!(response.cache(), "seawall; fwd=bypass");
+    assert_eq!(response.field("via"), Some("1.1 seawall"));
+    assert_eq!((response.field("surrogate-key"), response.field("x-hop")), (None, None));
+    let request = &origin.requests()[0];
+    assert_eq!(request.field("x-forwarded-for"), Some("127.0.0.1"));
+    assert_eq!(request.field("x-forwarded-host"), Some("shop.example"));
+    assert_eq!(request.field("via"), Some("1.1 seawall"));
+}

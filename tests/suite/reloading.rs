@@ -1,0 +1,162 @@
+//! New configuration without dropping anything.
+
+use std::os::unix::fs::symlink;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::harness::node::{complete, site};
+use crate::harness::{Client, Node, Origin, Reply, Step};
+
+const CACHED: &str = "[[site.shop.route]]\npath = \"/*\"\npool = \"app\"\ncache = { mode = \"respect\" }\n";
+
+fn echo_name() -> Origin {
+    Origin::start(|request| match request.path() {
+        "/ws" => vec![Step::Send(Reply::head(101, &["Connection: upgrade", "Upgrade: websocket"])), Step::Echo],
+        _ => Reply::ok(&["Cache-Control: max-age=60"], "x"),
+    })
+}
+
+/// A configuration whose node has this name: visible in every response.
+fn named(name: &str, origin: &Origin) -> String {
+    complete(&format!("[node]\nname = \"{name}\"\n{}", site(&[origin.address], "", CACHED)))
+}
+
+fn name_of(node: &Node) -> String {
+    node.get("/a").cache().split(';').next().unwrap().to_owned()
+}
+
+#[test]
+fn every_way_of_changing_the_file_is_noticed() {
+    let origin = echo_name();
+    let node = Node::start(&named("one", &origin));
+    let path = node.config_path();
+    std::fs::write(&path, named("two", &origin)).unwrap();
+    node.wait_for_generation(2);
+    assert_eq!(name_of(&node), "two");
+    let aside = path.with_extension("new");
+    std::fs::write(&aside, named("three", &origin)).unwrap();
+    std::fs::rename(&aside, &path).unwrap();
+    node.wait_for_generation(3);
+    assert_eq!(name_of(&node), "three");
+    let sites = node.directory.path().join("sites.d");
+    std::fs::create_dir(&sites).unwrap();
+    node.signal("HUP"); // the directory is new: from now on it is watched
+    let blog = "[site.blog]\nhosts = [\"blog.example\"]\n[[site.blog.route]]\npath = \"/*\"\npool = \"app\"\n";
+    std::fs::write(sites.join("blog.toml"), blog).unwrap();
+    node.wait_for_generation(4);
+    assert!(node.admin("GET", "/v1/config", "").1.to_string().contains("blog"));
+}
+
+#[test]
+fn a_config_map_is_followed_through_its_links() {
+    let origin = echo_name();
+    let directory = Arc::new(tempfile::TempDir::new().unwrap());
+    let root = directory.path();
+    for name in ["one", "two"] {
+        std::fs::create_dir(root.join(name)).unwrap();
+        std::fs::write(root.join(name).join("seawall.toml"), named(name, &origin)).unwrap();
+    }
+    // Kubernetes: seawall.toml -> ..data/seawall.toml, ..data -> a directory, swapped by rename.
+    symlink("one", root.join("..data")).unwrap();
+    symlink("..data/seawall.toml", root.join("seawall.toml")).unwrap();
+    let node = Node::start_file(directory.clone(), &root.join("seawall.toml"));
+    assert_eq!(name_of(&node), "one");
+    symlink("two", root.join("..data_tmp")).unwrap();
+    std::fs::rename(root.join("..data_tmp"), root.join("..data")).unwrap();
+    node.wait_for_generation(2);
+    assert_eq!(name_of(&node), "two");
+}
+
+#[test]
+fn a_signal_or_a_call_reloads_and_a_broken_file_changes_nothing() {
+    let origin = echo_name();
+    let node = Node::start(&named("one", &origin));
+    let (status, answer) = node.admin("POST", "/v1/reload", "");
+    assert_eq!((status, answer["changed"].as_bool()), (200, Some(false)));
+    std::fs::write(node.config_path(), "[pool.app]\norgins = []\n").unwrap();
+    let (status, problem) = node.admin("POST", "/v1/reload", "");
+    assert_eq!(status, 422, "{problem}");
+    assert!(problem.to_string().contains("did you mean \\\"origins\\\"?"), "{problem}");
+    assert_eq!(problem["errors"][1]["line"], 2);
+    assert_eq!((name_of(&node), node.generation()), ("one".to_owned(), 1));
+    let (_, status) = node.admin("GET", "/v1/status", "");
+    assert_eq!(status["config"]["last_reload"]["ok"], false);
+    assert_eq!(node.metric("seawall_config_last_reload_ok"), Some(0.0));
+    assert!(node.metric("seawall_config_reloads_total{result=\"refused\"}").unwrap() >= 1.0);
+    node.wait_for_log("the configuration is refused and nothing was changed");
+    std::fs::write(node.config_path(), named("two", &origin)).unwrap();
+    node.signal("HUP");
+    node.wait_for_generation(2);
+    assert_eq!(name_of(&node), "two");
+    assert_eq!(node.metric("seawall_config_last_reload_ok"), Some(1.0));
+}
+
+#[test]
+fn cache_health_and_open_websockets_stay() {
+    let origin = echo_name();
+    let dead = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let config = |name: &str| {
+        let pool = "health = { interval = \"20ms\", fall = 1 }\n";
+        complete(&format!("[node]\nname = \"{name}\"\n{}", site(&[origin.address, dead], pool, CACHED)))
+    };
+    let node = Node::start(&config("one"));
+    node.wait_for_origin("app", dead, "down");
+    node.get("/a");
+    let mut socket = node.client();
+    socket.send("GET /ws HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n");
+    assert!(socket.head().contains(" 101 "));
+    std::fs::write(node.config_path(), config("two").replace("interval = \"20ms\"", "interval = \"1h\"")).unwrap();
+    node.wait_for_generation(2);
+    assert_eq!(node.origin_status("app", dead), "down", "though its check has yet to be made");
+    assert!(node.get("/a").cache().starts_with("two; hit"));
+    socket.send("still there");
+    assert_eq!(socket.read_some(), b"still there");
+}
+
+#[test]
+fn what_needs_a_restart_is_said() {
+    let origin = echo_name();
+    let node = Node::start(&named("one", &origin));
+    let changed = named("one", &origin).replacen("127.0.0.1:0", "127.0.0.2:0", 1);
+    std::fs::write(node.config_path(), format!("{changed}[cache.memory]\nmax_size = \"1GiB\"\n")).unwrap();
+    node.wait_for_generation(2);
+    let (_, status) = node.admin("GET", "/v1/status", "");
+    let needs = status["config"]["last_reload"]["needs_restart"].to_string();
+    assert!(needs.contains("[[listen]]") && needs.contains("max_size"), "{needs}");
+}
+
+#[test]
+fn fifty_reloads_under_load_cost_no_request() {
+    let origin = echo_name();
+    let routes = format!("[[site.shop.route]]\npath = \"/passed/*\"\npool = \"app\"\n{CACHED}");
+    let config = |i: usize| {
+        complete(&format!("[node]\nname = \"n{i}\"\n[log]\naccess = \"off\"\n{}", site(&[origin.address], "", &routes)))
+    };
+    let node = Node::start(&config(0));
+    let (address, stop) = (node.address(), Arc::new(AtomicBool::new(false)));
+    let load: Vec<_> = (0..6)
+        .map(|thread| {
+            let stop = stop.clone();
+            std::thread::spawn(move || {
+                let (mut client, mut served) = (Client::connect(address), 0);
+                while !stop.load(Ordering::SeqCst) {
+                    let path = if thread % 3 == 0 { "/passed/a".to_owned() } else { format!("/{}", served % 50) };
+                    let response = client.get(&path, &[]);
+                    assert_eq!((response.status, response.complete), (200, true), "{response:?}");
+                    served += 1;
+                }
+                served
+            })
+        })
+        .collect();
+    for i in 1..=50 {
+        let broken = i % 5 == 0;
+        std::fs::write(node.config_path(), if broken { "broken".to_owned() } else { config(i) }).unwrap();
+        let (status, _) = node.admin("POST", "/v1/reload", "");
+        assert_eq!(status, if broken { 422 } else { 200 });
+    }
+    assert_eq!(node.generation(), 41);
+    stop.store(true, Ordering::SeqCst);
+    let served: usize = load.into_iter().map(|thread| thread.join().unwrap()).sum();
+    assert!(served > 100, "{served}");
+}
