@@ -166,9 +166,16 @@ async fn watch_configuration(node: Arc<Node>) {
         let snapshot = node.snapshot.load_full();
         // The marker makes sites.d itself watched, also while it is empty.
         let marker = load::sites_directory(&main).join("*.toml");
-        watch.set_files(snapshot.config.files.iter().map(|file| file.as_path()).chain([main.as_path(), &marker]));
+        let files = snapshot.config.files.iter().map(|file| file.as_path()).chain([main.as_path(), &marker]);
+        let unnoticed = watch.set_files(files);
         drop(snapshot);
-        watch.changed().await;
+        if !unnoticed {
+            tokio::select! {
+                () = watch.changed() => {}
+                // Reloaded from elsewhere: there may be other files to watch now.
+                () = node.applied.notified() => continue,
+            }
+        }
         node.reload().await;
     }
 }

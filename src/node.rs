@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use crate::cache::engine::Engine;
 use crate::cache::purge::{Event, LogError, PurgeSeq, Target};
@@ -39,6 +39,8 @@ pub struct Node {
     pub source: ConfigSource,
     pub started: Timestamp,
     pub shutdown: watch::Sender<bool>,
+    /// A new configuration is in force.
+    pub applied: Notify,
     tasks: Mutex<PoolTasks>,
     last_reload: Mutex<Option<ReloadReport>>,
     /// Reloads happen one after the other.
@@ -101,6 +103,7 @@ impl Node {
             source,
             started: Timestamp::now(),
             shutdown: watch::Sender::new(false),
+            applied: Notify::new(),
             tasks: Mutex::new(tasks),
             last_reload: Mutex::new(None),
             reloading: tokio::sync::Mutex::new(()),
@@ -176,6 +179,7 @@ impl Node {
         }
         metrics.reloaded(true);
         metrics.config_generation.set(generation as i64);
+        self.applied.notify_one();
         tracing::info!(generation, "configuration reloaded");
         for what in &needs_restart {
             tracing::warn!(what, "this change takes effect with the next start only");
@@ -184,7 +188,7 @@ impl Node {
     }
 
     fn unchanged(&self) -> ReloadReport {
-        self.observer.metrics.reloaded(true);
+        self.observer.metrics.config_last_reload_ok.set(1);
         let generation = self.snapshot.load().generation;
         let (errors, needs_restart) = (Vec::new(), Vec::new());
         ReloadReport { time: Timestamp::now(), ok: true, changed: false, generation, errors, needs_restart }

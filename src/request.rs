@@ -141,8 +141,9 @@ pub enum TargetError {
 impl<'a> Target<'a> {
     /// Takes a target in origin form or absolute form apart.
     pub fn parse(text: &'a str) -> Result<Self, TargetError> {
-        // Visible ASCII without "#": a fragment is never sent.
-        if !text.bytes().all(|b| b.is_ascii_graphic() && b != b'#') {
+        // Visible ASCII but for the delimiters of RFC 3986 that `http::Uri` refuses too, which requests to
+        // origins are made with; and without "#", since a fragment is never sent.
+        if !text.bytes().all(|b| b.is_ascii_graphic() && !b"#\"<>".contains(&b)) {
             return Err(TargetError::Character);
         }
         let (authority, rest) = if text.starts_with('/') {
@@ -156,6 +157,9 @@ impl<'a> Target<'a> {
             Some((path, query)) => (path, Some(query)),
             None => (rest, None),
         };
+        if path.contains('`') {
+            return Err(TargetError::Character);
+        }
         let path = if path.is_empty() { "/" } else { path };
         Ok(Target { path: normalise_path(path)?, query, authority })
     }
@@ -278,6 +282,18 @@ mod tests {
             ("/%+1", TargetError::Escape),
         ] {
             assert_eq!(Target::parse(text), Err(error), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_accepted_can_be_sent() {
+        for byte in 0..=127_u8 {
+            for text in [format!("/a{}b", char::from(byte)), format!("/a?b{}c", char::from(byte))] {
+                let Ok(target) = Target::parse(&text) else { continue };
+                let query = target.query.map(|query| format!("?{query}")).unwrap_or_default();
+                let sent = format!("{}{query}", target.path);
+                assert_eq!(sent.parse::<http::Uri>().unwrap().to_string(), sent, "{text:?}");
+            }
         }
     }
 

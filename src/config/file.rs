@@ -452,7 +452,7 @@ fn read_cache(mut table: Table, errors: &mut Diagnostics) -> CacheSection {
     let place = table.place;
     let cache = CacheSection {
         place,
-        mode: table.get("mode", errors),
+        mode: table.require("mode", errors),
         ttl: table.get("ttl", errors),
         default_ttl: table.get("default_ttl", errors),
         stale_while_revalidate: table.get_or("stale_while_revalidate", Duration::ZERO, errors),

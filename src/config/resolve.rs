@@ -433,12 +433,13 @@ fn resolve_route(route: file::RouteSection, pool_ids: &PoolIds, errors: &mut Dia
             _ => errors.error(method.place, format!("{:?} is not a method such as \"GET\"", method.value)),
         }
     }
+    let cache = route.cache.map_or_else(CacheRules::default, |cache| resolve_cache(cache, errors));
     Some(Route {
         path: path?,
         methods: (!methods.is_empty()).then_some(methods),
         pool: pool?,
         max_body: route.max_body.map_or(BodyLimit::Unlimited, |ByteSize(bytes)| BodyLimit::Bytes(bytes)),
-        cache: route.cache.map_or_else(CacheRules::default, |cache| resolve_cache(cache, errors)),
+        cache,
     })
 }
 
@@ -474,14 +475,7 @@ fn resolve_cache(cache: file::CacheSection, errors: &mut Diagnostics) -> CacheRu
                 }
             }
         }
-        None => {
-            errors.error_with_hint(
-                cache.place,
-                "missing key \"mode\" in cache",
-                "expected one of \"respect\", \"force\", \"off\"",
-            );
-            CacheMode::Off
-        }
+        None => CacheMode::Off, // its absence has been reported
     };
     if !(1..=1024).contains(&cache.max_variants.value) {
         errors.error(cache.max_variants.place, "max_variants must be from 1 to 1024");

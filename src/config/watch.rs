@@ -35,8 +35,10 @@ impl ConfigWatch {
         Ok(ConfigWatch { watcher, watched: HashSet::new(), events })
     }
 
-    /// Watches the directories of these files, and no others.
-    pub fn set_files<'p>(&mut self, files: impl IntoIterator<Item = &'p Path>) {
+    /// Watches the directories of these files, and no others. Tells whether some were not watched before: what
+    /// changed in them until now has gone unnoticed.
+    pub fn set_files<'p>(&mut self, files: impl IntoIterator<Item = &'p Path>) -> bool {
+        let mut added = false;
         let wanted: HashSet<PathBuf> = files.into_iter().flat_map(directories).collect();
         for gone in self.watched.difference(&wanted) {
             let _ = self.watcher.unwatch(gone); // it may have been deleted, which ends its watch too
@@ -49,6 +51,7 @@ impl ConfigWatch {
             match self.watcher.watch(&directory, RecursiveMode::NonRecursive) {
                 Ok(()) => {
                     self.watched.insert(directory);
+                    added = true;
                 }
                 Err(error) => {
                     let directory = directory.display();
@@ -56,6 +59,7 @@ impl ConfigWatch {
                 }
             }
         }
+        added
     }
 
     /// Waits for the next change and for it to be over. Pends for ever when watching is not possible.

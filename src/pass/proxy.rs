@@ -115,8 +115,10 @@ impl ProxyHttp for Pass {
         upstream: &mut RequestHeader,
         ctx: &mut PassContext,
     ) -> Result<()> {
-        let host = ctx.picked.as_ref().and_then(|(pool, _, _)| pool.config.host.clone());
         let request = ctx.request()?;
+        let host = ctx.picked.as_ref().and_then(|(pool, _, _)| pool.config.host.clone());
+        // Always said in so many words: of a request by HTTP/2, pingora would take the URI's.
+        let host = host.unwrap_or_else(|| request.authority.clone());
         let mut fields = upstream.headers.clone();
         if request.snapshot.route(request.site, request.route).cache.mode != CacheMode::Off {
             forward::exclude_overrides(&mut fields);
@@ -130,9 +132,7 @@ impl ProxyHttp for Pass {
         };
         forward::set_forwarding_fields(&mut fields, &forwarded);
         replace_changed(upstream, &fields)?;
-        if let Some(host) = host {
-            upstream.insert_header(header::HOST, host)?;
-        }
+        upstream.insert_header(header::HOST, host)?;
         Ok(())
     }
 

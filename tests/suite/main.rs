@@ -2,10 +2,13 @@
 
 mod harness;
 
+mod admin_api;
 mod caching;
 mod fills;
 mod framing;
 mod origins;
 mod passing;
+mod process;
 mod purging;
 mod reloading;
+mod tls;

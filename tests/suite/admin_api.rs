@@ -1,0 +1,138 @@
+//! The admin API: who may call it, what it answers, and that its description is true.
+
+use std::sync::Arc;
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::harness::node::site;
+use crate::harness::{Node, Origin, Reply};
+
+const ROUTES: &str = "[[site.shop.route]]\npath = \"/*\"\npool = \"app\"\ncache = { mode = \"respect\" }\n";
+
+fn origin() -> Origin {
+    Origin::start(|_| Reply::ok(&["Cache-Control: max-age=60"], "x"))
+}
+
+fn sha256(text: &str) -> String {
+    use sha2::Digest;
+    sha2::Sha256::digest(text.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn node_with_tokens(origin: &Origin) -> Node {
+    let directory = Arc::new(TempDir::new().unwrap());
+    let token = |name: &str, rights: &str, sites: &str| {
+        let digest = sha256(name);
+        format!("[[token]]\nname = \"{name}\"\nsha256 = \"{digest}\"\nrights = [{rights}]\n{sites}\n")
+    };
+    let tokens = [
+        token("reader", "\"read\"", ""),
+        token("shop-purger", "\"purge\"", "sites = [\"shop\"]"),
+        token("blog-purger", "\"purge\"", "sites = [\"blog\"]"),
+        token("operator", "\"read\", \"purge\", \"operate\"", ""),
+    ];
+    std::fs::write(directory.path().join("tokens.toml"), tokens.concat()).unwrap();
+    let sections =
+        "[[listen]]\naddress = \"127.0.0.1:0\"\n[admin]\naddress = \"127.0.0.1:0\"\ntokens_file = \"tokens.toml\"\n";
+    Node::start_in(directory, &format!("{sections}{}", site(&[origin.address], "", ROUTES)))
+}
+
+#[test]
+fn each_right_opens_what_it_is_for() {
+    let origin = origin();
+    let node = node_with_tokens(&origin);
+    for (method, path, body, allowed) in [
+        ("GET", "/v1/status", "", &["reader", "operator"][..]),
+        ("GET", "/v1/pools", "", &["reader", "operator"]),
+        ("GET", "/v1/config", "", &["reader", "operator"]),
+        ("GET", "/metrics", "", &["reader", "operator"]),
+        ("POST", "/v1/config/check", "", &["reader", "operator"]),
+        ("POST", "/v1/purge", r#"{"site": "shop"}"#, &["shop-purger", "operator"]),
+        ("POST", "/v1/purge", r#"{"all": true}"#, &["operator"]),
+        ("POST", "/v1/purge", r#"{"tags": ["a"]}"#, &["shop-purger", "blog-purger", "operator"]),
+        ("POST", "/v1/sites/shop/version", r#"{"version": 1}"#, &["shop-purger", "operator"]),
+        ("POST", "/v1/reload", "", &["operator"]),
+    ] {
+        for token in ["reader", "shop-purger", "blog-purger", "operator"] {
+            let field = format!("Authorization: Bearer {token}");
+            let response = node.admin_with(method, path, &[&field], body);
+            let expected = if allowed.contains(&token) { 200 } else { 403 };
+            assert_eq!(response.status, expected, "{method} {path} {body} as {token}: {}", response.text());
+        }
+        for fields in [&[][..], &["Authorization: Bearer wrong"], &["Authorization: Basic cmVhZGVy"]] {
+            let response = node.admin_with(method, path, fields, body);
+            assert_eq!(response.status, 401, "{method} {path} {fields:?}");
+            assert_eq!(response.field("www-authenticate"), Some("Bearer"));
+        }
+    }
+    for path in ["/healthz", "/readyz", "/openapi.json"] {
+        assert_eq!(node.admin("GET", path, "").0, 200, "{path} is open");
+    }
+}
+
+#[test]
+fn errors_are_problem_documents() {
+    let origin = origin();
+    let node = Node::with_routes(&[origin.address], ROUTES);
+    for (method, path, body, status) in [
+        ("GET", "/nowhere", "", 404),
+        ("DELETE", "/v1/status", "", 405),
+        ("POST", "/v1/purge", "{", 400),
+        ("POST", "/v1/purge", r#"{"url": "http://shop.example/", "all": true}"#, 400),
+        ("POST", "/v1/sites/nope/version", r#"{"version": 2}"#, 404),
+        ("POST", "/v1/config/check", "[pool.app]\norigin = []", 422),
+    ] {
+        let response = node.admin_with(method, path, &[], body);
+        assert_eq!(response.status, status, "{method} {path}: {}", response.text());
+        assert_eq!(response.field("content-type"), Some("application/problem+json"), "{method} {path}");
+        let problem: Value = serde_json::from_slice(&response.body).unwrap();
+        assert_eq!(problem["status"], status);
+        assert!(problem["detail"].as_str().is_some_and(|detail| !detail.is_empty()));
+    }
+    let (status, answer) = node.admin("POST", "/v1/config/check", &site(&[origin.address], "", ROUTES));
+    assert_eq!((status, answer["ok"].as_bool()), (200, Some(true)));
+}
+
+/// Every operation that the description has is called, and answers with a status and the fields that it says.
+#[test]
+fn the_description_is_true() {
+    let origin = origin();
+    let node = Node::with_routes(&[origin.address], ROUTES);
+    let (_, api) = node.admin("GET", "/openapi.json", "");
+    assert_eq!(api["openapi"], "3.1.0");
+    let mut called = 0;
+    for (path, operations) in api["paths"].as_object().unwrap() {
+        for (method, operation) in operations.as_object().unwrap() {
+            let path = path
+                .replace("{site}", "shop")
+                .replace("{pool}", "app")
+                .replace("{origin}", &origin.address.to_string());
+            let example = &operation["requestBody"]["content"]["application/json"]["example"];
+            let toml = &operation["requestBody"]["content"]["application/toml"]["example"];
+            let body = toml
+                .as_str()
+                .map_or_else(|| if example.is_null() { String::new() } else { example.to_string() }, str::to_owned);
+            let response = node.admin_with(&method.to_uppercase(), &path, &[], &body);
+            let described = &operation["responses"][response.status.to_string()];
+            assert!(response.status == 200 && !described.is_null(), "{method} {path}: {}", response.text());
+            let required = &described["content"]["application/json"]["schema"]["required"];
+            let answer: Value = serde_json::from_slice(&response.body).unwrap_or_default();
+            for field in required.as_array().into_iter().flatten() {
+                assert!(answer.get(field.as_str().unwrap()).is_some(), "{method} {path} has no {field}: {answer}");
+            }
+            called += 1;
+        }
+    }
+    assert_eq!(called, 13, "an operation is missing from the description, or from this count");
+}
+
+#[test]
+fn it_does_not_open_beyond_loopback_without_tokens() {
+    let directory = TempDir::new().unwrap();
+    let path = directory.path().join("seawall.toml");
+    std::fs::write(&path, "[admin]\naddress = \"0.0.0.0:0\"\n").unwrap();
+    let output = crate::process::seawall(&["check", path.to_str().unwrap()]);
+    assert!(!output.status.success());
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(text.contains("the admin API does not listen beyond loopback without tokens"), "{text}");
+}

@@ -1,0 +1,225 @@
+//! TLS and HTTP/2: certificates by SNI, the same cache behind either protocol.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
+use tempfile::TempDir;
+
+use crate::harness::node::site;
+use crate::harness::{Node, Origin, Reply};
+
+const ROUTES: &str = "[[site.shop.route]]\npath = \"/passed/*\"\npool = \"app\"\n\
+    [[site.shop.route]]\npath = \"/*\"\npool = \"app\"\ncache = { mode = \"respect\" }\n";
+
+/// Writes a self-signed certificate for some names.
+fn certificate(directory: &Path, name: &str, hosts: &[&str]) {
+    let hosts: Vec<String> = hosts.iter().map(|host| (*host).to_owned()).collect();
+    let made = rcgen::generate_simple_self_signed(hosts).unwrap();
+    std::fs::write(directory.join(format!("{name}.pem")), made.cert.pem()).unwrap();
+    std::fs::write(directory.join(format!("{name}.key")), made.signing_key.serialize_pem()).unwrap();
+}
+
+fn tls_node(origin: &Origin) -> Node {
+    let directory = Arc::new(TempDir::new().unwrap());
+    certificate(directory.path(), "one", &["shop.example", "*.shop.example"]);
+    certificate(directory.path(), "two", &["blog.example"]);
+    let sections = "[[listen]]\naddress = \"127.0.0.1:0\"\ntls = true\n[admin]\naddress = \"127.0.0.1:0\"\n\
+        [[certificate]]\ncert = \"one.pem\"\nkey = \"one.key\"\n[[certificate]]\ncert = \"two.pem\"\nkey = \"two.key\"\n";
+    Node::start_in(directory, &format!("{sections}{}", site(&[origin.address], "", ROUTES)))
+}
+
+/// Runs curl against the node under a host name, trusting one certificate. Gives status line, head and body.
+fn curl(node: &Node, trust: &str, host: &str, path: &str, arguments: &[&str]) -> Result<String, String> {
+    let address = node.address();
+    let output = Command::new("curl")
+        .args(["-s", "-S", "-i", "--max-time", "20", "--cacert"])
+        .arg(node.directory.path().join(format!("{trust}.pem")))
+        .args(["--connect-to", &format!("{host}:443:{}:{}", address.ip(), address.port())])
+        .args(arguments)
+        .arg(format!("https://{host}{path}"))
+        .output()
+        .unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
+}
+
+#[test]
+fn either_protocol_shares_one_cache() {
+    let origin = Origin::start(|_| Reply::ok(&["Cache-Control: max-age=60", "ETag: \"e\""], "0123456789"));
+    let node = tls_node(&origin);
+    let miss = curl(&node, "one", "shop.example", "/a", &["--http2"]).unwrap();
+    assert!(miss.starts_with("HTTP/2 200") && miss.contains("fwd=uri-miss; stored"), "{miss}");
+    for (arguments, status, part) in [
+        (&["--http2"][..], "HTTP/2 200", "0123456789"),
+        (&["--http1.1"], "HTTP/1.1 200", "0123456789"),
+        (&["--http2", "-r", "2-4"], "HTTP/2 206", "\r\n\r\n234"),
+        (&["--http2", "-H", "If-None-Match: \"e\""], "HTTP/2 304", "etag"),
+        (&["--http2", "-I"], "HTTP/2 200", "content-length: 10"),
+    ] {
+        let hit = curl(&node, "one", "shop.example", "/a", arguments).unwrap();
+        assert!(hit.starts_with(status) && hit.contains(part) && hit.contains("; hit"), "{arguments:?}: {hit}");
+    }
+    assert_eq!(origin.count(), 1);
+    assert_eq!(origin.requests()[0].field("x-forwarded-proto"), Some("https"));
+}
+
+#[test]
+fn requests_pass_over_http_2() {
+    let origin = Origin::start(|request| Reply::ok(&[], &request.body));
+    let node = tls_node(&origin);
+    let body = "x".repeat(300_000);
+    let upload = node.directory.path().join("body");
+    std::fs::write(&upload, &body).unwrap();
+    let upload = format!("@{}", upload.display());
+    for version in ["--http2", "--http1.1"] {
+        let arguments = [version, "--data-binary", &upload, "-H", "X-Forwarded-Host: evil"];
+        let answer = curl(&node, "one", "shop.example", "/passed/../passed/a?q", &arguments).unwrap();
+        assert!(answer.contains(" 200") && answer.ends_with(&body), "{version}");
+    }
+    for request in origin.requests() {
+        assert!(request.head.starts_with("POST /passed/a?q HTTP/1.1\r\n"), "{}", request.head);
+        assert_eq!(request.field("host"), Some("shop.example"));
+        assert_eq!(request.field("x-forwarded-host"), Some("shop.example"));
+    }
+    let refused = curl(&node, "one", "shop.example", "/a", &["--http2", "-X", "TRACE"]).unwrap();
+    assert!(refused.starts_with("HTTP/2 501"), "{refused}");
+}
+
+#[test]
+fn certificates_are_chosen_by_name_and_swapped_by_a_reload() {
+    let origin = Origin::start(|_| Reply::ok(&[], "x"));
+    let node = tls_node(&origin);
+    for (trust, host, trusted) in [
+        ("one", "shop.example", true),
+        ("one", "a.shop.example", true),
+        ("two", "blog.example", true),
+        ("two", "shop.example", false),
+        ("one", "blog.example", false),
+    ] {
+        assert_eq!(curl(&node, trust, host, "/a", &[]).is_ok(), trusted, "{trust} {host}");
+    }
+    let before = std::fs::read(node.directory.path().join("one.pem")).unwrap();
+    certificate(node.directory.path(), "one", &["shop.example", "new.example"]);
+    node.wait_for_generation(2);
+    assert!(curl(&node, "one", "new.example", "/a", &[]).is_ok());
+    std::fs::write(node.directory.path().join("old.pem"), before).unwrap();
+    assert!(curl(&node, "old", "shop.example", "/a", &[]).is_err(), "the old certificate is no longer served");
+}
+
+#[test]
+fn origins_over_tls_are_verified() {
+    // A real server with a certificate of its own: another Seawall.
+    let behind = Origin::start(|request| Reply::ok(&[], request.field("host").unwrap_or_default()));
+    let secure = tls_node(&behind);
+    let certificate = secure.directory.path().join("one.pem");
+    let pool = |extra: &str| {
+        format!(
+            "[pool.app]\norigins = [\"{}\"]\ntls = true\n{extra}\n[site.shop]\nhosts = [\"*\"]\n{ROUTES}",
+            secure.address()
+        )
+    };
+    let ca = format!("ca = \"{}\"", certificate.display());
+    for (extra, status) in [
+        (format!("{ca}\nsni = \"shop.example\""), 200),
+        (format!("{ca}\nsni = \"shop.example\"\nprotocol = \"auto\""), 200),
+        (format!("{ca}\nsni = \"other.example\""), 502),
+        ("sni = \"shop.example\"".to_owned(), 502),
+        ("sni = \"shop.example\"\nverify = false".to_owned(), 200),
+    ] {
+        let node = Node::start(&pool(&extra));
+        for path in ["/passed/a", "/a"] {
+            let response = node.get(path);
+            assert_eq!(response.status, status, "{extra} {path}: {}", response.text());
+        }
+    }
+}
+
+/// An HTTP/2 connection to the node, as a gRPC client has it.
+async fn connect_h2(node: &Node, trust: &Path) -> h2::client::SendRequest<Bytes> {
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_file(trust).unwrap()).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let stream = tokio::net::TcpStream::connect(node.address()).await.unwrap();
+    let name = ServerName::try_from("shop.example").unwrap();
+    let stream = tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, stream).await.unwrap();
+    let (client, connection) = h2::client::handshake(stream).await.unwrap();
+    tokio::spawn(async move {
+        let _ = connection.await; // ends with the test
+    });
+    client
+}
+
+/// A gRPC-like origin: HTTP/2 without TLS, answers each message at once, ends with trailers.
+async fn grpc_origin() -> SocketAddr {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut connection = h2::server::handshake(stream).await.unwrap();
+                while let Some(Ok((request, mut respond))) = connection.accept().await {
+                    tokio::spawn(async move {
+                        assert_eq!(request.headers()["te"], "trailers");
+                        let head =
+                            http::Response::builder().header("content-type", "application/grpc").body(()).unwrap();
+                        let mut send = respond.send_response(head, false).unwrap();
+                        let mut body = request.into_body();
+                        while let Some(Ok(message)) = body.data().await {
+                            body.flow_control().release_capacity(message.len()).unwrap();
+                            send.send_data(message, false).unwrap();
+                        }
+                        let mut trailers = http::HeaderMap::new();
+                        trailers.insert("grpc-status", "0".parse().unwrap());
+                        send.send_trailers(trailers).unwrap();
+                    });
+                }
+            });
+        }
+    });
+    address
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn grpc_streams_both_ways_and_keeps_its_trailers() {
+    let address = grpc_origin().await;
+    let directory = Arc::new(TempDir::new().unwrap());
+    certificate(directory.path(), "one", &["shop.example"]);
+    let config = format!(
+        "[[listen]]\naddress = \"127.0.0.1:0\"\ntls = true\n[admin]\naddress = \"127.0.0.1:0\"\n\
+         [[certificate]]\ncert = \"one.pem\"\nkey = \"one.key\"\n{}",
+        site(&[address], "protocol = \"h2\"\n", ROUTES)
+    );
+    let node = tokio::task::spawn_blocking({
+        let directory = directory.clone();
+        move || Node::start_in(directory, &config)
+    });
+    let node = node.await.unwrap();
+    let mut client = connect_h2(&node, &directory.path().join("one.pem")).await.ready().await.unwrap();
+    let request = http::Request::post("https://shop.example/passed/Service/Method")
+        .header("te", "trailers")
+        .header("content-type", "application/grpc")
+        .body(())
+        .unwrap();
+    let (response, mut send) = client.send_request(request, false).unwrap();
+    send.send_data(Bytes::from_static(b"one"), false).unwrap();
+    let response = response.await.unwrap();
+    assert_eq!(response.status(), 200);
+    let mut body = response.into_body();
+    assert_eq!(body.data().await.unwrap().unwrap(), "one", "answered before the request has ended");
+    send.send_data(Bytes::from_static(b"two"), true).unwrap();
+    assert_eq!(body.data().await.unwrap().unwrap(), "two");
+    assert!(body.data().await.is_none());
+    assert_eq!(body.trailers().await.unwrap().unwrap()["grpc-status"], "0");
+    tokio::task::spawn_blocking(move || drop(node)).await.unwrap();
+}
