@@ -7,7 +7,14 @@ use crate::request::Fields;
 
 /// The request fields a response was selected by, and the values that the request had which it answered.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Variant(SmallVec<[(HeaderName, Option<Box<[u8]>>); 1]>);
+pub struct Variant(SmallVec<[Selector; 1]>);
+
+/// One field and the value it had; `None`: the request did not have it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Selector {
+    name: HeaderName,
+    value: Option<Box<[u8]>>,
+}
 
 impl Variant {
     /// `None` for `Vary: *`, which matches no request at all.
@@ -24,12 +31,12 @@ impl Variant {
                 }
             }
         }
-        Some(Variant(names.into_iter().map(|name| (name.clone(), value_of(request, &name))).collect()))
+        Some(Variant(names.into_iter().map(|name| Selector { value: value_of(request, &name), name }).collect()))
     }
 
     /// Whether a request has the same values.
     pub fn matches(&self, request: Fields<'_>) -> bool {
-        self.0.iter().all(|(name, value)| match value {
+        self.0.iter().all(|Selector { name, value }| match value {
             // The common case without allocation: one line, byte for byte the same.
             Some(value) => {
                 request.get(name).is_some_and(|line| line == value.as_ref())
@@ -42,7 +49,7 @@ impl Variant {
 
     /// Bytes of memory beyond the struct itself.
     pub fn weight(&self) -> usize {
-        self.0.iter().map(|(_, value)| 48 + value.as_ref().map_or(0, |value| value.len())).sum()
+        self.0.iter().map(|selector| 48 + selector.value.as_ref().map_or(0, |value| value.len())).sum()
     }
 }
 

@@ -72,10 +72,10 @@ fn resolve_node(node: Option<file::NodeSection>, errors: &mut Diagnostics) -> No
             errors.error(name.place, "name in [node] may have only letters, digits, \"-\", \"_\" and \".\"");
         }
     }
-    if let Some(threads) = &node.threads {
-        if !(1..=1024).contains(&threads.value) {
-            errors.error(threads.place, "threads in [node] must be from 1 to 1024");
-        }
+    if let Some(threads) = &node.threads
+        && !(1..=1024).contains(&threads.value)
+    {
+        errors.error(threads.place, "threads in [node] must be from 1 to 1024");
     }
     Node {
         name: node.name.map_or_else(|| "seawall".into(), |name| name.value),

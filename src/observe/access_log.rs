@@ -137,7 +137,6 @@ fn write_lines(shared: &Shared) {
             if let Err(error) = written {
                 shared.dropped.inc_by(memchr::memchr_iter(b'\n', &lines).count() as u64);
                 tracing::warn!(%error, "cannot write the access log; lines are dropped");
-                std::thread::sleep(FLUSH_EVERY);
             }
             lines.clear();
         }

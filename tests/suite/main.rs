@@ -1,11 +1,21 @@
 //! What Seawall does, shown through real sockets and processes: one file a capability.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::disallowed_methods,
+    reason = "a test ends by panicking, and may wait"
+)]
+
 mod harness;
 
 mod admin_api;
 mod caching;
+mod deployment;
 mod fills;
 mod framing;
+mod nginx;
 mod origins;
 mod passing;
 mod process;

@@ -7,7 +7,7 @@ pub mod origin;
 
 use std::time::{Duration, Instant};
 
-pub use client::{Client, Response, get};
+pub use client::Client;
 pub use node::Node;
 pub use origin::{Origin, Reply, Step};
 

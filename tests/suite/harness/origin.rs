@@ -140,11 +140,6 @@ impl Origin {
         self.shared.requests.lock().unwrap().len()
     }
 
-    /// Requests for one path.
-    pub fn count_of(&self, path: &str) -> usize {
-        self.requests().iter().filter(|request| request.path() == path).count()
-    }
-
     /// Waits until it has had so many requests.
     pub fn wait_for(&self, count: usize) -> Vec<Request> {
         let requests = self.shared.requests.lock().unwrap();

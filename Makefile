@@ -1,0 +1,82 @@
+# The two commands that matter: `make run` brings the demo up, `make test` runs everything there is to check.
+# Both install what is missing on a Debian machine.
+
+CARGO ?= cargo
+PREFIX ?= /usr
+DESTDIR ?=
+SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
+
+# Needed to build (cmake: for pingora's zlib-ng) and to test (real servers and clients).
+BUILD_TOOLS := cmake:cmake cc:build-essential
+TEST_TOOLS := curl:curl nginx:nginx-light wrk:wrk openssl:openssl systemd-analyze:systemd
+
+.PHONY: run build release test check unit load-test bench-hit certs install deb fmt clean build-tools test-tools
+
+run: build-tools
+	$(CARGO) run --release -- demo
+
+build: build-tools
+	$(CARGO) build
+
+release: build-tools
+	$(CARGO) build --release
+
+test: build-tools test-tools check unit
+
+check:
+	$(CARGO) fmt --check
+	$(CARGO) clippy --all-targets -- --deny warnings
+	@if command -v cargo-deny >/dev/null; then $(CARGO) deny --offline check licenses bans sources; \
+	else echo "cargo-deny is not installed; licences are checked by the test suite"; fi
+
+unit:
+	@if command -v cargo-nextest >/dev/null; then $(CARGO) nextest run; else $(CARGO) test; fi
+
+# Reloads and a killed origin under wrk's load: takes half a minute and prints what it saw.
+load-test: release test-tools
+	tests/load/run.sh
+
+# CPU time per memory hit, beside nginx.
+bench-hit: release test-tools
+	benches/hit.sh
+
+certs:
+	openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 365 -subj /CN=shop.example.com \
+	  -addext "subjectAltName=DNS:shop.example.com,DNS:*.shop.example.com" \
+	  -keyout certs/shop.key -out certs/shop.pem
+
+# Binary, unit, user, example configuration. Packagers set DESTDIR.
+install: release
+	install -D -m 755 target/release/seawall $(DESTDIR)$(PREFIX)/bin/seawall
+	install -D -m 644 systemd/seawall.service $(DESTDIR)/lib/systemd/system/seawall.service
+	install -D -m 644 systemd/seawall.sysusers $(DESTDIR)$(PREFIX)/lib/sysusers.d/seawall.conf
+	install -D -m 644 systemd/seawall.tmpfiles $(DESTDIR)$(PREFIX)/lib/tmpfiles.d/seawall.conf
+	install -D -m 644 systemd/seawall.logrotate $(DESTDIR)/etc/logrotate.d/seawall
+	install -d -m 755 $(DESTDIR)/etc/seawall/sites.d
+	[ -e $(DESTDIR)/etc/seawall/seawall.toml ] || install -m 644 conf/seawall.toml $(DESTDIR)/etc/seawall/seawall.toml
+	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/doc/seawall README.md CHANGELOG.md docs/*.md
+	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/doc/seawall/examples conf/*.toml
+	@[ -n "$(DESTDIR)" ] || { systemd-sysusers; systemd-tmpfiles --create; systemctl daemon-reload || true; }
+
+deb: build-tools
+	@command -v cargo-deb >/dev/null || $(CARGO) install cargo-deb --locked
+	$(CARGO) deb
+
+fmt:
+	$(CARGO) fmt
+
+clean:
+	$(CARGO) clean
+
+build-tools:
+	@$(call need,$(BUILD_TOOLS))
+
+test-tools:
+	@$(call need,$(TEST_TOOLS))
+
+# $(call need,command:package ...): installs the packages of the commands that are not there.
+need = missing=""; for pair in $(1); do \
+	  PATH="$$PATH:/usr/sbin:/sbin" command -v $${pair%%:*} >/dev/null || missing="$$missing $${pair\#\#*:}"; done; \
+	if [ -n "$$missing" ]; then echo "installing$$missing"; \
+	  $(SUDO) apt-get update -q >/dev/null && \
+	  DEBIAN_FRONTEND=noninteractive $(SUDO) apt-get install -q -y --no-install-recommends $$missing >/dev/null; fi

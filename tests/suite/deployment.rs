@@ -1,0 +1,298 @@
+//! What is shipped beside the program: examples, the unit, the documentation, and how the source is laid out.
+
+use std::collections::BTreeSet;
+use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+
+use tempfile::TempDir;
+
+use crate::harness::{Node, PATIENCE};
+use crate::process::seawall;
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn read(path: impl AsRef<Path>) -> String {
+    let path = root().join(path);
+    std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// Each example runs, with other addresses and directories.
+#[test]
+fn the_example_configurations_run() {
+    for name in ["minimal.toml", "seawall.toml", "cdn-node.toml"] {
+        let directory = Arc::new(TempDir::new().unwrap());
+        let (conf, certs) = (directory.path().join("conf"), directory.path().join("certs"));
+        std::fs::create_dir(&conf).unwrap();
+        std::fs::create_dir(&certs).unwrap();
+        let made = rcgen::generate_simple_self_signed(vec!["shop.example.com".into()]).unwrap();
+        std::fs::write(certs.join("shop.pem"), made.cert.pem()).unwrap();
+        std::fs::write(certs.join("shop.key"), made.signing_key.serialize_pem()).unwrap();
+        std::fs::copy(root().join("conf/tokens.toml"), conf.join("tokens.toml")).unwrap();
+        let path = conf.join(name);
+        std::fs::write(&path, read(format!("conf/{name}"))).unwrap();
+        let checked = seawall(&["check", path.to_str().unwrap()]);
+        assert!(checked.status.success(), "{name}: {}", String::from_utf8_lossy(&checked.stdout));
+        let mut text = read(format!("conf/{name}"));
+        for (from, to) in [
+            ("0.0.0.0:80\"", "127.0.0.1:0\""),
+            ("0.0.0.0:443\"", "127.0.0.1:0\""),
+            ("0.0.0.0:9180\"", "127.0.0.1:0\""),
+            ("127.0.0.1:9180\"", "127.0.0.1:0\""),
+            ("127.0.0.1:3000", "127.0.0.1:1"),
+            ("/var/lib/seawall", "state"),
+            ("/var/log/seawall", directory.path().to_str().unwrap()),
+        ] {
+            text = text.replace(from, to);
+        }
+        std::fs::write(&path, text).unwrap();
+        let node = Node::start_file(directory, &path);
+        let status = node.get("/").status;
+        assert!(matches!(status, 421 | 502 | 503), "{name}: nothing is behind it, so {status}");
+    }
+}
+
+#[test]
+fn systemd_is_told_what_goes_on() {
+    let directory = TempDir::new().unwrap();
+    let config = directory.path().join("seawall.toml");
+    std::fs::write(&config, "[[listen]]\naddress = \"127.0.0.1:0\"\n").unwrap();
+    let path = directory.path().join("notify");
+    let socket = UnixDatagram::bind(&path).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    // As systemd does, with the process's own number in the environment.
+    let mut child = Command::new("sh")
+        .args(["-c", "WATCHDOG_PID=$$ exec \"$0\" run --config \"$1\"", env!("CARGO_BIN_EXE_seawall")])
+        .arg(&config)
+        .env("NOTIFY_SOCKET", &path)
+        .env("WATCHDOG_USEC", "100000")
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut wait_for = |state: &str| {
+        let mut space = [0; 1024];
+        loop {
+            let read = socket.recv(&mut space).unwrap_or_else(|error| panic!("never told {state}: {error}"));
+            if String::from_utf8_lossy(&space[..read]).contains(state) {
+                return;
+            }
+        }
+    };
+    let signal = |name: &str| {
+        assert!(Command::new("kill").args([name, &child.id().to_string()]).status().unwrap().success());
+    };
+    wait_for("READY=1");
+    wait_for("WATCHDOG=1");
+    wait_for("WATCHDOG=1");
+    signal("-HUP");
+    wait_for("RELOADING=1");
+    wait_for("READY=1");
+    signal("-TERM");
+    wait_for("STOPPING=1");
+    assert!(child.wait().unwrap().success());
+}
+
+#[test]
+fn the_unit_is_valid_and_closed() {
+    let directory = TempDir::new().unwrap();
+    // `verify` wants the program to be there.
+    let unit = directory.path().join("seawall.service");
+    std::fs::write(&unit, read("systemd/seawall.service").replace("/usr/bin/seawall", env!("CARGO_BIN_EXE_seawall")))
+        .unwrap();
+    let verify = Command::new("systemd-analyze").arg("verify").arg(&unit).output().unwrap();
+    let said = String::from_utf8_lossy(&verify.stderr).into_owned();
+    assert!(verify.status.success() && !said.contains("seawall.service:"), "{said}");
+    let security = Command::new("systemd-analyze").args(["security", "--offline=true"]).arg(&unit).output().unwrap();
+    let text = String::from_utf8_lossy(&security.stdout).into_owned();
+    let level = text.lines().find_map(|line| line.split_once("exposure level for seawall.service: ")).unwrap().1;
+    let exposure: f64 = level.split(' ').next().unwrap().parse().unwrap();
+    assert!(exposure < 2.0, "{level}");
+}
+
+/// The keys that the program knows: it lists them for an unknown one.
+fn known_keys(table: &str) -> BTreeSet<String> {
+    let directory = TempDir::new().unwrap();
+    let path = directory.path().join("seawall.toml");
+    std::fs::write(&path, format!("{table}\nqqqqqqqqqqqqqqqq = 1\n")).unwrap();
+    let output = seawall(&["check", path.to_str().unwrap()]);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let keys = text.lines().filter_map(|line| line.split_once("known keys: ")).map(|(_, keys)| keys.to_owned()).last();
+    keys.unwrap_or_else(|| panic!("{table}: {text}")).split(", ").map(str::to_owned).collect()
+}
+
+#[test]
+fn the_reference_has_every_key_and_no_other() {
+    let reference = read("docs/configuration.md");
+    let mut sections = std::collections::HashMap::new();
+    for section in reference.split("\n## ").skip(1) {
+        let (title, text) = section.split_once('\n').unwrap();
+        let keys: BTreeSet<String> = text
+            .lines()
+            .filter_map(|line| line.strip_prefix("| `"))
+            .filter_map(|line| line.split_once('`'))
+            .map(|(key, _)| key.to_owned())
+            .collect();
+        sections.insert(title.trim_matches('`').to_owned(), keys);
+    }
+    for (title, table) in [
+        ("[node]", "[node]"),
+        ("[[listen]]", "[[listen]]\naddress = \"127.0.0.1:0\""),
+        ("[[certificate]]", "[[certificate]]\ncert = \"a\"\nkey = \"b\""),
+        ("[admin]", "[admin]\naddress = \"127.0.0.1:0\""),
+        ("[log]", "[log]"),
+        ("[limits]", "[limits]"),
+        ("[cache.memory]", "[cache.memory]"),
+        ("[pool.NAME]", "[pool.a]\norigins = [\"a:1\"]"),
+        ("[pool.NAME.health]", "[pool.a]\norigins = [\"a:1\"]\n[pool.a.health]"),
+        ("[site.NAME]", "[site.a]\nhosts = [\"a\"]"),
+        ("[[site.NAME.route]]", "[[site.a.route]]\npath = \"/\"\npool = \"a\""),
+        ("cache of a route", "[[site.a.route]]\npath = \"/\"\npool = \"a\"\n[site.a.route.cache]\nmode = \"off\""),
+    ] {
+        let documented = sections.get(title).unwrap_or_else(|| panic!("docs/configuration.md has no section {title}"));
+        assert_eq!(documented, &known_keys(table), "{title}");
+    }
+}
+
+#[test]
+fn the_readmes_links_lead_somewhere() {
+    for file in ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "docs/README.md"] {
+        let text = read(file);
+        for link in text.split("](").skip(1).filter_map(|rest| rest.split_once(')')).map(|(link, _)| link) {
+            if link.starts_with("http") || link.starts_with('#') {
+                continue;
+            }
+            let target = root().join(file).parent().unwrap().join(link.split('#').next().unwrap());
+            assert!(target.exists(), "{file}: {link}");
+        }
+    }
+}
+
+/// Which modules each module may use (ARCHITECTURE.md): arrows point one way.
+const ARROWS: [(&str, &[&str]); 15] = [
+    ("clock", &[]),
+    ("request", &[]),
+    ("config", &[]),
+    ("observe", &["clock", "config"]),
+    ("plan", &["config", "request"]),
+    ("origin", &["clock", "config", "plan", "request"]),
+    ("snapshot", &["config", "observe", "origin"]),
+    ("cache", &["clock", "config", "observe", "origin", "plan", "request", "snapshot"]),
+    ("pass", &["cache", "clock", "config", "observe", "origin", "plan", "request", "snapshot"]),
+    ("front", &["cache", "clock", "config", "observe", "origin", "pass", "plan", "request", "snapshot"]),
+    ("node", &["cache", "clock", "config", "front", "observe", "origin", "snapshot"]),
+    ("admin", &["cache", "clock", "config", "node", "observe", "origin", "plan", "request", "snapshot"]),
+    ("app", &["admin", "cache", "config", "front", "node", "observe", "pass", "snapshot"]),
+    ("cli", &["app", "config", "node"]),
+    ("main", &["cli"]),
+];
+
+/// Files that do no I/O and read no clock.
+const PURE: [&str; 12] = [
+    "plan/mod.rs",
+    "plan/key.rs",
+    "cache/policy.rs",
+    "cache/freshness.rs",
+    "cache/respond.rs",
+    "cache/control.rs",
+    "cache/vary.rs",
+    "cache/tags.rs",
+    "cache/status.rs",
+    "cache/purge/table.rs",
+    "origin/balance.rs",
+    "request.rs",
+];
+
+fn sources(directory: &Path, into: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            sources(&path, into);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            into.push(path);
+        }
+    }
+}
+
+/// A file's code without its tests.
+fn code(path: &Path) -> String {
+    let text = std::fs::read_to_string(path).unwrap();
+    text.split("#[cfg(test)]").next().unwrap().to_owned()
+}
+
+#[test]
+fn the_arrows_between_modules_point_one_way() {
+    let src = root().join("src");
+    let mut files = Vec::new();
+    sources(&src, &mut files);
+    for file in files {
+        let relative = file.strip_prefix(&src).unwrap();
+        let module = relative.iter().next().unwrap().to_str().unwrap().trim_end_matches(".rs");
+        let allowed = ARROWS.iter().find(|(name, _)| *name == module);
+        let (_, allowed) = allowed.unwrap_or_else(|| panic!("{module} is not in the list of modules"));
+        for used in code(&file).split("crate::").skip(1) {
+            let used: String = used.chars().take_while(|c| c.is_ascii_lowercase() || *c == '_').collect();
+            let fine = used == module || allowed.contains(&used.as_str());
+            assert!(fine, "{} uses {used}, which {module} may not", relative.display());
+        }
+    }
+}
+
+#[test]
+fn decisions_touch_no_socket_no_clock_and_no_global() {
+    for file in PURE {
+        let code = code(&root().join("src").join(file));
+        for word in
+            ["tokio", "Instant::now", "Timestamp::now", "SystemTime", "static mut", "std::fs", "pingora", "fastrand"]
+        {
+            assert!(!code.contains(word), "{file} has {word}");
+        }
+    }
+}
+
+#[test]
+fn pingoras_types_stay_where_they_belong() {
+    let src = root().join("src");
+    let mut files = Vec::new();
+    sources(&src, &mut files);
+    let places = ["front/", "pass/", "origin/", "app.rs", "cache/engine.rs"];
+    for file in files {
+        let relative = file.strip_prefix(&src).unwrap().to_str().unwrap().to_owned();
+        let names_pingora = code(&file).lines().any(|line| line.contains("pingora_"));
+        assert!(!names_pingora || places.iter().any(|place| relative.starts_with(place)), "{relative}");
+    }
+}
+
+/// cargo-deny's licence check, for machines without cargo-deny.
+#[test]
+fn every_dependency_has_a_permissive_licence() {
+    const FINE: [&str; 11] = [
+        "MIT",
+        "Apache-2.0",
+        "Apache-2.0 WITH LLVM-exception",
+        "BSD-2-Clause",
+        "BSD-3-Clause",
+        "ISC",
+        "Zlib",
+        "Unicode-3.0",
+        "CC0-1.0",
+        "CDLA-Permissive-2.0",
+        "Unlicense",
+    ];
+    let output = Command::new(env!("CARGO"))
+        .args(["metadata", "--format-version", "1", "--locked", "--offline"])
+        .current_dir(root())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let metadata: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    for package in metadata["packages"].as_array().unwrap() {
+        let licence = package["license"].as_str().unwrap_or("none").replace('/', " OR ").replace(['(', ')'], "");
+        // Every part of an AND must offer one that is fine.
+        let fine = licence.split(" AND ").all(|part| part.split(" OR ").any(|one| FINE.contains(&one.trim())));
+        assert!(fine, "{}: {licence}", package["name"]);
+    }
+}
