@@ -40,12 +40,12 @@ pub struct Observer {
 }
 
 impl Observer {
-    /// Counts and logs one request; without site metrics if no site took it.
+    /// Counts and logs one request; without site metrics if it was refused before a site took it.
     pub fn record(&self, outcome: &Outcome<'_>, site: Option<&metrics::SiteMetrics>) {
         if let Some(site) = site {
             site.count(outcome);
         }
-        if outcome.status.is_client_error() && outcome.cache == "none" {
+        if outcome.site.is_empty() {
             self.metrics.refused.with_label_values(&[outcome.status.as_str()]).inc();
         }
         self.access_log.record(outcome);

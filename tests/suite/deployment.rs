@@ -64,7 +64,7 @@ fn systemd_is_told_what_goes_on() {
     let socket = UnixDatagram::bind(&path).unwrap();
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
     // As systemd does, with the process's own number in the environment.
-    let mut child = Command::new("sh")
+    let child = Command::new("sh")
         .args(["-c", "WATCHDOG_PID=$$ exec \"$0\" run --config \"$1\"", env!("CARGO_BIN_EXE_seawall")])
         .arg(&config)
         .env("NOTIFY_SOCKET", &path)
@@ -73,7 +73,9 @@ fn systemd_is_told_what_goes_on() {
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    let mut wait_for = |state: &str| {
+    let mut child = Ended(child);
+    let process = child.0.id();
+    let wait_for = |state: &str| {
         let mut space = [0; 1024];
         loop {
             let read = socket.recv(&mut space).unwrap_or_else(|error| panic!("never told {state}: {error}"));
@@ -83,7 +85,7 @@ fn systemd_is_told_what_goes_on() {
         }
     };
     let signal = |name: &str| {
-        assert!(Command::new("kill").args([name, &child.id().to_string()]).status().unwrap().success());
+        assert!(Command::new("kill").args([name, &process.to_string()]).status().unwrap().success());
     };
     wait_for("READY=1");
     wait_for("WATCHDOG=1");
@@ -93,7 +95,17 @@ fn systemd_is_told_what_goes_on() {
     wait_for("READY=1");
     signal("-TERM");
     wait_for("STOPPING=1");
-    assert!(child.wait().unwrap().success());
+    assert!(child.0.wait().unwrap().success());
+}
+
+/// Ends a process when a test does, however that ends.
+struct Ended(std::process::Child);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let _ = self.0.kill(); // it may have ended already
+        let _ = self.0.wait();
+    }
 }
 
 #[test]
