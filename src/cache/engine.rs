@@ -146,7 +146,12 @@ impl Engine {
         let rounds = if fields.contains(&header::AUTHORIZATION) { 0 } else { MAX_ROUNDS };
         for _ in 0..rounds {
             let flight = match self.turn(&key, fields) {
-                Turn::Lead(flight) => return self.lead(flight, request, miss).await,
+                Turn::Lead(flight) => {
+                    return match self.found_meanwhile(&flight, fields) {
+                        Some((object, report)) => Ok(Answer { source: Source::Stored(object), report }),
+                        None => self.lead(flight, request, miss).await,
+                    };
+                }
                 Turn::Follow(flight) => flight,
             };
             let collapsed = |stored| Forward { collapsed: true, ..forward(&miss, stored) };
@@ -164,7 +169,7 @@ impl Engine {
                     return Err(failed(error, collapsed(Stored::Nothing)));
                 }
                 Arrival::Settled(Settled::Private(_)) => break,
-                Arrival::Settled(Settled::Object(..)) | Arrival::Missed => {}
+                Arrival::Settled(Settled::Object(..) | Settled::NotNeeded) | Arrival::Missed => {}
             }
             match self.lookup(request.key, fields, Timestamp::now()) {
                 Lookup::Hit(object, report) => return Ok(Answer { source: Source::Stored(object), report }),
@@ -182,7 +187,9 @@ impl Engine {
 
     /// Refreshes a stored response in the background, unless that is already going on.
     pub fn refresh(self: &Arc<Self>, request: &CacheRequest<'_>, object: &Arc<Object>) {
-        if let Turn::Lead(flight) = self.turn(&object.key, request.view.fields) {
+        if let Turn::Lead(flight) = self.turn(&object.key, request.view.fields)
+            && self.found_meanwhile(&flight, request.view.fields).is_none()
+        {
             let miss = Miss { stale: Some(object.clone()), why: Why::Stale };
             let (owner, _nobody) = oneshot::channel();
             tokio::spawn(fill::run(self.clone(), flight, fill_request(request, &miss), owner));
@@ -225,6 +232,17 @@ impl Engine {
         Ok(swept)
     }
 
+    /// Between the look-up that missed and the entry of a fill, another fill may have ended. Then this one is
+    /// not needed; whoever follows it already is told to look again.
+    fn found_meanwhile(&self, flight: &Arc<Flight>, request: Fields<'_>) -> Option<(Arc<Object>, Report)> {
+        let Lookup::Hit(object, report) = self.lookup(flight.key.as_str(), request, Timestamp::now()) else {
+            return None;
+        };
+        self.flights.remove(flight);
+        flight.settle(Settled::NotNeeded);
+        Some((object, report))
+    }
+
     fn turn(&self, key: &CacheKey, request: Fields<'_>) -> Turn {
         let current = self.purges.current();
         self.flights.join_or_lead(key, current, |flight: &Flight| match flight.head() {
@@ -258,7 +276,9 @@ impl Engine {
             },
             Arrival::Settled(Settled::Failed(error)) => Err(failed(error, forward(&miss, Stored::Nothing))),
             // It has the first seat, and the variant is made of its own fields: this does not happen.
-            Arrival::Missed => Err(failed(lost(), forward(&miss, Stored::Nothing))),
+            Arrival::Settled(Settled::NotNeeded) | Arrival::Missed => {
+                Err(failed(lost(), forward(&miss, Stored::Nothing)))
+            }
         }
     }
 }

@@ -273,10 +273,16 @@ async fn hand_over(
     if owner.send(PrivateResponse { head, length, body }).is_err() {
         return; // nobody waits for it: a background refresh, or the client left
     }
+    // What completes the response is sent after the connection is given back: the client's next request may
+    // come at once, and should find it.
+    let (mut received, mut last) = (0, None);
     loop {
         match exchange.read_body().await {
             Ok(Some(chunk)) => {
-                if sender.send(Ok(chunk)).await.is_err() {
+                received += chunk.len() as u64;
+                if length == Some(received) && last.is_none() {
+                    last = Some(chunk);
+                } else if sender.send(Ok(chunk)).await.is_err() {
                     return; // the client left
                 }
             }
@@ -288,4 +294,7 @@ async fn hand_over(
         }
     }
     exchange.release(&engine.connector).await;
+    if let Some(last) = last {
+        let _ = sender.send(Ok(last)).await; // if the client left, nobody needs it
+    }
 }

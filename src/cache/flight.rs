@@ -85,6 +85,8 @@ pub enum Settled {
     /// The response is for the request alone that caused the fill.
     Private(SkipReason),
     Failed(OriginError),
+    /// Another fill had just stored what is wanted: look again.
+    NotNeeded,
 }
 
 /// Why a fill ended with an object that was stored before.

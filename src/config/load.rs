@@ -16,13 +16,36 @@ use super::tokens;
 /// No configuration file is larger than this; anything above is a mistake, not a configuration.
 const MAX_FILE: u64 = 64 << 20;
 
+/// How often a configuration is read again that changes while it is read.
+const MAX_READS: usize = 5;
+
 /// Reads, checks and resolves the configuration whose main file is `path`.
 pub fn load(path: &Path) -> Result<Config, ConfigErrors> {
-    let mut sources = vec![read_source(path).map_err(|diagnostic| ConfigErrors(vec![diagnostic]))?];
-    for path in site_files(path)? {
-        sources.push(read_source(&path).map_err(|diagnostic| ConfigErrors(vec![diagnostic]))?);
+    let mut sources = read_sources(path)?;
+    for _ in 1..MAX_READS {
+        let result = load_sources(path, sources.clone());
+        // A file that is being written may look whole and not be: what counts is what is there afterwards, too.
+        let again = read_sources(path)?;
+        if again == sources {
+            return result;
+        }
+        sources = again;
     }
-    build(sources)
+    load_sources(path, sources)
+}
+
+fn load_sources(path: &Path, sources: Vec<Source>) -> Result<Config, ConfigErrors> {
+    let config = build(sources)?;
+    if config.listeners.is_empty() {
+        let message = "there is no [[listen]], so nothing would be served".to_owned();
+        return Err(ConfigErrors(vec![whole_file(path, message)]));
+    }
+    Ok(config)
+}
+
+fn read_sources(path: &Path) -> Result<Vec<Source>, ConfigErrors> {
+    let files = std::iter::once(path.to_owned()).chain(site_files(path)?);
+    files.map(|file| read_source(&file)).collect::<Result<_, _>>().map_err(|diagnostic| ConfigErrors(vec![diagnostic]))
 }
 
 /// Checks and resolves a configuration given as text, as `POST /v1/config/check` gets it. Relative paths

@@ -132,7 +132,8 @@ fn known_keys(table: &str) -> BTreeSet<String> {
     std::fs::write(&path, format!("{table}\nqqqqqqqqqqqqqqqq = 1\n")).unwrap();
     let output = seawall(&["check", path.to_str().unwrap()]);
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let keys = text.lines().filter_map(|line| line.split_once("known keys: ")).map(|(_, keys)| keys.to_owned()).last();
+    let keys =
+        text.lines().filter_map(|line| line.split_once("known keys: ")).map(|(_, keys)| keys.to_owned()).next_back();
     keys.unwrap_or_else(|| panic!("{table}: {text}")).split(", ").map(str::to_owned).collect()
 }
 

@@ -103,9 +103,12 @@ fn start_up_mistakes_are_said() {
     let directory = TempDir::new().unwrap();
     let path = directory.path().join("seawall.toml");
     std::fs::write(&path, format!("[[listen]]\naddress = \"{}\"\n", taken.local_addr().unwrap())).unwrap();
+    let empty = directory.path().join("empty.toml");
+    std::fs::write(&empty, "").unwrap();
     for (arguments, part) in [
         (&["run", "--config", "/nowhere/seawall.toml"][..], "cannot be read"),
         (&["run", "--config", path.to_str().unwrap()], "cannot listen on"),
+        (&["run", "--config", empty.to_str().unwrap()], "there is no [[listen]]"),
         (&["run", "--to", "nonsense"], "expected an origin such as"),
         (&["status", "--admin", "http://127.0.0.1:1"], "cannot reach the admin API"),
         (&["purge"], "required arguments"),

@@ -134,13 +134,17 @@ impl Node {
     }
 
     pub fn origin_status(&self, pool: &str, origin: SocketAddr) -> String {
+        self.origin(pool, origin)["status"].as_str().unwrap().to_owned()
+    }
+
+    /// What the API says of an origin.
+    pub fn origin(&self, pool: &str, origin: SocketAddr) -> Value {
         let (_, answer) = self.admin("GET", "/v1/pools", "");
         let named = |value: &Value, key: &str, name: &str| value[key].as_str() == Some(name);
         let pools = answer["pools"].as_array().unwrap();
         let pool = pools.iter().find(|value| named(value, "name", pool)).unwrap();
         let origins = pool["origins"].as_array().unwrap();
-        let origin = origins.iter().find(|value| named(value, "address", &origin.to_string())).unwrap();
-        origin["status"].as_str().unwrap().to_owned()
+        origins.iter().find(|value| named(value, "address", &origin.to_string())).unwrap().clone()
     }
 
     pub fn wait_for_origin(&self, pool: &str, origin: SocketAddr, status: &str) {
