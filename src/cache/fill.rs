@@ -164,18 +164,19 @@ fn freshen(
     fields: &HeaderMap,
     times: ExchangeTimes,
 ) -> Settled {
-    let mut head = stale.head.freshened_by(fields.clone());
+    let head = stale.head.freshened_by(fields.clone());
     // Tags are not among the fields that clients see: they stay as stored.
-    let verdict = judge(engine, request, head.status, &with_age(&head.fields, fields), times, Some(stale.length()));
-    if let Verdict::Store(mut storable) = verdict {
-        storable.tags = stale.tags.clone();
-        storable.variant = stale.variant.clone();
-        head.fields.remove(header::AGE);
-        let object = Object::new(flight.key.clone(), head, stale.body.clone(), storable, flight.seq);
-        return Settled::Object(engine.store(object, request.rules()), ObjectUse::Validated);
+    match judge(engine, request, head.status, &with_age(&head.fields, fields), times, Some(stale.length())) {
+        Verdict::Store(mut storable) => {
+            storable.tags = stale.tags.clone();
+            storable.variant = stale.variant.clone();
+            let object = Object::new(flight.key.clone(), head, stale.body.clone(), storable, flight.seq);
+            return Settled::Object(engine.store(object, request.rules()), ObjectUse::Validated);
+        }
+        // No longer to be stored, but confirmed for those who wait.
+        Verdict::Skip(reason) if reason.concerns_every_request() => engine.memory.remove(stale),
+        Verdict::Skip(_) => {}
     }
-    // No longer to be stored, but confirmed for those who wait.
-    engine.memory.remove(stale);
     Settled::Object(stale.clone(), ObjectUse::Validated)
 }
 
@@ -263,7 +264,12 @@ async fn hand_over(
         engine.remember_uncacheable(&flight.key, reason, request.rules());
     }
     engine.metrics.not_stored(reason.as_str());
-    if let Some(stale) = &request.stale {
+    // The origin has a new response that may not be kept; the old one is history. Not so if only this request
+    // got it, or if it is an error that will pass.
+    if let Some(stale) = &request.stale
+        && reason.concerns_every_request()
+        && !exchange.status.is_server_error()
+    {
         engine.memory.remove(stale);
     }
     engine.flights.remove(flight);

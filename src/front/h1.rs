@@ -284,6 +284,10 @@ impl Connection {
         let Ok(mut stream) = stream.into_any().downcast::<ClientStream>().map(|stream| *stream) else {
             return (Next::Gone, None);
         };
+        // Whatever pingora thinks of the connection: unread bytes of a body must never be taken for a request.
+        if matches!(stream.gate(), Gate::Bytes(1..)) {
+            return (Next::Gone, None);
+        }
         stream.set_gate(Gate::Open);
         self.buffer = stream.take_held();
         (Next::Request, Some(Connection { stream, ..self }))

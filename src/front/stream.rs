@@ -83,6 +83,10 @@ impl ClientStream {
         }
     }
 
+    pub fn gate(&self) -> Gate {
+        self.gate
+    }
+
     pub fn set_gate(&mut self, gate: Gate) {
         self.gate = gate;
     }

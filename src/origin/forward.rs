@@ -87,6 +87,17 @@ pub fn exclude_from_fill(fields: &mut HeaderMap) {
     for name in FILL_EXCLUDES.iter().chain(&OVERRIDING_FIELDS) {
         fields.remove(name);
     }
+    join_cookies(fields);
+}
+
+/// HTTP/2 clients may send cookies in several fields; HTTP/1 has one (RFC 9113 section 8.2.3).
+fn join_cookies(fields: &mut HeaderMap) {
+    let cookies: Vec<&[u8]> = fields.get_all(header::COOKIE).iter().map(|value| value.as_bytes()).collect();
+    if cookies.len() > 1
+        && let Ok(joined) = HeaderValue::from_bytes(&cookies.join(&b"; "[..]))
+    {
+        fields.insert(header::COOKIE, joined);
+    }
 }
 
 /// Takes the fields out that could make the request another than the one that was keyed.
@@ -159,6 +170,23 @@ mod tests {
         ] {
             assert_eq!(fields.get(name).map(|value| value.to_str().unwrap()), expected, "{name}");
         }
+    }
+
+    #[test]
+    fn a_fill_has_one_cookie_field_and_no_conditions() {
+        let mut fields = HeaderMap::new();
+        for (name, value) in [
+            ("cookie", "a=1"),
+            ("cookie", "b=2"),
+            ("if-none-match", "x"),
+            ("range", "bytes=0-"),
+            ("x-rewrite-url", "/"),
+        ] {
+            fields.append(name, value.parse().unwrap());
+        }
+        exclude_from_fill(&mut fields);
+        assert_eq!(fields.len(), 1);
+        assert_eq!(fields["cookie"], "a=1; b=2");
     }
 
     #[test]

@@ -80,7 +80,7 @@ pub fn plan<'c>(config: &'c Config, request: &RequestView<'_>) -> Plan<'c> {
     };
     let route = &site.routes[route_index];
     let matched = Matched { site, site_index, route, route_index };
-    if request.fields.contains(&header::UPGRADE) {
+    if asks_for_upgrade(request) {
         return Plan::Pass(matched, PassReason::Upgrade);
     }
     if route.cache.mode == CacheMode::Off {
@@ -90,6 +90,14 @@ pub fn plan<'c>(config: &'c Config, request: &RequestView<'_>) -> Plan<'c> {
         return Plan::Pass(matched, PassReason::Method);
     }
     Plan::Cache(matched)
+}
+
+/// RFC 9110 section 7.8: `Upgrade` counts only where `Connection` names it.
+fn asks_for_upgrade(request: &RequestView<'_>) -> bool {
+    request.fields.contains(&header::UPGRADE)
+        && request.fields.joined(&header::CONNECTION).is_some_and(|options| {
+            options.split(|byte| *byte == b',').any(|option| option.trim_ascii().eq_ignore_ascii_case(b"upgrade"))
+        })
 }
 
 fn refuse_unrouted<'c>(site: &Site, request: &RequestView<'_>) -> Plan<'c> {
@@ -171,11 +179,14 @@ pub(crate) mod tests {
         let plain = HeaderMap::new();
         let mut upgrade = HeaderMap::new();
         upgrade.insert(header::UPGRADE, "websocket".parse().unwrap());
+        let unnamed = upgrade.clone();
+        upgrade.insert(header::CONNECTION, "keep-alive, Upgrade".parse().unwrap());
         for (method, host, path, headers, expected) in [
             ("GET", "shop.example", "/static/a.css", &plain, "cache 0"),
             ("HEAD", "a.shop.example", "/static/a.css", &plain, "cache 0"),
             ("POST", "shop.example", "/static/a.css", &plain, "pass 0 Method"),
             ("GET", "shop.example", "/static/ws", &upgrade, "pass 0 Upgrade"),
+            ("GET", "shop.example", "/static/ws", &unnamed, "cache 0"),
             ("POST", "shop.example", "/api/x", &plain, "pass 1 CacheOff"),
             ("GET", "shop.example", "/api/x", &plain, "refuse 405"),
             ("GET", "shop.example", "/page", &plain, "pass 2 CacheOff"),

@@ -302,3 +302,32 @@ fn what_is_private_to_the_node_or_the_connection_is_not_passed_on() {
         assert_eq!(request.field(name), value, "{name}");
     }
 }
+
+#[test]
+fn interim_responses_are_not_taken_for_the_answer() {
+    let origin = Origin::start(|_| {
+        let mut steps =
+            vec![Step::Send(Reply::head(100, &[])), Step::Send(Reply::head(103, &["Link: </a.css>; rel=preload"]))];
+        steps.extend(Reply::ok(&["Cache-Control: max-age=60"], "final"));
+        steps
+    });
+    let node = Node::caching(origin.address);
+    for hit in [false, true] {
+        let response = node.get("/a");
+        assert_eq!((response.status, response.text().as_str(), response.is_hit()), (200, "final", hit));
+    }
+}
+
+#[test]
+fn a_visitor_with_credentials_does_not_lose_the_others_their_object() {
+    let origin = Origin::start(|request| {
+        let body = request.field("authorization").unwrap_or("all").to_owned();
+        Reply::ok(&["Cache-Control: max-age=0, stale-while-revalidate=60"], body)
+    });
+    let node = Node::caching(origin.address);
+    node.get("/a");
+    assert_eq!(node.get_with("/a", &["Authorization: me"]).text(), "all");
+    origin.wait_for(2);
+    assert_eq!(node.get("/a").text(), "all");
+    assert!(node.get("/a").is_hit());
+}

@@ -1,6 +1,5 @@
 //! The transfer from the origin: one for any number of readers, at nobody's pace but the origin's.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::harness::origin::Gate;
@@ -158,25 +157,18 @@ fn a_body_without_length_is_chunked_for_new_clients_and_ends_the_connection_for_
 #[test]
 fn uncacheable_responses_do_not_queue_behind_each_other() {
     let gate = Gate::default();
-    let served = Arc::new(AtomicUsize::new(0));
-    let (for_origin, count) = (gate.clone(), served.clone());
-    let origin = Origin::start(move |_| {
-        // The first shows that the key is not cacheable; the next two must be at the origin together.
-        match count.fetch_add(1, Ordering::SeqCst) {
-            0 => Reply::ok(&["Cache-Control: no-store"], "first"),
-            1 => {
-                let mut steps = vec![Step::Wait(for_origin.clone())];
-                steps.extend(Reply::ok(&["Cache-Control: no-store"], "waits"));
-                steps
-            }
-            _ => Reply::ok(&["Cache-Control: no-store"], "at once"),
-        }
+    let for_origin = gate.clone();
+    let origin = Origin::start(move |request| {
+        let waits = request.field("x-waits").is_some();
+        let mut steps = if waits { vec![Step::Wait(for_origin.clone())] } else { vec![] };
+        steps.extend(Reply::ok(&["Cache-Control: no-store"], if waits { "waits" } else { "at once" }));
+        steps
     });
     let node = Node::caching(origin.address);
-    assert_eq!(node.get("/a").text(), "first");
+    assert_eq!(node.get("/a").text(), "at once"); // shows that the key is not cacheable
     let mut waiting = node.client();
-    waiting.send("GET /a HTTP/1.1\r\nHost: shop.example\r\n\r\n");
-    origin.wait_for(2);
+    waiting.send("GET /a HTTP/1.1\r\nHost: shop.example\r\nX-Waits: 1\r\n\r\n");
+    origin.wait_for(2); // the next must be at the origin beside it
     assert_eq!(node.get("/a").text(), "at once");
     gate.open();
     assert_eq!(waiting.response("GET").text(), "waits");

@@ -145,3 +145,38 @@ fn http_1_0_and_closing_are_honoured() {
     assert_eq!(closing.get("/cached/a", &["Connection: close"]).status, 200);
     assert!(closing.is_closed());
 }
+
+#[test]
+fn a_body_that_the_origin_did_not_wait_for_is_never_taken_for_a_request() {
+    let smuggled = "GET /cached/smuggled HTTP/1.1\r\nHost: a\r\n\r\n";
+    // Answers from the head alone, as servers do that refuse an upload.
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let (sender, heads) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        use std::io::{Read, Write};
+        for mut stream in listener.incoming().flatten() {
+            let mut space = [0; 4096];
+            let read = stream.read(&mut space).unwrap_or(0);
+            let _ = sender.send(String::from_utf8_lossy(&space[..read]).into_owned());
+            let _ = stream.write_all(b"HTTP/1.1 403 No\r\nContent-Length: 2\r\n\r\nno");
+            let mut rest = Vec::new();
+            let _ = stream.read_to_end(&mut rest);
+        }
+    });
+    let routes = "[[site.shop.route]]\npath = \"/*\"\npool = \"app\"\n";
+    let node = Node::with_routes(&[address], routes);
+    let mut client = node.client();
+    client.send("POST /upload HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\n\r\n");
+    assert_eq!(client.response("POST").status, 403);
+    client.try_send(smuggled);
+    client.finish();
+    while !client.is_closed() {
+        let more = client.read_some();
+        assert!(more.is_empty(), "{}", String::from_utf8_lossy(&more));
+    }
+    drop(node);
+    for head in heads.try_iter() {
+        assert!(!head.contains("GET /cached/smuggled"), "{head}");
+    }
+}
