@@ -189,7 +189,7 @@ impl Connection {
             }
             Decision::Pass { site, route, reason } => {
                 let request = serve::pass_request(snapshot, &view, site, route, reason, now, started);
-                let (canonical, upgrade) = (head.canonical(), head.upgrade().is_some());
+                let (canonical, upgrade) = (head.canonical(self.is_last(limits)), head.upgrade().is_some());
                 let body = head.body;
                 self.pass(request, canonical, body, upgrade, limits).await
             }
@@ -269,10 +269,9 @@ impl Connection {
             self.stream.put_back(std::mem::take(&mut self.buffer));
         }
         self.stream.set_gate(gate);
-        let last = self.is_last(limits);
         let mut session = ServerSession::new_http1(Box::new(self.stream));
         session.set_pipelined_prefix(prefix);
-        session.set_keepalive((!last).then_some(limits.keepalive_timeout.as_secs().max(1)));
+        session.set_keepalive(Some(limits.keepalive_timeout.as_secs().max(1)));
         session.set_read_timeout(Some(limits.read_timeout));
         session.set_write_timeout(Some(limits.write_timeout));
         let shutdown = self.shutdown.clone();

@@ -127,8 +127,9 @@ impl<'b> RequestHead<'b> {
     }
 
     /// The head written anew, as pingora's session is to read it: one `Host`, the normalised target, exactly
-    /// one statement of the body's length, and of the hop-by-hop fields only what an upgrade needs.
-    pub fn canonical(&self) -> BytesMut {
+    /// one statement of the body's length, and of the hop-by-hop fields only what an upgrade needs. `last` says
+    /// that the connection ends with this request.
+    pub fn canonical(&self, last: bool) -> BytesMut {
         let mut out = BytesMut::with_capacity(self.length + 64);
         for part in [self.method.as_str(), " ", &self.target.path] {
             out.put_slice(part.as_bytes());
@@ -146,7 +147,7 @@ impl<'b> RequestHead<'b> {
             BodyFraming::Chunked => put_field(&mut out, "Transfer-Encoding", b"chunked"),
         }
         let upgrade = self.upgrade();
-        match (upgrade, self.keep_alive, self.version) {
+        match (upgrade, self.keep_alive && !last, self.version) {
             (Some(_), _, _) => put_field(&mut out, "Connection", b"upgrade"),
             (None, false, _) => put_field(&mut out, "Connection", b"close"),
             (None, true, Version::HTTP_10) => put_field(&mut out, "Connection", b"keep-alive"),
@@ -362,7 +363,7 @@ mod tests {
         };
         let mut space = field_space();
         match RequestHead::parse(&request[..end], &mut space, &limits) {
-            Ok(head) => Ok((head.body, head.keep_alive, String::from_utf8(head.canonical().to_vec()).unwrap())),
+            Ok(head) => Ok((head.body, head.keep_alive, String::from_utf8(head.canonical(false).to_vec()).unwrap())),
             Err(refusal) => Err(refusal.status.as_u16()),
         }
     }

@@ -15,6 +15,7 @@ mod caching;
 mod deployment;
 mod fills;
 mod framing;
+mod limits;
 mod nginx;
 mod origins;
 mod passing;

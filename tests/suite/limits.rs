@@ -1,0 +1,85 @@
+//! What one client may take of the node.
+
+use crate::harness::node::site;
+use crate::harness::{Node, Origin, Reply, eventually};
+
+const ROUTES: &str = "[[site.shop.route]]\npath = \"/passed/*\"\npool = \"app\"\n\
+    [[site.shop.route]]\npath = \"/*\"\npool = \"app\"\ncache = { mode = \"respect\" }\n";
+
+fn node(origin: &Origin, limits: &str) -> Node {
+    Node::start(&format!("[limits]\n{limits}\n{}", site(&[origin.address], "", ROUTES)))
+}
+
+fn origin() -> Origin {
+    Origin::start(|_| Reply::ok(&["Cache-Control: max-age=60"], "x"))
+}
+
+#[test]
+fn connections_above_the_cap_are_closed_and_the_others_go_on() {
+    let origin = origin();
+    let node = node(&origin, "max_connections = 2");
+    let mut kept = [node.client(), node.client()];
+    for client in &mut kept {
+        assert_eq!(client.get("/a", &[]).status, 200);
+    }
+    assert!(node.client().is_closed());
+    assert_eq!(node.metric("seawall_connections_refused_total"), Some(1.0));
+    assert_eq!(node.metric("seawall_connections"), Some(2.0));
+    for client in &mut kept {
+        assert_eq!(client.get("/a", &[]).status, 200);
+    }
+    drop(kept);
+    eventually("room again", || {
+        let mut client = node.client();
+        client.try_send("GET /a HTTP/1.1\r\nHost: a\r\n\r\n");
+        (!client.read_some().is_empty()).then_some(())
+    });
+}
+
+#[test]
+fn a_connection_ends_after_its_share_of_requests_whichever_way_they_went() {
+    let origin = origin();
+    let node = node(&origin, "max_requests_per_connection = 3");
+    for path in ["/a", "/passed/a"] {
+        let mut client = node.client();
+        for last in [false, false, true] {
+            let response = client.get(path, &[]);
+            let closes = response.field("connection").is_some_and(|value| value.eq_ignore_ascii_case("close"));
+            assert_eq!((response.status, closes), (200, last), "{path}");
+        }
+        assert!(client.is_closed(), "{path}");
+    }
+}
+
+#[test]
+fn a_client_that_takes_nothing_is_given_up() {
+    let origin = Origin::start(|_| Reply::ok(&["Cache-Control: max-age=60"], vec![b'x'; 7 << 20]));
+    let node = node(&origin, "write_timeout = \"300ms\"");
+    assert_eq!(node.get("/a").body.len(), 7 << 20);
+    let mut stuck = node.client();
+    stuck.send("GET /a HTTP/1.1\r\nHost: shop.example\r\n\r\n");
+    eventually("the end of the connection", || (node.metric("seawall_connections") == Some(0.0)).then_some(()));
+    let response = stuck.response("GET");
+    assert!(!response.complete && response.body.len() < 7 << 20);
+}
+
+#[test]
+fn tls_handshakes_have_a_deadline() {
+    let origin = origin();
+    let directory = std::sync::Arc::new(tempfile::TempDir::new().unwrap());
+    let made = rcgen::generate_simple_self_signed(vec!["a".into()]).unwrap();
+    std::fs::write(directory.path().join("a.pem"), made.cert.pem()).unwrap();
+    std::fs::write(directory.path().join("a.key"), made.signing_key.serialize_pem()).unwrap();
+    let config = format!(
+        "[[listen]]\naddress = \"127.0.0.1:0\"\ntls = true\n[admin]\naddress = \"127.0.0.1:0\"\n\
+         [[certificate]]\ncert = \"a.pem\"\nkey = \"a.key\"\n[limits]\ntls_timeout = \"200ms\"\n{}",
+        site(&[origin.address], "", ROUTES)
+    );
+    let node = Node::start_in(directory, &config);
+    assert!(node.client().is_closed());
+    let mut nonsense = node.client();
+    nonsense.send("GET / HTTP/1.1\r\n\r\n");
+    nonsense.read_some(); // an alert
+    assert!(nonsense.is_closed());
+    eventually("both counted", || (node.metric("seawall_tls_handshake_failures_total") == Some(2.0)).then_some(()));
+}
