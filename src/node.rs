@@ -124,7 +124,12 @@ impl Node {
                 }
             }
         };
-        *self.last_reload.lock() = Some(report.clone());
+        let mut last = self.last_reload.lock();
+        // Looking at files that had not changed is no event, unless it ends one.
+        if report.changed || !report.ok || last.is_some() {
+            *last = Some(report.clone());
+        }
+        drop(last);
         report
     }
 

@@ -135,7 +135,7 @@ impl Connection {
         let now = Timestamp::now();
         let client = self.stream.client().ip();
         serve::record_refusal(&self.shared, client, self.stream.scheme().as_str(), refusal.status, now);
-        let response = ClientResponse::synthetic(refusal.status, refusal.why, &Method::GET);
+        let response = ClientResponse::synthetic(refusal.status, refusal.why, &Method::GET, now);
         let writing = Writing { method: &Method::GET, version: Version::HTTP_11, keep_alive: false };
         let _ = self.write(snapshot, response, None, &writing).await; // the connection ends either way
         self.linger(&snapshot.config.limits).await;

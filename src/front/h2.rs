@@ -62,8 +62,9 @@ impl HttpServerApp for H2Front {
                     return None;
                 }
             };
-            serve::record_refusal(&self.shared, self.client, "https", refusal.status, Timestamp::now());
-            let mut response = ClientResponse::synthetic(refusal.status, refusal.why, &Method::GET);
+            let now = Timestamp::now();
+            serve::record_refusal(&self.shared, self.client, "https", refusal.status, now);
+            let mut response = ClientResponse::synthetic(refusal.status, refusal.why, &Method::GET, now);
             // A client that has gone needs no answer.
             let _ = write(&mut session, &snapshot, &mut response, None, &Method::GET).await;
         }

@@ -363,7 +363,7 @@ mod tests {
         };
         let mut space = field_space();
         match RequestHead::parse(&request[..end], &mut space, &limits) {
-            Ok(head) => Ok((head.body, head.keep_alive, String::from_utf8(head.canonical(false).to_vec()).unwrap())),
+            Ok(head) => Ok((head.body, head.keep_alive, String::from_utf8_lossy(&head.canonical(false)).into_owned())),
             Err(refusal) => Err(refusal.status.as_u16()),
         }
     }
@@ -491,6 +491,56 @@ mod tests {
         let request = "POST /%41/./b?q HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nX: ä\r\n\r\n";
         let (framing, keep_alive, once) = check(request.as_bytes()).unwrap();
         assert_eq!(check(once.as_bytes()), Ok((framing, keep_alive, once.clone())));
+    }
+
+    /// Whatever is done to a request: it is refused, or what is written of it reads the same again, with one
+    /// Host and at most one statement of its length.
+    #[test]
+    fn mutilated_requests_are_refused_or_unambiguous() {
+        let seeds: [&[u8]; 4] = [
+            b"GET /a/./b?q=1 HTTP/1.1\r\nHost: a\r\nConnection: keep-alive, X-Y\r\nX-Y: 1\r\n\r\n",
+            b"POST http://a:80/ HTTP/1.1\r\nHost: a:80\r\nContent-Length: 10\r\nExpect: 100-continue\r\n\r\n",
+            b"PUT /%41 HTTP/1.0\r\nHost: a\r\nConnection: keep-alive\r\nContent-Length: 0\r\n\r\n",
+            b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nTE: trailers\r\nUpgrade: x\r\n\r\n",
+        ];
+        let pieces: [&[u8]; 14] = [
+            b"\r\n",
+            b"\n",
+            b"\r",
+            b" ",
+            b"\t",
+            b"\0",
+            b":",
+            b",",
+            b"chunked",
+            b"Content-Length: 1\r\n",
+            b"Host: b\r\n",
+            b"Transfer-Encoding: chunked\r\n",
+            b"Connection: close\r\n",
+            b"%2e%2e/",
+        ];
+        let mut random = fastrand::Rng::with_seed(7);
+        let mut accepted = 0;
+        for _ in 0..50_000 {
+            let mut request = random.choice(seeds).unwrap().to_vec();
+            for _ in 0..random.usize(1..4) {
+                let at = random.usize(0..request.len());
+                match random.u8(0..4) {
+                    0 => request[at] = random.u8(..),
+                    1 if request.len() > 1 => drop(request.remove(at)),
+                    2 => drop(request.splice(at..at, random.choice(pieces).unwrap().iter().copied())),
+                    _ => request.truncate(at.max(1)),
+                }
+            }
+            request.extend_from_slice(b"\r\n\r\n");
+            let Ok((framing, keep_alive, once)) = check(&request) else { continue };
+            accepted += 1;
+            assert_eq!(check(once.as_bytes()), Ok((framing, keep_alive, once.clone())), "{request:?}");
+            let count = |name: &str| once.lines().filter(|line| line.to_ascii_lowercase().starts_with(name)).count();
+            assert_eq!(count("host:"), 1, "{once}");
+            assert!(count("content-length:") + count("transfer-encoding:") <= 1, "{once}");
+        }
+        assert!(accepted > 1000, "{accepted}");
     }
 
     #[test]

@@ -84,14 +84,18 @@ impl ClientResponse {
     }
 
     /// A response of the node's own: a status and one line that says why.
-    pub fn synthetic(status: StatusCode, why: &str, method: &Method) -> Self {
+    pub fn synthetic(status: StatusCode, why: &str, method: &Method, now: Timestamp) -> Self {
         let reason = status.canonical_reason().unwrap_or("Error");
-        Self::own(status, "text/plain; charset=utf-8", format!("{} {reason}: {why}\n", status.as_u16()), method)
+        let body = format!("{} {reason}: {why}\n", status.as_u16());
+        Self::own(status, "text/plain; charset=utf-8", body, method, now)
     }
 
     /// A response of the node's own with a body of any type.
-    pub fn own(status: StatusCode, content_type: &'static str, body: String, method: &Method) -> Self {
+    pub fn own(status: StatusCode, content_type: &'static str, body: String, method: &Method, now: Timestamp) -> Self {
         let mut fields = HeaderMap::new();
+        if let Ok(date) = HeaderValue::from_str(&now.http_date()) {
+            fields.insert(header::DATE, date); // RFC 9110 section 6.6.1
+        }
         fields.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
         fields.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         let left = if *method == Method::HEAD { 0 } else { u64::MAX };
@@ -227,7 +231,8 @@ mod tests {
 
     #[test]
     fn an_answer_of_the_nodes_own_is_honest_and_not_stored() {
-        let mut response = ClientResponse::synthetic(StatusCode::BAD_GATEWAY, "no answer", &Method::GET);
+        let mut response =
+            ClientResponse::synthetic(StatusCode::BAD_GATEWAY, "no answer", &Method::GET, Timestamp::from_secs(0));
         assert_eq!(response.head().fields[header::CACHE_CONTROL], "no-store");
         assert_eq!(response.content_length(), Some(27));
         assert_eq!(response.body.whole().unwrap(), "502 Bad Gateway: no answer\n");

@@ -44,7 +44,7 @@ pub async fn decide(
 ) -> Decision {
     let matched = match plan(&snapshot.config, view) {
         Plan::Refuse { status, why } => {
-            let response = ClientResponse::synthetic(status, why, view.method);
+            let response = ClientResponse::synthetic(status, why, view.method, now);
             return Decision::Respond { response, report: None, site: None };
         }
         Plan::Purge { site } => {
@@ -72,7 +72,7 @@ pub async fn decide(
             Ok(Answer { source, report }) => (source, report),
             Err(FetchError { error, report }) => {
                 tracing::warn!(site = %matched.site.name, %error, "no answer from the origin");
-                let response = ClientResponse::synthetic(error.status(), excuse(error.status()), view.method);
+                let response = ClientResponse::synthetic(error.status(), excuse(error.status()), view.method, now);
                 return Decision::Respond { response, report: Some(report), site: Some(matched.site_index) };
             }
         },
@@ -108,14 +108,14 @@ async fn purge(
     match done {
         Ok(Ok(seq)) => {
             let body = format!("{{\"seq\":{}}}\n", seq.0);
-            ClientResponse::own(StatusCode::OK, "application/json", body, view.method)
+            ClientResponse::own(StatusCode::OK, "application/json", body, view.method, now)
         }
         Ok(Err(error)) => {
             tracing::error!(%error, "the purge could not be made durable");
             let status = StatusCode::INTERNAL_SERVER_ERROR;
-            ClientResponse::synthetic(status, "the purge could not be made durable", view.method)
+            ClientResponse::synthetic(status, "the purge could not be made durable", view.method, now)
         }
-        Err(_) => ClientResponse::synthetic(StatusCode::INTERNAL_SERVER_ERROR, "the purge failed", view.method),
+        Err(_) => ClientResponse::synthetic(StatusCode::INTERNAL_SERVER_ERROR, "the purge failed", view.method, now),
     }
 }
 
