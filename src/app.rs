@@ -73,6 +73,7 @@ async fn run_node(config: Config, source: ConfigSource) -> Result<(), StartError
     }
     if let Some((listener, address)) = admin {
         tracing::info!(%address, "admin API listening");
+        node.admin_address.get_or_init(|| address);
         tasks.spawn(admin::serve(listener, node.clone()));
     }
     tasks.spawn(sweep(node.clone()));

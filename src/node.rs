@@ -2,8 +2,9 @@
 //! disk, a signal or the admin API, goes through [`Node::reload`], which builds everything, then swaps, or
 //! changes nothing.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
@@ -39,6 +40,8 @@ pub struct Node {
     pub source: ConfigSource,
     pub started: Timestamp,
     pub shutdown: watch::Sender<bool>,
+    /// Where the admin API listens.
+    pub admin_address: OnceLock<SocketAddr>,
     /// A new configuration is in force.
     pub applied: Notify,
     tasks: Mutex<PoolTasks>,
@@ -103,6 +106,7 @@ impl Node {
             source,
             started: Timestamp::now(),
             shutdown: watch::Sender::new(false),
+            admin_address: OnceLock::new(),
             applied: Notify::new(),
             tasks: Mutex::new(tasks),
             last_reload: Mutex::new(None),

@@ -28,14 +28,16 @@ impl FromRequestParts<Arc<Node>> for Caller {
     async fn from_request_parts(parts: &mut Parts, node: &Arc<Node>) -> Result<Self, Problem> {
         let snapshot = node.snapshot.load();
         let given = parts.headers.get(header::AUTHORIZATION).map(|value| value.as_bytes());
-        authenticate(&snapshot.config, given)
+        let loopback = node.admin_address.get().is_some_and(|address| address.ip().is_loopback());
+        authenticate(&snapshot.config, loopback, given)
     }
 }
 
-fn authenticate(config: &Config, authorization: Option<&[u8]>) -> Result<Caller, Problem> {
+fn authenticate(config: &Config, loopback: bool, authorization: Option<&[u8]>) -> Result<Caller, Problem> {
     let tokens = config.admin.as_ref().map_or(&[][..], |admin| &admin.tokens);
-    if tokens.is_empty() {
-        // Without tokens the API listens on loopback only: whoever is on the machine may do everything.
+    if tokens.is_empty() && loopback {
+        // Whoever is on the machine may do everything. The listener's own address counts, not the configured one:
+        // after a reload they may differ.
         let rights = vec![TokenRight::Read, TokenRight::Purge, TokenRight::Operate];
         return Ok(Caller { name: "local".into(), rights, sites: None });
     }
@@ -101,7 +103,8 @@ pub mod tests {
     #[test]
     fn tokens_are_known_by_their_hash_only() {
         let mut config = config("[admin]\naddress = \"127.0.0.1:0\"");
-        assert!(authenticate(&config, None).is_ok(), "loopback without tokens is open");
+        assert!(authenticate(&config, true, None).is_ok(), "loopback without tokens is open");
+        assert!(authenticate(&config, false, None).is_err(), "anything else is not");
         let token = Token {
             name: "ci".into(),
             digest: Sha256::digest(b"s3cret").into(),
@@ -118,7 +121,7 @@ pub mod tests {
             (Some("Bearer"), false),
             (Some(""), false),
         ] {
-            let caller = authenticate(&config, given.map(str::as_bytes));
+            let caller = authenticate(&config, true, given.map(str::as_bytes));
             assert_eq!(caller.is_ok(), known, "{given:?}");
             if let Ok(caller) = caller {
                 assert!(caller.need(TokenRight::Read).is_ok());

@@ -121,10 +121,8 @@ impl Engine {
         let Some(object) = variants.select(request) else {
             return Lookup::Miss(Miss { stale: None, why: Why::VaryMiss });
         };
-        let usability = match self.purges.standing(object) {
-            Standing::Dead => return Lookup::Miss(Miss { stale: None, why: Why::UriMiss }),
-            Standing::Live => object.freshness.usability(now),
-            Standing::SoftPurged { since } => object.freshness.usability_soft_purged(since, now),
+        let Some(usability) = self.usability(object, now) else {
+            return Lookup::Miss(Miss { stale: None, why: Why::UriMiss });
         };
         match usability {
             Usability::Fresh { ttl } => Lookup::Hit(object.clone(), Report::Hit { ttl }),
@@ -134,6 +132,15 @@ impl Engine {
             Usability::StaleIfError { .. } | Usability::Stale { .. } => {
                 Lookup::Miss(Miss { stale: Some(object.clone()), why: Why::Stale })
             }
+        }
+    }
+
+    /// What may be done with a stored response; `None` if a purge has killed it.
+    pub fn usability(&self, object: &Object, now: Timestamp) -> Option<Usability> {
+        match self.purges.standing(object) {
+            Standing::Dead => None,
+            Standing::Live => Some(object.freshness.usability(now)),
+            Standing::SoftPurged { since } => Some(object.freshness.usability_soft_purged(since, now)),
         }
     }
 

@@ -60,7 +60,7 @@ pub async fn run(
     add_conditions(&mut request);
     match exchange::get(&engine.connector, &request.snapshot.pools, &request.origin).await {
         Ok(exchange) => receive(&engine, &flight, &request, exchange, owner).await,
-        Err(error) => flight.settle(stale_instead(&request, None).unwrap_or(Settled::Failed(error))),
+        Err(error) => flight.settle(stale_instead(&engine, &request, None).unwrap_or(Settled::Failed(error))),
     }
     drop(ended);
 }
@@ -108,7 +108,7 @@ async fn receive(
         return flight.settle(settled);
     }
     if exchange.status.is_server_error()
-        && let Some(settled) = stale_instead(request, Some(exchange.status))
+        && let Some(settled) = stale_instead(engine, request, Some(exchange.status))
     {
         return flight.settle(settled);
     }
@@ -144,15 +144,17 @@ fn judge(
     policy::judge(request.rules(), &facts, &ResponseFacts { status, headers: fields, times, length, max_object })
 }
 
-/// The stored response, if it may stand in for an origin that failed (RFC 5861 section 4).
-fn stale_instead(request: &FillRequest, status: Option<StatusCode>) -> Option<Settled> {
+/// The stored response, if it may stand in for an origin that failed (RFC 5861 section 4). It may have been
+/// purged since the fill began.
+fn stale_instead(engine: &Engine, request: &FillRequest, status: Option<StatusCode>) -> Option<Settled> {
     let stale = request.stale.as_ref()?;
-    let usable = matches!(
-        stale.freshness.usability(Timestamp::now()),
-        Usability::Fresh { .. } | Usability::StaleWhileRevalidate { .. } | Usability::StaleIfError { .. }
-    );
-    let status = status.map(|status| status.as_u16());
-    usable.then(|| Settled::Object(stale.clone(), ObjectUse::StaleIfError { status }))
+    match engine.usability(stale, Timestamp::now())? {
+        Usability::Stale { .. } => None,
+        Usability::Fresh { .. } | Usability::StaleWhileRevalidate { .. } | Usability::StaleIfError { .. } => {
+            let status = status.map(|status| status.as_u16());
+            Some(Settled::Object(stale.clone(), ObjectUse::StaleIfError { status }))
+        }
+    }
 }
 
 /// RFC 9111 section 4.3.4: the stored response with the fields of the 304 is stored anew.

@@ -140,6 +140,12 @@ fn resolve_admin(admin: file::AdminSection, tokens: Vec<Token>, errors: &mut Dia
             "add tokens_file, or use 127.0.0.1",
         );
     }
+    if let Some(tokens_file) = &admin.tokens_file
+        && tokens.is_empty()
+    {
+        // No tokens means open; a file of tokens that has none means a mistake.
+        errors.error(tokens_file.place, "the tokens file has no usable [[token]]");
+    }
     Admin { address: admin.address.value, tokens }
 }
 

@@ -16,7 +16,7 @@ use crate::clock::Timestamp;
 use crate::config::model::PoolId;
 
 use super::connect::OriginError;
-use super::pool::{Picked, PoolSet, Tried};
+use super::pool::{FailedStage, Picked, PoolSet, Tried};
 use super::state::ActiveGuard;
 
 /// Interim responses (1xx) that are skipped before the final one.
@@ -70,7 +70,7 @@ pub async fn get(connector: &Connector, pools: &PoolSet, request: &OriginRequest
             continue;
         }
         tracing::debug!(pool = %pool.config.name, error = %failure.error, "attempt failed");
-        pool.connection_failed(&origin, &failure.error.to_string());
+        pool.exchange_failed(&origin, failure.stage, &failure.error.to_string());
         tried.push(origin);
         let exhausted = tried.len() > config.retries as usize;
         if exhausted || pools.pick(request.pool, request.hash, &tried).is_err() {
@@ -81,6 +81,7 @@ pub async fn get(connector: &Connector, pools: &PoolSet, request: &OriginRequest
 
 struct Failure {
     error: OriginError,
+    stage: FailedStage,
     /// The origin may simply have closed a connection that lay idle.
     on_kept_connection: bool,
 }
@@ -112,7 +113,8 @@ async fn attempt(connector: &Connector, request: &OriginRequest, picked: Picked)
         Err(error) => {
             let error = OriginError::from_pingora(&error, &address, connecting);
             let timed_out = matches!(error, OriginError::Timeout { .. });
-            return Err(Failure { error, on_kept_connection: kept && !timed_out });
+            let stage = if connecting { FailedStage::Connecting } else { FailedStage::Connected };
+            return Err(Failure { error, stage, on_kept_connection: kept && !timed_out });
         }
     };
     let (status, fields) = match session.response_header() {
@@ -120,7 +122,8 @@ async fn attempt(connector: &Connector, request: &OriginRequest, picked: Picked)
         Some(head) if !head.status.is_informational() => (head.status, head.headers.clone()),
         _ => {
             let cause = "no final response".to_owned();
-            return Err(Failure { error: OriginError::Invalid { origin: address, cause }, on_kept_connection: false });
+            let error = OriginError::Invalid { origin: address, cause };
+            return Err(Failure { error, stage: FailedStage::Connected, on_kept_connection: false });
         }
     };
     let idle = pool.config.timeouts.idle;

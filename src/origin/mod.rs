@@ -9,5 +9,5 @@ mod pool;
 mod resolve;
 mod state;
 
-pub use pool::{NoOrigin, Picked, PoolRuntime, PoolSet, PoolTasks, Tried};
+pub use pool::{FailedStage, NoOrigin, Picked, PoolRuntime, PoolSet, PoolTasks, Tried};
 pub use state::{ActiveGuard, OriginState, OriginStatus};

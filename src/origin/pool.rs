@@ -53,6 +53,13 @@ pub struct Picked {
     pub active: ActiveGuard,
 }
 
+/// How far an exchange with an origin got before it failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FailedStage {
+    Connecting,
+    Connected,
+}
+
 /// No origin of the pool, nor of its fallbacks, can serve.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("no origin of pool {pool} can serve")]
@@ -179,11 +186,14 @@ impl PoolRuntime {
         peer
     }
 
-    /// Counts a failed connection like a failed health check, so that a dead origin is known at once. Only
-    /// where there is a check that can bring it up again.
-    pub fn connection_failed(&self, origin: &Arc<OriginState>, error: &str) {
+    /// Counts a failed exchange. One whose connection could not even be made also counts as a failed health
+    /// check, so that a dead origin is known at once; only where there is a check that can bring it up again.
+    /// Slow or broken answers don't: who knows one bad URL could take an origin down with it.
+    pub fn exchange_failed(&self, origin: &Arc<OriginState>, stage: FailedStage, error: &str) {
         origin.failures.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        if let Some(check) = &self.config.health {
+        if stage == FailedStage::Connecting
+            && let Some(check) = &self.config.health
+        {
             health::note(&self.config.name, origin, Err(error.to_owned()), check);
         }
     }
@@ -230,7 +240,11 @@ mod tests {
         let set = set(TWO_POOLS, None);
         let app = set.by_name("app").unwrap();
         for _ in 0..3 {
-            app.connection_failed(&app.origins[0], "refused");
+            app.exchange_failed(&app.origins[0], FailedStage::Connected, "timeout");
+        }
+        assert_eq!(app.origins[0].status(), OriginStatus::Up, "slow answers are no reason");
+        for _ in 0..3 {
+            app.exchange_failed(&app.origins[0], FailedStage::Connecting, "refused");
         }
         for _ in 0..4 {
             assert_eq!(&*set.pick(id(&set, "app"), 0, &Tried::new()).ok().unwrap().origin.address, "127.0.0.1:2");
@@ -243,7 +257,7 @@ mod tests {
     fn a_reload_keeps_what_did_not_change() {
         let first = set(TWO_POOLS, None);
         let app = first.by_name("app").unwrap();
-        (0..3).for_each(|_| app.connection_failed(&app.origins[0], "refused"));
+        (0..3).for_each(|_| app.exchange_failed(&app.origins[0], FailedStage::Connecting, "refused"));
         let second = set(TWO_POOLS, Some(&first));
         assert!(Arc::ptr_eq(app, second.by_name("app").unwrap()));
         let third = set(&TWO_POOLS.replace("\"127.0.0.1:2\"", "\"127.0.0.1:4\""), Some(&second));

@@ -17,7 +17,7 @@ use crate::config::model::{BodyLimit, CacheMode};
 use crate::observe::{Observer, Outcome};
 use crate::origin::connect::describe;
 use crate::origin::forward::{self, Forwarded};
-use crate::origin::{OriginState, Picked, PoolRuntime, Tried};
+use crate::origin::{FailedStage, OriginState, Picked, PoolRuntime, Tried};
 
 use super::{PassRequest, REQUEST};
 
@@ -45,9 +45,9 @@ impl PassContext {
     }
 
     /// Whether another attempt may be made after the picked origin failed.
-    fn may_try_another(&mut self, cause: &str) -> bool {
+    fn may_try_another(&mut self, stage: FailedStage, cause: &str) -> bool {
         let (Some(request), Some((pool, origin, _))) = (&self.request, self.picked.take()) else { return false };
-        pool.connection_failed(&origin, cause);
+        pool.exchange_failed(&origin, stage, cause);
         self.tried.push(origin);
         let snapshot = &request.snapshot;
         let first = snapshot.route(request.site, request.route).pool;
@@ -176,7 +176,7 @@ impl ProxyHttp for Pass {
         ctx: &mut PassContext,
         mut error: Box<Error>,
     ) -> Box<Error> {
-        let again = ctx.may_try_another(&describe(&error));
+        let again = ctx.may_try_another(FailedStage::Connecting, &describe(&error));
         error.set_retry(again);
         error
     }
@@ -200,7 +200,7 @@ impl ProxyHttp for Pass {
             ctx.stale_connections += 1;
             true
         } else {
-            ctx.may_try_another(&describe(&error))
+            ctx.may_try_another(FailedStage::Connected, &describe(&error))
         };
         error.set_retry(again);
         error

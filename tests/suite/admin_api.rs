@@ -135,4 +135,9 @@ fn it_does_not_open_beyond_loopback_without_tokens() {
     assert!(!output.status.success());
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(text.contains("the admin API does not listen beyond loopback without tokens"), "{text}");
+    std::fs::write(directory.path().join("tokens.toml"), "").unwrap();
+    std::fs::write(&path, "[admin]\naddress = \"0.0.0.0:0\"\ntokens_file = \"tokens.toml\"\n").unwrap();
+    let output = crate::process::seawall(&["check", path.to_str().unwrap()]);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(text.contains("the tokens file has no usable [[token]]"), "{text}");
 }

@@ -179,3 +179,40 @@ fn a_tag_that_a_hundred_thousand_objects_carry_is_purged_at_once() {
     let node = Node::start_in(directory, &config);
     assert_eq!(node.admin("GET", "/v1/status", "").1["purges"]["seq"], 1);
 }
+
+#[test]
+fn what_is_purged_does_not_cover_for_a_failing_origin() {
+    let (gate, first) = (Gate::default(), std::sync::atomic::AtomicBool::new(true));
+    let for_origin = gate.clone();
+    let origin = Origin::start(move |_| {
+        if first.swap(false, std::sync::atomic::Ordering::SeqCst) {
+            return Reply::ok(&["Cache-Control: max-age=0, stale-if-error=600"], "old");
+        }
+        let mut steps = vec![Step::Wait(for_origin.clone())];
+        steps.extend(Reply::status(503, &[], "broken"));
+        steps
+    });
+    let node = Node::caching(origin.address);
+    node.get("/a");
+    let mut waiting = node.client();
+    waiting.send("GET /a HTTP/1.1\r\nHost: shop.example\r\n\r\n");
+    origin.wait_for(2);
+    node.purge(r#"{"all": true}"#);
+    gate.open();
+    assert_eq!(waiting.response("GET").status, 503, "not the purged object");
+}
+
+#[test]
+fn a_soft_purge_leaves_no_more_than_the_stale_windows_allow() {
+    let first = std::sync::atomic::AtomicBool::new(true);
+    let origin = Origin::start(move |_| {
+        if first.swap(false, std::sync::atomic::Ordering::SeqCst) {
+            return Reply::ok(&["Cache-Control: max-age=600"], "old");
+        }
+        Reply::status(503, &[], "broken")
+    });
+    let node = Node::caching(origin.address);
+    warm(&node, &["/a"]);
+    node.purge(r#"{"all": true, "soft": true}"#);
+    assert_eq!(node.get("/a").status, 503, "without stale-if-error it may only be validated");
+}
