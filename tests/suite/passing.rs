@@ -133,3 +133,17 @@ fn responses_are_told_where_they_came_from() {
     assert_eq!(request.field("x-forwarded-host"), Some("shop.example"));
     assert_eq!(request.field("via"), Some("1.1 seawall"));
 }
+
+#[test]
+fn an_ordinary_client_library_is_served() {
+    let origin = echo();
+    let node = Node::with_routes(&[origin.address], UNCACHED);
+    let agent: ureq::Agent = ureq::Agent::config_builder().http_status_as_error(false).build().into();
+    for (path, body, status) in [("/a", "hello", 200), ("/small/a", "0123456789+", 413)] {
+        let url = format!("http://{}{path}", node.address());
+        let mut response = agent.post(&url).content_type("text/plain").send(body).unwrap();
+        assert_eq!(response.status(), status, "{path}");
+        let text = response.body_mut().read_to_string().unwrap();
+        assert_eq!(text == body, status == 200, "{text}");
+    }
+}

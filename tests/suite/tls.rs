@@ -11,7 +11,7 @@ use rustls::pki_types::{CertificateDer, ServerName};
 use tempfile::TempDir;
 
 use crate::harness::node::site;
-use crate::harness::{Node, Origin, Reply};
+use crate::harness::{Node, Origin, Reply, Step};
 
 const ROUTES: &str = "[[site.shop.route]]\npath = \"/passed/*\"\npool = \"app\"\n\
     [[site.shop.route]]\npath = \"/*\"\npool = \"app\"\ncache = { mode = \"respect\" }\n";
@@ -88,6 +88,27 @@ fn requests_pass_over_http_2() {
     }
     let refused = curl(&node, "one", "shop.example", "/a", &["--http2", "-X", "TRACE"]).unwrap();
     assert!(refused.starts_with("HTTP/2 501"), "{refused}");
+}
+
+#[test]
+fn a_body_cut_short_resets_the_stream() {
+    let origin = Origin::start(|request| {
+        let fields = ["Cache-Control: max-age=60", "Content-Length: 100000"];
+        let fields = if request.path() == "/unknown" {
+            ["Cache-Control: max-age=60", "Transfer-Encoding: chunked"]
+        } else {
+            fields
+        };
+        let body = if request.path() == "/unknown" { b"5\r\nshort\r\n".to_vec() } else { b"short".to_vec() };
+        vec![Step::Send(Reply::head(200, &fields)), Step::Send(body), Step::Close]
+    });
+    let node = tls_node(&origin);
+    for path in ["/known", "/unknown", "/passed/known"] {
+        for _ in 0..2 {
+            let error = curl(&node, "one", "shop.example", path, &["--http2"]).unwrap_err();
+            assert!(error.contains("stream") || error.contains("transfer"), "{path}: {error}");
+        }
+    }
 }
 
 #[test]
