@@ -67,8 +67,12 @@ impl Connection {
     /// Serves requests until the connection ends.
     pub async fn serve(mut self) {
         loop {
+            // A copy: the wait may be long, and must not keep an old configuration alive.
+            let limits = self.shared.snapshot.load().config.limits.clone();
+            let read = self.read_head(&limits).await;
+            // Loaded when the request is there, so that it meets the configuration in force now.
             let snapshot = self.shared.snapshot.load_full();
-            let end = match self.read_head(&snapshot.config.limits).await {
+            let end = match read {
                 Ok(Some(end)) => end,
                 Ok(None) => return,
                 Err(refusal) => {

@@ -114,6 +114,17 @@ fn cache_health_and_open_websockets_stay() {
 }
 
 #[test]
+fn the_next_request_of_an_open_connection_meets_the_new_configuration() {
+    let origin = echo_name();
+    let node = Node::start(&named("one", &origin));
+    let mut client = node.client();
+    assert!(client.get("/a", &[]).cache().starts_with("one;"));
+    std::fs::write(node.config_path(), named("two", &origin)).unwrap();
+    node.wait_for_generation(2);
+    assert!(client.get("/a", &[]).cache().starts_with("two;"));
+}
+
+#[test]
 fn what_needs_a_restart_is_said() {
     let origin = echo_name();
     let node = Node::start(&named("one", &origin));
