@@ -270,6 +270,9 @@ impl Engine {
         request: &CacheRequest<'_>,
         miss: Miss,
     ) -> Result<Answer, FetchError> {
+        // Purged while this request waited: not to be validated back to life.
+        let stale = miss.stale.filter(|stale| self.purges.standing(stale) != Standing::Dead);
+        let miss = Miss { stale, ..miss };
         let (owner, mine) = oneshot::channel();
         let seat = flight.seat(); // taken before the fill begins, so that nothing can be gone before it is read
         tokio::spawn(fill::run(self.clone(), flight.clone(), fill_request(request, &miss), owner));
@@ -330,7 +333,7 @@ fn fill_request(request: &CacheRequest<'_>, miss: &Miss) -> FillRequest {
     let forwarded = Forwarded {
         node: &request.snapshot.config.node,
         client: view.client,
-        authority: view.authority,
+        authority: view.host, // what is keyed: a port of the client's choosing must not shape what all get
         scheme: view.scheme,
         version: view.version,
     };
@@ -339,7 +342,7 @@ fn fill_request(request: &CacheRequest<'_>, miss: &Miss) -> FillRequest {
     FillRequest {
         origin: OriginRequest {
             path_and_query: view.path_and_query(),
-            authority: view.authority.to_owned(),
+            authority: view.host.to_owned(),
             fields,
             pool,
             hash: request.snapshot.pools.hash(pool, view),

@@ -262,7 +262,7 @@ async fn hand_over(
     length: Option<u64>,
     owner: oneshot::Sender<PrivateResponse>,
 ) {
-    if reason.concerns_every_request() {
+    if reason.concerns_every_request() && !exchange.status.is_server_error() {
         engine.remember_uncacheable(&flight.key, reason, request.rules());
     }
     engine.metrics.not_stored(reason.as_str());
@@ -286,6 +286,7 @@ async fn hand_over(
     let (mut received, mut last) = (0, None);
     loop {
         match exchange.read_body().await {
+            Ok(Some(chunk)) if chunk.is_empty() => {}
             Ok(Some(chunk)) => {
                 received += chunk.len() as u64;
                 if length == Some(received) && last.is_none() {
@@ -305,4 +306,6 @@ async fn hand_over(
     if let Some(last) = last {
         let _ = sender.send(Ok(last)).await; // if the client left, nobody needs it
     }
+    // The end is said: a channel that merely closes is a fill that was lost.
+    let _ = sender.send(Ok(Bytes::new())).await;
 }

@@ -25,6 +25,9 @@ use super::head::Refusal;
 use super::reply::ClientResponse;
 use super::serve::{self, Decision, Sent, Shared};
 
+/// Bytes of a body that are written under one deadline.
+const PIECE: usize = 64 << 10;
+
 /// The HTTP/2 front of one connection's worth of settings.
 pub struct H2Front {
     shared: Arc<Shared>,
@@ -215,9 +218,17 @@ async fn write_parts(
         return session.write_response_body(Bytes::new(), true).await.map_err(text);
     }
     if let Some(body) = response.body.whole() {
-        let length = body.len() as u64;
-        session.write_response_body(body, true).await.map_err(text)?;
-        *bytes += length;
+        // In pieces: the write timeout is for each call, and a slow client is not a stuck one.
+        let mut left = body;
+        while !left.is_empty() {
+            let piece = left.split_to(left.len().min(PIECE));
+            let length = piece.len() as u64;
+            session.write_response_body(piece, left.is_empty()).await.map_err(text)?;
+            *bytes += length;
+        }
+        if *bytes == 0 {
+            session.write_response_body(Bytes::new(), true).await.map_err(text)?;
+        }
         return Ok(());
     }
     while let Some(piece) = response.body.next().await.map_err(|error| error.to_string())? {

@@ -66,7 +66,9 @@ impl ClientResponse {
                 (HeadSource::Object(object), length, Some(age), pieces)
             }
             Source::Stream(reader) => {
-                (HeadSource::Flight(reader.head.clone()), reader.head.length, None, Pieces::Flight(reader))
+                let age = reader.head.freshness.current_age(now);
+                let age = Some(age).filter(|age| age.as_secs() > 0);
+                (HeadSource::Flight(reader.head.clone()), reader.head.length, age, Pieces::Flight(reader))
             }
             Source::Private(private) => {
                 let head = HeadSource::Own(Box::new(private.head));
@@ -188,7 +190,10 @@ impl Body {
             let piece = match &mut self.pieces {
                 Pieces::Whole(body) => body.take(),
                 Pieces::Flight(reader) => reader.next().await?,
-                Pieces::Private(receiver) => receiver.recv().await.transpose()?,
+                Pieces::Private(receiver) => match receiver.recv().await {
+                    Some(piece) => Some(piece?).filter(|piece| !piece.is_empty()),
+                    None => return Err(lost()),
+                },
             };
             let Some(piece) = piece else { return Ok(None) };
             let piece = cut(piece, &mut self.skip, &mut self.left);
@@ -198,6 +203,10 @@ impl Body {
         }
         Ok(None)
     }
+}
+
+fn lost() -> OriginError {
+    OriginError::Broken { origin: "".into(), cause: "the fill ended before the response did".into() }
 }
 
 /// The part of a piece that lies in the window.

@@ -91,7 +91,7 @@ pub fn exclude_from_fill(fields: &mut HeaderMap) {
 }
 
 /// HTTP/2 clients may send cookies in several fields; HTTP/1 has one (RFC 9113 section 8.2.3).
-fn join_cookies(fields: &mut HeaderMap) {
+pub fn join_cookies(fields: &mut HeaderMap) {
     let cookies: Vec<&[u8]> = fields.get_all(header::COOKIE).iter().map(|value| value.as_bytes()).collect();
     if cookies.len() > 1
         && let Ok(joined) = HeaderValue::from_bytes(&cookies.join(&b"; "[..]))

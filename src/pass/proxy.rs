@@ -130,6 +130,7 @@ impl ProxyHttp for Pass {
             scheme: request.scheme,
             version: request.version,
         };
+        forward::join_cookies(&mut fields);
         forward::set_forwarding_fields(&mut fields, &forwarded);
         replace_changed(upstream, &fields)?;
         upstream.insert_header(header::HOST, host)?;

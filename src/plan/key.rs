@@ -4,7 +4,7 @@
 use std::borrow::Borrow;
 use std::sync::Arc;
 
-use crate::request::RequestView;
+use crate::request::{RequestView, Scheme};
 
 /// Separates the parts. No part can have it: names are checked, hosts and targets are visible ASCII.
 const SEPARATOR: char = '\u{1f}';
@@ -21,6 +21,10 @@ impl CacheKey {
         buffer.push_str(site);
         buffer.push(SEPARATOR);
         let _ = write!(buffer, "{version}"); // writing to a String cannot fail
+        // Origins see the scheme and answer by it, with redirects above all. URL purges hit both.
+        if request.scheme == Scheme::Https {
+            buffer.push_str("+tls");
+        }
         buffer.push(SEPARATOR);
         push_uri(buffer, request.host, request.path, request.query);
     }
