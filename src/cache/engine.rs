@@ -1,10 +1,13 @@
 //! The engine: one `lookup` through which everything that is answered from the cache goes, so that nothing
 //! can miss a purge; and the fetching of what is not there.
 
+use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use http::header;
+use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 use pingora_core::connectors::http::Connector;
 use tokio::sync::oneshot;
@@ -31,6 +34,8 @@ use super::store::MemoryStore;
 
 /// Keys that are remembered as not cacheable, at most.
 const MAX_UNCACHEABLE: u64 = 100_000;
+/// However long a route wants to remember them.
+const LONGEST_UNCACHEABLE: Duration = Duration::from_secs(3600);
 /// How often a request looks again after it waited for what turned out to be another variant.
 const MAX_ROUNDS: usize = 4;
 
@@ -42,9 +47,14 @@ pub struct Engine {
     pub connector: Connector,
     pub metrics: Arc<Metrics>,
     /// Until when a key is known to be not cacheable.
-    uncacheable: Cache<CacheKey, Timestamp>,
+    uncacheable: Cache<KeyHash, Timestamp>,
+    hasher: RandomState,
     max_object: AtomicU64,
 }
+
+/// Stands for a key where keys of any length would take too much; secretly seeded, so that nobody can look
+/// for two of the same.
+type KeyHash = u64;
 
 /// A request for something that may be cached.
 pub struct CacheRequest<'a> {
@@ -97,7 +107,12 @@ impl Engine {
             purges,
             connector: Connector::new(None),
             metrics,
-            uncacheable: Cache::new(MAX_UNCACHEABLE),
+            uncacheable: Cache::builder()
+                .max_capacity(MAX_UNCACHEABLE)
+                .eviction_policy(EvictionPolicy::lru())
+                .time_to_live(LONGEST_UNCACHEABLE)
+                .build(),
+            hasher: RandomState::new(),
             max_object: AtomicU64::new(config.max_object.0),
         }
     }
@@ -113,7 +128,7 @@ impl Engine {
     /// What the cache has for a request. Every answer from the cache is decided here.
     pub fn lookup(&self, key: &str, request: Fields<'_>, now: Timestamp) -> Lookup {
         let Some(variants) = self.memory.get(key) else {
-            return match self.uncacheable.get(key) {
+            return match self.uncacheable.get(&self.hasher.hash_one(key)) {
                 Some(until) if now < until => Lookup::HitForMiss,
                 _ => Lookup::Miss(Miss { stale: None, why: Why::UriMiss }),
             };
@@ -207,7 +222,7 @@ impl Engine {
     pub fn store(&self, object: Object, rules: &CacheRules) -> Arc<Object> {
         let object = Arc::new(object);
         if self.purges.standing(&object) != Standing::Dead {
-            self.uncacheable.invalidate(&object.key);
+            self.uncacheable.invalidate(&self.hasher.hash_one(object.key.as_str()));
             self.memory.insert(object.clone(), rules.max_variants);
         }
         object
@@ -217,7 +232,7 @@ impl Engine {
     pub fn remember_uncacheable(&self, key: &CacheKey, reason: SkipReason, rules: &CacheRules) {
         if !rules.hit_for_miss.is_zero() {
             tracing::debug!(key = key.uri(), reason = reason.as_str(), "remembered as not cacheable");
-            self.uncacheable.insert(key.clone(), Timestamp::now() + rules.hit_for_miss);
+            self.uncacheable.insert(self.hasher.hash_one(key.as_str()), Timestamp::now() + rules.hit_for_miss);
         }
     }
 

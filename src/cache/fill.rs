@@ -103,6 +103,12 @@ async fn receive(
     if exchange.status == StatusCode::NOT_MODIFIED
         && let Some(stale) = &request.stale
     {
+        if confirms_another(&exchange.fields, stale) {
+            // RFC 9111 section 4.3.4: it says nothing about what is stored here.
+            engine.memory.remove(stale);
+            let (origin, cause) = (exchange.origin.clone(), "its 304 is about another ETag".to_owned());
+            return flight.settle(Settled::Failed(OriginError::Invalid { origin, cause }));
+        }
         let settled = freshen(engine, flight, request, stale, &exchange.fields, times);
         exchange.release(&engine.connector).await;
         return flight.settle(settled);
@@ -117,6 +123,12 @@ async fn receive(
         Verdict::Store(storable) => stream(engine, flight, request, exchange, storable, length).await,
         Verdict::Skip(reason) => hand_over(engine, flight, request, exchange, reason, length, owner).await,
     }
+}
+
+/// Whether a 304 has a strong validator that is not the stored one.
+fn confirms_another(fields: &HeaderMap, stale: &Object) -> bool {
+    let strong = fields.get(header::ETAG).filter(|etag| !etag.as_bytes().starts_with(b"W/"));
+    strong.is_some_and(|etag| stale.head.fields.get(header::ETAG) != Some(etag))
 }
 
 /// RFC 9110 section 6.6.1: a response without `Date` gets the time it came.

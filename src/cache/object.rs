@@ -5,7 +5,7 @@ use std::io::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
 use crate::clock::Timestamp;
 use crate::plan::CacheKey;
@@ -61,7 +61,13 @@ impl Head {
         Self::from_clean(status, fields)
     }
 
-    fn from_clean(status: StatusCode, fields: HeaderMap) -> Self {
+    fn from_clean(status: StatusCode, mut fields: HeaderMap) -> Self {
+        // Values from an origin are slices of the connection's read buffer, and would keep all of it alive.
+        for value in fields.values_mut() {
+            if let Ok(owned) = HeaderValue::from_bytes(value.as_bytes()) {
+                *value = owned;
+            }
+        }
         let last_modified =
             fields.get(header::LAST_MODIFIED).and_then(|value| value.to_str().ok()).and_then(Timestamp::from_http_date);
         Head { status, h1: serialise(status, &fields), last_modified, fields }

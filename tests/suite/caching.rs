@@ -331,3 +331,27 @@ fn a_visitor_with_credentials_does_not_lose_the_others_their_object() {
     assert_eq!(node.get("/a").text(), "all");
     assert!(node.get("/a").is_hit());
 }
+
+#[test]
+fn a_304_about_something_else_confirms_nothing() {
+    let origin = Origin::start(|request| match request.field("if-none-match") {
+        Some(_) => vec![Step::Send(Reply::head(304, &["ETag: \"other\"", "Cache-Control: max-age=60"]))],
+        None => Reply::ok(&["Cache-Control: max-age=0", "ETag: \"v1\""], "body"),
+    });
+    let node = Node::caching(origin.address);
+    node.get("/a");
+    assert_eq!(node.get("/a").status, 502);
+    assert_eq!(node.get("/a").text(), "body", "asked for anew");
+}
+
+#[test]
+fn a_port_of_the_clients_choosing_shapes_nothing_that_others_get() {
+    let origin = Origin::start(|request| {
+        let seen = format!("{:?} {:?}", request.field("host"), request.field("x-forwarded-host"));
+        Reply::ok(&["Cache-Control: max-age=60"], seen)
+    });
+    let node = Node::caching(origin.address);
+    let first = node.get_with("/a", &["Host: SHOP.example.:1337"]);
+    assert_eq!(first.text(), "Some(\"shop.example\") Some(\"shop.example\")");
+    assert!(node.get("/a").is_hit());
+}
