@@ -34,14 +34,16 @@ impl FromRequestParts<Arc<Node>> for Caller {
 }
 
 fn authenticate(config: &Config, loopback: bool, authorization: Option<&[u8]>) -> Result<Caller, Problem> {
-    let tokens = config.admin.as_ref().map_or(&[][..], |admin| &admin.tokens);
+    let unauthorized = |detail: &str| Problem::new(StatusCode::UNAUTHORIZED, detail);
+    // Taken out by a reload, while the listener still stands: nobody's any more.
+    let admin = config.admin.as_ref().ok_or_else(|| unauthorized("the configuration has no [admin] any more"))?;
+    let tokens = &admin.tokens;
     if tokens.is_empty() && loopback {
         // Whoever is on the machine may do everything. The listener's own address counts, not the configured one:
         // after a reload they may differ.
         let rights = vec![TokenRight::Read, TokenRight::Purge, TokenRight::Operate];
         return Ok(Caller { name: "local".into(), rights, sites: None });
     }
-    let unauthorized = |detail: &str| Problem::new(StatusCode::UNAUTHORIZED, detail);
     let given = authorization.ok_or_else(|| unauthorized("a token is needed: Authorization: Bearer TOKEN"))?;
     let scheme = given.get(..7).unwrap_or_default();
     if !scheme.eq_ignore_ascii_case(b"bearer ") {

@@ -11,6 +11,7 @@ use rustls::sign::CertifiedKey;
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 use super::host::{HostMap, HostPattern};
+use super::regular;
 
 /// A certificate that is ready to serve.
 pub struct Certificate {
@@ -65,7 +66,8 @@ impl fmt::Debug for CertificateStore {
 /// Reads a PEM chain and key. The error names the file and what is wrong with it.
 pub fn read(cert: &Path, key: &Path) -> Result<Certificate, String> {
     let chain = read_chain(cert)?;
-    let private = PrivateKeyDer::from_pem_file(key)
+    let bytes = regular::read(key).map_err(|error| format!("{} cannot be read: {error}", key.display()))?;
+    let private = PrivateKeyDer::from_pem_slice(&bytes)
         .map_err(|error| format!("no usable private key in {}: {error}", key.display()))?;
     let signer = rustls::crypto::ring::sign::any_supported_type(&private)
         .map_err(|error| format!("the private key in {} cannot be used: {error}", key.display()))?;
@@ -79,8 +81,9 @@ pub fn read(cert: &Path, key: &Path) -> Result<Certificate, String> {
 
 /// Reads one or more PEM certificates; never gives an empty chain.
 pub fn read_chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
-    let chain: Vec<_> = CertificateDer::pem_file_iter(path)
-        .and_then(Iterator::collect)
+    let bytes = regular::read(path).map_err(|error| format!("{} cannot be read: {error}", path.display()))?;
+    let chain: Vec<_> = CertificateDer::pem_slice_iter(&bytes)
+        .collect::<Result<_, _>>()
         .map_err(|error| format!("no usable certificate in {}: {error}", path.display()))?;
     if chain.is_empty() {
         return Err(format!("no certificate in {}", path.display()));

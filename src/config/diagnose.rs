@@ -10,6 +10,8 @@ use std::sync::Arc;
 pub struct Source {
     pub path: PathBuf,
     pub text: Arc<str>,
+    /// Whether its lines must not be shown.
+    pub secret: bool,
 }
 
 /// A place in one of the loaded files: which file, and the byte range in it.
@@ -50,7 +52,7 @@ impl fmt::Display for Diagnostic {
             write!(f, ":{}:{}", self.line, self.column)?;
         }
         write!(f, ": {}", self.message)?;
-        if self.line > 0 {
+        if self.line > 0 && !self.text.is_empty() {
             let gutter = self.line.to_string();
             let pad = " ".repeat(gutter.len());
             let indent = " ".repeat(self.column.saturating_sub(1));
@@ -94,6 +96,11 @@ impl Diagnostics {
         self.sources.len() - 1
     }
 
+    /// More mistakes than this are not told: nobody reads on, and a hostile file could have any number.
+    const MOST: usize = 100;
+    /// Longer lines are not shown.
+    const LONGEST_LINE: usize = 500;
+
     pub fn error(&mut self, place: Place, message: impl Into<String>) {
         self.push(place, message.into(), None);
     }
@@ -122,15 +129,20 @@ impl Diagnostics {
     }
 
     fn push(&mut self, place: Place, message: String, hint: Option<String>) {
+        if self.found.len() >= Self::MOST {
+            return;
+        }
         let source = &self.sources[place.file];
         let (line, column, text, width) = locate(&source.text, place.start, place.end);
+        let shown = !source.secret && text.len() <= Self::LONGEST_LINE;
+        let text = if shown { text.to_owned() } else { String::new() };
         let diagnostic = Diagnostic { file: source.path.clone(), line, column, text, width, message, hint };
         self.found.push((place, diagnostic));
     }
 }
 
 /// Line and column (both from 1), the line's text, and how many of its characters the range covers.
-fn locate(text: &str, start: usize, end: usize) -> (usize, usize, String, usize) {
+fn locate(text: &str, start: usize, end: usize) -> (usize, usize, &str, usize) {
     let start = floor_char_boundary(text, start);
     let end = floor_char_boundary(text, end).max(start);
     let line_start = text[..start].rfind('\n').map_or(0, |i| i + 1);
@@ -138,7 +150,7 @@ fn locate(text: &str, start: usize, end: usize) -> (usize, usize, String, usize)
     let line = text[..start].matches('\n').count() + 1;
     let column = text[line_start..start].chars().count() + 1;
     let width = text[start..end.min(line_end)].chars().count();
-    (line, column, text[line_start..line_end].trim_end_matches('\r').to_owned(), width)
+    (line, column, text[line_start..line_end].trim_end_matches('\r'), width)
 }
 
 fn floor_char_boundary(text: &str, index: usize) -> usize {
@@ -201,7 +213,7 @@ mod tests {
 
     #[test]
     fn a_mistake_shows_its_line_and_points_at_it() {
-        let source = Source { path: "a.toml".into(), text: "[x]\nürl = 1\n".into() };
+        let source = Source { path: "a.toml".into(), text: "[x]\nürl = 1\n".into(), secret: false };
         let mut diagnostics = Diagnostics::default();
         diagnostics.add_source(source);
         diagnostics.error_with_hint(Place { file: 0, start: 4, end: 8 }, "unknown key", "try \"url\"");
@@ -211,7 +223,7 @@ mod tests {
 
     #[test]
     fn places_beyond_the_text_do_not_panic() {
-        assert_eq!(locate("ab", 10, 20), (1, 3, "ab".into(), 0));
-        assert_eq!(locate("", 0, 1), (1, 1, String::new(), 0));
+        assert_eq!(locate("ab", 10, 20), (1, 3, "ab", 0));
+        assert_eq!(locate("", 0, 1), (1, 1, "", 0));
     }
 }

@@ -55,7 +55,7 @@ pub struct AdminSection {
 
 #[derive(Debug)]
 pub struct LogSection {
-    pub access: String,
+    pub access: Option<At<String>>,
     pub format: LogFormat,
     pub level: Option<At<String>>,
 }
@@ -257,7 +257,7 @@ fn read_admin(mut table: Table, errors: &mut Diagnostics) -> Option<AdminSection
 
 fn read_log(mut table: Table, errors: &mut Diagnostics) -> LogSection {
     let log = LogSection {
-        access: table.get_or("access", "stdout".to_owned(), errors),
+        access: table.get("access", errors),
         format: table.get_or("format", LogFormat::Json, errors),
         level: table.get("level", errors),
     };
@@ -318,9 +318,10 @@ fn check_limits(limits: &Limits, place: Place, errors: &mut Diagnostics) {
 
 fn read_cache_memory(mut table: Table, errors: &mut Diagnostics) -> CacheMemory {
     let default = CacheMemory::default();
+    let max_size = table.get_or("max_size", default.max_size, errors);
     let memory = CacheMemory {
-        max_size: table.get_or("max_size", default.max_size, errors),
-        max_object: table.get_or("max_object", default.max_object, errors),
+        max_size,
+        max_object: table.get_or("max_object", default.max_object.min(max_size), errors),
         eviction: table.get_or("eviction", default.eviction, errors),
     };
     if memory.max_object > memory.max_size {

@@ -10,11 +10,9 @@ use super::diagnose::{ConfigErrors, Diagnostic, Diagnostics, Place, Source};
 use super::file::{self, File};
 use super::model::{Config, Token};
 use super::read::Table;
+use super::regular;
 use super::resolve::{self, Outside};
 use super::tokens;
-
-/// No configuration file is larger than this; anything above is a mistake, not a configuration.
-const MAX_FILE: u64 = 64 << 20;
 
 /// How often a configuration is read again that changes while it is read.
 const MAX_READS: usize = 5;
@@ -51,7 +49,7 @@ fn read_sources(path: &Path) -> Result<Vec<Source>, ConfigErrors> {
 /// Checks and resolves a configuration given as text, as `POST /v1/config/check` gets it. Relative paths
 /// in it are relative to `path`'s directory.
 pub fn parse(path: &Path, text: &str) -> Result<Config, ConfigErrors> {
-    build(vec![Source { path: path.to_owned(), text: text.into() }])
+    build(vec![Source { path: path.to_owned(), text: text.into(), secret: false }])
 }
 
 /// The files that belong to the configuration, in the order in which they are read.
@@ -108,7 +106,7 @@ fn read_tokens(file: &File, errors: &mut Diagnostics) -> Vec<Token> {
     match read_source(&path) {
         Ok(source) => {
             let text = source.text.clone();
-            let index = errors.add_source(source);
+            let index = errors.add_source(Source { secret: true, ..source });
             let root = parse_toml(index, &text, errors);
             root.map_or_else(Vec::new, |root| tokens::read(index, root.get_ref(), errors))
         }
@@ -130,15 +128,11 @@ fn parse_toml<'i>(index: usize, text: &'i str, errors: &mut Diagnostics) -> Opti
 }
 
 fn read_source(path: &Path) -> Result<Source, Diagnostic> {
-    let read = || -> std::io::Result<String> {
-        let length = std::fs::metadata(path)?.len();
-        if length > MAX_FILE {
-            return Err(std::io::Error::other(format!("{length} bytes is too large for a configuration file")));
-        }
-        std::fs::read_to_string(path)
-    };
-    match read() {
-        Ok(text) => Ok(Source { path: path.to_owned(), text: text.into() }),
+    let text = regular::read(path)
+        .map_err(|error| error.to_string())
+        .and_then(|bytes| String::from_utf8(bytes).map_err(|_| "it is not UTF-8".to_owned()));
+    match text {
+        Ok(text) => Ok(Source { path: path.to_owned(), text: text.into(), secret: false }),
         Err(error) => Err(whole_file(path, format!("cannot be read: {error}"))),
     }
 }

@@ -11,6 +11,7 @@ pub mod load;
 pub mod model;
 pub mod pattern;
 pub mod read;
+mod regular;
 mod resolve;
 pub mod tokens;
 pub mod units;

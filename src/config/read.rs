@@ -72,12 +72,17 @@ impl<'t, 'i> Table<'t, 'i> {
 
     /// The value of a key that must be there.
     pub fn require<T: FromToml>(&mut self, key: &'static str, errors: &mut Diagnostics) -> Option<At<T>> {
-        if !self.entries.iter().any(|entry| entry.key == key) {
+        if !self.has(key) {
             self.asked.push(key);
             errors.error(self.place, format!("missing key {key:?} in {}", self.name));
             return None;
         }
         self.get(key, errors)
+    }
+
+    /// Whether the key is there at all.
+    pub fn has(&self, key: &str) -> bool {
+        self.entries.iter().any(|entry| entry.key == key)
     }
 
     /// A list of values; each wrong element is reported on its own.

@@ -2,6 +2,7 @@
 //! between sections resolved, files named in it read, everything checked that needs more than one value.
 
 use std::collections::{HashMap, HashSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -26,6 +27,8 @@ pub fn resolve(file: File, outside: Outside, errors: &mut Diagnostics) -> Config
     let certificates = read_certificates(&file.certificates, errors);
     let certificate_fingerprint = certificates.fingerprint();
     let mut outside = outside;
+    let authorities = file.pools.iter().filter_map(|pool| pool.ca.as_ref());
+    outside.files.extend(authorities.map(|at| relative_to(errors.file(at.place), &at.value)));
     let beside = file.certificates.iter().flat_map(|section| [&section.cert, &section.key]);
     outside.files.extend(beside.map(|at| relative_to(errors.file(at.place), &at.value)));
     let listeners = resolve_listeners(&file.listen, !certificates.is_empty(), errors);
@@ -33,20 +36,31 @@ pub fn resolve(file: File, outside: Outside, errors: &mut Diagnostics) -> Config
     check_fallback_cycles(&file.pools, &pool_ids, errors);
     let pools = file.pools.into_iter().map(|pool| Arc::new(resolve_pool(pool, &pool_ids, errors))).collect();
     let memory = file.cache_memory.unwrap_or_default();
+    let pools: Vec<Arc<Pool>> = pools;
+    let fingerprint = outside.fingerprint.rotate_left(1) ^ certificate_fingerprint ^ authorities_fingerprint(&pools);
     Config {
         node: resolve_node(file.node, errors),
         listeners,
         certificates,
-        admin: file.admin.map(|admin| resolve_admin(admin, outside.tokens, errors)),
+        admin: file.admin.map(|admin| resolve_admin(admin, outside.tokens, &sites, errors)),
         log: resolve_log(file.log, errors),
         limits: file.limits.unwrap_or_default(),
         memory,
         pools,
         sites,
         hosts,
-        fingerprint: outside.fingerprint.rotate_left(1) ^ certificate_fingerprint,
+        fingerprint,
         files: outside.files,
     }
+}
+
+/// Changes when any of the authorities that origins are verified by does.
+fn authorities_fingerprint(pools: &[Arc<Pool>]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    for der in pools.iter().filter_map(|pool| pool.tls.as_ref()?.ca.as_ref()).flat_map(|ca| ca.iter()) {
+        der.as_ref().hash(&mut hasher);
+    }
+    hasher.finish()
 }
 
 /// A path in a configuration file is relative to that file.
@@ -132,7 +146,12 @@ fn read_certificates(sections: &[file::CertificateSection], errors: &mut Diagnos
     CertificateStore::new(certificates)
 }
 
-fn resolve_admin(admin: file::AdminSection, tokens: Vec<Token>, errors: &mut Diagnostics) -> Admin {
+fn resolve_admin(
+    admin: file::AdminSection,
+    tokens: Vec<Token>,
+    sites: &[Arc<Site>],
+    errors: &mut Diagnostics,
+) -> Admin {
     if !admin.address.value.ip().is_loopback() && admin.tokens_file.is_none() {
         errors.error_with_hint(
             admin.address.place,
@@ -145,6 +164,12 @@ fn resolve_admin(admin: file::AdminSection, tokens: Vec<Token>, errors: &mut Dia
     {
         // No tokens means open; a file of tokens that has none means a mistake.
         errors.error(tokens_file.place, "the tokens file has no usable [[token]]");
+    }
+    for token in &tokens {
+        for unknown in token.sites.iter().flatten().filter(|name| !sites.iter().any(|site| *site.name == **name)) {
+            let place = admin.tokens_file.as_ref().map_or(admin.address.place, |at| at.place);
+            errors.error(place, format!("token {:?} is for site {unknown:?}, which there is not", token.name));
+        }
     }
     Admin { address: admin.address.value, tokens }
 }
@@ -159,10 +184,13 @@ fn resolve_log(log: Option<file::LogSection>, errors: &mut Diagnostics) -> Log {
     {
         errors.error(at.place, format!("level in [log] is not a log filter such as \"info\": {error}"));
     }
-    let access = match log.access.as_str() {
-        "off" => AccessLogTarget::Off,
-        "stdout" => AccessLogTarget::Stdout,
-        path => AccessLogTarget::File(path.into()),
+    let access = match &log.access {
+        None => AccessLogTarget::Stdout,
+        Some(at) => match at.value.as_str() {
+            "off" => AccessLogTarget::Off,
+            "stdout" => AccessLogTarget::Stdout,
+            path => AccessLogTarget::File(relative_to(errors.file(at.place), path)),
+        },
     };
     Log { access, format: log.format, level: level.to_owned() }
 }
@@ -336,6 +364,7 @@ fn resolve_origin_tls(
         certificate::read_chain(&path).map_err(|message| errors.error(ca.place, message)).ok()
     });
     let sni = sni.and_then(|sni| check_host(sni, errors));
+    let sni = sni.map(|sni| parse_authority(&sni).map_or(String::new(), |(host, _)| host.into_owned()));
     Some(OriginTls { sni, verify, ca: ca.map(Arc::new) })
 }
 

@@ -18,7 +18,11 @@ fn read_token(mut table: Table, errors: &mut Diagnostics) -> Option<Token> {
     let name = table.require::<String>("name", errors);
     let sha256 = table.require::<String>("sha256", errors);
     let rights: Vec<At<TokenRight>> = table.list("rights", errors);
+    let narrowed = table.has("sites");
     let sites: Vec<At<String>> = table.list("sites", errors);
+    if narrowed && sites.is_empty() {
+        errors.error_with_hint(table.place, "\"sites\" has no site in it", "leave it out to mean all sites");
+    }
     if rights.is_empty() {
         errors.error_with_hint(table.place, "a token has no rights", "rights = [\"read\", \"purge\", \"operate\"]");
     }
@@ -36,7 +40,7 @@ fn read_token(mut table: Table, errors: &mut Diagnostics) -> Option<Token> {
         name: name?.value,
         digest,
         rights: rights.into_iter().map(|at| at.value).collect(),
-        sites: if sites.is_empty() { None } else { Some(sites.into_iter().map(|at| at.value).collect()) },
+        sites: narrowed.then(|| sites.into_iter().map(|at| at.value).collect()),
     })
 }
 

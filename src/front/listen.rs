@@ -52,6 +52,10 @@ fn open_socket(address: SocketAddr) -> io::Result<TcpListener> {
         SocketAddr::V4(_) => tokio::net::TcpSocket::new_v4()?,
         SocketAddr::V6(_) => tokio::net::TcpSocket::new_v6()?,
     };
+    if address.is_ipv6() {
+        // So that 0.0.0.0:80 and [::]:80 can stand side by side, whatever the system's default.
+        socket2::SockRef::from(&socket).set_only_v6(true)?;
+    }
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
     socket.listen(BACKLOG)

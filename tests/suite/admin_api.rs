@@ -34,7 +34,8 @@ fn node_with_tokens(origin: &Origin) -> Node {
     std::fs::write(directory.path().join("tokens.toml"), tokens.concat()).unwrap();
     let sections =
         "[[listen]]\naddress = \"127.0.0.1:0\"\n[admin]\naddress = \"127.0.0.1:0\"\ntokens_file = \"tokens.toml\"\n";
-    Node::start_in(directory, &format!("{sections}{}", site(&[origin.address], "", ROUTES)))
+    let blog = "[site.blog]\nhosts = [\"blog.example\"]\nroute = [{ path = \"/*\", pool = \"app\" }]\n";
+    Node::start_in(directory, &format!("{sections}{}{blog}", site(&[origin.address], "", ROUTES)))
 }
 
 #[test]
@@ -46,7 +47,7 @@ fn each_right_opens_what_it_is_for() {
         ("GET", "/v1/pools", "", &["reader", "operator"]),
         ("GET", "/v1/config", "", &["reader", "operator"]),
         ("GET", "/metrics", "", &["reader", "operator"]),
-        ("POST", "/v1/config/check", "", &["reader", "operator"]),
+        ("POST", "/v1/config/check", "", &["operator"]),
         ("POST", "/v1/purge", r#"{"site": "shop"}"#, &["shop-purger", "operator"]),
         ("POST", "/v1/purge", r#"{"all": true}"#, &["operator"]),
         ("POST", "/v1/purge", r#"{"tags": ["a"]}"#, &["shop-purger", "blog-purger", "operator"]),
@@ -140,4 +141,57 @@ fn it_does_not_open_beyond_loopback_without_tokens() {
     let output = crate::process::seawall(&["check", path.to_str().unwrap()]);
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(text.contains("the tokens file has no usable [[token]]"), "{text}");
+}
+
+/// What a node says of a configuration that is posted to it.
+fn checked(node: &Node, text: &str) -> String {
+    node.admin_with("POST", "/v1/config/check", &[], text).text()
+}
+
+#[test]
+fn a_check_shows_no_secrets_and_reads_regular_files_only() {
+    let origin = origin();
+    let node = Node::with_routes(&[origin.address], ROUTES);
+    std::fs::write(node.directory.path().join("secret"), "very secret line\nand another\n").unwrap();
+    let admin = |file: &str| format!("[admin]\naddress = \"127.0.0.1:0\"\ntokens_file = \"{file}\"\n");
+    let answer = checked(&node, &admin("secret"));
+    assert!(answer.contains("secret") && !answer.contains("very secret line"), "{answer}");
+    for endless in ["/dev/zero", "/"] {
+        let answer = checked(&node, &admin(endless));
+        assert!(answer.contains("it is not a regular file"), "{answer}");
+    }
+    let many = format!("[site.a]\nhosts = [{}]", "1,".repeat(500_000));
+    let answer = checked(&node, &many);
+    assert!(answer.len() < 100_000, "{}", answer.len());
+}
+
+#[test]
+fn mistakes_in_tokens_do_not_open_anything() {
+    let directory = TempDir::new().unwrap();
+    let path = directory.path().join("seawall.toml");
+    let config =
+        "[[listen]]\naddress = \"127.0.0.1:0\"\n[admin]\naddress = \"127.0.0.1:0\"\ntokens_file = \"t.toml\"\n";
+    std::fs::write(&path, config).unwrap();
+    for (sites, part) in [("[]", "has no site in it"), ("[\"shpo\"]", "is for site \"shpo\", which there is not")] {
+        let digest = sha256("x");
+        let token = format!("[[token]]\nname = \"a\"\nsha256 = \"{digest}\"\nrights = [\"purge\"]\nsites = {sites}\n");
+        std::fs::write(directory.path().join("t.toml"), token).unwrap();
+        let output = crate::process::seawall(&["check", path.to_str().unwrap()]);
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(text.contains(part), "{text}");
+    }
+}
+
+#[test]
+fn taking_the_section_out_does_not_open_what_still_listens() {
+    let origin = origin();
+    let node = node_with_tokens(&origin);
+    let text = std::fs::read_to_string(node.config_path()).unwrap();
+    let without = text.replace("[admin]\naddress = \"127.0.0.1:0\"\ntokens_file = \"tokens.toml\"\n", "");
+    assert_ne!(text, without);
+    std::fs::write(node.config_path(), without).unwrap();
+    node.wait_for_log("configuration reloaded");
+    for fields in [&[][..], &["Authorization: Bearer operator"]] {
+        assert_eq!(node.admin_with("GET", "/v1/status", fields, "").status, 401);
+    }
 }
