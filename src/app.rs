@@ -66,6 +66,7 @@ async fn run_node(config: Config, source: ConfigSource) -> Result<(), StartError
         Some(admin) => Some(admin::bind(admin.address).await.map_err(StartError::Listen)?),
         None => None,
     };
+    snapshot.pools.looked_up(node::NAMES_PATIENCE).await;
     let mut tasks = JoinSet::new();
     for bound in fronts {
         tracing::info!(address = %bound.address, "listening");

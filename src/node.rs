@@ -5,7 +5,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
@@ -22,6 +22,9 @@ use crate::observe::Observer;
 use crate::observe::metrics::Metrics;
 use crate::origin::{PoolSet, PoolTasks};
 use crate::snapshot::{SiteRuntime, Snapshot};
+
+/// How long a new configuration waits for the names in it, before it is used without those that are missing.
+pub const NAMES_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Where the configuration comes from.
 #[derive(Debug, Clone)]
@@ -94,7 +97,7 @@ impl Node {
         observer: Arc<Observer>,
         source: ConfigSource,
     ) -> Arc<Self> {
-        let mut tasks = PoolTasks::default();
+        let mut tasks = PoolTasks::new();
         tasks.update(&snapshot.load().pools);
         observer.metrics.config_generation.set(1);
         observer.metrics.config_last_reload_ok.set(1);
@@ -122,7 +125,7 @@ impl Node {
             ConfigSource::File(path) => {
                 let path = path.clone();
                 match tokio::task::spawn_blocking(move || load::load(&path)).await {
-                    Ok(Ok(config)) => self.apply(config),
+                    Ok(Ok(config)) => self.apply(config).await,
                     Ok(Err(errors)) => self.refused(errors),
                     Err(error) => self.refused(ConfigErrors(vec![internal(&error)])),
                 }
@@ -168,7 +171,7 @@ impl Node {
         Ok(Purged { seq, took_us: started.elapsed().as_micros() as u64 })
     }
 
-    fn apply(&self, config: Config) -> ReloadReport {
+    async fn apply(&self, config: Config) -> ReloadReport {
         let before = self.snapshot.load_full();
         if before.config.fingerprint == config.fingerprint {
             return self.unchanged();
@@ -177,6 +180,8 @@ impl Node {
         let metrics = &self.observer.metrics;
         let snapshot = Arc::new(build_snapshot(config, Some(&before), &self.engine, metrics));
         self.tasks.lock().update(&snapshot.pools);
+        // New names are looked up before anybody needs them.
+        snapshot.pools.looked_up(NAMES_PATIENCE).await;
         self.observer.access_log.configure(snapshot.config.log.access.clone(), snapshot.config.log.format);
         self.engine.set_max_object(snapshot.config.memory.max_object.0);
         let generation = snapshot.generation;

@@ -7,6 +7,8 @@ use crate::config::model::Balance;
 pub struct Candidate {
     /// Its place in the pool.
     pub index: usize,
+    /// Hash of its address: the same on every node and wherever it stands in the list.
+    pub identity: u64,
     pub weight: u16,
     /// Requests it is working on.
     pub active: u32,
@@ -66,7 +68,7 @@ fn weighted_random(candidates: &[Candidate], random: u64) -> Option<usize> {
 /// only its own share of the keys moves.
 fn weighted_rendezvous(candidates: &[Candidate], hash: u64) -> Option<usize> {
     let score = |candidate: &Candidate| {
-        let mixed = mix(hash ^ mix(candidate.index as u64 + 1));
+        let mixed = mix(hash ^ candidate.identity);
         // In (0, 1): the 53 bits a double holds, moved off zero.
         let uniform = ((mixed >> 11) as f64 + 0.5) / (1u64 << 53) as f64;
         -f64::from(candidate.weight) / uniform.ln()
@@ -97,7 +99,12 @@ mod tests {
         weights_and_active
             .iter()
             .enumerate()
-            .map(|(index, (weight, active))| Candidate { index, weight: *weight, active: *active })
+            .map(|(index, (weight, active))| Candidate {
+                index,
+                identity: mix(index as u64 + 1),
+                weight: *weight,
+                active: *active,
+            })
             .collect()
     }
 

@@ -73,7 +73,7 @@ pub async fn get(connector: &Connector, pools: &PoolSet, request: &OriginRequest
         pool.exchange_failed(&origin, failure.stage, &failure.error.to_string());
         tried.push(origin);
         let exhausted = tried.len() > config.retries as usize;
-        if exhausted || pools.pick(request.pool, request.hash, &tried).is_err() {
+        if exhausted || !pools.has_another(request.pool, &tried) {
             return Err(failure.error);
         }
     }
@@ -95,6 +95,7 @@ async fn attempt(connector: &Connector, request: &OriginRequest, picked: Picked)
         let head = request_head(request, pool.config.host.as_deref())?;
         let (mut session, reused) = connector.get_http_session(&peer).await?;
         (kept, connecting) = (reused, false);
+        origin.connected();
         session.set_read_timeout(peer.options.read_timeout);
         session.set_write_timeout(peer.options.write_timeout);
         session.write_request_header(Box::new(head)).await?;

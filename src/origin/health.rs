@@ -2,6 +2,8 @@
 //! up, `fall` failures take it down.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use http::header;
 use pingora_core::connectors::TransportConnector;
@@ -15,34 +17,59 @@ use super::connect::describe;
 use super::pool::PoolRuntime;
 use super::state::{HealthChange, OriginState};
 
+/// Interim responses (1xx) that are skipped before the final one.
+const MAX_INTERIM: usize = 8;
+
+/// What probes connect with: made once, since making it reads the system's authorities from disk.
+pub struct Probes {
+    http: Connector,
+    tcp: TransportConnector,
+    /// Counts the probes: each gets a connection group of its own, so that none meets a kept connection, which
+    /// would hide that the origin takes no more.
+    count: AtomicU64,
+}
+
+impl Probes {
+    pub fn new() -> Self {
+        Probes { http: Connector::new(None), tcp: TransportConnector::new(None), count: AtomicU64::new(1) }
+    }
+}
+
 /// One task for each origin, if the pool has a health check.
-pub fn start(pool: &Arc<PoolRuntime>) -> Vec<JoinHandle<()>> {
+pub fn start(pool: &Arc<PoolRuntime>, probes: &Arc<Probes>) -> Vec<JoinHandle<()>> {
     let Some(health) = &pool.config.health else { return Vec::new() };
-    (0..pool.origins.len()).map(|index| tokio::spawn(check_for_ever(pool.clone(), index, health.clone()))).collect()
+    (0..pool.origins.len())
+        .map(|index| tokio::spawn(check_for_ever(pool.clone(), index, health.clone(), probes.clone())))
+        .collect()
 }
 
 /// Takes a result into account and tells of a change.
-pub fn note(pool: &str, origin: &OriginState, result: Result<(), String>, health: &Health) {
+fn note(pool: &str, origin: &OriginState, result: Result<(), String>, health: &Health) {
     let error = result.as_ref().err().cloned();
-    match origin.record(result, health.rise, health.fall) {
+    tell(pool, origin, origin.record(result, health.rise, health.fall), error.as_deref());
+}
+
+/// Tells of a change, if it is one.
+pub fn tell(pool: &str, origin: &OriginState, change: Option<HealthChange>, error: Option<&str>) {
+    match change {
         Some(HealthChange::Up) => tracing::info!(pool, origin = %origin.address, "origin is up"),
         Some(HealthChange::Down) => {
-            tracing::warn!(pool, origin = %origin.address, error = error.as_deref(), "origin is down");
+            tracing::warn!(pool, origin = %origin.address, error, "origin is down");
         }
         None => {}
     }
 }
 
-async fn check_for_ever(pool: Arc<PoolRuntime>, index: usize, health: Health) {
+async fn check_for_ever(pool: Arc<PoolRuntime>, index: usize, health: Health, probes: Arc<Probes>) {
     let origin = &pool.origins[index];
     let mut ticks = tokio::time::interval(health.interval);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        if origin.socket_address().is_none() {
+        if origin.addresses().is_empty() {
             continue; // not resolved yet: there is nothing to ask
         }
-        let result = match tokio::time::timeout(health.timeout, probe(&pool, index, &health.probe)).await {
+        let result = match tokio::time::timeout(health.timeout, probe(&probes, &pool, index, &health.probe)).await {
             Ok(result) => result,
             Err(_) => Err(format!("no answer in {}", crate::config::units::format_duration(health.timeout))),
         };
@@ -50,16 +77,15 @@ async fn check_for_ever(pool: Arc<PoolRuntime>, index: usize, health: Health) {
     }
 }
 
-/// A new connection each time: a kept one would hide that the origin takes no more.
-async fn probe(pool: &PoolRuntime, index: usize, probe: &Probe) -> Result<(), String> {
+async fn probe(probes: &Probes, pool: &PoolRuntime, index: usize, probe: &Probe) -> Result<(), String> {
     let address = pool.origins[index].socket_address().ok_or("not resolved")?;
-    let peer = pool.peer(index, address);
+    let mut peer = pool.peer(index, address);
+    peer.group_key = probes.count.fetch_add(1, Ordering::Relaxed);
     let Probe::Http { path, host, expect } = probe else {
-        let stream = TransportConnector::new(None).new_stream(&peer).await;
+        let stream = probes.tcp.new_stream(&peer).await;
         return stream.map(drop).map_err(|error| describe(&error));
     };
-    let connector: Connector = Connector::new(None);
-    let (mut session, _) = connector.get_http_session(&peer).await.map_err(|error| describe(&error))?;
+    let (mut session, _) = probes.http.get_http_session(&peer).await.map_err(|error| describe(&error))?;
     let mut request = RequestHeader::build("GET", path.as_bytes(), None).map_err(|error| describe(&error))?;
     let host = host.as_deref().or(pool.config.host.as_deref()).unwrap_or(&pool.origins[index].address);
     for (name, value) in [(header::HOST, host), (header::USER_AGENT, "seawall-health"), (header::ACCEPT, "*/*")] {
@@ -67,9 +93,19 @@ async fn probe(pool: &PoolRuntime, index: usize, probe: &Probe) -> Result<(), St
     }
     session.write_request_header(Box::new(request)).await.map_err(|error| describe(&error))?;
     session.finish_request_body().await.map_err(|error| describe(&error))?;
-    session.read_response_header().await.map_err(|error| describe(&error))?;
-    let status = session.response_header().map_or(0, |head| head.status.as_u16());
+    let mut status = 0;
+    for _ in 0..MAX_INTERIM {
+        session.read_response_header().await.map_err(|error| describe(&error))?;
+        status = session.response_header().map_or(0, |head| head.status.as_u16());
+        if status >= 200 {
+            break;
+        }
+    }
     session.shutdown().await;
+    if session.as_http2().is_some() {
+        // An HTTP/2 connection is kept by the connector until it is given back and has been idle.
+        probes.http.release_http_session(session, &peer, Some(Duration::from_millis(1))).await;
+    }
     if expect.iter().any(|range| (range.first..=range.last).contains(&status)) {
         Ok(())
     } else {

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use pingora_core::upstreams::peer::HttpPeer;
@@ -13,7 +14,8 @@ use crate::request::RequestView;
 
 use super::balance::{self, Candidate};
 use super::connect;
-use super::state::{ActiveGuard, OriginState};
+use super::health::Probes;
+use super::state::{ActiveGuard, OriginState, OriginStatus};
 use super::{health, resolve};
 
 /// A pool at run time.
@@ -23,6 +25,8 @@ pub struct PoolRuntime {
     /// How to reach each origin, but for the address.
     peers: Vec<HttpPeer>,
     turns: Mutex<Vec<i64>>,
+    /// Hashes of the origins' addresses.
+    identities: Vec<u64>,
 }
 
 /// All pools of one configuration.
@@ -31,8 +35,10 @@ pub struct PoolSet {
 }
 
 /// The tasks that look after the pools; they end when this is dropped.
-#[derive(Default)]
-pub struct PoolTasks(HashMap<Arc<str>, (Arc<PoolRuntime>, Vec<AbortOnDrop>)>);
+pub struct PoolTasks {
+    probes: Arc<Probes>,
+    running: HashMap<Arc<str>, (Arc<PoolRuntime>, Vec<AbortOnDrop>)>,
+}
 
 struct AbortOnDrop(tokio::task::JoinHandle<()>);
 
@@ -42,7 +48,7 @@ impl Drop for AbortOnDrop {
     }
 }
 
-/// The origins that a request has tried.
+/// The origins that a request has tried, once for each of their addresses.
 pub type Tried = SmallVec<[Arc<OriginState>; 2]>;
 
 /// The origin that is to take a request.
@@ -109,6 +115,32 @@ impl PoolSet {
         Err(NoOrigin { pool: self.get(id).config.name.clone() })
     }
 
+    /// Whether there would be another origin to try; picks none.
+    pub fn has_another(&self, id: PoolId, tried: &Tried) -> bool {
+        let mut pool = self.get(id);
+        for _ in 0..=self.pools.len() {
+            if pool.origins.iter().any(|origin| pool.may_serve(origin, tried)) {
+                return true;
+            }
+            match pool.config.fallback {
+                Some(fallback) => pool = self.get(fallback),
+                None => break,
+            }
+        }
+        false
+    }
+
+    /// Waits until every name has been looked up once, but no longer than `patience`: a name that does not
+    /// resolve must block nothing.
+    pub async fn looked_up(&self, patience: Duration) {
+        let all = async {
+            for origin in self.pools.iter().flat_map(|pool| &pool.origins) {
+                origin.looked_up().await;
+            }
+        };
+        let _ = tokio::time::timeout(patience, all).await; // what is not resolved by then comes when it comes
+    }
+
     /// Hash of a request for pools that balance by hash.
     pub fn hash(&self, id: PoolId, request: &RequestView<'_>) -> u64 {
         let pool = &self.get(id).config;
@@ -121,16 +153,20 @@ impl PoolSet {
 }
 
 impl PoolTasks {
+    pub fn new() -> Self {
+        PoolTasks { probes: Arc::new(Probes::new()), running: HashMap::new() }
+    }
+
     /// Starts what the pools of a configuration need and ends what they no longer do.
     pub fn update(&mut self, set: &PoolSet) {
-        let mut before = std::mem::take(&mut self.0);
+        let mut before = std::mem::take(&mut self.running);
         for pool in set.iter() {
             let name = pool.config.name.clone();
             let entry = match before.remove(&name) {
                 Some((old, tasks)) if Arc::ptr_eq(&old, pool) => (old, tasks),
-                _ => (pool.clone(), pool.start_tasks()),
+                _ => (pool.clone(), pool.start_tasks(&self.probes)),
             };
-            self.0.insert(name, entry);
+            self.running.insert(name, entry);
         }
     }
 }
@@ -151,13 +187,26 @@ impl PoolRuntime {
             origins.iter().for_each(|origin| origin.assume_up());
         }
         let peers = config.origins.iter().map(|origin| connect::peer_template(&config, origin)).collect();
-        PoolRuntime { peers, turns: Mutex::new(vec![0; origins.len()]), origins, config }
+        let identities = origins.iter().map(|origin| balance::hash_bytes(origin.address.as_bytes())).collect();
+        PoolRuntime { peers, turns: Mutex::new(vec![0; origins.len()]), identities, origins, config }
     }
 
-    fn start_tasks(self: &Arc<Self>) -> Vec<AbortOnDrop> {
+    fn start_tasks(self: &Arc<Self>, probes: &Arc<Probes>) -> Vec<AbortOnDrop> {
         let mut tasks = resolve::start(self);
-        tasks.extend(health::start(self));
+        tasks.extend(health::start(self, probes));
         tasks.into_iter().map(AbortOnDrop).collect()
+    }
+
+    /// Whether an origin may be picked: it is well, and has an address that was not tried.
+    fn may_serve(&self, origin: &Arc<OriginState>, tried: &Tried) -> bool {
+        let usable = match origin.status() {
+            OriginStatus::Up => true,
+            // Down, and nobody looks any more: a request left over from a configuration with a check said so.
+            OriginStatus::Down => self.config.health.is_none(),
+            OriginStatus::Draining | OriginStatus::Unresolved => false,
+        };
+        let times = tried.iter().filter(|tried| Arc::ptr_eq(tried, origin)).count();
+        usable && (times == 0 || times < origin.addresses().len())
     }
 
     fn pick(self: &Arc<Self>, hash: u64, tried: &Tried) -> Option<Picked> {
@@ -165,9 +214,10 @@ impl PoolRuntime {
             .origins
             .iter()
             .enumerate()
-            .filter(|(_, origin)| origin.is_usable() && !tried.iter().any(|tried| Arc::ptr_eq(tried, origin)))
+            .filter(|(_, origin)| self.may_serve(origin, tried))
             .map(|(index, origin)| Candidate {
                 index,
+                identity: self.identities[index],
                 weight: self.config.origins[index].weight,
                 active: origin.active(),
             })
@@ -194,7 +244,8 @@ impl PoolRuntime {
         if stage == FailedStage::Connecting
             && let Some(check) = &self.config.health
         {
-            health::note(&self.config.name, origin, Err(error.to_owned()), check);
+            let change = origin.connection_failed(error.to_owned(), check.fall);
+            health::tell(&self.config.name, origin, change, Some(error));
         }
     }
 }
@@ -202,7 +253,6 @@ impl PoolRuntime {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::origin::OriginStatus;
     use crate::plan::tests::config;
 
     const TWO_POOLS: &str = r#"

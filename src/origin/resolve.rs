@@ -54,6 +54,7 @@ async fn keep_resolved(pool: Arc<str>, origin: Arc<OriginState>, host: String, p
             Ok(Err(error)) => Some(error.to_string()),
             Err(_) => Some("no answer in time".to_owned()),
         };
+        origin.set_looked_up();
         if let Some(error) = &problem
             && !failing
         {

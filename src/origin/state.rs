@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering}
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
+use tokio::sync::watch;
 
 use crate::config::model::Endpoint;
 
@@ -23,6 +24,10 @@ pub struct OriginState {
     health: Mutex<Health>,
     up: AtomicBool,
     active: AtomicU32,
+    /// Connections for requests that failed, with none that was made in between.
+    failed_connections: AtomicU32,
+    /// Whether its name has been looked up at least once, with whatever result.
+    looked_up: watch::Sender<bool>,
     pub requests: AtomicU64,
     pub failures: AtomicU64,
 }
@@ -54,6 +59,7 @@ pub enum HealthChange {
 
 impl OriginState {
     pub fn new(address: Arc<str>, endpoint: Endpoint) -> Self {
+        let known = matches!(endpoint, Endpoint::Address(_));
         let resolved = match &endpoint {
             Endpoint::Address(address) => vec![*address],
             Endpoint::Name { .. } => Vec::new(),
@@ -67,14 +73,11 @@ impl OriginState {
             health: Mutex::default(),
             up: AtomicBool::new(true),
             active: AtomicU32::new(0),
+            failed_connections: AtomicU32::new(0),
+            looked_up: watch::Sender::new(known),
             requests: AtomicU64::new(0),
             failures: AtomicU64::new(0),
         }
-    }
-
-    /// Whether it may get new requests.
-    pub fn is_usable(&self) -> bool {
-        self.status() == OriginStatus::Up
     }
 
     pub fn status(&self) -> OriginStatus {
@@ -104,6 +107,17 @@ impl OriginState {
         self.resolved.store(Arc::new(addresses));
     }
 
+    /// Notes that a look-up of its name has ended.
+    pub fn set_looked_up(&self) {
+        self.looked_up.send_replace(true);
+    }
+
+    /// Waits for the first look-up of its name.
+    pub async fn looked_up(&self) {
+        // An error means that the origin is gone, and with it the wait.
+        let _ = self.looked_up.subscribe().wait_for(|done| *done).await;
+    }
+
     pub fn set_draining(&self, draining: bool) {
         self.draining.store(draining, Ordering::Relaxed);
     }
@@ -116,7 +130,26 @@ impl OriginState {
         self.health.lock().last_error.clone()
     }
 
-    /// Takes the result of a health check, or of a connection attempt, into account.
+    /// A connection for a request was made.
+    pub fn connected(&self) {
+        if self.failed_connections.load(Ordering::Relaxed) != 0 {
+            self.failed_connections.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// A connection for a request could not be made; `fall` of them in a row take it down.
+    pub fn connection_failed(&self, error: String, fall: u32) -> Option<HealthChange> {
+        let failed = self.failed_connections.fetch_add(1, Ordering::Relaxed).saturating_add(1);
+        if failed < fall || !self.up.swap(false, Ordering::Relaxed) {
+            return None;
+        }
+        let mut health = self.health.lock();
+        health.successes = 0;
+        health.last_error = Some(error);
+        Some(HealthChange::Down)
+    }
+
+    /// Takes the result of a health check into account.
     pub fn record(&self, result: Result<(), String>, rise: u32, fall: u32) -> Option<HealthChange> {
         let mut health = self.health.lock();
         let up = self.up.load(Ordering::Relaxed);
@@ -147,6 +180,8 @@ impl OriginState {
 
     /// Brings it up without asking: when the configuration no longer has a health check for it.
     pub fn assume_up(&self) {
+        *self.health.lock() = Health::default();
+        self.connected();
         self.up.store(true, Ordering::Relaxed);
     }
 }
@@ -202,6 +237,17 @@ mod tests {
     }
 
     #[test]
+    fn failed_connections_count_in_a_row_only() {
+        let origin = origin();
+        let refused = || origin.connection_failed("refused".into(), 3);
+        assert_eq!([refused(), refused()], [None, None]);
+        origin.connected();
+        assert_eq!([refused(), refused(), refused()], [None, None, Some(HealthChange::Down)]);
+        assert_eq!((origin.status(), origin.last_error().as_deref()), (OriginStatus::Down, Some("refused")));
+        assert_eq!(refused(), None, "told once");
+    }
+
+    #[test]
     fn a_name_is_unusable_until_it_is_resolved_and_its_addresses_take_turns() {
         let endpoint = Endpoint::Name { host: "app.internal".into(), port: 80 };
         let origin = OriginState::new("app.internal:80".into(), endpoint);
@@ -210,7 +256,7 @@ mod tests {
         assert_eq!(origin.status(), OriginStatus::Up);
         assert_ne!(origin.socket_address(), origin.socket_address());
         origin.set_draining(true);
-        assert!(!origin.is_usable());
+        assert_eq!(origin.status(), OriginStatus::Draining);
     }
 
     #[test]

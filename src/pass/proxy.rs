@@ -52,7 +52,7 @@ impl PassContext {
         let snapshot = &request.snapshot;
         let first = snapshot.route(request.site, request.route).pool;
         let retries = snapshot.config.pool(first).retries as usize;
-        self.tried.len() <= retries && snapshot.pools.pick(first, request.hash, &self.tried).is_ok()
+        self.tried.len() <= retries && snapshot.pools.has_another(first, &self.tried)
     }
 }
 
@@ -90,6 +90,21 @@ impl ProxyHttp for Pass {
             }
             Err(error) => Err(Error::explain(ErrorType::HTTPStatus(503), error.to_string()).into_up()),
         }
+    }
+
+    async fn connected_to_upstream(
+        &self,
+        _session: &mut Session,
+        _reused: bool,
+        _peer: &HttpPeer,
+        _fd: std::os::unix::io::RawFd,
+        _digest: Option<&pingora_core::protocols::Digest>,
+        ctx: &mut PassContext,
+    ) -> Result<()> {
+        if let Some((_, origin, _)) = &ctx.picked {
+            origin.connected();
+        }
+        Ok(())
     }
 
     async fn request_body_filter(
