@@ -2,7 +2,8 @@
 //! symbolic link as Kubernetes does with ConfigMaps. What is watched are the directories, since a file that
 //! is replaced takes its own watch with it.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -19,7 +20,8 @@ const AT_LATEST: Duration = Duration::from_secs(1);
 /// Tells when files have changed.
 pub struct ConfigWatch {
     watcher: RecommendedWatcher,
-    watched: HashSet<PathBuf>,
+    /// By their real paths.
+    watched: HashMap<PathBuf, Identity>,
     events: mpsc::Receiver<()>,
 }
 
@@ -32,25 +34,27 @@ impl ConfigWatch {
                 let _ = sender.try_send(()); // full: a change is already waiting to be reported
             }
         })?;
-        Ok(ConfigWatch { watcher, watched: HashSet::new(), events })
+        Ok(ConfigWatch { watcher, watched: HashMap::new(), events })
     }
 
     /// Watches the directories of these files, and no others. Tells whether some were not watched before: what
     /// changed in them until now has gone unnoticed.
     pub fn set_files<'p>(&mut self, files: impl IntoIterator<Item = &'p Path>) -> bool {
         let mut added = false;
-        let wanted: HashSet<PathBuf> = files.into_iter().flat_map(directories).collect();
-        for gone in self.watched.difference(&wanted) {
-            let _ = self.watcher.unwatch(gone); // it may have been deleted, which ends its watch too
+        let wanted: HashMap<PathBuf, Identity> =
+            files.into_iter().flat_map(directories).filter_map(|directory| identify(&directory)).collect();
+        // A directory that was replaced has its name, but not its watch.
+        for gone in self.watched.iter().filter(|(path, identity)| wanted.get(*path) != Some(*identity)) {
+            let _ = self.watcher.unwatch(gone.0); // it may have been deleted, which ends its watch too
         }
-        self.watched.retain(|directory| wanted.contains(directory));
-        for directory in wanted {
-            if self.watched.contains(&directory) || !directory.is_dir() {
+        self.watched.retain(|path, identity| wanted.get(path) == Some(identity));
+        for (directory, identity) in wanted {
+            if self.watched.contains_key(&directory) {
                 continue;
             }
             match self.watcher.watch(&directory, RecursiveMode::NonRecursive) {
                 Ok(()) => {
-                    self.watched.insert(directory);
+                    self.watched.insert(directory, identity);
                     added = true;
                 }
                 Err(error) => {
@@ -70,6 +74,16 @@ impl ConfigWatch {
         let latest = Instant::now() + AT_LATEST;
         while timeout_at(latest.min(Instant::now() + QUIET), self.events.recv()).await.is_ok_and(|e| e.is_some()) {}
     }
+}
+
+/// Device and inode: what a directory is, whatever it is called.
+type Identity = (u64, u64);
+
+/// A directory's real path and identity, if it is one.
+fn identify(directory: &Path) -> Option<(PathBuf, Identity)> {
+    let real = directory.canonicalize().ok()?;
+    let metadata = std::fs::metadata(&real).ok().filter(std::fs::Metadata::is_dir)?;
+    Some((real, (metadata.dev(), metadata.ino())))
 }
 
 /// The directory a file is in, and the one it really is in if it is reached by a link.

@@ -286,6 +286,24 @@ mod tests {
     }
 
     #[test]
+    fn every_address_of_a_name_is_tried() {
+        let set = set("[pool.app]\norigins = [\"app.internal:80\"]", None);
+        let app = id(&set, "app");
+        assert!(!set.has_another(app, &Tried::new()), "not resolved yet");
+        let addresses: Vec<SocketAddr> = vec!["127.0.0.1:80".parse().unwrap(), "[::1]:80".parse().unwrap()];
+        set.get(app).origins[0].set_addresses(addresses.clone());
+        let mut tried = Tried::new();
+        let mut asked = Vec::new();
+        while set.has_another(app, &tried) {
+            let picked = set.pick(app, 0, &tried).ok().unwrap();
+            asked.push(picked.peer._address.as_inet().copied().unwrap());
+            tried.push(picked.origin);
+        }
+        asked.sort();
+        assert_eq!(asked, addresses);
+    }
+
+    #[test]
     fn origins_that_are_down_are_passed_over() {
         let set = set(TWO_POOLS, None);
         let app = set.by_name("app").unwrap();

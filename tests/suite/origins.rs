@@ -246,24 +246,6 @@ fn a_killed_origin_costs_no_idempotent_request() {
 }
 
 #[test]
-fn every_address_of_a_name_is_tried() {
-    // localhost is 127.0.0.1 and ::1 here; the origin is on one of them only.
-    let origin = Origin::start_at("[::1]:0", |_| Reply::ok(&["Cache-Control: no-store", "Connection: close"], "six"));
-    for routes in [UNCACHED, CACHED] {
-        let node = pool(&format!("[pool.app]\norigins = [\"localhost:{}\"]", origin.address.port()), routes);
-        let addresses = node.admin("GET", "/v1/pools", "").1["pools"][0]["origins"][0]["resolved"].clone();
-        if addresses.as_array().unwrap().len() < 2 {
-            eprintln!("localhost has one address here: {addresses}");
-            continue;
-        }
-        for i in 0..6 {
-            let response = node.get(&format!("/{i}"));
-            assert_eq!((response.status, response.text().as_str()), (200, "six"));
-        }
-    }
-}
-
-#[test]
 fn a_reload_to_a_new_name_costs_no_request() {
     let origin = named("a");
     let config = |pool: &str| {

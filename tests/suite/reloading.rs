@@ -48,6 +48,30 @@ fn every_way_of_changing_the_file_is_noticed() {
 }
 
 #[test]
+fn a_directory_that_is_replaced_is_watched_again() {
+    let origin = echo_name();
+    let directory = Arc::new(tempfile::TempDir::new().unwrap());
+    let sites = directory.path().join("sites.d");
+    std::fs::create_dir(&sites).unwrap();
+    let node = Node::start_in(directory.clone(), &named("one", &origin));
+    let blog =
+        |host: &str| format!("[site.blog]\nhosts = [\"{host}\"]\n[[site.blog.route]]\npath = \"/*\"\npool = \"app\"\n");
+    let replaced = directory.path().join("new");
+    std::fs::create_dir(&replaced).unwrap();
+    std::fs::write(replaced.join("blog.toml"), blog("one.example")).unwrap();
+    std::fs::rename(&sites, directory.path().join("old")).unwrap();
+    std::fs::rename(&replaced, &sites).unwrap();
+    node.wait_for_generation(2);
+    std::fs::write(sites.join("blog.toml"), blog("two.example")).unwrap();
+    node.wait_for_generation(3);
+    std::fs::remove_dir_all(&sites).unwrap();
+    node.wait_for_generation(4);
+    std::fs::create_dir(&sites).unwrap();
+    std::fs::write(sites.join("blog.toml"), blog("three.example")).unwrap();
+    node.wait_for_generation(5);
+}
+
+#[test]
 fn a_config_map_is_followed_through_its_links() {
     let origin = echo_name();
     let directory = Arc::new(tempfile::TempDir::new().unwrap());
