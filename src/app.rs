@@ -94,7 +94,7 @@ fn build(config: Config, source: ConfigSource) -> Result<(Arc<Node>, Arc<Shared>
     let observer =
         Arc::new(Observer { metrics: metrics.clone(), access_log: access_log.map_err(StartError::AccessLog)? });
     let purges = Purges::open(config.node.state_dir.as_deref())?;
-    let engine = Arc::new(Engine::new(&config.memory, purges, metrics.clone()));
+    let engine = Arc::new(Engine::new(&config, purges, metrics.clone()));
     let snapshot = node::first_snapshot(config, &engine, &metrics);
     let snapshot: Arc<ArcSwap<Snapshot>> = Arc::new(ArcSwap::from_pointee(snapshot));
     let proxy = pingora_proxy::http_proxy(&Arc::new(ServerConf::default()), Pass { observer: observer.clone() });

@@ -183,7 +183,7 @@ impl Node {
         // New names are looked up before anybody needs them.
         snapshot.pools.looked_up(NAMES_PATIENCE).await;
         self.observer.access_log.configure(snapshot.config.log.access.clone(), snapshot.config.log.format);
-        self.engine.set_max_object(snapshot.config.memory.max_object.0);
+        self.engine.configure(&snapshot.config);
         let generation = snapshot.generation;
         self.snapshot.store(snapshot.clone());
         for site in &before.config.sites {

@@ -13,7 +13,7 @@ use pingora_core::connectors::http::Connector;
 use tokio::sync::oneshot;
 
 use crate::clock::Timestamp;
-use crate::config::model::{CacheMemory, CacheRules};
+use crate::config::model::{CacheRules, Config};
 use crate::observe::metrics::Metrics;
 use crate::origin::connect::OriginError;
 use crate::origin::exchange::OriginRequest;
@@ -100,10 +100,10 @@ pub struct FetchError {
 }
 
 impl Engine {
-    pub fn new(config: &CacheMemory, purges: Purges, metrics: Arc<Metrics>) -> Self {
+    pub fn new(config: &Config, purges: Purges, metrics: Arc<Metrics>) -> Self {
         Engine {
-            memory: MemoryStore::new(config),
-            flights: Flights::new(),
+            memory: MemoryStore::new(&config.memory),
+            flights: Flights::new(config.limits.max_fills as usize),
             purges,
             connector: Connector::new(None),
             metrics,
@@ -113,7 +113,7 @@ impl Engine {
                 .time_to_live(LONGEST_UNCACHEABLE)
                 .build(),
             hasher: RandomState::new(),
-            max_object: AtomicU64::new(config.max_object.0),
+            max_object: AtomicU64::new(config.memory.max_object.0),
         }
     }
 
@@ -121,8 +121,11 @@ impl Engine {
         self.max_object.load(Ordering::Relaxed)
     }
 
-    pub fn set_max_object(&self, bytes: u64) {
-        self.max_object.store(bytes, Ordering::Relaxed);
+    /// Takes over what a new configuration may change while the node runs.
+    pub fn configure(&self, config: &Config) {
+        // The size of the tier stays what it was when the node started.
+        self.max_object.store(config.memory.max_object.0.min(self.memory.max_size()), Ordering::Relaxed);
+        self.flights.set_most(config.limits.max_fills as usize);
     }
 
     /// What the cache has for a request. Every answer from the cache is decided here.
@@ -175,6 +178,7 @@ impl Engine {
                     };
                 }
                 Turn::Follow(flight) => flight,
+                Turn::Full => return Err(self.too_many_fills(&miss)),
             };
             let collapsed = |stored| Forward { collapsed: true, ..forward(&miss, stored) };
             match flight.arrival(None, fields).await {
@@ -203,8 +207,15 @@ impl Engine {
                 Lookup::HitForMiss => break,
             }
         }
-        let flight = self.flights.alone(&key, self.purges.current());
-        self.lead(flight, request, miss).await
+        match self.flights.alone(&key, self.purges.current()) {
+            Some(flight) => self.lead(flight, request, miss).await,
+            None => Err(self.too_many_fills(&miss)),
+        }
+    }
+
+    fn too_many_fills(&self, miss: &Miss) -> FetchError {
+        self.metrics.fills_refused.inc();
+        failed(OriginError::TooManyFills, forward(miss, Stored::Nothing))
     }
 
     /// Refreshes a stored response in the background, unless that is already going on.
@@ -247,7 +258,7 @@ impl Engine {
                 swept.bytes += object.weight() as u64;
                 self.memory.remove(&object);
             } else {
-                oldest = oldest.min(PurgeSeq(object.checked.load(Ordering::Relaxed)));
+                oldest = oldest.min(object.checked());
             }
         }
         self.purges.retire(oldest)?;

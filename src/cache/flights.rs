@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 use smallvec::SmallVec;
@@ -19,6 +20,9 @@ type Shard = Mutex<HashMap<CacheKey, SmallVec<[Arc<Flight>; 1]>>>;
 /// Running fills. A key has more than one while its variants are being filled.
 pub struct Flights {
     shards: [Shard; SHARDS],
+    running: AtomicUsize,
+    /// More than this are not started: a fill goes on when its client has left, so clients do not bound them.
+    most: AtomicUsize,
     hasher: RandomState,
 }
 
@@ -28,11 +32,22 @@ pub enum Turn {
     Follow(Arc<Flight>),
     /// Run this one: it has just been entered.
     Lead(Arc<Flight>),
+    /// There are too many fills to start another.
+    Full,
 }
 
 impl Flights {
-    pub fn new() -> Self {
-        Flights { shards: std::array::from_fn(|_| Mutex::default()), hasher: RandomState::new() }
+    pub fn new(most: usize) -> Self {
+        Flights {
+            shards: std::array::from_fn(|_| Mutex::default()),
+            running: AtomicUsize::new(0),
+            most: AtomicUsize::new(most),
+            hasher: RandomState::new(),
+        }
+    }
+
+    pub fn set_most(&self, most: usize) {
+        self.most.store(most, Ordering::Relaxed);
     }
 
     /// Joins a running fill that `suits`, else enters a new one.
@@ -42,23 +57,31 @@ impl Flights {
         if let Some(found) = running.and_then(|all| all.iter().find(|flight| flight.joinable && suits(flight))) {
             return Turn::Follow(found.clone());
         }
+        if !self.take_place() {
+            return Turn::Full;
+        }
         let flight = Flight::new(key.clone(), seq, true);
         shard.entry(key.clone()).or_default().push(flight.clone());
         Turn::Lead(flight)
     }
 
-    /// Enters a fill that nobody else may follow.
-    pub fn alone(&self, key: &CacheKey, seq: PurgeSeq) -> Arc<Flight> {
+    /// Enters a fill that nobody else may follow; `None` if there are too many.
+    pub fn alone(&self, key: &CacheKey, seq: PurgeSeq) -> Option<Arc<Flight>> {
+        if !self.take_place() {
+            return None;
+        }
         let flight = Flight::new(key.clone(), seq, false);
         self.shard(key).lock().entry(key.clone()).or_default().push(flight.clone());
-        flight
+        Some(flight)
     }
 
     /// Nobody can join it any more.
     pub fn remove(&self, flight: &Arc<Flight>) {
         let mut shard = self.shard(&flight.key).lock();
         if let Some(running) = shard.get_mut(&flight.key) {
+            let before = running.len();
             running.retain(|other| !Arc::ptr_eq(other, flight));
+            self.running.fetch_sub(before - running.len(), Ordering::Relaxed);
             if running.is_empty() {
                 shard.remove(&flight.key);
             }
@@ -67,7 +90,7 @@ impl Flights {
 
     /// How many fills are running.
     pub fn len(&self) -> usize {
-        self.shards.iter().map(|shard| shard.lock().values().map(|running| running.len()).sum::<usize>()).sum()
+        self.running.load(Ordering::Relaxed)
     }
 
     /// The oldest purge sequence of a running fill.
@@ -76,7 +99,32 @@ impl Flights {
         self.shards.iter().filter_map(of_shard).min()
     }
 
+    fn take_place(&self) -> bool {
+        let most = self.most.load(Ordering::Relaxed);
+        self.running.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |now| (now < most).then_some(now + 1)).is_ok()
+    }
+
     fn shard(&self, key: &CacheKey) -> &Shard {
         &self.shards[(self.hasher.hash_one(key) % SHARDS as u64) as usize]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_more_fills_are_entered_than_may_be() {
+        let key = |name: &str| CacheKey::from_written(&format!("s\u{1f}1\u{1f}h/{name}"));
+        let flights = Flights::new(2);
+        let Turn::Lead(first) = flights.join_or_lead(&key("a"), PurgeSeq(0), |_| true) else { panic!("there is room") };
+        assert!(flights.alone(&key("a"), PurgeSeq(0)).is_some());
+        assert!(matches!(flights.join_or_lead(&key("b"), PurgeSeq(0), |_| true), Turn::Full));
+        assert!(flights.alone(&key("b"), PurgeSeq(0)).is_none());
+        assert!(matches!(flights.join_or_lead(&key("a"), PurgeSeq(0), |_| true), Turn::Follow(_)));
+        flights.remove(&first);
+        flights.remove(&first);
+        assert_eq!(flights.len(), 1, "what left twice leaves once");
+        assert!(matches!(flights.join_or_lead(&key("b"), PurgeSeq(0), |_| true), Turn::Lead(_)));
     }
 }

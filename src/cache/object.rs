@@ -17,7 +17,7 @@ use super::respond::Selected;
 use super::tags::{TAG_FIELDS, TagHash};
 use super::vary::Variant;
 
-/// A stored response. Immutable but for `checked`; what refreshes it makes a new one around the same body.
+/// A stored response. Immutable but for what purges have found it to be; what refreshes it makes a new one around the same body.
 #[derive(Debug)]
 pub struct Object {
     pub key: CacheKey,
@@ -26,11 +26,13 @@ pub struct Object {
     pub freshness: Freshness,
     pub variant: Variant,
     pub tags: Box<[TagHash]>,
-    /// The purge sequence in force when the fill began.
-    pub purge_seq: PurgeSeq,
-    /// The newest purge that this object is known to have survived: saves asking again.
-    pub checked: AtomicU64,
+    /// See [`Object::checked`].
+    checked: AtomicU64,
+    /// When a soft purge declared it stale: seconds since 1970, or [`NEVER`].
+    soft_purged: AtomicU64,
 }
+
+const NEVER: u64 = u64::MAX;
 
 /// The head of a response that may be shared, cleaned of what concerns one connection or this cache only.
 #[derive(Debug, Clone)]
@@ -97,6 +99,7 @@ impl Head {
 }
 
 impl Object {
+    /// `purge_seq` is the purge sequence in force when its fill began.
     pub fn new(key: CacheKey, head: Head, body: Bytes, storable: Storable, purge_seq: PurgeSeq) -> Self {
         Object {
             key,
@@ -105,8 +108,8 @@ impl Object {
             freshness: storable.freshness,
             variant: storable.variant,
             tags: storable.tags,
-            purge_seq,
             checked: AtomicU64::new(purge_seq.0),
+            soft_purged: AtomicU64::new(NEVER),
         }
     }
 
@@ -127,9 +130,24 @@ impl Object {
         self.body.len() as u64
     }
 
-    /// Remembers that every purge up to `seq` was found not to concern this object.
-    pub fn survived(&self, seq: PurgeSeq) {
-        self.checked.fetch_max(seq.0, Ordering::Relaxed);
+    /// The newest purge that this object is known to have survived.
+    pub fn checked(&self) -> PurgeSeq {
+        PurgeSeq(self.checked.load(Ordering::Acquire))
+    }
+
+    /// When the earliest soft purge up to [`Object::checked`] was that declared it stale.
+    pub fn soft_purged(&self) -> Option<Timestamp> {
+        Some(self.soft_purged.load(Ordering::Relaxed)).filter(|at| *at != NEVER).map(Timestamp::from_secs)
+    }
+
+    /// Remembers that it survived every purge up to `seq`, though perhaps declared stale by one. So purges need
+    /// not be kept for the sake of objects that nobody asks for.
+    pub fn survived(&self, seq: PurgeSeq, soft_purged: Option<Timestamp>) {
+        if let Some(at) = soft_purged {
+            self.soft_purged.fetch_min(at.as_secs(), Ordering::Relaxed);
+        }
+        // Whoever sees this sees the former, too.
+        self.checked.fetch_max(seq.0, Ordering::AcqRel);
     }
 }
 

@@ -40,7 +40,7 @@ pub enum Verdict {
 }
 
 /// How a response is to be stored.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Storable {
     pub freshness: Freshness,
     pub variant: Variant,

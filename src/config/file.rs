@@ -284,6 +284,7 @@ fn read_limits(mut table: Table, errors: &mut Diagnostics) -> Limits {
         write_timeout: table.get_or("write_timeout", default.write_timeout, errors),
         tls_timeout: table.get_or("tls_timeout", default.tls_timeout, errors),
         max_h2_streams: table.get_or("max_h2_streams", default.max_h2_streams, errors),
+        max_fills: table.get_or("max_fills", default.max_fills, errors),
     };
     check_limits(&limits, table.place, errors);
     table.finish(errors);
@@ -304,6 +305,7 @@ fn check_limits(limits: &Limits, place: Place, errors: &mut Diagnostics) {
         ("max_connections", limits.max_connections == 0),
         ("max_requests_per_connection", limits.max_requests_per_connection == 0),
         ("max_h2_streams", limits.max_h2_streams == 0),
+        ("max_fills", limits.max_fills == 0),
         ("header_timeout", limits.header_timeout.is_zero()),
         ("keepalive_timeout", limits.keepalive_timeout.is_zero()),
         ("read_timeout", limits.read_timeout.is_zero()),

@@ -106,7 +106,7 @@ pub enum LogFormat {
     Combined,
 }
 
-/// What one client may take of the node.
+/// What clients may take of the node.
 #[derive(Debug, Clone)]
 pub struct Limits {
     /// Client connections at one time, over all listeners.
@@ -131,6 +131,8 @@ pub struct Limits {
     pub tls_timeout: Duration,
     /// HTTP/2 streams at one time on a connection.
     pub max_h2_streams: u32,
+    /// Fills at one time, over all sites. What would need one more is answered 503.
+    pub max_fills: u32,
 }
 
 impl Limits {
@@ -153,6 +155,7 @@ impl Default for Limits {
             write_timeout: Duration::from_secs(30),
             tls_timeout: Duration::from_secs(10),
             max_h2_streams: 100,
+            max_fills: 4096,
         }
     }
 }

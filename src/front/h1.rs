@@ -4,6 +4,7 @@
 use std::fmt::Write as _;
 use std::io::{self, IoSlice};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes, BytesMut};
@@ -23,6 +24,7 @@ use crate::pass;
 use crate::request::RequestView;
 use crate::snapshot::Snapshot;
 
+use super::chunks::{Chunks, Malformed};
 use super::head::{BodyFraming, Refusal, RequestHead, field_space, find_end};
 use super::reply::ClientResponse;
 use super::serve::{self, Decision, Sent, Shared};
@@ -81,6 +83,7 @@ impl Connection {
                 }
             };
             self.served += 1;
+            self.stream.set_write_timeout(snapshot.config.limits.write_timeout);
             match self.handle(&snapshot, end).await {
                 (Next::Request, Some(connection)) => self = connection,
                 (Next::Linger, Some(mut connection)) => {
@@ -192,7 +195,8 @@ impl Connection {
                 (next, Some(self))
             }
             Decision::Pass { site, route, reason } => {
-                let request = serve::pass_request(snapshot, &view, site, route, reason, now, started);
+                let mut request = serve::pass_request(snapshot, &view, site, route, reason, now, started);
+                request.reset = Some(self.stream.reset().clone());
                 let (canonical, upgrade) = (head.canonical(self.is_last(limits)), head.upgrade().is_some());
                 let body = head.body;
                 self.pass(request, canonical, body, upgrade, limits).await
@@ -259,7 +263,16 @@ impl Connection {
         let mut prefix = canonical;
         let gate = match body {
             _ if upgrade => Gate::Open,
-            BodyFraming::Chunked => Gate::Open,
+            BodyFraming::Chunked => {
+                let mut chunks = Chunks::new();
+                match chunks.advance(&self.buffer) {
+                    Ok(used) => {
+                        prefix.unsplit(self.buffer.split_to(used));
+                        if chunks.is_done() { Gate::Bytes(0) } else { Gate::Chunks(chunks) }
+                    }
+                    Err(Malformed) => Gate::Malformed,
+                }
+            }
             BodyFraming::None => Gate::Bytes(0),
             BodyFraming::Length(length) => {
                 let there = self.buffer.len().min(usize::try_from(length).unwrap_or(usize::MAX));
@@ -267,7 +280,7 @@ impl Connection {
                 Gate::Bytes(length - there as u64)
             }
         };
-        if gate == Gate::Open {
+        if matches!(gate, Gate::Open | Gate::Malformed) {
             prefix.unsplit(std::mem::take(&mut self.buffer));
         } else {
             self.stream.put_back(std::mem::take(&mut self.buffer));
@@ -277,7 +290,6 @@ impl Connection {
         session.set_pipelined_prefix(prefix);
         session.set_keepalive(Some(limits.keepalive_timeout.as_secs().max(1)));
         session.set_read_timeout(Some(limits.read_timeout));
-        session.set_write_timeout(Some(limits.write_timeout));
         let shutdown = self.shutdown.clone();
         let proxy = self.shared.proxy.clone();
         let passing = pass::REQUEST.scope(request, async move { proxy.process_new_http(session, &shutdown).await });
@@ -287,8 +299,8 @@ impl Connection {
         let Ok(mut stream) = stream.into_any().downcast::<ClientStream>().map(|stream| *stream) else {
             return (Next::Gone, None);
         };
-        // Whatever pingora thinks of the connection: unread bytes of a body must never be taken for a request.
-        if matches!(stream.gate(), Gate::Bytes(1..)) {
+        // Whatever pingora thinks of the connection: bytes of a body must never be taken for a request.
+        if matches!(stream.gate(), Gate::Bytes(1..) | Gate::Chunks(_) | Gate::Malformed) {
             return (Next::Gone, None);
         }
         stream.set_gate(Gate::Open);
@@ -307,13 +319,12 @@ impl Connection {
         let framing = Framing::of(&response, writing);
         let mut tail = std::mem::take(&mut self.tail);
         write_tail(&mut tail, &response, report, &snapshot.config.node.name, framing, writing);
-        let deadline = snapshot.config.limits.write_timeout;
         let mut sent = Sent { status: response.status(), bytes: 0, error: None };
-        let result = self.write_parts(&mut response, &tail, framing, writing, deadline, &mut sent.bytes).await;
+        let result = self.write_parts(&mut response, &tail, framing, writing, &mut sent.bytes).await;
         self.tail = tail;
         if let Err(error) = result {
             if framing == Framing::UntilClose {
-                self.stream.reset_on_close();
+                self.stream.reset().store(true, Ordering::Relaxed);
             }
             sent.error = Some(error.to_string());
         }
@@ -326,7 +337,6 @@ impl Connection {
         tail: &str,
         framing: Framing,
         writing: &Writing<'_>,
-        deadline: Duration,
         bytes: &mut u64,
     ) -> io::Result<()> {
         let head = match response.reply {
@@ -334,48 +344,44 @@ impl Connection {
             _ => serialise(response.status(), &response.selected_fields()),
         };
         if !response.has_body(writing.method) {
-            return self.write_all([&head, tail.as_bytes(), b""], deadline).await;
+            return self.write_all([&head, tail.as_bytes(), b""]).await;
         }
         if let Some(body) = response.body.whole() {
-            self.write_all([&head, tail.as_bytes(), &body], deadline).await?;
+            self.write_all([&head, tail.as_bytes(), &body]).await?;
             *bytes += body.len() as u64;
             return Ok(());
         }
-        self.write_all([&head, tail.as_bytes(), b""], deadline).await?;
+        self.write_all([&head, tail.as_bytes(), b""]).await?;
         while let Some(piece) = response.body.next().await.map_err(io::Error::other)? {
-            self.write_piece(&piece, framing, deadline).await?;
+            self.write_piece(&piece, framing).await?;
             *bytes += piece.len() as u64;
         }
         if framing == Framing::Chunked {
-            self.write_all([b"0\r\n\r\n", b"", b""], deadline).await?;
+            self.write_all([b"0\r\n\r\n", b"", b""]).await?;
         }
         Ok(())
     }
 
-    async fn write_piece(&mut self, piece: &Bytes, framing: Framing, deadline: Duration) -> io::Result<()> {
+    async fn write_piece(&mut self, piece: &Bytes, framing: Framing) -> io::Result<()> {
         if framing != Framing::Chunked {
-            return self.write_all([piece, b"", b""], deadline).await;
+            return self.write_all([piece, b"", b""]).await;
         }
         let size = format!("{:x}\r\n", piece.len());
-        self.write_all([size.as_bytes(), piece, b"\r\n"], deadline).await
+        self.write_all([size.as_bytes(), piece, b"\r\n"]).await
     }
 
-    /// Writes all parts, in as few system calls as the kernel lets it be. The deadline is for each time that
-    /// the client takes nothing.
-    async fn write_all(&mut self, parts: [&[u8]; 3], deadline: Duration) -> io::Result<()> {
+    /// Writes all parts, in as few system calls as the kernel lets it be.
+    async fn write_all(&mut self, parts: [&[u8]; 3]) -> io::Result<()> {
         let mut slices = parts.map(IoSlice::new);
         let mut left: &mut [IoSlice<'_>] = &mut slices;
         IoSlice::advance_slices(&mut left, 0);
         while !left.is_empty() {
-            let written = timeout(deadline, self.stream.write_vectored(left)).await;
-            let written =
-                written.map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "the client takes nothing"))??;
-            if written == 0 {
-                return Err(io::ErrorKind::WriteZero.into());
+            match self.stream.write_vectored(left).await? {
+                0 => return Err(io::ErrorKind::WriteZero.into()),
+                written => IoSlice::advance_slices(&mut left, written),
             }
-            IoSlice::advance_slices(&mut left, written);
         }
-        timeout(deadline, self.stream.flush()).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
+        self.stream.flush().await
     }
 }
 

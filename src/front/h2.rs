@@ -87,6 +87,16 @@ impl HttpServerApp for H2Front {
     }
 }
 
+/// Waits for the client to reset the stream or to leave.
+async fn reset(session: &mut ServerSession) {
+    match session {
+        ServerSession::H2(stream) => {
+            let _ = stream.idle().await; // whether by a reset or by an error of the connection
+        }
+        _ => std::future::pending().await,
+    }
+}
+
 /// What a request that was not answered needs.
 enum Handled {
     Refused(Refusal),
@@ -111,7 +121,16 @@ impl H2Front {
             version: Version::HTTP_2,
         };
         let mut key = String::new();
-        match serve::decide(&self.shared, snapshot, &view, &mut key, now).await {
+        let decision = tokio::select! {
+            biased;
+            decision = serve::decide(&self.shared, snapshot, &view, &mut key, now) => decision,
+            () = reset(session) => {
+                let sent = Sent::client_left();
+                serve::record(&self.shared, snapshot, &view, None, None, (now, started), &sent);
+                return Ok(());
+            }
+        };
+        match decision {
             Decision::Respond { mut response, report, site } => {
                 let sent = write(session, snapshot, &mut response, report.as_ref(), view.method).await;
                 serve::record(&self.shared, snapshot, &view, site, report.as_ref(), (now, started), &sent);

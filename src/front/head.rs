@@ -7,6 +7,7 @@ use std::borrow::Cow;
 
 use bytes::{BufMut, BytesMut};
 use http::{Method, StatusCode, Version, header};
+use smallvec::SmallVec;
 
 use crate::config::host::parse_authority;
 use crate::config::model::Limits;
@@ -104,7 +105,7 @@ impl<'b> RequestHead<'b> {
         }
         refuse_method(&method)?;
         let target = Target::parse(target_text).map_err(target_error)?;
-        let fields: &'b [httparse::Header<'b>] = parsed.headers;
+        let fields = without_nominated(parsed.headers);
         let (host, authority) = host(fields, &target)?;
         let head = RequestHead {
             body: body_framing(fields, version)?,
@@ -156,13 +157,10 @@ impl<'b> RequestHead<'b> {
         if let Some(protocol) = upgrade {
             put_field(&mut out, "Upgrade", protocol);
         }
-        let named = self.connection_options();
         for field in self.fields {
             let rewritten = REWRITTEN.iter().any(|name| field.name.eq_ignore_ascii_case(name));
-            // Sec-WebSocket-* are end to end, whatever Connection says.
-            let hop_by_hop = named.iter().any(|name| field.name.eq_ignore_ascii_case(name));
             let te_trailers = field.name.eq_ignore_ascii_case("te") && field.value.eq_ignore_ascii_case(b"trailers");
-            if te_trailers || !(rewritten || hop_by_hop) {
+            if te_trailers || !rewritten {
                 put_field(&mut out, field.name, field.value);
             }
         }
@@ -172,19 +170,9 @@ impl<'b> RequestHead<'b> {
 
     /// The protocol the client wants to change to, if it does so by the book (RFC 9110 section 7.8).
     pub fn upgrade(&self) -> Option<&'b [u8]> {
-        let wants = self.connection_options().iter().any(|option| option.eq_ignore_ascii_case("upgrade"));
+        let wants = connection_options(self.fields).any(|option| option.eq_ignore_ascii_case("upgrade"));
         let protocol = self.fields().get(&header::UPGRADE)?;
         (wants && self.version == Version::HTTP_11 && !protocol.is_empty()).then_some(protocol)
-    }
-
-    /// The fields that `Connection` names; never those that the node itself puts in or needs.
-    fn connection_options(&self) -> Vec<&'b str> {
-        let mut options = Vec::new();
-        self.fields().for_each(&header::CONNECTION, |line| {
-            let text = std::str::from_utf8(line).unwrap_or_default();
-            options.extend(text.split(',').map(str::trim).filter(|name| !name.is_empty()));
-        });
-        options
     }
 
     fn refuse_h2c_upgrade(&self) -> Result<(), Refusal> {
@@ -199,6 +187,49 @@ impl<'b> RequestHead<'b> {
         Ok(())
     }
 }
+
+/// What `Connection` lists (RFC 9110 section 7.6.1).
+fn connection_options<'b>(fields: &[httparse::Header<'b>]) -> impl Iterator<Item = &'b str> {
+    let lines = fields.iter().filter(|field| field.name.eq_ignore_ascii_case("connection"));
+    lines.flat_map(|line| {
+        let text = std::str::from_utf8(line.value).unwrap_or_default();
+        text.split(',').map(str::trim).filter(|name| !name.is_empty())
+    })
+}
+
+/// Takes the fields out that `Connection` names, before anybody looks at them: what no origin gets to see must
+/// not choose between stored responses either. Those that the head itself is made of stay.
+fn without_nominated<'b>(fields: &'b mut [httparse::Header<'b>]) -> &'b [httparse::Header<'b>] {
+    let stays = |name: &&str| STAYS.iter().any(|stays| name.eq_ignore_ascii_case(stays));
+    let nominated: SmallVec<[&str; 2]> = connection_options(fields).filter(|name| !stays(name)).collect();
+    if nominated.is_empty() {
+        return fields;
+    }
+    let mut kept = 0;
+    for at in 0..fields.len() {
+        if !nominated.iter().any(|name| fields[at].name.eq_ignore_ascii_case(name)) {
+            fields[kept] = fields[at];
+            kept += 1;
+        }
+    }
+    &fields[..kept]
+}
+
+/// Options of `Connection` that are no fields, and fields that are looked at here whatever it says.
+const STAYS: [&str; 12] = [
+    "close",
+    "connection",
+    "content-length",
+    "expect",
+    "host",
+    "http2-settings",
+    "keep-alive",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+];
 
 /// Fields that [`RequestHead::canonical`] writes itself or leaves out.
 const REWRITTEN: [&str; 9] = [

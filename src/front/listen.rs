@@ -149,21 +149,22 @@ async fn serve_connection(
     if stream.set_nodelay(true).is_err() {
         return; // gone already
     }
+    let (tls_timeout, write_timeout) = {
+        let limits = &shared.snapshot.load().config.limits;
+        (limits.tls_timeout, limits.write_timeout)
+    };
     let stream = match acceptor {
-        None => ClientStream::plain(stream, client, local),
-        Some(acceptor) => {
-            let patience = shared.snapshot.load().config.limits.tls_timeout;
-            match timeout(patience, acceptor.accept(stream)).await {
-                Ok(Ok(stream)) => ClientStream::tls(stream, client, local),
-                failed => {
-                    shared.observer.metrics.tls_failures.inc();
-                    if let Ok(Err(error)) = failed {
-                        tracing::debug!(%client, %error, "TLS handshake failed");
-                    }
-                    return;
+        None => ClientStream::plain(stream, client, local, write_timeout),
+        Some(acceptor) => match timeout(tls_timeout, acceptor.accept(stream)).await {
+            Ok(Ok(stream)) => ClientStream::tls(stream, client, local, write_timeout),
+            failed => {
+                shared.observer.metrics.tls_failures.inc();
+                if let Ok(Err(error)) = failed {
+                    tracing::debug!(%client, %error, "TLS handshake failed");
                 }
+                return;
             }
-        }
+        },
     };
     if stream.is_h2() {
         serve_h2(stream, shared, shutdown).await;

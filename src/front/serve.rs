@@ -145,6 +145,7 @@ pub fn pass_request(
         hash: snapshot.pools.hash(snapshot.route(site, route).pool, view),
         referer: view.fields.get_str(&header::REFERER).map(str::to_owned),
         user_agent: view.fields.get_str(&header::USER_AGENT).map(str::to_owned),
+        reset: None,
         time: now,
         started,
     }
@@ -155,6 +156,14 @@ pub struct Sent {
     pub status: StatusCode,
     pub bytes: u64,
     pub error: Option<String>,
+}
+
+impl Sent {
+    /// Of a request whose client did not wait for the answer. The status is nginx's for this.
+    pub fn client_left() -> Self {
+        let status = StatusCode::from_u16(499).unwrap_or_default(); // three digits are a status
+        Sent { status, bytes: 0, error: Some("the client left".to_owned()) }
+    }
 }
 
 /// Counts and logs a request that a front has answered.

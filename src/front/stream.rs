@@ -3,12 +3,16 @@
 //! pingora's HTTP/1 session treats any byte after a request as a fault of that request, and it decides by its
 //! own parser where a request ends. The gate lets it read exactly the bytes of the request it was given:
 //! what a client sends beyond them is held back for the front's own parser.
+//!
+//! Writing has a deadline here, where all writers meet: pingora has none for the heads it writes.
 
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::{Buf, BytesMut};
@@ -19,9 +23,12 @@ use pingora_core::protocols::{
 };
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::time::Sleep;
 use tokio_rustls::server::TlsStream;
 
 use crate::request::Scheme;
+
+use super::chunks::{Chunks, Malformed};
 
 /// Bytes of later requests that are held back while one is passed on.
 const MAX_HELD: usize = 64 << 10;
@@ -35,6 +42,12 @@ pub struct ClientStream {
     held: BytesMut,
     client: SocketAddr,
     local: SocketAddr,
+    /// How long the client may take nothing that is written.
+    write_timeout: Duration,
+    /// Runs while the client takes nothing.
+    stalled: Option<Pin<Box<Sleep>>>,
+    /// Whether the connection is to end with a reset.
+    reset: Arc<AtomicBool>,
 }
 
 #[derive(Debug)]
@@ -49,19 +62,32 @@ pub enum Gate {
     Open,
     /// This many; after them, reading waits, but still notices when the client leaves.
     Bytes(u64),
+    /// To the end of a chunked body; after it as with `Bytes(0)`.
+    Chunks(Chunks),
+    /// The body is not what its head promised. What comes is let through for pingora to refuse it.
+    Malformed,
 }
 
 impl ClientStream {
-    pub fn plain(stream: TcpStream, client: SocketAddr, local: SocketAddr) -> Self {
-        Self::new(Transport::Plain(stream), client, local)
+    pub fn plain(stream: TcpStream, client: SocketAddr, local: SocketAddr, write_timeout: Duration) -> Self {
+        Self::new(Transport::Plain(stream), client, local, write_timeout)
     }
 
-    pub fn tls(stream: TlsStream<TcpStream>, client: SocketAddr, local: SocketAddr) -> Self {
-        Self::new(Transport::Tls(Box::new(stream)), client, local)
+    pub fn tls(stream: TlsStream<TcpStream>, client: SocketAddr, local: SocketAddr, write_timeout: Duration) -> Self {
+        Self::new(Transport::Tls(Box::new(stream)), client, local, write_timeout)
     }
 
-    fn new(transport: Transport, client: SocketAddr, local: SocketAddr) -> Self {
-        ClientStream { transport, gate: Gate::Open, held: BytesMut::new(), client, local }
+    fn new(transport: Transport, client: SocketAddr, local: SocketAddr, write_timeout: Duration) -> Self {
+        ClientStream {
+            transport,
+            gate: Gate::Open,
+            held: BytesMut::new(),
+            client,
+            local,
+            write_timeout,
+            stalled: None,
+            reset: Arc::default(),
+        }
     }
 
     pub fn client(&self) -> SocketAddr {
@@ -83,6 +109,10 @@ impl ClientStream {
         }
     }
 
+    pub fn set_write_timeout(&mut self, timeout: Duration) {
+        self.write_timeout = timeout;
+    }
+
     pub fn gate(&self) -> Gate {
         self.gate
     }
@@ -101,14 +131,31 @@ impl ClientStream {
         std::mem::take(&mut self.held)
     }
 
-    /// Makes the end of the connection a reset: the only way to tell a client whose response ends with the
-    /// connection that it did not end well.
-    pub fn reset_on_close(&self) {
-        let socket = match &self.transport {
+    /// Set, it makes the end of the connection a reset: the only way to tell a client whose response ends with
+    /// the connection that it did not end well.
+    pub fn reset(&self) -> &Arc<AtomicBool> {
+        &self.reset
+    }
+
+    fn socket(&self) -> &TcpStream {
+        match &self.transport {
             Transport::Plain(stream) => stream,
             Transport::Tls(stream) => stream.get_ref().0,
-        };
-        let _ = socket2::SockRef::from(socket).set_linger(Some(std::time::Duration::ZERO)); // it may be gone already
+        }
+    }
+
+    /// Gives up on a client that has taken nothing for too long.
+    fn watch<T>(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if written.is_ready() {
+            self.stalled = None;
+            return written;
+        }
+        let patience = self.write_timeout;
+        let stalled = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(patience)));
+        match stalled.as_mut().poll(cx) {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(()) => Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client takes nothing"))),
+        }
     }
 
     fn poll_transport(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
@@ -139,14 +186,28 @@ impl AsyncRead for ClientStream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
         match this.gate {
-            Gate::Open if this.held.is_empty() => this.poll_transport(cx, buf),
-            Gate::Open => {
+            Gate::Open | Gate::Malformed if this.held.is_empty() => this.poll_transport(cx, buf),
+            Gate::Open | Gate::Malformed => {
                 let n = this.held.len().min(buf.remaining());
                 buf.put_slice(&this.held[..n]);
                 this.held.advance(n);
                 Poll::Ready(Ok(()))
             }
             Gate::Bytes(0) => this.poll_shut(cx),
+            Gate::Chunks(mut chunks) => {
+                let before = buf.filled().len();
+                let result = this.poll_transport(cx, buf);
+                let read = &buf.filled()[before..];
+                match chunks.advance(read) {
+                    Ok(used) => {
+                        this.held.extend_from_slice(&read[used..]);
+                        buf.set_filled(before + used);
+                        this.gate = if chunks.is_done() { Gate::Bytes(0) } else { Gate::Chunks(chunks) };
+                    }
+                    Err(Malformed) => this.gate = Gate::Malformed,
+                }
+                result
+            }
             Gate::Bytes(left) => {
                 let most = usize::try_from(left).unwrap_or(usize::MAX).min(buf.remaining());
                 let mut limited = buf.take(most);
@@ -167,10 +228,11 @@ impl AsyncRead for ClientStream {
 
 impl AsyncWrite for ClientStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
-        match &mut self.transport {
+        let written = match &mut self.transport {
             Transport::Plain(stream) => Pin::new(stream).poll_write(cx, data),
             Transport::Tls(stream) => Pin::new(stream).poll_write(cx, data),
-        }
+        };
+        self.watch(cx, written)
     }
 
     fn poll_write_vectored(
@@ -178,10 +240,11 @@ impl AsyncWrite for ClientStream {
         cx: &mut Context<'_>,
         data: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        match &mut self.transport {
+        let written = match &mut self.transport {
             Transport::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, data),
             Transport::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, data),
-        }
+        };
+        self.watch(cx, written)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -189,16 +252,26 @@ impl AsyncWrite for ClientStream {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.transport {
+        let flushed = match &mut self.transport {
             Transport::Plain(stream) => Pin::new(stream).poll_flush(cx),
             Transport::Tls(stream) => Pin::new(stream).poll_flush(cx),
-        }
+        };
+        self.watch(cx, flushed)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.transport {
+        let shut = match &mut self.transport {
             Transport::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
             Transport::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+        };
+        self.watch(cx, shut)
+    }
+}
+
+impl Drop for ClientStream {
+    fn drop(&mut self) {
+        if self.reset.load(Ordering::Relaxed) {
+            let _ = socket2::SockRef::from(self.socket()).set_linger(Some(Duration::ZERO)); // it may be gone already
         }
     }
 }
@@ -215,10 +288,7 @@ impl Shutdown for ClientStream {
 impl UniqueID for ClientStream {
     fn id(&self) -> i32 {
         use std::os::fd::AsRawFd;
-        match &self.transport {
-            Transport::Plain(stream) => stream.as_raw_fd(),
-            Transport::Tls(stream) => stream.get_ref().0.as_raw_fd(),
-        }
+        self.socket().as_raw_fd()
     }
 }
 
@@ -264,7 +334,7 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let client = TcpStream::connect(address).await.unwrap();
         let (server, peer) = listener.accept().await.unwrap();
-        (ClientStream::plain(server, peer, address), client)
+        (ClientStream::plain(server, peer, address, Duration::from_secs(5)), client)
     }
 
     #[tokio::test]
@@ -281,6 +351,29 @@ mod tests {
         client.shutdown().await.unwrap();
         assert_eq!(server.read(&mut body).await.unwrap(), 0, "the client has left");
         assert_eq!(server.take_held(), "next request");
+    }
+
+    #[tokio::test]
+    async fn a_chunked_body_ends_where_it_says() {
+        let (mut server, mut client) = pair().await;
+        client.write_all(b"3\r\nabc\r\n0\r\n\r\nnext request").await.unwrap();
+        client.shutdown().await.unwrap();
+        server.set_gate(Gate::Chunks(Chunks::new()));
+        let mut body = Vec::new();
+        server.read_to_end(&mut body).await.unwrap();
+        assert_eq!(body, b"3\r\nabc\r\n0\r\n\r\n");
+        assert_eq!((server.gate(), server.take_held()), (Gate::Bytes(0), BytesMut::from("next request")));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_takes_nothing_is_given_up() {
+        let (mut server, _client) = pair().await;
+        let error = loop {
+            if let Err(error) = server.write_all(&[0; 1 << 16]).await {
+                break error;
+            }
+        };
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
     }
 
     #[tokio::test]

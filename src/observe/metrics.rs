@@ -32,6 +32,7 @@ pub struct Metrics {
     pub cache_bytes: IntGauge,
     pub cache_keys: IntGauge,
     pub fills: IntGauge,
+    pub fills_refused: IntCounter,
     pub purge_seq: IntGauge,
     pub purge_marks: IntGauge,
     pub swept_objects: IntCounter,
@@ -78,6 +79,8 @@ impl Metrics {
             cache_bytes: new.gauge("cache_memory_bytes", "Bytes in the memory tier"),
             cache_keys: new.gauge("cache_memory_keys", "Keys in the memory tier"),
             fills: new.gauge("fills", "Running fills"),
+            fills_refused: new
+                .counter("fills_refused_total", "Fills that were not started, for max_fills were running"),
             purge_seq: new.gauge("purge_seq", "The number of the newest purge"),
             purge_marks: new.gauge("purge_marks", "Purges that lookups still have to heed"),
             swept_objects: new.counter("swept_objects_total", "Purged objects that were freed"),

@@ -54,6 +54,8 @@ pub fn peer_template(pool: &Pool, origin: &Origin) -> HttpPeer {
 pub enum OriginError {
     #[error("{0}")]
     NoOrigin(#[from] super::NoOrigin),
+    #[error("too many fills are running; see max_fills in [limits]")]
+    TooManyFills,
     #[error("cannot connect to origin {origin}: {cause}")]
     Connect { origin: Arc<str>, cause: String },
     #[error("origin {origin} did not answer in time: {cause}")]
@@ -82,7 +84,7 @@ impl OriginError {
     /// What the client is answered: 502, 503 or 504 (RFC 9110 section 15.6).
     pub fn status(&self) -> StatusCode {
         match self {
-            OriginError::NoOrigin(_) => StatusCode::SERVICE_UNAVAILABLE,
+            OriginError::NoOrigin(_) | OriginError::TooManyFills => StatusCode::SERVICE_UNAVAILABLE,
             OriginError::Timeout { .. } => StatusCode::GATEWAY_TIMEOUT,
             _ => StatusCode::BAD_GATEWAY,
         }
@@ -92,6 +94,7 @@ impl OriginError {
     pub fn reason(&self) -> &'static str {
         match self {
             OriginError::NoOrigin(_) => "no-origin",
+            OriginError::TooManyFills => "too-many-fills",
             OriginError::Connect { .. } => "connect",
             OriginError::Timeout { .. } => "timeout",
             OriginError::Broken { .. } => "broken",

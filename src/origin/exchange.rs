@@ -62,6 +62,7 @@ pub async fn get(connector: &Connector, pools: &PoolSet, request: &OriginRequest
             Ok(Err(failure)) => failure,
             Err(_) => {
                 let cause = "the pool's total_timeout is over".to_owned();
+                pool.exchange_failed(&origin, FailedStage::Connected, &cause);
                 return Err(OriginError::Timeout { origin: origin.address.clone(), cause });
             }
         };

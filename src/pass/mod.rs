@@ -4,10 +4,12 @@
 //! The front has parsed, checked and planned the request. What it found comes along as a task-local
 //! [`PassRequest`], so that nothing is decided twice and both see one snapshot of the configuration.
 
+mod http10;
 mod proxy;
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use http::{Method, StatusCode, Version};
@@ -38,6 +40,8 @@ pub struct PassRequest {
     pub hash: u64,
     pub referer: Option<String>,
     pub user_agent: Option<String>,
+    /// Of the client's connection, if it is HTTP/1: set when a reset is all that can tell of a broken response.
+    pub reset: Option<Arc<AtomicBool>>,
     pub time: Timestamp,
     pub started: Instant,
 }

@@ -1,10 +1,12 @@
 //! pingora's `ProxyHttp` for requests that are passed on.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::{HeaderValue, StatusCode, header};
+use http::{HeaderValue, StatusCode, Version, header};
+use pingora_core::modules::http::HttpModules;
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_core::{Error, ErrorSource, ErrorType, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
@@ -19,7 +21,7 @@ use crate::origin::connect::describe;
 use crate::origin::forward::{self, Forwarded};
 use crate::origin::{FailedStage, OriginState, Picked, PoolRuntime, Tried};
 
-use super::{PassRequest, REQUEST};
+use super::{PassRequest, REQUEST, http10};
 
 /// Kept connections that may turn out to be closed, before that counts as the origin's failure.
 const MAX_STALE_CONNECTIONS: usize = 3;
@@ -37,6 +39,8 @@ pub struct PassContext {
     tried: Tried,
     stale_connections: usize,
     body_received: u64,
+    /// The client can tell the response's end by that of the connection alone.
+    ends_with_connection: bool,
 }
 
 impl PassContext {
@@ -44,7 +48,7 @@ impl PassContext {
         self.request.as_ref().ok_or_else(|| Error::explain(ErrorType::InternalError, "no request to pass on"))
     }
 
-    /// Whether another attempt may be made after the picked origin failed.
+    /// Counts the picked origin's failure; tells whether another is left to be tried.
     fn may_try_another(&mut self, stage: FailedStage, cause: &str) -> bool {
         let (Some(request), Some((pool, origin, _))) = (&self.request, self.picked.take()) else { return false };
         pool.exchange_failed(&origin, stage, cause);
@@ -60,6 +64,10 @@ impl PassContext {
 impl ProxyHttp for Pass {
     type CTX = PassContext;
 
+    fn init_downstream_modules(&self, modules: &mut HttpModules) {
+        modules.add_module(Box::new(http10::UntilCloseBuilder));
+    }
+
     fn new_ctx(&self) -> PassContext {
         PassContext {
             request: REQUEST.try_with(Clone::clone).ok(),
@@ -67,6 +75,7 @@ impl ProxyHttp for Pass {
             tried: Tried::new(),
             stale_connections: 0,
             body_received: 0,
+            ends_with_connection: false,
         }
     }
 
@@ -166,7 +175,7 @@ impl ProxyHttp for Pass {
 
     async fn response_filter(
         &self,
-        _session: &mut Session,
+        session: &mut Session,
         response: &mut ResponseHeader,
         ctx: &mut PassContext,
     ) -> Result<()> {
@@ -178,10 +187,14 @@ impl ProxyHttp for Pass {
         }
         let request = ctx.request()?;
         let node = &request.snapshot.config.node.name;
-        response.append_header(header::VIA, forward::via(http::Version::HTTP_11, node))?;
+        response.append_header(header::VIA, forward::via(Version::HTTP_11, node))?;
         let mut status = String::new();
         Report::Pass(request.reason.cache_status()).write(&mut status, node);
         response.append_header("cache-status", status)?;
+        if request.version == Version::HTTP_10 && http10::ends_with_connection(response) {
+            session.set_keepalive(None);
+            ctx.ends_with_connection = true;
+        }
         Ok(())
     }
 
@@ -208,15 +221,15 @@ impl ProxyHttp for Pass {
         // Only what can be sent again unchanged, and only while the client has seen nothing.
         let repeatable = session.req_header().method.is_idempotent()
             && !session.as_ref().retry_buffer_truncated()
-            && session.response_written().is_none()
-            && *error.esource() == ErrorSource::Upstream;
-        let again = if !repeatable {
+            && final_response(session).is_none();
+        let again = if *error.esource() != ErrorSource::Upstream {
             false
-        } else if kept_connection && ctx.stale_connections < MAX_STALE_CONNECTIONS && !is_timeout(&error) {
+        } else if repeatable && kept_connection && ctx.stale_connections < MAX_STALE_CONNECTIONS && !is_timeout(&error)
+        {
             ctx.stale_connections += 1;
             true
         } else {
-            ctx.may_try_another(FailedStage::Connected, &describe(&error))
+            ctx.may_try_another(FailedStage::Connected, &describe(&error)) && repeatable
         };
         error.set_retry(again);
         error
@@ -225,7 +238,7 @@ impl ProxyHttp for Pass {
     async fn fail_to_proxy(&self, session: &mut Session, error: &Error, ctx: &mut PassContext) -> FailToProxy {
         let status = client_status(error);
         if let Some(status) = status
-            && session.response_written().is_none()
+            && final_response(session).is_none()
         {
             let (head, body) = error_response(status, ctx);
             // If it cannot be written the client has gone, and the log has the error itself.
@@ -238,11 +251,18 @@ impl ProxyHttp for Pass {
         let Some(request) = &ctx.request else { return };
         let site = request.snapshot.site(request.site);
         let error = error.map(describe);
+        if error.is_some()
+            && ctx.ends_with_connection
+            && let Some(reset) = &request.reset
+        {
+            reset.store(true, Ordering::Relaxed);
+        }
         if let Some(error) = &error {
-            let origin = ctx.picked.as_ref().map(|(_, origin, _)| origin.address.clone());
+            let origin = ctx.picked.as_ref().map(|(_, origin, _)| origin).or(ctx.tried.last());
+            let origin = origin.map(|origin| origin.address.clone());
             tracing::warn!(site = %site.name, origin = origin.as_deref(), %error, "a passed request failed");
         }
-        let status = session.response_written().map_or(StatusCode::from_u16(499).ok(), |head| Some(head.status));
+        let status = final_response(session).map_or(StatusCode::from_u16(499).ok(), |head| Some(head.status));
         let outcome = Outcome {
             time: request.time,
             client: request.client,
@@ -277,6 +297,12 @@ impl ProxyHttp for Pass {
     ) -> bool {
         true
     }
+}
+
+/// The head that answers the request, if it has been written: interim responses (1xx) do not, an upgrade does.
+fn final_response(session: &Session) -> Option<&ResponseHeader> {
+    let interim = |status: StatusCode| status.is_informational() && status != StatusCode::SWITCHING_PROTOCOLS;
+    session.response_written().filter(|head| !interim(head.status))
 }
 
 fn content_length(request: &RequestHeader) -> Option<u64> {

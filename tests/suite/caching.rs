@@ -89,6 +89,10 @@ fn variants_are_selected_by_the_fields_that_vary_names() {
     }
     assert_eq!(node.get("/a").text(), "none");
     assert_eq!(origin.count(), 3);
+    let hidden = node.get_with("/b", &["Connection: Accept-Language", "Accept-Language: de"]);
+    assert_eq!(hidden.text(), "none", "Connection takes the field away from the origin");
+    let seen = node.get_with("/b", &["Accept-Language: de"]);
+    assert_eq!(seen.text(), "de", "what it answered is not for those who show the field");
 }
 
 #[test]

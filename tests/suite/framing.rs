@@ -82,13 +82,17 @@ fn pipelined_requests_are_answered_in_order_whichever_way_they_go() {
     }
     all +=
         "POST /passed/e HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabcGET /cached/f HTTP/1.1\r\nHost: a\r\n\r\n";
+    all += "POST /passed/g HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n1;x=y\r\nc\r\n0\r\n\r\n";
+    all += "GET /passed/h HTTP/1.1\r\nHost: a\r\n\r\n";
     client.send(all);
-    for path in paths.iter().chain(&["/passed/e", "/cached/f"]) {
+    for path in paths.iter().chain(&["/passed/e", "/cached/f", "/passed/g", "/passed/h"]) {
         let response = client.response("GET");
         assert_eq!((response.status, response.text().as_str()), (200, *path));
     }
-    let posted = origin.requests().into_iter().find(|request| request.path() == "/passed/e").unwrap();
-    assert_eq!(posted.text(), "abc");
+    for path in ["/passed/e", "/passed/g"] {
+        let posted = origin.requests().into_iter().find(|request| request.path() == path).unwrap();
+        assert_eq!(posted.text(), "abc");
+    }
 }
 
 #[test]

@@ -1,7 +1,8 @@
 //! What one client may take of the node.
 
 use crate::harness::node::site;
-use crate::harness::{Node, Origin, Reply, eventually};
+use crate::harness::origin::Gate;
+use crate::harness::{Node, Origin, Reply, Step, eventually};
 
 const ROUTES: &str = "[[site.shop.route]]\npath = \"/passed/*\"\npool = \"app\"\n\
     [[site.shop.route]]\npath = \"/*\"\npool = \"app\"\ncache = { mode = \"respect\" }\n";
@@ -87,4 +88,28 @@ fn tls_handshakes_have_a_deadline() {
     nonsense.read_some(); // an alert
     assert!(nonsense.is_closed());
     eventually("both counted", || (node.metric("seawall_tls_handshake_failures_total") == Some(2.0)).then_some(()));
+}
+
+#[test]
+fn fills_above_the_cap_are_refused_and_others_go_on() {
+    let gate = Gate::default();
+    let for_origin = gate.clone();
+    let origin = Origin::start(move |request| {
+        let waits = request.path() == "/waits";
+        let mut steps = if waits { vec![Step::Wait(for_origin.clone())] } else { vec![] };
+        steps.extend(Reply::ok(&["Cache-Control: max-age=60"], request.path()));
+        steps
+    });
+    let node = node(&origin, "max_fills = 1");
+    assert_eq!(node.get("/a").status, 200);
+    let mut waiting = node.client();
+    waiting.send("GET /waits HTTP/1.1\r\nHost: shop.example\r\n\r\n");
+    origin.wait_for(2);
+    let refused = node.get("/b");
+    assert_eq!((refused.status, refused.cache()), (503, "seawall; fwd=uri-miss; detail=origin-too-many-fills"));
+    assert!(node.get("/a").is_hit());
+    assert_eq!(node.metric("seawall_fills_refused_total"), Some(1.0));
+    gate.open();
+    assert_eq!(waiting.response("GET").text(), "/waits");
+    assert_eq!(node.get("/b").text(), "/b");
 }

@@ -147,3 +147,42 @@ fn an_ordinary_client_library_is_served() {
         assert_eq!(text == body, status == 200, "{text}");
     }
 }
+
+#[test]
+fn http_1_0_gets_a_body_that_ends_with_the_connection() {
+    let origin = Origin::start(|request| {
+        let chunked = Reply::head(200, &["Transfer-Encoding: chunked"]);
+        let end: &[u8] = if request.path() == "/broken" { b"" } else { b"0\r\n\r\n" };
+        vec![Step::Send([&chunked, &b"5\r\nhello\r\n"[..], end].concat()), Step::Close]
+    });
+    let node = Node::with_routes(&[origin.address], UNCACHED);
+    let ask = |path: &str| {
+        let mut client = node.client();
+        client.send(format!("GET {path} HTTP/1.0\r\nHost: a\r\nConnection: keep-alive\r\n\r\n"));
+        client
+    };
+    let mut client = ask("/whole");
+    let response = client.response("GET");
+    assert_eq!((response.field("transfer-encoding"), response.field("connection")), (None, Some("close")));
+    assert_eq!(response.text(), "hello");
+    assert!(!ask("/whole").ends_by_reset());
+    assert!(ask("/broken").ends_by_reset(), "a part is not taken for the whole");
+}
+
+#[test]
+fn an_interim_response_is_no_answer() {
+    let early = Reply::head(103, &["Link: </a.css>; rel=preload"]);
+    let failing = Origin::start(move |_| vec![Step::Send(early.clone()), Step::Close]);
+    let sound = Origin::start(|_| Reply::ok(&[], "sound"));
+    let node = Node::with_routes(&[failing.address], UNCACHED);
+    let answers = |node: &Node, method: &str| {
+        let mut client = node.client();
+        client.send(format!("{method} /a HTTP/1.1\r\nHost: a\r\n\r\n"));
+        assert!(client.head().starts_with("HTTP/1.1 103 "));
+        client.response(method).status
+    };
+    assert_eq!(answers(&node, "POST"), 502);
+    assert_eq!(node.origin("app", failing.address)["failures"], 1, "what is not sent again has failed, too");
+    let node = Node::with_routes(&[failing.address, sound.address], UNCACHED);
+    assert_eq!(answers(&node, "GET"), 200);
+}

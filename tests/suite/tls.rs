@@ -11,7 +11,8 @@ use rustls::pki_types::{CertificateDer, ServerName};
 use tempfile::TempDir;
 
 use crate::harness::node::site;
-use crate::harness::{Node, Origin, Reply, Step};
+use crate::harness::origin::Gate;
+use crate::harness::{Node, Origin, Reply, Step, eventually};
 
 const ROUTES: &str = "[[site.shop.route]]\npath = \"/passed/*\"\npool = \"app\"\n\
     [[site.shop.route]]\npath = \"/*\"\npool = \"app\"\ncache = { mode = \"respect\" }\n";
@@ -28,7 +29,7 @@ fn tls_node(origin: &Origin) -> Node {
     let directory = Arc::new(TempDir::new().unwrap());
     certificate(directory.path(), "one", &["shop.example", "*.shop.example"]);
     certificate(directory.path(), "two", &["blog.example"]);
-    let sections = "[[listen]]\naddress = \"127.0.0.1:0\"\ntls = true\n[admin]\naddress = \"127.0.0.1:0\"\n\
+    let sections = "[log]\naccess = \"stdout\"\n[[listen]]\naddress = \"127.0.0.1:0\"\ntls = true\n[admin]\naddress = \"127.0.0.1:0\"\n\
         [[certificate]]\ncert = \"one.pem\"\nkey = \"one.key\"\n[[certificate]]\ncert = \"two.pem\"\nkey = \"two.key\"\n";
     Node::start_in(directory, &format!("{sections}{}", site(&[origin.address], "", ROUTES)))
 }
@@ -179,6 +180,30 @@ async fn connect_h2(node: &Node, trust: &Path) -> h2::client::SendRequest<Bytes>
         let _ = connection.await; // ends with the test
     });
     client
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reset_stream_ends_its_request_at_once() {
+    let gate = Gate::default();
+    let for_origin = gate.clone();
+    let origin = Origin::start(move |_| vec![Step::Wait(for_origin.clone()), Step::Close]);
+    tokio::task::spawn_blocking(move || {
+        let node = tls_node(&origin);
+        let runtime = tokio::runtime::Handle::current();
+        let trust = node.directory.path().join("one.pem");
+        let mut client = runtime.block_on(async { connect_h2(&node, &trust).await.ready().await.unwrap() });
+        let request = http::Request::get("https://shop.example/waits").body(()).unwrap();
+        let (_response, mut stream) = client.send_request(request, true).unwrap();
+        origin.wait_for(1);
+        stream.send_reset(h2::Reason::CANCEL);
+        let line = eventually("the request's log line", || {
+            node.stdout().lines().find(|line| line.contains("/waits")).map(str::to_owned)
+        });
+        assert!(line.contains("\"status\":499"), "{line}");
+        gate.open();
+    })
+    .await
+    .unwrap();
 }
 
 /// A gRPC-like origin: HTTP/2 without TLS, answers each message at once, ends with trailers.

@@ -135,15 +135,16 @@ impl Purges {
     /// Whether an object is still to be used. One comparison unless there was a purge since the last time.
     pub fn standing(&self, object: &Object) -> Standing {
         let current = self.current();
-        if object.checked.load(Ordering::Relaxed) >= current.0 {
-            return Standing::Live;
+        let checked = object.checked();
+        if checked < current {
+            let identity = Identity { key: &object.key, tags: &object.tags, seq: checked };
+            match self.table.read().standing(&identity) {
+                Standing::Dead => return Standing::Dead,
+                Standing::SoftPurged { since } => object.survived(current, Some(since)),
+                Standing::Live => object.survived(current, None),
+            }
         }
-        let identity = Identity { key: &object.key, tags: &object.tags, seq: object.purge_seq };
-        let standing = self.table.read().standing(&identity);
-        if standing == Standing::Live {
-            object.survived(current);
-        }
-        standing
+        object.soft_purged().map_or(Standing::Live, |since| Standing::SoftPurged { since })
     }
 
     /// Whether what a fill that began at `seq` brings would still be live when stored.
@@ -214,6 +215,25 @@ mod tests {
         assert_eq!(second.current(), PurgeSeq(2));
         assert_eq!(second.marks(), 1);
         assert_eq!((second.version_of("shop", 1), second.version_of("shop", 2)), (9, 2));
+    }
+
+    #[test]
+    fn what_was_soft_purged_stays_so_when_the_purge_is_forgotten() {
+        let purges = Purges::open(None).unwrap();
+        let key = crate::plan::CacheKey::from_written("shop\u{1f}1\u{1f}h/a");
+        let head = super::super::object::Head::private(http::StatusCode::OK, http::HeaderMap::new());
+        let object = Object::new(key, head, bytes::Bytes::new(), Default::default(), PurgeSeq(0));
+        let at = |secs| Timestamp::from_secs(secs);
+        let purge = |soft| Event::Purge { soft, targets: vec![Target::All] };
+        for time in [10, 20] {
+            purges.append(purge(true), at(time)).unwrap();
+            assert_eq!(purges.standing(&object), Standing::SoftPurged { since: at(10) });
+            purges.retire(object.checked()).unwrap();
+            assert_eq!(purges.marks(), 0, "nobody has to ask for the object");
+            assert_eq!(purges.standing(&object), Standing::SoftPurged { since: at(10) });
+        }
+        purges.append(purge(false), at(30)).unwrap();
+        assert_eq!(purges.standing(&object), Standing::Dead);
     }
 
     #[test]

@@ -44,6 +44,7 @@ impl Variants {
 /// Objects in memory, never more than the configured number of bytes.
 pub struct MemoryStore {
     cache: Cache<CacheKey, Arc<Variants>>,
+    max_size: u64,
 }
 
 impl MemoryStore {
@@ -63,7 +64,12 @@ impl MemoryStore {
                 u32::try_from(weight + ENTRY_OVERHEAD).unwrap_or(u32::MAX)
             })
             .build();
-        MemoryStore { cache }
+        MemoryStore { cache, max_size: config.max_size.0 }
+    }
+
+    /// Bytes it may hold.
+    pub fn max_size(&self) -> u64 {
+        self.max_size
     }
 
     pub fn get(&self, key: &str) -> Option<Arc<Variants>> {
