@@ -1,6 +1,7 @@
 //! The composition root: creates every part in order, passes it to whoever needs it, and runs the node until
 //! it is told to stop.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use crate::cache::engine::Engine;
 use crate::cache::purge::Purges;
 use crate::config::load;
 use crate::config::model::Config;
-use crate::config::watch::ConfigWatch;
+use crate::config::watch::{self, ConfigWatch};
 use crate::front::listen::{self, Bound};
 use crate::front::serve::Shared;
 use crate::node::{self, ConfigSource, Node};
@@ -133,11 +134,8 @@ async fn serve_until_stopped(node: &Arc<Node>, signals: &mut Signals) {
         tokio::select! {
             _ = signals.terminate.recv() => break,
             _ = signals.interrupt.recv() => break,
-            _ = signals.hangup.recv() => {
-                notify_systemd(&[sd_notify::NotifyState::Reloading, monotonic_now()]);
-                node.reload().await;
-                notify_systemd(&[sd_notify::NotifyState::Ready]);
-            }
+            // In a task of its own: a slow reload must not keep the node from stopping.
+            _ = signals.hangup.recv() => drop(tokio::spawn(reload_on_signal(node.clone()))),
             _ = signals.reopen.recv() => node.observer.access_log.reopen(),
         }
     }
@@ -154,6 +152,14 @@ async fn serve_until_stopped(node: &Arc<Node>, signals: &mut Signals) {
     }
 }
 
+async fn reload_on_signal(node: Arc<Node>) {
+    notify_systemd(&[sd_notify::NotifyState::Reloading, monotonic_now()]);
+    node.reload().await;
+    if !*node.shutdown.borrow() {
+        notify_systemd(&[sd_notify::NotifyState::Ready]);
+    }
+}
+
 /// Reloads when the files of the configuration change on disk.
 async fn watch_configuration(node: Arc<Node>) {
     let ConfigSource::File(main) = node.source.clone() else { return };
@@ -164,21 +170,26 @@ async fn watch_configuration(node: Arc<Node>) {
             return;
         }
     };
+    let mut seen = None;
     loop {
-        let snapshot = node.snapshot.load_full();
+        let mut files = node.files();
+        files.push(main.clone());
         // The marker makes sites.d itself watched, also while it is empty.
         let marker = load::sites_directory(&main).join("*.toml");
-        let files = snapshot.config.files.iter().map(|file| file.as_path()).chain([main.as_path(), &marker]);
-        let unnoticed = watch.set_files(files);
-        drop(snapshot);
+        let unnoticed = watch.set_files(files.iter().chain([&marker]).map(PathBuf::as_path));
         if !unnoticed {
             tokio::select! {
                 () = watch.changed() => {}
-                // Reloaded from elsewhere: there may be other files to watch now.
-                () = node.applied.notified() => continue,
+                // There may be other files to watch now.
+                () = node.tried.notified() => continue,
             }
         }
-        node.reload().await;
+        files.extend(load::site_files(&main).unwrap_or_default());
+        // Something else in their directories, a log perhaps, is no reason.
+        let stamp = watch::stamp(&files);
+        if seen.replace(stamp) != Some(stamp) {
+            node.reload().await;
+        }
     }
 }
 

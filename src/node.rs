@@ -16,7 +16,8 @@ use crate::cache::purge::{Event, LogError, PurgeSeq, Target};
 use crate::clock::Timestamp;
 use crate::config::diagnose::ConfigErrors;
 use crate::config::load;
-use crate::config::model::Config;
+use crate::config::model::{Config, Eviction, Listener};
+use crate::config::read::ByteSize;
 use crate::front::listen::Open;
 use crate::observe::Observer;
 use crate::observe::metrics::Metrics;
@@ -45,8 +46,12 @@ pub struct Node {
     pub shutdown: watch::Sender<bool>,
     /// Where the admin API listens.
     pub admin_address: OnceLock<SocketAddr>,
-    /// A new configuration is in force.
-    pub applied: Notify,
+    /// What this process cannot change.
+    pub fixed: Fixed,
+    /// A reload has been tried: there may be other files to watch.
+    pub tried: Notify,
+    /// The files that the last reload looked at, if it was refused.
+    refused_files: Mutex<Vec<PathBuf>>,
     tasks: Mutex<PoolTasks>,
     last_reload: Mutex<Option<ReloadReport>>,
     /// Reloads happen one after the other.
@@ -76,6 +81,7 @@ pub struct Purged {
 
 /// Makes the first snapshot of a node.
 pub fn first_snapshot(config: Config, engine: &Engine, metrics: &Metrics) -> Snapshot {
+    forget_overruled_versions(engine, &config);
     build_snapshot(config, None, engine, metrics)
 }
 
@@ -99,6 +105,7 @@ impl Node {
     ) -> Arc<Self> {
         let mut tasks = PoolTasks::new();
         tasks.update(&snapshot.load().pools);
+        let fixed = Fixed::of(&snapshot.load().config);
         observer.metrics.config_generation.set(1);
         observer.metrics.config_last_reload_ok.set(1);
         Arc::new(Node {
@@ -110,7 +117,9 @@ impl Node {
             started: Timestamp::now(),
             shutdown: watch::Sender::new(false),
             admin_address: OnceLock::new(),
-            applied: Notify::new(),
+            fixed,
+            tried: Notify::new(),
+            refused_files: Mutex::default(),
             tasks: Mutex::new(tasks),
             last_reload: Mutex::new(None),
             reloading: tokio::sync::Mutex::new(()),
@@ -127,10 +136,11 @@ impl Node {
                 match tokio::task::spawn_blocking(move || load::load(&path)).await {
                     Ok(Ok(config)) => self.apply(config).await,
                     Ok(Err(errors)) => self.refused(errors),
-                    Err(error) => self.refused(ConfigErrors(vec![internal(&error)])),
+                    Err(error) => self.refused(internal(&error).into()),
                 }
             }
         };
+        self.tried.notify_one();
         let mut last = self.last_reload.lock();
         // Looking at files that had not changed is no event, unless it ends one.
         if report.changed || !report.ok || last.is_some() {
@@ -138,6 +148,19 @@ impl Node {
         }
         drop(last);
         report
+    }
+
+    /// The files whose change may change the configuration: those of the one in force, and of one that was
+    /// refused.
+    pub fn files(&self) -> Vec<PathBuf> {
+        let mut files = self.refused_files.lock().clone();
+        files.extend_from_slice(&self.snapshot.load().config.files);
+        files
+    }
+
+    /// What in the configuration in force is not in use.
+    pub fn needs_restart(&self) -> Vec<String> {
+        self.fixed.differences(&Fixed::of(&self.snapshot.load().config))
     }
 
     pub fn last_reload(&self) -> Option<ReloadReport> {
@@ -173,10 +196,10 @@ impl Node {
 
     async fn apply(&self, config: Config) -> ReloadReport {
         let before = self.snapshot.load_full();
+        self.refused_files.lock().clear();
         if before.config.fingerprint == config.fingerprint {
             return self.unchanged();
         }
-        let needs_restart = needs_restart(&before.config, &config);
         let metrics = &self.observer.metrics;
         let snapshot = Arc::new(build_snapshot(config, Some(&before), &self.engine, metrics));
         self.tasks.lock().update(&snapshot.pools);
@@ -186,6 +209,7 @@ impl Node {
         self.engine.configure(&snapshot.config);
         let generation = snapshot.generation;
         self.snapshot.store(snapshot.clone());
+        self.settle_versions(&snapshot).await;
         for site in &before.config.sites {
             if snapshot.site_by_name(&site.name).is_none() {
                 metrics.remove_site(&site.name);
@@ -193,22 +217,36 @@ impl Node {
         }
         metrics.reloaded(true);
         metrics.config_generation.set(generation as i64);
-        self.applied.notify_one();
         tracing::info!(generation, "configuration reloaded");
+        let needs_restart = self.needs_restart();
         for what in &needs_restart {
             tracing::warn!(what, "this change takes effect with the next start only");
         }
         ReloadReport { time: Timestamp::now(), ok: true, changed: true, generation, errors: Vec::new(), needs_restart }
     }
 
+    /// Brings the versions set at run time in line with a configuration that has just come into force.
+    async fn settle_versions(&self, snapshot: &Arc<Snapshot>) {
+        let (engine, settled) = (self.engine.clone(), snapshot.clone());
+        let settling = tokio::task::spawn_blocking(move || forget_overruled_versions(&engine, &settled.config));
+        if let Err(error) = settling.await {
+            tracing::error!(%error, "the sites' versions could not be settled");
+        }
+        // One may have been set while this configuration was being built.
+        for (site, runtime) in snapshot.config.sites.iter().zip(&snapshot.sites) {
+            runtime.set_version(self.engine.purges.version_of(&site.name, site.version));
+        }
+    }
+
     fn unchanged(&self) -> ReloadReport {
         self.observer.metrics.config_last_reload_ok.set(1);
         let generation = self.snapshot.load().generation;
-        let (errors, needs_restart) = (Vec::new(), Vec::new());
+        let (errors, needs_restart) = (Vec::new(), self.needs_restart());
         ReloadReport { time: Timestamp::now(), ok: true, changed: false, generation, errors, needs_restart }
     }
 
     fn refused(&self, errors: ConfigErrors) -> ReloadReport {
+        self.refused_files.lock().clone_from(&errors.files);
         self.observer.metrics.reloaded(false);
         tracing::error!("the configuration is refused and nothing was changed:\n{errors}");
         ReloadReport {
@@ -216,29 +254,62 @@ impl Node {
             ok: false,
             changed: false,
             generation: self.snapshot.load().generation,
-            errors: errors.0,
-            needs_restart: Vec::new(),
+            errors: errors.diagnostics,
+            needs_restart: self.needs_restart(),
         }
     }
 }
 
 /// What a running process cannot change.
-fn needs_restart(before: &Config, after: &Config) -> Vec<String> {
-    let mut changed = Vec::new();
-    let mut note = |differs: bool, what: &str| {
-        if differs {
-            changed.push(what.to_owned());
+#[derive(Debug, Clone)]
+pub struct Fixed {
+    pub listeners: Vec<Listener>,
+    threads: usize,
+    state_dir: Option<PathBuf>,
+    admin: Option<SocketAddr>,
+    memory: (ByteSize, Eviction),
+    log_level: String,
+}
+
+impl Fixed {
+    fn of(config: &Config) -> Self {
+        Fixed {
+            listeners: config.listeners.clone(),
+            threads: config.node.threads,
+            state_dir: config.node.state_dir.clone(),
+            admin: config.admin.as_ref().map(|admin| admin.address),
+            memory: (config.memory.max_size, config.memory.eviction),
+            log_level: config.log.level.clone(),
         }
-    };
-    note(before.listeners != after.listeners, "[[listen]]");
-    note(before.node.threads != after.node.threads, "threads in [node]");
-    note(before.node.state_dir != after.node.state_dir, "state_dir in [node]");
-    let address = |config: &Config| config.admin.as_ref().map(|admin| admin.address);
-    note(address(before) != address(after), "address in [admin]");
-    note(before.memory.max_size != after.memory.max_size, "max_size in [cache.memory]");
-    note(before.memory.eviction != after.memory.eviction, "eviction in [cache.memory]");
-    note(before.log.level != after.log.level, "level in [log]");
-    changed
+    }
+
+    /// The configuration's names of what another configuration has otherwise.
+    fn differences(&self, other: &Self) -> Vec<String> {
+        let differs = [
+            (self.listeners != other.listeners, "[[listen]]"),
+            (self.threads != other.threads, "threads in [node]"),
+            (self.state_dir != other.state_dir, "state_dir in [node]"),
+            (self.admin != other.admin, "address in [admin]"),
+            (self.memory.0 != other.memory.0, "max_size in [cache.memory]"),
+            (self.memory.1 != other.memory.1, "eviction in [cache.memory]"),
+            (self.log_level != other.log_level, "level in [log]"),
+        ];
+        differs.into_iter().filter(|(differs, _)| *differs).map(|(_, what)| what.to_owned()).collect()
+    }
+}
+
+/// A version that was set at run time holds until the configuration's own number changes, and does not come
+/// back when that number does.
+fn forget_overruled_versions(engine: &Engine, config: &Config) {
+    for site in &config.sites {
+        if !engine.purges.is_overruled(&site.name, site.version) {
+            continue;
+        }
+        let event = Event::Version { site: site.name.to_string(), version: site.version, configured: site.version };
+        if let Err(error) = engine.purges.append(event, Timestamp::now()) {
+            tracing::warn!(site = %site.name, %error, "the overruled version of the site could not be forgotten");
+        }
+    }
 }
 
 fn internal(error: &dyn std::fmt::Display) -> crate::config::diagnose::Diagnostic {

@@ -14,10 +14,11 @@ use serde_json::{Value, json};
 
 use crate::clock::Timestamp;
 use crate::config::load;
-use crate::config::model::{Config, TokenRight};
+use crate::config::model::TokenRight;
 use crate::config::read::Words;
 use crate::node::{ConfigSource, Node, Purged};
 use crate::origin::{OriginState, OriginStatus};
+use crate::snapshot::Snapshot;
 
 use super::auth::Caller;
 use super::problem::Problem;
@@ -74,9 +75,10 @@ pub async fn status(State(node): State<Arc<Node>>, caller: Caller) -> Result<Jso
                 ConfigSource::Fixed => "command line".to_owned(),
             },
             "last_reload": node.last_reload(),
+            "needs_restart": node.needs_restart(),
         },
         "cache": {
-            "memory": { "bytes": bytes, "max_bytes": snapshot.config.memory.max_size.0, "keys": keys },
+            "memory": { "bytes": bytes, "max_bytes": node.engine.memory.max_size(), "keys": keys },
             "fills": node.engine.flights.len(),
         },
         "purges": { "seq": node.engine.purges.current(), "marks": node.engine.purges.marks() },
@@ -129,10 +131,11 @@ pub async fn pools(State(node): State<Arc<Node>>, caller: Caller) -> Result<Json
 pub async fn config(State(node): State<Arc<Node>>, caller: Caller) -> Result<Json<Value>, Problem> {
     caller.need(TokenRight::Read)?;
     let snapshot = node.snapshot.load();
-    Ok(Json(describe(&snapshot.config, snapshot.generation)))
+    Ok(Json(describe(&node, &snapshot)))
 }
 
-fn describe(config: &Config, generation: u64) -> Value {
+fn describe(node: &Node, snapshot: &Snapshot) -> Value {
+    let config = &snapshot.config;
     let sites: Vec<Value> = config
         .sites
         .iter()
@@ -157,9 +160,9 @@ fn describe(config: &Config, generation: u64) -> Value {
         })
         .collect();
     json!({
-        "generation": generation,
+        "generation": snapshot.generation,
         "files": config.files,
-        "listen": config.listeners.iter().map(|listener| listener.address.to_string()).collect::<Vec<_>>(),
+        "listen": node.fixed.listeners.iter().map(|listener| listener.address.to_string()).collect::<Vec<_>>(),
         "pools": config.pools.iter().map(|pool| pool.name.clone()).collect::<Vec<_>>(),
         "sites": sites,
     })
@@ -170,15 +173,16 @@ pub async fn check_config(State(node): State<Arc<Node>>, caller: Caller, body: B
     // It opens the files that the text names.
     caller.need(TokenRight::Operate)?;
     let text = String::from_utf8(body.into()).map_err(|_| Problem::bad_request("the configuration is not UTF-8"))?;
-    // As if it were the file in use: relative paths in it mean the same.
-    let path = match &node.source {
-        ConfigSource::File(path) => path.clone(),
-        ConfigSource::Fixed => FilePath::new("seawall.toml").to_owned(),
+    // As if it were the file in use: what lies beside that file belongs to it.
+    let source = node.source.clone();
+    let check = move || match source {
+        ConfigSource::File(path) => load::check(&path, &text),
+        ConfigSource::Fixed => load::parse(FilePath::new("seawall.toml"), &text),
     };
-    let checked = tokio::task::spawn_blocking(move || load::parse(&path, &text)).await;
+    let checked = tokio::task::spawn_blocking(check).await;
     match checked {
         Ok(Ok(config)) => Ok(Json(json!({ "ok": true, "sites": config.sites.len(), "pools": config.pools.len() }))),
-        Ok(Err(errors)) => Err(Problem::configuration(errors.0)),
+        Ok(Err(errors)) => Err(Problem::configuration(errors.diagnostics)),
         Err(error) => Err(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string())),
     }
 }

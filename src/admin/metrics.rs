@@ -17,6 +17,7 @@ use super::problem::Problem;
 pub async fn metrics(State(node): State<Arc<Node>>, caller: Caller) -> Result<impl IntoResponse, Problem> {
     caller.need(TokenRight::Read)?;
     let metrics = &node.observer.metrics;
+    let _one_at_a_time = metrics.scraping.lock();
     let (bytes, keys) = node.engine.memory.usage();
     metrics.cache_bytes.set(bytes as i64);
     metrics.cache_keys.set(keys as i64);

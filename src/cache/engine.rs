@@ -372,6 +372,7 @@ fn fill_request(request: &CacheRequest<'_>, miss: &Miss) -> FillRequest {
             fields,
             pool,
             hash: request.snapshot.pools.hash(pool, view),
+            upgrade: None,
         },
         snapshot: request.snapshot.clone(),
         site_index: request.matched.site_index,

@@ -290,9 +290,28 @@ async fn hand_over(
     flight.settle(Settled::Private(reason));
     let (sender, body) = mpsc::channel(PRIVATE_PIECES);
     let head = Head::private(exchange.status, std::mem::take(&mut exchange.fields));
-    if owner.send(PrivateResponse { head, length, body }).is_err() {
-        return; // nobody waits for it: a background refresh, or the client left
-    }
+    if owner.send(PrivateResponse { head, length, body }).is_ok() {
+        pump(engine, exchange, length, sender).await;
+    } // else nobody waits for it: a background refresh, or the client left
+}
+
+/// A response for one client that no fill has to do with. Its body is read in a task of its own.
+pub fn private(engine: &Arc<Engine>, mut exchange: Exchange) -> PrivateResponse {
+    let (sender, body) = mpsc::channel(PRIVATE_PIECES);
+    let (status, length) = (exchange.status, exchange.content_length());
+    let head = Head::private(status, std::mem::take(&mut exchange.fields));
+    let engine = engine.clone();
+    tokio::spawn(async move { pump(&engine, exchange, length, sender).await });
+    PrivateResponse { head, length, body }
+}
+
+/// Sends a body piece by piece, at its reader's pace.
+async fn pump(
+    engine: &Engine,
+    mut exchange: Exchange,
+    length: Option<u64>,
+    sender: mpsc::Sender<Result<Bytes, OriginError>>,
+) {
     // What completes the response is sent after the connection is given back: the client's next request may
     // come at once, and should find it.
     let (mut received, mut last) = (0, None);

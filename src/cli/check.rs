@@ -20,7 +20,7 @@ pub fn execute(args: &Args) -> super::Result {
                 println!("{}: ok ({sites} sites, {pools} pools)", file.display());
             }
             Err(errors) => {
-                mistakes += errors.0.len();
+                mistakes += errors.diagnostics.len();
                 println!("{errors}");
             }
         }

@@ -68,24 +68,29 @@ impl fmt::Display for Diagnostic {
 
 /// Why a configuration was refused: every mistake found, in the order of the files.
 #[derive(Debug, Clone, thiserror::Error)]
-pub struct ConfigErrors(pub Vec<Diagnostic>);
+#[error("{}", show(.diagnostics))]
+pub struct ConfigErrors {
+    pub diagnostics: Vec<Diagnostic>,
+    /// The files that were looked at: a change in one of them may mend it.
+    pub files: Vec<PathBuf>,
+}
 
-impl fmt::Display for ConfigErrors {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (i, diagnostic) in self.0.iter().enumerate() {
-            if i > 0 {
-                writeln!(f)?;
-            }
-            write!(f, "{diagnostic}")?;
-        }
-        Ok(())
+impl From<Diagnostic> for ConfigErrors {
+    /// One mistake that concerns a file as a whole.
+    fn from(diagnostic: Diagnostic) -> Self {
+        ConfigErrors { files: vec![diagnostic.file.clone()], diagnostics: vec![diagnostic] }
     }
+}
+
+fn show(diagnostics: &[Diagnostic]) -> String {
+    diagnostics.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
 }
 
 /// Collects mistakes while the configuration is read, so that one run reports all of them.
 #[derive(Default)]
 pub struct Diagnostics {
     sources: Vec<Source>,
+    named: Vec<PathBuf>,
     found: Vec<(Place, Diagnostic)>,
 }
 
@@ -118,6 +123,16 @@ impl Diagnostics {
         &self.sources
     }
 
+    /// Takes note of a file that the configuration names, whether it can be read or not.
+    pub fn names_file(&mut self, path: PathBuf) {
+        self.named.push(path);
+    }
+
+    /// Every file the configuration is made of, certificates included.
+    pub fn files(&self) -> Vec<PathBuf> {
+        self.sources.iter().map(|source| source.path.clone()).chain(self.named.iter().cloned()).collect()
+    }
+
     pub fn is_empty(&self) -> bool {
         self.found.is_empty()
     }
@@ -125,7 +140,8 @@ impl Diagnostics {
     /// Everything found, ordered by file and position.
     pub fn into_errors(mut self) -> ConfigErrors {
         self.found.sort_by_key(|(place, _)| (place.file, place.start));
-        ConfigErrors(self.found.into_iter().map(|(_, diagnostic)| diagnostic).collect())
+        let files = self.files();
+        ConfigErrors { diagnostics: self.found.into_iter().map(|(_, diagnostic)| diagnostic).collect(), files }
     }
 
     fn push(&mut self, place: Place, message: String, hint: Option<String>) {

@@ -359,6 +359,7 @@ fn read_pool(name: At<String>, mut table: Table, errors: &mut Diagnostics) -> Po
             write: table.get_or("write_timeout", default.write, errors),
             total: table.get_or("total_timeout", default.total, errors),
             idle: table.get_or("idle_timeout", default.idle, errors),
+            tunnel: table.get_or("tunnel_timeout", default.tunnel, errors),
         },
         protocol: table.get("protocol", errors).unwrap_or(At { value: OriginProtocol::H1, place }),
         tls: table.get_or("tls", false, errors),
@@ -377,6 +378,7 @@ fn read_pool(name: At<String>, mut table: Table, errors: &mut Diagnostics) -> Po
         ("read_timeout", pool.timeouts.read),
         ("write_timeout", pool.timeouts.write),
         ("total_timeout", pool.timeouts.total),
+        ("tunnel_timeout", pool.timeouts.tunnel),
         ("resolve_interval", pool.resolve_interval),
     ] {
         if value.is_zero() {

@@ -36,18 +36,28 @@ fn load_sources(path: &Path, sources: Vec<Source>) -> Result<Config, ConfigError
     let config = build(sources)?;
     if config.listeners.is_empty() {
         let message = "there is no [[listen]], so nothing would be served".to_owned();
-        return Err(ConfigErrors(vec![whole_file(path, message)]));
+        return Err(ConfigErrors { files: config.files, ..whole_file(path, message).into() });
     }
     Ok(config)
 }
 
 fn read_sources(path: &Path) -> Result<Vec<Source>, ConfigErrors> {
     let files = std::iter::once(path.to_owned()).chain(site_files(path)?);
-    files.map(|file| read_source(&file)).collect::<Result<_, _>>().map_err(|diagnostic| ConfigErrors(vec![diagnostic]))
+    files.map(|file| read_source(&file)).collect::<Result<_, _>>().map_err(ConfigErrors::from)
 }
 
-/// Checks and resolves a configuration given as text, as `POST /v1/config/check` gets it. Relative paths
-/// in it are relative to `path`'s directory.
+/// Checks a configuration given as text, as if it stood in the main file `path`: what lies beside that file
+/// belongs to it.
+pub fn check(path: &Path, text: &str) -> Result<Config, ConfigErrors> {
+    let mut sources = vec![Source { path: path.to_owned(), text: text.into(), secret: false }];
+    for file in site_files(path)? {
+        sources.push(read_source(&file)?);
+    }
+    load_sources(path, sources)
+}
+
+/// Checks and resolves a configuration that is one text and need not listen. Relative paths in it are relative
+/// to `path`'s directory.
 pub fn parse(path: &Path, text: &str) -> Result<Config, ConfigErrors> {
     build(vec![Source { path: path.to_owned(), text: text.into(), secret: false }])
 }
@@ -58,7 +68,7 @@ pub fn site_files(main: &Path) -> Result<Vec<PathBuf>, ConfigErrors> {
     let entries = match std::fs::read_dir(&directory) {
         Ok(entries) => entries,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(ConfigErrors(vec![whole_file(&directory, error.to_string())])),
+        Err(error) => return Err(whole_file(&directory, error.to_string()).into()),
     };
     let mut files: Vec<PathBuf> = entries
         .filter_map(|entry| entry.ok().map(|entry| entry.path()))
@@ -94,8 +104,7 @@ fn build(sources: Vec<Source>) -> Result<Config, ConfigErrors> {
         return Err(errors.into_errors());
     }
     let tokens = read_tokens(&file, &mut errors);
-    let files = errors.sources().iter().map(|source| source.path.clone()).collect();
-    let outside = Outside { fingerprint: fingerprint(errors.sources()), files, tokens };
+    let outside = Outside { fingerprint: fingerprint(errors.sources()), tokens };
     let config = resolve::resolve(file, outside, &mut errors);
     if errors.is_empty() { Ok(config) } else { Err(errors.into_errors()) }
 }
@@ -103,6 +112,7 @@ fn build(sources: Vec<Source>) -> Result<Config, ConfigErrors> {
 fn read_tokens(file: &File, errors: &mut Diagnostics) -> Vec<Token> {
     let Some(at) = file.admin.as_ref().and_then(|admin| admin.tokens_file.as_ref()) else { return Vec::new() };
     let path = resolve::relative_to(errors.file(at.place), &at.value);
+    errors.names_file(path.clone());
     match read_source(&path) {
         Ok(source) => {
             let text = source.text.clone();

@@ -260,6 +260,8 @@ pub struct PoolTimeouts {
     pub total: Duration,
     /// How long an unused origin connection is kept.
     pub idle: Duration,
+    /// How long both sides of a tunnel (WebSocket) may be silent.
+    pub tunnel: Duration,
 }
 
 impl Default for PoolTimeouts {
@@ -270,6 +272,7 @@ impl Default for PoolTimeouts {
             write: Duration::from_secs(30),
             total: Duration::from_secs(60),
             idle: Duration::from_secs(60),
+            tunnel: Duration::from_secs(3600),
         }
     }
 }

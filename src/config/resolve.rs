@@ -17,7 +17,6 @@ use super::read::ByteSize;
 /// The parts of the model that come from outside the configuration files themselves.
 pub struct Outside {
     pub fingerprint: u64,
-    pub files: Vec<PathBuf>,
     pub tokens: Vec<Token>,
 }
 
@@ -26,11 +25,9 @@ pub fn resolve(file: File, outside: Outside, errors: &mut Diagnostics) -> Config
     let pool_ids = name_pools(&file.pools, errors);
     let certificates = read_certificates(&file.certificates, errors);
     let certificate_fingerprint = certificates.fingerprint();
-    let mut outside = outside;
-    let authorities = file.pools.iter().filter_map(|pool| pool.ca.as_ref());
-    outside.files.extend(authorities.map(|at| relative_to(errors.file(at.place), &at.value)));
-    let beside = file.certificates.iter().flat_map(|section| [&section.cert, &section.key]);
-    outside.files.extend(beside.map(|at| relative_to(errors.file(at.place), &at.value)));
+    for at in file.pools.iter().filter_map(|pool| pool.ca.as_ref()) {
+        errors.names_file(relative_to(errors.file(at.place), &at.value));
+    }
     let listeners = resolve_listeners(&file.listen, !certificates.is_empty(), errors);
     let (sites, hosts) = resolve_sites(file.sites, &pool_ids, errors);
     check_fallback_cycles(&file.pools, &pool_ids, errors);
@@ -50,7 +47,7 @@ pub fn resolve(file: File, outside: Outside, errors: &mut Diagnostics) -> Config
         sites,
         hosts,
         fingerprint,
-        files: outside.files,
+        files: errors.files(),
     }
 }
 
@@ -138,6 +135,8 @@ fn read_certificates(sections: &[file::CertificateSection], errors: &mut Diagnos
     for section in sections {
         let cert = relative_to(errors.file(section.cert.place), &section.cert.value);
         let key = relative_to(errors.file(section.key.place), &section.key.value);
+        errors.names_file(cert.clone());
+        errors.names_file(key.clone());
         match certificate::read(&cert, &key) {
             Ok(certificate) => certificates.push(certificate),
             Err(message) => errors.error(section.cert.place, message),

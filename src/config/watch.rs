@@ -3,6 +3,7 @@
 //! is replaced takes its own watch with it.
 
 use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -23,6 +24,8 @@ pub struct ConfigWatch {
     /// By their real paths.
     watched: HashMap<PathBuf, Identity>,
     events: mpsc::Receiver<()>,
+    /// Something has changed that has not been reported.
+    unreported: bool,
 }
 
 impl ConfigWatch {
@@ -34,7 +37,7 @@ impl ConfigWatch {
                 let _ = sender.try_send(()); // full: a change is already waiting to be reported
             }
         })?;
-        Ok(ConfigWatch { watcher, watched: HashMap::new(), events })
+        Ok(ConfigWatch { watcher, watched: HashMap::new(), events, unreported: false })
     }
 
     /// Watches the directories of these files, and no others. Tells whether some were not watched before: what
@@ -66,14 +69,28 @@ impl ConfigWatch {
         added
     }
 
-    /// Waits for the next change and for it to be over. Pends for ever when watching is not possible.
+    /// Waits for the next change and for it to be over. Pends for ever when watching is not possible. Safe to
+    /// cancel: no change is lost.
     pub async fn changed(&mut self) {
-        if self.events.recv().await.is_none() {
+        if !self.unreported && self.events.recv().await.is_none() {
             std::future::pending::<()>().await;
         }
+        self.unreported = true;
         let latest = Instant::now() + AT_LATEST;
         while timeout_at(latest.min(Instant::now() + QUIET), self.events.recv()).await.is_ok_and(|e| e.is_some()) {}
+        self.unreported = false;
     }
+}
+
+/// Tells states of files apart, whatever is in them: changes when one is written, replaced, added or removed.
+pub fn stamp(files: &[PathBuf]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    for file in files {
+        let state = std::fs::metadata(file).ok();
+        let state = state.map(|state| (state.dev(), state.ino(), state.size(), state.ctime(), state.ctime_nsec()));
+        (file, state).hash(&mut hasher);
+    }
+    hasher.finish()
 }
 
 /// Device and inode: what a directory is, whatever it is called.
@@ -100,4 +117,30 @@ fn directories(file: &Path) -> Vec<PathBuf> {
 
 fn is_change(kind: &EventKind) -> bool {
     !matches!(kind, EventKind::Access(access) if *access != AccessKind::Close(AccessMode::Write))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stamp_tells_what_concerns_the_files_from_what_lies_beside_them() {
+        let directory = tempfile::tempdir().unwrap();
+        let [main, missing] = ["main.toml", "missing.toml"].map(|name| directory.path().join(name));
+        std::fs::write(&main, "one").unwrap();
+        let files = [main.clone(), missing.clone()];
+        let mut seen = vec![stamp(&files)];
+        std::fs::write(directory.path().join("access.log"), "a line").unwrap();
+        assert_eq!(stamp(&files), seen[0]);
+        std::fs::write(&missing, "there").unwrap();
+        seen.push(stamp(&files));
+        std::fs::write(directory.path().join("new"), "two").unwrap();
+        std::fs::rename(directory.path().join("new"), &main).unwrap();
+        seen.push(stamp(&files));
+        std::fs::remove_file(&missing).unwrap();
+        seen.push(stamp(&files));
+        seen.sort_unstable();
+        seen.dedup();
+        assert_eq!(seen.len(), 4);
+    }
 }

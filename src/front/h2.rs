@@ -136,6 +136,8 @@ impl H2Front {
                 serve::record(&self.shared, snapshot, &view, site, report.as_ref(), (now, started), &sent);
                 Ok(())
             }
+            // Never planned for HTTP/2, which has no Upgrade.
+            Decision::Tunnel { .. } => Err(Handled::Refused(bad("HTTP/2 has no upgrades"))),
             Decision::Pass { site, route, reason } => {
                 let request = serve::pass_request(snapshot, &view, site, route, reason, now, started);
                 let bad = |_| Handled::Refused(bad("the request target is not valid"));

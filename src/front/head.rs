@@ -128,7 +128,7 @@ impl<'b> RequestHead<'b> {
     }
 
     /// The head written anew, as pingora's session is to read it: one `Host`, the normalised target, exactly
-    /// one statement of the body's length, and of the hop-by-hop fields only what an upgrade needs. `last` says
+    /// one statement of the body's length, and no hop-by-hop fields but what pingora needs. `last` says
     /// that the connection ends with this request.
     pub fn canonical(&self, last: bool) -> BytesMut {
         let mut out = BytesMut::with_capacity(self.length + 64);
@@ -147,15 +147,10 @@ impl<'b> RequestHead<'b> {
             BodyFraming::Length(length) => put_field(&mut out, "Content-Length", length.to_string().as_bytes()),
             BodyFraming::Chunked => put_field(&mut out, "Transfer-Encoding", b"chunked"),
         }
-        let upgrade = self.upgrade();
-        match (upgrade, self.keep_alive && !last, self.version) {
-            (Some(_), _, _) => put_field(&mut out, "Connection", b"upgrade"),
-            (None, false, _) => put_field(&mut out, "Connection", b"close"),
-            (None, true, Version::HTTP_10) => put_field(&mut out, "Connection", b"keep-alive"),
-            (None, true, _) => {}
-        }
-        if let Some(protocol) = upgrade {
-            put_field(&mut out, "Upgrade", protocol);
+        match (self.keep_alive && !last, self.version) {
+            (false, _) => put_field(&mut out, "Connection", b"close"),
+            (true, Version::HTTP_10) => put_field(&mut out, "Connection", b"keep-alive"),
+            (true, _) => {}
         }
         for field in self.fields {
             let rewritten = REWRITTEN.iter().any(|name| field.name.eq_ignore_ascii_case(name));
@@ -166,13 +161,6 @@ impl<'b> RequestHead<'b> {
         }
         out.put_slice(b"\r\n");
         out
-    }
-
-    /// The protocol the client wants to change to, if it does so by the book (RFC 9110 section 7.8).
-    pub fn upgrade(&self) -> Option<&'b [u8]> {
-        let wants = connection_options(self.fields).any(|option| option.eq_ignore_ascii_case("upgrade"));
-        let protocol = self.fields().get(&header::UPGRADE)?;
-        (wants && self.version == Version::HTTP_11 && !protocol.is_empty()).then_some(protocol)
     }
 
     fn refuse_h2c_upgrade(&self) -> Result<(), Refusal> {
@@ -498,7 +486,7 @@ mod tests {
                 "GET /ws HTTP/1.1\r\nHost: a\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: k\r\n\r\n",
                 BodyFraming::None,
                 true,
-                "GET /ws HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: k\r\n\r\n",
+                "GET /ws HTTP/1.1\r\nHost: a\r\nSec-WebSocket-Key: k\r\n\r\n",
             ),
             (
                 "GET / HTTP/1.0\r\nHost: a\r\nConnection: keep-alive\r\n\r\n",

@@ -5,14 +5,20 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
-use http::{Method, StatusCode, header};
+use http::{HeaderValue, Method, StatusCode, header};
 use pingora_proxy::HttpProxy;
 
 use crate::cache::engine::{Answer, CacheRequest, Engine, FetchError, Lookup, Source};
+use crate::cache::fill;
+use crate::cache::object::remove_hop_by_hop;
 use crate::cache::purge::{Event, Target};
 use crate::cache::status::Report;
 use crate::clock::Timestamp;
+use crate::config::model::CacheMode;
 use crate::observe::{Observer, Outcome};
+use crate::origin::connect::OriginError;
+use crate::origin::exchange::{self, Exchange, OriginRequest};
+use crate::origin::forward::{self, Forwarded};
 use crate::pass::{Pass, PassRequest, excuse};
 use crate::plan::{CacheKey, Matched, PassReason, Plan, plan};
 use crate::request::RequestView;
@@ -30,8 +36,22 @@ pub struct Shared {
 
 /// What is to be done for a request.
 pub enum Decision {
-    Respond { response: ClientResponse, report: Option<Report>, site: Option<usize> },
-    Pass { site: usize, route: usize, reason: PassReason },
+    Respond {
+        response: ClientResponse,
+        report: Option<Report>,
+        site: Option<usize>,
+    },
+    Pass {
+        site: usize,
+        route: usize,
+        reason: PassReason,
+    },
+    /// The origin has answered 101.
+    Tunnel {
+        exchange: Box<Exchange>,
+        site: usize,
+        route: usize,
+    },
 }
 
 /// Decides, fetching from the origin where the cache has nothing. `key` is a buffer that is reused.
@@ -54,6 +74,7 @@ pub async fn decide(
         Plan::Pass(matched, reason) => {
             return Decision::Pass { site: matched.site_index, route: matched.route_index, reason };
         }
+        Plan::Tunnel(matched) => return upgrade(shared, snapshot, view, matched, now).await,
         Plan::Cache(matched) => matched,
     };
     let version = snapshot.sites[matched.site_index].version();
@@ -70,15 +91,68 @@ pub async fn decide(
         }
         Lookup::Miss(miss) => match shared.engine.fetch(&cache_request(view, snapshot, matched, key), miss).await {
             Ok(Answer { source, report }) => (source, report),
-            Err(FetchError { error, report }) => {
-                tracing::warn!(site = %matched.site.name, %error, "no answer from the origin");
-                let response = ClientResponse::synthetic(error.status(), excuse(error.status()), view.method, now);
-                return Decision::Respond { response, report: Some(report), site: Some(matched.site_index) };
-            }
+            Err(FetchError { error, report }) => return no_answer(&error, report, matched, view, now),
         },
     };
     let response = ClientResponse::new(source, view.method, view.fields, now);
     Decision::Respond { response, report: Some(report), site: Some(matched.site_index) }
+}
+
+fn no_answer(
+    error: &OriginError,
+    report: Report,
+    matched: Matched<'_>,
+    view: &RequestView<'_>,
+    now: Timestamp,
+) -> Decision {
+    tracing::warn!(site = %matched.site.name, %error, "no answer from the origin");
+    let response = ClientResponse::synthetic(error.status(), excuse(error.status()), view.method, now);
+    Decision::Respond { response, report: Some(report), site: Some(matched.site_index) }
+}
+
+/// Asks an origin to change the protocol. It may as well answer the request as if it had not been asked.
+async fn upgrade(
+    shared: &Shared,
+    snapshot: &Arc<Snapshot>,
+    view: &RequestView<'_>,
+    matched: Matched<'_>,
+    now: Timestamp,
+) -> Decision {
+    let (site, route, pool) = (matched.site_index, matched.route_index, matched.route.pool);
+    let mut fields = view.fields.to_map();
+    remove_hop_by_hop(&mut fields);
+    if matched.route.cache.mode != CacheMode::Off {
+        forward::exclude_overrides(&mut fields);
+    }
+    forward::join_cookies(&mut fields);
+    let forwarded = Forwarded {
+        node: &snapshot.config.node,
+        client: view.client,
+        authority: view.authority,
+        scheme: view.scheme,
+        version: view.version,
+    };
+    forward::set_forwarding_fields(&mut fields, &forwarded);
+    let request = OriginRequest {
+        path_and_query: view.path_and_query(),
+        authority: view.authority.to_owned(),
+        fields,
+        pool,
+        hash: snapshot.pools.hash(pool, view),
+        upgrade: view.fields.get(&header::UPGRADE).and_then(|protocol| HeaderValue::from_bytes(protocol).ok()),
+    };
+    let report = Report::Pass(PassReason::CacheOff.cache_status());
+    match exchange::get(&shared.engine.connector, &snapshot.pools, &request).await {
+        Ok(exchange) if exchange.status == StatusCode::SWITCHING_PROTOCOLS => {
+            Decision::Tunnel { exchange: Box::new(exchange), site, route }
+        }
+        Ok(exchange) => {
+            let source = Source::Private(fill::private(&shared.engine, exchange));
+            let response = ClientResponse::new(source, view.method, view.fields, now);
+            Decision::Respond { response, report: Some(report), site: Some(site) }
+        }
+        Err(error) => no_answer(&error, report, matched, view, now),
+    }
 }
 
 fn cache_request<'a>(

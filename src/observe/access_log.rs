@@ -7,8 +7,8 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::thread::JoinHandle;
-use std::time::Duration;
+use std::thread::{JoinHandle, Thread};
+use std::time::{Duration, Instant};
 
 use http::Version;
 use parking_lot::Mutex;
@@ -23,6 +23,10 @@ use super::Outcome;
 const FLUSH_EVERY: Duration = Duration::from_millis(200);
 /// Bytes of lines that may wait in one buffer.
 const MAX_WAITING: usize = 4 << 20;
+/// The writer is woken when so many wait, however early it is.
+const MANY: usize = MAX_WAITING / 4;
+/// How often a log that cannot be written is tried again.
+const RETRY: Duration = Duration::from_secs(1);
 /// So that requests on different threads seldom meet at one buffer.
 const BUFFERS: usize = 8;
 
@@ -30,6 +34,7 @@ const BUFFERS: usize = 8;
 pub struct AccessLog {
     shared: Arc<Shared>,
     writer: Mutex<Option<JoinHandle<()>>>,
+    thread: Thread,
 }
 
 struct Shared {
@@ -56,7 +61,7 @@ impl AccessLog {
         });
         let for_writer = shared.clone();
         let writer = std::thread::Builder::new().name("access-log".into()).spawn(move || write_lines(&for_writer))?;
-        Ok(AccessLog { shared, writer: Mutex::new(Some(writer)) })
+        Ok(AccessLog { shared, thread: writer.thread().clone(), writer: Mutex::new(Some(writer)) })
     }
 
     /// Takes changed settings over.
@@ -74,6 +79,7 @@ impl AccessLog {
     /// Opens the file anew, after logrotate has moved it away.
     pub fn reopen(&self) {
         self.shared.reopen.store(true, Ordering::Release);
+        self.thread.unpark();
     }
 
     /// Adds the line of one request.
@@ -87,10 +93,16 @@ impl AccessLog {
             self.shared.dropped.inc();
             return;
         }
+        let before = buffer.len();
         if self.shared.json.load(Ordering::Relaxed) {
             write_json(&mut buffer, outcome);
         } else {
             write_combined(&mut buffer, outcome);
+        }
+        let wake = before < MANY && buffer.len() >= MANY;
+        drop(buffer);
+        if wake {
+            self.thread.unpark();
         }
     }
 }
@@ -112,10 +124,15 @@ fn buffer_of_this_thread() -> usize {
     MINE.with(|mine| *mine)
 }
 
+/// Where the lines of a writer go.
 enum Output {
     Nowhere,
     Stdout,
     File(File),
+    /// It could not be opened or written; its lines are lost until it can be opened anew.
+    Broken {
+        retry: Instant,
+    },
 }
 
 fn write_lines(shared: &Shared) {
@@ -123,20 +140,14 @@ fn write_lines(shared: &Shared) {
     let mut lines = Vec::new();
     loop {
         let stopping = shared.stop.load(Ordering::Acquire);
-        if shared.reopen.swap(false, Ordering::AcqRel) {
-            output = open(&shared.settings.lock().0);
+        let retry = matches!(output, Output::Broken { retry } if retry <= Instant::now());
+        if shared.reopen.swap(false, Ordering::AcqRel) || retry {
+            output = open(&shared.settings.lock().0, retry);
         }
         for buffer in &shared.buffers {
             std::mem::swap(&mut *buffer.lock(), &mut lines);
-            let written = match &mut output {
-                _ if lines.is_empty() => Ok(()),
-                Output::Nowhere => Ok(()),
-                Output::Stdout => io::stdout().write_all(&lines),
-                Output::File(file) => file.write_all(&lines),
-            };
-            if let Err(error) = written {
+            if !lines.is_empty() && !output.write(&lines) {
                 shared.dropped.inc_by(memchr::memchr_iter(b'\n', &lines).count() as u64);
-                tracing::warn!(%error, "cannot write the access log; lines are dropped");
             }
             lines.clear();
         }
@@ -147,18 +158,48 @@ fn write_lines(shared: &Shared) {
     }
 }
 
-fn open(target: &AccessLogTarget) -> Output {
-    match target {
-        AccessLogTarget::Off => Output::Nowhere,
+impl Output {
+    fn broken() -> Self {
+        Output::Broken { retry: Instant::now() + RETRY }
+    }
+
+    /// Writes lines; whether they got there. What fails is opened anew later.
+    fn write(&mut self, lines: &[u8]) -> bool {
+        let written = match self {
+            Output::Nowhere => Ok(()),
+            Output::Stdout => io::stdout().write_all(lines),
+            Output::File(file) => file.write_all(lines),
+            Output::Broken { .. } => return false,
+        };
+        if let Err(error) = written {
+            tracing::error!(%error, "cannot write the access log; lines are lost until it can be written again");
+            *self = Output::broken();
+            return false;
+        }
+        true
+    }
+}
+
+/// Opens the target. It was said before that it cannot be, if this is a `retry`.
+fn open(target: &AccessLogTarget, retry: bool) -> Output {
+    let output = match target {
+        AccessLogTarget::Off => return Output::Nowhere,
         AccessLogTarget::Stdout => Output::Stdout,
         AccessLogTarget::File(path) => match OpenOptions::new().create(true).append(true).open(path) {
             Ok(file) => Output::File(file),
             Err(error) => {
-                tracing::error!(path = %path.display(), %error, "cannot open the access log; its lines are lost");
-                Output::Nowhere
+                if !retry {
+                    let path = path.display();
+                    tracing::error!(%path, %error, "cannot open the access log; lines are lost until it can be");
+                }
+                return Output::broken();
             }
         },
+    };
+    if retry {
+        tracing::info!("the access log is written again");
     }
+    output
 }
 
 fn write_json(out: &mut Vec<u8>, outcome: &Outcome<'_>) {
@@ -320,6 +361,9 @@ mod tests {
         }
         std::fs::rename(&path, &rotated).unwrap();
         log.reopen();
+        while !path.exists() {
+            std::thread::yield_now();
+        }
         log.record(&outcome("/second", "-"));
         drop(log);
         assert!(std::fs::read_to_string(&rotated).unwrap().contains("/first"));

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use parking_lot::Mutex;
 use prometheus::{
     Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
     TextEncoder,
@@ -15,6 +16,8 @@ const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 /// All metrics of the node.
 pub struct Metrics {
     registry: Registry,
+    /// Held while gauges are read off the node and written out, so that no scrape sees another's half.
+    pub scraping: Mutex<()>,
     requests: IntCounterVec,
     responses: IntCounterVec,
     sent_bytes: IntCounterVec,
@@ -90,6 +93,7 @@ impl Metrics {
             origin_requests: new.gauges("origin_requests_total", "Requests sent to an origin", origin),
             origin_failures: new.gauges("origin_failures_total", "Failed exchanges with an origin", origin),
             registry,
+            scraping: Mutex::new(()),
         }
     }
 

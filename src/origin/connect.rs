@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use http::StatusCode;
-use pingora_core::upstreams::peer::{H1UpgradePolicy, HttpPeer};
+use pingora_core::upstreams::peer::HttpPeer;
 use pingora_core::utils::tls::{WrappedX509, parse_x509};
 use pingora_core::{Error, ErrorType};
 
@@ -29,8 +29,6 @@ pub fn peer_template(pool: &Pool, origin: &Origin) -> HttpPeer {
     options.write_timeout = Some(pool.timeouts.write);
     options.idle_timeout = Some(pool.timeouts.idle);
     options.max_h2_streams = ORIGIN_H2_STREAMS;
-    // The front has rebuilt the head: of an upgrade request only `Connection: upgrade` and `Upgrade` are left.
-    options.http_upstream_request_policy.h1_upgrade = H1UpgradePolicy::Preserve;
     match pool.protocol {
         OriginProtocol::H1 => options.set_http_version(1, 1),
         OriginProtocol::H2 => options.set_http_version(2, 2),

@@ -1,12 +1,14 @@
-//! One exchange with an origin: choose it, send a request without body, read the head; when that fails before
-//! the head is there, another origin is tried. The body is then read at the caller's pace.
+//! One exchange with an origin: choose it, send a GET, read the head; when that fails before the head is there,
+//! another origin is tried. The body is then read at the caller's pace, or, after a 101, the connection is taken
+//! as it is.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
 use pingora_core::connectors::http::Connector;
+use pingora_core::protocols::Stream;
 use pingora_core::protocols::http::client::HttpSession;
 use pingora_core::upstreams::peer::{HttpPeer, Peer};
 use pingora_http::RequestHeader;
@@ -33,6 +35,8 @@ pub struct OriginRequest {
     pub pool: PoolId,
     /// For pools that balance by hash.
     pub hash: u64,
+    /// The protocol to change to (RFC 9110 section 7.8).
+    pub upgrade: Option<HeaderValue>,
 }
 
 /// A response whose head has come and whose body is to be read.
@@ -88,7 +92,13 @@ struct Failure {
 }
 
 async fn attempt(connector: &Connector, request: &OriginRequest, picked: Picked) -> Result<Exchange, Failure> {
-    let Picked { pool, origin, peer, active } = picked;
+    let Picked { pool, origin, mut peer, active } = picked;
+    if request.upgrade.is_some() {
+        peer.options.set_http_version(1, 1); // HTTP/2 has no Upgrade
+    }
+    let is_final = |status: StatusCode| {
+        !status.is_informational() || status == StatusCode::SWITCHING_PROTOCOLS && request.upgrade.is_some()
+    };
     let address = origin.address.clone();
     let mut kept = false;
     let mut connecting = true;
@@ -103,7 +113,7 @@ async fn attempt(connector: &Connector, request: &OriginRequest, picked: Picked)
         session.finish_request_body().await?;
         for _ in 0..MAX_INTERIM {
             session.read_response_header().await?;
-            if !session.response_header().is_some_and(|head| head.status.is_informational()) {
+            if session.response_header().is_none_or(|head| is_final(head.status)) {
                 break;
             }
         }
@@ -121,7 +131,7 @@ async fn attempt(connector: &Connector, request: &OriginRequest, picked: Picked)
     };
     let (status, fields) = match session.response_header() {
         // An upgrade that nobody asked for leaves no response that could be passed on.
-        Some(head) if !head.status.is_informational() => (head.status, head.headers.clone()),
+        Some(head) if is_final(head.status) => (head.status, head.headers.clone()),
         _ => {
             let cause = "no final response".to_owned();
             let error = OriginError::Invalid { origin: address, cause };
@@ -134,9 +144,13 @@ async fn attempt(connector: &Connector, request: &OriginRequest, picked: Picked)
 
 fn request_head(request: &OriginRequest, host: Option<&str>) -> pingora_core::Result<RequestHeader> {
     let mut head = RequestHeader::build("GET", request.path_and_query.as_bytes(), Some(request.fields.len() + 1))?;
-    head.insert_header(http::header::HOST, host.unwrap_or(&request.authority))?;
-    for (name, value) in request.fields.iter().filter(|(name, _)| **name != http::header::HOST) {
+    head.insert_header(header::HOST, host.unwrap_or(&request.authority))?;
+    for (name, value) in request.fields.iter().filter(|(name, _)| **name != header::HOST) {
         head.append_header(name.clone(), value.clone())?;
+    }
+    if let Some(protocol) = &request.upgrade {
+        head.insert_header(header::CONNECTION, "upgrade")?;
+        head.insert_header(header::UPGRADE, protocol.clone())?;
     }
     Ok(head)
 }
@@ -144,7 +158,7 @@ fn request_head(request: &OriginRequest, host: Option<&str>) -> pingora_core::Re
 impl Exchange {
     /// The length the head states, if it states one.
     pub fn content_length(&self) -> Option<u64> {
-        let value = self.fields.get(http::header::CONTENT_LENGTH)?;
+        let value = self.fields.get(header::CONTENT_LENGTH)?;
         value.to_str().ok()?.trim().parse().ok()
     }
 
@@ -152,6 +166,19 @@ impl Exchange {
     pub async fn read_body(&mut self) -> Result<Option<Bytes>, OriginError> {
         let read = self.session.read_response_body().await;
         read.map_err(|error| OriginError::from_pingora(&error, &self.origin, false))
+    }
+
+    /// The connection itself after a 101, with what the origin has already sent on it. The origin counts as in
+    /// use until the guard is dropped.
+    pub async fn into_tunnel(self) -> Option<(Bytes, Stream, ActiveGuard)> {
+        let HttpSession::H1(mut session) = self.session else { return None };
+        // What came in one piece with the head is in the session; nothing else is waited for.
+        let early = tokio::select! {
+            biased;
+            read = session.read_body_bytes() => read.ok()?.unwrap_or_default(),
+            () = std::future::ready(()) => Bytes::new(),
+        };
+        Some((early, session.into_inner(), self._active))
     }
 
     /// Gives the connection back after the whole body was read.

@@ -5,7 +5,7 @@ mod key;
 
 pub use key::{CacheKey, push_uri};
 
-use http::{Method, StatusCode, header};
+use http::{Method, StatusCode, Version, header};
 
 use crate::config::model::{CacheMode, Config, Route, Site};
 use crate::request::RequestView;
@@ -21,6 +21,8 @@ pub enum Plan<'c> {
     Cache(Matched<'c>),
     /// Goes through to an origin; the reason is shown in `Cache-Status`.
     Pass(Matched<'c>, PassReason),
+    /// The client wants to change the protocol: what its origin then agrees to is carried both ways.
+    Tunnel(Matched<'c>),
 }
 
 /// The site and route that a request belongs to.
@@ -41,8 +43,6 @@ pub enum PassReason {
     CacheOff,
     /// Only GET and HEAD are answered from the cache.
     Method,
-    /// A protocol upgrade takes the connection over.
-    Upgrade,
     /// The key was found uncacheable a short while ago.
     HitForMiss,
 }
@@ -51,7 +51,7 @@ impl PassReason {
     /// The parameters of `Cache-Status` (RFC 9211 section 2.2).
     pub fn cache_status(self) -> &'static str {
         match self {
-            PassReason::CacheOff | PassReason::Upgrade => "bypass",
+            PassReason::CacheOff => "bypass",
             PassReason::Method => "method",
             PassReason::HitForMiss => "bypass; detail=hit-for-miss",
         }
@@ -81,7 +81,7 @@ pub fn plan<'c>(config: &'c Config, request: &RequestView<'_>) -> Plan<'c> {
     let route = &site.routes[route_index];
     let matched = Matched { site, site_index, route, route_index };
     if asks_for_upgrade(request) {
-        return Plan::Pass(matched, PassReason::Upgrade);
+        return Plan::Tunnel(matched);
     }
     if route.cache.mode == CacheMode::Off {
         return Plan::Pass(matched, PassReason::CacheOff);
@@ -92,9 +92,14 @@ pub fn plan<'c>(config: &'c Config, request: &RequestView<'_>) -> Plan<'c> {
     Plan::Cache(matched)
 }
 
-/// RFC 9110 section 7.8: `Upgrade` counts only where `Connection` names it.
+/// RFC 9110 section 7.8: `Upgrade` counts only where `Connection` names it, and not in HTTP/1.0 or HTTP/2. With
+/// a body, which would have to be sent first, it is left unheeded, as the section allows.
 fn asks_for_upgrade(request: &RequestView<'_>) -> bool {
-    request.fields.contains(&header::UPGRADE)
+    let has_body = [header::CONTENT_LENGTH, header::TRANSFER_ENCODING].iter().any(|name| request.fields.contains(name));
+    *request.method == Method::GET
+        && request.version == Version::HTTP_11
+        && !has_body
+        && request.fields.get(&header::UPGRADE).is_some_and(|protocol| !protocol.is_empty())
         && request.fields.joined(&header::CONNECTION).is_some_and(|options| {
             options.split(|byte| *byte == b',').any(|option| option.trim_ascii().eq_ignore_ascii_case(b"upgrade"))
         })
@@ -169,6 +174,7 @@ pub(crate) mod tests {
             Plan::Refuse { status, .. } => format!("refuse {}", status.as_u16()),
             Plan::Purge { site } => format!("purge {site}"),
             Plan::Cache(matched) => format!("cache {}", matched.route_index),
+            Plan::Tunnel(matched) => format!("tunnel {}", matched.route_index),
             Plan::Pass(matched, reason) => format!("pass {} {reason:?}", matched.route_index),
         }
     }
@@ -185,7 +191,8 @@ pub(crate) mod tests {
             ("GET", "shop.example", "/static/a.css", &plain, "cache 0"),
             ("HEAD", "a.shop.example", "/static/a.css", &plain, "cache 0"),
             ("POST", "shop.example", "/static/a.css", &plain, "pass 0 Method"),
-            ("GET", "shop.example", "/static/ws", &upgrade, "pass 0 Upgrade"),
+            ("GET", "shop.example", "/static/ws", &upgrade, "tunnel 0"),
+            ("POST", "shop.example", "/static/ws", &upgrade, "pass 0 Method"),
             ("GET", "shop.example", "/static/ws", &unnamed, "cache 0"),
             ("POST", "shop.example", "/api/x", &plain, "pass 1 CacheOff"),
             ("GET", "shop.example", "/api/x", &plain, "refuse 405"),

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::harness::node::site;
-use crate::harness::{Node, Origin, Reply};
+use crate::harness::node::{complete, site};
+use crate::harness::{Client, Node, Origin, Reply};
 
 const ROUTES: &str = "[[site.shop.route]]\npath = \"/*\"\npool = \"app\"\ncache = { mode = \"respect\" }\n";
 
@@ -47,7 +47,7 @@ fn each_right_opens_what_it_is_for() {
         ("GET", "/v1/pools", "", &["reader", "operator"]),
         ("GET", "/v1/config", "", &["reader", "operator"]),
         ("GET", "/metrics", "", &["reader", "operator"]),
-        ("POST", "/v1/config/check", "", &["operator"]),
+        ("POST", "/v1/config/check", "[[listen]]\naddress = \"127.0.0.1:0\"\n", &["operator"]),
         ("POST", "/v1/purge", r#"{"site": "shop"}"#, &["shop-purger", "operator"]),
         ("POST", "/v1/purge", r#"{"all": true}"#, &["operator"]),
         ("POST", "/v1/purge", r#"{"tags": ["a"]}"#, &["shop-purger", "blog-purger", "operator"]),
@@ -90,7 +90,7 @@ fn errors_are_problem_documents() {
         assert_eq!(problem["status"], status);
         assert!(problem["detail"].as_str().is_some_and(|detail| !detail.is_empty()));
     }
-    let (status, answer) = node.admin("POST", "/v1/config/check", &site(&[origin.address], "", ROUTES));
+    let (status, answer) = node.admin("POST", "/v1/config/check", &complete(&site(&[origin.address], "", ROUTES)));
     assert_eq!((status, answer["ok"].as_bool()), (200, Some(true)));
 }
 
@@ -163,6 +163,32 @@ fn a_check_shows_no_secrets_and_reads_regular_files_only() {
     let many = format!("[site.a]\nhosts = [{}]", "1,".repeat(500_000));
     let answer = checked(&node, &many);
     assert!(answer.len() < 100_000, "{}", answer.len());
+}
+
+#[test]
+fn a_check_knows_what_lies_beside_the_file() {
+    let origin = origin();
+    let node = Node::with_routes(&[origin.address], ROUTES);
+    let whole = std::fs::read_to_string(node.config_path()).unwrap();
+    assert!(checked(&node, &whole).contains("\"ok\":true"));
+    let deaf = whole.replace("[[listen]]\naddress = \"127.0.0.1:0\"\n", "");
+    assert!(checked(&node, &deaf).contains("there is no [[listen]]"));
+    let beside = node.directory.path().join("sites.d");
+    std::fs::create_dir(&beside).unwrap();
+    std::fs::write(beside.join("b.toml"), "[site.shop]\nhosts = [\"b\"]\n").unwrap();
+    let answer = checked(&node, &whole);
+    assert!(answer.contains("b.toml"), "the site is there twice: {answer}");
+}
+
+#[test]
+fn a_call_that_does_not_come_is_not_waited_for() {
+    let origin = origin();
+    let node = Node::start(&format!("[limits]\nheader_timeout = \"200ms\"\n{}", site(&[origin.address], "", ROUTES)));
+    let mut slow = Client::connect(node.admin);
+    slow.send("GET /healthz HTTP/1.1\r\n");
+    slow.read_some(); // perhaps an answer
+    assert!(slow.is_closed());
+    assert_eq!(node.admin("GET", "/healthz", "").0, 200);
 }
 
 #[test]

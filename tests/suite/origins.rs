@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 
 use crate::harness::node::site;
+use crate::harness::origin::DeadPort;
 use crate::harness::{Node, Origin, Reply, Step, eventually};
 
 const UNCACHED: &str = "[[site.shop.route]]\npath = \"/*\"\npool = \"app\"\n";
@@ -81,7 +82,8 @@ fn least_conn_avoids_the_busy_origin() {
 
 #[test]
 fn a_failed_connect_or_a_broken_answer_goes_to_another_origin() {
-    let unused = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let port = DeadPort::new();
+    let unused = port.address;
     let breaks = Origin::start(|_| vec![Step::Close]);
     let good = named("good");
     for bad in [unused, breaks.address] {

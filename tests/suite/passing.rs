@@ -1,6 +1,8 @@
 //! What the cache does not answer: bodies, upgrades, errors of origins.
 
-use crate::harness::{Node, Origin, Reply, Step};
+use crate::harness::node::site;
+use crate::harness::origin::DeadPort;
+use crate::harness::{Node, Origin, Reply, Step, eventually};
 
 const UNCACHED: &str = "[[site.shop.route]]\npath = \"/small/*\"\npool = \"app\"\nmax_body = \"10B\"\n\
     [[site.shop.route]]\npath = \"/*\"\npool = \"app\"\n";
@@ -78,6 +80,29 @@ fn websockets_pass_after_the_origins_101_only() {
     let mut refused = node.client();
     refused.send(handshake("/refused"));
     assert_eq!(refused.response("GET").status, 403);
+    assert_eq!(refused.get("/refused", &[]).status, 403, "the connection goes on as it was");
+}
+
+#[test]
+fn a_tunnel_carries_what_came_early_and_ends_when_both_are_silent() {
+    let origin = Origin::start(|_| {
+        let head = Reply::head(101, &["Connection: Upgrade", "Upgrade: echo"]);
+        vec![Step::Send([&head[..], b"hello"].concat()), Step::Echo]
+    });
+    let pool = "tunnel_timeout = \"200ms\"\nhealth = { interval = \"1h\" }\n";
+    let node = Node::start(&format!("[log]\naccess = \"stdout\"\n{}", site(&[origin.address], pool, UNCACHED)));
+    let mut client = node.client();
+    client.send("GET /t HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\nearly");
+    let head = client.head();
+    assert!(head.contains("upgrade: echo\r\n") && head.contains("connection: upgrade\r\n"), "{head}");
+    let mut all = Vec::new();
+    while all.len() < 10 {
+        all.extend(client.read_some());
+    }
+    assert_eq!(all, b"helloearly");
+    assert!(client.is_closed(), "neither side sent anything more");
+    let line = eventually("the tunnel's log line", || node.stdout().lines().next().map(str::to_owned));
+    assert!(line.contains("\"status\":101,\"bytes\":10,") && line.contains("neither side sent anything"), "{line}");
 }
 
 #[test]
@@ -89,7 +114,8 @@ fn each_failure_of_an_origin_has_its_status() {
         "/badlength" => vec![Step::Send(b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n".to_vec()), Step::Close],
         _ => Reply::ok(&[], ""),
     });
-    let unused = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let port = DeadPort::new();
+    let unused = port.address;
     let route = |path: &str, pool: &str, cache: &str| {
         format!("[[site.shop.route]]\npath = \"{path}\"\npool = \"{pool}\"\ncache = {{ mode = \"{cache}\" }}\n")
     };

@@ -180,6 +180,23 @@ fn the_access_log_has_a_line_for_each_request_and_follows_a_rotation() {
 }
 
 #[test]
+fn an_access_log_that_cannot_be_written_is_tried_again() {
+    let origin = hello();
+    let directory = Arc::new(TempDir::new().unwrap());
+    let later = directory.path().join("later");
+    let log = later.join("access.log");
+    let config = format!("[log]\naccess = \"{}\"\n{}", log.display(), site(&[origin.address], "", CACHED));
+    let node = Node::start_in(directory.clone(), &config);
+    node.wait_for_log("cannot open the access log");
+    node.get("/a");
+    eventually("a lost line", || (node.metric("seawall_access_log_dropped_total") == Some(1.0)).then_some(()));
+    std::fs::create_dir(&later).unwrap();
+    node.wait_for_log("the access log is written again");
+    node.get("/b");
+    eventually("a line", || std::fs::read_to_string(&log).is_ok_and(|text| text.contains("\"/b\"")).then_some(()));
+}
+
+#[test]
 fn metrics_count_by_site_with_bounded_labels() {
     let origin = hello();
     let node = Node::caching(origin.address);

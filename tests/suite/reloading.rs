@@ -4,8 +4,11 @@ use std::os::unix::fs::symlink;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use tempfile::TempDir;
+
 use crate::harness::node::{complete, site};
-use crate::harness::{Client, Node, Origin, Reply, Step};
+use crate::harness::origin::DeadPort;
+use crate::harness::{Client, Node, Origin, Reply, Step, eventually};
 
 const CACHED: &str = "[[site.shop.route]]\npath = \"/*\"\npool = \"app\"\ncache = { mode = \"respect\" }\n";
 
@@ -116,9 +119,63 @@ fn a_signal_or_a_call_reloads_and_a_broken_file_changes_nothing() {
 }
 
 #[test]
+fn what_mends_a_refused_configuration_is_noticed_wherever_it_lies() {
+    let origin = echo_name();
+    let node = Node::start(&named("one", &origin));
+    let elsewhere = TempDir::new().unwrap();
+    let tokens = elsewhere.path().join("tokens.toml");
+    let with_tokens = format!("address = \"127.0.0.1:0\"\ntokens_file = \"{}\"", tokens.display());
+    let config =
+        named("two", &origin).replacen("[admin]\naddress = \"127.0.0.1:0\"", &format!("[admin]\n{with_tokens}"), 1);
+    std::fs::write(node.config_path(), config).unwrap();
+    node.wait_for_log("the configuration is refused and nothing was changed");
+    assert_eq!(name_of(&node), "one");
+    let token = "[[token]]\nname = \"a\"\nsha256 = \"SHA\"\nrights = [\"read\"]\n".replace("SHA", &"0".repeat(64));
+    std::fs::write(&tokens, token).unwrap();
+    eventually("the new configuration", || (name_of(&node) == "two").then_some(()));
+}
+
+#[test]
+fn what_needs_a_restart_is_said_until_it_is_made() {
+    let origin = echo_name();
+    let node = Node::start(&named("one", &origin));
+    let needs = |generation| {
+        node.wait_for_generation(generation);
+        node.admin("GET", "/v1/status", "").1["config"]["needs_restart"].to_string()
+    };
+    let larger = |name: &str| format!("{}[cache.memory]\nmax_size = \"1GiB\"\n", named(name, &origin));
+    std::fs::write(node.config_path(), larger("two").replacen("127.0.0.1:0", "127.0.0.2:0", 1)).unwrap();
+    assert_eq!(needs(2), r#"["[[listen]]","max_size in [cache.memory]"]"#);
+    std::fs::write(node.config_path(), larger("three")).unwrap();
+    assert_eq!(needs(3), r#"["max_size in [cache.memory]"]"#, "not because of what this reload changed");
+    let (_, status) = node.admin("GET", "/v1/status", "");
+    assert_eq!(status["cache"]["memory"]["max_bytes"], 256 << 20, "what is in use");
+    std::fs::write(node.config_path(), named("four", &origin)).unwrap();
+    assert_eq!(needs(4), "[]");
+}
+
+#[test]
+fn a_version_that_was_overruled_does_not_come_back() {
+    let origin = echo_name();
+    let config = |version: u64| {
+        complete(&site(&[origin.address], "", CACHED).replace("hosts =", &format!("version = {version}\nhosts =")))
+    };
+    let node = Node::start(&config(1));
+    let version = || node.admin("GET", "/v1/status", "").1["sites"][0]["version"].as_u64().unwrap();
+    assert_eq!(node.admin("POST", "/v1/sites/shop/version", "{\"version\": 9}").0, 200);
+    for (generation, configured) in [(2, 2), (3, 1)] {
+        assert_ne!(version(), configured);
+        std::fs::write(node.config_path(), config(configured)).unwrap();
+        node.wait_for_generation(generation);
+        assert_eq!(version(), configured);
+    }
+}
+
+#[test]
 fn cache_health_and_open_websockets_stay() {
     let origin = echo_name();
-    let dead = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let port = DeadPort::new();
+    let dead = port.address;
     let config = |name: &str| {
         let pool = "health = { interval = \"20ms\", fall = 1 }\n";
         complete(&format!("[node]\nname = \"{name}\"\n{}", site(&[origin.address, dead], pool, CACHED)))
@@ -146,18 +203,6 @@ fn the_next_request_of_an_open_connection_meets_the_new_configuration() {
     std::fs::write(node.config_path(), named("two", &origin)).unwrap();
     node.wait_for_generation(2);
     assert!(client.get("/a", &[]).cache().starts_with("two;"));
-}
-
-#[test]
-fn what_needs_a_restart_is_said() {
-    let origin = echo_name();
-    let node = Node::start(&named("one", &origin));
-    let changed = named("one", &origin).replacen("127.0.0.1:0", "127.0.0.2:0", 1);
-    std::fs::write(node.config_path(), format!("{changed}[cache.memory]\nmax_size = \"1GiB\"\n")).unwrap();
-    node.wait_for_generation(2);
-    let (_, status) = node.admin("GET", "/v1/status", "");
-    let needs = status["config"]["last_reload"]["needs_restart"].to_string();
-    assert!(needs.contains("[[listen]]") && needs.contains("max_size"), "{needs}");
 }
 
 #[test]

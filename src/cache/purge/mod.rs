@@ -163,6 +163,11 @@ impl Purges {
         }
     }
 
+    /// Whether a version was set at run time and the configuration has changed its own since.
+    pub fn is_overruled(&self, site: &str, configured: u64) -> bool {
+        self.versions.read().get(site).is_some_and(|set| set.configured != configured)
+    }
+
     /// Forgets the purges that nothing stored or being filled is older than.
     pub fn retire(&self, oldest_in_use: PurgeSeq) -> Result<(), LogError> {
         let mut log = self.log.lock();

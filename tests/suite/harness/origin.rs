@@ -41,6 +41,20 @@ pub enum Step {
     Close,
 }
 
+/// A port that refuses connections and that nobody else gets meanwhile: bound, but not listening.
+pub struct DeadPort {
+    pub address: SocketAddr,
+    _socket: socket2::Socket,
+}
+
+impl DeadPort {
+    pub fn new() -> Self {
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+        DeadPort { address: socket.local_addr().unwrap().as_socket().unwrap(), _socket: socket }
+    }
+}
+
 /// Shut until the test opens it.
 #[derive(Clone, Default)]
 pub struct Gate(Arc<(Mutex<bool>, Condvar)>);

@@ -1,13 +1,15 @@
 //! HTTP/1.1 and 1.0: one connection, request after request. A memory hit is answered here with one vectored
-//! write; what must pass is handed to pingora with a gate in front of it, and the connection comes back.
+//! write; what must pass is handed to pingora with a gate in front of it, and the connection comes back. What
+//! the origin agrees to change into another protocol is carried both ways here.
 
-use std::fmt::Write as _;
-use std::io::{self, IoSlice};
+mod tunnel;
+mod write;
+
+use std::io;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, BytesMut};
 use http::{Method, StatusCode, Version};
 use pingora_core::apps::HttpServerApp;
 use pingora_core::protocols::http::ServerSession;
@@ -15,9 +17,6 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use crate::cache::object::serialise;
-use crate::cache::respond::Reply;
-use crate::cache::status::Report;
 use crate::clock::Timestamp;
 use crate::config::model::Limits;
 use crate::pass;
@@ -27,8 +26,10 @@ use crate::snapshot::Snapshot;
 use super::chunks::{Chunks, Malformed};
 use super::head::{BodyFraming, Refusal, RequestHead, field_space, find_end};
 use super::reply::ClientResponse;
-use super::serve::{self, Decision, Sent, Shared};
+use super::serve::{self, Decision, Shared};
 use super::stream::{ClientStream, Gate};
+
+use write::{Framing, Writing};
 
 /// A connection's first buffer: most heads fit.
 const FIRST_BUFFER: usize = 4096;
@@ -56,7 +57,7 @@ enum Next {
     Close,
     /// Close it, but let the client read what was sent although it may be sending itself.
     Linger,
-    /// The stream went with an upgrade or an error: there is nothing left to close.
+    /// The stream went with an error: there is nothing left to close.
     Gone,
 }
 
@@ -194,12 +195,17 @@ impl Connection {
                 };
                 (next, Some(self))
             }
+            Decision::Tunnel { exchange, site, route } => {
+                let (sent, report) = self.tunnel(snapshot, *exchange, site, route).await;
+                serve::record(&self.shared, snapshot, &view, Some(site), Some(&report), (now, started), &sent);
+                (Next::Close, Some(self))
+            }
             Decision::Pass { site, route, reason } => {
                 let mut request = serve::pass_request(snapshot, &view, site, route, reason, now, started);
                 request.reset = Some(self.stream.reset().clone());
-                let (canonical, upgrade) = (head.canonical(self.is_last(limits)), head.upgrade().is_some());
+                let canonical = head.canonical(self.is_last(limits));
                 let body = head.body;
-                self.pass(request, canonical, body, upgrade, limits).await
+                self.pass(request, canonical, body, limits).await
             }
         }
     }
@@ -257,12 +263,10 @@ impl Connection {
         request: pass::PassRequest,
         canonical: BytesMut,
         body: BodyFraming,
-        upgrade: bool,
         limits: &Limits,
     ) -> (Next, Option<Self>) {
         let mut prefix = canonical;
         let gate = match body {
-            _ if upgrade => Gate::Open,
             BodyFraming::Chunked => {
                 let mut chunks = Chunks::new();
                 match chunks.advance(&self.buffer) {
@@ -280,7 +284,7 @@ impl Connection {
                 Gate::Bytes(length - there as u64)
             }
         };
-        if matches!(gate, Gate::Open | Gate::Malformed) {
+        if gate == Gate::Malformed {
             prefix.unsplit(std::mem::take(&mut self.buffer));
         } else {
             self.stream.put_back(std::mem::take(&mut self.buffer));
@@ -307,144 +311,4 @@ impl Connection {
         self.buffer = stream.take_held();
         (Next::Request, Some(Connection { stream, ..self }))
     }
-
-    /// Writes a response. An error means that the connection can't go on.
-    async fn write(
-        &mut self,
-        snapshot: &Snapshot,
-        mut response: ClientResponse,
-        report: Option<&Report>,
-        writing: &Writing<'_>,
-    ) -> Sent {
-        let framing = Framing::of(&response, writing);
-        let mut tail = std::mem::take(&mut self.tail);
-        write_tail(&mut tail, &response, report, &snapshot.config.node.name, framing, writing);
-        let mut sent = Sent { status: response.status(), bytes: 0, error: None };
-        let result = self.write_parts(&mut response, &tail, framing, writing, &mut sent.bytes).await;
-        self.tail = tail;
-        if let Err(error) = result {
-            if framing == Framing::UntilClose {
-                self.stream.reset().store(true, Ordering::Relaxed);
-            }
-            sent.error = Some(error.to_string());
-        }
-        sent
-    }
-
-    async fn write_parts(
-        &mut self,
-        response: &mut ClientResponse,
-        tail: &str,
-        framing: Framing,
-        writing: &Writing<'_>,
-        bytes: &mut u64,
-    ) -> io::Result<()> {
-        let head = match response.reply {
-            Reply::Full => response.head().h1.clone(),
-            _ => serialise(response.status(), &response.selected_fields()),
-        };
-        if !response.has_body(writing.method) {
-            return self.write_all([&head, tail.as_bytes(), b""]).await;
-        }
-        if let Some(body) = response.body.whole() {
-            self.write_all([&head, tail.as_bytes(), &body]).await?;
-            *bytes += body.len() as u64;
-            return Ok(());
-        }
-        self.write_all([&head, tail.as_bytes(), b""]).await?;
-        while let Some(piece) = response.body.next().await.map_err(io::Error::other)? {
-            self.write_piece(&piece, framing).await?;
-            *bytes += piece.len() as u64;
-        }
-        if framing == Framing::Chunked {
-            self.write_all([b"0\r\n\r\n", b"", b""]).await?;
-        }
-        Ok(())
-    }
-
-    async fn write_piece(&mut self, piece: &Bytes, framing: Framing) -> io::Result<()> {
-        if framing != Framing::Chunked {
-            return self.write_all([piece, b"", b""]).await;
-        }
-        let size = format!("{:x}\r\n", piece.len());
-        self.write_all([size.as_bytes(), piece, b"\r\n"]).await
-    }
-
-    /// Writes all parts, in as few system calls as the kernel lets it be.
-    async fn write_all(&mut self, parts: [&[u8]; 3]) -> io::Result<()> {
-        let mut slices = parts.map(IoSlice::new);
-        let mut left: &mut [IoSlice<'_>] = &mut slices;
-        IoSlice::advance_slices(&mut left, 0);
-        while !left.is_empty() {
-            match self.stream.write_vectored(left).await? {
-                0 => return Err(io::ErrorKind::WriteZero.into()),
-                written => IoSlice::advance_slices(&mut left, written),
-            }
-        }
-        self.stream.flush().await
-    }
-}
-
-/// What of the request the writing of its response depends on.
-struct Writing<'a> {
-    method: &'a Method,
-    version: Version,
-    keep_alive: bool,
-}
-
-/// How the client is told where the body ends (RFC 9112 section 6).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Framing {
-    Length(u64),
-    Chunked,
-    UntilClose,
-    NoBody,
-}
-
-impl Framing {
-    fn of(response: &ClientResponse, writing: &Writing<'_>) -> Self {
-        match response.content_length() {
-            Some(length) => Framing::Length(length),
-            None if !response.has_body(writing.method) => Framing::NoBody,
-            None if writing.version == Version::HTTP_10 => Framing::UntilClose,
-            None => Framing::Chunked,
-        }
-    }
-}
-
-/// The fields that each response gets anew, and the end of the head.
-fn write_tail(
-    out: &mut String,
-    response: &ClientResponse,
-    report: Option<&Report>,
-    node: &str,
-    framing: Framing,
-    writing: &Writing<'_>,
-) {
-    out.clear();
-    // Writing to a String cannot fail.
-    let _ = match framing {
-        Framing::Length(length) => write!(out, "content-length: {length}\r\n"),
-        Framing::Chunked => write!(out, "transfer-encoding: chunked\r\n"),
-        Framing::UntilClose | Framing::NoBody => Ok(()),
-    };
-    if let Some(range) = response.content_range() {
-        let _ = write!(out, "content-range: {range}\r\n");
-    }
-    if let Some(age) = response.age {
-        let _ = write!(out, "age: {}\r\n", age.as_secs());
-    }
-    if let Some(report) = report {
-        out.push_str("via: 1.1 ");
-        out.push_str(node);
-        out.push_str("\r\ncache-status: ");
-        report.write(out, node);
-        out.push_str("\r\n");
-    }
-    if !writing.keep_alive {
-        out.push_str("connection: close\r\n");
-    } else if writing.version == Version::HTTP_10 {
-        out.push_str("connection: keep-alive\r\n");
-    }
-    out.push_str("\r\n");
 }
