@@ -1,5 +1,6 @@
 //! Time as every decision gets it: as an argument. Only the outermost shell calls [`Timestamp::now`].
 
+use std::borrow::Cow;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Milliseconds since the Unix epoch.
@@ -35,15 +36,39 @@ impl Timestamp {
         UNIX_EPOCH + Duration::from_millis(self.0)
     }
 
-    /// Reads an HTTP-date in any of its three forms (RFC 9110 section 5.6.7).
+    /// Reads an HTTP-date in any of its three forms (RFC 9110 section 5.6.7), in whatever case its letters are
+    /// (RFC 9111 section 4.2).
     pub fn from_http_date(text: &str) -> Option<Self> {
-        let time = httpdate::parse_http_date(text.trim()).ok()?;
+        let time = httpdate::parse_http_date(&in_usual_case(text.trim())).ok()?;
         Some(Timestamp::from_secs(time.duration_since(UNIX_EPOCH).ok()?.as_secs()))
     }
 
     pub fn http_date(self) -> String {
         httpdate::fmt_http_date(self.system_time())
     }
+}
+
+/// Names of days and months with a capital, the zone in capitals.
+fn in_usual_case(text: &str) -> Cow<'_, str> {
+    let is_usual = |(i, byte): (usize, u8)| match byte {
+        b'A'..=b'Z' => i == 0 || !text.as_bytes()[i - 1].is_ascii_alphabetic(),
+        b'a'..=b'z' => i > 0 && text.as_bytes()[i - 1].is_ascii_alphabetic(),
+        _ => true,
+    };
+    let (body, zone) = match text.len().checked_sub(3).and_then(|at| text.split_at_checked(at)) {
+        Some((body, zone)) if zone.eq_ignore_ascii_case("GMT") => (body, "GMT"),
+        _ => (text, ""),
+    };
+    if body.bytes().enumerate().all(is_usual) && text.ends_with(zone) {
+        return Cow::Borrowed(text);
+    }
+    let mut usual = String::with_capacity(text.len());
+    for char in body.chars() {
+        let inside = usual.ends_with(|before: char| before.is_ascii_alphabetic());
+        usual.push(if inside { char.to_ascii_lowercase() } else { char.to_ascii_uppercase() });
+    }
+    usual.push_str(zone);
+    Cow::Owned(usual)
 }
 
 impl std::ops::Add<Duration> for Timestamp {

@@ -1,37 +1,71 @@
-//! `Cache-Control` of responses (RFC 9111 section 5.2.2, RFC 5861).
+//! `Cache-Control` of responses (RFC 9111 section 5.2.2, RFC 5861, RFC 8246) and of requests (section 5.2.1),
+//! and the fields that are meant for caches like this one alone (RFC 9213).
 
 use std::time::Duration;
 
-use http::{HeaderMap, header};
+use http::{HeaderMap, HeaderName, header};
+use sfv::{BareItem, Dictionary, ListEntry, Parser};
+
+use crate::request::Fields;
+
+/// The fields that take the place of `Cache-Control` and `Expires`, the most specific first (RFC 9213 section 2).
+pub static TARGETED: [HeaderName; 2] =
+    [HeaderName::from_static("seawall-cache-control"), HeaderName::from_static("cdn-cache-control")];
 
 /// The response directives that concern a shared cache.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Directives {
     pub no_store: bool,
-    /// Also its qualified form, `no-cache="field"`: RFC 9111 section 5.2.2.4 lets a cache treat both alike.
     pub no_cache: bool,
-    /// Also its qualified form (section 5.2.2.7).
     pub private: bool,
+    /// The fields that `no-cache="…"` and `private="…"` name: not stored, the rest is (sections 5.2.2.4, 5.2.2.7).
+    pub excluded: Vec<HeaderName>,
     pub public: bool,
     pub must_revalidate: bool,
     pub proxy_revalidate: bool,
+    pub must_understand: bool,
     pub max_age: Option<Duration>,
     pub s_maxage: Option<Duration>,
     pub stale_while_revalidate: Option<Duration>,
     pub stale_if_error: Option<Duration>,
+    /// They are from a targeted field, so that `Expires` does not count.
+    pub targeted: bool,
 }
 
 impl Directives {
-    /// Reads all `Cache-Control` lines of a response.
+    /// Reads the field that counts for this cache: the first targeted one that is valid, else `Cache-Control`.
     pub fn parse(headers: &HeaderMap) -> Self {
-        let mut directives = Directives::default();
-        for line in headers.get_all(header::CACHE_CONTROL) {
-            let line = String::from_utf8_lossy(line.as_bytes());
-            for part in split_list(&line) {
-                directives.read(part);
+        TARGETED.iter().find_map(|name| Self::targeted(headers, name)).unwrap_or_else(|| {
+            let mut directives = Directives::default();
+            for line in headers.get_all(header::CACHE_CONTROL) {
+                let line = String::from_utf8_lossy(line.as_bytes());
+                for (name, value) in directives_of(&line) {
+                    directives.read(name, value);
+                }
+            }
+            directives
+        })
+    }
+
+    /// A targeted field is a dictionary of structured fields; one that is invalid or empty is as if it were not
+    /// there (RFC 9213 section 2.1).
+    fn targeted(headers: &HeaderMap, name: &HeaderName) -> Option<Self> {
+        let lines: Vec<&[u8]> = headers.get_all(name).iter().map(|line| line.as_bytes()).collect();
+        let dictionary: Dictionary = Parser::parse_dictionary(&lines.join(&b", "[..])).ok()?;
+        if dictionary.is_empty() {
+            return None;
+        }
+        let mut directives = Directives { targeted: true, ..Directives::default() };
+        for (name, entry) in &dictionary {
+            let ListEntry::Item(item) = entry else { continue };
+            match &item.bare_item {
+                BareItem::Boolean(true) => directives.read(name, None),
+                BareItem::Integer(number) => directives.read(name, Some(&number.to_string())),
+                BareItem::String(text) => directives.read(name, Some(&format!("\"{text}\""))),
+                _ => {} // of a type that no directive has
             }
         }
-        directives
+        Some(directives)
     }
 
     /// Whether stale reuse is forbidden whatever else permits it (RFC 9111 section 4.2.4): by
@@ -40,11 +74,7 @@ impl Directives {
         self.must_revalidate || self.proxy_revalidate || self.no_cache || self.s_maxage.is_some()
     }
 
-    fn read(&mut self, part: &str) {
-        let (name, value) = match part.split_once('=') {
-            Some((name, value)) => (name.trim_end(), Some(value.trim_start())),
-            None => (part, None),
-        };
+    fn read(&mut self, name: &str, value: Option<&str>) {
         // The first occurrence of a duplicated directive counts (RFC 9111 section 4.2.1).
         let seconds = |slot: &mut Option<Duration>| {
             if slot.is_none() {
@@ -53,18 +83,95 @@ impl Directives {
         };
         match name.to_ascii_lowercase().as_str() {
             "no-store" => self.no_store = true,
-            "no-cache" => self.no_cache = true,
-            "private" => self.private = true,
+            "no-cache" => self.no_cache |= !exclude(&mut self.excluded, value),
+            "private" => self.private |= !exclude(&mut self.excluded, value),
             "public" => self.public = true,
             "must-revalidate" => self.must_revalidate = true,
             "proxy-revalidate" => self.proxy_revalidate = true,
+            "must-understand" => self.must_understand = true,
             "max-age" => seconds(&mut self.max_age),
             "s-maxage" => seconds(&mut self.s_maxage),
             "stale-while-revalidate" => seconds(&mut self.stale_while_revalidate),
             "stale-if-error" => seconds(&mut self.stale_if_error),
-            _ => {} // unknown directives are ignored (section 5.2.3)
+            _ => {} // unknown directives are ignored (section 5.2.3); so is immutable, which is for clients
         }
     }
+}
+
+/// What a client asks of caches on the way (RFC 9111 section 5.2.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ClientDirectives {
+    pub no_cache: bool,
+    pub no_store: bool,
+    pub only_if_cached: bool,
+    pub max_age: Option<Duration>,
+    pub min_fresh: Option<Duration>,
+    /// How stale a response may be; without a value in the directive, of any age.
+    pub max_stale: Option<Duration>,
+}
+
+impl ClientDirectives {
+    /// Reads `Cache-Control`, or `Pragma: no-cache` where there is none, which HTTP/1.0 clients send.
+    pub fn parse(request: Fields<'_>) -> Self {
+        let mut directives = ClientDirectives::default();
+        if !request.contains(&header::CACHE_CONTROL) {
+            request.for_each(&header::PRAGMA, |line| {
+                let line = String::from_utf8_lossy(line);
+                directives.no_cache |= split_list(&line).any(|part| part.eq_ignore_ascii_case("no-cache"));
+            });
+            return directives;
+        }
+        request.for_each(&header::CACHE_CONTROL, |line| {
+            let line = String::from_utf8_lossy(line);
+            for (name, value) in directives_of(&line) {
+                directives.read(name, value);
+            }
+        });
+        directives
+    }
+
+    fn read(&mut self, name: &str, value: Option<&str>) {
+        let seconds = |slot: &mut Option<Duration>, default: Duration| {
+            if slot.is_none() {
+                *slot = Some(value.map_or(default, |value| delta_seconds(Some(value))));
+            }
+        };
+        match name.to_ascii_lowercase().as_str() {
+            "no-cache" => self.no_cache = true,
+            "no-store" => self.no_store = true,
+            "only-if-cached" => self.only_if_cached = true,
+            "max-age" => seconds(&mut self.max_age, Duration::ZERO),
+            "min-fresh" => seconds(&mut self.min_fresh, Duration::ZERO),
+            "max-stale" => seconds(&mut self.max_stale, Duration::MAX),
+            _ => {}
+        }
+    }
+}
+
+/// The directives of one line: name and value.
+fn directives_of(line: &str) -> impl Iterator<Item = (&str, Option<&str>)> {
+    split_list(line).map(|part| match part.split_once('=') {
+        Some((name, value)) => (name.trim_end(), Some(value.trim_start())),
+        None => (part, None),
+    })
+}
+
+/// Adds the fields that a directive names; whether it names any, and only names that are valid.
+fn exclude(excluded: &mut Vec<HeaderName>, value: Option<&str>) -> bool {
+    let Some(value) = value else { return false };
+    let names: Option<Vec<HeaderName>> =
+        split_list(unquoted(value)).map(|name| name.to_ascii_lowercase().parse().ok()).collect();
+    match names {
+        Some(names) if !names.is_empty() => {
+            excluded.extend(names);
+            true
+        }
+        _ => false,
+    }
+}
+
+fn unquoted(text: &str) -> &str {
+    text.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or(text)
 }
 
 /// A number of seconds; what is not one counts as zero, that is, stale (RFC 9111 section 4.2.1), and what is
@@ -72,7 +179,7 @@ impl Directives {
 fn delta_seconds(value: Option<&str>) -> Duration {
     const LARGEST: u64 = 1 << 31;
     let text = value.unwrap_or_default();
-    let text = text.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or(text);
+    let text = unquoted(text);
     if text.is_empty() || !text.bytes().all(|b| b.is_ascii_digit()) {
         return Duration::ZERO;
     }
@@ -119,28 +226,107 @@ mod tests {
 
     #[test]
     fn directives() {
-        let none = Directives::default();
+        let d = Directives::default;
+        let named = |names: &[&'static str]| names.iter().map(|name| HeaderName::from_static(name)).collect();
         for (lines, expected) in [
-            (&["max-age=60"][..], Directives { max_age: secs(60), ..none }),
-            (&["MAX-AGE=60, Public"], Directives { max_age: secs(60), public: true, ..none }),
-            (&["max-age=60", "s-maxage=5"], Directives { max_age: secs(60), s_maxage: secs(5), ..none }),
-            (&["max-age=60, max-age=1"], Directives { max_age: secs(60), ..none }),
-            (&["max-age=\"60\""], Directives { max_age: secs(60), ..none }),
-            (&["max-age = 60"], Directives { max_age: secs(60), ..none }),
-            (&["max-age=99999999999999999999"], Directives { max_age: secs(1 << 31), ..none }),
-            (&["max-age=-1"], Directives { max_age: secs(0), ..none }),
-            (&["max-age=1.5"], Directives { max_age: secs(0), ..none }),
-            (&["max-age"], Directives { max_age: secs(0), ..none }),
-            (&["ext=\"no-store, max-age=9\", max-age=1"], Directives { max_age: secs(1), ..none }),
-            (&["no-cache=\"set-cookie, x\""], Directives { no_cache: true, ..none }),
-            (&[",, no-store ,"], Directives { no_store: true, ..none }),
-            (&["nostore"], none),
+            (&["max-age=60"][..], Directives { max_age: secs(60), ..d() }),
+            (&["MAX-AGE=60, Public"], Directives { max_age: secs(60), public: true, ..d() }),
+            (&["max-age=60", "s-maxage=5"], Directives { max_age: secs(60), s_maxage: secs(5), ..d() }),
+            (&["max-age=60, max-age=1"], Directives { max_age: secs(60), ..d() }),
+            (&["max-age=\"60\""], Directives { max_age: secs(60), ..d() }),
+            (&["max-age='60'"], Directives { max_age: secs(0), ..d() }),
+            (&["max-age = 60"], Directives { max_age: secs(60), ..d() }),
+            (&["max-age=007"], Directives { max_age: secs(7), ..d() }),
+            (&["max-age=2147483647"], Directives { max_age: secs(2_147_483_647), ..d() }),
+            (&["max-age=2147483649"], Directives { max_age: secs(1 << 31), ..d() }),
+            (&["max-age=99999999999999999999"], Directives { max_age: secs(1 << 31), ..d() }),
+            (&["max-age=-1"], Directives { max_age: secs(0), ..d() }),
+            (&["max-age=1.5"], Directives { max_age: secs(0), ..d() }),
+            (&["max-age=a60"], Directives { max_age: secs(0), ..d() }),
+            (&["max-age=60a"], Directives { max_age: secs(0), ..d() }),
+            (&["max-age"], Directives { max_age: secs(0), ..d() }),
+            (&["max-age="], Directives { max_age: secs(0), ..d() }),
+            (&["ext=\"no-store, max-age=9\", max-age=1"], Directives { max_age: secs(1), ..d() }),
+            (&["ext, other=3, max-age=1"], Directives { max_age: secs(1), ..d() }),
+            (&["max-age=1;max-age=9"], Directives { max_age: secs(0), ..d() }),
+            (&["no-cache=\"set-cookie, X\""], Directives { excluded: named(&["set-cookie", "x"]), ..d() }),
+            (&["private=\"a\", no-cache=b"], Directives { excluded: named(&["a", "b"]), ..d() }),
+            (&["private=\"a\", private"], Directives { private: true, excluded: named(&["a"]), ..d() }),
+            (&["no-cache=\"a b\""], Directives { no_cache: true, ..d() }),
+            (&["private=\"\""], Directives { private: true, ..d() }),
+            (&["NO-CACHE"], Directives { no_cache: true, ..d() }),
+            (&[",, no-store ,"], Directives { no_store: true, ..d() }),
+            (&["must-understand, no-store"], Directives { must_understand: true, no_store: true, ..d() }),
+            (
+                &["must-revalidate,proxy-revalidate"],
+                Directives { must_revalidate: true, proxy_revalidate: true, ..d() },
+            ),
+            (&["immutable"], d()),
+            (&["nostore"], d()),
+            (&[""], d()),
             (
                 &["private, stale-while-revalidate=3, stale-if-error=4"],
-                Directives { private: true, stale_while_revalidate: secs(3), stale_if_error: secs(4), ..none },
+                Directives { private: true, stale_while_revalidate: secs(3), stale_if_error: secs(4), ..d() },
             ),
         ] {
             assert_eq!(parse(lines), expected, "{lines:?}");
+        }
+    }
+
+    #[test]
+    fn the_most_specific_targeted_field_that_is_valid_counts() {
+        let parse = |fields: &[(&str, &str)]| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::CACHE_CONTROL, "max-age=1".parse().unwrap());
+            for (name, value) in fields {
+                headers.append(HeaderName::from_bytes(name.as_bytes()).unwrap(), value.parse().unwrap());
+            }
+            let directives = Directives::parse(&headers);
+            (directives.max_age.map(|age| age.as_secs()), directives.no_store, directives.targeted)
+        };
+        let (own, cdn) = ("seawall-cache-control", "cdn-cache-control");
+        for (fields, expected) in [
+            (&[][..], (Some(1), false, false)),
+            (&[(cdn, "max-age=2")], (Some(2), false, true)),
+            (&[(cdn, "max-age=2"), (own, "max-age=3")], (Some(3), false, true)),
+            (&[(cdn, "max-age=2"), (own, "")], (Some(2), false, true)),
+            (&[(cdn, "max-age=2"), (own, "max-age=3, &")], (Some(2), false, true)),
+            (&[(cdn, "max-age=2;a=b")], (Some(2), false, true)),
+            (&[(cdn, "max-age=2"), (cdn, "no-store")], (Some(2), true, true)),
+            (&[(cdn, "max-age=2, max-age=4")], (Some(4), false, true)),
+            (&[(cdn, "MAX-AGE=2")], (Some(1), false, false)),
+            (&[(cdn, "max-age = 2")], (Some(1), false, false)),
+            (&[(cdn, "max-age=\"2\"")], (Some(2), false, true)),
+            (&[(cdn, "max-age=2.5")], (None, false, true)),
+            (&[(cdn, "max-age=-2")], (Some(0), false, true)),
+            (&[(cdn, "no-store=?0, max-age=2")], (Some(2), false, true)),
+            (&[(cdn, "foo")], (None, false, true)),
+        ] {
+            assert_eq!(parse(fields), expected, "{fields:?}");
+        }
+    }
+
+    #[test]
+    fn what_clients_ask_for() {
+        let d = ClientDirectives::default();
+        for (fields, expected) in [
+            (&[][..], d),
+            (&[("cache-control", "no-cache")], ClientDirectives { no_cache: true, ..d }),
+            (&[("cache-control", "No-Store, max-age=5")], ClientDirectives { no_store: true, max_age: secs(5), ..d }),
+            (&[("cache-control", "max-stale")], ClientDirectives { max_stale: Some(Duration::MAX), ..d }),
+            (
+                &[("cache-control", "max-stale=7, min-fresh=3")],
+                ClientDirectives { max_stale: secs(7), min_fresh: secs(3), ..d },
+            ),
+            (&[("cache-control", "only-if-cached")], ClientDirectives { only_if_cached: true, ..d }),
+            (&[("cache-control", "max-age=x")], ClientDirectives { max_age: secs(0), ..d }),
+            (&[("pragma", "no-cache")], ClientDirectives { no_cache: true, ..d }),
+            (&[("pragma", "no-cache"), ("cache-control", "max-age=5")], ClientDirectives { max_age: secs(5), ..d }),
+            (&[("pragma", "other")], d),
+        ] {
+            let fields: Vec<httparse::Header<'_>> =
+                fields.iter().map(|(name, value)| httparse::Header { name, value: value.as_bytes() }).collect();
+            assert_eq!(ClientDirectives::parse(Fields::Parsed(&fields)), expected, "{fields:?}");
         }
     }
 

@@ -13,7 +13,7 @@ use pingora_core::connectors::http::Connector;
 use tokio::sync::oneshot;
 
 use crate::clock::Timestamp;
-use crate::config::model::{CacheRules, Config};
+use crate::config::model::{CacheMode, CacheRules, Config};
 use crate::observe::metrics::Metrics;
 use crate::origin::connect::OriginError;
 use crate::origin::exchange::OriginRequest;
@@ -22,6 +22,7 @@ use crate::plan::{CacheKey, Matched};
 use crate::request::{Fields, RequestView};
 use crate::snapshot::Snapshot;
 
+use super::control::ClientDirectives;
 use super::fill::{self, FillRequest, PrivateResponse};
 use super::flight::{Arrival, Flight, FlightReader, ObjectUse, Settled};
 use super::flights::{Flights, Turn};
@@ -63,6 +64,7 @@ pub struct CacheRequest<'a> {
     pub matched: Matched<'a>,
     /// As [`CacheKey::write`] wrote it.
     pub key: &'a str,
+    pub asks: ClientDirectives,
 }
 
 /// What is in the cache for a request.
@@ -129,7 +131,7 @@ impl Engine {
     }
 
     /// What the cache has for a request. Every answer from the cache is decided here.
-    pub fn lookup(&self, key: &str, request: Fields<'_>, now: Timestamp) -> Lookup {
+    pub fn lookup(&self, key: &str, request: Fields<'_>, asks: &ClientDirectives, now: Timestamp) -> Lookup {
         let Some(variants) = self.memory.get(key) else {
             return match self.uncacheable.get(&self.hasher.hash_one(key)) {
                 Some(until) if now < until => Lookup::HitForMiss,
@@ -143,12 +145,22 @@ impl Engine {
             return Lookup::Miss(Miss { stale: None, why: Why::UriMiss });
         };
         match usability {
-            Usability::Fresh { ttl } => Lookup::Hit(object.clone(), Report::Hit { ttl }),
-            Usability::StaleWhileRevalidate { stale_for } => {
+            Usability::Fresh { ttl } if suits(asks, object, Some(ttl), now) => {
+                Lookup::Hit(object.clone(), Report::Hit { ttl })
+            }
+            Usability::Fresh { .. } => Lookup::Miss(Miss { stale: Some(object.clone()), why: Why::Request }),
+            Usability::StaleWhileRevalidate { stale_for } if suits(asks, object, None, now) => {
                 Lookup::StaleHit(object.clone(), Report::HitStale { stale_for })
             }
-            Usability::StaleIfError { .. } | Usability::Stale { .. } => {
-                Lookup::Miss(Miss { stale: Some(object.clone()), why: Why::Stale })
+            Usability::StaleWhileRevalidate { stale_for }
+            | Usability::StaleIfError { stale_for }
+            | Usability::Stale { stale_for } => {
+                let allowed = object.freshness.may_be_stale && asks.max_stale.is_some_and(|most| stale_for <= most);
+                if allowed && suits(asks, object, None, now) {
+                    Lookup::Hit(object.clone(), Report::HitMaxStale { stale_for })
+                } else {
+                    Lookup::Miss(Miss { stale: Some(object.clone()), why: Why::Stale })
+                }
             }
         }
     }
@@ -168,11 +180,13 @@ impl Engine {
         let fields = request.view.fields;
         let mut miss = miss;
         // Whoever shows credentials may get what nobody else may: others must not wait for that.
-        let rounds = if fields.contains(&header::AUTHORIZATION) { 0 } else { MAX_ROUNDS };
+        // So must who wants nothing stored not cause what others follow.
+        let alone = fields.contains(&header::AUTHORIZATION) || request.asks.no_store;
+        let rounds = if alone { 0 } else { MAX_ROUNDS };
         for _ in 0..rounds {
-            let flight = match self.turn(&key, fields) {
+            let flight = match self.turn(&key, fields, &request.asks) {
                 Turn::Lead(flight) => {
-                    return match self.found_meanwhile(&flight, fields) {
+                    return match self.found_meanwhile(&flight, fields, &request.asks) {
                         Some((object, report)) => Ok(Answer { source: Source::Stored(object), report }),
                         None => self.lead(flight, request, miss).await,
                     };
@@ -182,11 +196,18 @@ impl Engine {
             };
             let collapsed = |stored| Forward { collapsed: true, ..forward(&miss, stored) };
             match flight.arrival(None, fields).await {
+                // What is not fresh must be validated for each request by itself (RFC 9111 section 4).
+                Arrival::Stream(reader) if !reader.head.freshness.may_be_shared(Timestamp::now()) => break,
                 Arrival::Stream(reader) => {
                     return Ok(Answer {
                         source: Source::Stream(reader),
                         report: Report::Forward(collapsed(Stored::Yes)),
                     });
+                }
+                Arrival::Settled(Settled::Object(object, ObjectUse::Validated))
+                    if !object.freshness.may_be_shared(Timestamp::now()) =>
+                {
+                    break;
                 }
                 Arrival::Settled(Settled::Object(object, how)) if object.variant.matches(fields) => {
                     return Ok(settled(object, how, collapsed(Stored::Nothing)));
@@ -197,7 +218,7 @@ impl Engine {
                 Arrival::Settled(Settled::Private(_)) => break,
                 Arrival::Settled(Settled::Object(..) | Settled::NotNeeded) | Arrival::Missed => {}
             }
-            match self.lookup(request.key, fields, Timestamp::now()) {
+            match self.lookup(request.key, fields, &request.asks, Timestamp::now()) {
                 Lookup::Hit(object, report) => return Ok(Answer { source: Source::Stored(object), report }),
                 Lookup::StaleHit(object, report) => {
                     self.refresh(request, &object);
@@ -220,8 +241,9 @@ impl Engine {
 
     /// Refreshes a stored response in the background, unless that is already going on.
     pub fn refresh(self: &Arc<Self>, request: &CacheRequest<'_>, object: &Arc<Object>) {
-        if let Turn::Lead(flight) = self.turn(&object.key, request.view.fields)
-            && self.found_meanwhile(&flight, request.view.fields).is_none()
+        let asks = ClientDirectives::default();
+        if let Turn::Lead(flight) = self.turn(&object.key, request.view.fields, &asks)
+            && self.found_meanwhile(&flight, request.view.fields, &asks).is_none()
         {
             let miss = Miss { stale: Some(object.clone()), why: Why::Stale };
             let (owner, _nobody) = oneshot::channel();
@@ -267,8 +289,13 @@ impl Engine {
 
     /// Between the look-up that missed and the entry of a fill, another fill may have ended. Then this one is
     /// not needed; whoever follows it already is told to look again.
-    fn found_meanwhile(&self, flight: &Arc<Flight>, request: Fields<'_>) -> Option<(Arc<Object>, Report)> {
-        let Lookup::Hit(object, report) = self.lookup(flight.key.as_str(), request, Timestamp::now()) else {
+    fn found_meanwhile(
+        &self,
+        flight: &Arc<Flight>,
+        request: Fields<'_>,
+        asks: &ClientDirectives,
+    ) -> Option<(Arc<Object>, Report)> {
+        let Lookup::Hit(object, report) = self.lookup(flight.key.as_str(), request, asks, Timestamp::now()) else {
             return None;
         };
         self.flights.remove(flight);
@@ -276,14 +303,16 @@ impl Engine {
         Some((object, report))
     }
 
-    fn turn(&self, key: &CacheKey, request: Fields<'_>) -> Turn {
+    fn turn(&self, key: &CacheKey, request: Fields<'_>, asks: &ClientDirectives) -> Turn {
+        let takes_any = *asks == ClientDirectives { max_stale: asks.max_stale, ..ClientDirectives::default() };
         let current = self.purges.current();
         self.flights.join_or_lead(key, current, |flight: &Flight| match flight.head() {
             // What it will bring is not known, so neither whether a purge since hits it.
             None => flight.seq == current,
             // From its head on it is a response like a stored one: only to be used while it is fresh.
             Some(head) => {
-                matches!(head.freshness.usability(Timestamp::now()), Usability::Fresh { .. })
+                takes_any
+                    && matches!(head.freshness.usability(Timestamp::now()), Usability::Fresh { .. })
                     && head.variant.matches(request)
                     && self.purges.standing_of_fill(key, &head.tags, flight.seq) == Standing::Live
             }
@@ -326,6 +355,16 @@ pub struct Swept {
     pub bytes: u64,
 }
 
+/// Whether a stored response is what a request's `Cache-Control` asks for (RFC 9111 section 5.2.1). `ttl`: how
+/// long it is still fresh, if it is.
+fn suits(asks: &ClientDirectives, object: &Object, ttl: Option<Duration>, now: Timestamp) -> bool {
+    let stale_is_fine = ttl.is_some() || asks.max_stale.is_some() || asks.max_age.is_none();
+    !asks.no_cache
+        && stale_is_fine
+        && asks.max_age.is_none_or(|most| object.freshness.current_age(now) <= most)
+        && asks.min_fresh.is_none_or(|least| ttl.is_some_and(|ttl| ttl >= least))
+}
+
 fn forward(miss: &Miss, stored: Stored) -> Forward {
     Forward { why: miss.why, status: None, stored, collapsed: false, error: None }
 }
@@ -355,6 +394,12 @@ fn fill_request(request: &CacheRequest<'_>, miss: &Miss) -> FillRequest {
     let client_fields = view.fields.to_map();
     let mut fields = client_fields.clone();
     remove_hop_by_hop(&mut fields);
+    let rules = &request.matched.route.cache;
+    if rules.ignore_client_cache_control || !matches!(rules.mode, CacheMode::Respect { .. }) {
+        // Not heeded here, so caches further on are not to heed it for all of this one's clients either.
+        fields.remove(header::CACHE_CONTROL);
+        fields.remove(header::PRAGMA);
+    }
     forward::exclude_from_fill(&mut fields);
     let forwarded = Forwarded {
         node: &request.snapshot.config.node,
@@ -372,12 +417,14 @@ fn fill_request(request: &CacheRequest<'_>, miss: &Miss) -> FillRequest {
             fields,
             pool,
             hash: request.snapshot.pools.hash(pool, view),
+            avoid_errors: miss.stale.is_some(),
             upgrade: None,
         },
         snapshot: request.snapshot.clone(),
         site_index: request.matched.site_index,
         route_index: request.matched.route_index,
         client_fields,
-        stale: miss.stale.clone(),
+        no_store: request.asks.no_store,
+        stale: miss.stale.clone().filter(|_| !request.asks.no_store),
     }
 }

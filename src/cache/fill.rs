@@ -30,6 +30,8 @@ pub struct FillRequest {
     pub route_index: usize,
     /// The client's fields, for `Vary` and `Authorization`.
     pub client_fields: HeaderMap,
+    /// The client wants nothing stored.
+    pub no_store: bool,
     /// What is sent to the origin, before conditions are added.
     pub origin: OriginRequest,
     /// A stored response that may be validated, or used if the origin fails.
@@ -151,6 +153,7 @@ fn judge(
     let facts = RequestFacts {
         fields: Fields::Map(&request.client_fields),
         has_authorization: request.client_fields.contains_key(header::AUTHORIZATION),
+        no_store: request.no_store,
     };
     let max_object = engine.max_object();
     policy::judge(request.rules(), &facts, &ResponseFacts { status, headers: fields, times, length, max_object })
@@ -215,9 +218,9 @@ async fn stream(
     storable: Storable,
     length: Option<u64>,
 ) {
-    let head = Head::from_origin(exchange.status, std::mem::take(&mut exchange.fields));
-    let Storable { freshness, variant, tags } = storable.clone();
-    let mut unsent = Some(FlightHead { head: head.clone(), length, freshness, variant, tags });
+    let Storable { freshness, variant, tags, excluded } = storable.clone();
+    let (head, own) = Head::split(exchange.status, std::mem::take(&mut exchange.fields), &excluded);
+    let mut unsent = Some(FlightHead { head: head.clone(), length, freshness, variant, tags, own });
     let mut held = Bytes::new();
     let mut received: u64 = 0;
     let mut keeping = true;

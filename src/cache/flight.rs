@@ -9,6 +9,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use http::HeaderMap;
 use parking_lot::Mutex;
 use smallvec::SmallVec;
 use tokio::sync::Notify;
@@ -75,6 +76,8 @@ pub struct FlightHead {
     pub freshness: Freshness,
     pub variant: Variant,
     pub tags: Box<[TagHash]>,
+    /// Fields for the request alone that caused the fill.
+    pub own: HeaderMap,
 }
 
 /// How a fill ended that brought nothing to stream.
@@ -157,8 +160,9 @@ impl Flight {
                     if !head.variant.matches(request) {
                         return Arrival::Missed;
                     }
+                    let leads = seat.is_some();
                     let seat = seat.or_else(|| self.seat());
-                    return seat.map_or(Arrival::Missed, |seat| Arrival::Stream(FlightReader { seat, head }));
+                    return seat.map_or(Arrival::Missed, |seat| Arrival::Stream(FlightReader { seat, head, leads }));
                 }
             }
         }
@@ -269,6 +273,8 @@ pub struct Seat {
 pub struct FlightReader {
     seat: Seat,
     pub head: Arc<FlightHead>,
+    /// Whether it is of the request that caused the fill.
+    pub leads: bool,
 }
 
 impl FlightReader {
@@ -325,7 +331,7 @@ impl Drop for Seat {
 
 #[cfg(test)]
 mod tests {
-    use http::{HeaderMap, StatusCode};
+    use http::StatusCode;
 
     use super::*;
 
@@ -340,6 +346,7 @@ mod tests {
             freshness: Freshness::default(),
             variant: Variant::default(),
             tags: [].into(),
+            own: HeaderMap::new(),
         }
     }
 

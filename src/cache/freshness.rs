@@ -22,6 +22,8 @@ pub struct Freshness {
     /// `corrected_initial_age` of RFC 9111 section 4.2.3.
     pub initial_age: Duration,
     pub lifetime: Duration,
+    /// Whether it may be used stale at all, for clients that say so (RFC 9111 section 4.2.4).
+    pub may_be_stale: bool,
     /// How long after its lifetime it may be served while it is refreshed (RFC 5861 section 3).
     pub stale_while_revalidate: Duration,
     /// How long after its lifetime it may be served when the origin fails (RFC 5861 section 4).
@@ -52,6 +54,15 @@ impl Freshness {
     /// `current_age` of RFC 9111 section 4.2.3.
     pub fn current_age(&self, now: Timestamp) -> Duration {
         self.initial_age.saturating_add(now.since(self.response_time))
+    }
+
+    pub fn without_stale_windows(self) -> Self {
+        Freshness { stale_while_revalidate: Duration::ZERO, stale_if_error: Duration::ZERO, ..self }
+    }
+
+    /// Whether many requests may have it without each asking the origin.
+    pub fn may_be_shared(&self, now: Timestamp) -> bool {
+        matches!(self.usability(now), Usability::Fresh { .. } | Usability::StaleWhileRevalidate { .. })
     }
 
     pub fn usability(&self, now: Timestamp) -> Usability {
@@ -89,13 +100,34 @@ impl Freshness {
 pub fn initial_age(headers: &HeaderMap, times: ExchangeTimes) -> Duration {
     let date = http_date(headers, &header::DATE);
     let apparent_age = date.map_or(Duration::ZERO, |date| times.response.since(date));
-    let age_value = headers
-        .get(header::AGE)
-        .and_then(|value| value.to_str().ok())
-        .and_then(|text| text.trim().parse::<u32>().ok())
-        .map_or(Duration::ZERO, |secs| Duration::from_secs(u64::from(secs)));
-    let corrected_age = age_value + times.response.since(times.request);
+    let corrected_age = age_value(headers) + times.response.since(times.request);
     apparent_age.max(corrected_age)
+}
+
+/// `Age` as received: the first member counts, what is no number is ignored, what is too large is 2^31 (RFC 9111
+/// sections 1.2.2 and 5.1).
+fn age_value(headers: &HeaderMap) -> Duration {
+    const LARGEST: u64 = 1 << 31;
+    let text = headers.get(header::AGE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let first = text.split(',').next().unwrap_or_default().trim();
+    if first.is_empty() || !first.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Duration::ZERO;
+    }
+    Duration::from_secs(first.parse().unwrap_or(LARGEST).min(LARGEST))
+}
+
+/// A lifetime for a response that states none: a part of the time for which it had not changed when it was sent
+/// (RFC 9111 section 4.2.2).
+pub fn heuristic_lifetime(
+    headers: &HeaderMap,
+    response_time: Timestamp,
+    percent: u32,
+    most: Duration,
+) -> Option<Duration> {
+    let modified = http_date(headers, &header::LAST_MODIFIED)?;
+    let date = http_date(headers, &header::DATE).unwrap_or(response_time);
+    let lifetime = date.since(modified).as_secs().saturating_mul(u64::from(percent)) / 100;
+    Some(Duration::from_secs(lifetime).min(most)).filter(|lifetime| !lifetime.is_zero())
 }
 
 /// The lifetime that the response itself states (RFC 9111 section 4.2.1), or `None` if it states none.
@@ -103,8 +135,10 @@ pub fn explicit_lifetime(headers: &HeaderMap, directives: &Directives, response_
     if let Some(lifetime) = directives.s_maxage.or(directives.max_age) {
         return Some(lifetime);
     }
-    let mut lines = headers.get_all(header::EXPIRES).iter();
-    let expires = lines.next()?;
+    if directives.targeted {
+        return None; // RFC 9213 section 2.2: Expires is ignored
+    }
+    let expires = headers.get(header::EXPIRES)?;
     // An invalid date, "0" above all, is a time in the past (section 5.3).
     let expires = expires.to_str().ok().and_then(Timestamp::from_http_date);
     let date = http_date(headers, &header::DATE).unwrap_or(response_time);
@@ -147,6 +181,18 @@ mod tests {
             (vec![date, ("expires", "Sun Nov  6 08:50:37 1994")], Some(secs(60))),
             (vec![date, ("expires", "Sun, 06 Nov 1994 08:00:00 GMT")], Some(secs(0))),
             (vec![date, ("expires", "0")], Some(secs(0))),
+            (vec![date, ("expires", "sun, 06 NOV 1994 08:50:37 gmt")], Some(secs(60))),
+            (vec![date, ("expires", "Sun, 06 Nov 1994 08:50:37 UTC")], Some(secs(0))),
+            (vec![date, ("expires", "Sun, 06 Nov 1994 08:50:37")], Some(secs(0))),
+            (vec![date, ("expires", "Sun, 06 Nov 1994 8:50:37 GMT")], Some(secs(0))),
+            (vec![date, ("expires", "Sun, 06 Nov 94 08:50:37 GMT")], Some(secs(0))),
+            (vec![date, ("expires", "Sun, 06-Nov-1994 08:50:37 GMT")], Some(secs(0))),
+            (vec![date, ("expires", "Sun, 06 Nov 1994 08.50.37 GMT")], Some(secs(0))),
+            (vec![date, ("expires", "Sun,  06 Nov 1994 08:50:37 GMT")], Some(secs(0))),
+            (vec![("date", "nonsense"), ("expires", "Sun, 06 Nov 1994 08:50:37 GMT")], Some(secs(50))),
+            (vec![date, ("expires", "Sun, 06 Nov 1994 08:50:37 GMT"), ("expires", "0")], Some(secs(60))),
+            (vec![("cdn-cache-control", "public"), ("expires", "Sun, 06 Nov 1994 08:50:37 GMT")], None),
+            (vec![("cdn-cache-control", "max-age=7"), ("cache-control", "no-store, max-age=9")], Some(secs(7))),
         ] {
             let headers = headers(&fields);
             let directives = Directives::parse(&headers);
@@ -164,6 +210,14 @@ mod tests {
             (vec![("age", "100")], secs(102)),
             (vec![("age", "x")], secs(2)),
             (vec![("age", "-5")], secs(2)),
+            (vec![("age", "")], secs(2)),
+            (vec![("age", "7.5")], secs(2)),
+            (vec![("age", "7;a=b")], secs(2)),
+            (vec![("age", "7, 100")], secs(9)),
+            (vec![("age", "x, 100")], secs(2)),
+            (vec![("age", "7"), ("age", "100")], secs(9)),
+            (vec![("age", "2147483648")], secs((1 << 31) + 2)),
+            (vec![("age", "99999999999999999999999")], secs((1 << 31) + 2)),
             (vec![("date", "Sun, 06 Nov 1994 08:49:37 GMT"), ("age", "3")], secs(10)),
         ] {
             assert_eq!(initial_age(&headers(&fields), times), age, "{fields:?}");
@@ -176,6 +230,7 @@ mod tests {
             response_time: DATE,
             initial_age: secs(5),
             lifetime: secs(60),
+            may_be_stale: true,
             stale_while_revalidate: secs(10),
             stale_if_error: secs(100),
         };
@@ -195,6 +250,7 @@ mod tests {
     #[test]
     fn a_soft_purge_ends_freshness_but_not_the_stale_windows() {
         let freshness = Freshness {
+            may_be_stale: true,
             response_time: DATE,
             initial_age: secs(0),
             lifetime: secs(3600),

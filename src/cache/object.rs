@@ -43,14 +43,39 @@ pub struct Head {
     /// Status line and fields as HTTP/1.1 bytes, each line with its end, without the empty line.
     pub h1: Bytes,
     pub last_modified: Option<Timestamp>,
+    pub date: Option<Timestamp>,
 }
 
 impl Head {
     /// Cleans a head that came from an origin.
-    pub fn from_origin(status: StatusCode, mut fields: HeaderMap) -> Self {
-        fields.remove(header::SET_COOKIE);
+    pub fn from_origin(status: StatusCode, fields: HeaderMap) -> Self {
+        Self::split(status, fields, &[]).0
+    }
+
+    /// Cleans a head that came from an origin, and takes out what only the request may have that it answers:
+    /// cookies and the fields that `private` or `no-cache` name.
+    pub fn split(status: StatusCode, mut fields: HeaderMap, excluded: &[HeaderName]) -> (Self, HeaderMap) {
         fields.remove(header::AGE);
-        Self::private(status, fields)
+        remove_hop_by_hop(&mut fields);
+        let mut own = HeaderMap::new();
+        for name in excluded.iter().chain([&header::SET_COOKIE]) {
+            if let header::Entry::Occupied(entry) = fields.entry(name) {
+                let (name, values) = entry.remove_entry_mult();
+                for value in values {
+                    own.append(name.clone(), value);
+                }
+            }
+        }
+        (Self::private(status, fields), own)
+    }
+
+    /// This head with some more fields.
+    pub fn with(&self, more: &HeaderMap) -> Self {
+        let mut fields = self.fields.clone();
+        for (name, value) in more {
+            fields.append(name.clone(), value.clone());
+        }
+        Self::from_clean(self.status, fields)
     }
 
     /// Cleans a head that goes to one client only and so keeps its cookies.
@@ -70,9 +95,9 @@ impl Head {
                 *value = owned;
             }
         }
-        let last_modified =
-            fields.get(header::LAST_MODIFIED).and_then(|value| value.to_str().ok()).and_then(Timestamp::from_http_date);
-        Head { status, h1: serialise(status, &fields), last_modified, fields }
+        let time = |name| fields.get(name).and_then(|value| value.to_str().ok()).and_then(Timestamp::from_http_date);
+        let (last_modified, date) = (time(header::LAST_MODIFIED), time(header::DATE));
+        Head { status, h1: serialise(status, &fields), last_modified, date, fields }
     }
 
     /// This head freshened by the fields of a 304 (RFC 9111 section 3.2).
@@ -94,7 +119,7 @@ impl Head {
 
     /// What `respond` needs to know.
     pub fn selected(&self, length: Option<u64>) -> Selected<'_> {
-        Selected { status: self.status, etag: self.etag(), last_modified: self.last_modified, length }
+        Selected { status: self.status, etag: self.etag(), last_modified: self.last_modified, date: self.date, length }
     }
 }
 
@@ -151,9 +176,10 @@ impl Object {
     }
 }
 
-/// Fields that a 304 must not change, since they describe the stored content (RFC 9111 section 3.2).
+/// Fields that a 304 must not change, since what is stored depends on them (RFC 9111 section 3.2): how the body
+/// is coded, and by what it is selected.
 fn describes_the_content(name: &HeaderName) -> bool {
-    matches!(*name, header::CONTENT_ENCODING | header::CONTENT_TYPE | header::CONTENT_RANGE | header::VARY)
+    matches!(*name, header::CONTENT_ENCODING | header::CONTENT_RANGE | header::VARY)
 }
 
 /// Removes the fields that concern one connection only, and those that `Connection` names (RFC 9110 section
@@ -247,7 +273,7 @@ mod tests {
         assert_eq!(fresh.status, StatusCode::OK);
         assert_eq!(
             fresh.fields,
-            map(&[("etag", "\"a\""), ("content-type", "text/css"), ("cache-control", "max-age=2"), ("x-a", "1")])
+            map(&[("etag", "\"a\""), ("content-type", "text/html"), ("cache-control", "max-age=2"), ("x-a", "1")])
         );
     }
 }

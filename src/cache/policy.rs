@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use http::{HeaderMap, StatusCode, header};
+use http::{HeaderMap, HeaderName, StatusCode, header};
 
 use crate::config::model::{CacheMode, CacheRules};
 use crate::request::Fields;
@@ -18,6 +18,8 @@ use super::vary::Variant;
 pub struct RequestFacts<'a> {
     pub fields: Fields<'a>,
     pub has_authorization: bool,
+    /// The client wants nothing stored (RFC 9111 section 5.2.1.5).
+    pub no_store: bool,
 }
 
 /// What the decision needs to know of the response.
@@ -45,12 +47,18 @@ pub struct Storable {
     pub freshness: Freshness,
     pub variant: Variant,
     pub tags: Box<[TagHash]>,
+    /// Fields that are only for the request which the response answered.
+    pub excluded: Vec<HeaderName>,
 }
 
 /// Why a response is not stored, by name: shown in `Cache-Status`, counted in metrics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SkipReason {
     NoStore,
+    /// The client's own `no-store`.
+    ClientNoStore,
+    /// `must-understand` on a status that this cache does not.
+    MustUnderstand,
     Private,
     Authorization,
     SetCookie,
@@ -67,6 +75,8 @@ impl SkipReason {
     pub fn as_str(self) -> &'static str {
         match self {
             SkipReason::NoStore => "no-store",
+            SkipReason::ClientNoStore => "client-no-store",
+            SkipReason::MustUnderstand => "must-understand",
             SkipReason::Private => "private",
             SkipReason::Authorization => "authorization",
             SkipReason::SetCookie => "set-cookie",
@@ -83,7 +93,7 @@ impl SkipReason {
     /// Whether any other request for the key would find the same. Only then is the key remembered as not
     /// cacheable; otherwise one visitor's `Authorization` would switch caching off for all.
     pub fn concerns_every_request(self) -> bool {
-        !matches!(self, SkipReason::Authorization)
+        !matches!(self, SkipReason::Authorization | SkipReason::ClientNoStore)
     }
 }
 
@@ -105,10 +115,13 @@ fn decide(
     if response.status == StatusCode::PARTIAL_CONTENT {
         return Err(SkipReason::Partial);
     }
-    let lifetime = match rules.mode {
+    if request.no_store {
+        return Err(SkipReason::ClientNoStore);
+    }
+    let (lifetime, stated) = match rules.mode {
         CacheMode::Off => return Err(SkipReason::NoStore),
-        CacheMode::Respect { default_ttl } => respected_lifetime(default_ttl, request, response, &directives)?,
-        CacheMode::Force { ttl } => forced_lifetime(ttl, request, response, &directives)?,
+        CacheMode::Respect { default_ttl } => respected_lifetime(rules, default_ttl, request, response, &directives)?,
+        CacheMode::Force { ttl } => (forced_lifetime(ttl, request, response, &directives)?, true),
     };
     if headers.contains_key(header::SET_COOKIE) && !rules.store_set_cookie {
         return Err(SkipReason::SetCookie);
@@ -118,7 +131,11 @@ fn decide(
         return Err(SkipReason::TooLarge);
     }
     let tags = tags::parse(headers).map_err(|tags::TooManyTags| SkipReason::TagsTooLarge)?;
-    let freshness = freshness_of(rules, response, &directives, lifetime);
+    let mut freshness = freshness_of(rules, response, &directives, lifetime);
+    if !stated {
+        // Kept only to be validated for each request: nobody said that it may be shared.
+        freshness = Freshness { may_be_stale: false, ..freshness.without_stale_windows() };
+    }
     let worth_keeping = freshness.current_age(response.times.response) < lifetime
         || has_validator(headers)
         || !freshness.stale_while_revalidate.is_zero()
@@ -126,17 +143,25 @@ fn decide(
     if !worth_keeping {
         return Err(SkipReason::Expired);
     }
-    Ok(Storable { freshness, variant, tags })
+    let excluded = if matches!(rules.mode, CacheMode::Force { .. }) { Vec::new() } else { directives.excluded };
+    Ok(Storable { freshness, variant, tags, excluded })
 }
 
-/// The lifetime in mode `respect`, or why the response may not be stored at all (RFC 9111 section 3).
+/// The lifetime in mode `respect` and whether anything states it, or why the response may not be stored at all
+/// (RFC 9111 section 3).
 fn respected_lifetime(
+    rules: &CacheRules,
     default_ttl: Option<Duration>,
     request: &RequestFacts<'_>,
     response: &ResponseFacts<'_>,
     directives: &Directives,
-) -> Result<Duration, SkipReason> {
-    if directives.no_store {
+) -> Result<(Duration, bool), SkipReason> {
+    let understood = is_understood(response.status);
+    if directives.must_understand && !understood {
+        return Err(SkipReason::MustUnderstand);
+    }
+    // Section 5.2.2.3: must-understand takes no-store back where the status is understood.
+    if directives.no_store && !directives.must_understand {
         return Err(SkipReason::NoStore);
     }
     if directives.private {
@@ -146,14 +171,26 @@ fn respected_lifetime(
         return Err(SkipReason::Authorization);
     }
     let explicit = freshness::explicit_lifetime(response.headers, directives, response.times.response);
+    let may_be_guessed = is_heuristically_cacheable(response.status) || directives.public;
     if directives.no_cache {
         // It may be stored, but is validated before each use (section 5.2.2.4).
-        return if is_storable_status(response.status) { Ok(Duration::ZERO) } else { Err(SkipReason::Status) };
+        let storable = explicit.is_some() && is_final_status(response.status) || may_be_guessed;
+        return if storable { Ok((Duration::ZERO, true)) } else { Err(SkipReason::Status) };
     }
-    match explicit {
-        Some(lifetime) if is_final_status(response.status) => Ok(lifetime),
-        None if takes_default_ttl(response.status) => default_ttl.ok_or(SkipReason::NoFreshness),
-        _ => Err(SkipReason::Status),
+    if let Some(lifetime) = explicit {
+        return if is_final_status(response.status) { Ok((lifetime, true)) } else { Err(SkipReason::Status) };
+    }
+    if let Some(ttl) = default_ttl.filter(|_| takes_default_ttl(response.status)) {
+        return Ok((ttl, true));
+    }
+    if !may_be_guessed {
+        return Err(SkipReason::Status);
+    }
+    let (percent, most) = (rules.heuristic_percent, rules.heuristic_max);
+    match freshness::heuristic_lifetime(response.headers, response.times.response, percent, most) {
+        Some(lifetime) => Ok((lifetime, true)),
+        None if has_validator(response.headers) => Ok((Duration::ZERO, false)),
+        None => Err(SkipReason::NoFreshness),
     }
 }
 
@@ -189,6 +226,7 @@ fn freshness_of(
         )
     };
     Freshness {
+        may_be_stale: forced || !directives.forbids_stale(),
         response_time: response.times.response,
         // A forced lifetime counts from here, whatever age the response arrived with.
         initial_age: if forced { Duration::ZERO } else { freshness::initial_age(response.headers, response.times) },
@@ -218,8 +256,15 @@ fn is_final_status(status: StatusCode) -> bool {
     status.as_u16() >= 200 && !matches!(status.as_u16(), 206 | 304 | 416)
 }
 
-fn is_storable_status(status: StatusCode) -> bool {
+/// Statuses whose lifetime may be guessed (RFC 9110 section 15.1); 206 is not stored.
+fn is_heuristically_cacheable(status: StatusCode) -> bool {
     matches!(status.as_u16(), 200 | 203 | 204 | 300 | 301 | 308 | 404 | 405 | 410 | 414 | 501)
+}
+
+/// Statuses that RFC 9110 defines and this cache treats as it says, for `must-understand`.
+fn is_understood(status: StatusCode) -> bool {
+    matches!(status.as_u16(),
+        200..=205 | 300..=303 | 305 | 307 | 308 | 400..=415 | 417 | 421 | 422 | 426 | 500..=505)
 }
 
 #[cfg(test)]
@@ -228,6 +273,8 @@ mod tests {
     use crate::clock::Timestamp;
 
     const NOW: Timestamp = Timestamp::from_secs(784_111_777);
+    const TEN_HOURS_AGO: &str = "Sat, 05 Nov 1994 22:49:37 GMT";
+    const TEN_DAYS_AGO: &str = "Thu, 27 Oct 1994 08:49:37 GMT";
     const RESPECT: CacheMode = CacheMode::Respect { default_ttl: None };
     const DEFAULT_HOUR: CacheMode = CacheMode::Respect { default_ttl: Some(Duration::from_secs(3600)) };
     const FORCE: CacheMode = CacheMode::Force { ttl: Duration::from_secs(5) };
@@ -246,6 +293,7 @@ mod tests {
             &RequestFacts {
                 fields: Fields::Map(&request),
                 has_authorization: request.contains_key(header::AUTHORIZATION),
+                no_store: false,
             },
             &ResponseFacts {
                 status: StatusCode::from_u16(status).unwrap(),
@@ -277,16 +325,37 @@ mod tests {
             (RESPECT, &none, 200, vec![], "no-freshness"),
             (DEFAULT_HOUR, &none, 200, vec![], "3600"),
             (DEFAULT_HOUR, &none, 200, cc("max-age=60"), "60"),
-            (DEFAULT_HOUR, &none, 404, vec![], "status"),
+            (DEFAULT_HOUR, &none, 404, vec![], "no-freshness"),
             (DEFAULT_HOUR, &none, 500, vec![], "status"),
             (DEFAULT_HOUR, &none, 302, vec![], "status"),
+            (RESPECT, &none, 200, vec![("last-modified", TEN_DAYS_AGO)], "86400"),
+            (RESPECT, &none, 200, vec![("last-modified", TEN_HOURS_AGO)], "3600"),
+            (RESPECT, &none, 404, vec![("last-modified", TEN_HOURS_AGO)], "3600"),
+            (RESPECT, &none, 201, vec![("last-modified", TEN_HOURS_AGO)], "status"),
+            (RESPECT, &none, 201, vec![("last-modified", TEN_HOURS_AGO), ("cache-control", "public")], "3600"),
+            (RESPECT, &none, 302, vec![("last-modified", TEN_HOURS_AGO)], "status"),
+            (RESPECT, &none, 503, vec![("last-modified", TEN_HOURS_AGO)], "status"),
+            (RESPECT, &none, 200, vec![("last-modified", "Sun, 06 Nov 1994 09:49:37 GMT")], "0"),
+            (RESPECT, &none, 200, vec![("last-modified", "yesterday")], "0"),
+            (RESPECT, &none, 200, vec![("etag", "\"a\"")], "0"),
+            (RESPECT, &none, 302, vec![("etag", "\"a\"")], "status"),
+            (DEFAULT_HOUR, &none, 200, vec![("last-modified", TEN_DAYS_AGO)], "3600"),
+            (RESPECT, &none, 200, cc("must-understand, no-store, max-age=60"), "60"),
+            (RESPECT, &none, 599, cc("must-understand, max-age=60"), "must-understand"),
+            (RESPECT, &none, 599, cc("max-age=60"), "60"),
+            (RESPECT, &none, 304, cc("max-age=60"), "status"),
+            (RESPECT, &none, 206, cc("max-age=60, public"), "partial"),
+            (RESPECT, &none, 200, vec![("cache-control", "no-store"), ("cdn-cache-control", "max-age=60")], "60"),
+            (RESPECT, &none, 200, vec![("cache-control", "max-age=60"), ("cdn-cache-control", "no-store")], "no-store"),
+            (RESPECT, &auth, 200, cc("private, public, max-age=60"), "private"),
             (RESPECT, &none, 404, cc("max-age=60"), "60"),
             (RESPECT, &none, 302, cc("max-age=60"), "60"),
             (RESPECT, &none, 503, cc("max-age=60"), "60"),
             (RESPECT, &none, 206, cc("max-age=60"), "partial"),
             (RESPECT, &none, 200, cc("no-store, max-age=60"), "no-store"),
             (RESPECT, &none, 200, cc("private, max-age=60"), "private"),
-            (RESPECT, &none, 200, cc("private=\"x\", max-age=60"), "private"),
+            (RESPECT, &none, 200, cc("private=\"x\", max-age=60"), "60"),
+            (RESPECT, &none, 200, cc("private=\"x y\", max-age=60"), "private"),
             (RESPECT, &none, 200, cc("max-age=0"), "expired"),
             (RESPECT, &none, 200, vec![("cache-control", "max-age=0"), ("etag", "\"a\"")], "0"),
             (RESPECT, &none, 200, cc("max-age=0, stale-while-revalidate=5"), "0"),
@@ -317,7 +386,7 @@ mod tests {
     fn limits_of_size_and_tags() {
         let rules = CacheRules { mode: DEFAULT_HOUR, ..CacheRules::default() };
         let headers = HeaderMap::new();
-        let request = RequestFacts { fields: Fields::Map(&headers), has_authorization: false };
+        let request = RequestFacts { fields: Fields::Map(&headers), has_authorization: false, no_store: false };
         let mut response = ResponseFacts {
             status: StatusCode::OK,
             headers: &headers,

@@ -12,6 +12,8 @@ pub struct Selected<'a> {
     pub status: StatusCode,
     pub etag: Option<&'a str>,
     pub last_modified: Option<Timestamp>,
+    /// Stands in for a missing `Last-Modified` (RFC 9111 section 4.3.2).
+    pub date: Option<Timestamp>,
     /// Of the whole body; `None` while a fill of unknown length runs.
     pub length: Option<u64>,
 }
@@ -65,7 +67,8 @@ fn precondition(request: Fields<'_>, selected: &Selected<'_>) -> Option<Reply> {
         return matches_any(&list, selected.etag, weak_match).then_some(Reply::NotModified);
     }
     let since = date(request, &header::IF_MODIFIED_SINCE)?;
-    selected.last_modified.is_some_and(|modified| modified <= since).then_some(Reply::NotModified)
+    let modified = selected.last_modified.or(selected.date);
+    modified.is_some_and(|modified| modified <= since).then_some(Reply::NotModified)
 }
 
 fn joined(request: Fields<'_>, name: &http::HeaderName) -> Option<String> {
@@ -170,6 +173,7 @@ mod tests {
             status: StatusCode::from_u16(status).unwrap(),
             etag: (!etag.is_empty()).then_some(etag),
             last_modified: Some(MODIFIED),
+            date: None,
             length,
         };
         respond(&method, Fields::Map(&headers), &selected)

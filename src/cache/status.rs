@@ -14,6 +14,10 @@ pub enum Report {
     HitStale { stale_for: Duration },
     /// Went to the origin.
     Forward(Forward),
+    /// Answered stale, as the client allowed, and not refreshed.
+    HitMaxStale { stale_for: Duration },
+    /// Not stored, and the client wanted nothing that is not.
+    OnlyIfCached,
     /// Did not meet the cache.
     Pass(&'static str),
 }
@@ -36,6 +40,8 @@ pub enum Why {
     UriMiss,
     VaryMiss,
     Stale,
+    /// What is stored is not what the request's `Cache-Control` asks for.
+    Request,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,6 +86,10 @@ impl Report {
             Report::HitStale { stale_for } => {
                 write!(out, "; hit; ttl=-{}; detail=stale-while-revalidate", stale_for.as_secs())
             }
+            Report::HitMaxStale { stale_for } => {
+                write!(out, "; hit; ttl=-{}; detail=max-stale", stale_for.as_secs())
+            }
+            Report::OnlyIfCached => write!(out, "; detail=only-if-cached"),
             Report::Forward(forward) => forward.write(out),
             Report::Pass(why) => write!(out, "; fwd={why}"),
         };
@@ -88,7 +98,8 @@ impl Report {
     pub fn result(&self) -> CacheResult {
         match self {
             Report::Hit { .. } => CacheResult::Hit,
-            Report::HitStale { .. } => CacheResult::Stale,
+            Report::HitStale { .. } | Report::HitMaxStale { .. } => CacheResult::Stale,
+            Report::OnlyIfCached => CacheResult::Miss,
             Report::Forward(forward) => match (forward.error, forward.stored, forward.why) {
                 (Some(_), Stored::Nothing, Why::Stale) => CacheResult::Stale,
                 (Some(_), _, _) => CacheResult::Error,
@@ -106,6 +117,7 @@ impl Forward {
             Why::UriMiss => "uri-miss",
             Why::VaryMiss => "vary-miss",
             Why::Stale => "stale",
+            Why::Request => "request",
         };
         write!(out, "; fwd={why}")?;
         if let Some(status) = self.status {
@@ -163,6 +175,9 @@ mod tests {
                 "stale",
             ),
             (Report::Pass("bypass"), "n; fwd=bypass", "pass"),
+            (Report::OnlyIfCached, "n; detail=only-if-cached", "miss"),
+            (Report::HitMaxStale { stale_for: Duration::from_secs(3) }, "n; hit; ttl=-3; detail=max-stale", "stale"),
+            (Report::Forward(Forward { why: Why::Request, ..miss }), "n; fwd=request; stored", "miss"),
         ] {
             let mut out = String::new();
             report.write(&mut out, "n");

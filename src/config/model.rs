@@ -330,6 +330,12 @@ pub struct CacheRules {
     pub stale_while_revalidate: Duration,
     /// Used where the response has no `stale-if-error`.
     pub stale_if_error: Duration,
+    /// Of the time for which a response had not changed, how much it is fresh if it states nothing: percent.
+    pub heuristic_percent: u32,
+    /// But no longer than this.
+    pub heuristic_max: Duration,
+    /// Whether clients' `Cache-Control` is left unheeded.
+    pub ignore_client_cache_control: bool,
     /// Whether a response with `Set-Cookie` may be stored (the field itself never is).
     pub store_set_cookie: bool,
     /// How long a key is remembered as not cacheable.
@@ -357,6 +363,9 @@ impl Default for CacheRules {
             mode: CacheMode::Off,
             stale_while_revalidate: Duration::ZERO,
             stale_if_error: Duration::ZERO,
+            heuristic_percent: 10,
+            heuristic_max: Duration::from_secs(24 * 3600),
+            ignore_client_cache_control: false,
             store_set_cookie: false,
             hit_for_miss: Duration::from_secs(10),
             max_variants: 64,

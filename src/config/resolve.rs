@@ -488,6 +488,14 @@ fn resolve_cache(cache: file::CacheSection, errors: &mut Diagnostics) -> CacheRu
             );
         }
     };
+    let only_respect = [
+        ("heuristic_percent", cache.heuristic_percent.as_ref().map(|at| at.place)),
+        ("heuristic_max", cache.heuristic_max.as_ref().map(|at| at.place)),
+        ("ignore_client_cache_control", cache.ignore_client_cache_control.as_ref().map(|at| at.place)),
+    ];
+    if word.is_some_and(|word| word != CacheModeWord::Respect) {
+        only_respect.into_iter().for_each(|(key, place)| misplaced(key, place, "respect"));
+    }
     let (ttl, default_ttl) = (cache.ttl.as_ref().map(|at| at.place), cache.default_ttl.as_ref().map(|at| at.place));
     let mode = match word {
         Some(CacheModeWord::Off) => {
@@ -514,8 +522,16 @@ fn resolve_cache(cache: file::CacheSection, errors: &mut Diagnostics) -> CacheRu
     if !(1..=1024).contains(&cache.max_variants.value) {
         errors.error(cache.max_variants.place, "max_variants must be from 1 to 1024");
     }
+    let default = CacheRules::default();
+    let percent = cache.heuristic_percent;
+    if let Some(percent) = percent.as_ref().filter(|percent| percent.value > 100) {
+        errors.error(percent.place, "heuristic_percent must be from 0 to 100");
+    }
     CacheRules {
         mode,
+        heuristic_percent: percent.map_or(default.heuristic_percent, |at| at.value),
+        heuristic_max: cache.heuristic_max.map_or(default.heuristic_max, |at| at.value),
+        ignore_client_cache_control: cache.ignore_client_cache_control.is_some_and(|at| at.value),
         stale_while_revalidate: cache.stale_while_revalidate,
         stale_if_error: cache.stale_if_error,
         store_set_cookie: cache.store_set_cookie,

@@ -68,7 +68,12 @@ impl ClientResponse {
             Source::Stream(reader) => {
                 let age = reader.head.freshness.current_age(now);
                 let age = Some(age).filter(|age| age.as_secs() > 0);
-                (HeadSource::Flight(reader.head.clone()), reader.head.length, age, Pieces::Flight(reader))
+                let head = if reader.leads && !reader.head.own.is_empty() {
+                    HeadSource::Own(Box::new(reader.head.head.with(&reader.head.own)))
+                } else {
+                    HeadSource::Flight(reader.head.clone())
+                };
+                (head, reader.head.length, age, Pieces::Flight(reader))
             }
             Source::Private(private) => {
                 let head = HeadSource::Own(Box::new(private.head));

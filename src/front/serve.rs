@@ -8,6 +8,7 @@ use arc_swap::ArcSwap;
 use http::{HeaderValue, Method, StatusCode, header};
 use pingora_proxy::HttpProxy;
 
+use crate::cache::control::ClientDirectives;
 use crate::cache::engine::{Answer, CacheRequest, Engine, FetchError, Lookup, Source};
 use crate::cache::fill;
 use crate::cache::object::remove_hop_by_hop;
@@ -79,17 +80,30 @@ pub async fn decide(
     };
     let version = snapshot.sites[matched.site_index].version();
     CacheKey::write(key, &matched.site.name, version, view);
-    let (source, report) = match shared.engine.lookup(key, view.fields, now) {
+    let rules = &matched.route.cache;
+    // In mode "force" the operator has the word alone.
+    let asks = match rules.mode {
+        CacheMode::Respect { .. } if !rules.ignore_client_cache_control => ClientDirectives::parse(view.fields),
+        _ => ClientDirectives::default(),
+    };
+    let (source, report) = match shared.engine.lookup(key, view.fields, &asks, now) {
         Lookup::Hit(object, report) => (Source::Stored(object), report),
         Lookup::StaleHit(object, report) => {
-            shared.engine.refresh(&cache_request(view, snapshot, matched, key), &object);
+            shared.engine.refresh(&cache_request(view, snapshot, matched, key, asks), &object);
             (Source::Stored(object), report)
+        }
+        Lookup::Miss(_) | Lookup::HitForMiss if asks.only_if_cached => {
+            let status = StatusCode::GATEWAY_TIMEOUT; // RFC 9111 section 5.2.1.7
+            let why = "it is not in the cache, and the request wants nothing else";
+            let response = ClientResponse::synthetic(status, why, view.method, now);
+            return Decision::Respond { response, report: Some(Report::OnlyIfCached), site: Some(matched.site_index) };
         }
         Lookup::HitForMiss => {
             let (site, route) = (matched.site_index, matched.route_index);
             return Decision::Pass { site, route, reason: PassReason::HitForMiss };
         }
-        Lookup::Miss(miss) => match shared.engine.fetch(&cache_request(view, snapshot, matched, key), miss).await {
+        Lookup::Miss(miss) => match shared.engine.fetch(&cache_request(view, snapshot, matched, key, asks), miss).await
+        {
             Ok(Answer { source, report }) => (source, report),
             Err(FetchError { error, report }) => return no_answer(&error, report, matched, view, now),
         },
@@ -139,6 +153,7 @@ async fn upgrade(
         fields,
         pool,
         hash: snapshot.pools.hash(pool, view),
+        avoid_errors: false,
         upgrade: view.fields.get(&header::UPGRADE).and_then(|protocol| HeaderValue::from_bytes(protocol).ok()),
     };
     let report = Report::Pass(PassReason::CacheOff.cache_status());
@@ -160,8 +175,9 @@ fn cache_request<'a>(
     snapshot: &'a Arc<Snapshot>,
     matched: Matched<'a>,
     key: &'a str,
+    asks: ClientDirectives,
 ) -> CacheRequest<'a> {
-    CacheRequest { view, snapshot, matched, key }
+    CacheRequest { view, snapshot, matched, key, asks }
 }
 
 /// The method `PURGE` on a URL.

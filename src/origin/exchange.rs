@@ -35,6 +35,8 @@ pub struct OriginRequest {
     pub pool: PoolId,
     /// For pools that balance by hash.
     pub hash: u64,
+    /// Whether another origin is asked after an answer with a 5xx status, if there is one.
+    pub avoid_errors: bool,
     /// The protocol to change to (RFC 9110 section 7.8).
     pub upgrade: Option<HeaderValue>,
 }
@@ -62,7 +64,15 @@ pub async fn get(connector: &Connector, pools: &PoolSet, request: &OriginRequest
         let (origin, pool) = (picked.origin.clone(), picked.pool.clone());
         let attempt = tokio::time::timeout_at(deadline, attempt(connector, request, picked)).await;
         let failure = match attempt {
-            Ok(Ok(exchange)) => return Ok(exchange),
+            Ok(Ok(exchange)) => {
+                if request.avoid_errors && exchange.status.is_server_error() {
+                    tried.push(origin);
+                    if tried.len() <= config.retries as usize && pools.has_another(request.pool, &tried) {
+                        continue;
+                    }
+                }
+                return Ok(exchange);
+            }
             Ok(Err(failure)) => failure,
             Err(_) => {
                 let cause = "the pool's total_timeout is over".to_owned();

@@ -12,6 +12,7 @@ mod harness;
 
 mod admin_api;
 mod caching;
+mod conformance;
 mod deployment;
 mod fills;
 mod framing;

@@ -89,6 +89,11 @@ impl Reply {
         vec![Step::Send(bytes)]
     }
 
+    /// A head that no body may follow, as that of a 304.
+    pub fn head_only(status: u16, fields: &[&str]) -> Vec<Step> {
+        vec![Step::Send(Self::head(status, fields))]
+    }
+
     pub fn head(status: u16, fields: &[&str]) -> Vec<u8> {
         let mut text = format!("HTTP/1.1 {status} Answer\r\n");
         for field in fields {

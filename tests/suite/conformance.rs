@@ -1,0 +1,235 @@
+//! Caching by the book, as a client and an origin see it: tables of exchanges through the running node. Which
+//! sentence of which RFC each is for, docs/conformance.md says.
+
+use std::sync::Arc;
+use std::sync::Mutex;
+
+use crate::harness::{Node, Origin, Reply};
+
+const OLD: &str = "Last-Modified: Sun, 06 Nov 1994 08:49:37 GMT";
+
+/// What the second of two requests is to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Second {
+    /// From the cache.
+    Hit,
+    /// From the origin, which is asked as if nothing were stored.
+    Miss,
+    /// From the cache, after the origin has confirmed it.
+    Validated,
+}
+
+struct Case {
+    /// Of the first answer, besides `Content-Length`.
+    answer: &'static [&'static str],
+    status: u16,
+    first: &'static [&'static str],
+    second: &'static [&'static str],
+    expect: Second,
+}
+
+const fn case(answer: &'static [&'static str], expect: Second) -> Case {
+    Case { answer, status: 200, first: &[], second: &[], expect }
+}
+
+const fn status(status: u16, answer: &'static [&'static str], expect: Second) -> Case {
+    Case { status, ..case(answer, expect) }
+}
+
+const fn asks(answer: &'static [&'static str], second: &'static [&'static str], expect: Second) -> Case {
+    Case { second, ..case(answer, expect) }
+}
+
+/// Runs each case on a path of its own.
+fn run(cases: &[Case]) {
+    let current: Arc<Mutex<(u16, Vec<&'static str>)>> = Arc::default();
+    let for_origin = current.clone();
+    let origin = Origin::start(move |request| {
+        let (status, fields) = for_origin.lock().unwrap().clone();
+        let validates = request.field("if-none-match").is_some() || request.field("if-modified-since").is_some();
+        if validates { Reply::head_only(304, &fields) } else { Reply::status(status, &fields, "body") }
+    });
+    let node = Node::caching(origin.address);
+    for (number, case) in cases.iter().enumerate() {
+        *current.lock().unwrap() = (case.status, case.answer.to_vec());
+        let path = format!("/{number}");
+        let first = node.get_with(&path, case.first);
+        assert_eq!((first.status, first.text().as_str()), (case.status, "body"), "{path} {:?}", case.answer);
+        let before = origin.count();
+        let second = node.get_with(&path, case.second);
+        let asked = origin.requests().split_off(before);
+        let found = match asked.first() {
+            None if second.is_hit() => Second::Hit,
+            None => panic!("{path}: neither hit nor asked: {}", second.cache()),
+            Some(request) if request.field("if-none-match").or(request.field("if-modified-since")).is_some() => {
+                Second::Validated
+            }
+            Some(_) => Second::Miss,
+        };
+        let what = format!("{path} {} {:?} {:?}: {}", case.status, case.answer, case.second, second.cache());
+        assert_eq!(found, case.expect, "{what}");
+        assert_eq!((second.status, second.text().as_str()), (case.status, "body"), "{what}");
+        assert!(second.field("age").is_some() || found == Second::Miss, "{what}");
+    }
+}
+
+#[test]
+fn lifetimes_are_those_that_responses_state() {
+    use Second::{Hit, Miss, Validated};
+    run(&[
+        case(&["Cache-Control: max-age=60"], Hit),
+        case(&["Cache-Control: MaX-aGe=60"], Hit),
+        case(&["Cache-Control: foo, max-age=60"], Hit),
+        case(&["Cache-Control: max-age=\"60\""], Hit),
+        case(&["Cache-Control: max-age=99999999999999999999"], Hit),
+        case(&["Cache-Control: max-age=0"], Miss),
+        case(&["Cache-Control: max-age=-1"], Miss),
+        case(&["Cache-Control: max-age=a60"], Miss),
+        case(&["Cache-Control: foo=\"max-age=60\", max-age=0"], Miss),
+        case(&["Cache-Control: max-age=0, s-maxage=60"], Hit),
+        case(&["Cache-Control: max-age=60, s-maxage=0"], Miss),
+        case(&["Cache-Control: max-age=60", "Age: 30"], Hit),
+        case(&["Cache-Control: max-age=60", "Age: 60"], Miss),
+        case(&["Cache-Control: max-age=60", "Age: 99999999999"], Miss),
+        case(&["Cache-Control: max-age=60", "Age: abc"], Hit),
+        case(&["Cache-Control: max-age=60", "Age: -90"], Hit),
+        case(&["Cache-Control: max-age=60", "Age: 10, 90"], Hit),
+        case(&["Cache-Control: max-age=60", "Date: Sun, 06 Nov 1994 08:49:37 GMT"], Miss),
+        case(&["Expires: Thu, 18 Aug 2050 02:01:18 GMT"], Hit),
+        case(&["Expires: thu, 18 AUG 2050 02:01:18 gmt"], Hit),
+        case(&["Expires: Thu Aug 18 02:01:18 2050"], Hit),
+        case(&["Expires: Thursday, 18-Aug-50 02:01:18 GMT"], Hit),
+        case(&["Expires: 0"], Miss),
+        case(&["Expires: Thu, 18 Aug 2050 02:01:18 UTC"], Miss),
+        case(&["Expires: Thu, 18 Aug 2050 2:01:18 GMT"], Miss),
+        case(&["Expires: Sun, 06 Nov 1994 08:49:37 GMT"], Miss),
+        case(&["Expires: Sun, 06 Nov 1994 08:49:37 GMT", "Cache-Control: max-age=60"], Hit),
+        case(&["Expires: Thu, 18 Aug 2050 02:01:18 GMT", "Cache-Control: max-age=0"], Miss),
+        case(&[], Miss),
+        case(&[OLD], Hit),
+        case(&["ETag: \"a\""], Validated),
+        case(&["Cache-Control: immutable"], Miss),
+        case(&["Pragma: no-cache", "Cache-Control: max-age=60"], Hit),
+    ]);
+}
+
+#[test]
+fn what_may_not_be_stored_or_used_is_not() {
+    use Second::{Hit, Miss, Validated};
+    run(&[
+        case(&["Cache-Control: no-store"], Miss),
+        case(&["Cache-Control: No-StOrE, max-age=60"], Miss),
+        case(&["Cache-Control: private, max-age=60"], Miss),
+        case(&["Cache-Control: no-cache"], Miss),
+        case(&["Cache-Control: no-cache, max-age=60", "ETag: \"a\""], Validated),
+        case(&["Cache-Control: max-age=0", OLD], Validated),
+        case(&["Cache-Control: max-age=60", "Vary: *"], Miss),
+        case(&["Cache-Control: max-age=60", "Vary: foo, *"], Miss),
+        case(&["Cache-Control: max-age=60", "Set-Cookie: a=b"], Miss),
+        case(&["Cache-Control: must-understand, no-store, max-age=60"], Hit),
+        status(599, &["Cache-Control: must-understand, max-age=60"], Miss),
+        status(599, &["Cache-Control: max-age=60"], Hit),
+        status(404, &["Cache-Control: max-age=60"], Hit),
+        status(404, &[OLD], Hit),
+        status(410, &[OLD], Hit),
+        status(501, &[OLD], Hit),
+        status(201, &[OLD], Miss),
+        status(302, &[OLD], Miss),
+        status(302, &["Cache-Control: max-age=60"], Hit),
+        status(403, &[OLD], Miss),
+        status(503, &[OLD], Miss),
+        status(201, &[OLD, "Cache-Control: public"], Hit),
+        case(&["Cache-Control: no-store", "CDN-Cache-Control: max-age=60"], Hit),
+        case(&["Cache-Control: max-age=60", "CDN-Cache-Control: no-store"], Miss),
+        case(&["Cache-Control: max-age=60", "CDN-Cache-Control: max-age=0", "Seawall-Cache-Control: max-age=60"], Hit),
+        case(&["Cache-Control: max-age=60", "CDN-Cache-Control: &"], Hit),
+        case(&["Expires: Thu, 18 Aug 2050 02:01:18 GMT", "CDN-Cache-Control: max-age=0"], Miss),
+    ]);
+}
+
+#[test]
+fn clients_get_what_they_ask_for() {
+    use Second::{Hit, Miss, Validated};
+    const FRESH: &[&str] = &["Cache-Control: max-age=60", "Age: 20", "ETag: \"a\""];
+    const STALE: &[&str] = &["Cache-Control: max-age=60", "Age: 70", "ETag: \"a\""];
+    run(&[
+        asks(FRESH, &["Cache-Control: no-cache"], Validated),
+        asks(FRESH, &["Pragma: no-cache"], Validated),
+        asks(FRESH, &["Pragma: no-cache", "Cache-Control: foo"], Hit),
+        asks(FRESH, &["Cache-Control: max-age=10"], Validated),
+        asks(FRESH, &["Cache-Control: max-age=0"], Validated),
+        asks(FRESH, &["Cache-Control: max-age=30"], Hit),
+        asks(FRESH, &["Cache-Control: min-fresh=30"], Hit),
+        asks(FRESH, &["Cache-Control: min-fresh=50"], Validated),
+        asks(FRESH, &["Cache-Control: no-store"], Hit),
+        asks(FRESH, &["Cache-Control: only-if-cached"], Hit),
+        asks(STALE, &[], Validated),
+        asks(STALE, &["Cache-Control: max-stale"], Hit),
+        asks(STALE, &["Cache-Control: max-stale=30"], Hit),
+        asks(STALE, &["Cache-Control: max-stale=5"], Validated),
+        asks(&["Cache-Control: max-age=60, must-revalidate", "Age: 70", OLD], &["Cache-Control: max-stale"], Validated),
+        Case { first: &["Cache-Control: no-store"], ..case(FRESH, Miss) },
+        Case { first: &["Authorization: x"], ..case(FRESH, Miss) },
+        Case { first: &["Authorization: x"], ..case(&["Cache-Control: public, max-age=60"], Hit) },
+    ]);
+}
+
+#[test]
+fn only_if_cached_is_answered_504_and_asks_nobody() {
+    let origin = Origin::start(|_| Reply::ok(&["Cache-Control: max-age=60"], "x"));
+    let node = Node::caching(origin.address);
+    let refused = node.get_with("/a", &["Cache-Control: only-if-cached"]);
+    assert_eq!((refused.status, refused.cache(), origin.count()), (504, "seawall; detail=only-if-cached", 0));
+}
+
+#[test]
+fn clients_are_not_heeded_where_the_route_says_so() {
+    let origin = Origin::start(|_| Reply::ok(&["Cache-Control: max-age=60"], "x"));
+    let routes = "[[site.shop.route]]\npath = \"/*\"\npool = \"app\"\n\
+        cache = { mode = \"respect\", ignore_client_cache_control = true }\n";
+    let node = Node::with_routes(&[origin.address], routes);
+    for fields in [&["Cache-Control: no-cache"][..], &["Cache-Control: no-store"], &["Pragma: no-cache"]] {
+        node.get_with("/a", fields);
+    }
+    assert_eq!((origin.count(), origin.requests()[0].field("cache-control")), (1, None));
+}
+
+#[test]
+fn fields_for_one_request_go_to_that_one_alone() {
+    let origin = Origin::start(|_| {
+        let fields = [
+            "Cache-Control: max-age=60, no-cache=\"X-One, Set-Cookie\", private=\"x-two\"",
+            "X-One: 1",
+            "X-Two: 2",
+            "X-Three: 3",
+        ];
+        Reply::ok(&fields, "x")
+    });
+    let node = Node::caching(origin.address);
+    let (first, second) = (node.get("/a"), node.get("/a"));
+    assert_eq!(["x-one", "x-two", "x-three"].map(|name| first.field(name)), [Some("1"), Some("2"), Some("3")]);
+    assert!(second.is_hit());
+    assert_eq!(["x-one", "x-two", "x-three"].map(|name| second.field(name)), [None, None, Some("3")]);
+}
+
+#[test]
+fn another_origin_is_asked_before_a_stale_answer_is_given() {
+    let failing = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let start = |name: &'static str| {
+        let failing = failing.clone();
+        Origin::start(move |_| {
+            let status = if name == "bad" && failing.load(std::sync::atomic::Ordering::SeqCst) { 503 } else { 200 };
+            Reply::status(status, &["Cache-Control: max-age=0, stale-if-error=60"], name)
+        })
+    };
+    let (bad, good) = (start("bad"), start("good"));
+    let routes = "[[site.shop.route]]\npath = \"/*\"\npool = \"app\"\ncache = { mode = \"respect\" }\n";
+    let node = Node::with_routes(&[bad.address, good.address], routes);
+    node.get("/a");
+    node.get("/a");
+    failing.store(true, std::sync::atomic::Ordering::SeqCst);
+    for _ in 0..4 {
+        let response = node.get("/a");
+        assert_eq!((response.status, response.text().as_str()), (200, "good"), "{}", response.cache());
+    }
+}
