@@ -98,7 +98,8 @@ fn build(config: Config, source: ConfigSource) -> Result<(Arc<Node>, Arc<Shared>
     let engine = Arc::new(Engine::new(&config, purges, metrics.clone()));
     let snapshot = node::first_snapshot(config, &engine, &metrics);
     let snapshot: Arc<ArcSwap<Snapshot>> = Arc::new(ArcSwap::from_pointee(snapshot));
-    let proxy = pingora_proxy::http_proxy(&Arc::new(ServerConf::default()), Pass { observer: observer.clone() });
+    let pass = Pass { observer: observer.clone(), engine: engine.clone() };
+    let proxy = pingora_proxy::http_proxy(&Arc::new(ServerConf::default()), pass);
     let node = Node::new(snapshot.clone(), engine.clone(), observer.clone(), source);
     let shared = Arc::new(Shared { snapshot, engine, observer, proxy: Arc::new(proxy) });
     Ok((node, shared))

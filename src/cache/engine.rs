@@ -251,14 +251,24 @@ impl Engine {
         }
     }
 
-    /// Stores an object, unless a purge has hit it while it was being filled.
-    pub fn store(&self, object: Object, rules: &CacheRules) -> Arc<Object> {
+    /// Stores what a fill has brought, unless a purge has hit it or an unsafe request changed it meanwhile.
+    pub fn store(&self, object: Object, rules: &CacheRules, flight: &Flight) -> Arc<Object> {
         let object = Arc::new(object);
-        if self.purges.standing(&object) != Standing::Dead {
+        if self.purges.standing(&object) != Standing::Dead && !flight.is_spoilt() {
             self.uncacheable.invalidate(&self.hasher.hash_one(object.key.as_str()));
             self.memory.insert(object.clone(), rules.max_variants);
+            if flight.is_spoilt() {
+                self.memory.remove(&object); // spoilt between the question and the insertion
+            }
         }
         object
+    }
+
+    /// Forgets what is stored or being filled under a key (RFC 9111 section 4.4): an unsafe request has changed
+    /// it. Not a purge: that would need a record for each POST.
+    pub fn invalidate(&self, key: &CacheKey) {
+        self.flights.spoil(key);
+        self.memory.remove_key(key.as_str());
     }
 
     /// Keeps requests for a key from waiting for each other for a while.

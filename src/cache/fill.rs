@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::clock::Timestamp;
@@ -19,7 +19,10 @@ use super::flight::{Flight, FlightHead, ObjectUse, Settled};
 use super::freshness::{ExchangeTimes, Usability};
 use super::object::{Head, Object};
 use super::policy::{self, RequestFacts, ResponseFacts, SkipReason, Storable, Verdict};
+use super::tags;
 
+/// RFC 9875 section 2.
+static GROUPS: HeaderName = HeaderName::from_static("cache-groups");
 /// Pieces of a private response that may wait for its client: back-pressure to the origin beyond that.
 const PRIVATE_PIECES: usize = 4;
 
@@ -122,7 +125,13 @@ async fn receive(
     }
     let length = exchange.content_length();
     match judge(engine, request, exchange.status, &exchange.fields, times, length) {
-        Verdict::Store(storable) => stream(engine, flight, request, exchange, storable, length).await,
+        Verdict::Store(mut storable) => {
+            let groups = tags::groups(&exchange.fields, &GROUPS, flight.key.origin());
+            if !groups.is_empty() {
+                storable.tags = storable.tags.iter().copied().chain(groups).collect();
+            }
+            stream(engine, flight, request, exchange, storable, length).await
+        }
         Verdict::Skip(reason) => hand_over(engine, flight, request, exchange, reason, length, owner).await,
     }
 }
@@ -188,7 +197,7 @@ fn freshen(
             storable.tags = stale.tags.clone();
             storable.variant = stale.variant.clone();
             let object = Object::new(flight.key.clone(), head, stale.body.clone(), storable, flight.seq);
-            return Settled::Object(engine.store(object, request.rules()), ObjectUse::Validated);
+            return Settled::Object(engine.store(object, request.rules(), flight), ObjectUse::Validated);
         }
         // No longer to be stored, but confirmed for those who wait.
         Verdict::Skip(reason) if reason.concerns_every_request() => engine.memory.remove(stale),
@@ -256,7 +265,7 @@ async fn stream(
     exchange.release(&engine.connector).await;
     if keeping {
         let object = Object::new(flight.key.clone(), head, flight.body_with(&held), storable, flight.seq);
-        engine.store(object, request.rules());
+        engine.store(object, request.rules(), flight);
     }
     if let Some(head) = unsent {
         flight.start(head);

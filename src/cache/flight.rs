@@ -7,6 +7,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use http::HeaderMap;
@@ -35,6 +36,8 @@ pub struct Flight {
     pub seq: PurgeSeq,
     /// Whether other requests may follow it.
     pub joinable: bool,
+    /// What it fetches was changed by an unsafe request since it began.
+    spoilt: AtomicBool,
     state: Mutex<State>,
     /// Something new for readers.
     changed: Notify,
@@ -115,6 +118,7 @@ impl Flight {
             key,
             seq,
             joinable,
+            spoilt: AtomicBool::new(false),
             state: Mutex::new(State {
                 phase: Phase::Waiting,
                 chunks: VecDeque::new(),
@@ -126,6 +130,15 @@ impl Flight {
             changed: Notify::new(),
             taken: Notify::new(),
         })
+    }
+
+    /// Its response is out of date: not to be stored, nor to be followed by later requests.
+    pub fn spoil(&self) {
+        self.spoilt.store(true, Ordering::Release);
+    }
+
+    pub fn is_spoilt(&self) -> bool {
+        self.spoilt.load(Ordering::Acquire)
     }
 
     /// The head, if it has come and may be shared.

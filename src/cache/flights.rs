@@ -54,7 +54,9 @@ impl Flights {
     pub fn join_or_lead(&self, key: &CacheKey, seq: PurgeSeq, suits: impl Fn(&Flight) -> bool) -> Turn {
         let mut shard = self.shard(key).lock();
         let running = shard.get(key);
-        if let Some(found) = running.and_then(|all| all.iter().find(|flight| flight.joinable && suits(flight))) {
+        if let Some(found) =
+            running.and_then(|all| all.iter().find(|flight| flight.joinable && !flight.is_spoilt() && suits(flight)))
+        {
             return Turn::Follow(found.clone());
         }
         if !self.take_place() {
@@ -73,6 +75,11 @@ impl Flights {
         let flight = Flight::new(key.clone(), seq, false);
         self.shard(key).lock().entry(key.clone()).or_default().push(flight.clone());
         Some(flight)
+    }
+
+    /// Spoils all fills of a key.
+    pub fn spoil(&self, key: &CacheKey) {
+        self.shard(key).lock().get(key).into_iter().flatten().for_each(|flight| flight.spoil());
     }
 
     /// Nobody can join it any more.

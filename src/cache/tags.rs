@@ -1,6 +1,7 @@
 //! Tags that origins put on responses so that they can be purged together.
 
 use http::{HeaderMap, HeaderName};
+use sfv::{ListEntry, Parser};
 
 /// Bytes of tags in one response: Fastly's and Cloudflare's limit.
 pub const MAX_TAGS: usize = 16 << 10;
@@ -29,6 +30,25 @@ impl TagHash {
         }
         TagHash(hash)
     }
+}
+
+/// The most groups of one response and the longest name that are kept: what RFC 9875 section 2 requires.
+const MAX_GROUPS: usize = 32;
+const MAX_GROUP: usize = 128;
+
+/// The groups that a `Cache-Groups` or `Cache-Group-Invalidation` field names, as tags of one origin (RFC 9875): a
+/// list of strings. An invalid field is as if it were not there. `origin`: TLS or not, and the host.
+pub fn groups(headers: &HeaderMap, name: &HeaderName, (tls, host): (bool, &str)) -> Vec<TagHash> {
+    let lines: Vec<&[u8]> = headers.get_all(name).iter().map(|line| line.as_bytes()).collect();
+    let Ok(list) = Parser::parse_list(&lines.join(&b", "[..])) else { return Vec::new() };
+    let named = list.iter().filter_map(|entry| match entry {
+        ListEntry::Item(item) => item.bare_item.as_str(),
+        ListEntry::InnerList(_) => None,
+    });
+    let scheme = if tls { "https" } else { "http" };
+    // The separator keeps them apart from tags, which cannot have it.
+    let tag = |group: &str| TagHash::of(&format!("\u{1f}{scheme}://{host}\u{1f}{group}"));
+    named.filter(|group| group.len() <= MAX_GROUP).take(MAX_GROUPS).map(tag).collect()
 }
 
 /// The response has more or longer tags than are kept. It must not be stored: with tags missing it could
@@ -77,6 +97,22 @@ mod tests {
         let mut expected: Vec<_> = ["a", "b", "c", "d e", "f"].iter().map(|tag| TagHash::of(tag)).collect();
         expected.sort_unstable();
         assert_eq!(parse(&headers(&fields)).unwrap().as_ref(), expected);
+    }
+
+    #[test]
+    fn groups_belong_to_one_origin() {
+        let name = HeaderName::from_static("cache-groups");
+        let of = |value: &str, origin| groups(&headers(&[("cache-groups", value)]), &name, origin);
+        let here = (true, "a.example");
+        assert_eq!(of("\"x\", \"y\";p=1", here).len(), 2);
+        assert_eq!(of("\"x\"", here), of("\"x\"", here));
+        assert_ne!(of("\"x\"", here), of("\"x\"", (false, "a.example")));
+        assert_ne!(of("\"x\"", here), of("\"x\"", (true, "b.example")));
+        assert_ne!(of("\"x\"", here), [TagHash::of("x")]);
+        for none in ["x", "\"x", "(\"x\")", ""] {
+            assert_eq!(of(none, here), [], "{none}");
+        }
+        assert_eq!(of(&vec!["\"x\""; 40].join(","), here).len(), MAX_GROUPS);
     }
 
     #[test]

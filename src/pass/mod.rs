@@ -5,6 +5,7 @@
 //! [`PassRequest`], so that nothing is decided twice and both see one snapshot of the configuration.
 
 mod http10;
+mod invalidate;
 mod proxy;
 
 use std::net::IpAddr;

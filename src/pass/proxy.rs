@@ -12,6 +12,7 @@ use pingora_core::{Error, ErrorSource, ErrorType, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 
+use crate::cache::engine::Engine;
 use crate::cache::object::connection_options;
 use crate::cache::status::Report;
 use crate::cache::tags::TAG_FIELDS;
@@ -21,7 +22,7 @@ use crate::origin::connect::describe;
 use crate::origin::forward::{self, Forwarded};
 use crate::origin::{FailedStage, OriginState, Picked, PoolRuntime, Tried};
 
-use super::{PassRequest, REQUEST, http10};
+use super::{PassRequest, REQUEST, http10, invalidate};
 
 /// Kept connections that may turn out to be closed, before that counts as the origin's failure.
 const MAX_STALE_CONNECTIONS: usize = 3;
@@ -29,6 +30,7 @@ const MAX_STALE_CONNECTIONS: usize = 3;
 /// The pass path.
 pub struct Pass {
     pub observer: Arc<Observer>,
+    pub engine: Arc<Engine>,
 }
 
 /// What is known of one request on its way.
@@ -182,10 +184,13 @@ impl ProxyHttp for Pass {
         if response.status.is_informational() {
             return Ok(());
         }
+        let request = ctx.request()?;
+        if invalidate::changes(request, response.status) {
+            invalidate::invalidate(&self.engine, request, &response.headers).await;
+        }
         for (name, _) in &TAG_FIELDS {
             response.remove_header(name);
         }
-        let request = ctx.request()?;
         let node = &request.snapshot.config.node.name;
         response.append_header(header::VIA, forward::via(Version::HTTP_11, node))?;
         let mut status = String::new();

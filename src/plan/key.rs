@@ -16,17 +16,23 @@ pub struct CacheKey(Arc<str>);
 impl CacheKey {
     /// Writes the key into a buffer that the caller reuses, so that looking up allocates nothing.
     pub fn write(buffer: &mut String, site: &str, version: u64, request: &RequestView<'_>) {
+        let tls = request.scheme == Scheme::Https;
+        Self::write_parts(buffer, site, version, tls, (request.host, request.path, request.query));
+    }
+
+    /// The same for a URI that no request is at hand for: host, path and query.
+    pub fn write_parts(buffer: &mut String, site: &str, version: u64, tls: bool, uri: (&str, &str, Option<&str>)) {
         use std::fmt::Write;
         buffer.clear();
         buffer.push_str(site);
         buffer.push(SEPARATOR);
         let _ = write!(buffer, "{version}"); // writing to a String cannot fail
         // Origins see the scheme and answer by it, with redirects above all. URL purges hit both.
-        if request.scheme == Scheme::Https {
+        if tls {
             buffer.push_str("+tls");
         }
         buffer.push(SEPARATOR);
-        push_uri(buffer, request.host, request.path, request.query);
+        push_uri(buffer, uri.0, uri.1, uri.2);
     }
 
     /// An owned key of what [`CacheKey::write`] wrote.
@@ -41,6 +47,14 @@ impl CacheKey {
     /// `host/path?query`: what URL purges compare.
     pub fn uri(&self) -> &str {
         self.parts().1
+    }
+
+    /// Whose it is in the sense of RFC 9110 section 4.3.1, as far as a key tells: TLS or not, and the host.
+    pub fn origin(&self) -> (bool, &str) {
+        let mut parts = self.0.splitn(3, SEPARATOR).skip(1);
+        let tls = parts.next().is_some_and(|version| version.ends_with("+tls"));
+        let uri = parts.next().unwrap_or_default();
+        (tls, uri.split('/').next().unwrap_or_default())
     }
 
     pub fn as_str(&self) -> &str {
@@ -87,6 +101,11 @@ mod tests {
         CacheKey::write(&mut buffer, "shop", 7, &request);
         let key = CacheKey::from_written(&buffer);
         assert_eq!((key.site(), key.uri()), ("shop", "shop.example/a?b=1"));
+        assert_eq!(key.origin(), (false, "shop.example"));
+        request.scheme = Scheme::Https;
+        let mut tls = String::new();
+        CacheKey::write(&mut tls, "shop", 7, &request);
+        assert_eq!(CacheKey::from_written(&tls).origin(), (true, "shop.example"));
         assert_eq!(key.as_str(), "shop\u{1f}7\u{1f}shop.example/a?b=1");
     }
 

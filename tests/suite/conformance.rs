@@ -4,7 +4,8 @@
 use std::sync::Arc;
 use std::sync::Mutex;
 
-use crate::harness::{Node, Origin, Reply};
+use crate::harness::origin::Gate;
+use crate::harness::{Node, Origin, Reply, Step};
 
 const OLD: &str = "Last-Modified: Sun, 06 Nov 1994 08:49:37 GMT";
 
@@ -232,4 +233,78 @@ fn another_origin_is_asked_before_a_stale_answer_is_given() {
         let response = node.get("/a");
         assert_eq!((response.status, response.text().as_str()), (200, "good"), "{}", response.cache());
     }
+}
+
+#[test]
+fn unsafe_requests_that_succeed_invalidate() {
+    let origin = Origin::start(|request| {
+        let groups = if request.path().starts_with("/group") { "Cache-Groups: \"one\", \"two\"" } else { "X: y" };
+        let fields = ["Cache-Control: max-age=60", groups];
+        match (request.head.starts_with("GET"), request.field("x-answer")) {
+            (true, _) | (false, None) => Reply::ok(&fields, "x"),
+            (false, Some("404")) => Reply::status(404, &[], "x"),
+            (false, Some(field)) => Reply::status(303, &[field], "x"),
+        }
+    });
+    let node = Node::caching(origin.address);
+    let warm = |path: &str| {
+        node.get(path);
+        assert!(node.get(path).is_hit(), "{path}");
+    };
+    for (method, field, other) in [
+        ("POST", "", ""),
+        ("PUT", "", ""),
+        ("DELETE", "", ""),
+        ("PATCH", "", ""),
+        ("M-SEARCH", "", ""),
+        ("POST", "X-Answer: Location: /other?q", "/other?q"),
+        ("POST", "X-Answer: Location: other2#part", "/other2"),
+        ("POST", "X-Answer: Content-Location: http://shop.example/other3", "/other3"),
+        ("POST", "X-Answer: Content-Location: //shop.example/a/../other4", "/other4"),
+        ("POST", "X-Answer: Cache-Group-Invalidation: \"two\"", "/group/a"),
+    ] {
+        warm("/a");
+        if !other.is_empty() {
+            warm(other);
+        }
+        let fields: &[&str] = if field.is_empty() { &[] } else { &[field] };
+        node.client().request(method, "/a", fields, "x");
+        for path in [Some("/a"), Some(other).filter(|other| !other.is_empty())].into_iter().flatten() {
+            assert!(!node.get(path).is_hit(), "{method} {field}: {path}");
+        }
+    }
+    warm("/a");
+    warm("/b");
+    for (method, field) in [
+        ("POST", "X-Answer: 404"),
+        ("OPTIONS", "X: y"),
+        ("POST", "X-Answer: Location: http://other.example/b"),
+        ("POST", "X-Answer: Location: https://shop.example/b"),
+        ("POST", "X-Answer: Cache-Group-Invalidation: \"three\""),
+    ] {
+        let path = if field.contains("Location") || field.contains("Group") { "/elsewhere" } else { "/a" };
+        node.client().request(method, path, &[field], "x");
+        assert!(node.get("/a").is_hit() && node.get("/b").is_hit(), "{method} {field}");
+    }
+}
+
+#[test]
+fn what_an_unsafe_request_changes_while_it_is_filled_is_not_stored() {
+    let gate = Gate::default();
+    let for_origin = gate.clone();
+    let origin = Origin::start(move |request| {
+        let waits = request.path() == "/a" && request.field("x-wait").is_some();
+        let mut steps = if waits { vec![Step::Wait(for_origin.clone())] } else { vec![] };
+        steps.extend(Reply::ok(&["Cache-Control: max-age=60"], "x"));
+        steps
+    });
+    let node = Node::caching(origin.address);
+    let mut early = node.client();
+    early.send("GET /a HTTP/1.1\r\nHost: shop.example\r\nX-Wait: 1\r\n\r\n");
+    origin.wait_for(1);
+    assert_eq!(node.client().request("POST", "/a", &[], "x").status, 200);
+    gate.open();
+    assert_eq!(early.response("GET").status, 200);
+    assert!(!node.get("/a").is_hit());
+    assert!(node.get("/a").is_hit());
 }

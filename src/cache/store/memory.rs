@@ -97,6 +97,11 @@ impl MemoryStore {
         });
     }
 
+    /// Takes all objects of a key out.
+    pub fn remove_key(&self, key: &str) {
+        self.cache.invalidate(key);
+    }
+
     /// All objects, in no order. What is stored meanwhile may or may not be among them.
     pub fn objects(&self) -> impl Iterator<Item = Arc<Object>> {
         self.cache.iter().flat_map(|(_, variants)| variants.0.clone())

@@ -1,0 +1,80 @@
+//! What a successful unsafe request makes of the cache: the responses it may have changed are forgotten (RFC 9111
+//! section 4.4), and the groups that its answer names (RFC 9875 section 3).
+
+use http::{HeaderMap, HeaderName, StatusCode, header};
+
+use crate::cache::engine::Engine;
+use crate::cache::purge::{Event, Target as PurgeTarget};
+use crate::cache::tags;
+use crate::clock::Timestamp;
+use crate::plan::CacheKey;
+use crate::request::{Scheme, Target};
+
+use super::PassRequest;
+
+static GROUP_INVALIDATION: HeaderName = HeaderName::from_static("cache-group-invalidation");
+
+/// Whether the answer to a request says that something has changed.
+pub fn changes(request: &PassRequest, status: StatusCode) -> bool {
+    !request.method.is_safe() && (status.is_success() || status.is_redirection())
+}
+
+/// Forgets the target URI, what `Location` and `Content-Location` point to at the same origin, and the groups.
+pub async fn invalidate(engine: &std::sync::Arc<Engine>, request: &PassRequest, fields: &HeaderMap) {
+    let forget = |path: &str, query: Option<&str>| {
+        let site = request.snapshot.site(request.site);
+        let version = request.snapshot.sites[request.site].version();
+        let mut key = String::new();
+        for tls in [false, true] {
+            CacheKey::write_parts(&mut key, &site.name, version, tls, (&request.host, path, query));
+            engine.invalidate(&CacheKey::from_written(&key));
+        }
+    };
+    forget(&request.path, request.query.as_deref());
+    for name in [header::LOCATION, header::CONTENT_LOCATION] {
+        let reference = fields.get(name).and_then(|value| value.to_str().ok());
+        if let Some(reference) = reference.and_then(|reference| absolute(reference, request))
+            && let Ok(target) = Target::parse(&reference)
+        {
+            forget(&target.path, target.query);
+        }
+    }
+    let groups = tags::groups(fields, &GROUP_INVALIDATION, (request.scheme == Scheme::Https, &request.host));
+    if groups.is_empty() {
+        return;
+    }
+    let site = request.snapshot.site(request.site).name.to_string();
+    let targets = groups.into_iter().map(|tag| PurgeTarget::Tag { site: Some(site.clone()), tag }).collect();
+    let engine = engine.clone();
+    // Waits for the disk, so it may not be done on a worker.
+    let append = move || engine.purges.append(Event::Purge { soft: false, targets }, Timestamp::now());
+    match tokio::task::spawn_blocking(append).await {
+        Ok(Ok(_)) => {}
+        Ok(Err(error)) => tracing::error!(%site, %error, "a group could not be invalidated"),
+        Err(error) => tracing::error!(%site, %error, "a group could not be invalidated"),
+    }
+}
+
+/// A URI reference as a target in origin form, if it is of the request's own origin (RFC 3986 section 5).
+fn absolute(reference: &str, request: &PassRequest) -> Option<String> {
+    let reference = reference.split('#').next().unwrap_or_default();
+    if let Some((scheme, rest)) = reference.split_once("://") {
+        let end = rest.find(['/', '?']).unwrap_or(rest.len());
+        let same = scheme.eq_ignore_ascii_case(request.scheme.as_str())
+            && rest[..end].eq_ignore_ascii_case(&request.authority);
+        let path = &rest[end..];
+        return same.then(|| if path.starts_with('/') { path.to_owned() } else { format!("/{path}") });
+    }
+    if let Some(rest) = reference.strip_prefix("//") {
+        return absolute(&format!("{}://{rest}", request.scheme.as_str()), request);
+    }
+    match reference {
+        "" => None,
+        path if path.starts_with('/') => Some(path.to_owned()),
+        query if query.starts_with('?') => Some(format!("{}{query}", request.path)),
+        relative => {
+            let directory = request.path.rfind('/').map_or("/", |at| &request.path[..=at]);
+            Some(format!("{directory}{relative}"))
+        }
+    }
+}
