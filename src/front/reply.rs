@@ -1,5 +1,6 @@
 //! A response as both fronts write it: which head, how much of which body, and what is added to it.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use tokio::sync::mpsc;
 use crate::cache::engine::Source;
 use crate::cache::flight::{FlightHead, FlightReader};
 use crate::cache::object::{Head, Object};
-use crate::cache::respond::{self, Reply};
+use crate::cache::respond::{self, Reply, Span};
 use crate::clock::Timestamp;
 use crate::origin::connect::OriginError;
 use crate::request::Fields;
@@ -21,6 +22,7 @@ pub struct ClientResponse {
     pub reply: Reply,
     /// Of the whole body.
     length: Option<u64>,
+    multipart: Option<Multipart>,
     pub age: Option<Duration>,
     pub body: Body,
 }
@@ -29,6 +31,12 @@ enum HeadSource {
     Object(Arc<Object>),
     Flight(Arc<FlightHead>),
     Own(Box<Head>),
+}
+
+/// What the head says of a body in several parts (RFC 9110 section 14.6).
+struct Multipart {
+    content_type: HeaderValue,
+    length: u64,
 }
 
 /// Where the body comes from, and which part of it is sent.
@@ -41,6 +49,8 @@ pub struct Body {
 
 enum Pieces {
     Whole(Option<Bytes>),
+    /// Of a multipart body, with what goes between them.
+    Parts(VecDeque<Bytes>),
     Flight(FlightReader),
     Private(mpsc::Receiver<Result<Bytes, OriginError>>),
 }
@@ -81,13 +91,22 @@ impl ClientResponse {
             }
         };
         let reply = respond::respond(method, request, &head.get().selected(length));
+        // Parts in any order need the whole body; of a running fill all of it is given instead.
+        let (reply, pieces, multipart) = match (reply, pieces) {
+            (Reply::Multiple { parts, total }, Pieces::Whole(Some(body))) => {
+                let (pieces, multipart) = multipart(&parts, total, &body, head.get());
+                (Reply::Multiple { parts, total }, Pieces::Parts(pieces), Some(multipart))
+            }
+            (Reply::Multiple { .. }, pieces) => (Reply::Full, pieces, None),
+            (reply, pieces) => (reply, pieces, None),
+        };
         let (skip, left) = match reply {
             _ if *method == Method::HEAD => (0, 0),
-            Reply::Full => (0, u64::MAX),
+            Reply::Full | Reply::Multiple { .. } => (0, u64::MAX),
             Reply::Partial { first, last, .. } => (first, last - first + 1),
             Reply::NotModified | Reply::PreconditionFailed | Reply::RangeNotSatisfiable { .. } => (0, 0),
         };
-        ClientResponse { head, reply, length, age, body: Body { pieces, skip, left } }
+        ClientResponse { head, reply, length, multipart, age, body: Body { pieces, skip, left } }
     }
 
     /// A response of the node's own: a status and one line that says why.
@@ -110,6 +129,7 @@ impl ClientResponse {
             head: HeadSource::Own(Box::new(Head::private(status, fields))),
             reply: Reply::Full,
             length: Some(body.len() as u64),
+            multipart: None,
             age: None,
             body: Body { pieces: Pieces::Whole(Some(body.into())), skip: 0, left },
         }
@@ -124,7 +144,7 @@ impl ClientResponse {
             Reply::Full => self.head().status,
             Reply::NotModified => StatusCode::NOT_MODIFIED,
             Reply::PreconditionFailed => StatusCode::PRECONDITION_FAILED,
-            Reply::Partial { .. } => StatusCode::PARTIAL_CONTENT,
+            Reply::Partial { .. } | Reply::Multiple { .. } => StatusCode::PARTIAL_CONTENT,
             Reply::RangeNotSatisfiable { .. } => StatusCode::RANGE_NOT_SATISFIABLE,
         }
     }
@@ -136,6 +156,7 @@ impl ClientResponse {
             Reply::Full if self.head().status == StatusCode::NO_CONTENT => None,
             Reply::Full => self.length,
             Reply::NotModified => None,
+            Reply::Multiple { .. } => self.multipart.as_ref().map(|multipart| multipart.length),
             Reply::Partial { first, last, .. } => Some(last - first + 1),
             Reply::PreconditionFailed | Reply::RangeNotSatisfiable { .. } => Some(0),
         }
@@ -157,7 +178,13 @@ impl ClientResponse {
     /// The fields to send where they are not those of the whole response.
     pub fn selected_fields(&self) -> HeaderMap {
         let kept: &[HeaderName] = match self.reply {
-            Reply::Full | Reply::Partial { .. } => return self.head().fields.clone(),
+            Reply::Full | Reply::Partial { .. } | Reply::Multiple { .. } => {
+                let mut fields = self.head().fields.clone();
+                if let Some(multipart) = &self.multipart {
+                    fields.insert(header::CONTENT_TYPE, multipart.content_type.clone());
+                }
+                return fields;
+            }
             Reply::NotModified => &NOT_MODIFIED_FIELDS,
             Reply::PreconditionFailed | Reply::RangeNotSatisfiable { .. } => &[header::DATE],
         };
@@ -194,6 +221,7 @@ impl Body {
         while self.left > 0 {
             let piece = match &mut self.pieces {
                 Pieces::Whole(body) => body.take(),
+                Pieces::Parts(parts) => parts.pop_front(),
                 Pieces::Flight(reader) => reader.next().await?,
                 Pieces::Private(receiver) => match receiver.recv().await {
                     Some(piece) => Some(piece?).filter(|piece| !piece.is_empty()),
@@ -208,6 +236,29 @@ impl Body {
         }
         Ok(None)
     }
+}
+
+/// The parts of a multipart body, as slices of the whole one with a head for each.
+fn multipart(parts: &[Span], total: u64, body: &Bytes, head: &Head) -> (VecDeque<Bytes>, Multipart) {
+    let boundary = format!("{:032x}", fastrand::u128(..));
+    let content_type = head.fields.get(header::CONTENT_TYPE);
+    let mut pieces = VecDeque::with_capacity(parts.len() * 2 + 1);
+    for Span { first, last } in parts {
+        let mut between = format!("\r\n--{boundary}\r\n").into_bytes();
+        if let Some(content_type) = content_type {
+            between.extend_from_slice(b"Content-Type: ");
+            between.extend_from_slice(content_type.as_bytes());
+            between.extend_from_slice(b"\r\n");
+        }
+        between.extend_from_slice(format!("Content-Range: bytes {first}-{last}/{total}\r\n\r\n").as_bytes());
+        pieces.push_back(between.into());
+        pieces.push_back(body.slice(*first as usize..=*last as usize)); // within the body, which is in memory
+    }
+    pieces.push_back(format!("\r\n--{boundary}--\r\n").into());
+    let length = pieces.iter().map(|piece| piece.len() as u64).sum();
+    let content_type = format!("multipart/byteranges; boundary={boundary}");
+    let content_type = HeaderValue::try_from(content_type).unwrap_or(HeaderValue::from_static("multipart/byteranges"));
+    (pieces, Multipart { content_type, length })
 }
 
 fn lost() -> OriginError {

@@ -308,3 +308,24 @@ fn what_an_unsafe_request_changes_while_it_is_filled_is_not_stored() {
     assert!(!node.get("/a").is_hit());
     assert!(node.get("/a").is_hit());
 }
+
+#[test]
+fn several_ranges_are_answered_in_one_body() {
+    let origin = Origin::start(|_| Reply::ok(&["Cache-Control: max-age=60", "Content-Type: text/plain"], "0123456789"));
+    let node = Node::caching(origin.address);
+    node.get("/a");
+    let response = node.get_with("/a", &["Range: bytes=7-8, 0-1"]);
+    assert_eq!((response.status, response.is_hit(), response.complete), (206, true, true));
+    let content_type = response.field("content-type").unwrap();
+    let boundary = content_type.strip_prefix("multipart/byteranges; boundary=").unwrap();
+    let part = |range: &str, body: &str| {
+        format!("\r\n--{boundary}\r\nContent-Type: text/plain\r\nContent-Range: bytes {range}/10\r\n\r\n{body}")
+    };
+    let expected = format!("{}{}\r\n--{boundary}--\r\n", part("7-8", "78"), part("0-1", "01"));
+    assert_eq!(response.text(), expected);
+    assert_eq!(response.field("content-range"), None);
+    let merged = node.get_with("/a", &["Range: bytes=0-1, 2-3"]);
+    assert_eq!((merged.status, merged.text().as_str()), (206, "0123"));
+    assert_eq!(merged.field("content-range"), Some("bytes 0-3/10"));
+    assert_eq!(origin.count(), 1);
+}
