@@ -53,9 +53,13 @@ impl Variant {
     }
 }
 
-/// The lines of a field combined, white space around list separators removed.
+/// The lines of a field combined, white space around list separators removed, in lower case where case means
+/// nothing (RFC 9110 sections 12.5.3 and 12.5.4).
 fn value_of(request: Fields<'_>, name: &HeaderName) -> Option<Box<[u8]>> {
-    let joined = request.joined(name)?;
+    let mut joined = request.joined(name)?;
+    if matches!(*name, header::ACCEPT_LANGUAGE | header::ACCEPT_ENCODING) {
+        joined = joined.to_ascii_lowercase().into();
+    }
     if !joined.contains(&b',') {
         return Some(joined.trim_ascii().into());
     }
@@ -96,6 +100,9 @@ mod tests {
             ("accept-encoding, x-a", &[("x-a", "1")], &[("x-a", "1")], true),
             ("accept-encoding, x-a", &[("x-a", "1")], &[("x-a", "2")], false),
             ("x-a", &[("x-a", "")], &[], false),
+            ("x-a", &[("x-a", "b")], &[("x-a", "B")], false),
+            ("accept-encoding", &gzip, &[("accept-encoding", "GZip,BR")], true),
+            ("accept-language", &[("accept-language", "en, DE")], &[("accept-language", "eN,de")], true),
         ] {
             let (stored_for, request) = (map(stored_for), map(request));
             let variant = Variant::of(&map(&[("vary", vary)]), Fields::Map(&stored_for)).unwrap();

@@ -170,6 +170,24 @@ fn the_reference_has_every_key_and_no_other() {
     }
 }
 
+/// Every test that docs/conformance.md names is there.
+#[test]
+fn the_tests_of_the_conformance_table_exist() {
+    let mut files = Vec::new();
+    sources(&root().join("src"), &mut files);
+    sources(&root().join("tests/suite"), &mut files);
+    let all: String = files.iter().map(read).collect();
+    let mut found = 0;
+    for row in read("docs/conformance.md").lines().filter(|line| line.starts_with('|')) {
+        let tests = row.trim_end_matches('|').rsplit('|').next().unwrap();
+        for name in tests.split('`').skip(1).step_by(2) {
+            assert!(all.contains(&format!("fn {name}()")), "{name} of the row: {row}");
+            found += 1;
+        }
+    }
+    assert!(found > 30, "{found}");
+}
+
 #[test]
 fn the_readmes_links_lead_somewhere() {
     for file in ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "docs/README.md"] {
