@@ -50,8 +50,7 @@ impl Directives {
     /// A targeted field is a dictionary of structured fields; one that is invalid or empty is as if it were not
     /// there (RFC 9213 section 2.1).
     fn targeted(headers: &HeaderMap, name: &HeaderName) -> Option<Self> {
-        let lines: Vec<&[u8]> = headers.get_all(name).iter().map(|line| line.as_bytes()).collect();
-        let dictionary: Dictionary = Parser::parse_dictionary(&lines.join(&b", "[..])).ok()?;
+        let dictionary: Dictionary = Parser::parse_dictionary(&Fields::Map(headers).joined(name)?).ok()?;
         if dictionary.is_empty() {
             return None;
         }
@@ -174,16 +173,17 @@ fn unquoted(text: &str) -> &str {
     text.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or(text)
 }
 
-/// A number of seconds; what is not one counts as zero, that is, stale (RFC 9111 section 4.2.1), and what is
-/// too large as 2^31 (section 1.2.2). The quoted form is read too (section 5.2).
+/// A directive's number of seconds; what is not one counts as zero, that is, stale (RFC 9111 section 4.2.1). The
+/// quoted form is read too (section 5.2).
 fn delta_seconds(value: Option<&str>) -> Duration {
+    parse_seconds(unquoted(value.unwrap_or_default())).unwrap_or_default()
+}
+
+/// Delta-seconds; what is too large is 2^31 (RFC 9111 section 1.2.2).
+pub fn parse_seconds(text: &str) -> Option<Duration> {
     const LARGEST: u64 = 1 << 31;
-    let text = value.unwrap_or_default();
-    let text = unquoted(text);
-    if text.is_empty() || !text.bytes().all(|b| b.is_ascii_digit()) {
-        return Duration::ZERO;
-    }
-    Duration::from_secs(text.parse().unwrap_or(LARGEST).min(LARGEST))
+    let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    digits.then(|| Duration::from_secs(text.parse().unwrap_or(LARGEST).min(LARGEST)))
 }
 
 /// Splits a list at its commas, but not at those in quoted strings (RFC 9110 section 5.6.1).

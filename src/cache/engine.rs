@@ -13,7 +13,7 @@ use pingora_core::connectors::http::Connector;
 use tokio::sync::oneshot;
 
 use crate::clock::Timestamp;
-use crate::config::model::{CacheMode, CacheRules, Config};
+use crate::config::model::{CacheRules, Config};
 use crate::observe::metrics::Metrics;
 use crate::origin::connect::OriginError;
 use crate::origin::exchange::OriginRequest;
@@ -404,8 +404,7 @@ fn fill_request(request: &CacheRequest<'_>, miss: &Miss) -> FillRequest {
     let client_fields = view.fields.to_map();
     let mut fields = client_fields.clone();
     remove_hop_by_hop(&mut fields);
-    let rules = &request.matched.route.cache;
-    if rules.ignore_client_cache_control || !matches!(rules.mode, CacheMode::Respect { .. }) {
+    if !request.matched.route.cache.heeds_clients() {
         // Not heeded here, so caches further on are not to heed it for all of this one's clients either.
         fields.remove(header::CACHE_CONTROL);
         fields.remove(header::PRAGMA);

@@ -6,7 +6,7 @@ use http::{HeaderMap, header};
 
 use crate::clock::Timestamp;
 
-use super::control::Directives;
+use super::control::{self, Directives};
 
 /// When the exchange with the origin that stored or refreshed a response took place.
 #[derive(Debug, Clone, Copy)]
@@ -107,13 +107,9 @@ pub fn initial_age(headers: &HeaderMap, times: ExchangeTimes) -> Duration {
 /// `Age` as received: the first member counts, what is no number is ignored, what is too large is 2^31 (RFC 9111
 /// sections 1.2.2 and 5.1).
 fn age_value(headers: &HeaderMap) -> Duration {
-    const LARGEST: u64 = 1 << 31;
     let text = headers.get(header::AGE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let first = text.split(',').next().unwrap_or_default().trim();
-    if first.is_empty() || !first.bytes().all(|byte| byte.is_ascii_digit()) {
-        return Duration::ZERO;
-    }
-    Duration::from_secs(first.parse().unwrap_or(LARGEST).min(LARGEST))
+    control::parse_seconds(first).unwrap_or_default()
 }
 
 /// A lifetime for a response that states none: a part of the time for which it had not changed when it was sent

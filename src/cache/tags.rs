@@ -3,6 +3,8 @@
 use http::{HeaderMap, HeaderName};
 use sfv::{ListEntry, Parser};
 
+use crate::request::Fields;
+
 /// Bytes of tags in one response: Fastly's and Cloudflare's limit.
 pub const MAX_TAGS: usize = 16 << 10;
 /// Bytes of one tag.
@@ -39,8 +41,8 @@ const MAX_GROUP: usize = 128;
 /// The groups that a `Cache-Groups` or `Cache-Group-Invalidation` field names, as tags of one origin (RFC 9875): a
 /// list of strings. An invalid field is as if it were not there. `origin`: TLS or not, and the host.
 pub fn groups(headers: &HeaderMap, name: &HeaderName, (tls, host): (bool, &str)) -> Vec<TagHash> {
-    let lines: Vec<&[u8]> = headers.get_all(name).iter().map(|line| line.as_bytes()).collect();
-    let Ok(list) = Parser::parse_list(&lines.join(&b", "[..])) else { return Vec::new() };
+    let Some(value) = Fields::Map(headers).joined(name) else { return Vec::new() };
+    let Ok(list) = Parser::parse_list(&value) else { return Vec::new() };
     let named = list.iter().filter_map(|entry| match entry {
         ListEntry::Item(item) => item.bare_item.as_str(),
         ListEntry::InnerList(_) => None,

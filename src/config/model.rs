@@ -357,6 +357,13 @@ pub enum CacheMode {
     },
 }
 
+impl CacheRules {
+    /// Whether clients' `Cache-Control` counts: in mode `force` the operator has the word alone.
+    pub fn heeds_clients(&self) -> bool {
+        matches!(self.mode, CacheMode::Respect { .. }) && !self.ignore_client_cache_control
+    }
+}
+
 impl Default for CacheRules {
     fn default() -> Self {
         CacheRules {

@@ -82,9 +82,8 @@ impl State {
         Ok(match (self, byte) {
             (State::Size { digits: 1.., size }, b'\r') => State::SizeLf { size },
             (State::Size { digits: 1.., size }, b';' | b' ' | b'\t') => State::Extension { size, length: 1 },
-            (State::Size { size, digits: ..MAX_DIGITS }, byte) => {
+            (State::Size { size, digits: digits @ ..MAX_DIGITS }, byte) => {
                 let digit = char::from(byte).to_digit(16).ok_or(Malformed)?;
-                let State::Size { digits, .. } = self else { return Err(Malformed) };
                 State::Size { size: size << 4 | u64::from(digit), digits: digits + 1 }
             }
             (State::Extension { size, .. }, b'\r') => State::SizeLf { size },

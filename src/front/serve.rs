@@ -80,11 +80,9 @@ pub async fn decide(
     };
     let version = snapshot.sites[matched.site_index].version();
     CacheKey::write(key, &matched.site.name, version, view);
-    let rules = &matched.route.cache;
-    // In mode "force" the operator has the word alone.
-    let asks = match rules.mode {
-        CacheMode::Respect { .. } if !rules.ignore_client_cache_control => ClientDirectives::parse(view.fields),
-        _ => ClientDirectives::default(),
+    let asks = match matched.route.cache.heeds_clients() {
+        true => ClientDirectives::parse(view.fields),
+        false => ClientDirectives::default(),
     };
     let (source, report) = match shared.engine.lookup(key, view.fields, &asks, now) {
         Lookup::Hit(object, report) => (Source::Stored(object), report),
