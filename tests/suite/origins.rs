@@ -201,12 +201,12 @@ fn connections_to_origins_are_kept_and_a_closed_one_is_no_failure() {
     });
     for routes in [UNCACHED, CACHED] {
         let node = Node::with_routes(&[origin.address], routes);
-        let before = origin.connections();
-        for i in 0..20 {
-            assert_eq!(node.get(&format!("/{i}")).status, 200);
-        }
-        // A client may ask again before pingora has given the connection back.
-        assert!(origin.connections() - before <= 10, "{}", origin.connections() - before);
+        // A client may ask again before pingora has given the connection back: then a new one is made.
+        eventually("requests on kept connections", || {
+            let before = origin.connections();
+            let kept = (0..5).all(|_| node.get("/a").status == 200 && origin.connections() == before);
+            kept.then_some(())
+        });
         for path in ["/last", "/a", "/last", "/b"] {
             assert_eq!(node.get(path).status, 200, "{path}");
         }
