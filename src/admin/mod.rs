@@ -1,10 +1,12 @@
 //! The admin API: health, status, purges, reloads, pools. On a listener of its own, loopback by default.
 
 mod auth;
+mod explain;
 mod handlers;
 mod metrics;
 mod problem;
 mod purge;
+mod url;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -115,6 +117,7 @@ fn router(node: Arc<Node>) -> Router {
         .route("/v1/config", get(handlers::config))
         .route("/v1/config/check", post(handlers::check_config))
         .route("/v1/reload", post(handlers::reload))
+        .route("/v1/explain", get(explain::explain))
         .route("/v1/purge", post(purge::purge))
         .route("/v1/sites/{site}/version", post(handlers::set_version))
         .route("/v1/pools/{pool}/origins/{origin}/drain", post(handlers::drain))

@@ -10,14 +10,13 @@ use serde::Deserialize;
 
 use crate::cache::purge::Target;
 use crate::cache::tags::{MAX_TAG, TagHash};
-use crate::config::host::parse_authority;
 use crate::config::model::{Config, TokenRight};
 use crate::node::{Node, Purged};
-use crate::plan::push_uri;
-use crate::request::Target as UrlTarget;
+use crate::plan::keyed_uris;
 
 use super::auth::Caller;
 use super::problem::Problem;
+use super::url::Located;
 
 /// URLs or tags in one call.
 const MAX_TARGETS: usize = 1000;
@@ -53,15 +52,16 @@ fn targets(request: PurgeRequest, config: &Config, caller: &Caller) -> Result<Ve
     let all = request.all == Some(true);
     match request {
         PurgeRequest { url: Some(url), urls: None, prefix: None, tags: None, site: None, all: None, .. } => {
-            Ok(vec![url_target(&url, config, caller)?])
+            url_targets(&url, config, caller)
         }
         PurgeRequest { urls: Some(urls), url: None, prefix: None, tags: None, site: None, all: None, .. } => {
             check_count(urls.len(), "urls")?;
-            urls.iter().map(|url| url_target(url, config, caller)).collect()
+            let targets: Result<Vec<Vec<Target>>, Problem> =
+                urls.iter().map(|url| url_targets(url, config, caller)).collect();
+            Ok(targets?.concat())
         }
         PurgeRequest { prefix: Some(prefix), url: None, urls: None, tags: None, site: None, all: None, .. } => {
-            let (site, prefix) = locate(&prefix, config, caller)?;
-            Ok(vec![Target::Prefix { site, prefix }])
+            prefix_targets(&prefix, config, caller)
         }
         PurgeRequest { tags: Some(tags), url: None, urls: None, prefix: None, site, all: None, .. } => {
             tag_targets(&tags, site, config, caller)
@@ -117,24 +117,24 @@ fn check_site(site: &str, config: &Config, caller: &Caller) -> Result<(), Proble
     Err(Problem::not_found(format!("there is no site {site:?}")))
 }
 
-fn url_target(url: &str, config: &Config, caller: &Caller) -> Result<Target, Problem> {
-    let (site, uri) = locate(url, config, caller)?;
-    Ok(Target::Url { site, uri })
+fn url_targets(url: &str, config: &Config, caller: &Caller) -> Result<Vec<Target>, Problem> {
+    let located = Located::find(url, config, caller)?;
+    let Located { site, host, path, query, .. } = &located;
+    let target = |uri| Target::Url { site: site.name.to_string(), uri };
+    Ok(keyed_uris(site, host, path, query.as_deref()).map(target).collect())
 }
 
-/// The site of a URL and the URL as keys have it: scheme and port do not count, the path is normalised.
-fn locate(url: &str, config: &Config, caller: &Caller) -> Result<(String, String), Problem> {
-    let invalid = |why: &str| Problem::bad_request(format!("{url:?} is not a URL: {why}"));
-    let absolute = if url.contains("://") { url.to_owned() } else { format!("http://{url}") };
-    let target = UrlTarget::parse(&absolute).map_err(|error| invalid(&error.to_string()))?;
-    let authority = target.authority.ok_or_else(|| invalid("it has no host"))?;
-    let (host, _) = parse_authority(authority).ok_or_else(|| invalid("its host is not valid"))?;
-    let site = config.hosts.find(&host).ok_or_else(|| Problem::not_found(format!("no site has the host {host:?}")))?;
-    let site = config.sites[site].name.to_string();
-    caller.need_site(&site)?;
-    let mut uri = String::new();
-    push_uri(&mut uri, &host, &target.path, target.query);
-    Ok((site, uri))
+fn prefix_targets(prefix: &str, config: &Config, caller: &Caller) -> Result<Vec<Target>, Problem> {
+    let Located { site, host, path, query, .. } = Located::find(prefix, config, caller)?;
+    let query = query.map(|query| format!("?{query}")).unwrap_or_default();
+    let target = |path: &str| Target::Prefix { site: site.name.to_string(), prefix: format!("{host}{path}{query}") };
+    let mut targets = vec![target(&path)];
+    // What lies under a prefix may be of routes that key paths in lower case.
+    let lower = path.to_ascii_lowercase();
+    if lower != path && site.routes.iter().any(|route| route.cache.key.ignore_path_case) {
+        targets.push(target(&lower));
+    }
+    Ok(targets)
 }
 
 #[cfg(test)]

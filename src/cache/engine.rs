@@ -26,12 +26,13 @@ use super::control::ClientDirectives;
 use super::fill::{self, FillRequest, PrivateResponse};
 use super::flight::{Arrival, Flight, FlightReader, ObjectUse, Settled};
 use super::flights::{Flights, Turn};
-use super::freshness::Usability;
+use super::freshness::{Freshness, Usability};
 use super::object::{Object, remove_hop_by_hop};
-use super::policy::SkipReason;
 use super::purge::{LogError, PurgeSeq, Purges, Standing};
+use super::reason::{Basis, SkipReason};
 use super::status::{Forward, Report, Stored, Why};
 use super::store::MemoryStore;
+use super::vary;
 
 /// Keys that are remembered as not cacheable, at most.
 const MAX_UNCACHEABLE: u64 = 100_000;
@@ -133,7 +134,7 @@ impl Engine {
     /// What the cache has for a request. Every answer from the cache is decided here.
     pub fn lookup(&self, key: &str, request: Fields<'_>, asks: &ClientDirectives, now: Timestamp) -> Lookup {
         let Some(variants) = self.memory.get(key) else {
-            return match self.uncacheable.get(&self.hasher.hash_one(key)) {
+            return match self.uncacheable_until(key) {
                 Some(until) if now < until => Lookup::HitForMiss,
                 _ => Lookup::Miss(Miss { stale: None, why: Why::UriMiss }),
             };
@@ -163,6 +164,11 @@ impl Engine {
                 }
             }
         }
+    }
+
+    /// Until when a key is remembered as not cacheable, or was.
+    pub fn uncacheable_until(&self, key: &str) -> Option<Timestamp> {
+        self.uncacheable.get(&self.hasher.hash_one(key))
     }
 
     /// What may be done with a stored response; `None` if a purge has killed it.
@@ -199,10 +205,8 @@ impl Engine {
                 // What is not fresh must be validated for each request by itself (RFC 9111 section 4).
                 Arrival::Stream(reader) if !reader.head.freshness.may_be_shared(Timestamp::now()) => break,
                 Arrival::Stream(reader) => {
-                    return Ok(Answer {
-                        source: Source::Stream(reader),
-                        report: Report::Forward(collapsed(Stored::Yes)),
-                    });
+                    let report = Report::Forward(collapsed(stored(&reader.head.freshness, reader.head.basis)));
+                    return Ok(Answer { source: Source::Stream(reader), report });
                 }
                 Arrival::Settled(Settled::Object(object, ObjectUse::Validated))
                     if !object.freshness.may_be_shared(Timestamp::now()) =>
@@ -245,9 +249,8 @@ impl Engine {
         if let Turn::Lead(flight) = self.turn(&object.key, request.view.fields, &asks)
             && self.found_meanwhile(&flight, request.view.fields, &asks).is_none()
         {
-            let miss = Miss { stale: Some(object.clone()), why: Why::Stale };
             let (owner, _nobody) = oneshot::channel();
-            tokio::spawn(fill::run(self.clone(), flight, fill_request(request, &miss), owner));
+            tokio::spawn(fill::run(self.clone(), flight, fill_request(request, Some(object.clone())), owner));
         }
     }
 
@@ -256,6 +259,7 @@ impl Engine {
         let object = Arc::new(object);
         if self.purges.standing(&object) != Standing::Dead && !flight.is_spoilt() {
             self.uncacheable.invalidate(&self.hasher.hash_one(object.key.as_str()));
+            self.metrics.stored(object.basis.as_str());
             self.memory.insert(object.clone(), rules.max_variants);
             if flight.is_spoilt() {
                 self.memory.remove(&object); // spoilt between the question and the insertion
@@ -324,7 +328,7 @@ impl Engine {
                 takes_any
                     && matches!(head.freshness.usability(Timestamp::now()), Usability::Fresh { .. })
                     && head.variant.matches(request)
-                    && self.purges.standing_of_fill(key, &head.tags, flight.seq) == Standing::Live
+                    && self.purges.standing_of_fill(key, &head.tags.hashes, flight.seq) == Standing::Live
             }
         })
     }
@@ -340,10 +344,13 @@ impl Engine {
         let miss = Miss { stale, ..miss };
         let (owner, mine) = oneshot::channel();
         let seat = flight.seat(); // taken before the fill begins, so that nothing can be gone before it is read
-        tokio::spawn(fill::run(self.clone(), flight.clone(), fill_request(request, &miss), owner));
+        tokio::spawn(fill::run(self.clone(), flight.clone(), fill_request(request, miss.stale.clone()), owner));
         let answer = |source, stored| Answer { source, report: Report::Forward(forward(&miss, stored)) };
         match flight.arrival(seat, request.view.fields).await {
-            Arrival::Stream(reader) => Ok(answer(Source::Stream(reader), Stored::Yes)),
+            Arrival::Stream(reader) => {
+                let stored = stored(&reader.head.freshness, reader.head.basis);
+                Ok(answer(Source::Stream(reader), stored))
+            }
             Arrival::Settled(Settled::Object(object, how)) => Ok(settled(object, how, forward(&miss, Stored::Nothing))),
             Arrival::Settled(Settled::Private(reason)) => match mine.await {
                 Ok(private) => Ok(answer(Source::Private(private), Stored::No(reason))),
@@ -379,9 +386,16 @@ fn forward(miss: &Miss, stored: Stored) -> Forward {
     Forward { why: miss.why, status: None, stored, collapsed: false, error: None }
 }
 
+fn stored(freshness: &Freshness, basis: Basis) -> Stored {
+    let age = freshness.current_age(Timestamp::now());
+    Stored::Yes { basis, ttl: freshness.lifetime.saturating_sub(age) }
+}
+
 fn settled(object: Arc<Object>, how: ObjectUse, forward: Forward) -> Answer {
     let forward = match how {
-        ObjectUse::Validated => Forward { status: Some(304), stored: Stored::Yes, ..forward },
+        ObjectUse::Validated => {
+            Forward { status: Some(304), stored: stored(&object.freshness, object.basis), ..forward }
+        }
         ObjectUse::StaleIfError { status } => {
             let error = if status.is_some() { "status" } else { "failed" };
             Forward { status, error: Some(error), ..forward }
@@ -399,17 +413,20 @@ fn lost() -> OriginError {
     OriginError::Broken { origin: "".into(), cause: "the response was lost on its way".into() }
 }
 
-fn fill_request(request: &CacheRequest<'_>, miss: &Miss) -> FillRequest {
+/// What a fill for a request asks the origin; `stale`: what may be validated.
+pub(super) fn fill_request(request: &CacheRequest<'_>, stale: Option<Arc<Object>>) -> FillRequest {
     let view = request.view;
+    let rules = &request.matched.route.cache;
     let client_fields = view.fields.to_map();
     let mut fields = client_fields.clone();
     remove_hop_by_hop(&mut fields);
-    if !request.matched.route.cache.heeds_clients() {
+    if !rules.heeds_clients() {
         // Not heeded here, so caches further on are not to heed it for all of this one's clients either.
         fields.remove(header::CACHE_CONTROL);
         fields.remove(header::PRAGMA);
     }
     forward::exclude_from_fill(&mut fields);
+    vary::normalise(&mut fields, &rules.key);
     let forwarded = Forwarded {
         node: &request.snapshot.config.node,
         client: view.client,
@@ -421,12 +438,12 @@ fn fill_request(request: &CacheRequest<'_>, miss: &Miss) -> FillRequest {
     let pool = request.matched.route.pool;
     FillRequest {
         origin: OriginRequest {
-            path_and_query: view.path_and_query(),
+            path_and_query: CacheKey::from_written(request.key).path_and_query().to_owned(),
             authority: view.host.to_owned(),
             fields,
             pool,
             hash: request.snapshot.pools.hash(pool, view),
-            avoid_errors: miss.stale.is_some(),
+            avoid_errors: stale.is_some(),
             upgrade: None,
         },
         snapshot: request.snapshot.clone(),
@@ -434,6 +451,6 @@ fn fill_request(request: &CacheRequest<'_>, miss: &Miss) -> FillRequest {
         route_index: request.matched.route_index,
         client_fields,
         no_store: request.asks.no_store,
-        stale: miss.stale.clone().filter(|_| !request.asks.no_store),
+        stale: stale.filter(|_| !request.asks.no_store),
     }
 }

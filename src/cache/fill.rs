@@ -15,10 +15,13 @@ use crate::request::Fields;
 use crate::snapshot::Snapshot;
 
 use super::engine::Engine;
+use super::explain;
 use super::flight::{Flight, FlightHead, ObjectUse, Settled};
 use super::freshness::{ExchangeTimes, Usability};
+use super::inspect::TriedOut;
 use super::object::{Head, Object};
-use super::policy::{self, RequestFacts, ResponseFacts, SkipReason, Storable, Verdict};
+use super::policy::{self, RequestFacts, ResponseFacts, Storable};
+use super::reason::SkipReason;
 use super::tags;
 
 /// RFC 9875 section 2.
@@ -44,6 +47,14 @@ pub struct FillRequest {
 impl FillRequest {
     fn rules(&self) -> &CacheRules {
         &self.snapshot.route(self.site_index, self.route_index).cache
+    }
+
+    fn facts(&self) -> RequestFacts<'_> {
+        RequestFacts {
+            fields: Fields::Map(&self.client_fields),
+            has_authorization: self.client_fields.contains_key(header::AUTHORIZATION),
+            no_store: self.no_store,
+        }
     }
 }
 
@@ -125,14 +136,14 @@ async fn receive(
     }
     let length = exchange.content_length();
     match judge(engine, request, exchange.status, &exchange.fields, times, length) {
-        Verdict::Store(mut storable) => {
+        Ok(mut storable) => {
             let groups = tags::groups(&exchange.fields, &GROUPS, flight.key.origin());
             if !groups.is_empty() {
-                storable.tags = storable.tags.iter().copied().chain(groups).collect();
+                storable.tags = storable.tags.with_groups(groups);
             }
             stream(engine, flight, request, exchange, storable, length).await
         }
-        Verdict::Skip(reason) => hand_over(engine, flight, request, exchange, reason, length, owner).await,
+        Err(reason) => hand_over(engine, flight, request, exchange, reason, length, owner).await,
     }
 }
 
@@ -158,14 +169,13 @@ fn judge(
     fields: &HeaderMap,
     times: ExchangeTimes,
     length: Option<u64>,
-) -> Verdict {
-    let facts = RequestFacts {
-        fields: Fields::Map(&request.client_fields),
-        has_authorization: request.client_fields.contains_key(header::AUTHORIZATION),
-        no_store: request.no_store,
-    };
+) -> Result<Storable, SkipReason> {
     let max_object = engine.max_object();
-    policy::judge(request.rules(), &facts, &ResponseFacts { status, headers: fields, times, length, max_object })
+    policy::judge(
+        request.rules(),
+        &request.facts(),
+        &ResponseFacts { status, headers: fields, times, length, max_object },
+    )
 }
 
 /// The stored response, if it may stand in for an origin that failed (RFC 5861 section 4). It may have been
@@ -193,15 +203,15 @@ fn freshen(
     let head = stale.head.freshened_by(fields.clone());
     // Tags are not among the fields that clients see: they stay as stored.
     match judge(engine, request, head.status, &with_age(&head.fields, fields), times, Some(stale.length())) {
-        Verdict::Store(mut storable) => {
+        Ok(mut storable) => {
             storable.tags = stale.tags.clone();
             storable.variant = stale.variant.clone();
             let object = Object::new(flight.key.clone(), head, stale.body.clone(), storable, flight.seq);
             return Settled::Object(engine.store(object, request.rules(), flight), ObjectUse::Validated);
         }
         // No longer to be stored, but confirmed for those who wait.
-        Verdict::Skip(reason) if reason.concerns_every_request() => engine.memory.remove(stale),
-        Verdict::Skip(_) => {}
+        Err(reason) if reason.concerns_every_request() => engine.memory.remove(stale),
+        Err(_) => {}
     }
     Settled::Object(stale.clone(), ObjectUse::Validated)
 }
@@ -227,9 +237,9 @@ async fn stream(
     storable: Storable,
     length: Option<u64>,
 ) {
-    let Storable { freshness, variant, tags, excluded } = storable.clone();
+    let Storable { freshness, variant, tags, basis, excluded } = storable.clone();
     let (head, own) = Head::split(exchange.status, std::mem::take(&mut exchange.fields), &excluded);
-    let mut unsent = Some(FlightHead { head: head.clone(), length, freshness, variant, tags, own });
+    let mut unsent = Some(FlightHead { head: head.clone(), length, freshness, variant, basis, tags, own });
     let mut held = Bytes::new();
     let mut received: u64 = 0;
     let mut keeping = true;
@@ -305,6 +315,27 @@ async fn hand_over(
     if owner.send(PrivateResponse { head, length, body }).is_ok() {
         pump(engine, exchange, length, sender).await;
     } // else nobody waits for it: a background refresh, or the client left
+}
+
+/// Gets a response and judges it; its body is not read and nothing is stored.
+pub async fn try_out(engine: &Engine, request: FillRequest) -> Result<TriedOut, OriginError> {
+    let mut exchange = exchange::get(&engine.connector, &request.snapshot.pools, &request.origin).await?;
+    let times = ExchangeTimes { request: exchange.request_time, response: Timestamp::now() };
+    add_date(&mut exchange.fields, times.response);
+    let facts = request.facts();
+    let response = ResponseFacts {
+        status: exchange.status,
+        headers: &exchange.fields,
+        times,
+        length: exchange.content_length(),
+        max_object: engine.max_object(),
+    };
+    Ok(TriedOut {
+        origin: exchange.origin.clone(),
+        status: exchange.status.as_u16(),
+        fields: explain::deciding_fields(&exchange.fields),
+        explanation: explain::explain(request.rules(), &facts, &response),
+    })
 }
 
 /// A response for one client that no fill has to do with. Its body is read in a task of its own.

@@ -21,9 +21,9 @@ use crate::request::Fields;
 
 use super::freshness::Freshness;
 use super::object::{Head, Object};
-use super::policy::SkipReason;
 use super::purge::PurgeSeq;
-use super::tags::TagHash;
+use super::reason::{Basis, SkipReason};
+use super::tags::Tags;
 use super::vary::Variant;
 
 /// How far the slowest reader of a response that is not stored may be behind the origin.
@@ -78,7 +78,8 @@ pub struct FlightHead {
     pub length: Option<u64>,
     pub freshness: Freshness,
     pub variant: Variant,
-    pub tags: Box<[TagHash]>,
+    pub basis: Basis,
+    pub tags: Tags,
     /// Fields for the request alone that caused the fill.
     pub own: HeaderMap,
 }
@@ -358,7 +359,8 @@ mod tests {
             length: None,
             freshness: Freshness::default(),
             variant: Variant::default(),
-            tags: [].into(),
+            basis: Basis::MaxAge,
+            tags: Tags::default(),
             own: HeaderMap::new(),
         }
     }

@@ -5,13 +5,17 @@
 
 pub mod control;
 pub mod engine;
+pub mod explain;
 pub mod fill;
 pub mod flight;
 mod flights;
 pub mod freshness;
+mod inspect;
+mod negotiate;
 pub mod object;
 pub mod policy;
 pub mod purge;
+pub mod reason;
 pub mod respond;
 pub mod status;
 pub mod store;

@@ -13,8 +13,9 @@ use crate::plan::CacheKey;
 use super::freshness::Freshness;
 use super::policy::Storable;
 use super::purge::PurgeSeq;
+use super::reason::Basis;
 use super::respond::Selected;
-use super::tags::{TAG_FIELDS, TagHash};
+use super::tags::{TAG_FIELDS, Tags};
 use super::vary::Variant;
 
 /// A stored response. Immutable but for what purges have found it to be; what refreshes it makes a new one around the same body.
@@ -25,7 +26,8 @@ pub struct Object {
     pub body: Bytes,
     pub freshness: Freshness,
     pub variant: Variant,
-    pub tags: Box<[TagHash]>,
+    pub tags: Tags,
+    pub basis: Basis,
     /// See [`Object::checked`].
     checked: AtomicU64,
     /// When a soft purge declared it stale: seconds since 1970, or [`NEVER`].
@@ -133,6 +135,7 @@ impl Object {
             freshness: storable.freshness,
             variant: storable.variant,
             tags: storable.tags,
+            basis: storable.basis,
             checked: AtomicU64::new(purge_seq.0),
             soft_purged: AtomicU64::new(NEVER),
         }
@@ -147,7 +150,7 @@ impl Object {
             + self.head.h1.len()
             + self.head.fields.len() * PER_FIELD
             + self.variant.weight()
-            + self.tags.len() * std::mem::size_of::<TagHash>()
+            + self.tags.weight()
             + self.body.len()
     }
 

@@ -10,7 +10,8 @@ use crate::request::Fields;
 
 use super::control::Directives;
 use super::freshness::{self, ExchangeTimes, Freshness};
-use super::tags::{self, TagHash};
+use super::reason::{Basis, SkipReason};
+use super::tags::{Tags, TooManyTags};
 use super::vary::Variant;
 
 /// What the decision needs to know of the request.
@@ -34,78 +35,19 @@ pub struct ResponseFacts<'a> {
     pub max_object: u64,
 }
 
-/// The decision.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Verdict {
-    Store(Storable),
-    Skip(SkipReason),
-}
-
 /// How a response is to be stored.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Storable {
     pub freshness: Freshness,
     pub variant: Variant,
-    pub tags: Box<[TagHash]>,
+    pub tags: Tags,
+    pub basis: Basis,
     /// Fields that are only for the request which the response answered.
     pub excluded: Vec<HeaderName>,
 }
 
-/// Why a response is not stored, by name: shown in `Cache-Status`, counted in metrics.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SkipReason {
-    NoStore,
-    /// The client's own `no-store`.
-    ClientNoStore,
-    /// `must-understand` on a status that this cache does not.
-    MustUnderstand,
-    Private,
-    Authorization,
-    SetCookie,
-    VaryStar,
-    Status,
-    NoFreshness,
-    Expired,
-    TooLarge,
-    TagsTooLarge,
-    Partial,
-}
-
-impl SkipReason {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            SkipReason::NoStore => "no-store",
-            SkipReason::ClientNoStore => "client-no-store",
-            SkipReason::MustUnderstand => "must-understand",
-            SkipReason::Private => "private",
-            SkipReason::Authorization => "authorization",
-            SkipReason::SetCookie => "set-cookie",
-            SkipReason::VaryStar => "vary-star",
-            SkipReason::Status => "status",
-            SkipReason::NoFreshness => "no-freshness",
-            SkipReason::Expired => "expired",
-            SkipReason::TooLarge => "too-large",
-            SkipReason::TagsTooLarge => "tags-too-large",
-            SkipReason::Partial => "partial",
-        }
-    }
-
-    /// Whether any other request for the key would find the same. Only then is the key remembered as not
-    /// cacheable; otherwise one visitor's `Authorization` would switch caching off for all.
-    pub fn concerns_every_request(self) -> bool {
-        !matches!(self, SkipReason::Authorization | SkipReason::ClientNoStore)
-    }
-}
-
 /// Decides about a response to a GET.
-pub fn judge(rules: &CacheRules, request: &RequestFacts<'_>, response: &ResponseFacts<'_>) -> Verdict {
-    match decide(rules, request, response) {
-        Ok(storable) => Verdict::Store(storable),
-        Err(reason) => Verdict::Skip(reason),
-    }
-}
-
-fn decide(
+pub fn judge(
     rules: &CacheRules,
     request: &RequestFacts<'_>,
     response: &ResponseFacts<'_>,
@@ -118,23 +60,26 @@ fn decide(
     if request.no_store {
         return Err(SkipReason::ClientNoStore);
     }
-    let (lifetime, stated) = match rules.mode {
+    let (lifetime, basis) = match rules.mode {
         CacheMode::Off => return Err(SkipReason::NoStore),
         CacheMode::Respect { default_ttl } => respected_lifetime(rules, default_ttl, request, response, &directives)?,
-        CacheMode::Force { ttl } => (forced_lifetime(ttl, request, response, &directives)?, true),
+        CacheMode::Force { ttl } => forced_lifetime(rules, ttl, request, response, &directives)?,
     };
     if headers.contains_key(header::SET_COOKIE) && !rules.store_set_cookie {
         return Err(SkipReason::SetCookie);
     }
-    let variant = Variant::of(headers, request.fields).ok_or(SkipReason::VaryStar)?;
+    let variant = Variant::of(headers, request.fields, &rules.key).ok_or(SkipReason::VaryStar)?;
     if response.length.is_some_and(|length| length > response.max_object) {
         return Err(SkipReason::TooLarge);
     }
-    let tags = tags::parse(headers).map_err(|tags::TooManyTags| SkipReason::TagsTooLarge)?;
+    let tags = Tags::parse(headers).map_err(|TooManyTags| SkipReason::TagsTooLarge)?;
     let mut freshness = freshness_of(rules, response, &directives, lifetime);
-    if !stated {
-        // Kept only to be validated for each request: nobody said that it may be shared.
-        freshness = Freshness { may_be_stale: false, ..freshness.without_stale_windows() };
+    match basis {
+        // Nobody said that it may be shared.
+        Basis::Validator => freshness = Freshness { may_be_stale: false, ..freshness.without_stale_windows() },
+        // An error is not to outlive the time the operator gave it.
+        Basis::NegativeTtl => freshness = freshness.without_stale_windows(),
+        _ => {}
     }
     let worth_keeping = freshness.current_age(response.times.response) < lifetime
         || has_validator(headers)
@@ -144,10 +89,10 @@ fn decide(
         return Err(SkipReason::Expired);
     }
     let excluded = if matches!(rules.mode, CacheMode::Force { .. }) { Vec::new() } else { directives.excluded };
-    Ok(Storable { freshness, variant, tags, excluded })
+    Ok(Storable { freshness, variant, tags, basis, excluded })
 }
 
-/// The lifetime in mode `respect` and whether anything states it, or why the response may not be stored at all
+/// The lifetime in mode `respect` and what it rests on, or why the response may not be stored at all
 /// (RFC 9111 section 3).
 fn respected_lifetime(
     rules: &CacheRules,
@@ -155,7 +100,7 @@ fn respected_lifetime(
     request: &RequestFacts<'_>,
     response: &ResponseFacts<'_>,
     directives: &Directives,
-) -> Result<(Duration, bool), SkipReason> {
+) -> Result<(Duration, Basis), SkipReason> {
     let understood = is_understood(response.status);
     if directives.must_understand && !understood {
         return Err(SkipReason::MustUnderstand);
@@ -170,44 +115,61 @@ fn respected_lifetime(
     if request.has_authorization && !allows_authorization(directives) {
         return Err(SkipReason::Authorization);
     }
-    let explicit = freshness::explicit_lifetime(response.headers, directives, response.times.response);
+    let explicit = explicit_lifetime(response, directives);
     let may_be_guessed = is_heuristically_cacheable(response.status) || directives.public;
     if directives.no_cache {
         // It may be stored, but is validated before each use (section 5.2.2.4).
         let storable = explicit.is_some() && is_final_status(response.status) || may_be_guessed;
-        return if storable { Ok((Duration::ZERO, true)) } else { Err(SkipReason::Status) };
+        return if storable { Ok((Duration::ZERO, Basis::NoCache)) } else { Err(SkipReason::Status) };
     }
-    if let Some(lifetime) = explicit {
-        return if is_final_status(response.status) { Ok((lifetime, true)) } else { Err(SkipReason::Status) };
+    if let Some(explicit) = explicit {
+        return if is_final_status(response.status) { Ok(explicit) } else { Err(SkipReason::Status) };
     }
     if let Some(ttl) = default_ttl.filter(|_| takes_default_ttl(response.status)) {
-        return Ok((ttl, true));
+        return Ok((ttl, Basis::DefaultTtl));
+    }
+    if let Some(ttl) = rules.negative_ttl(response.status).filter(|_| is_final_status(response.status)) {
+        return Ok((ttl, Basis::NegativeTtl));
     }
     if !may_be_guessed {
         return Err(SkipReason::Status);
     }
     let (percent, most) = (rules.heuristic_percent, rules.heuristic_max);
     match freshness::heuristic_lifetime(response.headers, response.times.response, percent, most) {
-        Some(lifetime) => Ok((lifetime, true)),
-        None if has_validator(response.headers) => Ok((Duration::ZERO, false)),
+        Some(lifetime) => Ok((lifetime, Basis::Heuristic)),
+        None if has_validator(response.headers) => Ok((Duration::ZERO, Basis::Validator)),
         None => Err(SkipReason::NoFreshness),
     }
 }
 
+/// The lifetime that the response states, and where (RFC 9111 section 4.2.1).
+fn explicit_lifetime(response: &ResponseFacts<'_>, directives: &Directives) -> Option<(Duration, Basis)> {
+    let lifetime = freshness::explicit_lifetime(response.headers, directives, response.times.response)?;
+    let basis = match directives {
+        Directives { s_maxage: Some(_), .. } => Basis::SMaxage,
+        Directives { max_age: Some(_), .. } => Basis::MaxAge,
+        _ => Basis::Expires,
+    };
+    Some((lifetime, basis))
+}
+
 fn forced_lifetime(
+    rules: &CacheRules,
     ttl: Duration,
     request: &RequestFacts<'_>,
     response: &ResponseFacts<'_>,
     directives: &Directives,
-) -> Result<Duration, SkipReason> {
-    if !takes_default_ttl(response.status) {
-        return Err(SkipReason::Status);
-    }
+) -> Result<(Duration, Basis), SkipReason> {
+    let lifetime = match rules.negative_ttl(response.status) {
+        Some(ttl) if is_final_status(response.status) => (ttl, Basis::NegativeTtl),
+        _ if takes_default_ttl(response.status) => (ttl, Basis::Forced),
+        _ => return Err(SkipReason::Status),
+    };
     // Even by force, what one visitor's credentials brought is not given to another.
     if request.has_authorization && !allows_authorization(directives) {
         return Err(SkipReason::Authorization);
     }
-    Ok(ttl)
+    Ok(lifetime)
 }
 
 fn freshness_of(
@@ -279,7 +241,12 @@ mod tests {
     const DEFAULT_HOUR: CacheMode = CacheMode::Respect { default_ttl: Some(Duration::from_secs(3600)) };
     const FORCE: CacheMode = CacheMode::Force { ttl: Duration::from_secs(5) };
 
-    fn judge_with(rules: &CacheRules, request: &[(&str, &str)], status: u16, response: &[(&str, &str)]) -> Verdict {
+    fn judge_with(
+        rules: &CacheRules,
+        request: &[(&str, &str)],
+        status: u16,
+        response: &[(&str, &str)],
+    ) -> Result<Storable, SkipReason> {
         let map = |fields: &[(&str, &str)]| -> HeaderMap {
             let mut map = HeaderMap::new();
             for (name, value) in fields {
@@ -309,8 +276,8 @@ mod tests {
     fn outcome(mode: CacheMode, request: &[(&str, &str)], status: u16, response: &[(&str, &str)]) -> String {
         let rules = CacheRules { mode, ..CacheRules::default() };
         match judge_with(&rules, request, status, response) {
-            Verdict::Store(storable) => storable.freshness.lifetime.as_secs().to_string(),
-            Verdict::Skip(reason) => reason.as_str().to_owned(),
+            Ok(storable) => storable.freshness.lifetime.as_secs().to_string(),
+            Err(reason) => reason.as_str().to_owned(),
         }
     }
 
@@ -383,6 +350,42 @@ mod tests {
     }
 
     #[test]
+    fn redirects_and_errors_have_lifetimes_of_their_own() {
+        let negative_ttl = [("404", 30), ("500-504", 2), ("302", 9)]
+            .map(|(range, secs)| (range.parse().unwrap(), Duration::from_secs(secs)));
+        let rules = |mode| CacheRules {
+            mode,
+            negative_ttl: negative_ttl.to_vec(),
+            stale_if_error: Duration::from_secs(99),
+            ..CacheRules::default()
+        };
+        for (mode, status, response, expected) in [
+            (RESPECT, 404, vec![], "30"),
+            (RESPECT, 404, vec![("cache-control", "max-age=7")], "7"),
+            (RESPECT, 404, vec![("cache-control", "no-store")], "no-store"),
+            (RESPECT, 404, vec![("last-modified", TEN_HOURS_AGO)], "30"),
+            (RESPECT, 302, vec![], "9"),
+            (RESPECT, 301, vec![], "no-freshness"),
+            (RESPECT, 503, vec![], "2"),
+            (RESPECT, 505, vec![], "status"),
+            (DEFAULT_HOUR, 404, vec![], "30"),
+            (FORCE, 404, vec![("cache-control", "max-age=7")], "30"),
+            (FORCE, 505, vec![], "status"),
+            (FORCE, 200, vec![], "5"),
+        ] {
+            let found = match judge_with(&rules(mode), &[], status, &response) {
+                Ok(storable) => {
+                    let negative = storable.basis == Basis::NegativeTtl;
+                    assert_eq!(storable.freshness.stale_if_error.is_zero(), negative, "{status} {response:?}");
+                    storable.freshness.lifetime.as_secs().to_string()
+                }
+                Err(reason) => reason.as_str().to_owned(),
+            };
+            assert_eq!(found, expected, "{mode:?} {status} {response:?}");
+        }
+    }
+
+    #[test]
     fn limits_of_size_and_tags() {
         let rules = CacheRules { mode: DEFAULT_HOUR, ..CacheRules::default() };
         let headers = HeaderMap::new();
@@ -394,11 +397,11 @@ mod tests {
             length: Some(1001),
             max_object: 1000,
         };
-        assert_eq!(judge(&rules, &request, &response), Verdict::Skip(SkipReason::TooLarge));
+        assert_eq!(judge(&rules, &request, &response), Err(SkipReason::TooLarge));
         response.length = None;
-        assert!(matches!(judge(&rules, &request, &response), Verdict::Store(_)));
+        assert!(judge(&rules, &request, &response).is_ok());
         let tag = "x".repeat(2000);
-        assert_eq!(judge_with(&rules, &[], 200, &[("cache-tag", &tag)]), Verdict::Skip(SkipReason::TagsTooLarge));
+        assert_eq!(judge_with(&rules, &[], 200, &[("cache-tag", &tag)]), Err(SkipReason::TagsTooLarge));
     }
 
     #[test]
@@ -416,7 +419,7 @@ mod tests {
             ("max-age=9, proxy-revalidate, stale-if-error=8", (0, 0)),
             ("s-maxage=9", (0, 0)),
         ] {
-            let Verdict::Store(storable) = judge_with(&rules, &[], 200, &[("cache-control", cache_control)]) else {
+            let Ok(storable) = judge_with(&rules, &[], 200, &[("cache-control", cache_control)]) else {
                 panic!("{cache_control} is storable");
             };
             let freshness = storable.freshness;

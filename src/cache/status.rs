@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::time::Duration;
 
-use super::policy::SkipReason;
+use super::reason::{Basis, SkipReason};
 
 /// What the cache did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,7 +46,10 @@ pub enum Why {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stored {
-    Yes,
+    Yes {
+        basis: Basis,
+        ttl: Duration,
+    },
     No(SkipReason),
     /// There was no response to store.
     Nothing,
@@ -95,6 +98,15 @@ impl Report {
         };
     }
 
+    /// The word for why a response was stored or not (docs/reasons.md), where one was judged.
+    pub fn reason(&self) -> Option<&'static str> {
+        match self {
+            Report::Forward(Forward { stored: Stored::Yes { basis, .. }, .. }) => Some(basis.as_str()),
+            Report::Forward(Forward { stored: Stored::No(reason), .. }) => Some(reason.as_str()),
+            _ => None,
+        }
+    }
+
     pub fn result(&self) -> CacheResult {
         match self {
             Report::Hit { .. } => CacheResult::Hit,
@@ -123,16 +135,17 @@ impl Forward {
         if let Some(status) = self.status {
             write!(out, "; fwd-status={status}")?;
         }
-        if self.stored == Stored::Yes {
-            out.push_str("; stored");
+        if let Stored::Yes { ttl, .. } = self.stored {
+            write!(out, "; stored; ttl={}", ttl.as_secs())?;
         }
         if self.collapsed {
             out.push_str("; collapsed");
         }
         match (self.error, self.stored) {
             (Some(error), _) => write!(out, "; detail=origin-{error}"),
+            (None, Stored::Yes { basis, .. }) => write!(out, "; detail={}", basis.as_str()),
             (None, Stored::No(reason)) => write!(out, "; detail={}", reason.as_str()),
-            _ => Ok(()),
+            (None, Stored::Nothing) => Ok(()),
         }
     }
 }
@@ -143,7 +156,8 @@ mod tests {
 
     #[test]
     fn reports() {
-        let miss = Forward { why: Why::UriMiss, status: None, stored: Stored::Yes, collapsed: false, error: None };
+        let stored = Stored::Yes { basis: Basis::MaxAge, ttl: Duration::from_secs(9) };
+        let miss = Forward { why: Why::UriMiss, status: None, stored, collapsed: false, error: None };
         for (report, text, result) in [
             (Report::Hit { ttl: Duration::from_millis(59_900) }, "n; hit; ttl=59", "hit"),
             (
@@ -151,8 +165,12 @@ mod tests {
                 "n; hit; ttl=-3; detail=stale-while-revalidate",
                 "stale",
             ),
-            (Report::Forward(miss), "n; fwd=uri-miss; stored", "miss"),
-            (Report::Forward(Forward { collapsed: true, ..miss }), "n; fwd=uri-miss; stored; collapsed", "miss"),
+            (Report::Forward(miss), "n; fwd=uri-miss; stored; ttl=9; detail=max-age", "miss"),
+            (
+                Report::Forward(Forward { collapsed: true, ..miss }),
+                "n; fwd=uri-miss; stored; ttl=9; collapsed; detail=max-age",
+                "miss",
+            ),
             (
                 Report::Forward(Forward { stored: Stored::No(SkipReason::SetCookie), ..miss }),
                 "n; fwd=uri-miss; detail=set-cookie",
@@ -160,7 +178,7 @@ mod tests {
             ),
             (
                 Report::Forward(Forward { why: Why::Stale, status: Some(304), ..miss }),
-                "n; fwd=stale; fwd-status=304; stored",
+                "n; fwd=stale; fwd-status=304; stored; ttl=9; detail=max-age",
                 "expired",
             ),
             (
@@ -177,7 +195,11 @@ mod tests {
             (Report::Pass("bypass"), "n; fwd=bypass", "pass"),
             (Report::OnlyIfCached, "n; detail=only-if-cached", "miss"),
             (Report::HitMaxStale { stale_for: Duration::from_secs(3) }, "n; hit; ttl=-3; detail=max-stale", "stale"),
-            (Report::Forward(Forward { why: Why::Request, ..miss }), "n; fwd=request; stored", "miss"),
+            (
+                Report::Forward(Forward { why: Why::Request, ..miss }),
+                "n; fwd=request; stored; ttl=9; detail=max-age",
+                "miss",
+            ),
         ] {
             let mut out = String::new();
             report.write(&mut out, "n");

@@ -1,5 +1,7 @@
 //! Tags that origins put on responses so that they can be purged together.
 
+use std::collections::HashSet;
+
 use http::{HeaderMap, HeaderName};
 use sfv::{ListEntry, Parser};
 
@@ -38,6 +40,56 @@ impl TagHash {
 const MAX_GROUPS: usize = 32;
 const MAX_GROUP: usize = 128;
 
+/// The tags of one response.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Tags {
+    /// As purges compare them.
+    pub hashes: Box<[TagHash]>,
+    /// As operators know them: one after the other, each with a tab behind it.
+    names: Box<str>,
+}
+
+impl Tags {
+    /// All tags of a response, each once.
+    pub fn parse(headers: &HeaderMap) -> Result<Self, TooManyTags> {
+        let (mut hashes, mut names, mut total) = (Vec::new(), String::new(), 0);
+        let mut seen = HashSet::new();
+        for (field, separator) in &TAG_FIELDS {
+            for line in headers.get_all(field) {
+                total += line.len();
+                if total > MAX_TAGS {
+                    return Err(TooManyTags);
+                }
+                let line = String::from_utf8_lossy(line.as_bytes());
+                for tag in line.split([*separator, '\t']).map(str::trim).filter(|tag| !tag.is_empty()) {
+                    if tag.len() > MAX_TAG {
+                        return Err(TooManyTags);
+                    }
+                    if seen.insert(TagHash::of(tag)) {
+                        hashes.push(TagHash::of(tag));
+                        names.extend([tag, "\t"]);
+                    }
+                }
+            }
+        }
+        Ok(Tags { hashes: hashes.into(), names: names.into() })
+    }
+
+    /// These and the groups of a response, which have no names that a purge could be asked for by.
+    pub fn with_groups(self, groups: Vec<TagHash>) -> Self {
+        Tags { hashes: self.hashes.iter().copied().chain(groups).collect(), ..self }
+    }
+
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.names.split_terminator('\t')
+    }
+
+    /// Bytes of memory beyond the struct itself.
+    pub fn weight(&self) -> usize {
+        std::mem::size_of_val(&*self.hashes) + self.names.len()
+    }
+}
+
 /// The groups that a `Cache-Groups` or `Cache-Group-Invalidation` field names, as tags of one origin (RFC 9875): a
 /// list of strings. An invalid field is as if it were not there. `origin`: TLS or not, and the host.
 pub fn groups(headers: &HeaderMap, name: &HeaderName, (tls, host): (bool, &str)) -> Vec<TagHash> {
@@ -58,30 +110,6 @@ pub fn groups(headers: &HeaderMap, name: &HeaderName, (tls, host): (bool, &str))
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TooManyTags;
 
-/// All tags of a response, sorted, each once.
-pub fn parse(headers: &HeaderMap) -> Result<Box<[TagHash]>, TooManyTags> {
-    let mut tags = Vec::new();
-    let mut total = 0;
-    for (name, separator) in &TAG_FIELDS {
-        for line in headers.get_all(name) {
-            total += line.len();
-            if total > MAX_TAGS {
-                return Err(TooManyTags);
-            }
-            let line = String::from_utf8_lossy(line.as_bytes());
-            for tag in line.split([*separator, '\t']).map(str::trim).filter(|tag| !tag.is_empty()) {
-                if tag.len() > MAX_TAG {
-                    return Err(TooManyTags);
-                }
-                tags.push(TagHash::of(tag));
-            }
-        }
-    }
-    tags.sort_unstable();
-    tags.dedup();
-    Ok(tags.into())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -96,9 +124,11 @@ mod tests {
     #[test]
     fn tags_of_all_three_fields() {
         let fields = [("surrogate-key", "a b  a"), ("cache-tag", "c, d e"), ("cache-tags", "F")];
-        let mut expected: Vec<_> = ["a", "b", "c", "d e", "f"].iter().map(|tag| TagHash::of(tag)).collect();
-        expected.sort_unstable();
-        assert_eq!(parse(&headers(&fields)).unwrap().as_ref(), expected);
+        let tags = Tags::parse(&headers(&fields)).unwrap();
+        let expected: Vec<_> = ["a", "b", "c", "d e", "f"].iter().map(|tag| TagHash::of(tag)).collect();
+        assert_eq!(tags.hashes.as_ref(), expected);
+        assert_eq!(tags.names().collect::<Vec<_>>(), ["a", "b", "c", "d e", "F"]);
+        assert_eq!(Tags::default().names().next(), None);
     }
 
     #[test]
@@ -120,9 +150,9 @@ mod tests {
     #[test]
     fn too_many_or_too_long_tags_are_not_cut() {
         let longest = "x".repeat(MAX_TAG);
-        assert_eq!(parse(&headers(&[("cache-tag", &longest)])).unwrap().len(), 1);
-        assert_eq!(parse(&headers(&[("cache-tag", &format!("{longest}x"))])), Err(TooManyTags));
+        assert_eq!(Tags::parse(&headers(&[("cache-tag", &longest)])).unwrap().hashes.len(), 1);
+        assert_eq!(Tags::parse(&headers(&[("cache-tag", &format!("{longest}x"))])), Err(TooManyTags));
         let many = "ab ".repeat(MAX_TAGS / 3 + 1);
-        assert_eq!(parse(&headers(&[("surrogate-key", &many)])), Err(TooManyTags));
+        assert_eq!(Tags::parse(&headers(&[("surrogate-key", &many)])), Err(TooManyTags));
     }
 }

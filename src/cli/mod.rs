@@ -3,6 +3,7 @@
 mod admin_client;
 mod check;
 mod demo;
+mod explain;
 mod purge;
 mod run;
 mod status;
@@ -30,6 +31,8 @@ enum Command {
     Purge(purge::Args),
     /// Show what the node is doing, through the admin API.
     Status(status::Args),
+    /// Tell what the node does with a URL, or would do with a response in a file, and by which rule.
+    Explain(explain::Args),
     /// Run a node with two small origins of its own, to try things on.
     Demo(demo::Args),
 }
@@ -42,6 +45,7 @@ impl Cli {
             Command::Check(args) => check::execute(&args),
             Command::Purge(args) => purge::execute(&args),
             Command::Status(args) => status::execute(&args),
+            Command::Explain(args) => explain::execute(&args),
             Command::Demo(args) => demo::execute(&args),
         }
     }

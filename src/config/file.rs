@@ -4,6 +4,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use super::cache;
 use super::diagnose::{At, Diagnostics, Place};
 use super::model::{
     Balance, CacheMemory, Eviction, Limits, LogFormat, OriginProtocol, PoolTimeouts, Protocol, TokenRight,
@@ -111,33 +112,9 @@ pub struct RouteSection {
     pub methods: Vec<At<String>>,
     pub pool: At<String>,
     pub max_body: Option<ByteSize>,
-    pub cache: Option<CacheSection>,
+    pub cache: Option<cache::CacheSection>,
 }
 
-#[derive(Debug)]
-pub struct CacheSection {
-    pub place: Place,
-    pub mode: Option<At<CacheModeWord>>,
-    pub ttl: Option<At<Duration>>,
-    pub default_ttl: Option<At<Duration>>,
-    pub stale_while_revalidate: Duration,
-    pub stale_if_error: Duration,
-    pub heuristic_percent: Option<At<u32>>,
-    pub heuristic_max: Option<At<Duration>>,
-    pub ignore_client_cache_control: Option<At<bool>>,
-    pub store_set_cookie: bool,
-    pub hit_for_miss: Duration,
-    pub max_variants: At<u32>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum CacheModeWord {
-    Off,
-    Respect,
-    Force,
-}
-
-words!(CacheModeWord { "off" => CacheModeWord::Off, "respect" => CacheModeWord::Respect, "force" => CacheModeWord::Force });
 words!(Protocol { "h1" => Protocol::H1, "h2" => Protocol::H2 });
 words!(Eviction { "tinylfu" => Eviction::TinyLfu, "lru" => Eviction::Lru });
 words!(LogFormat { "json" => LogFormat::Json, "combined" => LogFormat::Combined });
@@ -159,17 +136,23 @@ pub struct StatusRange {
 
 impl FromToml for StatusRange {
     fn from_toml(value: &Value<'_, '_>) -> Result<Self, String> {
-        let (first, last) = match value.str() {
-            Some(text) => {
-                let (first, last) = text.split_once('-').unwrap_or((text, text));
-                (first.trim().parse().unwrap_or(0), last.trim().parse().unwrap_or(0))
-            }
-            None => u16::from_toml(value).map(|code| (code, code))?,
-        };
+        match value.str() {
+            Some(text) => text.parse(),
+            None => u16::from_toml(value)?.to_string().parse(),
+        }
+    }
+}
+
+impl std::str::FromStr for StatusRange {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (first, last) = text.split_once('-').unwrap_or((text, text));
+        let (first, last) = (first.trim().parse().unwrap_or(0), last.trim().parse().unwrap_or(0));
         if (100..=599).contains(&first) && (first..=599).contains(&last) {
             Ok(StatusRange { first, last })
         } else {
-            Err("expected a status code such as 200 or a range such as \"200-399\"".into())
+            Err(format!("{text:?}: expected a status code such as 200 or a range such as \"200-399\""))
         }
     }
 }
@@ -451,27 +434,7 @@ fn read_route(mut table: Table, errors: &mut Diagnostics) -> Option<RouteSection
     let methods = table.list("methods", errors);
     let max_body = table.get("max_body", errors).map(|at| at.value);
     let name = table.name.replace("[[", "cache of [[");
-    let cache = table.table("cache", &name, errors).map(|cache| read_cache(cache, errors));
+    let cache = table.table("cache", &name, errors).map(|cache| cache::read(cache, errors));
     table.finish(errors);
     Some(RouteSection { path: path?, methods, pool: pool?, max_body, cache })
-}
-
-fn read_cache(mut table: Table, errors: &mut Diagnostics) -> CacheSection {
-    let place = table.place;
-    let cache = CacheSection {
-        place,
-        mode: table.require("mode", errors),
-        ttl: table.get("ttl", errors),
-        default_ttl: table.get("default_ttl", errors),
-        stale_while_revalidate: table.get_or("stale_while_revalidate", Duration::ZERO, errors),
-        stale_if_error: table.get_or("stale_if_error", Duration::ZERO, errors),
-        heuristic_percent: table.get("heuristic_percent", errors),
-        heuristic_max: table.get("heuristic_max", errors),
-        ignore_client_cache_control: table.get("ignore_client_cache_control", errors),
-        store_set_cookie: table.get_or("store_set_cookie", false, errors),
-        hit_for_miss: table.get_or("hit_for_miss", Duration::from_secs(10), errors),
-        max_variants: table.get("max_variants", errors).unwrap_or(At { value: 64, place }),
-    };
-    table.finish(errors);
-    cache
 }

@@ -3,6 +3,7 @@
 //! One direction: text -> [`file`] (as written) -> [`model`] (as used). All mistakes of a load are
 //! collected by [`diagnose`] and reported together; a configuration with a mistake is never used.
 
+mod cache;
 pub mod certificate;
 pub mod diagnose;
 mod file;
@@ -13,6 +14,7 @@ pub mod pattern;
 pub mod read;
 mod regular;
 mod resolve;
+pub mod rules;
 pub mod tokens;
 pub mod units;
 pub mod watch;

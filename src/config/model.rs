@@ -15,6 +15,8 @@ use super::host::HostMap;
 use super::pattern::PathPattern;
 use super::read::{ByteSize, IpRange};
 
+pub use super::rules::{CacheMode, CacheRules, Coding, KeyRules, QueryRule};
+
 /// A valid configuration.
 #[derive(Debug)]
 pub struct Config {
@@ -316,68 +318,17 @@ pub struct Route {
     pub cache: CacheRules,
 }
 
+impl Route {
+    /// Whether it is for a method and a normalised path.
+    pub fn serves(&self, method: &Method, path: &str) -> bool {
+        self.path.matches(path) && self.methods.as_ref().is_none_or(|methods| methods.contains(method))
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BodyLimit {
     Unlimited,
     Bytes(u64),
-}
-
-/// What a route says about caching.
-#[derive(Debug, Clone)]
-pub struct CacheRules {
-    pub mode: CacheMode,
-    /// Used where the response has no `stale-while-revalidate`.
-    pub stale_while_revalidate: Duration,
-    /// Used where the response has no `stale-if-error`.
-    pub stale_if_error: Duration,
-    /// Of the time for which a response had not changed, how much it is fresh if it states nothing: percent.
-    pub heuristic_percent: u32,
-    /// But no longer than this.
-    pub heuristic_max: Duration,
-    /// Whether clients' `Cache-Control` is left unheeded.
-    pub ignore_client_cache_control: bool,
-    /// Whether a response with `Set-Cookie` may be stored (the field itself never is).
-    pub store_set_cookie: bool,
-    /// How long a key is remembered as not cacheable.
-    pub hit_for_miss: Duration,
-    /// Variants kept of one URL.
-    pub max_variants: usize,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum CacheMode {
-    Off,
-    /// The origin's header fields decide; `default_ttl` where they say nothing.
-    Respect {
-        default_ttl: Option<Duration>,
-    },
-    /// Every cacheable status is stored for `ttl`, whatever `Cache-Control` says.
-    Force {
-        ttl: Duration,
-    },
-}
-
-impl CacheRules {
-    /// Whether clients' `Cache-Control` counts: in mode `force` the operator has the word alone.
-    pub fn heeds_clients(&self) -> bool {
-        matches!(self.mode, CacheMode::Respect { .. }) && !self.ignore_client_cache_control
-    }
-}
-
-impl Default for CacheRules {
-    fn default() -> Self {
-        CacheRules {
-            mode: CacheMode::Off,
-            stale_while_revalidate: Duration::ZERO,
-            stale_if_error: Duration::ZERO,
-            heuristic_percent: 10,
-            heuristic_max: Duration::from_secs(24 * 3600),
-            ignore_client_cache_control: false,
-            store_set_cookie: false,
-            hit_for_miss: Duration::from_secs(10),
-            max_variants: 64,
-        }
-    }
 }
 
 impl Config {

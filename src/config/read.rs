@@ -103,6 +103,34 @@ impl<'t, 'i> Table<'t, 'i> {
         out
     }
 
+    /// The same where a list that is absent and one that is empty mean different things.
+    pub fn optional_list<T: FromToml>(
+        &mut self,
+        key: &'static str,
+        errors: &mut Diagnostics,
+    ) -> Option<At<Vec<At<T>>>> {
+        let place = self.entries.iter().find(|entry| entry.key == key).map(|entry| entry.value.place);
+        let value = self.list(key, errors);
+        place.map(|place| At { value, place })
+    }
+
+    /// All entries of a table whose keys are the operator's own. A value of the wrong type is reported.
+    pub fn free_form<T: FromToml>(self, errors: &mut Diagnostics) -> Vec<(At<String>, At<T>)> {
+        let mut out = Vec::new();
+        for entry in self.entries {
+            let place = entry.value.place;
+            match T::from_toml(&entry.value) {
+                Ok(value) => {
+                    out.push((At { value: entry.key.to_owned(), place: entry.key_place }, At { value, place }));
+                }
+                Err(expected) => {
+                    errors.error(place, format!("wrong value for {:?} in {}: {expected}", entry.key, self.name));
+                }
+            }
+        }
+        out
+    }
+
     /// The raw elements of a list whose elements may be of more than one form.
     pub fn values(&mut self, key: &'static str, errors: &mut Diagnostics) -> Vec<Value<'t, 'i>> {
         let name = self.name.clone();

@@ -7,9 +7,10 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::cache;
 use super::certificate::{self, CertificateStore};
-use super::diagnose::{At, Diagnostics, Place, Source, did_you_mean};
-use super::file::{self, CacheModeWord, File};
+use super::diagnose::{At, Diagnostics, Source, did_you_mean};
+use super::file::{self, File};
 use super::host::{HostMap, parse_authority};
 use super::model::*;
 use super::read::ByteSize;
@@ -467,7 +468,7 @@ fn resolve_route(route: file::RouteSection, pool_ids: &PoolIds, errors: &mut Dia
             _ => errors.error(method.place, format!("{:?} is not a method such as \"GET\"", method.value)),
         }
     }
-    let cache = route.cache.map_or_else(CacheRules::default, |cache| resolve_cache(cache, errors));
+    let cache = route.cache.map_or_else(CacheRules::default, |cache| cache::resolve(cache, errors));
     Some(Route {
         path: path?,
         methods: (!methods.is_empty()).then_some(methods),
@@ -475,67 +476,4 @@ fn resolve_route(route: file::RouteSection, pool_ids: &PoolIds, errors: &mut Dia
         max_body: route.max_body.map_or(BodyLimit::Unlimited, |ByteSize(bytes)| BodyLimit::Bytes(bytes)),
         cache,
     })
-}
-
-fn resolve_cache(cache: file::CacheSection, errors: &mut Diagnostics) -> CacheRules {
-    let word = cache.mode.as_ref().map(|at| at.value);
-    let mut misplaced = |key: &str, place: Option<Place>, needed: &str| {
-        if let Some(place) = place {
-            errors.error_with_hint(
-                place,
-                format!("{key:?} has no effect in this mode"),
-                format!("use mode = {needed:?}"),
-            );
-        }
-    };
-    let only_respect = [
-        ("heuristic_percent", cache.heuristic_percent.as_ref().map(|at| at.place)),
-        ("heuristic_max", cache.heuristic_max.as_ref().map(|at| at.place)),
-        ("ignore_client_cache_control", cache.ignore_client_cache_control.as_ref().map(|at| at.place)),
-    ];
-    if word.is_some_and(|word| word != CacheModeWord::Respect) {
-        only_respect.into_iter().for_each(|(key, place)| misplaced(key, place, "respect"));
-    }
-    let (ttl, default_ttl) = (cache.ttl.as_ref().map(|at| at.place), cache.default_ttl.as_ref().map(|at| at.place));
-    let mode = match word {
-        Some(CacheModeWord::Off) => {
-            misplaced("ttl", ttl, "force");
-            misplaced("default_ttl", default_ttl, "respect");
-            CacheMode::Off
-        }
-        Some(CacheModeWord::Respect) => {
-            misplaced("ttl", ttl, "force");
-            CacheMode::Respect { default_ttl: cache.default_ttl.map(|at| at.value) }
-        }
-        Some(CacheModeWord::Force) => {
-            misplaced("default_ttl", default_ttl, "respect");
-            match cache.ttl {
-                Some(ttl) => CacheMode::Force { ttl: ttl.value },
-                None => {
-                    errors.error_with_hint(cache.place, "mode = \"force\" needs a ttl", "add ttl = \"1h\"");
-                    CacheMode::Off
-                }
-            }
-        }
-        None => CacheMode::Off, // its absence has been reported
-    };
-    if !(1..=1024).contains(&cache.max_variants.value) {
-        errors.error(cache.max_variants.place, "max_variants must be from 1 to 1024");
-    }
-    let default = CacheRules::default();
-    let percent = cache.heuristic_percent;
-    if let Some(percent) = percent.as_ref().filter(|percent| percent.value > 100) {
-        errors.error(percent.place, "heuristic_percent must be from 0 to 100");
-    }
-    CacheRules {
-        mode,
-        heuristic_percent: percent.map_or(default.heuristic_percent, |at| at.value),
-        heuristic_max: cache.heuristic_max.map_or(default.heuristic_max, |at| at.value),
-        ignore_client_cache_control: cache.ignore_client_cache_control.is_some_and(|at| at.value),
-        stale_while_revalidate: cache.stale_while_revalidate,
-        stale_if_error: cache.stale_if_error,
-        store_set_cookie: cache.store_set_cookie,
-        hit_for_miss: cache.hit_for_miss,
-        max_variants: cache.max_variants.value as usize,
-    }
 }

@@ -21,7 +21,7 @@ use crate::origin::connect::OriginError;
 use crate::origin::exchange::{self, Exchange, OriginRequest};
 use crate::origin::forward::{self, Forwarded};
 use crate::pass::{Pass, PassRequest, excuse};
-use crate::plan::{CacheKey, Matched, PassReason, Plan, plan};
+use crate::plan::{CacheKey, Matched, PassReason, Plan, keyed_uris, plan};
 use crate::request::RequestView;
 use crate::snapshot::Snapshot;
 
@@ -36,6 +36,7 @@ pub struct Shared {
 }
 
 /// What is to be done for a request.
+#[expect(clippy::large_enum_variant, reason = "it is moved once, from where it is decided to where it is done")]
 pub enum Decision {
     Respond {
         response: ClientResponse,
@@ -79,7 +80,7 @@ pub async fn decide(
         Plan::Cache(matched) => matched,
     };
     let version = snapshot.sites[matched.site_index].version();
-    CacheKey::write(key, &matched.site.name, version, view);
+    CacheKey::write(key, &matched.site.name, version, &matched.route.cache.key, view);
     let asks = match matched.route.cache.heeds_clients() {
         true => ClientDirectives::parse(view.fields),
         false => ClientDirectives::default(),
@@ -186,10 +187,10 @@ async fn purge(
     view: &RequestView<'_>,
     now: Timestamp,
 ) -> ClientResponse {
-    let mut uri = String::new();
-    crate::plan::push_uri(&mut uri, view.host, view.path, view.query);
-    let target = Target::Url { site: snapshot.site(site).name.to_string(), uri };
-    let event = Event::Purge { soft: false, targets: vec![target] };
+    let site = snapshot.site(site);
+    let target = |uri| Target::Url { site: site.name.to_string(), uri };
+    let targets = keyed_uris(site, view.host, view.path, view.query).map(target).collect();
+    let event = Event::Purge { soft: false, targets };
     let engine = shared.engine.clone();
     // Waits for the disk, so it may not be done on a worker.
     let done = tokio::task::spawn_blocking(move || engine.purges.append(event, now)).await;
@@ -278,6 +279,7 @@ pub fn record(
         duration: started.elapsed(),
         site: site.map_or("", |site| &snapshot.site(site).name),
         cache: report.map_or("none", |report| report.result().as_str()),
+        reason: report.and_then(Report::reason),
         referer: view.fields.get_str(&header::REFERER),
         user_agent: view.fields.get_str(&header::USER_AGENT),
         error: sent.error.as_deref(),
@@ -301,6 +303,7 @@ pub fn record_refusal(shared: &Shared, client: std::net::IpAddr, scheme: &str, s
         duration: std::time::Duration::ZERO,
         site: "",
         cache: "none",
+        reason: None,
         referer: None,
         user_agent: None,
         error: Some("malformed request"),

@@ -22,6 +22,7 @@ pub struct Metrics {
     responses: IntCounterVec,
     sent_bytes: IntCounterVec,
     duration: HistogramVec,
+    stored: IntCounterVec,
     not_stored: IntCounterVec,
     reloads: IntCounterVec,
     pub refused: IntCounterVec,
@@ -69,6 +70,7 @@ impl Metrics {
                 "From the end of a request's head to the end of its response, by what the cache did",
                 &["cache"],
             ),
+            stored: new.counters("stored_total", "Responses that were stored or confirmed, by reason", &["reason"]),
             not_stored: new.counters("not_stored_total", "Responses that were not stored, by reason", &["reason"]),
             reloads: new.counters("config_reloads_total", "Reloads of the configuration", &["result"]),
             refused: new.counters("refused_requests_total", "Malformed or unwanted requests", &["status"]),
@@ -115,6 +117,10 @@ impl Metrics {
             let _ = self.responses.remove_label_values(&[name, class]);
         }
         let _ = self.sent_bytes.remove_label_values(&[name]);
+    }
+
+    pub fn stored(&self, reason: &'static str) {
+        self.stored.with_label_values(&[reason]).inc();
     }
 
     pub fn not_stored(&self, reason: &'static str) {

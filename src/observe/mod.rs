@@ -27,6 +27,8 @@ pub struct Outcome<'a> {
     /// As configured; empty for a request that no site takes.
     pub site: &'a str,
     pub cache: &'a str,
+    /// Why the response was stored or not (docs/reasons.md), where that was judged.
+    pub reason: Option<&'a str>,
     pub referer: Option<&'a str>,
     pub user_agent: Option<&'a str>,
     /// Why the response could not be sent whole, if so.

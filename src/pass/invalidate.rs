@@ -7,7 +7,7 @@ use crate::cache::engine::Engine;
 use crate::cache::purge::{Event, Target as PurgeTarget};
 use crate::cache::tags;
 use crate::clock::Timestamp;
-use crate::plan::CacheKey;
+use crate::plan::{CacheKey, keyed_uris};
 use crate::request::{Scheme, Target};
 
 use super::PassRequest;
@@ -24,10 +24,10 @@ pub async fn invalidate(engine: &std::sync::Arc<Engine>, request: &PassRequest, 
     let forget = |path: &str, query: Option<&str>| {
         let site = request.snapshot.site(request.site);
         let version = request.snapshot.sites[request.site].version();
-        let mut key = String::new();
-        for tls in [false, true] {
-            CacheKey::write_parts(&mut key, &site.name, version, tls, (&request.host, path, query));
-            engine.invalidate(&CacheKey::from_written(&key));
+        for uri in keyed_uris(site, &request.host, path, query) {
+            for tls in [false, true] {
+                engine.invalidate(&CacheKey::of_uri(&site.name, version, tls, &uri));
+            }
         }
     };
     forget(&request.path, request.query.as_deref());

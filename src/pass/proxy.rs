@@ -282,6 +282,7 @@ impl ProxyHttp for Pass {
             duration: request.started.elapsed(),
             site: &site.name,
             cache: "pass",
+            reason: None,
             referer: request.referer.as_deref(),
             user_agent: request.user_agent.as_deref(),
             error: error.as_deref(),

@@ -4,6 +4,7 @@
 use std::borrow::Borrow;
 use std::sync::Arc;
 
+use crate::config::model::{KeyRules, QueryRule};
 use crate::request::{RequestView, Scheme};
 
 /// Separates the parts. No part can have it: names are checked, hosts and targets are visible ASCII.
@@ -15,24 +16,18 @@ pub struct CacheKey(Arc<str>);
 
 impl CacheKey {
     /// Writes the key into a buffer that the caller reuses, so that looking up allocates nothing.
-    pub fn write(buffer: &mut String, site: &str, version: u64, request: &RequestView<'_>) {
-        let tls = request.scheme == Scheme::Https;
-        Self::write_parts(buffer, site, version, tls, (request.host, request.path, request.query));
+    pub fn write(buffer: &mut String, site: &str, version: u64, rules: &KeyRules, request: &RequestView<'_>) {
+        buffer.clear();
+        push_prefix(buffer, site, version, request.scheme == Scheme::Https);
+        push_uri(buffer, rules, request.host, request.path, request.query);
     }
 
-    /// The same for a URI that no request is at hand for: host, path and query.
-    pub fn write_parts(buffer: &mut String, site: &str, version: u64, tls: bool, uri: (&str, &str, Option<&str>)) {
-        use std::fmt::Write;
-        buffer.clear();
-        buffer.push_str(site);
-        buffer.push(SEPARATOR);
-        let _ = write!(buffer, "{version}"); // writing to a String cannot fail
-        // Origins see the scheme and answer by it, with redirects above all. URL purges hit both.
-        if tls {
-            buffer.push_str("+tls");
-        }
-        buffer.push(SEPARATOR);
-        push_uri(buffer, uri.0, uri.1, uri.2);
+    /// The key of a URI as [`push_uri`] wrote it.
+    pub fn of_uri(site: &str, version: u64, tls: bool, uri: &str) -> Self {
+        let mut key = String::new();
+        push_prefix(&mut key, site, version, tls);
+        key.push_str(uri);
+        CacheKey(key.into())
     }
 
     /// An owned key of what [`CacheKey::write`] wrote.
@@ -47,6 +42,12 @@ impl CacheKey {
     /// `host/path?query`: what URL purges compare.
     pub fn uri(&self) -> &str {
         self.parts().1
+    }
+
+    /// Path and query: what is asked of the origin, so that what is keyed and what is sent cannot differ.
+    pub fn path_and_query(&self) -> &str {
+        let uri = self.uri();
+        uri.find('/').map_or("/", |at| &uri[at..])
     }
 
     /// Whose it is in the sense of RFC 9110 section 4.3.1, as far as a key tells: TLS or not, and the host.
@@ -75,13 +76,56 @@ impl Borrow<str> for CacheKey {
     }
 }
 
-/// Appends `host/path?query` as keys have it.
-pub fn push_uri(buffer: &mut String, host: &str, path: &str, query: Option<&str>) {
+fn push_prefix(buffer: &mut String, site: &str, version: u64, tls: bool) {
+    use std::fmt::Write;
+    buffer.push_str(site);
+    buffer.push(SEPARATOR);
+    let _ = write!(buffer, "{version}"); // writing to a String cannot fail
+    // Origins see the scheme and answer by it, with redirects above all. URL purges hit both.
+    if tls {
+        buffer.push_str("+tls");
+    }
+    buffer.push(SEPARATOR);
+}
+
+/// Appends `host/path?query` as keys have it under these rules.
+pub fn push_uri(buffer: &mut String, rules: &KeyRules, host: &str, path: &str, query: Option<&str>) {
     buffer.push_str(host);
-    buffer.push_str(path);
-    if let Some(query) = query {
-        buffer.push('?');
-        buffer.push_str(query);
+    if rules.ignore_path_case {
+        buffer.extend(path.chars().map(|c| c.to_ascii_lowercase()));
+    } else {
+        buffer.push_str(path);
+    }
+    match query {
+        None => {}
+        Some(query) if rules.query == QueryRule::All && !rules.sort_query => {
+            buffer.push('?');
+            buffer.push_str(query);
+        }
+        Some(query) => push_parameters(buffer, rules, query),
+    }
+}
+
+fn name(parameter: &str) -> &str {
+    parameter.split('=').next().unwrap_or_default()
+}
+
+/// Appends the parameters that count, in their order or in that of their names; those of one name stay as they
+/// are, since their order may mean something.
+fn push_parameters(buffer: &mut String, rules: &KeyRules, query: &str) {
+    let counts = |parameter: &str| match &rules.query {
+        QueryRule::All => true,
+        QueryRule::Without(patterns) => !patterns.iter().any(|pattern| pattern.matches(name(parameter))),
+        QueryRule::Only(patterns) => patterns.iter().any(|pattern| pattern.matches(name(parameter))),
+    };
+    let mut parameters: Vec<&str> =
+        query.split('&').filter(|parameter| !parameter.is_empty() && counts(parameter)).collect();
+    if rules.sort_query {
+        parameters.sort_by_key(|parameter| name(parameter));
+    }
+    for (index, parameter) in parameters.into_iter().enumerate() {
+        buffer.push(if index == 0 { '?' } else { '&' });
+        buffer.push_str(parameter);
     }
 }
 
@@ -98,13 +142,13 @@ mod tests {
         let mut request = view(&Method::GET, "shop.example", "/a", &headers);
         request.query = Some("b=1");
         let mut buffer = String::from("left over");
-        CacheKey::write(&mut buffer, "shop", 7, &request);
+        CacheKey::write(&mut buffer, "shop", 7, &KeyRules::default(), &request);
         let key = CacheKey::from_written(&buffer);
         assert_eq!((key.site(), key.uri()), ("shop", "shop.example/a?b=1"));
         assert_eq!(key.origin(), (false, "shop.example"));
         request.scheme = Scheme::Https;
         let mut tls = String::new();
-        CacheKey::write(&mut tls, "shop", 7, &request);
+        CacheKey::write(&mut tls, "shop", 7, &KeyRules::default(), &request);
         assert_eq!(CacheKey::from_written(&tls).origin(), (true, "shop.example"));
         assert_eq!(key.as_str(), "shop\u{1f}7\u{1f}shop.example/a?b=1");
     }
@@ -114,10 +158,37 @@ mod tests {
         let headers = HeaderMap::new();
         let mut request = view(&Method::GET, "h", "/a", &headers);
         let mut without = String::new();
-        CacheKey::write(&mut without, "s", 1, &request);
+        CacheKey::write(&mut without, "s", 1, &KeyRules::default(), &request);
         request.query = Some("");
         let mut with = String::new();
-        CacheKey::write(&mut with, "s", 1, &request);
+        CacheKey::write(&mut with, "s", 1, &KeyRules::default(), &request);
         assert_ne!(with, without);
+    }
+
+    #[test]
+    fn urls_are_normalised_by_the_routes_rules() {
+        let patterns = |names: &[&str]| names.iter().map(|name| name.parse().unwrap()).collect();
+        let without = |names| KeyRules { query: QueryRule::Without(patterns(names)), ..KeyRules::default() };
+        let only = |names| KeyRules { query: QueryRule::Only(patterns(names)), ..KeyRules::default() };
+        let sorted = KeyRules { sort_query: true, ..KeyRules::default() };
+        let any_case = KeyRules { ignore_path_case: true, ..KeyRules::default() };
+        for (rules, query, expected) in [
+            (&KeyRules::default(), Some("b=1&&a"), "h/A?b=1&&a"),
+            (&without(&["utm_*", "fbclid"]), Some("utm_source=x&a=1&fbclid=2&utm=3"), "h/A?a=1&utm=3"),
+            (&without(&["utm_*"]), Some("utm_source=x"), "h/A"),
+            (&without(&["utm_*"]), Some(""), "h/A"),
+            (&without(&["utm_*"]), None, "h/A"),
+            (&without(&["a"]), Some("a&a=&b&ab=1"), "h/A?b&ab=1"),
+            (&only(&["page", "q"]), Some("x=1&q=2&page=3&Page=4"), "h/A?q=2&page=3"),
+            (&only(&[]), Some("x=1"), "h/A"),
+            (&sorted, Some("b=2&a=1&b=1&&a"), "h/A?a=1&a&b=2&b=1"),
+            (&any_case, Some("A=B"), "h/a?A=B"),
+        ] {
+            let mut uri = String::new();
+            push_uri(&mut uri, rules, "h", "/A", query);
+            assert_eq!(uri, expected, "{rules:?} {query:?}");
+            let key = CacheKey::from_written(&format!("s{SEPARATOR}1{SEPARATOR}{uri}"));
+            assert_eq!(format!("h{}", key.path_and_query()), uri);
+        }
     }
 }

@@ -3,11 +3,11 @@
 
 mod key;
 
-pub use key::{CacheKey, push_uri};
+pub use key::CacheKey;
 
 use http::{Method, StatusCode, Version, header};
 
-use crate::config::model::{CacheMode, Config, Route, Site};
+use crate::config::model::{CacheMode, Config, KeyRules, Route, Site};
 use crate::request::RequestView;
 
 /// The decision about one request.
@@ -71,11 +71,7 @@ pub fn plan<'c>(config: &'c Config, request: &RequestView<'_>) -> Plan<'c> {
             Plan::Refuse { status: StatusCode::FORBIDDEN, why: "this client may not purge" }
         };
     }
-    let matches = |route: &Route| {
-        route.path.matches(request.path)
-            && route.methods.as_ref().is_none_or(|methods| methods.contains(request.method))
-    };
-    let Some(route_index) = site.routes.iter().position(matches) else {
+    let Some(route_index) = site.routes.iter().position(|route| route.serves(request.method, request.path)) else {
         return refuse_unrouted(site, request);
     };
     let route = &site.routes[route_index];
@@ -90,6 +86,20 @@ pub fn plan<'c>(config: &'c Config, request: &RequestView<'_>) -> Plan<'c> {
         return Plan::Pass(matched, PassReason::Method);
     }
     Plan::Cache(matched)
+}
+
+/// The URIs, as keys have them, under which a URL of a site may be stored: as it is written, and as the rules of the
+/// route that serves it make it. Both, since rules change while objects stay.
+pub fn keyed_uris(site: &Site, host: &str, path: &str, query: Option<&str>) -> impl Iterator<Item = String> {
+    let uri = |rules: &KeyRules| {
+        let mut uri = String::new();
+        key::push_uri(&mut uri, rules, host, path, query);
+        uri
+    };
+    let written = uri(&KeyRules::default());
+    let route = site.routes.iter().find(|route| route.serves(&Method::GET, path));
+    let keyed = route.map(|route| uri(&route.cache.key)).filter(|keyed| *keyed != written);
+    std::iter::once(written).chain(keyed)
 }
 
 /// RFC 9110 section 7.8: `Upgrade` counts only where `Connection` names it, and not in HTTP/1.0 or HTTP/2. With

@@ -9,7 +9,7 @@ fn a_fresh_response_is_reused_with_its_age() {
     let node = Node::caching(origin.address);
     let miss = node.get("/a");
     assert_eq!((miss.status, miss.text().as_str()), (200, "hello"));
-    assert_eq!(miss.cache(), "seawall; fwd=uri-miss; stored");
+    assert!(miss.cache().starts_with("seawall; fwd=uri-miss; stored; ttl="), "{}", miss.cache());
     let hit = node.get("/a");
     assert_eq!((hit.status, hit.text().as_str()), (200, "hello"));
     assert!(hit.cache().starts_with("seawall; hit; ttl=5"), "{}", hit.cache());
@@ -82,7 +82,8 @@ fn variants_are_selected_by_the_fields_that_vary_names() {
     let ask = |language: &str| node.get_with("/a", &[&format!("Accept-Language: {language}")]);
     assert_eq!(ask("de").text(), "de");
     let other = ask("en");
-    assert_eq!((other.text().as_str(), other.cache()), ("en", "seawall; fwd=vary-miss; stored"));
+    assert_eq!(other.text(), "en");
+    assert!(other.cache().contains("fwd=vary-miss; stored"), "{}", other.cache());
     for language in ["de", "en"] {
         let hit = ask(language);
         assert!(hit.is_hit() && hit.text() == language, "{language}");
@@ -163,7 +164,7 @@ fn a_stale_response_is_validated_and_freshened() {
     assert_eq!(node.get("/a").field("x-new"), Some("0"));
     let validated = node.get("/a");
     assert_eq!((validated.status, validated.text().as_str()), (200, "body"));
-    assert_eq!(validated.cache(), "seawall; fwd=stale; fwd-status=304; stored");
+    assert!(validated.cache().contains("fwd=stale; fwd-status=304; stored; ttl="), "{}", validated.cache());
     let hit = node.get("/a");
     assert!(hit.is_hit());
     assert_eq!((hit.text().as_str(), hit.field("x-new")), ("body", Some("1")));

@@ -163,6 +163,10 @@ fn the_reference_has_every_key_and_no_other() {
         ("[pool.NAME.health]", "[pool.a]\norigins = [\"a:1\"]\n[pool.a.health]"),
         ("[site.NAME]", "[site.a]\nhosts = [\"a\"]"),
         ("[[site.NAME.route]]", "[[site.a.route]]\npath = \"/\"\npool = \"a\""),
+        (
+            "key of a route",
+            "[[site.a.route]]\npath = \"/\"\npool = \"a\"\ncache.mode = \"off\"\n[site.a.route.cache.key]",
+        ),
         ("cache of a route", "[[site.a.route]]\npath = \"/\"\npool = \"a\"\n[site.a.route.cache]\nmode = \"off\""),
     ] {
         let documented = sections.get(title).unwrap_or_else(|| panic!("docs/configuration.md has no section {title}"));
@@ -217,12 +221,15 @@ const ARROWS: [(&str, &[&str]); 15] = [
     ("node", &["cache", "clock", "config", "front", "observe", "origin", "snapshot"]),
     ("admin", &["cache", "clock", "config", "node", "observe", "origin", "plan", "request", "snapshot"]),
     ("app", &["admin", "cache", "config", "front", "node", "observe", "pass", "snapshot"]),
-    ("cli", &["app", "config", "node"]),
+    ("cli", &["app", "cache", "clock", "config", "node", "plan", "request"]),
     ("main", &["cli"]),
 ];
 
 /// Files that do no I/O and read no clock.
-const PURE: [&str; 12] = [
+const PURE: [&str; 15] = [
+    "cache/explain.rs",
+    "cache/reason.rs",
+    "cache/negotiate.rs",
     "plan/mod.rs",
     "plan/key.rs",
     "cache/policy.rs",

@@ -137,7 +137,7 @@ impl Purges {
         let current = self.current();
         let checked = object.checked();
         if checked < current {
-            let identity = Identity { key: &object.key, tags: &object.tags, seq: checked };
+            let identity = Identity { key: &object.key, tags: &object.tags.hashes, seq: checked };
             match self.table.read().standing(&identity) {
                 Standing::Dead => return Standing::Dead,
                 Standing::SoftPurged { since } => object.survived(current, Some(since)),

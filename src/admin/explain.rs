@@ -1,0 +1,176 @@
+//! `GET /v1/explain`: what the node does with a URL and why.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::{RawQuery, State};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version};
+use serde_json::{Value, json};
+
+use crate::cache::control::ClientDirectives;
+use crate::cache::engine::CacheRequest;
+use crate::clock::Timestamp;
+use crate::config::model::TokenRight;
+use crate::node::Node;
+use crate::plan::{CacheKey, Matched, Plan, keyed_uris, plan};
+use crate::request::{Fields, RequestView, Scheme};
+use crate::snapshot::Snapshot;
+
+use super::auth::Caller;
+use super::problem::Problem;
+use super::url::Located;
+
+/// Request fields that a call may give.
+const MAX_FIELDS: usize = 50;
+
+/// What is asked: the query of the call, read strictly.
+#[derive(Debug, PartialEq, Eq)]
+struct Question {
+    url: String,
+    method: Method,
+    fields: HeaderMap,
+    /// Whether the origin is to be asked.
+    fetch: bool,
+}
+
+pub async fn explain(
+    State(node): State<Arc<Node>>,
+    caller: Caller,
+    RawQuery(query): RawQuery,
+) -> Result<Json<Value>, Problem> {
+    caller.need(TokenRight::Read)?;
+    let question = Question::parse(query.as_deref().unwrap_or_default())?;
+    if question.fetch {
+        caller.need(TokenRight::Operate)?; // it costs the origin a request
+    }
+    let snapshot = node.snapshot.load_full();
+    let located = Located::find(&question.url, &snapshot.config, &caller)?;
+    let view = RequestView {
+        method: &question.method,
+        host: &located.host,
+        authority: &located.host,
+        path: &located.path,
+        query: located.query.as_deref(),
+        fields: Fields::Map(&question.fields),
+        client: [127, 0, 0, 1].into(),
+        scheme: if located.tls { Scheme::Https } else { Scheme::Http },
+        version: Version::HTTP_11,
+    };
+    let mut answer = json!({ "url": question.url, "method": question.method.as_str(), "site": located.site.name });
+    let (matched, decision, why) = match plan(&snapshot.config, &view) {
+        Plan::Refuse { status, why } => {
+            answer["decision"] = json!("refuse");
+            answer["status"] = json!(status.as_u16());
+            answer["why"] = json!(why);
+            return Ok(Json(answer));
+        }
+        Plan::Purge { .. } => return Err(Problem::bad_request("PURGE is not explained")),
+        Plan::Pass(matched, reason) => (matched, "pass", Some(reason.cache_status())),
+        Plan::Tunnel(matched) => (matched, "tunnel", None),
+        Plan::Cache(matched) => (matched, "cache", None),
+    };
+    answer["decision"] = json!(decision);
+    answer["why"] = json!(why);
+    describe_match(&mut answer, &snapshot, &matched);
+    if decision != "cache" {
+        return Ok(Json(answer));
+    }
+    describe_cache(&mut answer, &node, &snapshot, &matched, &view);
+    if question.fetch {
+        answer["origin"] = fetch(&node, &snapshot, matched, &view).await?;
+    }
+    Ok(Json(answer))
+}
+
+fn describe_match(answer: &mut Value, snapshot: &Snapshot, matched: &Matched<'_>) {
+    answer["route"] = json!({
+        "number": matched.route_index + 1,
+        "path": matched.route.path.as_str(),
+        "pool": snapshot.config.pool(matched.route.pool).name,
+    });
+}
+
+/// The key, what is stored under it, and which purges would hit that.
+fn describe_cache(answer: &mut Value, node: &Node, snapshot: &Snapshot, matched: &Matched<'_>, view: &RequestView<'_>) {
+    let version = snapshot.sites[matched.site_index].version();
+    let mut written = String::new();
+    CacheKey::write(&mut written, &matched.site.name, version, &matched.route.cache.key, view);
+    let key = CacheKey::from_written(&written);
+    let now = Timestamp::now();
+    let stored = node.engine.inspect(key.as_str(), view.fields, now);
+    let terms = stored.iter().filter_map(|object| object.explanation.terms.as_ref());
+    let mut tags: Vec<&String> = terms.flat_map(|terms| &terms.tags).collect();
+    tags.sort_unstable();
+    tags.dedup();
+    let uris: Vec<String> = keyed_uris(matched.site, view.host, view.path, view.query).collect();
+    answer["key"] = json!({ "site": key.site(), "version": version, "tls": key.origin().0, "uri": key.uri() });
+    answer["not_cacheable_for"] = json!(node.engine.uncacheable_for(key.as_str(), now).map(|left| left.as_secs()));
+    answer["purged_by"] = json!({ "urls": uris, "tags": tags, "site": matched.site.name });
+    answer["stored"] = json!(stored);
+}
+
+/// Asks the origin as a fill would and judges its answer, without storing it.
+async fn fetch(
+    node: &Node,
+    snapshot: &Arc<Snapshot>,
+    matched: Matched<'_>,
+    view: &RequestView<'_>,
+) -> Result<Value, Problem> {
+    let version = snapshot.sites[matched.site_index].version();
+    let mut key = String::new();
+    CacheKey::write(&mut key, &matched.site.name, version, &matched.route.cache.key, view);
+    let asks = match matched.route.cache.heeds_clients() {
+        true => ClientDirectives::parse(view.fields),
+        false => ClientDirectives::default(),
+    };
+    let request = CacheRequest { view, snapshot, matched, key: &key, asks };
+    let tried = node.engine.try_out(&request).await;
+    let tried = tried.map_err(|error| Problem::new(StatusCode::BAD_GATEWAY, error.to_string()))?;
+    Ok(json!(tried))
+}
+
+impl Question {
+    fn parse(query: &str) -> Result<Self, Problem> {
+        let (mut url, mut method, mut fields, mut fetch) = (None, Method::GET, HeaderMap::new(), false);
+        for (name, value) in form_urlencoded::parse(query.as_bytes()) {
+            match name.as_ref() {
+                "url" => url = Some(value.into_owned()),
+                "method" => {
+                    method = value.parse().map_err(|_| Problem::bad_request(format!("{value:?} is not a method")))?;
+                }
+                "header" if fields.len() < MAX_FIELDS => {
+                    let (name, value) = field(&value)
+                        .ok_or_else(|| Problem::bad_request(format!("{value:?} is not a header such as \"A: b\"")))?;
+                    fields.append(name, value);
+                }
+                "header" => return Err(Problem::bad_request(format!("more than {MAX_FIELDS} headers"))),
+                "fetch" => fetch = value.parse().map_err(|_| Problem::bad_request("fetch is true or false"))?,
+                other => return Err(Problem::bad_request(format!("unknown parameter {other:?}"))),
+            }
+        }
+        let url = url.ok_or_else(|| Problem::bad_request("give a url: /v1/explain?url=https://shop.example.com/a"))?;
+        Ok(Question { url, method, fields, fetch })
+    }
+}
+
+fn field(line: &str) -> Option<(HeaderName, HeaderValue)> {
+    let (name, value) = line.split_once(':')?;
+    Some((name.trim().parse().ok()?, value.trim().parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn questions_are_read_strictly() {
+        let parse = |query: &str| Question::parse(query).map_err(|problem| problem.detail);
+        let question = parse("url=http%3A%2F%2Fa%2Fb%3Fc%3D1&method=HEAD&header=Accept:+x&header=accept:y&fetch=true");
+        let question = question.unwrap();
+        assert_eq!((question.url.as_str(), question.method, question.fetch), ("http://a/b?c=1", Method::HEAD, true));
+        assert_eq!(question.fields.get_all("accept").iter().collect::<Vec<_>>(), ["x", "y"]);
+        for bad in ["", "url=a&what=1", "url=a&method=%20", "url=a&header=x", "url=a&header=a%00:b", "url=a&fetch=1"] {
+            assert!(parse(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,33 @@
+//! URLs in calls, as the node would see a request for them.
+
+use crate::config::host::parse_authority;
+use crate::config::model::{Config, Site};
+use crate::request::Target;
+
+use super::auth::Caller;
+use super::problem::Problem;
+
+/// A URL taken apart: the port does not count, the path is normalised.
+pub struct Located<'c> {
+    pub site: &'c Site,
+    pub tls: bool,
+    pub host: String,
+    pub path: String,
+    pub query: Option<String>,
+}
+
+impl<'c> Located<'c> {
+    pub fn find(url: &str, config: &'c Config, caller: &Caller) -> Result<Self, Problem> {
+        let invalid = |why: &str| Problem::bad_request(format!("{url:?} is not a URL: {why}"));
+        let absolute = if url.contains("://") { url.to_owned() } else { format!("http://{url}") };
+        let target = Target::parse(&absolute).map_err(|error| invalid(&error.to_string()))?;
+        let authority = target.authority.ok_or_else(|| invalid("it has no host"))?;
+        let (host, _) = parse_authority(authority).ok_or_else(|| invalid("its host is not valid"))?;
+        let no_site = || Problem::not_found(format!("no site has the host {host:?}"));
+        let site = &config.sites[config.hosts.find(&host).ok_or_else(no_site)?];
+        caller.need_site(&site.name)?;
+        let tls = absolute.get(..8).is_some_and(|scheme| scheme.eq_ignore_ascii_case("https://"));
+        let (path, query) = (target.path.into_owned(), target.query.map(str::to_owned));
+        Ok(Located { site, tls, host: host.into_owned(), path, query })
+    }
+}

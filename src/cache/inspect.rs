@@ -1,0 +1,83 @@
+//! Looking into the cache without touching it: what `GET /v1/explain` shows.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::clock::Timestamp;
+use crate::origin::connect::OriginError;
+use crate::request::Fields;
+
+use super::engine::{CacheRequest, Engine};
+use super::explain::{Explanation, Terms};
+use super::fill;
+use super::object::Object;
+
+/// One stored response.
+#[derive(Debug, Serialize)]
+pub struct Inspected {
+    /// Whether the request selects it.
+    pub selected: bool,
+    pub status: u16,
+    pub bytes: u64,
+    pub etag: Option<String>,
+    /// The newest purge that it is known to have survived.
+    pub purge_seq: u64,
+    /// A purge has hit it: it is only waiting to be swept away.
+    pub purged: bool,
+    #[serde(flatten)]
+    pub explanation: Explanation,
+}
+
+/// What an origin answers, and what would be done with it.
+#[derive(Debug, Serialize)]
+pub struct TriedOut {
+    pub origin: Arc<str>,
+    pub status: u16,
+    /// The fields that decide.
+    pub fields: Vec<(String, String)>,
+    #[serde(flatten)]
+    pub explanation: Explanation,
+}
+
+impl Engine {
+    /// What is stored under a key, the newest first.
+    pub fn inspect(&self, key: &str, request: Fields<'_>, now: Timestamp) -> Vec<Inspected> {
+        let Some(variants) = self.memory.get(key) else { return Vec::new() };
+        let selected = variants.select(request);
+        let mut objects: Vec<&Arc<Object>> = variants.iter().collect();
+        objects.reverse();
+        objects
+            .into_iter()
+            .map(|object| {
+                let usability = self.usability(object, now);
+                let shown = usability.unwrap_or_else(|| object.freshness.usability(now));
+                let terms = Terms {
+                    selected_by: object.variant.describe(),
+                    tags: object.tags.names().map(str::to_owned).collect(),
+                    ..Terms::of(&object.freshness, shown, now)
+                };
+                Inspected {
+                    selected: selected.is_some_and(|selected| Arc::ptr_eq(selected, object)),
+                    status: object.head.status.as_u16(),
+                    bytes: object.length(),
+                    etag: object.head.etag().map(str::to_owned),
+                    purge_seq: object.checked().0,
+                    purged: usability.is_none(),
+                    explanation: Explanation::of(true, object.basis.reason(), Some(terms)),
+                }
+            })
+            .collect()
+    }
+
+    /// For how long a key is still remembered as not cacheable.
+    pub fn uncacheable_for(&self, key: &str, now: Timestamp) -> Option<Duration> {
+        self.uncacheable_until(key).map(|until| until.since(now)).filter(|left| !left.is_zero())
+    }
+
+    /// Asks an origin as a fill would and judges the answer, but stores nothing.
+    pub async fn try_out(&self, request: &CacheRequest<'_>) -> Result<TriedOut, OriginError> {
+        fill::try_out(self, super::engine::fill_request(request, None)).await
+    }
+}

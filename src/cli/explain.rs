@@ -1,0 +1,337 @@
+//! `seawall explain`: of a running node, or offline with a response in a file.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header};
+use serde_json::Value;
+
+use crate::cache::explain::{Explanation, explain};
+use crate::cache::freshness::ExchangeTimes;
+use crate::cache::policy::{RequestFacts, ResponseFacts};
+use crate::cache::reason;
+use crate::clock::Timestamp;
+use crate::config::load;
+use crate::config::model::{CacheMemory, CacheMode, CacheRules, Config};
+use crate::config::units::format_duration;
+use crate::plan::{Plan, plan};
+use crate::request::{Fields, RequestView, Scheme, Target};
+
+use super::admin_client::AdminArgs;
+
+/// Fields of a message in a file.
+const MAX_FIELDS: usize = 200;
+
+#[derive(clap::Args)]
+#[command(group(clap::ArgGroup::new("what").required(true).args(["url", "response", "reasons"])))]
+pub struct Args {
+    /// The URL, as a client would ask for it.
+    url: Option<String>,
+    /// A field of the request, "Name: value"; may be given more than once.
+    #[arg(long = "header", value_name = "FIELD", requires = "url")]
+    headers: Vec<String>,
+    /// Ask the origin, and judge its answer without storing it.
+    #[arg(long, requires = "url")]
+    fetch: bool,
+    /// Offline: a file with a response head, as `curl -i` prints it. The command fails if it would not be stored.
+    #[arg(long, value_name = "FILE")]
+    response: Option<PathBuf>,
+    /// Offline: a file with the head of the request it answers; without one, a GET with no fields.
+    #[arg(long, value_name = "FILE", requires = "response")]
+    request: Option<PathBuf>,
+    /// Offline: the configuration whose route decides; without one, a route with mode = "respect".
+    #[arg(long, value_name = "FILE", requires = "response")]
+    config: Option<PathBuf>,
+    /// Print every reason there is.
+    #[arg(long)]
+    reasons: bool,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    admin: AdminArgs,
+}
+
+pub fn execute(args: &Args) -> super::Result {
+    if args.reasons {
+        print!("{}", reasons());
+        return Ok(());
+    }
+    if let Some(url) = &args.url {
+        return ask(args, url);
+    }
+    let Some(response) = &args.response else { return Err("give a URL or --response".into()) };
+    let explanation = offline(response, args.request.as_deref(), args.config.as_deref())?;
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&explanation)?);
+    } else {
+        print!("{}", render(&serde_json::to_value(&explanation)?));
+    }
+    if explanation.stored { Ok(()) } else { Err(format!("it would not be stored: {}", explanation.reason).into()) }
+}
+
+/// Every reason as the rows of a table.
+fn reasons() -> String {
+    let mut out = String::from("| word | stored | meaning | rule |\n|---|---|---|---|\n");
+    for (stored, reason) in reason::all() {
+        let stored = if stored { "yes" } else { "no" };
+        let _ = writeln!(out, "| `{}` | {stored} | {} | {} |", reason.word, reason.meaning, reason.source);
+    }
+    out
+}
+
+fn ask(args: &Args, url: &str) -> super::Result {
+    let mut query = form_urlencoded::Serializer::new(String::new());
+    query.append_pair("url", url);
+    for header in &args.headers {
+        query.append_pair("header", header);
+    }
+    if args.fetch {
+        query.append_pair("fetch", "true");
+    }
+    let answer = args.admin.get(&format!("/v1/explain?{}", query.finish()))?;
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&answer)?);
+    } else {
+        print!("{}", render_answer(&answer));
+    }
+    Ok(())
+}
+
+/// The verdict on a response in a file.
+fn offline(
+    response: &Path,
+    request: Option<&Path>,
+    config: Option<&Path>,
+) -> Result<Explanation, Box<dyn std::error::Error>> {
+    let (status, headers) = parse_response(&read(response)?).map_err(|error| at(response, &error))?;
+    let (method, target, fields) = match request {
+        Some(path) => parse_request(&read(path)?).map_err(|error| at(path, &error))?,
+        None => (Method::GET, "/".to_owned(), HeaderMap::new()),
+    };
+    if !matches!(method, Method::GET | Method::HEAD) {
+        return Err(format!("answers to {method} are never stored (RFC 9111 section 2)").into());
+    }
+    let (rules, max_object) = match config {
+        Some(path) => {
+            let config = load::load(path).map_err(|errors| errors.to_string())?;
+            (rules_for(&config, &method, &target, &fields)?, config.memory.max_object.0)
+        }
+        None => {
+            let mode = CacheMode::Respect { default_ttl: None };
+            (CacheRules { mode, ..CacheRules::default() }, CacheMemory::default().max_object.0)
+        }
+    };
+    // As if it had just come: a file may be read long after it was written.
+    let date = headers.get(header::DATE).and_then(|date| date.to_str().ok()).and_then(Timestamp::from_http_date);
+    let now = date.unwrap_or_else(Timestamp::now);
+    let length = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+    let no_store =
+        rules.heeds_clients() && crate::cache::control::ClientDirectives::parse(Fields::Map(&fields)).no_store;
+    let facts = RequestFacts {
+        fields: Fields::Map(&fields),
+        has_authorization: fields.contains_key(header::AUTHORIZATION),
+        no_store,
+    };
+    let times = ExchangeTimes { request: now, response: now };
+    Ok(explain(&rules, &facts, &ResponseFacts { status, headers: &headers, times, length, max_object }))
+}
+
+/// The rules of the route that a request belongs to.
+fn rules_for(config: &Config, method: &Method, target: &str, fields: &HeaderMap) -> Result<CacheRules, String> {
+    let target = Target::parse(target).map_err(|error| error.to_string())?;
+    let host = fields.get(header::HOST).and_then(|host| host.to_str().ok()).or(target.authority);
+    let host = host.ok_or("the request has no Host, by which its site is found")?;
+    let (name, _) = crate::config::host::parse_authority(host).ok_or("the request's Host is not valid")?;
+    let view = RequestView {
+        method,
+        host: &name,
+        authority: host,
+        path: &target.path,
+        query: target.query,
+        fields: Fields::Map(fields),
+        client: [127, 0, 0, 1].into(),
+        scheme: Scheme::Http,
+        version: Version::HTTP_11,
+    };
+    match plan(config, &view) {
+        Plan::Cache(matched) => Ok(matched.route.cache.clone()),
+        Plan::Refuse { why, .. } => Err(format!("the request would be refused: {why}")),
+        _ => Err("the request would be passed on: its route does not cache it".into()),
+    }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, String> {
+    std::fs::read(path).map_err(|error| at(path, &error.to_string()))
+}
+
+fn at(path: &Path, error: &str) -> String {
+    format!("{}: {error}", path.display())
+}
+
+/// The head of a response; `HTTP/2 200`, as curl prints it, is understood too.
+fn parse_response(bytes: &[u8]) -> Result<(StatusCode, HeaderMap), String> {
+    let bytes = with_end(bytes, |line| {
+        let (version, rest) = line.split_once(' ').unwrap_or((line, ""));
+        if version.starts_with("HTTP/") { format!("HTTP/1.1 {rest}") } else { line.to_owned() }
+    });
+    let mut space = [httparse::EMPTY_HEADER; MAX_FIELDS];
+    let mut response = httparse::Response::new(&mut space);
+    match response.parse(&bytes) {
+        Ok(httparse::Status::Complete(_)) => {}
+        Ok(httparse::Status::Partial) => return Err("it is not the head of a response".into()),
+        Err(error) => return Err(format!("it is not the head of a response: {error}")),
+    }
+    let status = response.code.and_then(|code| StatusCode::from_u16(code).ok()).ok_or("it has no status")?;
+    Ok((status, map(response.headers)?))
+}
+
+fn parse_request(bytes: &[u8]) -> Result<(Method, String, HeaderMap), String> {
+    let bytes = with_end(bytes, |line| match line.rsplit_once(" HTTP/") {
+        Some((rest, _)) => format!("{rest} HTTP/1.1"),
+        None => line.to_owned(),
+    });
+    let mut space = [httparse::EMPTY_HEADER; MAX_FIELDS];
+    let mut request = httparse::Request::new(&mut space);
+    match request.parse(&bytes) {
+        Ok(httparse::Status::Complete(_)) => {}
+        Ok(httparse::Status::Partial) => return Err("it is not the head of a request".into()),
+        Err(error) => return Err(format!("it is not the head of a request: {error}")),
+    }
+    let method = request.method.and_then(|method| method.parse().ok()).ok_or("it has no method")?;
+    Ok((method, request.path.unwrap_or("/").to_owned(), map(request.headers)?))
+}
+
+/// The bytes with another first line, and with the empty line that a head copied by hand may lack.
+fn with_end(bytes: &[u8], first_line: impl Fn(&str) -> String) -> Vec<u8> {
+    let end = bytes.iter().position(|byte| *byte == b'\n').unwrap_or(bytes.len());
+    let line = String::from_utf8_lossy(&bytes[..end]);
+    let mut out = first_line(line.trim_end()).into_bytes();
+    out.extend_from_slice(b"\r\n");
+    out.extend_from_slice(bytes.get(end + 1..).unwrap_or_default());
+    out.extend_from_slice(b"\r\n\r\n");
+    out
+}
+
+fn map(fields: &[httparse::Header<'_>]) -> Result<HeaderMap, String> {
+    let mut map = HeaderMap::new();
+    for field in fields {
+        let name: HeaderName =
+            field.name.parse().map_err(|_| format!("{:?} is not the name of a field", field.name))?;
+        let value = HeaderValue::from_bytes(field.value).map_err(|_| format!("the value of {name} is not valid"))?;
+        map.append(name, value);
+    }
+    Ok(map)
+}
+
+/// What the node says of a URL, for a person to read.
+fn render_answer(answer: &Value) -> String {
+    let text = |value: &Value| value.as_str().unwrap_or("-").to_owned();
+    let mut out = format!("{} {}\n", text(&answer["method"]), text(&answer["url"]));
+    let _ = writeln!(out, "site      {}", text(&answer["site"]));
+    if let Some(route) = answer["route"].as_object() {
+        let _ = writeln!(out, "route     {} {}, pool {}", route["number"], text(&route["path"]), text(&route["pool"]));
+    }
+    let why = answer["why"].as_str().map(|why| format!(": {why}")).unwrap_or_default();
+    let _ = writeln!(out, "decision  {}{why}", text(&answer["decision"]));
+    if answer["decision"] != "cache" {
+        return out;
+    }
+    let key = &answer["key"];
+    let tls = if key["tls"] == true { ", TLS" } else { "" };
+    let _ =
+        writeln!(out, "key       {} (site {}, version {}{tls})", text(&key["uri"]), text(&key["site"]), key["version"]);
+    if let Some(seconds) = answer["not_cacheable_for"].as_u64() {
+        let _ = writeln!(out, "          remembered as not cacheable for {seconds}s more: requests are passed on");
+    }
+    let list =
+        |value: &Value| value.as_array().map(|list| list.iter().map(text).collect::<Vec<_>>()).unwrap_or_default();
+    let purged = &answer["purged_by"];
+    let _ = writeln!(out, "purged by url {}", list(&purged["urls"]).join(", "));
+    let tags = list(&purged["tags"]);
+    if !tags.is_empty() {
+        let _ = writeln!(out, "          tag {}", tags.join(", "));
+    }
+    let _ = writeln!(out, "          site {}", text(&purged["site"]));
+    let stored = answer["stored"].as_array().map_or(&[][..], Vec::as_slice);
+    if stored.is_empty() {
+        out.push_str("\nnothing is stored\n");
+    }
+    for object in stored {
+        let selected = if object["selected"] == true { ", which this request selects" } else { "" };
+        let purged = if object["purged"] == true { ", PURGED" } else { "" };
+        let _ = writeln!(out, "\nan object{selected}: {}, {} bytes{purged}", object["status"], object["bytes"]);
+        out += &render(object);
+    }
+    if let Some(origin) = answer["origin"].as_object() {
+        let _ = writeln!(out, "\norigin {} answers {}", text(&origin["origin"]), origin["status"]);
+        for field in origin["fields"].as_array().into_iter().flatten() {
+            let _ = writeln!(out, "  {}: {}", text(&field[0]), text(&field[1]));
+        }
+        out += &render(&answer["origin"]);
+    }
+    out
+}
+
+/// A verdict for a person to read.
+fn render(verdict: &Value) -> String {
+    let text = |value: &Value| value.as_str().unwrap_or("-").to_owned();
+    let seconds = |value: &Value| format_duration(Duration::from_secs(value.as_i64().unwrap_or(0).unsigned_abs()));
+    let word = if verdict["stored"] == true { "stored" } else { "not stored" };
+    let mut out = format!("  {word}: {}\n", text(&verdict["reason"]));
+    let _ = writeln!(out, "    {} ({})", text(&verdict["meaning"]), text(&verdict["rule"]));
+    let Some(ttl) = verdict["ttl"].as_i64() else { return out };
+    let left = if ttl > 0 { "left" } else { "over" };
+    let _ = writeln!(
+        out,
+        "  {}: lifetime {}, age {}, {} {left}",
+        text(&verdict["state"]),
+        seconds(&verdict["lifetime"]),
+        seconds(&verdict["age"]),
+        seconds(&verdict["ttl"])
+    );
+    let _ = writeln!(
+        out,
+        "  stale: {} while revalidating, {} if the origin fails",
+        seconds(&verdict["stale_while_revalidate"]),
+        seconds(&verdict["stale_if_error"])
+    );
+    for pair in verdict["selected_by"].as_array().into_iter().flatten() {
+        let value = pair[1].as_str().map_or("absent".to_owned(), |value| format!("{value:?}"));
+        let _ = writeln!(out, "  selected by {}: {value}", text(&pair[0]));
+    }
+    for (key, what) in [("tags", "tag"), ("excluded_fields", "for one request only:")] {
+        for name in verdict[key].as_array().into_iter().flatten() {
+            let _ = writeln!(out, "  {what} {}", text(name));
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn heads_are_read_as_people_have_them() {
+        for text in ["HTTP/1.1 200 OK\r\nA: b\r\n\r\nbody", "HTTP/2 200 \nA: b\n", "HTTP/1.0 200\nA: b\n\nbody\n"] {
+            let (status, headers) = parse_response(text.as_bytes()).unwrap();
+            assert_eq!((status, headers["a"].to_str().unwrap()), (StatusCode::OK, "b"), "{text:?}");
+        }
+        for text in ["GET /a?b HTTP/1.1\r\nHost: h\r\n\r\n", "GET /a?b HTTP/2\nHost: h"] {
+            let (method, target, headers) = parse_request(text.as_bytes()).unwrap();
+            assert_eq!((method, target.as_str(), &headers["host"]), (Method::GET, "/a?b", &"h".parse().unwrap()));
+        }
+        for bad in ["", "\n", "hello", "HTTP/1.1 x\n\n", "HTTP/1.1 200 OK\nno field\n\n"] {
+            assert!(parse_response(bad.as_bytes()).is_err(), "{bad:?}");
+        }
+        assert!(parse_request(b"GET\n").is_err());
+    }
+
+    #[test]
+    fn incomplete_answers_do_no_harm() {
+        render_answer(&Value::Null);
+        render(&Value::Null);
+    }
+}

@@ -1,0 +1,101 @@
+//! What tells objects apart: the rules of a route's key, seen by clients and by the origin.
+
+use crate::harness::{Node, Origin, Reply};
+
+const FRESH: &str = "Cache-Control: max-age=60";
+
+/// A node whose route has this key, before an origin that answers with what it was asked.
+fn keyed(key: &str) -> (Node, Origin) {
+    let origin = Origin::start(|request| {
+        let body = format!(
+            "{} {} {} {} {}",
+            request.path(),
+            request.field("accept-encoding").unwrap_or("-"),
+            request.field("accept-language").unwrap_or("-"),
+            request.field("cookie").unwrap_or("-"),
+            request.field("x-device-class").unwrap_or("-"),
+        );
+        Reply::ok(&[FRESH, "Vary: Accept-Encoding, Accept-Language"], body)
+    });
+    let routes = format!(
+        "[[site.shop.route]]\npath = \"/*\"\npool = \"app\"\n[site.shop.route.cache]\nmode = \"respect\"\n\
+         [site.shop.route.cache.key]\n{key}\n"
+    );
+    let node = Node::with_routes(&[origin.address], &routes);
+    (node, origin)
+}
+
+#[test]
+fn query_parameters_count_as_the_route_says() {
+    for (key, first, second, sent) in [
+        ("drop_query = [\"utm_*\"]", "/a?utm_source=x&b=1", "/a?b=1&utm_campaign=y", "/a?b=1"),
+        ("drop_query = [\"*\"]", "/a?b", "/a", "/a"),
+        ("keep_query = [\"page\"]", "/a?page=2&x=1", "/a?y&page=2", "/a?page=2"),
+        ("keep_query = []", "/a?b=1", "/a?c=2", "/a"),
+        ("sort_query = true", "/a?b=1&a=2", "/a?a=2&b=1", "/a?a=2&b=1"),
+        ("ignore_path_case = true", "/A/b?C", "/a/B?C", "/a/b?C"),
+    ] {
+        let (node, origin) = keyed(key);
+        assert!(!node.get(first).is_hit());
+        assert!(node.get(second).is_hit(), "{key}");
+        assert_eq!(origin.requests()[0].path(), sent, "{key}: what is keyed is what is sent");
+        // Whichever way the URL is written, it is purged and invalidated.
+        for url in [first, second] {
+            node.purge(&format!("{{\"url\": \"http://shop.example{url}\"}}"));
+            assert!(!node.get(second).is_hit(), "{key} {url}");
+            assert!(node.get(first).is_hit(), "{key} {url}");
+            node.client().request("POST", url, &["Host: shop.example"], "");
+            assert!(!node.get(first).is_hit(), "{key} {url}");
+        }
+    }
+}
+
+#[test]
+fn fields_cookies_and_devices_count_as_the_route_says() {
+    for (key, first, same, other, sent) in [
+        ("headers = [\"X-Country\"]", "X-Country: de", "X-Country: de", "X-Country: fr", "/ - - - -"),
+        ("cookies = [\"c\"]", "Cookie: sid=1; c=2", "Cookie: c=2; sid=9", "Cookie: c=3", "/ - - c=2 -"),
+        ("device = true", "User-Agent: iPhone", "User-Agent: Mobi", "User-Agent: curl", "/ - - - mobile"),
+        (
+            "accept_language = [\"en\", \"de\"]",
+            "Accept-Language: de-AT, fr",
+            "Accept-Language: fr, de;q=0.1",
+            "Accept-Language: en",
+            "/ - de - -",
+        ),
+        (
+            "accept_encoding = [\"br\", \"gzip\"]",
+            "Accept-Encoding: gzip, deflate",
+            "Accept-Encoding: gzip;q=0.5",
+            "Accept-Encoding: br, gzip",
+            "/ gzip - - -",
+        ),
+    ] {
+        let (node, _origin) = keyed(key);
+        let answer = node.get_with("/", &[first]);
+        assert_eq!((answer.is_hit(), answer.text().as_str()), (false, sent), "{key}");
+        assert!(node.get_with("/", &[same]).is_hit(), "{key}");
+        assert!(!node.get_with("/", &[other]).is_hit(), "{key}");
+        assert!(node.get_with("/", &[first]).is_hit(), "{key}");
+    }
+}
+
+#[test]
+fn errors_are_kept_for_as_long_as_the_route_says() {
+    let origin = Origin::start(|request| {
+        let status = request.path()[1..].parse().unwrap();
+        Reply::status(status, &[], "no")
+    });
+    let node = Node::with_routes(
+        &[origin.address],
+        "[[site.shop.route]]\npath = \"/*\"\npool = \"app\"\n[site.shop.route.cache]\nmode = \"respect\"\n\
+         negative_ttl = { 404 = \"1h\", \"500-503\" = \"1h\", 302 = \"1h\" }\n",
+    );
+    for (status, kept) in [(404, true), (500, true), (503, true), (302, true), (504, false), (410, false), (403, false)]
+    {
+        let path = format!("/{status}");
+        assert_eq!(node.get(&path).status, status);
+        let second = node.get(&path);
+        assert_eq!((second.status, second.is_hit()), (status, kept), "{}", second.cache());
+    }
+}
