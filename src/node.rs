@@ -265,6 +265,7 @@ impl Node {
 pub struct Fixed {
     pub listeners: Vec<Listener>,
     threads: usize,
+    compress_threads: usize,
     state_dir: Option<PathBuf>,
     admin: Option<SocketAddr>,
     memory: (ByteSize, Eviction),
@@ -276,6 +277,7 @@ impl Fixed {
         Fixed {
             listeners: config.listeners.clone(),
             threads: config.node.threads,
+            compress_threads: config.node.compress_threads,
             state_dir: config.node.state_dir.clone(),
             admin: config.admin.as_ref().map(|admin| admin.address),
             memory: (config.memory.max_size, config.memory.eviction),
@@ -288,6 +290,7 @@ impl Fixed {
         let differs = [
             (self.listeners != other.listeners, "[[listen]]"),
             (self.threads != other.threads, "threads in [node]"),
+            (self.compress_threads != other.compress_threads, "compress_threads in [node]"),
             (self.state_dir != other.state_dir, "state_dir in [node]"),
             (self.admin != other.admin, "address in [admin]"),
             (self.memory.0 != other.memory.0, "max_size in [cache.memory]"),

@@ -22,6 +22,8 @@ use crate::plan::{CacheKey, Matched};
 use crate::request::{Fields, RequestView};
 use crate::snapshot::Snapshot;
 
+use super::coding;
+use super::compressor::Compressor;
 use super::control::ClientDirectives;
 use super::fill::{self, FillRequest, PrivateResponse};
 use super::flight::{Arrival, Flight, FlightReader, ObjectUse, Settled};
@@ -48,6 +50,7 @@ pub struct Engine {
     pub purges: Purges,
     pub connector: Connector,
     pub metrics: Arc<Metrics>,
+    compressor: Compressor,
     /// Until when a key is known to be not cacheable.
     uncacheable: Cache<KeyHash, Timestamp>,
     hasher: RandomState,
@@ -104,8 +107,10 @@ pub struct FetchError {
 
 impl Engine {
     pub fn new(config: &Config, purges: Purges, metrics: Arc<Metrics>) -> Self {
+        let memory = MemoryStore::new(&config.memory);
         Engine {
-            memory: MemoryStore::new(&config.memory),
+            compressor: Compressor::start(config.node.compress_threads, memory.clone(), metrics.clone()),
+            memory,
             flights: Flights::new(config.limits.max_fills as usize),
             purges,
             connector: Connector::new(None),
@@ -263,6 +268,12 @@ impl Engine {
             self.memory.insert(object.clone(), rules.max_variants);
             if flight.is_spoilt() {
                 self.memory.remove(&object); // spoilt between the question and the insertion
+            }
+            if let Some(compress) = &rules.compress
+                && object.codings().is_empty()
+                && coding::suits(compress, object.head.status, &object.head.fields, Some(object.length()))
+            {
+                self.compressor.offer(object.clone(), compress.codings.clone());
             }
         }
         object

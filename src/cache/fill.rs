@@ -14,6 +14,7 @@ use crate::origin::exchange::{self, Exchange, OriginRequest};
 use crate::request::Fields;
 use crate::snapshot::Snapshot;
 
+use super::coding;
 use super::engine::Engine;
 use super::explain;
 use super::flight::{Flight, FlightHead, ObjectUse, Settled};
@@ -141,6 +142,11 @@ async fn receive(
             if !groups.is_empty() {
                 storable.tags = storable.tags.with_groups(groups);
             }
+            if let Some(rules) = &request.rules().compress
+                && coding::suits(rules, exchange.status, &exchange.fields, length)
+            {
+                coding::add_vary(&mut exchange.fields);
+            }
             stream(engine, flight, request, exchange, storable, length).await
         }
         Err(reason) => hand_over(engine, flight, request, exchange, reason, length, owner).await,
@@ -207,6 +213,9 @@ fn freshen(
             storable.tags = stale.tags.clone();
             storable.variant = stale.variant.clone();
             let object = Object::new(flight.key.clone(), head, stale.body.clone(), storable, flight.seq);
+            if !stale.codings().is_empty() {
+                object.set_codings(stale.codings().iter().map(|coded| (coded.coding, coded.body.clone())));
+            }
             return Settled::Object(engine.store(object, request.rules(), flight), ObjectUse::Validated);
         }
         // No longer to be stored, but confirmed for those who wait.

@@ -22,6 +22,8 @@ pub struct Inspected {
     pub status: u16,
     pub bytes: u64,
     pub etag: Option<String>,
+    /// Content codings that the node has made of it, with their bytes.
+    pub codings: Vec<(&'static str, usize)>,
     /// The newest purge that it is known to have survived.
     pub purge_seq: u64,
     /// A purge has hit it: it is only waiting to be swept away.
@@ -62,6 +64,7 @@ impl Engine {
                     selected: selected.is_some_and(|selected| Arc::ptr_eq(selected, object)),
                     status: object.head.status.as_u16(),
                     bytes: object.length(),
+                    codings: object.codings().iter().map(|coded| (coded.coding.as_str(), coded.body.len())).collect(),
                     etag: object.head.etag().map(str::to_owned),
                     purge_seq: object.checked().0,
                     purged: usability.is_none(),

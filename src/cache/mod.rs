@@ -3,6 +3,8 @@
 //! Pure decisions: [`policy`], [`freshness`], [`respond`], [`vary`], [`control`], [`tags`]. The [`engine`]
 //! joins them to the store, the purges and the [`fill`]s.
 
+pub mod coding;
+mod compressor;
 pub mod control;
 pub mod engine;
 pub mod explain;

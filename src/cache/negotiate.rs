@@ -17,7 +17,7 @@ const MOST_MEMBERS: usize = 32;
 
 /// The content coding to use, of those offered, in the order of the server's preference; `None`: none (RFC 9110
 /// section 12.5.3).
-pub fn best_coding(request: Fields<'_>, offered: &[Coding]) -> Option<Coding> {
+pub fn best_coding(request: Fields<'_>, offered: impl IntoIterator<Item = Coding>) -> Option<Coding> {
     let accepted = joined(request, &header::ACCEPT_ENCODING)?;
     let weight = |token: &str| {
         let mut any = None;
@@ -34,7 +34,7 @@ pub fn best_coding(request: Fields<'_>, offered: &[Coding]) -> Option<Coding> {
     for coding in offered {
         let weight = weight(coding.as_str()).unwrap_or(0);
         if weight > best.map_or(0, |(_, best)| best) {
-            best = Some((*coding, weight));
+            best = Some((coding, weight));
         }
     }
     // What is not named is still acceptable as it is, but never preferred.
@@ -173,10 +173,10 @@ mod tests {
             ("br;level=5;q=0, gzip", &all, Some("gzip")),
         ] {
             let request = map("accept-encoding", accept);
-            let found = best_coding(Fields::Map(&request), offered).map(Coding::as_str);
+            let found = best_coding(Fields::Map(&request), offered.iter().copied()).map(Coding::as_str);
             assert_eq!(found, expected, "{accept:?} of {offered:?}");
         }
-        assert_eq!(best_coding(Fields::Map(&HeaderMap::new()), &all), None);
+        assert_eq!(best_coding(Fields::Map(&HeaderMap::new()), all), None);
     }
 
     #[test]

@@ -2,14 +2,17 @@
 //! as a map for HTTP/2, its body in one piece.
 
 use std::io::Write as _;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
 use crate::clock::Timestamp;
+use crate::config::model::Coding;
 use crate::plan::CacheKey;
 
+use super::coding::{self, Coded};
 use super::freshness::Freshness;
 use super::policy::Storable;
 use super::purge::PurgeSeq;
@@ -18,12 +21,13 @@ use super::respond::Selected;
 use super::tags::{TAG_FIELDS, Tags};
 use super::vary::Variant;
 
-/// A stored response. Immutable but for what purges have found it to be; what refreshes it makes a new one around the same body.
+/// A stored response. Immutable but for what purges have found it to be and what the compressor adds; what refreshes it makes a new one around the same body.
 #[derive(Debug)]
 pub struct Object {
     pub key: CacheKey,
     pub head: Head,
     pub body: Bytes,
+    codings: OnceLock<Box<[Coded]>>,
     pub freshness: Freshness,
     pub variant: Variant,
     pub tags: Tags,
@@ -90,7 +94,7 @@ impl Head {
         Self::from_clean(status, fields)
     }
 
-    fn from_clean(status: StatusCode, mut fields: HeaderMap) -> Self {
+    pub(super) fn from_clean(status: StatusCode, mut fields: HeaderMap) -> Self {
         // Values from an origin are slices of the connection's read buffer, and would keep all of it alive.
         for value in fields.values_mut() {
             if let Ok(owned) = HeaderValue::from_bytes(value.as_bytes()) {
@@ -119,6 +123,13 @@ impl Head {
         self.fields.get(header::ETAG).and_then(|value| value.to_str().ok())
     }
 
+    /// Bytes of memory beyond the struct itself.
+    fn weight(&self) -> usize {
+        /// A header map's entry, its value's heap block, and the allocator's own overhead.
+        const PER_FIELD: usize = 160;
+        self.h1.len() + self.fields.len() * PER_FIELD
+    }
+
     /// What `respond` needs to know.
     pub fn selected(&self, length: Option<u64>) -> Selected<'_> {
         Selected { status: self.status, etag: self.etag(), last_modified: self.last_modified, date: self.date, length }
@@ -132,6 +143,7 @@ impl Object {
             key,
             head,
             body,
+            codings: OnceLock::new(),
             freshness: storable.freshness,
             variant: storable.variant,
             tags: storable.tags,
@@ -141,14 +153,24 @@ impl Object {
         }
     }
 
+    /// The same in content codings, in the order of the node's preference.
+    pub fn codings(&self) -> &[Coded] {
+        self.codings.get().map_or(&[], |codings| codings)
+    }
+
+    /// Adds the body in content codings, once.
+    pub fn set_codings(&self, codings: impl IntoIterator<Item = (Coding, Bytes)>) {
+        let coded = |(coding, body)| Coded { coding, head: coding::head_of(&self.head, coding), body };
+        let _ = self.codings.set(codings.into_iter().map(coded).collect()); // a second time changes nothing
+    }
+
     /// Bytes of memory it takes, bookkeeping included.
     pub fn weight(&self) -> usize {
-        /// A header map's entry, its value's heap block, and the allocator's own overhead.
-        const PER_FIELD: usize = 160;
+        let coded = |coded: &Coded| std::mem::size_of::<Coded>() + coded.head.weight() + coded.body.len();
         std::mem::size_of::<Object>()
             + self.key.as_str().len()
-            + self.head.h1.len()
-            + self.head.fields.len() * PER_FIELD
+            + self.head.weight()
+            + self.codings().iter().map(coded).sum::<usize>()
             + self.variant.weight()
             + self.tags.weight()
             + self.body.len()

@@ -41,7 +41,7 @@ impl Axis {
             Axis::Cookie(name) => negotiate::cookie(request, name).map(Into::into),
             Axis::Device => Some(negotiate::device(request).as_bytes().into()),
             Axis::Encoding(offered) => {
-                negotiate::best_coding(request, offered).map(|coding| coding.as_str().as_bytes().into())
+                negotiate::best_coding(request, offered.iter().copied()).map(|coding| coding.as_str().as_bytes().into())
             }
             Axis::Language(offered) => negotiate::best_language(request, offered).map(|tag| tag.as_bytes().into()),
         }
@@ -132,7 +132,7 @@ pub fn normalise(fields: &mut HeaderMap, rules: &KeyRules) {
     let request = Fields::Map(fields);
     let mut wanted: SmallVec<[(HeaderName, Option<Vec<u8>>); 4]> = SmallVec::new();
     if let Some(offered) = &rules.accept_encoding {
-        let coding = negotiate::best_coding(request, offered).map_or("identity", Coding::as_str);
+        let coding = negotiate::best_coding(request, offered.iter().copied()).map_or("identity", Coding::as_str);
         wanted.push((header::ACCEPT_ENCODING, Some(coding.into())));
     }
     if let Some(offered) = &rules.accept_language {

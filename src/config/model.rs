@@ -15,7 +15,7 @@ use super::host::HostMap;
 use super::pattern::PathPattern;
 use super::read::{ByteSize, IpRange};
 
-pub use super::rules::{CacheMode, CacheRules, Coding, KeyRules, QueryRule};
+pub use super::rules::{CacheMode, CacheRules, Coding, CompressRules, KeyRules, QueryRule};
 
 /// A valid configuration.
 #[derive(Debug)]
@@ -42,6 +42,8 @@ pub struct Node {
     pub name: String,
     pub region: Option<String>,
     pub threads: usize,
+    /// Threads that compress what is stored.
+    pub compress_threads: usize,
     /// Where the purge log lives; without one, purges are not kept over a restart.
     pub state_dir: Option<PathBuf>,
     /// How long running requests may take to end after SIGTERM.

@@ -73,6 +73,7 @@ fn resolve_node(node: Option<file::NodeSection>, errors: &mut Diagnostics) -> No
             name: "seawall".into(),
             region: None,
             threads: cores,
+            compress_threads: 1,
             state_dir: None,
             drain_timeout: std::time::Duration::from_secs(30),
             trusted_proxies: Vec::new(),
@@ -84,15 +85,16 @@ fn resolve_node(node: Option<file::NodeSection>, errors: &mut Diagnostics) -> No
             errors.error(name.place, "name in [node] may have only letters, digits, \"-\", \"_\" and \".\"");
         }
     }
-    if let Some(threads) = &node.threads
-        && !(1..=1024).contains(&threads.value)
-    {
-        errors.error(threads.place, "threads in [node] must be from 1 to 1024");
+    for (key, threads) in [("threads", &node.threads), ("compress_threads", &node.compress_threads)] {
+        if let Some(threads) = threads.as_ref().filter(|threads| !(1..=1024).contains(&threads.value)) {
+            errors.error(threads.place, format!("{key} in [node] must be from 1 to 1024"));
+        }
     }
     Node {
         name: node.name.map_or_else(|| "seawall".into(), |name| name.value),
         region: node.region,
         threads: node.threads.map_or(cores, |threads| threads.value as usize),
+        compress_threads: node.compress_threads.map_or(1, |threads| threads.value as usize),
         state_dir: node.state_dir.map(|dir| relative_to(errors.file(dir.place), &dir.value)),
         drain_timeout: node.drain_timeout,
         trusted_proxies: node.trusted_proxies,

@@ -27,7 +27,6 @@ pub struct CacheRules {
     pub negative_ttl: Vec<(StatusRange, Duration)>,
     pub key: KeyRules,
     /// `None`: nothing is compressed here.
-    #[expect(dead_code, reason = "read where objects are compressed, which the next change adds")]
     pub compress: Option<CompressRules>,
     /// How long a key is remembered as not cacheable.
     pub hit_for_miss: Duration,

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use tokio::sync::mpsc;
 
+use crate::cache::coding;
 use crate::cache::engine::Source;
 use crate::cache::flight::{FlightHead, FlightReader};
 use crate::cache::object::{Head, Object};
@@ -29,6 +30,8 @@ pub struct ClientResponse {
 
 enum HeadSource {
     Object(Arc<Object>),
+    /// An object in one of its codings, by number.
+    Coded(Arc<Object>, usize),
     Flight(Arc<FlightHead>),
     Own(Box<Head>),
 }
@@ -71,9 +74,18 @@ impl ClientResponse {
     pub fn new(source: Source, method: &Method, request: Fields<'_>, now: Timestamp) -> Self {
         let (head, length, age, pieces) = match source {
             Source::Stored(object) => {
-                let (length, age) = (Some(object.length()), object.freshness.current_age(now));
-                let pieces = Pieces::Whole(Some(object.body.clone()));
-                (HeadSource::Object(object), length, Some(age), pieces)
+                let age = Some(object.freshness.current_age(now));
+                match coding::select(object.codings(), method, request) {
+                    Some(number) => {
+                        let body = object.codings()[number].body.clone();
+                        let length = Some(body.len() as u64);
+                        (HeadSource::Coded(object, number), length, age, Pieces::Whole(Some(body)))
+                    }
+                    None => {
+                        let (body, length) = (object.body.clone(), Some(object.length()));
+                        (HeadSource::Object(object), length, age, Pieces::Whole(Some(body)))
+                    }
+                }
             }
             Source::Stream(reader) => {
                 let age = reader.head.freshness.current_age(now);
@@ -202,6 +214,7 @@ impl HeadSource {
     fn get(&self) -> &Head {
         match self {
             HeadSource::Object(object) => &object.head,
+            HeadSource::Coded(object, number) => &object.codings()[*number].head,
             HeadSource::Flight(flight) => &flight.head,
             HeadSource::Own(head) => head,
         }

@@ -24,6 +24,9 @@ pub struct Metrics {
     duration: HistogramVec,
     stored: IntCounterVec,
     not_stored: IntCounterVec,
+    compressed: IntCounterVec,
+    compress_saved: IntCounter,
+    pub compress_skipped: IntCounter,
     reloads: IntCounterVec,
     pub refused: IntCounterVec,
     pub config_generation: IntGauge,
@@ -72,6 +75,9 @@ impl Metrics {
             ),
             stored: new.counters("stored_total", "Responses that were stored or confirmed, by reason", &["reason"]),
             not_stored: new.counters("not_stored_total", "Responses that were not stored, by reason", &["reason"]),
+            compressed: new.counters("compressed_total", "Bodies that were compressed, by coding", &["coding"]),
+            compress_saved: new.counter("compress_saved_bytes_total", "Bytes by which compressed bodies are smaller"),
+            compress_skipped: new.counter("compress_skipped_total", "Objects that found no room in the queue"),
             reloads: new.counters("config_reloads_total", "Reloads of the configuration", &["result"]),
             refused: new.counters("refused_requests_total", "Malformed or unwanted requests", &["status"]),
             config_generation: new.gauge("config_generation", "Counts the configurations since the start"),
@@ -125,6 +131,12 @@ impl Metrics {
 
     pub fn not_stored(&self, reason: &'static str) {
         self.not_stored.with_label_values(&[reason]).inc();
+    }
+
+    /// Bytes of a body before and after.
+    pub fn compressed(&self, coding: &'static str, before: usize, after: usize) {
+        self.compressed.with_label_values(&[coding]).inc();
+        self.compress_saved.inc_by(before.saturating_sub(after) as u64);
     }
 
     pub fn reloaded(&self, ok: bool) {

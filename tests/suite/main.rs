@@ -12,6 +12,7 @@ mod harness;
 
 mod admin_api;
 mod caching;
+mod compression;
 mod conformance;
 mod deployment;
 mod explaining;

@@ -41,7 +41,8 @@ impl Variants {
     }
 }
 
-/// Objects in memory, never more than the configured number of bytes.
+/// A handle on the objects in memory, never more than the configured number of bytes.
+#[derive(Clone)]
 pub struct MemoryStore {
     cache: Cache<CacheKey, Arc<Variants>>,
     max_size: u64,
@@ -94,6 +95,15 @@ impl MemoryStore {
             }
             let left = variants.without(object);
             if left.0.is_empty() { Op::Remove } else { Op::Put(Arc::new(left)) }
+        });
+    }
+
+    /// Counts the bytes of an object anew, if it is still stored: it has grown.
+    pub fn weigh_again(&self, object: &Arc<Object>) {
+        self.cache.entry_by_ref(&object.key).and_compute_with(|entry| {
+            let variants = entry.map(|entry| entry.into_value());
+            let stored = variants.filter(|variants| variants.iter().any(|other| Arc::ptr_eq(other, object)));
+            stored.map_or(Op::Nop, Op::Put)
         });
     }
 

@@ -1,0 +1,100 @@
+//! Compression in the background: a few threads of low priority that code what was stored and add it to the object.
+//! A request never waits for them.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+
+use crate::config::model::Coding;
+use crate::observe::metrics::Metrics;
+
+use super::coding;
+use super::object::Object;
+use super::store::MemoryStore;
+
+/// Objects that may wait, and their bytes; what would be more stays as it is.
+const MAX_JOBS: usize = 4096;
+const MAX_WAITING_BYTES: u64 = 64 << 20;
+/// Of the threads: whoever answers requests goes first.
+const NICE: i32 = 10;
+
+/// The threads, through their queue. They end when it is dropped.
+pub struct Compressor {
+    jobs: SyncSender<Job>,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    memory: MemoryStore,
+    metrics: Arc<Metrics>,
+    waiting_bytes: AtomicU64,
+}
+
+struct Job {
+    object: Arc<Object>,
+    codings: Arc<[Coding]>,
+}
+
+impl Compressor {
+    pub fn start(threads: usize, memory: MemoryStore, metrics: Arc<Metrics>) -> Self {
+        let (jobs, queue) = sync_channel(MAX_JOBS);
+        let queue = Arc::new(Mutex::new(queue));
+        let shared = Arc::new(Shared { memory, metrics, waiting_bytes: AtomicU64::new(0) });
+        for number in 0..threads {
+            let (queue, shared) = (queue.clone(), shared.clone());
+            let thread = std::thread::Builder::new().name(format!("compress-{number}"));
+            if let Err(error) = thread.spawn(move || work(&queue, &shared)) {
+                tracing::error!(%error, "a thread that compresses could not be started; less will be compressed");
+            }
+        }
+        Compressor { jobs, shared }
+    }
+
+    /// Has an object coded, if there is room in the queue.
+    pub fn offer(&self, object: Arc<Object>, codings: Arc<[Coding]>) {
+        let length = object.length();
+        let waiting = self.shared.waiting_bytes.fetch_add(length, Ordering::Relaxed);
+        // A single one may be larger than the bound.
+        let room = waiting == 0 || waiting + length <= MAX_WAITING_BYTES;
+        if !room || self.jobs.try_send(Job { object, codings }).is_err() {
+            self.shared.waiting_bytes.fetch_sub(length, Ordering::Relaxed);
+            self.shared.metrics.compress_skipped.inc();
+        }
+    }
+}
+
+fn work(queue: &Mutex<Receiver<Job>>, shared: &Shared) {
+    if let Err(error) = rustix::process::setpriority_process(None, NICE) {
+        tracing::debug!(%error, "a thread that compresses runs at full priority");
+    }
+    loop {
+        let job = queue.lock().recv();
+        let Ok(Job { object, codings }) = job else { return };
+        let coded = encode_all(&object, &codings, shared);
+        if !coded.is_empty() {
+            object.set_codings(coded);
+            shared.memory.weigh_again(&object);
+        }
+        shared.waiting_bytes.fetch_sub(object.length(), Ordering::Relaxed);
+    }
+}
+
+fn encode_all(object: &Object, codings: &[Coding], shared: &Shared) -> Vec<(Coding, Bytes)> {
+    let mut out = Vec::new();
+    for coding in codings {
+        // A fault of a library must not end compression for good.
+        match std::panic::catch_unwind(|| coding::encode(*coding, &object.body)) {
+            Ok(Ok(Some(body))) => {
+                shared.metrics.compressed(coding.as_str(), object.body.len(), body.len());
+                out.push((*coding, body));
+            }
+            Ok(Ok(None)) => {}
+            Ok(Err(error)) => tracing::warn!(key = object.key.uri(), ?coding, %error, "it could not be compressed"),
+            Err(_) => tracing::error!(key = object.key.uri(), ?coding, "compressing it failed badly"),
+        }
+    }
+    out
+}
