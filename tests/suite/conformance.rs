@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::Mutex;
 
 use crate::harness::origin::Gate;
-use crate::harness::{Node, Origin, Reply, Step};
+use crate::harness::{Node, Origin, Protocol, Reply, Step};
 
 const OLD: &str = "Last-Modified: Sun, 06 Nov 1994 08:49:37 GMT";
 
@@ -41,8 +41,12 @@ const fn asks(answer: &'static [&'static str], second: &'static [&'static str], 
     Case { second, ..case(answer, expect) }
 }
 
-/// Runs each case on a path of its own.
+/// Runs each case on a path of its own, by either protocol.
 fn run(cases: &[Case]) {
+    Protocol::ALL.into_iter().for_each(|protocol| run_by(protocol, cases));
+}
+
+fn run_by(protocol: Protocol, cases: &[Case]) {
     let current: Arc<Mutex<(u16, Vec<&'static str>)>> = Arc::default();
     let for_origin = current.clone();
     let origin = Origin::start(move |request| {
@@ -50,7 +54,7 @@ fn run(cases: &[Case]) {
         let validates = request.field("if-none-match").is_some() || request.field("if-modified-since").is_some();
         if validates { Reply::head_only(304, &fields) } else { Reply::status(status, &fields, "body") }
     });
-    let node = Node::caching(origin.address);
+    let node = Node::caching_by(protocol, origin.address);
     for (number, case) in cases.iter().enumerate() {
         *current.lock().unwrap() = (case.status, case.answer.to_vec());
         let path = format!("/{number}");
@@ -67,7 +71,8 @@ fn run(cases: &[Case]) {
             }
             Some(_) => Second::Miss,
         };
-        let what = format!("{path} {} {:?} {:?}: {}", case.status, case.answer, case.second, second.cache());
+        let what =
+            format!("{protocol:?} {path} {} {:?} {:?}: {}", case.status, case.answer, case.second, second.cache());
         assert_eq!(found, case.expect, "{what}");
         assert_eq!((second.status, second.text().as_str()), (case.status, "body"), "{what}");
         assert!(second.field("age").is_some() || found == Second::Miss, "{what}");
@@ -177,114 +182,132 @@ fn clients_get_what_they_ask_for() {
 
 #[test]
 fn only_if_cached_is_answered_504_and_asks_nobody() {
-    let origin = Origin::start(|_| Reply::ok(&["Cache-Control: max-age=60"], "x"));
-    let node = Node::caching(origin.address);
-    let refused = node.get_with("/a", &["Cache-Control: only-if-cached"]);
-    assert_eq!((refused.status, refused.cache(), origin.count()), (504, "seawall; detail=only-if-cached", 0));
+    for protocol in Protocol::ALL {
+        let origin = Origin::start(|_| Reply::ok(&["Cache-Control: max-age=60"], "x"));
+        let node = Node::caching_by(protocol, origin.address);
+        let refused = node.get_with("/a", &["Cache-Control: only-if-cached"]);
+        assert_eq!((refused.status, refused.cache(), origin.count()), (504, "seawall; detail=only-if-cached", 0));
+    }
 }
 
 #[test]
 fn clients_are_not_heeded_where_the_route_says_so() {
-    let origin = Origin::start(|_| Reply::ok(&["Cache-Control: max-age=60"], "x"));
-    let routes = "[[site.shop.route]]\npath = \"/*\"\npool = \"app\"\n\
+    for protocol in Protocol::ALL {
+        let origin = Origin::start(|_| Reply::ok(&["Cache-Control: max-age=60"], "x"));
+        let routes = "[[site.shop.route]]\npath = \"/*\"\npool = \"app\"\n\
         cache = { mode = \"respect\", ignore_client_cache_control = true }\n";
-    let node = Node::with_routes(&[origin.address], routes);
-    for fields in [&["Cache-Control: no-cache"][..], &["Cache-Control: no-store"], &["Pragma: no-cache"]] {
-        node.get_with("/a", fields);
+        let node = Node::speaking(protocol, &[origin.address], routes);
+        for fields in [&["Cache-Control: no-cache"][..], &["Cache-Control: no-store"], &["Pragma: no-cache"]] {
+            node.get_with("/a", fields);
+        }
+        assert_eq!((origin.count(), origin.requests()[0].field("cache-control")), (1, None));
     }
-    assert_eq!((origin.count(), origin.requests()[0].field("cache-control")), (1, None));
 }
 
 #[test]
 fn fields_for_one_request_go_to_that_one_alone() {
-    let origin = Origin::start(|_| {
-        let fields = [
-            "Cache-Control: max-age=60, no-cache=\"X-One, Set-Cookie\", private=\"x-two\"",
-            "X-One: 1",
-            "X-Two: 2",
-            "X-Three: 3",
-        ];
-        Reply::ok(&fields, "x")
-    });
-    let node = Node::caching(origin.address);
-    let (first, second) = (node.get("/a"), node.get("/a"));
-    assert_eq!(["x-one", "x-two", "x-three"].map(|name| first.field(name)), [Some("1"), Some("2"), Some("3")]);
-    assert!(second.is_hit());
-    assert_eq!(["x-one", "x-two", "x-three"].map(|name| second.field(name)), [None, None, Some("3")]);
+    for protocol in Protocol::ALL {
+        let origin = Origin::start(|_| {
+            let fields = [
+                "Cache-Control: max-age=60, no-cache=\"X-One, Set-Cookie\", private=\"x-two\"",
+                "X-One: 1",
+                "X-Two: 2",
+                "X-Three: 3",
+            ];
+            Reply::ok(&fields, "x")
+        });
+        let node = Node::caching_by(protocol, origin.address);
+        let (first, second) = (node.get("/a"), node.get("/a"));
+        assert_eq!(["x-one", "x-two", "x-three"].map(|name| first.field(name)), [Some("1"), Some("2"), Some("3")]);
+        assert!(second.is_hit());
+        assert_eq!(["x-one", "x-two", "x-three"].map(|name| second.field(name)), [None, None, Some("3")]);
+    }
 }
 
 #[test]
 fn another_origin_is_asked_before_a_stale_answer_is_given() {
-    let failing = Arc::new(std::sync::atomic::AtomicBool::new(false));
-    let start = |name: &'static str| {
-        let failing = failing.clone();
-        Origin::start(move |_| {
-            let status = if name == "bad" && failing.load(std::sync::atomic::Ordering::SeqCst) { 503 } else { 200 };
-            Reply::status(status, &["Cache-Control: max-age=0, stale-if-error=60"], name)
-        })
-    };
-    let (bad, good) = (start("bad"), start("good"));
-    let routes = "[[site.shop.route]]\npath = \"/*\"\npool = \"app\"\ncache = { mode = \"respect\" }\n";
-    let node = Node::with_routes(&[bad.address, good.address], routes);
-    node.get("/a");
-    node.get("/a");
-    failing.store(true, std::sync::atomic::Ordering::SeqCst);
-    for _ in 0..4 {
-        let response = node.get("/a");
-        assert_eq!((response.status, response.text().as_str()), (200, "good"), "{}", response.cache());
+    for protocol in Protocol::ALL {
+        let failing = Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let start = |name: &'static str| {
+            let failing = failing.clone();
+            Origin::start(move |_| {
+                let status = if name == "bad" && failing.load(std::sync::atomic::Ordering::SeqCst) { 503 } else { 200 };
+                Reply::status(status, &["Cache-Control: max-age=0, stale-if-error=60"], name)
+            })
+        };
+        let (bad, good) = (start("bad"), start("good"));
+        let routes = "[[site.shop.route]]\npath = \"/*\"\npool = \"app\"\ncache = { mode = \"respect\" }\n";
+        let node = Node::speaking(protocol, &[bad.address, good.address], routes);
+        node.get("/a");
+        node.get("/a");
+        failing.store(true, std::sync::atomic::Ordering::SeqCst);
+        for _ in 0..4 {
+            let response = node.get("/a");
+            assert_eq!((response.status, response.text().as_str()), (200, "good"), "{}", response.cache());
+        }
     }
 }
 
 #[test]
 fn unsafe_requests_that_succeed_invalidate() {
-    let origin = Origin::start(|request| {
-        let groups = if request.path().starts_with("/group") { "Cache-Groups: \"one\", \"two\"" } else { "X: y" };
-        let fields = ["Cache-Control: max-age=60", groups];
-        match (request.head.starts_with("GET"), request.field("x-answer")) {
-            (true, _) | (false, None) => Reply::ok(&fields, "x"),
-            (false, Some("404")) => Reply::status(404, &[], "x"),
-            (false, Some(field)) => Reply::status(303, &[field], "x"),
+    for protocol in Protocol::ALL {
+        let origin = Origin::start(|request| {
+            let groups = if request.path().starts_with("/group") { "Cache-Groups: \"one\", \"two\"" } else { "X: y" };
+            let fields = ["Cache-Control: max-age=60", groups];
+            match (request.head.starts_with("GET"), request.field("x-answer")) {
+                (true, _) | (false, None) => Reply::ok(&fields, "x"),
+                (false, Some("404")) => Reply::status(404, &[], "x"),
+                (false, Some(field)) => Reply::status(303, &[field], "x"),
+            }
+        });
+        let node = Node::caching_by(protocol, origin.address);
+        let (same_origin, other_scheme) = match protocol {
+            Protocol::H1 => {
+                ("X-Answer: Content-Location: http://shop.example/other3", "X-Answer: Location: https://shop.example/b")
+            }
+            Protocol::H2 => {
+                ("X-Answer: Content-Location: https://shop.example/other3", "X-Answer: Location: http://shop.example/b")
+            }
+        };
+        let warm = |path: &str| {
+            node.get(path);
+            assert!(node.get(path).is_hit(), "{path}");
+        };
+        for (method, field, other) in [
+            ("POST", "", ""),
+            ("PUT", "", ""),
+            ("DELETE", "", ""),
+            ("PATCH", "", ""),
+            ("M-SEARCH", "", ""),
+            ("POST", "X-Answer: Location: /other?q", "/other?q"),
+            ("POST", "X-Answer: Location: other2#part", "/other2"),
+            ("POST", same_origin, "/other3"),
+            ("POST", "X-Answer: Content-Location: //shop.example/a/../other4", "/other4"),
+            ("POST", "X-Answer: Cache-Group-Invalidation: \"two\"", "/group/a"),
+        ] {
+            warm("/a");
+            if !other.is_empty() {
+                warm(other);
+            }
+            let fields: &[&str] = if field.is_empty() { &[] } else { &[field] };
+            node.request(method, "/a", fields, "x");
+            for path in [Some("/a"), Some(other).filter(|other| !other.is_empty())].into_iter().flatten() {
+                assert!(!node.get(path).is_hit(), "{method} {field}: {path}");
+            }
         }
-    });
-    let node = Node::caching(origin.address);
-    let warm = |path: &str| {
-        node.get(path);
-        assert!(node.get(path).is_hit(), "{path}");
-    };
-    for (method, field, other) in [
-        ("POST", "", ""),
-        ("PUT", "", ""),
-        ("DELETE", "", ""),
-        ("PATCH", "", ""),
-        ("M-SEARCH", "", ""),
-        ("POST", "X-Answer: Location: /other?q", "/other?q"),
-        ("POST", "X-Answer: Location: other2#part", "/other2"),
-        ("POST", "X-Answer: Content-Location: http://shop.example/other3", "/other3"),
-        ("POST", "X-Answer: Content-Location: //shop.example/a/../other4", "/other4"),
-        ("POST", "X-Answer: Cache-Group-Invalidation: \"two\"", "/group/a"),
-    ] {
         warm("/a");
-        if !other.is_empty() {
-            warm(other);
+        warm("/b");
+        for (method, field) in [
+            ("POST", "X-Answer: 404"),
+            ("OPTIONS", "X: y"),
+            ("POST", "X-Answer: Location: http://other.example/b"),
+            ("POST", other_scheme),
+            ("POST", "X-Answer: Cache-Group-Invalidation: \"three\""),
+        ] {
+            let path = if field.contains("Location") || field.contains("Group") { "/elsewhere" } else { "/a" };
+            node.request(method, path, &[field], "x");
+            assert!(node.get("/a").is_hit() && node.get("/b").is_hit(), "{method} {field}");
         }
-        let fields: &[&str] = if field.is_empty() { &[] } else { &[field] };
-        node.client().request(method, "/a", fields, "x");
-        for path in [Some("/a"), Some(other).filter(|other| !other.is_empty())].into_iter().flatten() {
-            assert!(!node.get(path).is_hit(), "{method} {field}: {path}");
-        }
-    }
-    warm("/a");
-    warm("/b");
-    for (method, field) in [
-        ("POST", "X-Answer: 404"),
-        ("OPTIONS", "X: y"),
-        ("POST", "X-Answer: Location: http://other.example/b"),
-        ("POST", "X-Answer: Location: https://shop.example/b"),
-        ("POST", "X-Answer: Cache-Group-Invalidation: \"three\""),
-    ] {
-        let path = if field.contains("Location") || field.contains("Group") { "/elsewhere" } else { "/a" };
-        node.client().request(method, path, &[field], "x");
-        assert!(node.get("/a").is_hit() && node.get("/b").is_hit(), "{method} {field}");
     }
 }
 
@@ -311,21 +334,24 @@ fn what_an_unsafe_request_changes_while_it_is_filled_is_not_stored() {
 
 #[test]
 fn several_ranges_are_answered_in_one_body() {
-    let origin = Origin::start(|_| Reply::ok(&["Cache-Control: max-age=60", "Content-Type: text/plain"], "0123456789"));
-    let node = Node::caching(origin.address);
-    node.get("/a");
-    let response = node.get_with("/a", &["Range: bytes=7-8, 0-1"]);
-    assert_eq!((response.status, response.is_hit(), response.complete), (206, true, true));
-    let content_type = response.field("content-type").unwrap();
-    let boundary = content_type.strip_prefix("multipart/byteranges; boundary=").unwrap();
-    let part = |range: &str, body: &str| {
-        format!("\r\n--{boundary}\r\nContent-Type: text/plain\r\nContent-Range: bytes {range}/10\r\n\r\n{body}")
-    };
-    let expected = format!("{}{}\r\n--{boundary}--\r\n", part("7-8", "78"), part("0-1", "01"));
-    assert_eq!(response.text(), expected);
-    assert_eq!(response.field("content-range"), None);
-    let merged = node.get_with("/a", &["Range: bytes=0-1, 2-3"]);
-    assert_eq!((merged.status, merged.text().as_str()), (206, "0123"));
-    assert_eq!(merged.field("content-range"), Some("bytes 0-3/10"));
-    assert_eq!(origin.count(), 1);
+    for protocol in Protocol::ALL {
+        let origin =
+            Origin::start(|_| Reply::ok(&["Cache-Control: max-age=60", "Content-Type: text/plain"], "0123456789"));
+        let node = Node::caching_by(protocol, origin.address);
+        node.get("/a");
+        let response = node.get_with("/a", &["Range: bytes=7-8, 0-1"]);
+        assert_eq!((response.status, response.is_hit(), response.complete), (206, true, true));
+        let content_type = response.field("content-type").unwrap();
+        let boundary = content_type.strip_prefix("multipart/byteranges; boundary=").unwrap();
+        let part = |range: &str, body: &str| {
+            format!("\r\n--{boundary}\r\nContent-Type: text/plain\r\nContent-Range: bytes {range}/10\r\n\r\n{body}")
+        };
+        let expected = format!("{}{}\r\n--{boundary}--\r\n", part("7-8", "78"), part("0-1", "01"));
+        assert_eq!(response.text(), expected);
+        assert_eq!(response.field("content-range"), None);
+        let merged = node.get_with("/a", &["Range: bytes=0-1, 2-3"]);
+        assert_eq!((merged.status, merged.text().as_str()), (206, "0123"));
+        assert_eq!(merged.field("content-range"), Some("bytes 0-3/10"));
+        assert_eq!(origin.count(), 1);
+    }
 }

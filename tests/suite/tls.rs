@@ -1,29 +1,19 @@
 //! TLS and HTTP/2: certificates by SNI, the same cache behind either protocol.
 
 use std::net::SocketAddr;
-use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
 use tempfile::TempDir;
 
+use crate::harness::h2::{self, certificate};
 use crate::harness::node::site;
 use crate::harness::origin::Gate;
 use crate::harness::{Node, Origin, Reply, Step, eventually};
 
 const ROUTES: &str = "[[site.shop.route]]\npath = \"/passed/*\"\npool = \"app\"\n\
     [[site.shop.route]]\npath = \"/*\"\npool = \"app\"\ncache = { mode = \"respect\" }\n";
-
-/// Writes a self-signed certificate for some names.
-fn certificate(directory: &Path, name: &str, hosts: &[&str]) {
-    let hosts: Vec<String> = hosts.iter().map(|host| (*host).to_owned()).collect();
-    let made = rcgen::generate_simple_self_signed(hosts).unwrap();
-    std::fs::write(directory.join(format!("{name}.pem")), made.cert.pem()).unwrap();
-    std::fs::write(directory.join(format!("{name}.key")), made.signing_key.serialize_pem()).unwrap();
-}
 
 fn tls_node(origin: &Origin) -> Node {
     let directory = Arc::new(TempDir::new().unwrap());
@@ -162,25 +152,6 @@ fn origins_over_tls_are_verified() {
 }
 
 /// An HTTP/2 connection to the node, as a gRPC client has it.
-async fn connect_h2(node: &Node, trust: &Path) -> h2::client::SendRequest<Bytes> {
-    let mut roots = rustls::RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_file(trust).unwrap()).unwrap();
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut config = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    config.alpn_protocols = vec![b"h2".to_vec()];
-    let stream = tokio::net::TcpStream::connect(node.address()).await.unwrap();
-    let name = ServerName::try_from("shop.example").unwrap();
-    let stream = tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, stream).await.unwrap();
-    let (client, connection) = h2::client::handshake(stream).await.unwrap();
-    tokio::spawn(async move {
-        let _ = connection.await; // ends with the test
-    });
-    client
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reset_stream_ends_its_request_at_once() {
@@ -191,11 +162,11 @@ async fn a_reset_stream_ends_its_request_at_once() {
         let node = tls_node(&origin);
         let runtime = tokio::runtime::Handle::current();
         let trust = node.directory.path().join("one.pem");
-        let mut client = runtime.block_on(async { connect_h2(&node, &trust).await.ready().await.unwrap() });
+        let mut client = runtime.block_on(async { h2::connect(node.address(), &trust).await.ready().await.unwrap() });
         let request = http::Request::get("https://shop.example/waits").body(()).unwrap();
         let (_response, mut stream) = client.send_request(request, true).unwrap();
         origin.wait_for(1);
-        stream.send_reset(h2::Reason::CANCEL);
+        stream.send_reset(::h2::Reason::CANCEL);
         let line = eventually("the request's log line", || {
             node.stdout().lines().find(|line| line.contains("/waits")).map(str::to_owned)
         });
@@ -213,7 +184,7 @@ async fn grpc_origin() -> SocketAddr {
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
             tokio::spawn(async move {
-                let mut connection = h2::server::handshake(stream).await.unwrap();
+                let mut connection = ::h2::server::handshake(stream).await.unwrap();
                 while let Some(Ok((request, mut respond))) = connection.accept().await {
                     tokio::spawn(async move {
                         assert_eq!(request.headers()["te"], "trailers");
@@ -251,7 +222,7 @@ async fn grpc_streams_both_ways_and_keeps_its_trailers() {
         move || Node::start_in(directory, &config)
     });
     let node = node.await.unwrap();
-    let mut client = connect_h2(&node, &directory.path().join("one.pem")).await.ready().await.unwrap();
+    let mut client = h2::connect(node.address(), &directory.path().join("one.pem")).await.ready().await.unwrap();
     let request = http::Request::post("https://shop.example/passed/Service/Method")
         .header("te", "trailers")
         .header("content-type", "application/grpc")

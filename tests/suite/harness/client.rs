@@ -21,12 +21,6 @@ pub struct Response {
     pub complete: bool,
 }
 
-/// One GET on a connection of its own.
-pub fn get(address: SocketAddr, path: &str, fields: &[&str]) -> Response {
-    let mut client = Client::connect(address);
-    client.get(path, fields)
-}
-
 impl Client {
     pub fn connect(address: SocketAddr) -> Self {
         let stream = TcpStream::connect(address).expect("the node accepts");

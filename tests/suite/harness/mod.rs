@@ -2,13 +2,14 @@
 //! sees bytes.
 
 pub mod client;
+pub mod h2;
 pub mod node;
 pub mod origin;
 
 use std::time::{Duration, Instant};
 
 pub use client::Client;
-pub use node::Node;
+pub use node::{Node, Protocol};
 pub use origin::{Origin, Reply, Step};
 
 /// Longer than anything takes that works.

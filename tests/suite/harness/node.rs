@@ -9,8 +9,8 @@ use std::sync::{Arc, Condvar, Mutex};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::client::{Client, Response, get};
-use super::{PATIENCE, eventually};
+use super::client::{Client, Response};
+use super::{PATIENCE, eventually, h2};
 
 /// A running node. Ends when dropped.
 pub struct Node {
@@ -18,8 +18,21 @@ pub struct Node {
     pub addresses: Vec<SocketAddr>,
     pub admin: SocketAddr,
     pub directory: Arc<TempDir>,
+    protocol: Protocol,
     log: Arc<Log>,
     child: Child,
+}
+
+/// By what a test's requests go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocol {
+    H1,
+    /// Over TLS.
+    H2,
+}
+
+impl Protocol {
+    pub const ALL: [Protocol; 2] = [Protocol::H1, Protocol::H2];
 }
 
 #[derive(Default)]
@@ -27,6 +40,10 @@ struct Log {
     lines: Mutex<Vec<String>>,
     arrived: Condvar,
 }
+
+/// The same for tests by HTTP/2.
+const PREAMBLE_H2: &str = "[[listen]]\naddress = \"127.0.0.1:0\"\ntls = true\n[admin]\naddress = \"127.0.0.1:0\"\n\
+    [[certificate]]\ncert = \"test.pem\"\nkey = \"test.key\"\n";
 
 /// What every configuration of the tests begins with, unless it says otherwise itself.
 const PREAMBLE: &str = "[[listen]]\naddress = \"127.0.0.1:0\"\n[admin]\naddress = \"127.0.0.1:0\"\n";
@@ -44,10 +61,31 @@ impl Node {
 
     /// Starts with everything cached in mode `respect`.
     pub fn caching(origin: SocketAddr) -> Self {
-        Self::with_routes(
+        Self::caching_by(Protocol::H1, origin)
+    }
+
+    /// The same, for requests by one protocol.
+    pub fn caching_by(protocol: Protocol, origin: SocketAddr) -> Self {
+        Self::speaking(
+            protocol,
             &[origin],
             "[[site.shop.route]]\npath = \"/*\"\npool = \"app\"\ncache = { mode = \"respect\" }\n",
         )
+    }
+
+    /// The same, for requests by one protocol.
+    pub fn speaking(protocol: Protocol, origins: &[SocketAddr], routes: &str) -> Self {
+        let config = site(origins, "", routes);
+        match protocol {
+            Protocol::H1 => Self::start(&config),
+            Protocol::H2 => {
+                let directory = Arc::new(TempDir::new().unwrap());
+                h2::certificate(directory.path(), "test", &[h2::HOST]);
+                let mut node = Self::start_in(directory, &format!("{PREAMBLE_H2}{config}"));
+                node.protocol = protocol;
+                node
+            }
+        }
     }
 
     pub fn start_in(directory: Arc<TempDir>, config: &str) -> Self {
@@ -79,7 +117,14 @@ impl Node {
             for_reader.lines.lock().unwrap().push("(the process has ended)".into());
             for_reader.arrived.notify_all();
         });
-        let mut node = Node { addresses: vec![], admin: SocketAddr::from(([127, 0, 0, 1], 0)), directory, log, child };
+        let mut node = Node {
+            addresses: vec![],
+            admin: SocketAddr::from(([127, 0, 0, 1], 0)),
+            directory,
+            protocol: Protocol::H1,
+            log,
+            child,
+        };
         node.wait_for_log(" ready ");
         for line in node.log() {
             let Some((_, address)) = line.split_once("address=") else { continue };
@@ -98,11 +143,22 @@ impl Node {
     }
 
     pub fn get(&self, path: &str) -> Response {
-        get(self.address(), path, &[])
+        self.get_with(path, &[])
     }
 
     pub fn get_with(&self, path: &str, fields: &[&str]) -> Response {
-        get(self.address(), path, fields)
+        self.request("GET", path, fields, "")
+    }
+
+    /// One request on a connection of its own.
+    pub fn request(&self, method: &str, path: &str, fields: &[&str], body: &str) -> Response {
+        match self.protocol {
+            Protocol::H1 => self.client().request(method, path, fields, body),
+            Protocol::H2 => {
+                let trust = self.directory.path().join("test.pem");
+                h2::request(self.address(), &trust, (method, path), fields, body)
+            }
+        }
     }
 
     pub fn client(&self) -> Client {
