@@ -1,95 +1,116 @@
 //! What is stored, for how long, and how it is answered from.
 
 use crate::harness::origin::Gate;
-use crate::harness::{Node, Origin, Reply, Step, eventually};
+use crate::harness::{Node, Origin, Protocol, Reply, Step, eventually};
 
 #[test]
 fn a_fresh_response_is_reused_with_its_age() {
-    let origin = Origin::start(|_| Reply::ok(&["Cache-Control: max-age=60", "X-Kept: yes", "Age: 7"], "hello"));
-    let node = Node::caching(origin.address);
-    let miss = node.get("/a");
-    assert_eq!((miss.status, miss.text().as_str()), (200, "hello"));
-    assert!(miss.cache().starts_with("seawall; fwd=uri-miss; stored; ttl="), "{}", miss.cache());
-    let hit = node.get("/a");
-    assert_eq!((hit.status, hit.text().as_str()), (200, "hello"));
-    assert!(hit.cache().starts_with("seawall; hit; ttl=5"), "{}", hit.cache());
-    assert_eq!(hit.field("age"), Some("7"));
-    assert_eq!(hit.field("x-kept"), Some("yes"));
-    assert_eq!(hit.field("via"), Some("1.1 seawall"));
-    assert_eq!(hit.fields("content-length"), ["5"]);
-    assert_eq!(origin.count(), 1);
+    for protocol in Protocol::ALL {
+        let origin = Origin::start(|_| Reply::ok(&["Cache-Control: max-age=60", "X-Kept: yes", "Age: 7"], "hello"));
+        let node = Node::caching_by(protocol, origin.address);
+        let miss = node.get("/a");
+        assert_eq!((miss.status, miss.text().as_str()), (200, "hello"));
+        assert!(miss.cache().starts_with("seawall; fwd=uri-miss; stored; ttl="), "{}", miss.cache());
+        let hit = node.get("/a");
+        assert_eq!((hit.status, hit.text().as_str()), (200, "hello"));
+        assert!(hit.cache().starts_with("seawall; hit; ttl=5"), "{}", hit.cache());
+        assert_eq!(hit.field("age"), Some("7"));
+        assert_eq!(hit.field("x-kept"), Some("yes"));
+        assert_eq!(hit.field("via"), Some("1.1 seawall"));
+        assert_eq!(hit.fields("content-length"), ["5"]);
+        assert_eq!(origin.count(), 1);
+    }
 }
 
 #[test]
 fn keys_have_host_path_and_query() {
-    let origin = Origin::start(|request| Reply::ok(&["Cache-Control: max-age=60"], request.path()));
-    let node = Node::caching(origin.address);
-    for (path, host) in [("/a", "one"), ("/a?x", "one"), ("/a?", "one"), ("/b", "one"), ("/a", "two")] {
-        let host = format!("Host: {host}");
-        assert!(!node.get_with(path, &[&host]).is_hit(), "{path} {host}");
-        assert!(node.get_with(path, &[&host]).is_hit(), "{path} {host}");
+    for protocol in Protocol::ALL {
+        let origin = Origin::start(|request| Reply::ok(&["Cache-Control: max-age=60"], request.path()));
+        let node = Node::caching_by(protocol, origin.address);
+        for (path, host) in [("/a", "one"), ("/a?x", "one"), ("/a?", "one"), ("/b", "one"), ("/a", "two")] {
+            let host = format!("Host: {host}");
+            assert!(!node.get_with(path, &[&host]).is_hit(), "{path} {host}");
+            assert!(node.get_with(path, &[&host]).is_hit(), "{path} {host}");
+        }
+        assert!(node.get_with("/x/../%61", &["Host: ONE:8080"]).is_hit(), "the same URL, written otherwise");
     }
-    assert!(node.get_with("/x/../%61", &["Host: ONE:8080"]).is_hit(), "the same URL, written otherwise");
 }
 
 #[test]
 fn what_must_not_be_stored_is_not_and_the_reason_is_said() {
-    let origin = Origin::start(|request| match request.path() {
-        "/no-store" => Reply::ok(&["Cache-Control: no-store"], ""),
-        "/private" => Reply::ok(&["Cache-Control: private, max-age=60"], ""),
-        "/set-cookie" => Reply::ok(&["Cache-Control: max-age=60", "Set-Cookie: a=b"], ""),
-        "/vary-star" => Reply::ok(&["Cache-Control: max-age=60", "Vary: *"], ""),
-        "/tags-too-large" => Reply::ok(&["Cache-Control: max-age=60", &format!("Cache-Tag: {}", "x".repeat(1025))], ""),
-        _ => Reply::ok(&[], ""),
-    });
-    let node = Node::caching(origin.address);
-    for reason in ["no-store", "private", "set-cookie", "vary-star", "tags-too-large", "no-freshness"] {
-        let first = node.get(&format!("/{reason}"));
-        assert_eq!(first.cache(), format!("seawall; fwd=uri-miss; detail={reason}"));
-        let again = node.get(&format!("/{reason}"));
-        assert_eq!(again.cache(), "seawall; fwd=bypass; detail=hit-for-miss");
-        assert_eq!(node.metric(&format!("seawall_not_stored_total{{reason=\"{reason}\"}}")), Some(1.0));
+    for protocol in Protocol::ALL {
+        let origin = Origin::start(|request| match request.path() {
+            "/no-store" => Reply::ok(&["Cache-Control: no-store"], ""),
+            "/private" => Reply::ok(&["Cache-Control: private, max-age=60"], ""),
+            "/set-cookie" => Reply::ok(&["Cache-Control: max-age=60", "Set-Cookie: a=b"], ""),
+            "/vary-star" => Reply::ok(&["Cache-Control: max-age=60", "Vary: *"], ""),
+            "/tags-too-large" => {
+                Reply::ok(&["Cache-Control: max-age=60", &format!("Cache-Tag: {}", "x".repeat(1025))], "")
+            }
+            _ => Reply::ok(&[], ""),
+        });
+        let node = Node::caching_by(protocol, origin.address);
+        for reason in ["no-store", "private", "set-cookie", "vary-star", "tags-too-large", "no-freshness"] {
+            let first = node.get(&format!("/{reason}"));
+            assert_eq!(first.cache(), format!("seawall; fwd=uri-miss; detail={reason}"));
+            let again = node.get(&format!("/{reason}"));
+            assert_eq!(again.cache(), "seawall; fwd=bypass; detail=hit-for-miss");
+            assert_eq!(node.metric(&format!("seawall_not_stored_total{{reason=\"{reason}\"}}")), Some(1.0));
+        }
+        assert_eq!(node.get("/set-cookie").field("set-cookie"), Some("a=b"), "the client still gets it");
     }
-    assert_eq!(node.get("/set-cookie").field("set-cookie"), Some("a=b"), "the client still gets it");
 }
 
 #[test]
 fn credentials_neither_store_nor_switch_storing_off() {
-    let origin = Origin::start(|request| {
-        let fields: &[&str] = if request.path() == "/public" {
-            &["Cache-Control: public, max-age=60"]
-        } else {
-            &["Cache-Control: max-age=60"]
-        };
-        Reply::ok(fields, request.field("authorization").unwrap_or("nobody"))
-    });
-    let node = Node::caching(origin.address);
-    let secret = node.get_with("/a", &["Authorization: me"]);
-    assert_eq!((secret.text().as_str(), secret.cache()), ("me", "seawall; fwd=uri-miss; detail=authorization"));
-    assert_eq!(node.get("/a").text(), "nobody");
-    assert!(node.get("/a").is_hit());
-    node.get_with("/public", &["Authorization: me"]);
-    assert!(node.get("/public").is_hit());
+    for protocol in Protocol::ALL {
+        let origin = Origin::start(|request| {
+            let fields: &[&str] = if request.path() == "/public" {
+                &["Cache-Control: public, max-age=60"]
+            } else {
+                &["Cache-Control: max-age=60"]
+            };
+            Reply::ok(fields, request.field("authorization").unwrap_or("nobody"))
+        });
+        let node = Node::caching_by(protocol, origin.address);
+        let secret = node.get_with("/a", &["Authorization: me"]);
+        assert_eq!((secret.text().as_str(), secret.cache()), ("me", "seawall; fwd=uri-miss; detail=authorization"));
+        assert_eq!(node.get("/a").text(), "nobody");
+        assert!(node.get("/a").is_hit());
+        node.get_with("/public", &["Authorization: me"]);
+        assert!(node.get("/public").is_hit());
+    }
 }
 
 #[test]
 fn variants_are_selected_by_the_fields_that_vary_names() {
+    for protocol in Protocol::ALL {
+        let origin = Origin::start(|request| {
+            let language = request.field("accept-language").unwrap_or("none").to_owned();
+            Reply::ok(&["Cache-Control: max-age=60", "Vary: Accept-Language"], language)
+        });
+        let node = Node::caching_by(protocol, origin.address);
+        let ask = |language: &str| node.get_with("/a", &[&format!("Accept-Language: {language}")]);
+        assert_eq!(ask("de").text(), "de");
+        let other = ask("en");
+        assert_eq!(other.text(), "en");
+        assert!(other.cache().contains("fwd=vary-miss; stored"), "{}", other.cache());
+        for language in ["de", "en"] {
+            let hit = ask(language);
+            assert!(hit.is_hit() && hit.text() == language, "{language}");
+        }
+        assert_eq!(node.get("/a").text(), "none");
+        assert_eq!(origin.count(), 3);
+    }
+}
+
+#[test]
+fn fields_that_connection_names_select_no_variant() {
     let origin = Origin::start(|request| {
         let language = request.field("accept-language").unwrap_or("none").to_owned();
         Reply::ok(&["Cache-Control: max-age=60", "Vary: Accept-Language"], language)
     });
     let node = Node::caching(origin.address);
-    let ask = |language: &str| node.get_with("/a", &[&format!("Accept-Language: {language}")]);
-    assert_eq!(ask("de").text(), "de");
-    let other = ask("en");
-    assert_eq!(other.text(), "en");
-    assert!(other.cache().contains("fwd=vary-miss; stored"), "{}", other.cache());
-    for language in ["de", "en"] {
-        let hit = ask(language);
-        assert!(hit.is_hit() && hit.text() == language, "{language}");
-    }
-    assert_eq!(node.get("/a").text(), "none");
-    assert_eq!(origin.count(), 3);
     let hidden = node.get_with("/b", &["Connection: Accept-Language", "Accept-Language: de"]);
     assert_eq!(hidden.text(), "none", "Connection takes the field away from the origin");
     let seen = node.get_with("/b", &["Accept-Language: de"]);
@@ -98,167 +119,187 @@ fn variants_are_selected_by_the_fields_that_vary_names() {
 
 #[test]
 fn conditions_and_ranges_are_answered_from_what_is_stored() {
-    let origin = Origin::start(|_| {
-        let modified = "Last-Modified: Sun, 06 Nov 1994 08:49:37 GMT";
-        Reply::ok(&["Cache-Control: max-age=60", "ETag: \"v1\"", modified], "0123456789")
-    });
-    let node = Node::caching(origin.address);
-    node.get("/a");
-    for (fields, status, range, body) in [
-        (&["If-None-Match: \"v1\""][..], 304, None, ""),
-        (&["If-None-Match: \"v2\""], 200, None, "0123456789"),
-        (&["If-Modified-Since: Sun, 06 Nov 1994 08:49:37 GMT"], 304, None, ""),
-        (&["If-Match: \"v2\""], 412, None, ""),
-        (&["Range: bytes=2-4"], 206, Some("bytes 2-4/10"), "234"),
-        (&["Range: bytes=-3"], 206, Some("bytes 7-9/10"), "789"),
-        (&["Range: bytes=8-"], 206, Some("bytes 8-9/10"), "89"),
-        (&["Range: bytes=10-"], 416, Some("bytes */10"), ""),
-        (&["Range: bytes=2-4", "If-Range: \"v1\""], 206, Some("bytes 2-4/10"), "234"),
-        (&["Range: bytes=2-4", "If-Range: \"v2\""], 200, None, "0123456789"),
-    ] {
-        let response = node.get_with("/a", fields);
-        assert_eq!((response.status, response.text().as_str()), (status, body), "{fields:?}");
-        assert_eq!(response.field("content-range"), range, "{fields:?}");
-        assert!(response.is_hit(), "{fields:?}");
-        if status == 304 {
-            assert_eq!(response.field("etag"), Some("\"v1\""));
-            assert_eq!(response.field("content-type"), None);
+    for protocol in Protocol::ALL {
+        let origin = Origin::start(|_| {
+            let modified = "Last-Modified: Sun, 06 Nov 1994 08:49:37 GMT";
+            Reply::ok(&["Cache-Control: max-age=60", "ETag: \"v1\"", modified], "0123456789")
+        });
+        let node = Node::caching_by(protocol, origin.address);
+        node.get("/a");
+        for (fields, status, range, body) in [
+            (&["If-None-Match: \"v1\""][..], 304, None, ""),
+            (&["If-None-Match: \"v2\""], 200, None, "0123456789"),
+            (&["If-Modified-Since: Sun, 06 Nov 1994 08:49:37 GMT"], 304, None, ""),
+            (&["If-Match: \"v2\""], 412, None, ""),
+            (&["Range: bytes=2-4"], 206, Some("bytes 2-4/10"), "234"),
+            (&["Range: bytes=-3"], 206, Some("bytes 7-9/10"), "789"),
+            (&["Range: bytes=8-"], 206, Some("bytes 8-9/10"), "89"),
+            (&["Range: bytes=10-"], 416, Some("bytes */10"), ""),
+            (&["Range: bytes=2-4", "If-Range: \"v1\""], 206, Some("bytes 2-4/10"), "234"),
+            (&["Range: bytes=2-4", "If-Range: \"v2\""], 200, None, "0123456789"),
+        ] {
+            let response = node.get_with("/a", fields);
+            assert_eq!((response.status, response.text().as_str()), (status, body), "{fields:?}");
+            assert_eq!(response.field("content-range"), range, "{fields:?}");
+            assert!(response.is_hit(), "{fields:?}");
+            if status == 304 {
+                assert_eq!(response.field("etag"), Some("\"v1\""));
+                assert_eq!(response.field("content-type"), None);
+            }
         }
+        let head = node.request("HEAD", "/a", &[], "");
+        assert_eq!((head.status, head.field("content-length")), (200, Some("10")));
+        assert_eq!(origin.count(), 1);
     }
-    let head = node.client().request("HEAD", "/a", &[], "");
-    assert_eq!((head.status, head.field("content-length")), (200, Some("10")));
-    assert_eq!(origin.count(), 1);
 }
 
 #[test]
 fn conditions_of_clients_do_not_reach_the_origin_of_a_shared_object() {
-    let origin = Origin::start(|_| Reply::ok(&["Cache-Control: max-age=60", "ETag: \"v1\""], "0123456789"));
-    let node = Node::caching(origin.address);
-    let response = node.get_with("/a", &["If-None-Match: \"v1\"", "Range: bytes=0-1"]);
-    assert_eq!(response.status, 304);
-    let request = &origin.requests()[0];
-    assert_eq!((request.field("if-none-match"), request.field("range")), (None, None));
-    let part = node.get_with("/b", &["Range: bytes=0-1"]);
-    assert_eq!((part.status, part.text().as_str()), (206, "01"), "also while it is being fetched");
+    for protocol in Protocol::ALL {
+        let origin = Origin::start(|_| Reply::ok(&["Cache-Control: max-age=60", "ETag: \"v1\""], "0123456789"));
+        let node = Node::caching_by(protocol, origin.address);
+        let response = node.get_with("/a", &["If-None-Match: \"v1\"", "Range: bytes=0-1"]);
+        assert_eq!(response.status, 304);
+        let request = &origin.requests()[0];
+        assert_eq!((request.field("if-none-match"), request.field("range")), (None, None));
+        let part = node.get_with("/b", &["Range: bytes=0-1"]);
+        assert_eq!((part.status, part.text().as_str()), (206, "01"), "also while it is being fetched");
+    }
 }
 
 #[test]
 fn a_head_request_fills_the_cache_for_get() {
-    let origin = Origin::start(|_| Reply::ok(&["Cache-Control: max-age=60"], "0123456789"));
-    let node = Node::caching(origin.address);
-    let head = node.client().request("HEAD", "/a", &[], "");
-    assert_eq!((head.status, head.field("content-length")), (200, Some("10")));
-    assert!(origin.requests()[0].head.starts_with("GET /a "));
-    eventually("a hit", || node.get("/a").is_hit().then_some(()));
+    for protocol in Protocol::ALL {
+        let origin = Origin::start(|_| Reply::ok(&["Cache-Control: max-age=60"], "0123456789"));
+        let node = Node::caching_by(protocol, origin.address);
+        let head = node.request("HEAD", "/a", &[], "");
+        assert_eq!((head.status, head.field("content-length")), (200, Some("10")));
+        assert!(origin.requests()[0].head.starts_with("GET /a "));
+        eventually("a hit", || node.get("/a").is_hit().then_some(()));
+    }
 }
 
 #[test]
 fn a_stale_response_is_validated_and_freshened() {
-    let origin = Origin::start(|request| match request.field("if-none-match") {
-        Some("\"v1\"") => {
-            vec![Step::Send(Reply::head(304, &["Cache-Control: max-age=60", "ETag: \"v1\"", "X-New: 1"]))]
-        }
-        _ => Reply::ok(&["Cache-Control: max-age=0", "ETag: \"v1\"", "X-New: 0"], "body"),
-    });
-    let node = Node::caching(origin.address);
-    assert_eq!(node.get("/a").field("x-new"), Some("0"));
-    let validated = node.get("/a");
-    assert_eq!((validated.status, validated.text().as_str()), (200, "body"));
-    assert!(validated.cache().contains("fwd=stale; fwd-status=304; stored; ttl="), "{}", validated.cache());
-    let hit = node.get("/a");
-    assert!(hit.is_hit());
-    assert_eq!((hit.text().as_str(), hit.field("x-new")), ("body", Some("1")));
-    assert_eq!(origin.count(), 2);
+    for protocol in Protocol::ALL {
+        let origin = Origin::start(|request| match request.field("if-none-match") {
+            Some("\"v1\"") => {
+                vec![Step::Send(Reply::head(304, &["Cache-Control: max-age=60", "ETag: \"v1\"", "X-New: 1"]))]
+            }
+            _ => Reply::ok(&["Cache-Control: max-age=0", "ETag: \"v1\"", "X-New: 0"], "body"),
+        });
+        let node = Node::caching_by(protocol, origin.address);
+        assert_eq!(node.get("/a").field("x-new"), Some("0"));
+        let validated = node.get("/a");
+        assert_eq!((validated.status, validated.text().as_str()), (200, "body"));
+        assert!(validated.cache().contains("fwd=stale; fwd-status=304; stored; ttl="), "{}", validated.cache());
+        let hit = node.get("/a");
+        assert!(hit.is_hit());
+        assert_eq!((hit.text().as_str(), hit.field("x-new")), ("body", Some("1")));
+        assert_eq!(origin.count(), 2);
+    }
 }
 
 #[test]
 fn stale_while_revalidate_answers_at_once_and_refreshes_once() {
-    let gate = Gate::default();
-    let (for_origin, first) = (gate.clone(), std::sync::atomic::AtomicBool::new(true));
-    let origin = Origin::start(move |_| {
-        if first.swap(false, std::sync::atomic::Ordering::SeqCst) {
-            return Reply::ok(&["Cache-Control: max-age=0, stale-while-revalidate=60"], "old");
+    for protocol in Protocol::ALL {
+        let gate = Gate::default();
+        let (for_origin, first) = (gate.clone(), std::sync::atomic::AtomicBool::new(true));
+        let origin = Origin::start(move |_| {
+            if first.swap(false, std::sync::atomic::Ordering::SeqCst) {
+                return Reply::ok(&["Cache-Control: max-age=0, stale-while-revalidate=60"], "old");
+            }
+            let mut steps = vec![Step::Wait(for_origin.clone())];
+            steps.extend(Reply::ok(&["Cache-Control: max-age=60"], "new"));
+            steps
+        });
+        let node = Node::caching_by(protocol, origin.address);
+        node.get("/a");
+        for _ in 0..5 {
+            let stale = node.get("/a");
+            assert_eq!(stale.text(), "old");
+            assert!(stale.cache().contains("detail=stale-while-revalidate"), "{}", stale.cache());
         }
-        let mut steps = vec![Step::Wait(for_origin.clone())];
-        steps.extend(Reply::ok(&["Cache-Control: max-age=60"], "new"));
-        steps
-    });
-    let node = Node::caching(origin.address);
-    node.get("/a");
-    for _ in 0..5 {
-        let stale = node.get("/a");
-        assert_eq!(stale.text(), "old");
-        assert!(stale.cache().contains("detail=stale-while-revalidate"), "{}", stale.cache());
+        origin.wait_for(2);
+        gate.open();
+        eventually("the refreshed object", || (node.get("/a").text() == "new").then_some(()));
+        assert_eq!(origin.count(), 2, "one refresh, however many asked");
     }
-    origin.wait_for(2);
-    gate.open();
-    eventually("the refreshed object", || (node.get("/a").text() == "new").then_some(()));
-    assert_eq!(origin.count(), 2, "one refresh, however many asked");
 }
 
 #[test]
 fn stale_if_error_covers_errors_and_dead_origins() {
-    let first = std::sync::atomic::AtomicBool::new(true);
-    let origin = Origin::start(move |_| {
-        if first.swap(false, std::sync::atomic::Ordering::SeqCst) {
-            return Reply::ok(&["Cache-Control: max-age=0, stale-if-error=60"], "old");
-        }
-        Reply::status(503, &[], "broken")
-    });
-    let node = Node::caching(origin.address);
-    node.get("/a");
-    let covered = node.get("/a");
-    assert_eq!((covered.status, covered.text().as_str()), (200, "old"));
-    assert_eq!(covered.cache(), "seawall; fwd=stale; fwd-status=503; detail=origin-status");
-    origin.stop();
-    let covered = node.get("/a");
-    assert_eq!((covered.status, covered.text().as_str()), (200, "old"));
-    assert_eq!(covered.cache(), "seawall; fwd=stale; detail=origin-failed");
-    assert_eq!(node.get("/other").status, 502);
+    for protocol in Protocol::ALL {
+        let first = std::sync::atomic::AtomicBool::new(true);
+        let origin = Origin::start(move |_| {
+            if first.swap(false, std::sync::atomic::Ordering::SeqCst) {
+                return Reply::ok(&["Cache-Control: max-age=0, stale-if-error=60"], "old");
+            }
+            Reply::status(503, &[], "broken")
+        });
+        let node = Node::caching_by(protocol, origin.address);
+        node.get("/a");
+        let covered = node.get("/a");
+        assert_eq!((covered.status, covered.text().as_str()), (200, "old"));
+        assert_eq!(covered.cache(), "seawall; fwd=stale; fwd-status=503; detail=origin-status");
+        origin.stop();
+        let covered = node.get("/a");
+        assert_eq!((covered.status, covered.text().as_str()), (200, "old"));
+        assert_eq!(covered.cache(), "seawall; fwd=stale; detail=origin-failed");
+        assert_eq!(node.get("/other").status, 502);
+    }
 }
 
 #[test]
 fn must_revalidate_forbids_stale_answers() {
-    let first = std::sync::atomic::AtomicBool::new(true);
-    let origin = Origin::start(move |_| {
-        if first.swap(false, std::sync::atomic::Ordering::SeqCst) {
-            return Reply::ok(&["Cache-Control: max-age=0, must-revalidate", "ETag: \"a\""], "old");
-        }
-        vec![Step::Close]
-    });
-    let config = "[[site.shop.route]]\npath = \"/*\"\npool = \"app\"\n\
+    for protocol in Protocol::ALL {
+        let first = std::sync::atomic::AtomicBool::new(true);
+        let origin = Origin::start(move |_| {
+            if first.swap(false, std::sync::atomic::Ordering::SeqCst) {
+                return Reply::ok(&["Cache-Control: max-age=0, must-revalidate", "ETag: \"a\""], "old");
+            }
+            vec![Step::Close]
+        });
+        let config = "[[site.shop.route]]\npath = \"/*\"\npool = \"app\"\n\
         cache = { mode = \"respect\", stale_if_error = \"1d\", stale_while_revalidate = \"1d\" }\n";
-    let node = Node::with_routes(&[origin.address], config);
-    assert_eq!(node.get("/a").text(), "old");
-    assert_eq!(node.get("/a").status, 502);
+        let node = Node::speaking(protocol, &[origin.address], config);
+        assert_eq!(node.get("/a").text(), "old");
+        assert_eq!(node.get("/a").status, 502);
+    }
 }
 
 #[test]
 fn the_routes_rules_decide() {
-    let origin = Origin::start(|request| match request.path() {
-        "/force/a" => Reply::ok(&["Cache-Control: no-store"], ""),
-        "/cookie/a" => Reply::ok(&["Cache-Control: max-age=60", "Set-Cookie: a=b"], ""),
-        "/default/missing" => Reply::status(404, &[], ""),
-        _ => Reply::ok(&[], ""),
-    });
-    let route = |path: &str, cache: &str| {
-        format!("[[site.shop.route]]\npath = \"{path}\"\npool = \"app\"\ncache = {{ {cache} }}\n")
-    };
-    let routes = [
-        route("/force/*", "mode = \"force\", ttl = \"1h\""),
-        route("/default/*", "mode = \"respect\", default_ttl = \"1h\""),
-        route("/cookie/*", "mode = \"respect\", store_set_cookie = true"),
-        route("/*", "mode = \"off\""),
-    ];
-    let node = Node::with_routes(&[origin.address], &routes.concat());
-    for (path, stored) in
-        [("/force/a", true), ("/default/a", true), ("/default/missing", false), ("/cookie/a", true), ("/other", false)]
-    {
-        node.get(path);
-        assert_eq!(node.get(path).is_hit(), stored, "{path}");
+    for protocol in Protocol::ALL {
+        let origin = Origin::start(|request| match request.path() {
+            "/force/a" => Reply::ok(&["Cache-Control: no-store"], ""),
+            "/cookie/a" => Reply::ok(&["Cache-Control: max-age=60", "Set-Cookie: a=b"], ""),
+            "/default/missing" => Reply::status(404, &[], ""),
+            _ => Reply::ok(&[], ""),
+        });
+        let route = |path: &str, cache: &str| {
+            format!("[[site.shop.route]]\npath = \"{path}\"\npool = \"app\"\ncache = {{ {cache} }}\n")
+        };
+        let routes = [
+            route("/force/*", "mode = \"force\", ttl = \"1h\""),
+            route("/default/*", "mode = \"respect\", default_ttl = \"1h\""),
+            route("/cookie/*", "mode = \"respect\", store_set_cookie = true"),
+            route("/*", "mode = \"off\""),
+        ];
+        let node = Node::speaking(protocol, &[origin.address], &routes.concat());
+        for (path, stored) in [
+            ("/force/a", true),
+            ("/default/a", true),
+            ("/default/missing", false),
+            ("/cookie/a", true),
+            ("/other", false),
+        ] {
+            node.get(path);
+            assert_eq!(node.get(path).is_hit(), stored, "{path}");
+        }
+        assert_eq!(node.get("/cookie/a").field("set-cookie"), None, "nobody gets another's cookie");
+        assert_eq!(node.get("/other").cache(), "seawall; fwd=bypass");
     }
-    assert_eq!(node.get("/cookie/a").field("set-cookie"), None, "nobody gets another's cookie");
-    assert_eq!(node.get("/other").cache(), "seawall; fwd=bypass");
 }
 
 #[test]
@@ -325,28 +366,32 @@ fn interim_responses_are_not_taken_for_the_answer() {
 
 #[test]
 fn a_visitor_with_credentials_does_not_lose_the_others_their_object() {
-    let origin = Origin::start(|request| {
-        let body = request.field("authorization").unwrap_or("all").to_owned();
-        Reply::ok(&["Cache-Control: max-age=0, stale-while-revalidate=60"], body)
-    });
-    let node = Node::caching(origin.address);
-    node.get("/a");
-    assert_eq!(node.get_with("/a", &["Authorization: me"]).text(), "all");
-    origin.wait_for(2);
-    assert_eq!(node.get("/a").text(), "all");
-    assert!(node.get("/a").is_hit());
+    for protocol in Protocol::ALL {
+        let origin = Origin::start(|request| {
+            let body = request.field("authorization").unwrap_or("all").to_owned();
+            Reply::ok(&["Cache-Control: max-age=0, stale-while-revalidate=60"], body)
+        });
+        let node = Node::caching_by(protocol, origin.address);
+        node.get("/a");
+        assert_eq!(node.get_with("/a", &["Authorization: me"]).text(), "all");
+        origin.wait_for(2);
+        assert_eq!(node.get("/a").text(), "all");
+        assert!(node.get("/a").is_hit());
+    }
 }
 
 #[test]
 fn a_304_about_something_else_confirms_nothing() {
-    let origin = Origin::start(|request| match request.field("if-none-match") {
-        Some(_) => vec![Step::Send(Reply::head(304, &["ETag: \"other\"", "Cache-Control: max-age=60"]))],
-        None => Reply::ok(&["Cache-Control: max-age=0", "ETag: \"v1\""], "body"),
-    });
-    let node = Node::caching(origin.address);
-    node.get("/a");
-    assert_eq!(node.get("/a").status, 502);
-    assert_eq!(node.get("/a").text(), "body", "asked for anew");
+    for protocol in Protocol::ALL {
+        let origin = Origin::start(|request| match request.field("if-none-match") {
+            Some(_) => vec![Step::Send(Reply::head(304, &["ETag: \"other\"", "Cache-Control: max-age=60"]))],
+            None => Reply::ok(&["Cache-Control: max-age=0", "ETag: \"v1\""], "body"),
+        });
+        let node = Node::caching_by(protocol, origin.address);
+        node.get("/a");
+        assert_eq!(node.get("/a").status, 502);
+        assert_eq!(node.get("/a").text(), "body", "asked for anew");
+    }
 }
 
 #[test]

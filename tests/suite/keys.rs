@@ -1,11 +1,11 @@
 //! What tells objects apart: the rules of a route's key, seen by clients and by the origin.
 
-use crate::harness::{Node, Origin, Reply};
+use crate::harness::{Node, Origin, Protocol, Reply};
 
 const FRESH: &str = "Cache-Control: max-age=60";
 
 /// A node whose route has this key, before an origin that answers with what it was asked.
-fn keyed(key: &str) -> (Node, Origin) {
+fn keyed(protocol: Protocol, key: &str) -> (Node, Origin) {
     let origin = Origin::start(|request| {
         let body = format!(
             "{} {} {} {} {}",
@@ -21,21 +21,24 @@ fn keyed(key: &str) -> (Node, Origin) {
         "[[site.shop.route]]\npath = \"/*\"\npool = \"app\"\n[site.shop.route.cache]\nmode = \"respect\"\n\
          [site.shop.route.cache.key]\n{key}\n"
     );
-    let node = Node::with_routes(&[origin.address], &routes);
+    let node = Node::speaking(protocol, &[origin.address], &routes);
     (node, origin)
 }
 
 #[test]
 fn query_parameters_count_as_the_route_says() {
-    for (key, first, second, sent) in [
+    for (protocol, (key, first, second, sent)) in [
         ("drop_query = [\"utm_*\"]", "/a?utm_source=x&b=1", "/a?b=1&utm_campaign=y", "/a?b=1"),
         ("drop_query = [\"*\"]", "/a?b", "/a", "/a"),
         ("keep_query = [\"page\"]", "/a?page=2&x=1", "/a?y&page=2", "/a?page=2"),
         ("keep_query = []", "/a?b=1", "/a?c=2", "/a"),
         ("sort_query = true", "/a?b=1&a=2", "/a?a=2&b=1", "/a?a=2&b=1"),
         ("ignore_path_case = true", "/A/b?C", "/a/B?C", "/a/b?C"),
-    ] {
-        let (node, origin) = keyed(key);
+    ]
+    .into_iter()
+    .flat_map(|case| Protocol::ALL.map(|protocol| (protocol, case)))
+    {
+        let (node, origin) = keyed(protocol, key);
         assert!(!node.get(first).is_hit());
         assert!(node.get(second).is_hit(), "{key}");
         assert_eq!(origin.requests()[0].path(), sent, "{key}: what is keyed is what is sent");
@@ -44,7 +47,7 @@ fn query_parameters_count_as_the_route_says() {
             node.purge(&format!("{{\"url\": \"http://shop.example{url}\"}}"));
             assert!(!node.get(second).is_hit(), "{key} {url}");
             assert!(node.get(first).is_hit(), "{key} {url}");
-            node.client().request("POST", url, &["Host: shop.example"], "");
+            node.request("POST", url, &["Host: shop.example"], "");
             assert!(!node.get(first).is_hit(), "{key} {url}");
         }
     }
@@ -52,7 +55,7 @@ fn query_parameters_count_as_the_route_says() {
 
 #[test]
 fn fields_cookies_and_devices_count_as_the_route_says() {
-    for (key, first, same, other, sent) in [
+    for (protocol, (key, first, same, other, sent)) in [
         ("headers = [\"X-Country\"]", "X-Country: de", "X-Country: de", "X-Country: fr", "/ - - - -"),
         ("cookies = [\"c\"]", "Cookie: sid=1; c=2", "Cookie: c=2; sid=9", "Cookie: c=3", "/ - - c=2 -"),
         ("device = true", "User-Agent: iPhone", "User-Agent: Mobi", "User-Agent: curl", "/ - - - mobile"),
@@ -70,8 +73,11 @@ fn fields_cookies_and_devices_count_as_the_route_says() {
             "Accept-Encoding: br, gzip",
             "/ gzip - - -",
         ),
-    ] {
-        let (node, _origin) = keyed(key);
+    ]
+    .into_iter()
+    .flat_map(|case| Protocol::ALL.map(|protocol| (protocol, case)))
+    {
+        let (node, _origin) = keyed(protocol, key);
         let answer = node.get_with("/", &[first]);
         assert_eq!((answer.is_hit(), answer.text().as_str()), (false, sent), "{key}");
         assert!(node.get_with("/", &[same]).is_hit(), "{key}");
