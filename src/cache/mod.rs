@@ -23,3 +23,6 @@ pub mod status;
 pub mod store;
 pub mod tags;
 pub mod vary;
+
+#[cfg(test)]
+mod properties;
