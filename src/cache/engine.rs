@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use http::header;
+use http::{HeaderValue, Method, header};
 use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 use pingora_core::connectors::http::Connector;
@@ -30,6 +30,7 @@ use super::flight::{Arrival, Flight, FlightReader, ObjectUse, Settled};
 use super::flights::{Flights, Turn};
 use super::freshness::{Freshness, Usability};
 use super::object::{Object, remove_hop_by_hop};
+use super::part::{self, Part};
 use super::purge::{LogError, PurgeSeq, Purges, Standing};
 use super::reason::{Basis, SkipReason};
 use super::status::{Forward, Report, Stored, Why};
@@ -76,6 +77,8 @@ pub enum Lookup {
     Hit(Arc<Object>, Report),
     /// To be used now and refreshed in the background.
     StaleHit(Arc<Object>, Report),
+    /// A part of a response is stored, and enough of it.
+    PartHit(Arc<Part>, Report),
     Miss(Miss),
     /// Known to be not cacheable: to be passed on without making anybody wait.
     HitForMiss,
@@ -84,12 +87,15 @@ pub enum Lookup {
 pub struct Miss {
     /// What may be validated.
     stale: Option<Arc<Object>>,
+    /// What may be completed.
+    part: Option<Arc<Part>>,
     why: Why,
 }
 
 /// Where the response comes from.
 pub enum Source {
     Stored(Arc<Object>),
+    Part(Arc<Part>),
     Stream(FlightReader),
     Private(PrivateResponse),
 }
@@ -141,20 +147,23 @@ impl Engine {
         let Some(variants) = self.memory.get(key) else {
             return match self.uncacheable_until(key) {
                 Some(until) if now < until => Lookup::HitForMiss,
-                _ => Lookup::Miss(Miss { stale: None, why: Why::UriMiss }),
+                _ => Lookup::Miss(Miss::of(None, Why::UriMiss)),
             };
         };
         let Some(object) = variants.select(request) else {
-            return Lookup::Miss(Miss { stale: None, why: Why::VaryMiss });
+            return match variants.select_part(request) {
+                Some(part) => self.lookup_part(part, request, asks, now),
+                None => Lookup::Miss(Miss::of(None, Why::VaryMiss)),
+            };
         };
         let Some(usability) = self.usability(object, now) else {
-            return Lookup::Miss(Miss { stale: None, why: Why::UriMiss });
+            return Lookup::Miss(Miss::of(None, Why::UriMiss));
         };
         match usability {
             Usability::Fresh { ttl } if suits(asks, object, Some(ttl), now) => {
                 Lookup::Hit(object.clone(), Report::Hit { ttl })
             }
-            Usability::Fresh { .. } => Lookup::Miss(Miss { stale: Some(object.clone()), why: Why::Request }),
+            Usability::Fresh { .. } => Lookup::Miss(Miss::of(Some(object.clone()), Why::Request)),
             Usability::StaleWhileRevalidate { stale_for } if suits(asks, object, None, now) => {
                 Lookup::StaleHit(object.clone(), Report::HitStale { stale_for })
             }
@@ -165,9 +174,20 @@ impl Engine {
                 if allowed && suits(asks, object, None, now) {
                     Lookup::Hit(object.clone(), Report::HitMaxStale { stale_for })
                 } else {
-                    Lookup::Miss(Miss { stale: Some(object.clone()), why: Why::Stale })
+                    Lookup::Miss(Miss::of(Some(object.clone()), Why::Stale))
                 }
             }
+        }
+    }
+
+    /// A part is used only while it is fresh; but what an origin confirms it may complete at any time.
+    fn lookup_part(&self, part: &Arc<Part>, request: Fields<'_>, asks: &ClientDirectives, now: Timestamp) -> Lookup {
+        match self.usability(&part.object, now) {
+            None => Lookup::Miss(Miss::of(None, Why::UriMiss)),
+            Some(Usability::Fresh { ttl }) if part.answers(request) && suits(asks, &part.object, Some(ttl), now) => {
+                Lookup::PartHit(part.clone(), Report::Hit { ttl })
+            }
+            Some(_) => Lookup::Miss(Miss { part: Some(part.clone()), ..Miss::of(None, Why::Partial) }),
         }
     }
 
@@ -192,7 +212,9 @@ impl Engine {
         let mut miss = miss;
         // Whoever shows credentials may get what nobody else may: others must not wait for that.
         // So must who wants nothing stored not cause what others follow.
-        let alone = fields.contains(&header::AUTHORIZATION) || request.asks.no_store;
+        let alone = fields.contains(&header::AUTHORIZATION)
+            || request.asks.no_store
+            || miss.part.is_none() && asked_range(request, miss.stale.as_ref()).is_some();
         let rounds = if alone { 0 } else { MAX_ROUNDS };
         for _ in 0..rounds {
             let flight = match self.turn(&key, fields, &request.asks) {
@@ -233,6 +255,7 @@ impl Engine {
                     self.refresh(request, &object);
                     return Ok(Answer { source: Source::Stored(object), report });
                 }
+                Lookup::PartHit(part, report) => return Ok(Answer { source: Source::Part(part), report }),
                 Lookup::Miss(again) => miss = again,
                 Lookup::HitForMiss => break,
             }
@@ -255,7 +278,7 @@ impl Engine {
             && self.found_meanwhile(&flight, request.view.fields, &asks).is_none()
         {
             let (owner, _nobody) = oneshot::channel();
-            tokio::spawn(fill::run(self.clone(), flight, fill_request(request, Some(object.clone())), owner));
+            tokio::spawn(fill::run(self.clone(), flight, fill_request(request, Some(object.clone()), None), owner));
         }
     }
 
@@ -277,6 +300,18 @@ impl Engine {
             }
         }
         object
+    }
+
+    /// Stores a part of a response, under the same conditions.
+    pub fn store_part(&self, part: Part, rules: &CacheRules, flight: &Flight) {
+        if self.purges.standing(&part.object) != Standing::Dead && !flight.is_spoilt() {
+            self.metrics.stored(part.object.basis.as_str());
+            let object = part.object.clone();
+            self.memory.insert_part(part, rules.max_variants);
+            if flight.is_spoilt() {
+                self.memory.remove(&object);
+            }
+        }
     }
 
     /// Forgets what is stored or being filled under a key (RFC 9111 section 4.4): an unsafe request has changed
@@ -352,10 +387,16 @@ impl Engine {
     ) -> Result<Answer, FetchError> {
         // Purged while this request waited: not to be validated back to life.
         let stale = miss.stale.filter(|stale| self.purges.standing(stale) != Standing::Dead);
-        let miss = Miss { stale, ..miss };
+        let part = miss.part.filter(|part| self.purges.standing(&part.object) != Standing::Dead);
+        let miss = Miss { stale, part, ..miss };
         let (owner, mine) = oneshot::channel();
         let seat = flight.seat(); // taken before the fill begins, so that nothing can be gone before it is read
-        tokio::spawn(fill::run(self.clone(), flight.clone(), fill_request(request, miss.stale.clone()), owner));
+        tokio::spawn(fill::run(
+            self.clone(),
+            flight.clone(),
+            fill_request(request, miss.stale.clone(), miss.part.clone()),
+            owner,
+        ));
         let answer = |source, stored| Answer { source, report: Report::Forward(forward(&miss, stored)) };
         match flight.arrival(seat, request.view.fields).await {
             Arrival::Stream(reader) => {
@@ -363,8 +404,8 @@ impl Engine {
                 Ok(answer(Source::Stream(reader), stored))
             }
             Arrival::Settled(Settled::Object(object, how)) => Ok(settled(object, how, forward(&miss, Stored::Nothing))),
-            Arrival::Settled(Settled::Private(reason)) => match mine.await {
-                Ok(private) => Ok(answer(Source::Private(private), Stored::No(reason))),
+            Arrival::Settled(Settled::Private(stored)) => match mine.await {
+                Ok(private) => Ok(answer(Source::Private(private), stored)),
                 Err(_) => Err(failed(lost(), forward(&miss, Stored::Nothing))),
             },
             Arrival::Settled(Settled::Failed(error)) => Err(failed(error, forward(&miss, Stored::Nothing))),
@@ -373,6 +414,12 @@ impl Engine {
                 Err(failed(lost(), forward(&miss, Stored::Nothing)))
             }
         }
+    }
+}
+
+impl Miss {
+    fn of(stale: Option<Arc<Object>>, why: Why) -> Self {
+        Miss { stale, part: None, why }
     }
 }
 
@@ -424,8 +471,18 @@ fn lost() -> OriginError {
     OriginError::Broken { origin: "".into(), cause: "the response was lost on its way".into() }
 }
 
-/// What a fill for a request asks the origin; `stale`: what may be validated.
-pub(super) fn fill_request(request: &CacheRequest<'_>, stale: Option<Arc<Object>>) -> FillRequest {
+/// The range to ask the origin for, where the route says so and nothing whole is there to be validated.
+fn asked_range(request: &CacheRequest<'_>, stale: Option<&Arc<Object>>) -> Option<HeaderValue> {
+    let asks = request.matched.route.cache.fetch_ranges && stale.is_none() && *request.view.method == Method::GET;
+    asks.then(|| part::single_range(request.view.fields)).flatten().and_then(|range| range.parse().ok())
+}
+
+/// What a fill for a request asks the origin; `stale`: what may be validated; `part`: what may be completed.
+pub(super) fn fill_request(
+    request: &CacheRequest<'_>,
+    stale: Option<Arc<Object>>,
+    part: Option<Arc<Part>>,
+) -> FillRequest {
     let view = request.view;
     let rules = &request.matched.route.cache;
     let client_fields = view.fields.to_map();
@@ -438,6 +495,11 @@ pub(super) fn fill_request(request: &CacheRequest<'_>, stale: Option<Arc<Object>
     }
     forward::exclude_from_fill(&mut fields);
     vary::normalise(&mut fields, &rules.key);
+    if part.is_none()
+        && let Some(range) = asked_range(request, stale.as_ref())
+    {
+        fields.insert(header::RANGE, range);
+    }
     let forwarded = Forwarded {
         node: &request.snapshot.config.node,
         client: view.client,
@@ -462,6 +524,7 @@ pub(super) fn fill_request(request: &CacheRequest<'_>, stale: Option<Arc<Object>
         route_index: request.matched.route_index,
         client_fields,
         no_store: request.asks.no_store,
+        part: part.filter(|_| !request.asks.no_store),
         stale: stale.filter(|_| !request.asks.no_store),
     }
 }

@@ -21,8 +21,11 @@ use super::flight::{Flight, FlightHead, ObjectUse, Settled};
 use super::freshness::{ExchangeTimes, Usability};
 use super::inspect::TriedOut;
 use super::object::{Head, Object};
+use super::part::{self, ContentRange, Missing, Part};
 use super::policy::{self, RequestFacts, ResponseFacts, Storable};
+use super::purge::Standing;
 use super::reason::SkipReason;
+use super::status::Stored;
 use super::tags;
 
 /// RFC 9875 section 2.
@@ -43,6 +46,8 @@ pub struct FillRequest {
     pub origin: OriginRequest,
     /// A stored response that may be validated, or used if the origin fails.
     pub stale: Option<Arc<Object>>,
+    /// A part of a response, to be completed.
+    pub part: Option<Arc<Part>>,
 }
 
 impl FillRequest {
@@ -75,11 +80,83 @@ pub async fn run(
 ) {
     let ended = EndGuard { engine: &engine, flight: &flight };
     add_conditions(&mut request);
-    match exchange::get(&engine.connector, &request.snapshot.pools, &request.origin).await {
+    let missing = ask_for_the_rest(&mut request);
+    let mut answer = exchange::get(&engine.connector, &request.snapshot.pools, &request.origin).await;
+    if let (Ok(exchange), Some(missing), Some(part)) = (&mut answer, missing, &request.part)
+        && matches!(exchange.status, StatusCode::PARTIAL_CONTENT | StatusCode::RANGE_NOT_SATISFIABLE)
+    {
+        match completion(&engine, &flight, &request, part, &missing, exchange) {
+            Some((storable, around)) => {
+                let length = Some(part.range.total);
+                if let Ok(exchange) = answer {
+                    stream(&engine, &flight, &request, exchange, storable, length, around).await;
+                }
+                return drop(ended);
+            }
+            None => {
+                // What is here is of something that is no more: the whole is asked for.
+                engine.memory.remove(&part.object);
+                request.origin.fields.remove(header::RANGE);
+                request.origin.fields.remove(header::IF_RANGE);
+                answer = exchange::get(&engine.connector, &request.snapshot.pools, &request.origin).await;
+            }
+        }
+    }
+    match answer {
         Ok(exchange) => receive(&engine, &flight, &request, exchange, owner).await,
         Err(error) => flight.settle(stale_instead(&engine, &request, None).unwrap_or(Settled::Failed(error))),
     }
     drop(ended);
+}
+
+/// Asks for what a stored part lacks, if that is in one piece and the whole may be stored.
+fn ask_for_the_rest(request: &mut FillRequest) -> Option<Missing> {
+    let part = request.part.as_ref()?;
+    let missing = part.missing()?;
+    part.ask_for(&missing, &mut request.origin.fields);
+    Some(missing)
+}
+
+/// What goes before and after the bytes of an exchange to make a body whole.
+#[derive(Default)]
+struct Around {
+    before: Bytes,
+    after: Bytes,
+}
+
+/// Makes of a 206 that brings what a part lacks the head of the whole, with the newer fields (RFC 9111 section 3.4).
+/// `None`: it does not bring that, or what it brings may no longer be stored.
+fn completion(
+    engine: &Engine,
+    flight: &Flight,
+    request: &FillRequest,
+    part: &Part,
+    missing: &Missing,
+    exchange: &mut Exchange,
+) -> Option<(Storable, Around)> {
+    let live = engine.purges.standing(&part.object) != Standing::Dead && !flight.is_spoilt();
+    if !live || part.range.total > engine.max_object() || !part.is_completed_by(missing, &exchange.fields) {
+        return None;
+    }
+    let times = ExchangeTimes { request: exchange.request_time, response: Timestamp::now() };
+    add_date(&mut exchange.fields, times.response);
+    let received = std::mem::take(&mut exchange.fields);
+    let head = part.object.head.freshened_by(received.clone());
+    let fields = with_age(&head.fields, &received);
+    let length = Some(part.range.total);
+    let Ok(mut storable) = judge(engine, request, StatusCode::OK, &fields, times, length) else {
+        exchange.fields = received;
+        return None;
+    };
+    (exchange.status, exchange.fields) = (StatusCode::OK, head.fields);
+    storable.variant = part.object.variant.clone();
+    storable.tags = part.object.tags.clone();
+    let body = part.object.body.clone();
+    let around = match missing.after {
+        true => Around { before: body, after: Bytes::new() },
+        false => Around { before: Bytes::new(), after: body },
+    };
+    Some((storable, around))
 }
 
 /// Makes sure that whoever follows a flight is told of its end, also when the fill panics.
@@ -147,7 +224,10 @@ async fn receive(
             {
                 coding::add_vary(&mut exchange.fields);
             }
-            stream(engine, flight, request, exchange, storable, length).await
+            match storable.part {
+                Some(range) => hand_over_part(engine, flight, request, exchange, storable, range, owner).await,
+                None => stream(engine, flight, request, exchange, storable, length, Around::default()).await,
+            }
         }
         Err(reason) => hand_over(engine, flight, request, exchange, reason, length, owner).await,
     }
@@ -245,28 +325,37 @@ async fn stream(
     mut exchange: Exchange,
     storable: Storable,
     length: Option<u64>,
+    mut around: Around,
 ) {
-    let Storable { freshness, variant, tags, basis, excluded } = storable.clone();
+    let Storable { freshness, variant, tags, basis, excluded, .. } = storable.clone();
     let (head, own) = Head::split(exchange.status, std::mem::take(&mut exchange.fields), &excluded);
     let mut unsent = Some(FlightHead { head: head.clone(), length, freshness, variant, basis, tags, own });
     let mut held = Bytes::new();
-    let mut received: u64 = 0;
+    let mut received = around.before.len() as u64;
+    if !around.before.is_empty() {
+        flight.append(std::mem::take(&mut around.before));
+    }
     let mut keeping = true;
     loop {
         if let Some(head) = unsent.take_if(|_| length != Some(received)) {
             flight.start(head);
         }
-        match exchange.read_body().await {
-            Ok(Some(chunk)) => {
-                received += chunk.len() as u64;
-                if length == Some(received) && held.is_empty() {
-                    held = chunk;
-                } else {
-                    flight.append(chunk);
+        let chunk = match exchange.read_body().await {
+            Ok(Some(chunk)) => Some(chunk),
+            Ok(None) => Some(std::mem::take(&mut around.after)).filter(|after| !after.is_empty()),
+            Err(error) => {
+                if keeping {
+                    keep_prefix(engine, flight, request, head, storable, length);
                 }
+                return flight.abort(error);
             }
-            Ok(None) => break,
-            Err(error) => return flight.abort(error),
+        };
+        let Some(chunk) = chunk else { break };
+        received += chunk.len() as u64;
+        if length == Some(received) && held.is_empty() {
+            held = chunk;
+        } else {
+            flight.append(chunk);
         }
         if keeping && received > engine.max_object() {
             keeping = false;
@@ -279,6 +368,9 @@ async fn stream(
     }
     if length.is_some_and(|length| length != received) {
         let cause = format!("the body has {received} bytes, its head says otherwise");
+        if keeping {
+            keep_prefix(engine, flight, request, head, storable, length);
+        }
         return flight.abort(OriginError::Broken { origin: exchange.origin.clone(), cause });
     }
     exchange.release(&engine.connector).await;
@@ -295,6 +387,53 @@ async fn stream(
     flight.complete();
 }
 
+/// Keeps what came of a response that broke off, to go on from there (RFC 9111 section 3.3).
+fn keep_prefix(
+    engine: &Engine,
+    flight: &Flight,
+    request: &FillRequest,
+    head: Head,
+    storable: Storable,
+    length: Option<u64>,
+) {
+    if head.status == StatusCode::OK && part::strong_etag(&head).is_some() {
+        let object = Object::new(flight.key.clone(), head, flight.body_with(&[]), storable, flight.seq);
+        if let Some(part) = part::prefix(object, length) {
+            engine.store_part(part, request.rules(), flight);
+        }
+    }
+}
+
+/// Gives a part to the request that asked for it, and keeps it.
+async fn hand_over_part(
+    engine: &Arc<Engine>,
+    flight: &Arc<Flight>,
+    request: &FillRequest,
+    mut exchange: Exchange,
+    storable: Storable,
+    range: ContentRange,
+    owner: oneshot::Sender<PrivateResponse>,
+) {
+    let fields = std::mem::take(&mut exchange.fields);
+    let ttl = storable.freshness.lifetime.saturating_sub(storable.freshness.current_age(Timestamp::now()));
+    flight.settle(Settled::Private(Stored::Yes { basis: storable.basis, ttl }));
+    let (sender, body) = mpsc::channel(PRIVATE_PIECES);
+    let own = Head::private(exchange.status, fields.clone());
+    if owner.send(PrivateResponse { head: own, length: Some(range.length()), body }).is_err() {
+        return;
+    }
+    let mut whole = fields;
+    whole.remove(header::CONTENT_RANGE);
+    let (head, _) = Head::split(StatusCode::OK, whole, &storable.excluded);
+    let store = |bytes: Bytes| {
+        let object = Object::new(flight.key.clone(), head, bytes, storable, flight.seq);
+        if let Some(part) = Part::new(object, range) {
+            engine.store_part(part, request.rules(), flight);
+        }
+    };
+    pump(engine, exchange, Some(range.length()), sender, Some(store)).await;
+}
+
 /// Gives a response that is not to be shared to the request that caused it, at that client's pace.
 async fn hand_over(
     engine: &Arc<Engine>,
@@ -305,24 +444,27 @@ async fn hand_over(
     length: Option<u64>,
     owner: oneshot::Sender<PrivateResponse>,
 ) {
-    if reason.concerns_every_request() && !exchange.status.is_server_error() {
+    // A range that one client asked for says nothing of the whole.
+    let of_all = reason.concerns_every_request() && !request.origin.fields.contains_key(header::RANGE);
+    if of_all && !exchange.status.is_server_error() {
         engine.remember_uncacheable(&flight.key, reason, request.rules());
     }
     engine.metrics.not_stored(reason.as_str());
     // The origin has a new response that may not be kept; the old one is history. Not so if only this request
     // got it, or if it is an error that will pass.
-    if let Some(stale) = &request.stale
-        && reason.concerns_every_request()
+    let outdated = request.stale.as_ref().or(request.part.as_ref().map(|part| &part.object));
+    if let Some(stale) = outdated
+        && of_all
         && !exchange.status.is_server_error()
     {
         engine.memory.remove(stale);
     }
     engine.flights.remove(flight);
-    flight.settle(Settled::Private(reason));
+    flight.settle(Settled::Private(Stored::No(reason)));
     let (sender, body) = mpsc::channel(PRIVATE_PIECES);
     let head = Head::private(exchange.status, std::mem::take(&mut exchange.fields));
     if owner.send(PrivateResponse { head, length, body }).is_ok() {
-        pump(engine, exchange, length, sender).await;
+        pump(engine, exchange, length, sender, None::<fn(Bytes)>).await;
     } // else nobody waits for it: a background refresh, or the client left
 }
 
@@ -353,25 +495,30 @@ pub fn private(engine: &Arc<Engine>, mut exchange: Exchange) -> PrivateResponse 
     let (status, length) = (exchange.status, exchange.content_length());
     let head = Head::private(status, std::mem::take(&mut exchange.fields));
     let engine = engine.clone();
-    tokio::spawn(async move { pump(&engine, exchange, length, sender).await });
+    tokio::spawn(async move { pump(&engine, exchange, length, sender, None::<fn(Bytes)>).await });
     PrivateResponse { head, length, body }
 }
 
-/// Sends a body piece by piece, at its reader's pace.
+/// Sends a body piece by piece, at its reader's pace; `keep` gets the whole of it, if that came.
 async fn pump(
     engine: &Engine,
     mut exchange: Exchange,
     length: Option<u64>,
     sender: mpsc::Sender<Result<Bytes, OriginError>>,
+    keep: Option<impl FnOnce(Bytes)>,
 ) {
     // What completes the response is sent after the connection is given back: the client's next request may
     // come at once, and should find it.
     let (mut received, mut last) = (0, None);
+    let mut kept = Vec::new();
     loop {
         match exchange.read_body().await {
             Ok(Some(chunk)) if chunk.is_empty() => {}
             Ok(Some(chunk)) => {
                 received += chunk.len() as u64;
+                if keep.is_some() && length.is_some_and(|length| received <= length) {
+                    kept.extend_from_slice(&chunk);
+                }
                 if length == Some(received) && last.is_none() {
                     last = Some(chunk);
                 } else if sender.send(Ok(chunk)).await.is_err() {
@@ -386,6 +533,9 @@ async fn pump(
         }
     }
     exchange.release(&engine.connector).await;
+    if let Some(keep) = keep.filter(|_| length == Some(received)) {
+        keep(kept.into());
+    }
     if let Some(last) = last {
         let _ = sender.send(Ok(last)).await; // if the client left, nobody needs it
     }

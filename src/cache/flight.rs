@@ -22,7 +22,8 @@ use crate::request::Fields;
 use super::freshness::Freshness;
 use super::object::{Head, Object};
 use super::purge::PurgeSeq;
-use super::reason::{Basis, SkipReason};
+use super::reason::Basis;
+use super::status::Stored;
 use super::tags::Tags;
 use super::vary::Variant;
 
@@ -89,8 +90,8 @@ pub struct FlightHead {
 pub enum Settled {
     /// A stored response is to be used: validated by the origin, or stale because the origin failed.
     Object(Arc<Object>, ObjectUse),
-    /// The response is for the request alone that caused the fill.
-    Private(SkipReason),
+    /// The response is for the request alone that caused the fill; what became of it.
+    Private(Stored),
     Failed(OriginError),
     /// Another fill had just stored what is wanted: look again.
     NotNeeded,

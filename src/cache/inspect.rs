@@ -13,6 +13,7 @@ use super::engine::{CacheRequest, Engine};
 use super::explain::{Explanation, Terms};
 use super::fill;
 use super::object::Object;
+use super::part::ContentRange;
 
 /// One stored response.
 #[derive(Debug, Serialize)]
@@ -21,6 +22,8 @@ pub struct Inspected {
     pub selected: bool,
     pub status: u16,
     pub bytes: u64,
+    /// The bytes that are there, if it is only a part.
+    pub range: Option<String>,
     pub etag: Option<String>,
     /// Content codings that the node has made of it, with their bytes.
     pub codings: Vec<(&'static str, usize)>,
@@ -48,11 +51,13 @@ impl Engine {
     pub fn inspect(&self, key: &str, request: Fields<'_>, now: Timestamp) -> Vec<Inspected> {
         let Some(variants) = self.memory.get(key) else { return Vec::new() };
         let selected = variants.select(request);
-        let mut objects: Vec<&Arc<Object>> = variants.iter().collect();
-        objects.reverse();
-        objects
+        let whole: Vec<(&Arc<Object>, Option<ContentRange>)> = variants.whole().map(|object| (object, None)).collect();
+        let parts = variants.parts().map(|part| (&part.object, Some(part.range)));
+        whole
             .into_iter()
-            .map(|object| {
+            .rev()
+            .chain(parts)
+            .map(|(object, range)| {
                 let usability = self.usability(object, now);
                 let shown = usability.unwrap_or_else(|| object.freshness.usability(now));
                 let terms = Terms {
@@ -65,6 +70,7 @@ impl Engine {
                     status: object.head.status.as_u16(),
                     bytes: object.length(),
                     codings: object.codings().iter().map(|coded| (coded.coding.as_str(), coded.body.len())).collect(),
+                    range: range.map(|ContentRange { first, last, total }| format!("{first}-{last}/{total}")),
                     etag: object.head.etag().map(str::to_owned),
                     purge_seq: object.checked().0,
                     purged: usability.is_none(),
@@ -81,6 +87,6 @@ impl Engine {
 
     /// Asks an origin as a fill would and judges the answer, but stores nothing.
     pub async fn try_out(&self, request: &CacheRequest<'_>) -> Result<TriedOut, OriginError> {
-        fill::try_out(self, super::engine::fill_request(request, None)).await
+        fill::try_out(self, super::engine::fill_request(request, None, None)).await
     }
 }

@@ -15,6 +15,7 @@ pub mod freshness;
 mod inspect;
 mod negotiate;
 pub mod object;
+pub mod part;
 pub mod policy;
 pub mod purge;
 pub mod reason;

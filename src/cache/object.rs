@@ -153,6 +153,22 @@ impl Object {
         }
     }
 
+    /// The same with another body, subject to all purges after `checked` and after its own.
+    pub fn with_body(&self, body: Bytes, checked: PurgeSeq) -> Self {
+        Object {
+            key: self.key.clone(),
+            head: self.head.clone(),
+            body,
+            codings: OnceLock::new(),
+            freshness: self.freshness,
+            variant: self.variant.clone(),
+            tags: self.tags.clone(),
+            basis: self.basis,
+            checked: AtomicU64::new(self.checked().min(checked).0),
+            soft_purged: AtomicU64::new(NEVER),
+        }
+    }
+
     /// The same in content codings, in the order of the node's preference.
     pub fn codings(&self) -> &[Coded] {
         self.codings.get().map_or(&[], |codings| codings)

@@ -10,6 +10,7 @@ use crate::request::Fields;
 
 use super::control::Directives;
 use super::freshness::{self, ExchangeTimes, Freshness};
+use super::part::ContentRange;
 use super::reason::{Basis, SkipReason};
 use super::tags::{Tags, TooManyTags};
 use super::vary::Variant;
@@ -42,6 +43,8 @@ pub struct Storable {
     pub variant: Variant,
     pub tags: Tags,
     pub basis: Basis,
+    /// Which part of the whole it is, if it is one.
+    pub part: Option<ContentRange>,
     /// Fields that are only for the request which the response answered.
     pub excluded: Vec<HeaderName>,
 }
@@ -54,9 +57,14 @@ pub fn judge(
 ) -> Result<Storable, SkipReason> {
     let headers = response.headers;
     let directives = Directives::parse(headers);
-    if response.status == StatusCode::PARTIAL_CONTENT {
-        return Err(SkipReason::Partial);
-    }
+    let part = match response.status {
+        StatusCode::PARTIAL_CONTENT => Some(storable_part(response).ok_or(SkipReason::Partial)?),
+        _ => None,
+    };
+    // A part is stored as the whole would be (section 3.3).
+    let status = if part.is_some() { StatusCode::OK } else { response.status };
+    let length = part.map_or(response.length, |range| Some(range.length()));
+    let response = &ResponseFacts { status, length, ..*response };
     if request.no_store {
         return Err(SkipReason::ClientNoStore);
     }
@@ -89,7 +97,14 @@ pub fn judge(
         return Err(SkipReason::Expired);
     }
     let excluded = if matches!(rules.mode, CacheMode::Force { .. }) { Vec::new() } else { directives.excluded };
-    Ok(Storable { freshness, variant, tags, basis, excluded })
+    Ok(Storable { freshness, variant, tags, basis, part, excluded })
+}
+
+/// The part that a 206 brings, if it is one that can be joined to others.
+fn storable_part(response: &ResponseFacts<'_>) -> Option<ContentRange> {
+    let range = ContentRange::of(response.headers)?;
+    let strong = response.headers.get(header::ETAG).is_some_and(|etag| etag.as_bytes().starts_with(b"\""));
+    (strong && response.length.is_none_or(|length| length == range.length())).then_some(range)
 }
 
 /// The lifetime in mode `respect` and what it rests on, or why the response may not be stored at all

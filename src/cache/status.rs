@@ -40,6 +40,8 @@ pub enum Why {
     UriMiss,
     VaryMiss,
     Stale,
+    /// Only a part of it is stored, and not enough.
+    Partial,
     /// What is stored is not what the request's `Cache-Control` asks for.
     Request,
 }
@@ -129,6 +131,7 @@ impl Forward {
             Why::UriMiss => "uri-miss",
             Why::VaryMiss => "vary-miss",
             Why::Stale => "stale",
+            Why::Partial => "partial",
             Why::Request => "request",
         };
         write!(out, "; fwd={why}")?;

@@ -261,7 +261,8 @@ fn render_answer(answer: &Value) -> String {
     for object in stored {
         let selected = if object["selected"] == true { ", which this request selects" } else { "" };
         let purged = if object["purged"] == true { ", PURGED" } else { "" };
-        let _ = writeln!(out, "\nan object{selected}: {}, {} bytes{purged}", object["status"], object["bytes"]);
+        let part = object["range"].as_str().map(|range| format!(", only {range} of it")).unwrap_or_default();
+        let _ = writeln!(out, "\nan object{selected}: {}, {} bytes{part}{purged}", object["status"], object["bytes"]);
         out += &render(object);
     }
     if let Some(origin) = answer["origin"].as_object() {

@@ -24,6 +24,7 @@ pub struct CacheSection {
     heuristic_max: Option<At<Duration>>,
     ignore_client_cache_control: Option<At<bool>>,
     store_set_cookie: bool,
+    fetch_ranges: bool,
     hit_for_miss: Duration,
     max_variants: At<u32>,
     key: Option<KeySection>,
@@ -75,6 +76,7 @@ pub fn read(mut table: Table, errors: &mut Diagnostics) -> CacheSection {
         heuristic_percent: table.get("heuristic_percent", errors),
         heuristic_max: table.get("heuristic_max", errors),
         ignore_client_cache_control: table.get("ignore_client_cache_control", errors),
+        fetch_ranges: table.get_or("fetch_ranges", false, errors),
         store_set_cookie: table.get_or("store_set_cookie", false, errors),
         hit_for_miss: table.get_or("hit_for_miss", Duration::from_secs(10), errors),
         max_variants: table.get("max_variants", errors).unwrap_or(At { value: 64, place }),
@@ -163,6 +165,7 @@ pub fn resolve(cache: CacheSection, errors: &mut Diagnostics) -> CacheRules {
         stale_while_revalidate: cache.stale_while_revalidate,
         stale_if_error: cache.stale_if_error,
         store_set_cookie: cache.store_set_cookie,
+        fetch_ranges: cache.fetch_ranges,
         hit_for_miss: cache.hit_for_miss,
         max_variants: cache.max_variants.value as usize,
     }

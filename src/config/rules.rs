@@ -28,6 +28,8 @@ pub struct CacheRules {
     pub key: KeyRules,
     /// `None`: nothing is compressed here.
     pub compress: Option<CompressRules>,
+    /// Whether origins are asked for ranges that are not stored, rather than for the whole.
+    pub fetch_ranges: bool,
     /// How long a key is remembered as not cacheable.
     pub hit_for_miss: Duration,
     /// Variants kept of one URL.
@@ -75,6 +77,7 @@ impl Default for CacheRules {
             negative_ttl: Vec::new(),
             key: KeyRules::default(),
             compress: None,
+            fetch_ranges: false,
             hit_for_miss: Duration::from_secs(10),
             max_variants: 64,
         }

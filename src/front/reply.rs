@@ -72,6 +72,8 @@ const NOT_MODIFIED_FIELDS: [HeaderName; 7] = [
 impl ClientResponse {
     /// What a source answers to a request.
     pub fn new(source: Source, method: &Method, request: Fields<'_>, now: Timestamp) -> Self {
+        // Of the first byte that is there; a part only gets requests that it answers.
+        let mut offset = 0;
         let (head, length, age, pieces) = match source {
             Source::Stored(object) => {
                 let age = Some(object.freshness.current_age(now));
@@ -86,6 +88,12 @@ impl ClientResponse {
                         (HeadSource::Object(object), length, age, Pieces::Whole(Some(body)))
                     }
                 }
+            }
+            Source::Part(part) => {
+                let age = part.object.freshness.current_age(now);
+                let pieces = Pieces::Whole(Some(part.object.body.clone()));
+                offset = part.range.first;
+                (HeadSource::Object(part.object.clone()), Some(part.range.total), Some(age), pieces)
             }
             Source::Stream(reader) => {
                 let age = reader.head.freshness.current_age(now);
@@ -115,7 +123,7 @@ impl ClientResponse {
         let (skip, left) = match reply {
             _ if *method == Method::HEAD => (0, 0),
             Reply::Full | Reply::Multiple { .. } => (0, u64::MAX),
-            Reply::Partial { first, last, .. } => (first, last - first + 1),
+            Reply::Partial { first, last, .. } => (first.saturating_sub(offset), last - first + 1),
             Reply::NotModified | Reply::PreconditionFailed | Reply::RangeNotSatisfiable { .. } => (0, 0),
         };
         ClientResponse { head, reply, length, multipart, age, body: Body { pieces, skip, left } }

@@ -87,6 +87,7 @@ pub async fn decide(
     };
     let (source, report) = match shared.engine.lookup(key, view.fields, &asks, now) {
         Lookup::Hit(object, report) => (Source::Stored(object), report),
+        Lookup::PartHit(part, report) => (Source::Part(part), report),
         Lookup::StaleHit(object, report) => {
             shared.engine.refresh(&cache_request(view, snapshot, matched, key, asks), &object);
             (Source::Stored(object), report)

@@ -22,6 +22,7 @@ mod keys;
 mod limits;
 mod nginx;
 mod origins;
+mod parts;
 mod passing;
 mod process;
 mod purging;

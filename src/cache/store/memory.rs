@@ -12,32 +12,83 @@ use crate::plan::CacheKey;
 use crate::request::Fields;
 
 use super::super::object::Object;
+use super::super::part::Part;
 
-/// The stored responses of one key: one, unless the origin varies them.
+/// The stored responses of one key: one, unless the origin varies them; and the parts of some that are not whole.
 #[derive(Clone, Debug, Default)]
-pub struct Variants(SmallVec<[Arc<Object>; 1]>);
+pub struct Variants {
+    whole: SmallVec<[Arc<Object>; 1]>,
+    parts: Vec<Arc<Part>>,
+}
 
 impl Variants {
     /// The stored response that a request selects; of several the newest (RFC 9111 section 4.1).
     pub fn select(&self, request: Fields<'_>) -> Option<&Arc<Object>> {
-        self.0.iter().rev().find(|object| object.variant.matches(request))
+        self.whole.iter().rev().find(|object| object.variant.matches(request))
     }
 
-    pub fn iter(&self) -> impl Iterator<Item = &Arc<Object>> {
-        self.0.iter()
+    /// The part of a response that a request would select.
+    pub fn select_part(&self, request: Fields<'_>) -> Option<&Arc<Part>> {
+        self.parts.iter().rev().find(|part| part.object.variant.matches(request))
+    }
+
+    /// All of them, whole or not.
+    fn objects(&self) -> impl Iterator<Item = &Arc<Object>> {
+        self.whole.iter().chain(self.parts.iter().map(|part| &part.object))
+    }
+
+    pub fn whole(&self) -> impl Iterator<Item = &Arc<Object>> {
+        self.whole.iter()
+    }
+
+    pub fn parts(&self) -> impl Iterator<Item = &Arc<Part>> {
+        self.parts.iter()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.whole.is_empty() && self.parts.is_empty()
     }
 
     fn with(&self, object: Arc<Object>, most: usize) -> Self {
         let mut variants = self.without(&object);
-        if variants.0.len() >= most {
-            variants.0.remove(0);
+        if variants.whole.len() >= most {
+            variants.whole.remove(0);
         }
-        variants.0.push(object);
+        variants.whole.push(object);
         variants
     }
 
+    fn with_part(&self, part: Part, most: usize) -> Self {
+        let before = self.parts.iter().find(|other| other.object.variant == part.object.variant);
+        let part = before.and_then(|before| before.joined(&part)).unwrap_or(part);
+        if let Some(whole) = part.whole() {
+            return self.with(whole, most);
+        }
+        let mut variants = self.without(&part.object);
+        if variants.parts.len() >= most {
+            variants.parts.remove(0);
+        }
+        variants.parts.push(Arc::new(part));
+        variants
+    }
+
+    /// Without what is selected alike.
     fn without(&self, object: &Object) -> Self {
-        Variants(self.0.iter().filter(|other| other.variant != object.variant).cloned().collect())
+        Variants {
+            whole: self.whole.iter().filter(|other| other.variant != object.variant).cloned().collect(),
+            parts: self.parts.iter().filter(|other| other.object.variant != object.variant).cloned().collect(),
+        }
+    }
+
+    fn without_this(&self, object: &Arc<Object>) -> Self {
+        Variants {
+            whole: self.whole.iter().filter(|other| !Arc::ptr_eq(other, object)).cloned().collect(),
+            parts: self.parts.iter().filter(|other| !Arc::ptr_eq(&other.object, object)).cloned().collect(),
+        }
+    }
+
+    fn contains(&self, object: &Arc<Object>) -> bool {
+        self.objects().any(|other| Arc::ptr_eq(other, object))
     }
 }
 
@@ -61,7 +112,7 @@ impl MemoryStore {
             .max_capacity(config.max_size.0)
             .eviction_policy(policy)
             .weigher(|_: &CacheKey, variants: &Arc<Variants>| {
-                let weight: usize = variants.iter().map(|object| object.weight()).sum();
+                let weight: usize = variants.objects().map(|object| object.weight()).sum();
                 u32::try_from(weight + ENTRY_OVERHEAD).unwrap_or(u32::MAX)
             })
             .build();
@@ -86,15 +137,24 @@ impl MemoryStore {
         });
     }
 
-    /// Takes one object out, if it is still the one that is stored.
+    /// Stores a part, joined with what is there of the same thing; what is there of another in its place goes.
+    pub fn insert_part(&self, part: Part, max_variants: usize) {
+        let key = part.object.key.clone();
+        self.cache.entry(key).and_upsert_with(|entry| {
+            let before = entry.map(|entry| entry.into_value()).unwrap_or_default();
+            Arc::new(before.with_part(part, max_variants))
+        });
+    }
+
+    /// Takes one object out, or a part that is one, if it is still the one that is stored.
     pub fn remove(&self, object: &Arc<Object>) {
         self.cache.entry_by_ref(&object.key).and_compute_with(|entry| {
             let Some(variants) = entry.map(|entry| entry.into_value()) else { return Op::Nop };
-            if !variants.iter().any(|other| Arc::ptr_eq(other, object)) {
+            if !variants.contains(object) {
                 return Op::Nop;
             }
-            let left = variants.without(object);
-            if left.0.is_empty() { Op::Remove } else { Op::Put(Arc::new(left)) }
+            let left = variants.without_this(object);
+            if left.is_empty() { Op::Remove } else { Op::Put(Arc::new(left)) }
         });
     }
 
@@ -102,7 +162,7 @@ impl MemoryStore {
     pub fn weigh_again(&self, object: &Arc<Object>) {
         self.cache.entry_by_ref(&object.key).and_compute_with(|entry| {
             let variants = entry.map(|entry| entry.into_value());
-            let stored = variants.filter(|variants| variants.iter().any(|other| Arc::ptr_eq(other, object)));
+            let stored = variants.filter(|variants| variants.contains(object));
             stored.map_or(Op::Nop, Op::Put)
         });
     }
@@ -114,7 +174,7 @@ impl MemoryStore {
 
     /// All objects, in no order. What is stored meanwhile may or may not be among them.
     pub fn objects(&self) -> impl Iterator<Item = Arc<Object>> {
-        self.cache.iter().flat_map(|(_, variants)| variants.0.clone())
+        self.cache.iter().flat_map(|(_, variants)| variants.objects().cloned().collect::<Vec<_>>())
     }
 
     /// Bytes and keys stored, as of moka's last housekeeping.

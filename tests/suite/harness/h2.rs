@@ -66,7 +66,11 @@ pub fn request(
         if !body.is_empty() {
             stream.send_data(Bytes::copy_from_slice(body.as_bytes()), true).unwrap();
         }
-        let (head, mut rest) = response.await.unwrap().into_parts();
+        let (head, mut rest) = match response.await {
+            Ok(response) => response.into_parts(),
+            // The stream was reset before its head had been sent.
+            Err(_) => return Response { status: 0, head: String::new(), body: Vec::new(), complete: false },
+        };
         let mut text = format!("HTTP/2 {}\r\n", head.status.as_u16());
         for (name, value) in &head.headers {
             text += &format!("{name}: {}\r\n", value.to_str().unwrap());

@@ -1,0 +1,313 @@
+//! Parts of responses: what a fill that broke off has left, or what an origin answered to a range. They are kept apart
+//! from whole objects, are only joined under one strong validator (RFC 9111 sections 3.3 and 3.4), and are never
+//! taken for the whole. Pure.
+
+use std::sync::Arc;
+
+use http::{HeaderMap, HeaderValue, Method, header};
+
+use crate::request::Fields;
+
+use super::object::{Head, Object};
+use super::respond::{self, Reply, Selected};
+
+/// Which bytes of how many (RFC 9110 section 14.4), `first` and `last` included.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ContentRange {
+    pub first: u64,
+    pub last: u64,
+    pub total: u64,
+}
+
+impl ContentRange {
+    /// Of a 206 response; `None` also for several ranges, for a total that is not stated, and for what cannot be.
+    pub fn of(fields: &HeaderMap) -> Option<Self> {
+        let mut lines = fields.get_all(header::CONTENT_RANGE).iter();
+        let (line, None) = (lines.next()?.to_str().ok()?, lines.next()) else { return None };
+        let (unit, range) = line.trim().split_once(' ')?;
+        let (span, total) = range.trim().split_once('/')?;
+        let (first, last) = span.split_once('-')?;
+        let number = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten();
+        let range = ContentRange { first: number(first)?, last: number(last)?, total: number(total)? };
+        let valid = unit.eq_ignore_ascii_case("bytes") && range.first <= range.last && range.last < range.total;
+        valid.then_some(range)
+    }
+
+    pub fn length(&self) -> u64 {
+        self.last - self.first + 1
+    }
+}
+
+/// A part of a response, under a strong entity tag.
+#[derive(Debug)]
+pub struct Part {
+    /// Its head is that of the whole, its body only these bytes: nothing but this module may take it for an object.
+    pub object: Arc<Object>,
+    pub range: ContentRange,
+}
+
+/// What is missing of a whole, in one piece.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Missing {
+    pub first: u64,
+    pub last: u64,
+    /// Whether what is there comes before it, rather than after.
+    pub after: bool,
+}
+
+impl Part {
+    /// `None` if the body is not what the range says, or there is nothing by which it could be joined to others.
+    pub fn new(object: Object, range: ContentRange) -> Option<Self> {
+        let joinable = strong_etag(&object.head).is_some() && object.length() == range.length();
+        joinable.then(|| Part { object: Arc::new(object), range })
+    }
+
+    /// What `respond` needs to know: the whole is there as far as conditions and positions go.
+    pub fn selected(&self) -> Selected<'_> {
+        self.object.head.selected(Some(self.range.total))
+    }
+
+    /// Whether it answers a GET without the rest.
+    pub fn answers(&self, request: Fields<'_>) -> bool {
+        match respond::respond(&Method::GET, request, &self.selected()) {
+            Reply::Partial { first, last, .. } => self.range.first <= first && last <= self.range.last,
+            Reply::NotModified | Reply::PreconditionFailed | Reply::RangeNotSatisfiable { .. } => true,
+            Reply::Full | Reply::Multiple { .. } => false,
+        }
+    }
+
+    /// What is missing, if it is in one piece.
+    pub fn missing(&self) -> Option<Missing> {
+        let ContentRange { first, last, total } = self.range;
+        match (first, last + 1) {
+            (0, end) => Some(Missing { first: end, last: total - 1, after: true }),
+            (first, end) if end == total => Some(Missing { first: 0, last: first - 1, after: false }),
+            _ => None,
+        }
+    }
+
+    /// Asks for what is missing, if what is here is still current (RFC 9110 section 13.1.5).
+    pub fn ask_for(&self, missing: &Missing, fields: &mut HeaderMap) {
+        let range = HeaderValue::try_from(format!("bytes={}-{}", missing.first, missing.last));
+        if let (Ok(range), Some(etag)) = (range, self.object.head.fields.get(header::ETAG)) {
+            fields.insert(header::RANGE, range);
+            fields.insert(header::IF_RANGE, etag.clone());
+        }
+    }
+
+    /// Whether a 206 brings just what is missing of the same thing.
+    pub fn is_completed_by(&self, missing: &Missing, fields: &HeaderMap) -> bool {
+        let range = ContentRange::of(fields);
+        let fits = range.is_some_and(|range| {
+            (range.first, range.last, range.total) == (missing.first, missing.last, self.range.total)
+        });
+        fits && fields.get(header::ETAG) == self.object.head.fields.get(header::ETAG)
+    }
+
+    /// Both in one, if they are of the same thing and overlap or touch; with the newer one's head.
+    pub fn joined(&self, newer: &Part) -> Option<Part> {
+        let (old, new) = (&self.range, &newer.range);
+        let same = old.total == new.total && strong_etag(&self.object.head) == strong_etag(&newer.object.head);
+        let touching = old.first <= new.last + 1 && new.first <= old.last + 1;
+        if !same || !touching {
+            return None;
+        }
+        let range = ContentRange { first: old.first.min(new.first), last: old.last.max(new.last), total: old.total };
+        let mut body = Vec::with_capacity(range.length() as usize);
+        if old.first < new.first {
+            body.extend_from_slice(&self.object.body[..(new.first - old.first) as usize]);
+        }
+        body.extend_from_slice(&newer.object.body);
+        if old.last > new.last {
+            body.extend_from_slice(&self.object.body[(new.last + 1 - old.first) as usize..]);
+        }
+        Part::new(newer.object.with_body(body.into(), self.object.checked()), range)
+    }
+
+    /// The object, if nothing is missing.
+    pub fn whole(&self) -> Option<Arc<Object>> {
+        (self.range.length() == self.range.total).then(|| self.object.clone())
+    }
+}
+
+/// The prefix that a fill which broke off has left.
+pub fn prefix(object: Object, total: Option<u64>) -> Option<Part> {
+    let (received, total) = (object.length(), total?);
+    if received == 0 || received >= total {
+        return None;
+    }
+    Part::new(object, ContentRange { first: 0, last: received - 1, total })
+}
+
+pub fn strong_etag(head: &Head) -> Option<&str> {
+    head.etag().filter(|etag| etag.starts_with('"'))
+}
+
+/// The request's range, if it asks for one alone and under no condition of its own: what may be asked of an origin in
+/// the node's name.
+pub fn single_range(request: Fields<'_>) -> Option<&str> {
+    let range = request.get_str(&header::RANGE)?.trim();
+    let spec = range.get(..6).filter(|unit| unit.eq_ignore_ascii_case("bytes=")).map(|_| range[6..].trim())?;
+    let (first, last) = spec.split_once('-')?;
+    let digits = |text: &str| text.len() < 19 && text.bytes().all(|byte| byte.is_ascii_digit());
+    let one = digits(first) && digits(last) && !(first.is_empty() && last.is_empty());
+    (one && !request.contains(&header::IF_RANGE)).then_some(range)
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{HeaderName, StatusCode};
+
+    use super::super::policy::Storable;
+    use super::super::purge::PurgeSeq;
+    use super::*;
+    use crate::plan::CacheKey;
+
+    fn map(fields: &[(&str, &str)]) -> HeaderMap {
+        let mut map = HeaderMap::new();
+        for (name, value) in fields {
+            map.append(HeaderName::from_bytes(name.as_bytes()).unwrap(), value.parse().unwrap());
+        }
+        map
+    }
+
+    fn part(first: u64, body: &'static str, total: u64, etag: &str, seq: u64) -> Option<Part> {
+        let head = Head::from_origin(StatusCode::OK, map(&[("etag", etag)]));
+        let key = CacheKey::from_written("s\u{1f}1\u{1f}h/a");
+        let object = Object::new(key, head, body.as_bytes().into(), Storable::default(), PurgeSeq(seq));
+        let last = (first + body.len() as u64).saturating_sub(1);
+        Part::new(object, ContentRange { first, last, total })
+    }
+
+    #[test]
+    fn content_ranges() {
+        let range = |first, last, total| Some(ContentRange { first, last, total });
+        for (value, expected) in [
+            ("bytes 0-4/10", range(0, 4, 10)),
+            ("Bytes 5-9/10", range(5, 9, 10)),
+            ("bytes  5-9/10", range(5, 9, 10)),
+            ("bytes 0-0/1", range(0, 0, 1)),
+            ("bytes 0-4/*", None),
+            ("bytes */10", None),
+            ("bytes 5-4/10", None),
+            ("bytes 5-10/10", None),
+            ("bytes 0-4", None),
+            ("bytes=0-4/10", None),
+            ("items 0-4/10", None),
+            ("bytes -4/10", None),
+            ("bytes +0-4/10", None),
+            ("bytes 0-4/99999999999999999999", None),
+            ("", None),
+        ] {
+            assert_eq!(ContentRange::of(&map(&[("content-range", value)])), expected, "{value}");
+        }
+        assert_eq!(
+            ContentRange::of(&map(&[("content-range", "bytes 0-4/10"), ("content-range", "bytes 0-4/10")])),
+            None
+        );
+        assert_eq!(ContentRange::of(&map(&[])), None);
+    }
+
+    #[test]
+    fn only_under_a_strong_validator_and_of_the_stated_length() {
+        assert!(part(0, "01234", 10, "\"a\"", 1).is_some());
+        assert!(part(0, "01234", 10, "W/\"a\"", 1).is_none());
+        let head = Head::from_origin(StatusCode::OK, map(&[("etag", "\"a\"")]));
+        let key = CacheKey::from_written("s\u{1f}1\u{1f}h/a");
+        let object = Object::new(key, head, "0123".into(), Storable::default(), PurgeSeq(1));
+        assert!(Part::new(object, ContentRange { first: 0, last: 4, total: 10 }).is_none());
+    }
+
+    #[test]
+    fn what_a_part_answers() {
+        let part = part(2, "2345", 10, "\"a\"", 1).unwrap();
+        for (fields, expected) in [
+            (&[("range", "bytes=2-5")][..], true),
+            (&[("range", "bytes=3-4")], true),
+            (&[("range", "bytes=-8")], false),
+            (&[("range", "bytes=2-6")], false),
+            (&[("range", "bytes=1-5")], false),
+            (&[("range", "bytes=2-")], false),
+            (&[("range", "bytes=10-")], true),
+            (&[("range", "bytes=2-3,5-5")], false),
+            (&[("range", "bytes=2-5"), ("if-range", "\"a\"")], true),
+            (&[("range", "bytes=2-5"), ("if-range", "\"b\"")], false),
+            (&[("if-none-match", "\"a\"")], true),
+            (&[("if-none-match", "\"b\"")], false),
+            (&[], false),
+        ] {
+            assert_eq!(part.answers(Fields::Map(&map(fields))), expected, "{fields:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_missing_and_what_completes_it() {
+        for (first, body, missing) in [
+            (0, "0123", Some(Missing { first: 4, last: 9, after: true })),
+            (4, "456789", Some(Missing { first: 0, last: 3, after: false })),
+            (2, "2345", None),
+        ] {
+            let part = part(first, body, 10, "\"a\"", 1).unwrap();
+            assert_eq!(part.missing(), missing);
+        }
+        let part = part(0, "0123", 10, "\"a\"", 1).unwrap();
+        let missing = part.missing().unwrap();
+        let mut asked = HeaderMap::new();
+        part.ask_for(&missing, &mut asked);
+        assert_eq!(asked, map(&[("range", "bytes=4-9"), ("if-range", "\"a\"")]));
+        for (range, etag, completes) in [
+            ("bytes 4-9/10", "\"a\"", true),
+            ("bytes 4-9/10", "\"b\"", false),
+            ("bytes 4-9/10", "W/\"a\"", false),
+            ("bytes 4-8/10", "\"a\"", false),
+            ("bytes 4-9/11", "\"a\"", false),
+            ("bytes 3-9/10", "\"a\"", false),
+        ] {
+            let fields = map(&[("content-range", range), ("etag", etag)]);
+            assert_eq!(part.is_completed_by(&missing, &fields), completes, "{range} {etag}");
+        }
+    }
+
+    #[test]
+    fn parts_of_one_thing_are_joined_where_they_touch() {
+        for (old, new, expected) in [
+            ((0, "0123"), (4, "456"), Some((0, "0123456"))),
+            ((4, "456"), (0, "0123"), Some((0, "0123456"))),
+            ((0, "0123"), (2, "XY45"), Some((0, "01XY45"))),
+            ((2, "2345"), (0, "XYZ"), Some((0, "XYZ345"))),
+            ((0, "01234567"), (2, "XY"), Some((0, "01XY4567"))),
+            ((3, "34"), (0, "0123456789"), Some((0, "0123456789"))),
+            ((0, "01"), (3, "3"), None),
+        ] {
+            let (old, new) = (part(old.0, old.1, 10, "\"a\"", 3).unwrap(), part(new.0, new.1, 10, "\"a\"", 7).unwrap());
+            let joined = old.joined(&new);
+            let found = joined.as_ref().map(|part| (part.range.first, std::str::from_utf8(&part.object.body).unwrap()));
+            assert_eq!(found, expected);
+            if let Some(joined) = joined {
+                assert_eq!(joined.object.checked(), PurgeSeq(3), "purges since the older of them count");
+                assert_eq!(joined.whole().is_some(), joined.range.length() == 10);
+            }
+        }
+        let (old, other) = (part(0, "01", 10, "\"a\"", 1).unwrap(), part(2, "23", 10, "\"b\"", 1).unwrap());
+        assert!(old.joined(&other).is_none());
+        let longer = part(2, "23", 11, "\"a\"", 1).unwrap();
+        assert!(old.joined(&longer).is_none());
+    }
+
+    #[test]
+    fn which_ranges_are_asked_of_origins() {
+        for (fields, expected) in [
+            (&[("range", "bytes=0-4")][..], true),
+            (&[("range", "Bytes=-5")], true),
+            (&[("range", "bytes=5-")], true),
+            (&[("range", "bytes=-")], false),
+            (&[("range", "bytes=0-1,3-4")], false),
+            (&[("range", "bytes=a-b")], false),
+            (&[("range", "items=0-4")], false),
+            (&[("range", "bytes=0-4"), ("if-range", "\"a\"")], false),
+            (&[], false),
+        ] {
+            assert_eq!(single_range(Fields::Map(&map(fields))).is_some(), expected, "{fields:?}");
+        }
+    }
+}
