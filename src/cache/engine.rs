@@ -1,12 +1,12 @@
-//! The engine: one `lookup` through which everything that is answered from the cache goes, so that nothing
-//! can miss a purge; and the fetching of what is not there.
+//! The engine: the cache of the node and all that happens to what is in it; and the fetching of what is not there.
+//! What it has for a request, [`super::lookup`] says.
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use http::{HeaderValue, Method, header};
+use http::header;
 use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 use pingora_core::connectors::http::Connector;
@@ -16,8 +16,6 @@ use crate::clock::Timestamp;
 use crate::config::model::{CacheRules, Config};
 use crate::observe::metrics::Metrics;
 use crate::origin::connect::OriginError;
-use crate::origin::exchange::OriginRequest;
-use crate::origin::forward::{self, Forwarded};
 use crate::plan::{CacheKey, Matched};
 use crate::request::{Fields, RequestView};
 use crate::snapshot::Snapshot;
@@ -29,13 +27,13 @@ use super::fill::{self, FillRequest, PrivateResponse};
 use super::flight::{Arrival, Flight, FlightReader, ObjectUse, Settled};
 use super::flights::{Flights, Turn};
 use super::freshness::{Freshness, Usability};
-use super::object::{Object, remove_hop_by_hop};
-use super::part::{self, Part};
+use super::lookup::{Lookup, Miss};
+use super::object::Object;
+use super::part::Part;
 use super::purge::{LogError, PurgeSeq, Purges, Standing};
 use super::reason::{Basis, SkipReason};
 use super::status::{Forward, Report, Stored, Why};
 use super::store::MemoryStore;
-use super::vary;
 
 /// Keys that are remembered as not cacheable, at most.
 const MAX_UNCACHEABLE: u64 = 100_000;
@@ -70,26 +68,6 @@ pub struct CacheRequest<'a> {
     /// As [`CacheKey::write`] wrote it.
     pub key: &'a str,
     pub asks: ClientDirectives,
-}
-
-/// What is in the cache for a request.
-pub enum Lookup {
-    Hit(Arc<Object>, Report),
-    /// To be used now and refreshed in the background.
-    StaleHit(Arc<Object>, Report),
-    /// A part of a response is stored, and enough of it.
-    PartHit(Arc<Part>, Report),
-    Miss(Miss),
-    /// Known to be not cacheable: to be passed on without making anybody wait.
-    HitForMiss,
-}
-
-pub struct Miss {
-    /// What may be validated.
-    stale: Option<Arc<Object>>,
-    /// What may be completed.
-    part: Option<Arc<Part>>,
-    why: Why,
 }
 
 /// Where the response comes from.
@@ -142,67 +120,9 @@ impl Engine {
         self.flights.set_most(config.limits.max_fills as usize);
     }
 
-    /// What the cache has for a request. Every answer from the cache is decided here.
-    pub fn lookup(&self, key: &str, request: Fields<'_>, asks: &ClientDirectives, now: Timestamp) -> Lookup {
-        let Some(variants) = self.memory.get(key) else {
-            return match self.uncacheable_until(key) {
-                Some(until) if now < until => Lookup::HitForMiss,
-                _ => Lookup::Miss(Miss::of(None, Why::UriMiss)),
-            };
-        };
-        let Some(object) = variants.select(request) else {
-            return match variants.select_part(request) {
-                Some(part) => self.lookup_part(part, request, asks, now),
-                None => Lookup::Miss(Miss::of(None, Why::VaryMiss)),
-            };
-        };
-        let Some(usability) = self.usability(object, now) else {
-            return Lookup::Miss(Miss::of(None, Why::UriMiss));
-        };
-        match usability {
-            Usability::Fresh { ttl } if suits(asks, object, Some(ttl), now) => {
-                Lookup::Hit(object.clone(), Report::Hit { ttl })
-            }
-            Usability::Fresh { .. } => Lookup::Miss(Miss::of(Some(object.clone()), Why::Request)),
-            Usability::StaleWhileRevalidate { stale_for } if suits(asks, object, None, now) => {
-                Lookup::StaleHit(object.clone(), Report::HitStale { stale_for })
-            }
-            Usability::StaleWhileRevalidate { stale_for }
-            | Usability::StaleIfError { stale_for }
-            | Usability::Stale { stale_for } => {
-                let allowed = object.freshness.may_be_stale && asks.max_stale.is_some_and(|most| stale_for <= most);
-                if allowed && suits(asks, object, None, now) {
-                    Lookup::Hit(object.clone(), Report::HitMaxStale { stale_for })
-                } else {
-                    Lookup::Miss(Miss::of(Some(object.clone()), Why::Stale))
-                }
-            }
-        }
-    }
-
-    /// A part is used only while it is fresh; but what an origin confirms it may complete at any time.
-    fn lookup_part(&self, part: &Arc<Part>, request: Fields<'_>, asks: &ClientDirectives, now: Timestamp) -> Lookup {
-        match self.usability(&part.object, now) {
-            None => Lookup::Miss(Miss::of(None, Why::UriMiss)),
-            Some(Usability::Fresh { ttl }) if part.answers(request) && suits(asks, &part.object, Some(ttl), now) => {
-                Lookup::PartHit(part.clone(), Report::Hit { ttl })
-            }
-            Some(_) => Lookup::Miss(Miss { part: Some(part.clone()), ..Miss::of(None, Why::Partial) }),
-        }
-    }
-
     /// Until when a key is remembered as not cacheable, or was.
     pub fn uncacheable_until(&self, key: &str) -> Option<Timestamp> {
         self.uncacheable.get(&self.hasher.hash_one(key))
-    }
-
-    /// What may be done with a stored response; `None` if a purge has killed it.
-    pub fn usability(&self, object: &Object, now: Timestamp) -> Option<Usability> {
-        match self.purges.standing(object) {
-            Standing::Dead => None,
-            Standing::Live => Some(object.freshness.usability(now)),
-            Standing::SoftPurged { since } => Some(object.freshness.usability_soft_purged(since, now)),
-        }
     }
 
     /// Gets what is not there: follows the fill that is running, or starts one.
@@ -214,7 +134,7 @@ impl Engine {
         // So must who wants nothing stored not cause what others follow.
         let alone = fields.contains(&header::AUTHORIZATION)
             || request.asks.no_store
-            || miss.part.is_none() && asked_range(request, miss.stale.as_ref()).is_some();
+            || miss.part.is_none() && fill::asked_range(request, miss.stale.as_ref()).is_some();
         let rounds = if alone { 0 } else { MAX_ROUNDS };
         for _ in 0..rounds {
             let flight = match self.turn(&key, fields, &request.asks) {
@@ -278,7 +198,7 @@ impl Engine {
             && self.found_meanwhile(&flight, request.view.fields, &asks).is_none()
         {
             let (owner, _nobody) = oneshot::channel();
-            tokio::spawn(fill::run(self.clone(), flight, fill_request(request, Some(object.clone()), None), owner));
+            tokio::spawn(fill::run(self.clone(), flight, FillRequest::new(request, Some(object.clone()), None), owner));
         }
     }
 
@@ -394,7 +314,7 @@ impl Engine {
         tokio::spawn(fill::run(
             self.clone(),
             flight.clone(),
-            fill_request(request, miss.stale.clone(), miss.part.clone()),
+            FillRequest::new(request, miss.stale.clone(), miss.part.clone()),
             owner,
         ));
         let answer = |source, stored| Answer { source, report: Report::Forward(forward(&miss, stored)) };
@@ -417,27 +337,11 @@ impl Engine {
     }
 }
 
-impl Miss {
-    fn of(stale: Option<Arc<Object>>, why: Why) -> Self {
-        Miss { stale, part: None, why }
-    }
-}
-
 /// What a sweep freed.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Swept {
     pub objects: u64,
     pub bytes: u64,
-}
-
-/// Whether a stored response is what a request's `Cache-Control` asks for (RFC 9111 section 5.2.1). `ttl`: how
-/// long it is still fresh, if it is.
-fn suits(asks: &ClientDirectives, object: &Object, ttl: Option<Duration>, now: Timestamp) -> bool {
-    let stale_is_fine = ttl.is_some() || asks.max_stale.is_some() || asks.max_age.is_none();
-    !asks.no_cache
-        && stale_is_fine
-        && asks.max_age.is_none_or(|most| object.freshness.current_age(now) <= most)
-        && asks.min_fresh.is_none_or(|least| ttl.is_some_and(|ttl| ttl >= least))
 }
 
 fn forward(miss: &Miss, stored: Stored) -> Forward {
@@ -469,62 +373,4 @@ fn failed(error: OriginError, forward: Forward) -> FetchError {
 
 fn lost() -> OriginError {
     OriginError::Broken { origin: "".into(), cause: "the response was lost on its way".into() }
-}
-
-/// The range to ask the origin for, where the route says so and nothing whole is there to be validated.
-fn asked_range(request: &CacheRequest<'_>, stale: Option<&Arc<Object>>) -> Option<HeaderValue> {
-    let asks = request.matched.route.cache.fetch_ranges && stale.is_none() && *request.view.method == Method::GET;
-    asks.then(|| part::single_range(request.view.fields)).flatten().and_then(|range| range.parse().ok())
-}
-
-/// What a fill for a request asks the origin; `stale`: what may be validated; `part`: what may be completed.
-pub(super) fn fill_request(
-    request: &CacheRequest<'_>,
-    stale: Option<Arc<Object>>,
-    part: Option<Arc<Part>>,
-) -> FillRequest {
-    let view = request.view;
-    let rules = &request.matched.route.cache;
-    let client_fields = view.fields.to_map();
-    let mut fields = client_fields.clone();
-    remove_hop_by_hop(&mut fields);
-    if !rules.heeds_clients() {
-        // Not heeded here, so caches further on are not to heed it for all of this one's clients either.
-        fields.remove(header::CACHE_CONTROL);
-        fields.remove(header::PRAGMA);
-    }
-    forward::exclude_from_fill(&mut fields);
-    vary::normalise(&mut fields, &rules.key);
-    if part.is_none()
-        && let Some(range) = asked_range(request, stale.as_ref())
-    {
-        fields.insert(header::RANGE, range);
-    }
-    let forwarded = Forwarded {
-        node: &request.snapshot.config.node,
-        client: view.client,
-        authority: view.host, // what is keyed: a port of the client's choosing must not shape what all get
-        scheme: view.scheme,
-        version: view.version,
-    };
-    forward::set_forwarding_fields(&mut fields, &forwarded);
-    let pool = request.matched.route.pool;
-    FillRequest {
-        origin: OriginRequest {
-            path_and_query: CacheKey::from_written(request.key).path_and_query().to_owned(),
-            authority: view.host.to_owned(),
-            fields,
-            pool,
-            hash: request.snapshot.pools.hash(pool, view),
-            avoid_errors: stale.is_some(),
-            upgrade: None,
-        },
-        snapshot: request.snapshot.clone(),
-        site_index: request.matched.site_index,
-        route_index: request.matched.route_index,
-        client_fields,
-        no_store: request.asks.no_store,
-        part: part.filter(|_| !request.asks.no_store),
-        stale: stale.filter(|_| !request.asks.no_store),
-    }
 }

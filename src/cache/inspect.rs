@@ -11,7 +11,7 @@ use crate::request::Fields;
 
 use super::engine::{CacheRequest, Engine};
 use super::explain::{Explanation, Terms};
-use super::fill;
+use super::fill::{self, FillRequest};
 use super::object::Object;
 use super::part::ContentRange;
 
@@ -87,6 +87,6 @@ impl Engine {
 
     /// Asks an origin as a fill would and judges the answer, but stores nothing.
     pub async fn try_out(&self, request: &CacheRequest<'_>) -> Result<TriedOut, OriginError> {
-        fill::try_out(self, super::engine::fill_request(request, None, None)).await
+        fill::try_out(self, FillRequest::new(request, None, None)).await
     }
 }

@@ -13,6 +13,7 @@ pub mod flight;
 mod flights;
 pub mod freshness;
 mod inspect;
+pub mod lookup;
 mod negotiate;
 pub mod object;
 pub mod part;

@@ -9,8 +9,9 @@ use http::{HeaderValue, Method, StatusCode, header};
 use pingora_proxy::HttpProxy;
 
 use crate::cache::control::ClientDirectives;
-use crate::cache::engine::{Answer, CacheRequest, Engine, FetchError, Lookup, Source};
+use crate::cache::engine::{Answer, CacheRequest, Engine, FetchError, Source};
 use crate::cache::fill;
+use crate::cache::lookup::Lookup;
 use crate::cache::object::remove_hop_by_hop;
 use crate::cache::purge::{Event, Target};
 use crate::cache::status::Report;

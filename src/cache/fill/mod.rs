@@ -4,34 +4,40 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::clock::Timestamp;
 use crate::config::model::CacheRules;
 use crate::origin::connect::OriginError;
 use crate::origin::exchange::{self, Exchange, OriginRequest};
+use crate::origin::forward::{self, Forwarded};
+use crate::plan::CacheKey;
 use crate::request::Fields;
 use crate::snapshot::Snapshot;
 
 use super::coding;
-use super::engine::Engine;
+use super::engine::{CacheRequest, Engine};
 use super::explain;
-use super::flight::{Flight, FlightHead, ObjectUse, Settled};
+use super::flight::{Flight, ObjectUse, Settled};
 use super::freshness::{ExchangeTimes, Usability};
 use super::inspect::TriedOut;
-use super::object::{Head, Object};
-use super::part::{self, ContentRange, Missing, Part};
+use super::object::{Head, Object, remove_hop_by_hop};
+use super::part::{self, Part};
 use super::policy::{self, RequestFacts, ResponseFacts, Storable};
-use super::purge::Standing;
 use super::reason::SkipReason;
-use super::status::Stored;
 use super::tags;
+use super::vary;
+
+mod complete;
+mod deliver;
+
+use complete::{Around, ask_for_the_rest, completion};
+pub use deliver::private;
+use deliver::{hand_over, hand_over_part, stream};
 
 /// RFC 9875 section 2.
 static GROUPS: HeaderName = HeaderName::from_static("cache-groups");
-/// Pieces of a private response that may wait for its client: back-pressure to the origin beyond that.
-const PRIVATE_PIECES: usize = 4;
 
 /// Everything a fill needs to know; owned, since it outlives the request that caused it.
 pub struct FillRequest {
@@ -51,6 +57,54 @@ pub struct FillRequest {
 }
 
 impl FillRequest {
+    /// What a fill for a request asks the origin; `stale`: what may be validated; `part`: what may be completed.
+    pub fn new(request: &CacheRequest<'_>, stale: Option<Arc<Object>>, part: Option<Arc<Part>>) -> Self {
+        let view = request.view;
+        let rules = &request.matched.route.cache;
+        let client_fields = view.fields.to_map();
+        let mut fields = client_fields.clone();
+        remove_hop_by_hop(&mut fields);
+        if !rules.heeds_clients() {
+            // Not heeded here, so caches further on are not to heed it for all of this one's clients either.
+            fields.remove(header::CACHE_CONTROL);
+            fields.remove(header::PRAGMA);
+        }
+        forward::exclude_from_fill(&mut fields);
+        vary::normalise(&mut fields, &rules.key);
+        if part.is_none()
+            && let Some(range) = asked_range(request, stale.as_ref())
+        {
+            fields.insert(header::RANGE, range);
+        }
+        let forwarded = Forwarded {
+            node: &request.snapshot.config.node,
+            client: view.client,
+            authority: view.host, // what is keyed: a port of the client's choosing must not shape what all get
+            scheme: view.scheme,
+            version: view.version,
+        };
+        forward::set_forwarding_fields(&mut fields, &forwarded);
+        let pool = request.matched.route.pool;
+        FillRequest {
+            origin: OriginRequest {
+                path_and_query: CacheKey::from_written(request.key).path_and_query().to_owned(),
+                authority: view.host.to_owned(),
+                fields,
+                pool,
+                hash: request.snapshot.pools.hash(pool, view),
+                avoid_errors: stale.is_some(),
+                upgrade: None,
+            },
+            snapshot: request.snapshot.clone(),
+            site_index: request.matched.site_index,
+            route_index: request.matched.route_index,
+            client_fields,
+            no_store: request.asks.no_store,
+            part: part.filter(|_| !request.asks.no_store),
+            stale: stale.filter(|_| !request.asks.no_store),
+        }
+    }
+
     fn rules(&self) -> &CacheRules {
         &self.snapshot.route(self.site_index, self.route_index).cache
     }
@@ -62,6 +116,12 @@ impl FillRequest {
             no_store: self.no_store,
         }
     }
+}
+
+/// The range to ask the origin for, where the route says so and nothing whole is there to be validated.
+pub(super) fn asked_range(request: &CacheRequest<'_>, stale: Option<&Arc<Object>>) -> Option<HeaderValue> {
+    let asks = request.matched.route.cache.fetch_ranges && stale.is_none() && *request.view.method == Method::GET;
+    asks.then(|| part::single_range(request.view.fields)).flatten().and_then(|range| range.parse().ok())
 }
 
 /// A response that only the request which caused the fill may have.
@@ -107,56 +167,6 @@ pub async fn run(
         Err(error) => flight.settle(stale_instead(&engine, &request, None).unwrap_or(Settled::Failed(error))),
     }
     drop(ended);
-}
-
-/// Asks for what a stored part lacks, if that is in one piece and the whole may be stored.
-fn ask_for_the_rest(request: &mut FillRequest) -> Option<Missing> {
-    let part = request.part.as_ref()?;
-    let missing = part.missing()?;
-    part.ask_for(&missing, &mut request.origin.fields);
-    Some(missing)
-}
-
-/// What goes before and after the bytes of an exchange to make a body whole.
-#[derive(Default)]
-struct Around {
-    before: Bytes,
-    after: Bytes,
-}
-
-/// Makes of a 206 that brings what a part lacks the head of the whole, with the newer fields (RFC 9111 section 3.4).
-/// `None`: it does not bring that, or what it brings may no longer be stored.
-fn completion(
-    engine: &Engine,
-    flight: &Flight,
-    request: &FillRequest,
-    part: &Part,
-    missing: &Missing,
-    exchange: &mut Exchange,
-) -> Option<(Storable, Around)> {
-    let live = engine.purges.standing(&part.object) != Standing::Dead && !flight.is_spoilt();
-    if !live || part.range.total > engine.max_object() || !part.is_completed_by(missing, &exchange.fields) {
-        return None;
-    }
-    let times = ExchangeTimes { request: exchange.request_time, response: Timestamp::now() };
-    add_date(&mut exchange.fields, times.response);
-    let received = std::mem::take(&mut exchange.fields);
-    let head = part.object.head.freshened_by(received.clone());
-    let fields = with_age(&head.fields, &received);
-    let length = Some(part.range.total);
-    let Ok(mut storable) = judge(engine, request, StatusCode::OK, &fields, times, length) else {
-        exchange.fields = received;
-        return None;
-    };
-    (exchange.status, exchange.fields) = (StatusCode::OK, head.fields);
-    storable.variant = part.object.variant.clone();
-    storable.tags = part.object.tags.clone();
-    let body = part.object.body.clone();
-    let around = match missing.after {
-        true => Around { before: body, after: Bytes::new() },
-        false => Around { before: Bytes::new(), after: body },
-    };
-    Some((storable, around))
 }
 
 /// Makes sure that whoever follows a flight is told of its end, also when the fill panics.
@@ -314,160 +324,6 @@ fn with_age(stored: &HeaderMap, received: &HeaderMap) -> HeaderMap {
     fields
 }
 
-/// Streams a response that is to be stored to whoever follows, and stores it when it is whole.
-///
-/// A client that has seen the whole of it may ask again at once and must find it stored. So what completes
-/// the response, the last piece or, without a body, the head, is held back until it is.
-async fn stream(
-    engine: &Arc<Engine>,
-    flight: &Arc<Flight>,
-    request: &FillRequest,
-    mut exchange: Exchange,
-    storable: Storable,
-    length: Option<u64>,
-    mut around: Around,
-) {
-    let Storable { freshness, variant, tags, basis, excluded, .. } = storable.clone();
-    let (head, own) = Head::split(exchange.status, std::mem::take(&mut exchange.fields), &excluded);
-    let mut unsent = Some(FlightHead { head: head.clone(), length, freshness, variant, basis, tags, own });
-    let mut held = Bytes::new();
-    let mut received = around.before.len() as u64;
-    if !around.before.is_empty() {
-        flight.append(std::mem::take(&mut around.before));
-    }
-    let mut keeping = true;
-    loop {
-        if let Some(head) = unsent.take_if(|_| length != Some(received)) {
-            flight.start(head);
-        }
-        let chunk = match exchange.read_body().await {
-            Ok(Some(chunk)) => Some(chunk),
-            Ok(None) => Some(std::mem::take(&mut around.after)).filter(|after| !after.is_empty()),
-            Err(error) => {
-                if keeping {
-                    keep_prefix(engine, flight, request, head, storable, length);
-                }
-                return flight.abort(error);
-            }
-        };
-        let Some(chunk) = chunk else { break };
-        received += chunk.len() as u64;
-        if length == Some(received) && held.is_empty() {
-            held = chunk;
-        } else {
-            flight.append(chunk);
-        }
-        if keeping && received > engine.max_object() {
-            keeping = false;
-            flight.stop_keeping();
-            engine.remember_uncacheable(&flight.key, SkipReason::TooLarge, request.rules());
-        }
-        if !keeping && !flight.wait_for_readers().await {
-            return;
-        }
-    }
-    if length.is_some_and(|length| length != received) {
-        let cause = format!("the body has {received} bytes, its head says otherwise");
-        if keeping {
-            keep_prefix(engine, flight, request, head, storable, length);
-        }
-        return flight.abort(OriginError::Broken { origin: exchange.origin.clone(), cause });
-    }
-    exchange.release(&engine.connector).await;
-    if keeping {
-        let object = Object::new(flight.key.clone(), head, flight.body_with(&held), storable, flight.seq);
-        engine.store(object, request.rules(), flight);
-    }
-    if let Some(head) = unsent {
-        flight.start(head);
-    }
-    if !held.is_empty() {
-        flight.append(held);
-    }
-    flight.complete();
-}
-
-/// Keeps what came of a response that broke off, to go on from there (RFC 9111 section 3.3).
-fn keep_prefix(
-    engine: &Engine,
-    flight: &Flight,
-    request: &FillRequest,
-    head: Head,
-    storable: Storable,
-    length: Option<u64>,
-) {
-    if head.status == StatusCode::OK && part::strong_etag(&head).is_some() {
-        let object = Object::new(flight.key.clone(), head, flight.body_with(&[]), storable, flight.seq);
-        if let Some(part) = part::prefix(object, length) {
-            engine.store_part(part, request.rules(), flight);
-        }
-    }
-}
-
-/// Gives a part to the request that asked for it, and keeps it.
-async fn hand_over_part(
-    engine: &Arc<Engine>,
-    flight: &Arc<Flight>,
-    request: &FillRequest,
-    mut exchange: Exchange,
-    storable: Storable,
-    range: ContentRange,
-    owner: oneshot::Sender<PrivateResponse>,
-) {
-    let fields = std::mem::take(&mut exchange.fields);
-    let ttl = storable.freshness.lifetime.saturating_sub(storable.freshness.current_age(Timestamp::now()));
-    flight.settle(Settled::Private(Stored::Yes { basis: storable.basis, ttl }));
-    let (sender, body) = mpsc::channel(PRIVATE_PIECES);
-    let own = Head::private(exchange.status, fields.clone());
-    if owner.send(PrivateResponse { head: own, length: Some(range.length()), body }).is_err() {
-        return;
-    }
-    let mut whole = fields;
-    whole.remove(header::CONTENT_RANGE);
-    let (head, _) = Head::split(StatusCode::OK, whole, &storable.excluded);
-    let store = |bytes: Bytes| {
-        let object = Object::new(flight.key.clone(), head, bytes, storable, flight.seq);
-        if let Some(part) = Part::new(object, range) {
-            engine.store_part(part, request.rules(), flight);
-        }
-    };
-    pump(engine, exchange, Some(range.length()), sender, Some(store)).await;
-}
-
-/// Gives a response that is not to be shared to the request that caused it, at that client's pace.
-async fn hand_over(
-    engine: &Arc<Engine>,
-    flight: &Arc<Flight>,
-    request: &FillRequest,
-    mut exchange: Exchange,
-    reason: SkipReason,
-    length: Option<u64>,
-    owner: oneshot::Sender<PrivateResponse>,
-) {
-    // A range that one client asked for says nothing of the whole.
-    let of_all = reason.concerns_every_request() && !request.origin.fields.contains_key(header::RANGE);
-    if of_all && !exchange.status.is_server_error() {
-        engine.remember_uncacheable(&flight.key, reason, request.rules());
-    }
-    engine.metrics.not_stored(reason.as_str());
-    // The origin has a new response that may not be kept; the old one is history. Not so if only this request
-    // got it, or if it is an error that will pass.
-    let outdated = request.stale.as_ref().or(request.part.as_ref().map(|part| &part.object));
-    if let Some(stale) = outdated
-        && of_all
-        && !exchange.status.is_server_error()
-    {
-        engine.memory.remove(stale);
-    }
-    engine.flights.remove(flight);
-    flight.settle(Settled::Private(Stored::No(reason)));
-    let (sender, body) = mpsc::channel(PRIVATE_PIECES);
-    let head = Head::private(exchange.status, std::mem::take(&mut exchange.fields));
-    if owner.send(PrivateResponse { head, length, body }).is_ok() {
-        pump(engine, exchange, length, sender, None::<fn(Bytes)>).await;
-    } // else nobody waits for it: a background refresh, or the client left
-}
-
 /// Gets a response and judges it; its body is not read and nothing is stored.
 pub async fn try_out(engine: &Engine, request: FillRequest) -> Result<TriedOut, OriginError> {
     let mut exchange = exchange::get(&engine.connector, &request.snapshot.pools, &request.origin).await?;
@@ -487,58 +343,4 @@ pub async fn try_out(engine: &Engine, request: FillRequest) -> Result<TriedOut, 
         fields: explain::deciding_fields(&exchange.fields),
         explanation: explain::explain(request.rules(), &facts, &response),
     })
-}
-
-/// A response for one client that no fill has to do with. Its body is read in a task of its own.
-pub fn private(engine: &Arc<Engine>, mut exchange: Exchange) -> PrivateResponse {
-    let (sender, body) = mpsc::channel(PRIVATE_PIECES);
-    let (status, length) = (exchange.status, exchange.content_length());
-    let head = Head::private(status, std::mem::take(&mut exchange.fields));
-    let engine = engine.clone();
-    tokio::spawn(async move { pump(&engine, exchange, length, sender, None::<fn(Bytes)>).await });
-    PrivateResponse { head, length, body }
-}
-
-/// Sends a body piece by piece, at its reader's pace; `keep` gets the whole of it, if that came.
-async fn pump(
-    engine: &Engine,
-    mut exchange: Exchange,
-    length: Option<u64>,
-    sender: mpsc::Sender<Result<Bytes, OriginError>>,
-    keep: Option<impl FnOnce(Bytes)>,
-) {
-    // What completes the response is sent after the connection is given back: the client's next request may
-    // come at once, and should find it.
-    let (mut received, mut last) = (0, None);
-    let mut kept = Vec::new();
-    loop {
-        match exchange.read_body().await {
-            Ok(Some(chunk)) if chunk.is_empty() => {}
-            Ok(Some(chunk)) => {
-                received += chunk.len() as u64;
-                if keep.is_some() && length.is_some_and(|length| received <= length) {
-                    kept.extend_from_slice(&chunk);
-                }
-                if length == Some(received) && last.is_none() {
-                    last = Some(chunk);
-                } else if sender.send(Ok(chunk)).await.is_err() {
-                    return; // the client left
-                }
-            }
-            Ok(None) => break,
-            Err(error) => {
-                let _ = sender.send(Err(error)).await; // if the client left as well, nobody needs to know
-                return;
-            }
-        }
-    }
-    exchange.release(&engine.connector).await;
-    if let Some(keep) = keep.filter(|_| length == Some(received)) {
-        keep(kept.into());
-    }
-    if let Some(last) = last {
-        let _ = sender.send(Ok(last)).await; // if the client left, nobody needs it
-    }
-    // The end is said: a channel that merely closes is a fill that was lost.
-    let _ = sender.send(Ok(Bytes::new())).await;
 }

@@ -1,0 +1,232 @@
+//! How a response gets from the origin to those who wait for it, and into the store.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{StatusCode, header};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::clock::Timestamp;
+use crate::origin::connect::OriginError;
+use crate::origin::exchange::Exchange;
+
+use super::super::engine::Engine;
+use super::super::flight::{Flight, FlightHead, Settled};
+use super::super::object::{Head, Object};
+use super::super::part::{self, ContentRange, Part};
+use super::super::policy::Storable;
+use super::super::reason::SkipReason;
+use super::super::status::Stored;
+use super::complete::Around;
+use super::{FillRequest, PrivateResponse};
+
+/// Pieces of a private response that may wait for its client: back-pressure to the origin beyond that.
+const PRIVATE_PIECES: usize = 4;
+
+/// Streams a response that is to be stored to whoever follows, and stores it when it is whole.
+///
+/// A client that has seen the whole of it may ask again at once and must find it stored. So what completes
+/// the response, the last piece or, without a body, the head, is held back until it is.
+pub(super) async fn stream(
+    engine: &Arc<Engine>,
+    flight: &Arc<Flight>,
+    request: &FillRequest,
+    mut exchange: Exchange,
+    storable: Storable,
+    length: Option<u64>,
+    mut around: Around,
+) {
+    let Storable { freshness, variant, tags, basis, excluded, .. } = storable.clone();
+    let (head, own) = Head::split(exchange.status, std::mem::take(&mut exchange.fields), &excluded);
+    let mut unsent = Some(FlightHead { head: head.clone(), length, freshness, variant, basis, tags, own });
+    let mut held = Bytes::new();
+    let mut received = around.before.len() as u64;
+    if !around.before.is_empty() {
+        flight.append(std::mem::take(&mut around.before));
+    }
+    let mut keeping = true;
+    loop {
+        if let Some(head) = unsent.take_if(|_| length != Some(received)) {
+            flight.start(head);
+        }
+        let chunk = match exchange.read_body().await {
+            Ok(Some(chunk)) => Some(chunk),
+            Ok(None) => Some(std::mem::take(&mut around.after)).filter(|after| !after.is_empty()),
+            Err(error) => {
+                if keeping {
+                    keep_prefix(engine, flight, request, head, storable, length);
+                }
+                return flight.abort(error);
+            }
+        };
+        let Some(chunk) = chunk else { break };
+        received += chunk.len() as u64;
+        if length == Some(received) && held.is_empty() {
+            held = chunk;
+        } else {
+            flight.append(chunk);
+        }
+        if keeping && received > engine.max_object() {
+            keeping = false;
+            flight.stop_keeping();
+            engine.remember_uncacheable(&flight.key, SkipReason::TooLarge, request.rules());
+        }
+        if !keeping && !flight.wait_for_readers().await {
+            return;
+        }
+    }
+    if length.is_some_and(|length| length != received) {
+        let cause = format!("the body has {received} bytes, its head says otherwise");
+        if keeping {
+            keep_prefix(engine, flight, request, head, storable, length);
+        }
+        return flight.abort(OriginError::Broken { origin: exchange.origin.clone(), cause });
+    }
+    exchange.release(&engine.connector).await;
+    if keeping {
+        let object = Object::new(flight.key.clone(), head, flight.body_with(&held), storable, flight.seq);
+        engine.store(object, request.rules(), flight);
+    }
+    if let Some(head) = unsent {
+        flight.start(head);
+    }
+    if !held.is_empty() {
+        flight.append(held);
+    }
+    flight.complete();
+}
+
+/// Keeps what came of a response that broke off, to go on from there (RFC 9111 section 3.3).
+fn keep_prefix(
+    engine: &Engine,
+    flight: &Flight,
+    request: &FillRequest,
+    head: Head,
+    storable: Storable,
+    length: Option<u64>,
+) {
+    if head.status == StatusCode::OK && part::strong_etag(&head).is_some() {
+        let object = Object::new(flight.key.clone(), head, flight.body_with(&[]), storable, flight.seq);
+        if let Some(part) = part::prefix(object, length) {
+            engine.store_part(part, request.rules(), flight);
+        }
+    }
+}
+
+/// Gives a part to the request that asked for it, and keeps it.
+pub(super) async fn hand_over_part(
+    engine: &Arc<Engine>,
+    flight: &Arc<Flight>,
+    request: &FillRequest,
+    mut exchange: Exchange,
+    storable: Storable,
+    range: ContentRange,
+    owner: oneshot::Sender<PrivateResponse>,
+) {
+    let fields = std::mem::take(&mut exchange.fields);
+    let ttl = storable.freshness.lifetime.saturating_sub(storable.freshness.current_age(Timestamp::now()));
+    flight.settle(Settled::Private(Stored::Yes { basis: storable.basis, ttl }));
+    let (sender, body) = mpsc::channel(PRIVATE_PIECES);
+    let own = Head::private(exchange.status, fields.clone());
+    if owner.send(PrivateResponse { head: own, length: Some(range.length()), body }).is_err() {
+        return;
+    }
+    let mut whole = fields;
+    whole.remove(header::CONTENT_RANGE);
+    let (head, _) = Head::split(StatusCode::OK, whole, &storable.excluded);
+    let store = |bytes: Bytes| {
+        let object = Object::new(flight.key.clone(), head, bytes, storable, flight.seq);
+        if let Some(part) = Part::new(object, range) {
+            engine.store_part(part, request.rules(), flight);
+        }
+    };
+    pump(engine, exchange, Some(range.length()), sender, Some(store)).await;
+}
+
+/// Gives a response that is not to be shared to the request that caused it, at that client's pace.
+pub(super) async fn hand_over(
+    engine: &Arc<Engine>,
+    flight: &Arc<Flight>,
+    request: &FillRequest,
+    mut exchange: Exchange,
+    reason: SkipReason,
+    length: Option<u64>,
+    owner: oneshot::Sender<PrivateResponse>,
+) {
+    // A range that one client asked for says nothing of the whole.
+    let of_all = reason.concerns_every_request() && !request.origin.fields.contains_key(header::RANGE);
+    if of_all && !exchange.status.is_server_error() {
+        engine.remember_uncacheable(&flight.key, reason, request.rules());
+    }
+    engine.metrics.not_stored(reason.as_str());
+    // The origin has a new response that may not be kept; the old one is history. Not so if only this request
+    // got it, or if it is an error that will pass.
+    let outdated = request.stale.as_ref().or(request.part.as_ref().map(|part| &part.object));
+    if let Some(stale) = outdated
+        && of_all
+        && !exchange.status.is_server_error()
+    {
+        engine.memory.remove(stale);
+    }
+    engine.flights.remove(flight);
+    flight.settle(Settled::Private(Stored::No(reason)));
+    let (sender, body) = mpsc::channel(PRIVATE_PIECES);
+    let head = Head::private(exchange.status, std::mem::take(&mut exchange.fields));
+    if owner.send(PrivateResponse { head, length, body }).is_ok() {
+        pump(engine, exchange, length, sender, None::<fn(Bytes)>).await;
+    } // else nobody waits for it: a background refresh, or the client left
+}
+
+/// A response for one client that no fill has to do with. Its body is read in a task of its own.
+pub fn private(engine: &Arc<Engine>, mut exchange: Exchange) -> PrivateResponse {
+    let (sender, body) = mpsc::channel(PRIVATE_PIECES);
+    let (status, length) = (exchange.status, exchange.content_length());
+    let head = Head::private(status, std::mem::take(&mut exchange.fields));
+    let engine = engine.clone();
+    tokio::spawn(async move { pump(&engine, exchange, length, sender, None::<fn(Bytes)>).await });
+    PrivateResponse { head, length, body }
+}
+
+/// Sends a body piece by piece, at its reader's pace; `keep` gets the whole of it, if that came.
+async fn pump(
+    engine: &Engine,
+    mut exchange: Exchange,
+    length: Option<u64>,
+    sender: mpsc::Sender<Result<Bytes, OriginError>>,
+    keep: Option<impl FnOnce(Bytes)>,
+) {
+    // What completes the response is sent after the connection is given back: the client's next request may
+    // come at once, and should find it.
+    let (mut received, mut last) = (0, None);
+    let mut kept = Vec::new();
+    loop {
+        match exchange.read_body().await {
+            Ok(Some(chunk)) if chunk.is_empty() => {}
+            Ok(Some(chunk)) => {
+                received += chunk.len() as u64;
+                if keep.is_some() && length.is_some_and(|length| received <= length) {
+                    kept.extend_from_slice(&chunk);
+                }
+                if length == Some(received) && last.is_none() {
+                    last = Some(chunk);
+                } else if sender.send(Ok(chunk)).await.is_err() {
+                    return; // the client left
+                }
+            }
+            Ok(None) => break,
+            Err(error) => {
+                let _ = sender.send(Err(error)).await; // if the client left as well, nobody needs to know
+                return;
+            }
+        }
+    }
+    exchange.release(&engine.connector).await;
+    if let Some(keep) = keep.filter(|_| length == Some(received)) {
+        keep(kept.into());
+    }
+    if let Some(last) = last {
+        let _ = sender.send(Ok(last)).await; // if the client left, nobody needs it
+    }
+    // The end is said: a channel that merely closes is a fill that was lost.
+    let _ = sender.send(Ok(Bytes::new())).await;
+}

@@ -1,0 +1,113 @@
+//! What the cache has for a request: everything that is answered from it is decided here, so that nothing can miss a
+//! purge.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::clock::Timestamp;
+use crate::request::Fields;
+
+use super::control::ClientDirectives;
+use super::engine::Engine;
+use super::freshness::Usability;
+use super::object::Object;
+use super::part::Part;
+use super::purge::Standing;
+use super::status::{Report, Why};
+
+/// What is in the cache for a request.
+pub enum Lookup {
+    Hit(Arc<Object>, Report),
+    /// To be used now and refreshed in the background.
+    StaleHit(Arc<Object>, Report),
+    /// A part of a response is stored, and enough of it.
+    PartHit(Arc<Part>, Report),
+    Miss(Miss),
+    /// Known to be not cacheable: to be passed on without making anybody wait.
+    HitForMiss,
+}
+
+/// What is to be fetched, and what there is to begin with.
+pub struct Miss {
+    /// What may be validated.
+    pub stale: Option<Arc<Object>>,
+    /// What may be completed.
+    pub part: Option<Arc<Part>>,
+    pub why: Why,
+}
+
+impl Miss {
+    pub fn of(stale: Option<Arc<Object>>, why: Why) -> Self {
+        Miss { stale, part: None, why }
+    }
+}
+
+impl Engine {
+    /// What the cache has for a request. Every answer from the cache is decided here.
+    pub fn lookup(&self, key: &str, request: Fields<'_>, asks: &ClientDirectives, now: Timestamp) -> Lookup {
+        let Some(variants) = self.memory.get(key) else {
+            return match self.uncacheable_until(key) {
+                Some(until) if now < until => Lookup::HitForMiss,
+                _ => Lookup::Miss(Miss::of(None, Why::UriMiss)),
+            };
+        };
+        let Some(object) = variants.select(request) else {
+            return match variants.select_part(request) {
+                Some(part) => self.lookup_part(part, request, asks, now),
+                None => Lookup::Miss(Miss::of(None, Why::VaryMiss)),
+            };
+        };
+        let Some(usability) = self.usability(object, now) else {
+            return Lookup::Miss(Miss::of(None, Why::UriMiss));
+        };
+        match usability {
+            Usability::Fresh { ttl } if suits(asks, object, Some(ttl), now) => {
+                Lookup::Hit(object.clone(), Report::Hit { ttl })
+            }
+            Usability::Fresh { .. } => Lookup::Miss(Miss::of(Some(object.clone()), Why::Request)),
+            Usability::StaleWhileRevalidate { stale_for } if suits(asks, object, None, now) => {
+                Lookup::StaleHit(object.clone(), Report::HitStale { stale_for })
+            }
+            Usability::StaleWhileRevalidate { stale_for }
+            | Usability::StaleIfError { stale_for }
+            | Usability::Stale { stale_for } => {
+                let allowed = object.freshness.may_be_stale && asks.max_stale.is_some_and(|most| stale_for <= most);
+                if allowed && suits(asks, object, None, now) {
+                    Lookup::Hit(object.clone(), Report::HitMaxStale { stale_for })
+                } else {
+                    Lookup::Miss(Miss::of(Some(object.clone()), Why::Stale))
+                }
+            }
+        }
+    }
+
+    /// A part is used only while it is fresh; but what an origin confirms it may complete at any time.
+    fn lookup_part(&self, part: &Arc<Part>, request: Fields<'_>, asks: &ClientDirectives, now: Timestamp) -> Lookup {
+        match self.usability(&part.object, now) {
+            None => Lookup::Miss(Miss::of(None, Why::UriMiss)),
+            Some(Usability::Fresh { ttl }) if part.answers(request) && suits(asks, &part.object, Some(ttl), now) => {
+                Lookup::PartHit(part.clone(), Report::Hit { ttl })
+            }
+            Some(_) => Lookup::Miss(Miss { part: Some(part.clone()), ..Miss::of(None, Why::Partial) }),
+        }
+    }
+
+    /// What may be done with a stored response; `None` if a purge has killed it.
+    pub fn usability(&self, object: &Object, now: Timestamp) -> Option<Usability> {
+        match self.purges.standing(object) {
+            Standing::Dead => None,
+            Standing::Live => Some(object.freshness.usability(now)),
+            Standing::SoftPurged { since } => Some(object.freshness.usability_soft_purged(since, now)),
+        }
+    }
+}
+
+/// Whether a stored response is what a request's `Cache-Control` asks for (RFC 9111 section 5.2.1). `ttl`: how
+/// long it is still fresh, if it is.
+fn suits(asks: &ClientDirectives, object: &Object, ttl: Option<Duration>, now: Timestamp) -> bool {
+    let stale_is_fine = ttl.is_some() || asks.max_stale.is_some() || asks.max_age.is_none();
+    !asks.no_cache
+        && stale_is_fine
+        && asks.max_age.is_none_or(|most| object.freshness.current_age(now) <= most)
+        && asks.min_fresh.is_none_or(|least| ttl.is_some_and(|ttl| ttl >= least))
+}
