@@ -4,11 +4,10 @@ use std::sync::Arc;
 
 use axum::extract::FromRequestParts;
 use axum::http::{StatusCode, header, request::Parts};
-use sha2::{Digest, Sha256};
-use subtle::ConstantTimeEq;
 
-use crate::config::model::{Config, Token, TokenRight};
+use crate::config::model::{Config, TokenRight};
 use crate::config::read::Words;
+use crate::config::tokens;
 use crate::node::Node;
 
 use super::problem::Problem;
@@ -49,17 +48,8 @@ fn authenticate(config: &Config, loopback: bool, authorization: Option<&[u8]>) -
     if !scheme.eq_ignore_ascii_case(b"bearer ") {
         return Err(unauthorized("a token is needed: Authorization: Bearer TOKEN"));
     }
-    let token = find(tokens, given[7..].trim_ascii()).ok_or_else(|| unauthorized("the token is not known"))?;
+    let token = tokens::find(tokens, given[7..].trim_ascii()).ok_or_else(|| unauthorized("the token is not known"))?;
     Ok(Caller { name: token.name.clone(), rights: token.rights.clone(), sites: token.sites.clone() })
-}
-
-/// Compares with every token, so that the time tells nothing about which of them matched.
-fn find<'t>(tokens: &'t [Token], given: &[u8]) -> Option<&'t Token> {
-    let digest: [u8; 32] = Sha256::digest(given).into();
-    tokens.iter().fold(None, |found, token| {
-        let same: bool = token.digest.ct_eq(&digest).into();
-        if same { Some(token) } else { found }
-    })
 }
 
 impl Caller {
@@ -94,7 +84,10 @@ impl Caller {
 
 #[cfg(test)]
 pub mod tests {
+    use sha2::{Digest, Sha256};
+
     use super::*;
+    use crate::config::model::Token;
     use crate::plan::tests::config;
 
     pub fn caller(rights: &[TokenRight], sites: Option<&[&str]>) -> Caller {

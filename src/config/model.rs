@@ -82,6 +82,14 @@ pub struct Token {
     pub sites: Option<Vec<String>>,
 }
 
+impl Token {
+    /// Whether it may see what is told of a site.
+    pub fn may_read(&self, site: &str) -> bool {
+        let covers = self.sites.as_ref().is_none_or(|sites| sites.iter().any(|name| name == site));
+        covers && self.rights.contains(&TokenRight::Read)
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TokenRight {
     Read,

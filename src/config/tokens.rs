@@ -1,5 +1,7 @@
 //! The file of admin tokens: name, SHA-256 of the token, rights, sites. Tokens themselves are nowhere kept.
 
+use sha2::{Digest, Sha256};
+use subtle::ConstantTimeEq;
 use toml::de::DeTable;
 
 use super::diagnose::{At, Diagnostics, Place};
@@ -41,6 +43,15 @@ fn read_token(mut table: Table, errors: &mut Diagnostics) -> Option<Token> {
         digest,
         rights: rights.into_iter().map(|at| at.value).collect(),
         sites: narrowed.then(|| sites.into_iter().map(|at| at.value).collect()),
+    })
+}
+
+/// The token that was given. Compares with every token, so that the time tells nothing about which of them matched.
+pub fn find<'t>(tokens: &'t [Token], given: &[u8]) -> Option<&'t Token> {
+    let digest: [u8; 32] = Sha256::digest(given).into();
+    tokens.iter().fold(None, |found, token| {
+        let same: bool = token.digest.ct_eq(&digest).into();
+        if same { Some(token) } else { found }
     })
 }
 

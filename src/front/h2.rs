@@ -283,7 +283,7 @@ fn response_head(
         let node = &snapshot.config.node.name;
         head.append_header(header::VIA, forward::via(Version::HTTP_11, node))?;
         let mut status = String::new();
-        report.write(&mut status, node);
+        response.write_cache_status(&mut status, report, node);
         head.append_header("cache-status", status)?;
     }
     Ok(head)

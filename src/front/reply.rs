@@ -13,6 +13,7 @@ use crate::cache::engine::Source;
 use crate::cache::flight::{FlightHead, FlightReader};
 use crate::cache::object::{Head, Object};
 use crate::cache::respond::{self, Reply, Span};
+use crate::cache::status::Report;
 use crate::clock::Timestamp;
 use crate::origin::connect::OriginError;
 use crate::request::Fields;
@@ -25,6 +26,8 @@ pub struct ClientResponse {
     length: Option<u64>,
     multipart: Option<Multipart>,
     pub age: Option<Duration>,
+    /// The cache key, for who may see it.
+    pub key: Option<String>,
     pub body: Body,
 }
 
@@ -126,7 +129,7 @@ impl ClientResponse {
             Reply::Partial { first, last, .. } => (first.saturating_sub(offset), last - first + 1),
             Reply::NotModified | Reply::PreconditionFailed | Reply::RangeNotSatisfiable { .. } => (0, 0),
         };
-        ClientResponse { head, reply, length, multipart, age, body: Body { pieces, skip, left } }
+        ClientResponse { head, reply, length, multipart, age, key: None, body: Body { pieces, skip, left } }
     }
 
     /// A response of the node's own: a status and one line that says why.
@@ -151,6 +154,7 @@ impl ClientResponse {
             length: Some(body.len() as u64),
             multipart: None,
             age: None,
+            key: None,
             body: Body { pieces: Pieces::Whole(Some(body.into())), skip: 0, left },
         }
     }
@@ -179,6 +183,23 @@ impl ClientResponse {
             Reply::Multiple { .. } => self.multipart.as_ref().map(|multipart| multipart.length),
             Reply::Partial { first, last, .. } => Some(last - first + 1),
             Reply::PreconditionFailed | Reply::RangeNotSatisfiable { .. } => Some(0),
+        }
+    }
+
+    /// Appends the value of `Cache-Status`.
+    pub fn write_cache_status(&self, out: &mut String, report: &Report, node: &str) {
+        report.write(out, node);
+        if let Some(key) = &self.key {
+            // A string of structured fields (RFC 9211 section 2.7): visible ASCII, quotes and backslashes escaped.
+            out.push_str("; key=\"");
+            for character in key.chars() {
+                match character {
+                    '"' | '\\' => out.extend(['\\', character]),
+                    ' '..='~' => out.push(character),
+                    _ => out.push(' '),
+                }
+            }
+            out.push('"');
         }
     }
 

@@ -17,6 +17,7 @@ use crate::cache::purge::{Event, Target};
 use crate::cache::status::Report;
 use crate::clock::Timestamp;
 use crate::config::model::CacheMode;
+use crate::config::tokens;
 use crate::observe::{Observer, Outcome};
 use crate::origin::connect::OriginError;
 use crate::origin::exchange::{self, Exchange, OriginRequest};
@@ -109,8 +110,16 @@ pub async fn decide(
             Err(FetchError { error, report }) => return no_answer(&error, report, matched, view, now),
         },
     };
-    let response = ClientResponse::new(source, view.method, view.fields, now);
+    let mut response = ClientResponse::new(source, view.method, view.fields, now);
+    response.key = may_see_key(snapshot, view, matched).then(|| key.clone());
     Decision::Respond { response, report: Some(report), site: Some(matched.site_index) }
+}
+
+/// Whether the request shows a token that may read about the site.
+fn may_see_key(snapshot: &Snapshot, view: &RequestView<'_>, matched: Matched<'_>) -> bool {
+    let Some(admin) = snapshot.config.admin.as_ref().filter(|admin| !admin.tokens.is_empty()) else { return false };
+    let Some(given) = view.fields.get(&forward::DEBUG) else { return false };
+    tokens::find(&admin.tokens, given).is_some_and(|token| token.may_read(&matched.site.name))
 }
 
 fn no_answer(

@@ -21,8 +21,12 @@ pub struct Forwarded<'a> {
     pub version: Version,
 }
 
-/// Fields by which proxies tell where a request came from. A client's own are never believed.
-static FORWARDING_FIELDS: [HeaderName; 10] = [
+/// The field that brings the token of who wants to see more of what the node did.
+pub const DEBUG: HeaderName = HeaderName::from_static("seawall-debug");
+
+/// Fields by which proxies tell where a request came from. A client's own are never believed; nor does an
+/// origin see a token of the node's.
+static FORWARDING_FIELDS: [HeaderName; 11] = [
     HeaderName::from_static("forwarded"),
     HeaderName::from_static("x-forwarded-for"),
     HeaderName::from_static("x-forwarded-host"),
@@ -33,6 +37,7 @@ static FORWARDING_FIELDS: [HeaderName; 10] = [
     HeaderName::from_static("x-forwarded-prefix"),
     HeaderName::from_static("x-real-ip"),
     HeaderName::from_static("x-host"),
+    DEBUG,
 ];
 
 /// Fields by which some frameworks let a request be another than its line says. No cache key has them, so on

@@ -46,6 +46,8 @@ fn each_right_opens_what_it_is_for() {
         ("GET", "/v1/status", "", &["reader", "operator"][..]),
         ("GET", "/v1/pools", "", &["reader", "operator"]),
         ("GET", "/v1/config", "", &["reader", "operator"]),
+        ("GET", "/v1/explain?url=shop.example/a", "", &["reader", "operator"]),
+        ("GET", "/v1/explain?url=shop.example/a&fetch=true", "", &["operator"]),
         ("GET", "/metrics", "", &["reader", "operator"]),
         ("POST", "/v1/config/check", "[[listen]]\naddress = \"127.0.0.1:0\"\n", &["operator"]),
         ("POST", "/v1/purge", r#"{"site": "shop"}"#, &["shop-purger", "operator"]),
@@ -133,6 +135,20 @@ fn the_description_is_true() {
         }
     }
     assert_eq!(called, 14, "an operation is missing from the description, or from this count");
+}
+
+#[test]
+fn who_shows_a_token_sees_the_key_and_the_origin_sees_no_token() {
+    let origin = origin();
+    let node = node_with_tokens(&origin);
+    for (token, shown) in [("reader", true), ("operator", true), ("shop-purger", false), ("wrong", false)] {
+        let response = node.get_with("/a?b", &[&format!("Seawall-Debug: {token}")]);
+        let key = response.cache().split_once("; key=").map(|(_, key)| key);
+        assert_eq!(key, shown.then_some("\"shop 1 shop.example/a?b\""), "{token}: {}", response.cache());
+        node.request("POST", "/a", &[&format!("Seawall-Debug: {token}")], "x");
+    }
+    assert!(!node.get("/a?b").cache().contains("key="));
+    assert!(origin.requests().iter().all(|request| request.field("seawall-debug").is_none()));
 }
 
 #[test]

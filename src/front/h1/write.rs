@@ -149,7 +149,7 @@ fn write_tail(
         out.push_str("via: 1.1 ");
         out.push_str(node);
         out.push_str("\r\ncache-status: ");
-        report.write(out, node);
+        response.write_cache_status(out, report, node);
         out.push_str("\r\n");
     }
     if !writing.keep_alive {
