@@ -91,6 +91,22 @@ fn what_has_changed_meanwhile_is_fetched_anew_and_never_mixed() {
 }
 
 #[test]
+fn what_is_whole_and_stale_is_worth_more_than_a_new_part() {
+    let count = AtomicUsize::new(0);
+    let origin = Origin::start(move |request| match count.fetch_add(1, Ordering::SeqCst) {
+        0 => Reply::ok(&["Cache-Control: max-age=0, stale-if-error=60", "ETag: \"v0\""], "stale"),
+        1 => broken("\"v1\""),
+        2 => Reply::status(503, &[], ""),
+        _ => good(request, "\"v1\""),
+    });
+    let node = Node::caching(origin.address);
+    node.get("/a");
+    break_off(&node);
+    assert_eq!(node.get("/a").text(), "stale");
+    assert_eq!(node.get("/a").text(), WHOLE);
+}
+
+#[test]
 fn what_cannot_be_gone_on_with_is_not_kept() {
     let origin = breaking("W/\"v1\"", |request| good(request, "\"v1\""));
     let node = Node::caching(origin.address);

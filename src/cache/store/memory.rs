@@ -59,6 +59,10 @@ impl Variants {
     }
 
     fn with_part(&self, part: Part, most: usize) -> Self {
+        // Something whole can be validated, or cover for an origin that fails; a part cannot.
+        if self.whole.iter().any(|other| other.variant == part.object.variant) {
+            return self.clone();
+        }
         let before = self.parts.iter().find(|other| other.object.variant == part.object.variant);
         let part = before.and_then(|before| before.joined(&part)).unwrap_or(part);
         if let Some(whole) = part.whole() {
@@ -137,7 +141,8 @@ impl MemoryStore {
         });
     }
 
-    /// Stores a part, joined with what is there of the same thing; what is there of another in its place goes.
+    /// Stores a part, unless the whole is there, however stale; joined with what is there of the same thing, in
+    /// the place of what is there of another.
     pub fn insert_part(&self, part: Part, max_variants: usize) {
         let key = part.object.key.clone();
         self.cache.entry(key).and_upsert_with(|entry| {
