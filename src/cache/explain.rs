@@ -93,7 +93,8 @@ fn signed(seconds: u64) -> i64 {
 
 /// The fields of a response that decide about caching, for people to read.
 pub fn deciding_fields(headers: &HeaderMap) -> Vec<(String, String)> {
-    const NAMES: [&str; 17] = [
+    const NAMES: [&str; 18] = [
+        "content-type",
         "seawall-cache-control",
         "cdn-cache-control",
         "cache-control",

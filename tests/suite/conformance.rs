@@ -355,3 +355,20 @@ fn several_ranges_are_answered_in_one_body() {
         assert_eq!(origin.count(), 1);
     }
 }
+
+#[test]
+fn a_missing_date_is_added_and_one_that_is_there_is_kept() {
+    let origin = Origin::start(|request| match request.path() {
+        "/dated" => Reply::ok(&["Cache-Control: max-age=999999999", "Date: Sun, 06 Nov 1994 08:49:37 GMT"], "x"),
+        "/twice" => Reply::ok(&["Cache-Control: max-age=60"], "x"),
+        _ => Reply::ok(&["Cache-Control: no-store"], "x"),
+    });
+    let node = Node::caching(origin.address);
+    for path in ["/dated", "/dated"] {
+        let response = node.get(path);
+        assert_eq!(response.fields("date"), ["Sun, 06 Nov 1994 08:49:37 GMT"], "{}", response.head);
+    }
+    let first = node.get("/twice").field("date").expect("a date").to_owned();
+    assert_eq!(node.get("/twice").fields("date"), [first.as_str()], "the time at which it was generated, not served");
+    assert_eq!(node.get("/private").fields("date").len(), 1);
+}
