@@ -52,7 +52,8 @@ pub async fn explain(
         path: &located.path,
         query: located.query.as_deref(),
         fields: Fields::Map(&question.fields),
-        client: [127, 0, 0, 1].into(),
+        // No visitor asks: an origin that trusts loopback must not take the node for one.
+        client: std::net::Ipv4Addr::UNSPECIFIED.into(),
         scheme: if located.tls { Scheme::Https } else { Scheme::Http },
         version: Version::HTTP_11,
     };

@@ -62,6 +62,8 @@ impl Head {
     /// cookies and the fields that `private` or `no-cache` name.
     pub fn split(status: StatusCode, mut fields: HeaderMap, excluded: &[HeaderName]) -> (Self, HeaderMap) {
         fields.remove(header::AGE);
+        // Of a whole response it means nothing (RFC 9110 section 14.4), and beside that of a range it would confuse.
+        fields.remove(header::CONTENT_RANGE);
         remove_hop_by_hop(&mut fields);
         let mut own = HeaderMap::new();
         for name in excluded.iter().chain([&header::SET_COOKIE]) {
@@ -289,6 +291,7 @@ mod tests {
                 ("transfer-encoding", "chunked"),
                 ("content-length", "10"),
                 ("age", "3"),
+                ("content-range", "bytes 0-1/2"),
                 ("surrogate-key", "a"),
                 ("cache-tag", "b"),
                 ("cache-tags", "c"),

@@ -151,7 +151,7 @@ fn rules_for(config: &Config, method: &Method, target: &str, fields: &HeaderMap)
         path: &target.path,
         query: target.query,
         fields: Fields::Map(fields),
-        client: [127, 0, 0, 1].into(),
+        client: std::net::Ipv4Addr::UNSPECIFIED.into(),
         scheme: Scheme::Http,
         version: Version::HTTP_11,
     };
