@@ -88,20 +88,24 @@ fn fields_cookies_and_devices_count_as_the_route_says() {
 
 #[test]
 fn errors_are_kept_for_as_long_as_the_route_says() {
-    let origin = Origin::start(|request| {
-        let status = request.path()[1..].parse().unwrap();
-        Reply::status(status, &[], "no")
-    });
-    let node = Node::with_routes(
-        &[origin.address],
-        "[[site.shop.route]]\npath = \"/*\"\npool = \"app\"\n[site.shop.route.cache]\nmode = \"respect\"\n\
+    for protocol in Protocol::ALL {
+        let origin = Origin::start(|request| {
+            let status = request.path()[1..].parse().unwrap();
+            Reply::status(status, &[], "no")
+        });
+        let node = Node::speaking(
+            protocol,
+            &[origin.address],
+            "[[site.shop.route]]\npath = \"/*\"\npool = \"app\"\n[site.shop.route.cache]\nmode = \"respect\"\n\
          negative_ttl = { 404 = \"1h\", \"500-503\" = \"1h\", 302 = \"1h\" }\n",
-    );
-    for (status, kept) in [(404, true), (500, true), (503, true), (302, true), (504, false), (410, false), (403, false)]
-    {
-        let path = format!("/{status}");
-        assert_eq!(node.get(&path).status, status);
-        let second = node.get(&path);
-        assert_eq!((second.status, second.is_hit()), (status, kept), "{}", second.cache());
+        );
+        for (status, kept) in
+            [(404, true), (500, true), (503, true), (302, true), (504, false), (410, false), (403, false)]
+        {
+            let path = format!("/{status}");
+            assert_eq!(node.get(&path).status, status);
+            let second = node.get(&path);
+            assert_eq!((second.status, second.is_hit()), (status, kept), "{}", second.cache());
+        }
     }
 }
