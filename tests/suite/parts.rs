@@ -176,6 +176,25 @@ fn a_suffix_is_completed_by_what_comes_before_it() {
 }
 
 #[test]
+fn what_comes_short_of_a_suffix_is_not_joined_to_it() {
+    let origin = Origin::start(|request| match request.field("range") {
+        // Ten of the fifteen bytes, and a proper end.
+        Some("bytes=0-14") => {
+            let fields = ["Content-Range: bytes 0-14/20", "ETag: \"v1\"", "Cache-Control: max-age=60"];
+            let mut bytes = Reply::head(206, &[&fields[..], &["Transfer-Encoding: chunked"]].concat());
+            bytes.extend_from_slice(b"a\r\n0123456789\r\n0\r\n\r\n");
+            vec![Step::Send(bytes)]
+        }
+        _ => good(request, "\"v1\""),
+    });
+    let node = asking_ranges(Protocol::H1, &origin);
+    assert_eq!(node.get_with("/a", &["Range: bytes=-5"]).text(), "fghij");
+    assert!(!node.get("/a").complete);
+    assert_eq!(node.get_with("/a", &["Range: bytes=8-11"]).text(), "89ab");
+    assert_eq!(node.get("/a").text(), WHOLE);
+}
+
+#[test]
 fn a_range_that_one_client_asked_for_changes_nothing_for_others() {
     let origin = Origin::start(|request| good(request, "\"v1\""));
     let node = asking_ranges(Protocol::H1, &origin);

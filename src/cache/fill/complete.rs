@@ -15,8 +15,8 @@ use super::super::purge::Standing;
 use super::{FillRequest, add_date, judge, with_age};
 
 /// Asks for what a stored part lacks, if that is in one piece and the whole may be stored.
-pub(super) fn ask_for_the_rest(request: &mut FillRequest) -> Option<Missing> {
-    let part = request.part.as_ref()?;
+pub(super) fn ask_for_the_rest(engine: &Engine, request: &mut FillRequest) -> Option<Missing> {
+    let part = request.part.as_ref().filter(|part| part.range.total <= engine.max_object())?;
     let missing = part.missing()?;
     part.ask_for(&missing, &mut request.origin.fields);
     Some(missing)
@@ -40,7 +40,7 @@ pub(super) fn completion(
     exchange: &mut Exchange,
 ) -> Option<(Storable, Around)> {
     let live = engine.purges.standing(&part.object) != Standing::Dead && !flight.is_spoilt();
-    if !live || part.range.total > engine.max_object() || !part.is_completed_by(missing, &exchange.fields) {
+    if !live || !part.is_completed_by(missing, &exchange.fields) {
         return None;
     }
     let times = ExchangeTimes { request: exchange.request_time, response: Timestamp::now() };

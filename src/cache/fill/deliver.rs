@@ -45,21 +45,19 @@ pub(super) async fn stream(
         flight.append(std::mem::take(&mut around.before));
     }
     let mut keeping = true;
-    loop {
+    let whole = loop {
         if let Some(head) = unsent.take_if(|_| length != Some(received)) {
             flight.start(head);
         }
         let chunk = match exchange.read_body().await {
-            Ok(Some(chunk)) => Some(chunk),
-            Ok(None) => Some(std::mem::take(&mut around.after)).filter(|after| !after.is_empty()),
-            Err(error) => {
-                if keeping {
-                    keep_prefix(engine, flight, request, head, storable, length);
-                }
-                return flight.abort(error);
+            Ok(Some(chunk)) => chunk,
+            // What comes after has its place only if all came that goes before.
+            Ok(None) if !around.after.is_empty() && length == Some(received + around.after.len() as u64) => {
+                std::mem::take(&mut around.after)
             }
+            Ok(None) => break ended(&exchange, length, received),
+            Err(error) => break Err(error),
         };
-        let Some(chunk) = chunk else { break };
         received += chunk.len() as u64;
         if length == Some(received) && held.is_empty() {
             held = chunk;
@@ -74,13 +72,12 @@ pub(super) async fn stream(
         if !keeping && !flight.wait_for_readers().await {
             return;
         }
-    }
-    if length.is_some_and(|length| length != received) {
-        let cause = format!("the body has {received} bytes, its head says otherwise");
+    };
+    if let Err(error) = whole {
         if keeping {
             keep_prefix(engine, flight, request, head, storable, length);
         }
-        return flight.abort(OriginError::Broken { origin: exchange.origin.clone(), cause });
+        return flight.abort(error);
     }
     exchange.release(&engine.connector).await;
     if keeping {
@@ -94,6 +91,15 @@ pub(super) async fn stream(
         flight.append(held);
     }
     flight.complete();
+}
+
+/// Whether a body that has ended is as long as its head says.
+fn ended(exchange: &Exchange, length: Option<u64>, received: u64) -> Result<(), OriginError> {
+    if length.is_none_or(|length| length == received) {
+        return Ok(());
+    }
+    let cause = format!("the body has {received} bytes, its head says otherwise");
+    Err(OriginError::Broken { origin: exchange.origin.clone(), cause })
 }
 
 /// Keeps what came of a response that broke off, to go on from there (RFC 9111 section 3.3).

@@ -140,7 +140,7 @@ pub async fn run(
 ) {
     let ended = EndGuard { engine: &engine, flight: &flight };
     add_conditions(&mut request);
-    let missing = ask_for_the_rest(&mut request);
+    let missing = ask_for_the_rest(&engine, &mut request);
     let mut answer = exchange::get(&engine.connector, &request.snapshot.pools, &request.origin).await;
     if let (Ok(exchange), Some(missing), Some(part)) = (&mut answer, missing, &request.part)
         && matches!(exchange.status, StatusCode::PARTIAL_CONTENT | StatusCode::RANGE_NOT_SATISFIABLE)
