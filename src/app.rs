@@ -28,6 +28,9 @@ use crate::snapshot::Snapshot;
 /// How often what purges have killed is freed.
 const SWEEP_EVERY: Duration = Duration::from_secs(10);
 
+/// How long each disk may take to write what waits to be written when the node stops.
+const WRITE_OUT: Duration = Duration::from_secs(5);
+
 /// Why a node could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -85,6 +88,10 @@ async fn run_node(config: Config, source: ConfigSource) -> Result<(), StartError
     tracing::info!(node = snapshot.config.node.name, sites = snapshot.config.sites.len(), "ready");
     drop(snapshot);
     serve_until_stopped(&node, &mut signals).await;
+    let engine = node.engine.clone();
+    if let Err(error) = tokio::task::spawn_blocking(move || engine.disk.stop(WRITE_OUT)).await {
+        tracing::error!(%error, "the disk cache could not be closed");
+    }
     Ok(())
 }
 

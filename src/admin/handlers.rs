@@ -79,6 +79,7 @@ pub async fn status(State(node): State<Arc<Node>>, caller: Caller) -> Result<Jso
         },
         "cache": {
             "memory": { "bytes": bytes, "max_bytes": node.engine.memory.max_size(), "keys": keys },
+            "disk": node.engine.disk.views(),
             "fills": node.engine.flights.len(),
         },
         "purges": { "seq": node.engine.purges.current(), "marks": node.engine.purges.marks() },

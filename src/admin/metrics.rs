@@ -24,6 +24,29 @@ pub async fn metrics(State(node): State<Arc<Node>>, caller: Caller) -> Result<im
     metrics.fills.set(node.engine.flights.len() as i64);
     metrics.purge_seq.set(node.engine.purges.current().0 as i64);
     metrics.purge_marks.set(node.engine.purges.marks() as i64);
+    // Directories come and go with the configuration: their series are made anew.
+    metrics.disk.reset();
+    metrics.disk_troubles.reset();
+    for disk in node.engine.disk.views() {
+        for (what, number) in [
+            ("in_service", u64::from(disk.reason.is_none())),
+            ("bytes", disk.bytes),
+            ("max_bytes", disk.max_bytes),
+            ("objects", disk.objects),
+            ("index_bytes", disk.index_bytes),
+            ("waiting_bytes", disk.waiting_bytes),
+            ("scan_percent", u64::from(disk.scan.percent)),
+            ("hits_total", disk.hits),
+            ("written_total", disk.written),
+            ("written_bytes_total", disk.written_bytes),
+            ("evicted_total", disk.evicted),
+        ] {
+            metrics.disk.set(what, &disk.path, number);
+        }
+        for (word, times) in disk.troubles {
+            metrics.disk_troubles.with_label_values(&[disk.path.as_str(), word]).set(times as i64);
+        }
+    }
     // Origins come and go with the configuration: their series are made anew.
     for family in [&metrics.origin_up, &metrics.origin_active, &metrics.origin_requests, &metrics.origin_failures] {
         family.reset();

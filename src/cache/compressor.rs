@@ -84,11 +84,12 @@ fn work(queue: &Mutex<Receiver<Job>>, shared: &Shared) {
 
 fn encode_all(object: &Object, codings: &[Coding], shared: &Shared) -> Vec<(Coding, Bytes)> {
     let mut out = Vec::new();
+    let Some(plain) = object.content.in_memory() else { return out };
     for coding in codings {
         // A fault of a library must not end compression for good.
-        match std::panic::catch_unwind(|| coding::encode(*coding, &object.body)) {
+        match std::panic::catch_unwind(|| coding::encode(*coding, plain)) {
             Ok(Ok(Some(body))) => {
-                shared.metrics.compressed(coding.as_str(), object.body.len(), body.len());
+                shared.metrics.compressed(coding.as_str(), plain.len(), body.len());
                 out.push((*coding, body));
             }
             Ok(Ok(None)) => {}

@@ -33,18 +33,22 @@ use super::part::Part;
 use super::purge::{LogError, PurgeSeq, Purges, Standing};
 use super::reason::{Basis, SkipReason};
 use super::status::{Forward, Report, Stored, Why};
-use super::store::MemoryStore;
+use super::store::disk::Loaded;
+use super::store::{DiskTier, MemoryStore, Variants};
 
 /// Keys that are remembered as not cacheable, at most.
 const MAX_UNCACHEABLE: u64 = 100_000;
 /// However long a route wants to remember them.
 const LONGEST_UNCACHEABLE: Duration = Duration::from_secs(3600);
+/// Variants of a key on disk where the route is not at hand that says how many.
+const MOST_VARIANTS: usize = 100;
 /// How often a request looks again after it waited for what turned out to be another variant.
 const MAX_ROUNDS: usize = 4;
 
 /// The cache of the node. It outlives configurations.
 pub struct Engine {
     pub memory: MemoryStore,
+    pub disk: Arc<DiskTier>,
     pub flights: Flights,
     pub purges: Purges,
     pub connector: Connector,
@@ -91,8 +95,10 @@ pub struct FetchError {
 
 impl Engine {
     pub fn new(config: &Config, purges: Purges, metrics: Arc<Metrics>) -> Self {
-        let memory = MemoryStore::new(&config.memory);
+        let disk = Arc::new(DiskTier::start(&config.disk, purges.log_id()));
+        let memory = MemoryStore::new(&config.memory, write_evicted(&disk));
         Engine {
+            disk,
             compressor: Compressor::start(config.node.compress_threads, memory.clone(), metrics.clone()),
             memory,
             flights: Flights::new(config.limits.max_fills as usize),
@@ -118,6 +124,7 @@ impl Engine {
         // The size of the tier stays what it was when the node started.
         self.max_object.store(config.memory.max_object.0.min(self.memory.max_size()), Ordering::Relaxed);
         self.flights.set_most(config.limits.max_fills as usize);
+        self.disk.configure(&config.disk);
     }
 
     /// Until when a key is remembered as not cacheable, or was.
@@ -169,7 +176,7 @@ impl Engine {
                 Arrival::Settled(Settled::Private(_)) => break,
                 Arrival::Settled(Settled::Object(..) | Settled::NotNeeded) | Arrival::Missed => {}
             }
-            match self.lookup(request.key, fields, &request.asks, Timestamp::now()) {
+            match self.look_up(request, Timestamp::now()).await {
                 Lookup::Hit(object, report) => return Ok(Answer { source: Source::Stored(object), report }),
                 Lookup::StaleHit(object, report) => {
                     self.refresh(request, &object);
@@ -208,18 +215,28 @@ impl Engine {
         if self.purges.standing(&object) != Standing::Dead && !flight.is_spoilt() {
             self.uncacheable.invalidate(&self.hasher.hash_one(object.key.as_str()));
             self.metrics.stored(object.basis.as_str());
-            self.memory.insert(object.clone(), rules.max_variants);
+            if object.content.in_memory().is_some() {
+                self.memory.insert(object.clone(), rules.max_variants);
+            }
+            if self.disk.writes_at_once() {
+                self.disk.store(&object, None, rules.max_variants);
+            }
             if flight.is_spoilt() {
-                self.memory.remove(&object); // spoilt between the question and the insertion
+                self.discard(&object); // spoilt between the question and the insertion
             }
-            if let Some(compress) = &rules.compress
-                && object.codings().is_empty()
-                && coding::suits(compress, object.head.status, &object.head.fields, Some(object.length()))
-            {
-                self.compressor.offer(object.clone(), compress.codings.clone());
-            }
+            self.compress(&object, rules);
         }
         object
+    }
+
+    fn compress(&self, object: &Arc<Object>, rules: &CacheRules) {
+        if let Some(compress) = &rules.compress
+            && object.codings().is_empty()
+            && object.content.in_memory().is_some()
+            && coding::suits(compress, object.head.status, &object.head.fields, Some(object.length()))
+        {
+            self.compressor.offer(object.clone(), compress.codings.clone());
+        }
     }
 
     /// Stores a part of a response, under the same conditions.
@@ -234,11 +251,31 @@ impl Engine {
         }
     }
 
+    /// Puts what was read from disk into memory, if it is not too large for that and nothing was removed meanwhile.
+    pub fn promote(&self, object: &Arc<Object>, loaded: &Loaded, rules: &CacheRules) {
+        let fits = object.content.in_memory().is_some() && object.length() <= self.max_object();
+        if !fits || self.purges.standing(object) == Standing::Dead || !self.disk.is_current(loaded) {
+            return;
+        }
+        self.memory.promote(object.clone(), rules.max_variants);
+        if !self.disk.is_current(loaded) {
+            self.memory.remove(object); // removed between the question and the insertion
+        }
+        self.compress(object, rules);
+    }
+
+    /// Takes an object out of all tiers.
+    pub fn discard(&self, object: &Arc<Object>) {
+        self.memory.remove(object);
+        self.disk.remove(object);
+    }
+
     /// Forgets what is stored or being filled under a key (RFC 9111 section 4.4): an unsafe request has changed
     /// it. Not a purge: that would need a record for each POST.
     pub fn invalidate(&self, key: &CacheKey) {
         self.flights.spoil(key);
         self.memory.remove_key(key.as_str());
+        self.disk.remove_key(key);
     }
 
     /// Keeps requests for a key from waiting for each other for a while.
@@ -263,7 +300,13 @@ impl Engine {
                 oldest = oldest.min(object.checked());
             }
         }
-        self.purges.retire(oldest)?;
+        let on_disk = self.disk.sweep(&self.purges);
+        swept.objects += on_disk.objects;
+        swept.bytes += on_disk.bytes;
+        // While a disk is being scanned, nobody knows what is needed for what is on it.
+        if let Some(oldest_on_disk) = on_disk.oldest {
+            self.purges.retire(oldest.min(oldest_on_disk))?;
+        }
         Ok(swept)
     }
 
@@ -337,6 +380,16 @@ impl Engine {
     }
 }
 
+/// Writes to disk what leaves memory, where it was not written at once.
+fn write_evicted(disk: &Arc<DiskTier>) -> impl Fn(&Variants) + Send + Sync + 'static {
+    let disk = disk.clone();
+    move |evicted| {
+        if !disk.writes_at_once() {
+            evicted.whole().for_each(|object| disk.store(object, None, MOST_VARIANTS));
+        }
+    }
+}
+
 /// What a sweep freed.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Swept {
@@ -345,7 +398,7 @@ pub struct Swept {
 }
 
 fn forward(miss: &Miss, stored: Stored) -> Forward {
-    Forward { why: miss.why, status: None, stored, collapsed: false, error: None }
+    Forward { why: miss.why, status: None, stored, collapsed: false, error: None, trouble: miss.trouble }
 }
 
 fn stored(freshness: &Freshness, basis: Basis) -> Stored {

@@ -16,7 +16,7 @@ pub struct ExchangeTimes {
 }
 
 /// What is needed to know a stored response's age and freshness at any later time.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 pub struct Freshness {
     pub response_time: Timestamp,
     /// `corrected_initial_age` of RFC 9111 section 4.2.3.

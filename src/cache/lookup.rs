@@ -8,12 +8,13 @@ use crate::clock::Timestamp;
 use crate::request::Fields;
 
 use super::control::ClientDirectives;
-use super::engine::Engine;
+use super::engine::{CacheRequest, Engine};
 use super::freshness::Usability;
 use super::object::Object;
 use super::part::Part;
 use super::purge::Standing;
-use super::status::{Report, Why};
+use super::status::{Report, Tier, Why};
+use super::trouble::Trouble;
 
 /// What is in the cache for a request.
 pub enum Lookup {
@@ -34,16 +35,25 @@ pub struct Miss {
     /// What may be completed.
     pub part: Option<Arc<Part>>,
     pub why: Why,
+    /// Why a disk could not say whether it has it.
+    pub trouble: Option<Trouble>,
 }
 
 impl Miss {
     pub fn of(stale: Option<Arc<Object>>, why: Why) -> Self {
-        Miss { stale, part: None, why }
+        Miss { stale, part: None, why, trouble: None }
+    }
+}
+
+impl Miss {
+    /// Whether there may be something in another tier.
+    fn is_unknown(&self) -> bool {
+        self.stale.is_none() && self.part.is_none()
     }
 }
 
 impl Engine {
-    /// What the cache has for a request. Every answer from the cache is decided here.
+    /// What the memory tier has for a request.
     pub fn lookup(&self, key: &str, request: Fields<'_>, asks: &ClientDirectives, now: Timestamp) -> Lookup {
         let Some(variants) = self.memory.get(key) else {
             return match self.uncacheable_until(key) {
@@ -57,12 +67,45 @@ impl Engine {
                 None => Lookup::Miss(Miss::of(None, Why::VaryMiss)),
             };
         };
+        self.lookup_object(object, asks, now)
+    }
+
+    /// What any tier has for a request.
+    pub async fn look_up(&self, request: &CacheRequest<'_>, now: Timestamp) -> Lookup {
+        match self.lookup(request.key, request.view.fields, &request.asks, now) {
+            Lookup::Miss(miss) if miss.is_unknown() && self.disk.may_have(request.key) => {
+                self.lookup_on_disk(request, now, miss).await
+            }
+            found => found,
+        }
+    }
+
+    /// What the disk tier has for a request that the memory tier has nothing for.
+    async fn lookup_on_disk(&self, request: &CacheRequest<'_>, now: Timestamp, miss: Miss) -> Lookup {
+        let fields = request.view.fields;
+        let loaded = match self.disk.find(request.key).await {
+            Ok(loaded) => loaded,
+            Err(trouble) => return Lookup::Miss(Miss { trouble: Some(trouble), ..miss }),
+        };
+        let whole = loaded.found.iter().filter(|found| found.part.is_none()).map(|found| &found.object);
+        let selected = whole.filter(|object| object.variant.matches(fields));
+        let Some(object) = selected.max_by_key(|object| object.freshness.response_time) else {
+            return Lookup::Miss(miss);
+        };
+        self.promote(object, &loaded, &request.matched.route.cache);
+        match self.lookup_object(object, &request.asks, now) {
+            Lookup::Hit(object, Report::Hit { ttl, .. }) => Lookup::Hit(object, Report::Hit { ttl, tier: Tier::Disk }),
+            other => other,
+        }
+    }
+
+    fn lookup_object(&self, object: &Arc<Object>, asks: &ClientDirectives, now: Timestamp) -> Lookup {
         let Some(usability) = self.usability(object, now) else {
             return Lookup::Miss(Miss::of(None, Why::UriMiss));
         };
         match usability {
             Usability::Fresh { ttl } if suits(asks, object, Some(ttl), now) => {
-                Lookup::Hit(object.clone(), Report::Hit { ttl })
+                Lookup::Hit(object.clone(), Report::Hit { ttl, tier: Tier::Memory })
             }
             Usability::Fresh { .. } => Lookup::Miss(Miss::of(Some(object.clone()), Why::Request)),
             Usability::StaleWhileRevalidate { stale_for } if suits(asks, object, None, now) => {
@@ -86,7 +129,7 @@ impl Engine {
         match self.usability(&part.object, now) {
             None => Lookup::Miss(Miss::of(None, Why::UriMiss)),
             Some(Usability::Fresh { ttl }) if part.answers(request) && suits(asks, &part.object, Some(ttl), now) => {
-                Lookup::PartHit(part.clone(), Report::Hit { ttl })
+                Lookup::PartHit(part.clone(), Report::Hit { ttl, tier: Tier::Memory })
             }
             Some(_) => Lookup::Miss(Miss { part: Some(part.clone()), ..Miss::of(None, Why::Partial) }),
         }

@@ -24,6 +24,7 @@ pub mod respond;
 pub mod status;
 pub mod store;
 pub mod tags;
+pub mod trouble;
 pub mod vary;
 
 #[cfg(test)]

@@ -1,9 +1,11 @@
 //! One stored response, with everything ready that a hit needs: its head serialised for HTTP/1, its fields
-//! as a map for HTTP/2, its body in one piece.
+//! as a map for HTTP/2, its body in one piece, or where to read it.
 
+use std::fmt::Debug;
 use std::io::Write as _;
-use std::sync::OnceLock;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
@@ -19,6 +21,7 @@ use super::purge::PurgeSeq;
 use super::reason::Basis;
 use super::respond::Selected;
 use super::tags::{TAG_FIELDS, Tags};
+use super::trouble::Trouble;
 use super::vary::Variant;
 
 /// A stored response. Immutable but for what purges have found it to be and what the compressor adds; what refreshes it makes a new one around the same body.
@@ -26,7 +29,7 @@ use super::vary::Variant;
 pub struct Object {
     pub key: CacheKey,
     pub head: Head,
-    pub body: Bytes,
+    pub content: Content,
     codings: OnceLock<Box<[Coded]>>,
     pub freshness: Freshness,
     pub variant: Variant,
@@ -36,6 +39,45 @@ pub struct Object {
     checked: AtomicU64,
     /// When a soft purge declared it stale: seconds since 1970, or [`NEVER`].
     soft_purged: AtomicU64,
+}
+
+/// Where the body is.
+#[derive(Debug, Clone)]
+pub enum Content {
+    Memory(Bytes),
+    Disk(Arc<dyn DiskBody>),
+}
+
+/// A body that is read from a disk as it is needed.
+pub trait DiskBody: Debug + Send + Sync {
+    /// Of the whole, in bytes.
+    fn length(&self) -> u64;
+
+    /// Some bytes from a place before the end on, at least one. They are what was stored: damage is an error.
+    fn read(self: Arc<Self>, from: u64) -> Pin<Box<dyn Future<Output = Result<Bytes, Trouble>> + Send>>;
+}
+
+impl Content {
+    /// The body, if it is in memory.
+    pub fn in_memory(&self) -> Option<&Bytes> {
+        match self {
+            Content::Memory(body) => Some(body),
+            Content::Disk(_) => None,
+        }
+    }
+
+    fn length(&self) -> u64 {
+        match self {
+            Content::Memory(body) => body.len() as u64,
+            Content::Disk(body) => body.length(),
+        }
+    }
+}
+
+impl From<Bytes> for Content {
+    fn from(body: Bytes) -> Self {
+        Content::Memory(body)
+    }
 }
 
 const NEVER: u64 = u64::MAX;
@@ -140,11 +182,17 @@ impl Head {
 
 impl Object {
     /// `purge_seq` is the purge sequence in force when its fill began.
-    pub fn new(key: CacheKey, head: Head, body: Bytes, storable: Storable, purge_seq: PurgeSeq) -> Self {
+    pub fn new(
+        key: CacheKey,
+        head: Head,
+        content: impl Into<Content>,
+        storable: Storable,
+        purge_seq: PurgeSeq,
+    ) -> Self {
         Object {
             key,
             head,
-            body,
+            content: content.into(),
             codings: OnceLock::new(),
             freshness: storable.freshness,
             variant: storable.variant,
@@ -160,7 +208,7 @@ impl Object {
         Object {
             key: self.key.clone(),
             head: self.head.clone(),
-            body,
+            content: body.into(),
             codings: OnceLock::new(),
             freshness: self.freshness,
             variant: self.variant.clone(),
@@ -191,11 +239,11 @@ impl Object {
             + self.codings().iter().map(coded).sum::<usize>()
             + self.variant.weight()
             + self.tags.weight()
-            + self.body.len()
+            + self.content.in_memory().map_or(0, Bytes::len)
     }
 
     pub fn length(&self) -> u64 {
-        self.body.len() as u64
+        self.content.length()
     }
 
     /// The newest purge that this object is known to have survived.

@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, header};
 
 use crate::request::Fields;
@@ -12,7 +13,7 @@ use super::object::{Head, Object};
 use super::respond::{self, Reply, Selected};
 
 /// Which bytes of how many (RFC 9110 section 14.4), `first` and `last` included.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct ContentRange {
     pub first: u64,
     pub last: u64,
@@ -44,6 +45,7 @@ pub struct Part {
     /// Its head is that of the whole, its body only these bytes: nothing but this module may take it for an object.
     pub object: Arc<Object>,
     pub range: ContentRange,
+    body: Bytes,
 }
 
 /// What is missing of a whole, in one piece.
@@ -58,8 +60,14 @@ pub struct Missing {
 impl Part {
     /// `None` if the body is not what the range says, or there is nothing by which it could be joined to others.
     pub fn new(object: Object, range: ContentRange) -> Option<Self> {
+        let body = object.content.in_memory()?.clone();
         let joinable = strong_etag(&object.head).is_some() && object.length() == range.length();
-        joinable.then(|| Part { object: Arc::new(object), range })
+        joinable.then(|| Part { object: Arc::new(object), range, body })
+    }
+
+    /// The bytes of the range.
+    pub fn body(&self) -> &Bytes {
+        &self.body
     }
 
     /// What `respond` needs to know: the whole is there as far as conditions and positions go.
@@ -115,11 +123,11 @@ impl Part {
         let range = ContentRange { first: old.first.min(new.first), last: old.last.max(new.last), total: old.total };
         let mut body = Vec::with_capacity(range.length() as usize);
         if old.first < new.first {
-            body.extend_from_slice(&self.object.body[..(new.first - old.first) as usize]);
+            body.extend_from_slice(&self.body[..(new.first - old.first) as usize]);
         }
-        body.extend_from_slice(&newer.object.body);
+        body.extend_from_slice(&newer.body);
         if old.last > new.last {
-            body.extend_from_slice(&self.object.body[(new.last + 1 - old.first) as usize..]);
+            body.extend_from_slice(&self.body[(new.last + 1 - old.first) as usize..]);
         }
         Part::new(newer.object.with_body(body.into(), self.object.checked()), range)
     }
@@ -174,7 +182,7 @@ mod tests {
     fn part(first: u64, body: &'static str, total: u64, etag: &str, seq: u64) -> Option<Part> {
         let head = Head::from_origin(StatusCode::OK, map(&[("etag", etag)]));
         let key = CacheKey::from_written("s\u{1f}1\u{1f}h/a");
-        let object = Object::new(key, head, body.as_bytes().into(), Storable::default(), PurgeSeq(seq));
+        let object = Object::new(key, head, Bytes::from(body), Storable::default(), PurgeSeq(seq));
         let last = (first + body.len() as u64).saturating_sub(1);
         Part::new(object, ContentRange { first, last, total })
     }
@@ -214,7 +222,7 @@ mod tests {
         assert!(part(0, "01234", 10, "W/\"a\"", 1).is_none());
         let head = Head::from_origin(StatusCode::OK, map(&[("etag", "\"a\"")]));
         let key = CacheKey::from_written("s\u{1f}1\u{1f}h/a");
-        let object = Object::new(key, head, "0123".into(), Storable::default(), PurgeSeq(1));
+        let object = Object::new(key, head, Bytes::from("0123"), Storable::default(), PurgeSeq(1));
         assert!(Part::new(object, ContentRange { first: 0, last: 4, total: 10 }).is_none());
     }
 
@@ -281,7 +289,7 @@ mod tests {
         ] {
             let (old, new) = (part(old.0, old.1, 10, "\"a\"", 3).unwrap(), part(new.0, new.1, 10, "\"a\"", 7).unwrap());
             let joined = old.joined(&new);
-            let found = joined.as_ref().map(|part| (part.range.first, std::str::from_utf8(&part.object.body).unwrap()));
+            let found = joined.as_ref().map(|part| (part.range.first, std::str::from_utf8(&part.body).unwrap()));
             assert_eq!(found, expected);
             if let Some(joined) = joined {
                 assert_eq!(joined.object.checked(), PurgeSeq(3), "purges since the older of them count");

@@ -2,7 +2,7 @@
 //! explain` and the manual (docs/reasons.md).
 
 /// What a stored response's lifetime rests on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 pub enum Basis {
     SMaxage,
     #[default]

@@ -4,12 +4,13 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use super::reason::{Basis, SkipReason};
+use super::trouble::Trouble;
 
 /// What the cache did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Report {
     /// Answered from a fresh stored response.
-    Hit { ttl: Duration },
+    Hit { ttl: Duration, tier: Tier },
     /// Answered from a stale one, which is refreshed meanwhile.
     HitStale { stale_for: Duration },
     /// Went to the origin.
@@ -32,6 +33,15 @@ pub struct Forward {
     pub collapsed: bool,
     /// One word on an error that was covered by a stale response, or that the client sees.
     pub error: Option<&'static str>,
+    /// Why a disk could not say whether it has it.
+    pub trouble: Option<Trouble>,
+}
+
+/// Where a stored response was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tier {
+    Memory,
+    Disk,
 }
 
 /// Why a request went to the origin (RFC 9211 section 2.2).
@@ -87,7 +97,8 @@ impl Report {
         out.push_str(node);
         // Writing to a String cannot fail.
         let _ = match self {
-            Report::Hit { ttl } => write!(out, "; hit; ttl={}", ttl.as_secs()),
+            Report::Hit { ttl, tier: Tier::Memory } => write!(out, "; hit; ttl={}", ttl.as_secs()),
+            Report::Hit { ttl, tier: Tier::Disk } => write!(out, "; hit; ttl={}; detail=disk", ttl.as_secs()),
             Report::HitStale { stale_for } => {
                 write!(out, "; hit; ttl=-{}; detail=stale-while-revalidate", stale_for.as_secs())
             }
@@ -146,6 +157,9 @@ impl Forward {
         }
         match (self.error, self.stored) {
             (Some(error), _) => write!(out, "; detail=origin-{error}"),
+            (None, _) if self.trouble.is_some() => {
+                write!(out, "; detail={}", self.trouble.map_or("", Trouble::as_str))
+            }
             (None, Stored::Yes { basis, .. }) => write!(out, "; detail={}", basis.as_str()),
             (None, Stored::No(reason)) => write!(out, "; detail={}", reason.as_str()),
             (None, Stored::Nothing) => Ok(()),
@@ -160,9 +174,15 @@ mod tests {
     #[test]
     fn reports() {
         let stored = Stored::Yes { basis: Basis::MaxAge, ttl: Duration::from_secs(9) };
-        let miss = Forward { why: Why::UriMiss, status: None, stored, collapsed: false, error: None };
+        let miss = Forward { why: Why::UriMiss, status: None, stored, collapsed: false, error: None, trouble: None };
         for (report, text, result) in [
-            (Report::Hit { ttl: Duration::from_millis(59_900) }, "n; hit; ttl=59", "hit"),
+            (Report::Hit { ttl: Duration::from_millis(59_900), tier: Tier::Memory }, "n; hit; ttl=59", "hit"),
+            (Report::Hit { ttl: Duration::from_secs(5), tier: Tier::Disk }, "n; hit; ttl=5; detail=disk", "hit"),
+            (
+                Report::Forward(Forward { trouble: Some(Trouble::Corrupt), ..miss }),
+                "n; fwd=uri-miss; stored; ttl=9; detail=disk-corrupt",
+                "miss",
+            ),
             (
                 Report::HitStale { stale_for: Duration::from_secs(3) },
                 "n; hit; ttl=-3; detail=stale-while-revalidate",

@@ -41,7 +41,7 @@ const MAX_GROUPS: usize = 32;
 const MAX_GROUP: usize = 128;
 
 /// The tags of one response.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 pub struct Tags {
     /// As purges compare them.
     pub hashes: Box<[TagHash]>,

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
+use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 
 use crate::config::model::{Coding, KeyRules};
@@ -12,11 +13,11 @@ use crate::request::Fields;
 use super::negotiate;
 
 /// What a response was selected by, and the values of the request which it answered.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Variant(SmallVec<[Selector; 1]>);
 
 /// One axis and the value on it; `None`: the request said nothing of it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Selector {
     axis: Axis,
     value: Option<Box<[u8]>>,
@@ -24,9 +25,9 @@ struct Selector {
 
 /// Something in requests by which responses differ. It says itself how it is read, so that what is stored stays
 /// valid when the rules change.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 enum Axis {
-    Field(HeaderName),
+    Field(#[serde(with = "header_name")] HeaderName),
     Cookie(Box<str>),
     Device,
     /// The best of these.
@@ -104,6 +105,20 @@ impl Variant {
     pub fn weight(&self) -> usize {
         let selector = std::mem::size_of::<Selector>() + 16;
         self.0.iter().map(|Selector { value, .. }| selector + value.as_ref().map_or(0, |value| value.len())).sum()
+    }
+}
+
+/// Names of fields in files of the disk tier.
+mod header_name {
+    use http::HeaderName;
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub fn serialize<S: Serializer>(name: &HeaderName, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(name.as_str())
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<HeaderName, D::Error> {
+        <&str>::deserialize(deserializer)?.parse().map_err(D::Error::custom)
     }
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::cache;
 use super::diagnose::{At, Diagnostics, Place};
+use super::disk::{self, DiskSection};
 use super::model::{
     Balance, CacheMemory, Eviction, Limits, LogFormat, OriginProtocol, PoolTimeouts, Protocol, TokenRight,
 };
@@ -21,6 +22,7 @@ pub struct File {
     pub log: Option<LogSection>,
     pub limits: Option<Limits>,
     pub cache_memory: Option<CacheMemory>,
+    pub cache_disk: Option<DiskSection>,
     pub pools: Vec<PoolSection>,
     pub sites: Vec<SiteSection>,
 }
@@ -172,7 +174,11 @@ pub fn read(into: &mut File, mut root: Table, errors: &mut Diagnostics) {
     if let Some(table) = once(&mut root, "limits", "[limits]", into.limits.is_some(), errors) {
         into.limits = Some(read_limits(table, errors));
     }
-    if let Some(mut cache) = once(&mut root, "cache", "[cache]", into.cache_memory.is_some(), errors) {
+    let cache_is_set = into.cache_memory.is_some() || into.cache_disk.is_some();
+    if let Some(mut cache) = once(&mut root, "cache", "[cache]", cache_is_set, errors) {
+        if let Some(disk) = cache.table("disk", "[cache.disk]", errors) {
+            into.cache_disk = Some(disk::read(disk, errors));
+        }
         if let Some(memory) = cache.table("memory", "[cache.memory]", errors) {
             into.cache_memory = Some(read_cache_memory(memory, errors));
         }

@@ -6,6 +6,7 @@
 mod cache;
 pub mod certificate;
 pub mod diagnose;
+pub mod disk;
 mod file;
 pub mod host;
 pub mod load;

@@ -15,6 +15,7 @@ use super::host::HostMap;
 use super::pattern::PathPattern;
 use super::read::{ByteSize, IpRange};
 
+pub use super::disk::{Admission, CacheDisk, DiskDirectory, WriteWhen};
 pub use super::rules::{CacheMode, CacheRules, Coding, CompressRules, KeyRules, QueryRule};
 
 /// A valid configuration.
@@ -27,6 +28,7 @@ pub struct Config {
     pub log: Log,
     pub limits: Limits,
     pub memory: CacheMemory,
+    pub disk: CacheDisk,
     pub pools: Vec<Arc<Pool>>,
     pub sites: Vec<Arc<Site>>,
     /// Host name to index in `sites`.

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use super::cache;
 use super::certificate::{self, CertificateStore};
 use super::diagnose::{At, Diagnostics, Source, did_you_mean};
+use super::disk;
 use super::file::{self, File};
 use super::host::{HostMap, parse_authority};
 use super::model::*;
@@ -33,17 +34,19 @@ pub fn resolve(file: File, outside: Outside, errors: &mut Diagnostics) -> Config
     let (sites, hosts) = resolve_sites(file.sites, &pool_ids, errors);
     check_fallback_cycles(&file.pools, &pool_ids, errors);
     let pools = file.pools.into_iter().map(|pool| Arc::new(resolve_pool(pool, &pool_ids, errors))).collect();
-    let memory = file.cache_memory.unwrap_or_default();
+    let node = resolve_node(file.node, errors);
+    let disk = disk::resolve(file.cache_disk, node.state_dir.is_some(), errors);
     let pools: Vec<Arc<Pool>> = pools;
     let fingerprint = outside.fingerprint.rotate_left(1) ^ certificate_fingerprint ^ authorities_fingerprint(&pools);
     Config {
-        node: resolve_node(file.node, errors),
+        node,
         listeners,
         certificates,
         admin: file.admin.map(|admin| resolve_admin(admin, outside.tokens, &sites, errors)),
         log: resolve_log(file.log, errors),
         limits: file.limits.unwrap_or_default(),
-        memory,
+        memory: file.cache_memory.unwrap_or_default(),
+        disk,
         pools,
         sites,
         hosts,

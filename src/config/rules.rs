@@ -178,7 +178,7 @@ impl CompressRules {
 }
 
 /// A content coding that the node can make (RFC 9110 section 8.4.1, RFC 7932, RFC 8878).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum Coding {
     Zstd,
     Br,

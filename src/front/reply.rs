@@ -11,9 +11,10 @@ use tokio::sync::mpsc;
 use crate::cache::coding;
 use crate::cache::engine::Source;
 use crate::cache::flight::{FlightHead, FlightReader};
-use crate::cache::object::{Head, Object};
+use crate::cache::object::{Content, DiskBody, Head, Object};
 use crate::cache::respond::{self, Reply, Span};
 use crate::cache::status::Report;
+use crate::cache::trouble::Trouble;
 use crate::clock::Timestamp;
 use crate::origin::connect::OriginError;
 use crate::request::Fields;
@@ -59,6 +60,17 @@ enum Pieces {
     Parts(VecDeque<Bytes>),
     Flight(FlightReader),
     Private(mpsc::Receiver<Result<Bytes, OriginError>>),
+    /// From a place on; what is to be left out before it need not be read.
+    Disk(Arc<dyn DiskBody>, u64),
+}
+
+impl Pieces {
+    fn of(content: &Content) -> Self {
+        match content {
+            Content::Memory(body) => Pieces::Whole(Some(body.clone())),
+            Content::Disk(body) => Pieces::Disk(body.clone(), 0),
+        }
+    }
 }
 
 /// Fields of the whole response that a 304 has too (RFC 9110 section 15.4.5).
@@ -87,14 +99,14 @@ impl ClientResponse {
                         (HeadSource::Coded(object, number), length, age, Pieces::Whole(Some(body)))
                     }
                     None => {
-                        let (body, length) = (object.body.clone(), Some(object.length()));
-                        (HeadSource::Object(object), length, age, Pieces::Whole(Some(body)))
+                        let (length, pieces) = (Some(object.length()), Pieces::of(&object.content));
+                        (HeadSource::Object(object), length, age, pieces)
                     }
                 }
             }
             Source::Part(part) => {
                 let age = part.object.freshness.current_age(now);
-                let pieces = Pieces::Whole(Some(part.object.body.clone()));
+                let pieces = Pieces::Whole(Some(part.body().clone()));
                 offset = part.range.first;
                 (HeadSource::Object(part.object.clone()), Some(part.range.total), Some(age), pieces)
             }
@@ -265,6 +277,14 @@ impl Body {
                 Pieces::Whole(body) => body.take(),
                 Pieces::Parts(parts) => parts.pop_front(),
                 Pieces::Flight(reader) => reader.next().await?,
+                Pieces::Disk(body, at) => {
+                    *at += std::mem::take(&mut self.skip);
+                    match *at < body.length() {
+                        true => Some(body.clone().read(*at).await.map_err(unreadable)?)
+                            .inspect(|piece| *at += piece.len() as u64),
+                        false => None,
+                    }
+                }
                 Pieces::Private(receiver) => match receiver.recv().await {
                     Some(piece) => Some(piece?).filter(|piece| !piece.is_empty()),
                     None => return Err(lost()),
@@ -301,6 +321,11 @@ fn multipart(parts: &[Span], total: u64, body: &Bytes, head: &Head) -> (VecDeque
     let content_type = format!("multipart/byteranges; boundary={boundary}");
     let content_type = HeaderValue::try_from(content_type).unwrap_or(HeaderValue::from_static("multipart/byteranges"));
     (pieces, Multipart { content_type, length })
+}
+
+/// The stored body turned out to be damaged or gone: too late to ask the origin instead.
+fn unreadable(trouble: Trouble) -> OriginError {
+    OriginError::Broken { origin: "".into(), cause: format!("the stored body is lost: {}", trouble.meaning()) }
 }
 
 fn lost() -> OriginError {

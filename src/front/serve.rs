@@ -87,14 +87,15 @@ pub async fn decide(
         true => ClientDirectives::parse(view.fields),
         false => ClientDirectives::default(),
     };
-    let (source, report) = match shared.engine.lookup(key, view.fields, &asks, now) {
+    let request = cache_request(view, snapshot, matched, key, asks);
+    let (source, report) = match shared.engine.look_up(&request, now).await {
         Lookup::Hit(object, report) => (Source::Stored(object), report),
         Lookup::PartHit(part, report) => (Source::Part(part), report),
         Lookup::StaleHit(object, report) => {
-            shared.engine.refresh(&cache_request(view, snapshot, matched, key, asks), &object);
+            shared.engine.refresh(&request, &object);
             (Source::Stored(object), report)
         }
-        Lookup::Miss(_) | Lookup::HitForMiss if asks.only_if_cached => {
+        Lookup::Miss(_) | Lookup::HitForMiss if request.asks.only_if_cached => {
             let status = StatusCode::GATEWAY_TIMEOUT; // RFC 9111 section 5.2.1.7
             let why = "it is not in the cache, and the request wants nothing else";
             let response = ClientResponse::synthetic(status, why, view.method, now);
@@ -104,8 +105,7 @@ pub async fn decide(
             let (site, route) = (matched.site_index, matched.route_index);
             return Decision::Pass { site, route, reason: PassReason::HitForMiss };
         }
-        Lookup::Miss(miss) => match shared.engine.fetch(&cache_request(view, snapshot, matched, key, asks), miss).await
-        {
+        Lookup::Miss(miss) => match shared.engine.fetch(&request, miss).await {
             Ok(Answer { source, report }) => (source, report),
             Err(FetchError { error, report }) => return no_answer(&error, report, matched, view, now),
         },

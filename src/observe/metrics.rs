@@ -44,10 +44,43 @@ pub struct Metrics {
     pub purge_marks: IntGauge,
     pub swept_objects: IntCounter,
     pub swept_bytes: IntCounter,
+    pub disk: DiskMetrics,
+    pub disk_troubles: IntGaugeVec,
     pub origin_up: IntGaugeVec,
     pub origin_active: IntGaugeVec,
     pub origin_requests: IntGaugeVec,
     pub origin_failures: IntGaugeVec,
+}
+
+/// What is said of each directory of the disk tier.
+const DISK: [(&str, &str); 11] = [
+    ("in_service", "1 if the directory can be read and written"),
+    ("bytes", "Bytes in a directory of the disk tier"),
+    ("max_bytes", "Bytes that may be in it"),
+    ("objects", "Objects in it"),
+    ("index_bytes", "Bytes of memory of its index"),
+    ("waiting_bytes", "Bytes that wait to be written"),
+    ("scan_percent", "How far the scan at the start has come"),
+    ("hits_total", "Objects that were read from it"),
+    ("written_total", "Objects that were written to it"),
+    ("written_bytes_total", "Bytes that were written to it"),
+    ("evicted_total", "Objects that had to make room"),
+];
+
+/// The gauges of the directories of the disk tier, by name.
+pub struct DiskMetrics([(&'static str, IntGaugeVec); DISK.len()]);
+
+impl DiskMetrics {
+    pub fn reset(&self) {
+        self.0.iter().for_each(|(_, gauge)| gauge.reset());
+    }
+
+    /// `name`: one of those above.
+    pub fn set(&self, name: &str, path: &str, number: u64) {
+        if let Some((_, gauge)) = self.0.iter().find(|(known, _)| *known == name) {
+            gauge.with_label_values(&[path]).set(number as i64);
+        }
+    }
 }
 
 /// The counters of one site, looked up once.
@@ -96,6 +129,12 @@ impl Metrics {
             purge_marks: new.gauge("purge_marks", "Purges that lookups still have to heed"),
             swept_objects: new.counter("swept_objects_total", "Purged objects that were freed"),
             swept_bytes: new.counter("swept_bytes_total", "Bytes of purged objects that were freed"),
+            disk: DiskMetrics(DISK.map(|(name, help)| (name, new.gauges(&format!("disk_{name}"), help, &["path"])))),
+            disk_troubles: new.gauges(
+                "disk_troubles_total",
+                "How often a directory of the disk tier was of no help, by reason",
+                &["path", "reason"],
+            ),
             origin_up: new.gauges("origin_up", "1 if the origin may get requests", origin),
             origin_active: new.gauges("origin_active_requests", "Requests an origin is working on", origin),
             origin_requests: new.gauges("origin_requests_total", "Requests sent to an origin", origin),

@@ -15,6 +15,7 @@ mod caching;
 mod compression;
 mod conformance;
 mod deployment;
+mod disk;
 mod explaining;
 mod fills;
 mod framing;

@@ -56,7 +56,7 @@ pub(super) fn completion(
     (exchange.status, exchange.fields) = (StatusCode::OK, head.fields);
     storable.variant = part.object.variant.clone();
     storable.tags = part.object.tags.clone();
-    let body = part.object.body.clone();
+    let body = part.body().clone();
     let around = match missing.after {
         true => Around { before: body, after: Bytes::new() },
         false => Around { before: Bytes::new(), after: body },

@@ -172,7 +172,7 @@ pub(super) async fn hand_over(
         && of_all
         && !exchange.status.is_server_error()
     {
-        engine.memory.remove(stale);
+        engine.discard(stale);
     }
     engine.flights.remove(flight);
     flight.settle(Settled::Private(Stored::No(reason)));

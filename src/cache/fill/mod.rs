@@ -155,7 +155,7 @@ pub async fn run(
             }
             None => {
                 // What is here is of something that is no more: the whole is asked for.
-                engine.memory.remove(&part.object);
+                engine.discard(&part.object);
                 request.origin.fields.remove(header::RANGE);
                 request.origin.fields.remove(header::IF_RANGE);
                 answer = exchange::get(&engine.connector, &request.snapshot.pools, &request.origin).await;
@@ -209,7 +209,7 @@ async fn receive(
     {
         if confirms_another(&exchange.fields, stale) {
             // RFC 9111 section 4.3.4: it says nothing about what is stored here.
-            engine.memory.remove(stale);
+            engine.discard(stale);
             let (origin, cause) = (exchange.origin.clone(), "its 304 is about another ETag".to_owned());
             return flight.settle(Settled::Failed(OriginError::Invalid { origin, cause }));
         }
@@ -302,14 +302,14 @@ fn freshen(
         Ok(mut storable) => {
             storable.tags = stale.tags.clone();
             storable.variant = stale.variant.clone();
-            let object = Object::new(flight.key.clone(), head, stale.body.clone(), storable, flight.seq);
+            let object = Object::new(flight.key.clone(), head, stale.content.clone(), storable, flight.seq);
             if !stale.codings().is_empty() {
                 object.set_codings(stale.codings().iter().map(|coded| (coded.coding, coded.body.clone())));
             }
             return Settled::Object(engine.store(object, request.rules(), flight), ObjectUse::Validated);
         }
         // No longer to be stored, but confirmed for those who wait.
-        Err(reason) if reason.concerns_every_request() => engine.memory.remove(stale),
+        Err(reason) if reason.concerns_every_request() => engine.discard(stale),
         Err(_) => {}
     }
     Settled::Object(stale.clone(), ObjectUse::Validated)

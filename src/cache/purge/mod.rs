@@ -10,7 +10,7 @@ mod table;
 
 use std::collections::HashMap;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use parking_lot::{Mutex, RwLock};
 use serde::{Deserialize, Serialize};
@@ -79,6 +79,10 @@ pub enum Event {
     },
     /// What a compacted log begins with: keeps the count going.
     Base,
+    /// What a new log begins with: tells it from all others.
+    Log {
+        id: u32,
+    },
 }
 
 /// A version set at run time.
@@ -97,6 +101,8 @@ pub struct Purges {
     versions: RwLock<HashMap<String, VersionOverride>>,
     /// Held from taking a number until the purge is in force, so that numbers come into force in order.
     log: Mutex<PurgeLog>,
+    /// 0 until the log has one.
+    log_id: AtomicU32,
 }
 
 impl Purges {
@@ -111,9 +117,16 @@ impl Purges {
             table: RwLock::default(),
             versions: RwLock::default(),
             log: Mutex::new(log),
+            log_id: AtomicU32::new(0),
         };
         for record in &records {
             purges.put_in_force(record);
+        }
+        if purges.log_id() == 0 {
+            let id = fastrand::u32(1..);
+            let record = Record { seq: purges.current(), time: Timestamp::now(), event: Event::Log { id } };
+            purges.log.lock().append(&record)?;
+            purges.put_in_force(&record);
         }
         Ok(purges)
     }
@@ -178,8 +191,19 @@ impl Purges {
                 self.versions.read().get(site) == Some(&VersionOverride { version: *version, configured: *configured })
             }
             Event::Base => false,
+            Event::Log { .. } => true,
         };
         log.compact(self.current(), needed)
+    }
+
+    /// What purges are in force for: each target with its newest purge.
+    pub fn in_force(&self) -> Vec<(Target, PurgeSeq)> {
+        self.table.read().targets()
+    }
+
+    /// Tells this log from all others: sequences of another log say nothing here.
+    pub fn log_id(&self) -> u32 {
+        self.log_id.load(Ordering::Relaxed)
     }
 
     /// How many marks the table holds, for the metrics.
@@ -195,6 +219,7 @@ impl Purges {
                 self.versions.write().insert(site.clone(), set);
             }
             Event::Base => {}
+            Event::Log { id } => self.log_id.store(*id, Ordering::Relaxed),
         }
         self.newest.store(record.seq.0, Ordering::Release);
     }

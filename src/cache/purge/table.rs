@@ -104,6 +104,29 @@ impl PurgeTable {
         standing
     }
 
+    /// What it holds: each target with its newest purge.
+    pub fn targets(&self) -> Vec<(Target, PurgeSeq)> {
+        let mut targets = vec![(Target::All, self.all.newest())];
+        for (tag, marks) in &self.tags {
+            targets.push((Target::Tag { site: None, tag: *tag }, marks.newest()));
+        }
+        for (name, of) in &self.sites {
+            let site = || name.to_string();
+            targets.push((Target::Site { site: site() }, of.whole.newest()));
+            for (uri, marks) in &of.urls {
+                targets.push((Target::Url { site: site(), uri: uri.to_string() }, marks.newest()));
+            }
+            for (prefix, marks) in &of.prefixes {
+                targets.push((Target::Prefix { site: site(), prefix: prefix.to_string() }, marks.newest()));
+            }
+            for (tag, marks) in &of.tags {
+                targets.push((Target::Tag { site: Some(site()), tag: *tag }, marks.newest()));
+            }
+        }
+        targets.retain(|(_, newest)| *newest > PurgeSeq(0));
+        targets
+    }
+
     /// Drops what no object can be older than.
     pub fn retire(&mut self, oldest_in_use: PurgeSeq) {
         let needed = |marks: &Marks| marks.newest() > oldest_in_use;

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use moka::notification::RemovalCause;
 use moka::ops::compute::Op;
 use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
@@ -104,7 +105,8 @@ pub struct MemoryStore {
 }
 
 impl MemoryStore {
-    pub fn new(config: &CacheMemory) -> Self {
+    /// `evicted` is told of what had to make room.
+    pub fn new(config: &CacheMemory, evicted: impl Fn(&Variants) + Send + Sync + 'static) -> Self {
         /// What moka itself keeps for an entry.
         const ENTRY_OVERHEAD: usize = 200;
         let policy = match config.eviction {
@@ -118,6 +120,11 @@ impl MemoryStore {
             .weigher(|_: &CacheKey, variants: &Arc<Variants>| {
                 let weight: usize = variants.objects().map(|object| object.weight()).sum();
                 u32::try_from(weight + ENTRY_OVERHEAD).unwrap_or(u32::MAX)
+            })
+            .eviction_listener(move |_, variants, cause| {
+                if cause == RemovalCause::Size {
+                    evicted(&variants);
+                }
             })
             .build();
         MemoryStore { cache, max_size: config.max_size.0 }
@@ -138,6 +145,15 @@ impl MemoryStore {
         self.cache.entry(key).and_upsert_with(|entry| {
             let before = entry.map(|entry| entry.into_value()).unwrap_or_default();
             Arc::new(before.with(object, max_variants))
+        });
+    }
+
+    /// Puts what was read from disk into memory, unless something is there already: that is newer.
+    pub fn promote(&self, object: Arc<Object>, max_variants: usize) {
+        self.cache.entry_by_ref(&object.key.clone()).and_compute_with(|entry| {
+            let before = entry.map(|entry| entry.into_value()).unwrap_or_default();
+            let is_there = before.objects().any(|other| other.variant == object.variant);
+            if is_there { Op::Nop } else { Op::Put(Arc::new(before.with(object, max_variants))) }
         });
     }
 

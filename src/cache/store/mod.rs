@@ -1,5 +1,7 @@
-//! Where objects are kept: the memory tier. (The disk and peer tiers have their place here.)
+//! Where objects are kept: the memory tier and the disk tier. (The peer tier has its place here.)
 
+pub mod disk;
 mod memory;
 
-pub use memory::MemoryStore;
+pub use disk::DiskTier;
+pub use memory::{MemoryStore, Variants};

@@ -1,0 +1,216 @@
+//! Reading and writing one file. Everything here may wait for the disk, unless it is told to take what the page cache
+//! has and nothing else.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, IoSlice, IoSliceMut, Write};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use bytes::Bytes;
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
+use rustix::io::{Errno, ReadWriteFlags};
+
+use super::format::{self, BLOCK, Corrupt, HEADER, Header};
+
+/// Why a file could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    #[error(transparent)]
+    Corrupt(#[from] Corrupt),
+}
+
+impl ReadError {
+    /// Whether the page cache alone could not tell: either it does not have the file, or the file is just being
+    /// changed.
+    pub fn needs_disk(&self) -> bool {
+        match self {
+            ReadError::Io(error) => error.kind() == io::ErrorKind::WouldBlock,
+            ReadError::Corrupt(corrupt) => matches!(corrupt, Corrupt::Header | Corrupt::Meta),
+        }
+    }
+
+    pub fn is_missing(&self) -> bool {
+        matches!(self, ReadError::Io(error) if error.kind() == io::ErrorKind::NotFound)
+    }
+}
+
+/// Whether a call may wait for the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Patience {
+    /// No: what is not in memory is [`io::ErrorKind::WouldBlock`].
+    PageCache,
+    Disk,
+}
+
+/// Bytes of a file that are read first: header and metadata of most, and all of many.
+const FIRST_READ: u64 = 8 << 10;
+
+/// A file that was read.
+pub struct Record {
+    pub header: Header,
+    pub meta: Vec<u8>,
+    pub body: RecordBody,
+}
+
+pub enum RecordBody {
+    /// Read and found undamaged.
+    Whole(Bytes),
+    /// To be read as it is needed.
+    Open(File),
+}
+
+pub fn open(path: &Path, patience: Patience) -> io::Result<File> {
+    if patience == Patience::Disk {
+        return File::open(path);
+    }
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    match rustix::fs::openat2(CWD, path, flags, Mode::empty(), ResolveFlags::CACHED) {
+        Ok(file) => Ok(file.into()),
+        // Kernels before 5.12 have no such flag.
+        Err(Errno::NOSYS | Errno::INVAL | Errno::PERM) => Err(io::ErrorKind::WouldBlock.into()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+pub fn read_exact_at(file: &File, buffer: &mut [u8], offset: u64, patience: Patience) -> io::Result<()> {
+    if patience == Patience::Disk {
+        return file.read_exact_at(buffer, offset);
+    }
+    let length = buffer.len();
+    match rustix::io::preadv2(file, &mut [IoSliceMut::new(buffer)], offset, ReadWriteFlags::NOWAIT) {
+        Ok(read) if read == length => Ok(()),
+        // The rest is not in memory, or not in the file: a read that may wait will tell.
+        Ok(_) | Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INTR) => Err(io::ErrorKind::WouldBlock.into()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Reads the header and checks it against what the file system says.
+pub fn read_header(file: &File, log: u32, patience: Patience) -> Result<Header, ReadError> {
+    let length = file.metadata()?.len();
+    if length < HEADER as u64 {
+        return Err(Corrupt::Length.into());
+    }
+    let mut bytes = [0; HEADER];
+    read_exact_at(file, &mut bytes, 0, patience)?;
+    check(&bytes, log, length)
+}
+
+fn check(bytes: &[u8; HEADER], log: u32, length: u64) -> Result<Header, ReadError> {
+    let header = Header::decode(bytes)?;
+    match () {
+        () if header.log != log => Err(Corrupt::OtherLog.into()),
+        () if header.file_length() != length => Err(Corrupt::Length.into()),
+        () => Ok(header),
+    }
+}
+
+/// Reads a file: with its body, if that has at most `whole_up_to` bytes.
+pub fn read(path: &Path, log: u32, whole_up_to: u64, patience: Patience) -> Result<Record, ReadError> {
+    let file = open(path, patience)?;
+    let length = file.metadata()?.len();
+    let mut first = vec![0; length.min(FIRST_READ) as usize];
+    read_exact_at(&file, &mut first, 0, patience)?;
+    let header = first.first_chunk().ok_or(Corrupt::Length)?;
+    let header = check(header, log, length)?;
+    let meta = read_range(&file, &first, HEADER as u64, u64::from(header.meta), patience)?;
+    header.check_meta(&meta)?;
+    if header.body > whole_up_to {
+        return Ok(Record { header, meta, body: RecordBody::Open(file) });
+    }
+    let body = read_range(&file, &first, header.body_at(), header.body, patience)?;
+    let sums = header.checksum_at(0);
+    let sums = read_range(&file, &first, sums, length - sums, patience)?;
+    format::check_blocks(&body, &sums)?;
+    Ok(Record { header, meta, body: RecordBody::Whole(body.into()) })
+}
+
+/// Some bytes of a file, of which the first are at hand.
+fn read_range(file: &File, first: &[u8], from: u64, length: u64, patience: Patience) -> io::Result<Vec<u8>> {
+    let at_hand = first.get(from as usize..).unwrap_or_default();
+    let at_hand = &at_hand[..at_hand.len().min(length as usize)];
+    let mut bytes = vec![0; length as usize]; // at most MAX_META or what is read whole
+    bytes[..at_hand.len()].copy_from_slice(at_hand);
+    if at_hand.len() < bytes.len() {
+        read_exact_at(file, &mut bytes[at_hand.len()..], from + at_hand.len() as u64, patience)?;
+    }
+    Ok(bytes)
+}
+
+/// Reads whole blocks of a body and checks them.
+pub fn read_blocks(
+    file: &File,
+    header: &Header,
+    first: u64,
+    count: u64,
+    patience: Patience,
+) -> Result<Vec<u8>, ReadError> {
+    let from = first * BLOCK;
+    let mut bytes = vec![0; (count * BLOCK).min(header.body - from) as usize];
+    read_exact_at(file, &mut bytes, header.body_at() + from, patience)?;
+    let mut sums = vec![0; bytes.len().div_ceil(BLOCK as usize) * 4];
+    read_exact_at(file, &mut sums, header.checksum_at(first), patience)?;
+    format::check_blocks(&bytes, &sums)?;
+    Ok(bytes)
+}
+
+/// Writes a file aside. It is not to be seen before it is [`rename`]d.
+pub fn write_aside(aside: &Path, header: &Header, meta: &[u8], body: &[u8]) -> io::Result<()> {
+    let room = vec![0; header.meta_room as usize - meta.len()];
+    let sums = format::checksums(body);
+    let mut file = create(aside)?;
+    let encoded = header.encode();
+    let mut slices = [&encoded, meta, &room, body, &sums].map(IoSlice::new);
+    let mut left: &mut [IoSlice<'_>] = &mut slices;
+    while !left.is_empty() {
+        match file.write_vectored(left)? {
+            0 if left.iter().all(|slice| slice.is_empty()) => break,
+            0 => return Err(io::ErrorKind::WriteZero.into()),
+            written => IoSlice::advance_slices(&mut left, written),
+        }
+    }
+    Ok(())
+}
+
+/// Creates a file to be written aside, and its directory if that is gone.
+pub fn create(aside: &Path) -> io::Result<File> {
+    let create = || OpenOptions::new().read(true).write(true).create_new(true).open(aside);
+    in_directory(aside, create)
+}
+
+/// Puts what was written aside in its place.
+pub fn rename(aside: &Path, path: &Path) -> io::Result<()> {
+    in_directory(path, || fs::rename(aside, path))
+}
+
+/// Does something in the directory of a path, and makes the directory first if it is not there.
+fn in_directory<T>(path: &Path, act: impl Fn() -> io::Result<T>) -> io::Result<T> {
+    match act() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            // Not its parents: if the root is gone, that is for the operator to know.
+            if let Some(directory) = path.parent() {
+                match fs::create_dir(directory) {
+                    Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+                    _ => {}
+                }
+            }
+            act()
+        }
+        done => done,
+    }
+}
+
+/// Changes header and metadata of a file where they lie. `Ok(false)`: they do not fit, or it is another file.
+pub fn rewrite_head(path: &Path, new: &Header, meta: &[u8]) -> Result<bool, ReadError> {
+    let file = OpenOptions::new().read(true).write(true).open(path)?;
+    let old = read_header(&file, new.log, Patience::Disk)?;
+    if old.body != new.body || old.meta_room < new.meta {
+        return Ok(false);
+    }
+    let mut bytes = Header { meta_room: old.meta_room, ..*new }.encode().to_vec();
+    bytes.extend_from_slice(meta);
+    file.write_all_at(&bytes, 0)?;
+    Ok(true)
+}

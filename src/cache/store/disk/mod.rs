@@ -1,0 +1,274 @@
+//! The disk tier: one file a response, spread over one or more directories, found by its key alone.
+//!
+//! [`format`] is what is in a file, [`index`] what is known of all, [`volume`] one directory with its files and threads,
+//! [`warden`] who looks after it, [`scan`] how it is taken into use. It fails open: whatever is the matter with a disk
+//! is a [`Trouble`], and the request goes to the origin.
+
+mod admission;
+mod body;
+mod file;
+mod filter;
+mod format;
+mod health;
+mod id;
+mod index;
+mod loads;
+mod pool;
+mod restore;
+mod scan;
+mod snapshot;
+mod sweep;
+mod volume;
+mod warden;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use smallvec::SmallVec;
+
+use crate::config::model::{Admission, CacheDisk, DiskDirectory, WriteWhen};
+use crate::plan::CacheKey;
+
+use super::super::object::Object;
+use super::super::part::ContentRange;
+use super::super::trouble::Trouble;
+use admission::Seen;
+use id::{FileId, KeyHash};
+use loads::Loads;
+use volume::{Terms, Volume};
+
+pub use volume::Found;
+
+/// All directories together.
+pub struct DiskTier {
+    volumes: ArcSwap<Vec<Arc<Volume>>>,
+    settings: ArcSwap<CacheDisk>,
+    /// Of which purge log the sequences in the files are.
+    log: u32,
+    seen: Seen,
+    loads: Loads,
+    /// Counts removals: what was read before one may be what was removed.
+    removals: AtomicU64,
+}
+
+/// What was found under a key.
+#[derive(Clone)]
+pub struct Loaded {
+    pub found: SmallVec<[Found; 1]>,
+    /// The removals there had been when the reading began.
+    removals: u64,
+}
+
+/// One directory, for the status.
+#[derive(Debug, serde::Serialize)]
+pub struct DiskView {
+    pub path: String,
+    pub state: &'static str,
+    pub reason: Option<String>,
+    pub bytes: u64,
+    pub max_bytes: u64,
+    pub objects: u64,
+    /// Bytes of memory of its index.
+    pub index_bytes: u64,
+    pub waiting_bytes: u64,
+    pub scan: ScanView,
+    pub hits: u64,
+    pub written: u64,
+    pub written_bytes: u64,
+    pub evicted: u64,
+    /// How often it was of no help, by the word for why.
+    pub troubles: Vec<(&'static str, u64)>,
+}
+
+#[derive(Debug, serde::Serialize)]
+pub struct ScanView {
+    pub done: bool,
+    pub percent: u32,
+    pub files: u64,
+    pub removed: u64,
+}
+
+impl DiskTier {
+    /// `log`: of which purge log the sequences are.
+    pub fn start(config: &CacheDisk, log: u32) -> Self {
+        let tier = DiskTier {
+            volumes: ArcSwap::default(),
+            settings: ArcSwap::from_pointee(CacheDisk { directories: Vec::new(), ..config.clone() }),
+            log,
+            seen: Seen::new(),
+            loads: Loads::default(),
+            removals: AtomicU64::new(0),
+        };
+        tier.configure(config);
+        tier
+    }
+
+    /// Takes directories into and out of use, and changes the limits of those that stay.
+    pub fn configure(&self, config: &CacheDisk) {
+        let before = self.volumes.load_full();
+        let terms = Terms { log: self.log, write_buffer: config.write_buffer.0, read_timeout: config.read_timeout };
+        let volume_for = |directory: &DiskDirectory| {
+            let kept = before.iter().find(|volume| volume.root == directory.path);
+            match kept {
+                Some(volume) => {
+                    volume.configure(directory);
+                    volume.clone()
+                }
+                None => Volume::start(directory, config.threads, terms),
+            }
+        };
+        let after: Vec<Arc<Volume>> = config.directories.iter().map(volume_for).collect();
+        for volume in before.iter().filter(|volume| !after.iter().any(|kept| Arc::ptr_eq(kept, volume))) {
+            volume.close();
+        }
+        self.volumes.store(Arc::new(after));
+        self.settings.store(Arc::new(config.clone()));
+    }
+
+    /// Whether what is stored is written at once, rather than when it leaves memory.
+    pub fn writes_at_once(&self) -> bool {
+        self.settings.load().write == WriteWhen::AtOnce
+    }
+
+    /// Whether there may be something under a key.
+    pub fn may_have(&self, key: &str) -> bool {
+        let volumes = self.volumes.load();
+        if volumes.is_empty() {
+            return false;
+        }
+        let key = KeyHash::of(key);
+        volumes.iter().any(|volume| volume.may_have(key))
+    }
+
+    /// Reads what there is under a key. Those who ask for the same at one time have it read once.
+    pub async fn find(&self, key: &str) -> Result<Loaded, Trouble> {
+        let hash = KeyHash::of(key);
+        let removals = self.removals.load(Ordering::Acquire);
+        let loaded = self.loads.once(hash, || self.load(hash, key)).await?;
+        // Joined a reading that began before something was removed, perhaps this.
+        if loaded.removals < removals { self.load(hash, key).await } else { Ok(loaded) }
+    }
+
+    /// Whether nothing was removed since it was read.
+    pub fn is_current(&self, loaded: &Loaded) -> bool {
+        self.removals.load(Ordering::Acquire) == loaded.removals
+    }
+
+    async fn load(&self, hash: KeyHash, key: &str) -> Result<Loaded, Trouble> {
+        let removals = self.removals.load(Ordering::Acquire);
+        let mut trouble = None;
+        for volume in self.volumes.load_full().iter().filter(|volume| volume.may_have(hash)) {
+            match volume.find(hash, key).await {
+                Ok(found) if found.is_empty() => {}
+                Ok(found) => return Ok(Loaded { found, removals }),
+                Err(other) => trouble = Some(other),
+            }
+        }
+        match trouble {
+            Some(trouble) => Err(trouble),
+            None => Ok(Loaded { found: SmallVec::new(), removals }),
+        }
+    }
+
+    /// Has an object written. What there was of it before is out of date either way.
+    pub fn store(&self, object: &Arc<Object>, part: Option<ContentRange>, max_variants: usize) {
+        let volumes = self.volumes.load();
+        if volumes.is_empty() || object.length() > self.settings.load().max_object.0 {
+            return;
+        }
+        let key = KeyHash::of(object.key.as_str());
+        let wanted = self.settings.load().admission == Admission::Always || self.seen.before(key);
+        let chosen = choose(&volumes, key).filter(|_| wanted);
+        let id = FileId::new(key, &object.variant);
+        for volume in volumes.iter() {
+            match chosen {
+                Some(chosen) if Arc::ptr_eq(chosen, volume) => {}
+                _ if volume.may_have(key) => volume.remove(id),
+                _ => {}
+            }
+        }
+        let Some(volume) = chosen else { return };
+        if object.content.in_memory().is_some() {
+            volume.store(object.clone(), part, max_variants);
+        } else {
+            volume.rewrite(object.clone(), part);
+        }
+    }
+
+    /// Takes one object out.
+    pub fn remove(&self, object: &Object) {
+        let volumes = self.volumes.load();
+        if !volumes.is_empty() {
+            self.removals.fetch_add(1, Ordering::AcqRel);
+            let id = FileId::new(KeyHash::of(object.key.as_str()), &object.variant);
+            volumes.iter().filter(|volume| volume.may_have(id.key)).for_each(|volume| volume.remove(id));
+        }
+    }
+
+    /// Takes all variants of a key out.
+    pub fn remove_key(&self, key: &CacheKey) {
+        let volumes = self.volumes.load();
+        if !volumes.is_empty() {
+            self.removals.fetch_add(1, Ordering::AcqRel);
+            let key = KeyHash::of(key.as_str());
+            volumes.iter().for_each(|volume| volume.remove_key(key));
+        }
+    }
+
+    /// Writes what waits to be written and ends all threads. Takes at most `patience` for each directory: call it
+    /// where blocking is allowed.
+    pub fn stop(&self, patience: Duration) {
+        for volume in self.volumes.swap(Arc::default()).iter() {
+            volume.close();
+            if !volume.pool.settle(patience) {
+                tracing::warn!(path = %volume.root.display(), "not all that was to be written to the disk cache was");
+            } else if let Err(error) = volume.save() {
+                tracing::warn!(path = %volume.root.display(), %error, "the index of the disk cache could not be saved; the next start scans it");
+            }
+        }
+    }
+
+    pub fn views(&self) -> Vec<DiskView> {
+        self.volumes.load().iter().map(|volume| view(volume)).collect()
+    }
+}
+
+/// The volume for a key, of those that can be written: the same for as long as they are the same, in proportion to their
+/// sizes, and with as few keys as possible that change places when one comes or goes (weighted rendezvous hashing).
+fn choose(volumes: &[Arc<Volume>], key: KeyHash) -> Option<&Arc<Volume>> {
+    let score = |volume: &Volume| {
+        let unit = key.with(&volume.root);
+        -(volume.max_size() as f64) / unit.ln()
+    };
+    let usable = volumes.iter().filter(|volume| volume.health.obstacle(health::Operation::Write).is_none());
+    usable.max_by(|one, other| score(one).total_cmp(&score(other)))
+}
+
+fn view(volume: &Volume) -> DiskView {
+    let (bytes, objects, index_bytes) = volume.usage();
+    let (files, removed) = volume.scan.found();
+    let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+    let counters = &volume.counters;
+    DiskView {
+        path: volume.root.display().to_string(),
+        state: volume.health.state().as_str(),
+        reason: volume.health.reason(),
+        bytes,
+        max_bytes: volume.max_size(),
+        objects,
+        index_bytes,
+        waiting_bytes: volume.waiting_bytes(),
+        scan: ScanView { done: volume.scan.is_done(), percent: volume.scan.percent(), files, removed },
+        hits: count(&counters.hits),
+        written: count(&counters.written),
+        written_bytes: count(&counters.written_bytes),
+        evicted: count(&counters.evicted),
+        troubles: Trouble::ALL
+            .iter()
+            .zip(&counters.troubles)
+            .map(|(word, times)| (word.as_str(), count(times)))
+            .collect(),
+    }
+}

@@ -1,0 +1,46 @@
+//! Objects to files and back. Pure.
+
+use crate::plan::CacheKey;
+
+use super::super::super::object::{Content, Head, Object};
+use super::super::super::part::ContentRange;
+use super::super::super::policy::Storable;
+use super::filter::Filter;
+use super::format::{Corrupt, Header, Meta};
+
+/// What is written of an object beside its body.
+pub fn meta(object: &Object, part: Option<ContentRange>) -> Meta<'_> {
+    let head = (object.head.status, &object.head.fields);
+    let selected = (&object.variant, &object.tags);
+    Meta::new(object.key.as_str(), head, object.freshness, selected, object.basis, part)
+}
+
+pub fn header(object: &Object, meta: &[u8], meta_room: u32, log: u32) -> Header {
+    Header {
+        log,
+        meta: meta.len() as u32, // at most MAX_META
+        meta_crc: crc32fast::hash(meta),
+        meta_room,
+        body: object.length(),
+        seq: object.checked(),
+        soft_purged: object.soft_purged(),
+        filter: Filter::of(object.key.site(), object.key.uri(), &object.tags.hashes),
+    }
+}
+
+/// The object that a file holds.
+pub fn object(header: &Header, meta: &Meta<'_>, content: Content) -> Result<Object, Corrupt> {
+    let (status, fields) = meta.head()?;
+    let storable = Storable {
+        freshness: meta.freshness,
+        variant: meta.variant.clone().into_owned(),
+        tags: meta.tags.clone().into_owned(),
+        basis: meta.basis,
+        part: meta.part,
+        excluded: Vec::new(),
+    };
+    let head = Head::from_clean(status, fields);
+    let object = Object::new(CacheKey::from_written(meta.key), head, content, storable, header.seq);
+    object.survived(header.seq, header.soft_purged);
+    Ok(object)
+}

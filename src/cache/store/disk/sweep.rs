@@ -1,0 +1,143 @@
+//! Freeing what purges have killed, and noting what has survived them, so that they can be forgotten.
+
+use std::time::{Duration, Instant};
+
+use super::super::super::purge::{PurgeSeq, Purges, Standing, Target};
+use super::DiskTier;
+use super::file::{self, Patience};
+use super::filter::Suspect;
+use super::format::Meta;
+use super::index::Entry;
+use super::restore;
+use super::volume::Volume;
+use super::warden::pause;
+
+/// Entries that are looked at under one lock.
+const STEP: usize = 1024;
+/// Files that are opened in a second, at most: the disk has other things to do.
+const MOST_OPENED: u32 = 10_000;
+
+/// What a sweep did.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct DiskSwept {
+    pub objects: u64,
+    pub bytes: u64,
+    /// The oldest purge sequence of what is left; `None`: not all that is stored is known yet.
+    pub oldest: Option<PurgeSeq>,
+}
+
+/// Purges of which each hits what looks like it, if it is older.
+type Suspects = Vec<(Suspect, PurgeSeq)>;
+
+impl DiskTier {
+    /// Takes as long as it takes: call it where blocking is allowed.
+    pub fn sweep(&self, purges: &Purges) -> DiskSwept {
+        let current = purges.current();
+        let suspects = suspects(purges.in_force());
+        let mut swept = DiskSwept { oldest: Some(PurgeSeq(u64::MAX)), ..DiskSwept::default() };
+        for volume in self.volumes.load_full().iter() {
+            let before = volume.files.lock().oldest_write();
+            let known = volume.scan.is_done();
+            let oldest = sweep(volume, purges, &suspects, current, &mut swept);
+            let oldest = before.map_or(oldest, |before| oldest.min(before));
+            swept.oldest = swept.oldest.filter(|_| known).map(|other| other.min(oldest));
+        }
+        swept
+    }
+}
+
+/// Many purges may look alike; of those only the newest counts.
+fn suspects(in_force: Vec<(Target, PurgeSeq)>) -> Suspects {
+    let mut newest = std::collections::HashMap::new();
+    for (target, seq) in in_force {
+        let known = newest.entry(Suspect::of(&target)).or_insert(seq);
+        *known = seq.max(*known);
+    }
+    newest.into_iter().collect()
+}
+
+fn sweep(volume: &Volume, purges: &Purges, suspects: &Suspects, current: PurgeSeq, swept: &mut DiskSwept) -> PurgeSeq {
+    let mut oldest = PurgeSeq(u64::MAX);
+    let mut pace = Pace { since: Instant::now(), opened: 0 };
+    let mut from = Some(0);
+    while let Some(place) = from {
+        let (entries, next) = volume.files.lock().index.walk(place, STEP);
+        from = next;
+        for entry in entries {
+            if entry.seq >= current {
+                continue; // it survived them all, or began after them
+            }
+            let suspected = |(suspect, seq): &(Suspect, PurgeSeq)| *seq > entry.seq && entry.filter.is(suspect);
+            if !suspects.iter().any(suspected) {
+                volume.survived(entry.id, current);
+                continue;
+            }
+            pace.keep();
+            match look_at(volume, purges, &entry) {
+                Verdict::Dead => {
+                    volume.remove(entry.id);
+                    swept.objects += 1;
+                    swept.bytes += entry.size();
+                }
+                Verdict::Survived => volume.survived(entry.id, current),
+                Verdict::Unknown => oldest = oldest.min(entry.seq),
+            }
+        }
+    }
+    oldest
+}
+
+enum Verdict {
+    Dead,
+    Survived,
+    /// It could not be read now.
+    Unknown,
+}
+
+fn look_at(volume: &Volume, purges: &Purges, entry: &Entry) -> Verdict {
+    let _stripe = volume.stripe(entry.id);
+    let path = entry.id.path(&volume.root);
+    let record = match file::read(&path, volume.terms.log, 0, Patience::Disk) {
+        Ok(record) => record,
+        Err(error) if error.is_missing() => return Verdict::Dead,
+        Err(error) => {
+            volume.unreadable(entry.id, &error);
+            return Verdict::Unknown;
+        }
+    };
+    let object = Meta::decode(&record.meta)
+        .and_then(|meta| Ok((meta.part, restore::object(&record.header, &meta, bytes::Bytes::new().into())?)));
+    let Ok((part, object)) = object else { return Verdict::Dead };
+    match purges.standing(&object) {
+        Standing::Dead => Verdict::Dead,
+        Standing::Live => Verdict::Survived,
+        Standing::SoftPurged { .. } if record.header.soft_purged == object.soft_purged() => Verdict::Survived,
+        // It has to outlive the purge's record.
+        Standing::SoftPurged { .. } => {
+            let Some((header, meta)) = volume.head_of(&object, part) else { return Verdict::Dead };
+            let header = super::format::Header { body: record.header.body, ..header };
+            match file::rewrite_head(&path, &header, &meta) {
+                Ok(true) => Verdict::Survived,
+                Ok(false) => Verdict::Dead,
+                Err(_) => Verdict::Unknown,
+            }
+        }
+    }
+}
+
+/// Bounds the rate.
+struct Pace {
+    since: Instant,
+    opened: u32,
+}
+
+impl Pace {
+    fn keep(&mut self) {
+        self.opened += 1;
+        let due = Duration::from_secs(1) * self.opened / MOST_OPENED;
+        let ahead = due.saturating_sub(self.since.elapsed());
+        if ahead > Duration::from_millis(10) {
+            pause(ahead);
+        }
+    }
+}

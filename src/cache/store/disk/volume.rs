@@ -1,0 +1,537 @@
+//! One directory of the disk tier: its files, its index, its threads. Everything here that may wait for the disk runs
+//! in the volume's own threads.
+
+use std::collections::{HashMap, HashSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex, MutexGuard};
+use smallvec::SmallVec;
+use tokio::sync::oneshot;
+
+use crate::clock::Timestamp;
+use crate::config::model::DiskDirectory;
+
+use super::super::super::object::Object;
+use super::super::super::part::ContentRange;
+use super::super::super::purge::PurgeSeq;
+use super::super::super::trouble::Trouble;
+use super::body::FileBody;
+use super::file::{self, Patience, ReadError, Record, RecordBody};
+use super::format::{Corrupt, Header, Meta, room_for};
+use super::health::{Health, Operation, State};
+use super::id::{FileId, KeyHash};
+use super::index::{Entry, Index};
+use super::pool::IoPool;
+use super::restore;
+use super::scan::{self, Scan};
+use super::snapshot::{self, Known};
+
+/// Bodies up to this are read whole and may get into memory; larger ones are streamed.
+pub const READ_WHOLE: u64 = 1 << 20;
+/// Files that are evicted for one that is written, at most.
+const EVICT_AT_ONCE: usize = 64;
+/// Locks for what is done to one file at a time.
+const STRIPES: usize = 64;
+
+/// What is the same for all volumes.
+#[derive(Debug, Clone, Copy)]
+pub struct Terms {
+    /// Of which purge log the sequences in the files are.
+    pub log: u32,
+    pub write_buffer: u64,
+    pub read_timeout: Duration,
+}
+
+pub struct Volume {
+    pub root: PathBuf,
+    pub terms: Terms,
+    max_size: AtomicU64,
+    pub min_free: AtomicU64,
+    pub(super) files: Mutex<Files>,
+    stripes: [Mutex<()>; STRIPES],
+    pub pool: IoPool,
+    pub health: Health,
+    pub scan: Scan,
+    waiting_bytes: AtomicU64,
+    /// The file system has less than `min_free` left, or has said that it is full.
+    pub full: AtomicBool,
+    next_aside: AtomicU64,
+    /// Wakes the warden.
+    pub(super) chores: Condvar,
+    pub(super) closed: AtomicBool,
+    pub counters: Counters,
+}
+
+/// What is known of the files. Under one lock, so that what one part says holds for the others.
+#[derive(Default)]
+pub(super) struct Files {
+    pub index: Index,
+    /// Files that are being written; of several of a name the one that counts.
+    writing: HashMap<FileId, Write>,
+    /// Files that are to be removed, and until then not to be found.
+    pub doomed: HashSet<FileId>,
+    next_write: u64,
+}
+
+/// A file that is being written.
+#[derive(Debug, Clone, Copy)]
+struct Write {
+    /// A later write of the same file has a higher one.
+    number: u64,
+    seq: PurgeSeq,
+}
+
+impl Files {
+    fn is_current(&self, id: FileId, number: u64) -> bool {
+        self.writing.get(&id).is_some_and(|write| write.number == number)
+    }
+
+    /// The oldest purge sequence of what is not yet in the index.
+    pub fn oldest_write(&self) -> Option<PurgeSeq> {
+        self.writing.values().map(|write| write.seq).min()
+    }
+}
+
+/// What has happened so far.
+#[derive(Default)]
+pub struct Counters {
+    pub hits: AtomicU64,
+    pub misses: AtomicU64,
+    pub written: AtomicU64,
+    pub written_bytes: AtomicU64,
+    pub evicted: AtomicU64,
+    pub troubles: [AtomicU64; Trouble::ALL.len()],
+}
+
+/// What was found.
+#[derive(Clone)]
+pub struct Found {
+    pub object: Arc<Object>,
+    pub part: Option<ContentRange>,
+}
+
+impl Volume {
+    pub fn start(config: &DiskDirectory, threads: usize, terms: Terms) -> Arc<Self> {
+        let volume = Arc::new(Volume {
+            root: config.path.clone(),
+            terms,
+            max_size: AtomicU64::new(config.max_size.0),
+            min_free: AtomicU64::new(config.min_free.0),
+            files: Mutex::default(),
+            stripes: std::array::from_fn(|_| Mutex::new(())),
+            pool: IoPool::start("disk", threads),
+            health: Health::new(Timestamp::now()),
+            scan: Scan::default(),
+            waiting_bytes: AtomicU64::new(0),
+            full: AtomicBool::new(false),
+            next_aside: AtomicU64::new(0),
+            chores: Condvar::new(),
+            closed: AtomicBool::new(false),
+            counters: Counters::default(),
+        });
+        super::warden::start(&volume);
+        volume
+    }
+
+    pub fn max_size(&self) -> u64 {
+        self.max_size.load(Ordering::Relaxed)
+    }
+
+    /// Changes what may change while it runs.
+    pub fn configure(&self, config: &DiskDirectory) {
+        self.max_size.store(config.max_size.0, Ordering::Relaxed);
+        self.min_free.store(config.min_free.0, Ordering::Relaxed);
+        self.chores.notify_all();
+    }
+
+    /// Bytes, files, and bytes of memory of the index.
+    pub fn usage(&self) -> (u64, u64, u64) {
+        let files = self.files.lock();
+        (files.index.bytes(), files.index.len() as u64, files.index.memory())
+    }
+
+    /// Bytes that wait to be written.
+    pub fn waiting_bytes(&self) -> u64 {
+        self.waiting_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Whether there may be a file of a key.
+    pub fn may_have(&self, key: KeyHash) -> bool {
+        !self.scan.is_done() || !self.files.lock().index.variants(key).is_empty()
+    }
+
+    /// Reads all variants of a key, as far as they are there.
+    pub async fn find(self: &Arc<Self>, key: KeyHash, name: &str) -> Result<SmallVec<[Found; 1]>, Trouble> {
+        if let Some(trouble) = self.health.obstacle(Operation::Read) {
+            return Err(self.count(trouble));
+        }
+        let mut ids: SmallVec<[FileId; 2]> =
+            self.files.lock().index.variants(key).iter().map(|entry| entry.id).collect();
+        if ids.is_empty() && !self.scan.is_done() && !self.scan.is_forgotten(key) {
+            let volume = self.clone();
+            let names = self.in_pool(move || scan::names_of(&volume.root, key)).await?;
+            let files = self.files.lock();
+            ids = names.into_iter().filter(|id| !files.doomed.contains(id)).collect();
+        }
+        let mut found = SmallVec::new();
+        let mut trouble = None;
+        for id in ids {
+            match self.read(id, name).await {
+                Ok(one) => found.extend(one),
+                Err(other) => trouble = Some(other),
+            }
+        }
+        match trouble {
+            Some(trouble) if found.is_empty() => Err(trouble),
+            _ => Ok(found),
+        }
+    }
+
+    /// Reads one file; `None`: it is not there.
+    async fn read(self: &Arc<Self>, id: FileId, name: &str) -> Result<Option<Found>, Trouble> {
+        let quick = self.read_now(id, name, Patience::PageCache);
+        let read = match quick {
+            Err(error) if error.needs_disk() => {
+                let (volume, name) = (self.clone(), name.to_owned());
+                self.in_pool(move || {
+                    let _stripe = volume.stripe(id); // nobody changes it meanwhile
+                    volume.read_now(id, &name, Patience::Disk)
+                })
+                .await?
+            }
+            read => read,
+        };
+        match read {
+            Ok(found) => {
+                self.health.success();
+                self.files.lock().index.touch(id);
+                self.counters.hits.fetch_add(1, Ordering::Relaxed);
+                Ok(Some(found))
+            }
+            Err(error) if error.is_missing() => {
+                self.files.lock().index.remove(id);
+                self.counters.misses.fetch_add(1, Ordering::Relaxed);
+                Ok(None)
+            }
+            Err(error) => Err(self.unreadable(id, &error)),
+        }
+    }
+
+    fn read_now(self: &Arc<Self>, id: FileId, name: &str, patience: Patience) -> Result<Found, ReadError> {
+        let Record { header, meta, body } = file::read(&id.path(&self.root), self.terms.log, READ_WHOLE, patience)?;
+        let meta = Meta::decode(&meta)?;
+        if meta.key != name {
+            return Err(Corrupt::Key.into());
+        }
+        let content = match body {
+            RecordBody::Whole(body) => body.into(),
+            RecordBody::Open(file) => FileBody::new(self.clone(), id, file, header).into(),
+        };
+        Ok(Found { object: Arc::new(restore::object(&header, &meta, content)?), part: meta.part })
+    }
+
+    /// Does what may wait for the disk, for somebody who waits for it.
+    pub(super) async fn in_pool<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Trouble> {
+        let (done, result) = oneshot::channel();
+        // If nobody waits any more, the result is not needed.
+        if !self.pool.read(move || drop(done.send(work()))) {
+            return Err(self.count(Trouble::Slow));
+        }
+        match tokio::time::timeout(self.terms.read_timeout, result).await {
+            Ok(Ok(result)) => Ok(result),
+            Ok(Err(_)) => Err(self.count(Trouble::IoError)), // it panicked
+            Err(_) => Err(self.count(Trouble::Slow)),
+        }
+    }
+
+    /// Notes that a file could not be read, and removes it if it is damaged.
+    pub(super) fn unreadable(&self, id: FileId, error: &ReadError) -> Trouble {
+        match error {
+            ReadError::Corrupt(corrupt) => {
+                tracing::warn!(path = %id.path(&self.root).display(), %corrupt, "a stored file is unusable and is removed");
+                self.remove(id);
+                self.count(Trouble::Corrupt)
+            }
+            ReadError::Io(error) => self.fault(Operation::Read, error),
+        }
+    }
+
+    /// Notes that a call failed.
+    pub(super) fn fault(&self, operation: Operation, error: &std::io::Error) -> Trouble {
+        let trouble = Trouble::of(error);
+        if trouble == Trouble::Full {
+            self.full.store(true, Ordering::Relaxed);
+            self.chores.notify_all();
+        }
+        if self.health.fault(operation, error, Timestamp::now()) {
+            let state = self.health.state().as_str();
+            tracing::error!(path = %self.root.display(), %error, "the disk cache is {state}");
+        }
+        self.count(trouble)
+    }
+
+    pub fn count(&self, trouble: Trouble) -> Trouble {
+        if let Some(at) = Trouble::ALL.iter().position(|other| *other == trouble) {
+            self.counters.troubles[at].fetch_add(1, Ordering::Relaxed);
+        }
+        trouble
+    }
+
+    /// Has an object written, if the disk keeps up. What was there of it before is gone either way.
+    pub fn store(self: &Arc<Self>, object: Arc<Object>, part: Option<ContentRange>, max_variants: usize) {
+        let id = FileId::new(KeyHash::of(object.key.as_str()), &object.variant);
+        let number = self.begin_write(id, object.checked());
+        let bytes = object.weight() as u64;
+        let waiting = self.waiting_bytes.fetch_add(bytes, Ordering::Relaxed);
+        let obstacle = self.health.obstacle(Operation::Write);
+        let obstacle = obstacle.or(self.is_closed().then_some(Trouble::OutOfService));
+        let obstacle = obstacle.or(self.full.load(Ordering::Relaxed).then_some(Trouble::Full));
+        let obstacle = obstacle.or((waiting + bytes > self.terms.write_buffer).then_some(Trouble::Slow));
+        let volume = self.clone();
+        let write = move || {
+            if let Err(error) = volume.write(id, number, &object, part, max_variants) {
+                volume.fault(Operation::Write, &error);
+                volume.abandon_write(id, number);
+            }
+            volume.waiting_bytes.fetch_sub(bytes, Ordering::Relaxed);
+        };
+        let obstacle = match obstacle {
+            None if self.pool.write(write) => return,
+            None => Trouble::Slow,
+            Some(obstacle) => obstacle,
+        };
+        self.count(obstacle);
+        self.waiting_bytes.fetch_sub(bytes, Ordering::Relaxed);
+        self.abandon_write(id, number);
+    }
+
+    /// What is stored under a name is out of date from now on. The number tells this write from later ones.
+    pub(super) fn begin_write(&self, id: FileId, seq: PurgeSeq) -> u64 {
+        let mut files = self.files.lock();
+        let outdated = files.index.remove(id).is_some() || !self.scan.is_done();
+        if outdated {
+            files.doomed.insert(id);
+        }
+        files.next_write += 1;
+        let number = files.next_write;
+        files.writing.insert(id, Write { number, seq });
+        number
+    }
+
+    pub(super) fn abandon_write(&self, id: FileId, number: u64) {
+        let mut files = self.files.lock();
+        if files.is_current(id, number) {
+            files.writing.remove(&id);
+        }
+        if !files.doomed.is_empty() {
+            self.chores.notify_all();
+        }
+    }
+
+    fn write(
+        &self,
+        id: FileId,
+        number: u64,
+        object: &Object,
+        part: Option<ContentRange>,
+        max_variants: usize,
+    ) -> std::io::Result<()> {
+        let Some(body) = object.content.in_memory() else { return Ok(()) };
+        let Some((header, meta)) = self.head_of(object, part) else { return Ok(()) };
+        if !self.files.lock().is_current(id, number) {
+            return Ok(()); // out of date before it was written
+        }
+        let aside = self.aside();
+        self.make_room(header.file_length(), EVICT_AT_ONCE);
+        let written = file::write_aside(&aside, &header, &meta, body);
+        let committed = written.and_then(|()| self.commit(id, number, &aside, &header, max_variants));
+        if committed.is_err() {
+            let _ = std::fs::remove_file(&aside); // the first error is what counts
+        }
+        committed
+    }
+
+    /// Header and metadata of an object; `None`: they are too large to be kept.
+    pub(super) fn head_of(&self, object: &Object, part: Option<ContentRange>) -> Option<(Header, Vec<u8>)> {
+        let meta = restore::meta(object, part).encode()?;
+        Some((restore::header(object, &meta, room_for(meta.len()), self.terms.log), meta))
+    }
+
+    /// A name for a file that is being written.
+    pub(super) fn aside(&self) -> PathBuf {
+        let number = self.next_aside.fetch_add(1, Ordering::Relaxed);
+        self.root.join("tmp").join(number.to_string())
+    }
+
+    /// Puts what was written aside in its place, unless it is out of date by now.
+    pub(super) fn commit(
+        &self,
+        id: FileId,
+        number: u64,
+        aside: &std::path::Path,
+        header: &Header,
+        max_variants: usize,
+    ) -> std::io::Result<()> {
+        let _stripe = self.stripe(id);
+        if !self.files.lock().is_current(id, number) {
+            return std::fs::remove_file(aside);
+        }
+        file::rename(aside, &id.path(&self.root))?;
+        self.health.success();
+        self.counters.written.fetch_add(1, Ordering::Relaxed);
+        self.counters.written_bytes.fetch_add(header.file_length(), Ordering::Relaxed);
+        let mut files = self.files.lock();
+        if !files.is_current(id, number) {
+            files.doomed.insert(id);
+            return Ok(());
+        }
+        files.writing.remove(&id);
+        files.doomed.remove(&id);
+        files.index.insert(Entry::new(id, header.file_length(), header.seq, header.filter));
+        self.displace_variants(&mut files, id, max_variants);
+        if !files.doomed.is_empty() {
+            self.chores.notify_all();
+        }
+        Ok(())
+    }
+
+    /// Evicts what was not used for the longest time until there is room for a file. Bounded: if the limit was lowered
+    /// by much, the warden does the rest.
+    pub(super) fn make_room(&self, length: u64, most: usize) {
+        for _ in 0..most {
+            let oldest = {
+                let mut files = self.files.lock();
+                let over = files.index.bytes() + length > self.max_size();
+                over.then(|| files.index.pop_oldest()).flatten()
+            };
+            let Some(oldest) = oldest else { return };
+            self.counters.evicted.fetch_add(1, Ordering::Relaxed);
+            self.unlink(oldest.id);
+        }
+    }
+
+    /// Frees the place of a file that is not in the index.
+    pub(super) fn unlink(&self, id: FileId) {
+        let _stripe = self.stripe(id);
+        // It may have been written anew since.
+        if self.files.lock().index.get(id).is_none()
+            && let Err(error) = std::fs::remove_file(id.path(&self.root))
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            self.fault(Operation::Write, &error);
+        }
+        self.files.lock().doomed.remove(&id);
+    }
+
+    /// Makes room among the variants of a key, at the expense of those whose fill began first.
+    fn displace_variants(&self, files: &mut Files, id: FileId, most: usize) {
+        let mut variants = files.index.variants(id.key);
+        variants.sort_by_key(|entry| (entry.id == id, entry.seq));
+        for entry in variants.iter().take(variants.len().saturating_sub(most)) {
+            files.index.remove(entry.id);
+            files.doomed.insert(entry.id);
+        }
+    }
+
+    /// Changes the head of a stored object whose body stays, as after a 304.
+    pub fn rewrite(self: &Arc<Self>, object: Arc<Object>, part: Option<ContentRange>) {
+        let id = FileId::new(KeyHash::of(object.key.as_str()), &object.variant);
+        let volume = self.clone();
+        let rewrite = move || {
+            let Some((header, meta)) = volume.head_of(&object, part) else { return volume.remove(id) };
+            let _stripe = volume.stripe(id);
+            match file::rewrite_head(&id.path(&volume.root), &header, &meta) {
+                Ok(true) => volume.files.lock().index.survived(id, header.seq),
+                Ok(false) => volume.remove(id),
+                Err(error) if error.is_missing() => {}
+                Err(error) => drop(volume.unreadable(id, &error)),
+            }
+        };
+        // What is stale on disk is only validated once more.
+        if !self.pool.write(rewrite) {
+            self.count(Trouble::Slow);
+        }
+    }
+
+    /// Takes a file out. It is not found any more; its place is freed in the background.
+    pub fn remove(&self, id: FileId) {
+        let mut files = self.files.lock();
+        files.index.remove(id);
+        files.writing.remove(&id);
+        files.doomed.insert(id);
+        drop(files);
+        self.chores.notify_all();
+    }
+
+    /// Takes all variants of a key out.
+    pub fn remove_key(&self, key: KeyHash) {
+        let files = self.files.lock();
+        let mut ids: Vec<FileId> = files.index.variants(key).iter().map(|entry| entry.id).collect();
+        ids.extend(files.writing.keys().filter(|id| id.key == key));
+        // What the scan has yet to find is not to come back.
+        self.scan.forget(key);
+        drop(files);
+        ids.into_iter().for_each(|id| self.remove(id));
+    }
+
+    pub(super) fn stripe(&self, id: FileId) -> MutexGuard<'_, ()> {
+        self.stripes[id.key.directory() as usize % STRIPES].lock()
+    }
+
+    /// What was there is gone, or not to be trusted: it is looked for anew.
+    pub(super) fn forget_all(&self) {
+        let mut files = self.files.lock();
+        files.index = Index::new();
+        files.doomed.clear();
+        self.scan.restart();
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+
+    /// Saves what is known of the directory for the next start, if that is all there is to be known.
+    pub fn save(&self) -> std::io::Result<()> {
+        let files = self.files.lock();
+        match self.scan.is_done() && self.health.state() == State::InService && files.writing.is_empty() {
+            true => snapshot::save(&self.root, self.terms.log, &files.index, files.doomed.iter()),
+            false => Ok(()),
+        }
+    }
+
+    /// Takes over what the last process knew of the directory.
+    pub(super) fn restore(&self, known: Known) {
+        let mut files = self.files.lock();
+        for entry in known.entries {
+            // What was written or removed since the start is newer.
+            if !files.doomed.contains(&entry.id) && !self.scan.is_forgotten(entry.id.key) {
+                files.index.insert_oldest(entry);
+            }
+        }
+        files.doomed.extend(known.doomed);
+        self.scan.finish();
+    }
+
+    /// Ends its warden, and takes no more writes. What is open can be read to its end.
+    pub fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+        self.chores.notify_all();
+    }
+
+    /// Notes that a file has survived all purges up to `seq`.
+    pub fn survived(&self, id: FileId, seq: PurgeSeq) {
+        self.files.lock().index.survived(id, seq);
+    }
+}
+
+impl Default for Index {
+    fn default() -> Self {
+        Index::new()
+    }
+}

@@ -1,0 +1,225 @@
+//! Looks after a volume in a thread of its own: opens it, scans it, frees what is doomed, keeps it below its limits, and
+//! tries it again when it has failed.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use rustix::fs::FlockOperation;
+
+use crate::clock::Timestamp;
+
+use super::health::State;
+use super::id::FileId;
+use super::scan;
+use super::snapshot;
+use super::volume::Volume;
+
+/// How often it looks, if nothing wakes it.
+const ROUND: Duration = Duration::from_secs(1);
+/// Files it removes in a round, at most: a disk has other things to do.
+const REMOVE_IN_A_ROUND: usize = 5000;
+
+pub fn start(volume: &Arc<Volume>) {
+    let for_thread = volume.clone();
+    let thread = std::thread::Builder::new().name("disk-warden".into());
+    if let Err(error) = thread.spawn(move || Warden { volume: for_thread, opened: None, device: None }.run()) {
+        volume.health.enter(State::OutOfService, format!("its thread could not be started: {error}"), Timestamp::now());
+    }
+}
+
+struct Warden {
+    volume: Arc<Volume>,
+    opened: Option<Opened>,
+    /// The file system that it was on at first.
+    device: Option<u64>,
+}
+
+/// The directory as it was when it was opened.
+struct Opened {
+    /// Held as long as this process uses it.
+    _lock: File,
+    device: u64,
+    inode: u64,
+}
+
+impl Warden {
+    fn run(mut self) {
+        self.open();
+        while !self.volume.is_closed() {
+            if self.opened.is_some() && !self.volume.scan.is_done() && self.volume.health.state() != State::OutOfService
+            {
+                self.scan();
+            }
+            self.look_after_directory();
+            self.watch_free_space();
+            let busy = self.free();
+            let mut files = self.volume.files.lock();
+            if !self.volume.is_closed() && !busy {
+                let _ = self.volume.chores.wait_for(&mut files, ROUND); // woken or not: it looks
+            } else if !self.volume.is_closed() {
+                drop(files);
+                pause(ROUND / 10); // bounds the rate
+            }
+        }
+    }
+
+    fn open(&mut self) {
+        let root = &self.volume.root;
+        match open(root) {
+            Ok(opened) => {
+                self.device = Some(opened.device);
+                self.opened = Some(opened);
+            }
+            Err(error) => self.give_up(&error),
+        }
+    }
+
+    fn give_up(&self, error: &io::Error) {
+        let volume = &self.volume;
+        if volume.health.enter(State::OutOfService, error.to_string(), Timestamp::now()) {
+            tracing::error!(path = %volume.root.display(), %error, "the disk cache is out of service; the node goes on without it");
+        }
+    }
+
+    fn scan(&self) {
+        let volume = &self.volume;
+        match snapshot::take(&volume.root, volume.terms.log) {
+            Ok(Some(known)) => {
+                let (path, files) = (volume.root.display(), known.entries.len());
+                tracing::info!(%path, files, "the disk cache is as the last process left it");
+                return volume.restore(known);
+            }
+            Ok(None) => {}
+            Err(error) => return self.give_up(&error),
+        }
+        if let Err(error) = scan::run(volume) {
+            return self.give_up(&error);
+        }
+        let (files, removed) = volume.scan.found();
+        tracing::info!(path = %volume.root.display(), files, removed, "the disk cache is scanned");
+    }
+
+    /// Notices that the directory is gone, or another one is in its place; and tries what has failed.
+    fn look_after_directory(&mut self) {
+        let volume = self.volume.clone();
+        if let Some(opened) = &self.opened
+            && let Err(error) = opened.is_still(&volume.root)
+        {
+            self.give_up(&error);
+        }
+        if !volume.health.probe_is_due(Timestamp::now()) {
+            return;
+        }
+        let is_same = |opened: &Opened| opened.is_still(&volume.root).is_ok();
+        if !self.opened.as_ref().is_some_and(is_same) {
+            self.opened = None; // gives up the lock
+            match open(&volume.root) {
+                // What lies under a mount point while the disk is not mounted must not be filled.
+                Ok(opened) if self.device.is_some_and(|device| device != opened.device) => return,
+                Ok(opened) => {
+                    self.device = Some(opened.device);
+                    self.opened = Some(opened);
+                }
+                Err(error) => {
+                    return tracing::debug!(path = %volume.root.display(), %error, "the disk cache cannot be opened yet");
+                }
+            }
+            volume.forget_all();
+        }
+        match probe(&volume.root) {
+            Ok(()) => {
+                volume.health.recovered(Timestamp::now());
+                tracing::info!(path = %volume.root.display(), "the disk cache is in service again");
+            }
+            Err(error) => tracing::debug!(path = %volume.root.display(), %error, "the disk cache does not work yet"),
+        }
+    }
+
+    /// Evicts what keeps the file system from having `min_free` left.
+    fn watch_free_space(&self) {
+        let volume = &self.volume;
+        if volume.health.state() == State::OutOfService {
+            return;
+        }
+        let Ok(stat) = rustix::fs::statvfs(&volume.root) else { return };
+        let (free, least) = (stat.f_bavail * stat.f_frsize, volume.min_free.load(Ordering::Relaxed));
+        let was_full = volume.full.load(Ordering::Relaxed);
+        if free < least || was_full {
+            let missing = least.saturating_sub(free).max(if was_full { FULL_EVICTS } else { 0 });
+            let mut freed = 0;
+            while freed < missing {
+                let Some(entry) = volume.files.lock().index.pop_oldest() else { break };
+                volume.counters.evicted.fetch_add(1, Ordering::Relaxed);
+                volume.unlink(entry.id);
+                freed += entry.size();
+            }
+        }
+        let Ok(stat) = rustix::fs::statvfs(&volume.root) else { return };
+        volume.full.store(stat.f_bavail * stat.f_frsize <= least, Ordering::Relaxed);
+    }
+
+    /// Removes what is doomed, and what is above the limit. Whether there is more to do.
+    fn free(&self) -> bool {
+        let volume = &self.volume;
+        let doomed: Vec<FileId> = volume.files.lock().doomed.iter().take(REMOVE_IN_A_ROUND).copied().collect();
+        if volume.health.state() != State::InService {
+            return false; // there is time when it works again
+        }
+        doomed.iter().for_each(|id| volume.unlink(*id));
+        volume.make_room(0, REMOVE_IN_A_ROUND);
+        let files = volume.files.lock();
+        !files.doomed.is_empty() || files.index.bytes() > volume.max_size()
+    }
+}
+
+/// Only in threads that belong to the disk tier.
+#[allow(clippy::disallowed_methods, reason = "it is no worker that waits")]
+pub fn pause(time: Duration) {
+    std::thread::sleep(time);
+}
+
+/// Bytes that are evicted when the file system says that it is full.
+const FULL_EVICTS: u64 = 1 << 20;
+
+impl Opened {
+    fn is_still(&self, root: &Path) -> io::Result<()> {
+        let now = fs::metadata(root)?;
+        if (now.dev(), now.ino()) == (self.device, self.inode) {
+            return Ok(());
+        }
+        Err(io::Error::other("another directory or file system is in its place"))
+    }
+}
+
+/// Takes a directory into use, and removes what was left half-written.
+fn open(root: &Path) -> io::Result<Opened> {
+    fs::create_dir_all(root)?;
+    let lock = File::options().create(true).truncate(false).write(true).open(root.join("lock"))?;
+    rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|errno| match errno {
+        rustix::io::Errno::WOULDBLOCK => io::Error::other("another process uses it"),
+        errno => errno.into(),
+    })?;
+    let aside = root.join("tmp");
+    fs::create_dir_all(&aside)?;
+    for entry in fs::read_dir(&aside)? {
+        fs::remove_file(entry?.path())?;
+    }
+    let metadata = fs::metadata(root)?;
+    Ok(Opened { _lock: lock, device: metadata.dev(), inode: metadata.ino() })
+}
+
+/// Whether files can be written, read and removed.
+fn probe(root: &Path) -> io::Result<()> {
+    let path = root.join("tmp").join("probe");
+    fs::create_dir_all(root.join("tmp"))?;
+    let text = [7; 4096];
+    fs::write(&path, text)?;
+    let read = fs::read(&path)?;
+    fs::remove_file(&path)?;
+    if read == text { Ok(()) } else { Err(io::Error::other("it does not keep what is written")) }
+}
