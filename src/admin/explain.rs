@@ -95,7 +95,7 @@ fn describe_match(answer: &mut Value, snapshot: &Snapshot, matched: &Matched<'_>
 fn describe_cache(answer: &mut Value, node: &Node, snapshot: &Snapshot, matched: &Matched<'_>, view: &RequestView<'_>) {
     let version = snapshot.sites[matched.site_index].version();
     let mut written = String::new();
-    CacheKey::write(&mut written, &matched.site.name, version, &matched.route.cache.key, view);
+    matched.write_key(&mut written, version, view);
     let key = CacheKey::from_written(&written);
     let now = Timestamp::now();
     let stored = node.engine.inspect(key.as_str(), view.fields, now);
@@ -119,7 +119,7 @@ async fn fetch(
 ) -> Result<Value, Problem> {
     let version = snapshot.sites[matched.site_index].version();
     let mut key = String::new();
-    CacheKey::write(&mut key, &matched.site.name, version, &matched.route.cache.key, view);
+    matched.write_key(&mut key, version, view);
     let asks = match matched.route.cache.heeds_clients() {
         true => ClientDirectives::parse(view.fields),
         false => ClientDirectives::default(),

@@ -59,11 +59,16 @@ pub fn select(codings: &[Coded], method: &Method, request: Fields<'_>) -> Option
     codings.iter().position(|coded| coded.coding == best).filter(|_| !forbids_transformation(request))
 }
 
-/// Says in a response that it is selected by `Accept-Encoding`, as caches further on have to know.
-pub fn add_vary(fields: &mut HeaderMap) {
+/// Whether a response says that it is selected by `Accept-Encoding`.
+pub fn varies(fields: &HeaderMap) -> bool {
     let lines = fields.get_all(header::VARY).iter().filter_map(|line| line.to_str().ok());
     let named = |name: &str| name == "*" || name.eq_ignore_ascii_case(header::ACCEPT_ENCODING.as_str());
-    if !lines.flat_map(|line| line.split(',')).any(|name| named(name.trim())) {
+    lines.flat_map(|line| line.split(',')).any(|name| named(name.trim()))
+}
+
+/// Says in a response that it is selected by `Accept-Encoding`, as caches further on have to know.
+pub fn add_vary(fields: &mut HeaderMap) {
+    if !varies(fields) {
         fields.append(header::VARY, HeaderValue::from_static("accept-encoding"));
     }
 }

@@ -55,11 +55,15 @@ impl Compressor {
 
     /// Has an object coded, if there is room in the queue.
     pub fn offer(&self, object: Arc<Object>, codings: Arc<[Coding]>) {
+        if !object.begin_coding() {
+            return;
+        }
         let length = object.length();
         let waiting = self.shared.waiting_bytes.fetch_add(length, Ordering::Relaxed);
         // A single one may be larger than the bound.
         let room = waiting == 0 || waiting + length <= MAX_WAITING_BYTES;
-        if !room || self.jobs.try_send(Job { object, codings }).is_err() {
+        if !room || self.jobs.try_send(Job { object: object.clone(), codings }).is_err() {
+            object.give_up_coding();
             self.shared.waiting_bytes.fetch_sub(length, Ordering::Relaxed);
             self.shared.metrics.compress_skipped.inc();
         }
@@ -74,9 +78,13 @@ fn work(queue: &Mutex<Receiver<Job>>, shared: &Shared) {
         let job = queue.lock().recv();
         let Ok(Job { object, codings }) = job else { return };
         let coded = encode_all(&object, &codings, shared);
-        if !coded.is_empty() {
-            object.set_codings(coded);
-            shared.memory.weigh_again(&object);
+        // It may have been confirmed meanwhile: then another object has this body.
+        if let Some(current) = shared.memory.with_body_of(&object) {
+            let grows = !coded.is_empty();
+            current.set_codings(coded);
+            if grows {
+                shared.memory.weigh_again(&current);
+            }
         }
         shared.waiting_bytes.fetch_sub(object.length(), Ordering::Relaxed);
     }

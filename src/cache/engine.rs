@@ -231,7 +231,7 @@ impl Engine {
 
     fn compress(&self, object: &Arc<Object>, rules: &CacheRules) {
         if let Some(compress) = &rules.compress
-            && object.codings().is_empty()
+            && coding::varies(&object.head.fields) // else caches further on would not know
             && object.content.in_memory().is_some()
             && coding::suits(compress, object.head.status, &object.head.fields, Some(object.length()))
         {
@@ -244,7 +244,9 @@ impl Engine {
         if self.purges.standing(&part.object) != Standing::Dead && !flight.is_spoilt() {
             self.metrics.stored(part.object.basis.as_str());
             let object = part.object.clone();
-            self.memory.insert_part(part, rules.max_variants);
+            // What a purge has killed is not to come back in new company.
+            let may_join = |other: &Object| self.purges.standing(other) != Standing::Dead;
+            self.memory.insert_part(part, rules.max_variants, self.max_object(), may_join);
             if flight.is_spoilt() {
                 self.memory.remove(&object);
             }
@@ -274,7 +276,7 @@ impl Engine {
     /// it. Not a purge: that would need a record for each POST.
     pub fn invalidate(&self, key: &CacheKey) {
         self.flights.spoil(key);
-        self.memory.remove_key(key.as_str());
+        self.memory.remove_key(key);
         self.disk.remove_key(key);
     }
 

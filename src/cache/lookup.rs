@@ -131,7 +131,12 @@ impl Engine {
             Some(Usability::Fresh { ttl }) if part.answers(request) && suits(asks, &part.object, Some(ttl), now) => {
                 Lookup::PartHit(part.clone(), Report::Hit { ttl, tier: Tier::Memory })
             }
-            Some(_) => Lookup::Miss(Miss { part: Some(part.clone()), ..Miss::of(None, Why::Partial) }),
+            Some(_) => {
+                // What cannot be completed is of no use: the request's own range may be asked for.
+                let useful = part.missing().is_some() && part.range.total <= self.max_object();
+                let part = Some(part.clone()).filter(|_| useful);
+                Lookup::Miss(Miss { part, ..Miss::of(None, Why::Partial) })
+            }
         }
     }
 

@@ -4,8 +4,9 @@
 use std::fmt::Debug;
 use std::io::Write as _;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
@@ -31,6 +32,8 @@ pub struct Object {
     pub head: Head,
     pub content: Content,
     codings: OnceLock<Box<[Coded]>>,
+    /// Whether it was given to the compressor; one for all objects with this body.
+    coding_begun: Arc<AtomicBool>,
     pub freshness: Freshness,
     pub variant: Variant,
     pub tags: Tags,
@@ -163,6 +166,16 @@ impl Head {
         Self::from_clean(self.status, fields)
     }
 
+    /// The same, said to be selected by `Accept-Encoding`.
+    pub fn varying_by_coding(self) -> Self {
+        if coding::varies(&self.fields) {
+            return self;
+        }
+        let mut fields = self.fields;
+        coding::add_vary(&mut fields);
+        Self::from_clean(self.status, fields)
+    }
+
     pub fn etag(&self) -> Option<&str> {
         self.fields.get(header::ETAG).and_then(|value| value.to_str().ok())
     }
@@ -176,7 +189,21 @@ impl Head {
 
     /// What `respond` needs to know.
     pub fn selected(&self, length: Option<u64>) -> Selected<'_> {
-        Selected { status: self.status, etag: self.etag(), last_modified: self.last_modified, date: self.date, length }
+        Selected {
+            status: self.status,
+            etag: self.etag(),
+            last_modified: self.last_modified,
+            date: self.date,
+            date_is_strong: self.date_is_strong(),
+            length,
+        }
+    }
+
+    /// Whether `Last-Modified` tells bodies apart to the byte (RFC 9110 section 8.8.2.2): it might have changed twice in
+    /// the second in which it was made, and codings of it all have one date.
+    fn date_is_strong(&self) -> bool {
+        let settled = |(modified, date): (Timestamp, Timestamp)| date >= modified + Duration::from_secs(1);
+        self.last_modified.zip(self.date).is_some_and(settled) && !coding::varies(&self.fields)
     }
 }
 
@@ -194,6 +221,7 @@ impl Object {
             head,
             content: content.into(),
             codings: OnceLock::new(),
+            coding_begun: Arc::default(),
             freshness: storable.freshness,
             variant: storable.variant,
             tags: storable.tags,
@@ -210,6 +238,7 @@ impl Object {
             head: self.head.clone(),
             content: body.into(),
             codings: OnceLock::new(),
+            coding_begun: Arc::default(),
             freshness: self.freshness,
             variant: self.variant.clone(),
             tags: self.tags.clone(),
@@ -228,6 +257,23 @@ impl Object {
     pub fn set_codings(&self, codings: impl IntoIterator<Item = (Coding, Bytes)>) {
         let coded = |(coding, body)| Coded { coding, head: coding::head_of(&self.head, coding), body };
         let _ = self.codings.set(codings.into_iter().map(coded).collect()); // a second time changes nothing
+    }
+
+    /// Takes over what was or is being made of the same body.
+    pub fn share_coding(&mut self, before: &Object) {
+        self.coding_begun = before.coding_begun.clone();
+        if let Some(codings) = before.codings.get() {
+            self.set_codings(codings.iter().map(|coded| (coded.coding, coded.body.clone())));
+        }
+    }
+
+    /// Whether nobody has begun to code the body. The caller does, or says so.
+    pub fn begin_coding(&self) -> bool {
+        !self.coding_begun.swap(true, Ordering::AcqRel)
+    }
+
+    pub fn give_up_coding(&self) {
+        self.coding_begun.store(false, Ordering::Release);
     }
 
     /// Bytes of memory it takes, bookkeeping included.

@@ -112,8 +112,9 @@ impl Part {
         fits && fields.get(header::ETAG) == self.object.head.fields.get(header::ETAG)
     }
 
-    /// Both in one, if they are of the same thing and overlap or touch; with the newer one's head.
-    pub fn joined(&self, newer: &Part) -> Option<Part> {
+    /// Both in one, if they are of the same thing, overlap or touch, and are not longer than `most`; with the newer one's
+    /// head.
+    pub fn joined(&self, newer: &Part, most: u64) -> Option<Part> {
         let (old, new) = (&self.range, &newer.range);
         let same = old.total == new.total && strong_etag(&self.object.head) == strong_etag(&newer.object.head);
         let touching = old.first <= new.last + 1 && new.first <= old.last + 1;
@@ -121,6 +122,9 @@ impl Part {
             return None;
         }
         let range = ContentRange { first: old.first.min(new.first), last: old.last.max(new.last), total: old.total };
+        if range.length() > most {
+            return None;
+        }
         let mut body = Vec::with_capacity(range.length() as usize);
         if old.first < new.first {
             body.extend_from_slice(&self.body[..(new.first - old.first) as usize]);
@@ -288,7 +292,8 @@ mod tests {
             ((0, "01"), (3, "3"), None),
         ] {
             let (old, new) = (part(old.0, old.1, 10, "\"a\"", 3).unwrap(), part(new.0, new.1, 10, "\"a\"", 7).unwrap());
-            let joined = old.joined(&new);
+            let joined = old.joined(&new, 10);
+            assert!(old.joined(&new, old.range.length().max(new.range.length()) - 1).is_none());
             let found = joined.as_ref().map(|part| (part.range.first, std::str::from_utf8(&part.body).unwrap()));
             assert_eq!(found, expected);
             if let Some(joined) = joined {
@@ -297,9 +302,9 @@ mod tests {
             }
         }
         let (old, other) = (part(0, "01", 10, "\"a\"", 1).unwrap(), part(2, "23", 10, "\"b\"", 1).unwrap());
-        assert!(old.joined(&other).is_none());
+        assert!(old.joined(&other, 10).is_none());
         let longer = part(2, "23", 11, "\"a\"", 1).unwrap();
-        assert!(old.joined(&longer).is_none());
+        assert!(old.joined(&longer, 10).is_none());
     }
 
     #[test]

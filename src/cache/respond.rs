@@ -14,6 +14,8 @@ pub struct Selected<'a> {
     pub last_modified: Option<Timestamp>,
     /// Stands in for a missing `Last-Modified` (RFC 9111 section 4.3.2).
     pub date: Option<Timestamp>,
+    /// Whether `last_modified` tells bodies apart to the byte.
+    pub date_is_strong: bool,
     /// Of the whole body; `None` while a fill of unknown length runs.
     pub length: Option<u64>,
 }
@@ -110,7 +112,7 @@ fn if_range_holds(request: Fields<'_>, selected: &Selected<'_>) -> bool {
         }
         Some(condition) => {
             let condition = Timestamp::from_http_date(condition);
-            condition.is_some() && condition == selected.last_modified
+            selected.date_is_strong && condition.is_some() && condition == selected.last_modified
         }
     }
 }
@@ -231,6 +233,7 @@ mod tests {
             etag: (!etag.is_empty()).then_some(etag),
             last_modified: Some(MODIFIED),
             date: None,
+            date_is_strong: true,
             length,
         };
         respond(&method, Fields::Map(&headers), &selected)
@@ -257,6 +260,7 @@ mod tests {
                 etag: Some(stored[1]).filter(|etag| *etag != "-"),
                 last_modified: (stored.get(3) != Some(&"undated")).then_some(MODIFIED),
                 date: None,
+                date_is_strong: stored.get(3) != Some(&"weakly-dated"),
                 length: stored[2].parse().ok(),
             };
             for method in methods.split(' ') {
@@ -292,6 +296,7 @@ mod tests {
             etag: None,
             last_modified: None,
             date: Some(MODIFIED),
+            date_is_strong: false,
             length: Some(10),
         };
         for (since, expected) in [(AT, Reply::NotModified), (BEFORE, Reply::Full)] {

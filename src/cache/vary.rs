@@ -85,7 +85,7 @@ impl Variant {
     pub fn matches(&self, request: Fields<'_>) -> bool {
         self.0.iter().all(|Selector { axis, value }| match (axis, value) {
             // The common case without allocation: one line, byte for byte the same.
-            (Axis::Field(name), Some(value)) => {
+            (Axis::Field(name), Some(value)) if *name != header::COOKIE => {
                 request.get(name).is_some_and(|line| line == value.as_ref())
                     && request.joined(name).is_some_and(|joined| joined.len() == value.len())
                     || field_value(request, name).as_ref() == Some(value)
@@ -173,6 +173,9 @@ pub fn normalise(fields: &mut HeaderMap, rules: &KeyRules) {
 /// The lines of a field combined, white space around list separators removed, in lower case where case means
 /// nothing (RFC 9110 sections 12.5.3 and 12.5.4).
 fn field_value(request: Fields<'_>, name: &HeaderName) -> Option<Box<[u8]>> {
+    if *name == header::COOKIE {
+        return cookies(request); // no list: a comma is part of a value, and origins get one line
+    }
     let mut joined = request.joined(name)?;
     if matches!(*name, header::ACCEPT_LANGUAGE | header::ACCEPT_ENCODING) {
         joined = joined.to_ascii_lowercase().into();
@@ -182,6 +185,13 @@ fn field_value(request: Fields<'_>, name: &HeaderName) -> Option<Box<[u8]>> {
     }
     let parts: Vec<&[u8]> = joined.split(|b| *b == b',').map(<[u8]>::trim_ascii).collect();
     Some(parts.join(&b',').into())
+}
+
+/// All lines of `Cookie` as one, as they are sent to origins (RFC 9113 section 8.2.3).
+fn cookies(request: Fields<'_>) -> Option<Box<[u8]>> {
+    let mut lines: SmallVec<[&[u8]; 4]> = SmallVec::new();
+    request.for_each(&header::COOKIE, |line| lines.push(line.trim_ascii()));
+    (!lines.is_empty()).then(|| lines.join(&b"; "[..]).into())
 }
 
 #[cfg(test)]
@@ -201,6 +211,10 @@ mod tests {
         let gzip = [("accept-encoding", "gzip, br")];
         for (vary, stored_for, request, matches) in [
             ("", &gzip[..], &[][..], true),
+            ("cookie", &[("cookie", "a=1"), ("cookie", "b=2")], &[("cookie", "a=1; b=2")], true),
+            ("cookie", &[("cookie", "a=1"), ("cookie", "b=2")], &[("cookie", "a=1,b=2")], false),
+            ("cookie", &[("cookie", "a=1,b=2")], &[("cookie", "a=1, b=2")], false),
+            ("cookie", &[], &[("cookie", "")], false),
             ("accept-encoding", &gzip, &gzip, true),
             ("Accept-Encoding", &gzip, &[("accept-encoding", "gzip,  br")], true),
             ("accept-encoding", &gzip, &[("accept-encoding", "gzip"), ("accept-encoding", "br")], true),

@@ -23,7 +23,7 @@ use crate::origin::connect::OriginError;
 use crate::origin::exchange::{self, Exchange, OriginRequest};
 use crate::origin::forward::{self, Forwarded};
 use crate::pass::{Pass, PassRequest, excuse};
-use crate::plan::{CacheKey, Matched, PassReason, Plan, keyed_uris, plan};
+use crate::plan::{Matched, PassReason, Plan, keyed_uris, plan};
 use crate::request::RequestView;
 use crate::snapshot::Snapshot;
 
@@ -82,7 +82,7 @@ pub async fn decide(
         Plan::Cache(matched) => matched,
     };
     let version = snapshot.sites[matched.site_index].version();
-    CacheKey::write(key, &matched.site.name, version, &matched.route.cache.key, view);
+    matched.write_key(key, version, view);
     let asks = match matched.route.cache.heeds_clients() {
         true => ClientDirectives::parse(view.fields),
         false => ClientDirectives::default(),

@@ -58,6 +58,31 @@ impl PassReason {
     }
 }
 
+impl Matched<'_> {
+    /// Writes the request's cache key into a buffer that the caller reuses.
+    pub fn write_key(&self, buffer: &mut String, version: u64, request: &RequestView<'_>) {
+        let rules = &self.route.cache.key;
+        match rules.ignore_path_case && self.is_anothers_in_lower_case(request) {
+            true => CacheKey::write(
+                buffer,
+                &self.site.name,
+                version,
+                &KeyRules { ignore_path_case: false, ..rules.clone() },
+                request,
+            ),
+            false => CacheKey::write(buffer, &self.site.name, version, rules, request),
+        }
+    }
+
+    /// Whether another route serves the path in lower case. What has that path for its key is of that route, and not to
+    /// be replaced by what this one's pool answers.
+    fn is_anothers_in_lower_case(&self, request: &RequestView<'_>) -> bool {
+        let lower = request.path.to_ascii_lowercase();
+        let route = self.site.routes.iter().position(|route| route.serves(request.method, &lower));
+        route != Some(self.route_index)
+    }
+}
+
 /// Decides what is to be done with a request.
 pub fn plan<'c>(config: &'c Config, request: &RequestView<'_>) -> Plan<'c> {
     let Some(site_index) = config.hosts.find(request.host) else {

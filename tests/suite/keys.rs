@@ -109,3 +109,23 @@ fn errors_are_kept_for_as_long_as_the_route_says() {
         }
     }
 }
+
+#[test]
+fn a_route_does_not_fill_what_another_answers_from() {
+    let (api, web) = (
+        Origin::start(|_| Reply::ok(&["Cache-Control: max-age=60"], "api")),
+        Origin::start(|_| Reply::ok(&["Cache-Control: max-age=60"], "web")),
+    );
+    let node = Node::start(&format!(
+        "[pool.api]\norigins = [\"{}\"]\n[pool.web]\norigins = [\"{}\"]\n[site.shop]\nhosts = [\"*\"]\n\
+         [[site.shop.route]]\npath = \"/api/*\"\npool = \"api\"\ncache = {{ mode = \"respect\" }}\n\
+         [[site.shop.route]]\npath = \"/*\"\npool = \"web\"\n\
+         cache = {{ mode = \"respect\", key = {{ ignore_path_case = true }} }}\n",
+        api.address, web.address
+    ));
+    assert_eq!(node.get("/API/users").text(), "web");
+    let response = node.get("/api/users");
+    assert_eq!((response.text().as_str(), response.is_hit()), ("api", false));
+    node.get("/Page");
+    assert!(node.get("/page").is_hit());
+}

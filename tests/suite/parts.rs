@@ -149,9 +149,10 @@ fn ranges_are_asked_for_kept_joined_and_completed() {
             ("4-7", false, "4567", Some("bytes=4-7")),
             ("4-7", true, "4567", None),
             ("5-6", true, "56", None),
-            // What lies in the middle cannot be completed by one range: the whole is asked for.
-            ("6-9", false, "6789", Some("none")),
-            ("-5", true, "fghij", None),
+            // What lies in the middle cannot be completed by one range.
+            ("6-9", false, "6789", Some("bytes=6-9")),
+            ("4-9", true, "456789", None),
+            ("-5", false, "fghij", Some("bytes=-5")),
         ] {
             let before = origin.count();
             let response = ask(range);
@@ -192,6 +193,41 @@ fn what_comes_short_of_a_suffix_is_not_joined_to_it() {
     assert!(!node.get("/a").complete);
     assert_eq!(node.get_with("/a", &["Range: bytes=8-11"]).text(), "89ab");
     assert_eq!(node.get("/a").text(), WHOLE);
+}
+
+#[test]
+fn a_range_that_is_not_as_long_as_it_says_is_no_answer() {
+    for body in ["4\r\n0123\r\n0\r\n\r\n", "c\r\n0123456789ab\r\n0\r\n\r\n", "6\r\n012345\r\n6\r\n6789ab\r\n0\r\n\r\n"]
+    {
+        let origin = Origin::start(move |_| {
+            let fields = ["Content-Range: bytes 0-9/20", "ETag: \"v1\"", "Cache-Control: max-age=60"];
+            let mut bytes = Reply::head(206, &[&fields[..], &["Transfer-Encoding: chunked"]].concat());
+            bytes.extend_from_slice(body.as_bytes());
+            vec![Step::Send(bytes)]
+        });
+        let node = asking_ranges(Protocol::H1, &origin);
+        let mut client = node.client();
+        let response = client.get("/a", &["Range: bytes=0-9"]);
+        assert!(!response.complete && response.body.len() < 10, "{}", response.head);
+        assert!(client.is_closed(), "what follows must not be taken for the next response");
+        assert!(!node.get_with("/a", &["Range: bytes=0-1"]).is_hit());
+    }
+}
+
+#[test]
+fn parts_that_are_of_no_use_do_not_make_the_node_fetch_the_whole() {
+    let origin = Origin::start(|request| good(request, "\"v1\""));
+    let routes = "[[site.shop.route]]\npath = \"/*\"\npool = \"app\"\ncache = { mode = \"respect\", fetch_ranges = true }\n\
+                  [cache.memory]\nmax_object = 12\n";
+    let node = Node::speaking(Protocol::H1, &[origin.address], routes);
+    for (range, body) in [("0-7", "01234567"), ("18-19", "ij"), ("8-15", "89abcdef"), ("0-15", "0123456789abcdef")] {
+        assert_eq!(node.get_with("/a", &[&format!("Range: bytes={range}")]).text(), body);
+    }
+    let asked: Vec<String> =
+        origin.requests().iter().map(|request| request.field("range").unwrap().to_owned()).collect();
+    assert_eq!(asked, ["bytes=0-7", "bytes=18-19", "bytes=8-15", "bytes=0-15"]);
+    let (_, explained) = node.admin("GET", "/v1/explain?url=shop.example/a", "");
+    assert!(explained["stored"][0]["bytes"].as_u64().unwrap() <= 12, "{explained}");
 }
 
 #[test]

@@ -6,6 +6,7 @@ use http::StatusCode;
 use crate::clock::Timestamp;
 use crate::origin::exchange::Exchange;
 
+use super::super::coding;
 use super::super::engine::Engine;
 use super::super::flight::Flight;
 use super::super::freshness::ExchangeTimes;
@@ -14,9 +15,9 @@ use super::super::policy::Storable;
 use super::super::purge::Standing;
 use super::{FillRequest, add_date, judge, with_age};
 
-/// Asks for what a stored part lacks, if that is in one piece and the whole may be stored.
-pub(super) fn ask_for_the_rest(engine: &Engine, request: &mut FillRequest) -> Option<Missing> {
-    let part = request.part.as_ref().filter(|part| part.range.total <= engine.max_object())?;
+/// Asks for what a stored part lacks, if that is in one piece.
+pub(super) fn ask_for_the_rest(request: &mut FillRequest) -> Option<Missing> {
+    let part = request.part.as_ref()?;
     let missing = part.missing()?;
     part.ask_for(&missing, &mut request.origin.fields);
     Some(missing)
@@ -54,6 +55,11 @@ pub(super) fn completion(
         return None;
     };
     (exchange.status, exchange.fields) = (StatusCode::OK, head.fields);
+    if let Some(compress) = &request.rules().compress
+        && coding::suits(compress, StatusCode::OK, &exchange.fields, length)
+    {
+        coding::add_vary(&mut exchange.fields);
+    }
     storable.variant = part.object.variant.clone();
     storable.tags = part.object.tags.clone();
     let body = part.body().clone();

@@ -59,6 +59,9 @@ pub(super) async fn stream(
             Err(error) => break Err(error),
         };
         received += chunk.len() as u64;
+        if length.is_some_and(|length| received > length) {
+            break ended(&exchange, length, received); // nobody is to get more than was announced
+        }
         if length == Some(received) && held.is_empty() {
             held = chunk;
         } else {
@@ -210,7 +213,11 @@ async fn pump(
             Ok(Some(chunk)) if chunk.is_empty() => {}
             Ok(Some(chunk)) => {
                 received += chunk.len() as u64;
-                if keep.is_some() && length.is_some_and(|length| received <= length) {
+                if keep.is_some() {
+                    // The length is that of the range, which the framing need not have.
+                    if length.is_some_and(|length| received > length) {
+                        break;
+                    }
                     kept.extend_from_slice(&chunk);
                 }
                 if length == Some(received) && last.is_none() {
@@ -226,8 +233,14 @@ async fn pump(
             }
         }
     }
+    if keep.is_some()
+        && let Err(error) = ended(&exchange, length, received)
+    {
+        let _ = sender.send(Err(error)).await; // if the client left, nobody needs to know
+        return;
+    }
     exchange.release(&engine.connector).await;
-    if let Some(keep) = keep.filter(|_| length == Some(received)) {
+    if let Some(keep) = keep {
         keep(kept.into());
     }
     if let Some(last) = last {

@@ -140,7 +140,7 @@ pub async fn run(
 ) {
     let ended = EndGuard { engine: &engine, flight: &flight };
     add_conditions(&mut request);
-    let missing = ask_for_the_rest(&engine, &mut request);
+    let missing = ask_for_the_rest(&mut request);
     let mut answer = exchange::get(&engine.connector, &request.snapshot.pools, &request.origin).await;
     if let (Ok(exchange), Some(missing), Some(part)) = (&mut answer, missing, &request.part)
         && matches!(exchange.status, StatusCode::PARTIAL_CONTENT | StatusCode::RANGE_NOT_SATISFIABLE)
@@ -161,6 +161,17 @@ pub async fn run(
                 answer = exchange::get(&engine.connector, &request.snapshot.pools, &request.origin).await;
             }
         }
+    }
+    if let (Ok(exchange), Some(stale)) = (&answer, &request.stale)
+        && exchange.status == StatusCode::NOT_MODIFIED
+        && confirms_another(&exchange.fields, stale)
+    {
+        // RFC 9111 section 4.3.4: it says nothing about what is stored here.
+        engine.discard(stale);
+        request.stale = None;
+        request.origin.fields.remove(header::IF_NONE_MATCH);
+        request.origin.fields.remove(header::IF_MODIFIED_SINCE);
+        answer = exchange::get(&engine.connector, &request.snapshot.pools, &request.origin).await;
     }
     match answer {
         Ok(exchange) => receive(&engine, &flight, &request, exchange, owner).await,
@@ -207,12 +218,6 @@ async fn receive(
     if exchange.status == StatusCode::NOT_MODIFIED
         && let Some(stale) = &request.stale
     {
-        if confirms_another(&exchange.fields, stale) {
-            // RFC 9111 section 4.3.4: it says nothing about what is stored here.
-            engine.discard(stale);
-            let (origin, cause) = (exchange.origin.clone(), "its 304 is about another ETag".to_owned());
-            return flight.settle(Settled::Failed(OriginError::Invalid { origin, cause }));
-        }
         let settled = freshen(engine, flight, request, stale, &exchange.fields, times);
         exchange.release(&engine.connector).await;
         return flight.settle(settled);
@@ -243,10 +248,12 @@ async fn receive(
     }
 }
 
-/// Whether a 304 has a strong validator that is not the stored one.
+/// Whether a 304 has a strong validator that is not the stored one. Against one that is stored as weak it is compared
+/// weakly: nginx weakens the tag of what it codes, but not in the 304.
 fn confirms_another(fields: &HeaderMap, stale: &Object) -> bool {
-    let strong = fields.get(header::ETAG).filter(|etag| !etag.as_bytes().starts_with(b"W/"));
-    strong.is_some_and(|etag| stale.head.fields.get(header::ETAG) != Some(etag))
+    let Some(given) = fields.get(header::ETAG).filter(|etag| !etag.as_bytes().starts_with(b"W/")) else { return false };
+    let stored = stale.head.fields.get(header::ETAG).map(|etag| etag.as_bytes());
+    stored.map(|etag| etag.strip_prefix(b"W/").unwrap_or(etag)) != Some(given.as_bytes())
 }
 
 /// RFC 9110 section 6.6.1: a response without `Date` gets the time it came.
@@ -296,16 +303,22 @@ fn freshen(
     fields: &HeaderMap,
     times: ExchangeTimes,
 ) -> Settled {
-    let head = stale.head.freshened_by(fields.clone());
+    let mut head = stale.head.freshened_by(fields.clone());
+    if let Some(compress) = &request.rules().compress
+        && coding::suits(compress, head.status, &head.fields, Some(stale.length()))
+    {
+        head = head.varying_by_coding();
+    }
     // Tags are not among the fields that clients see: they stay as stored.
     match judge(engine, request, head.status, &with_age(&head.fields, fields), times, Some(stale.length())) {
         Ok(mut storable) => {
             storable.tags = stale.tags.clone();
             storable.variant = stale.variant.clone();
-            let object = Object::new(flight.key.clone(), head, stale.content.clone(), storable, flight.seq);
-            if !stale.codings().is_empty() {
-                object.set_codings(stale.codings().iter().map(|coded| (coded.coding, coded.body.clone())));
+            if !storable.excluded.is_empty() {
+                head = Head::split(head.status, head.fields, &storable.excluded).0;
             }
+            let mut object = Object::new(flight.key.clone(), head, stale.content.clone(), storable, flight.seq);
+            object.share_coding(stale);
             return Settled::Object(engine.store(object, request.rules(), flight), ObjectUse::Validated);
         }
         // No longer to be stored, but confirmed for those who wait.

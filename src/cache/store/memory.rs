@@ -59,13 +59,16 @@ impl Variants {
         variants
     }
 
-    fn with_part(&self, part: Part, most: usize) -> Self {
+    /// `may_join`: whether a part that is there may be joined to others.
+    fn with_part(&self, part: Part, most: usize, max_object: u64, may_join: impl Fn(&Object) -> bool) -> Self {
         // Something whole can be validated, or cover for an origin that fails; a part cannot.
         if self.whole.iter().any(|other| other.variant == part.object.variant) {
             return self.clone();
         }
         let before = self.parts.iter().find(|other| other.object.variant == part.object.variant);
-        let part = before.and_then(|before| before.joined(&part)).unwrap_or(part);
+        let before = before.filter(|before| may_join(&before.object));
+        let joined = before.and_then(|before| before.joined(&part, max_object));
+        let part = joined.unwrap_or(part);
         if let Some(whole) = part.whole() {
             return self.with(whole, most);
         }
@@ -159,11 +162,11 @@ impl MemoryStore {
 
     /// Stores a part, unless the whole is there, however stale; joined with what is there of the same thing, in
     /// the place of what is there of another.
-    pub fn insert_part(&self, part: Part, max_variants: usize) {
+    pub fn insert_part(&self, part: Part, max_variants: usize, max_object: u64, may_join: impl Fn(&Object) -> bool) {
         let key = part.object.key.clone();
         self.cache.entry(key).and_upsert_with(|entry| {
             let before = entry.map(|entry| entry.into_value()).unwrap_or_default();
-            Arc::new(before.with_part(part, max_variants))
+            Arc::new(before.with_part(part, max_variants, max_object, may_join))
         });
     }
 
@@ -188,9 +191,20 @@ impl MemoryStore {
         });
     }
 
+    /// The object that is stored now with the body of this one.
+    pub fn with_body_of(&self, object: &Object) -> Option<Arc<Object>> {
+        let variants = self.cache.get(object.key.as_str())?;
+        let same = |other: &&Arc<Object>| match (other.content.in_memory(), object.content.in_memory()) {
+            (Some(one), Some(other)) => one.as_ptr() == other.as_ptr() && one.len() == other.len(),
+            _ => false,
+        };
+        variants.whole.iter().find(same).cloned()
+    }
+
     /// Takes all objects of a key out.
-    pub fn remove_key(&self, key: &str) {
-        self.cache.invalidate(key);
+    pub fn remove_key(&self, key: &CacheKey) {
+        // Not by `invalidate`: what computes the entry anew at this moment would put it back.
+        self.cache.entry_by_ref(key).and_compute_with(|entry| if entry.is_some() { Op::Remove } else { Op::Nop });
     }
 
     /// All objects, in no order. What is stored meanwhile may or may not be among them.
