@@ -115,8 +115,14 @@ impl Engine {
         }
     }
 
+    /// The largest body that is kept in memory.
     pub fn max_object(&self) -> u64 {
         self.max_object.load(Ordering::Relaxed)
+    }
+
+    /// The largest body that is stored at all.
+    pub fn max_stored(&self) -> u64 {
+        self.max_object().max(self.disk.max_object())
     }
 
     /// Takes over what a new configuration may change while the node runs.
@@ -236,6 +242,16 @@ impl Engine {
             && coding::suits(compress, object.head.status, &object.head.fields, Some(object.length()))
         {
             self.compressor.offer(object.clone(), compress.codings.clone());
+        }
+    }
+
+    /// Enters what a fill has written to disk, under the same conditions.
+    pub fn stored_on_disk(&self, object: &Arc<Object>, flight: &Flight) {
+        self.memory.remove_like(object); // something smaller was there before
+        self.uncacheable.invalidate(&self.hasher.hash_one(object.key.as_str()));
+        self.metrics.stored(object.basis.as_str());
+        if self.purges.standing(object) == Standing::Dead || flight.is_spoilt() {
+            self.disk.remove(object);
         }
     }
 

@@ -1,11 +1,14 @@
 //! A response on its way from the origin into the cache, and the readers that follow it.
 //!
 //! The fill appends at the origin's pace; each reader takes what is there at its client's pace and waits for
-//! the rest. Nobody waits for anybody's client. Only a response that turns out too large to store while it
-//! runs is different: its bytes are dropped as soon as all readers have them, and the fill waits when the
-//! slowest reader is [`WINDOW`] bytes behind, so that memory stays bounded.
+//! the rest. Nobody waits for anybody's client.
+//!
+//! What is too large for memory is written to disk as it comes. Then only what is not written yet is kept here, and a
+//! little of what is; readers that are further behind read the file. A response that is not stored at all is dropped as
+//! soon as all readers have it, and its fill waits when the slowest reader is [`WINDOW`] bytes behind.
 
 use std::collections::VecDeque;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -25,10 +28,12 @@ use super::purge::PurgeSeq;
 use super::reason::Basis;
 use super::status::Stored;
 use super::tags::Tags;
+use super::trouble::Trouble;
 use super::vary::Variant;
 
-/// How far the slowest reader of a response that is not stored may be behind the origin.
-const WINDOW: usize = 1 << 20;
+/// How far the slowest reader of a response that is not stored may be behind the origin; and how much is kept of what
+/// is on disk already, for the readers that are not far behind.
+const WINDOW: u64 = 1 << 20;
 
 /// One running fill.
 pub struct Flight {
@@ -48,17 +53,46 @@ pub struct Flight {
 
 struct State {
     phase: Phase,
-    chunks: VecDeque<Bytes>,
-    /// The number of the first chunk that is still there.
+    chunks: VecDeque<Chunk>,
+    /// Where the first byte that is still here lies in the body, and where the next will.
     first: u64,
+    end: u64,
     readers: SmallVec<[Position; 4]>,
     next_reader: u64,
-    trimming: bool,
+    keeping: Keeping,
+    /// The beginning of the body, on disk.
+    file: Option<Arc<dyn PartlyWritten>>,
 }
 
+struct Chunk {
+    at: u64,
+    bytes: Bytes,
+}
+
+/// How far a reader has come.
 struct Position {
     reader: u64,
-    chunk: u64,
+    at: u64,
+}
+
+/// What becomes of bytes that have come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Keeping {
+    /// All stay here.
+    All,
+    /// Those that are on disk go.
+    Unwritten,
+    /// Those that all readers have go.
+    Unread,
+}
+
+/// A body on its way to a disk: it can be read as far as it is written.
+pub trait PartlyWritten: std::fmt::Debug + Send + Sync {
+    /// Bytes from the start that are written.
+    fn written(&self) -> u64;
+
+    /// Some bytes from a place on that is written, at least one, and none from `until` on.
+    fn read(self: Arc<Self>, from: u64, until: u64) -> Pin<Box<dyn Future<Output = Result<Bytes, Trouble>> + Send>>;
 }
 
 #[derive(Clone)]
@@ -125,9 +159,11 @@ impl Flight {
                 phase: Phase::Waiting,
                 chunks: VecDeque::new(),
                 first: 0,
+                end: 0,
                 readers: SmallVec::new(),
                 next_reader: 0,
-                trimming: false,
+                keeping: Keeping::All,
+                file: None,
             }),
             changed: Notify::new(),
             taken: Notify::new(),
@@ -154,12 +190,12 @@ impl Flight {
     /// Keeps a place at the first byte for a reader that has yet to see the head.
     pub fn seat(self: &Arc<Self>) -> Option<Seat> {
         let mut state = self.state.lock();
-        if state.first > 0 {
+        if state.first > state.on_disk() {
             return None;
         }
         let reader = state.next_reader;
         state.next_reader += 1;
-        state.readers.push(Position { reader, chunk: 0 });
+        state.readers.push(Position { reader, at: 0 });
         Some(Seat { flight: self.clone(), reader })
     }
 
@@ -210,7 +246,9 @@ impl Flight {
 
     pub fn append(&self, chunk: Bytes) {
         let mut state = self.state.lock();
-        state.chunks.push_back(chunk);
+        let at = state.end;
+        state.end += chunk.len() as u64;
+        state.chunks.push_back(Chunk { at, bytes: chunk });
         state.trim();
         drop(state);
         self.changed.notify_waiters();
@@ -220,17 +258,36 @@ impl Flight {
     pub fn body_with(&self, last: &[u8]) -> Bytes {
         let state = self.state.lock();
         // Copied even if it is one piece: its buffer may be larger than what is used of it.
-        let mut whole = Vec::with_capacity(state.chunks.iter().map(Bytes::len).sum::<usize>() + last.len());
-        state.chunks.iter().for_each(|chunk| whole.extend_from_slice(chunk));
+        let mut whole = Vec::with_capacity((state.end - state.first) as usize + last.len());
+        state.chunks.iter().for_each(|chunk| whole.extend_from_slice(&chunk.bytes));
         whole.extend_from_slice(last);
         whole.into()
+    }
+
+    /// From now on it is written to disk. What has come so far is for the caller to write.
+    pub fn write_to(&self, file: Arc<dyn PartlyWritten>) -> Vec<Bytes> {
+        let mut state = self.state.lock();
+        state.keeping = Keeping::Unwritten;
+        state.file = Some(file);
+        state.chunks.iter().map(|chunk| chunk.bytes.clone()).collect()
     }
 
     /// From now on it is not stored: bytes that all readers have are dropped.
     pub fn stop_keeping(&self) {
         let mut state = self.state.lock();
-        state.trimming = true;
+        state.keeping = Keeping::Unread;
         state.trim();
+    }
+
+    /// Whether somebody follows it.
+    pub fn has_readers(&self) -> bool {
+        !self.state.lock().readers.is_empty()
+    }
+
+    /// Whether all that did have left.
+    pub fn is_deserted(&self) -> bool {
+        let state = self.state.lock();
+        state.next_reader > 0 && state.readers.is_empty()
     }
 
     /// Waits until the slowest reader is near enough to go on. `false`: there are no readers left.
@@ -242,7 +299,7 @@ impl Flight {
                 if state.readers.is_empty() {
                     return false;
                 }
-                if state.chunks.iter().map(Bytes::len).sum::<usize>() < WINDOW {
+                if state.end - state.first < WINDOW {
                     return true;
                 }
             }
@@ -266,15 +323,30 @@ impl Flight {
 }
 
 impl State {
+    /// Bytes from the start of the body that can be read from disk.
+    fn on_disk(&self) -> u64 {
+        self.file.as_ref().map_or(0, |file| file.written())
+    }
+
     fn trim(&mut self) {
-        if !self.trimming {
-            return;
+        let slowest = || self.readers.iter().map(|position| position.at).min().unwrap_or(self.end);
+        let until = match self.keeping {
+            Keeping::All => return,
+            Keeping::Unread => slowest(),
+            Keeping::Unwritten => self.on_disk().min(slowest().max(self.end.saturating_sub(WINDOW))),
+        };
+        while let Some(chunk) = self.chunks.front().filter(|chunk| chunk.at + chunk.bytes.len() as u64 <= until) {
+            self.first = chunk.at + chunk.bytes.len() as u64;
+            self.chunks.pop_front();
         }
-        let slowest = self.readers.iter().map(|position| position.chunk).min();
-        let slowest = slowest.unwrap_or(self.first + self.chunks.len() as u64);
-        while self.first < slowest && self.chunks.pop_front().is_some() {
-            self.first += 1;
-        }
+    }
+
+    /// The bytes from a place on that are at hand, up to the end of a piece.
+    fn piece(&self, at: u64) -> Option<Bytes> {
+        let after = self.chunks.partition_point(|chunk| chunk.at <= at);
+        let chunk = self.chunks.get(after.checked_sub(1)?)?;
+        let skip = (at - chunk.at) as usize;
+        (skip < chunk.bytes.len()).then(|| chunk.bytes.slice(skip..))
     }
 }
 
@@ -298,38 +370,78 @@ impl FlightReader {
     pub async fn next(&mut self) -> Result<Option<Bytes>, OriginError> {
         loop {
             let changed = self.seat.flight.changed.notified();
-            if let Some(found) = self.seat.take()? {
-                return Ok(found);
+            match self.seat.take()? {
+                Taken::Piece(piece) => return Ok(Some(piece)),
+                Taken::End => return Ok(None),
+                Taken::Nothing => changed.await,
+                Taken::OnDisk { file, at, until } => {
+                    let piece = file.read(at, until).await.map_err(|trouble| unreadable(trouble))?;
+                    self.seat.advance(piece.len());
+                    return Ok(Some(piece));
+                }
             }
-            changed.await;
         }
     }
 }
 
+/// What a reader finds at its place.
+enum Taken {
+    Piece(Bytes),
+    /// The bytes up to `until` are no longer in memory.
+    OnDisk {
+        file: Arc<dyn PartlyWritten>,
+        at: u64,
+        until: u64,
+    },
+    /// Not yet there.
+    Nothing,
+    End,
+}
+
+fn unreadable(trouble: Trouble) -> OriginError {
+    OriginError::Broken {
+        origin: "".into(),
+        cause: format!("what was written of it cannot be read: {}", trouble.meaning()),
+    }
+}
+
 impl Seat {
-    /// `Some(None)` at the end, `None` if there is nothing yet.
-    fn take(&self) -> Result<Option<Option<Bytes>>, OriginError> {
+    fn take(&self) -> Result<Taken, OriginError> {
         let mut state = self.flight.state.lock();
-        let state = &mut *state;
-        let Some(position) = state.readers.iter_mut().find(|position| position.reader == self.reader) else {
-            return Ok(Some(None));
+        let Some(at) = state.readers.iter().find(|position| position.reader == self.reader).map(|found| found.at)
+        else {
+            return Ok(Taken::End);
         };
-        // Chunks are only dropped when every reader has them, so this one's next is never before the first.
-        let at = position.chunk - state.first;
-        if let Some(chunk) = state.chunks.get(at as usize) {
-            let chunk = chunk.clone();
-            position.chunk += 1;
-            state.trim();
-            if state.trimming {
-                self.flight.taken.notify_waiters();
-            }
-            return Ok(Some(Some(chunk)));
+        // Bytes are only dropped when they are on disk or every reader has them.
+        if at < state.first
+            && let Some(file) = state.file.clone()
+        {
+            return Ok(Taken::OnDisk { file, at, until: state.first });
+        }
+        if let Some(piece) = state.piece(at) {
+            self.moved(&mut state, piece.len());
+            return Ok(Taken::Piece(piece));
         }
         match &state.phase {
-            Phase::Complete(_) => Ok(Some(None)),
+            Phase::Complete(_) => Ok(Taken::End),
             Phase::Broken(_, error) => Err(error.clone()),
             Phase::Settled(Settled::Failed(error)) => Err(error.clone()),
-            Phase::Waiting | Phase::Streaming(_) | Phase::Settled(_) => Ok(None),
+            Phase::Waiting | Phase::Streaming(_) | Phase::Settled(_) => Ok(Taken::Nothing),
+        }
+    }
+
+    /// Goes on to what lies some bytes further.
+    fn advance(&self, bytes: usize) {
+        self.moved(&mut self.flight.state.lock(), bytes);
+    }
+
+    fn moved(&self, state: &mut State, bytes: usize) {
+        if let Some(position) = state.readers.iter_mut().find(|position| position.reader == self.reader) {
+            position.at += bytes as u64;
+        }
+        state.trim();
+        if state.keeping != Keeping::All {
+            self.flight.taken.notify_waiters();
         }
     }
 }
@@ -432,7 +544,7 @@ mod tests {
         let mut slow = reader(&flight).await;
         let mut fast = reader(&flight).await;
         flight.stop_keeping();
-        flight.append(Bytes::from(vec![b'b'; WINDOW]));
+        flight.append(Bytes::from(vec![b'b'; WINDOW as usize]));
         fast.next().await.unwrap();
         fast.next().await.unwrap();
         assert_eq!(flight.state.lock().chunks.len(), 2);

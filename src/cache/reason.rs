@@ -37,6 +37,7 @@ pub enum SkipReason {
     TooLarge,
     TagsTooLarge,
     Partial,
+    Disk,
 }
 
 /// One entry of the list.
@@ -77,6 +78,7 @@ pub fn all() -> impl Iterator<Item = (bool, Reason)> {
         SkipReason::TooLarge,
         SkipReason::TagsTooLarge,
         SkipReason::Partial,
+        SkipReason::Disk,
     ];
     let stored = stored.into_iter().map(|basis| (true, basis.reason()));
     stored.chain(skipped.into_iter().map(|reason| (false, reason.reason())))
@@ -170,7 +172,14 @@ impl SkipReason {
                 "RFC 9111 section 4.2",
                 "it is stale as it comes, and without a validator or a stale window there is no use for it",
             ),
-            SkipReason::TooLarge => ("too-large", "max_object in [cache.memory]", "the body is larger than is stored"),
+            SkipReason::TooLarge => {
+                ("too-large", "max_object in [cache.memory] and [cache.disk]", "the body is larger than is stored")
+            }
+            SkipReason::Disk => (
+                "disk",
+                "the state of the disk tier",
+                "the body is too large for memory, and no disk could take it; see GET /v1/status for why",
+            ),
             SkipReason::TagsTooLarge => (
                 "tags-too-large",
                 "a limit of Seawall's",
@@ -186,7 +195,7 @@ impl SkipReason {
     /// Whether any other request for the key would find the same. Only then is the key remembered as not
     /// cacheable; otherwise one visitor's `Authorization` would switch caching off for all.
     pub fn concerns_every_request(self) -> bool {
-        !matches!(self, SkipReason::Authorization | SkipReason::ClientNoStore)
+        !matches!(self, SkipReason::Authorization | SkipReason::ClientNoStore | SkipReason::Disk)
     }
 }
 

@@ -8,7 +8,7 @@ use http::HeaderName;
 use super::diagnose::{At, Diagnostics, Place};
 use super::file::StatusRange;
 use super::read::{ByteSize, Table, words};
-use super::rules::{CacheMode, CacheRules, Coding, CompressRules, KeyRules, Pattern, QueryRule};
+use super::rules::{CacheMode, CacheRules, Coding, CompressRules, FinishFill, KeyRules, Pattern, QueryRule};
 
 /// As the operator wrote it.
 #[derive(Debug)]
@@ -25,6 +25,7 @@ pub struct CacheSection {
     ignore_client_cache_control: Option<At<bool>>,
     store_set_cookie: bool,
     fetch_ranges: bool,
+    finish_fill: FinishFill,
     hit_for_miss: Duration,
     max_variants: At<u32>,
     key: Option<KeySection>,
@@ -55,6 +56,7 @@ enum ModeWord {
 }
 
 words!(ModeWord { "off" => ModeWord::Off, "respect" => ModeWord::Respect, "force" => ModeWord::Force });
+words!(FinishFill { "always" => FinishFill::Always, "never" => FinishFill::Never, "half" => FinishFill::Half });
 words!(Coding { "zstd" => Coding::Zstd, "br" => Coding::Br, "gzip" => Coding::Gzip });
 
 /// Reads the table.
@@ -77,6 +79,7 @@ pub fn read(mut table: Table, errors: &mut Diagnostics) -> CacheSection {
         heuristic_max: table.get("heuristic_max", errors),
         ignore_client_cache_control: table.get("ignore_client_cache_control", errors),
         fetch_ranges: table.get_or("fetch_ranges", false, errors),
+        finish_fill: table.get_or("finish_fill", FinishFill::Always, errors),
         store_set_cookie: table.get_or("store_set_cookie", false, errors),
         hit_for_miss: table.get_or("hit_for_miss", Duration::from_secs(10), errors),
         max_variants: table.get("max_variants", errors).unwrap_or(At { value: 64, place }),
@@ -166,6 +169,7 @@ pub fn resolve(cache: CacheSection, errors: &mut Diagnostics) -> CacheRules {
         stale_if_error: cache.stale_if_error,
         store_set_cookie: cache.store_set_cookie,
         fetch_ranges: cache.fetch_ranges,
+        finish_fill: cache.finish_fill,
         hit_for_miss: cache.hit_for_miss,
         max_variants: cache.max_variants.value as usize,
     }

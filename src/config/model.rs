@@ -16,7 +16,7 @@ use super::pattern::PathPattern;
 use super::read::{ByteSize, IpRange};
 
 pub use super::disk::{Admission, CacheDisk, DiskDirectory, WriteWhen};
-pub use super::rules::{CacheMode, CacheRules, Coding, CompressRules, KeyRules, QueryRule};
+pub use super::rules::{CacheMode, CacheRules, Coding, CompressRules, FinishFill, KeyRules, QueryRule};
 
 /// A valid configuration.
 #[derive(Debug)]

@@ -28,6 +28,8 @@ pub struct CacheRules {
     pub key: KeyRules,
     /// `None`: nothing is compressed here.
     pub compress: Option<CompressRules>,
+    /// Whether a fill goes on when all its clients have left.
+    pub finish_fill: FinishFill,
     /// Whether origins are asked for ranges that are not stored, rather than for the whole.
     pub fetch_ranges: bool,
     /// How long a key is remembered as not cacheable.
@@ -47,6 +49,15 @@ pub enum CacheMode {
     Force {
         ttl: Duration,
     },
+}
+
+/// Whether a fill goes on when all clients that followed it have left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FinishFill {
+    Always,
+    Never,
+    /// If half of it is there.
+    Half,
 }
 
 impl CacheRules {
@@ -77,6 +88,7 @@ impl Default for CacheRules {
             negative_ttl: Vec::new(),
             key: KeyRules::default(),
             compress: None,
+            finish_fill: FinishFill::Always,
             fetch_ranges: false,
             hit_for_miss: Duration::from_secs(10),
             max_variants: 64,

@@ -20,6 +20,7 @@ mod explaining;
 mod fills;
 mod framing;
 mod keys;
+mod large;
 mod limits;
 mod nginx;
 mod origins;

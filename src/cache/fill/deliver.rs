@@ -13,11 +13,12 @@ use crate::origin::exchange::Exchange;
 use super::super::engine::Engine;
 use super::super::flight::{Flight, FlightHead, Settled};
 use super::super::object::{Head, Object};
-use super::super::part::{self, ContentRange, Part};
+use super::super::part::{ContentRange, Part};
 use super::super::policy::Storable;
 use super::super::reason::SkipReason;
 use super::super::status::Stored;
 use super::complete::Around;
+use super::keep::Keeper;
 use super::{FillRequest, PrivateResponse};
 
 /// Pieces of a private response that may wait for its client: back-pressure to the origin beyond that.
@@ -44,7 +45,10 @@ pub(super) async fn stream(
     if !around.before.is_empty() {
         flight.append(std::mem::take(&mut around.before));
     }
-    let mut keeping = true;
+    let mut keeper = Keeper::new(engine, flight, request, head, storable);
+    if length.is_some_and(|length| length > engine.max_object()) {
+        keeper.outgrow_memory();
+    }
     let whole = loop {
         if let Some(head) = unsent.take_if(|_| length != Some(received)) {
             flight.start(head);
@@ -65,28 +69,20 @@ pub(super) async fn stream(
         if length == Some(received) && held.is_empty() {
             held = chunk;
         } else {
-            flight.append(chunk);
+            flight.append(chunk.clone());
+            keeper.take(chunk, received).await;
         }
-        if keeping && received > engine.max_object() {
-            keeping = false;
-            flight.stop_keeping();
-            engine.remember_uncacheable(&flight.key, SkipReason::TooLarge, request.rules());
-        }
-        if !keeping && !flight.wait_for_readers().await {
-            return;
+        if !keeper.goes_on(received, length).await {
+            let cause = "nobody waits for it any more".to_owned();
+            break Err(OriginError::Broken { origin: exchange.origin.clone(), cause });
         }
     };
     if let Err(error) = whole {
-        if keeping {
-            keep_prefix(engine, flight, request, head, storable, length);
-        }
+        keeper.keep_prefix(length);
         return flight.abort(error);
     }
     exchange.release(&engine.connector).await;
-    if keeping {
-        let object = Object::new(flight.key.clone(), head, flight.body_with(&held), storable, flight.seq);
-        engine.store(object, request.rules(), flight);
-    }
+    keeper.keep(&held).await;
     if let Some(head) = unsent {
         flight.start(head);
     }
@@ -103,23 +99,6 @@ fn ended(exchange: &Exchange, length: Option<u64>, received: u64) -> Result<(), 
     }
     let cause = format!("the body has {received} bytes, its head says otherwise");
     Err(OriginError::Broken { origin: exchange.origin.clone(), cause })
-}
-
-/// Keeps what came of a response that broke off, to go on from there (RFC 9111 section 3.3).
-fn keep_prefix(
-    engine: &Engine,
-    flight: &Flight,
-    request: &FillRequest,
-    head: Head,
-    storable: Storable,
-    length: Option<u64>,
-) {
-    if head.status == StatusCode::OK && part::strong_etag(&head).is_some() {
-        let object = Object::new(flight.key.clone(), head, flight.body_with(&[]), storable, flight.seq);
-        if let Some(part) = part::prefix(object, length) {
-            engine.store_part(part, request.rules(), flight);
-        }
-    }
 }
 
 /// Gives a part to the request that asked for it, and keeps it.

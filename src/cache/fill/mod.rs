@@ -31,6 +31,7 @@ use super::vary;
 
 mod complete;
 mod deliver;
+mod keep;
 
 use complete::{Around, ask_for_the_rest, completion};
 pub use deliver::private;
@@ -228,7 +229,7 @@ async fn receive(
         return flight.settle(settled);
     }
     let length = exchange.content_length();
-    match judge(engine, request, exchange.status, &exchange.fields, times, length) {
+    match judge(engine, flight, request, exchange.status, &exchange.fields, times, length) {
         Ok(mut storable) => {
             let groups = tags::groups(&exchange.fields, &GROUPS, flight.key.origin());
             if !groups.is_empty() {
@@ -267,18 +268,22 @@ fn add_date(fields: &mut HeaderMap, now: Timestamp) {
 
 fn judge(
     engine: &Engine,
+    flight: &Flight,
     request: &FillRequest,
     status: StatusCode,
     fields: &HeaderMap,
     times: ExchangeTimes,
     length: Option<u64>,
 ) -> Result<Storable, SkipReason> {
-    let max_object = engine.max_object();
-    policy::judge(
-        request.rules(),
-        &request.facts(),
-        &ResponseFacts { status, headers: fields, times, length, max_object },
-    )
+    // Parts are kept in memory alone.
+    let max_object = if status == StatusCode::PARTIAL_CONTENT { engine.max_object() } else { engine.max_stored() };
+    let response = ResponseFacts { status, headers: fields, times, length, max_object };
+    let storable = policy::judge(request.rules(), &request.facts(), &response)?;
+    let needs_disk = length.is_some_and(|length| length > engine.max_object());
+    match needs_disk.then(|| engine.disk.obstacle(&flight.key)).flatten() {
+        Some(_) => Err(SkipReason::Disk),
+        None => Ok(storable),
+    }
 }
 
 /// The stored response, if it may stand in for an origin that failed (RFC 5861 section 4). It may have been
@@ -310,7 +315,7 @@ fn freshen(
         head = head.varying_by_coding();
     }
     // Tags are not among the fields that clients see: they stay as stored.
-    match judge(engine, request, head.status, &with_age(&head.fields, fields), times, Some(stale.length())) {
+    match judge(engine, flight, request, head.status, &with_age(&head.fields, fields), times, Some(stale.length())) {
         Ok(mut storable) => {
             storable.tags = stale.tags.clone();
             storable.variant = stale.variant.clone();
@@ -348,7 +353,7 @@ pub async fn try_out(engine: &Engine, request: FillRequest) -> Result<TriedOut, 
         headers: &exchange.fields,
         times,
         length: exchange.content_length(),
-        max_object: engine.max_object(),
+        max_object: engine.max_stored(),
     };
     Ok(TriedOut {
         origin: exchange.origin.clone(),

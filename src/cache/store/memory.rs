@@ -182,6 +182,15 @@ impl MemoryStore {
         });
     }
 
+    /// Takes out what is selected as this object is.
+    pub fn remove_like(&self, object: &Object) {
+        self.cache.entry_by_ref(&object.key).and_compute_with(|entry| {
+            let Some(variants) = entry.map(|entry| entry.into_value()) else { return Op::Nop };
+            let left = variants.without(object);
+            if left.is_empty() { Op::Remove } else { Op::Put(Arc::new(left)) }
+        });
+    }
+
     /// Counts the bytes of an object anew, if it is still stored: it has grown.
     pub fn weigh_again(&self, object: &Arc<Object>) {
         self.cache.entry_by_ref(&object.key).and_compute_with(|entry| {

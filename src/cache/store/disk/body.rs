@@ -20,12 +20,17 @@ const READ_AHEAD: u64 = 4;
 pub struct FileBody {
     volume: Arc<Volume>,
     id: FileId,
-    file: File,
+    file: Arc<File>,
     header: Header,
 }
 
 impl FileBody {
     pub fn new(volume: Arc<Volume>, id: FileId, file: File, header: Header) -> Self {
+        FileBody { volume, id, file: Arc::new(file), header }
+    }
+
+    /// Of a file that has just been written.
+    pub fn of_spool(volume: Arc<Volume>, id: FileId, file: Arc<File>, header: Header) -> Self {
         FileBody { volume, id, file, header }
     }
 

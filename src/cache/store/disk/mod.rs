@@ -17,6 +17,7 @@ mod pool;
 mod restore;
 mod scan;
 mod snapshot;
+mod spool;
 mod sweep;
 mod volume;
 mod warden;
@@ -39,6 +40,7 @@ use id::{FileId, KeyHash};
 use loads::Loads;
 use volume::{Terms, Volume};
 
+pub use spool::Spool;
 pub use volume::Found;
 
 /// All directories together.
@@ -195,6 +197,38 @@ impl DiskTier {
         } else {
             volume.rewrite(object.clone(), part);
         }
+    }
+
+    /// The largest body that is stored; 0 if nothing is.
+    pub fn max_object(&self) -> u64 {
+        if self.volumes.load().is_empty() { 0 } else { self.settings.load().max_object.0 }
+    }
+
+    /// How long anything waits for a disk.
+    pub fn patience(&self) -> Duration {
+        self.settings.load().read_timeout
+    }
+
+    /// What keeps an object from being written now.
+    pub fn obstacle(&self, key: &CacheKey) -> Option<Trouble> {
+        match choose(&self.volumes.load(), KeyHash::of(key.as_str())) {
+            Some(volume) => volume.obstacle(),
+            None => Some(Trouble::OutOfService),
+        }
+    }
+
+    /// Takes a body in as it comes. `head`: the object, as yet without it; `None`: it is not to be stored.
+    pub fn spool(&self, head: &Object) -> Option<Spool> {
+        let volumes = self.volumes.load();
+        let key = KeyHash::of(head.key.as_str());
+        let volume = choose(&volumes, key)?;
+        if let Some(obstacle) = volume.obstacle() {
+            volume.count(obstacle);
+            return None;
+        }
+        let wanted = self.settings.load().admission == Admission::Always || self.seen.before(key);
+        let others = volumes.iter().filter(|other| !Arc::ptr_eq(other, volume)).cloned().collect();
+        wanted.then(|| Spool::begin(volume, others, head)).flatten()
     }
 
     /// Takes one object out.

@@ -56,6 +56,7 @@ pub struct Volume {
     pub health: Health,
     pub scan: Scan,
     waiting_bytes: AtomicU64,
+    spooled: AtomicU64,
     /// The file system has less than `min_free` left, or has said that it is full.
     pub full: AtomicBool,
     next_aside: AtomicU64,
@@ -126,6 +127,7 @@ impl Volume {
             health: Health::new(Timestamp::now()),
             scan: Scan::default(),
             waiting_bytes: AtomicU64::new(0),
+            spooled: AtomicU64::new(0),
             full: AtomicBool::new(false),
             next_aside: AtomicU64::new(0),
             chores: Condvar::new(),
@@ -289,10 +291,7 @@ impl Volume {
         let number = self.begin_write(id, object.checked());
         let bytes = object.weight() as u64;
         let waiting = self.waiting_bytes.fetch_add(bytes, Ordering::Relaxed);
-        let obstacle = self.health.obstacle(Operation::Write);
-        let obstacle = obstacle.or(self.is_closed().then_some(Trouble::OutOfService));
-        let obstacle = obstacle.or(self.full.load(Ordering::Relaxed).then_some(Trouble::Full));
-        let obstacle = obstacle.or((waiting + bytes > self.terms.write_buffer).then_some(Trouble::Slow));
+        let obstacle = self.obstacle().or((waiting + bytes > self.terms.write_buffer).then_some(Trouble::Slow));
         let volume = self.clone();
         let write = move || {
             if let Err(error) = volume.write(id, number, &object, part, max_variants) {
@@ -309,6 +308,13 @@ impl Volume {
         self.count(obstacle);
         self.waiting_bytes.fetch_sub(bytes, Ordering::Relaxed);
         self.abandon_write(id, number);
+    }
+
+    /// What keeps an object from being written now.
+    pub fn obstacle(&self) -> Option<Trouble> {
+        let obstacle = self.health.obstacle(Operation::Write);
+        let obstacle = obstacle.or(self.is_closed().then_some(Trouble::OutOfService));
+        obstacle.or(self.full.load(Ordering::Relaxed).then_some(Trouble::Full))
     }
 
     /// What is stored under a name is out of date from now on. The number tells this write from later ones.
@@ -407,13 +413,28 @@ impl Volume {
         for _ in 0..most {
             let oldest = {
                 let mut files = self.files.lock();
-                let over = files.index.bytes() + length > self.max_size();
+                let spooled = self.spooled.load(Ordering::Relaxed);
+                let over = files.index.bytes() + spooled + length > self.max_size();
                 over.then(|| files.index.pop_oldest()).flatten()
             };
             let Some(oldest) = oldest else { return };
             self.counters.evicted.fetch_add(1, Ordering::Relaxed);
             self.unlink(oldest.id);
         }
+    }
+
+    /// Whether something of this length is within the limit, besides what is there.
+    pub(super) fn fits(&self, length: u64) -> bool {
+        self.files.lock().index.bytes() + self.spooled.load(Ordering::Relaxed) + length <= self.max_size()
+    }
+
+    /// Counts bytes of files that are being written as their bodies come.
+    pub(super) fn spooled(&self, bytes: i64) {
+        self.spooled.fetch_add(bytes as u64, Ordering::Relaxed); // wraps: what is taken away was added before
+    }
+
+    pub(super) fn add_waiting(&self, bytes: i64) {
+        self.waiting_bytes.fetch_add(bytes as u64, Ordering::Relaxed); // likewise
     }
 
     /// Frees the place of a file that is not in the index.

@@ -1,0 +1,151 @@
+//! Where the body of a response goes that is to be stored: into memory while it is small, to disk when it is not, and
+//! nowhere if there is no place for it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::StatusCode;
+use tokio::time::timeout;
+
+use crate::config::model::FinishFill;
+
+use super::super::engine::Engine;
+use super::super::flight::Flight;
+use super::super::object::{Head, Object};
+use super::super::part;
+use super::super::policy::Storable;
+use super::super::reason::SkipReason;
+use super::super::store::disk::Spool;
+use super::FillRequest;
+
+/// How long a fill that nobody follows waits for a disk to take more.
+const DISK_PATIENCE: Duration = Duration::from_secs(30);
+
+/// What becomes of a body.
+enum Keeping {
+    /// The flight has all of it.
+    Memory,
+    Disk(Spool),
+    Nothing,
+}
+
+/// Keeps a body as it comes.
+pub(super) struct Keeper<'a> {
+    engine: &'a Arc<Engine>,
+    flight: &'a Arc<Flight>,
+    request: &'a FillRequest,
+    head: Head,
+    storable: Storable,
+    keeping: Keeping,
+}
+
+impl<'a> Keeper<'a> {
+    pub(super) fn new(
+        engine: &'a Arc<Engine>,
+        flight: &'a Arc<Flight>,
+        request: &'a FillRequest,
+        head: Head,
+        storable: Storable,
+    ) -> Self {
+        Keeper { engine, flight, request, head, storable, keeping: Keeping::Memory }
+    }
+
+    /// Takes a piece that the flight has got; `received`: bytes so far, with it.
+    pub(super) async fn take(&mut self, piece: Bytes, received: u64) {
+        match &self.keeping {
+            Keeping::Memory if received > self.engine.max_object() => self.outgrow_memory(),
+            Keeping::Memory | Keeping::Nothing => {}
+            Keeping::Disk(_) if received > self.engine.max_stored() => self.give_up(Some(SkipReason::TooLarge)),
+            Keeping::Disk(spool) => {
+                // A slow disk must not make anybody wait; if nobody does, there is time.
+                let in_time = spool.has_room_for(piece.len())
+                    || !self.flight.has_readers() && timeout(DISK_PATIENCE, spool.room()).await.is_ok();
+                if !(in_time && spool.write(piece)) {
+                    self.give_up(None);
+                }
+            }
+        }
+    }
+
+    /// From now on it goes to disk, with all that has come.
+    pub(super) fn outgrow_memory(&mut self) {
+        if self.engine.max_stored() <= self.engine.max_object() {
+            return self.give_up(Some(SkipReason::TooLarge));
+        }
+        let spool = self.engine.disk.spool(&self.object(Bytes::new()));
+        let Some(spool) = spool else { return self.give_up(None) };
+        let written = self.flight.write_to(spool.file()).into_iter().all(|piece| spool.write(piece));
+        self.keeping = Keeping::Disk(spool);
+        if !written {
+            self.give_up(None);
+        }
+    }
+
+    /// It is only passed on from now on. `reason`: why that will be so the next time, too.
+    fn give_up(&mut self, reason: Option<SkipReason>) {
+        self.keeping = Keeping::Nothing;
+        self.flight.stop_keeping();
+        self.engine.metrics.not_stored(reason.unwrap_or(SkipReason::Disk).as_str());
+        if let Some(reason) = reason {
+            self.engine.remember_uncacheable(&self.flight.key, reason, self.request.rules());
+        }
+    }
+
+    /// Whether to read on, when there is room for more.
+    pub(super) async fn goes_on(&self, received: u64, length: Option<u64>) -> bool {
+        if let Keeping::Nothing = self.keeping {
+            return self.flight.wait_for_readers().await;
+        }
+        let half_done = || length.is_some_and(|length| received >= length / 2);
+        match self.request.rules().finish_fill {
+            FinishFill::Always => true,
+            FinishFill::Never => !self.flight.is_deserted(),
+            FinishFill::Half => !self.flight.is_deserted() || half_done(),
+        }
+    }
+
+    /// Stores what came, `last` included, which the flight has not got yet.
+    pub(super) async fn keep(self, last: &Bytes) {
+        let (engine, flight, rules) = (self.engine, self.flight, self.request.rules());
+        match self.keeping {
+            Keeping::Memory => {
+                let body = flight.body_with(last);
+                let object = Object::new(flight.key.clone(), self.head, body, self.storable, flight.seq);
+                engine.store(object, rules, flight);
+            }
+            Keeping::Disk(spool) => {
+                if !last.is_empty() && !spool.write(last.clone()) {
+                    return;
+                }
+                let (engine, flight, most) = (engine.clone(), flight.clone(), rules.max_variants);
+                let (head, storable, patience) = (self.head, self.storable, engine.disk.patience());
+                let (key, seq) = (flight.key.clone(), flight.seq);
+                // It ends also if nobody waits for that.
+                let finish = tokio::spawn(async move {
+                    let object = spool.finish(move |body| Object::new(key, head, body, storable, seq), most).await;
+                    if let Ok(object) = object {
+                        engine.stored_on_disk(&object, &flight);
+                    }
+                });
+                let _ = timeout(patience, finish).await; // a slow disk does not hold anybody up
+            }
+            Keeping::Nothing => {}
+        }
+    }
+
+    /// Keeps what came of a response that broke off, to go on from there (RFC 9111 section 3.3).
+    pub(super) fn keep_prefix(self, length: Option<u64>) {
+        let whole = self.head.status == StatusCode::OK && part::strong_etag(&self.head).is_some();
+        if whole && matches!(self.keeping, Keeping::Memory) {
+            let object = self.object(self.flight.body_with(&[]));
+            if let Some(part) = part::prefix(object, length) {
+                self.engine.store_part(part, self.request.rules(), self.flight);
+            }
+        }
+    }
+
+    fn object(&self, body: Bytes) -> Object {
+        Object::new(self.flight.key.clone(), self.head.clone(), body, self.storable.clone(), self.flight.seq)
+    }
+}

@@ -1,0 +1,352 @@
+//! A large body that is written to disk as it comes from the origin, and read by those who follow it meanwhile.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use super::super::super::flight::PartlyWritten;
+use super::super::super::object::Object;
+use super::super::super::trouble::Trouble;
+use super::body::FileBody;
+use super::file::{self, Patience};
+use super::format::{BLOCK, Header};
+use super::health::Operation;
+use super::id::{FileId, KeyHash};
+use super::restore;
+use super::volume::Volume;
+
+/// Bytes that are read at a time for a follower.
+const PIECE: u64 = 256 << 10;
+/// Files that are evicted for one piece of a body, at most.
+const EVICT_AT_ONCE: usize = 256;
+
+/// A body on its way. Dropping it is giving it up.
+pub struct Spool {
+    file: Arc<SpoolFile>,
+    /// Of the object as far as it is known: its head, and no body.
+    header: Header,
+    meta: Vec<u8>,
+    id: FileId,
+    /// Where an older one may be.
+    others: Vec<Arc<Volume>>,
+    committed: bool,
+}
+
+/// The file, shared with followers.
+pub struct SpoolFile {
+    volume: Arc<Volume>,
+    aside: PathBuf,
+    body_at: u64,
+    written: AtomicU64,
+    state: Mutex<State>,
+    /// Something was written, or that has failed.
+    progress: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    queue: VecDeque<Bytes>,
+    /// A thread is at work on the queue.
+    running: bool,
+    file: Option<Arc<File>>,
+    sums: Sums,
+    failed: Option<Trouble>,
+}
+
+/// The checksums of the blocks so far.
+#[derive(Default)]
+struct Sums {
+    done: Vec<u8>,
+    hasher: crc32fast::Hasher,
+    in_block: u64,
+}
+
+impl Sums {
+    fn update(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            let room = (BLOCK - self.in_block).min(bytes.len() as u64) as usize;
+            let (block, rest) = bytes.split_at(room);
+            self.hasher.update(block);
+            self.in_block += room as u64;
+            bytes = rest;
+            if self.in_block == BLOCK {
+                self.end_block();
+            }
+        }
+    }
+
+    fn end_block(&mut self) {
+        let hasher = std::mem::take(&mut self.hasher);
+        self.done.extend_from_slice(&hasher.finalize().to_le_bytes());
+        self.in_block = 0;
+    }
+
+    fn finish(mut self) -> Vec<u8> {
+        if self.in_block > 0 {
+            self.end_block();
+        }
+        self.done
+    }
+}
+
+impl Spool {
+    /// `head`: the object, as yet without its body.
+    pub fn begin(volume: &Arc<Volume>, others: Vec<Arc<Volume>>, head: &Object) -> Option<Self> {
+        let (header, meta) = volume.head_of(head, None)?;
+        let file = Arc::new(SpoolFile {
+            volume: volume.clone(),
+            aside: volume.aside(),
+            body_at: header.body_at(),
+            written: AtomicU64::new(0),
+            state: Mutex::default(),
+            progress: Notify::new(),
+        });
+        let id = FileId::new(KeyHash::of(head.key.as_str()), &head.variant);
+        Some(Spool { file, header, meta, id, others, committed: false })
+    }
+
+    pub fn file(&self) -> Arc<SpoolFile> {
+        self.file.clone()
+    }
+
+    /// Has a piece written. `false`: it is given up, since the disk does not keep up or has failed.
+    pub fn write(&self, piece: Bytes) -> bool {
+        self.file.clone().push(piece)
+    }
+
+    /// Waits until there is room for more, or it has failed.
+    pub async fn room(&self) {
+        let volume = &self.file.volume;
+        loop {
+            let progress = self.file.progress.notified();
+            let state_failed = self.file.state.lock().failed.is_some();
+            if state_failed || volume.waiting_bytes() < volume.terms.write_buffer / 2 {
+                return;
+            }
+            progress.await;
+        }
+    }
+
+    /// Whether a piece of this length would find room.
+    pub fn has_room_for(&self, length: usize) -> bool {
+        let volume = &self.file.volume;
+        volume.waiting_bytes() + length as u64 <= volume.terms.write_buffer
+    }
+
+    /// Writes what is left and puts the file in its place. `object`: makes the object of its body.
+    pub async fn finish(
+        mut self,
+        object: impl FnOnce(FileBody) -> Object + Send + 'static,
+        max_variants: usize,
+    ) -> Result<Arc<Object>, Trouble> {
+        self.drained().await?;
+        let length = self.file.written.load(Ordering::Relaxed);
+        let volume = self.file.volume.clone();
+        let (done, result) = tokio::sync::oneshot::channel();
+        let work = move || {
+            let committed = self.commit(length, object, max_variants);
+            drop(done.send(committed.map_err(|error| self.file.volume.fault(Operation::Write, &error))));
+        };
+        if !volume.pool.write(work) {
+            return Err(volume.count(Trouble::Slow));
+        }
+        result.await.unwrap_or(Err(Trouble::IoError))
+    }
+
+    /// Waits until all that was given is written.
+    async fn drained(&self) -> Result<(), Trouble> {
+        loop {
+            let progress = self.file.progress.notified();
+            {
+                let state = self.file.state.lock();
+                match state.failed {
+                    Some(trouble) => return Err(trouble),
+                    None if state.queue.is_empty() && !state.running => return Ok(()),
+                    None => {}
+                }
+            }
+            progress.await;
+        }
+    }
+
+    fn commit(
+        &mut self,
+        length: u64,
+        object: impl FnOnce(FileBody) -> Object,
+        max_variants: usize,
+    ) -> io::Result<Arc<Object>> {
+        let volume = &self.file.volume;
+        let (file, sums) = {
+            let mut state = self.file.state.lock();
+            (state.file.clone(), std::mem::take(&mut state.sums).finish())
+        };
+        let file = file.ok_or_else(|| io::Error::other("nothing was written"))?;
+        self.header.body = length;
+        file.write_all_at(&sums, self.header.checksum_at(0))?;
+        let id = self.id;
+        let object = object(FileBody::of_spool(volume.clone(), id, file.clone(), self.header));
+        // The purges that it has survived may be more by now; the metadata are as they were.
+        let header = restore::header(&object, &self.meta, self.header.meta_room, volume.terms.log);
+        let mut head = header.encode().to_vec();
+        head.extend_from_slice(&self.meta);
+        file.write_all_at(&head, 0)?;
+        let number = volume.begin_write(id, header.seq);
+        volume
+            .commit(id, number, &self.file.aside, &header, max_variants)
+            .inspect_err(|_| volume.abandon_write(id, number))?;
+        self.committed = true;
+        self.others.iter().filter(|other| other.may_have(id.key)).for_each(|other| other.remove(id));
+        Ok(Arc::new(object))
+    }
+}
+
+impl Drop for Spool {
+    fn drop(&mut self) {
+        let volume = &self.file.volume;
+        volume.spooled(-(self.file.written.load(Ordering::Relaxed) as i64));
+        if !self.committed {
+            self.file.fail(Trouble::Slow);
+        }
+        let file = self.file.clone();
+        if !self.committed && !volume.pool.write(move || drop(std::fs::remove_file(&file.aside))) {
+            tracing::debug!("a half-written file stays until the next start");
+        }
+    }
+}
+
+impl SpoolFile {
+    fn push(self: Arc<Self>, piece: Bytes) -> bool {
+        let mut state = self.state.lock();
+        if state.failed.is_some() {
+            return false;
+        }
+        self.volume.add_waiting(piece.len() as i64);
+        state.queue.push_back(piece);
+        if !std::mem::replace(&mut state.running, true) {
+            drop(state);
+            let file = self.clone();
+            if !self.volume.pool.write(move || file.work()) {
+                self.fail(self.volume.count(Trouble::Slow));
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Writes what is in the queue, and what comes meanwhile.
+    fn work(&self) {
+        loop {
+            let (pieces, file) = {
+                let mut state = self.state.lock();
+                if state.queue.is_empty() {
+                    state.running = false;
+                    break;
+                }
+                (std::mem::take(&mut state.queue), state.file.clone())
+            };
+            let bytes: usize = pieces.iter().map(Bytes::len).sum();
+            let written = self.write(&pieces, file);
+            self.volume.add_waiting(-(bytes as i64));
+            if let Err(error) = written {
+                return self.fail(self.volume.fault(Operation::Write, &error));
+            }
+            self.progress.notify_waiters();
+        }
+        self.progress.notify_waiters();
+    }
+
+    fn write(&self, pieces: &VecDeque<Bytes>, file: Option<Arc<File>>) -> io::Result<()> {
+        let file = match file {
+            Some(file) => file,
+            None => {
+                let file = Arc::new(file::create(&self.aside)?);
+                let mut state = self.state.lock();
+                if state.failed.is_some() {
+                    std::fs::remove_file(&self.aside)?; // given up before it was begun
+                }
+                state.file.insert(file).clone()
+            }
+        };
+        for piece in pieces {
+            let length = piece.len() as u64;
+            self.volume.make_room(length, EVICT_AT_ONCE);
+            if !self.volume.fits(length) {
+                return Err(io::Error::from(rustix::io::Errno::NOSPC));
+            }
+            let at = self.written.load(Ordering::Relaxed);
+            file.write_all_at(piece, self.body_at + at)?;
+            self.volume.spooled(length as i64);
+            self.written.store(at + length, Ordering::Release);
+            self.state.lock().sums.update(piece);
+        }
+        Ok(())
+    }
+
+    fn fail(&self, trouble: Trouble) {
+        let mut state = self.state.lock();
+        state.failed = Some(trouble);
+        state.running = false;
+        let waiting: usize = state.queue.drain(..).map(|piece| piece.len()).sum();
+        drop(state);
+        self.volume.add_waiting(-(waiting as i64));
+        self.progress.notify_waiters();
+    }
+}
+
+impl std::fmt::Debug for SpoolFile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SpoolFile").field("aside", &self.aside).field("written", &self.written).finish_non_exhaustive()
+    }
+}
+
+impl PartlyWritten for SpoolFile {
+    fn written(&self) -> u64 {
+        self.written.load(Ordering::Acquire)
+    }
+
+    fn read(self: Arc<Self>, from: u64, until: u64) -> Pin<Box<dyn Future<Output = Result<Bytes, Trouble>> + Send>> {
+        Box::pin(async move {
+            let open = self.state.lock().file.clone();
+            let Some(file) = open else { return Err(Trouble::IoError) }; // nothing is written: not asked for
+            let length = (until - from).min(PIECE) as usize;
+            let at = self.body_at + from;
+            let read = move |file: &File, patience| {
+                let mut bytes = vec![0; length];
+                file::read_exact_at(file, &mut bytes, at, patience).map(|()| Bytes::from(bytes))
+            };
+            let read = match read(&file, Patience::PageCache) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.volume.in_pool(move || read(&file, Patience::Disk)).await?
+                }
+                read => read,
+            };
+            read.map_err(|error| self.volume.fault(Operation::Read, &error))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cache::store::disk::format::checksums;
+
+    #[test]
+    fn checksums_do_not_depend_on_the_pieces() {
+        let body: Vec<u8> = (0..3 * BLOCK + 17).map(|number| (number / 3) as u8).collect();
+        for size in [1000, BLOCK as usize, 100_000, body.len()] {
+            let mut sums = Sums::default();
+            body.chunks(size).for_each(|piece| sums.update(piece));
+            assert_eq!(sums.finish(), checksums(&body), "{size}");
+        }
+        assert_eq!(Sums::default().finish(), checksums(&[]));
+    }
+}
