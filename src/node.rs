@@ -269,6 +269,7 @@ pub struct Fixed {
     state_dir: Option<PathBuf>,
     admin: Option<SocketAddr>,
     memory: (ByteSize, Eviction),
+    disk: (usize, ByteSize, Duration),
     log_level: String,
 }
 
@@ -281,6 +282,7 @@ impl Fixed {
             state_dir: config.node.state_dir.clone(),
             admin: config.admin.as_ref().map(|admin| admin.address),
             memory: (config.memory.max_size, config.memory.eviction),
+            disk: (config.disk.threads, config.disk.write_buffer, config.disk.read_timeout),
             log_level: config.log.level.clone(),
         }
     }
@@ -295,6 +297,7 @@ impl Fixed {
             (self.admin != other.admin, "address in [admin]"),
             (self.memory.0 != other.memory.0, "max_size in [cache.memory]"),
             (self.memory.1 != other.memory.1, "eviction in [cache.memory]"),
+            (self.disk != other.disk, "threads, write_buffer and read_timeout in [cache.disk]"),
             (self.log_level != other.log_level, "level in [log]"),
         ];
         differs.into_iter().filter(|(differs, _)| *differs).map(|(_, what)| what.to_owned()).collect()

@@ -375,7 +375,7 @@ impl FlightReader {
                 Taken::End => return Ok(None),
                 Taken::Nothing => changed.await,
                 Taken::OnDisk { file, at, until } => {
-                    let piece = file.read(at, until).await.map_err(|trouble| unreadable(trouble))?;
+                    let piece = file.read(at, until).await.map_err(unreadable)?;
                     self.seat.advance(piece.len());
                     return Ok(Some(piece));
                 }

@@ -159,6 +159,7 @@ fn the_reference_has_every_key_and_no_other() {
         ("[log]", "[log]"),
         ("[limits]", "[limits]"),
         ("[cache.memory]", "[cache.memory]"),
+        ("[cache.disk]", "[cache.disk]\npath = \"a\"\nmax_size = \"1GiB\""),
         ("[pool.NAME]", "[pool.a]\norigins = [\"a:1\"]"),
         ("[pool.NAME.health]", "[pool.a]\norigins = [\"a:1\"]\n[pool.a.health]"),
         ("[site.NAME]", "[site.a]\nhosts = [\"a\"]"),
@@ -172,6 +173,22 @@ fn the_reference_has_every_key_and_no_other() {
         let documented = sections.get(title).unwrap_or_else(|| panic!("docs/configuration.md has no section {title}"));
         assert_eq!(documented, &known_keys(table), "{title}");
     }
+}
+
+/// The manual's table of troubles is the program's.
+#[test]
+fn the_manual_has_every_trouble_of_a_disk() {
+    let storage = read("docs/storage.md");
+    let source = read("src/cache/trouble.rs");
+    let words = source.split("=> \"").skip(1).filter_map(|rest| rest.split_once('"')).map(|(word, _)| word);
+    let rows = storage.lines().filter(|line| line.starts_with("| `disk-")).count();
+    let (mut names, mut meanings) = (0, 0);
+    for word in words {
+        let in_row = if word.starts_with("disk-") { format!("| `{word}` | ") } else { format!(" | {word} |") };
+        assert!(storage.contains(&in_row), "{word}");
+        *(if word.starts_with("disk-") { &mut names } else { &mut meanings }) += 1;
+    }
+    assert_eq!((names, meanings), (rows, rows));
 }
 
 /// Every test that docs/conformance.md names is there.
