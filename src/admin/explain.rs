@@ -124,7 +124,7 @@ async fn fetch(
         true => ClientDirectives::parse(view.fields),
         false => ClientDirectives::default(),
     };
-    let request = CacheRequest { view, snapshot, matched, key: &key, asks };
+    let request = CacheRequest { view, snapshot, matched, key: &key, slice: None, asks };
     let tried = node.engine.try_out(&request).await;
     let tried = tried.map_err(|error| Problem::new(StatusCode::BAD_GATEWAY, error.to_string()))?;
     Ok(json!(tried))

@@ -32,6 +32,7 @@ use super::object::Object;
 use super::part::Part;
 use super::purge::{LogError, PurgeSeq, Purges, Standing};
 use super::reason::{Basis, SkipReason};
+use super::slices::{Slice, SliceReader};
 use super::status::{Forward, Report, Stored, Why};
 use super::store::disk::Loaded;
 use super::store::{DiskTier, MemoryStore, Variants};
@@ -56,6 +57,8 @@ pub struct Engine {
     compressor: Compressor,
     /// Until when a key is known to be not cacheable.
     uncacheable: Cache<KeyHash, Timestamp>,
+    /// Keys of what cannot be had in slices.
+    unsliced: Cache<KeyHash, ()>,
     hasher: RandomState,
     max_object: AtomicU64,
 }
@@ -71,6 +74,8 @@ pub struct CacheRequest<'a> {
     pub matched: Matched<'a>,
     /// As [`CacheKey::write`] wrote it.
     pub key: &'a str,
+    /// Of what the key is a slice, if it is one.
+    pub slice: Option<Slice<'a>>,
     pub asks: ClientDirectives,
 }
 
@@ -80,6 +85,7 @@ pub enum Source {
     Part(Arc<Part>),
     Stream(FlightReader),
     Private(PrivateResponse),
+    Slices(Box<SliceReader>),
 }
 
 pub struct Answer {
@@ -106,6 +112,11 @@ impl Engine {
             connector: Connector::new(None),
             metrics,
             uncacheable: Cache::builder()
+                .max_capacity(MAX_UNCACHEABLE)
+                .eviction_policy(EvictionPolicy::lru())
+                .time_to_live(LONGEST_UNCACHEABLE)
+                .build(),
+            unsliced: Cache::builder()
                 .max_capacity(MAX_UNCACHEABLE)
                 .eviction_policy(EvictionPolicy::lru())
                 .time_to_live(LONGEST_UNCACHEABLE)
@@ -138,6 +149,15 @@ impl Engine {
         self.uncacheable.get(&self.hasher.hash_one(key))
     }
 
+    /// Whether something is to be fetched whole, though its route says otherwise.
+    pub fn is_unsliced(&self, key: &str) -> bool {
+        self.unsliced.contains_key(&self.hasher.hash_one(key))
+    }
+
+    pub fn remember_unsliced(&self, key: &CacheKey) {
+        self.unsliced.insert(self.hasher.hash_one(key.as_str()), ());
+    }
+
     /// Gets what is not there: follows the fill that is running, or starts one.
     pub async fn fetch(self: &Arc<Self>, request: &CacheRequest<'_>, miss: Miss) -> Result<Answer, FetchError> {
         let key = CacheKey::from_written(request.key);
@@ -147,7 +167,9 @@ impl Engine {
         // So must who wants nothing stored not cause what others follow.
         let alone = fields.contains(&header::AUTHORIZATION)
             || request.asks.no_store
-            || miss.part.is_none() && fill::asked_range(request, miss.stale.as_ref()).is_some();
+            || request.slice.is_none()
+                && miss.part.is_none()
+                && fill::asked_range(request, miss.stale.as_ref()).is_some();
         let rounds = if alone { 0 } else { MAX_ROUNDS };
         for _ in 0..rounds {
             let flight = match self.turn(&key, fields, &request.asks) {
@@ -180,6 +202,9 @@ impl Engine {
                     return Err(failed(error, collapsed(Stored::Nothing)));
                 }
                 Arrival::Settled(Settled::Private(_)) => break,
+                Arrival::Settled(Settled::NotInSlices) => {
+                    return Err(failed(OriginError::NotInSlices, collapsed(Stored::Nothing)));
+                }
                 Arrival::Settled(Settled::Object(..) | Settled::NotNeeded) | Arrival::Missed => {}
             }
             match self.look_up(request, Timestamp::now()).await {
@@ -225,7 +250,7 @@ impl Engine {
                 self.memory.insert(object.clone(), rules.max_variants);
             }
             if self.disk.writes_at_once() {
-                self.disk.store(&object, None, rules.max_variants);
+                self.disk.store(&object, rules.max_variants);
             }
             if flight.is_spoilt() {
                 self.discard(&object); // spoilt between the question and the insertion
@@ -237,6 +262,7 @@ impl Engine {
 
     fn compress(&self, object: &Arc<Object>, rules: &CacheRules) {
         if let Some(compress) = &rules.compress
+            && object.part.is_none()
             && coding::varies(&object.head.fields) // else caches further on would not know
             && object.content.in_memory().is_some()
             && coding::suits(compress, object.head.status, &object.head.fields, Some(object.length()))
@@ -390,6 +416,9 @@ impl Engine {
                 Err(_) => Err(failed(lost(), forward(&miss, Stored::Nothing))),
             },
             Arrival::Settled(Settled::Failed(error)) => Err(failed(error, forward(&miss, Stored::Nothing))),
+            Arrival::Settled(Settled::NotInSlices) => {
+                Err(failed(OriginError::NotInSlices, forward(&miss, Stored::Nothing)))
+            }
             // It has the first seat, and the variant is made of its own fields: this does not happen.
             Arrival::Settled(Settled::NotNeeded) | Arrival::Missed => {
                 Err(failed(lost(), forward(&miss, Stored::Nothing)))
@@ -403,7 +432,7 @@ fn write_evicted(disk: &Arc<DiskTier>) -> impl Fn(&Variants) + Send + Sync + 'st
     let disk = disk.clone();
     move |evicted| {
         if !disk.writes_at_once() {
-            evicted.whole().for_each(|object| disk.store(object, None, MOST_VARIANTS));
+            evicted.whole().for_each(|object| disk.store(object, MOST_VARIANTS));
         }
     }
 }

@@ -24,6 +24,7 @@ use crate::request::Fields;
 
 use super::freshness::Freshness;
 use super::object::{Head, Object};
+use super::part::ContentRange;
 use super::purge::PurgeSeq;
 use super::reason::Basis;
 use super::status::Stored;
@@ -110,7 +111,10 @@ enum Phase {
 #[derive(Debug)]
 pub struct FlightHead {
     pub head: Head,
+    /// Of the body.
     pub length: Option<u64>,
+    /// Which part of the whole the body is, if it is one.
+    pub part: Option<ContentRange>,
     pub freshness: Freshness,
     pub variant: Variant,
     pub basis: Basis,
@@ -127,6 +131,8 @@ pub enum Settled {
     /// The response is for the request alone that caused the fill; what became of it.
     Private(Stored),
     Failed(OriginError),
+    /// A slice was asked for, and the origin does not give any that could be used.
+    NotInSlices,
     /// Another fill had just stored what is wanted: look again.
     NotNeeded,
 }
@@ -375,7 +381,7 @@ impl FlightReader {
                 Taken::End => return Ok(None),
                 Taken::Nothing => changed.await,
                 Taken::OnDisk { file, at, until } => {
-                    let piece = file.read(at, until).await.map_err(unreadable)?;
+                    let piece = file.read(at, until).await.map_err(OriginError::stored_body_lost)?;
                     self.seat.advance(piece.len());
                     return Ok(Some(piece));
                 }
@@ -396,13 +402,6 @@ enum Taken {
     /// Not yet there.
     Nothing,
     End,
-}
-
-fn unreadable(trouble: Trouble) -> OriginError {
-    OriginError::Broken {
-        origin: "".into(),
-        cause: format!("what was written of it cannot be read: {}", trouble.meaning()),
-    }
 }
 
 impl Seat {
@@ -470,6 +469,7 @@ mod tests {
         FlightHead {
             head: Head::from_origin(StatusCode::OK, HeaderMap::new()),
             length: None,
+            part: None,
             freshness: Freshness::default(),
             variant: Variant::default(),
             basis: Basis::MaxAge,

@@ -87,8 +87,8 @@ impl Engine {
             Ok(loaded) => loaded,
             Err(trouble) => return Lookup::Miss(Miss { trouble: Some(trouble), ..miss }),
         };
-        let whole = loaded.found.iter().filter(|found| found.part.is_none()).map(|found| &found.object);
-        let selected = whole.filter(|object| object.variant.matches(fields));
+        let found = loaded.found.iter().map(|found| &found.object);
+        let selected = found.filter(|object| object.variant.matches(fields));
         let Some(object) = selected.max_by_key(|object| object.freshness.response_time) else {
             return Lookup::Miss(miss);
         };

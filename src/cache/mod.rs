@@ -21,6 +21,7 @@ pub mod policy;
 pub mod purge;
 pub mod reason;
 pub mod respond;
+pub mod slices;
 pub mod status;
 pub mod store;
 pub mod tags;

@@ -17,6 +17,7 @@ use crate::plan::CacheKey;
 
 use super::coding::{self, Coded};
 use super::freshness::Freshness;
+use super::part::ContentRange;
 use super::policy::Storable;
 use super::purge::PurgeSeq;
 use super::reason::Basis;
@@ -38,6 +39,8 @@ pub struct Object {
     pub variant: Variant,
     pub tags: Tags,
     pub basis: Basis,
+    /// Which part of the whole the body is, if it is one.
+    pub part: Option<ContentRange>,
     /// See [`Object::checked`].
     checked: AtomicU64,
     /// When a soft purge declared it stale: seconds since 1970, or [`NEVER`].
@@ -226,6 +229,7 @@ impl Object {
             variant: storable.variant,
             tags: storable.tags,
             basis: storable.basis,
+            part: storable.part,
             checked: AtomicU64::new(purge_seq.0),
             soft_purged: AtomicU64::new(NEVER),
         }
@@ -243,6 +247,7 @@ impl Object {
             variant: self.variant.clone(),
             tags: self.tags.clone(),
             basis: self.basis,
+            part: None,
             checked: AtomicU64::new(self.checked().min(checked).0),
             soft_purged: AtomicU64::new(NEVER),
         }

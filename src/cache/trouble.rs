@@ -4,6 +4,8 @@ use std::io;
 
 use rustix::io::Errno;
 
+use crate::origin::connect::OriginError;
+
 /// Why a disk was of no help.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Trouble {
@@ -61,5 +63,12 @@ impl Trouble {
             Some(Errno::MFILE | Errno::NFILE) => Trouble::NoDescriptors,
             _ => Trouble::IoError,
         }
+    }
+}
+
+impl OriginError {
+    /// A stored body turned out to be damaged or gone when some of it was sent already: too late to ask the origin.
+    pub fn stored_body_lost(trouble: Trouble) -> Self {
+        OriginError::Broken { origin: "".into(), cause: format!("the stored body is lost: {}", trouble.meaning()) }
     }
 }

@@ -26,6 +26,7 @@ pub struct CacheSection {
     store_set_cookie: bool,
     fetch_ranges: bool,
     finish_fill: FinishFill,
+    slice: Option<At<ByteSize>>,
     hit_for_miss: Duration,
     max_variants: At<u32>,
     key: Option<KeySection>,
@@ -79,6 +80,7 @@ pub fn read(mut table: Table, errors: &mut Diagnostics) -> CacheSection {
         heuristic_max: table.get("heuristic_max", errors),
         ignore_client_cache_control: table.get("ignore_client_cache_control", errors),
         fetch_ranges: table.get_or("fetch_ranges", false, errors),
+        slice: table.get("slice", errors),
         finish_fill: table.get_or("finish_fill", FinishFill::Always, errors),
         store_set_cookie: table.get_or("store_set_cookie", false, errors),
         hit_for_miss: table.get_or("hit_for_miss", Duration::from_secs(10), errors),
@@ -170,12 +172,22 @@ pub fn resolve(cache: CacheSection, errors: &mut Diagnostics) -> CacheRules {
         store_set_cookie: cache.store_set_cookie,
         fetch_ranges: cache.fetch_ranges,
         finish_fill: cache.finish_fill,
+        slice: check_slice(cache.slice, errors),
         hit_for_miss: cache.hit_for_miss,
         max_variants: cache.max_variants.value as usize,
     }
 }
 
 /// Reports keys that the mode makes meaningless.
+/// The size of slices.
+fn check_slice(slice: Option<At<ByteSize>>, errors: &mut Diagnostics) -> Option<u64> {
+    let size = slice?;
+    if !((64 << 10)..=(1 << 30)).contains(&size.value.0) {
+        errors.error(size.place, "slice must be from 64KiB to 1GiB");
+    }
+    Some(size.value.0)
+}
+
 fn check_modes(cache: &CacheSection, errors: &mut Diagnostics) {
     let Some(mode) = cache.mode.as_ref().map(|at| at.value) else { return };
     let place = |at: &Option<At<Duration>>| at.as_ref().map(|at| at.place);

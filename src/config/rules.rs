@@ -30,6 +30,8 @@ pub struct CacheRules {
     pub compress: Option<CompressRules>,
     /// Whether a fill goes on when all its clients have left.
     pub finish_fill: FinishFill,
+    /// Bytes of the pieces in which large objects are fetched and stored; `None`: they are fetched whole.
+    pub slice: Option<u64>,
     /// Whether origins are asked for ranges that are not stored, rather than for the whole.
     pub fetch_ranges: bool,
     /// How long a key is remembered as not cacheable.
@@ -89,6 +91,7 @@ impl Default for CacheRules {
             key: KeyRules::default(),
             compress: None,
             finish_fill: FinishFill::Always,
+            slice: None,
             fetch_ranges: false,
             hit_for_miss: Duration::from_secs(10),
             max_variants: 64,

@@ -13,8 +13,8 @@ use crate::cache::engine::Source;
 use crate::cache::flight::{FlightHead, FlightReader};
 use crate::cache::object::{Content, DiskBody, Head, Object};
 use crate::cache::respond::{self, Reply, Span};
+use crate::cache::slices::{HeadOf, SliceReader};
 use crate::cache::status::Report;
-use crate::cache::trouble::Trouble;
 use crate::clock::Timestamp;
 use crate::origin::connect::OriginError;
 use crate::request::Fields;
@@ -62,6 +62,8 @@ enum Pieces {
     Private(mpsc::Receiver<Result<Bytes, OriginError>>),
     /// From a place on; what is to be left out before it need not be read.
     Disk(Arc<dyn DiskBody>, u64),
+    /// Likewise.
+    Slices(Box<SliceReader>, u64),
 }
 
 impl Pieces {
@@ -119,6 +121,14 @@ impl ClientResponse {
                     HeadSource::Flight(reader.head.clone())
                 };
                 (head, reader.head.length, age, Pieces::Flight(reader))
+            }
+            Source::Slices(reader) => {
+                let (age, length) = (reader.head.age(now), Some(reader.head.total()));
+                let head = match &reader.head.source {
+                    HeadOf::Object(object) => HeadSource::Object(object.clone()),
+                    HeadOf::Flight(flight) => HeadSource::Flight(flight.clone()),
+                };
+                (head, length, Some(age).filter(|age| age.as_secs() > 0), Pieces::Slices(reader, 0))
             }
             Source::Private(private) => {
                 let head = HeadSource::Own(Box::new(private.head));
@@ -277,10 +287,14 @@ impl Body {
                 Pieces::Whole(body) => body.take(),
                 Pieces::Parts(parts) => parts.pop_front(),
                 Pieces::Flight(reader) => reader.next().await?,
+                Pieces::Slices(reader, at) => {
+                    *at += std::mem::take(&mut self.skip);
+                    reader.read(*at).await?.inspect(|piece| *at += piece.len() as u64)
+                }
                 Pieces::Disk(body, at) => {
                     *at += std::mem::take(&mut self.skip);
                     match *at < body.length() {
-                        true => Some(body.clone().read(*at).await.map_err(unreadable)?)
+                        true => Some(body.clone().read(*at).await.map_err(OriginError::stored_body_lost)?)
                             .inspect(|piece| *at += piece.len() as u64),
                         false => None,
                     }
@@ -321,11 +335,6 @@ fn multipart(parts: &[Span], total: u64, body: &Bytes, head: &Head) -> (VecDeque
     let content_type = format!("multipart/byteranges; boundary={boundary}");
     let content_type = HeaderValue::try_from(content_type).unwrap_or(HeaderValue::from_static("multipart/byteranges"));
     (pieces, Multipart { content_type, length })
-}
-
-/// The stored body turned out to be damaged or gone: too late to ask the origin instead.
-fn unreadable(trouble: Trouble) -> OriginError {
-    OriginError::Broken { origin: "".into(), cause: format!("the stored body is lost: {}", trouble.meaning()) }
 }
 
 fn lost() -> OriginError {

@@ -11,9 +11,10 @@ use pingora_proxy::HttpProxy;
 use crate::cache::control::ClientDirectives;
 use crate::cache::engine::{Answer, CacheRequest, Engine, FetchError, Source};
 use crate::cache::fill;
-use crate::cache::lookup::Lookup;
+use crate::cache::lookup::{Lookup, Miss};
 use crate::cache::object::remove_hop_by_hop;
 use crate::cache::purge::{Event, Target};
+use crate::cache::slices::Sliced;
 use crate::cache::status::Report;
 use crate::clock::Timestamp;
 use crate::config::model::CacheMode;
@@ -105,7 +106,7 @@ pub async fn decide(
             let (site, route) = (matched.site_index, matched.route_index);
             return Decision::Pass { site, route, reason: PassReason::HitForMiss };
         }
-        Lookup::Miss(miss) => match shared.engine.fetch(&request, miss).await {
+        Lookup::Miss(miss) => match fetch(&shared.engine, &request, miss).await {
             Ok(Answer { source, report }) => (source, report),
             Err(FetchError { error, report }) => return no_answer(&error, report, matched, view, now),
         },
@@ -180,6 +181,18 @@ async fn upgrade(
     }
 }
 
+/// Gets what is not there: in slices, where the route says so and the origin gives them.
+async fn fetch(engine: &Arc<Engine>, request: &CacheRequest<'_>, miss: Miss) -> Result<Answer, FetchError> {
+    let size = request.matched.route.cache.slice.filter(|_| miss.stale.is_none() && !engine.is_unsliced(request.key));
+    let Some(size) = size else { return engine.fetch(request, miss).await };
+    match engine.slices(request, size).await {
+        Sliced::Slices(reader, report) => Ok(Answer { source: Source::Slices(reader), report }),
+        Sliced::Whole(answer) => Ok(answer),
+        Sliced::NotInSlices => engine.fetch(request, miss).await,
+        Sliced::Failed(error) => Err(error),
+    }
+}
+
 fn cache_request<'a>(
     view: &'a RequestView<'a>,
     snapshot: &'a Arc<Snapshot>,
@@ -187,7 +200,7 @@ fn cache_request<'a>(
     key: &'a str,
     asks: ClientDirectives,
 ) -> CacheRequest<'a> {
-    CacheRequest { view, snapshot, matched, key, asks }
+    CacheRequest { view, snapshot, matched, key, slice: None, asks }
 }
 
 /// The method `PURGE` on a URL.

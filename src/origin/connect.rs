@@ -62,6 +62,8 @@ pub enum OriginError {
     Broken { origin: Arc<str>, cause: String },
     #[error("origin {origin} sent what is not valid HTTP: {cause}")]
     Invalid { origin: Arc<str>, cause: String },
+    #[error("the origin gives no slices of it that could be put together")]
+    NotInSlices,
 }
 
 impl OriginError {
@@ -97,6 +99,7 @@ impl OriginError {
             OriginError::Timeout { .. } => "timeout",
             OriginError::Broken { .. } => "broken",
             OriginError::Invalid { .. } => "invalid",
+            OriginError::NotInSlices => "not-in-slices",
         }
     }
 }

@@ -1,7 +1,7 @@
 //! What a successful unsafe request makes of the cache: the responses it may have changed are forgotten (RFC 9111
 //! section 4.4), and the groups that its answer names (RFC 9875 section 3).
 
-use http::{HeaderMap, HeaderName, StatusCode, header};
+use http::{HeaderMap, HeaderName, Method, StatusCode, header};
 
 use crate::cache::engine::Engine;
 use crate::cache::purge::{Event, Target as PurgeTarget};
@@ -21,12 +21,16 @@ pub fn changes(request: &PassRequest, status: StatusCode) -> bool {
 
 /// Forgets the target URI, what `Location` and `Content-Location` point to at the same origin, and the groups.
 pub async fn invalidate(engine: &std::sync::Arc<Engine>, request: &PassRequest, fields: &HeaderMap) {
-    let forget = |path: &str, query: Option<&str>| {
+    let mut sliced = Vec::new();
+    let mut forget = |path: &str, query: Option<&str>| {
         let site = request.snapshot.site(request.site);
         let version = request.snapshot.sites[request.site].version();
         for uri in keyed_uris(site, &request.host, path, query) {
             for tls in [false, true] {
-                engine.invalidate(&CacheKey::of_uri(&site.name, version, tls, &uri));
+                let key = CacheKey::of_uri(&site.name, version, tls, &uri);
+                engine.invalidate(&key);
+                let route = site.routes.iter().find(|route| route.serves(&Method::GET, path));
+                sliced.extend(route.and_then(|route| route.cache.slice).map(|size| (key, size)));
             }
         }
     };
@@ -39,6 +43,7 @@ pub async fn invalidate(engine: &std::sync::Arc<Engine>, request: &PassRequest, 
             forget(&target.path, target.query);
         }
     }
+    forget_slices(engine, sliced).await;
     let groups = tags::groups(fields, &GROUP_INVALIDATION, (request.scheme == Scheme::Https, &request.host));
     if groups.is_empty() {
         return;
@@ -52,6 +57,18 @@ pub async fn invalidate(engine: &std::sync::Arc<Engine>, request: &PassRequest, 
         Ok(Ok(_)) => {}
         Ok(Err(error)) => tracing::error!(%site, %error, "a group could not be invalidated"),
         Err(error) => tracing::error!(%site, %error, "a group could not be invalidated"),
+    }
+}
+
+/// Forgets the slices of what has these keys. There may be many, so no worker does it.
+async fn forget_slices(engine: &std::sync::Arc<Engine>, sliced: Vec<(CacheKey, u64)>) {
+    if sliced.is_empty() {
+        return;
+    }
+    let engine = engine.clone();
+    let forget = move || sliced.iter().for_each(|(key, size)| engine.discard_slices(key.as_str(), *size, None, None));
+    if let Err(error) = tokio::task::spawn_blocking(forget).await {
+        tracing::error!(%error, "slices could not be forgotten");
     }
 }
 

@@ -10,7 +10,7 @@ use crate::request::{RequestView, Scheme};
 /// Separates the parts. No part can have it: names are checked, hosts and targets are visible ASCII.
 const SEPARATOR: char = '\u{1f}';
 
-/// `site SEP version SEP host/path?query`.
+/// `site SEP version SEP host/path?query`, and for a slice of an object `SEP size/number`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct CacheKey(Arc<str>);
 
@@ -28,6 +28,11 @@ impl CacheKey {
         push_prefix(&mut key, site, version, tls);
         key.push_str(uri);
         CacheKey(key.into())
+    }
+
+    /// The key of a slice of what has this key.
+    pub fn slice(of: &str, size: u64, number: u64) -> Self {
+        CacheKey(format!("{of}{SEPARATOR}{size}/{number}").into())
     }
 
     /// An owned key of what [`CacheKey::write`] wrote.
@@ -66,7 +71,7 @@ impl CacheKey {
         let mut parts = self.0.splitn(3, SEPARATOR);
         let site = parts.next().unwrap_or_default();
         let uri = parts.nth(1).unwrap_or_default();
-        (site, uri)
+        (site, uri.split(SEPARATOR).next().unwrap_or_default())
     }
 }
 

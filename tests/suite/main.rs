@@ -29,4 +29,5 @@ mod passing;
 mod process;
 mod purging;
 mod reloading;
+mod slices;
 mod tls;

@@ -37,9 +37,9 @@ pub(super) async fn stream(
     length: Option<u64>,
     mut around: Around,
 ) {
-    let Storable { freshness, variant, tags, basis, excluded, .. } = storable.clone();
+    let Storable { freshness, variant, tags, basis, excluded, part } = storable.clone();
     let (head, own) = Head::split(exchange.status, std::mem::take(&mut exchange.fields), &excluded);
-    let mut unsent = Some(FlightHead { head: head.clone(), length, freshness, variant, basis, tags, own });
+    let mut unsent = Some(FlightHead { head: head.clone(), length, part, freshness, variant, basis, tags, own });
     let mut held = Bytes::new();
     let mut received = around.before.len() as u64;
     if !around.before.is_empty() {
@@ -123,7 +123,7 @@ pub(super) async fn hand_over_part(
     whole.remove(header::CONTENT_RANGE);
     let (head, _) = Head::split(StatusCode::OK, whole, &storable.excluded);
     let store = |bytes: Bytes| {
-        let object = Object::new(flight.key.clone(), head, bytes, storable, flight.seq);
+        let object = Object::new(request.key.clone(), head, bytes, storable, flight.seq);
         if let Some(part) = Part::new(object, range) {
             engine.store_part(part, request.rules(), flight);
         }
@@ -144,7 +144,7 @@ pub(super) async fn hand_over(
     // A range that one client asked for says nothing of the whole.
     let of_all = reason.concerns_every_request() && !request.origin.fields.contains_key(header::RANGE);
     if of_all && !exchange.status.is_server_error() {
-        engine.remember_uncacheable(&flight.key, reason, request.rules());
+        engine.remember_uncacheable(&request.key, reason, request.rules());
     }
     engine.metrics.not_stored(reason.as_str());
     // The origin has a new response that may not be kept; the old one is history. Not so if only this request

@@ -88,7 +88,7 @@ impl<'a> Keeper<'a> {
         self.flight.stop_keeping();
         self.engine.metrics.not_stored(reason.unwrap_or(SkipReason::Disk).as_str());
         if let Some(reason) = reason {
-            self.engine.remember_uncacheable(&self.flight.key, reason, self.request.rules());
+            self.engine.remember_uncacheable(&self.request.key, reason, self.request.rules());
         }
     }
 
@@ -111,7 +111,7 @@ impl<'a> Keeper<'a> {
         match self.keeping {
             Keeping::Memory => {
                 let body = flight.body_with(last);
-                let object = Object::new(flight.key.clone(), self.head, body, self.storable, flight.seq);
+                let object = Object::new(self.request.key.clone(), self.head, body, self.storable, flight.seq);
                 engine.store(object, rules, flight);
             }
             Keeping::Disk(spool) => {
@@ -120,7 +120,7 @@ impl<'a> Keeper<'a> {
                 }
                 let (engine, flight, most) = (engine.clone(), flight.clone(), rules.max_variants);
                 let (head, storable, patience) = (self.head, self.storable, engine.disk.patience());
-                let (key, seq) = (flight.key.clone(), flight.seq);
+                let (key, seq) = (self.request.key.clone(), flight.seq);
                 // It ends also if nobody waits for that.
                 let finish = tokio::spawn(async move {
                     let object = spool.finish(move |body| Object::new(key, head, body, storable, seq), most).await;
@@ -136,7 +136,9 @@ impl<'a> Keeper<'a> {
 
     /// Keeps what came of a response that broke off, to go on from there (RFC 9111 section 3.3).
     pub(super) fn keep_prefix(self, length: Option<u64>) {
-        let whole = self.head.status == StatusCode::OK && part::strong_etag(&self.head).is_some();
+        let whole = self.head.status == StatusCode::OK
+            && self.storable.part.is_none()
+            && part::strong_etag(&self.head).is_some();
         if whole && matches!(self.keeping, Keeping::Memory) {
             let object = self.object(self.flight.body_with(&[]));
             if let Some(part) = part::prefix(object, length) {
@@ -146,6 +148,6 @@ impl<'a> Keeper<'a> {
     }
 
     fn object(&self, body: Bytes) -> Object {
-        Object::new(self.flight.key.clone(), self.head.clone(), body, self.storable.clone(), self.flight.seq)
+        Object::new(self.request.key.clone(), self.head.clone(), body, self.storable.clone(), self.flight.seq)
     }
 }

@@ -26,6 +26,7 @@ use super::object::{Head, Object, remove_hop_by_hop};
 use super::part::{self, Part};
 use super::policy::{self, RequestFacts, ResponseFacts, Storable};
 use super::reason::SkipReason;
+use super::slices::{OwnedSlice, Slice, SliceVerdict};
 use super::tags;
 use super::vary;
 
@@ -45,6 +46,10 @@ pub struct FillRequest {
     pub snapshot: Arc<Snapshot>,
     pub site_index: usize,
     pub route_index: usize,
+    /// What the response is stored under.
+    pub key: CacheKey,
+    /// Of what a slice is asked for.
+    pub slice: Option<OwnedSlice>,
     /// The client's fields, for `Vary` and `Authorization`.
     pub client_fields: HeaderMap,
     /// The client wants nothing stored.
@@ -72,9 +77,13 @@ impl FillRequest {
         }
         forward::exclude_from_fill(&mut fields);
         vary::normalise(&mut fields, &rules.key);
-        if part.is_none()
-            && let Some(range) = asked_range(request, stale.as_ref())
-        {
+        let slice = request.slice.map(Slice::to_owned);
+        let range = match &slice {
+            Some(slice) => Some(slice.range()),
+            None if part.is_none() => asked_range(request, stale.as_ref()),
+            None => None,
+        };
+        if let Some(range) = range {
             fields.insert(header::RANGE, range);
         }
         let forwarded = Forwarded {
@@ -86,9 +95,10 @@ impl FillRequest {
         };
         forward::set_forwarding_fields(&mut fields, &forwarded);
         let pool = request.matched.route.pool;
+        let key = CacheKey::from_written(request.key);
         FillRequest {
             origin: OriginRequest {
-                path_and_query: CacheKey::from_written(request.key).path_and_query().to_owned(),
+                path_and_query: key.path_and_query().to_owned(),
                 authority: view.host.to_owned(),
                 fields,
                 pool,
@@ -99,6 +109,8 @@ impl FillRequest {
             snapshot: request.snapshot.clone(),
             site_index: request.matched.site_index,
             route_index: request.matched.route_index,
+            key,
+            slice,
             client_fields,
             no_store: request.asks.no_store,
             part: part.filter(|_| !request.asks.no_store),
@@ -174,6 +186,21 @@ pub async fn run(
         request.origin.fields.remove(header::IF_MODIFIED_SINCE);
         answer = exchange::get(&engine.connector, &request.snapshot.pools, &request.origin).await;
     }
+    if let (Ok(exchange), Some(slice)) = (&answer, request.slice.take()) {
+        match slice.verdict(exchange.status, &exchange.fields) {
+            SliceVerdict::Slice => request.slice = Some(slice),
+            SliceVerdict::Other => request.key = slice.of,
+            SliceVerdict::Whole => {
+                engine.remember_unsliced(&slice.of);
+                request.key = slice.of;
+            }
+            SliceVerdict::Unusable => {
+                engine.remember_unsliced(&slice.of);
+                flight.settle(Settled::NotInSlices);
+                return drop(ended);
+            }
+        }
+    }
     match answer {
         Ok(exchange) => receive(&engine, &flight, &request, exchange, owner).await,
         Err(error) => flight.settle(stale_instead(&engine, &request, None).unwrap_or(Settled::Failed(error))),
@@ -229,9 +256,9 @@ async fn receive(
         return flight.settle(settled);
     }
     let length = exchange.content_length();
-    match judge(engine, flight, request, exchange.status, &exchange.fields, times, length) {
+    match judge(engine, request, exchange.status, &exchange.fields, times, length) {
         Ok(mut storable) => {
-            let groups = tags::groups(&exchange.fields, &GROUPS, flight.key.origin());
+            let groups = tags::groups(&exchange.fields, &GROUPS, request.key.origin());
             if !groups.is_empty() {
                 storable.tags = storable.tags.with_groups(groups);
             }
@@ -241,9 +268,19 @@ async fn receive(
                 coding::add_vary(&mut exchange.fields);
             }
             match storable.part {
+                // What it is a slice of may be larger than anything that is stored.
+                Some(range) if request.slice.is_some() => {
+                    exchange.status = StatusCode::OK;
+                    stream(engine, flight, request, exchange, storable, Some(range.length()), Around::default()).await;
+                }
                 Some(range) => hand_over_part(engine, flight, request, exchange, storable, range, owner).await,
                 None => stream(engine, flight, request, exchange, storable, length, Around::default()).await,
             }
+        }
+        // The client asked for something else than a slice: it has to ask for itself.
+        Err(_) if request.slice.is_some() => {
+            engine.remember_unsliced(&request.slice.as_ref().map_or(&request.key, |slice| &slice.of).clone());
+            flight.settle(Settled::NotInSlices);
         }
         Err(reason) => hand_over(engine, flight, request, exchange, reason, length, owner).await,
     }
@@ -268,19 +305,19 @@ fn add_date(fields: &mut HeaderMap, now: Timestamp) {
 
 fn judge(
     engine: &Engine,
-    flight: &Flight,
     request: &FillRequest,
     status: StatusCode,
     fields: &HeaderMap,
     times: ExchangeTimes,
     length: Option<u64>,
 ) -> Result<Storable, SkipReason> {
-    // Parts are kept in memory alone.
-    let max_object = if status == StatusCode::PARTIAL_CONTENT { engine.max_object() } else { engine.max_stored() };
+    // Parts that are no slices are kept in memory alone.
+    let is_part = status == StatusCode::PARTIAL_CONTENT && request.slice.is_none();
+    let max_object = if is_part { engine.max_object() } else { engine.max_stored() };
     let response = ResponseFacts { status, headers: fields, times, length, max_object };
     let storable = policy::judge(request.rules(), &request.facts(), &response)?;
     let needs_disk = length.is_some_and(|length| length > engine.max_object());
-    match needs_disk.then(|| engine.disk.obstacle(&flight.key)).flatten() {
+    match needs_disk.then(|| engine.disk.obstacle(&request.key)).flatten() {
         Some(_) => Err(SkipReason::Disk),
         None => Ok(storable),
     }
@@ -315,14 +352,15 @@ fn freshen(
         head = head.varying_by_coding();
     }
     // Tags are not among the fields that clients see: they stay as stored.
-    match judge(engine, flight, request, head.status, &with_age(&head.fields, fields), times, Some(stale.length())) {
+    match judge(engine, request, head.status, &with_age(&head.fields, fields), times, Some(stale.length())) {
         Ok(mut storable) => {
             storable.tags = stale.tags.clone();
             storable.variant = stale.variant.clone();
+            storable.part = stale.part;
             if !storable.excluded.is_empty() {
                 head = Head::split(head.status, head.fields, &storable.excluded).0;
             }
-            let mut object = Object::new(flight.key.clone(), head, stale.content.clone(), storable, flight.seq);
+            let mut object = Object::new(request.key.clone(), head, stale.content.clone(), storable, flight.seq);
             object.share_coding(stale);
             return Settled::Object(engine.store(object, request.rules(), flight), ObjectUse::Validated);
         }

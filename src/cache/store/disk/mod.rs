@@ -33,7 +33,6 @@ use crate::config::model::{Admission, CacheDisk, DiskDirectory, WriteWhen};
 use crate::plan::CacheKey;
 
 use super::super::object::Object;
-use super::super::part::ContentRange;
 use super::super::trouble::Trouble;
 use admission::Seen;
 use id::{FileId, KeyHash};
@@ -175,7 +174,7 @@ impl DiskTier {
     }
 
     /// Has an object written. What there was of it before is out of date either way.
-    pub fn store(&self, object: &Arc<Object>, part: Option<ContentRange>, max_variants: usize) {
+    pub fn store(&self, object: &Arc<Object>, max_variants: usize) {
         let volumes = self.volumes.load();
         if volumes.is_empty() || object.length() > self.settings.load().max_object.0 {
             return;
@@ -193,9 +192,9 @@ impl DiskTier {
         }
         let Some(volume) = chosen else { return };
         if object.content.in_memory().is_some() {
-            volume.store(object.clone(), part, max_variants);
+            volume.store(object.clone(), max_variants);
         } else {
-            volume.rewrite(object.clone(), part);
+            volume.rewrite(object.clone());
         }
     }
 

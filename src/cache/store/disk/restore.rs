@@ -3,16 +3,15 @@
 use crate::plan::CacheKey;
 
 use super::super::super::object::{Content, Head, Object};
-use super::super::super::part::ContentRange;
 use super::super::super::policy::Storable;
 use super::filter::Filter;
 use super::format::{Corrupt, Header, Meta};
 
 /// What is written of an object beside its body.
-pub fn meta(object: &Object, part: Option<ContentRange>) -> Meta<'_> {
+pub fn meta(object: &Object) -> Meta<'_> {
     let head = (object.head.status, &object.head.fields);
     let selected = (&object.variant, &object.tags);
-    Meta::new(object.key.as_str(), head, object.freshness, selected, object.basis, part)
+    Meta::new(object.key.as_str(), head, object.freshness, selected, object.basis, object.part)
 }
 
 pub fn header(object: &Object, meta: &[u8], meta_room: u32, log: u32) -> Header {

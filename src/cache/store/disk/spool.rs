@@ -101,7 +101,7 @@ impl Sums {
 impl Spool {
     /// `head`: the object, as yet without its body.
     pub fn begin(volume: &Arc<Volume>, others: Vec<Arc<Volume>>, head: &Object) -> Option<Self> {
-        let (header, meta) = volume.head_of(head, None)?;
+        let (header, meta) = volume.head_of(head)?;
         let file = Arc::new(SpoolFile {
             volume: volume.clone(),
             aside: volume.aside(),

@@ -105,16 +105,16 @@ fn look_at(volume: &Volume, purges: &Purges, entry: &Entry) -> Verdict {
             return Verdict::Unknown;
         }
     };
-    let object = Meta::decode(&record.meta)
-        .and_then(|meta| Ok((meta.part, restore::object(&record.header, &meta, bytes::Bytes::new().into())?)));
-    let Ok((part, object)) = object else { return Verdict::Dead };
+    let object =
+        Meta::decode(&record.meta).and_then(|meta| restore::object(&record.header, &meta, bytes::Bytes::new().into()));
+    let Ok(object) = object else { return Verdict::Dead };
     match purges.standing(&object) {
         Standing::Dead => Verdict::Dead,
         Standing::Live => Verdict::Survived,
         Standing::SoftPurged { .. } if record.header.soft_purged == object.soft_purged() => Verdict::Survived,
         // It has to outlive the purge's record.
         Standing::SoftPurged { .. } => {
-            let Some((header, meta)) = volume.head_of(&object, part) else { return Verdict::Dead };
+            let Some((header, meta)) = volume.head_of(&object) else { return Verdict::Dead };
             let header = super::format::Header { body: record.header.body, ..header };
             match file::rewrite_head(&path, &header, &meta) {
                 Ok(true) => Verdict::Survived,

@@ -15,7 +15,6 @@ use crate::clock::Timestamp;
 use crate::config::model::DiskDirectory;
 
 use super::super::super::object::Object;
-use super::super::super::part::ContentRange;
 use super::super::super::purge::PurgeSeq;
 use super::super::super::trouble::Trouble;
 use super::body::FileBody;
@@ -111,7 +110,6 @@ pub struct Counters {
 #[derive(Clone)]
 pub struct Found {
     pub object: Arc<Object>,
-    pub part: Option<ContentRange>,
 }
 
 impl Volume {
@@ -232,7 +230,7 @@ impl Volume {
             RecordBody::Whole(body) => body.into(),
             RecordBody::Open(file) => FileBody::new(self.clone(), id, file, header).into(),
         };
-        Ok(Found { object: Arc::new(restore::object(&header, &meta, content)?), part: meta.part })
+        Ok(Found { object: Arc::new(restore::object(&header, &meta, content)?) })
     }
 
     /// Does what may wait for the disk, for somebody who waits for it.
@@ -286,7 +284,7 @@ impl Volume {
     }
 
     /// Has an object written, if the disk keeps up. What was there of it before is gone either way.
-    pub fn store(self: &Arc<Self>, object: Arc<Object>, part: Option<ContentRange>, max_variants: usize) {
+    pub fn store(self: &Arc<Self>, object: Arc<Object>, max_variants: usize) {
         let id = FileId::new(KeyHash::of(object.key.as_str()), &object.variant);
         let number = self.begin_write(id, object.checked());
         let bytes = object.weight() as u64;
@@ -294,7 +292,7 @@ impl Volume {
         let obstacle = self.obstacle().or((waiting + bytes > self.terms.write_buffer).then_some(Trouble::Slow));
         let volume = self.clone();
         let write = move || {
-            if let Err(error) = volume.write(id, number, &object, part, max_variants) {
+            if let Err(error) = volume.write(id, number, &object, max_variants) {
                 volume.fault(Operation::Write, &error);
                 volume.abandon_write(id, number);
             }
@@ -340,16 +338,9 @@ impl Volume {
         }
     }
 
-    fn write(
-        &self,
-        id: FileId,
-        number: u64,
-        object: &Object,
-        part: Option<ContentRange>,
-        max_variants: usize,
-    ) -> std::io::Result<()> {
+    fn write(&self, id: FileId, number: u64, object: &Object, max_variants: usize) -> std::io::Result<()> {
         let Some(body) = object.content.in_memory() else { return Ok(()) };
-        let Some((header, meta)) = self.head_of(object, part) else { return Ok(()) };
+        let Some((header, meta)) = self.head_of(object) else { return Ok(()) };
         if !self.files.lock().is_current(id, number) {
             return Ok(()); // out of date before it was written
         }
@@ -364,8 +355,8 @@ impl Volume {
     }
 
     /// Header and metadata of an object; `None`: they are too large to be kept.
-    pub(super) fn head_of(&self, object: &Object, part: Option<ContentRange>) -> Option<(Header, Vec<u8>)> {
-        let meta = restore::meta(object, part).encode()?;
+    pub(super) fn head_of(&self, object: &Object) -> Option<(Header, Vec<u8>)> {
+        let meta = restore::meta(object).encode()?;
         Some((restore::header(object, &meta, room_for(meta.len()), self.terms.log), meta))
     }
 
@@ -461,11 +452,11 @@ impl Volume {
     }
 
     /// Changes the head of a stored object whose body stays, as after a 304.
-    pub fn rewrite(self: &Arc<Self>, object: Arc<Object>, part: Option<ContentRange>) {
+    pub fn rewrite(self: &Arc<Self>, object: Arc<Object>) {
         let id = FileId::new(KeyHash::of(object.key.as_str()), &object.variant);
         let volume = self.clone();
         let rewrite = move || {
-            let Some((header, meta)) = volume.head_of(&object, part) else { return volume.remove(id) };
+            let Some((header, meta)) = volume.head_of(&object) else { return volume.remove(id) };
             let _stripe = volume.stripe(id);
             match file::rewrite_head(&id.path(&volume.root), &header, &meta) {
                 Ok(true) => volume.files.lock().index.survived(id, header.seq),

@@ -1,0 +1,409 @@
+//! Large objects in slices of a fixed size, each fetched, stored and evicted on its own (routes with `slice`). A slice is an
+//! object under a key of its own; what holds them together is one strong entity tag and one length. Bytes of two versions
+//! never meet in one answer.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Version, header};
+
+use crate::clock::Timestamp;
+use crate::origin::connect::OriginError;
+use crate::plan::{CacheKey, Matched};
+use crate::request::{Fields, RequestView, Scheme};
+use crate::snapshot::Snapshot;
+
+use super::control::ClientDirectives;
+use super::engine::{Answer, CacheRequest, Engine, FetchError, Source};
+use super::flight::{FlightHead, FlightReader};
+use super::lookup::Lookup;
+use super::object::{Content, Head, Object};
+use super::part::ContentRange;
+use super::status::Report;
+
+/// Slices that are looked for when all are to be forgotten and nobody knows how many there are.
+const MOST_SLICES: u64 = 65_536;
+
+/// Which slice of what.
+#[derive(Debug, Clone, Copy)]
+pub struct Slice<'a> {
+    /// The key of the whole.
+    pub of: &'a str,
+    pub size: u64,
+    pub number: u64,
+}
+
+/// The same, to be kept.
+#[derive(Debug, Clone)]
+pub struct OwnedSlice {
+    pub of: CacheKey,
+    size: u64,
+    number: u64,
+}
+
+/// What an origin's answer is to who asked for a slice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SliceVerdict {
+    Slice,
+    /// The whole: the origin gives no ranges of it.
+    Whole,
+    /// Something that is not about ranges: an error, a redirect.
+    Other,
+    /// A part, but not one that could be put together with others.
+    Unusable,
+}
+
+impl Slice<'_> {
+    pub fn to_owned(self) -> OwnedSlice {
+        OwnedSlice { of: CacheKey::from_written(self.of), size: self.size, number: self.number }
+    }
+}
+
+impl OwnedSlice {
+    /// The value of `Range` that asks for it.
+    pub fn range(&self) -> HeaderValue {
+        let first = self.number * self.size;
+        let range = format!("bytes={first}-{}", first + self.size - 1);
+        HeaderValue::try_from(range).unwrap_or(HeaderValue::from_static("bytes=0-")) // digits are valid
+    }
+
+    pub fn verdict(&self, status: StatusCode, fields: &HeaderMap) -> SliceVerdict {
+        match status {
+            StatusCode::PARTIAL_CONTENT => {
+                let first = self.number * self.size;
+                let fits =
+                    |range: ContentRange| range.first == first && range.last == range.total.min(first + self.size) - 1;
+                let strong = fields.get(header::ETAG).is_some_and(|etag| etag.as_bytes().starts_with(b"\""));
+                match ContentRange::of(fields).is_some_and(fits) && strong {
+                    true => SliceVerdict::Slice,
+                    false => SliceVerdict::Unusable,
+                }
+            }
+            StatusCode::NOT_MODIFIED => SliceVerdict::Slice,
+            StatusCode::OK => SliceVerdict::Whole,
+            _ => SliceVerdict::Other,
+        }
+    }
+}
+
+/// The first byte that a request wants, as far as that can be told without knowing how many there are.
+pub fn first_byte(method: &Method, request: Fields<'_>) -> u64 {
+    let range = request.get_str(&header::RANGE).filter(|_| *method == Method::GET).unwrap_or_default();
+    let spec = range.split_once('=').map_or("", |(_, set)| set.trim());
+    match spec.split_once('-') {
+        Some((first, _)) if !spec.contains(',') => first.trim().parse().unwrap_or(0),
+        _ => 0,
+    }
+}
+
+/// What a request for something in slices is answered from.
+pub enum Sliced {
+    Slices(Box<SliceReader>, Report),
+    /// It turned out not to be in slices; the answer is that to the request as it is.
+    Whole(Answer),
+    /// It cannot be had in slices: to be asked for as on any other route.
+    NotInSlices,
+    Failed(FetchError),
+}
+
+impl Engine {
+    /// Answers from slices: begins with that which has the first byte wanted.
+    pub async fn slices(self: &Arc<Self>, request: &CacheRequest<'_>, size: u64) -> Sliced {
+        let first = first_byte(request.view.method, request.view.fields) / size;
+        let mut owned = OwnedRequest::new(request, size);
+        let (answer, piece) = match owned.acquire(self, first).await {
+            Ok(answer) => {
+                let Answer { source, report } = answer;
+                match Piece::of(source) {
+                    Ok(piece) => (report, piece),
+                    Err(source) => return Sliced::Whole(Answer { source: *source, report }),
+                }
+            }
+            Err(FetchError { error: OriginError::NotInSlices, .. }) => return Sliced::NotInSlices,
+            Err(error) => return Sliced::Failed(error),
+        };
+        // For all further slices the client's own cache directives say nothing.
+        owned.asks = ClientDirectives::default();
+        let head = piece.head.clone();
+        let reader = SliceReader { engine: self.clone(), request: owned, head, size, piece: Some((first, piece)) };
+        Sliced::Slices(Box::new(reader), answer)
+    }
+
+    /// Forgets all slices of what has a key. `total`: its length, if it is known.
+    pub fn discard_slices(&self, of: &str, size: u64, total: Option<u64>, except: Option<u64>) {
+        let first = || self.memory.get(CacheKey::slice(of, size, 0).as_str());
+        let known = || first()?.whole().find_map(|object| object.part).map(|range| range.total);
+        let most = total.or_else(known).unwrap_or(self.disk.max_object().max(self.max_object()));
+        for number in (0..most.div_ceil(size).min(MOST_SLICES)).filter(|number| Some(*number) != except) {
+            self.invalidate(&CacheKey::slice(of, size, number));
+        }
+    }
+}
+
+/// What is needed to ask for more slices after the request's own memory is gone.
+struct OwnedRequest {
+    snapshot: Arc<Snapshot>,
+    site: usize,
+    route: usize,
+    method: Method,
+    host: String,
+    authority: String,
+    path: String,
+    query: Option<String>,
+    fields: HeaderMap,
+    client: std::net::IpAddr,
+    scheme: Scheme,
+    version: Version,
+    key: String,
+    size: u64,
+    asks: ClientDirectives,
+}
+
+impl OwnedRequest {
+    fn new(request: &CacheRequest<'_>, size: u64) -> Self {
+        let view = request.view;
+        OwnedRequest {
+            snapshot: request.snapshot.clone(),
+            site: request.matched.site_index,
+            route: request.matched.route_index,
+            method: view.method.clone(),
+            host: view.host.to_owned(),
+            authority: view.authority.to_owned(),
+            path: view.path.to_owned(),
+            query: view.query.map(str::to_owned),
+            fields: view.fields.to_map(),
+            client: view.client,
+            scheme: view.scheme,
+            version: view.version,
+            key: request.key.to_owned(),
+            size,
+            asks: request.asks,
+        }
+    }
+
+    /// Gets one slice, from wherever it is.
+    async fn acquire(&self, engine: &Arc<Engine>, number: u64) -> Result<Answer, FetchError> {
+        let view = RequestView {
+            method: &self.method,
+            host: &self.host,
+            authority: &self.authority,
+            path: &self.path,
+            query: self.query.as_deref(),
+            fields: Fields::Map(&self.fields),
+            client: self.client,
+            scheme: self.scheme,
+            version: self.version,
+        };
+        let matched = Matched {
+            site: self.snapshot.site(self.site),
+            site_index: self.site,
+            route: self.snapshot.route(self.site, self.route),
+            route_index: self.route,
+        };
+        let key = CacheKey::slice(&self.key, self.size, number);
+        let slice = Some(Slice { of: &self.key, size: self.size, number });
+        let asks = self.asks;
+        let request = CacheRequest { view: &view, snapshot: &self.snapshot, matched, key: key.as_str(), slice, asks };
+        match engine.look_up(&request, Timestamp::now()).await {
+            Lookup::Hit(object, report) => Ok(Answer { source: Source::Stored(object), report }),
+            Lookup::StaleHit(object, report) => {
+                engine.refresh(&request, &object);
+                Ok(Answer { source: Source::Stored(object), report })
+            }
+            Lookup::Miss(miss) => engine.fetch(&request, miss).await,
+            // These are not made of slices.
+            Lookup::PartHit(..) | Lookup::HitForMiss => {
+                Err(FetchError { error: OriginError::NotInSlices, report: Report::Pass("bypass") })
+            }
+        }
+    }
+}
+
+/// The head of the whole, from the slice that was there first.
+#[derive(Clone)]
+pub struct SlicedHead {
+    pub source: HeadOf,
+    range: ContentRange,
+}
+
+#[derive(Clone)]
+pub enum HeadOf {
+    Object(Arc<Object>),
+    Flight(Arc<FlightHead>),
+}
+
+impl SlicedHead {
+    pub fn head(&self) -> &Head {
+        match &self.source {
+            HeadOf::Object(object) => &object.head,
+            HeadOf::Flight(flight) => &flight.head,
+        }
+    }
+
+    /// How old the response is.
+    pub fn age(&self, now: Timestamp) -> std::time::Duration {
+        match &self.source {
+            HeadOf::Object(object) => object.freshness.current_age(now),
+            HeadOf::Flight(flight) => flight.freshness.current_age(now),
+        }
+    }
+
+    /// Bytes of the whole.
+    pub fn total(&self) -> u64 {
+        self.range.total
+    }
+
+    fn is_of_the_same(&self, other: &SlicedHead) -> bool {
+        self.range.total == other.range.total && self.head().etag() == other.head().etag()
+    }
+}
+
+/// One slice and how far it was read.
+struct Piece {
+    head: SlicedHead,
+    body: PieceBody,
+    /// Bytes of the slice that were given.
+    at: u64,
+}
+
+enum PieceBody {
+    Stored(Content),
+    Stream(FlightReader),
+}
+
+impl Piece {
+    /// What is no slice is given back.
+    fn of(source: Source) -> Result<Self, Box<Source>> {
+        match source {
+            Source::Stored(object) => match object.part {
+                Some(range) => {
+                    let body = PieceBody::Stored(object.content.clone());
+                    Ok(Piece { head: SlicedHead { source: HeadOf::Object(object), range }, body, at: 0 })
+                }
+                None => Err(Box::new(Source::Stored(object))),
+            },
+            Source::Stream(reader) => match reader.head.part {
+                Some(range) => {
+                    let head = SlicedHead { source: HeadOf::Flight(reader.head.clone()), range };
+                    Ok(Piece { head, body: PieceBody::Stream(reader), at: 0 })
+                }
+                None => Err(Box::new(Source::Stream(reader))),
+            },
+            other => Err(Box::new(other)),
+        }
+    }
+
+    /// Some bytes from a place in the slice on, at least one.
+    async fn read(&mut self, from: u64) -> Result<Option<Bytes>, OriginError> {
+        match &mut self.body {
+            PieceBody::Stored(Content::Memory(body)) => {
+                Ok((from < body.len() as u64).then(|| body.slice(from as usize..)))
+            }
+            PieceBody::Stored(Content::Disk(body)) => match from < body.length() {
+                true => body.clone().read(from).await.map(Some).map_err(OriginError::stored_body_lost),
+                false => Ok(None),
+            },
+            PieceBody::Stream(reader) => loop {
+                let Some(piece) = reader.next().await? else { return Ok(None) };
+                let before = self.at;
+                self.at += piece.len() as u64;
+                if self.at > from {
+                    return Ok(Some(piece.slice(from.saturating_sub(before) as usize..)));
+                }
+            },
+        }
+    }
+}
+
+/// Reads an object slice by slice, and has those fetched that are not there.
+pub struct SliceReader {
+    engine: Arc<Engine>,
+    request: OwnedRequest,
+    pub head: SlicedHead,
+    size: u64,
+    /// The slice that is being read.
+    piece: Option<(u64, Piece)>,
+}
+
+impl SliceReader {
+    /// Some bytes from a place on, at least one; `None` at the end. Places only go up.
+    pub async fn read(&mut self, at: u64) -> Result<Option<Bytes>, OriginError> {
+        if at >= self.head.total() {
+            return Ok(None);
+        }
+        let number = at / self.size;
+        if self.piece.as_ref().is_none_or(|(current, _)| *current != number) {
+            self.piece = None; // what it holds is let go before more is asked for
+            self.piece = Some((number, self.next_piece(number).await?));
+        }
+        let Some((_, piece)) = &mut self.piece else { return Ok(None) };
+        let found = piece.read(at - number * self.size).await?;
+        let cause = || "a slice is shorter than it says".to_owned();
+        found.map(Some).ok_or_else(|| OriginError::Broken { origin: "".into(), cause: cause() })
+    }
+
+    async fn next_piece(&self, number: u64) -> Result<Piece, OriginError> {
+        let Answer { source, .. } = self.request.acquire(&self.engine, number).await.map_err(|failed| failed.error)?;
+        let changed = |reason: &str| OriginError::Broken { origin: "".into(), cause: reason.to_owned() };
+        let Ok(piece) = Piece::of(source) else { return Err(changed("it is no longer given in slices")) };
+        if piece.head.is_of_the_same(&self.head) {
+            return Ok(piece);
+        }
+        // What is stored is of two versions, and only the newest slice is surely of the present one.
+        let total = self.head.total().max(piece.head.total());
+        let newest = Some(number).filter(|_| matches!(piece.body, PieceBody::Stream(_)));
+        self.engine.discard_slices(&self.request.key, self.size, Some(total), newest);
+        Err(changed("it has changed while it was being read"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map(fields: &[(&'static str, &str)]) -> HeaderMap {
+        fields.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect()
+    }
+
+    #[test]
+    fn what_an_origin_answers_to_who_asks_for_a_slice() {
+        let slice = OwnedSlice { of: CacheKey::from_written("k"), size: 10, number: 2 };
+        assert_eq!(slice.range(), "bytes=20-29");
+        for (status, range, etag, expected) in [
+            (206, "bytes 20-29/100", "\"a\"", SliceVerdict::Slice),
+            (206, "bytes 20-24/25", "\"a\"", SliceVerdict::Slice),
+            (206, "bytes 20-24/100", "\"a\"", SliceVerdict::Unusable),
+            (206, "bytes 19-29/100", "\"a\"", SliceVerdict::Unusable),
+            (206, "bytes 20-30/100", "\"a\"", SliceVerdict::Unusable),
+            (206, "bytes 20-29/*", "\"a\"", SliceVerdict::Unusable),
+            (206, "bytes 20-29/100", "W/\"a\"", SliceVerdict::Unusable),
+            (206, "bytes 20-29/100", "", SliceVerdict::Unusable),
+            (200, "", "\"a\"", SliceVerdict::Whole),
+            (304, "", "", SliceVerdict::Slice),
+            (404, "", "", SliceVerdict::Other),
+            (416, "bytes */15", "", SliceVerdict::Other),
+        ] {
+            let fields = map(&[("content-range", range), ("etag", etag)]);
+            let verdict = slice.verdict(StatusCode::from_u16(status).unwrap(), &fields);
+            assert_eq!(verdict, expected, "{status} {range} {etag}");
+        }
+    }
+
+    #[test]
+    fn where_a_request_begins() {
+        for (range, first) in [
+            ("bytes=0-1", 0),
+            ("bytes=500-", 500),
+            ("bytes= 500 -600", 500),
+            ("bytes=-500", 0),
+            ("bytes=500-600,1-2", 0),
+            ("bytes=99999999999999999999-", 0),
+            ("nonsense", 0),
+            ("", 0),
+        ] {
+            let fields = map(&[("range", range)]);
+            assert_eq!(first_byte(&Method::GET, Fields::Map(&fields)), first, "{range}");
+            assert_eq!(first_byte(&Method::HEAD, Fields::Map(&fields)), 0);
+        }
+    }
+}
