@@ -10,7 +10,7 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 BUILD_TOOLS := cmake:cmake cc:build-essential
 TEST_TOOLS := curl:curl nginx:nginx-light wrk:wrk openssl:openssl systemd-analyze:systemd
 
-.PHONY: run build release test check unit load-test bench-hit certs install deb fmt clean build-tools test-tools
+.PHONY: run build release test check unit load-test bench-hit bench-storage crash-test certs install deb fmt clean build-tools test-tools
 
 run: build-tools
 	$(CARGO) run --release -- demo
@@ -39,6 +39,14 @@ load-test: release test-tools
 # CPU time per memory hit, beside nginx.
 bench-hit: release test-tools
 	benches/hit.sh
+
+# A million objects on disk: takes some minutes and 17 GB where SEAWALL_BENCH_DIR is.
+bench-storage: build-tools
+	$(CARGO) bench --bench storage
+
+# The node killed 200 times in the middle of writes and purges: takes some minutes.
+crash-test: build-tools
+	SEAWALL_CRASHES=200 $(CARGO) test --test suite crashes
 
 certs:
 	openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 365 -subj /CN=shop.example.com \

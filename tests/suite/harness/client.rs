@@ -29,6 +29,23 @@ impl Client {
         Client { stream, buffer: Vec::new() }
     }
 
+    /// The same where the node may be gone.
+    pub fn try_connect(address: SocketAddr) -> Option<Self> {
+        let stream = TcpStream::connect(address).ok()?;
+        stream.set_read_timeout(Some(PATIENCE)).ok()?;
+        Some(Client { stream, buffer: Vec::new() })
+    }
+
+    /// The response to a GET, where the node may be gone before it has sent the head.
+    pub fn try_response(&mut self) -> Option<Response> {
+        while find(&self.buffer, b"\r\n\r\n").is_none() {
+            if !self.fill() {
+                return None;
+            }
+        }
+        Some(self.response("GET"))
+    }
+
     pub fn send(&mut self, bytes: impl AsRef<[u8]>) {
         self.stream.write_all(bytes.as_ref()).expect("the node takes it");
     }

@@ -100,8 +100,14 @@ impl Node {
     }
 
     pub fn spawn(directory: Arc<TempDir>, arguments: &[&str]) -> Self {
+        Self::spawn_with(directory, arguments, &[])
+    }
+
+    /// The same with variables in its environment.
+    pub fn spawn_with(directory: Arc<TempDir>, arguments: &[&str], variables: &[(&str, String)]) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_seawall"))
             .args(arguments)
+            .envs(variables.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(std::fs::File::create(directory.path().join("stdout")).unwrap())
             .stderr(Stdio::piped())
@@ -246,6 +252,10 @@ impl Node {
     pub fn signal(&self, signal: &str) {
         let done = Command::new("kill").arg(format!("-{signal}")).arg(self.child.id().to_string()).status().unwrap();
         assert!(done.success());
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     pub fn is_running(&mut self) -> bool {

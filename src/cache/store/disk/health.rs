@@ -44,7 +44,8 @@ pub enum Operation {
 
 pub struct Health {
     state: AtomicU8,
-    strikes: AtomicU32,
+    /// Failed calls in a row, of each operation: a disk that still takes writes may not give back what it took.
+    strikes: [AtomicU32; 2],
     last: Mutex<Last>,
 }
 
@@ -62,7 +63,7 @@ impl Health {
     pub fn new(now: Timestamp) -> Self {
         Health {
             state: AtomicU8::new(State::InService as u8),
-            strikes: AtomicU32::new(0),
+            strikes: [AtomicU32::new(0), AtomicU32::new(0)],
             last: Mutex::new(Last { reason: None, since: now, probe_at: now, backoff: FIRST_PROBE }),
         }
     }
@@ -88,9 +89,10 @@ impl Health {
         }
     }
 
-    pub fn success(&self) {
-        if self.strikes.load(Ordering::Relaxed) > 0 {
-            self.strikes.store(0, Ordering::Relaxed);
+    pub fn success(&self, operation: Operation) {
+        let strikes = &self.strikes[operation as usize];
+        if strikes.load(Ordering::Relaxed) > 0 {
+            strikes.store(0, Ordering::Relaxed);
         }
     }
 
@@ -100,7 +102,7 @@ impl Health {
             // The disk itself is well.
             Trouble::Full | Trouble::NoDescriptors => false,
             Trouble::ReadOnly => self.enter(State::ReadOnly, error.to_string(), now),
-            _ if self.strikes.fetch_add(1, Ordering::Relaxed) + 1 < STRIKES => false,
+            _ if self.strikes[operation as usize].fetch_add(1, Ordering::Relaxed) + 1 < STRIKES => false,
             _ if operation == Operation::Write => self.enter(State::ReadOnly, error.to_string(), now),
             _ => self.enter(State::OutOfService, error.to_string(), now),
         }
@@ -140,7 +142,7 @@ impl Health {
     pub fn recovered(&self, now: Timestamp) {
         let mut last = self.last.lock();
         (last.reason, last.since) = (None, now);
-        self.strikes.store(0, Ordering::Relaxed);
+        self.strikes.iter().for_each(|strikes| strikes.store(0, Ordering::Relaxed));
         self.state.store(State::InService as u8, Ordering::Release);
     }
 }
@@ -163,10 +165,12 @@ mod tests {
             let health = Health::new(at(0));
             assert!(!health.fault(operation, &eio(), at(0)));
             assert!(!health.fault(operation, &eio(), at(0)));
-            health.success();
+            let other = if operation == Operation::Read { Operation::Write } else { Operation::Read };
+            health.success(operation);
             assert!(!health.fault(operation, &eio(), at(0)));
             assert!(!health.fault(operation, &eio(), at(0)));
             assert_eq!(health.state(), State::InService);
+            health.success(other);
             assert!(health.fault(operation, &eio(), at(0)));
             assert_eq!(health.state(), state);
             assert!(!health.fault(operation, &eio(), at(0)), "no news");

@@ -206,7 +206,7 @@ impl Volume {
         };
         match read {
             Ok(found) => {
-                self.health.success();
+                self.health.success(Operation::Read);
                 self.files.lock().index.touch(id);
                 self.counters.hits.fetch_add(1, Ordering::Relaxed);
                 Ok(Some(found))
@@ -380,7 +380,7 @@ impl Volume {
             return std::fs::remove_file(aside);
         }
         file::rename(aside, &id.path(&self.root))?;
-        self.health.success();
+        self.health.success(Operation::Write);
         self.counters.written.fetch_add(1, Ordering::Relaxed);
         self.counters.written_bytes.fetch_add(header.file_length(), Ordering::Relaxed);
         let mut files = self.files.lock();

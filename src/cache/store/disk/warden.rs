@@ -199,7 +199,9 @@ impl Opened {
 /// Takes a directory into use, and removes what was left half-written.
 fn open(root: &Path) -> io::Result<Opened> {
     fs::create_dir_all(root)?;
-    let lock = File::options().create(true).truncate(false).write(true).open(root.join("lock"))?;
+    // Held open for reading only, so that the file system can still be made read-only.
+    let lock = root.join("lock");
+    let lock = File::open(&lock).or_else(|_| File::create(&lock).and_then(|_| File::open(&lock)))?;
     rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|errno| match errno {
         rustix::io::Errno::WOULDBLOCK => io::Error::other("another process uses it"),
         errno => errno.into(),
