@@ -32,7 +32,7 @@ fn main() {
     let origin = origin();
     let config = format!(
         "[node]\nstate_dir = \"state\"\n[[listen]]\naddress = \"127.0.0.1:0\"\n[admin]\naddress = \"127.0.0.1:0\"\n\
-         [log]\naccess = \"off\"\n[cache.memory]\nmax_size = \"64MiB\"\n[cache.disk]\npath = \"cache\"\nmax_size = \"200GiB\"\n\
+         [log]\naccess = \"off\"\n[limits]\nmax_requests_per_connection = 4000000000\n[cache.memory]\nmax_size = \"64MiB\"\n[cache.disk]\npath = \"cache\"\nmax_size = \"200GiB\"\n\
          write_buffer = \"256MiB\"\n[pool.app]\norigins = [\"{origin}\"]\n[site.shop]\nhosts = [\"*\"]\n\
          [[site.shop.route]]\npath = \"/*\"\npool = \"app\"\ncache = {{ mode = \"respect\" }}\n"
     );
@@ -105,7 +105,7 @@ fn size(number: u64) -> usize {
 fn origin() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
-    let body: Arc<[u8]> = (0..70_000_u32).map(|number| (number * 31 >> 3) as u8).collect();
+    let body: Arc<[u8]> = (0..70_000_u32).map(|number| ((number * 31) >> 3) as u8).collect();
     std::thread::spawn(move || {
         for stream in listener.incoming().flatten() {
             let body = body.clone();
@@ -124,7 +124,7 @@ fn origin() -> SocketAddr {
                         line.clear();
                         reader.read_line(&mut line).unwrap();
                     }
-                    let tag = if number % 10 == 0 { TAG } else { "other" };
+                    let tag = if number.is_multiple_of(10) { TAG } else { "other" };
                     let size = size(number);
                     let mut answer = format!(
                         "HTTP/1.1 200 OK\r\nContent-Length: {size}\r\nCache-Control: max-age=86400\r\nETag: \"{number}\"\r\n\

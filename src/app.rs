@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 
 use crate::admin;
 use crate::cache::engine::Engine;
-use crate::cache::purge::Purges;
+use crate::cache::purge::{PurgeSeq, Purges};
 use crate::config::load;
 use crate::config::model::Config;
 use crate::config::watch::{self, ConfigWatch};
@@ -202,7 +202,8 @@ async fn watch_configuration(node: Arc<Node>) {
 }
 
 async fn sweep(node: Arc<Node>) {
-    let mut swept_up_to = node.engine.purges.current();
+    // What the log had at the start may concern what is on disk.
+    let mut swept_up_to = PurgeSeq(0);
     loop {
         tokio::time::sleep(SWEEP_EVERY).await;
         let current = node.engine.purges.current();

@@ -23,6 +23,7 @@ use crate::observe::Observer;
 use crate::observe::metrics::Metrics;
 use crate::origin::{PoolSet, PoolTasks};
 use crate::snapshot::{SiteRuntime, Snapshot};
+use crate::warm::WarmUps;
 
 /// How long a new configuration waits for the names in it, before it is used without those that are missing.
 pub const NAMES_PATIENCE: Duration = Duration::from_secs(2);
@@ -46,6 +47,7 @@ pub struct Node {
     pub shutdown: watch::Sender<bool>,
     /// Where the admin API listens.
     pub admin_address: OnceLock<SocketAddr>,
+    pub warm_ups: WarmUps,
     /// What this process cannot change.
     pub fixed: Fixed,
     /// A reload has been tried: there may be other files to watch.
@@ -117,6 +119,7 @@ impl Node {
             started: Timestamp::now(),
             shutdown: watch::Sender::new(false),
             admin_address: OnceLock::new(),
+            warm_ups: WarmUps::default(),
             fixed,
             tried: Notify::new(),
             refused_files: Mutex::default(),

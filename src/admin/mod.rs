@@ -6,7 +6,9 @@ mod handlers;
 mod metrics;
 mod problem;
 mod purge;
+mod purges;
 mod url;
+mod warm;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -119,6 +121,10 @@ fn router(node: Arc<Node>) -> Router {
         .route("/v1/reload", post(handlers::reload))
         .route("/v1/explain", get(explain::explain))
         .route("/v1/purge", post(purge::purge))
+        .route("/v1/purges", get(purges::list))
+        .route("/v1/purges/{seq}", get(purges::one))
+        .route("/v1/warm", post(warm::start))
+        .route("/v1/warm/{id}", get(warm::progress).delete(warm::stop))
         .route("/v1/sites/{site}/version", post(handlers::set_version))
         .route("/v1/pools/{pool}/origins/{origin}/drain", post(handlers::drain))
         .route("/v1/pools/{pool}/origins/{origin}/enable", post(handlers::enable))

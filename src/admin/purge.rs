@@ -6,13 +6,17 @@ use std::sync::Arc;
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::State;
+use axum::http::StatusCode;
 use serde::Deserialize;
+use serde_json::{Value, json};
 
+use crate::cache::object::Object;
 use crate::cache::purge::Target;
 use crate::cache::tags::{MAX_TAG, TagHash};
 use crate::config::model::{Config, TokenRight};
-use crate::node::{Node, Purged};
+use crate::node::Node;
 use crate::plan::keyed_uris;
+use crate::warm::Wanted;
 
 use super::auth::Caller;
 use super::problem::Problem;
@@ -33,18 +37,84 @@ pub struct PurgeRequest {
     site: Option<String>,
     all: Option<bool>,
     soft: bool,
+    /// Only count what it would hit.
+    dry_run: bool,
+    /// How many of what it hits are to be fetched anew, the most requested first.
+    refetch: usize,
 }
 
-pub async fn purge(State(node): State<Arc<Node>>, caller: Caller, body: Bytes) -> Result<Json<Purged>, Problem> {
+/// What is fetched anew at one time after a purge.
+const REFETCH_AT_ONCE: usize = 8;
+/// And at most.
+const MAX_REFETCH: usize = 10_000;
+
+pub async fn purge(State(node): State<Arc<Node>>, caller: Caller, body: Bytes) -> Result<Json<Value>, Problem> {
     caller.need(TokenRight::Purge)?;
     let request: PurgeRequest = serde_json::from_slice(&body)
         .map_err(|error| Problem::bad_request(format!("the body is not valid: {error}")))?;
-    let soft = request.soft;
+    let (soft, dry_run, refetch) = (request.soft, request.dry_run, request.refetch);
+    if refetch > MAX_REFETCH {
+        return Err(Problem::bad_request(format!("refetch may be at most {MAX_REFETCH}")));
+    }
+    if refetch > 0 {
+        caller.need(TokenRight::Operate)?; // it costs the origins requests
+    }
+    let names = request.tag_names();
     let targets = targets(request, &node.snapshot.load().config, &caller)?;
+    if dry_run {
+        return try_out(&node, targets).await;
+    }
     let count = targets.len();
+    // Before the purge: what it hits may be swept away right after.
+    let wanted = if refetch > 0 { most_used(&node, targets.clone(), refetch).await? } else { Vec::new() };
     let done = node.purge(targets, soft).await?;
+    if let Some(names) = names {
+        node.engine.purges.history.name(done.seq, names);
+    }
     tracing::info!(caller = caller.name, seq = done.seq.0, targets = count, soft, "purged");
-    Ok(Json(done))
+    let mut answer = json!(done);
+    if !wanted.is_empty() {
+        let job = node.warm_ups.start(&node.engine, &node.snapshot, wanted, REFETCH_AT_ONCE);
+        answer["refetch"] = json!(format!("/v1/warm/{}", job.id));
+    }
+    Ok(Json(answer))
+}
+
+/// What a purge would hit.
+async fn try_out(node: &Node, targets: Vec<Target>) -> Result<Json<Value>, Problem> {
+    let engine = node.engine.clone();
+    let [memory, disk] = blocking(move || engine.would_hit(&targets)).await?;
+    let counts = |(objects, bytes): (u64, u64)| json!({ "objects": objects, "bytes": bytes });
+    Ok(Json(json!({ "dry_run": true, "memory": counts(memory), "disk": counts(disk) })))
+}
+
+/// The URLs of what a purge hits, as it is asked for.
+async fn most_used(node: &Node, targets: Vec<Target>, most: usize) -> Result<Vec<Wanted>, Problem> {
+    let engine = node.engine.clone();
+    let objects = blocking(move || engine.most_used(&targets, most)).await?;
+    let wanted = |object: &Arc<Object>| {
+        let (tls, host) = object.key.origin();
+        let (path, query) = match object.key.path_and_query().split_once('?') {
+            Some((path, query)) => (path, Some(query.to_owned())),
+            None => (object.key.path_and_query(), None),
+        };
+        Wanted { tls, host: host.to_owned(), path: path.to_owned(), query, fields: object.variant.request_fields() }
+    };
+    Ok(objects.iter().map(wanted).collect())
+}
+
+/// Does what takes its time where it holds no worker up.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Problem> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|error| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))
+}
+
+impl PurgeRequest {
+    /// The tags, which the log only keeps the hashes of.
+    fn tag_names(&self) -> Option<Vec<String>> {
+        let site = self.site.as_ref().map(|site| format!(" of site {site}")).unwrap_or_default();
+        Some(self.tags.as_ref()?.iter().map(|tag| format!("tag {tag}{site}")).collect())
+    }
 }
 
 fn targets(request: PurgeRequest, config: &Config, caller: &Caller) -> Result<Vec<Target>, Problem> {

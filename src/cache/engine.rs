@@ -30,7 +30,7 @@ use super::freshness::{Freshness, Usability};
 use super::lookup::{Lookup, Miss};
 use super::object::Object;
 use super::part::Part;
-use super::purge::{LogError, PurgeSeq, Purges, Standing};
+use super::purge::{Freed, LogError, PurgeSeq, Purges, Standing, Target, Trial};
 use super::reason::{Basis, SkipReason};
 use super::slices::{Slice, SliceReader};
 use super::status::{Forward, Report, Stored, Why};
@@ -334,11 +334,15 @@ impl Engine {
     pub fn sweep(&self) -> Result<Swept, LogError> {
         let mut swept = Swept::default();
         // What is stored while this runs comes from a fill that is running now, or began later than now.
-        let mut oldest = self.flights.oldest_seq().unwrap_or(PurgeSeq(u64::MAX)).min(self.purges.current());
+        let current = self.purges.current();
+        let mut oldest = self.flights.oldest_seq().unwrap_or(PurgeSeq(u64::MAX)).min(current);
+        let mut freed = Freed::new();
         for object in self.memory.objects() {
             if self.purges.standing(&object) == Standing::Dead {
                 swept.objects += 1;
                 swept.bytes += object.weight() as u64;
+                let (objects, bytes) = freed.entry(self.purges.killer(&object).unwrap_or_default()).or_default();
+                (*objects, *bytes) = (*objects + 1, *bytes + object.weight() as u64);
                 self.memory.remove(&object);
             } else {
                 oldest = oldest.min(object.checked());
@@ -348,10 +352,33 @@ impl Engine {
         swept.objects += on_disk.objects;
         swept.bytes += on_disk.bytes;
         // While a disk is being scanned, nobody knows what is needed for what is on it.
+        for (seq, (objects, bytes)) in on_disk.freed {
+            let total = freed.entry(seq).or_default();
+            (total.0, total.1) = (total.0 + objects, total.1 + bytes);
+        }
+        let done = on_disk.oldest.is_some_and(|oldest| oldest >= current);
+        self.purges.history.swept(&freed, done.then_some(current));
         if let Some(oldest_on_disk) = on_disk.oldest {
             self.purges.retire(oldest.min(oldest_on_disk))?;
         }
         Ok(swept)
+    }
+
+    /// What a purge would hit, in memory and on disk: objects and bytes of each.
+    pub fn would_hit(&self, targets: &[Target]) -> [(u64, u64); 2] {
+        let trial = Trial::of(targets);
+        let hit = self.memory.objects().filter(|object| trial.hits(object));
+        let in_memory = hit.fold((0, 0), |(objects, bytes), object| (objects + 1, bytes + object.weight() as u64));
+        [in_memory, self.disk.would_hit(targets)]
+    }
+
+    /// The objects in memory that a purge hits, those asked for most often first.
+    pub fn most_used(&self, targets: &[Target], most: usize) -> Vec<Arc<Object>> {
+        let trial = Trial::of(targets);
+        let mut hit: Vec<Arc<Object>> = self.memory.objects().filter(|object| trial.hits(object)).collect();
+        hit.sort_by_key(|object| std::cmp::Reverse(object.uses()));
+        hit.truncate(most);
+        hit
     }
 
     /// Between the look-up that missed and the entry of a fill, another fill may have ended. Then this one is

@@ -105,6 +105,7 @@ impl Engine {
         };
         match usability {
             Usability::Fresh { ttl } if suits(asks, object, Some(ttl), now) => {
+                object.used();
                 Lookup::Hit(object.clone(), Report::Hit { ttl, tier: Tier::Memory })
             }
             Usability::Fresh { .. } => Lookup::Miss(Miss::of(Some(object.clone()), Why::Request)),

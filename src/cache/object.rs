@@ -4,7 +4,7 @@
 use std::fmt::Debug;
 use std::io::Write as _;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -45,7 +45,12 @@ pub struct Object {
     checked: AtomicU64,
     /// When a soft purge declared it stale: seconds since 1970, or [`NEVER`].
     soft_purged: AtomicU64,
+    /// How often it was asked for, roughly: see [`Object::used`].
+    uses: AtomicU32,
 }
+
+/// Of so many uses of an object one is counted.
+const SAMPLE: u32 = 8;
 
 /// Where the body is.
 #[derive(Debug, Clone)]
@@ -232,6 +237,7 @@ impl Object {
             part: storable.part,
             checked: AtomicU64::new(purge_seq.0),
             soft_purged: AtomicU64::new(NEVER),
+            uses: AtomicU32::new(0),
         }
     }
 
@@ -250,6 +256,7 @@ impl Object {
             part: None,
             checked: AtomicU64::new(self.checked().min(checked).0),
             soft_purged: AtomicU64::new(NEVER),
+            uses: AtomicU32::new(0),
         }
     }
 
@@ -295,6 +302,23 @@ impl Object {
 
     pub fn length(&self) -> u64 {
         self.content.length()
+    }
+
+    /// Counts one use in [`SAMPLE`]: all cores would want the counter of a hot object at once.
+    pub fn used(&self) {
+        if fastrand::u32(..SAMPLE) == 0 {
+            self.uses.fetch_add(SAMPLE, Ordering::Relaxed);
+        }
+    }
+
+    /// Goes on counting where another object of the same response was.
+    pub fn continue_uses(&mut self, before: &Object) {
+        *self.uses.get_mut() = before.uses();
+    }
+
+    /// How often it was asked for, about.
+    pub fn uses(&self) -> u32 {
+        self.uses.load(Ordering::Relaxed)
     }
 
     /// The newest purge that this object is known to have survived.

@@ -16,7 +16,7 @@ use crate::snapshot::Snapshot;
 use super::control::ClientDirectives;
 use super::engine::{Answer, CacheRequest, Engine, FetchError, Source};
 use super::flight::{FlightHead, FlightReader};
-use super::lookup::Lookup;
+use super::lookup::{Lookup, Miss};
 use super::object::{Content, Head, Object};
 use super::part::ContentRange;
 use super::status::Report;
@@ -97,7 +97,7 @@ pub fn first_byte(method: &Method, request: Fields<'_>) -> u64 {
 }
 
 /// What a request for something in slices is answered from.
-pub enum Sliced {
+enum Sliced {
     Slices(Box<SliceReader>, Report),
     /// It turned out not to be in slices; the answer is that to the request as it is.
     Whole(Answer),
@@ -107,8 +107,22 @@ pub enum Sliced {
 }
 
 impl Engine {
+    /// Gets what is not there: in slices, where the route says so and the origin gives them.
+    pub async fn get(self: &Arc<Self>, request: &CacheRequest<'_>, miss: Miss) -> Result<Answer, FetchError> {
+        let whole = || miss.stale.is_some() || self.is_unsliced(request.key);
+        let Some(size) = request.matched.route.cache.slice.filter(|_| !whole()) else {
+            return self.fetch(request, miss).await;
+        };
+        match self.slices(request, size).await {
+            Sliced::Slices(reader, report) => Ok(Answer { source: Source::Slices(reader), report }),
+            Sliced::Whole(answer) => Ok(answer),
+            Sliced::NotInSlices => self.fetch(request, miss).await,
+            Sliced::Failed(error) => Err(error),
+        }
+    }
+
     /// Answers from slices: begins with that which has the first byte wanted.
-    pub async fn slices(self: &Arc<Self>, request: &CacheRequest<'_>, size: u64) -> Sliced {
+    async fn slices(self: &Arc<Self>, request: &CacheRequest<'_>, size: u64) -> Sliced {
         let first = first_byte(request.view.method, request.view.fields) / size;
         let mut owned = OwnedRequest::new(request, size);
         let (answer, piece) = match owned.acquire(self, first).await {

@@ -95,6 +95,23 @@ impl Variant {
         })
     }
 
+    /// Fields of a request that selects it, as far as it is selected by fields.
+    pub fn request_fields(&self) -> HeaderMap {
+        let mut fields = HeaderMap::new();
+        for Selector { axis, value } in &self.0 {
+            let name = match axis {
+                Axis::Field(name) => name.clone(),
+                Axis::Encoding(_) => header::ACCEPT_ENCODING,
+                Axis::Language(_) => header::ACCEPT_LANGUAGE,
+                Axis::Cookie(_) | Axis::Device => continue,
+            };
+            if let Some(value) = value.as_deref().and_then(|value| HeaderValue::from_bytes(value).ok()) {
+                fields.insert(name, value);
+            }
+        }
+        fields
+    }
+
     /// What it is selected by, with the values, for people to read.
     pub fn describe(&self) -> Vec<(String, Option<String>)> {
         let text = |value: &[u8]| String::from_utf8_lossy(value).into_owned();

@@ -19,6 +19,11 @@ impl AdminArgs {
         self.send(request.body(Vec::new()).map_err(|error| error.to_string())?)
     }
 
+    pub fn delete(&self, path: &str) -> Result<Value, String> {
+        let request = ureq::http::Request::delete(self.url(path));
+        self.send(request.body(Vec::new()).map_err(|error| error.to_string())?)
+    }
+
     pub fn post(&self, path: &str, body: &Value) -> Result<Value, String> {
         let request = ureq::http::Request::post(self.url(path)).header("content-type", "application/json");
         self.send(request.body(body.to_string().into_bytes()).map_err(|error| error.to_string())?)

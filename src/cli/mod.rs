@@ -7,6 +7,7 @@ mod explain;
 mod purge;
 mod run;
 mod status;
+mod warm;
 
 use clap::{Parser, Subcommand};
 
@@ -29,6 +30,8 @@ enum Command {
     Check(check::Args),
     /// Invalidate what is cached, through the admin API.
     Purge(purge::Args),
+    /// Fill the cache before anybody asks, through the admin API.
+    Warm(warm::Args),
     /// Show what the node is doing, through the admin API.
     Status(status::Args),
     /// Tell what the node does with a URL, or would do with a response in a file, and by which rule.
@@ -44,6 +47,7 @@ impl Cli {
             Command::Run(args) => run::execute(args),
             Command::Check(args) => check::execute(&args),
             Command::Purge(args) => purge::execute(&args),
+            Command::Warm(args) => warm::execute(&args),
             Command::Status(args) => status::execute(&args),
             Command::Explain(args) => explain::execute(&args),
             Command::Demo(args) => demo::execute(&args),

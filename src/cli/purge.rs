@@ -24,6 +24,12 @@ pub struct Args {
     /// Mark it stale instead: it may be validated, and served while that goes on.
     #[arg(long)]
     soft: bool,
+    /// Only count what it would hit.
+    #[arg(long, conflicts_with = "refetch")]
+    dry_run: bool,
+    /// Fetch so many of what it hits anew, the most requested first.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    refetch: u64,
     #[command(flatten)]
     admin: AdminArgs,
 }
@@ -46,6 +52,17 @@ pub fn execute(args: &Args) -> super::Result {
         body.insert("all".into(), json!(true));
     }
     body.insert("soft".into(), json!(args.soft));
+    if args.dry_run {
+        body.insert("dry_run".into(), json!(true));
+        let would = args.admin.post("/v1/purge", &Value::Object(body))?;
+        for tier in ["memory", "disk"] {
+            println!("it would hit {} objects ({} bytes) in {tier}", would[tier]["objects"], would[tier]["bytes"]);
+        }
+        return Ok(());
+    }
+    if args.refetch > 0 {
+        body.insert("refetch".into(), json!(args.refetch));
+    }
     let done = args.admin.post("/v1/purge", &Value::Object(body))?;
     println!("purged: number {}, durable and in force after {} us", done["seq"], done["took_us"]);
     Ok(())

@@ -11,10 +11,9 @@ use pingora_proxy::HttpProxy;
 use crate::cache::control::ClientDirectives;
 use crate::cache::engine::{Answer, CacheRequest, Engine, FetchError, Source};
 use crate::cache::fill;
-use crate::cache::lookup::{Lookup, Miss};
+use crate::cache::lookup::Lookup;
 use crate::cache::object::remove_hop_by_hop;
 use crate::cache::purge::{Event, Target};
-use crate::cache::slices::Sliced;
 use crate::cache::status::Report;
 use crate::clock::Timestamp;
 use crate::config::model::CacheMode;
@@ -106,7 +105,7 @@ pub async fn decide(
             let (site, route) = (matched.site_index, matched.route_index);
             return Decision::Pass { site, route, reason: PassReason::HitForMiss };
         }
-        Lookup::Miss(miss) => match fetch(&shared.engine, &request, miss).await {
+        Lookup::Miss(miss) => match shared.engine.get(&request, miss).await {
             Ok(Answer { source, report }) => (source, report),
             Err(FetchError { error, report }) => return no_answer(&error, report, matched, view, now),
         },
@@ -178,18 +177,6 @@ async fn upgrade(
             Decision::Respond { response, report: Some(report), site: Some(site) }
         }
         Err(error) => no_answer(&error, report, matched, view, now),
-    }
-}
-
-/// Gets what is not there: in slices, where the route says so and the origin gives them.
-async fn fetch(engine: &Arc<Engine>, request: &CacheRequest<'_>, miss: Miss) -> Result<Answer, FetchError> {
-    let size = request.matched.route.cache.slice.filter(|_| miss.stale.is_none() && !engine.is_unsliced(request.key));
-    let Some(size) = size else { return engine.fetch(request, miss).await };
-    match engine.slices(request, size).await {
-        Sliced::Slices(reader, report) => Ok(Answer { source: Source::Slices(reader), report }),
-        Sliced::Whole(answer) => Ok(answer),
-        Sliced::NotInSlices => engine.fetch(request, miss).await,
-        Sliced::Failed(error) => Err(error),
     }
 }
 

@@ -33,3 +33,4 @@ mod purging;
 mod reloading;
 mod slices;
 mod tls;
+mod warming;

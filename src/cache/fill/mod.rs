@@ -362,6 +362,7 @@ fn freshen(
             }
             let mut object = Object::new(request.key.clone(), head, stale.content.clone(), storable, flight.seq);
             object.share_coding(stale);
+            object.continue_uses(stale);
             return Settled::Object(engine.store(object, request.rules(), flight), ObjectUse::Validated);
         }
         // No longer to be stored, but confirmed for those who wait.

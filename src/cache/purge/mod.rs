@@ -5,6 +5,7 @@
 //! So a purge during a fill hits the object that the fill is about to store, and nothing has to be found or
 //! deleted for a purge to work; the sweeper frees the memory afterwards.
 
+mod history;
 mod log;
 mod table;
 
@@ -20,6 +21,7 @@ use crate::clock::Timestamp;
 use super::object::Object;
 use super::tags::TagHash;
 
+pub use history::{Freed, History};
 pub use log::LogError;
 use log::PurgeLog;
 pub use table::Standing;
@@ -103,6 +105,7 @@ pub struct Purges {
     log: Mutex<PurgeLog>,
     /// 0 until the log has one.
     log_id: AtomicU32,
+    pub history: History,
 }
 
 impl Purges {
@@ -118,6 +121,7 @@ impl Purges {
             versions: RwLock::default(),
             log: Mutex::new(log),
             log_id: AtomicU32::new(0),
+            history: History::default(),
         };
         for record in &records {
             purges.put_in_force(record);
@@ -196,6 +200,11 @@ impl Purges {
         log.compact(self.current(), needed)
     }
 
+    /// The purge that killed an object: of several the first that is still known.
+    pub fn killer(&self, object: &Object) -> Option<PurgeSeq> {
+        self.table.read().killer(&Identity { key: &object.key, tags: &object.tags.hashes, seq: object.checked() })
+    }
+
     /// What purges are in force for: each target with its newest purge.
     pub fn in_force(&self) -> Vec<(Target, PurgeSeq)> {
         self.table.read().targets()
@@ -213,7 +222,10 @@ impl Purges {
 
     fn put_in_force(&self, record: &Record) {
         match &record.event {
-            Event::Purge { soft, targets } => self.table.write().mark(targets, *soft, record.seq, record.time),
+            Event::Purge { soft, targets } => {
+                self.history.note(record);
+                self.table.write().mark(targets, *soft, record.seq, record.time);
+            }
             Event::Version { site, version, configured } => {
                 let set = VersionOverride { version: *version, configured: *configured };
                 self.versions.write().insert(site.clone(), set);
@@ -222,6 +234,22 @@ impl Purges {
             Event::Log { id } => self.log_id.store(*id, Ordering::Relaxed),
         }
         self.newest.store(record.seq.0, Ordering::Release);
+    }
+}
+
+/// A purge that has not happened: what would it hit?
+pub struct Trial(PurgeTable);
+
+impl Trial {
+    pub fn of(targets: &[Target]) -> Self {
+        let mut table = PurgeTable::default();
+        table.mark(targets, false, PurgeSeq(1), Timestamp::default());
+        Trial(table)
+    }
+
+    pub fn hits(&self, object: &Object) -> bool {
+        let identity = Identity { key: &object.key, tags: &object.tags.hashes, seq: PurgeSeq(0) };
+        self.0.standing(&identity) == Standing::Dead
     }
 }
 

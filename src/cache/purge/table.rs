@@ -75,7 +75,7 @@ impl PurgeTable {
 
     pub fn standing(&self, object: &Identity<'_>) -> Standing {
         let mut standing = Standing::Live;
-        let mut weigh = |marks: &Marks| {
+        self.each_mark(object, |marks| {
             if marks.hard > object.seq {
                 standing = Standing::Dead;
             } else if marks.soft > object.seq && standing != Standing::Dead {
@@ -85,23 +85,38 @@ impl PurgeTable {
                 };
                 standing = Standing::SoftPurged { since };
             }
-        };
-        weigh(&self.all);
+        });
+        standing
+    }
+
+    /// The first of the hard purges that hit it.
+    pub fn killer(&self, object: &Identity<'_>) -> Option<PurgeSeq> {
+        let mut killer: Option<PurgeSeq> = None;
+        self.each_mark(object, |marks| {
+            if marks.hard > object.seq {
+                killer = Some(killer.map_or(marks.hard, |known| known.min(marks.hard)));
+            }
+        });
+        killer
+    }
+
+    /// The marks of all targets that an object belongs to.
+    fn each_mark(&self, object: &Identity<'_>, mut each: impl FnMut(&Marks)) {
+        each(&self.all);
         for tag in object.tags {
-            self.tags.get(tag).into_iter().for_each(&mut weigh);
+            self.tags.get(tag).into_iter().for_each(&mut each);
         }
         if let Some(site) = self.sites.get(object.key.site()) {
-            weigh(&site.whole);
+            each(&site.whole);
             let uri = object.key.uri();
-            site.urls.get(uri).into_iter().for_each(&mut weigh);
+            site.urls.get(uri).into_iter().for_each(&mut each);
             for length in site.prefix_lengths.keys().take_while(|length| **length <= uri.len()) {
-                uri.get(..*length).and_then(|cut| site.prefixes.get(cut)).into_iter().for_each(&mut weigh);
+                uri.get(..*length).and_then(|cut| site.prefixes.get(cut)).into_iter().for_each(&mut each);
             }
             for tag in object.tags {
-                site.tags.get(tag).into_iter().for_each(&mut weigh);
+                site.tags.get(tag).into_iter().for_each(&mut each);
             }
         }
-        standing
     }
 
     /// What it holds: each target with its newest purge.

@@ -2,11 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use super::super::super::purge::{PurgeSeq, Purges, Standing, Target};
+use super::super::super::object::Object;
+use super::super::super::purge::{Freed, PurgeSeq, Purges, Standing, Target, Trial};
 use super::DiskTier;
 use super::file::{self, Patience};
 use super::filter::Suspect;
-use super::format::Meta;
+use super::format::{Corrupt, Meta};
 use super::index::Entry;
 use super::restore;
 use super::volume::Volume;
@@ -18,10 +19,12 @@ const STEP: usize = 1024;
 const MOST_OPENED: u32 = 10_000;
 
 /// What a sweep did.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Default)]
 pub struct DiskSwept {
     pub objects: u64,
     pub bytes: u64,
+    /// By the purge that had killed it.
+    pub freed: Freed,
     /// The oldest purge sequence of what is left; `None`: not all that is stored is known yet.
     pub oldest: Option<PurgeSeq>,
 }
@@ -74,10 +77,12 @@ fn sweep(volume: &Volume, purges: &Purges, suspects: &Suspects, current: PurgeSe
             }
             pace.keep();
             match look_at(volume, purges, &entry) {
-                Verdict::Dead => {
+                Verdict::Dead(killer) => {
                     volume.remove(entry.id);
                     swept.objects += 1;
                     swept.bytes += entry.size();
+                    let (objects, bytes) = swept.freed.entry(killer.unwrap_or_default()).or_default();
+                    (*objects, *bytes) = (*objects + 1, *bytes + entry.size());
                 }
                 Verdict::Survived => volume.survived(entry.id, current),
                 Verdict::Unknown => oldest = oldest.min(entry.seq),
@@ -88,7 +93,8 @@ fn sweep(volume: &Volume, purges: &Purges, suspects: &Suspects, current: PurgeSe
 }
 
 enum Verdict {
-    Dead,
+    /// By which purge, if it was one.
+    Dead(Option<PurgeSeq>),
     Survived,
     /// It could not be read now.
     Unknown,
@@ -99,29 +105,61 @@ fn look_at(volume: &Volume, purges: &Purges, entry: &Entry) -> Verdict {
     let path = entry.id.path(&volume.root);
     let record = match file::read(&path, volume.terms.log, 0, Patience::Disk) {
         Ok(record) => record,
-        Err(error) if error.is_missing() => return Verdict::Dead,
+        Err(error) if error.is_missing() => return Verdict::Dead(None),
         Err(error) => {
             volume.unreadable(entry.id, &error);
             return Verdict::Unknown;
         }
     };
-    let object =
-        Meta::decode(&record.meta).and_then(|meta| restore::object(&record.header, &meta, bytes::Bytes::new().into()));
-    let Ok(object) = object else { return Verdict::Dead };
+    let Ok(object) = headed(&record) else { return Verdict::Dead(None) };
     match purges.standing(&object) {
-        Standing::Dead => Verdict::Dead,
+        Standing::Dead => Verdict::Dead(purges.killer(&object)),
         Standing::Live => Verdict::Survived,
         Standing::SoftPurged { .. } if record.header.soft_purged == object.soft_purged() => Verdict::Survived,
         // It has to outlive the purge's record.
         Standing::SoftPurged { .. } => {
-            let Some((header, meta)) = volume.head_of(&object) else { return Verdict::Dead };
+            let Some((header, meta)) = volume.head_of(&object) else { return Verdict::Dead(None) };
             let header = super::format::Header { body: record.header.body, ..header };
             match file::rewrite_head(&path, &header, &meta) {
                 Ok(true) => Verdict::Survived,
-                Ok(false) => Verdict::Dead,
+                Ok(false) => Verdict::Dead(None),
                 Err(_) => Verdict::Unknown,
             }
         }
+    }
+}
+
+/// The object of a file, without its body.
+fn headed(record: &file::Record) -> Result<Object, Corrupt> {
+    let meta = Meta::decode(&record.meta)?;
+    restore::object(&record.header, &meta, bytes::Bytes::new().into())
+}
+
+impl DiskTier {
+    /// What a purge would hit: objects and bytes. Takes as long as it takes, as a sweep does.
+    pub fn would_hit(&self, targets: &[Target]) -> (u64, u64) {
+        let trial = Trial::of(targets);
+        let suspects: Vec<Suspect> = targets.iter().map(Suspect::of).collect();
+        let everything = targets.contains(&Target::All);
+        let (mut objects, mut bytes) = (0, 0);
+        for volume in self.volumes.load_full().iter() {
+            let mut from = Some(0);
+            while let Some(place) = from {
+                let (entries, next) = volume.files.lock().index.walk(place, STEP);
+                from = next;
+                for entry in entries.iter().filter(|entry| suspects.iter().any(|suspect| entry.filter.is(suspect))) {
+                    let path = entry.id.path(&volume.root);
+                    let read = || file::read(&path, volume.terms.log, 0, Patience::Disk).ok();
+                    if everything
+                        || read().and_then(|record| headed(&record).ok()).is_some_and(|object| trial.hits(&object))
+                    {
+                        objects += 1;
+                        bytes += entry.size();
+                    }
+                }
+            }
+        }
+        (objects, bytes)
     }
 }
 
