@@ -16,7 +16,7 @@ use crate::cache::purge::{Event, LogError, PurgeSeq, Target};
 use crate::clock::Timestamp;
 use crate::config::diagnose::ConfigErrors;
 use crate::config::load;
-use crate::config::model::{Config, Eviction, Listener};
+use crate::config::model::{Config, Listener};
 use crate::config::read::ByteSize;
 use crate::front::listen::Open;
 use crate::observe::Observer;
@@ -271,7 +271,6 @@ pub struct Fixed {
     compress_threads: usize,
     state_dir: Option<PathBuf>,
     admin: Option<SocketAddr>,
-    memory: (ByteSize, Eviction),
     disk: (usize, ByteSize, Duration),
     log_level: String,
 }
@@ -284,7 +283,6 @@ impl Fixed {
             compress_threads: config.node.compress_threads,
             state_dir: config.node.state_dir.clone(),
             admin: config.admin.as_ref().map(|admin| admin.address),
-            memory: (config.memory.max_size, config.memory.eviction),
             disk: (config.disk.threads, config.disk.write_buffer, config.disk.read_timeout),
             log_level: config.log.level.clone(),
         }
@@ -298,8 +296,6 @@ impl Fixed {
             (self.compress_threads != other.compress_threads, "compress_threads in [node]"),
             (self.state_dir != other.state_dir, "state_dir in [node]"),
             (self.admin != other.admin, "address in [admin]"),
-            (self.memory.0 != other.memory.0, "max_size in [cache.memory]"),
-            (self.memory.1 != other.memory.1, "eviction in [cache.memory]"),
             (self.disk != other.disk, "threads, write_buffer and read_timeout in [cache.disk]"),
             (self.log_level != other.log_level, "level in [log]"),
         ];

@@ -138,8 +138,8 @@ impl Engine {
 
     /// Takes over what a new configuration may change while the node runs.
     pub fn configure(&self, config: &Config) {
-        // The size of the tier stays what it was when the node started.
-        self.max_object.store(config.memory.max_object.0.min(self.memory.max_size()), Ordering::Relaxed);
+        self.memory.configure(&config.memory);
+        self.max_object.store(config.memory.max_object.0, Ordering::Relaxed);
         self.flights.set_most(config.limits.max_fills as usize);
         self.disk.configure(&config.disk);
     }

@@ -40,7 +40,7 @@ impl ContentRange {
 }
 
 /// A part of a response, under a strong entity tag.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Part {
     /// Its head is that of the whole, its body only these bytes: nothing but this module may take it for an object.
     pub object: Arc<Object>,

@@ -143,15 +143,38 @@ fn what_needs_a_restart_is_said_until_it_is_made() {
         node.wait_for_generation(generation);
         node.admin("GET", "/v1/status", "").1["config"]["needs_restart"].to_string()
     };
-    let larger = |name: &str| format!("{}[cache.memory]\nmax_size = \"1GiB\"\n", named(name, &origin));
+    let larger = |name: &str| format!("{}[log]\nlevel = \"debug\"\n", named(name, &origin));
     std::fs::write(node.config_path(), larger("two").replacen("127.0.0.1:0", "127.0.0.2:0", 1)).unwrap();
-    assert_eq!(needs(2), r#"["[[listen]]","max_size in [cache.memory]"]"#);
+    assert_eq!(needs(2), r#"["[[listen]]","level in [log]"]"#);
     std::fs::write(node.config_path(), larger("three")).unwrap();
-    assert_eq!(needs(3), r#"["max_size in [cache.memory]"]"#, "not because of what this reload changed");
-    let (_, status) = node.admin("GET", "/v1/status", "");
-    assert_eq!(status["cache"]["memory"]["max_bytes"], 256 << 20, "what is in use");
+    assert_eq!(needs(3), r#"["level in [log]"]"#, "not because of what this reload changed");
     std::fs::write(node.config_path(), named("four", &origin)).unwrap();
     assert_eq!(needs(4), "[]");
+}
+
+#[test]
+fn the_memory_tier_changes_its_size_and_keeps_what_fits() {
+    let origin = Origin::start(|request| Reply::ok(&["Cache-Control: max-age=3600"], request.path().repeat(10_000)));
+    let sized = |size: &str| {
+        let memory = format!("[cache.memory]\nmax_size = \"{size}\"\nmax_object = \"512KiB\"\n");
+        complete(&format!("{memory}{}", site(&[origin.address], "", CACHED)))
+    };
+    let node = Node::start(&sized("16MiB"));
+    let paths: Vec<String> = (100..200).map(|number| format!("/{number}")).collect();
+    paths.iter().for_each(|path| drop(node.get(path)));
+    let has_size = |size: u64| {
+        eventually("the new size", || {
+            let memory = node.admin("GET", "/v1/status", "").1["cache"]["memory"].clone();
+            (memory["max_bytes"] == size && memory["bytes"].as_u64()? <= size).then(|| memory["keys"].as_u64().unwrap())
+        })
+    };
+    std::fs::write(node.config_path(), sized("32MiB")).unwrap();
+    has_size(32 << 20);
+    assert!(paths.iter().all(|path| node.get(path).is_hit()), "all of it fits");
+    std::fs::write(node.config_path(), sized("1MiB")).unwrap();
+    let left = has_size(1 << 20);
+    assert!((15..30).contains(&left), "{left}");
+    assert_eq!(node.admin("GET", "/v1/status", "").1["config"]["needs_restart"], serde_json::json!([]));
 }
 
 #[test]

@@ -2,6 +2,8 @@
 
 pub mod disk;
 mod memory;
+mod variants;
 
 pub use disk::DiskTier;
-pub use memory::{MemoryStore, Variants};
+pub use memory::MemoryStore;
+pub use variants::Variants;
