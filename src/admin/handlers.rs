@@ -81,6 +81,7 @@ pub async fn status(State(node): State<Arc<Node>>, caller: Caller) -> Result<Jso
             "memory": { "bytes": bytes, "max_bytes": node.engine.memory.max_size(), "keys": keys },
             "disk": node.engine.disk.views(),
             "fills": node.engine.flights.len(),
+            "fill_buffer": { "bytes": node.engine.flights.buffer.held(), "max_bytes": node.engine.flights.buffer.most() },
         },
         "purges": { "seq": node.engine.purges.current(), "marks": node.engine.purges.marks() },
         "sites": sites,

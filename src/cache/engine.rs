@@ -107,7 +107,7 @@ impl Engine {
             disk,
             compressor: Compressor::start(config.node.compress_threads, memory.clone(), metrics.clone()),
             memory,
-            flights: Flights::new(config.limits.max_fills as usize),
+            flights: Flights::new(config.limits.max_fills as usize, config.memory.fill_buffer.0),
             purges,
             connector: Connector::new(None),
             metrics,
@@ -141,6 +141,7 @@ impl Engine {
         self.memory.configure(&config.memory);
         self.max_object.store(config.memory.max_object.0, Ordering::Relaxed);
         self.flights.set_most(config.limits.max_fills as usize);
+        self.flights.buffer.set_most(config.memory.fill_buffer.0);
         self.disk.configure(&config.disk);
     }
 

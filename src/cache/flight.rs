@@ -5,7 +5,7 @@
 //!
 //! What is too large for memory is written to disk as it comes. Then only what is not written yet is kept here, and a
 //! little of what is; readers that are further behind read the file. A response that is not stored at all is dropped as
-//! soon as all readers have it, and its fill waits when the slowest reader is [`WINDOW`] bytes behind.
+//! soon as all readers have it, and its fill waits when the slowest reader is [`super::fill_buffer::WINDOW`] bytes behind.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -22,6 +22,7 @@ use crate::origin::connect::OriginError;
 use crate::plan::CacheKey;
 use crate::request::Fields;
 
+use super::fill_buffer::FillBuffer;
 use super::freshness::Freshness;
 use super::object::{Head, Object};
 use super::part::ContentRange;
@@ -32,10 +33,6 @@ use super::tags::Tags;
 use super::trouble::Trouble;
 use super::vary::Variant;
 
-/// How far the slowest reader of a response that is not stored may be behind the origin; and how much is kept of what
-/// is on disk already, for the readers that are not far behind.
-const WINDOW: u64 = 1 << 20;
-
 /// One running fill.
 pub struct Flight {
     pub key: CacheKey,
@@ -43,6 +40,8 @@ pub struct Flight {
     pub seq: PurgeSeq,
     /// Whether other requests may follow it.
     pub joinable: bool,
+    /// Where its bytes are counted.
+    buffer: Arc<FillBuffer>,
     /// What it fetches was changed by an unsafe request since it began.
     spoilt: AtomicBool,
     state: Mutex<State>,
@@ -61,6 +60,8 @@ struct State {
     readers: SmallVec<[Position; 4]>,
     next_reader: u64,
     keeping: Keeping,
+    /// What is here is the stored body itself, and counted where that is.
+    shared: bool,
     /// The beginning of the body, on disk.
     file: Option<Arc<dyn PartlyWritten>>,
 }
@@ -155,11 +156,12 @@ pub enum Arrival {
 }
 
 impl Flight {
-    pub fn new(key: CacheKey, seq: PurgeSeq, joinable: bool) -> Arc<Self> {
+    pub fn new(key: CacheKey, seq: PurgeSeq, joinable: bool, buffer: Arc<FillBuffer>) -> Arc<Self> {
         Arc::new(Flight {
             key,
             seq,
             joinable,
+            buffer,
             spoilt: AtomicBool::new(false),
             state: Mutex::new(State {
                 phase: Phase::Waiting,
@@ -169,6 +171,7 @@ impl Flight {
                 readers: SmallVec::new(),
                 next_reader: 0,
                 keeping: Keeping::All,
+                shared: false,
                 file: None,
             }),
             changed: Notify::new(),
@@ -254,8 +257,11 @@ impl Flight {
         let mut state = self.state.lock();
         let at = state.end;
         state.end += chunk.len() as u64;
+        if !state.shared {
+            self.buffer.take(chunk.len() as u64);
+        }
         state.chunks.push_back(Chunk { at, bytes: chunk });
-        state.trim();
+        self.trim(&mut state);
         drop(state);
         self.changed.notify_waiters();
     }
@@ -270,6 +276,17 @@ impl Flight {
         whole.into()
     }
 
+    /// All that was appended is the beginning of a body that is stored in memory now: readers get that, and nothing is
+    /// there twice.
+    pub fn share(&self, body: &Bytes) {
+        let mut state = self.state.lock();
+        if state.keeping == Keeping::All && !state.shared && state.end <= body.len() as u64 {
+            self.buffer.give_back(state.end);
+            state.shared = true;
+            state.chunks = VecDeque::from([Chunk { at: 0, bytes: body.slice(..state.end as usize) }]);
+        }
+    }
+
     /// From now on it is written to disk. What has come so far is for the caller to write.
     pub fn write_to(&self, file: Arc<dyn PartlyWritten>) -> Vec<Bytes> {
         let mut state = self.state.lock();
@@ -282,7 +299,7 @@ impl Flight {
     pub fn stop_keeping(&self) {
         let mut state = self.state.lock();
         state.keeping = Keeping::Unread;
-        state.trim();
+        self.trim(&mut state);
     }
 
     /// Whether somebody follows it.
@@ -305,12 +322,16 @@ impl Flight {
                 if state.readers.is_empty() {
                     return false;
                 }
-                if state.end - state.first < WINDOW {
+                if state.end - state.first < self.buffer.window() {
                     return true;
                 }
             }
             taken.await;
         }
+    }
+
+    fn trim(&self, state: &mut State) {
+        self.buffer.give_back(state.trim(self.buffer.window()));
     }
 
     fn enter(&self, phase: Phase) {
@@ -328,23 +349,35 @@ impl Flight {
     }
 }
 
+impl Drop for Flight {
+    fn drop(&mut self) {
+        let state = self.state.get_mut();
+        if !state.shared {
+            self.buffer.give_back(state.end - state.first);
+        }
+    }
+}
+
 impl State {
     /// Bytes from the start of the body that can be read from disk.
     fn on_disk(&self) -> u64 {
         self.file.as_ref().map_or(0, |file| file.written())
     }
 
-    fn trim(&mut self) {
+    /// Drops what nobody needs any more; how many bytes. `window`: what is kept of what is on disk already.
+    fn trim(&mut self, window: u64) -> u64 {
         let slowest = || self.readers.iter().map(|position| position.at).min().unwrap_or(self.end);
         let until = match self.keeping {
-            Keeping::All => return,
+            Keeping::All => return 0,
             Keeping::Unread => slowest(),
-            Keeping::Unwritten => self.on_disk().min(slowest().max(self.end.saturating_sub(WINDOW))),
+            Keeping::Unwritten => self.on_disk().min(slowest().max(self.end.saturating_sub(window))),
         };
+        let before = self.first;
         while let Some(chunk) = self.chunks.front().filter(|chunk| chunk.at + chunk.bytes.len() as u64 <= until) {
             self.first = chunk.at + chunk.bytes.len() as u64;
             self.chunks.pop_front();
         }
+        self.first - before
     }
 
     /// The bytes from a place on that are at hand, up to the end of a piece.
@@ -438,7 +471,7 @@ impl Seat {
         if let Some(position) = state.readers.iter_mut().find(|position| position.reader == self.reader) {
             position.at += bytes as u64;
         }
-        state.trim();
+        self.flight.trim(state);
         if state.keeping != Keeping::All {
             self.flight.taken.notify_waiters();
         }
@@ -449,7 +482,7 @@ impl Drop for Seat {
     fn drop(&mut self) {
         let mut state = self.flight.state.lock();
         state.readers.retain(|position| position.reader != self.reader);
-        state.trim();
+        self.flight.trim(&mut state);
         drop(state);
         self.flight.taken.notify_waiters();
     }
@@ -459,10 +492,15 @@ impl Drop for Seat {
 mod tests {
     use http::StatusCode;
 
+    use super::super::fill_buffer::WINDOW;
     use super::*;
 
     fn flight() -> Arc<Flight> {
-        Flight::new(CacheKey::from_written("s\u{1f}1\u{1f}h/"), PurgeSeq(0), true)
+        flight_in(&Arc::new(FillBuffer::new(u64::MAX)))
+    }
+
+    fn flight_in(buffer: &Arc<FillBuffer>) -> Arc<Flight> {
+        Flight::new(CacheKey::from_written("s\u{1f}1\u{1f}h/"), PurgeSeq(0), true, buffer.clone())
     }
 
     fn head() -> FlightHead {
@@ -558,6 +596,42 @@ mod tests {
         assert!(matches!(flight.arrival(None, Fields::Parsed(&[])).await, Arrival::Missed), "the start is gone");
         drop((slow, fast));
         assert!(!flight.wait_for_readers().await, "nobody is left to read for");
+    }
+
+    #[tokio::test]
+    async fn what_fills_hold_is_counted_until_it_is_stored_or_gone() {
+        let buffer = Arc::new(FillBuffer::new(10));
+        let stored = flight_in(&buffer);
+        stored.start(head());
+        stored.append(Bytes::from_static(b"0123456789"));
+        let mut slow = reader(&stored).await;
+        assert_eq!((buffer.held(), buffer.is_full()), (10, false));
+        let body = stored.body_with(b"ab");
+        stored.share(&body);
+        assert_eq!(buffer.held(), 0, "it is counted where it is stored");
+        stored.append(Bytes::from_static(b"ab"));
+        stored.complete();
+        let first = slow.next().await.unwrap().unwrap();
+        assert_eq!(first.as_ptr(), body.as_ptr(), "it is not there twice");
+        assert_eq!((first, rest(slow).await.unwrap()), (body.slice(..10), b"ab".to_vec()));
+        drop(stored);
+        assert_eq!(buffer.held(), 0);
+        let passed = flight_in(&buffer);
+        passed.start(head());
+        passed.stop_keeping();
+        let mut reader = reader(&passed).await;
+        passed.append(Bytes::from(vec![0; 100_000]));
+        assert!(buffer.is_full());
+        {
+            let wait = passed.wait_for_readers();
+            tokio::pin!(wait);
+            assert!(futures_are_pending(wait.as_mut()).await, "the window is narrow");
+        }
+        reader.next().await.unwrap();
+        assert_eq!(buffer.held(), 0);
+        passed.append(Bytes::from_static(b"0"));
+        drop((reader, passed));
+        assert_eq!(buffer.held(), 0);
     }
 
     async fn futures_are_pending<F: Future>(future: std::pin::Pin<&mut F>) -> bool {

@@ -10,6 +10,7 @@ use smallvec::SmallVec;
 
 use crate::plan::CacheKey;
 
+use super::fill_buffer::FillBuffer;
 use super::flight::Flight;
 use super::purge::PurgeSeq;
 
@@ -23,6 +24,7 @@ pub struct Flights {
     running: AtomicUsize,
     /// More than this are not started: a fill goes on when its client has left, so clients do not bound them.
     most: AtomicUsize,
+    pub buffer: Arc<FillBuffer>,
     hasher: RandomState,
 }
 
@@ -37,11 +39,13 @@ pub enum Turn {
 }
 
 impl Flights {
-    pub fn new(most: usize) -> Self {
+    /// `most` fills at one time, which hold `buffer` bytes.
+    pub fn new(most: usize, buffer: u64) -> Self {
         Flights {
             shards: std::array::from_fn(|_| Mutex::default()),
             running: AtomicUsize::new(0),
             most: AtomicUsize::new(most),
+            buffer: Arc::new(FillBuffer::new(buffer)),
             hasher: RandomState::new(),
         }
     }
@@ -62,7 +66,7 @@ impl Flights {
         if !self.take_place() {
             return Turn::Full;
         }
-        let flight = Flight::new(key.clone(), seq, true);
+        let flight = Flight::new(key.clone(), seq, true, self.buffer.clone());
         shard.entry(key.clone()).or_default().push(flight.clone());
         Turn::Lead(flight)
     }
@@ -72,7 +76,7 @@ impl Flights {
         if !self.take_place() {
             return None;
         }
-        let flight = Flight::new(key.clone(), seq, false);
+        let flight = Flight::new(key.clone(), seq, false, self.buffer.clone());
         self.shard(key).lock().entry(key.clone()).or_default().push(flight.clone());
         Some(flight)
     }
@@ -123,7 +127,7 @@ mod tests {
     #[test]
     fn no_more_fills_are_entered_than_may_be() {
         let key = |name: &str| CacheKey::from_written(&format!("s\u{1f}1\u{1f}h/{name}"));
-        let flights = Flights::new(2);
+        let flights = Flights::new(2, 0);
         let Turn::Lead(first) = flights.join_or_lead(&key("a"), PurgeSeq(0), |_| true) else { panic!("there is room") };
         assert!(flights.alone(&key("a"), PurgeSeq(0)).is_some());
         assert!(matches!(flights.join_or_lead(&key("b"), PurgeSeq(0), |_| true), Turn::Full));

@@ -9,6 +9,7 @@ pub mod control;
 pub mod engine;
 pub mod explain;
 pub mod fill;
+mod fill_buffer;
 pub mod flight;
 mod flights;
 pub mod freshness;

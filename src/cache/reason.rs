@@ -38,6 +38,7 @@ pub enum SkipReason {
     TagsTooLarge,
     Partial,
     Disk,
+    FillBuffer,
 }
 
 /// One entry of the list.
@@ -79,6 +80,7 @@ pub fn all() -> impl Iterator<Item = (bool, Reason)> {
         SkipReason::TagsTooLarge,
         SkipReason::Partial,
         SkipReason::Disk,
+        SkipReason::FillBuffer,
     ];
     let stored = stored.into_iter().map(|basis| (true, basis.reason()));
     stored.chain(skipped.into_iter().map(|reason| (false, reason.reason())))
@@ -180,6 +182,11 @@ impl SkipReason {
                 "the state of the disk tier",
                 "the body is too large for memory, and no disk could take it; see GET /v1/status for why",
             ),
+            SkipReason::FillBuffer => (
+                "fill-buffer",
+                "fill_buffer in [cache.memory]",
+                "so much was on its way into the cache at that moment that nothing more of it could be kept",
+            ),
             SkipReason::TagsTooLarge => (
                 "tags-too-large",
                 "a limit of Seawall's",
@@ -195,7 +202,10 @@ impl SkipReason {
     /// Whether any other request for the key would find the same. Only then is the key remembered as not
     /// cacheable; otherwise one visitor's `Authorization` would switch caching off for all.
     pub fn concerns_every_request(self) -> bool {
-        !matches!(self, SkipReason::Authorization | SkipReason::ClientNoStore | SkipReason::Disk)
+        !matches!(
+            self,
+            SkipReason::Authorization | SkipReason::ClientNoStore | SkipReason::Disk | SkipReason::FillBuffer
+        )
     }
 }
 

@@ -318,6 +318,7 @@ fn read_cache_memory(mut table: Table, errors: &mut Diagnostics) -> CacheMemory 
     let memory = CacheMemory {
         max_size,
         max_object: table.get_or("max_object", default.max_object.min(max_size), errors),
+        fill_buffer: table.get_or("fill_buffer", default.fill_buffer, errors),
         eviction: table.get_or("eviction", default.eviction, errors),
     };
     if memory.max_object > memory.max_size {

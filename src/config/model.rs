@@ -178,12 +178,19 @@ impl Default for Limits {
 pub struct CacheMemory {
     pub max_size: ByteSize,
     pub max_object: ByteSize,
+    /// Bytes of bodies on their way that are neither stored nor sent, of all fills together.
+    pub fill_buffer: ByteSize,
     pub eviction: Eviction,
 }
 
 impl Default for CacheMemory {
     fn default() -> Self {
-        CacheMemory { max_size: ByteSize(256 << 20), max_object: ByteSize(8 << 20), eviction: Eviction::TinyLfu }
+        CacheMemory {
+            max_size: ByteSize(256 << 20),
+            max_object: ByteSize(8 << 20),
+            fill_buffer: ByteSize(128 << 20),
+            eviction: Eviction::TinyLfu,
+        }
     }
 }
 

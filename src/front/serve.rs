@@ -107,6 +107,11 @@ pub async fn decide(
         }
         Lookup::Miss(miss) => match shared.engine.get(&request, miss).await {
             Ok(Answer { source, report }) => (source, report),
+            // The cache fails open: its own faults are nothing to the client.
+            Err(FetchError { error: OriginError::FillLost, .. }) => {
+                let (site, route) = (matched.site_index, matched.route_index);
+                return Decision::Pass { site, route, reason: PassReason::FillLost };
+            }
             Err(FetchError { error, report }) => return no_answer(&error, report, matched, view, now),
         },
     };

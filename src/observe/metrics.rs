@@ -40,6 +40,7 @@ pub struct Metrics {
     pub cache_keys: IntGauge,
     pub fills: IntGauge,
     pub fills_refused: IntCounter,
+    pub fills_lost: IntCounter,
     pub purge_seq: IntGauge,
     pub purge_marks: IntGauge,
     pub swept_objects: IntCounter,
@@ -123,6 +124,7 @@ impl Metrics {
             cache_bytes: new.gauge("cache_memory_bytes", "Bytes in the memory tier"),
             cache_keys: new.gauge("cache_memory_keys", "Keys in the memory tier"),
             fills: new.gauge("fills", "Running fills"),
+            fills_lost: new.counter("fills_lost_total", "Fills that a fault of the node's own ended"),
             fills_refused: new
                 .counter("fills_refused_total", "Fills that were not started, for max_fills were running"),
             purge_seq: new.gauge("purge_seq", "The number of the newest purge"),

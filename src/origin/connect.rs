@@ -62,6 +62,8 @@ pub enum OriginError {
     Broken { origin: Arc<str>, cause: String },
     #[error("origin {origin} sent what is not valid HTTP: {cause}")]
     Invalid { origin: Arc<str>, cause: String },
+    #[error("a fault of the node's own ended the fill")]
+    FillLost,
     #[error("the origin gives no slices of it that could be put together")]
     NotInSlices,
 }
@@ -99,6 +101,7 @@ impl OriginError {
             OriginError::Timeout { .. } => "timeout",
             OriginError::Broken { .. } => "broken",
             OriginError::Invalid { .. } => "invalid",
+            OriginError::FillLost => "fill-lost",
             OriginError::NotInSlices => "not-in-slices",
         }
     }

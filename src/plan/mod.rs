@@ -45,6 +45,8 @@ pub enum PassReason {
     Method,
     /// The key was found uncacheable a short while ago.
     HitForMiss,
+    /// A fault of the node's own ended the fill that was to answer.
+    FillLost,
 }
 
 impl PassReason {
@@ -54,6 +56,7 @@ impl PassReason {
             PassReason::CacheOff => "bypass",
             PassReason::Method => "method",
             PassReason::HitForMiss => "bypass; detail=hit-for-miss",
+            PassReason::FillLost => "bypass; detail=fill-lost",
         }
     }
 }

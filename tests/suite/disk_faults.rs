@@ -183,6 +183,20 @@ fn a_clock_that_jumps() {
     assert_eq!(disk(node)["state"], "in service");
 }
 
+#[test]
+fn a_panic_inside_a_fill() {
+    let origin = large_by_path();
+    let faulty = Faulty::start(&origin);
+    let node = &faulty.node;
+    faulty.faults("panic 1\n");
+    let response = ask(node, "/a");
+    assert!(response.cache().ends_with("fwd=bypass; detail=fill-lost"), "{}", response.cache());
+    node.wait_for_log("panicked at");
+    assert_eq!(node.metric("seawall_fills_lost_total"), Some(1.0));
+    eventually("no fill is left", || (node.admin("GET", "/v1/status", "").1["cache"]["fills"] == 0).then_some(()));
+    store(node, "/a");
+}
+
 /// A small file system of its own; `None` where this process may not mount one.
 struct Mounted(TempDir);
 

@@ -2,8 +2,11 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use crate::harness::node::site;
 use crate::harness::origin::Gate;
 use crate::harness::{Client, Node, Origin, Reply, Step, eventually};
+
+const ROUTE: &str = "[[site.shop.route]]\npath = \"/*\"\npool = \"app\"\ncache = { mode = \"respect\" }\n";
 
 /// The head of a cacheable response of known length, then its body in two parts with a gate between them.
 fn in_two_parts(length: usize, gate: &Gate) -> Vec<Step> {
@@ -99,6 +102,44 @@ fn a_client_that_does_not_read_holds_nobody_up() {
     let other = node.get("/a");
     assert_eq!((other.body.len(), other.complete), (4 << 20, true));
     assert_eq!(origin.count(), 1);
+}
+
+#[test]
+fn fills_hold_no_more_than_their_buffer_however_many_there_are() {
+    const LENGTH: usize = 2 << 20;
+    let gate = Gate::default();
+    let for_origin = gate.clone();
+    let origin = Origin::start(move |_| {
+        let head = Reply::head(200, &["Cache-Control: max-age=60", &format!("Content-Length: {LENGTH}")]);
+        let most = vec![b'x'; LENGTH - 1];
+        vec![Step::Send([head, most].concat()), Step::Wait(for_origin.clone()), Step::Send(b"x".to_vec())]
+    });
+    let memory = "[cache.memory]\nmax_size = \"64MiB\"\nfill_buffer = \"8MiB\"\n";
+    let node = Node::start(&format!("{memory}{}", site(&[origin.address], "", ROUTE)));
+    let address = node.address();
+    let clients: Vec<_> = (0..30)
+        .map(|number| std::thread::spawn(move || Client::connect(address).get(&format!("/{number}"), &[])))
+        .collect();
+    origin.wait_for(30);
+    let held = || {
+        let cache = node.admin("GET", "/v1/status", "").1["cache"].clone();
+        assert_eq!(cache["fill_buffer"]["max_bytes"], 8 << 20);
+        cache["fill_buffer"]["bytes"].as_u64().unwrap()
+    };
+    // A piece more for each fill, and the narrow window.
+    let most = (8 << 20) + 30 * (2 * (64 << 10));
+    for _ in 0..20 {
+        let now = held();
+        assert!(now <= most, "{now}");
+    }
+    gate.open();
+    for response in clients.into_iter().map(|client| client.join().unwrap()) {
+        assert!(response.complete && response.body.len() == LENGTH, "{}", response.head);
+    }
+    eventually("all is given back", || (held() == 0).then_some(()));
+    let reason = node.metric("seawall_not_stored_total{reason=\"fill-buffer\"}").unwrap();
+    let stored = (0..30).filter(|number| node.get(&format!("/{number}")).is_hit()).count();
+    assert!(stored >= 3 && reason >= 10.0, "{stored} {reason}");
 }
 
 #[test]

@@ -47,7 +47,7 @@ pub(super) async fn stream(
     }
     let mut keeper = Keeper::new(engine, flight, request, head, storable);
     if length.is_some_and(|length| length > engine.max_object()) {
-        keeper.outgrow_memory();
+        keeper.leave_memory(SkipReason::TooLarge);
     }
     let whole = loop {
         if let Some(head) = unsent.take_if(|_| length != Some(received)) {

@@ -54,40 +54,41 @@ impl<'a> Keeper<'a> {
     /// Takes a piece that the flight has got; `received`: bytes so far, with it.
     pub(super) async fn take(&mut self, piece: Bytes, received: u64) {
         match &self.keeping {
-            Keeping::Memory if received > self.engine.max_object() => self.outgrow_memory(),
+            Keeping::Memory if received > self.engine.max_object() => self.leave_memory(SkipReason::TooLarge),
+            Keeping::Memory if self.engine.flights.buffer.is_full() => self.leave_memory(SkipReason::FillBuffer),
             Keeping::Memory | Keeping::Nothing => {}
-            Keeping::Disk(_) if received > self.engine.max_stored() => self.give_up(Some(SkipReason::TooLarge)),
+            Keeping::Disk(_) if received > self.engine.max_stored() => self.give_up(SkipReason::TooLarge),
             Keeping::Disk(spool) => {
                 // A slow disk must not make anybody wait; if nobody does, there is time.
                 let in_time = spool.has_room_for(piece.len())
                     || !self.flight.has_readers() && timeout(DISK_PATIENCE, spool.room()).await.is_ok();
                 if !(in_time && spool.write(piece)) {
-                    self.give_up(None);
+                    self.give_up(SkipReason::Disk);
                 }
             }
         }
     }
 
-    /// From now on it goes to disk, with all that has come.
-    pub(super) fn outgrow_memory(&mut self) {
+    /// From now on it goes to disk, with all that has come; or nowhere, for a reason, if there is no disk for it.
+    pub(super) fn leave_memory(&mut self, reason: SkipReason) {
         if self.engine.max_stored() <= self.engine.max_object() {
-            return self.give_up(Some(SkipReason::TooLarge));
+            return self.give_up(reason);
         }
         let spool = self.engine.disk.spool(&self.object(Bytes::new()));
-        let Some(spool) = spool else { return self.give_up(None) };
+        let Some(spool) = spool else { return self.give_up(SkipReason::Disk) };
         let written = self.flight.write_to(spool.file()).into_iter().all(|piece| spool.write(piece));
         self.keeping = Keeping::Disk(spool);
         if !written {
-            self.give_up(None);
+            self.give_up(SkipReason::Disk);
         }
     }
 
-    /// It is only passed on from now on. `reason`: why that will be so the next time, too.
-    fn give_up(&mut self, reason: Option<SkipReason>) {
+    /// It is only passed on from now on.
+    fn give_up(&mut self, reason: SkipReason) {
         self.keeping = Keeping::Nothing;
         self.flight.stop_keeping();
-        self.engine.metrics.not_stored(reason.unwrap_or(SkipReason::Disk).as_str());
-        if let Some(reason) = reason {
+        self.engine.metrics.not_stored(reason.as_str());
+        if reason.concerns_every_request() {
             self.engine.remember_uncacheable(&self.request.key, reason, self.request.rules());
         }
     }
@@ -111,6 +112,7 @@ impl<'a> Keeper<'a> {
         match self.keeping {
             Keeping::Memory => {
                 let body = flight.body_with(last);
+                flight.share(&body);
                 let object = Object::new(self.request.key.clone(), self.head, body, self.storable, flight.seq);
                 engine.store(object, rules, flight);
             }

@@ -217,8 +217,10 @@ struct EndGuard<'a> {
 impl Drop for EndGuard<'_> {
     fn drop(&mut self) {
         self.engine.flights.remove(self.flight);
-        let cause = "the fill ended before the response did".to_owned();
-        self.flight.abort(OriginError::Broken { origin: "".into(), cause });
+        if std::thread::panicking() {
+            self.engine.metrics.fills_lost.inc();
+        }
+        self.flight.abort(OriginError::FillLost); // does nothing to one that has ended
     }
 }
 

@@ -1,6 +1,6 @@
 /* Makes system calls fail, or the clock jump, as a control file says: LD_PRELOADed into the node under test.
  *
- * FAULTS_CONTROL names the file; its lines are "CALL ERRNO" (read, write, open) or "clock SECONDS". Only files under
+ * FAULTS_CONTROL names the file; its lines are "CALL ERRNO" (read, write, open), "clock SECONDS" or "panic 1". Only files under
  * FAULTS_ROOT are concerned. Without the file, all is as it would be without this. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <time.h>
@@ -117,9 +118,24 @@ int open64(const char *path, int flags, ...)
     return real(path, flags, mode);
 }
 
+/* Once: the next reading of the wall clock after a connection is made fails, at which Rust's library panics. */
+static int armed, fired;
+
+int connect(int fd, const struct sockaddr *address, socklen_t length)
+{
+    REAL("connect", int (*)(int, const struct sockaddr *, socklen_t));
+    if (!fired && control("panic")) armed = fired = 1;
+    return real(fd, address, length);
+}
+
 int clock_gettime(clockid_t clock, struct timespec *time)
 {
     REAL("clock_gettime", int (*)(clockid_t, struct timespec *));
+    if (clock == CLOCK_REALTIME && armed) {
+        armed = 0;
+        errno = EINVAL;
+        return -1;
+    }
     int result = real(clock, time);
     if (clock == CLOCK_REALTIME) time->tv_sec += control("clock");
     return result;
