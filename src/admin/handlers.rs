@@ -97,6 +97,8 @@ struct OriginView {
     requests: u64,
     failures: u64,
     resolved: Vec<String>,
+    /// Of these those that take no requests for now.
+    down: Vec<String>,
     last_error: Option<String>,
 }
 
@@ -115,6 +117,7 @@ pub async fn pools(State(node): State<Arc<Node>>, caller: Caller) -> Result<Json
                 requests: state.requests.load(Ordering::Relaxed),
                 failures: state.failures.load(Ordering::Relaxed),
                 resolved: state.addresses().iter().map(ToString::to_string).collect(),
+                down: state.addresses_down().iter().map(ToString::to_string).collect(),
                 last_error: state.last_error(),
             };
             let origins: Vec<OriginView> = pool.origins.iter().zip(&pool.config.origins).map(view).collect();

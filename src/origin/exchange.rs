@@ -61,12 +61,12 @@ pub async fn get(connector: &Connector, pools: &PoolSet, request: &OriginRequest
     let mut stale_connections = 0;
     loop {
         let picked = pools.pick(request.pool, request.hash, &tried)?;
-        let (origin, pool) = (picked.origin.clone(), picked.pool.clone());
+        let (origin, address, pool) = (picked.origin.clone(), picked.address, picked.pool.clone());
         let attempt = tokio::time::timeout_at(deadline, attempt(connector, request, picked)).await;
         let failure = match attempt {
             Ok(Ok(exchange)) => {
                 if request.avoid_errors && exchange.status.is_server_error() {
-                    tried.push(origin);
+                    tried.push((origin, address));
                     if tried.len() <= config.retries as usize && pools.has_another(request.pool, &tried) {
                         continue;
                     }
@@ -76,7 +76,7 @@ pub async fn get(connector: &Connector, pools: &PoolSet, request: &OriginRequest
             Ok(Err(failure)) => failure,
             Err(_) => {
                 let cause = "the pool's total_timeout is over".to_owned();
-                pool.exchange_failed(&origin, FailedStage::Connected, &cause);
+                pool.exchange_failed(&origin, address, FailedStage::Connected, &cause);
                 return Err(OriginError::Timeout { origin: origin.address.clone(), cause });
             }
         };
@@ -85,8 +85,8 @@ pub async fn get(connector: &Connector, pools: &PoolSet, request: &OriginRequest
             continue;
         }
         tracing::debug!(pool = %pool.config.name, error = %failure.error, "attempt failed");
-        pool.exchange_failed(&origin, failure.stage, &failure.error.to_string());
-        tried.push(origin);
+        pool.exchange_failed(&origin, address, failure.stage, &failure.error.to_string());
+        tried.push((origin, address));
         let exhausted = tried.len() > config.retries as usize;
         if exhausted || !pools.has_another(request.pool, &tried) {
             return Err(failure.error);
@@ -102,7 +102,7 @@ struct Failure {
 }
 
 async fn attempt(connector: &Connector, request: &OriginRequest, picked: Picked) -> Result<Exchange, Failure> {
-    let Picked { pool, origin, mut peer, active } = picked;
+    let Picked { pool, origin, address: at, mut peer, active } = picked;
     if request.upgrade.is_some() {
         peer.options.set_http_version(1, 1); // HTTP/2 has no Upgrade
     }
@@ -116,7 +116,7 @@ async fn attempt(connector: &Connector, request: &OriginRequest, picked: Picked)
         let head = request_head(request, pool.config.host.as_deref())?;
         let (mut session, reused) = connector.get_http_session(&peer).await?;
         (kept, connecting) = (reused, false);
-        origin.connected();
+        origin.connected(at);
         session.set_read_timeout(peer.options.read_timeout);
         session.set_write_timeout(peer.options.write_timeout);
         session.write_request_header(Box::new(head)).await?;

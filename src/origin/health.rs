@@ -1,6 +1,7 @@
-//! Active health checks: each origin of a pool is asked at its interval; `rise` successes in a row bring it
+//! Active health checks: each address of each origin of a pool is asked at the interval; `rise` successes in a row bring it
 //! up, `fall` failures take it down.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -9,7 +10,7 @@ use http::header;
 use pingora_core::connectors::TransportConnector;
 use pingora_core::connectors::http::Connector;
 use pingora_http::RequestHeader;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 
 use crate::config::model::{Health, Probe};
 
@@ -44,9 +45,9 @@ pub fn start(pool: &Arc<PoolRuntime>, probes: &Arc<Probes>) -> Vec<JoinHandle<()
 }
 
 /// Takes a result into account and tells of a change.
-fn note(pool: &str, origin: &OriginState, result: Result<(), String>, health: &Health) {
+fn note(pool: &str, origin: &OriginState, address: SocketAddr, result: Result<(), String>, health: &Health) {
     let error = result.as_ref().err().cloned();
-    tell(pool, origin, origin.record(result, health.rise, health.fall), error.as_deref());
+    tell(pool, origin, origin.record(address, result, health.rise, health.fall), error.as_deref());
 }
 
 /// Tells of a change, if it is one.
@@ -66,19 +67,32 @@ async fn check_for_ever(pool: Arc<PoolRuntime>, index: usize, health: Health, pr
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        if origin.addresses().is_empty() {
-            continue; // not resolved yet: there is nothing to ask
+        // All at one time: one that does not answer must not keep the others waiting.
+        let mut asked = JoinSet::new();
+        for address in origin.addresses() {
+            let (pool, probes, health) = (pool.clone(), probes.clone(), health.clone());
+            asked.spawn(async move {
+                let probe = probe(&probes, &pool, index, address, &health.probe);
+                let result = tokio::time::timeout(health.timeout, probe).await;
+                let late = |_| Err(format!("no answer in {}", crate::config::units::format_duration(health.timeout)));
+                (address, result.unwrap_or_else(late))
+            });
         }
-        let result = match tokio::time::timeout(health.timeout, probe(&probes, &pool, index, &health.probe)).await {
-            Ok(result) => result,
-            Err(_) => Err(format!("no answer in {}", crate::config::units::format_duration(health.timeout))),
-        };
-        note(&pool.config.name, origin, result, &health);
+        while let Some(done) = asked.join_next().await {
+            if let Ok((address, result)) = done {
+                note(&pool.config.name, origin, address, result, &health);
+            }
+        }
     }
 }
 
-async fn probe(probes: &Probes, pool: &PoolRuntime, index: usize, probe: &Probe) -> Result<(), String> {
-    let address = pool.origins[index].socket_address().ok_or("not resolved")?;
+async fn probe(
+    probes: &Probes,
+    pool: &PoolRuntime,
+    index: usize,
+    address: SocketAddr,
+    probe: &Probe,
+) -> Result<(), String> {
     let mut peer = pool.peer(index, address);
     peer.group_key = probes.count.fetch_add(1, Ordering::Relaxed);
     let Probe::Http { path, host, expect } = probe else {

@@ -48,13 +48,15 @@ impl Drop for AbortOnDrop {
     }
 }
 
-/// The origins that a request has tried, once for each of their addresses.
-pub type Tried = SmallVec<[Arc<OriginState>; 2]>;
+/// What a request has tried: origins, at one of their addresses each.
+pub type Tried = SmallVec<[(Arc<OriginState>, SocketAddr); 2]>;
 
 /// The origin that is to take a request.
 pub struct Picked {
     pub pool: Arc<PoolRuntime>,
     pub origin: Arc<OriginState>,
+    /// Of its addresses the one to connect to.
+    pub address: SocketAddr,
     pub peer: HttpPeer,
     pub active: ActiveGuard,
 }
@@ -205,16 +207,26 @@ impl PoolRuntime {
             OriginStatus::Down => self.config.health.is_none(),
             OriginStatus::Draining | OriginStatus::Unresolved => false,
         };
-        let times = tried.iter().filter(|tried| Arc::ptr_eq(tried, origin)).count();
-        usable && (times == 0 || times < origin.addresses().len())
+        usable && origin.has_address(|address| was_tried(tried, origin, address))
     }
 
+    /// Chooses among the origins that were not tried; if there are none, among further addresses of those that were.
     fn pick(self: &Arc<Self>, hash: u64, tried: &Tried) -> Option<Picked> {
+        let is_new = |origin: &Arc<OriginState>| !tried.iter().any(|(tried, _)| Arc::ptr_eq(tried, origin));
+        self.pick_among(hash, tried, is_new).or_else(|| self.pick_among(hash, tried, |_| !tried.is_empty()))
+    }
+
+    fn pick_among(
+        self: &Arc<Self>,
+        hash: u64,
+        tried: &Tried,
+        among: impl Fn(&Arc<OriginState>) -> bool,
+    ) -> Option<Picked> {
         let candidates: SmallVec<[Candidate; 8]> = self
             .origins
             .iter()
             .enumerate()
-            .filter(|(_, origin)| self.may_serve(origin, tried))
+            .filter(|(_, origin)| among(origin) && self.may_serve(origin, tried))
             .map(|(index, origin)| Candidate {
                 index,
                 identity: self.identities[index],
@@ -225,8 +237,9 @@ impl PoolRuntime {
         let random = fastrand::u64(..);
         let index = balance::balance(self.config.balance, &candidates, &mut self.turns.lock(), random, hash)?;
         let origin = self.origins[index].clone();
-        let peer = self.peer(index, origin.socket_address()?);
-        Some(Picked { pool: self.clone(), active: ActiveGuard::new(origin.clone()), origin, peer })
+        let address = origin.socket_address(|address| was_tried(tried, &origin, address))?;
+        let peer = self.peer(index, address);
+        Some(Picked { pool: self.clone(), active: ActiveGuard::new(origin.clone()), origin, address, peer })
     }
 
     /// How to reach an origin at one of its addresses.
@@ -239,15 +252,19 @@ impl PoolRuntime {
     /// Counts a failed exchange. One whose connection could not even be made also counts as a failed health
     /// check, so that a dead origin is known at once; only where there is a check that can bring it up again.
     /// Slow or broken answers don't: who knows one bad URL could take an origin down with it.
-    pub fn exchange_failed(&self, origin: &Arc<OriginState>, stage: FailedStage, error: &str) {
+    pub fn exchange_failed(&self, origin: &Arc<OriginState>, address: SocketAddr, stage: FailedStage, error: &str) {
         origin.failures.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         if stage == FailedStage::Connecting
             && let Some(check) = &self.config.health
         {
-            let change = origin.connection_failed(error.to_owned(), check.fall);
+            let change = origin.connection_failed(address, error.to_owned(), check.fall);
             health::tell(&self.config.name, origin, change, Some(error));
         }
     }
+}
+
+fn was_tried(tried: &Tried, origin: &Arc<OriginState>, address: SocketAddr) -> bool {
+    tried.iter().any(|(other, at)| Arc::ptr_eq(other, origin) && *at == address)
 }
 
 #[cfg(test)]
@@ -268,6 +285,10 @@ mod tests {
         PoolSet::build(&config(text).pools, before)
     }
 
+    fn at(pool: &PoolRuntime) -> SocketAddr {
+        pool.origins[0].addresses()[0]
+    }
+
     fn id(set: &PoolSet, name: &str) -> PoolId {
         PoolId(set.iter().position(|pool| *pool.config.name == *name).unwrap())
     }
@@ -279,7 +300,7 @@ mod tests {
         let mut addresses = Vec::new();
         while let Ok(picked) = set.pick(id(&set, "app"), 0, &tried) {
             addresses.push(picked.origin.address.to_string());
-            tried.push(picked.origin);
+            tried.push((picked.origin, picked.address));
         }
         assert_eq!(addresses, ["127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3"]);
         assert_eq!(set.pick(id(&set, "app"), 0, &tried).err(), Some(NoOrigin { pool: "app".into() }));
@@ -291,16 +312,37 @@ mod tests {
         let app = id(&set, "app");
         assert!(!set.has_another(app, &Tried::new()), "not resolved yet");
         let addresses: Vec<SocketAddr> = vec!["127.0.0.1:80".parse().unwrap(), "[::1]:80".parse().unwrap()];
-        set.get(app).origins[0].set_addresses(addresses.clone());
+        set.get(app).origins[0].set_addresses(&addresses);
         let mut tried = Tried::new();
         let mut asked = Vec::new();
         while set.has_another(app, &tried) {
             let picked = set.pick(app, 0, &tried).ok().unwrap();
-            asked.push(picked.peer._address.as_inet().copied().unwrap());
-            tried.push(picked.origin);
+            assert_eq!(picked.peer._address.as_inet(), Some(&picked.address));
+            asked.push(picked.address);
+            tried.push((picked.origin, picked.address));
         }
         asked.sort();
         assert_eq!(asked, addresses);
+    }
+
+    #[test]
+    fn other_origins_come_before_further_addresses_of_one_that_failed() {
+        for balance in ["round_robin", "least_conn", "random", "hash"] {
+            let origins = "origins = [\"app.internal:80\", \"127.0.0.1:1\"]";
+            let set = set(&format!("[pool.app]\nbalance = \"{balance}\"\n{origins}"), None);
+            let app = id(&set, "app");
+            set.get(app).origins[0].set_addresses(&["127.0.0.1:80".parse().unwrap(), "[::1]:80".parse().unwrap()]);
+            for hash in 0..10 {
+                let mut tried = Tried::new();
+                let mut names = Vec::new();
+                while let Ok(picked) = set.pick(app, hash, &tried) {
+                    names.push(picked.origin.address.to_string());
+                    tried.push((picked.origin, picked.address));
+                }
+                assert_eq!(names.len(), 3, "{balance}");
+                assert_ne!(names[0], names[1], "{balance}");
+            }
+        }
     }
 
     #[test]
@@ -308,11 +350,11 @@ mod tests {
         let set = set(TWO_POOLS, None);
         let app = set.by_name("app").unwrap();
         for _ in 0..3 {
-            app.exchange_failed(&app.origins[0], FailedStage::Connected, "timeout");
+            app.exchange_failed(&app.origins[0], at(app), FailedStage::Connected, "timeout");
         }
         assert_eq!(app.origins[0].status(), OriginStatus::Up, "slow answers are no reason");
         for _ in 0..3 {
-            app.exchange_failed(&app.origins[0], FailedStage::Connecting, "refused");
+            app.exchange_failed(&app.origins[0], at(app), FailedStage::Connecting, "refused");
         }
         for _ in 0..4 {
             assert_eq!(&*set.pick(id(&set, "app"), 0, &Tried::new()).ok().unwrap().origin.address, "127.0.0.1:2");
@@ -325,7 +367,7 @@ mod tests {
     fn a_reload_keeps_what_did_not_change() {
         let first = set(TWO_POOLS, None);
         let app = first.by_name("app").unwrap();
-        (0..3).for_each(|_| app.exchange_failed(&app.origins[0], FailedStage::Connecting, "refused"));
+        (0..3).for_each(|_| app.exchange_failed(&app.origins[0], at(app), FailedStage::Connecting, "refused"));
         let second = set(TWO_POOLS, Some(&first));
         assert!(Arc::ptr_eq(app, second.by_name("app").unwrap()));
         let third = set(&TWO_POOLS.replace("\"127.0.0.1:2\"", "\"127.0.0.1:4\""), Some(&second));

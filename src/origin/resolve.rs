@@ -44,9 +44,9 @@ async fn keep_resolved(pool: Arc<str>, origin: Arc<OriginState>, host: String, p
                 if addresses.is_empty() {
                     Some("no address".to_owned())
                 } else {
-                    if *origin.addresses() != addresses {
+                    if origin.addresses() != addresses {
                         tracing::info!(%pool, origin = %origin.address, ?addresses, "origin resolved");
-                        origin.set_addresses(addresses);
+                        origin.set_addresses(&addresses);
                     }
                     None
                 }

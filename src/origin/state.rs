@@ -18,25 +18,33 @@ pub struct OriginState {
     pub address: Arc<str>,
     pub endpoint: Endpoint,
     /// Where it is now; empty while its name has not been resolved.
-    resolved: ArcSwap<Vec<SocketAddr>>,
+    resolved: ArcSwap<Vec<Arc<Address>>>,
     next_address: AtomicUsize,
     draining: AtomicBool,
-    health: Mutex<Health>,
-    up: AtomicBool,
+    last_error: Mutex<Option<String>>,
     active: AtomicU32,
-    /// Connections for requests that failed, with none that was made in between.
-    failed_connections: AtomicU32,
     /// Whether its name has been looked up at least once, with whatever result.
     looked_up: watch::Sender<bool>,
     pub requests: AtomicU64,
     pub failures: AtomicU64,
 }
 
+/// One of the addresses that an origin's name stands for. Each has a health of its own: one of them may be dead, as
+/// IPv6 is on many hosts.
+#[derive(Debug)]
+struct Address {
+    socket: SocketAddr,
+    up: AtomicBool,
+    /// Failures of health checks and of connections for requests, or successes, in a row.
+    row: Mutex<Row>,
+}
+
 #[derive(Debug, Default)]
-struct Health {
+struct Row {
     successes: u32,
     failures: u32,
-    last_error: Option<String>,
+    /// Connections for requests that failed, with none that was made in between.
+    failed_connections: u32,
 }
 
 /// How an origin stands, for the admin API and the metrics.
@@ -44,6 +52,7 @@ struct Health {
 #[serde(rename_all = "snake_case")]
 pub enum OriginStatus {
     Up,
+    /// None of its addresses is up.
     Down,
     Draining,
     /// Its name could not be resolved yet.
@@ -57,11 +66,21 @@ pub enum HealthChange {
     Down,
 }
 
+impl Address {
+    fn new(socket: SocketAddr) -> Arc<Self> {
+        Arc::new(Address { socket, up: AtomicBool::new(true), row: Mutex::default() })
+    }
+
+    fn is_up(&self) -> bool {
+        self.up.load(Ordering::Relaxed)
+    }
+}
+
 impl OriginState {
     pub fn new(address: Arc<str>, endpoint: Endpoint) -> Self {
         let known = matches!(endpoint, Endpoint::Address(_));
         let resolved = match &endpoint {
-            Endpoint::Address(address) => vec![*address],
+            Endpoint::Address(address) => vec![Address::new(*address)],
             Endpoint::Name { .. } => Vec::new(),
         };
         OriginState {
@@ -70,10 +89,8 @@ impl OriginState {
             resolved: ArcSwap::from_pointee(resolved),
             next_address: AtomicUsize::new(0),
             draining: AtomicBool::new(false),
-            health: Mutex::default(),
-            up: AtomicBool::new(true),
+            last_error: Mutex::default(),
             active: AtomicU32::new(0),
-            failed_connections: AtomicU32::new(0),
             looked_up: watch::Sender::new(known),
             requests: AtomicU64::new(0),
             failures: AtomicU64::new(0),
@@ -81,30 +98,50 @@ impl OriginState {
     }
 
     pub fn status(&self) -> OriginStatus {
+        let resolved = self.resolved.load();
         if self.draining.load(Ordering::Relaxed) {
             OriginStatus::Draining
-        } else if self.resolved.load().is_empty() {
+        } else if resolved.is_empty() {
             OriginStatus::Unresolved
-        } else if self.up.load(Ordering::Relaxed) {
+        } else if resolved.iter().any(|address| address.is_up()) {
             OriginStatus::Up
         } else {
             OriginStatus::Down
         }
     }
 
-    /// An address of it, each in turn.
-    pub fn socket_address(&self) -> Option<SocketAddr> {
+    /// One of its addresses that are up and were not tried, each in turn; of those that are down only if all are.
+    pub fn socket_address(&self, was_tried: impl Fn(SocketAddr) -> bool) -> Option<SocketAddr> {
         let resolved = self.resolved.load();
-        let turn = self.next_address.fetch_add(1, Ordering::Relaxed);
-        resolved.get(turn.checked_rem(resolved.len())?).copied()
+        let all_are_down = !resolved.iter().any(|address| address.is_up());
+        let turn = self.next_address.fetch_add(1, Ordering::Relaxed).checked_rem(resolved.len())?;
+        let in_turn = resolved[turn..].iter().chain(&resolved[..turn]);
+        let mut usable = in_turn.filter(|address| address.is_up() || all_are_down);
+        usable.find(|address| !was_tried(address.socket)).map(|address| address.socket)
     }
 
-    pub fn addresses(&self) -> Arc<Vec<SocketAddr>> {
-        self.resolved.load_full()
+    /// Whether [`OriginState::socket_address`] would find one.
+    pub fn has_address(&self, was_tried: impl Fn(SocketAddr) -> bool) -> bool {
+        let resolved = self.resolved.load();
+        let all_are_down = !resolved.iter().any(|address| address.is_up());
+        resolved.iter().any(|address| (address.is_up() || all_are_down) && !was_tried(address.socket))
     }
 
-    pub fn set_addresses(&self, addresses: Vec<SocketAddr>) {
-        self.resolved.store(Arc::new(addresses));
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        self.resolved.load().iter().map(|address| address.socket).collect()
+    }
+
+    /// Those that requests are not sent to for now.
+    pub fn addresses_down(&self) -> Vec<SocketAddr> {
+        self.resolved.load().iter().filter(|address| !address.is_up()).map(|address| address.socket).collect()
+    }
+
+    /// Takes over what its name stands for now. What stays keeps its health.
+    pub fn set_addresses(&self, addresses: &[SocketAddr]) {
+        let before = self.resolved.load();
+        let kept = |socket: &SocketAddr| before.iter().find(|address| address.socket == *socket).cloned();
+        let now = addresses.iter().map(|socket| kept(socket).unwrap_or_else(|| Address::new(*socket))).collect();
+        self.resolved.store(Arc::new(now));
     }
 
     /// Notes that a look-up of its name has ended.
@@ -127,51 +164,50 @@ impl OriginState {
     }
 
     pub fn last_error(&self) -> Option<String> {
-        self.health.lock().last_error.clone()
+        self.last_error.lock().clone()
     }
 
     /// A connection for a request was made.
-    pub fn connected(&self) {
-        if self.failed_connections.load(Ordering::Relaxed) != 0 {
-            self.failed_connections.store(0, Ordering::Relaxed);
+    pub fn connected(&self, to: SocketAddr) {
+        if let Some(address) = self.find(to) {
+            address.row.lock().failed_connections = 0;
         }
     }
 
-    /// A connection for a request could not be made; `fall` of them in a row take it down.
-    pub fn connection_failed(&self, error: String, fall: u32) -> Option<HealthChange> {
-        let failed = self.failed_connections.fetch_add(1, Ordering::Relaxed).saturating_add(1);
-        if failed < fall || !self.up.swap(false, Ordering::Relaxed) {
+    /// A connection for a request could not be made; `fall` of them in a row take the address down.
+    pub fn connection_failed(&self, to: SocketAddr, error: String, fall: u32) -> Option<HealthChange> {
+        let address = self.find(to)?;
+        let mut row = address.row.lock();
+        row.failed_connections = row.failed_connections.saturating_add(1);
+        if row.failed_connections < fall || !address.is_up() {
             return None;
         }
-        let mut health = self.health.lock();
-        health.successes = 0;
-        health.last_error = Some(error);
-        Some(HealthChange::Down)
+        row.successes = 0;
+        *self.last_error.lock() = Some(error);
+        self.turn(&address, false)
     }
 
     /// Takes the result of a health check into account.
-    pub fn record(&self, result: Result<(), String>, rise: u32, fall: u32) -> Option<HealthChange> {
-        let mut health = self.health.lock();
-        let up = self.up.load(Ordering::Relaxed);
+    pub fn record(&self, of: SocketAddr, result: Result<(), String>, rise: u32, fall: u32) -> Option<HealthChange> {
+        let address = self.find(of)?;
+        let mut row = address.row.lock();
         match result {
             Ok(()) => {
-                health.failures = 0;
-                health.successes = health.successes.saturating_add(1);
-                if up {
-                    health.last_error = None;
-                } else if health.successes >= rise {
-                    health.last_error = None;
-                    self.up.store(true, Ordering::Relaxed);
-                    return Some(HealthChange::Up);
+                let successes = row.successes.saturating_add(1);
+                *row = Row { successes, ..Row::default() };
+                if address.is_up() {
+                    *self.last_error.lock() = None;
+                } else if successes >= rise {
+                    *self.last_error.lock() = None;
+                    return self.turn(&address, true);
                 }
             }
             Err(error) => {
-                health.successes = 0;
-                health.failures = health.failures.saturating_add(1);
-                health.last_error = Some(error);
-                if up && health.failures >= fall {
-                    self.up.store(false, Ordering::Relaxed);
-                    return Some(HealthChange::Down);
+                row.successes = 0;
+                row.failures = row.failures.saturating_add(1);
+                *self.last_error.lock() = Some(error);
+                if address.is_up() && row.failures >= fall {
+                    return self.turn(&address, false);
                 }
             }
         }
@@ -180,9 +216,27 @@ impl OriginState {
 
     /// Brings it up without asking: when the configuration no longer has a health check for it.
     pub fn assume_up(&self) {
-        *self.health.lock() = Health::default();
-        self.connected();
-        self.up.store(true, Ordering::Relaxed);
+        for address in self.resolved.load().iter() {
+            *address.row.lock() = Row::default();
+            address.up.store(true, Ordering::Relaxed);
+        }
+        *self.last_error.lock() = None;
+    }
+
+    fn find(&self, socket: SocketAddr) -> Option<Arc<Address>> {
+        self.resolved.load().iter().find(|address| address.socket == socket).cloned()
+    }
+
+    /// Brings an address up or takes it down; tells if that changes how the origin stands.
+    fn turn(&self, address: &Address, up: bool) -> Option<HealthChange> {
+        let any_is_up = || self.resolved.load().iter().any(|address| address.is_up());
+        let before = any_is_up();
+        address.up.store(up, Ordering::Relaxed);
+        match (before, any_is_up()) {
+            (false, true) => Some(HealthChange::Up),
+            (true, false) => Some(HealthChange::Down),
+            _ => None,
+        }
     }
 }
 
@@ -208,6 +262,8 @@ impl Drop for ActiveGuard {
 mod tests {
     use super::*;
 
+    const ADDRESS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 1);
+
     fn origin() -> OriginState {
         OriginState::new("127.0.0.1:1".into(), Endpoint::Address("127.0.0.1:1".parse().unwrap()))
     }
@@ -230,7 +286,7 @@ mod tests {
             (ok(), None, OriginStatus::Down),
             (ok(), Some(HealthChange::Up), OriginStatus::Up),
         ] {
-            assert_eq!(origin.record(result, 2, 3), change);
+            assert_eq!(origin.record(ADDRESS, result, 2, 3), change);
             assert_eq!(origin.status(), status);
         }
         assert_eq!(origin.last_error(), None);
@@ -239,24 +295,55 @@ mod tests {
     #[test]
     fn failed_connections_count_in_a_row_only() {
         let origin = origin();
-        let refused = || origin.connection_failed("refused".into(), 3);
+        let refused = || origin.connection_failed(ADDRESS, "refused".into(), 3);
         assert_eq!([refused(), refused()], [None, None]);
-        origin.connected();
+        origin.connected(ADDRESS);
+        assert_eq!([refused(), refused()], [None, None]);
+        origin.record(ADDRESS, Ok(()), 2, 3);
         assert_eq!([refused(), refused(), refused()], [None, None, Some(HealthChange::Down)]);
         assert_eq!((origin.status(), origin.last_error().as_deref()), (OriginStatus::Down, Some("refused")));
         assert_eq!(refused(), None, "told once");
+        (0..2).for_each(|_| _ = origin.record(ADDRESS, Ok(()), 2, 3));
+        assert_eq!(origin.status(), OriginStatus::Up);
+        assert_eq!([refused(), refused()], [None, None], "it begins anew");
     }
 
     #[test]
     fn a_name_is_unusable_until_it_is_resolved_and_its_addresses_take_turns() {
         let endpoint = Endpoint::Name { host: "app.internal".into(), port: 80 };
         let origin = OriginState::new("app.internal:80".into(), endpoint);
-        assert_eq!((origin.status(), origin.socket_address()), (OriginStatus::Unresolved, None));
-        origin.set_addresses(vec!["10.0.0.1:80".parse().unwrap(), "10.0.0.2:80".parse().unwrap()]);
+        let any = |_| false;
+        assert_eq!((origin.status(), origin.socket_address(any)), (OriginStatus::Unresolved, None));
+        let addresses: [SocketAddr; 2] = ["10.0.0.1:80".parse().unwrap(), "10.0.0.2:80".parse().unwrap()];
+        origin.set_addresses(&addresses);
         assert_eq!(origin.status(), OriginStatus::Up);
-        assert_ne!(origin.socket_address(), origin.socket_address());
+        assert_ne!(origin.socket_address(any), origin.socket_address(any));
+        for _ in 0..3 {
+            assert_eq!(origin.socket_address(|tried| tried == addresses[0]), Some(addresses[1]));
+        }
         origin.set_draining(true);
         assert_eq!(origin.status(), OriginStatus::Draining);
+    }
+
+    #[test]
+    fn a_dead_address_takes_no_requests_and_its_origin_not_down() {
+        let origin =
+            OriginState::new("app.internal:80".into(), Endpoint::Name { host: "app.internal".into(), port: 80 });
+        let [dead, well]: [SocketAddr; 2] = ["[::1]:80".parse().unwrap(), "10.0.0.2:80".parse().unwrap()];
+        origin.set_addresses(&[dead, well]);
+        let refused = || origin.connection_failed(dead, "refused".into(), 3);
+        assert_eq!([refused(), refused(), refused()], [None, None, None], "the origin is up");
+        for _ in 0..4 {
+            assert_eq!(origin.socket_address(|_| false), Some(well));
+        }
+        assert!(!origin.has_address(|tried| tried == well));
+        assert_eq!(origin.addresses_down(), [dead]);
+        origin.set_addresses(&[dead, well, "10.0.0.3:80".parse().unwrap()]);
+        assert_eq!(origin.addresses_down(), [dead], "health is kept");
+        origin.set_addresses(&[dead]);
+        assert_eq!((origin.status(), origin.socket_address(|_| false)), (OriginStatus::Down, Some(dead)));
+        let ok = || origin.record(dead, Ok(()), 2, 3);
+        assert_eq!([ok(), ok()], [None, Some(HealthChange::Up)]);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! pingora's `ProxyHttp` for requests that are passed on.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -20,7 +21,7 @@ use crate::config::model::{BodyLimit, CacheMode};
 use crate::observe::{Observer, Outcome};
 use crate::origin::connect::describe;
 use crate::origin::forward::{self, Forwarded};
-use crate::origin::{FailedStage, OriginState, Picked, PoolRuntime, Tried};
+use crate::origin::{ActiveGuard, FailedStage, OriginState, Picked, PoolRuntime, Tried};
 
 use super::{PassRequest, REQUEST, http10, invalidate};
 
@@ -37,7 +38,7 @@ pub struct Pass {
 pub struct PassContext {
     /// `None` only if pingora was called around the front, which nothing does.
     request: Option<PassRequest>,
-    picked: Option<(Arc<PoolRuntime>, Arc<OriginState>, crate::origin::ActiveGuard)>,
+    asked: Option<Asked>,
     tried: Tried,
     stale_connections: usize,
     body_received: u64,
@@ -45,16 +46,26 @@ pub struct PassContext {
     ends_with_connection: bool,
 }
 
+/// The origin that is being asked.
+struct Asked {
+    pool: Arc<PoolRuntime>,
+    origin: Arc<OriginState>,
+    address: SocketAddr,
+    _active: ActiveGuard,
+}
+
 impl PassContext {
     fn request(&self) -> Result<&PassRequest> {
         self.request.as_ref().ok_or_else(|| Error::explain(ErrorType::InternalError, "no request to pass on"))
     }
 
-    /// Counts the picked origin's failure; tells whether another is left to be tried.
+    /// Counts the asked origin's failure; tells whether another is left to be tried.
     fn may_try_another(&mut self, stage: FailedStage, cause: &str) -> bool {
-        let (Some(request), Some((pool, origin, _))) = (&self.request, self.picked.take()) else { return false };
-        pool.exchange_failed(&origin, stage, cause);
-        self.tried.push(origin);
+        let (Some(request), Some(Asked { pool, origin, address, .. })) = (&self.request, self.asked.take()) else {
+            return false;
+        };
+        pool.exchange_failed(&origin, address, stage, cause);
+        self.tried.push((origin, address));
         let snapshot = &request.snapshot;
         let first = snapshot.route(request.site, request.route).pool;
         let retries = snapshot.config.pool(first).retries as usize;
@@ -73,7 +84,7 @@ impl ProxyHttp for Pass {
     fn new_ctx(&self) -> PassContext {
         PassContext {
             request: REQUEST.try_with(Clone::clone).ok(),
-            picked: None,
+            asked: None,
             tried: Tried::new(),
             stale_connections: 0,
             body_received: 0,
@@ -95,8 +106,8 @@ impl ProxyHttp for Pass {
         let request = ctx.request()?;
         let pool = request.snapshot.route(request.site, request.route).pool;
         match request.snapshot.pools.pick(pool, request.hash, &ctx.tried) {
-            Ok(Picked { pool, origin, peer, active }) => {
-                ctx.picked = Some((pool, origin, active));
+            Ok(Picked { pool, origin, address, peer, active }) => {
+                ctx.asked = Some(Asked { pool, origin, address, _active: active });
                 Ok(Box::new(peer))
             }
             Err(error) => Err(Error::explain(ErrorType::HTTPStatus(503), error.to_string()).into_up()),
@@ -112,8 +123,8 @@ impl ProxyHttp for Pass {
         _digest: Option<&pingora_core::protocols::Digest>,
         ctx: &mut PassContext,
     ) -> Result<()> {
-        if let Some((_, origin, _)) = &ctx.picked {
-            origin.connected();
+        if let Some(asked) = &ctx.asked {
+            asked.origin.connected(asked.address);
         }
         Ok(())
     }
@@ -142,7 +153,7 @@ impl ProxyHttp for Pass {
         ctx: &mut PassContext,
     ) -> Result<()> {
         let request = ctx.request()?;
-        let host = ctx.picked.as_ref().and_then(|(pool, _, _)| pool.config.host.clone());
+        let host = ctx.asked.as_ref().and_then(|asked| asked.pool.config.host.clone());
         // Always said in so many words: of a request by HTTP/2, pingora would take the URI's.
         let host = host.unwrap_or_else(|| request.authority.clone());
         let mut fields = upstream.headers.clone();
@@ -263,7 +274,7 @@ impl ProxyHttp for Pass {
             reset.store(true, Ordering::Relaxed);
         }
         if let Some(error) = &error {
-            let origin = ctx.picked.as_ref().map(|(_, origin, _)| origin).or(ctx.tried.last());
+            let origin = ctx.asked.as_ref().map(|asked| &asked.origin).or(ctx.tried.last().map(|(origin, _)| origin));
             let origin = origin.map(|origin| origin.address.clone());
             tracing::warn!(site = %site.name, origin = origin.as_deref(), %error, "a passed request failed");
         }
