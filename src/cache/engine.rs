@@ -181,7 +181,7 @@ impl Engine {
                     };
                 }
                 Turn::Follow(flight) => flight,
-                Turn::Full => return Err(self.too_many_fills(&miss)),
+                Turn::Full => return self.too_many_fills(&miss),
             };
             let collapsed = |stored| Forward { collapsed: true, ..forward(&miss, stored) };
             match flight.arrival(None, fields).await {
@@ -221,13 +221,25 @@ impl Engine {
         }
         match self.flights.alone(&key, self.purges.current()) {
             Some(flight) => self.lead(flight, request, miss).await,
-            None => Err(self.too_many_fills(&miss)),
+            None => self.too_many_fills(&miss),
         }
     }
 
-    fn too_many_fills(&self, miss: &Miss) -> FetchError {
+    /// No fill may be started: a stored response is used if it may stand in for an origin that fails.
+    fn too_many_fills(&self, miss: &Miss) -> Result<Answer, FetchError> {
         self.metrics.fills_refused.inc();
-        failed(OriginError::TooManyFills, forward(miss, Stored::Nothing))
+        let forward = forward(miss, Stored::Nothing);
+        match miss.stale.as_ref().filter(|stale| self.may_stand_in(stale)) {
+            Some(stale) => Ok(settled(stale.clone(), ObjectUse::StaleIfError { status: None }, forward)),
+            None => Err(failed(OriginError::TooManyFills, forward)),
+        }
+    }
+
+    /// Whether a stored response may be used although the origin failed to confirm it (RFC 5861 section 4). It may have
+    /// been purged meanwhile.
+    pub fn may_stand_in(&self, stale: &Object) -> bool {
+        let usability = self.usability(stale, Timestamp::now());
+        usability.is_some_and(|usability| !matches!(usability, Usability::Stale { .. }))
     }
 
     /// Refreshes a stored response in the background, unless that is already going on.

@@ -175,16 +175,15 @@ fn forced_lifetime(
     response: &ResponseFacts<'_>,
     directives: &Directives,
 ) -> Result<(Duration, Basis), SkipReason> {
-    let lifetime = match rules.negative_ttl(response.status) {
-        Some(ttl) if is_final_status(response.status) => (ttl, Basis::NegativeTtl),
-        _ if takes_default_ttl(response.status) => (ttl, Basis::Forced),
-        _ => return Err(SkipReason::Status),
-    };
     // Even by force, what one visitor's credentials brought is not given to another.
     if request.has_authorization && !allows_authorization(directives) {
         return Err(SkipReason::Authorization);
     }
-    Ok(lifetime)
+    match rules.negative_ttl(response.status) {
+        Some(ttl) if is_final_status(response.status) => Ok((ttl, Basis::NegativeTtl)),
+        _ if takes_default_ttl(response.status) => Ok((ttl, Basis::Forced)),
+        _ => Err(SkipReason::Status),
+    }
 }
 
 fn freshness_of(

@@ -145,7 +145,7 @@ pub struct Limits {
     pub tls_timeout: Duration,
     /// HTTP/2 streams at one time on a connection.
     pub max_h2_streams: u32,
-    /// Fills at one time, over all sites. What would need one more is answered 503.
+    /// Fills at one time, over all sites. What would need one more goes past the cache.
     pub max_fills: u32,
 }
 

@@ -12,12 +12,13 @@ use pingora_core::protocols::http::v2::server::{H2Options, default_h2_options};
 use pingora_core::server::ShutdownWatch;
 use pingora_http::{RequestHeader, ResponseHeader};
 
+use crate::cache::control::Directives;
 use crate::cache::status::Report;
 use crate::clock::Timestamp;
 use crate::config::host::parse_authority;
 use crate::config::model::Limits;
 use crate::origin::forward;
-use crate::pass;
+use crate::pass::{self, Progress};
 use crate::request::{Fields, RequestView, Scheme, Target};
 use crate::snapshot::Snapshot;
 
@@ -25,8 +26,13 @@ use super::head::Refusal;
 use super::reply::ClientResponse;
 use super::serve::{self, Decision, Sent, Shared};
 
-/// Bytes of a body that are written under one deadline.
+/// Bytes of a body that are written under one deadline: the write timeout is for each call, and a slow client is not a
+/// stuck one.
 const PIECE: usize = 64 << 10;
+/// What a client may send of one request's body, and of all together, before the origins have taken it. More than HTTP/2's
+/// own 64 KiB: one upload that waits must not hold up the others of its connection.
+const STREAM_WINDOW: u32 = 256 << 10;
+const CONNECTION_WINDOW: u32 = 1 << 20;
 
 /// The HTTP/2 front of one connection's worth of settings.
 pub struct H2Front {
@@ -58,10 +64,17 @@ impl HttpServerApp for H2Front {
         if let Err(refusal) = self.handle(&mut session, &snapshot).await {
             let refusal = match refusal {
                 Handled::Refused(refusal) => refusal,
-                Handled::Pass(request) => {
-                    let proxy = self.shared.proxy.clone();
-                    let passing = proxy.process_new_http(session, shutdown);
-                    Box::pin(pass::REQUEST.scope(*request, passing)).await;
+                Handled::Pass(mut request) => {
+                    if !session.is_body_empty() {
+                        request.progress = Some(Progress::new(request.started));
+                    }
+                    let passing = self.shared.proxy.process_new_http(session, shutdown);
+                    tokio::select! {
+                        biased;
+                        _ = Box::pin(pass::REQUEST.scope(*request.clone(), passing)) => {}
+                        // Dropping the session resets the stream.
+                        () = request.stalled() => request.record_stalled(&self.shared.observer),
+                    }
                     return None;
                 }
             };
@@ -78,6 +91,8 @@ impl HttpServerApp for H2Front {
     fn h2_options(&self) -> Option<H2Options> {
         let mut options = default_h2_options();
         options.max_concurrent_streams(self.limits.max_h2_streams);
+        options.initial_window_size(STREAM_WINDOW);
+        options.initial_connection_window_size(CONNECTION_WINDOW);
         options.max_header_list_size(u32::try_from(self.limits.max_head.0).unwrap_or(u32::MAX));
         Some(options)
     }
@@ -239,25 +254,45 @@ async fn write_parts(
         return session.write_response_body(Bytes::new(), true).await.map_err(text);
     }
     if let Some(body) = response.body.whole() {
-        // In pieces: the write timeout is for each call, and a slow client is not a stuck one.
-        let mut left = body;
-        while !left.is_empty() {
-            let piece = left.split_to(left.len().min(PIECE));
-            let length = piece.len() as u64;
-            session.write_response_body(piece, left.is_empty()).await.map_err(text)?;
-            *bytes += length;
-        }
-        if *bytes == 0 {
-            session.write_response_body(Bytes::new(), true).await.map_err(text)?;
-        }
-        return Ok(());
+        return write_piece(session, body, true, bytes).await;
     }
-    while let Some(piece) = response.body.next().await.map_err(|error| error.to_string())? {
-        let length = piece.len() as u64;
-        session.write_response_body(piece, false).await.map_err(text)?;
+    loop {
+        let next = tokio::select! {
+            biased;
+            next = response.body.next() => next,
+            () = reset(session) => return Err("the client left".to_owned()),
+        };
+        match next.map_err(|error| error.to_string())? {
+            Some(piece) => write_piece(session, piece, false, bytes).await?,
+            None => return write_piece(session, Bytes::new(), true, bytes).await,
+        }
+    }
+}
+
+async fn write_piece(session: &mut ServerSession, piece: Bytes, last: bool, bytes: &mut u64) -> Result<(), String> {
+    let mut left = piece;
+    loop {
+        let part = left.split_to(left.len().min(PIECE));
+        let length = part.len() as u64;
+        let written = session.write_response_body(part, last && left.is_empty()).await;
+        written.map_err(|error| crate::origin::connect::describe(&error))?;
         *bytes += length;
+        if left.is_empty() {
+            return Ok(());
+        }
     }
-    session.write_response_body(Bytes::new(), true).await.map_err(text)
+}
+
+/// `Expires` of what is aged, where nothing else states its lifetime: pingora makes `Date` that of now on HTTP/2, and who
+/// takes the one from the other would count the age twice.
+fn expires_with_date_of_now(response: &ClientResponse) -> Option<HeaderValue> {
+    let (age, fields) = (response.age.filter(|age| age.as_secs() > 0)?, &response.head().fields);
+    let directives = Directives::parse(fields);
+    if directives.max_age.is_some() || directives.s_maxage.is_some() {
+        return None;
+    }
+    let expires = Timestamp::from_http_date(fields.get(header::EXPIRES)?.to_str().ok()?)?;
+    HeaderValue::try_from((expires + age).http_date()).ok()
 }
 
 fn response_head(
@@ -278,6 +313,9 @@ fn response_head(
     }
     if let Some(age) = response.age {
         head.insert_header(header::AGE, HeaderValue::from(age.as_secs()))?;
+    }
+    if let Some(expires) = expires_with_date_of_now(response) {
+        head.insert_header(header::EXPIRES, expires)?;
     }
     if let Some(report) = report {
         let node = &snapshot.config.node.name;

@@ -6,7 +6,7 @@
 use std::borrow::Cow;
 
 use bytes::{BufMut, BytesMut};
-use http::{Method, StatusCode, Version, header};
+use http::{Method, StatusCode, Version};
 use smallvec::SmallVec;
 
 use crate::config::host::parse_authority;
@@ -105,9 +105,9 @@ impl<'b> RequestHead<'b> {
         }
         refuse_method(&method)?;
         let target = Target::parse(target_text).map_err(target_error)?;
-        let fields = without_nominated(parsed.headers);
+        let fields = without_nominated(parsed.headers)?;
         let (host, authority) = host(fields, &target)?;
-        let head = RequestHead {
+        Ok(RequestHead {
             body: body_framing(fields, version)?,
             keep_alive: keeps_alive(fields, version),
             expects_continue: expects_continue(fields, version)?,
@@ -118,9 +118,7 @@ impl<'b> RequestHead<'b> {
             version,
             fields,
             length: head.len(),
-        };
-        head.refuse_h2c_upgrade()?;
-        Ok(head)
+        })
     }
 
     pub fn fields(&self) -> Fields<'b> {
@@ -153,7 +151,9 @@ impl<'b> RequestHead<'b> {
             (true, _) => {}
         }
         for field in self.fields {
-            let rewritten = REWRITTEN.iter().any(|name| field.name.eq_ignore_ascii_case(name));
+            // Expected of who speaks HTTP/1.1 only (RFC 9110 section 10.1.1).
+            let unexpected = self.version == Version::HTTP_10 && field.name.eq_ignore_ascii_case("expect");
+            let rewritten = unexpected || REWRITTEN.iter().any(|name| field.name.eq_ignore_ascii_case(name));
             let te_trailers = field.name.eq_ignore_ascii_case("te") && field.value.eq_ignore_ascii_case(b"trailers");
             if te_trailers || !rewritten {
                 put_field(&mut out, field.name, field.value);
@@ -161,18 +161,6 @@ impl<'b> RequestHead<'b> {
         }
         out.put_slice(b"\r\n");
         out
-    }
-
-    fn refuse_h2c_upgrade(&self) -> Result<(), Refusal> {
-        let asks = |name: &header::HeaderName| {
-            self.fields().joined(name).is_some_and(|value| {
-                value.split(|b| *b == b',').any(|token| token.trim_ascii().eq_ignore_ascii_case(b"h2c"))
-            })
-        };
-        if asks(&header::UPGRADE) || self.fields().contains(&header::HeaderName::from_static("http2-settings")) {
-            return Err(bad("an upgrade to h2c is not served"));
-        }
-        Ok(())
     }
 }
 
@@ -186,22 +174,38 @@ fn connection_options<'b>(fields: &[httparse::Header<'b>]) -> impl Iterator<Item
 }
 
 /// Takes the fields out that `Connection` names, before anybody looks at them: what no origin gets to see must
-/// not choose between stored responses either. Those that the head itself is made of stay.
-fn without_nominated<'b>(fields: &'b mut [httparse::Header<'b>]) -> &'b [httparse::Header<'b>] {
+/// not choose between stored responses either. Those that the head itself is made of stay. An upgrade to h2c is not made,
+/// as RFC 9110 section 7.8 allows: the request is served as if it had not been asked for.
+fn without_nominated<'b>(fields: &'b mut [httparse::Header<'b>]) -> Result<&'b [httparse::Header<'b>], Refusal> {
     let stays = |name: &&str| STAYS.iter().any(|stays| name.eq_ignore_ascii_case(stays));
-    let nominated: SmallVec<[&str; 2]> = connection_options(fields).filter(|name| !stays(name)).collect();
-    if nominated.is_empty() {
-        return fields;
+    let mut gone: SmallVec<[&str; 4]> = connection_options(fields).filter(|name| !stays(name)).collect();
+    if gone.len() > MOST_NOMINATED {
+        return Err(bad("Connection names too many fields"));
+    }
+    if fields.iter().any(asks_for_h2c) {
+        gone.extend(["upgrade", "http2-settings"]);
+    }
+    if gone.is_empty() {
+        return Ok(fields);
     }
     let mut kept = 0;
     for at in 0..fields.len() {
-        if !nominated.iter().any(|name| fields[at].name.eq_ignore_ascii_case(name)) {
+        if !gone.iter().any(|name| fields[at].name.eq_ignore_ascii_case(name)) {
             fields[kept] = fields[at];
             kept += 1;
         }
     }
-    &fields[..kept]
+    Ok(&fields[..kept])
 }
+
+fn asks_for_h2c(field: &httparse::Header<'_>) -> bool {
+    let is_h2c = |token: &[u8]| token.trim_ascii().eq_ignore_ascii_case(b"h2c");
+    field.name.eq_ignore_ascii_case("http2-settings")
+        || field.name.eq_ignore_ascii_case("upgrade") && field.value.split(|byte| *byte == b',').any(is_h2c)
+}
+
+/// Fields that `Connection` may name: it is compared with every field.
+const MOST_NOMINATED: usize = 32;
 
 /// Options of `Connection` that are no fields, and fields that are looked at here whatever it says.
 const STAYS: [&str; 12] = [
@@ -389,6 +393,7 @@ mod tests {
 
     #[test]
     fn requests_that_are_refused() {
+        let long_connection = format!("GET / HTTP/1.1\r\nHost: a\r\nConnection: {}\r\n\r\n", "x,".repeat(33));
         let long_target = format!("GET /{} HTTP/1.1\r\nHost: a\r\n\r\n", "x".repeat(9000));
         let long_head = format!("GET / HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n", "x".repeat(40_000));
         let many = format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", "X: y\r\n".repeat(101));
@@ -442,11 +447,7 @@ mod tests {
             ("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n", 400),
             ("POST / HTTP/1.0\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n", 400),
             ("POST / HTTP/1.1\r\nHost: a\r\nExpect: 200-ok\r\n\r\n", 417),
-            (
-                "GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: x\r\n\r\n",
-                400,
-            ),
-            ("GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket, h2c\r\n\r\n", 400),
+            (&long_connection, 400),
             (&long_target, 414),
             (&long_head, 431),
             (&many, 431),
@@ -463,6 +464,12 @@ mod tests {
                 BodyFraming::None,
                 true,
                 "GET /b?x HTTP/1.1\r\nHost: A:80\r\n\r\n",
+            ),
+            (
+                "GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: x\r\n\r\n",
+                BodyFraming::None,
+                true,
+                "GET / HTTP/1.1\r\nHost: a\r\n\r\n",
             ),
             (
                 "GET http://a/x HTTP/1.1\r\nHost: a\r\nConnection: close, X-Hop\r\nX-Hop: 1\r\nX-End: 2\r\n\r\n",

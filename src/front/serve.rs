@@ -16,7 +16,7 @@ use crate::cache::object::remove_hop_by_hop;
 use crate::cache::purge::{Event, Target};
 use crate::cache::status::Report;
 use crate::clock::Timestamp;
-use crate::config::model::CacheMode;
+use crate::config::model::{BodyLimit, CacheMode, Route};
 use crate::config::tokens;
 use crate::observe::{Observer, Outcome};
 use crate::origin::connect::OriginError;
@@ -75,6 +75,11 @@ pub async fn decide(
             let response = purge(shared, snapshot, site, view, now).await;
             return Decision::Respond { response, report: None, site: Some(site) };
         }
+        Plan::Pass(matched, _) if is_too_large(matched.route, view) => {
+            let (status, why) = (StatusCode::PAYLOAD_TOO_LARGE, "the body is larger than is allowed here");
+            let response = ClientResponse::synthetic(status, why, view.method, now);
+            return Decision::Respond { response, report: None, site: Some(matched.site_index) };
+        }
         Plan::Pass(matched, reason) => {
             return Decision::Pass { site: matched.site_index, route: matched.route_index, reason };
         }
@@ -107,10 +112,12 @@ pub async fn decide(
         }
         Lookup::Miss(miss) => match shared.engine.get(&request, miss).await {
             Ok(Answer { source, report }) => (source, report),
-            // The cache fails open: its own faults are nothing to the client.
-            Err(FetchError { error: OriginError::FillLost, .. }) => {
+            // The cache fails open: its own faults and limits are nothing to the client.
+            Err(FetchError { error: error @ (OriginError::FillLost | OriginError::TooManyFills), .. }) => {
                 let (site, route) = (matched.site_index, matched.route_index);
-                return Decision::Pass { site, route, reason: PassReason::FillLost };
+                let is_full = error == OriginError::TooManyFills;
+                let reason = if is_full { PassReason::FillsFull } else { PassReason::FillLost };
+                return Decision::Pass { site, route, reason };
             }
             Err(FetchError { error, report }) => return no_answer(&error, report, matched, view, now),
         },
@@ -118,6 +125,12 @@ pub async fn decide(
     let mut response = ClientResponse::new(source, view.method, view.fields, now);
     response.key = may_see_key(snapshot, view, matched).then(|| key.clone());
     Decision::Respond { response, report: Some(report), site: Some(matched.site_index) }
+}
+
+/// Whether the body that a request announces is more than its route takes. One that comes in pieces is counted as it comes.
+fn is_too_large(route: &Route, view: &RequestView<'_>) -> bool {
+    let length = view.fields.get_str(&header::CONTENT_LENGTH).and_then(|length| length.parse::<u64>().ok());
+    matches!((route.max_body, length), (BodyLimit::Bytes(most), Some(length)) if length > most)
 }
 
 /// Whether the request shows a token that may read about the site.
@@ -251,6 +264,7 @@ pub fn pass_request(
         referer: view.fields.get_str(&header::REFERER).map(str::to_owned),
         user_agent: view.fields.get_str(&header::USER_AGENT).map(str::to_owned),
         reset: None,
+        progress: None,
         time: now,
         started,
     }

@@ -2,16 +2,22 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::StatusCode;
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_core::utils::tls::{WrappedX509, parse_x509};
 use pingora_core::{Error, ErrorType};
+use rustls::pki_types::CertificateDer;
 
 use crate::config::model::{Endpoint, Origin, OriginProtocol, Pool};
 
+use super::balance;
+
 /// HTTP/2 streams at one time on a connection to an origin.
 const ORIGIN_H2_STREAMS: usize = 100;
+/// How soon a silently dead HTTP/2 connection is noticed, before every fill takes its turn to time out on it.
+const H2_PING_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Everything about reaching an origin but its address, which is put in for each request.
 pub fn peer_template(pool: &Pool, origin: &Origin) -> HttpPeer {
@@ -29,6 +35,7 @@ pub fn peer_template(pool: &Pool, origin: &Origin) -> HttpPeer {
     options.write_timeout = Some(pool.timeouts.write);
     options.idle_timeout = Some(pool.timeouts.idle);
     options.max_h2_streams = ORIGIN_H2_STREAMS;
+    options.h2_ping_interval = Some(H2_PING_INTERVAL);
     match pool.protocol {
         OriginProtocol::H1 => options.set_http_version(1, 1),
         OriginProtocol::H2 => options.set_http_version(2, 2),
@@ -37,6 +44,8 @@ pub fn peer_template(pool: &Pool, origin: &Origin) -> HttpPeer {
     if let Some(tls) = &pool.tls {
         options.verify_cert = tls.verify;
         options.verify_hostname = tls.verify;
+        // pingora keeps connections by address and name: what one authority vouches for is not shared with another.
+        peer.group_key = tls.ca.as_ref().map_or(0, |chain| balance::hash_bytes(&joined(chain)));
         options.ca = tls.ca.as_ref().map(|chain| {
             Arc::from(
                 // The configuration was refused if any of them could not be parsed.
@@ -45,6 +54,10 @@ pub fn peer_template(pool: &Pool, origin: &Origin) -> HttpPeer {
         });
     }
     peer
+}
+
+fn joined(chain: &[CertificateDer<'_>]) -> Vec<u8> {
+    chain.iter().flat_map(|certificate| certificate.iter().copied()).collect()
 }
 
 /// Why an exchange with an origin failed, in the terms in which the client is told.

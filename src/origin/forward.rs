@@ -26,7 +26,7 @@ pub const DEBUG: HeaderName = HeaderName::from_static("seawall-debug");
 
 /// Fields by which proxies tell where a request came from. A client's own are never believed; nor does an
 /// origin see a token of the node's.
-static FORWARDING_FIELDS: [HeaderName; 11] = [
+static FORWARDING_FIELDS: [HeaderName; 15] = [
     HeaderName::from_static("forwarded"),
     HeaderName::from_static("x-forwarded-for"),
     HeaderName::from_static("x-forwarded-host"),
@@ -37,6 +37,10 @@ static FORWARDING_FIELDS: [HeaderName; 11] = [
     HeaderName::from_static("x-forwarded-prefix"),
     HeaderName::from_static("x-real-ip"),
     HeaderName::from_static("x-host"),
+    HeaderName::from_static("x-forwarded-ssl"),
+    HeaderName::from_static("x-forwarded-protocol"),
+    HeaderName::from_static("x-url-scheme"),
+    HeaderName::from_static("front-end-https"),
     DEBUG,
 ];
 
@@ -71,9 +75,7 @@ static FILL_EXCLUDES: [HeaderName; 9] = [
 /// Replaces the fields that tell of the client by what the node knows: `Via`, `X-Forwarded-*`.
 pub fn set_forwarding_fields(fields: &mut HeaderMap, forwarded: &Forwarded<'_>) {
     let chain = believed_chain(fields, forwarded);
-    for name in &FORWARDING_FIELDS {
-        fields.remove(name);
-    }
+    remove_all(fields, &FORWARDING_FIELDS);
     let mut set = |name: &'static str, value: &str| {
         if let Ok(value) = HeaderValue::from_str(value) {
             fields.insert(name, value);
@@ -89,9 +91,8 @@ pub fn set_forwarding_fields(fields: &mut HeaderMap, forwarded: &Forwarded<'_>) 
 
 /// Prepares the fields of a fill; hop-by-hop fields are already gone.
 pub fn exclude_from_fill(fields: &mut HeaderMap) {
-    for name in FILL_EXCLUDES.iter().chain(&OVERRIDING_FIELDS) {
-        fields.remove(name);
-    }
+    remove_all(fields, &FILL_EXCLUDES);
+    exclude_overrides(fields);
     join_cookies(fields);
 }
 
@@ -107,7 +108,17 @@ pub fn join_cookies(fields: &mut HeaderMap) {
 
 /// Takes the fields out that could make the request another than the one that was keyed.
 pub fn exclude_overrides(fields: &mut HeaderMap) {
-    for name in &OVERRIDING_FIELDS {
+    remove_all(fields, &OVERRIDING_FIELDS);
+}
+
+/// Removes fields, also where a name is spelt with underscores: to CGI, WSGI and their like that is the same field.
+fn remove_all(fields: &mut HeaderMap, names: &[HeaderName]) {
+    for name in names {
+        fields.remove(name);
+    }
+    let is_one_of = |spelt: &str| names.iter().any(|name| name.as_str() == spelt.replace('_', "-"));
+    let respelt = fields.keys().filter(|name| name.as_str().contains('_') && is_one_of(name.as_str()));
+    for name in respelt.cloned().collect::<Vec<_>>() {
         fields.remove(name);
     }
 }
@@ -163,7 +174,16 @@ mod tests {
     fn what_a_client_says_of_itself_is_replaced() {
         let fields = forward(
             "",
-            &[("x-forwarded-for", "1.1.1.1"), ("x-forwarded-host", "evil"), ("forwarded", "for=x"), ("x-real-ip", "1")],
+            &[
+                ("x-forwarded-for", "1.1.1.1"),
+                ("x_forwarded_for", "1.1.1.1"),
+                ("x-forwarded_host", "evil"),
+                ("x-forwarded-host", "evil"),
+                ("forwarded", "for=x"),
+                ("x-real-ip", "1"),
+                ("front-end-https", "on"),
+                ("x_other", "stays"),
+            ],
         );
         for (name, expected) in [
             ("x-forwarded-for", Some("192.0.2.1")),
@@ -172,6 +192,10 @@ mod tests {
             ("via", Some("2.0 edge-1")),
             ("forwarded", None),
             ("x-real-ip", None),
+            ("x_forwarded_for", None),
+            ("x-forwarded_host", None),
+            ("front-end-https", None),
+            ("x_other", Some("stays")),
         ] {
             assert_eq!(fields.get(name).map(|value| value.to_str().unwrap()), expected, "{name}");
         }

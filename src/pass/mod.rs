@@ -7,20 +7,23 @@
 mod http10;
 mod invalidate;
 mod proxy;
+mod watchdog;
 
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use http::{Method, StatusCode, Version};
 
 use crate::clock::Timestamp;
+use crate::observe::{Observer, Outcome};
 use crate::plan::PassReason;
 use crate::request::Scheme;
 use crate::snapshot::Snapshot;
 
 pub use proxy::Pass;
+pub use watchdog::Progress;
 
 /// What the front knows of a request that it passes on.
 #[derive(Clone)]
@@ -43,8 +46,51 @@ pub struct PassRequest {
     pub user_agent: Option<String>,
     /// Of the client's connection, if it is HTTP/1: set when a reset is all that can tell of a broken response.
     pub reset: Option<Arc<AtomicBool>>,
+    /// Of a request with a body.
+    pub progress: Option<Arc<Progress>>,
     pub time: Timestamp,
     pub started: Instant,
+}
+
+/// After an origin's own deadline for its answer, which is the better one to tell the client of.
+const GRACE: Duration = Duration::from_secs(1);
+
+impl PassRequest {
+    /// Ends when nothing has happened for too long; never for a request without a body.
+    pub async fn stalled(&self) {
+        let Some(progress) = &self.progress else { return std::future::pending().await };
+        let pool = &self.snapshot.config.pool(self.snapshot.route(self.site, self.route).pool).timeouts;
+        progress.stalled(self.snapshot.config.limits.read_timeout, pool.read + GRACE).await;
+    }
+
+    /// What became of it, for the log and the metrics.
+    pub fn record(&self, observer: &Observer, status: StatusCode, bytes: u64, error: Option<&str>) {
+        let outcome = Outcome {
+            time: self.time,
+            client: self.client,
+            method: &self.method,
+            scheme: self.scheme.as_str(),
+            host: &self.host,
+            path: &self.path,
+            query: self.query.as_deref(),
+            version: self.version,
+            status,
+            bytes_sent: bytes,
+            duration: self.started.elapsed(),
+            site: &self.snapshot.site(self.site).name,
+            cache: "pass",
+            reason: None,
+            referer: self.referer.as_deref(),
+            user_agent: self.user_agent.as_deref(),
+            error,
+        };
+        observer.record(&outcome, Some(&self.snapshot.sites[self.site].metrics));
+    }
+
+    /// It was given up, since nothing happened for too long.
+    pub fn record_stalled(&self, observer: &Observer) {
+        self.record(observer, StatusCode::REQUEST_TIMEOUT, 0, Some("nothing came or went for too long"));
+    }
 }
 
 tokio::task_local! {

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -17,8 +18,8 @@ use crate::cache::engine::Engine;
 use crate::cache::object::connection_options;
 use crate::cache::status::Report;
 use crate::cache::tags::TAG_FIELDS;
-use crate::config::model::{BodyLimit, CacheMode};
-use crate::observe::{Observer, Outcome};
+use crate::config::model::{BodyLimit, CacheMode, OriginProtocol};
+use crate::observe::Observer;
 use crate::origin::connect::describe;
 use crate::origin::forward::{self, Forwarded};
 use crate::origin::{ActiveGuard, FailedStage, OriginState, Picked, PoolRuntime, Tried};
@@ -94,11 +95,8 @@ impl ProxyHttp for Pass {
 
     async fn request_filter(&self, session: &mut Session, ctx: &mut PassContext) -> Result<bool> {
         let request = ctx.request()?;
-        if let BodyLimit::Bytes(most) = request.snapshot.route(request.site, request.route).max_body
-            && content_length(session.req_header()).is_some_and(|length| length > most)
-        {
-            return Err(Error::explain(ErrorType::HTTPStatus(413), "the body is larger than the route allows"));
-        }
+        // HTTP/1.0 has no interim responses (RFC 9110 section 15.2).
+        session.as_downstream_mut().set_ignore_info_resp(request.version == Version::HTTP_10);
         Ok(false)
     }
 
@@ -106,7 +104,14 @@ impl ProxyHttp for Pass {
         let request = ctx.request()?;
         let pool = request.snapshot.route(request.site, request.route).pool;
         match request.snapshot.pools.pick(pool, request.hash, &ctx.tried) {
-            Ok(Picked { pool, origin, address, peer, active }) => {
+            Ok(Picked { pool, origin, address, mut peer, active }) => {
+                ctx.body_received = 0; // a repeated request's body comes again
+                if ctx.request.as_ref().is_some_and(|request| request.progress.is_some())
+                    && pool.config.protocol != OriginProtocol::H1
+                {
+                    // pingora would count the time of the upload as well; the watchdog does not.
+                    peer.options.read_timeout = None;
+                }
                 ctx.asked = Some(Asked { pool, origin, address, _active: active });
                 Ok(Box::new(peer))
             }
@@ -133,11 +138,16 @@ impl ProxyHttp for Pass {
         &self,
         _session: &mut Session,
         body: &mut Option<Bytes>,
-        _end_of_stream: bool,
+        end_of_stream: bool,
         ctx: &mut PassContext,
     ) -> Result<()> {
         ctx.body_received += body.as_ref().map_or(0, Bytes::len) as u64;
         let request = ctx.request()?;
+        match &request.progress {
+            Some(progress) if end_of_stream => progress.body_is_there(),
+            Some(progress) => progress.step(),
+            None => {}
+        }
         match request.snapshot.route(request.site, request.route).max_body {
             BodyLimit::Bytes(most) if ctx.body_received > most => {
                 Err(Error::explain(ErrorType::HTTPStatus(413), "the body is larger than the route allows"))
@@ -214,6 +224,19 @@ impl ProxyHttp for Pass {
         Ok(())
     }
 
+    fn response_body_filter(
+        &self,
+        _session: &mut Session,
+        _body: &mut Option<Bytes>,
+        _end_of_stream: bool,
+        ctx: &mut PassContext,
+    ) -> Result<Option<Duration>> {
+        if let Some(progress) = ctx.request.as_ref().and_then(|request| request.progress.as_ref()) {
+            progress.step();
+        }
+        Ok(None)
+    }
+
     fn fail_to_connect(
         &self,
         _session: &mut Session,
@@ -279,26 +302,7 @@ impl ProxyHttp for Pass {
             tracing::warn!(site = %site.name, origin = origin.as_deref(), %error, "a passed request failed");
         }
         let status = final_response(session).map_or(StatusCode::from_u16(499).ok(), |head| Some(head.status));
-        let outcome = Outcome {
-            time: request.time,
-            client: request.client,
-            method: &request.method,
-            scheme: request.scheme.as_str(),
-            host: &request.host,
-            path: &request.path,
-            query: request.query.as_deref(),
-            version: request.version,
-            status: status.unwrap_or_default(),
-            bytes_sent: session.body_bytes_sent() as u64,
-            duration: request.started.elapsed(),
-            site: &site.name,
-            cache: "pass",
-            reason: None,
-            referer: request.referer.as_deref(),
-            user_agent: request.user_agent.as_deref(),
-            error: error.as_deref(),
-        };
-        self.observer.record(&outcome, Some(&request.snapshot.sites[request.site].metrics));
+        request.record(&self.observer, status.unwrap_or_default(), session.body_bytes_sent() as u64, error.as_deref());
     }
 
     fn suppress_error_log(&self, _session: &Session, _ctx: &PassContext, _error: &Error) -> bool {
@@ -320,10 +324,6 @@ impl ProxyHttp for Pass {
 fn final_response(session: &Session) -> Option<&ResponseHeader> {
     let interim = |status: StatusCode| status.is_informational() && status != StatusCode::SWITCHING_PROTOCOLS;
     session.response_written().filter(|head| !interim(head.status))
-}
-
-fn content_length(request: &RequestHeader) -> Option<u64> {
-    request.headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
 /// Brings a request's fields to a wanted state; pingora keeps the case of names beside them.

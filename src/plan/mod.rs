@@ -45,6 +45,8 @@ pub enum PassReason {
     Method,
     /// The key was found uncacheable a short while ago.
     HitForMiss,
+    /// As many fills are running as may.
+    FillsFull,
     /// A fault of the node's own ended the fill that was to answer.
     FillLost,
 }
@@ -56,6 +58,7 @@ impl PassReason {
             PassReason::CacheOff => "bypass",
             PassReason::Method => "method",
             PassReason::HitForMiss => "bypass; detail=hit-for-miss",
+            PassReason::FillsFull => "bypass; detail=fills-full",
             PassReason::FillLost => "bypass; detail=fill-lost",
         }
     }

@@ -437,3 +437,22 @@ fn a_port_of_the_clients_choosing_shapes_nothing_that_others_get() {
     assert_eq!(first.text(), "Some(\"shop.example\") Some(\"shop.example\")");
     assert!(node.get("/a").is_hit());
 }
+
+#[test]
+fn an_error_that_one_client_provokes_takes_nothing_from_the_others() {
+    let origin = Origin::start(|request| match request.field("x-provoke") {
+        Some(status) => Reply::status(status.parse().unwrap(), &[], "no"),
+        None => Reply::ok(&["Cache-Control: max-age=60"], "for all"),
+    });
+    let node = Node::caching(origin.address);
+    node.get("/a");
+    for status in ["400", "401", "403", "429", "431"] {
+        let provoked = node.get_with("/a", &["Cache-Control: no-cache", &format!("X-Provoke: {status}")]);
+        assert_eq!(provoked.status.to_string(), status);
+        let hit = node.get("/a");
+        assert!(hit.is_hit(), "{status}: {}", hit.cache());
+    }
+    // That it is gone concerns all.
+    assert_eq!(node.get_with("/a", &["Cache-Control: no-cache", "X-Provoke: 410"]).status, 410);
+    assert!(!node.get("/a").is_hit());
+}

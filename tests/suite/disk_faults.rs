@@ -34,7 +34,6 @@ fn shim() -> &'static Path {
 struct Faulty {
     node: Node,
     control: PathBuf,
-    directory: Arc<TempDir>,
 }
 
 fn config(cache: &Path, origin: &Origin, disk: &str) -> String {
@@ -50,7 +49,9 @@ impl Faulty {
     fn start(origin: &Origin) -> Self {
         let directory = Arc::new(TempDir::new().unwrap());
         let cache = directory.path().join("cache");
-        let control = directory.path().join("faults");
+        // Not beside the configuration, whose directory is watched.
+        let control = directory.path().join("control").join("faults");
+        fs::create_dir(control.parent().unwrap()).unwrap();
         let text = crate::harness::node::complete(&config(&cache, origin, ""));
         let path = directory.path().join("seawall.toml");
         fs::write(&path, text).unwrap();
@@ -61,13 +62,13 @@ impl Faulty {
         ];
         let node = Node::spawn_with(directory.clone(), &["run", "--config", path.to_str().unwrap()], &variables);
         wait_for_scan(&node);
-        Faulty { node, control, directory }
+        Faulty { node, control }
     }
 
     /// From now on; an empty text ends it.
     fn faults(&self, text: &str) {
         // In one step: half a file must not be read.
-        let aside = self.directory.path().join("faults.new");
+        let aside = self.control.with_extension("new");
         fs::write(&aside, text).unwrap();
         fs::rename(aside, &self.control).unwrap();
     }

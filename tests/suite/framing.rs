@@ -34,7 +34,6 @@ fn malformed_requests_are_refused_and_the_origin_never_sees_them() {
         ("GET / HTTP/2.0\r\nHost: a\r\n\r\n", 505),
         ("CONNECT a:80 HTTP/1.1\r\nHost: a\r\n\r\n", 501),
         ("TRACE / HTTP/1.1\r\nHost: a\r\n\r\n", 501),
-        ("GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n", 400),
         ("\x16\x03\x01\x02\x00\x01\n\n", 400),
         (&long, 414),
         (&fat, 431),

@@ -91,24 +91,28 @@ fn tls_handshakes_have_a_deadline() {
 }
 
 #[test]
-fn fills_above_the_cap_are_refused_and_others_go_on() {
+fn requests_go_past_the_cache_when_no_more_fills_may_run() {
     let gate = Gate::default();
     let for_origin = gate.clone();
     let origin = Origin::start(move |request| {
         let waits = request.path() == "/waits";
         let mut steps = if waits { vec![Step::Wait(for_origin.clone())] } else { vec![] };
-        steps.extend(Reply::ok(&["Cache-Control: max-age=60"], request.path()));
+        let stale = request.path() == "/stale";
+        let lifetime = if stale { "Cache-Control: max-age=0, stale-if-error=60" } else { "Cache-Control: max-age=60" };
+        steps.extend(Reply::ok(&[lifetime, "ETag: \"a\""], request.path()));
         steps
     });
     let node = node(&origin, "max_fills = 1");
-    assert_eq!(node.get("/a").status, 200);
+    assert_eq!((node.get("/a").status, node.get("/stale").status), (200, 200));
     let mut waiting = node.client();
     waiting.send("GET /waits HTTP/1.1\r\nHost: shop.example\r\n\r\n");
-    origin.wait_for(2);
-    let refused = node.get("/b");
-    assert_eq!((refused.status, refused.cache()), (503, "seawall; fwd=uri-miss; detail=origin-too-many-fills"));
+    origin.wait_for(3);
+    let passed = node.get("/b");
+    assert_eq!((&*passed.text(), passed.cache()), ("/b", "seawall; fwd=bypass; detail=fills-full"));
+    let stale = node.get("/stale");
+    assert_eq!((&*stale.text(), stale.cache()), ("/stale", "seawall; fwd=stale; detail=origin-failed"));
     assert!(node.get("/a").is_hit());
-    assert_eq!(node.metric("seawall_fills_refused_total"), Some(1.0));
+    assert_eq!(node.metric("seawall_fills_refused_total"), Some(2.0));
     gate.open();
     assert_eq!(waiting.response("GET").text(), "/waits");
     assert_eq!(node.get("/b").text(), "/b");

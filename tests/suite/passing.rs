@@ -212,3 +212,17 @@ fn an_interim_response_is_no_answer() {
     let node = Node::with_routes(&[failing.address, sound.address], UNCACHED);
     assert_eq!(answers(&node, "GET"), 200);
 }
+
+#[test]
+fn an_upgrade_to_h2c_is_not_made_and_the_request_is_served() {
+    let origin = Origin::start(|_| Reply::ok(&["Cache-Control: max-age=60"], "by HTTP/1.1"));
+    let node = Node::caching(origin.address);
+    let fields = ["Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABkAAQAoAAAAAIAAAAA"];
+    for path in ["/a", "/a", "/b"] {
+        assert_eq!(node.get_with(path, &fields).text(), "by HTTP/1.1");
+    }
+    assert_eq!(origin.count(), 2);
+    for request in origin.requests() {
+        assert!(request.field("upgrade").is_none() && request.field("http2-settings").is_none());
+    }
+}

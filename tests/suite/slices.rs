@@ -249,3 +249,28 @@ fn many_readers_share_each_slice() {
     eventually("no fill runs", || (node.admin("GET", "/v1/status", "").1["cache"]["fills"] == 0).then_some(()));
     assert!(origin.count() <= 5, "{:?}", asked(&origin));
 }
+
+#[test]
+fn what_concerns_one_client_does_not_end_slicing_for_all() {
+    let (origin, _) = origin(File::version(1));
+    let node = in_memory(Protocol::H1, &origin);
+    let mine = node.get_with("/film", &["Range: bytes=0-9", "Authorization: Basic x"]);
+    assert_eq!((mine.status, &mine.body[..]), (206, &body(1)[..10]), "{}", mine.head);
+    assert_eq!(range(&node, "140000-140009").status, 206);
+    assert_eq!(asked(&origin).last().unwrap(), "bytes=131072-196607");
+}
+
+#[test]
+fn versions_whose_tags_are_not_ascii_are_told_apart() {
+    let tagged = |version: u8| File { etag: format!("\"\u{e9}{version}\""), ..File::version(version) };
+    let (origin, file) = origin(tagged(1));
+    let node = in_memory(Protocol::H1, &origin);
+    assert!(range(&node, "0-9").status == 206);
+    *file.lock().unwrap() = tagged(2);
+    let mixed = node.get("/film");
+    assert!(!mixed.complete, "what began as one version may not go on as another");
+    eventually("the new version", || {
+        let whole = node.get("/film");
+        (whole.complete && whole.body == body(2)).then_some(())
+    });
+}

@@ -240,3 +240,28 @@ async fn grpc_streams_both_ways_and_keeps_its_trailers() {
     assert_eq!(body.trailers().await.unwrap().unwrap()["grpc-status"], "0");
     tokio::task::spawn_blocking(move || drop(node)).await.unwrap();
 }
+
+#[test]
+fn a_body_that_does_not_come_holds_no_origin() {
+    let origin = Origin::start(|_| Reply::ok(&[], "early"));
+    let directory = Arc::new(TempDir::new().unwrap());
+    certificate(directory.path(), "one", &["shop.example"]);
+    let sections = "[limits]\nread_timeout = \"300ms\"\n[[listen]]\naddress = \"127.0.0.1:0\"\ntls = true\n\
+        [admin]\naddress = \"127.0.0.1:0\"\n[[certificate]]\ncert = \"one.pem\"\nkey = \"one.key\"\n";
+    let node = Node::start_in(directory.clone(), &format!("{sections}{}", site(&[origin.address], "", ROUTES)));
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async {
+        let trust = directory.path().join("one.pem");
+        let mut client = h2::connect(node.address(), &trust).await.ready().await.unwrap();
+        let request = http::Request::post("https://shop.example/passed/a").header("content-length", "10").body(());
+        let (response, _stalls) = client.send_request(request.unwrap(), false).unwrap();
+        let ended = async {
+            let Ok(response) = response.await else { return };
+            let mut body = response.into_body();
+            while let Some(Ok(_)) = body.data().await {}
+        };
+        tokio::time::timeout(crate::harness::PATIENCE, ended).await.expect("the stream ends");
+        let active = || node.origin("app", origin.address)["active"].as_u64();
+        eventually("the origin is free", || (active() == Some(0)).then_some(()));
+    });
+}

@@ -141,8 +141,12 @@ pub(super) async fn hand_over(
     length: Option<u64>,
     owner: oneshot::Sender<PrivateResponse>,
 ) {
-    // A range that one client asked for says nothing of the whole.
-    let of_all = reason.concerns_every_request() && !request.origin.fields.contains_key(header::RANGE);
+    // A range that one client asked for says nothing of the whole; nor does what is the fault of its own request, too
+    // long, too frequent or forbidden: else whoever provokes such an answer empties the cache for all.
+    let is_clients_own =
+        exchange.status.is_client_error() && !matches!(exchange.status, StatusCode::NOT_FOUND | StatusCode::GONE);
+    let of_all =
+        reason.concerns_every_request() && !is_clients_own && !request.origin.fields.contains_key(header::RANGE);
     if of_all && !exchange.status.is_server_error() {
         engine.remember_uncacheable(&request.key, reason, request.rules());
     }

@@ -20,7 +20,7 @@ use super::coding;
 use super::engine::{CacheRequest, Engine};
 use super::explain;
 use super::flight::{Flight, ObjectUse, Settled};
-use super::freshness::{ExchangeTimes, Usability};
+use super::freshness::ExchangeTimes;
 use super::inspect::TriedOut;
 use super::object::{Head, Object, remove_hop_by_hop};
 use super::part::{self, Part};
@@ -280,8 +280,10 @@ async fn receive(
             }
         }
         // The client asked for something else than a slice: it has to ask for itself.
-        Err(_) if request.slice.is_some() => {
-            engine.remember_unsliced(&request.slice.as_ref().map_or(&request.key, |slice| &slice.of).clone());
+        Err(reason) if request.slice.is_some() => {
+            if reason.concerns_every_request() {
+                engine.remember_unsliced(&request.slice.as_ref().map_or(&request.key, |slice| &slice.of).clone());
+            }
             flight.settle(Settled::NotInSlices);
         }
         Err(reason) => hand_over(engine, flight, request, exchange, reason, length, owner).await,
@@ -325,17 +327,11 @@ fn judge(
     }
 }
 
-/// The stored response, if it may stand in for an origin that failed (RFC 5861 section 4). It may have been
-/// purged since the fill began.
+/// The stored response, if it may stand in for an origin that failed.
 fn stale_instead(engine: &Engine, request: &FillRequest, status: Option<StatusCode>) -> Option<Settled> {
-    let stale = request.stale.as_ref()?;
-    match engine.usability(stale, Timestamp::now())? {
-        Usability::Stale { .. } => None,
-        Usability::Fresh { .. } | Usability::StaleWhileRevalidate { .. } | Usability::StaleIfError { .. } => {
-            let status = status.map(|status| status.as_u16());
-            Some(Settled::Object(stale.clone(), ObjectUse::StaleIfError { status }))
-        }
-    }
+    let stale = request.stale.as_ref().filter(|stale| engine.may_stand_in(stale))?;
+    let status = status.map(|status| status.as_u16());
+    Some(Settled::Object(stale.clone(), ObjectUse::StaleIfError { status }))
 }
 
 /// RFC 9111 section 4.3.4: the stored response with the fields of the 304 is stored anew.

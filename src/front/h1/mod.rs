@@ -19,7 +19,7 @@ use tokio::time::timeout;
 
 use crate::clock::Timestamp;
 use crate::config::model::Limits;
-use crate::pass;
+use crate::pass::{self, Progress};
 use crate::request::RequestView;
 use crate::snapshot::Snapshot;
 
@@ -203,6 +203,7 @@ impl Connection {
             Decision::Pass { site, route, reason } => {
                 let mut request = serve::pass_request(snapshot, &view, site, route, reason, now, started);
                 request.reset = Some(self.stream.reset().clone());
+                request.progress = (head.body != BodyFraming::None).then(|| Progress::new(started));
                 let canonical = head.canonical(self.is_last(limits));
                 let body = head.body;
                 self.pass(request, canonical, body, limits).await
@@ -296,9 +297,18 @@ impl Connection {
         session.set_read_timeout(Some(limits.read_timeout));
         let shutdown = self.shutdown.clone();
         let proxy = self.shared.proxy.clone();
-        let passing = pass::REQUEST.scope(request, async move { proxy.process_new_http(session, &shutdown).await });
-        // Boxed: pingora's future is large, and most connections never need it.
-        let Some(reused) = Box::pin(passing).await else { return (Next::Gone, None) };
+        let passing =
+            pass::REQUEST.scope(request.clone(), async move { proxy.process_new_http(session, &shutdown).await });
+        let reused = tokio::select! {
+            biased;
+            // Boxed: pingora's future is large, and most connections never need it.
+            reused = Box::pin(passing) => reused,
+            () = request.stalled() => {
+                request.record_stalled(&self.shared.observer);
+                None
+            }
+        };
+        let Some(reused) = reused else { return (Next::Gone, None) };
         let (stream, _) = reused.consume();
         let Ok(mut stream) = stream.into_any().downcast::<ClientStream>().map(|stream| *stream) else {
             return (Next::Gone, None);
