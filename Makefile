@@ -57,6 +57,7 @@ certs:
 install: release
 	install -D -m 755 target/release/seawall $(DESTDIR)$(PREFIX)/bin/seawall
 	install -D -m 644 systemd/seawall.service $(DESTDIR)/lib/systemd/system/seawall.service
+	sed -i 's#/usr/bin/seawall#$(PREFIX)/bin/seawall#' $(DESTDIR)/lib/systemd/system/seawall.service
 	install -D -m 644 systemd/seawall.sysusers $(DESTDIR)$(PREFIX)/lib/sysusers.d/seawall.conf
 	install -D -m 644 systemd/seawall.tmpfiles $(DESTDIR)$(PREFIX)/lib/tmpfiles.d/seawall.conf
 	install -D -m 644 systemd/seawall.logrotate $(DESTDIR)/etc/logrotate.d/seawall

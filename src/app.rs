@@ -25,6 +25,8 @@ use crate::observe::metrics::Metrics;
 use crate::pass::Pass;
 use crate::snapshot::Snapshot;
 
+/// How often the files of the configuration are looked at, whatever is heard of them.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
 /// How often what purges have killed is freed.
 const SWEEP_EVERY: Duration = Duration::from_secs(10);
 
@@ -76,11 +78,11 @@ async fn run_node(config: Config, source: ConfigSource) -> Result<(), StartError
         tracing::info!(address = %bound.address, "listening");
         tasks.spawn(listen::serve(bound, shared.clone(), node.open.clone(), node.shutdown.subscribe()));
     }
-    if let Some((listener, address)) = admin {
+    let admin = admin.map(|(listener, address)| {
         tracing::info!(%address, "admin API listening");
         node.admin_address.get_or_init(|| address);
-        tasks.spawn(admin::serve(listener, node.clone()));
-    }
+        tokio::spawn(admin::serve(listener, node.clone()))
+    });
     tasks.spawn(sweep(node.clone()));
     tasks.spawn(watch_configuration(node.clone()));
     tasks.spawn(keep_watchdog_alive());
@@ -88,6 +90,9 @@ async fn run_node(config: Config, source: ConfigSource) -> Result<(), StartError
     tracing::info!(node = snapshot.config.node.name, sites = snapshot.config.sites.len(), "ready");
     drop(snapshot);
     serve_until_stopped(&node, &mut signals).await;
+    if let Some(admin) = admin {
+        let _ = tokio::time::timeout(admin::DRAIN, admin).await; // what still runs then is ended with the runtime
+    }
     let engine = node.engine.clone();
     if let Err(error) = tokio::task::spawn_blocking(move || engine.disk.stop(WRITE_OUT)).await {
         tracing::error!(%error, "the disk cache could not be closed");
@@ -188,6 +193,8 @@ async fn watch_configuration(node: Arc<Node>) {
         if !unnoticed {
             tokio::select! {
                 () = watch.changed() => {}
+                // For what no event tells of: a link further up that was swapped, a network file system.
+                () = tokio::time::sleep(LOOK_EVERY) => {}
                 // There may be other files to watch now.
                 () = node.tried.notified() => continue,
             }

@@ -197,8 +197,12 @@ impl Node {
         Ok(Purged { seq, took_us: started.elapsed().as_micros() as u64 })
     }
 
-    async fn apply(&self, config: Config) -> ReloadReport {
+    async fn apply(&self, mut config: Config) -> ReloadReport {
         let before = self.snapshot.load_full();
+        // Listeners stay until the next start, and so must what they serve.
+        if config.certificates.is_empty() && self.fixed.listeners.iter().any(|listener| listener.tls) {
+            config.certificates = before.config.certificates.clone();
+        }
         self.refused_files.lock().clear();
         if before.config.fingerprint == config.fingerprint {
             return self.unchanged();

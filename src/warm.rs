@@ -9,6 +9,7 @@ use arc_swap::ArcSwap;
 use http::{HeaderMap, Method, Version};
 use parking_lot::Mutex;
 use serde::Serialize;
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use crate::cache::control::ClientDirectives;
@@ -20,8 +21,10 @@ use crate::plan::{Plan, plan};
 use crate::request::{Fields, RequestView, Scheme};
 use crate::snapshot::Snapshot;
 
-/// Warm-ups that are remembered.
+/// Warm-ups that are remembered; as many may run at one time.
 const MOST_JOBS: usize = 20;
+/// What all of them together may fetch at one time: visitors' own fills need room as well.
+const MOST_AT_ONCE: usize = 512;
 /// What was not stored of each, that is remembered.
 const MOST_FAILURES: usize = 1000;
 
@@ -39,6 +42,8 @@ pub struct Wanted {
 /// A warm-up, running or done.
 pub struct Job {
     pub id: u64,
+    /// Of whoever may know of it; `None`: of all sites.
+    pub sites: Option<Vec<String>>,
     started: Timestamp,
     total: u64,
     stored: AtomicU64,
@@ -46,7 +51,13 @@ pub struct Job {
     not_stored: AtomicU64,
     failures: Mutex<Vec<Failure>>,
     stopped: AtomicBool,
+    ended: AtomicBool,
 }
+
+/// As many warm-ups are running as may.
+#[derive(Debug, thiserror::Error)]
+#[error("{MOST_JOBS} warm-ups are running already; stop one, or wait")]
+pub struct TooManyWarmUps;
 
 /// What was not stored, and why.
 #[derive(Debug, Clone, Serialize)]
@@ -73,10 +84,16 @@ pub struct Progress {
 }
 
 /// The warm-ups of the node.
-#[derive(Default)]
 pub struct WarmUps {
     jobs: Mutex<VecDeque<Arc<Job>>>,
     next: AtomicU64,
+    places: Arc<Semaphore>,
+}
+
+impl Default for WarmUps {
+    fn default() -> Self {
+        WarmUps { jobs: Mutex::default(), next: AtomicU64::new(0), places: Arc::new(Semaphore::new(MOST_AT_ONCE)) }
+    }
 }
 
 impl WarmUps {
@@ -87,9 +104,16 @@ impl WarmUps {
         snapshot: &Arc<ArcSwap<Snapshot>>,
         wanted: Vec<Wanted>,
         at_once: usize,
-    ) -> Arc<Job> {
+        sites: Option<Vec<String>>,
+    ) -> Result<Arc<Job>, TooManyWarmUps> {
+        let mut jobs = self.jobs.lock();
+        if jobs.len() >= MOST_JOBS {
+            let ended = jobs.iter().position(|job| job.ended.load(Ordering::Relaxed)).ok_or(TooManyWarmUps)?;
+            jobs.remove(ended);
+        }
         let job = Arc::new(Job {
             id: self.next.fetch_add(1, Ordering::Relaxed) + 1,
+            sites,
             started: Timestamp::now(),
             total: wanted.len() as u64,
             stored: AtomicU64::new(0),
@@ -97,15 +121,12 @@ impl WarmUps {
             not_stored: AtomicU64::new(0),
             failures: Mutex::default(),
             stopped: AtomicBool::new(false),
+            ended: AtomicBool::new(false),
         });
-        let mut jobs = self.jobs.lock();
-        if jobs.len() >= MOST_JOBS {
-            jobs.pop_front();
-        }
         jobs.push_back(job.clone());
         drop(jobs);
-        tokio::spawn(run(job.clone(), engine.clone(), snapshot.clone(), wanted, at_once));
-        job
+        tokio::spawn(run(job.clone(), engine.clone(), snapshot.clone(), wanted, at_once, self.places.clone()));
+        Ok(job)
     }
 
     pub fn get(&self, id: u64) -> Option<Arc<Job>> {
@@ -132,7 +153,7 @@ impl Job {
             there,
             not_stored,
             failures: self.failures.lock().clone(),
-            finished: done == self.total || stopped,
+            finished: self.ended.load(Ordering::Relaxed) || stopped,
             stopped,
         }
     }
@@ -172,22 +193,27 @@ async fn run(
     snapshot: Arc<ArcSwap<Snapshot>>,
     wanted: Vec<Wanted>,
     at_once: usize,
+    places: Arc<Semaphore>,
 ) {
     let mut running = JoinSet::new();
     for one in wanted {
         while running.len() >= at_once {
             running.join_next().await;
         }
+        // An error means that there are no more places, which never happens.
+        let Ok(place) = places.clone().acquire_owned().await else { break };
         if job.stopped.load(Ordering::Relaxed) {
             break;
         }
         let (job, engine, snapshot) = (job.clone(), engine.clone(), snapshot.load_full());
         running.spawn(async move {
+            let _place = place;
             let outcome = fetch(&engine, &snapshot, &one).await;
             job.note(&one, outcome);
         });
     }
     while running.join_next().await.is_some() {}
+    job.ended.store(true, Ordering::Relaxed);
 }
 
 /// Fetches one thing as a visitor's request would, and waits until all of it is there.

@@ -58,6 +58,7 @@ pub async fn status(State(node): State<Arc<Node>>, caller: Caller) -> Result<Jso
         .sites
         .iter()
         .zip(&snapshot.sites)
+        .filter(|(site, _)| caller.need_site(&site.name).is_ok())
         .map(|(site, runtime)| json!({ "name": site.name, "version": runtime.version() }))
         .collect();
     Ok(Json(json!({
@@ -74,7 +75,8 @@ pub async fn status(State(node): State<Arc<Node>>, caller: Caller) -> Result<Jso
                 ConfigSource::File(path) => path.display().to_string(),
                 ConfigSource::Fixed => "command line".to_owned(),
             },
-            "last_reload": node.last_reload(),
+            // Its mistakes have lines of the configuration in them.
+            "last_reload": node.last_reload().filter(|_| caller.need_all_sites().is_ok()),
             "needs_restart": node.needs_restart(),
         },
         "cache": {
@@ -104,6 +106,7 @@ struct OriginView {
 
 pub async fn pools(State(node): State<Arc<Node>>, caller: Caller) -> Result<Json<Value>, Problem> {
     caller.need(TokenRight::Read)?;
+    caller.need_all_sites()?; // pools are shared by sites
     let snapshot = node.snapshot.load();
     let pools: Vec<Value> = snapshot
         .pools
@@ -135,6 +138,7 @@ pub async fn pools(State(node): State<Arc<Node>>, caller: Caller) -> Result<Json
 /// The configuration in force, as the node understood it.
 pub async fn config(State(node): State<Arc<Node>>, caller: Caller) -> Result<Json<Value>, Problem> {
     caller.need(TokenRight::Read)?;
+    caller.need_all_sites()?;
     let snapshot = node.snapshot.load();
     Ok(Json(describe(&node, &snapshot)))
 }
@@ -177,6 +181,7 @@ fn describe(node: &Node, snapshot: &Snapshot) -> Value {
 pub async fn check_config(State(node): State<Arc<Node>>, caller: Caller, body: Bytes) -> Result<Json<Value>, Problem> {
     // It opens the files that the text names.
     caller.need(TokenRight::Operate)?;
+    caller.need_all_sites()?;
     let text = String::from_utf8(body.into()).map_err(|_| Problem::bad_request("the configuration is not UTF-8"))?;
     // As if it were the file in use: what lies beside that file belongs to it.
     let source = node.source.clone();
@@ -194,11 +199,15 @@ pub async fn check_config(State(node): State<Arc<Node>>, caller: Caller, body: B
 
 pub async fn reload(State(node): State<Arc<Node>>, caller: Caller) -> Result<Json<Value>, Problem> {
     caller.need(TokenRight::Operate)?;
+    caller.need_all_sites()?;
     if matches!(node.source, ConfigSource::Fixed) {
         let detail = "the configuration came from the command line; there is nothing to reload";
         return Err(Problem::new(StatusCode::CONFLICT, detail));
     }
-    let report = node.reload().await;
+    // In a task of its own: a caller that leaves must not leave it half done.
+    let reloading = node.clone();
+    let report = tokio::spawn(async move { reloading.reload().await }).await;
+    let report = report.map_err(|error| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
     if !report.ok {
         return Err(Problem::configuration(report.errors));
     }
@@ -252,6 +261,7 @@ pub async fn enable(
 
 fn set_draining(node: &Node, caller: &Caller, pool: &str, origin: &str, drain: bool) -> Result<Json<Value>, Problem> {
     caller.need(TokenRight::Operate)?;
+    caller.need_all_sites()?; // pools are shared by sites
     let snapshot = node.snapshot.load();
     let found = snapshot.pools.by_name(pool).ok_or_else(|| Problem::not_found(format!("there is no pool {pool:?}")))?;
     let state = found.origins.iter().find(|state| *state.address == *origin);

@@ -10,13 +10,13 @@ mod purges;
 mod url;
 mod warm;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, Request};
-use axum::http::StatusCode;
+use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::http::{HeaderMap, HeaderName, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -33,11 +33,14 @@ use problem::Problem;
 /// Bytes of a request body; a configuration to check may be large, everything else is small.
 const MAX_BODY: usize = 8 << 20;
 /// How long running calls may take to end when the node stops.
-const DRAIN: Duration = Duration::from_secs(2);
+pub const DRAIN: Duration = Duration::from_secs(2);
 /// Connections at one time: operators, their scripts, and what scrapes the metrics.
 const MAX_CONNECTIONS: usize = 256;
 /// For a whole call, its body included.
 const CALL_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a caller may read nothing of an answer, and keep a connection.
+const STALLED: Duration = Duration::from_secs(30);
+const LONGEST_CONNECTION: Duration = Duration::from_secs(600);
 /// After accept has failed, so that it doesn't spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -80,6 +83,8 @@ pub async fn serve(listener: TcpListener, node: Arc<Node>) {
                 continue;
             }
         };
+        // A caller that reads nothing is given up by the kernel; the connection as a whole by the timeout below.
+        let _ = socket2::SockRef::from(&stream).set_tcp_user_timeout(Some(STALLED)); // it may be gone already
         let connection = hyper::server::conn::http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(node.snapshot.load().config.limits.header_timeout)
@@ -87,8 +92,10 @@ pub async fn serve(listener: TcpListener, node: Arc<Node>) {
         let connection = running.watch(connection);
         tokio::spawn(async move {
             let _place = place;
-            if let Err(error) = connection.await {
-                tracing::debug!(%error, "a connection to the admin API failed");
+            match tokio::time::timeout(LONGEST_CONNECTION, connection).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::debug!(%error, "a connection to the admin API failed"),
+                Err(_) => tracing::debug!("a connection to the admin API was open for too long and is closed"),
             }
         });
     }
@@ -106,6 +113,40 @@ async fn with_deadline(request: Request, next: Next) -> Response {
             Problem::new(StatusCode::REQUEST_TIMEOUT, detail).into_response()
         }
     }
+}
+
+/// Refuses what a page from elsewhere makes a browser send: where no token is needed, being on the machine is all that a
+/// caller has to show, and a browser is.
+async fn refuse_foreign_pages(State(node): State<Arc<Node>>, request: Request, next: Next) -> Response {
+    let is_open = node.snapshot.load().config.admin.as_ref().is_some_and(|admin| admin.tokens.is_empty());
+    if is_foreign(request.headers(), is_open) {
+        let detail = "pages from elsewhere may not call this, nor, while there are no tokens, may anybody by another \
+                      name than localhost or a loopback address";
+        return Problem::new(StatusCode::FORBIDDEN, detail).into_response();
+    }
+    next.run(request).await
+}
+
+/// `is_open`: whether the API needs no token.
+fn is_foreign(fields: &HeaderMap, is_open: bool) -> bool {
+    let field = |name: HeaderName| fields.get(name).map(|value| value.to_str().unwrap_or("?"));
+    let host = field(header::HOST).unwrap_or_default();
+    let is_own = |origin: &str| origin.split_once("://").is_some_and(|(_, from)| from == host);
+    let site = field(HeaderName::from_static("sec-fetch-site"));
+    let of_page = field(header::ORIGIN).is_some_and(|origin| !is_own(origin))
+        || site.is_some_and(|site| !matches!(site, "same-origin" | "none"));
+    // By another name: somebody else's DNS has made it one of this machine's (DNS rebinding).
+    let is_named_twice = fields.get_all(header::HOST).iter().count() > 1;
+    of_page || is_open && (is_named_twice || !is_loopback(host))
+}
+
+fn is_loopback(authority: &str) -> bool {
+    let host = match authority.rsplit_once(':') {
+        Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => host,
+        _ => authority,
+    };
+    let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+    host.eq_ignore_ascii_case("localhost") || address.is_ok_and(|address| address.to_canonical().is_loopback())
 }
 
 fn router(node: Arc<Node>) -> Router {
@@ -131,6 +172,48 @@ fn router(node: Arc<Node>) -> Router {
         .fallback(handlers::unknown)
         .method_not_allowed_fallback(handlers::wrong_method)
         .layer(DefaultBodyLimit::max(MAX_BODY))
+        .layer(middleware::from_fn_with_state(node.clone(), refuse_foreign_pages))
         .layer(middleware::from_fn(with_deadline))
         .with_state(node)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_may_call() {
+        for (fields, open, foreign) in [
+            (&[("host", "127.0.0.1:9180")][..], true, false),
+            (&[("host", "rebound.example:9180")], true, true),
+            (&[("host", "admin.internal:9180")], false, false),
+            (&[("host", "localhost:9180"), ("origin", "http://localhost:9180")], true, false),
+            (&[("host", "localhost:9180"), ("origin", "https://evil.example")], true, true),
+            (&[("host", "localhost:9180"), ("origin", "null")], true, true),
+            (&[("host", "admin.internal"), ("origin", "https://evil.example")], false, true),
+            (&[("host", "localhost"), ("sec-fetch-site", "cross-site")], true, true),
+            (&[("host", "localhost"), ("sec-fetch-site", "none")], true, false),
+        ] {
+            let fields = fields.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect();
+            assert_eq!(is_foreign(&fields, open), foreign, "{fields:?}");
+        }
+    }
+
+    #[test]
+    fn names_of_this_machine() {
+        for (authority, is_ours) in [
+            ("localhost", true),
+            ("LOCALHOST:9180", true),
+            ("127.0.0.1:9180", true),
+            ("127.8.8.8", true),
+            ("[::1]:9180", true),
+            ("[::ffff:127.0.0.1]", true),
+            ("", false),
+            ("example.com:9180", false),
+            ("127.0.0.1.example.com", false),
+            ("10.0.0.1:9180", false),
+        ] {
+            assert_eq!(is_loopback(authority), is_ours, "{authority}");
+        }
+    }
 }

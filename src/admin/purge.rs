@@ -74,8 +74,12 @@ pub async fn purge(State(node): State<Arc<Node>>, caller: Caller, body: Bytes) -
     tracing::info!(caller = caller.name, seq = done.seq.0, targets = count, soft, "purged");
     let mut answer = json!(done);
     if !wanted.is_empty() {
-        let job = node.warm_ups.start(&node.engine, &node.snapshot, wanted, REFETCH_AT_ONCE);
-        answer["refetch"] = json!(format!("/v1/warm/{}", job.id));
+        let sites = caller.sites().map(<[String]>::to_vec);
+        // The purge is done, whether there is a place for this or not.
+        answer["refetch"] = match node.warm_ups.start(&node.engine, &node.snapshot, wanted, REFETCH_AT_ONCE, sites) {
+            Ok(job) => json!(format!("/v1/warm/{}", job.id)),
+            Err(error) => json!({ "not_done": error.to_string() }),
+        };
     }
     Ok(Json(answer))
 }

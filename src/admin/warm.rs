@@ -5,12 +5,12 @@ use std::sync::Arc;
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::{Path, State};
-use http::HeaderMap;
+use http::{HeaderMap, StatusCode};
 use serde::Deserialize;
 
 use crate::config::model::TokenRight;
 use crate::node::Node;
-use crate::warm::{Progress, Wanted};
+use crate::warm::{Job, Progress, TooManyWarmUps, Wanted};
 
 use super::auth::Caller;
 use super::problem::Problem;
@@ -50,7 +50,8 @@ pub async fn start(State(node): State<Arc<Node>>, caller: Caller, body: Bytes) -
         Ok(Wanted { tls, host, path, query, fields: HeaderMap::new() })
     };
     let wanted: Result<Vec<Wanted>, Problem> = request.urls.iter().map(wanted).collect();
-    let job = node.warm_ups.start(&node.engine, &node.snapshot, wanted?, request.concurrency);
+    let sites = caller.sites().map(<[String]>::to_vec);
+    let job = node.warm_ups.start(&node.engine, &node.snapshot, wanted?, request.concurrency, sites)?;
     tracing::info!(caller = caller.name, id = job.id, urls = request.urls.len(), "warming up");
     Ok(Json(job.progress()))
 }
@@ -62,7 +63,7 @@ pub async fn progress(
     Path(id): Path<u64>,
 ) -> Result<Json<Progress>, Problem> {
     caller.need(TokenRight::Read)?;
-    let job = node.warm_ups.get(id).ok_or_else(|| unknown(id))?;
+    let job = find(&node, &caller, id)?;
     Ok(Json(job.progress()))
 }
 
@@ -73,12 +74,24 @@ pub async fn stop(
     Path(id): Path<u64>,
 ) -> Result<Json<Progress>, Problem> {
     caller.need(TokenRight::Operate)?;
-    let job = node.warm_ups.get(id).ok_or_else(|| unknown(id))?;
+    let job = find(&node, &caller, id)?;
     job.stop();
     tracing::info!(caller = caller.name, id, "warm-up stopped");
     Ok(Json(job.progress()))
 }
 
-fn unknown(id: u64) -> Problem {
-    Problem::not_found(format!("there is no warm-up {id}; only the latest are remembered"))
+/// A warm-up that the caller may know of: one of sites that it may act on.
+fn find(node: &Node, caller: &Caller, id: u64) -> Result<Arc<Job>, Problem> {
+    let job = node.warm_ups.get(id).filter(|job| match (&job.sites, caller.sites()) {
+        (_, None) => true,
+        (Some(of), Some(may)) => of.iter().all(|site| may.contains(site)),
+        (None, Some(_)) => false,
+    });
+    job.ok_or_else(|| Problem::not_found(format!("there is no warm-up {id}; only the latest are remembered")))
+}
+
+impl From<TooManyWarmUps> for Problem {
+    fn from(error: TooManyWarmUps) -> Self {
+        Problem::new(StatusCode::TOO_MANY_REQUESTS, error.to_string())
+    }
 }

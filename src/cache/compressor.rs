@@ -72,7 +72,7 @@ impl Compressor {
 
 fn work(queue: &Mutex<Receiver<Job>>, shared: &Shared) {
     if let Err(error) = rustix::process::setpriority_process(None, NICE) {
-        tracing::debug!(%error, "a thread that compresses runs at full priority");
+        tracing::warn!(%error, "a thread that compresses runs at full priority");
     }
     loop {
         let job = queue.lock().recv();

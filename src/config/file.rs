@@ -174,12 +174,11 @@ pub fn read(into: &mut File, mut root: Table, errors: &mut Diagnostics) {
     if let Some(table) = once(&mut root, "limits", "[limits]", into.limits.is_some(), errors) {
         into.limits = Some(read_limits(table, errors));
     }
-    let cache_is_set = into.cache_memory.is_some() || into.cache_disk.is_some();
-    if let Some(mut cache) = once(&mut root, "cache", "[cache]", cache_is_set, errors) {
-        if let Some(disk) = cache.table("disk", "[cache.disk]", errors) {
+    if let Some(mut cache) = root.table("cache", "[cache]", errors) {
+        if let Some(disk) = once(&mut cache, "disk", "[cache.disk]", into.cache_disk.is_some(), errors) {
             into.cache_disk = Some(disk::read(disk, errors));
         }
-        if let Some(memory) = cache.table("memory", "[cache.memory]", errors) {
+        if let Some(memory) = once(&mut cache, "memory", "[cache.memory]", into.cache_memory.is_some(), errors) {
             into.cache_memory = Some(read_cache_memory(memory, errors));
         }
         cache.finish(errors);
@@ -295,6 +294,10 @@ fn check_limits(limits: &Limits, place: Place, errors: &mut Diagnostics) {
     if limits.max_target.0 >= limits.max_head.0 {
         errors.error(place, "max_target in [limits] must be less than max_head");
     }
+    if !(64..=Limits::LONGEST_TARGET).contains(&limits.max_target.0) {
+        let most = Limits::LONGEST_TARGET;
+        errors.error(place, format!("max_target in [limits] must be from 64 to {most} bytes"));
+    }
     for (name, zero) in [
         ("max_connections", limits.max_connections == 0),
         ("max_requests_per_connection", limits.max_requests_per_connection == 0),
@@ -374,11 +377,13 @@ fn read_pool(name: At<String>, mut table: Table, errors: &mut Diagnostics) -> Po
         ("write_timeout", pool.timeouts.write),
         ("total_timeout", pool.timeouts.total),
         ("tunnel_timeout", pool.timeouts.tunnel),
-        ("resolve_interval", pool.resolve_interval),
     ] {
         if value.is_zero() {
             errors.error(place, format!("{key} in {table_name} must be more than zero"));
         }
+    }
+    if pool.resolve_interval < Duration::from_secs(1) {
+        errors.error(place, format!("resolve_interval in {table_name} must be at least 1s"));
     }
     table.finish(errors);
     pool
@@ -416,6 +421,12 @@ fn read_health(mut table: Table, errors: &mut Diagnostics) -> HealthSection {
         rise: table.get("rise", errors).unwrap_or(At { value: 2, place }),
         fall: table.get("fall", errors).unwrap_or(At { value: 3, place }),
     };
+    if let Some(path) = &health.path
+        && (path.value.contains('#') || path.value.parse::<http::uri::PathAndQuery>().is_err())
+    {
+        errors
+            .error(path.place, format!("path in {}: {:?} is not a path that can be asked for", table.name, path.value));
+    }
     table.finish(errors);
     health
 }

@@ -23,7 +23,7 @@ pub use super::rules::{CacheMode, CacheRules, Coding, CompressRules, FinishFill,
 pub struct Config {
     pub node: Node,
     pub listeners: Vec<Listener>,
-    pub certificates: CertificateStore,
+    pub certificates: Arc<CertificateStore>,
     pub admin: Option<Admin>,
     pub log: Log,
     pub limits: Limits,
@@ -152,6 +152,8 @@ pub struct Limits {
 impl Limits {
     /// The most header fields that any configuration may allow (pingora refuses more than 256).
     pub const MOST_HEADERS: u32 = 200;
+    /// The longest request target that any configuration may allow: what the `http` crate takes.
+    pub const LONGEST_TARGET: u64 = 65_534;
 }
 
 impl Default for Limits {

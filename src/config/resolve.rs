@@ -41,7 +41,7 @@ pub fn resolve(file: File, outside: Outside, errors: &mut Diagnostics) -> Config
     Config {
         node,
         listeners,
-        certificates,
+        certificates: Arc::new(certificates),
         admin: file.admin.map(|admin| resolve_admin(admin, outside.tokens, &sites, errors)),
         log: resolve_log(file.log, errors),
         limits: file.limits.unwrap_or_default(),
@@ -104,17 +104,28 @@ fn resolve_node(node: Option<file::NodeSection>, errors: &mut Diagnostics) -> No
     }
 }
 
+/// Whether one process cannot listen on both.
+fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
+    let of_one_family = one.is_ipv4() == other.is_ipv4();
+    let same_host =
+        one.ip() == other.ip() || of_one_family && (one.ip().is_unspecified() || other.ip().is_unspecified());
+    one.port() != 0 && one.port() == other.port() && same_host
+}
+
 fn resolve_listeners(
     listen: &[file::ListenSection],
     have_certificate: bool,
     errors: &mut Diagnostics,
 ) -> Vec<Listener> {
-    let mut seen = HashSet::new();
+    let mut seen: Vec<SocketAddr> = Vec::new();
     let mut listeners = Vec::new();
     for section in listen {
-        if section.address.value.port() != 0 && !seen.insert(section.address.value) {
-            errors.error(section.address.place, format!("{} is listened on twice", section.address.value));
+        let address = section.address.value;
+        if let Some(other) = seen.iter().find(|other| overlap(**other, address)) {
+            let twice = if *other == address { String::new() } else { format!(": {other} includes it, or it that") };
+            errors.error(section.address.place, format!("{address} is listened on twice{twice}"));
         }
+        seen.push(address);
         if section.tls && !have_certificate {
             errors.error_with_hint(
                 section.address.place,

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use crate::clock::Timestamp;
 use crate::config::model::PoolId;
 
-use super::connect::OriginError;
+use super::connect::{self, OriginError};
 use super::pool::{FailedStage, Picked, PoolSet, Tried};
 use super::state::ActiveGuard;
 
@@ -112,8 +112,15 @@ async fn attempt(connector: &Connector, request: &OriginRequest, picked: Picked)
     let address = origin.address.clone();
     let mut kept = false;
     let mut connecting = true;
+    let head = match request_head(request, pool.config.host.as_deref()) {
+        Ok(head) => head,
+        // No fault of the origin's.
+        Err(error) => {
+            let error = OriginError::Invalid { origin: address, cause: connect::describe(&error) };
+            return Err(Failure { error, stage: FailedStage::Connected, on_kept_connection: false });
+        }
+    };
     let result = async {
-        let head = request_head(request, pool.config.host.as_deref())?;
         let (mut session, reused) = connector.get_http_session(&peer).await?;
         (kept, connecting) = (reused, false);
         origin.connected(at);

@@ -9,6 +9,7 @@ use std::time::Duration;
 use http::header;
 use pingora_core::connectors::TransportConnector;
 use pingora_core::connectors::http::Connector;
+use pingora_core::protocols::http::client::HttpSession;
 use pingora_http::RequestHeader;
 use tokio::task::{JoinHandle, JoinSet};
 
@@ -72,8 +73,8 @@ async fn check_for_ever(pool: Arc<PoolRuntime>, index: usize, health: Health, pr
         for address in origin.addresses() {
             let (pool, probes, health) = (pool.clone(), probes.clone(), health.clone());
             asked.spawn(async move {
-                let probe = probe(&probes, &pool, index, address, &health.probe);
-                let result = tokio::time::timeout(health.timeout, probe).await;
+                let probe = probe(&probes, &pool, index, address, &health.probe, health.timeout);
+                let result = tokio::time::timeout(health.timeout * 2, probe).await;
                 let late = |_| Err(format!("no answer in {}", crate::config::units::format_duration(health.timeout)));
                 (address, result.unwrap_or_else(late))
             });
@@ -92,37 +93,48 @@ async fn probe(
     index: usize,
     address: SocketAddr,
     probe: &Probe,
+    timeout: Duration,
 ) -> Result<(), String> {
     let mut peer = pool.peer(index, address);
+    // Of the session itself: one that is dropped with a future of its own would never be given back.
+    peer.options.read_timeout = Some(timeout);
+    peer.options.write_timeout = Some(timeout);
     peer.group_key = probes.count.fetch_add(1, Ordering::Relaxed);
     let Probe::Http { path, host, expect } = probe else {
         let stream = probes.tcp.new_stream(&peer).await;
         return stream.map(drop).map_err(|error| describe(&error));
     };
     let (mut session, _) = probes.http.get_http_session(&peer).await.map_err(|error| describe(&error))?;
-    let mut request = RequestHeader::build("GET", path.as_bytes(), None).map_err(|error| describe(&error))?;
     let host = host.as_deref().or(pool.config.host.as_deref()).unwrap_or(&pool.origins[index].address);
-    for (name, value) in [(header::HOST, host), (header::USER_AGENT, "seawall-health"), (header::ACCEPT, "*/*")] {
-        request.insert_header(name, value).map_err(|error| describe(&error))?;
-    }
-    session.write_request_header(Box::new(request)).await.map_err(|error| describe(&error))?;
-    session.finish_request_body().await.map_err(|error| describe(&error))?;
-    let mut status = 0;
-    for _ in 0..MAX_INTERIM {
-        session.read_response_header().await.map_err(|error| describe(&error))?;
-        status = session.response_header().map_or(0, |head| head.status.as_u16());
-        if status >= 200 {
-            break;
-        }
-    }
+    let status = ask(&mut session, path, host).await;
     session.shutdown().await;
     if session.as_http2().is_some() {
         // An HTTP/2 connection is kept by the connector until it is given back and has been idle.
         probes.http.release_http_session(session, &peer, Some(Duration::from_millis(1))).await;
     }
+    let status = status?;
     if expect.iter().any(|range| (range.first..=range.last).contains(&status)) {
         Ok(())
     } else {
         Err(format!("answered {status}"))
     }
+}
+
+/// The status that an origin answers with. It has the deadlines of the session.
+async fn ask(session: &mut HttpSession, path: &str, host: &str) -> Result<u16, String> {
+    let text = |error: Box<pingora_core::Error>| describe(&error);
+    let mut request = RequestHeader::build("GET", path.as_bytes(), None).map_err(text)?;
+    for (name, value) in [(header::HOST, host), (header::USER_AGENT, "seawall-health"), (header::ACCEPT, "*/*")] {
+        request.insert_header(name, value).map_err(text)?;
+    }
+    session.write_request_header(Box::new(request)).await.map_err(text)?;
+    session.finish_request_body().await.map_err(text)?;
+    for _ in 0..MAX_INTERIM {
+        session.read_response_header().await.map_err(text)?;
+        let status = session.response_header().map_or(0, |head| head.status.as_u16());
+        if status >= 200 {
+            return Ok(status);
+        }
+    }
+    Err("no final response".to_owned())
 }

@@ -1,9 +1,12 @@
 //! Host names of origins, resolved in the background and again every `resolve_interval`. A name that does
 //! not resolve blocks nothing: its origin keeps the addresses it had, or is not used until it has some.
 
+use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
 use crate::config::model::Endpoint;
@@ -13,6 +16,8 @@ use super::state::OriginState;
 
 /// How soon a name that did not resolve is tried again.
 const RETRY: Duration = Duration::from_secs(1);
+/// Look-ups at one time: a name server that does not answer must not take all threads that wait for disks, too.
+const MOST_AT_ONCE: usize = 32;
 /// How long one look-up may take.
 const DEADLINE: Duration = Duration::from_secs(10);
 
@@ -33,12 +38,17 @@ pub fn start(pool: &Arc<PoolRuntime>) -> Vec<JoinHandle<()>> {
 
 async fn keep_resolved(pool: Arc<str>, origin: Arc<OriginState>, host: String, port: u16, interval: Duration) {
     let mut failing = false;
+    // A look-up cannot be broken off. One that takes too long is waited for again, rather than a second one begun.
+    let mut running: Option<JoinHandle<io::Result<Vec<SocketAddr>>>> = None;
     loop {
-        // getaddrinfo on tokio's blocking threads: it honours /etc/hosts and nsswitch, and no worker waits.
-        let found = tokio::time::timeout(DEADLINE, tokio::net::lookup_host((host.as_str(), port))).await;
-        let problem = match found {
-            Ok(Ok(addresses)) => {
-                let mut addresses: Vec<_> = addresses.collect();
+        let lookup = running.take().unwrap_or_else(|| tokio::spawn(look_up(host.clone(), port)));
+        let lookup = running.insert(lookup);
+        let found = tokio::time::timeout(DEADLINE, &mut *lookup).await;
+        if found.is_ok() {
+            running = None;
+        }
+        let problem = match found.map(|done| done.unwrap_or_else(|error| Err(io::Error::other(error)))) {
+            Ok(Ok(mut addresses)) => {
                 addresses.sort();
                 addresses.dedup();
                 if addresses.is_empty() {
@@ -63,4 +73,11 @@ async fn keep_resolved(pool: Arc<str>, origin: Arc<OriginState>, host: String, p
         failing = problem.is_some();
         tokio::time::sleep(if failing { RETRY.min(interval) } else { interval }).await;
     }
+}
+
+/// getaddrinfo on tokio's blocking threads: it honours /etc/hosts and nsswitch, and no worker waits.
+async fn look_up(host: String, port: u16) -> io::Result<Vec<SocketAddr>> {
+    static PLACES: Semaphore = Semaphore::const_new(MOST_AT_ONCE);
+    let _place = PLACES.acquire().await.map_err(io::Error::other)?;
+    Ok(tokio::net::lookup_host((host.as_str(), port)).await?.collect())
 }

@@ -30,6 +30,7 @@ fn node_with_tokens(origin: &Origin) -> Node {
         token("shop-purger", "\"purge\"", "sites = [\"shop\"]"),
         token("blog-purger", "\"purge\"", "sites = [\"blog\"]"),
         token("operator", "\"read\", \"purge\", \"operate\"", ""),
+        token("shop-operator", "\"read\", \"purge\", \"operate\"", "sites = [\"shop\"]"),
     ];
     std::fs::write(directory.path().join("tokens.toml"), tokens.concat()).unwrap();
     let sections =
@@ -151,6 +152,52 @@ fn who_shows_a_token_sees_the_key_and_the_origin_sees_no_token() {
     }
     assert!(!node.get("/a?b").cache().contains("key="));
     assert!(origin.requests().iter().all(|request| request.field("seawall-debug").is_none()));
+}
+
+#[test]
+fn a_token_of_one_site_reaches_no_further() {
+    let origin = origin();
+    let node = node_with_tokens(&origin);
+    let call = |token: &str, method: &str, path: &str, body: &str| {
+        node.admin_with(method, path, &[&format!("Authorization: Bearer {token}")], body)
+    };
+    let pool = format!("/v1/pools/app/origins/{}/drain", origin.address);
+    for (method, path, body) in [
+        ("POST", pool.as_str(), ""),
+        ("POST", "/v1/reload", ""),
+        ("POST", "/v1/config/check", "[[listen]]\naddress = \"127.0.0.1:0\"\n"),
+        ("GET", "/v1/pools", ""),
+        ("GET", "/v1/config", ""),
+        ("GET", "/v1/purges", ""),
+        ("GET", "/metrics", ""),
+        ("POST", "/v1/warm", r#"{"urls": ["blog.example/"]}"#),
+        ("POST", "/v1/purge", r#"{"url": "http://blog.example/"}"#),
+        ("POST", "/v1/sites/blog/version", r#"{"version": 1}"#),
+    ] {
+        let response = call("shop-operator", method, path, body);
+        assert_eq!(response.status, 403, "{method} {path}: {}", response.text());
+    }
+    let status = call("shop-operator", "GET", "/v1/status", "").text();
+    assert!(status.contains("\"shop\"") && !status.contains("blog"), "{status}");
+    let warm = r#"{"urls": ["http://blog.example/a"]}"#;
+    let id: Value = serde_json::from_str(&call("operator", "POST", "/v1/warm", warm).text()).unwrap();
+    for method in ["GET", "DELETE"] {
+        let path = format!("/v1/warm/{}", id["id"]);
+        assert_eq!(call("shop-operator", method, &path, "").status, 404);
+    }
+    assert_eq!(call("shop-operator", "POST", "/v1/warm", r#"{"urls": ["http://shop.example/a"]}"#).status, 200);
+}
+
+#[test]
+fn pages_from_elsewhere_do_nothing() {
+    let node = Node::with_routes(&[origin().address], ROUTES);
+    for fields in [&["Origin: https://evil.example"][..], &["Sec-Fetch-Site: cross-site"], &["Origin: null"]] {
+        let response = node.admin_with("POST", "/v1/purge", fields, r#"{"all": true}"#);
+        assert_eq!(response.status, 403, "{}", response.text());
+    }
+    let rebound = node.admin_with("GET", "/v1/status", &["Host: evil.example"], "");
+    assert!(matches!(rebound.status, 400 | 403), "{}", rebound.text());
+    assert_eq!(node.admin("GET", "/v1/status", "").1["purges"]["seq"], 0);
 }
 
 #[test]

@@ -106,7 +106,7 @@ fn a_killed_node_serves_nothing_that_is_cut_short_mixed_or_purged() {
                     let purge = purges[random.usize(..purges.len())];
                     let Some(mut client) = Client::try_connect(admin) else { return };
                     client.try_send(format!(
-                        "POST /v1/purge HTTP/1.1\r\nHost: admin\r\nContent-Length: {}\r\n\r\n{purge}",
+                        "POST /v1/purge HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n{purge}",
                         purge.len()
                     ));
                     // Only what was answered is promised.

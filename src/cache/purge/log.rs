@@ -115,24 +115,24 @@ impl PurgeLog {
             self.records.push(Record { seq, time: Timestamp::now(), event: Event::Base });
         }
         let aside = log.path.with_extension("log.new");
-        let write = || -> io::Result<File> {
-            let mut file = File::create(&aside)?;
-            let lines: Vec<u8> = self.records.iter().flat_map(line).collect();
-            file.write_all(&lines)?;
-            file.sync_all()?;
+        let lines: Vec<u8> = self.records.iter().flat_map(line).collect();
+        let rewritten = write_aside(&aside, &lines).and_then(|file| {
             std::fs::rename(&aside, &log.path)?;
-            if let Some(directory) = log.path.parent() {
-                sync_directory(directory)?;
-            }
-            OpenOptions::new().append(true).open(&log.path)
-        };
-        log.file = write().map_err(|source| LogError {
-            what: "cannot rewrite the purge log",
-            path: log.path.clone(),
-            source,
-        })?;
-        Ok(())
+            // From here on this is the log, whatever else fails: what is appended to the other is lost.
+            log.file = file;
+            log.path.parent().map_or(Ok(()), sync_directory)
+        });
+        let path = &log.path;
+        rewritten.map_err(|source| LogError { what: "cannot rewrite the purge log", path: path.clone(), source })
     }
+}
+
+fn write_aside(aside: &Path, lines: &[u8]) -> io::Result<File> {
+    let _ = std::fs::remove_file(aside); // of an earlier attempt
+    let mut file = OpenOptions::new().create(true).append(true).open(aside)?;
+    file.write_all(lines)?;
+    file.sync_all()?;
+    Ok(file)
 }
 
 fn sync_directory(directory: &Path) -> io::Result<()> {

@@ -178,7 +178,7 @@ impl Node {
     }
 
     pub fn admin_with(&self, method: &str, path: &str, fields: &[&str], body: &str) -> Response {
-        let fields = [&["Host: admin", "Connection: close"], fields].concat();
+        let fields = [&["Host: localhost", "Connection: close"], fields].concat();
         Client::connect(self.admin).request(method, path, &fields, body)
     }
 

@@ -250,21 +250,30 @@ impl DiskTier {
         }
     }
 
-    /// Writes what waits to be written and ends all threads. Takes at most `patience` for each directory: call it
+    /// Writes what waits to be written and ends all threads. Takes at most `patience`, and what saving an index takes: call it
     /// where blocking is allowed.
     pub fn stop(&self, patience: Duration) {
-        for volume in self.volumes.swap(Arc::default()).iter() {
-            volume.close();
-            if !volume.pool.settle(patience) {
-                tracing::warn!(path = %volume.root.display(), "not all that was to be written to the disk cache was");
-            } else if let Err(error) = volume.save() {
-                tracing::warn!(path = %volume.root.display(), %error, "the index of the disk cache could not be saved; the next start scans it");
+        let volumes = self.volumes.swap(Arc::default());
+        // All at one time: systemd does not wait for one after the other.
+        std::thread::scope(|scope| {
+            for volume in volumes.iter() {
+                scope.spawn(move || stop(volume, patience));
             }
-        }
+        });
     }
 
     pub fn views(&self) -> Vec<DiskView> {
         self.volumes.load().iter().map(|volume| view(volume)).collect()
+    }
+}
+
+fn stop(volume: &Volume, patience: Duration) {
+    volume.close();
+    let path = volume.root.display();
+    if !volume.pool.settle(patience) {
+        tracing::warn!(%path, "not all that was to be written to the disk cache was");
+    } else if let Err(error) = volume.save() {
+        tracing::warn!(%path, %error, "the index of the disk cache could not be saved; the next start scans it");
     }
 }
 
