@@ -214,8 +214,8 @@ async fn sweep(node: Arc<Node>) {
     loop {
         tokio::time::sleep(SWEEP_EVERY).await;
         let current = node.engine.purges.current();
-        if current == swept_up_to {
-            continue;
+        if current == swept_up_to && node.engine.purges.marks() == 0 {
+            continue; // nothing was purged since, and no purge is kept for anything's sake
         }
         let engine = node.engine.clone();
         match tokio::task::spawn_blocking(move || engine.sweep()).await {

@@ -249,10 +249,24 @@ async fn fetch(engine: &Arc<Engine>, snapshot: &Arc<Snapshot>, wanted: &Wanted) 
     };
     match answer {
         Ok(Answer { source, report }) => match drain(source).await {
-            Ok(()) => outcome(&report),
+            Ok(()) => match outcome(&report) {
+                // What the head promised may have come to nothing for want of room.
+                Outcome::Stored if matched.route.cache.slice.is_none() && !is_there(engine, &request).await => {
+                    Outcome::Not("there was no room for it".to_owned())
+                }
+                outcome => outcome,
+            },
             Err(error) => Outcome::Not(error),
         },
         Err(failed) => Outcome::Not(failed.error.to_string()),
+    }
+}
+
+async fn is_there(engine: &Arc<Engine>, request: &CacheRequest<'_>) -> bool {
+    match engine.look_up(request, Timestamp::now()).await {
+        Lookup::Hit(..) | Lookup::PartHit(..) | Lookup::StaleHit(..) => true,
+        Lookup::Miss(miss) => miss.stale.is_some() || miss.part.is_some(),
+        Lookup::HitForMiss => false,
     }
 }
 

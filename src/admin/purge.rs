@@ -1,6 +1,7 @@
 //! `POST /v1/purge`: what is to be purged, read strictly, since a purge that is misunderstood is either an
 //! outage or a page that stays.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use axum::Json;
@@ -104,7 +105,10 @@ async fn most_used(node: &Node, targets: Vec<Target>, most: usize) -> Result<Vec
         };
         Wanted { tls, host: host.to_owned(), path: path.to_owned(), query, fields: object.variant.request_fields() }
     };
-    Ok(objects.iter().map(wanted).collect())
+    let mut seen = HashSet::new();
+    // Slices of one thing are one URL.
+    let is_new = |wanted: &Wanted| seen.insert(format!("{wanted:?}"));
+    Ok(objects.iter().map(wanted).filter(is_new).collect())
 }
 
 /// Does what takes its time where it holds no worker up.

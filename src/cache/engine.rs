@@ -43,6 +43,8 @@ const MAX_UNCACHEABLE: u64 = 100_000;
 const LONGEST_UNCACHEABLE: Duration = Duration::from_secs(3600);
 /// Variants of a key on disk where the route is not at hand that says how many.
 const MOST_VARIANTS: usize = 100;
+/// Purges that are kept for the sake of a disk that cannot be swept.
+const MOST_MARKS: usize = 100_000;
 /// How often a request looks again after it waited for what turned out to be another variant.
 const MAX_ROUNDS: usize = 4;
 
@@ -101,7 +103,7 @@ pub struct FetchError {
 
 impl Engine {
     pub fn new(config: &Config, purges: Purges, metrics: Arc<Metrics>) -> Self {
-        let disk = Arc::new(DiskTier::start(&config.disk, purges.log_id()));
+        let disk = Arc::new(DiskTier::start(&config.disk, &purges));
         let memory = MemoryStore::new(&config.memory, write_evicted(&disk));
         Engine {
             disk,
@@ -262,7 +264,7 @@ impl Engine {
             if object.content.in_memory().is_some() {
                 self.memory.insert(object.clone(), rules.max_variants);
             }
-            if self.disk.writes_at_once() {
+            if self.disk.writes_at_once() || object.content.in_memory().is_none() {
                 self.disk.store(&object, rules.max_variants);
             }
             if flight.is_spoilt() {
@@ -284,12 +286,14 @@ impl Engine {
         }
     }
 
-    /// Enters what a fill has written to disk, under the same conditions.
-    pub fn stored_on_disk(&self, object: &Arc<Object>, flight: &Flight) {
+    /// Enters what a fill has written to disk, under the same conditions. `removals`: as they were when the fill ended,
+    /// and could no longer be told of them.
+    pub fn stored_on_disk(&self, object: &Arc<Object>, flight: &Flight, removals: u64) {
         self.memory.remove_like(object); // something smaller was there before
         self.uncacheable.invalidate(&self.hasher.hash_one(object.key.as_str()));
         self.metrics.stored(object.basis.as_str());
-        if self.purges.standing(object) == Standing::Dead || flight.is_spoilt() {
+        let spoilt = flight.is_spoilt() || self.disk.removals() != removals;
+        if spoilt || self.purges.standing(object) == Standing::Dead {
             self.disk.remove(object);
         }
     }
@@ -323,16 +327,17 @@ impl Engine {
 
     /// Takes an object out of all tiers.
     pub fn discard(&self, object: &Arc<Object>) {
-        self.memory.remove(object);
+        // Disk first: what is being promoted from there sees that something was removed, or is removed from memory below.
         self.disk.remove(object);
+        self.memory.remove(object);
     }
 
     /// Forgets what is stored or being filled under a key (RFC 9111 section 4.4): an unsafe request has changed
     /// it. Not a purge: that would need a record for each POST.
     pub fn invalidate(&self, key: &CacheKey) {
         self.flights.spoil(key);
-        self.memory.remove_key(key);
         self.disk.remove_key(key);
+        self.memory.remove_key(key);
     }
 
     /// Keeps requests for a key from waiting for each other for a while.
@@ -364,15 +369,17 @@ impl Engine {
         let on_disk = self.disk.sweep(&self.purges);
         swept.objects += on_disk.objects;
         swept.bytes += on_disk.bytes;
-        // While a disk is being scanned, nobody knows what is needed for what is on it.
         for (seq, (objects, bytes)) in on_disk.freed {
             let total = freed.entry(seq).or_default();
             (total.0, total.1) = (total.0 + objects, total.1 + bytes);
         }
-        let done = on_disk.oldest.is_some_and(|oldest| oldest >= current);
+        let done = on_disk.unswept.is_empty() && on_disk.oldest >= current;
         self.purges.history.swept(&freed, done.then_some(current));
-        if let Some(oldest_on_disk) = on_disk.oldest {
-            self.purges.retire(oldest.min(oldest_on_disk))?;
+        // A disk that could not be swept holds the purges back, but not for ever.
+        if on_disk.unswept.is_empty() || self.purges.marks() > MOST_MARKS {
+            let oldest = oldest.min(on_disk.oldest);
+            self.disk.distrust(&on_disk.unswept, oldest);
+            self.purges.retire(oldest)?;
         }
         Ok(swept)
     }

@@ -30,6 +30,9 @@ pub struct Freshness {
     pub stale_if_error: Duration,
 }
 
+/// What a clock may go back by without anything being taken for older than it is.
+const CLOCK_SLACK: Duration = Duration::from_secs(60);
+
 /// What may be done with a stored response now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Usability {
@@ -67,6 +70,10 @@ impl Freshness {
 
     pub fn usability(&self, now: Timestamp) -> Usability {
         let age = self.current_age(now);
+        if self.response_time > now + CLOCK_SLACK {
+            // It came while the clock was ahead. How old it really is nobody knows.
+            return self.usability_when_stale(Duration::ZERO);
+        }
         if age < self.lifetime {
             return Usability::Fresh { ttl: self.lifetime - age };
         }

@@ -64,11 +64,22 @@ pub trait DiskBody: Debug + Send + Sync {
     /// Of the whole, in bytes.
     fn length(&self) -> u64;
 
+    /// Device and number of the file: what it is, whatever has its name now.
+    fn inode(&self) -> (u64, u64);
+
     /// Some bytes from a place before the end on, at least one. They are what was stored: damage is an error.
     fn read(self: Arc<Self>, from: u64) -> Pin<Box<dyn Future<Output = Result<Bytes, Trouble>> + Send>>;
 }
 
 impl Content {
+    /// The body, if it is on disk alone.
+    pub fn on_disk(&self) -> Option<&Arc<dyn DiskBody>> {
+        match self {
+            Content::Memory(_) => None,
+            Content::Disk(body) => Some(body),
+        }
+    }
+
     /// The body, if it is in memory.
     pub fn in_memory(&self) -> Option<&Bytes> {
         match self {

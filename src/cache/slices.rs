@@ -367,7 +367,9 @@ impl SliceReader {
         // What is stored is of two versions, and only the newest slice is surely of the present one.
         let total = self.head.total().max(piece.head.total());
         let newest = Some(number).filter(|_| matches!(piece.body, PieceBody::Stream(_)));
-        self.engine.discard_slices(&self.request.key, self.size, Some(total), newest);
+        let (engine, key, size) = (self.engine.clone(), self.request.key.clone(), self.size);
+        // Not on a worker: they may be many. Until it is done, their tags keep them apart.
+        drop(tokio::task::spawn_blocking(move || engine.discard_slices(&key, size, Some(total), newest)));
         Err(changed("it has changed while it was being read"))
     }
 }

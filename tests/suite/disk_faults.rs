@@ -172,13 +172,15 @@ fn a_clock_that_jumps() {
     let response = ask(node, "/a");
     assert!(response.cache().contains("fwd=stale; fwd-status=304"), "{}", response.cache());
     eventually("a hit", || ask(node, "/a").is_hit().then_some(()));
-    // Back, and further: what comes from the future is not older than nothing, and not fresh for ever.
+    // Back, and further: how old it is that came from the future nobody knows, so it is validated once.
     for seconds in [0, -86_400] {
         faulty.faults(&format!("clock {seconds}\n"));
         let response = ask(node, "/a");
-        let cache = response.cache();
+        assert!(response.cache().contains("fwd=stale; fwd-status=304"), "{}", response.cache());
+        let hit = eventually("a hit", || Some(ask(node, "/a")).filter(Response::is_hit));
+        let cache = hit.cache();
         let ttl: u32 = cache.split_once("ttl=").unwrap().1.split(';').next().unwrap().parse().unwrap();
-        assert!(response.is_hit() && (3590..=3600).contains(&ttl), "{cache}");
+        assert!((3590..=3600).contains(&ttl), "{cache}");
         store(node, &format!("/{seconds}"));
     }
     assert_eq!(disk(node)["state"], "in service");
@@ -189,9 +191,14 @@ fn a_panic_inside_a_fill() {
     let origin = large_by_path();
     let faulty = Faulty::start(&origin);
     let node = &faulty.node;
-    faulty.faults("panic 1\n");
-    let response = ask(node, "/a");
-    assert!(response.cache().ends_with("fwd=bypass; detail=fill-lost"), "{}", response.cache());
+    // What panics may be something else of the node that looks at the clock at that moment; then again.
+    let mut number = 0;
+    eventually("a fill panics", || {
+        number += 1;
+        faulty.faults(&format!("panic {number}\n"));
+        let response = ask(node, &format!("/{number}"));
+        response.cache().ends_with("fwd=bypass; detail=fill-lost").then_some(())
+    });
     node.wait_for_log("panicked at");
     assert_eq!(node.metric("seawall_fills_lost_total"), Some(1.0));
     eventually("no fill is left", || (node.admin("GET", "/v1/status", "").1["cache"]["fills"] == 0).then_some(()));
@@ -377,4 +384,34 @@ fn a_directory_that_another_process_uses() {
     first.kill();
     wait_for_state(&second, "in service");
     store(&second, "/a");
+}
+
+#[test]
+fn a_disk_that_was_away_brings_nothing_back_that_was_purged() {
+    let origin = large_by_path();
+    let directory = Arc::new(TempDir::new().unwrap());
+    let cache = directory.path().join("cache");
+    let with = crate::harness::node::complete(&config(&cache, &origin, ""));
+    let (head, rest) = with.split_once("[cache.disk]").unwrap();
+    let without = format!("{head}{}", &rest[rest.find("[pool").unwrap()..]);
+    let mut node = Node::start_in(directory.clone(), &with);
+    wait_for_scan(&node);
+    store(&node, "/purged");
+    std::fs::write(node.config_path(), without).unwrap();
+    eventually("it is gone", || disk(&node).is_null().then_some(()));
+    node.purge(r#"{"all": true}"#);
+    eventually("the purge is forgotten", || {
+        (node.admin("GET", "/v1/status", "").1["purges"]["marks"] == 0).then_some(())
+    });
+    std::fs::write(node.config_path(), &with).unwrap();
+    eventually("it is there again", || (disk(&node)["state"] == "in service").then_some(()));
+    wait_for_scan(&node);
+    let again = ask(&node, "/purged");
+    assert!(!again.is_hit(), "{}", again.head);
+    store(&node, "/kept");
+    node.signal("TERM");
+    assert!(node.wait());
+    let node = Node::start_in(directory, &with);
+    wait_for_scan(&node);
+    assert!(ask(&node, "/kept").is_hit(), "what was stored since is believed");
 }

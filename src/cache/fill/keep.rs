@@ -122,12 +122,12 @@ impl<'a> Keeper<'a> {
                 }
                 let (engine, flight, most) = (engine.clone(), flight.clone(), rules.max_variants);
                 let (head, storable, patience) = (self.head, self.storable, engine.disk.patience());
-                let (key, seq) = (self.request.key.clone(), flight.seq);
+                let (key, seq, removals) = (self.request.key.clone(), flight.seq, engine.disk.removals());
                 // It ends also if nobody waits for that.
                 let finish = tokio::spawn(async move {
                     let object = spool.finish(move |body| Object::new(key, head, body, storable, seq), most).await;
                     if let Ok(object) = object {
-                        engine.stored_on_disk(&object, &flight);
+                        engine.stored_on_disk(&object, &flight, removals);
                     }
                 });
                 let _ = timeout(patience, finish).await; // a slow disk does not hold anybody up

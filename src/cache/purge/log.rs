@@ -12,7 +12,7 @@ use crate::clock::Timestamp;
 
 use super::{Event, PurgeSeq, Record, Target};
 
-/// The log is rewritten when it has more records than this and most of them are no longer needed.
+/// The log is rewritten when its records have more targets than this and most of them are no longer needed.
 pub const COMPACT_ABOVE: usize = 4096;
 
 #[derive(Debug, thiserror::Error)]
@@ -75,7 +75,7 @@ impl PurgeLog {
             records.push(record.clone());
             log.records.push(record);
             // Without the damaged lines, so that the next start does not find them again.
-            log.rewrite(seq)?;
+            log.rewrite()?;
         }
         Ok((log, records))
     }
@@ -99,21 +99,26 @@ impl PurgeLog {
         Ok(())
     }
 
-    /// Rewrites the log without the records that are no longer needed, when that is worth it.
-    pub fn compact(&mut self, seq: PurgeSeq, needed: impl Fn(&Record) -> bool) -> Result<(), LogError> {
-        let keep = self.records.iter().filter(|record| needed(record)).count();
-        if self.records.len() < COMPACT_ABOVE || keep > self.records.len() / 2 {
+    /// Rewrites the log without the records that are no longer needed, when that is worth it. `seq`: the newest of all;
+    /// `retired`: up to which purges are forgotten.
+    pub fn compact(
+        &mut self,
+        seq: PurgeSeq,
+        retired: PurgeSeq,
+        needed: impl Fn(&Record) -> bool,
+    ) -> Result<(), LogError> {
+        let all: usize = self.records.iter().map(size).sum();
+        let keep: usize = self.records.iter().filter(|record| needed(record)).map(size).sum();
+        if all < COMPACT_ABOVE || keep > all / 2 {
             return Ok(());
         }
         self.records.retain(needed);
-        self.rewrite(seq)
+        self.records.push(Record { seq, time: Timestamp::now(), event: Event::Retired { up_to: retired } });
+        self.rewrite()
     }
 
-    fn rewrite(&mut self, seq: PurgeSeq) -> Result<(), LogError> {
+    fn rewrite(&mut self) -> Result<(), LogError> {
         let Some(log) = &mut self.file else { return Ok(()) };
-        if self.records.last().is_none_or(|record| record.seq < seq) {
-            self.records.push(Record { seq, time: Timestamp::now(), event: Event::Base });
-        }
         let aside = log.path.with_extension("log.new");
         let lines: Vec<u8> = self.records.iter().flat_map(line).collect();
         let rewritten = write_aside(&aside, &lines).and_then(|file| {
@@ -145,6 +150,14 @@ fn line(record: &Record) -> Vec<u8> {
     format!("{:08x} {json}\n", crc32fast::hash(json.as_bytes())).into_bytes()
 }
 
+/// What a record takes, in targets.
+fn size(record: &Record) -> usize {
+    match &record.event {
+        Event::Purge { targets, .. } => targets.len().max(1),
+        _ => 1,
+    }
+}
+
 struct Replay {
     records: Vec<Record>,
     /// How many bytes from the start are whole lines.
@@ -159,8 +172,8 @@ fn replay(text: &[u8]) -> Replay {
         let last = replay.intact + line.len() == text.len();
         match parse(line) {
             Some(record) => replay.records.push(record),
-            // Without its end, or the last one: torn in the act of writing.
-            None if last => break,
+            // Without its end: torn in the act of writing. What has one was answered, and is damaged since.
+            None if last && !line.ends_with(b"\n") => break,
             None => replay.damaged += 1,
         }
         replay.intact += line.len();

@@ -11,6 +11,7 @@ mod table;
 
 use std::collections::HashMap;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use parking_lot::{Mutex, RwLock};
@@ -79,8 +80,10 @@ pub enum Event {
         version: u64,
         configured: u64,
     },
-    /// What a compacted log begins with: keeps the count going.
-    Base,
+    /// What a compacted log has in the place of purges that nothing was older than.
+    Retired {
+        up_to: PurgeSeq,
+    },
     /// What a new log begins with: tells it from all others.
     Log {
         id: u32,
@@ -105,6 +108,8 @@ pub struct Purges {
     log: Mutex<PurgeLog>,
     /// 0 until the log has one.
     log_id: AtomicU32,
+    /// Up to which purges are forgotten.
+    retired: Arc<AtomicU64>,
     pub history: History,
 }
 
@@ -121,6 +126,7 @@ impl Purges {
             versions: RwLock::default(),
             log: Mutex::new(log),
             log_id: AtomicU32::new(0),
+            retired: Arc::default(),
             history: History::default(),
         };
         for record in &records {
@@ -188,16 +194,23 @@ impl Purges {
     /// Forgets the purges that nothing stored or being filled is older than.
     pub fn retire(&self, oldest_in_use: PurgeSeq) -> Result<(), LogError> {
         let mut log = self.log.lock();
+        let oldest_in_use = oldest_in_use.min(self.current());
+        self.retired.fetch_max(oldest_in_use.0, Ordering::AcqRel);
         self.table.write().retire(oldest_in_use);
         let needed = |record: &Record| match &record.event {
             Event::Purge { .. } => record.seq > oldest_in_use,
             Event::Version { site, version, configured } => {
                 self.versions.read().get(site) == Some(&VersionOverride { version: *version, configured: *configured })
             }
-            Event::Base => false,
+            Event::Retired { .. } => false,
             Event::Log { .. } => true,
         };
-        log.compact(self.current(), needed)
+        log.compact(self.current(), oldest_in_use, needed)
+    }
+
+    /// Up to which purges are forgotten; it goes on changing.
+    pub fn retired(&self) -> Arc<AtomicU64> {
+        self.retired.clone()
     }
 
     /// The purge that killed an object: of several the first that is still known.
@@ -230,7 +243,7 @@ impl Purges {
                 let set = VersionOverride { version: *version, configured: *configured };
                 self.versions.write().insert(site.clone(), set);
             }
-            Event::Base => {}
+            Event::Retired { up_to } => _ = self.retired.fetch_max(up_to.0, Ordering::AcqRel),
             Event::Log { id } => self.log_id.store(*id, Ordering::Relaxed),
         }
         self.newest.store(record.seq.0, Ordering::Release);

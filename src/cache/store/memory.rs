@@ -112,7 +112,7 @@ impl MemoryStore {
         let put = |before: Option<Arc<Variants>>| {
             let before = before.unwrap_or_default();
             let is_there = before.objects().any(|other| other.variant == object.variant);
-            if is_there { Op::Nop } else { Op::Put(Arc::new(before.with(object.clone(), max_variants))) }
+            if is_there { Op::Nop } else { Op::Put(Arc::new(before.with_older(object.clone(), max_variants))) }
         };
         self.change(&object.key, put);
         self.has_grown_by(object.weight());

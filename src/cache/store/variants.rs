@@ -59,6 +59,15 @@ impl Variants {
         variants
     }
 
+    /// With one more that is older than those that are there.
+    pub fn with_older(&self, object: Arc<Object>, most: usize) -> Self {
+        let mut variants = self.clone();
+        if variants.whole.len() < most {
+            variants.whole.insert(0, object);
+        }
+        variants
+    }
+
     /// With a part, unless the whole is there; `may_join`: whether a part that is there may be joined to others.
     pub fn with_part(&self, part: Part, most: usize, max_object: u64, may_join: impl Fn(&Object) -> bool) -> Self {
         // Something whole can be validated, or cover for an origin that fails; a part cannot.

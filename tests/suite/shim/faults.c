@@ -1,6 +1,6 @@
 /* Makes system calls fail, or the clock jump, as a control file says: LD_PRELOADed into the node under test.
  *
- * FAULTS_CONTROL names the file; its lines are "CALL ERRNO" (read, write, open), "clock SECONDS" or "panic 1". Only files under
+ * FAULTS_CONTROL names the file; its lines are "CALL ERRNO" (read, write, open), "clock SECONDS" or "panic NUMBER". Only files under
  * FAULTS_ROOT are concerned. Without the file, all is as it would be without this. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -118,13 +118,19 @@ int open64(const char *path, int flags, ...)
     return real(path, flags, mode);
 }
 
-/* Once: the next reading of the wall clock after a connection is made fails, at which Rust's library panics. */
-static int armed, fired;
+/* Once for each number: the next reading of the wall clock after a connection is made fails, at which Rust's library
+ * panics. */
+static int armed;
+static long fired;
 
 int connect(int fd, const struct sockaddr *address, socklen_t length)
 {
     REAL("connect", int (*)(int, const struct sockaddr *, socklen_t));
-    if (!fired && control("panic")) armed = fired = 1;
+    long number = control("panic");
+    if (number && number != fired) {
+        armed = 1;
+        fired = number;
+    }
     return real(fd, address, length);
 }
 

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -15,6 +16,9 @@ use super::volume::Volume;
 
 /// Blocks that are read at a time: 256 KiB.
 const READ_AHEAD: u64 = 4;
+
+/// How long the middle of a body is waited for: what has been promised cannot be had from elsewhere.
+pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// An open file. It can be read to its end, whatever happens to its name.
 pub struct FileBody {
@@ -56,13 +60,18 @@ impl DiskBody for FileBody {
         self.header.body
     }
 
+    fn inode(&self) -> (u64, u64) {
+        use std::os::unix::fs::MetadataExt;
+        self.file.metadata().map_or((0, 0), |metadata| (metadata.dev(), metadata.ino()))
+    }
+
     fn read(self: Arc<Self>, from: u64) -> Pin<Box<dyn Future<Output = Result<Bytes, Trouble>> + Send>> {
         Box::pin(async move {
             let first = from / BLOCK;
             let read = match self.read_now(first, Patience::PageCache) {
                 Err(error) if error.needs_disk() => {
                     let body = self.clone();
-                    self.volume.in_pool(move || body.read_now(first, Patience::Disk)).await?
+                    self.volume.in_pool(move || body.read_now(first, Patience::Disk), PATIENCE).await?
                 }
                 read => read,
             };

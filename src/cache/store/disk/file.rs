@@ -3,14 +3,16 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, IoSlice, IoSliceMut, Write};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 
 use bytes::Bytes;
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
 use rustix::io::{Errno, ReadWriteFlags};
 
+use super::super::super::purge::PurgeSeq;
 use super::format::{self, BLOCK, Corrupt, HEADER, Header};
+use super::stamp::Trust;
 
 /// Why a file could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -88,33 +90,34 @@ pub fn read_exact_at(file: &File, buffer: &mut [u8], offset: u64, patience: Pati
 }
 
 /// Reads the header and checks it against what the file system says.
-pub fn read_header(file: &File, log: u32, patience: Patience) -> Result<Header, ReadError> {
+pub fn read_header(file: &File, trust: Trust, patience: Patience) -> Result<Header, ReadError> {
     let length = file.metadata()?.len();
     if length < HEADER as u64 {
         return Err(Corrupt::Length.into());
     }
     let mut bytes = [0; HEADER];
     read_exact_at(file, &mut bytes, 0, patience)?;
-    check(&bytes, log, length)
+    check(&bytes, trust, length)
 }
 
-fn check(bytes: &[u8; HEADER], log: u32, length: u64) -> Result<Header, ReadError> {
+fn check(bytes: &[u8; HEADER], trust: Trust, length: u64) -> Result<Header, ReadError> {
     let header = Header::decode(bytes)?;
     match () {
-        () if header.log != log => Err(Corrupt::OtherLog.into()),
+        () if header.log != trust.log => Err(Corrupt::OtherLog.into()),
+        () if header.seq < trust.from => Err(Corrupt::Outdated.into()),
         () if header.file_length() != length => Err(Corrupt::Length.into()),
         () => Ok(header),
     }
 }
 
 /// Reads a file: with its body, if that has at most `whole_up_to` bytes.
-pub fn read(path: &Path, log: u32, whole_up_to: u64, patience: Patience) -> Result<Record, ReadError> {
+pub fn read(path: &Path, trust: Trust, whole_up_to: u64, patience: Patience) -> Result<Record, ReadError> {
     let file = open(path, patience)?;
     let length = file.metadata()?.len();
     let mut first = vec![0; length.min(FIRST_READ) as usize];
     read_exact_at(&file, &mut first, 0, patience)?;
     let header = first.first_chunk().ok_or(Corrupt::Length)?;
-    let header = check(header, log, length)?;
+    let header = check(header, trust, length)?;
     let meta = read_range(&file, &first, HEADER as u64, u64::from(header.meta), patience)?;
     header.check_meta(&meta)?;
     if header.body > whole_up_to {
@@ -202,15 +205,30 @@ fn in_directory<T>(path: &Path, act: impl Fn() -> io::Result<T>) -> io::Result<T
     }
 }
 
-/// Changes header and metadata of a file where they lie. `Ok(false)`: they do not fit, or it is another file.
-pub fn rewrite_head(path: &Path, new: &Header, meta: &[u8]) -> Result<bool, ReadError> {
+/// How the head of a file was changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rewritten {
+    Done,
+    /// It does not fit.
+    NoRoom,
+    /// The file is not the one that was meant.
+    Another,
+}
+
+/// Changes header and metadata of a file where they lie, if it is the one that is meant.
+pub fn rewrite_head(path: &Path, inode: Option<(u64, u64)>, new: &Header, meta: &[u8]) -> Result<Rewritten, ReadError> {
     let file = OpenOptions::new().read(true).write(true).open(path)?;
-    let old = read_header(&file, new.log, Patience::Disk)?;
-    if old.body != new.body || old.meta_room < new.meta {
-        return Ok(false);
+    let metadata = file.metadata()?;
+    let old = read_header(&file, Trust { log: new.log, from: PurgeSeq(0) }, Patience::Disk)?;
+    let is_another = inode.is_some_and(|inode| inode != (metadata.dev(), metadata.ino()));
+    if is_another || old.body != new.body {
+        return Ok(Rewritten::Another);
+    }
+    if old.meta_room < new.meta {
+        return Ok(Rewritten::NoRoom);
     }
     let mut bytes = Header { meta_room: old.meta_room, ..*new }.encode().to_vec();
     bytes.extend_from_slice(meta);
     file.write_all_at(&bytes, 0)?;
-    Ok(true)
+    Ok(Rewritten::Done)
 }

@@ -59,6 +59,8 @@ pub enum Corrupt {
     Foreign,
     #[error("it belongs to another purge log")]
     OtherLog,
+    #[error("purges are forgotten that may have hit it")]
+    Outdated,
     #[error("its length is not what its header says")]
     Length,
     #[error("the checksum of its header is wrong")]

@@ -18,6 +18,7 @@ mod restore;
 mod scan;
 mod snapshot;
 mod spool;
+mod stamp;
 mod sweep;
 mod volume;
 mod warden;
@@ -33,6 +34,7 @@ use crate::config::model::{Admission, CacheDisk, DiskDirectory, WriteWhen};
 use crate::plan::CacheKey;
 
 use super::super::object::Object;
+use super::super::purge::Purges;
 use super::super::trouble::Trouble;
 use admission::Seen;
 use id::{FileId, KeyHash};
@@ -42,12 +44,16 @@ use volume::{Terms, Volume};
 pub use spool::Spool;
 pub use volume::Found;
 
+/// How long a directory that leaves may take to write what waits to be written.
+const WRITE_OUT: Duration = Duration::from_secs(30);
+
 /// All directories together.
 pub struct DiskTier {
     volumes: ArcSwap<Vec<Arc<Volume>>>,
     settings: ArcSwap<CacheDisk>,
-    /// Of which purge log the sequences in the files are.
+    /// Of which purge log the sequences in the files are, and up to which purges are forgotten.
     log: u32,
+    retired: Arc<AtomicU64>,
     seen: Seen,
     loads: Loads,
     /// Counts removals: what was read before one may be what was removed.
@@ -92,12 +98,12 @@ pub struct ScanView {
 }
 
 impl DiskTier {
-    /// `log`: of which purge log the sequences are.
-    pub fn start(config: &CacheDisk, log: u32) -> Self {
+    pub fn start(config: &CacheDisk, purges: &Purges) -> Self {
         let tier = DiskTier {
             volumes: ArcSwap::default(),
             settings: ArcSwap::from_pointee(CacheDisk { directories: Vec::new(), ..config.clone() }),
-            log,
+            log: purges.log_id(),
+            retired: purges.retired(),
             seen: Seen::new(),
             loads: Loads::default(),
             removals: AtomicU64::new(0),
@@ -109,7 +115,12 @@ impl DiskTier {
     /// Takes directories into and out of use, and changes the limits of those that stay.
     pub fn configure(&self, config: &CacheDisk) {
         let before = self.volumes.load_full();
-        let terms = Terms { log: self.log, write_buffer: config.write_buffer.0, read_timeout: config.read_timeout };
+        let terms = Terms {
+            log: self.log,
+            retired: self.retired.clone(),
+            write_buffer: config.write_buffer.0,
+            read_timeout: config.read_timeout,
+        };
         let volume_for = |directory: &DiskDirectory| {
             let kept = before.iter().find(|volume| volume.root == directory.path);
             match kept {
@@ -117,12 +128,17 @@ impl DiskTier {
                     volume.configure(directory);
                     volume.clone()
                 }
-                None => Volume::start(directory, config.threads, terms),
+                None => Volume::start(directory, config.threads, terms.clone()),
             }
         };
         let after: Vec<Arc<Volume>> = config.directories.iter().map(volume_for).collect();
         for volume in before.iter().filter(|volume| !after.iter().any(|kept| Arc::ptr_eq(kept, volume))) {
             volume.close();
+            let leaving = volume.clone();
+            let thread = std::thread::Builder::new().name("disk-leave".into());
+            if let Err(error) = thread.spawn(move || stop(&leaving, WRITE_OUT)) {
+                tracing::warn!(%error, "a directory that is no longer used is not left in order");
+            }
         }
         self.volumes.store(Arc::new(after));
         self.settings.store(Arc::new(config.clone()));
@@ -159,28 +175,37 @@ impl DiskTier {
 
     async fn load(&self, hash: KeyHash, key: &str) -> Result<Loaded, Trouble> {
         let removals = self.removals.load(Ordering::Acquire);
-        let mut trouble = None;
+        let (mut all, mut trouble) = (SmallVec::new(), None);
+        // A disk that was away, or could not be written, may have older versions: whoever asks takes the newest.
         for volume in self.volumes.load_full().iter().filter(|volume| volume.may_have(hash)) {
             match volume.find(hash, key).await {
-                Ok(found) if found.is_empty() => {}
-                Ok(found) => return Ok(Loaded { found, removals }),
+                Ok(found) => all.extend(found),
                 Err(other) => trouble = Some(other),
             }
         }
         match trouble {
-            Some(trouble) => Err(trouble),
-            None => Ok(Loaded { found: SmallVec::new(), removals }),
+            Some(trouble) if all.is_empty() => Err(trouble),
+            _ => Ok(Loaded { found: all, removals }),
         }
     }
 
     /// Has an object written. What there was of it before is out of date either way.
     pub fn store(&self, object: &Arc<Object>, max_variants: usize) {
         let volumes = self.volumes.load();
-        if volumes.is_empty() || object.length() > self.settings.load().max_object.0 {
+        if volumes.is_empty() {
             return;
         }
         let key = KeyHash::of(object.key.as_str());
-        let wanted = self.settings.load().admission == Admission::Always || self.seen.before(key);
+        if object.content.in_memory().is_none() {
+            // Its body is there already, wherever that is by today's rules.
+            return volumes
+                .iter()
+                .filter(|volume| volume.may_have(key))
+                .for_each(|volume| volume.rewrite(object.clone()));
+        }
+        let settings = self.settings.load();
+        let wanted = object.length() <= settings.max_object.0
+            && (settings.admission == Admission::Always || self.seen.before(key));
         let chosen = choose(&volumes, key).filter(|_| wanted);
         let id = FileId::new(key, &object.variant);
         for volume in volumes.iter() {
@@ -190,12 +215,19 @@ impl DiskTier {
                 _ => {}
             }
         }
-        let Some(volume) = chosen else { return };
-        if object.content.in_memory().is_some() {
+        if let Some(volume) = chosen {
             volume.store(object.clone(), max_variants);
-        } else {
-            volume.rewrite(object.clone());
         }
+    }
+
+    /// What was read before this may be what is removed now.
+    fn note_removal(&self) {
+        self.removals.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Counts removals so far.
+    pub fn removals(&self) -> u64 {
+        self.removals.load(Ordering::Acquire)
     }
 
     /// The largest body that is stored; 0 if nothing is.
@@ -275,6 +307,7 @@ fn stop(volume: &Volume, patience: Duration) {
     } else if let Err(error) = volume.save() {
         tracing::warn!(%path, %error, "the index of the disk cache could not be saved; the next start scans it");
     }
+    volume.end();
 }
 
 /// The volume for a key, of those that can be written: the same for as long as they are the same, in proportion to their

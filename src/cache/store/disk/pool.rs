@@ -12,6 +12,9 @@ const MAX_READS: usize = 1024;
 /// Writes that may wait, however small they are.
 const MAX_WRITES: usize = 16_384;
 
+/// Reads that go before a write that waits.
+const READS_A_WRITE: usize = 8;
+
 type Job = Box<dyn FnOnce() + Send>;
 
 /// The threads, through their queues. They end when it is dropped, after what is in the queues.
@@ -31,8 +34,22 @@ struct Queues {
     /// Somebody waits for these: they go first.
     reads: VecDeque<Job>,
     writes: VecDeque<Job>,
+    /// Reads that went first since the last write.
+    reads_in_a_row: usize,
     running: usize,
     closed: bool,
+}
+
+impl Queues {
+    fn next(&mut self) -> Option<Job> {
+        let writes_wait = !self.writes.is_empty();
+        if writes_wait && (self.reads.is_empty() || self.reads_in_a_row >= READS_A_WRITE) {
+            self.reads_in_a_row = 0;
+            return self.writes.pop_front();
+        }
+        self.reads_in_a_row = if writes_wait { self.reads_in_a_row + 1 } else { 0 };
+        self.reads.pop_front()
+    }
 }
 
 impl IoPool {
@@ -93,7 +110,7 @@ impl Drop for IoPool {
 fn work(shared: &Shared) {
     let mut queues = shared.queues.lock();
     loop {
-        let Some(job) = queues.reads.pop_front().or_else(|| queues.writes.pop_front()) else {
+        let Some(job) = queues.next() else {
             if queues.closed {
                 return;
             }

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
+use super::super::super::trouble::Trouble;
 use super::file::{self, Patience, ReadError};
 use super::id::{FAN_OUT, FileId, KeyHash, directory_name};
 use super::index::Entry;
@@ -20,6 +21,8 @@ pub struct Scan {
     directories: AtomicU32,
     files: AtomicU64,
     removed: AtomicU64,
+    /// How often it was begun.
+    times: AtomicU64,
     /// Keys that were invalidated before the scan came to them.
     forgotten: Mutex<HashSet<KeyHash>>,
 }
@@ -51,8 +54,14 @@ impl Scan {
         self.forgotten.lock().contains(&key)
     }
 
+    /// How often it was begun.
+    pub fn times(&self) -> u64 {
+        self.times.load(Ordering::Acquire)
+    }
+
     /// What is on the disk is not known any more.
     pub fn restart(&self) {
+        self.times.fetch_add(1, Ordering::AcqRel);
         self.done.store(false, Ordering::Release);
         self.directories.store(0, Ordering::Relaxed);
     }
@@ -92,7 +101,7 @@ fn enter(volume: &Volume, id: FileId) -> io::Result<()> {
     let path = id.path(&volume.root);
     let header = file::open(&path, Patience::Disk)
         .map_err(ReadError::from)
-        .and_then(|file| file::read_header(&file, volume.terms.log, Patience::Disk));
+        .and_then(|file| file::read_header(&file, volume.trust(), Patience::Disk));
     match header {
         Ok(header) => {
             let mut files = volume.files.lock();
@@ -105,8 +114,11 @@ fn enter(volume: &Volume, id: FileId) -> io::Result<()> {
             Ok(())
         }
         Err(error) if error.is_missing() => Ok(()),
-        Err(ReadError::Corrupt(corrupt)) => {
-            tracing::debug!(path = %path.display(), %corrupt, "a file of the disk cache is of no use and is removed");
+        // Without descriptors no file could be read; it is tried again.
+        Err(ReadError::Io(error)) if Trouble::of(&error) == Trouble::NoDescriptors => Err(error),
+        // One that cannot be read must not keep the others from being known.
+        Err(error) => {
+            tracing::debug!(path = %path.display(), %error, "a file of the disk cache is of no use and is removed");
             volume.scan.removed.fetch_add(1, Ordering::Relaxed);
             let mut files = volume.files.lock();
             if files.index.get(id).is_none() {
@@ -114,7 +126,6 @@ fn enter(volume: &Volume, id: FileId) -> io::Result<()> {
             }
             Ok(())
         }
-        Err(ReadError::Io(error)) => Err(error),
     }
 }
 

@@ -52,8 +52,8 @@ pub fn take(root: &Path, log: u32) -> io::Result<Option<Known>> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),
     };
-    fs::remove_file(&path)?;
-    Ok(decode(&bytes, log))
+    // If it stays, the next process would believe it: then this one does not use it either.
+    Ok(fs::remove_file(&path).is_ok().then(|| decode(&bytes, log)).flatten())
 }
 
 fn encode<'a>(log: u32, index: &Index, doomed: impl ExactSizeIterator<Item = &'a FileId>) -> Vec<u8> {

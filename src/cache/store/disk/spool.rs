@@ -7,7 +7,7 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -16,7 +16,7 @@ use tokio::sync::Notify;
 use super::super::super::flight::PartlyWritten;
 use super::super::super::object::Object;
 use super::super::super::trouble::Trouble;
-use super::body::FileBody;
+use super::body::{FileBody, PATIENCE};
 use super::file::{self, Patience};
 use super::format::{BLOCK, Header};
 use super::health::Operation;
@@ -45,6 +45,9 @@ pub struct Spool {
 pub struct SpoolFile {
     volume: Arc<Volume>,
     aside: PathBuf,
+    number: u64,
+    /// Its bytes are no longer counted as being written.
+    settled: AtomicBool,
     body_at: u64,
     written: AtomicU64,
     state: Mutex<State>,
@@ -102,15 +105,20 @@ impl Spool {
     /// `head`: the object, as yet without its body.
     pub fn begin(volume: &Arc<Volume>, others: Vec<Arc<Volume>>, head: &Object) -> Option<Self> {
         let (header, meta) = volume.head_of(head)?;
+        let (number, aside) = volume.aside();
         let file = Arc::new(SpoolFile {
             volume: volume.clone(),
-            aside: volume.aside(),
+            aside,
+            number,
+            settled: AtomicBool::new(false),
             body_at: header.body_at(),
             written: AtomicU64::new(0),
             state: Mutex::default(),
             progress: Notify::new(),
         });
         let id = FileId::new(KeyHash::of(head.key.as_str()), &head.variant);
+        // A sweep must know of it: it is older than purges that come while it is written.
+        volume.files.lock().spooling.insert(file.number, head.checked());
         Some(Spool { file, header, meta, id, others, committed: false })
     }
 
@@ -212,9 +220,11 @@ impl Spool {
 impl Drop for Spool {
     fn drop(&mut self) {
         let volume = &self.file.volume;
-        volume.spooled(-(self.file.written.load(Ordering::Relaxed) as i64));
-        if !self.committed {
-            self.file.fail(Trouble::Slow);
+        volume.files.lock().spooling.remove(&self.file.number);
+        match self.committed {
+            true => self.file.settle(),
+            // A thread may be at work on it still, and count what it writes.
+            false => self.file.fail(Trouble::Slow),
         }
         let file = self.file.clone();
         if !self.committed && !volume.pool.write(move || drop(std::fs::remove_file(&file.aside))) {
@@ -223,7 +233,20 @@ impl Drop for Spool {
     }
 }
 
+impl Drop for SpoolFile {
+    fn drop(&mut self) {
+        self.settle();
+    }
+}
+
 impl SpoolFile {
+    /// Its bytes are counted elsewhere, or gone.
+    fn settle(&self) {
+        if !self.settled.swap(true, Ordering::AcqRel) {
+            self.volume.spooled(-(self.written.load(Ordering::Relaxed) as i64));
+        }
+    }
+
     fn push(self: Arc<Self>, piece: Bytes) -> bool {
         let mut state = self.state.lock();
         if state.failed.is_some() {
@@ -277,6 +300,9 @@ impl SpoolFile {
             }
         };
         for piece in pieces {
+            if self.state.lock().failed.is_some() {
+                return Ok(()); // given up meanwhile
+            }
             let length = piece.len() as u64;
             self.volume.make_room(length, EVICT_AT_ONCE);
             if !self.volume.fits(length) {
@@ -325,7 +351,7 @@ impl PartlyWritten for SpoolFile {
             };
             let read = match read(&file, Patience::PageCache) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    self.volume.in_pool(move || read(&file, Patience::Disk)).await?
+                    self.volume.in_pool(move || read(&file, Patience::Disk), PATIENCE).await?
                 }
                 read => read,
             };

@@ -1,15 +1,19 @@
 //! Freeing what purges have killed, and noting what has survived them, so that they can be forgotten.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::super::super::object::Object;
 use super::super::super::purge::{Freed, PurgeSeq, Purges, Standing, Target, Trial};
+use super::super::super::trouble::Trouble;
 use super::DiskTier;
-use super::file::{self, Patience};
+use super::file::{self, Patience, Rewritten};
 use super::filter::Suspect;
 use super::format::{Corrupt, Meta};
+use super::health::{Operation, State};
 use super::index::Entry;
 use super::restore;
+use super::stamp;
 use super::volume::Volume;
 use super::warden::pause;
 
@@ -19,14 +23,16 @@ const STEP: usize = 1024;
 const MOST_OPENED: u32 = 10_000;
 
 /// What a sweep did.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct DiskSwept {
     pub objects: u64,
     pub bytes: u64,
     /// By the purge that had killed it.
     pub freed: Freed,
-    /// The oldest purge sequence of what is left; `None`: not all that is stored is known yet.
-    pub oldest: Option<PurgeSeq>,
+    /// The oldest purge sequence of what is left in the directories that were swept.
+    pub oldest: PurgeSeq,
+    /// Those that could not be swept, or not wholly.
+    pub unswept: Vec<Arc<Volume>>,
 }
 
 /// Purges of which each hits what looks like it, if it is older.
@@ -37,15 +43,39 @@ impl DiskTier {
     pub fn sweep(&self, purges: &Purges) -> DiskSwept {
         let current = purges.current();
         let suspects = suspects(purges.in_force());
-        let mut swept = DiskSwept { oldest: Some(PurgeSeq(u64::MAX)), ..DiskSwept::default() };
+        let mut swept = DiskSwept { oldest: PurgeSeq(u64::MAX), ..DiskSwept::default() };
         for volume in self.volumes.load_full().iter() {
             let before = volume.files.lock().oldest_write();
-            let known = volume.scan.is_done();
+            let began = volume.is_whole();
             let oldest = sweep(volume, purges, &suspects, current, &mut swept);
-            let oldest = before.map_or(oldest, |before| oldest.min(before));
-            swept.oldest = swept.oldest.filter(|_| known).map(|other| other.min(oldest));
+            // What was read before is not to be promoted any more.
+            self.note_removal();
+            if began.is_none() || began != volume.is_whole() || !swept_for_good(volume, oldest, current) {
+                swept.unswept.push(volume.clone());
+                continue;
+            }
+            swept.oldest = swept.oldest.min(before.unwrap_or(oldest)).min(oldest);
         }
         swept
+    }
+
+    /// Purges before `from` are forgotten without these having been swept for them.
+    pub fn distrust(&self, unswept: &[Arc<Volume>], from: PurgeSeq) {
+        unswept.iter().for_each(|volume| volume.distrust(from));
+    }
+}
+
+/// Whether nothing that is dead is left, also should the node be killed now; notes it in the directory.
+fn swept_for_good(volume: &Volume, oldest: PurgeSeq, current: PurgeSeq) -> bool {
+    if !volume.files.lock().doomed.is_empty() {
+        return false; // not unlinked yet: the next sweep sees to it
+    }
+    match stamp::write(&volume.root, volume.terms.log, oldest.min(current)) {
+        Ok(()) => true,
+        Err(error) => {
+            volume.fault(Operation::Write, &error);
+            false
+        }
     }
 }
 
@@ -103,12 +133,16 @@ enum Verdict {
 fn look_at(volume: &Volume, purges: &Purges, entry: &Entry) -> Verdict {
     let _stripe = volume.stripe(entry.id);
     let path = entry.id.path(&volume.root);
-    let record = match file::read(&path, volume.terms.log, 0, Patience::Disk) {
+    let record = match file::read(&path, volume.trust(), 0, Patience::Disk) {
         Ok(record) => record,
         Err(error) if error.is_missing() => return Verdict::Dead(None),
         Err(error) => {
-            volume.unreadable(entry.id, &error);
-            return Verdict::Unknown;
+            // What cannot be read cannot be judged, and is of no use. A disk that fails altogether is told by that.
+            return match volume.unreadable(entry.id, &error) {
+                Trouble::NoDescriptors => Verdict::Unknown,
+                _ if volume.health.state() != State::InService => Verdict::Unknown,
+                _ => Verdict::Dead(None),
+            };
         }
     };
     let Ok(object) = headed(&record) else { return Verdict::Dead(None) };
@@ -120,9 +154,9 @@ fn look_at(volume: &Volume, purges: &Purges, entry: &Entry) -> Verdict {
         Standing::SoftPurged { .. } => {
             let Some((header, meta)) = volume.head_of(&object) else { return Verdict::Dead(None) };
             let header = super::format::Header { body: record.header.body, ..header };
-            match file::rewrite_head(&path, &header, &meta) {
-                Ok(true) => Verdict::Survived,
-                Ok(false) => Verdict::Dead(None),
+            match file::rewrite_head(&path, None, &header, &meta) {
+                Ok(Rewritten::Done) => Verdict::Survived,
+                Ok(Rewritten::NoRoom | Rewritten::Another) => Verdict::Dead(None),
                 Err(_) => Verdict::Unknown,
             }
         }
@@ -149,7 +183,7 @@ impl DiskTier {
                 from = next;
                 for entry in entries.iter().filter(|entry| suspects.iter().any(|suspect| entry.filter.is(suspect))) {
                     let path = entry.id.path(&volume.root);
-                    let read = || file::read(&path, volume.terms.log, 0, Patience::Disk).ok();
+                    let read = || file::read(&path, volume.trust(), 0, Patience::Disk).ok();
                     if everything
                         || read().and_then(|record| headed(&record).ok()).is_some_and(|object| trial.hits(&object))
                     {

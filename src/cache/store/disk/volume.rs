@@ -18,7 +18,7 @@ use super::super::super::object::Object;
 use super::super::super::purge::PurgeSeq;
 use super::super::super::trouble::Trouble;
 use super::body::FileBody;
-use super::file::{self, Patience, ReadError, Record, RecordBody};
+use super::file::{self, Patience, ReadError, Record, RecordBody, Rewritten};
 use super::format::{Corrupt, Header, Meta, room_for};
 use super::health::{Health, Operation, State};
 use super::id::{FileId, KeyHash};
@@ -27,19 +27,24 @@ use super::pool::IoPool;
 use super::restore;
 use super::scan::{self, Scan};
 use super::snapshot::{self, Known};
+use super::stamp::Trust;
 
 /// Bodies up to this are read whole and may get into memory; larger ones are streamed.
 pub const READ_WHOLE: u64 = 1 << 20;
 /// Files that are evicted for one that is written, at most.
-const EVICT_AT_ONCE: usize = 64;
+const EVICT_AT_ONCE: usize = 1024;
+/// Entries of a snapshot that are taken over under one lock.
+const RESTORED_AT_ONCE: usize = 1024;
 /// Locks for what is done to one file at a time.
 const STRIPES: usize = 64;
 
 /// What is the same for all volumes.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Terms {
     /// Of which purge log the sequences in the files are.
     pub log: u32,
+    /// Up to which purges are forgotten.
+    pub retired: Arc<AtomicU64>,
     pub write_buffer: u64,
     pub read_timeout: Duration,
 }
@@ -62,6 +67,12 @@ pub struct Volume {
     /// Wakes the warden.
     pub(super) chores: Condvar,
     pub(super) closed: AtomicBool,
+    /// It was left in order: nothing may be put in place any more.
+    ended: AtomicBool,
+    /// Held as long as this process uses the directory.
+    lock: Mutex<Option<Arc<std::fs::File>>>,
+    /// See [`Trust`].
+    trust_from: AtomicU64,
     pub counters: Counters,
 }
 
@@ -71,6 +82,8 @@ pub(super) struct Files {
     pub index: Index,
     /// Files that are being written; of several of a name the one that counts.
     writing: HashMap<FileId, Write>,
+    /// The purge sequences of bodies that are being written as they come.
+    pub spooling: HashMap<u64, PurgeSeq>,
     /// Files that are to be removed, and until then not to be found.
     pub doomed: HashSet<FileId>,
     next_write: u64,
@@ -91,7 +104,7 @@ impl Files {
 
     /// The oldest purge sequence of what is not yet in the index.
     pub fn oldest_write(&self) -> Option<PurgeSeq> {
-        self.writing.values().map(|write| write.seq).min()
+        self.writing.values().map(|write| write.seq).chain(self.spooling.values().copied()).min()
     }
 }
 
@@ -130,6 +143,9 @@ impl Volume {
             next_aside: AtomicU64::new(0),
             chores: Condvar::new(),
             closed: AtomicBool::new(false),
+            ended: AtomicBool::new(false),
+            lock: Mutex::default(),
+            trust_from: AtomicU64::new(0),
             counters: Counters::default(),
         });
         super::warden::start(&volume);
@@ -172,7 +188,7 @@ impl Volume {
             self.files.lock().index.variants(key).iter().map(|entry| entry.id).collect();
         if ids.is_empty() && !self.scan.is_done() && !self.scan.is_forgotten(key) {
             let volume = self.clone();
-            let names = self.in_pool(move || scan::names_of(&volume.root, key)).await?;
+            let names = self.in_pool(move || scan::names_of(&volume.root, key), self.terms.read_timeout).await?;
             let files = self.files.lock();
             ids = names.into_iter().filter(|id| !files.doomed.contains(id)).collect();
         }
@@ -192,14 +208,18 @@ impl Volume {
 
     /// Reads one file; `None`: it is not there.
     async fn read(self: &Arc<Self>, id: FileId, name: &str) -> Result<Option<Found>, Trouble> {
+        let expected = self.files.lock().index.get(id);
         let quick = self.read_now(id, name, Patience::PageCache);
         let read = match quick {
             Err(error) if error.needs_disk() => {
                 let (volume, name) = (self.clone(), name.to_owned());
-                self.in_pool(move || {
-                    let _stripe = volume.stripe(id); // nobody changes it meanwhile
-                    volume.read_now(id, &name, Patience::Disk)
-                })
+                self.in_pool(
+                    move || {
+                        let _stripe = volume.stripe(id); // nobody changes it meanwhile
+                        volume.read_now(id, &name, Patience::Disk)
+                    },
+                    self.terms.read_timeout,
+                )
                 .await?
             }
             read => read,
@@ -212,7 +232,12 @@ impl Volume {
                 Ok(Some(found))
             }
             Err(error) if error.is_missing() => {
-                self.files.lock().index.remove(id);
+                let mut files = self.files.lock();
+                // Unless another took its place while this one was read.
+                if files.index.get(id) == expected {
+                    files.index.remove(id);
+                }
+                drop(files);
                 self.counters.misses.fetch_add(1, Ordering::Relaxed);
                 Ok(None)
             }
@@ -221,7 +246,7 @@ impl Volume {
     }
 
     fn read_now(self: &Arc<Self>, id: FileId, name: &str, patience: Patience) -> Result<Found, ReadError> {
-        let Record { header, meta, body } = file::read(&id.path(&self.root), self.terms.log, READ_WHOLE, patience)?;
+        let Record { header, meta, body } = file::read(&id.path(&self.root), self.trust(), READ_WHOLE, patience)?;
         let meta = Meta::decode(&meta)?;
         if meta.key != name {
             return Err(Corrupt::Key.into());
@@ -233,17 +258,23 @@ impl Volume {
         Ok(Found { object: Arc::new(restore::object(&header, &meta, content)?) })
     }
 
-    /// Does what may wait for the disk, for somebody who waits for it.
+    /// Does what may wait for the disk, for somebody who waits for it so long.
     pub(super) async fn in_pool<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,
+        patience: Duration,
     ) -> Result<T, Trouble> {
-        let (done, result) = oneshot::channel();
-        // If nobody waits any more, the result is not needed.
-        if !self.pool.read(move || drop(done.send(work()))) {
+        let (done, result) = oneshot::channel::<T>();
+        let read = move || {
+            // If nobody waits any more, a disk that is behind has one thing less to do.
+            if !done.is_closed() {
+                drop(done.send(work()));
+            }
+        };
+        if !self.pool.read(read) {
             return Err(self.count(Trouble::Slow));
         }
-        match tokio::time::timeout(self.terms.read_timeout, result).await {
+        match tokio::time::timeout(patience, result).await {
             Ok(Ok(result)) => Ok(result),
             Ok(Err(_)) => Err(self.count(Trouble::IoError)), // it panicked
             Err(_) => Err(self.count(Trouble::Slow)),
@@ -253,6 +284,11 @@ impl Volume {
     /// Notes that a file could not be read, and removes it if it is damaged.
     pub(super) fn unreadable(&self, id: FileId, error: &ReadError) -> Trouble {
         match error {
+            ReadError::Corrupt(corrupt @ (Corrupt::Outdated | Corrupt::OtherLog)) => {
+                tracing::debug!(path = %id.path(&self.root).display(), %corrupt, "a stored file is not used any more");
+                self.remove(id);
+                self.count(Trouble::Corrupt)
+            }
             ReadError::Corrupt(corrupt) => {
                 tracing::warn!(path = %id.path(&self.root).display(), %corrupt, "a stored file is unusable and is removed");
                 self.remove(id);
@@ -308,6 +344,12 @@ impl Volume {
         self.abandon_write(id, number);
     }
 
+    /// Whether all that is in it is known and can be reached; and which time, if it was away in between.
+    pub(super) fn is_whole(&self) -> Option<u64> {
+        let is_whole = self.scan.is_done() && self.health.state() == State::InService && !self.is_closed();
+        is_whole.then(|| self.scan.times())
+    }
+
     /// What keeps an object from being written now.
     pub fn obstacle(&self) -> Option<Trouble> {
         let obstacle = self.health.obstacle(Operation::Write);
@@ -344,8 +386,12 @@ impl Volume {
         if !self.files.lock().is_current(id, number) {
             return Ok(()); // out of date before it was written
         }
-        let aside = self.aside();
+        let (_, aside) = self.aside();
         self.make_room(header.file_length(), EVICT_AT_ONCE);
+        if !self.fits(header.file_length()) {
+            self.abandon_write(id, number); // more is to be evicted than one write may do: the warden is at it
+            return Ok(());
+        }
         let written = file::write_aside(&aside, &header, &meta, body);
         let committed = written.and_then(|()| self.commit(id, number, &aside, &header, max_variants));
         if committed.is_err() {
@@ -360,10 +406,10 @@ impl Volume {
         Some((restore::header(object, &meta, room_for(meta.len()), self.terms.log), meta))
     }
 
-    /// A name for a file that is being written.
-    pub(super) fn aside(&self) -> PathBuf {
+    /// A number and a name for a file that is being written.
+    pub(super) fn aside(&self) -> (u64, PathBuf) {
         let number = self.next_aside.fetch_add(1, Ordering::Relaxed);
-        self.root.join("tmp").join(number.to_string())
+        (number, self.root.join("tmp").join(number.to_string()))
     }
 
     /// Puts what was written aside in its place, unless it is out of date by now.
@@ -376,7 +422,7 @@ impl Volume {
         max_variants: usize,
     ) -> std::io::Result<()> {
         let _stripe = self.stripe(id);
-        if !self.files.lock().is_current(id, number) {
+        if self.ended.load(Ordering::Acquire) || !self.files.lock().is_current(id, number) {
             return std::fs::remove_file(aside);
         }
         file::rename(aside, &id.path(&self.root))?;
@@ -428,8 +474,8 @@ impl Volume {
         self.waiting_bytes.fetch_add(bytes as u64, Ordering::Relaxed); // likewise
     }
 
-    /// Frees the place of a file that is not in the index.
-    pub(super) fn unlink(&self, id: FileId) {
+    /// Frees the place of a file that is not in the index; whether that is done.
+    pub(super) fn unlink(&self, id: FileId) -> bool {
         let _stripe = self.stripe(id);
         // It may have been written anew since.
         if self.files.lock().index.get(id).is_none()
@@ -437,8 +483,11 @@ impl Volume {
             && error.kind() != std::io::ErrorKind::NotFound
         {
             self.fault(Operation::Write, &error);
+            self.files.lock().doomed.insert(id);
+            return false;
         }
         self.files.lock().doomed.remove(&id);
+        true
     }
 
     /// Makes room among the variants of a key, at the expense of those whose fill began first.
@@ -456,11 +505,16 @@ impl Volume {
         let id = FileId::new(KeyHash::of(object.key.as_str()), &object.variant);
         let volume = self.clone();
         let rewrite = move || {
+            let Some(body) = object.content.on_disk() else { return };
             let Some((header, meta)) = volume.head_of(&object) else { return volume.remove(id) };
             let _stripe = volume.stripe(id);
-            match file::rewrite_head(&id.path(&volume.root), &header, &meta) {
-                Ok(true) => volume.files.lock().index.survived(id, header.seq),
-                Ok(false) => volume.remove(id),
+            if volume.ended.load(Ordering::Acquire) {
+                return;
+            }
+            match file::rewrite_head(&id.path(&volume.root), Some(body.inode()), &header, &meta) {
+                Ok(Rewritten::Done) => volume.files.lock().index.survived(id, header.seq),
+                Ok(Rewritten::NoRoom) => volume.remove(id),
+                Ok(Rewritten::Another) => {}
                 Err(error) if error.is_missing() => {}
                 Err(error) => drop(volume.unreadable(id, &error)),
             }
@@ -498,10 +552,35 @@ impl Volume {
 
     /// What was there is gone, or not to be trusted: it is looked for anew.
     pub(super) fn forget_all(&self) {
-        let mut files = self.files.lock();
-        files.index = Index::new();
-        files.doomed.clear();
+        // What was replaced or removed while it was away stays doomed.
+        self.files.lock().index = Index::new();
         self.scan.restart();
+    }
+
+    /// The directory is this process's from now on.
+    pub(super) fn hold(&self, lock: Arc<std::fs::File>) {
+        *self.lock.lock() = Some(lock);
+        let retired = PurgeSeq(self.terms.retired.load(Ordering::Acquire));
+        self.distrust(Trust::of(&self.root, self.terms.log, retired).from);
+    }
+
+    pub(super) fn let_go(&self) {
+        *self.lock.lock() = None;
+    }
+
+    /// Purges before `from` are forgotten that it was not swept for.
+    pub(super) fn distrust(&self, from: PurgeSeq) {
+        self.trust_from.fetch_max(from.0, Ordering::AcqRel);
+    }
+
+    pub(super) fn trust(&self) -> Trust {
+        Trust { log: self.terms.log, from: PurgeSeq(self.trust_from.load(Ordering::Acquire)) }
+    }
+
+    /// Leaves the directory to others.
+    pub(super) fn end(&self) {
+        self.ended.store(true, Ordering::Release);
+        self.let_go();
     }
 
     pub(super) fn is_closed(&self) -> bool {
@@ -519,14 +598,20 @@ impl Volume {
 
     /// Takes over what the last process knew of the directory.
     pub(super) fn restore(&self, known: Known) {
-        let mut files = self.files.lock();
-        for entry in known.entries {
-            // What was written or removed since the start is newer.
-            if !files.doomed.contains(&entry.id) && !self.scan.is_forgotten(entry.id.key) {
-                files.index.insert_oldest(entry);
+        let trust_from = self.trust().from;
+        // In steps: whoever asks for something needs the same lock.
+        for entries in known.entries.chunks(RESTORED_AT_ONCE) {
+            let mut files = self.files.lock();
+            for entry in entries {
+                // What was written or removed since the start is newer.
+                if entry.seq < trust_from {
+                    files.doomed.insert(entry.id);
+                } else if !files.doomed.contains(&entry.id) && !self.scan.is_forgotten(entry.id.key) {
+                    files.index.insert_oldest(*entry);
+                }
             }
         }
-        files.doomed.extend(known.doomed);
+        self.files.lock().doomed.extend(known.doomed);
         self.scan.finish();
     }
 

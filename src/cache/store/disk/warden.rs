@@ -41,8 +41,7 @@ struct Warden {
 
 /// The directory as it was when it was opened.
 struct Opened {
-    /// Held as long as this process uses it.
-    _lock: File,
+    lock: Arc<File>,
     device: u64,
     inode: u64,
 }
@@ -71,12 +70,15 @@ impl Warden {
     fn open(&mut self) {
         let root = &self.volume.root;
         match open(root) {
-            Ok(opened) => {
-                self.device = Some(opened.device);
-                self.opened = Some(opened);
-            }
+            Ok(opened) => self.take(opened),
             Err(error) => self.give_up(&error),
         }
+    }
+
+    fn take(&mut self, opened: Opened) {
+        self.device = Some(opened.device);
+        self.volume.hold(opened.lock.clone());
+        self.opened = Some(opened);
     }
 
     fn give_up(&self, error: &io::Error) {
@@ -117,14 +119,12 @@ impl Warden {
         }
         let is_same = |opened: &Opened| opened.is_still(&volume.root).is_ok();
         if !self.opened.as_ref().is_some_and(is_same) {
-            self.opened = None; // gives up the lock
+            self.opened = None;
+            volume.let_go();
             match open(&volume.root) {
                 // What lies under a mount point while the disk is not mounted must not be filled.
                 Ok(opened) if self.device.is_some_and(|device| device != opened.device) => return,
-                Ok(opened) => {
-                    self.device = Some(opened.device);
-                    self.opened = Some(opened);
-                }
+                Ok(opened) => self.take(opened),
                 Err(error) => {
                     return tracing::debug!(path = %volume.root.display(), %error, "the disk cache cannot be opened yet");
                 }
@@ -143,8 +143,8 @@ impl Warden {
     /// Evicts what keeps the file system from having `min_free` left.
     fn watch_free_space(&self) {
         let volume = &self.volume;
-        if volume.health.state() == State::OutOfService {
-            return;
+        if volume.health.state() != State::InService {
+            return; // of a read-only one, nothing could be removed
         }
         let Ok(stat) = rustix::fs::statvfs(&volume.root) else { return };
         let (free, least) = (stat.f_bavail * stat.f_frsize, volume.min_free.load(Ordering::Relaxed));
@@ -152,10 +152,15 @@ impl Warden {
         if free < least || was_full {
             let missing = least.saturating_sub(free).max(if was_full { FULL_EVICTS } else { 0 });
             let mut freed = 0;
-            while freed < missing {
+            for _ in 0..REMOVE_IN_A_ROUND {
+                if freed >= missing {
+                    break;
+                }
                 let Some(entry) = volume.files.lock().index.pop_oldest() else { break };
                 volume.counters.evicted.fetch_add(1, Ordering::Relaxed);
-                volume.unlink(entry.id);
+                if !volume.unlink(entry.id) {
+                    break;
+                }
                 freed += entry.size();
             }
         }
@@ -170,7 +175,11 @@ impl Warden {
         if volume.health.state() != State::InService {
             return false; // there is time when it works again
         }
-        doomed.iter().for_each(|id| volume.unlink(*id));
+        for id in doomed {
+            if !volume.unlink(id) {
+                return false; // there is time when it works again
+            }
+        }
         volume.make_room(0, REMOVE_IN_A_ROUND);
         let files = volume.files.lock();
         !files.doomed.is_empty() || files.index.bytes() > volume.max_size()
@@ -209,10 +218,10 @@ fn open(root: &Path) -> io::Result<Opened> {
     let aside = root.join("tmp");
     fs::create_dir_all(&aside)?;
     for entry in fs::read_dir(&aside)? {
-        fs::remove_file(entry?.path())?;
+        let _ = fs::remove_file(entry?.path()); // of a file system that is read-only, what is stored can still be used
     }
     let metadata = fs::metadata(root)?;
-    Ok(Opened { _lock: lock, device: metadata.dev(), inode: metadata.ino() })
+    Ok(Opened { lock: Arc::new(lock), device: metadata.dev(), inode: metadata.ino() })
 }
 
 /// Whether files can be written, read and removed.
