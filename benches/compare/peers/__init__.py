@@ -1,0 +1,13 @@
+"""The servers that are compared, a file each. All have one worker on one core, keep connections open for as long as the
+run lasts, and cache what the same origin says may be cached."""
+
+from .floor import Floor
+from .haproxy import HAProxy
+from .nginx import Nginx, NginxCache, NginxCopy
+from .seawall import Seawall, SeawallOnTwoCores
+from .trafficserver import TrafficServer
+from .varnish import Varnish
+
+# In the order in which they are measured.
+PEERS = {peer.name: peer for peer in
+         (Seawall, SeawallOnTwoCores, Nginx, NginxCopy, NginxCache, HAProxy, Varnish, TrafficServer, Floor)}
