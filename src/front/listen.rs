@@ -155,7 +155,7 @@ async fn serve_connection(
     };
     let stream = match acceptor {
         None => ClientStream::plain(stream, client, local, write_timeout),
-        Some(acceptor) => match timeout(tls_timeout, acceptor.accept(stream)).await {
+        Some(acceptor) => match Box::pin(timeout(tls_timeout, acceptor.accept(stream))).await {
             Ok(Ok(stream)) => ClientStream::tls(stream, client, local, write_timeout),
             failed => {
                 shared.observer.metrics.tls_failures.inc();
@@ -167,7 +167,7 @@ async fn serve_connection(
         },
     };
     if stream.is_h2() {
-        serve_h2(stream, shared, shutdown).await;
+        Box::pin(serve_h2(stream, shared, shutdown)).await; // large, and no place for those that do not need it
     } else {
         Connection::new(shared, shutdown, stream).serve().await;
     }

@@ -86,13 +86,7 @@ pub async fn decide(
         Plan::Tunnel(matched) => return upgrade(shared, snapshot, view, matched, now).await,
         Plan::Cache(matched) => matched,
     };
-    let version = snapshot.sites[matched.site_index].version();
-    matched.write_key(key, version, view);
-    let asks = match matched.route.cache.heeds_clients() {
-        true => ClientDirectives::parse(view.fields),
-        false => ClientDirectives::default(),
-    };
-    let request = cache_request(view, snapshot, matched, key, asks);
+    let request = cache_request(view, snapshot, matched, key);
     let (source, report) = match shared.engine.look_up(&request, now).await {
         Lookup::Hit(object, report) => (Source::Stored(object), report),
         Lookup::PartHit(part, report) => (Source::Part(part), report),
@@ -122,9 +116,42 @@ pub async fn decide(
             Err(FetchError { error, report }) => return no_answer(&error, report, matched, view, now),
         },
     };
-    let mut response = ClientResponse::new(source, view.method, view.fields, now);
-    response.key = may_see_key(snapshot, view, matched).then(|| key.clone());
+    let response = response_from_cache(snapshot, view, matched, source, key, now);
     Decision::Respond { response, report: Some(report), site: Some(matched.site_index) }
+}
+
+/// The answer to a request, if it is in memory and fresh: what [`decide`] would come to, without waiting for anything. With
+/// it the site.
+pub fn in_memory(
+    shared: &Shared,
+    snapshot: &Arc<Snapshot>,
+    view: &RequestView<'_>,
+    key: &mut String,
+    now: Timestamp,
+) -> Option<(ClientResponse, Report, usize)> {
+    let Plan::Cache(matched) = plan(&snapshot.config, view) else { return None };
+    let request = cache_request(view, snapshot, matched, key);
+    let (key, asks) = (request.key, request.asks);
+    match shared.engine.lookup(key, view.fields, &asks, now) {
+        Lookup::Hit(object, report) if object.content.in_memory().is_some() => {
+            let response = response_from_cache(snapshot, view, matched, Source::Stored(object), key, now);
+            Some((response, report, matched.site_index))
+        }
+        _ => None,
+    }
+}
+
+fn response_from_cache(
+    snapshot: &Snapshot,
+    view: &RequestView<'_>,
+    matched: Matched<'_>,
+    source: Source,
+    key: &str,
+    now: Timestamp,
+) -> ClientResponse {
+    let mut response = ClientResponse::new(source, view.method, view.fields, now);
+    response.key = may_see_key(snapshot, view, matched).then(|| key.to_owned());
+    response
 }
 
 /// Whether the body that a request announces is more than its route takes. One that comes in pieces is counted as it comes.
@@ -198,13 +225,19 @@ async fn upgrade(
     }
 }
 
+/// `key`: a buffer that is reused.
 fn cache_request<'a>(
     view: &'a RequestView<'a>,
     snapshot: &'a Arc<Snapshot>,
     matched: Matched<'a>,
-    key: &'a str,
-    asks: ClientDirectives,
+    key: &'a mut String,
 ) -> CacheRequest<'a> {
+    let version = snapshot.sites[matched.site_index].version();
+    matched.write_key(key, version, view);
+    let asks = match matched.route.cache.heeds_clients() {
+        true => ClientDirectives::parse(view.fields),
+        false => ClientDirectives::default(),
+    };
     CacheRequest { view, snapshot, matched, key, slice: None, asks }
 }
 

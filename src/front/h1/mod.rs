@@ -1,7 +1,9 @@
-//! HTTP/1.1 and 1.0: one connection, request after request. A memory hit is answered here with one vectored
-//! write; what must pass is handed to pingora with a gate in front of it, and the connection comes back. What
+//! HTTP/1.1 and 1.0: one connection, request after request. A memory hit is answered at once with one vectored
+//! write ([`now`]); what must pass is handed to pingora with a gate in front of it, and the connection comes back. What
 //! the origin agrees to change into another protocol is carried both ways here.
 
+mod alarm;
+mod now;
 mod tunnel;
 mod write;
 
@@ -29,6 +31,8 @@ use super::reply::ClientResponse;
 use super::serve::{self, Decision, Shared};
 use super::stream::{ClientStream, Gate};
 
+use alarm::Alarm;
+use now::Answered;
 use write::{Framing, Writing};
 
 /// A connection's first buffer: most heads fit.
@@ -36,6 +40,9 @@ const FIRST_BUFFER: usize = 4096;
 /// How long a connection that is closed while its client still sends is read on, so that the client gets to
 /// read the response before the reset.
 const LINGER: Duration = Duration::from_secs(2);
+
+/// A connection that has been idle for so long gives its buffers back.
+const TRIM_AFTER: Duration = Duration::from_secs(1);
 
 /// One client's connection.
 pub struct Connection {
@@ -48,6 +55,7 @@ pub struct Connection {
     /// Buffers that are reused from request to request.
     key: String,
     tail: String,
+    alarm: Alarm,
 }
 
 /// What becomes of the connection.
@@ -64,73 +72,99 @@ enum Next {
 impl Connection {
     pub fn new(shared: Arc<Shared>, shutdown: watch::Receiver<bool>, stream: ClientStream) -> Self {
         let buffer = BytesMut::with_capacity(FIRST_BUFFER);
-        Connection { shared, shutdown, stream, buffer, served: 0, key: String::new(), tail: String::new() }
+        let (key, tail, alarm) = (String::new(), String::new(), Alarm::new());
+        Connection { shared, shutdown, stream, buffer, served: 0, key, tail, alarm }
     }
 
     /// Serves requests until the connection ends.
     pub async fn serve(mut self) {
         loop {
-            // A copy: the wait may be long, and must not keep an old configuration alive.
-            let limits = self.shared.snapshot.load().config.limits.clone();
-            let read = self.read_head(&limits).await;
-            // Loaded when the request is there, so that it meets the configuration in force now.
-            let snapshot = self.shared.snapshot.load_full();
-            let end = match read {
+            let end = match self.read_head().await {
                 Ok(Some(end)) => end,
                 Ok(None) => return,
                 Err(refusal) => {
-                    self.refuse(&snapshot, refusal).await;
-                    return;
+                    let snapshot = self.shared.snapshot.load_full();
+                    return Box::pin(self.refuse(&snapshot, refusal)).await;
                 }
             };
             self.served += 1;
-            self.stream.set_write_timeout(snapshot.config.limits.write_timeout);
-            match self.handle(&snapshot, end).await {
-                (Next::Request, Some(connection)) => self = connection,
-                (Next::Linger, Some(mut connection)) => {
-                    connection.linger(&snapshot.config.limits).await;
+            let next = match self.answer_now(end) {
+                Answered::Wholly(next) => next,
+                Answered::InPart(answer) => Box::pin(self.finish(answer)).await,
+                // Boxed, as is everything that most connections seldom need: an idle one is to be small.
+                Answered::NotYet => {
+                    // Loaded when the request is there, so that it meets the configuration in force now.
+                    let snapshot = self.shared.snapshot.load_full();
+                    self.stream.set_write_timeout(snapshot.config.limits.write_timeout);
+                    match Box::pin(self.handle(&snapshot, end)).await {
+                        (next, Some(connection)) => {
+                            self = connection;
+                            next
+                        }
+                        (_, None) => return,
+                    }
+                }
+            };
+            match next {
+                Next::Request => {}
+                Next::Linger => {
+                    let most = self.shared.snapshot.load().config.limits.max_drain.0;
+                    return Box::pin(self.linger(most)).await;
+                }
+                Next::Close => {
+                    let _ = timeout(LINGER, self.stream.shutdown()).await; // the client may be gone already
                     return;
                 }
-                (Next::Close, Some(mut connection)) => {
-                    let _ = timeout(LINGER, connection.stream.shutdown()).await; // the client may be gone already
-                    return;
-                }
-                (Next::Gone, _) | (_, None) => return,
+                Next::Gone => return,
             }
         }
     }
 
     /// Reads until a whole head is in the buffer. `None`: the client left, stayed idle too long, or the node
     /// is shutting down.
-    async fn read_head(&mut self, limits: &Limits) -> Result<Option<usize>, Refusal> {
+    async fn read_head(&mut self) -> Result<Option<usize>, Refusal> {
         let mut scanned = 0;
-        let mut deadline = None;
+        let (mut since, mut begun) = (Instant::now(), false);
         loop {
             // RFC 9112 section 2.2: an empty line before a request line is ignored.
             if scanned == 0 && self.buffer.starts_with(b"\r\n") {
                 self.buffer.advance(2);
             }
-            if let Some(end) = find_end(&self.buffer, scanned, limits)? {
-                return Ok(Some(end));
-            }
-            scanned = self.buffer.len().saturating_sub(3);
-            let wait = match deadline {
-                None if self.buffer.is_empty() && self.served > 0 => limits.keepalive_timeout,
-                None => *deadline.insert(Instant::now() + limits.header_timeout) - Instant::now(),
-                Some(deadline) => deadline.saturating_duration_since(Instant::now()),
+            let patience = {
+                // Not kept: the wait may be long, and must not keep an old configuration alive.
+                let snapshot = self.shared.snapshot.load();
+                let limits = &snapshot.config.limits;
+                if let Some(end) = find_end(&self.buffer, scanned, limits)? {
+                    return Ok(Some(end));
+                }
+                if self.buffer.is_empty() && self.served > 0 { limits.keepalive_timeout } else { limits.header_timeout }
             };
+            scanned = self.buffer.len().saturating_sub(3);
             let idle = self.buffer.is_empty();
-            self.buffer.reserve(FIRST_BUFFER / 2);
+            if !idle && !std::mem::replace(&mut begun, true) {
+                since = Instant::now(); // one deadline for the whole head
+            }
+            let deadline = since + patience;
+            let trim_at = if idle && self.buffer.capacity() > 0 { since + TRIM_AFTER } else { deadline };
+            if self.buffer.capacity() > 0 {
+                self.buffer.reserve(FIRST_BUFFER / 2);
+            }
             let read = tokio::select! {
                 biased;
-                read = timeout(wait, self.stream.read_buf(&mut self.buffer)) => read,
+                read = self.stream.read_buf(&mut self.buffer) => Some(read),
+                () = self.alarm.at(trim_at.min(deadline)) => None,
                 _ = self.shutdown.wait_for(|down| *down), if idle && self.served > 0 => return Ok(None),
             };
             match read {
-                Ok(Ok(0)) | Ok(Err(_)) => return Ok(None),
-                Ok(Ok(_)) => {}
-                Err(_) if self.buffer.is_empty() => return Ok(None),
-                Err(_) => {
+                Some(Ok(0) | Err(_)) => return Ok(None),
+                // After a rest there is room for some bytes only.
+                Some(Ok(_)) => self.buffer.reserve(FIRST_BUFFER / 2),
+                None if Instant::now() < deadline => {
+                    self.buffer = BytesMut::new();
+                    (self.key, self.tail) = (String::new(), String::new());
+                }
+                None if self.buffer.is_empty() => return Ok(None),
+                None => {
                     let why = "the request head did not come in time";
                     return Err(Refusal { status: StatusCode::REQUEST_TIMEOUT, why });
                 }
@@ -146,7 +180,7 @@ impl Connection {
         let response = ClientResponse::synthetic(refusal.status, refusal.why, &Method::GET, now);
         let writing = Writing { method: &Method::GET, version: Version::HTTP_11, keep_alive: false };
         let _ = self.write(snapshot, response, None, &writing).await; // the connection ends either way
-        self.linger(&snapshot.config.limits).await;
+        self.linger(snapshot.config.limits.max_drain.0).await;
     }
 
     /// Handles the request whose head is the first `end` bytes of the buffer. Gives the connection back unless
@@ -242,10 +276,10 @@ impl Connection {
     }
 
     /// Closes the sending side and reads on for a moment: a reset that overtakes the response would hide it.
-    async fn linger(&mut self, limits: &Limits) {
+    async fn linger(&mut self, most: u64) {
         let reading = async {
             self.stream.shutdown().await?;
-            let mut left = limits.max_drain.0 as usize;
+            let mut left = most as usize;
             let mut space = [0; 4096];
             while left > 0 {
                 match self.stream.read(&mut space).await? {

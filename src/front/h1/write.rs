@@ -50,10 +50,7 @@ impl Connection {
         writing: &Writing<'_>,
         bytes: &mut u64,
     ) -> io::Result<()> {
-        let head = match response.reply {
-            Reply::Full => response.head().h1.clone(),
-            _ => serialise(response.status(), &response.selected_fields()),
-        };
+        let head = head_of(response);
         if !response.has_body(writing.method) {
             return self.write_all([&head, tail.as_bytes(), b""]).await;
         }
@@ -123,8 +120,16 @@ impl Framing {
     }
 }
 
+/// The head as it is stored, or what is left of it for another answer than the whole.
+pub(super) fn head_of(response: &ClientResponse) -> Bytes {
+    match response.reply {
+        Reply::Full => response.head().h1.clone(),
+        _ => serialise(response.status(), &response.selected_fields()),
+    }
+}
+
 /// The fields that each response gets anew, and the end of the head.
-fn write_tail(
+pub(super) fn write_tail(
     out: &mut String,
     response: &ClientResponse,
     report: Option<&Report>,

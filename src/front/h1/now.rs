@@ -1,0 +1,177 @@
+//! What can be answered without waiting for anything but the client: a response that is in memory. Nothing here is
+//! asynchronous, so that neither the request nor its head needs a place in the connection's future; what the kernel does
+//! not take at once is written by [`Connection::finish`]. Everything else takes the plain way ([`Connection::handle`]),
+//! which would come to the same answer.
+
+use std::io::IoSlice;
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
+use std::time::Instant;
+
+use bytes::{Buf, Bytes};
+use tokio::io::AsyncWrite;
+
+use crate::cache::status::Report;
+use crate::clock::Timestamp;
+use crate::request::RequestView;
+use crate::snapshot::Snapshot;
+
+use super::super::head::{BodyFraming, RequestHead, field_space};
+use super::super::serve::{self, Sent};
+use super::write::{Framing, Writing, head_of, write_tail};
+use super::{Connection, Next};
+
+/// How far a request was answered.
+pub(super) enum Answered {
+    Wholly(Next),
+    InPart(Box<Unfinished>),
+    /// Nothing was done.
+    NotYet,
+}
+
+/// The rest of an answer. The request's head is still the first `end` bytes of the buffer.
+pub(super) struct Unfinished {
+    end: usize,
+    head: Bytes,
+    body: Bytes,
+    /// Bytes of head, tail and body that are written.
+    written: usize,
+    site: usize,
+    report: Report,
+    sent: Sent,
+    keep_alive: bool,
+    times: (Timestamp, Instant),
+}
+
+impl Connection {
+    /// Answers the request whose head is the first `end` bytes of the buffer, if it can be done at once.
+    pub(super) fn answer_now(&mut self, end: usize) -> Answered {
+        let (now, started) = (Timestamp::now(), Instant::now());
+        let shared = self.shared.clone();
+        let snapshot = shared.snapshot.load();
+        let limits = &snapshot.config.limits;
+        let mut space = field_space();
+        let Ok(head) = RequestHead::parse(&self.buffer[..end], &mut space, limits) else { return Answered::NotYet };
+        if head.body != BodyFraming::None {
+            return Answered::NotYet;
+        }
+        let view = RequestView {
+            method: &head.method,
+            host: &head.host,
+            authority: head.authority,
+            path: &head.target.path,
+            query: head.target.query,
+            fields: head.fields(),
+            client: self.stream.client().ip(),
+            scheme: self.stream.scheme(),
+            version: head.version,
+        };
+        let Some((mut response, report, site)) = serve::in_memory(&shared, &snapshot, &view, &mut self.key, now) else {
+            return Answered::NotYet;
+        };
+        let mut writing = Writing { method: &head.method, version: head.version, keep_alive: false };
+        let framing = Framing::of(&response, &writing);
+        let body = match response.has_body(&head.method) {
+            true => match response.body.whole() {
+                Some(body) => body,
+                None => return Answered::NotYet,
+            },
+            false => Bytes::new(),
+        };
+        let is_last = self.served >= limits.max_requests_per_connection || *self.shutdown.borrow();
+        writing.keep_alive = head.keep_alive && framing != Framing::UntilClose && !is_last;
+        write_tail(&mut self.tail, &response, Some(&report), &snapshot.config.node.name, framing, &writing);
+        let mut answer = Unfinished {
+            end,
+            head: head_of(&response),
+            body,
+            written: 0,
+            site,
+            report,
+            sent: Sent { status: response.status(), bytes: 0, error: None },
+            keep_alive: writing.keep_alive,
+            times: (now, started),
+        };
+        // What cannot be written at once wakes nobody here: whoever finishes it asks again.
+        match answer.write(&mut self.stream, &self.tail, &mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(Ok(())) => {
+                answer.sent.bytes = answer.body.len() as u64;
+                serve::record(&shared, &snapshot, &view, Some(site), Some(&answer.report), answer.times, &answer.sent);
+                self.buffer.advance(end);
+                Answered::Wholly(answer.next())
+            }
+            // An error is met again there.
+            _ => Answered::InPart(Box::new(answer)),
+        }
+    }
+
+    /// Writes the rest of an answer.
+    pub(super) async fn finish(&mut self, mut answer: Box<Unfinished>) -> Next {
+        let shared = self.shared.clone();
+        let snapshot = shared.snapshot.load_full();
+        self.stream.set_write_timeout(snapshot.config.limits.write_timeout);
+        let tail = std::mem::take(&mut self.tail);
+        let written = std::future::poll_fn(|cx| answer.write(&mut self.stream, &tail, cx)).await;
+        let before_body = answer.head.len() + tail.len();
+        self.tail = tail;
+        answer.sent.bytes = answer.written.saturating_sub(before_body) as u64;
+        answer.sent.error = written.err().map(|error| error.to_string());
+        self.record(&snapshot, &answer);
+        self.buffer.advance(answer.end);
+        answer.next()
+    }
+
+    /// Counts and logs an answer that took longer: its head is parsed once more.
+    fn record(&self, snapshot: &Snapshot, answer: &Unfinished) {
+        let mut space = field_space();
+        let parsed = RequestHead::parse(&self.buffer[..answer.end], &mut space, &snapshot.config.limits);
+        let Ok(head) = parsed else { return }; // the limits were lowered in between
+        let view = RequestView {
+            method: &head.method,
+            host: &head.host,
+            authority: head.authority,
+            path: &head.target.path,
+            query: head.target.query,
+            fields: head.fields(),
+            client: self.stream.client().ip(),
+            scheme: self.stream.scheme(),
+            version: head.version,
+        };
+        let site = Some(answer.site).filter(|site| *site < snapshot.config.sites.len());
+        serve::record(&self.shared, snapshot, &view, site, Some(&answer.report), answer.times, &answer.sent);
+    }
+}
+
+impl Unfinished {
+    fn next(&self) -> Next {
+        match (&self.sent.error, self.keep_alive) {
+            (Some(_), _) => Next::Gone,
+            (None, true) => Next::Request,
+            (None, false) => Next::Close,
+        }
+    }
+
+    /// Goes on writing from where it stands.
+    fn write<S: AsyncWrite + Unpin>(
+        &mut self,
+        stream: &mut S,
+        tail: &str,
+        cx: &mut Context<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        let mut slices = [&self.head[..], tail.as_bytes(), &self.body[..]].map(IoSlice::new);
+        let mut left: &mut [IoSlice<'_>] = &mut slices;
+        IoSlice::advance_slices(&mut left, self.written);
+        while left.iter().any(|slice| !slice.is_empty()) {
+            match Pin::new(&mut *stream).poll_write_vectored(cx, left) {
+                Poll::Ready(Ok(0)) => return Poll::Ready(Err(std::io::ErrorKind::WriteZero.into())),
+                Poll::Ready(Ok(written)) => {
+                    self.written += written;
+                    IoSlice::advance_slices(&mut left, written);
+                }
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+        Pin::new(stream).poll_flush(cx)
+    }
+}
