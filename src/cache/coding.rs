@@ -76,7 +76,7 @@ pub fn add_vary(fields: &mut HeaderMap) {
 /// The head of the coded response: its coding named, its entity tag weak (RFC 9110 section 8.8.3.3: it is equivalent,
 /// but not the same bytes), what was computed of the other bytes left out.
 pub fn head_of(head: &Head, coding: Coding) -> Head {
-    let mut fields = head.fields.clone();
+    let mut fields = head.fields();
     for name in ["accept-ranges", "content-md5", "digest", "content-digest", "repr-digest"] {
         fields.remove(name);
     }
@@ -197,7 +197,7 @@ mod tests {
         for (etag, expected) in [("\"a\"", "W/\"a\""), ("W/\"a\"", "W/\"a\"")] {
             let fields = map(&[("etag", etag), ("accept-ranges", "bytes"), ("content-digest", "x"), ("x-a", "1")]);
             let head = head_of(&Head::from_origin(StatusCode::OK, fields), Coding::Br);
-            assert_eq!(head.fields, map(&[("etag", expected), ("x-a", "1"), ("content-encoding", "br")]));
+            assert_eq!(head.fields(), map(&[("etag", expected), ("x-a", "1"), ("content-encoding", "br")]));
         }
     }
 

@@ -278,9 +278,9 @@ impl Engine {
     fn compress(&self, object: &Arc<Object>, rules: &CacheRules) {
         if let Some(compress) = &rules.compress
             && object.part.is_none()
-            && coding::varies(&object.head.fields) // else caches further on would not know
+            && object.head.varies_by_coding() // else caches further on would not know
             && object.content.in_memory().is_some()
-            && coding::suits(compress, object.head.status, &object.head.fields, Some(object.length()))
+            && coding::suits(compress, object.head.status, &object.head.fields(), Some(object.length()))
         {
             self.compressor.offer(object.clone(), compress.codings.clone());
         }

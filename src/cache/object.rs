@@ -108,10 +108,13 @@ const NEVER: u64 = u64::MAX;
 #[derive(Debug, Clone)]
 pub struct Head {
     pub status: StatusCode,
-    /// Without `Content-Length`, which each answer gets anew, and, if it is stored, without `Age`.
-    pub fields: HeaderMap,
-    /// Status line and fields as HTTP/1.1 bytes, each line with its end, without the empty line.
+    /// Status line and fields as HTTP/1.1 bytes, each line with its end, without the empty line; without `Content-Length`,
+    /// which each answer gets anew, and, if it is stored, without `Age`. A map of the fields beside them would take ten
+    /// times the memory; it is made of these bytes where one is needed.
     pub h1: Bytes,
+    /// Where in them the value of `ETag` is.
+    etag: Option<(u32, u32)>,
+    varies_by_coding: bool,
     pub last_modified: Option<Timestamp>,
     pub date: Option<Timestamp>,
 }
@@ -143,7 +146,7 @@ impl Head {
 
     /// This head with some more fields.
     pub fn with(&self, more: &HeaderMap) -> Self {
-        let mut fields = self.fields.clone();
+        let mut fields = self.fields();
         for (name, value) in more {
             fields.append(name.clone(), value.clone());
         }
@@ -160,22 +163,50 @@ impl Head {
         Self::from_clean(status, fields)
     }
 
-    pub(super) fn from_clean(status: StatusCode, mut fields: HeaderMap) -> Self {
-        // Values from an origin are slices of the connection's read buffer, and would keep all of it alive.
-        for value in fields.values_mut() {
-            if let Ok(owned) = HeaderValue::from_bytes(value.as_bytes()) {
-                *value = owned;
-            }
-        }
+    pub(super) fn from_clean(status: StatusCode, fields: HeaderMap) -> Self {
         let time = |name| fields.get(name).and_then(|value| value.to_str().ok()).and_then(Timestamp::from_http_date);
         let (last_modified, date) = (time(header::LAST_MODIFIED), time(header::DATE));
-        Head { status, h1: serialise(status, &fields), last_modified, date, fields }
+        let h1 = serialise(status, &fields);
+        let etag = lines(&h1).find(|(name, _)| *name == header::ETAG.as_str()).map(|(_, value)| {
+            let at = value.as_ptr() as usize - h1.as_ptr() as usize; // it is a part of them
+            (at as u32, (at + value.len()) as u32)
+        });
+        Head { status, h1, etag, varies_by_coding: coding::varies(&fields), last_modified, date }
+    }
+
+    /// Names and values, in the order in which they are sent.
+    pub fn lines(&self) -> impl Iterator<Item = (&str, &[u8])> {
+        lines(&self.h1)
+    }
+
+    /// Whether `Vary` names `Accept-Encoding`.
+    pub fn varies_by_coding(&self) -> bool {
+        self.varies_by_coding
+    }
+
+    /// All fields, names and values as slices of what is stored.
+    pub fn fields(&self) -> HeaderMap {
+        let mut fields = HeaderMap::with_capacity(16);
+        for (name, value) in lines(&self.h1) {
+            // They were made of valid ones.
+            if let (Ok(name), Ok(value)) =
+                (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_maybe_shared(self.h1.slice_ref(value)))
+            {
+                fields.append(name, value);
+            }
+        }
+        fields
+    }
+
+    /// The first value of a field.
+    pub fn get(&self, name: &HeaderName) -> Option<&[u8]> {
+        lines(&self.h1).find(|(other, _)| *other == name.as_str()).map(|(_, value)| value)
     }
 
     /// This head freshened by the fields of a 304 (RFC 9111 section 3.2).
     pub fn freshened_by(&self, not_modified: HeaderMap) -> Self {
-        let update = Head::from_origin(StatusCode::NOT_MODIFIED, not_modified).fields;
-        let mut fields = self.fields.clone();
+        let update = Head::from_origin(StatusCode::NOT_MODIFIED, not_modified).fields();
+        let mut fields = self.fields();
         for name in update.keys().filter(|name| !describes_the_content(name)) {
             fields.remove(name);
             for value in update.get_all(name) {
@@ -187,23 +218,22 @@ impl Head {
 
     /// The same, said to be selected by `Accept-Encoding`.
     pub fn varying_by_coding(self) -> Self {
-        if coding::varies(&self.fields) {
+        if self.varies_by_coding {
             return self;
         }
-        let mut fields = self.fields;
+        let mut fields = self.fields();
         coding::add_vary(&mut fields);
         Self::from_clean(self.status, fields)
     }
 
     pub fn etag(&self) -> Option<&str> {
-        self.fields.get(header::ETAG).and_then(|value| value.to_str().ok())
+        let (from, to) = self.etag?;
+        std::str::from_utf8(&self.h1[from as usize..to as usize]).ok()
     }
 
     /// Bytes of memory beyond the struct itself.
     fn weight(&self) -> usize {
-        /// A header map's entry, its value's heap block, and the allocator's own overhead.
-        const PER_FIELD: usize = 160;
-        self.h1.len() + self.fields.len() * PER_FIELD
+        self.h1.len()
     }
 
     /// What `respond` needs to know.
@@ -222,7 +252,7 @@ impl Head {
     /// the second in which it was made, and codings of it all have one date.
     fn date_is_strong(&self) -> bool {
         let settled = |(modified, date): (Timestamp, Timestamp)| date >= modified + Duration::from_secs(1);
-        self.last_modified.zip(self.date).is_some_and(settled) && !coding::varies(&self.fields)
+        self.last_modified.zip(self.date).is_some_and(settled) && !self.varies_by_coding
     }
 }
 
@@ -387,6 +417,15 @@ pub fn connection_options(fields: &HeaderMap) -> Vec<HeaderName> {
     lines.flat_map(|line| line.split(',')).filter_map(|name| name.trim().parse().ok()).collect()
 }
 
+/// The fields of a serialised head: names and values.
+fn lines(h1: &[u8]) -> impl Iterator<Item = (&str, &[u8])> {
+    let lines = h1.split_inclusive(|byte| *byte == b'\n').skip(1);
+    lines.filter_map(|line| {
+        let colon = memchr::memchr(b':', line)?;
+        Some((std::str::from_utf8(&line[..colon]).ok()?, line.get(colon + 2..line.len() - 2)?))
+    })
+}
+
 /// Status line and fields as HTTP/1.1 bytes.
 pub fn serialise(status: StatusCode, fields: &HeaderMap) -> Bytes {
     let mut out = Vec::with_capacity(64 + fields.len() * 48);
@@ -450,7 +489,7 @@ mod tests {
         ]));
         assert_eq!(fresh.status, StatusCode::OK);
         assert_eq!(
-            fresh.fields,
+            fresh.fields(),
             map(&[("etag", "\"a\""), ("content-type", "text/html"), ("cache-control", "max-age=2"), ("x-a", "1")])
         );
     }

@@ -97,7 +97,7 @@ impl Part {
     /// Asks for what is missing, if what is here is still current (RFC 9110 section 13.1.5).
     pub fn ask_for(&self, missing: &Missing, fields: &mut HeaderMap) {
         let range = HeaderValue::try_from(format!("bytes={}-{}", missing.first, missing.last));
-        if let (Ok(range), Some(etag)) = (range, self.object.head.fields.get(header::ETAG)) {
+        if let (Ok(range), Some(etag)) = (range, self.object.head.fields().get(header::ETAG).cloned()) {
             fields.insert(header::RANGE, range);
             fields.insert(header::IF_RANGE, etag.clone());
         }
@@ -109,7 +109,7 @@ impl Part {
         let fits = range.is_some_and(|range| {
             (range.first, range.last, range.total) == (missing.first, missing.last, self.range.total)
         });
-        fits && fields.get(header::ETAG) == self.object.head.fields.get(header::ETAG)
+        fits && fields.get(header::ETAG).map(|etag| etag.as_bytes()) == self.object.head.get(&header::ETAG)
     }
 
     /// Both in one, if they are of the same thing, overlap or touch, and are not longer than `most`; with the newer one's

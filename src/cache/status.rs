@@ -97,8 +97,12 @@ impl Report {
         out.push_str(node);
         // Writing to a String cannot fail.
         let _ = match self {
-            Report::Hit { ttl, tier: Tier::Memory } => write!(out, "; hit; ttl={}", ttl.as_secs()),
-            Report::Hit { ttl, tier: Tier::Disk } => write!(out, "; hit; ttl={}; detail=disk", ttl.as_secs()),
+            Report::Hit { ttl, tier } => {
+                out.push_str("; hit; ttl=");
+                out.push_str(itoa::Buffer::new().format(ttl.as_secs()));
+                out.push_str(if *tier == Tier::Disk { "; detail=disk" } else { "" });
+                Ok(())
+            }
             Report::HitStale { stale_for } => {
                 write!(out, "; hit; ttl=-{}; detail=stale-while-revalidate", stale_for.as_secs())
             }

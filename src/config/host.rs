@@ -18,7 +18,7 @@ pub fn parse_authority(authority: &str) -> Option<(Cow<'_, str>, Option<u16>)> {
             (&authority[..end + 2], &rest[end + 1..])
         }
         None => {
-            let end = authority.find(':').unwrap_or(authority.len());
+            let end = memchr::memchr(b':', authority.as_bytes()).unwrap_or(authority.len());
             let host = &authority[..end];
             if !is_reg_name(host) {
                 return None;
@@ -46,11 +46,17 @@ pub fn parse_authority(authority: &str) -> Option<(Cow<'_, str>, Option<u16>)> {
 /// Letters, digits, `-`, `_` and dots between non-empty labels: what host names on the Web consist of.
 /// Percent-encoding and sub-delims, which RFC 3986 would allow, name no host and are refused.
 fn is_reg_name(host: &str) -> bool {
-    let host = host.strip_suffix('.').unwrap_or(host);
-    !host.is_empty()
-        && host.split('.').all(|label| {
-            !label.is_empty() && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
-        })
+    let host = host.strip_suffix('.').unwrap_or(host).as_bytes();
+    let mut label_is_empty = true;
+    for byte in host {
+        match byte {
+            b'.' if label_is_empty => return false,
+            b'.' => label_is_empty = true,
+            byte if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_') => label_is_empty = false,
+            _ => return false,
+        }
+    }
+    !label_is_empty
 }
 
 /// `shop.example.com`, `*.shop.example.com`, or `*` for every host that no site names.

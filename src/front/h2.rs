@@ -286,8 +286,8 @@ async fn write_piece(session: &mut ServerSession, piece: Bytes, last: bool, byte
 /// `Expires` of what is aged, where nothing else states its lifetime: pingora makes `Date` that of now on HTTP/2, and who
 /// takes the one from the other would count the age twice.
 fn expires_with_date_of_now(response: &ClientResponse) -> Option<HeaderValue> {
-    let (age, fields) = (response.age.filter(|age| age.as_secs() > 0)?, &response.head().fields);
-    let directives = Directives::parse(fields);
+    let (age, fields) = (response.age.filter(|age| age.as_secs() > 0)?, response.head().fields());
+    let directives = Directives::parse(&fields);
     if directives.max_age.is_some() || directives.s_maxage.is_some() {
         return None;
     }

@@ -245,16 +245,16 @@ fn put_field(out: &mut BytesMut, name: &str, value: &[u8]) {
 
 /// NUL and its like in names, values and targets; carriage returns that end no line.
 fn refuse_controls(head: &[u8]) -> Result<(), Refusal> {
-    for (i, byte) in head.iter().enumerate() {
-        let fits = match byte {
-            b'\r' => head.get(i + 1) == Some(&b'\n'),
-            b'\n' => i > 0 && head[i - 1] == b'\r',
-            b'\t' => true,
-            byte => *byte >= 0x20 && *byte != 0x7f,
-        };
-        if !fits {
-            return Err(bad("the request head has a control character"));
-        }
+    // Without a branch in it, so that many bytes are looked at in one instruction.
+    let is_control = |byte: u8| (byte < 0x20) & (byte != b'\t') & (byte != b'\r') & (byte != b'\n') | (byte == 0x7f);
+    let controls = head.iter().fold(false, |found, byte| found | is_control(*byte));
+    let ends_a_line = |at: usize| head.get(at + 1) == Some(&b'\n');
+    let ends_with_return = |at: usize| at > 0 && head[at - 1] == b'\r';
+    if controls
+        || !memchr::memchr_iter(b'\r', head).all(ends_a_line)
+        || !memchr::memchr_iter(b'\n', head).all(ends_with_return)
+    {
+        return Err(bad("the request head has a control character"));
     }
     Ok(())
 }

@@ -242,7 +242,7 @@ impl ClientResponse {
     pub fn selected_fields(&self) -> HeaderMap {
         let kept: &[HeaderName] = match self.reply {
             Reply::Full | Reply::Partial { .. } | Reply::Multiple { .. } => {
-                let mut fields = self.head().fields.clone();
+                let mut fields = self.head().fields();
                 if let Some(multipart) = &self.multipart {
                     fields.insert(header::CONTENT_TYPE, multipart.content_type.clone());
                 }
@@ -252,8 +252,9 @@ impl ClientResponse {
             Reply::PreconditionFailed | Reply::RangeNotSatisfiable { .. } => &[header::DATE],
         };
         let mut fields = HeaderMap::new();
+        let all = self.head().fields();
         for name in kept {
-            for value in self.head().fields.get_all(name) {
+            for value in all.get_all(name) {
                 fields.append(name.clone(), value.clone());
             }
         }
@@ -317,13 +318,13 @@ impl Body {
 /// The parts of a multipart body, as slices of the whole one with a head for each.
 fn multipart(parts: &[Span], total: u64, body: &Bytes, head: &Head) -> (VecDeque<Bytes>, Multipart) {
     let boundary = format!("{:032x}", fastrand::u128(..));
-    let content_type = head.fields.get(header::CONTENT_TYPE);
+    let content_type = head.get(&header::CONTENT_TYPE);
     let mut pieces = VecDeque::with_capacity(parts.len() * 2 + 1);
     for Span { first, last } in parts {
         let mut between = format!("\r\n--{boundary}\r\n").into_bytes();
         if let Some(content_type) = content_type {
             between.extend_from_slice(b"Content-Type: ");
-            between.extend_from_slice(content_type.as_bytes());
+            between.extend_from_slice(content_type);
             between.extend_from_slice(b"\r\n");
         }
         between.extend_from_slice(format!("Content-Range: bytes {first}-{last}/{total}\r\n\r\n").as_bytes());
@@ -374,7 +375,7 @@ mod tests {
     fn an_answer_of_the_nodes_own_is_honest_and_not_stored() {
         let mut response =
             ClientResponse::synthetic(StatusCode::BAD_GATEWAY, "no answer", &Method::GET, Timestamp::from_secs(0));
-        assert_eq!(response.head().fields[header::CACHE_CONTROL], "no-store");
+        assert_eq!(response.head().fields()[header::CACHE_CONTROL], "no-store");
         assert_eq!(response.content_length(), Some(27));
         assert_eq!(response.body.whole().unwrap(), "502 Bad Gateway: no answer\n");
     }

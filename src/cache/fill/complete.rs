@@ -48,13 +48,13 @@ pub(super) fn completion(
     add_date(&mut exchange.fields, times.response);
     let received = std::mem::take(&mut exchange.fields);
     let head = part.object.head.freshened_by(received.clone());
-    let fields = with_age(&head.fields, &received);
+    let fields = with_age(head.fields(), &received);
     let length = Some(part.range.total);
     let Ok(mut storable) = judge(engine, request, StatusCode::OK, &fields, times, length) else {
         exchange.fields = received;
         return None;
     };
-    (exchange.status, exchange.fields) = (StatusCode::OK, head.fields);
+    (exchange.status, exchange.fields) = (StatusCode::OK, head.fields());
     if let Some(compress) = &request.rules().compress
         && coding::suits(compress, StatusCode::OK, &exchange.fields, length)
     {

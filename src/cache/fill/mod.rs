@@ -230,8 +230,8 @@ fn add_conditions(request: &mut FillRequest) {
     for (stored, condition) in
         [(header::ETAG, header::IF_NONE_MATCH), (header::LAST_MODIFIED, header::IF_MODIFIED_SINCE)]
     {
-        if let Some(value) = stale.head.fields.get(stored) {
-            request.origin.fields.insert(condition, value.clone());
+        if let Some(value) = stale.head.get(&stored).and_then(|value| HeaderValue::from_bytes(value).ok()) {
+            request.origin.fields.insert(condition, value);
         }
     }
 }
@@ -294,7 +294,7 @@ async fn receive(
 /// weakly: nginx weakens the tag of what it codes, but not in the 304.
 fn confirms_another(fields: &HeaderMap, stale: &Object) -> bool {
     let Some(given) = fields.get(header::ETAG).filter(|etag| !etag.as_bytes().starts_with(b"W/")) else { return false };
-    let stored = stale.head.fields.get(header::ETAG).map(|etag| etag.as_bytes());
+    let stored = stale.head.get(&header::ETAG);
     stored.map(|etag| etag.strip_prefix(b"W/").unwrap_or(etag)) != Some(given.as_bytes())
 }
 
@@ -345,18 +345,18 @@ fn freshen(
 ) -> Settled {
     let mut head = stale.head.freshened_by(fields.clone());
     if let Some(compress) = &request.rules().compress
-        && coding::suits(compress, head.status, &head.fields, Some(stale.length()))
+        && coding::suits(compress, head.status, &head.fields(), Some(stale.length()))
     {
         head = head.varying_by_coding();
     }
     // Tags are not among the fields that clients see: they stay as stored.
-    match judge(engine, request, head.status, &with_age(&head.fields, fields), times, Some(stale.length())) {
+    match judge(engine, request, head.status, &with_age(head.fields(), fields), times, Some(stale.length())) {
         Ok(mut storable) => {
             storable.tags = stale.tags.clone();
             storable.variant = stale.variant.clone();
             storable.part = stale.part;
             if !storable.excluded.is_empty() {
-                head = Head::split(head.status, head.fields, &storable.excluded).0;
+                head = Head::split(head.status, head.fields(), &storable.excluded).0;
             }
             let mut object = Object::new(request.key.clone(), head, stale.content.clone(), storable, flight.seq);
             object.share_coding(stale);
@@ -371,8 +371,8 @@ fn freshen(
 }
 
 /// The fields to judge freshness by: `Age` is not kept in stored heads, but counts in the exchange it came by.
-fn with_age(stored: &HeaderMap, received: &HeaderMap) -> HeaderMap {
-    let mut fields = stored.clone();
+fn with_age(stored: HeaderMap, received: &HeaderMap) -> HeaderMap {
+    let mut fields = stored;
     if let Some(age) = received.get(header::AGE) {
         fields.insert(header::AGE, age.clone());
     }

@@ -27,7 +27,9 @@ const UNSETTLED_PART: u64 = 64;
 /// Entries that move to a cache of another size before its housekeeping is done.
 const MOVED_AT_ONCE: usize = 256;
 
-type Cache = moka::sync::Cache<CacheKey, Arc<Variants>>;
+/// Quick, and seeded anew by each process: nobody can look for keys that meet in it.
+type Hasher = hashbrown::DefaultHashBuilder;
+type Cache = moka::sync::Cache<CacheKey, Arc<Variants>, Hasher>;
 type Evicted = Arc<dyn Fn(&Variants) + Send + Sync>;
 
 /// A handle on the objects in memory, never more than the configured number of bytes.
@@ -284,7 +286,7 @@ impl Terms {
                     evicted(&variants);
                 }
             })
-            .build()
+            .build_with_hasher(Hasher::default())
     }
 }
 

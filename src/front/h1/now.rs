@@ -3,8 +3,6 @@
 //! not take at once is written by [`Connection::finish`]. Everything else takes the plain way ([`Connection::handle`]),
 //! which would come to the same answer.
 
-use std::io::IoSlice;
-use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
@@ -18,7 +16,7 @@ use crate::snapshot::Snapshot;
 
 use super::super::head::{BodyFraming, RequestHead, field_space};
 use super::super::serve::{self, Sent};
-use super::write::{Framing, Writing, head_of, write_tail};
+use super::write::{Framing, Writing, head_of, poll_write_all, write_tail};
 use super::{Connection, Next};
 
 /// How far a request was answered.
@@ -158,20 +156,6 @@ impl Unfinished {
         tail: &str,
         cx: &mut Context<'_>,
     ) -> Poll<std::io::Result<()>> {
-        let mut slices = [&self.head[..], tail.as_bytes(), &self.body[..]].map(IoSlice::new);
-        let mut left: &mut [IoSlice<'_>] = &mut slices;
-        IoSlice::advance_slices(&mut left, self.written);
-        while left.iter().any(|slice| !slice.is_empty()) {
-            match Pin::new(&mut *stream).poll_write_vectored(cx, left) {
-                Poll::Ready(Ok(0)) => return Poll::Ready(Err(std::io::ErrorKind::WriteZero.into())),
-                Poll::Ready(Ok(written)) => {
-                    self.written += written;
-                    IoSlice::advance_slices(&mut left, written);
-                }
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
-                Poll::Pending => return Poll::Pending,
-            }
-        }
-        Pin::new(stream).poll_flush(cx)
+        poll_write_all(stream, [&self.head, tail.as_bytes(), &self.body], &mut self.written, cx)
     }
 }

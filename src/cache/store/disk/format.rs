@@ -178,13 +178,9 @@ pub struct Meta<'a> {
 }
 
 impl<'a> Meta<'a> {
-    pub fn fields_of(map: &'a HeaderMap) -> Vec<(&'a str, &'a [u8])> {
-        map.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect()
-    }
-
     pub fn new(
         key: &'a str,
-        (status, fields): (StatusCode, &'a HeaderMap),
+        (status, fields): (StatusCode, impl Iterator<Item = (&'a str, &'a [u8])>),
         freshness: Freshness,
         (variant, tags): (&'a Variant, &'a Tags),
         basis: Basis,
@@ -193,7 +189,7 @@ impl<'a> Meta<'a> {
         Meta {
             key,
             status: status.as_u16(),
-            fields: Self::fields_of(fields),
+            fields: fields.collect(),
             freshness,
             variant: Cow::Borrowed(variant),
             tags: Cow::Borrowed(tags),
@@ -267,7 +263,8 @@ mod tests {
         fields.append("x-a", HeaderValue::from_static(""));
         let (variant, tags) = (Variant::default(), Tags::default());
         let part = Some(ContentRange { first: 1, last: 2, total: 3 });
-        let head = (StatusCode::NOT_FOUND, &fields);
+        let lines = fields.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
+        let head = (StatusCode::NOT_FOUND, lines);
         let meta = Meta::new("s\u{1f}1\u{1f}h/", head, Freshness::default(), (&variant, &tags), Basis::Expires, part);
         let bytes = meta.encode().unwrap();
         let read = Meta::decode(&bytes).unwrap();

@@ -9,7 +9,7 @@ use super::format::{Corrupt, Header, Meta};
 
 /// What is written of an object beside its body.
 pub fn meta(object: &Object) -> Meta<'_> {
-    let head = (object.head.status, &object.head.fields);
+    let head = (object.head.status, object.head.lines());
     let selected = (&object.variant, &object.tags);
     Meta::new(object.key.as_str(), head, object.freshness, selected, object.basis, object.part)
 }
