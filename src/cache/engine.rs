@@ -16,6 +16,7 @@ use crate::clock::Timestamp;
 use crate::config::model::{CacheRules, Config};
 use crate::observe::metrics::Metrics;
 use crate::origin::connect::OriginError;
+use crate::origin::exchange::Exchange;
 use crate::plan::{CacheKey, Matched};
 use crate::request::{Fields, RequestView};
 use crate::snapshot::Snapshot;
@@ -88,6 +89,8 @@ pub enum Source {
     Stream(FlightReader),
     Private(PrivateResponse),
     Slices(Box<SliceReader>),
+    /// An origin's own answer, as it comes; the engine keeps its connection.
+    Passed(Box<Exchange>, Arc<Engine>),
 }
 
 pub struct Answer {

@@ -24,7 +24,7 @@ use crate::snapshot::Snapshot;
 
 use super::head::Refusal;
 use super::reply::ClientResponse;
-use super::serve::{self, Decision, Sent, Shared};
+use super::serve::{self, Asking, Decision, Sent, Shared};
 
 /// Bytes of a body that are written under one deadline: the write timeout is for each call, and a slow client is not a
 /// stuck one.
@@ -136,9 +136,10 @@ impl H2Front {
             version: Version::HTTP_2,
         };
         let mut key = String::new();
+        let asking = Asking { has_body: !session.is_body_empty(), interim: None };
         let decision = tokio::select! {
             biased;
-            decision = serve::decide(&self.shared, snapshot, &view, &mut key, now) => decision,
+            decision = serve::decide(&self.shared, snapshot, &view, &mut key, now, asking) => decision,
             () = reset(session) => {
                 let sent = Sent::client_left();
                 serve::record(&self.shared, snapshot, &view, None, None, (now, started), &sent);

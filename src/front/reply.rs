@@ -9,7 +9,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use tokio::sync::mpsc;
 
 use crate::cache::coding;
-use crate::cache::engine::Source;
+use crate::cache::engine::{Engine, Source};
 use crate::cache::flight::{FlightHead, FlightReader};
 use crate::cache::object::{Content, DiskBody, Head, Object};
 use crate::cache::respond::{self, Reply, Span};
@@ -17,6 +17,7 @@ use crate::cache::slices::{HeadOf, SliceReader};
 use crate::cache::status::Report;
 use crate::clock::Timestamp;
 use crate::origin::connect::OriginError;
+use crate::origin::exchange::Exchange;
 use crate::request::Fields;
 
 /// A response to one request.
@@ -64,6 +65,8 @@ enum Pieces {
     Disk(Arc<dyn DiskBody>, u64),
     /// Likewise.
     Slices(Box<SliceReader>, u64),
+    /// Read at the client's pace; when it has ended, the connection is given back.
+    Passed(Option<Box<Exchange>>, Arc<Engine>),
 }
 
 impl Pieces {
@@ -130,6 +133,7 @@ impl ClientResponse {
                 };
                 (head, length, Some(age).filter(|age| age.as_secs() > 0), Pieces::Slices(reader, 0))
             }
+            Source::Passed(exchange, engine) => return Self::passed(exchange, engine, method),
             Source::Private(private) => {
                 let head = HeadSource::Own(Box::new(private.head));
                 (head, private.length, None, Pieces::Private(private.body))
@@ -152,6 +156,22 @@ impl ClientResponse {
             Reply::NotModified | Reply::PreconditionFailed | Reply::RangeNotSatisfiable { .. } => (0, 0),
         };
         ClientResponse { head, reply, length, multipart, age, key: None, body: Body { pieces, skip, left } }
+    }
+
+    /// An origin's answer to this very request, conditions and ranges included: there is nothing to be decided.
+    fn passed(mut exchange: Box<Exchange>, engine: Arc<Engine>, method: &Method) -> Self {
+        let fields = std::mem::take(&mut exchange.fields);
+        let length = fields.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.trim().parse().ok());
+        let left = if *method == Method::HEAD { 0 } else { u64::MAX };
+        ClientResponse {
+            head: HeadSource::Own(Box::new(Head::private(exchange.status, fields))),
+            reply: Reply::Full,
+            length,
+            multipart: None,
+            age: None,
+            key: None,
+            body: Body { pieces: Pieces::Passed(Some(exchange), engine), skip: 0, left },
+        }
     }
 
     /// A response of the node's own: a status and one line that says why.
@@ -300,6 +320,18 @@ impl Body {
                         false => None,
                     }
                 }
+                Pieces::Passed(exchange, engine) => match exchange.as_mut() {
+                    Some(reading) => match reading.read_body().await? {
+                        Some(piece) => Some(piece),
+                        None => {
+                            if let Some(ended) = exchange.take() {
+                                ended.release(&engine.connector).await;
+                            }
+                            None
+                        }
+                    },
+                    None => None,
+                },
                 Pieces::Private(receiver) => match receiver.recv().await {
                     Some(piece) => Some(piece?).filter(|piece| !piece.is_empty()),
                     None => return Err(lost()),

@@ -7,10 +7,10 @@ use std::time::Instant;
 use arc_swap::ArcSwap;
 use http::{HeaderValue, Method, StatusCode, header};
 use pingora_proxy::HttpProxy;
+use tokio::sync::mpsc;
 
 use crate::cache::control::ClientDirectives;
 use crate::cache::engine::{Answer, CacheRequest, Engine, FetchError, Source};
-use crate::cache::fill;
 use crate::cache::lookup::Lookup;
 use crate::cache::object::remove_hop_by_hop;
 use crate::cache::purge::{Event, Target};
@@ -20,10 +20,10 @@ use crate::config::model::{BodyLimit, CacheMode, Route};
 use crate::config::tokens;
 use crate::observe::{Observer, Outcome};
 use crate::origin::connect::OriginError;
-use crate::origin::exchange::{self, Exchange, OriginRequest};
+use crate::origin::exchange::{self, Exchange, Interim, OriginRequest};
 use crate::origin::forward::{self, Forwarded};
 use crate::pass::{Pass, PassRequest, excuse};
-use crate::plan::{Matched, PassReason, Plan, keyed_uris, plan};
+use crate::plan::{self, Matched, PassReason, Plan, keyed_uris, plan};
 use crate::request::RequestView;
 use crate::snapshot::Snapshot;
 
@@ -65,6 +65,7 @@ pub async fn decide(
     view: &RequestView<'_>,
     key: &mut String,
     now: Timestamp,
+    asking: Asking,
 ) -> Decision {
     let matched = match plan(&snapshot.config, view) {
         Plan::Refuse { status, why } => {
@@ -80,10 +81,8 @@ pub async fn decide(
             let response = ClientResponse::synthetic(status, why, view.method, now);
             return Decision::Respond { response, report: None, site: Some(matched.site_index) };
         }
-        Plan::Pass(matched, reason) => {
-            return Decision::Pass { site: matched.site_index, route: matched.route_index, reason };
-        }
-        Plan::Tunnel(matched) => return upgrade(shared, snapshot, view, matched, now).await,
+        Plan::Pass(matched, reason) => return pass(shared, snapshot, view, matched, reason, now, asking).await,
+        Plan::Tunnel(matched) => return ask(shared, snapshot, view, matched, PassReason::CacheOff, now, asking).await,
         Plan::Cache(matched) => matched,
     };
     let request = cache_request(view, snapshot, matched, key);
@@ -101,17 +100,15 @@ pub async fn decide(
             return Decision::Respond { response, report: Some(Report::OnlyIfCached), site: Some(matched.site_index) };
         }
         Lookup::HitForMiss => {
-            let (site, route) = (matched.site_index, matched.route_index);
-            return Decision::Pass { site, route, reason: PassReason::HitForMiss };
+            return pass(shared, snapshot, view, matched, PassReason::HitForMiss, now, asking).await;
         }
         Lookup::Miss(miss) => match shared.engine.get(&request, miss).await {
             Ok(Answer { source, report }) => (source, report),
             // The cache fails open: its own faults and limits are nothing to the client.
             Err(FetchError { error: error @ (OriginError::FillLost | OriginError::TooManyFills), .. }) => {
-                let (site, route) = (matched.site_index, matched.route_index);
                 let is_full = error == OriginError::TooManyFills;
                 let reason = if is_full { PassReason::FillsFull } else { PassReason::FillLost };
-                return Decision::Pass { site, route, reason };
+                return pass(shared, snapshot, view, matched, reason, now, asking).await;
             }
             Err(FetchError { error, report }) => return no_answer(&error, report, matched, view, now),
         },
@@ -179,13 +176,40 @@ fn no_answer(
     Decision::Respond { response, report: Some(report), site: Some(matched.site_index) }
 }
 
-/// Asks an origin to change the protocol. It may as well answer the request as if it had not been asked.
-async fn upgrade(
+/// What a front knows of a request beside its head.
+pub struct Asking {
+    pub has_body: bool,
+    /// Where interim responses go, if the client may have them.
+    pub interim: Option<mpsc::Sender<Interim>>,
+}
+
+/// Has a request passed on. What has no body and changes nothing takes the short way; pingora's proxy, which can do all the
+/// rest, costs twice as much.
+async fn pass(
     shared: &Shared,
     snapshot: &Arc<Snapshot>,
     view: &RequestView<'_>,
     matched: Matched<'_>,
+    reason: PassReason,
     now: Timestamp,
+    asking: Asking,
+) -> Decision {
+    if asking.has_body || !view.method.is_safe() {
+        return Decision::Pass { site: matched.site_index, route: matched.route_index, reason };
+    }
+    ask(shared, snapshot, view, matched, reason, now, asking).await
+}
+
+/// Asks an origin on behalf of one client, also to change the protocol: it may as well answer as if it had not been asked
+/// for that.
+async fn ask(
+    shared: &Shared,
+    snapshot: &Arc<Snapshot>,
+    view: &RequestView<'_>,
+    matched: Matched<'_>,
+    reason: PassReason,
+    now: Timestamp,
+    asking: Asking,
 ) -> Decision {
     let (site, route, pool) = (matched.site_index, matched.route_index, matched.route.pool);
     let mut fields = view.fields.to_map();
@@ -202,22 +226,25 @@ async fn upgrade(
         version: view.version,
     };
     forward::set_forwarding_fields(&mut fields, &forwarded);
+    let upgrade = plan::asks_for_upgrade(view).then(|| view.fields.get(&header::UPGRADE)).flatten();
     let request = OriginRequest {
+        method: view.method.clone(),
         path_and_query: view.path_and_query(),
         authority: view.authority.to_owned(),
         fields,
         pool,
         hash: snapshot.pools.hash(pool, view),
         avoid_errors: false,
-        upgrade: view.fields.get(&header::UPGRADE).and_then(|protocol| HeaderValue::from_bytes(protocol).ok()),
+        upgrade: upgrade.and_then(|protocol| HeaderValue::from_bytes(protocol).ok()),
+        interim: asking.interim,
     };
-    let report = Report::Pass(PassReason::CacheOff.cache_status());
+    let report = Report::Pass(reason.cache_status());
     match exchange::get(&shared.engine.connector, &snapshot.pools, &request).await {
         Ok(exchange) if exchange.status == StatusCode::SWITCHING_PROTOCOLS => {
             Decision::Tunnel { exchange: Box::new(exchange), site, route }
         }
         Ok(exchange) => {
-            let source = Source::Private(fill::private(&shared.engine, exchange));
+            let source = Source::Passed(Box::new(exchange), shared.engine.clone());
             let response = ClientResponse::new(source, view.method, view.fields, now);
             Decision::Respond { response, report: Some(report), site: Some(site) }
         }

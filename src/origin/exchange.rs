@@ -1,4 +1,4 @@
-//! One exchange with an origin: choose it, send a GET, read the head; when that fails before the head is there,
+//! One exchange with an origin: choose it, send a request, read the head; when that fails before the head is there,
 //! another origin is tried. The body is then read at the caller's pace, or, after a 101, the connection is taken
 //! as it is.
 
@@ -6,12 +6,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use pingora_core::connectors::http::Connector;
 use pingora_core::protocols::Stream;
 use pingora_core::protocols::http::client::HttpSession;
 use pingora_core::upstreams::peer::{HttpPeer, Peer};
-use pingora_http::RequestHeader;
+use pingora_http::{RequestHeader, ResponseHeader};
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::clock::Timestamp;
@@ -26,8 +27,12 @@ const MAX_INTERIM: usize = 8;
 /// Kept connections that may turn out to be closed, before that counts as the origin's failure.
 const MAX_STALE_CONNECTIONS: usize = 3;
 
-/// The request that is sent; every attempt sends the same.
+/// An interim response (1xx), for who wants to pass it on.
+pub type Interim = (StatusCode, HeaderMap);
+
+/// The request that is sent, without a body; every attempt sends the same.
 pub struct OriginRequest {
+    pub method: Method,
     pub path_and_query: String,
     /// The client's `Host`, unless the pool has one of its own.
     pub authority: String,
@@ -39,6 +44,8 @@ pub struct OriginRequest {
     pub avoid_errors: bool,
     /// The protocol to change to (RFC 9110 section 7.8).
     pub upgrade: Option<HeaderValue>,
+    /// Who is told of interim responses, if anybody.
+    pub interim: Option<mpsc::Sender<Interim>>,
 }
 
 /// A response whose head has come and whose body is to be read.
@@ -53,7 +60,7 @@ pub struct Exchange {
     _active: ActiveGuard,
 }
 
-/// Sends a GET to an origin of the pool and reads the response head.
+/// Sends a request to an origin of the pool and reads the response head.
 pub async fn get(connector: &Connector, pools: &PoolSet, request: &OriginRequest) -> Result<Exchange, OriginError> {
     let config = &pools.get(request.pool).config;
     let deadline = Instant::now() + config.timeouts.total;
@@ -130,8 +137,9 @@ async fn attempt(connector: &Connector, request: &OriginRequest, picked: Picked)
         session.finish_request_body().await?;
         for _ in 0..MAX_INTERIM {
             session.read_response_header().await?;
-            if session.response_header().is_none_or(|head| is_final(head.status)) {
-                break;
+            match session.response_header() {
+                Some(head) if !is_final(head.status) => tell(request, head),
+                _ => break,
             }
         }
         Ok::<_, Box<pingora_core::Error>>(session)
@@ -159,8 +167,21 @@ async fn attempt(connector: &Connector, request: &OriginRequest, picked: Picked)
     Ok(Exchange { status, fields, origin: address, request_time, session, peer, idle, _active: active })
 }
 
+/// Passes an interim response on. Who does not keep up does without: it is a hint.
+fn tell(request: &OriginRequest, head: &ResponseHeader) {
+    if let Some(interim) = &request.interim
+        && head.status != StatusCode::CONTINUE
+    {
+        let _ = interim.try_send((head.status, head.headers.clone()));
+    }
+}
+
 fn request_head(request: &OriginRequest, host: Option<&str>) -> pingora_core::Result<RequestHeader> {
-    let mut head = RequestHeader::build("GET", request.path_and_query.as_bytes(), Some(request.fields.len() + 1))?;
+    let mut head = RequestHeader::build(
+        request.method.clone(),
+        request.path_and_query.as_bytes(),
+        Some(request.fields.len() + 1),
+    )?;
     head.insert_header(header::HOST, host.unwrap_or(&request.authority))?;
     for (name, value) in request.fields.iter().filter(|(name, _)| **name != header::HOST) {
         head.append_header(name.clone(), value.clone())?;

@@ -135,7 +135,7 @@ pub fn keyed_uris(site: &Site, host: &str, path: &str, query: Option<&str>) -> i
 
 /// RFC 9110 section 7.8: `Upgrade` counts only where `Connection` names it, and not in HTTP/1.0 or HTTP/2. With
 /// a body, which would have to be sent first, it is left unheeded, as the section allows.
-fn asks_for_upgrade(request: &RequestView<'_>) -> bool {
+pub fn asks_for_upgrade(request: &RequestView<'_>) -> bool {
     let has_body = [header::CONTENT_LENGTH, header::TRANSFER_ENCODING].iter().any(|name| request.fields.contains(name));
     *request.method == Method::GET
         && request.version == Version::HTTP_11

@@ -169,16 +169,6 @@ pub(super) async fn hand_over(
     } // else nobody waits for it: a background refresh, or the client left
 }
 
-/// A response for one client that no fill has to do with. Its body is read in a task of its own.
-pub fn private(engine: &Arc<Engine>, mut exchange: Exchange) -> PrivateResponse {
-    let (sender, body) = mpsc::channel(PRIVATE_PIECES);
-    let (status, length) = (exchange.status, exchange.content_length());
-    let head = Head::private(status, std::mem::take(&mut exchange.fields));
-    let engine = engine.clone();
-    tokio::spawn(async move { pump(&engine, exchange, length, sender, None::<fn(Bytes)>).await });
-    PrivateResponse { head, length, body }
-}
-
 /// Sends a body piece by piece, at its reader's pace; `keep` gets the whole of it, if that came.
 async fn pump(
     engine: &Engine,

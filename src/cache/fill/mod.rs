@@ -35,7 +35,6 @@ mod deliver;
 mod keep;
 
 use complete::{Around, ask_for_the_rest, completion};
-pub use deliver::private;
 use deliver::{hand_over, hand_over_part, stream};
 
 /// RFC 9875 section 2.
@@ -98,6 +97,7 @@ impl FillRequest {
         let key = CacheKey::from_written(request.key);
         FillRequest {
             origin: OriginRequest {
+                method: Method::GET,
                 path_and_query: key.path_and_query().to_owned(),
                 authority: view.host.to_owned(),
                 fields,
@@ -105,6 +105,7 @@ impl FillRequest {
                 hash: request.snapshot.pools.hash(pool, view),
                 avoid_errors: stale.is_some(),
                 upgrade: None,
+                interim: None,
             },
             snapshot: request.snapshot.clone(),
             site_index: request.matched.site_index,

@@ -16,7 +16,7 @@ use http::{Method, StatusCode, Version};
 use pingora_core::apps::HttpServerApp;
 use pingora_core::protocols::http::ServerSession;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 
 use crate::clock::Timestamp;
@@ -28,7 +28,7 @@ use crate::snapshot::Snapshot;
 use super::chunks::{Chunks, Malformed};
 use super::head::{BodyFraming, Refusal, RequestHead, field_space, find_end};
 use super::reply::ClientResponse;
-use super::serve::{self, Decision, Shared};
+use super::serve::{self, Asking, Decision, Shared};
 use super::stream::{ClientStream, Gate};
 
 use alarm::Alarm;
@@ -37,6 +37,8 @@ use write::{Framing, Writing};
 
 /// A connection's first buffer: most heads fit.
 const FIRST_BUFFER: usize = 4096;
+/// Interim responses that may wait to be passed on.
+const MAX_INTERIM: usize = 4;
 /// How long a connection that is closed while its client still sends is read on, so that the client gets to
 /// read the response before the reset.
 const LINGER: Duration = Duration::from_secs(2);
@@ -210,7 +212,26 @@ impl Connection {
             version: head.version,
         };
         let mut key = std::mem::take(&mut self.key);
-        let decision = serve::decide(&self.shared, snapshot, &view, &mut key, now).await;
+        // HTTP/1.0 has no interim responses (RFC 9110 section 15.2).
+        let (interim, mut heads) = mpsc::channel(MAX_INTERIM);
+        let interim = (head.version != Version::HTTP_10).then_some(interim);
+        let asking = Asking { has_body: head.body != BodyFraming::None, interim };
+        let decision = {
+            let deciding = serve::decide(&self.shared, snapshot, &view, &mut key, now, asking);
+            tokio::pin!(deciding);
+            loop {
+                tokio::select! {
+                    biased;
+                    Some((status, fields)) = heads.recv() => {
+                        let written = write::write_interim(&mut self.stream, status, fields).await;
+                        if written.is_err() {
+                            return (Next::Gone, None);
+                        }
+                    }
+                    decision = &mut deciding => break decision,
+                }
+            }
+        };
         self.key = key;
         match decision {
             Decision::Respond { response, report, site } => {

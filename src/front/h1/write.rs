@@ -8,16 +8,17 @@ use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::{Method, Version};
+use http::{HeaderMap, Method, StatusCode, Version};
 use tokio::io::AsyncWrite;
 
-use crate::cache::object::serialise;
+use crate::cache::object::{remove_hop_by_hop, serialise};
 use crate::cache::respond::Reply;
 use crate::cache::status::Report;
 use crate::snapshot::Snapshot;
 
 use super::super::reply::ClientResponse;
 use super::super::serve::Sent;
+use super::super::stream::ClientStream;
 use super::Connection;
 
 impl Connection {
@@ -150,6 +151,18 @@ impl Framing {
             None => Framing::Chunked,
         }
     }
+}
+
+/// Passes an interim response on.
+pub(super) async fn write_interim(
+    stream: &mut ClientStream,
+    status: StatusCode,
+    mut fields: HeaderMap,
+) -> io::Result<()> {
+    remove_hop_by_hop(&mut fields);
+    let head = serialise(status, &fields);
+    let mut written = 0;
+    std::future::poll_fn(|cx| poll_write_all(stream, [&head, b"\r\n", b""], &mut written, cx)).await
 }
 
 /// The head as it is stored, or what is left of it for another answer than the whole.

@@ -14,8 +14,8 @@ use super::format::{BLOCK, Header};
 use super::id::FileId;
 use super::volume::Volume;
 
-/// Blocks that are read at a time: 256 KiB.
-const READ_AHEAD: u64 = 4;
+/// Blocks that are read at a time: 128 KiB.
+const READ_AHEAD: u64 = 2;
 
 /// How long the middle of a body is waited for: what has been promised cannot be had from elsewhere.
 pub const PATIENCE: Duration = Duration::from_secs(30);

@@ -25,7 +25,7 @@ use super::restore;
 use super::volume::Volume;
 
 /// Bytes that are read at a time for a follower.
-const PIECE: u64 = 256 << 10;
+const PIECE: u64 = 128 << 10;
 /// Files that are evicted for one piece of a body, at most.
 const EVICT_AT_ONCE: usize = 256;
 
