@@ -74,7 +74,7 @@ impl Engine {
     pub async fn look_up(&self, request: &CacheRequest<'_>, now: Timestamp) -> Lookup {
         match self.lookup(request.key, request.view.fields, &request.asks, now) {
             Lookup::Miss(miss) if miss.is_unknown() && self.disk.may_have(request.key) => {
-                self.lookup_on_disk(request, now, miss).await
+                Box::pin(self.lookup_on_disk(request, now, miss)).await // large, and most requests do not come here
             }
             found => found,
         }

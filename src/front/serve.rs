@@ -67,13 +67,13 @@ pub async fn decide(
     now: Timestamp,
     asking: Asking,
 ) -> Decision {
-    let matched = match plan(&snapshot.config, view) {
+    let (matched, reason) = match plan(&snapshot.config, view) {
         Plan::Refuse { status, why } => {
             let response = ClientResponse::synthetic(status, why, view.method, now);
             return Decision::Respond { response, report: None, site: None };
         }
         Plan::Purge { site } => {
-            let response = purge(shared, snapshot, site, view, now).await;
+            let response = Box::pin(purge(shared, snapshot, site, view, now)).await;
             return Decision::Respond { response, report: None, site: Some(site) };
         }
         Plan::Pass(matched, _) if is_too_large(matched.route, view) => {
@@ -81,10 +81,32 @@ pub async fn decide(
             let response = ClientResponse::synthetic(status, why, view.method, now);
             return Decision::Respond { response, report: None, site: Some(matched.site_index) };
         }
-        Plan::Pass(matched, reason) => return pass(shared, snapshot, view, matched, reason, now, asking).await,
-        Plan::Tunnel(matched) => return ask(shared, snapshot, view, matched, PassReason::CacheOff, now, asking).await,
-        Plan::Cache(matched) => matched,
+        Plan::Pass(matched, reason) => (matched, reason),
+        Plan::Tunnel(matched) => {
+            return Box::pin(ask(shared, snapshot, view, matched, PassReason::CacheOff, now, asking)).await;
+        }
+        Plan::Cache(matched) => match from_cache(shared, snapshot, view, matched, key, now).await {
+            Ok(decision) => return decision,
+            Err(reason) => (matched, reason),
+        },
     };
+    if asking.has_body || !view.method.is_safe() {
+        return Decision::Pass { site: matched.site_index, route: matched.route_index, reason };
+    }
+    // What has no body and changes nothing takes the short way; pingora's proxy, which can do all the rest, costs more.
+    ask(shared, snapshot, view, matched, reason, now, asking).await
+}
+
+/// Decides by what the cache has, or can get. An error is the reason why the request goes past it.
+async fn from_cache(
+    shared: &Shared,
+    snapshot: &Arc<Snapshot>,
+    view: &RequestView<'_>,
+    matched: Matched<'_>,
+    key: &mut String,
+    now: Timestamp,
+) -> Result<Decision, PassReason> {
+    let site = Some(matched.site_index);
     let request = cache_request(view, snapshot, matched, key);
     let (source, report) = match shared.engine.look_up(&request, now).await {
         Lookup::Hit(object, report) => (Source::Stored(object), report),
@@ -97,24 +119,20 @@ pub async fn decide(
             let status = StatusCode::GATEWAY_TIMEOUT; // RFC 9111 section 5.2.1.7
             let why = "it is not in the cache, and the request wants nothing else";
             let response = ClientResponse::synthetic(status, why, view.method, now);
-            return Decision::Respond { response, report: Some(Report::OnlyIfCached), site: Some(matched.site_index) };
+            return Ok(Decision::Respond { response, report: Some(Report::OnlyIfCached), site });
         }
-        Lookup::HitForMiss => {
-            return pass(shared, snapshot, view, matched, PassReason::HitForMiss, now, asking).await;
-        }
-        Lookup::Miss(miss) => match shared.engine.get(&request, miss).await {
+        Lookup::HitForMiss => return Err(PassReason::HitForMiss),
+        // Boxed: large, and most requests do not come here.
+        Lookup::Miss(miss) => match Box::pin(shared.engine.get(&request, miss)).await {
             Ok(Answer { source, report }) => (source, report),
             // The cache fails open: its own faults and limits are nothing to the client.
-            Err(FetchError { error: error @ (OriginError::FillLost | OriginError::TooManyFills), .. }) => {
-                let is_full = error == OriginError::TooManyFills;
-                let reason = if is_full { PassReason::FillsFull } else { PassReason::FillLost };
-                return pass(shared, snapshot, view, matched, reason, now, asking).await;
-            }
-            Err(FetchError { error, report }) => return no_answer(&error, report, matched, view, now),
+            Err(FetchError { error: OriginError::FillLost, .. }) => return Err(PassReason::FillLost),
+            Err(FetchError { error: OriginError::TooManyFills, .. }) => return Err(PassReason::FillsFull),
+            Err(FetchError { error, report }) => return Ok(no_answer(&error, report, matched, view, now)),
         },
     };
     let response = response_from_cache(snapshot, view, matched, source, key, now);
-    Decision::Respond { response, report: Some(report), site: Some(matched.site_index) }
+    Ok(Decision::Respond { response, report: Some(report), site })
 }
 
 /// The answer to a request, if it is in memory and fresh: what [`decide`] would come to, without waiting for anything. With
@@ -181,23 +199,6 @@ pub struct Asking {
     pub has_body: bool,
     /// Where interim responses go, if the client may have them.
     pub interim: Option<mpsc::Sender<Interim>>,
-}
-
-/// Has a request passed on. What has no body and changes nothing takes the short way; pingora's proxy, which can do all the
-/// rest, costs twice as much.
-async fn pass(
-    shared: &Shared,
-    snapshot: &Arc<Snapshot>,
-    view: &RequestView<'_>,
-    matched: Matched<'_>,
-    reason: PassReason,
-    now: Timestamp,
-    asking: Asking,
-) -> Decision {
-    if asking.has_body || !view.method.is_safe() {
-        return Decision::Pass { site: matched.site_index, route: matched.route_index, reason };
-    }
-    ask(shared, snapshot, view, matched, reason, now, asking).await
 }
 
 /// Asks an origin on behalf of one client, also to change the protocol: it may as well answer as if it had not been asked

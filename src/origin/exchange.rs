@@ -69,9 +69,15 @@ pub async fn get(connector: &Connector, pools: &PoolSet, request: &OriginRequest
     loop {
         let picked = pools.pick(request.pool, request.hash, &tried)?;
         let (origin, address, pool) = (picked.origin.clone(), picked.address, picked.pool.clone());
-        let attempt = tokio::time::timeout_at(deadline, attempt(connector, request, picked)).await;
+        // Pinned where it is made: moving it would be a copy of many kilobytes.
+        let mut attempt = std::pin::pin!(attempt(connector, request, picked));
+        let attempt = tokio::select! {
+            biased;
+            done = &mut attempt => Some(done),
+            () = tokio::time::sleep_until(deadline) => None,
+        };
         let failure = match attempt {
-            Ok(Ok(exchange)) => {
+            Some(Ok(exchange)) => {
                 if request.avoid_errors && exchange.status.is_server_error() {
                     tried.push((origin, address));
                     if tried.len() <= config.retries as usize && pools.has_another(request.pool, &tried) {
@@ -80,8 +86,8 @@ pub async fn get(connector: &Connector, pools: &PoolSet, request: &OriginRequest
                 }
                 return Ok(exchange);
             }
-            Ok(Err(failure)) => failure,
-            Err(_) => {
+            Some(Err(failure)) => failure,
+            None => {
                 let cause = "the pool's total_timeout is over".to_owned();
                 pool.exchange_failed(&origin, address, FailedStage::Connected, &cause);
                 return Err(OriginError::Timeout { origin: origin.address.clone(), cause });

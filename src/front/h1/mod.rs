@@ -217,8 +217,7 @@ impl Connection {
         let interim = (head.version != Version::HTTP_10).then_some(interim);
         let asking = Asking { has_body: head.body != BodyFraming::None, interim };
         let decision = {
-            let deciding = serve::decide(&self.shared, snapshot, &view, &mut key, now, asking);
-            tokio::pin!(deciding);
+            let mut deciding = std::pin::pin!(serve::decide(&self.shared, snapshot, &view, &mut key, now, asking));
             loop {
                 tokio::select! {
                     biased;
@@ -251,7 +250,7 @@ impl Connection {
                 (next, Some(self))
             }
             Decision::Tunnel { exchange, site, route } => {
-                let (sent, report) = self.tunnel(snapshot, *exchange, site, route).await;
+                let (sent, report) = Box::pin(self.tunnel(snapshot, *exchange, site, route)).await;
                 serve::record(&self.shared, snapshot, &view, Some(site), Some(&report), (now, started), &sent);
                 (Next::Close, Some(self))
             }
@@ -261,7 +260,7 @@ impl Connection {
                 request.progress = (head.body != BodyFraming::None).then(|| Progress::new(started));
                 let canonical = head.canonical(self.is_last(limits));
                 let body = head.body;
-                self.pass(request, canonical, body, limits).await
+                Box::pin(self.pass(request, canonical, body, limits)).await
             }
         }
     }
