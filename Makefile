@@ -8,9 +8,10 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
 # Needed to build (cmake: for pingora's zlib-ng) and to test (real servers and clients).
 BUILD_TOOLS := cmake:cmake cc:build-essential
+COMPARE_TOOLS := haproxy:haproxy varnishd:varnish traffic_server:trafficserver h2load:nghttp2-client taskset:util-linux
 TEST_TOOLS := curl:curl nginx:nginx-light wrk:wrk openssl:openssl systemd-analyze:systemd
 
-.PHONY: run build release test check unit load-test bench-hit bench-storage crash-test certs install deb fmt clean build-tools test-tools
+.PHONY: run build release test check unit load-test bench-hit bench-compare bench-storage bench-memory crash-test certs install deb fmt clean build-tools test-tools
 
 run: build-tools
 	$(CARGO) run --release -- demo
@@ -39,6 +40,15 @@ load-test: release test-tools
 # CPU time per memory hit, beside nginx.
 bench-hit: release test-tools
 	benches/hit.sh
+
+# The node beside its peers and the kernel's floor, every case: some 50 minutes. benches/compare/compare.py --help for less.
+bench-compare: release test-tools
+	@$(call need,$(COMPARE_TOOLS))
+	benches/compare/compare.py --write docs/performance.md
+
+# Resident memory through slices and under a churn of a million objects: some minutes, and 11 GB in SEAWALL_BENCH_DIR.
+bench-memory: release test-tools
+	benches/memory.sh
 
 # A million objects on disk: takes some minutes and 17 GB where SEAWALL_BENCH_DIR is.
 bench-storage: build-tools

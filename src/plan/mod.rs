@@ -8,6 +8,7 @@ pub use key::CacheKey;
 use http::{Method, StatusCode, Version, header};
 
 use crate::config::model::{CacheMode, Config, KeyRules, Route, Site};
+use crate::config::read::IpRange;
 use crate::request::RequestView;
 
 /// The decision about one request.
@@ -96,7 +97,9 @@ pub fn plan<'c>(config: &'c Config, request: &RequestView<'_>) -> Plan<'c> {
     };
     let site = config.sites[site_index].as_ref();
     if request.method.as_str() == "PURGE" {
-        return if site.purge_from.iter().any(|range| range.contains(request.client)) {
+        let is_in = |ranges: &[IpRange]| ranges.iter().any(|range| range.contains(request.client));
+        // Who asks a proxy in front is not known here, so it must not do what the proxy might.
+        return if is_in(&site.purge_from) && !is_in(&config.node.trusted_proxies) {
             Plan::Purge { site: site_index }
         } else {
             Plan::Refuse { status: StatusCode::FORBIDDEN, why: "this client may not purge" }
@@ -245,6 +248,17 @@ pub(crate) mod tests {
         ] {
             let method: Method = method.parse().unwrap();
             assert_eq!(describe(plan(&config, &view(&method, host, path, headers))), expected, "{method} {host}{path}");
+        }
+    }
+
+    #[test]
+    fn a_proxy_in_front_may_not_purge_for_whoever_asks_it() {
+        let method: Method = "PURGE".parse().unwrap();
+        let plain = HeaderMap::new();
+        for (trusted, expected) in [("10.0.0.0/24", "refuse 403"), ("192.0.2.0/24", "purge 1")] {
+            let config = config(&format!("[node]\ntrusted_proxies = [\"{trusted}\"]\n{CONFIG}"));
+            let planned = plan(&config, &view(&method, "shop.example", "/static/a.css", &plain));
+            assert_eq!(describe(planned), expected, "{trusted}");
         }
     }
 }
