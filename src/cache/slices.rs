@@ -368,8 +368,9 @@ impl SliceReader {
         let total = self.head.total().max(piece.head.total());
         let newest = Some(number).filter(|_| matches!(piece.body, PieceBody::Stream(_)));
         let (engine, key, size) = (self.engine.clone(), self.request.key.clone(), self.size);
-        // Not on a worker: they may be many. Until it is done, their tags keep them apart.
-        drop(tokio::task::spawn_blocking(move || engine.discard_slices(&key, size, Some(total), newest)));
+        // Not on a worker: they may be many. Waited for, so that whoever asks again finds none of the old ones.
+        let discard = move || engine.discard_slices(&key, size, Some(total), newest);
+        let _ = tokio::task::spawn_blocking(discard).await; // a panic has been reported, and tags keep versions apart
         Err(changed("it has changed while it was being read"))
     }
 }
