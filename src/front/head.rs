@@ -4,6 +4,7 @@
 //! no other parser behind this one can read a request otherwise than it was read here.
 
 use std::borrow::Cow;
+use std::net::IpAddr;
 
 use bytes::{BufMut, BytesMut};
 use http::{Method, StatusCode, Version};
@@ -11,7 +12,7 @@ use smallvec::SmallVec;
 
 use crate::config::host::parse_authority;
 use crate::config::model::Limits;
-use crate::request::{Fields, Target, TargetError};
+use crate::request::{Fields, RequestView, Scheme, Target, TargetError};
 
 /// A checked request head, borrowing from the connection's buffer.
 pub struct RequestHead<'b> {
@@ -119,6 +120,21 @@ impl<'b> RequestHead<'b> {
             fields,
             length: head.len(),
         })
+    }
+
+    /// What decisions read of it.
+    pub fn view(&self, client: IpAddr, scheme: Scheme) -> RequestView<'_> {
+        RequestView {
+            method: &self.method,
+            host: &self.host,
+            authority: self.authority,
+            path: &self.target.path,
+            query: self.target.query,
+            fields: self.fields(),
+            client,
+            scheme,
+            version: self.version,
+        }
     }
 
     pub fn fields(&self) -> Fields<'b> {

@@ -22,7 +22,6 @@ use tokio::time::timeout;
 use crate::clock::Timestamp;
 use crate::config::model::Limits;
 use crate::pass::{self, Progress};
-use crate::request::RequestView;
 use crate::snapshot::Snapshot;
 
 use super::chunks::{Chunks, Malformed};
@@ -200,17 +199,7 @@ impl Connection {
                 return (Next::Gone, None);
             }
         };
-        let view = RequestView {
-            method: &head.method,
-            host: &head.host,
-            authority: head.authority,
-            path: &head.target.path,
-            query: head.target.query,
-            fields: head.fields(),
-            client: self.stream.client().ip(),
-            scheme: self.stream.scheme(),
-            version: head.version,
-        };
+        let view = head.view(self.stream.client().ip(), self.stream.scheme());
         let mut key = std::mem::take(&mut self.key);
         // HTTP/1.0 has no interim responses (RFC 9110 section 15.2).
         let (interim, mut heads) = mpsc::channel(MAX_INTERIM);

@@ -11,7 +11,6 @@ use tokio::io::AsyncWrite;
 
 use crate::cache::status::Report;
 use crate::clock::Timestamp;
-use crate::request::RequestView;
 use crate::snapshot::Snapshot;
 
 use super::super::head::{BodyFraming, RequestHead, field_space};
@@ -53,17 +52,7 @@ impl Connection {
         if head.body != BodyFraming::None {
             return Answered::NotYet;
         }
-        let view = RequestView {
-            method: &head.method,
-            host: &head.host,
-            authority: head.authority,
-            path: &head.target.path,
-            query: head.target.query,
-            fields: head.fields(),
-            client: self.stream.client().ip(),
-            scheme: self.stream.scheme(),
-            version: head.version,
-        };
+        let view = head.view(self.stream.client().ip(), self.stream.scheme());
         let Some((mut response, report, site)) = serve::in_memory(&shared, &snapshot, &view, &mut self.key, now) else {
             return Answered::NotYet;
         };
@@ -124,17 +113,7 @@ impl Connection {
         let mut space = field_space();
         let parsed = RequestHead::parse(&self.buffer[..answer.end], &mut space, &snapshot.config.limits);
         let Ok(head) = parsed else { return }; // the limits were lowered in between
-        let view = RequestView {
-            method: &head.method,
-            host: &head.host,
-            authority: head.authority,
-            path: &head.target.path,
-            query: head.target.query,
-            fields: head.fields(),
-            client: self.stream.client().ip(),
-            scheme: self.stream.scheme(),
-            version: head.version,
-        };
+        let view = head.view(self.stream.client().ip(), self.stream.scheme());
         let site = Some(answer.site).filter(|site| *site < snapshot.config.sites.len());
         serve::record(&self.shared, snapshot, &view, site, Some(&answer.report), answer.times, &answer.sent);
     }
