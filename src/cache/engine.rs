@@ -289,14 +289,13 @@ impl Engine {
         }
     }
 
-    /// Enters what a fill has written to disk, under the same conditions. `removals`: as they were when the fill ended,
-    /// and could no longer be told of them.
-    pub fn stored_on_disk(&self, object: &Arc<Object>, flight: &Flight, removals: u64) {
+    /// Enters what a fill has written to disk, under the same conditions. `untold`: something was removed that the
+    /// flight could not be told of; perhaps this.
+    pub fn stored_on_disk(&self, object: &Arc<Object>, flight: &Flight, untold: bool) {
         self.memory.remove_like(object); // something smaller was there before
         self.uncacheable.invalidate(&self.hasher.hash_one(object.key.as_str()));
         self.metrics.stored(object.basis.as_str());
-        let spoilt = flight.is_spoilt() || self.disk.removals() != removals;
-        if spoilt || self.purges.standing(object) == Standing::Dead {
+        if untold || flight.is_spoilt() || self.purges.standing(object) == Standing::Dead {
             self.disk.remove(object);
         }
     }

@@ -1,7 +1,7 @@
 //! Where the body of a response goes that is to be stored: into memory while it is small, to disk when it is not, and
 //! nowhere if there is no place for it.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -122,15 +122,22 @@ impl<'a> Keeper<'a> {
                 }
                 let (engine, flight, most) = (engine.clone(), flight.clone(), rules.max_variants);
                 let (head, storable, patience) = (self.head, self.storable, engine.disk.patience());
-                let (key, seq, removals) = (self.request.key.clone(), flight.seq, engine.disk.removals());
+                let (key, seq) = (self.request.key.clone(), flight.seq);
+                // Removals when the fill was no longer waited for: from then on the flight is told of none.
+                let left = Arc::new(OnceLock::new());
+                let (left_at, disk) = (left.clone(), self.engine.disk.clone());
                 // It ends also if nobody waits for that.
                 let finish = tokio::spawn(async move {
                     let object = spool.finish(move |body| Object::new(key, head, body, storable, seq), most).await;
                     if let Ok(object) = object {
-                        engine.stored_on_disk(&object, &flight, removals);
+                        let untold = left_at.get().is_some_and(|removals| *removals != engine.disk.removals());
+                        engine.stored_on_disk(&object, &flight, untold);
                     }
                 });
-                let _ = timeout(patience, finish).await; // a slow disk does not hold anybody up
+                // A slow disk does not hold anybody up.
+                if timeout(patience, finish).await.is_err() {
+                    left.get_or_init(|| disk.removals());
+                }
             }
             Keeping::Nothing => {}
         }

@@ -266,7 +266,7 @@ impl DiskTier {
     pub fn remove(&self, object: &Object) {
         let volumes = self.volumes.load();
         if !volumes.is_empty() {
-            self.removals.fetch_add(1, Ordering::AcqRel);
+            self.note_removal();
             let id = FileId::new(KeyHash::of(object.key.as_str()), &object.variant);
             volumes.iter().filter(|volume| volume.may_have(id.key)).for_each(|volume| volume.remove(id));
         }
@@ -276,7 +276,7 @@ impl DiskTier {
     pub fn remove_key(&self, key: &CacheKey) {
         let volumes = self.volumes.load();
         if !volumes.is_empty() {
-            self.removals.fetch_add(1, Ordering::AcqRel);
+            self.note_removal();
             let key = KeyHash::of(key.as_str());
             volumes.iter().for_each(|volume| volume.remove_key(key));
         }
