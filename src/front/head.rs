@@ -1,4 +1,5 @@
-//! The head of an HTTP/1 request: parsed strictly, checked once, everything ambiguous refused.
+//! The head of a request: parsed strictly, checked once, everything ambiguous refused. Here that of HTTP/1; that of
+//! HTTP/2 comes to the same [`RequestHead`].
 //!
 //! What is accepted here is written anew before it goes on ([`RequestHead::canonical`]), so that no origin and
 //! no other parser behind this one can read a request otherwise than it was read here.
@@ -299,7 +300,7 @@ fn parse_error(error: httparse::Error) -> Refusal {
     }
 }
 
-fn target_error(error: TargetError) -> Refusal {
+pub(super) fn target_error(error: TargetError) -> Refusal {
     bad(match error {
         TargetError::Character => "the request target has a character that no URI may have",
         TargetError::Form => "the request target is of a form that is not served here",
@@ -307,7 +308,7 @@ fn target_error(error: TargetError) -> Refusal {
     })
 }
 
-fn refuse_method(method: &Method) -> Result<(), Refusal> {
+pub(super) fn refuse_method(method: &Method) -> Result<(), Refusal> {
     if matches!(*method, Method::CONNECT | Method::TRACE) {
         return Err(refuse(StatusCode::NOT_IMPLEMENTED, "this method is not served here"));
     }
@@ -375,7 +376,7 @@ fn keeps_alive(fields: &[httparse::Header<'_>], version: Version) -> bool {
     if version == Version::HTTP_10 { has("keep-alive") && !has("close") } else { !has("close") }
 }
 
-fn expects_continue(fields: &[httparse::Header<'_>], version: Version) -> Result<bool, Refusal> {
+pub(super) fn expects_continue(fields: &[httparse::Header<'_>], version: Version) -> Result<bool, Refusal> {
     let Some(expect) = fields.iter().find(|field| field.name.eq_ignore_ascii_case("expect")) else {
         return Ok(false);
     };

@@ -6,9 +6,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use bytes::BytesMut;
-use pingora_core::apps::ServerApp;
-use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -16,8 +13,7 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::config::model::Listener;
 
-use super::h1::Connection;
-use super::h2::H2Front;
+use super::{h1, h2};
 use super::serve::Shared;
 use super::stream::ClientStream;
 use super::tls;
@@ -25,8 +21,6 @@ use super::tls;
 const BACKLOG: u32 = 4096;
 /// After accept has failed for want of something (file descriptors above all), so that it doesn't spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-/// What an HTTP/2 client sends first (RFC 9113 section 3.4).
-const H2_PREFACE: usize = 24;
 
 /// A socket that listens but is not yet served.
 pub struct Bound {
@@ -167,20 +161,8 @@ async fn serve_connection(
         },
     };
     if stream.is_h2() {
-        Box::pin(serve_h2(stream, shared, shutdown)).await; // large, and no place for those that do not need it
+        Box::pin(h2::Connection::new(shared, shutdown, stream).serve()).await; // large, and not for all
     } else {
-        Connection::new(shared, shutdown, stream).serve().await;
+        h1::Connection::new(shared, shutdown, stream).serve().await;
     }
-}
-
-async fn serve_h2(mut stream: ClientStream, shared: Arc<Shared>, shutdown: watch::Receiver<bool>) {
-    let limits = shared.snapshot.load().config.limits.clone();
-    // The h2 crate waits for the preface without a deadline, so it is read here first.
-    let mut preface = BytesMut::zeroed(H2_PREFACE);
-    match timeout(limits.header_timeout, stream.read_exact(&mut preface)).await {
-        Ok(Ok(_)) => stream.put_back(preface),
-        _ => return,
-    }
-    let front = Arc::new(H2Front::new(shared, stream.client().ip(), limits));
-    front.process_new(Box::new(stream), &shutdown).await;
 }

@@ -1,6 +1,7 @@
 //! The fronts: where clients come in. [`listen`] accepts, [`h1`] and [`h2`] speak the protocols, [`serve`]
 //! is what both do with a request.
 
+mod alarm;
 mod chunks;
 pub mod h1;
 pub mod h2;

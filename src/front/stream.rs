@@ -94,6 +94,10 @@ impl ClientStream {
         self.client
     }
 
+    pub fn local(&self) -> SocketAddr {
+        self.local
+    }
+
     pub fn scheme(&self) -> Scheme {
         match self.transport {
             Transport::Plain(_) => Scheme::Http,

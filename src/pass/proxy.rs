@@ -158,7 +158,7 @@ impl ProxyHttp for Pass {
 
     async fn upstream_request_filter(
         &self,
-        _session: &mut Session,
+        session: &mut Session,
         upstream: &mut RequestHeader,
         ctx: &mut PassContext,
     ) -> Result<()> {
@@ -181,6 +181,13 @@ impl ProxyHttp for Pass {
         forward::set_forwarding_fields(&mut fields, &forwarded);
         replace_changed(upstream, &fields)?;
         upstream.insert_header(header::HOST, host)?;
+        // pingora takes it out of requests by HTTP/2 whose sessions are not its own. gRPC cannot do without.
+        if request.version == Version::HTTP_2
+            && upstream.version == Version::HTTP_2
+            && let Some(te) = session.req_header().headers.get(header::TE)
+        {
+            upstream.insert_header(header::TE, te.clone())?;
+        }
         Ok(())
     }
 

@@ -2,7 +2,6 @@
 //! write ([`now`]); what must pass is handed to pingora with a gate in front of it, and the connection comes back. What
 //! the origin agrees to change into another protocol is carried both ways here.
 
-mod alarm;
 mod now;
 mod tunnel;
 mod write;
@@ -24,13 +23,13 @@ use crate::config::model::Limits;
 use crate::pass::{self, Progress};
 use crate::snapshot::Snapshot;
 
+use super::alarm::Alarm;
 use super::chunks::{Chunks, Malformed};
 use super::head::{BodyFraming, Refusal, RequestHead, field_space, find_end};
 use super::reply::ClientResponse;
 use super::serve::{self, Asking, Decision, Shared};
 use super::stream::{ClientStream, Gate};
 
-use alarm::Alarm;
 use now::Answered;
 use write::{Framing, Writing};
 

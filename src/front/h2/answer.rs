@@ -1,0 +1,196 @@
+//! The task of a request that was not answered where it was read: it decides, and gives the answer to its stream.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, Method, StatusCode};
+use pingora_core::apps::HttpServerApp;
+use tokio::sync::{mpsc, watch};
+
+use crate::cache::object::remove_hop_by_hop;
+use crate::cache::respond::Reply;
+use crate::cache::status::Report;
+use crate::clock::Timestamp;
+use crate::config::model::Limits;
+use crate::pass::{self, Progress};
+use crate::request::Scheme;
+use crate::snapshot::Snapshot;
+
+use super::super::head::BodyFraming;
+use super::super::reply::ClientResponse;
+use super::super::serve::{self, Asking, Decision, Sent, Shared};
+use super::head::Parsed;
+use super::hpack::{self, Section};
+use super::session::PassSession;
+use super::stream::{Gone, Handle};
+use super::wire::Reason;
+
+/// Interim responses that may wait to be passed on.
+const MAX_INTERIM: usize = 4;
+
+/// A request that a task is to answer. Its head was checked.
+pub(super) struct Asked {
+    pub section: Section,
+    pub body: BodyFraming,
+    pub client: SocketAddr,
+    pub local: SocketAddr,
+    pub shared: Arc<Shared>,
+    pub shutdown: watch::Receiver<bool>,
+    pub limits: Limits,
+    pub times: (Timestamp, Instant),
+}
+
+/// Answers a request. Whatever happens, the stream ends: by its answer, or by a reset.
+pub(super) async fn answer(asked: Asked, mut stream: Handle) {
+    let (shared, (now, started)) = (&asked.shared, asked.times);
+    let snapshot = shared.snapshot.load_full();
+    let Ok(parsed) = Parsed::of(&asked.section) else { return };
+    let Ok(head) = parsed.head(asked.body == BodyFraming::None, &asked.limits) else { return };
+    let view = head.view(asked.client.ip(), Scheme::Https);
+    let mut key = String::new();
+    let (interim, mut heads) = mpsc::channel(MAX_INTERIM);
+    let asking = Asking { has_body: asked.body != BodyFraming::None, interim: Some(interim) };
+    let decision = {
+        let mut deciding = std::pin::pin!(serve::decide(shared, &snapshot, &view, &mut key, now, asking));
+        loop {
+            tokio::select! {
+                biased;
+                Some((status, fields)) = heads.recv() => stream.send_section(interim_section(status, fields), false),
+                decision = &mut deciding => break decision,
+                _ = stream.gone() => {
+                    let sent = Sent::client_left();
+                    return serve::record(shared, &snapshot, &view, None, None, (now, started), &sent);
+                }
+            }
+        }
+    };
+    match decision {
+        Decision::Respond { mut response, report, site } => {
+            let sent = write(&mut stream, &snapshot, &mut response, report.as_ref(), view.method).await;
+            serve::record(shared, &snapshot, &view, site, report.as_ref(), (now, started), &sent);
+        }
+        // Never planned for HTTP/2, which has no Upgrade.
+        Decision::Tunnel { .. } => stream.reset(Reason::InternalError),
+        Decision::Pass { site, route, reason } => {
+            let mut request = serve::pass_request(&snapshot, &view, site, route, reason, now, started);
+            if asked.body != BodyFraming::None {
+                request.progress = Some(Progress::new(started));
+            }
+            let Some(session) = PassSession::new(stream, &view, asked.client, asked.local) else { return };
+            let session = session.with_timeouts(&asked.limits).into_server_session();
+            let passing = shared.proxy.process_new_http(session, &asked.shutdown);
+            tokio::select! {
+                biased;
+                // Boxed: pingora's future is large.
+                _ = Box::pin(pass::REQUEST.scope(request.clone(), passing)) => {}
+                // Dropping the session resets the stream.
+                () = request.stalled() => request.record_stalled(&shared.observer),
+            }
+        }
+    }
+}
+
+/// Writes a response to the stream. An error resets it, so that no client takes a part for the whole.
+async fn write(
+    stream: &mut Handle,
+    snapshot: &Snapshot,
+    response: &mut ClientResponse,
+    report: Option<&Report>,
+    method: &Method,
+) -> Sent {
+    let mut sent = Sent { status: response.status(), bytes: 0, error: None };
+    sent.error = write_parts(stream, snapshot, response, report, method).await.err();
+    if sent.error.is_some() {
+        stream.reset(Reason::InternalError);
+    }
+    sent.bytes = stream.bytes_sent();
+    sent
+}
+
+async fn write_parts(
+    stream: &mut Handle,
+    snapshot: &Snapshot,
+    response: &mut ClientResponse,
+    report: Option<&Report>,
+    method: &Method,
+) -> Result<(), String> {
+    let text = |gone: Gone| gone.to_string();
+    let mut section = BytesMut::new();
+    write_section(&mut section, &mut String::new(), response, report, &snapshot.config.node.name);
+    if !response.has_body(method) {
+        stream.send_section(section, true);
+        return stream.sent().await.map_err(text);
+    }
+    stream.send_section(section, false);
+    if let Some(body) = response.body.whole() {
+        return stream.send(body, true).await.map_err(text);
+    }
+    loop {
+        let next = tokio::select! {
+            biased;
+            next = response.body.next() => next,
+            gone = stream.gone() => return Err(gone.to_string()),
+        };
+        match next.map_err(|error| error.to_string())? {
+            Some(piece) => stream.send(piece, false).await.map_err(text)?,
+            None => return stream.send(Bytes::new(), true).await.map_err(text),
+        }
+    }
+}
+
+/// Appends the field section of a response: what is stored, and what each answer gets anew. `scratch`: a buffer that is
+/// reused.
+pub(super) fn write_section(
+    out: &mut BytesMut,
+    scratch: &mut String,
+    response: &ClientResponse,
+    report: Option<&Report>,
+    node: &str,
+) {
+    hpack::put_no_table(out); // any may be the connection's first
+    hpack::put_status(out, response.status().as_u16());
+    match response.reply {
+        Reply::Full => {
+            response.head().lines().for_each(|(name, value)| hpack::put_field(out, name.as_bytes(), value));
+        }
+        _ => put_map(out, &response.selected_fields()),
+    }
+    let mut number = itoa::Buffer::new();
+    if let Some(length) = response.content_length() {
+        hpack::put_field(out, b"content-length", number.format(length).as_bytes());
+    }
+    if let Some(age) = response.age {
+        hpack::put_field(out, b"age", number.format(age.as_secs()).as_bytes());
+    }
+    if let Some(range) = response.content_range() {
+        hpack::put_field(out, b"content-range", range.as_bytes());
+    }
+    if let Some(report) = report {
+        scratch.clear();
+        scratch.push_str("1.1 ");
+        scratch.push_str(node);
+        hpack::put_field(out, b"via", scratch.as_bytes());
+        scratch.clear();
+        response.write_cache_status(scratch, report, node);
+        hpack::put_field(out, b"cache-status", scratch.as_bytes());
+    }
+}
+
+/// Appends all fields of a map.
+pub(super) fn put_map(out: &mut BytesMut, fields: &HeaderMap) {
+    for (name, value) in fields {
+        hpack::put_field(out, name.as_str().as_bytes(), value.as_bytes());
+    }
+}
+
+/// The field section of an interim response.
+pub(super) fn interim_section(status: StatusCode, mut fields: HeaderMap) -> BytesMut {
+    remove_hop_by_hop(&mut fields);
+    let mut out = BytesMut::new();
+    hpack::put_no_table(&mut out);
+    hpack::put_status(&mut out, status.as_u16());
+    put_map(&mut out, &fields);
+    out
+}

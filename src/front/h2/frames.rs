@@ -1,0 +1,365 @@
+//! What a client's frames do (RFC 9113 section 6). An error is one of the connection; errors of a stream are answered
+//! here.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::BytesMut;
+use http::Method;
+
+use crate::clock::Timestamp;
+
+use super::super::head::{BodyFraming, Refusal, RequestHead};
+use super::super::reply::ClientResponse;
+use super::super::serve::{self, Sent};
+use super::answer::{self, Asked};
+use super::head::{Fault, Parsed};
+use super::hpack::{Most, Section};
+use super::stream::{Gone, Handle, Stream};
+use super::streams::Received;
+use super::wire::{self, FrameHeader, Reason, flag, kind, without_padding};
+use super::{Connection, FAREWELL_PING, Leaving};
+
+/// A body of up to so many bytes is sent at once, if the client's windows let it; a larger one takes turns with others.
+const SENT_AT_ONCE: usize = 128 << 10;
+/// What a malformed request counts among the frames that bring nothing.
+const MALFORMED: u32 = 30;
+
+/// A field section whose end has not come.
+pub(super) struct OpenSection {
+    stream: u32,
+    ends_stream: bool,
+    block: BytesMut,
+}
+
+impl Connection {
+    pub(super) fn on_frame(&mut self, header: FrameHeader, payload: BytesMut) -> Result<(), Reason> {
+        if !self.has_settings && (header.kind != kind::SETTINGS || header.has(flag::ACK)) {
+            return Err(Reason::ProtocolError); // section 3.4
+        }
+        if self.open_section.is_some() && header.kind != kind::CONTINUATION {
+            return Err(Reason::ProtocolError); // section 6.10
+        }
+        match header.kind {
+            kind::DATA => self.on_data(header, payload),
+            kind::HEADERS => self.on_headers(header, payload),
+            kind::CONTINUATION => self.on_continuation(header, payload),
+            kind::RST_STREAM => self.on_reset(header),
+            kind::WINDOW_UPDATE => self.on_window_update(header, &payload),
+            kind::SETTINGS => self.on_settings(header, &payload),
+            kind::PING => self.on_ping(header, &payload),
+            kind::PRIORITY if header.stream == 0 => Err(Reason::ProtocolError),
+            kind::PRIORITY if header.length != 5 => {
+                self.reset(header.stream, Reason::FrameSizeError);
+                self.bear(1)
+            }
+            kind::PUSH_PROMISE => Err(Reason::ProtocolError),
+            kind::GOAWAY if header.stream != 0 => Err(Reason::ProtocolError),
+            kind::GOAWAY if header.length < 8 => Err(Reason::FrameSizeError),
+            // The client sends no more requests; what it waits for is served.
+            kind::GOAWAY => {
+                self.leave_once();
+                Ok(())
+            }
+            _ => self.bear(1), // PRIORITY, which is obsolete, and what is not known
+        }
+    }
+
+    /// The client has sent what brings nothing.
+    fn bear(&mut self, count: u32) -> Result<(), Reason> {
+        if self.patience.try_with(count, Instant::now()) { Ok(()) } else { Err(Reason::EnhanceYourCalm) }
+    }
+
+    /// Ends a stream with an error.
+    fn reset(&mut self, stream: u32, reason: Reason) {
+        self.streams.remove(stream, Gone::Malformed);
+        wire::put_reset(self.output.frames(), stream, reason);
+    }
+
+    fn leave_once(&mut self) {
+        if self.leaving != Leaving::Final {
+            self.leave();
+        }
+    }
+
+    fn on_data(&mut self, header: FrameHeader, payload: BytesMut) -> Result<(), Reason> {
+        if header.stream == 0 || header.stream > self.last_stream {
+            return Err(Reason::ProtocolError);
+        }
+        self.credit -= header.length as i64;
+        if self.credit < 0 {
+            return Err(Reason::FlowControlError);
+        }
+        let ended = header.has(flag::END_STREAM);
+        let content = without_padding(header.flags, &payload)?;
+        if content.is_empty() && !ended {
+            self.bear(1)?;
+        }
+        let data = match header.has(flag::PADDED) {
+            true => {
+                let (from, length) = (1, content.len()); // after the byte that says how much padding there is
+                let mut data = payload;
+                let _ = data.split_to(from);
+                data.truncate(length);
+                data.freeze()
+            }
+            false => payload.freeze(),
+        };
+        let padding = header.length - data.len();
+        match self.streams.receive(header.stream, data, header.length, ended) {
+            Received::Kept => self.give_back(padding),
+            Received::Dropped => {
+                self.give_back(header.length);
+                self.bear(1)?;
+            }
+            Received::Error(reason) => {
+                self.give_back(header.length);
+                self.reset(header.stream, reason);
+                self.bear(1)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn on_headers(&mut self, header: FrameHeader, payload: BytesMut) -> Result<(), Reason> {
+        if header.stream.is_multiple_of(2) {
+            return Err(Reason::ProtocolError); // 0, or one of a server's
+        }
+        let mut block = without_padding(header.flags, &payload)?;
+        if header.has(flag::PRIORITY) {
+            block = block.get(5..).ok_or(Reason::FrameSizeError)?; // obsolete (section 5.3.2)
+        }
+        let ends_stream = header.has(flag::END_STREAM);
+        if header.has(flag::END_HEADERS) {
+            return self.on_section(header.stream, ends_stream, block);
+        }
+        let block = BytesMut::from(block);
+        self.open_section = Some(OpenSection { stream: header.stream, ends_stream, block });
+        Ok(())
+    }
+
+    fn on_continuation(&mut self, header: FrameHeader, payload: BytesMut) -> Result<(), Reason> {
+        self.bear(1)?;
+        let mut open = self.open_section.take().filter(|open| open.stream == header.stream);
+        let open_section = open.as_mut().ok_or(Reason::ProtocolError)?;
+        if open_section.block.len() + payload.len() > self.limits.max_head.0 as usize {
+            return Err(Reason::EnhanceYourCalm);
+        }
+        open_section.block.extend_from_slice(&payload);
+        match open {
+            Some(open) if header.has(flag::END_HEADERS) => self.on_section(open.stream, open.ends_stream, &open.block),
+            open => {
+                self.open_section = open;
+                Ok(())
+            }
+        }
+    }
+
+    fn on_reset(&mut self, header: FrameHeader) -> Result<(), Reason> {
+        if header.stream == 0 || header.stream > self.last_stream {
+            return Err(Reason::ProtocolError);
+        }
+        if header.length != 4 {
+            return Err(Reason::FrameSizeError);
+        }
+        self.streams.remove(header.stream, Gone::Client);
+        self.active = Instant::now();
+        self.bear(1)
+    }
+
+    fn on_window_update(&mut self, header: FrameHeader, payload: &[u8]) -> Result<(), Reason> {
+        let more = payload.try_into().map(u32::from_be_bytes).map_err(|_| Reason::FrameSizeError)? & wire::MAX_WINDOW;
+        self.bear(1)?;
+        if header.stream == 0 {
+            return if more == 0 { Err(Reason::ProtocolError) } else { self.streams.widen(more) };
+        }
+        if header.stream > self.last_stream {
+            return Err(Reason::ProtocolError);
+        }
+        let result = if more == 0 { Err(Reason::ProtocolError) } else { self.streams.widen_one(header.stream, more) };
+        if let Err(reason) = result {
+            self.reset(header.stream, reason);
+        }
+        Ok(())
+    }
+
+    fn on_settings(&mut self, header: FrameHeader, payload: &[u8]) -> Result<(), Reason> {
+        if header.stream != 0 {
+            return Err(Reason::ProtocolError);
+        }
+        if header.has(flag::ACK) {
+            return if payload.is_empty() { self.bear(1) } else { Err(Reason::FrameSizeError) };
+        }
+        self.has_settings = true;
+        self.bear(1)?;
+        let before = self.peer.initial_window;
+        self.peer.update(payload)?;
+        self.streams.widen_each(i64::from(self.peer.initial_window) - i64::from(before))?;
+        wire::put_header(self.output.frames(), 0, kind::SETTINGS, flag::ACK, 0);
+        Ok(())
+    }
+
+    fn on_ping(&mut self, header: FrameHeader, payload: &[u8]) -> Result<(), Reason> {
+        if header.stream != 0 {
+            return Err(Reason::ProtocolError);
+        }
+        let payload: [u8; 8] = payload.try_into().map_err(|_| Reason::FrameSizeError)?;
+        if !header.has(flag::ACK) {
+            wire::put_ping(self.output.frames(), payload, flag::ACK);
+        } else if payload == FAREWELL_PING && matches!(self.leaving, Leaving::Announced(_)) {
+            self.leave(); // everything that was sent before the client knew has come
+        }
+        self.bear(1)
+    }
+
+    /// A whole field section: a request, or the trailers of one.
+    fn on_section(&mut self, id: u32, ends_stream: bool, block: &[u8]) -> Result<(), Reason> {
+        let mut section = std::mem::take(&mut self.section);
+        section.clear();
+        // Pseudo-header fields are not counted among the fields.
+        let most = Most { bytes: self.limits.max_head.0 as usize, lines: self.limits.max_headers as usize + 4 };
+        self.decoder.decode(block, most, &mut section).map_err(|_| Reason::CompressionError)?;
+        if id > self.last_stream && self.leaving != Leaving::Final {
+            self.last_stream = id;
+            self.active = Instant::now();
+            self.on_request(id, ends_stream, section)?;
+        } else {
+            self.section = section;
+            match self.streams.contains(id) {
+                // Trailers; nobody asks for those of requests.
+                true if !ends_stream => return Err(Reason::ProtocolError),
+                true => {
+                    if let Err(reason) = self.streams.receive_end(id) {
+                        self.reset(id, reason);
+                    }
+                }
+                // Of a stream that is over, or a request that came too late.
+                false => self.bear(1)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn on_request(&mut self, id: u32, ended: bool, section: Section) -> Result<(), Reason> {
+        let most = self.limits.max_h2_streams as usize;
+        if self.streams.len() >= most || self.outbox.live() >= most {
+            self.section = section;
+            wire::put_reset(self.output.frames(), id, Reason::RefusedStream);
+            return self.bear(1);
+        }
+        self.served += 1;
+        if self.served >= self.limits.max_requests_per_connection {
+            self.leave_once();
+        }
+        let parsed = Parsed::of(&section);
+        let head = parsed.as_ref().map_err(|fault| *fault).and_then(|parsed| parsed.head(ended, &self.limits));
+        let body = match head {
+            Ok(head) if ended && self.answer_now(id, &head) => None,
+            Ok(head) => Some(head.body),
+            Err(Fault::Refused(refusal)) => {
+                self.refuse(id, ended, refusal);
+                None
+            }
+            Err(Fault::Malformed) => {
+                wire::put_reset(self.output.frames(), id, Reason::ProtocolError);
+                self.bear(MALFORMED)?;
+                None
+            }
+        };
+        drop(parsed);
+        match body {
+            Some(body) => self.answer_later(id, section, body),
+            None => self.section = section,
+        }
+        Ok(())
+    }
+
+    /// Answers what is not a request.
+    fn refuse(&mut self, id: u32, ended: bool, refusal: Refusal) {
+        let now = Timestamp::now();
+        serve::record_refusal(&self.shared, self.stream.client().ip(), "https", refusal.status, now);
+        let mut response = ClientResponse::synthetic(refusal.status, refusal.why, &Method::GET, now);
+        let body = response.body.whole().unwrap_or_default();
+        let node = self.shared.snapshot.load().config.node.name.clone();
+        self.put_section(id, &response, None, &node, false);
+        // A line of text: no window is that small but one that the client has shut.
+        if self.streams.window >= body.len() as i64 && i64::from(self.peer.initial_window) >= body.len() as i64 {
+            self.streams.window -= body.len() as i64;
+            self.output.put_data(id, body, true);
+            if !ended {
+                wire::put_reset(self.output.frames(), id, Reason::NoError); // RFC 9113 section 8.1
+            }
+        } else {
+            wire::put_reset(self.output.frames(), id, Reason::Cancel);
+        }
+        self.patience.calm(1);
+    }
+
+    /// Answers a request whose answer is in memory, if the client takes all of it now. Whether it was done.
+    fn answer_now(&mut self, id: u32, head: &RequestHead<'_>) -> bool {
+        let (now, started) = (Timestamp::now(), Instant::now());
+        let shared = self.shared.clone();
+        let snapshot = shared.snapshot.load();
+        let view = head.view(self.stream.client().ip(), self.stream.scheme());
+        let Some((mut response, report, site)) = serve::in_memory(&shared, &snapshot, &view, &mut self.key, now) else {
+            return false;
+        };
+        let body = match response.has_body(&head.method) {
+            true => response.body.whole(),
+            false => Some(bytes::Bytes::new()),
+        };
+        let window = self.streams.window.min(i64::from(self.peer.initial_window)).max(0) as u64;
+        let most = (SENT_AT_ONCE as u64).min(window) as usize;
+        let Some(mut body) = body.filter(|body| body.len() <= most) else { return false };
+        let length = body.len();
+        self.put_section(id, &response, Some(&report), &snapshot.config.node.name, length == 0);
+        self.streams.window -= length as i64;
+        while !body.is_empty() {
+            let piece = body.split_to(body.len().min(wire::MAX_PAYLOAD));
+            self.output.put_data(id, piece, body.is_empty());
+        }
+        let sent = Sent { status: response.status(), bytes: length as u64, error: None };
+        serve::record(&shared, &snapshot, &view, Some(site), Some(&report), (now, started), &sent);
+        self.patience.calm(2 + (length / wire::MAX_PAYLOAD) as u32);
+        true
+    }
+
+    fn put_section(
+        &mut self,
+        id: u32,
+        response: &ClientResponse,
+        report: Option<&crate::cache::status::Report>,
+        node: &str,
+        ends: bool,
+    ) {
+        self.section_out.clear();
+        answer::write_section(&mut self.section_out, &mut self.tail, response, report, node);
+        wire::put_section(self.output.frames(), id, &self.section_out, ends);
+    }
+
+    /// Gives the request a task.
+    fn answer_later(&mut self, id: u32, section: Section, body: BodyFraming) {
+        let stream = Stream::new(id, self.outbox.clone());
+        let expected = match body {
+            BodyFraming::Length(length) => Some(length),
+            BodyFraming::None | BodyFraming::Chunked => None,
+        };
+        let open = body != BodyFraming::None;
+        self.streams.insert(stream.clone(), self.peer.initial_window, open, expected);
+        let asked = Asked {
+            section,
+            body,
+            client: self.stream.client(),
+            local: self.stream.local(),
+            shared: Arc::clone(&self.shared),
+            shutdown: self.shutdown.clone(),
+            limits: self.limits.clone(),
+            times: (Timestamp::now(), Instant::now()),
+        };
+        let handle = Handle::new(stream.clone());
+        if !open {
+            stream.receive(bytes::Bytes::new(), true);
+        }
+        tokio::spawn(answer::answer(asked, handle));
+    }
+}

@@ -1,0 +1,283 @@
+//! The head of an HTTP/2 request: what its field section says, checked as strictly as that of HTTP/1 is.
+
+use http::{Method, StatusCode, Version, header};
+use smallvec::SmallVec;
+
+use crate::config::host::parse_authority;
+use crate::config::model::Limits;
+use crate::request::Target;
+
+use super::super::head::{BodyFraming, Refusal, RequestHead, expects_continue, refuse_method, target_error};
+use super::hpack::Section;
+
+/// Why a request is not served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// It is none by RFC 9113 section 8.1.1: its stream is reset.
+    Malformed,
+    Refused(Refusal),
+}
+
+fn refuse(status: StatusCode, why: &'static str) -> Fault {
+    Fault::Refused(Refusal { status, why })
+}
+
+fn bad(why: &'static str) -> Fault {
+    refuse(StatusCode::BAD_REQUEST, why)
+}
+
+/// A field section taken apart into pseudo-header fields and the others.
+pub struct Parsed<'b> {
+    method: Option<&'b [u8]>,
+    scheme: Option<&'b [u8]>,
+    authority: Option<&'b [u8]>,
+    path: Option<&'b [u8]>,
+    fields: SmallVec<[httparse::Header<'b>; 24]>,
+}
+
+/// Fields that HTTP/2 does not have (RFC 9113 section 8.2.2).
+const CONNECTION_FIELDS: [&[u8]; 5] =
+    [b"connection", b"proxy-connection", b"keep-alive", b"transfer-encoding", b"upgrade"];
+
+impl<'b> Parsed<'b> {
+    /// Takes a section apart. It must be one of a request: pseudo-header fields first and each once, names in lower case,
+    /// nothing in a value that could end it elsewhere (RFC 9113 sections 8.2 and 8.3).
+    pub fn of(section: &'b Section) -> Result<Self, Fault> {
+        if section.too_large {
+            return Err(refuse(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "the request head is too large"));
+        }
+        let mut parsed = Parsed { method: None, scheme: None, authority: None, path: None, fields: SmallVec::new() };
+        for (name, value) in section.lines() {
+            if value.iter().any(|byte| is_control(*byte)) {
+                return Err(Fault::Malformed);
+            }
+            match name {
+                [b':', ..] => parsed.set_pseudo(name, value)?,
+                _ => parsed.push_field(name, value)?,
+            }
+        }
+        Ok(parsed)
+    }
+
+    fn set_pseudo(&mut self, name: &[u8], value: &'b [u8]) -> Result<(), Fault> {
+        let place = match name {
+            b":method" => &mut self.method,
+            b":scheme" => &mut self.scheme,
+            b":authority" => &mut self.authority,
+            b":path" => &mut self.path,
+            _ => return Err(Fault::Malformed),
+        };
+        if place.replace(value).is_some() || !self.fields.is_empty() {
+            return Err(Fault::Malformed);
+        }
+        Ok(())
+    }
+
+    fn push_field(&mut self, name: &'b [u8], value: &'b [u8]) -> Result<(), Fault> {
+        let is_name = !name.is_empty() && name.iter().all(|byte| NAME_BYTES[usize::from(*byte)]);
+        if !is_name || CONNECTION_FIELDS.contains(&name) {
+            return Err(Fault::Malformed);
+        }
+        let value = value.trim_ascii();
+        if name == b"te" && !value.eq_ignore_ascii_case(b"trailers") {
+            return Err(Fault::Malformed);
+        }
+        let name = std::str::from_utf8(name).map_err(|_| Fault::Malformed)?; // it is ASCII
+        self.fields.push(httparse::Header { name, value });
+        Ok(())
+    }
+
+    /// The head as it is decided on. `ended`: the request ends with it.
+    pub fn head<'p>(&'p self, ended: bool, limits: &Limits) -> Result<RequestHead<'p>, Fault> {
+        if self.fields.len() > limits.max_headers as usize {
+            let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+            return Err(refuse(status, "the request has too many header fields"));
+        }
+        let method = Method::from_bytes(self.method.ok_or(Fault::Malformed)?).map_err(|_| Fault::Malformed)?;
+        refuse_method(&method).map_err(Fault::Refused)?;
+        let (Some(path), Some(_)) = (self.path, self.scheme) else { return Err(Fault::Malformed) };
+        if path.len() > limits.max_target.0 as usize {
+            return Err(refuse(StatusCode::URI_TOO_LONG, "the request target is too long"));
+        }
+        let path = std::str::from_utf8(path).map_err(|_| bad("the request target is not valid"))?;
+        if !path.starts_with('/') {
+            return Err(bad("the request target is of a form that is not served here"));
+        }
+        let target = Target::parse(path).map_err(|error| Fault::Refused(target_error(error)))?;
+        let authority = self.authority()?;
+        let (host, _) = parse_authority(authority).ok_or_else(|| bad("the :authority is not valid"))?;
+        Ok(RequestHead {
+            method,
+            target,
+            host,
+            authority,
+            version: Version::HTTP_2,
+            fields: &self.fields,
+            body: self.body_framing(ended)?,
+            keep_alive: true,
+            expects_continue: expects_continue(&self.fields, Version::HTTP_2).map_err(Fault::Refused)?,
+            length: 0,
+        })
+    }
+
+    /// `:authority`, or `Host` where there is none; both must agree (RFC 9113 section 8.3.1).
+    fn authority(&self) -> Result<&'b str, Fault> {
+        let mut hosts = self.fields.iter().filter(|field| field.name == header::HOST.as_str());
+        let (host, more) = (hosts.next(), hosts.next());
+        if more.is_some() {
+            return Err(bad("the request has more than one Host"));
+        }
+        let text = |bytes: &'b [u8]| std::str::from_utf8(bytes).map_err(|_| bad("the host is not valid"));
+        let host = host.map(|field| text(field.value)).transpose()?;
+        match (self.authority.map(text).transpose()?, host) {
+            (None, None) => Err(bad("the request has neither :authority nor Host")),
+            (Some(authority), Some(host)) if parse_authority(authority) != parse_authority(host) => {
+                Err(bad("the :authority and the Host disagree"))
+            }
+            (Some(authority), _) => Ok(authority),
+            (None, Some(host)) => Ok(host),
+        }
+    }
+
+    /// How long the body is to be. `Chunked`: the request does not say.
+    fn body_framing(&self, ended: bool) -> Result<BodyFraming, Fault> {
+        let mut stated = None;
+        for field in self.fields.iter().filter(|field| field.name == header::CONTENT_LENGTH.as_str()) {
+            // Eighteen digits are less than 2^63: they cannot overflow.
+            let fits = matches!(field.value.len(), 1..=18) && field.value.iter().all(u8::is_ascii_digit);
+            let digits = std::str::from_utf8(field.value).ok().filter(|_| fits);
+            let length: u64 = digits.and_then(|digits| digits.parse().ok()).ok_or(Fault::Malformed)?;
+            if stated.replace(length).is_some() {
+                return Err(Fault::Malformed);
+            }
+        }
+        match (ended, stated) {
+            (true, None | Some(0)) => Ok(BodyFraming::None),
+            (true, Some(_)) => Err(Fault::Malformed),
+            (false, Some(length)) => Ok(BodyFraming::Length(length)),
+            (false, None) => Ok(BodyFraming::Chunked),
+        }
+    }
+}
+
+fn is_control(byte: u8) -> bool {
+    byte < 0x20 && byte != b'\t' || byte == 0x7f
+}
+
+/// Whether a field's name may have a byte: a token in lower case.
+const NAME_BYTES: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte = 0;
+    while byte < 128 {
+        let at = byte as u8;
+        table[byte] = at.is_ascii_lowercase() || at.is_ascii_digit();
+        byte += 1;
+    }
+    let others = b"!#$%&'*+-.^_`|~";
+    let mut at = 0;
+    while at < others.len() {
+        table[others[at] as usize] = true;
+        at += 1;
+    }
+    table
+};
+
+#[cfg(test)]
+mod tests {
+    use bytes::BytesMut;
+
+    use super::super::hpack::{Decoder, Most, put_field};
+    use super::*;
+
+    fn section(fields: &[(&str, &str)]) -> Section {
+        let (mut block, mut section) = (BytesMut::new(), Section::default());
+        fields.iter().for_each(|(name, value)| put_field(&mut block, name.as_bytes(), value.as_bytes()));
+        Decoder::new().decode(&block, Most { bytes: 32 << 10, lines: 104 }, &mut section).unwrap();
+        section
+    }
+
+    /// Of a request that is in order but for some changes: `None` takes a pseudo-header field away.
+    fn check(changes: &[(&str, Option<&str>)], more: &[(&str, &str)], ended: bool) -> Result<(String, BodyFraming), u16> {
+        let usual = [(":method", "GET"), (":scheme", "https"), (":path", "/a?b"), (":authority", "Shop.example:8443")];
+        let changed = |name: &str| changes.iter().find(|(other, _)| *other == name).map(|(_, value)| *value);
+        let fields = usual.iter().filter_map(|(name, value)| Some((*name, changed(name).unwrap_or(Some(*value))?)));
+        let section = section(&fields.chain(more.iter().copied()).collect::<Vec<_>>());
+        let parsed = Parsed::of(&section).map_err(status)?;
+        let head = parsed.head(ended, &Limits::default()).map_err(status)?;
+        Ok((format!("{} {} {} {}", head.method, head.host, head.authority, head.target.path), head.body))
+    }
+
+    fn status(fault: Fault) -> u16 {
+        match fault {
+            Fault::Malformed => 0,
+            Fault::Refused(refusal) => refusal.status.as_u16(),
+        }
+    }
+
+    #[test]
+    fn requests_that_are_served() {
+        let usual = "GET shop.example Shop.example:8443 /a";
+        for (changes, more, ended, head, body) in [
+            (&[][..], &[][..], true, usual, BodyFraming::None),
+            (&[], &[("te", "trailers"), ("x", " a ")], true, usual, BodyFraming::None),
+            (&[], &[("host", "shop.example:8443")], true, usual, BodyFraming::None),
+            (&[], &[("content-length", "0")], true, usual, BodyFraming::None),
+            (&[], &[("content-length", "12")], false, usual, BodyFraming::Length(12)),
+            (&[], &[], false, usual, BodyFraming::Chunked),
+            (&[(":authority", None)], &[("host", "b.example")], true, "GET b.example b.example /a", BodyFraming::None),
+        ] {
+            assert_eq!(check(changes, more, ended), Ok((head.to_owned(), body)), "{changes:?} {more:?}");
+        }
+    }
+
+    #[test]
+    fn requests_that_are_not() {
+        let long = format!("/{}", "x".repeat(9000));
+        for (changes, more, expected) in [
+            (&[(":method", None)][..], &[][..], 0),
+            (&[(":path", None)], &[], 0),
+            (&[(":scheme", None)], &[], 0),
+            (&[(":method", Some("G T"))], &[], 0),
+            (&[], &[(":path", "/b")], 0),
+            (&[], &[("x", "y"), (":path", "/b")], 0),
+            (&[(":path", None)], &[("x", "y"), (":path", "/b")], 0),
+            (&[], &[(":status", "200")], 0),
+            (&[], &[(":protocol", "websocket")], 0),
+            (&[], &[("Upper", "x")], 0),
+            (&[], &[("", "x")], 0),
+            (&[], &[("a b", "x")], 0),
+            (&[], &[("a\r\nb", "x")], 0),
+            (&[], &[("x", "a\r\nb: c")], 0),
+            (&[], &[("x", "a\0b")], 0),
+            (&[(":path", Some("/a\r\nx: y"))], &[], 0),
+            (&[], &[("connection", "close")], 0),
+            (&[], &[("keep-alive", "1")], 0),
+            (&[], &[("proxy-connection", "close")], 0),
+            (&[], &[("upgrade", "h2c")], 0),
+            (&[], &[("transfer-encoding", "chunked")], 0),
+            (&[], &[("te", "gzip")], 0),
+            (&[], &[("content-length", "1")], 0),
+            (&[], &[("content-length", "+0")], 0),
+            (&[], &[("content-length", "")], 0),
+            (&[], &[("content-length", "0"), ("content-length", "0")], 0),
+            (&[(":authority", None)], &[], 400),
+            (&[(":authority", Some("a@b"))], &[], 400),
+            (&[], &[("host", "other.example")], 400),
+            (&[], &[("host", "shop.example:8443"), ("host", "shop.example:8443")], 400),
+            (&[(":path", Some("a"))], &[], 400),
+            (&[(":path", Some("*"))], &[], 400),
+            (&[(":path", Some(""))], &[], 400),
+            (&[(":path", Some("http://b/"))], &[], 400),
+            (&[(":path", Some("/%zz"))], &[], 400),
+            (&[(":path", Some("/ä"))], &[], 400),
+            (&[(":path", Some(long.as_str()))], &[], 414),
+            (&[(":method", Some("CONNECT"))], &[], 501),
+            (&[(":method", Some("TRACE"))], &[], 501),
+            (&[], &[("expect", "something")], 417),
+            (&[], &[("x", "y"); 101], 431),
+            (&[], &[("x", "y"); 200], 431),
+        ] {
+            assert_eq!(check(changes, more, true), Err(expected), "{changes:?} {more:?}");
+        }
+    }
+}

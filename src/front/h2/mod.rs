@@ -1,0 +1,392 @@
+//! HTTP/2 over TLS: one connection, many streams. A memory hit is answered where its request is read, with the others
+//! that came with it in one write; every other request gets a task ([`answer`]), which hands what it has to the
+//! connection ([`stream`]). Bounded like everything a client can fill: what it may have open, send, reset and ask for
+//! without taking anything.
+
+mod answer;
+mod frames;
+mod head;
+mod hpack;
+mod huffman;
+mod output;
+mod patience;
+mod session;
+mod stream;
+mod streams;
+mod wire;
+
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use bytes::{Buf, BytesMut};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf};
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+use crate::config::model::Limits;
+
+use super::alarm::Alarm;
+use super::serve::Shared;
+use super::stream::ClientStream;
+
+use frames::OpenSection;
+use hpack::{Decoder, Section};
+use output::Output;
+use patience::Patience;
+use stream::{Gone, Outbox};
+use streams::{STREAM_WINDOW, Streams};
+use wire::{FrameHeader, PREFACE, PeerSettings, Reason, kind};
+
+/// What a client may send of all requests' bodies before their tasks have taken it.
+const CONNECTION_WINDOW: u32 = 1 << 20;
+/// Bytes that are read at once, at most: a frame of a body.
+const READ: usize = wire::MAX_PAYLOAD + wire::HEADER;
+/// Bytes that wait for the client before no more are made: a write or two.
+const MOST_OUTPUT: usize = 64 << 10;
+/// A connection that has been idle for so long gives its buffers back.
+const TRIM_AFTER: Duration = Duration::from_secs(1);
+/// How long the last bytes may take to go.
+const LINGER: Duration = Duration::from_secs(2);
+/// How soon a stream that cannot send is looked at again.
+const STALL_CHECK: Duration = Duration::from_secs(1);
+/// How long a client that is told to go may take to say that it has heard it; then it is taken to have.
+const FAREWELL: Duration = Duration::from_secs(1);
+/// What the ping says that goes with it.
+const FAREWELL_PING: [u8; 8] = *b"farewell";
+
+/// One client's connection.
+pub struct Connection {
+    shared: Arc<Shared>,
+    shutdown: watch::Receiver<bool>,
+    stream: ClientStream,
+    limits: Limits,
+    /// What was read and is no whole frame yet.
+    input: BytesMut,
+    output: Output,
+    decoder: Decoder,
+    /// A field section that has not ended.
+    open_section: Option<OpenSection>,
+    /// Reused from request to request.
+    section: Section,
+    key: String,
+    tail: String,
+    section_out: BytesMut,
+    streams: Streams,
+    outbox: Arc<Outbox>,
+    peer: PeerSettings,
+    /// What the client may still send of bodies, and what it has not been told it may send again.
+    credit: i64,
+    taken: u32,
+    has_settings: bool,
+    last_stream: u32,
+    served: u32,
+    patience: Patience,
+    leaving: Leaving,
+    alarm: Alarm,
+    /// When something last came or a stream ended.
+    active: Instant,
+    /// Since when the head of a request, or a frame that is none of a body, has not come in full.
+    unfinished: Option<Instant>,
+}
+
+/// How far the connection's end is (RFC 9113 section 6.8).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Leaving {
+    No,
+    /// The client was told; what it has sent until it has heard it is served.
+    Announced(Instant),
+    /// What comes now is not.
+    Final,
+}
+
+/// What has happened.
+enum Event {
+    /// Something was read, written or left by a task.
+    Io,
+    Time,
+    Shutdown,
+    /// The client has gone.
+    Gone,
+}
+
+impl Connection {
+    pub fn new(shared: Arc<Shared>, shutdown: watch::Receiver<bool>, stream: ClientStream) -> Self {
+        let limits = shared.snapshot.load().config.limits.clone();
+        Connection {
+            shared,
+            shutdown,
+            stream,
+            limits,
+            input: BytesMut::new(),
+            output: Output::default(),
+            decoder: Decoder::new(),
+            open_section: None,
+            section: Section::default(),
+            key: String::new(),
+            tail: String::new(),
+            section_out: BytesMut::new(),
+            streams: Streams::new(),
+            outbox: Arc::default(),
+            peer: PeerSettings { initial_window: wire::INITIAL_WINDOW },
+            credit: i64::from(CONNECTION_WINDOW),
+            taken: 0,
+            has_settings: false,
+            last_stream: 0,
+            served: 0,
+            patience: Patience::new(Instant::now()),
+            leaving: Leaving::No,
+            alarm: Alarm::new(),
+            active: Instant::now(),
+            unfinished: None,
+        }
+    }
+
+    /// Serves requests until the connection ends.
+    pub async fn serve(mut self) {
+        let mut preface = [0; PREFACE.len()];
+        match timeout(self.limits.header_timeout, self.stream.read_exact(&mut preface)).await {
+            Ok(Ok(_)) if preface == *PREFACE => {}
+            _ => return,
+        }
+        let max_section = u32::try_from(self.limits.max_head.0).unwrap_or(u32::MAX);
+        wire::put_settings(self.output.frames(), self.limits.max_h2_streams, STREAM_WINDOW, max_section);
+        wire::put_window_update(self.output.frames(), 0, CONNECTION_WINDOW - wire::INITIAL_WINDOW);
+        self.active = Instant::now();
+        let reason = loop {
+            match self.event().await {
+                Event::Io => {}
+                Event::Time => {
+                    if let Some(end) = self.on_time() {
+                        break end;
+                    }
+                }
+                Event::Shutdown => self.announce_end(),
+                Event::Gone => break None,
+            }
+            if let Err(reason) = self.progress() {
+                break Some(reason);
+            }
+            if self.leaving == Leaving::Final && self.streams.len() == 0 && self.output.is_done() {
+                break Some(Reason::NoError);
+            }
+        };
+        self.end(reason).await;
+    }
+
+    /// Uses what has come: frames, and what tasks have left; lets the streams send.
+    fn progress(&mut self) -> Result<(), Reason> {
+        let mut left = Vec::new();
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        let mut looked = false;
+        loop {
+            // The waker that is put in place of the task's is replaced before anything is waited for.
+            while self.outbox.poll_ready(&mut cx, &mut left).is_ready() {
+                for stream in left.drain(..) {
+                    let taken = self.streams.look(&stream, &mut self.output);
+                    self.give_back(taken);
+                }
+            }
+            let (frames, ended) = self.streams.send(&mut self.output, MOST_OUTPUT, Instant::now());
+            self.patience.calm(2 * frames + ended);
+            if ended > 0 {
+                self.active = Instant::now();
+            }
+            if looked {
+                return Ok(());
+            }
+            self.read_frames()?;
+            looked = true;
+        }
+    }
+
+    /// The client may send so many bytes more, of whichever body.
+    fn give_back(&mut self, bytes: usize) {
+        self.taken += bytes as u32; // never more than the window
+        if self.taken >= CONNECTION_WINDOW / 2 {
+            self.credit += i64::from(self.taken);
+            wire::put_window_update(self.output.frames(), 0, std::mem::take(&mut self.taken));
+        }
+    }
+
+    /// Waits until there is something to do.
+    async fn event(&mut self) -> Event {
+        let deadline = self.deadline();
+        let is_leaving = self.leaving != Leaving::No;
+        let Connection { stream, input, output, outbox, alarm, shutdown, .. } = self;
+        // Frames that are not used yet wait until the client has taken what is there.
+        let may_read = output.len() < MOST_OUTPUT;
+        let mut left = Vec::new();
+        let io = poll_fn(|cx| {
+            if let Poll::Ready(Err(_)) = output.poll_write(stream, cx) {
+                return Poll::Ready(Event::Gone);
+            }
+            if outbox.poll_ready(cx, &mut left).is_ready() || !may_read && output.len() <= MOST_OUTPUT / 2 {
+                return Poll::Ready(Event::Io);
+            }
+            if !may_read {
+                return Poll::Pending;
+            }
+            match poll_read(stream, input, cx) {
+                Poll::Ready(Ok(0) | Err(_)) => Poll::Ready(Event::Gone),
+                Poll::Ready(Ok(_)) => Poll::Ready(Event::Io),
+                Poll::Pending => Poll::Pending,
+            }
+        });
+        let event = tokio::select! {
+            biased;
+            event = io => event,
+            () = alarm.at(deadline) => Event::Time,
+            _ = shutdown.wait_for(|down| *down), if !is_leaving => Event::Shutdown,
+        };
+        for stream in left {
+            let taken = self.streams.look(&stream, &mut self.output);
+            self.give_back(taken);
+        }
+        event
+    }
+
+    /// When something is to be done though nothing happens.
+    fn deadline(&self) -> Instant {
+        let idle = self.is_idle().then(|| {
+            let holds_memory = self.input.is_empty() && self.input.capacity() > 0;
+            self.active + if holds_memory { TRIM_AFTER } else { self.limits.keepalive_timeout }
+        });
+        let blocked = self.streams.has_blocked().then(|| Instant::now() + STALL_CHECK);
+        let head = self.unfinished.map(|since| since + self.limits.header_timeout);
+        let farewell = match self.leaving {
+            Leaving::Announced(since) => Some(since + FAREWELL),
+            _ => None,
+        };
+        let deadlines = [idle, blocked, head, farewell];
+        deadlines.into_iter().flatten().min().unwrap_or_else(|| Instant::now() + self.limits.keepalive_timeout)
+    }
+
+    fn is_idle(&self) -> bool {
+        self.streams.len() == 0 && self.open_section.is_none()
+    }
+
+    /// Does what the time has come for. Gives the reason, if the connection is to end.
+    fn on_time(&mut self) -> Option<Option<Reason>> {
+        let now = Instant::now();
+        if self.unfinished.is_some_and(|since| now >= since + self.limits.header_timeout) {
+            return Some(Some(Reason::NoError));
+        }
+        if matches!(self.leaving, Leaving::Announced(since) if now >= since + FAREWELL) {
+            self.leave();
+        }
+        self.streams.give_up(now, self.limits.write_timeout, &mut self.output);
+        if self.is_idle() && now >= self.active + self.limits.keepalive_timeout {
+            return Some(Some(Reason::NoError));
+        }
+        if self.is_idle() && now >= self.active + TRIM_AFTER && self.input.is_empty() {
+            self.input = BytesMut::new();
+            self.output.trim();
+            (self.section, self.section_out) = (Section::default(), BytesMut::new());
+            (self.key, self.tail) = (String::new(), String::new());
+        }
+        None
+    }
+
+    /// Tells the client that the connection will end: it is to send no more requests, but what is on its way is served.
+    fn announce_end(&mut self) {
+        if self.leaving == Leaving::No {
+            self.leaving = Leaving::Announced(Instant::now());
+            wire::put_goaway(self.output.frames(), wire::MAX_WINDOW, Reason::NoError);
+            wire::put_ping(self.output.frames(), FAREWELL_PING, 0);
+        }
+    }
+
+    /// Requests that come from now on are not served; the client is told which was the last.
+    fn leave(&mut self) {
+        self.leaving = Leaving::Final;
+        wire::put_goaway(self.output.frames(), self.last_stream, Reason::NoError);
+    }
+
+    /// Ends the connection: says why, if there is somebody to say it to, and waits for the tasks to know.
+    async fn end(mut self, reason: Option<Reason>) {
+        self.streams.clear(Gone::Client);
+        if let Some(reason) = reason {
+            if reason != Reason::NoError || self.leaving != Leaving::Final {
+                wire::put_goaway(self.output.frames(), self.last_stream, reason);
+            }
+            let Connection { stream, output, .. } = &mut self;
+            let saying = async {
+                poll_fn(|cx| output.poll_write(stream, cx)).await?;
+                stream.shutdown().await?;
+                // A reset that overtakes the last frames would hide them.
+                let mut space = [0; 4096];
+                let mut left = wire::INITIAL_WINDOW as usize;
+                while left > 0 {
+                    match stream.read(&mut space).await? {
+                        0 => break,
+                        read => left = left.saturating_sub(read),
+                    }
+                }
+                Ok::<_, io::Error>(())
+            };
+            let _ = timeout(LINGER, saying).await; // best effort
+        }
+        let mut left = Vec::new();
+        while self.outbox.live() > 0 {
+            poll_fn(|cx| match self.outbox.live() {
+                0 => Poll::Ready(()),
+                _ => self.outbox.poll_ready(cx, &mut left),
+            })
+            .await;
+            left.clear();
+        }
+    }
+}
+
+/// Reads what has come, a frame at most.
+fn poll_read(stream: &mut ClientStream, input: &mut BytesMut, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+    if input.capacity() == 0 {
+        // After a rest, so that one that goes on takes no memory.
+        let mut space = [0; FIRST_READ];
+        let mut buf = ReadBuf::new(&mut space);
+        std::task::ready!(Pin::new(stream).poll_read(cx, &mut buf))?;
+        input.extend_from_slice(buf.filled());
+        return Poll::Ready(Ok(buf.filled().len()));
+    }
+    // As much as is missing of the frame that has begun; of the next, what most requests have.
+    let missing = FrameHeader::read(input).map_or(0, |header| wire::HEADER + header.length.min(wire::MAX_PAYLOAD));
+    input.reserve(missing.saturating_sub(input.len()).clamp(FIRST_READ, READ));
+    let space = input.spare_capacity_mut();
+    let most = space.len().min(READ);
+    let mut buf = ReadBuf::uninit(&mut space[..most]);
+    std::task::ready!(Pin::new(stream).poll_read(cx, &mut buf))?;
+    let read = buf.filled().len();
+    // SAFETY: the buffer was made of the spare capacity, and its first `read` bytes are filled.
+    unsafe { input.set_len(input.len() + read) };
+    Poll::Ready(Ok(read))
+}
+
+/// Room that is there for what comes next.
+const FIRST_READ: usize = 2 << 10;
+
+impl Connection {
+    /// Uses the frames that have come in full, as long as there is room for what they cause.
+    fn read_frames(&mut self) -> Result<(), Reason> {
+        while self.output.len() < MOST_OUTPUT {
+            let Some(header) = FrameHeader::read(&self.input) else { break };
+            if header.length > wire::MAX_PAYLOAD {
+                return Err(Reason::FrameSizeError);
+            }
+            if self.input.len() < wire::HEADER + header.length {
+                break;
+            }
+            self.input.advance(wire::HEADER);
+            let payload = self.input.split_to(header.length);
+            self.on_frame(header, payload)?;
+        }
+        let is_body = FrameHeader::read(&self.input).is_some_and(|header| header.kind == kind::DATA);
+        let is_stuck = self.output.len() < MOST_OUTPUT && !self.input.is_empty() && !is_body;
+        let unfinished = self.open_section.is_some() || is_stuck;
+        self.unfinished = if unfinished { self.unfinished.or_else(|| Some(Instant::now())) } else { None };
+        Ok(())
+    }
+}

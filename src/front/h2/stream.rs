@@ -1,0 +1,368 @@
+//! One request's stream, between the connection, which alone reads and writes the wire, and the task that answers the
+//! request. Either side leaves what it has for the other and wakes it; nobody waits with a lock held.
+
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll, Waker};
+
+use bytes::{Bytes, BytesMut};
+use parking_lot::Mutex;
+
+use super::wire::Reason;
+
+/// Bytes of a response's body that may wait for the client while its task goes on.
+const ROOM: usize = 64 << 10;
+
+/// Where tasks leave word that they have something for the connection.
+#[derive(Debug, Default)]
+pub struct Outbox {
+    ready: Mutex<Ready>,
+    /// Tasks that are not done.
+    live: AtomicUsize,
+}
+
+#[derive(Debug, Default)]
+struct Ready {
+    streams: Vec<Arc<Stream>>,
+    waker: Option<Waker>,
+}
+
+impl Outbox {
+    pub fn live(&self) -> usize {
+        self.live.load(Ordering::Acquire)
+    }
+
+    /// Takes the streams that have something; if none has, the connection is woken by the next.
+    pub fn poll_ready(&self, cx: &mut Context<'_>, streams: &mut Vec<Arc<Stream>>) -> Poll<()> {
+        let mut ready = self.ready.lock();
+        if !ready.streams.is_empty() {
+            std::mem::swap(&mut ready.streams, streams);
+            return Poll::Ready(());
+        }
+        if !ready.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            ready.waker = Some(cx.waker().clone());
+        }
+        Poll::Pending
+    }
+
+    fn push(&self, stream: &Arc<Stream>) {
+        let waker = {
+            let mut ready = self.ready.lock();
+            ready.streams.push(stream.clone());
+            ready.waker.take()
+        };
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+}
+
+/// A stream that a task answers.
+#[derive(Debug)]
+pub struct Stream {
+    pub id: u32,
+    outbox: Arc<Outbox>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// For the client, in order.
+    out: VecDeque<Out>,
+    /// Bytes of the body in it, and those that have gone.
+    queued: usize,
+    sent: u64,
+    /// From the client.
+    body: VecDeque<Bytes>,
+    body_ended: bool,
+    /// Bytes that the task has taken and the client's window has not got back.
+    taken: usize,
+    /// The stream is over, whatever the task may still have.
+    gone: Option<Gone>,
+    /// The connection has been told that there is something.
+    told: bool,
+    waker: Option<Waker>,
+}
+
+/// What a task has for the client.
+#[derive(Debug)]
+pub enum Out {
+    /// A field section, and whether the stream ends with it.
+    Section(BytesMut, bool),
+    Data(Bytes, bool),
+    Reset(Reason),
+}
+
+/// How a stream ended before its task had.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Gone {
+    #[error("the client left")]
+    Client,
+    #[error("the client takes nothing")]
+    Stalled,
+    #[error("the request's body is not what its head promised")]
+    Malformed,
+    /// The response has been sent; what the client may still have is not wanted.
+    #[error("the response has ended")]
+    Answered,
+}
+
+// What the connection does.
+impl Stream {
+    pub fn new(id: u32, outbox: Arc<Outbox>) -> Arc<Self> {
+        Arc::new(Stream { id, outbox, state: Mutex::default() })
+    }
+
+    /// The connection looks at the stream now. Gives how many bytes its task has taken since it last did, and whether
+    /// there is something for the client.
+    pub fn look(&self) -> (usize, bool) {
+        let mut state = self.state.lock();
+        state.told = false;
+        (std::mem::take(&mut state.taken), !state.out.is_empty())
+    }
+
+    /// The next thing for the client, of a body `most` bytes; of one that may have none now, nothing. With it whether
+    /// there is more.
+    pub fn next(&self, most: usize) -> Next {
+        let mut state = self.state.lock();
+        let Some(first) = state.out.pop_front() else { return Next::Nothing };
+        let out = match first {
+            Out::Data(data, ends) if most == 0 && !data.is_empty() => {
+                state.out.push_front(Out::Data(data, ends));
+                return Next::Blocked;
+            }
+            Out::Data(mut data, ends) => {
+                let piece = data.split_to(data.len().min(most));
+                state.queued -= piece.len();
+                state.sent += piece.len() as u64;
+                let more = !data.is_empty();
+                if more {
+                    state.out.push_front(Out::Data(data, ends));
+                }
+                Out::Data(piece, ends && !more)
+            }
+            other => other,
+        };
+        let waker = if state.queued <= ROOM { state.waker.take() } else { None };
+        let more = !state.out.is_empty();
+        drop(state);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+        Next::Some(out, more)
+    }
+
+    /// Some of the request's body has come, or its end.
+    pub fn receive(&self, data: Bytes, ended: bool) {
+        let mut state = self.state.lock();
+        if !data.is_empty() {
+            state.body.push_back(data);
+        }
+        state.body_ended |= ended;
+        wake(state);
+    }
+
+    /// The stream is over.
+    pub fn end(&self, gone: Gone) {
+        let mut state = self.state.lock();
+        state.gone.get_or_insert(gone);
+        state.out.clear();
+        state.body.clear();
+        state.queued = 0;
+        wake(state);
+    }
+}
+
+fn wake(mut state: parking_lot::MutexGuard<'_, State>) {
+    let waker = state.waker.take();
+    drop(state);
+    if let Some(waker) = waker {
+        waker.wake();
+    }
+}
+
+/// What [`Stream::next`] has found.
+#[derive(Debug)]
+pub enum Next {
+    Nothing,
+    /// The client's window is shut.
+    Blocked,
+    Some(Out, bool),
+}
+
+/// A stream as its task has it. Dropped before the response has ended, it resets the stream.
+#[derive(Debug)]
+pub struct Handle {
+    stream: Arc<Stream>,
+    ended: bool,
+}
+
+impl Handle {
+    pub fn new(stream: Arc<Stream>) -> Self {
+        stream.outbox.live.fetch_add(1, Ordering::AcqRel);
+        Handle { stream, ended: false }
+    }
+
+    /// Whether the response has been given in full, or the stream was reset.
+    pub fn is_ended(&self) -> bool {
+        self.ended
+    }
+
+    /// Bytes of the response's body that have gone to the client.
+    pub fn bytes_sent(&self) -> u64 {
+        self.stream.state.lock().sent
+    }
+
+    /// Gives a field section for the client.
+    pub fn send_section(&mut self, section: BytesMut, ends: bool) {
+        self.push(Out::Section(section, ends), 0);
+        self.ended |= ends;
+    }
+
+    /// Gives some of the body for the client, and waits until there is room for more; at the end, until it has all gone.
+    pub async fn send(&mut self, data: Bytes, ends: bool) -> Result<(), Gone> {
+        let length = data.len();
+        self.push(Out::Data(data, ends), length);
+        self.ended |= ends;
+        self.wait(|state| if ends { state.out.is_empty() } else { state.queued <= ROOM }.then_some(())).await
+    }
+
+    /// Waits until all that was given has gone.
+    pub async fn sent(&mut self) -> Result<(), Gone> {
+        self.wait(|state| state.out.is_empty().then_some(())).await
+    }
+
+    /// Ends the stream with an error.
+    pub fn reset(&mut self, reason: Reason) {
+        self.push(Out::Reset(reason), 0);
+        self.ended = true;
+    }
+
+    /// The next piece of the request's body; `None` at its end.
+    pub async fn read(&mut self) -> Result<Option<Bytes>, Gone> {
+        let read = self.wait(|state| match state.body.pop_front() {
+            Some(piece) => {
+                state.taken += piece.len();
+                Some(Some(piece))
+            }
+            None => state.body_ended.then_some(None),
+        });
+        let piece = read.await?;
+        if piece.is_some() {
+            self.tell();
+        }
+        Ok(piece)
+    }
+
+    /// Whether the request's body has been read to its end.
+    pub fn is_body_done(&self) -> bool {
+        let state = self.stream.state.lock();
+        state.body_ended && state.body.is_empty()
+    }
+
+    /// Waits for the stream to end from outside.
+    pub async fn gone(&mut self) -> Gone {
+        match self.wait(|_| None::<std::convert::Infallible>).await {
+            Err(gone) => gone,
+        }
+    }
+
+    fn push(&self, out: Out, length: usize) {
+        let mut state = self.stream.state.lock();
+        if state.gone.is_none() && !self.ended {
+            state.queued += length;
+            state.out.push_back(out);
+            drop(state);
+            self.tell();
+        }
+    }
+
+    fn tell(&self) {
+        if !std::mem::replace(&mut self.stream.state.lock().told, true) {
+            self.stream.outbox.push(&self.stream);
+        }
+    }
+
+    async fn wait<T>(&mut self, mut found: impl FnMut(&mut State) -> Option<T>) -> Result<T, Gone> {
+        poll_fn(|cx| {
+            let mut state = self.stream.state.lock();
+            if let Some(gone) = state.gone {
+                // What had gone before is as good as ever.
+                let answered = gone == Gone::Answered;
+                return Poll::Ready(match found(&mut state) {
+                    Some(found) if answered => Ok(found),
+                    _ => Err(gone),
+                });
+            }
+            if let Some(found) = found(&mut state) {
+                return Poll::Ready(Ok(found));
+            }
+            state.waker = Some(cx.waker().clone());
+            Poll::Pending
+        })
+        .await
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.reset(Reason::InternalError);
+        self.stream.outbox.live.fetch_sub(1, Ordering::AcqRel);
+        self.tell(); // a connection that ends waits for its tasks
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pair() -> (Arc<Stream>, Handle) {
+        let stream = Stream::new(1, Arc::default());
+        (stream.clone(), Handle::new(stream))
+    }
+
+    fn ready(stream: &Arc<Stream>) -> usize {
+        let mut streams = Vec::new();
+        let _ = stream.outbox.poll_ready(&mut Context::from_waker(Waker::noop()), &mut streams);
+        streams.len()
+    }
+
+    #[tokio::test]
+    async fn bodies_go_in_pieces_and_in_order() {
+        let (stream, mut handle) = pair();
+        handle.send_section(BytesMut::from("head"), false);
+        let sending = tokio::spawn(async move { handle.send(Bytes::from_static(b"0123456789"), true).await });
+        tokio::task::yield_now().await;
+        assert_eq!(ready(&stream), 1, "told once");
+        assert!(matches!(stream.next(0), Next::Some(Out::Section(_, false), true)));
+        assert!(matches!(stream.next(0), Next::Blocked));
+        let Next::Some(Out::Data(piece, false), true) = stream.next(4) else { panic!("a piece") };
+        assert_eq!(piece, "0123");
+        assert!(!sending.is_finished());
+        assert!(matches!(stream.next(100), Next::Some(Out::Data(_, true), false)));
+        assert_eq!(sending.await.unwrap(), Ok(()));
+        assert!(matches!(stream.next(100), Next::Nothing), "no reset after the end");
+    }
+
+    #[tokio::test]
+    async fn what_is_read_is_told_and_the_end_of_the_stream_ends_all_waiting() {
+        let (stream, mut handle) = pair();
+        stream.receive(Bytes::from_static(b"abc"), false);
+        assert_eq!(handle.read().await.unwrap().unwrap(), "abc");
+        assert_eq!((ready(&stream), stream.look()), (1, (3, false)));
+        let waiting = tokio::spawn(async move { (handle.read().await, handle.gone().await) });
+        tokio::task::yield_now().await;
+        stream.end(Gone::Client);
+        assert_eq!(waiting.await.unwrap(), (Err(Gone::Client), Gone::Client));
+        assert_eq!(stream.outbox.live(), 0);
+    }
+
+    #[test]
+    fn a_task_that_goes_without_an_answer_resets_its_stream() {
+        let (stream, handle) = pair();
+        drop(handle);
+        assert!(matches!(stream.next(0), Next::Some(Out::Reset(Reason::InternalError), false)));
+    }
+}

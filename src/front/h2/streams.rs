@@ -1,0 +1,367 @@
+//! The streams of a connection that tasks answer: whose turn it is to send, and how much the windows let each.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::output::Output;
+use super::stream::{Gone, Next, Out, Stream};
+use super::wire::{self, MAX_PAYLOAD, Reason};
+
+/// What a client may send of one request's body before its task has taken it. More than HTTP/2's own 64 KiB: one upload
+/// that waits must not be slowed by the way there and back.
+pub const STREAM_WINDOW: u32 = 256 << 10;
+
+/// The streams that are not over.
+pub struct Streams {
+    entries: BTreeMap<u32, Entry>,
+    /// Streams with something for the client, in the order of their turns.
+    turns: VecDeque<u32>,
+    /// Those whose turn has come while the connection's window was shut.
+    waiting: Vec<u32>,
+    /// What the client takes of all bodies.
+    pub window: i64,
+}
+
+struct Entry {
+    stream: Arc<Stream>,
+    /// What the client takes of this response's body.
+    window: i64,
+    /// What the client may still send of the request's body.
+    credit: i64,
+    /// Bytes that were taken and whose room the client has not been told of.
+    taken: u32,
+    /// Whether the client may send at all.
+    open: bool,
+    /// What is left of the length that the request's head states.
+    expected: Option<u64>,
+    in_turn: bool,
+    /// Since when it cannot send what it has.
+    blocked: Option<Instant>,
+}
+
+/// What came of a DATA frame.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Received {
+    /// For a task, which gives its room back when it has taken it.
+    Kept,
+    /// Nobody wants it.
+    Dropped,
+    Error(Reason),
+}
+
+impl Streams {
+    pub fn new() -> Self {
+        let window = i64::from(wire::INITIAL_WINDOW);
+        Streams { entries: BTreeMap::new(), turns: VecDeque::new(), waiting: Vec::new(), window }
+    }
+
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    pub fn contains(&self, id: u32) -> bool {
+        self.entries.contains_key(&id)
+    }
+
+    /// A new stream that a task answers. `open`: a body comes, of the stated length if there is one.
+    pub fn insert(&mut self, stream: Arc<Stream>, window: u32, open: bool, expected: Option<u64>) {
+        let (window, credit) = (i64::from(window), i64::from(STREAM_WINDOW));
+        let id = stream.id;
+        let entry = Entry { stream, window, credit, taken: 0, open, expected, in_turn: false, blocked: None };
+        self.entries.insert(id, entry);
+    }
+
+    /// Some of a request's body: `length` bytes with its padding.
+    pub fn receive(&mut self, id: u32, data: bytes::Bytes, length: usize, ended: bool) -> Received {
+        let Some(entry) = self.entries.get_mut(&id) else { return Received::Dropped };
+        if !entry.open {
+            return Received::Error(Reason::StreamClosed);
+        }
+        entry.credit -= length as i64;
+        if entry.credit < 0 {
+            return Received::Error(Reason::FlowControlError);
+        }
+        let padding = length - data.len();
+        entry.taken += padding as u32; // one frame's
+        let left = entry.expected.map(|left| left.checked_sub(data.len() as u64));
+        match left {
+            Some(None) => return Received::Error(Reason::ProtocolError),
+            Some(Some(1..)) if ended => return Received::Error(Reason::ProtocolError),
+            left => entry.expected = left.flatten(),
+        }
+        entry.open = !ended;
+        entry.stream.receive(data, ended);
+        Received::Kept
+    }
+
+    /// The request has ended with trailers.
+    pub fn receive_end(&mut self, id: u32) -> Result<(), Reason> {
+        match self.entries.get_mut(&id) {
+            None => Ok(()),
+            Some(entry) if !entry.open => Err(Reason::StreamClosed),
+            Some(entry) if entry.expected.is_some_and(|left| left > 0) => Err(Reason::ProtocolError),
+            Some(entry) => {
+                entry.open = false;
+                entry.stream.receive(bytes::Bytes::new(), true);
+                Ok(())
+            }
+        }
+    }
+
+    /// A stream's task has left word. Gives the bytes that it has taken.
+    pub fn look(&mut self, stream: &Stream, output: &mut Output) -> usize {
+        let (taken, has_more) = stream.look();
+        let Some(entry) = self.entries.get_mut(&stream.id) else { return taken };
+        entry.taken += taken as u32; // never more than the window
+        if entry.open && entry.taken >= STREAM_WINDOW / 2 {
+            entry.credit += i64::from(entry.taken);
+            wire::put_window_update(output.frames(), stream.id, entry.taken);
+            entry.taken = 0;
+        }
+        if has_more && !entry.in_turn {
+            entry.in_turn = true;
+            self.turns.push_back(stream.id);
+        }
+        taken
+    }
+
+    /// Lets the streams send in turn, a frame each, while the output has less than `most` bytes. Gives the number of
+    /// frames of bodies, and that of responses that ended.
+    pub fn send(&mut self, output: &mut Output, most: usize, now: Instant) -> (u32, u32) {
+        let (mut frames, mut ended) = (0, 0);
+        while output.len() < most
+            && let Some(id) = self.turns.pop_front()
+        {
+            let Some(entry) = self.entries.get_mut(&id) else { continue };
+            entry.in_turn = false;
+            let room = entry.window.min(self.window).clamp(0, MAX_PAYLOAD as i64) as usize;
+            let (out, more) = match entry.stream.next(room) {
+                Next::Nothing => continue,
+                Next::Blocked => {
+                    entry.blocked.get_or_insert(now);
+                    if entry.window > 0 {
+                        entry.in_turn = true; // as soon as the connection's window opens, else its own
+                        self.waiting.push(id);
+                    }
+                    continue;
+                }
+                Next::Some(out, more) => (out, more),
+            };
+            entry.blocked = None;
+            let ends = match out {
+                Out::Section(section, ends) => {
+                    wire::put_section(output.frames(), id, &section, ends);
+                    ends
+                }
+                Out::Data(data, ends) => {
+                    entry.window -= data.len() as i64;
+                    self.window -= data.len() as i64;
+                    output.put_data(id, data, ends);
+                    frames += 1;
+                    ends
+                }
+                Out::Reset(reason) => {
+                    wire::put_reset(output.frames(), id, reason);
+                    self.remove(id, Gone::Answered);
+                    continue;
+                }
+            };
+            if ends {
+                if entry.open {
+                    wire::put_reset(output.frames(), id, Reason::NoError); // RFC 9113 section 8.1
+                }
+                self.remove(id, Gone::Answered);
+                ended += 1;
+            } else if more {
+                entry.in_turn = true;
+                self.turns.push_back(id);
+            }
+        }
+        (frames, ended)
+    }
+
+    /// The client takes more of all bodies.
+    pub fn widen(&mut self, more: u32) -> Result<(), Reason> {
+        self.window = widened(self.window, i64::from(more))?;
+        self.turns.extend(self.waiting.drain(..));
+        Ok(())
+    }
+
+    /// The client takes more of one body.
+    pub fn widen_one(&mut self, id: u32, more: u32) -> Result<(), Reason> {
+        let Some(entry) = self.entries.get_mut(&id) else { return Ok(()) };
+        entry.window = widened(entry.window, i64::from(more))?;
+        self.turn(id);
+        Ok(())
+    }
+
+    /// The client has changed what all windows begin with (RFC 9113 section 6.9.2).
+    pub fn widen_each(&mut self, more: i64) -> Result<(), Reason> {
+        let ids: Vec<u32> = self.entries.keys().copied().collect();
+        for entry in self.entries.values_mut() {
+            entry.window = widened(entry.window, more)?;
+        }
+        ids.into_iter().for_each(|id| self.turn(id));
+        Ok(())
+    }
+
+    fn turn(&mut self, id: u32) {
+        if let Some(entry) = self.entries.get_mut(&id).filter(|entry| !entry.in_turn) {
+            entry.in_turn = true;
+            self.turns.push_back(id);
+        }
+    }
+
+    /// Ends a stream. Whether there was one.
+    pub fn remove(&mut self, id: u32, gone: Gone) -> bool {
+        let entry = self.entries.remove(&id);
+        if let Some(entry) = &entry {
+            entry.stream.end(gone);
+        }
+        entry.is_some()
+    }
+
+    /// Ends all streams.
+    pub fn clear(&mut self, gone: Gone) {
+        for entry in std::mem::take(&mut self.entries).into_values() {
+            entry.stream.end(gone);
+        }
+    }
+
+    /// Whether a stream waits for the client's window.
+    pub fn has_blocked(&self) -> bool {
+        self.entries.values().any(|entry| entry.blocked.is_some())
+    }
+
+    /// Gives up on streams of which the client has taken nothing for too long.
+    pub fn give_up(&mut self, now: Instant, patience: Duration, output: &mut Output) {
+        let is_late = |entry: &Entry| entry.blocked.is_some_and(|since| now.duration_since(since) >= patience);
+        let late: Vec<u32> = self.entries.iter().filter(|(_, entry)| is_late(entry)).map(|(id, _)| *id).collect();
+        for id in late {
+            wire::put_reset(output.frames(), id, Reason::Cancel);
+            self.remove(id, Gone::Stalled);
+        }
+    }
+}
+
+fn widened(window: i64, more: i64) -> Result<i64, Reason> {
+    Some(window + more).filter(|window| *window <= i64::from(wire::MAX_WINDOW)).ok_or(Reason::FlowControlError)
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::{Bytes, BytesMut};
+
+    use super::super::stream::{Handle, Outbox};
+    use super::super::wire::{FrameHeader, HEADER, flag, kind};
+    use super::*;
+
+    /// Streams with a body to send each.
+    fn sending(window: u32, lengths: &[usize]) -> (Streams, Vec<Handle>) {
+        let outbox: Arc<Outbox> = Arc::default();
+        let mut streams = Streams::new();
+        let handles = lengths.iter().enumerate().map(|(at, length)| {
+            let stream = Stream::new(at as u32 * 2 + 1, outbox.clone());
+            streams.insert(stream.clone(), window, false, None);
+            let mut handle = Handle::new(stream.clone());
+            handle.send_section(BytesMut::from("s"), false);
+            let mut sending = Box::pin(handle.send(vec![0; *length].into(), true));
+            let _ = sending.as_mut().poll(&mut std::task::Context::from_waker(std::task::Waker::noop()));
+            drop(sending);
+            streams.look(&stream, &mut Output::default());
+            handle
+        });
+        let handles = handles.collect();
+        (streams, handles)
+    }
+
+    /// Frames that wait: stream, kind, length, and whether it is the last.
+    fn frames(output: &mut Output) -> Vec<(u32, u8, usize, bool)> {
+        let mut bytes = Vec::new();
+        let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+        let _ = output.poll_write(&mut std::io::Cursor::new(&mut bytes), &mut cx);
+        let (mut found, mut rest) = (Vec::new(), &bytes[..]);
+        while let Some(header) = FrameHeader::read(rest) {
+            let ends = header.kind < 2 && header.has(flag::END_STREAM);
+            found.push((header.stream, header.kind, header.length, ends));
+            rest = &rest[HEADER + header.length..];
+        }
+        found
+    }
+
+    #[test]
+    fn streams_send_in_turn_and_as_much_as_windows_let_them() {
+        let (mut streams, _handles) = sending(20_000, &[30_000, 100]);
+        let mut output = Output::default();
+        let now = Instant::now();
+        streams.send(&mut output, usize::MAX, now);
+        let first = [
+            (1, kind::HEADERS, 1, false),
+            (3, kind::HEADERS, 1, false),
+            (1, kind::DATA, MAX_PAYLOAD, false),
+            (3, kind::DATA, 100, true),
+            (1, kind::DATA, 20_000 - MAX_PAYLOAD, false),
+        ];
+        assert_eq!(frames(&mut output), first);
+        assert!(streams.has_blocked() && streams.len() == 1);
+        streams.widen_one(1, 5_000).unwrap();
+        streams.send(&mut output, usize::MAX, now);
+        assert_eq!(frames(&mut output), [(1, kind::DATA, 5_000, false)]);
+        streams.widen_each(10_000).unwrap();
+        streams.send(&mut output, usize::MAX, now);
+        assert_eq!(frames(&mut output), [(1, kind::DATA, 5_000, true)]);
+        assert_eq!((streams.len(), streams.window), (0, 65_535 - 30_100));
+    }
+
+    #[test]
+    fn the_connections_window_holds_for_all() {
+        let (mut streams, _handles) = sending(1 << 20, &[65_000, 65_000]);
+        let mut output = Output::default();
+        streams.send(&mut output, usize::MAX, Instant::now());
+        frames(&mut output);
+        assert_eq!(streams.window, 0);
+        assert_eq!(streams.widen(wire::MAX_WINDOW), Ok(()));
+        assert_eq!(streams.widen(1), Err(Reason::FlowControlError));
+        streams.send(&mut output, usize::MAX, Instant::now());
+        assert_eq!(streams.len(), 0, "both have gone on");
+    }
+
+    #[test]
+    fn who_takes_nothing_is_given_up() {
+        let (mut streams, mut handles) = sending(0, &[10]);
+        let (mut output, now) = (Output::default(), Instant::now());
+        streams.send(&mut output, usize::MAX, now);
+        streams.give_up(now + Duration::from_secs(9), Duration::from_secs(10), &mut output);
+        assert_eq!(streams.len(), 1);
+        streams.give_up(now + Duration::from_secs(10), Duration::from_secs(10), &mut output);
+        assert_eq!(streams.len(), 0);
+        let mut gone = Box::pin(handles[0].gone());
+        let gone = gone.as_mut().poll(&mut std::task::Context::from_waker(std::task::Waker::noop()));
+        assert_eq!(gone, std::task::Poll::Ready(Gone::Stalled));
+    }
+
+    #[test]
+    fn bodies_are_held_to_their_length_and_their_window() {
+        let data = |length: usize| Bytes::from(vec![0; length]);
+        for (expected, pieces, ended, result) in [
+            (Some(10), &[5, 5][..], true, Received::Kept),
+            (Some(10), &[5, 4], true, Received::Error(Reason::ProtocolError)),
+            (Some(10), &[5, 6], false, Received::Error(Reason::ProtocolError)),
+            (None, &[5, 6], true, Received::Kept),
+            (None, &[STREAM_WINDOW as usize], false, Received::Kept),
+            (None, &[STREAM_WINDOW as usize, 1], false, Received::Error(Reason::FlowControlError)),
+        ] {
+            let mut streams = Streams::new();
+            streams.insert(Stream::new(1, Arc::default()), 0, true, expected);
+            let mut last = Received::Dropped;
+            for (at, length) in pieces.iter().enumerate() {
+                last = streams.receive(1, data(*length), *length, ended && at + 1 == pieces.len());
+            }
+            assert_eq!(last, result, "{expected:?} {pieces:?}");
+            if ended && result == Received::Kept {
+                assert_eq!(streams.receive(1, data(1), 1, false), Received::Error(Reason::StreamClosed));
+            }
+        }
+    }
+}
