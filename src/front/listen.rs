@@ -13,10 +13,10 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::config::model::Listener;
 
-use super::{h1, h2};
 use super::serve::Shared;
 use super::stream::ClientStream;
 use super::tls;
+use super::{h1, h2};
 
 const BACKLOG: u32 = 4096;
 /// After accept has failed for want of something (file descriptors above all), so that it doesn't spin.

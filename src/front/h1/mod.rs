@@ -220,6 +220,12 @@ impl Connection {
             }
         };
         self.key = key;
+        while let Ok((status, fields)) = heads.try_recv() {
+            // It came together with the answer.
+            if write::write_interim(&mut self.stream, status, fields).await.is_err() {
+                return (Next::Gone, None);
+            }
+        }
         match decision {
             Decision::Respond { response, report, site } => {
                 let body = self.body_to_drain(&head, limits);

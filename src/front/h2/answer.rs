@@ -66,6 +66,9 @@ pub(super) async fn answer(asked: Asked, mut stream: Handle) {
             }
         }
     };
+    while let Ok((status, fields)) = heads.try_recv() {
+        stream.send_section(interim_section(status, fields), false); // it came together with the answer
+    }
     match decision {
         Decision::Respond { mut response, report, site } => {
             let sent = write(&mut stream, &snapshot, &mut response, report.as_ref(), view.method).await;

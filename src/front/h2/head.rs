@@ -197,7 +197,11 @@ mod tests {
     }
 
     /// Of a request that is in order but for some changes: `None` takes a pseudo-header field away.
-    fn check(changes: &[(&str, Option<&str>)], more: &[(&str, &str)], ended: bool) -> Result<(String, BodyFraming), u16> {
+    fn check(
+        changes: &[(&str, Option<&str>)],
+        more: &[(&str, &str)],
+        ended: bool,
+    ) -> Result<(String, BodyFraming), u16> {
         let usual = [(":method", "GET"), (":scheme", "https"), (":path", "/a?b"), (":authority", "Shop.example:8443")];
         let changed = |name: &str| changes.iter().find(|(other, _)| *other == name).map(|(_, value)| *value);
         let fields = usual.iter().filter_map(|(name, value)| Some((*name, changed(name).unwrap_or(Some(*value))?)));

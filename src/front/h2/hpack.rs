@@ -408,7 +408,8 @@ mod tests {
         for blocks in [plain, huffman] {
             let mut decoder = Decoder::new();
             for (block, fields) in blocks.iter().zip(requests) {
-                let expected: Vec<_> = fields.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
+                let expected: Vec<_> =
+                    fields.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
                 assert_eq!(read(&mut decoder, &bytes(block)).unwrap(), expected);
             }
             assert_eq!(decoder.size, 164);
@@ -435,15 +436,15 @@ mod tests {
     #[test]
     fn what_is_malformed_is_refused() {
         for block in [
-            "80",               // index 0
-            "be",               // an entry that is not there
-            "7f",               // an integer without its end
-            "ffffffffffff7f",   // one that is too large
-            "400a",             // a string without its text
-            "4001",             // likewise
-            "3fe21f",           // a table of 4,097 bytes
-            "8220",             // the table resized after a field
-            "4081 00 0178",     // Huffman with a padding of zeros
+            "80",             // index 0
+            "be",             // an entry that is not there
+            "7f",             // an integer without its end
+            "ffffffffffff7f", // one that is too large
+            "400a",           // a string without its text
+            "4001",           // likewise
+            "3fe21f",         // a table of 4,097 bytes
+            "8220",           // the table resized after a field
+            "4081 00 0178",   // Huffman with a padding of zeros
         ] {
             assert_eq!(read(&mut Decoder::new(), &bytes(block)), Err(Malformed), "{block}");
         }

@@ -126,7 +126,9 @@ mod tests {
             let code = TABLES.first[length] + place as u32 - u32::from(TABLES.before[length]);
             bits.extend((0..length).rev().map(|bit| code >> bit & 1 == 1));
         }
-        bits.chunks(8).map(|byte| (0..8).fold(0, |sum, bit| sum << 1 | u8::from(*byte.get(bit).unwrap_or(&true)))).collect()
+        bits.chunks(8)
+            .map(|byte| (0..8).fold(0, |sum, bit| sum << 1 | u8::from(*byte.get(bit).unwrap_or(&true))))
+            .collect()
     }
 
     #[test]

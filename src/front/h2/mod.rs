@@ -170,7 +170,7 @@ impl Connection {
             if let Err(reason) = self.progress() {
                 break Some(reason);
             }
-            if self.leaving == Leaving::Final && self.streams.len() == 0 && self.output.is_done() {
+            if self.is_over() && self.output.is_done() {
                 break Some(Reason::NoError);
             }
         };
@@ -216,13 +216,16 @@ impl Connection {
     async fn event(&mut self) -> Event {
         let deadline = self.deadline();
         let is_leaving = self.leaving != Leaving::No;
+        let is_over = self.is_over();
         let Connection { stream, input, output, outbox, alarm, shutdown, .. } = self;
         // Frames that are not used yet wait until the client has taken what is there.
         let may_read = output.len() < MOST_OUTPUT;
         let mut left = Vec::new();
         let io = poll_fn(|cx| {
-            if let Poll::Ready(Err(_)) = output.poll_write(stream, cx) {
-                return Poll::Ready(Event::Gone);
+            match output.poll_write(stream, cx) {
+                Poll::Ready(Err(_)) => return Poll::Ready(Event::Gone),
+                Poll::Ready(Ok(())) if is_over => return Poll::Ready(Event::Io),
+                _ => {}
             }
             if outbox.poll_ready(cx, &mut left).is_ready() || !may_read && output.len() <= MOST_OUTPUT / 2 {
                 return Poll::Ready(Event::Io);
@@ -263,6 +266,11 @@ impl Connection {
         };
         let deadlines = [idle, blocked, head, farewell];
         deadlines.into_iter().flatten().min().unwrap_or_else(|| Instant::now() + self.limits.keepalive_timeout)
+    }
+
+    /// Whether nothing more is to come of the connection.
+    fn is_over(&self) -> bool {
+        self.leaving == Leaving::Final && self.streams.len() == 0
     }
 
     fn is_idle(&self) -> bool {
@@ -313,13 +321,14 @@ impl Connection {
             if reason != Reason::NoError || self.leaving != Leaving::Final {
                 wire::put_goaway(self.output.frames(), self.last_stream, reason);
             }
+            let most = self.limits.max_drain.0 as usize;
             let Connection { stream, output, .. } = &mut self;
             let saying = async {
                 poll_fn(|cx| output.poll_write(stream, cx)).await?;
                 stream.shutdown().await?;
                 // A reset that overtakes the last frames would hide them.
                 let mut space = [0; 4096];
-                let mut left = wire::INITIAL_WINDOW as usize;
+                let mut left = most;
                 while left > 0 {
                     match stream.read(&mut space).await? {
                         0 => break,

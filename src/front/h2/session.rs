@@ -122,7 +122,10 @@ impl Session for PassSession {
 
     async fn drain_request_body(&mut self) -> Result<()> {
         let patience = self.drain_timeout.unwrap_or(Duration::MAX);
-        let draining = async { while self.read_body_bytes().await?.is_some() {} Ok(()) };
+        let draining = async {
+            while self.read_body_bytes().await?.is_some() {}
+            Ok(())
+        };
         timeout(patience, draining).await.or_err(ErrorType::ReadTimedout, "draining the body")?
     }
 

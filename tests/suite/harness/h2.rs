@@ -24,6 +24,15 @@ pub fn certificate(directory: &Path, name: &str, hosts: &[&str]) {
 
 /// A connection for [`HOST`], trusting one certificate.
 pub async fn connect(address: SocketAddr, trust: &Path) -> h2::client::SendRequest<Bytes> {
+    connect_with(address, trust, |_| {}).await
+}
+
+/// The same, with settings.
+pub async fn connect_with(
+    address: SocketAddr,
+    trust: &Path,
+    set: impl FnOnce(&mut h2::client::Builder),
+) -> h2::client::SendRequest<Bytes> {
     let mut roots = rustls::RootCertStore::empty();
     roots.add(CertificateDer::from_pem_file(trust).unwrap()).unwrap();
     let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -36,7 +45,9 @@ pub async fn connect(address: SocketAddr, trust: &Path) -> h2::client::SendReque
     let stream = tokio::net::TcpStream::connect(address).await.unwrap();
     let name = ServerName::try_from(HOST).unwrap();
     let stream = tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, stream).await.unwrap();
-    let (client, connection) = h2::client::handshake(stream).await.unwrap();
+    let mut builder = h2::client::Builder::new();
+    set(&mut builder);
+    let (client, connection) = builder.handshake(stream).await.unwrap();
     tokio::spawn(async move {
         let _ = connection.await; // ends with the test
     });

@@ -32,6 +32,7 @@ pub struct Request {
 }
 
 /// What the origin does for one request.
+#[derive(Clone)]
 pub enum Step {
     Send(Vec<u8>),
     /// Waits until the test lets it go on.
