@@ -9,13 +9,12 @@ use std::time::Duration;
 use http::header;
 use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
-use pingora_core::connectors::http::Connector;
 use tokio::sync::oneshot;
 
 use crate::clock::Timestamp;
 use crate::config::model::{CacheRules, Config};
 use crate::observe::metrics::Metrics;
-use crate::origin::connect::OriginError;
+use crate::origin::connect::{Connector, OriginError};
 use crate::origin::exchange::Exchange;
 use crate::plan::{CacheKey, Matched};
 use crate::request::{Fields, RequestView};
@@ -114,7 +113,7 @@ impl Engine {
             memory,
             flights: Flights::new(config.limits.max_fills as usize, config.memory.fill_buffer.0),
             purges,
-            connector: Connector::new(None),
+            connector: Connector::new(),
             metrics,
             uncacheable: Cache::builder()
                 .max_capacity(MAX_UNCACHEABLE)

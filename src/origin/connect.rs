@@ -1,18 +1,63 @@
-//! How origins are reached: pingora's connector and peers, and what their errors mean.
+//! How origins are reached: connections, pingora's connector and peers, and what errors mean.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::StatusCode;
+use pingora_core::connectors::TransportConnector;
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_core::utils::tls::{WrappedX509, parse_x509};
 use pingora_core::{Error, ErrorType};
 use rustls::pki_types::CertificateDer;
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout_at};
 
 use crate::config::model::{Endpoint, Origin, OriginProtocol, Pool};
 
 use super::balance;
+use super::h1::{self, OriginStream};
+use super::pool::Picked;
+
+/// Makes connections to origins.
+pub struct Connector {
+    /// For origins that speak, or may speak, HTTP/2.
+    pub http: pingora_core::connectors::http::Connector,
+    tls: TransportConnector,
+}
+
+impl Connector {
+    pub fn new() -> Self {
+        Connector { http: pingora_core::connectors::http::Connector::new(None), tls: TransportConnector::new(None) }
+    }
+
+    /// A new connection that speaks HTTP/1.1.
+    pub async fn connect(&self, picked: &Picked, deadline: Instant) -> Result<h1::Connection, OriginError> {
+        let (origin, timeouts) = (&picked.origin.address, &picked.pool.config.timeouts);
+        let deadline = deadline.min(Instant::now() + timeouts.connect);
+        let stream = async {
+            if picked.pool.config.tls.is_some() {
+                let mut peer = picked.peer();
+                peer.options.set_http_version(1, 1);
+                let stream = Box::pin(self.tls.new_stream(&peer)).await;
+                let stream = stream.map_err(|error| OriginError::from_pingora(&error, origin, true))?;
+                return Ok(OriginStream::Tls(stream));
+            }
+            let fail =
+                |error: std::io::Error| OriginError::Connect { origin: origin.clone(), cause: error.to_string() };
+            let stream = TcpStream::connect(picked.address).await.map_err(fail)?;
+            stream.set_nodelay(true).map_err(fail)?;
+            Ok(OriginStream::Plain(stream))
+        };
+        match timeout_at(deadline, stream).await {
+            Ok(stream) => stream.map(h1::Connection::new),
+            Err(_) => {
+                let cause = format!("no connection within {:?}", timeouts.connect);
+                Err(OriginError::Timeout { origin: origin.clone(), cause })
+            }
+        }
+    }
+}
 
 /// HTTP/2 streams at one time on a connection to an origin.
 const ORIGIN_H2_STREAMS: usize = 100;
@@ -82,6 +127,16 @@ pub enum OriginError {
 }
 
 impl OriginError {
+    /// Sorts an error of an exchange by HTTP/1.1.
+    pub fn from_h1(error: &h1::Error, origin: &Arc<str>) -> Self {
+        let (origin, cause) = (origin.clone(), error.to_string());
+        match error {
+            h1::Error::Timeout(_) => OriginError::Timeout { origin, cause },
+            h1::Error::Invalid(_) => OriginError::Invalid { origin, cause },
+            h1::Error::Io(_) | h1::Error::Closed => OriginError::Broken { origin, cause },
+        }
+    }
+
     /// Sorts an error of pingora's.
     pub fn from_pingora(error: &Error, origin: &Arc<str>, connecting: bool) -> Self {
         let (origin, cause) = (origin.clone(), describe(error));

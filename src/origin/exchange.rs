@@ -2,24 +2,24 @@
 //! another origin is tried. The body is then read at the caller's pace, or, after a 101, the connection is taken
 //! as it is.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
-use pingora_core::connectors::http::Connector;
-use pingora_core::protocols::Stream;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use pingora_core::protocols::http::client::HttpSession;
 use pingora_core::upstreams::peer::{HttpPeer, Peer};
-use pingora_http::{RequestHeader, ResponseHeader};
+use pingora_http::RequestHeader;
 use tokio::sync::mpsc;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 use crate::clock::Timestamp;
-use crate::config::model::PoolId;
+use crate::config::model::{OriginProtocol, PoolId};
 
-use super::connect::{self, OriginError};
-use super::pool::{FailedStage, Picked, PoolSet, Tried};
+use super::connect::{self, Connector, OriginError};
+use super::h1::{self, OriginStream};
+use super::pool::{FailedStage, Picked, PoolRuntime, PoolSet, Tried};
 use super::state::ActiveGuard;
 
 /// Interim responses (1xx) that are skipped before the final one.
@@ -54,10 +54,14 @@ pub struct Exchange {
     pub fields: HeaderMap,
     pub origin: Arc<str>,
     pub request_time: Timestamp,
-    session: HttpSession,
-    peer: HttpPeer,
-    idle: Duration,
+    by: By,
     _active: ActiveGuard,
+}
+
+/// How the origin is spoken to.
+enum By {
+    H1 { connection: h1::Connection, pool: Arc<PoolRuntime>, index: usize, address: SocketAddr },
+    Pingora { session: Box<HttpSession>, peer: Box<HttpPeer>, idle: Duration },
 }
 
 /// Sends a request to an origin of the pool and reads the response head.
@@ -69,15 +73,8 @@ pub async fn get(connector: &Connector, pools: &PoolSet, request: &OriginRequest
     loop {
         let picked = pools.pick(request.pool, request.hash, &tried)?;
         let (origin, address, pool) = (picked.origin.clone(), picked.address, picked.pool.clone());
-        // Pinned where it is made: moving it would be a copy of many kilobytes.
-        let mut attempt = std::pin::pin!(attempt(connector, request, picked));
-        let attempt = tokio::select! {
-            biased;
-            done = &mut attempt => Some(done),
-            () = tokio::time::sleep_until(deadline) => None,
-        };
-        let failure = match attempt {
-            Some(Ok(exchange)) => {
+        let failure = match attempt(connector, request, picked, deadline).await {
+            Ok(exchange) => {
                 if request.avoid_errors && exchange.status.is_server_error() {
                     tried.push((origin, address));
                     if tried.len() <= config.retries as usize && pools.has_another(request.pool, &tried) {
@@ -86,12 +83,7 @@ pub async fn get(connector: &Connector, pools: &PoolSet, request: &OriginRequest
                 }
                 return Ok(exchange);
             }
-            Some(Err(failure)) => failure,
-            None => {
-                let cause = "the pool's total_timeout is over".to_owned();
-                pool.exchange_failed(&origin, address, FailedStage::Connected, &cause);
-                return Err(OriginError::Timeout { origin: origin.address.clone(), cause });
-            }
+            Err(failure) => failure,
         };
         if failure.on_kept_connection && stale_connections < MAX_STALE_CONNECTIONS {
             stale_connections += 1;
@@ -100,7 +92,7 @@ pub async fn get(connector: &Connector, pools: &PoolSet, request: &OriginRequest
         tracing::debug!(pool = %pool.config.name, error = %failure.error, "attempt failed");
         pool.exchange_failed(&origin, address, failure.stage, &failure.error.to_string());
         tried.push((origin, address));
-        let exhausted = tried.len() > config.retries as usize;
+        let exhausted = tried.len() > config.retries as usize || Instant::now() >= deadline;
         if exhausted || !pools.has_another(request.pool, &tried) {
             return Err(failure.error);
         }
@@ -114,14 +106,91 @@ struct Failure {
     on_kept_connection: bool,
 }
 
-async fn attempt(connector: &Connector, request: &OriginRequest, picked: Picked) -> Result<Exchange, Failure> {
-    let Picked { pool, origin, address: at, mut peer, active } = picked;
-    if request.upgrade.is_some() {
-        peer.options.set_http_version(1, 1); // HTTP/2 has no Upgrade
+impl Failure {
+    /// No final response: an upgrade that nobody asked for leaves none that could be passed on.
+    fn no_response(origin: &Arc<str>) -> Self {
+        let error = OriginError::Invalid { origin: origin.clone(), cause: "no final response".to_owned() };
+        Failure { error, stage: FailedStage::Connected, on_kept_connection: false }
     }
-    let is_final = |status: StatusCode| {
-        !status.is_informational() || status == StatusCode::SWITCHING_PROTOCOLS && request.upgrade.is_some()
+}
+
+async fn attempt(
+    connector: &Connector,
+    request: &OriginRequest,
+    picked: Picked,
+    deadline: Instant,
+) -> Result<Exchange, Failure> {
+    // HTTP/2 has no Upgrade.
+    if picked.pool.config.protocol == OriginProtocol::H1 || request.upgrade.is_some() {
+        return by_h1(connector, request, picked, deadline).await;
+    }
+    let (address, pool) = (picked.origin.address.clone(), picked.pool.config.name.clone());
+    // Boxed: large, and most origins speak HTTP/1.1.
+    match timeout_at(deadline, Box::pin(by_pingora(connector, request, picked))).await {
+        Ok(done) => done,
+        Err(_) => {
+            let error =
+                OriginError::Timeout { origin: address, cause: format!("the total_timeout of pool {pool} is over") };
+            Err(Failure { error, stage: FailedStage::Connected, on_kept_connection: false })
+        }
+    }
+}
+
+/// One attempt by HTTP/1.1.
+async fn by_h1(
+    connector: &Connector,
+    request: &OriginRequest,
+    picked: Picked,
+    deadline: Instant,
+) -> Result<Exchange, Failure> {
+    let (name, timeouts) = (picked.origin.address.clone(), &picked.pool.config.timeouts);
+    let by = |patience: Duration| deadline.min(Instant::now() + patience);
+    let request_time = Timestamp::now();
+    let kept = picked.pool.kept.take(picked.index, picked.address, timeouts.idle);
+    let on_kept_connection = kept.is_some();
+    let mut connection = match kept {
+        Some(connection) => connection,
+        None => connector.connect(&picked, deadline).await.map_err(|error| Failure {
+            error,
+            stage: FailedStage::Connecting,
+            on_kept_connection: false,
+        })?,
     };
+    picked.origin.connected(picked.address);
+    let exchanged = async {
+        connection.send(&wire_head(request, picked.pool.config.host.as_deref()), by(timeouts.write)).await?;
+        let mut interim = 0;
+        loop {
+            let head = connection.read_head(&request.method, by(timeouts.read)).await?;
+            let is_final = request.is_final(head.status);
+            if is_final || interim == MAX_INTERIM {
+                return Ok::<_, h1::Error>(is_final.then_some(head));
+            }
+            interim += 1;
+            request.tell(head.status, &head.fields);
+        }
+    };
+    match exchanged.await {
+        Ok(Some(head)) => {
+            let (status, fields) = (head.status, head.fields);
+            let Picked { pool, index, address, active, .. } = picked;
+            let by = By::H1 { connection, pool, index, address };
+            Ok(Exchange { status, fields, origin: name, request_time, by, _active: active })
+        }
+        Ok(None) => Err(Failure::no_response(&name)),
+        Err(error) => {
+            let timed_out = matches!(error, h1::Error::Timeout(_));
+            let error = OriginError::from_h1(&error, &name);
+            let on_kept_connection = on_kept_connection && !timed_out;
+            Err(Failure { error, stage: FailedStage::Connected, on_kept_connection })
+        }
+    }
+}
+
+/// One attempt by whichever protocol pingora's connector and the origin agree on.
+async fn by_pingora(connector: &Connector, request: &OriginRequest, picked: Picked) -> Result<Exchange, Failure> {
+    let peer = picked.peer();
+    let Picked { pool, origin, address: at, active, .. } = picked;
     let address = origin.address.clone();
     let mut kept = false;
     let mut connecting = true;
@@ -134,7 +203,7 @@ async fn attempt(connector: &Connector, request: &OriginRequest, picked: Picked)
         }
     };
     let result = async {
-        let (mut session, reused) = connector.get_http_session(&peer).await?;
+        let (mut session, reused) = connector.http.get_http_session(&peer).await?;
         (kept, connecting) = (reused, false);
         origin.connected(at);
         session.set_read_timeout(peer.options.read_timeout);
@@ -144,7 +213,7 @@ async fn attempt(connector: &Connector, request: &OriginRequest, picked: Picked)
         for _ in 0..MAX_INTERIM {
             session.read_response_header().await?;
             match session.response_header() {
-                Some(head) if !is_final(head.status) => tell(request, head),
+                Some(head) if !request.is_final(head.status) => request.tell(head.status, &head.headers),
                 _ => break,
             }
         }
@@ -161,25 +230,47 @@ async fn attempt(connector: &Connector, request: &OriginRequest, picked: Picked)
         }
     };
     let (status, fields) = match session.response_header() {
-        // An upgrade that nobody asked for leaves no response that could be passed on.
-        Some(head) if is_final(head.status) => (head.status, head.headers.clone()),
-        _ => {
-            let cause = "no final response".to_owned();
-            let error = OriginError::Invalid { origin: address, cause };
-            return Err(Failure { error, stage: FailedStage::Connected, on_kept_connection: false });
-        }
+        Some(head) if request.is_final(head.status) => (head.status, head.headers.clone()),
+        _ => return Err(Failure::no_response(&address)),
     };
-    let idle = pool.config.timeouts.idle;
-    Ok(Exchange { status, fields, origin: address, request_time, session, peer, idle, _active: active })
+    let by = By::Pingora { session: Box::new(session), peer: Box::new(peer), idle: pool.config.timeouts.idle };
+    Ok(Exchange { status, fields, origin: address, request_time, by, _active: active })
 }
 
-/// Passes an interim response on. Who does not keep up does without: it is a hint.
-fn tell(request: &OriginRequest, head: &ResponseHeader) {
-    if let Some(interim) = &request.interim
-        && head.status != StatusCode::CONTINUE
-    {
-        let _ = interim.try_send((head.status, head.headers.clone()));
+impl OriginRequest {
+    fn is_final(&self, status: StatusCode) -> bool {
+        !status.is_informational() || status == StatusCode::SWITCHING_PROTOCOLS && self.upgrade.is_some()
     }
+
+    /// Passes an interim response on. Who does not keep up does without: it is a hint.
+    fn tell(&self, status: StatusCode, fields: &HeaderMap) {
+        if let Some(interim) = &self.interim
+            && status != StatusCode::CONTINUE
+        {
+            let _ = interim.try_send((status, fields.clone()));
+        }
+    }
+
+    /// The fields but for `Host`, which is said once.
+    fn other_fields(&self) -> impl Iterator<Item = (&HeaderName, &HeaderValue)> {
+        self.fields.iter().filter(|(name, _)| **name != header::HOST)
+    }
+}
+
+/// The request's head as HTTP/1.1 bytes.
+fn wire_head(request: &OriginRequest, host: Option<&str>) -> Vec<u8> {
+    let mut out = Vec::with_capacity(512);
+    let mut put = |parts: &[&[u8]]| parts.iter().for_each(|part| out.extend_from_slice(part));
+    put(&[request.method.as_str().as_bytes(), b" ", request.path_and_query.as_bytes(), b" HTTP/1.1\r\nHost: "]);
+    put(&[host.unwrap_or(&request.authority).as_bytes(), b"\r\n"]);
+    for (name, value) in request.other_fields() {
+        put(&[name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"]);
+    }
+    if let Some(protocol) = &request.upgrade {
+        put(&[b"Connection: upgrade\r\nUpgrade: ", protocol.as_bytes(), b"\r\n"]);
+    }
+    put(&[b"\r\n"]);
+    out
 }
 
 fn request_head(request: &OriginRequest, host: Option<&str>) -> pingora_core::Result<RequestHeader> {
@@ -189,12 +280,8 @@ fn request_head(request: &OriginRequest, host: Option<&str>) -> pingora_core::Re
         Some(request.fields.len() + 1),
     )?;
     head.insert_header(header::HOST, host.unwrap_or(&request.authority))?;
-    for (name, value) in request.fields.iter().filter(|(name, _)| **name != header::HOST) {
+    for (name, value) in request.other_fields() {
         head.append_header(name.clone(), value.clone())?;
-    }
-    if let Some(protocol) = &request.upgrade {
-        head.insert_header(header::CONNECTION, "upgrade")?;
-        head.insert_header(header::UPGRADE, protocol.clone())?;
     }
     Ok(head)
 }
@@ -208,26 +295,35 @@ impl Exchange {
 
     /// The next piece of the body; `None` when it ended as it should.
     pub async fn read_body(&mut self) -> Result<Option<Bytes>, OriginError> {
-        let read = self.session.read_response_body().await;
-        read.map_err(|error| OriginError::from_pingora(&error, &self.origin, false))
+        match &mut self.by {
+            By::H1 { connection, pool, .. } => {
+                let read = connection.read_body(pool.config.timeouts.read).await;
+                read.map_err(|error| OriginError::from_h1(&error, &self.origin))
+            }
+            By::Pingora { session, .. } => {
+                let read = session.read_response_body().await;
+                read.map_err(|error| OriginError::from_pingora(&error, &self.origin, false))
+            }
+        }
     }
 
     /// The connection itself after a 101, with what the origin has already sent on it. The origin counts as in
     /// use until the guard is dropped.
-    pub async fn into_tunnel(self) -> Option<(Bytes, Stream, ActiveGuard)> {
-        let HttpSession::H1(mut session) = self.session else { return None };
-        // What came in one piece with the head is in the session; nothing else is waited for.
-        let early = tokio::select! {
-            biased;
-            read = session.read_body_bytes() => read.ok()?.unwrap_or_default(),
-            () = std::future::ready(()) => Bytes::new(),
-        };
-        Some((early, session.into_inner(), self._active))
+    pub fn into_tunnel(self) -> Option<(Bytes, OriginStream, ActiveGuard)> {
+        let By::H1 { connection, .. } = self.by else { return None };
+        let (early, stream) = connection.into_parts();
+        Some((early, stream, self._active))
     }
 
     /// Gives the connection back after the whole body was read.
     pub async fn release(self, connector: &Connector) {
-        let idle = self.peer.idle_timeout().unwrap_or(self.idle);
-        connector.release_http_session(self.session, &self.peer, Some(idle)).await;
+        match self.by {
+            By::H1 { connection, pool, index, address } => pool.kept.put(index, address, connection),
+            By::Pingora { session, peer, idle } => {
+                let idle = peer.idle_timeout().unwrap_or(idle);
+                // Boxed: large.
+                Box::pin(connector.http.release_http_session(*session, &*peer, Some(idle))).await;
+            }
+        }
     }
 }

@@ -4,6 +4,7 @@ pub mod balance;
 pub mod connect;
 pub mod exchange;
 pub mod forward;
+pub mod h1;
 mod health;
 mod pool;
 mod resolve;

@@ -14,6 +14,7 @@ use crate::request::RequestView;
 
 use super::balance::{self, Candidate};
 use super::connect;
+use super::h1::Kept;
 use super::health::Probes;
 use super::state::{ActiveGuard, OriginState, OriginStatus};
 use super::{health, resolve};
@@ -25,6 +26,8 @@ pub struct PoolRuntime {
     /// How to reach each origin, but for the address.
     peers: Vec<HttpPeer>,
     turns: Mutex<Vec<i64>>,
+    /// Connections by HTTP/1.1 that wait for their next exchange.
+    pub kept: Kept,
     /// Hashes of the origins' addresses.
     identities: Vec<u64>,
 }
@@ -55,11 +58,22 @@ pub type Tried = SmallVec<[(Arc<OriginState>, SocketAddr); 2]>;
 pub struct Picked {
     pub pool: Arc<PoolRuntime>,
     pub origin: Arc<OriginState>,
+    /// Its place in the pool.
+    pub index: usize,
     /// Of its addresses the one to connect to.
     pub address: SocketAddr,
-    pub peer: HttpPeer,
     pub active: ActiveGuard,
 }
+
+impl Picked {
+    /// How to reach it, in pingora's terms.
+    pub fn peer(&self) -> HttpPeer {
+        self.pool.peer(self.index, self.address)
+    }
+}
+
+/// How often kept connections are looked through.
+const TIDY_INTERVAL: Duration = Duration::from_secs(2);
 
 /// How far an exchange with an origin got before it failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -190,13 +204,24 @@ impl PoolRuntime {
         }
         let peers = config.origins.iter().map(|origin| connect::peer_template(&config, origin)).collect();
         let identities = origins.iter().map(|origin| balance::hash_bytes(origin.address.as_bytes())).collect();
-        PoolRuntime { peers, turns: Mutex::new(vec![0; origins.len()]), identities, origins, config }
+        let turns = Mutex::new(vec![0; origins.len()]);
+        PoolRuntime { peers, turns, kept: Kept::default(), identities, origins, config }
     }
 
     fn start_tasks(self: &Arc<Self>, probes: &Arc<Probes>) -> Vec<AbortOnDrop> {
         let mut tasks = resolve::start(self);
         tasks.extend(health::start(self, probes));
+        tasks.push(self.clone().start_tidying());
         tasks.into_iter().map(AbortOnDrop).collect()
+    }
+
+    fn start_tidying(self: Arc<Self>) -> tokio::task::JoinHandle<()> {
+        tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(TIDY_INTERVAL).await;
+                self.kept.tidy(self.config.timeouts.idle);
+            }
+        })
     }
 
     /// Whether an origin may be picked: it is well, and has an address that was not tried.
@@ -238,8 +263,7 @@ impl PoolRuntime {
         let index = balance::balance(self.config.balance, &candidates, &mut self.turns.lock(), random, hash)?;
         let origin = self.origins[index].clone();
         let address = origin.socket_address(|address| was_tried(tried, &origin, address))?;
-        let peer = self.peer(index, address);
-        Some(Picked { pool: self.clone(), active: ActiveGuard::new(origin.clone()), origin, address, peer })
+        Some(Picked { pool: self.clone(), active: ActiveGuard::new(origin.clone()), origin, index, address })
     }
 
     /// How to reach an origin at one of its addresses.
@@ -317,7 +341,7 @@ mod tests {
         let mut asked = Vec::new();
         while set.has_another(app, &tried) {
             let picked = set.pick(app, 0, &tried).ok().unwrap();
-            assert_eq!(picked.peer._address.as_inet(), Some(&picked.address));
+            assert_eq!(picked.peer()._address.as_inet(), Some(&picked.address));
             asked.push(picked.address);
             tried.push((picked.origin, picked.address));
         }

@@ -104,7 +104,9 @@ impl ProxyHttp for Pass {
         let request = ctx.request()?;
         let pool = request.snapshot.route(request.site, request.route).pool;
         match request.snapshot.pools.pick(pool, request.hash, &ctx.tried) {
-            Ok(Picked { pool, origin, address, mut peer, active }) => {
+            Ok(picked) => {
+                let mut peer = picked.peer();
+                let Picked { pool, origin, address, active, .. } = picked;
                 ctx.body_received = 0; // a repeated request's body comes again
                 if ctx.request.as_ref().is_some_and(|request| request.progress.is_some())
                     && pool.config.protocol != OriginProtocol::H1

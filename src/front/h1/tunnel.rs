@@ -8,12 +8,12 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::{StatusCode, header};
-use pingora_core::protocols::Stream;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf, copy_bidirectional};
 
 use crate::cache::object::Head;
 use crate::cache::status::Report;
 use crate::origin::exchange::Exchange;
+use crate::origin::h1::OriginStream;
 use crate::plan::PassReason;
 use crate::snapshot::Snapshot;
 
@@ -43,7 +43,7 @@ impl Connection {
         tail += &format!("via: 1.1 {node}\r\ncache-status: ");
         report.write(&mut tail, node);
         tail += "\r\n\r\n";
-        let Some((early, mut origin, _active)) = exchange.into_tunnel().await else {
+        let Some((early, mut origin, _active)) = exchange.into_tunnel() else {
             sent.error = Some("the origin's connection could not be taken over".to_owned());
             return (sent, report);
         };
@@ -62,7 +62,7 @@ impl Connection {
 }
 
 /// Carries bytes both ways until both sides have ended, or neither has moved any for `idle`.
-async fn carry(client: &mut ClientStream, origin: &mut Stream, idle: Duration, moved: &Moved) -> io::Result<()> {
+async fn carry(client: &mut ClientStream, origin: &mut OriginStream, idle: Duration, moved: &Moved) -> io::Result<()> {
     let mut origin = Watched { stream: origin, moved };
     tokio::select! {
         copied = copy_bidirectional(client, &mut origin) => copied.map(drop),
@@ -96,7 +96,7 @@ async fn silence(moved: &Moved, idle: Duration) {
 
 /// Counts what goes through the origin's connection.
 struct Watched<'s> {
-    stream: &'s mut Stream,
+    stream: &'s mut OriginStream,
     moved: &'s Moved,
 }
 

@@ -1,0 +1,102 @@
+//! Connections that are kept for the next exchange.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use bytes::BytesMut;
+use parking_lot::Mutex;
+
+use super::{Connection, KEPT_BUFFER};
+
+/// Connections that are kept of a pool.
+const MOST: usize = 1024;
+
+/// The kept connections of one pool, to any of its origins: all of them are reached in the same way, but for the name that
+/// is asked for by TLS, which goes with the origin.
+#[derive(Default)]
+pub struct Kept(Mutex<Vec<Resting>>);
+
+struct Resting {
+    origin: usize,
+    address: SocketAddr,
+    since: Instant,
+    connection: Connection,
+}
+
+impl Kept {
+    /// The one that was used last, to an origin at an address. It was alive a moment ago, but may have been closed since.
+    pub fn take(&self, origin: usize, address: SocketAddr, most_idle: Duration) -> Option<Connection> {
+        loop {
+            let mut resting = {
+                let mut all = self.0.lock();
+                let place = all.iter().rposition(|kept| kept.origin == origin && kept.address == address)?;
+                all.remove(place)
+            };
+            if resting.since.elapsed() < most_idle && resting.connection.stream.is_quiet() {
+                return Some(resting.connection);
+            }
+        }
+    }
+
+    /// Keeps a connection, if it can be used again.
+    pub fn put(&self, origin: usize, address: SocketAddr, mut connection: Connection) {
+        if !connection.can_be_kept() {
+            return;
+        }
+        if connection.read.capacity() > KEPT_BUFFER {
+            connection.read = BytesMut::new();
+        }
+        let resting = Resting { origin, address, since: Instant::now(), connection };
+        let mut all = self.0.lock();
+        if all.len() < MOST {
+            all.push(resting);
+        }
+    }
+
+    /// Closes those that have rested for too long or that their origins have closed.
+    pub fn tidy(&self, most_idle: Duration) {
+        let all = std::mem::take(&mut *self.0.lock());
+        let alive = |resting: &mut Resting| resting.since.elapsed() < most_idle && resting.connection.stream.is_quiet();
+        let alive: Vec<Resting> =
+            all.into_iter().filter_map(|mut resting| alive(&mut resting).then_some(resting)).collect();
+        let mut newer = self.0.lock();
+        let since = std::mem::replace(&mut *newer, alive);
+        newer.extend(since);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::super::OriginStream;
+    use super::*;
+
+    #[tokio::test]
+    async fn only_connections_that_are_alive_come_back() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (kept, idle) = (Kept::default(), Duration::from_secs(60));
+        let mut ends = Vec::new();
+        for _ in 0..3 {
+            let stream = TcpStream::connect(address).await.unwrap();
+            ends.push(listener.accept().await.unwrap().0);
+            kept.put(0, address, Connection::new(OriginStream::Plain(stream)));
+        }
+        assert!(kept.take(1, address, idle).is_none(), "another origin's");
+        drop(ends.remove(2)); // of the one that was used last
+        ends[1].try_write(b"unasked").unwrap();
+        let first = loop {
+            // The kernel may take a moment to bring the news.
+            tokio::task::yield_now().await;
+            kept.tidy(idle);
+            if kept.0.lock().len() == 1 {
+                break kept.take(0, address, idle).unwrap();
+            }
+        };
+        assert!(kept.take(0, address, idle).is_none());
+        kept.put(0, address, first);
+        kept.tidy(Duration::ZERO);
+        assert!(kept.take(0, address, idle).is_none(), "it has rested for too long");
+    }
+}

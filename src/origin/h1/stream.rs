@@ -1,0 +1,63 @@
+//! The bytes to and from an origin, plain or by TLS.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
+
+use pingora_core::protocols::Stream;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+
+pub enum OriginStream {
+    Plain(TcpStream),
+    /// pingora's, which verifies as it does for everything else.
+    Tls(Stream),
+}
+
+impl OriginStream {
+    /// Whether nothing has come, not even the end.
+    pub fn is_quiet(&mut self) -> bool {
+        let mut space = [0; 1];
+        match self {
+            OriginStream::Plain(stream) => {
+                matches!(stream.try_read(&mut space), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+            }
+            OriginStream::Tls(stream) => {
+                let mut cx = Context::from_waker(Waker::noop());
+                Pin::new(stream).poll_read(&mut cx, &mut ReadBuf::new(&mut space)).is_pending()
+            }
+        }
+    }
+}
+
+impl AsyncRead for OriginStream {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match &mut *self {
+            OriginStream::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
+            OriginStream::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for OriginStream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        match &mut *self {
+            OriginStream::Plain(stream) => Pin::new(stream).poll_write(cx, data),
+            OriginStream::Tls(stream) => Pin::new(stream).poll_write(cx, data),
+        }
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut *self {
+            OriginStream::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            OriginStream::Tls(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut *self {
+            OriginStream::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            OriginStream::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}
