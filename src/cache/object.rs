@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use smallvec::SmallVec;
 
 use crate::clock::Timestamp;
 use crate::config::model::Coding;
@@ -155,12 +156,15 @@ impl Head {
 
     /// Cleans a head that goes to one client only and so keeps its cookies.
     pub fn private(status: StatusCode, mut fields: HeaderMap) -> Self {
-        remove_hop_by_hop(&mut fields);
-        for (name, _) in &TAG_FIELDS {
-            fields.remove(name);
-        }
-        fields.remove(header::CONTENT_LENGTH);
+        clean(&mut fields);
         Self::from_clean(status, fields)
+    }
+
+    /// The same, of a response that is passed on as it is: nothing is asked of its head.
+    pub fn passing(status: StatusCode, mut fields: HeaderMap) -> Self {
+        clean(&mut fields);
+        let h1 = serialise(status, &fields);
+        Head { status, h1, etag: None, varies_by_coding: false, last_modified: None, date: None }
     }
 
     pub(super) fn from_clean(status: StatusCode, fields: HeaderMap) -> Self {
@@ -392,23 +396,38 @@ fn describes_the_content(name: &HeaderName) -> bool {
 /// Removes the fields that concern one connection only, and those that `Connection` names (RFC 9110 section
 /// 7.6.1).
 pub fn remove_hop_by_hop(fields: &mut HeaderMap) {
-    for name in connection_options(fields) {
+    if fields.contains_key(header::CONNECTION) {
+        for name in connection_options(fields) {
+            fields.remove(name);
+        }
+    }
+    let gone = fields.keys().filter(|name| HOP_BY_HOP.contains(name));
+    for name in gone.cloned().collect::<SmallVec<[HeaderName; 4]>>() {
         fields.remove(name);
     }
-    for name in [
-        header::CONNECTION,
-        header::TRANSFER_ENCODING,
-        header::TRAILER,
-        header::TE,
-        header::UPGRADE,
-        header::PROXY_AUTHENTICATE,
-        header::PROXY_AUTHORIZATION,
-        HeaderName::from_static("keep-alive"),
-        HeaderName::from_static("proxy-connection"),
-        HeaderName::from_static("proxy-authentication-info"),
-    ] {
+}
+
+/// Fields of one connection, whatever `Connection` says.
+static HOP_BY_HOP: [HeaderName; 10] = [
+    header::CONNECTION,
+    header::TRANSFER_ENCODING,
+    header::TRAILER,
+    header::TE,
+    header::UPGRADE,
+    header::PROXY_AUTHENTICATE,
+    header::PROXY_AUTHORIZATION,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    HeaderName::from_static("proxy-authentication-info"),
+];
+
+/// Takes out what no client gets: fields of the origin's connection, tags, and the length, which is stated anew.
+fn clean(fields: &mut HeaderMap) {
+    remove_hop_by_hop(fields);
+    for (name, _) in &TAG_FIELDS {
         fields.remove(name);
     }
+    fields.remove(header::CONTENT_LENGTH);
 }
 
 /// The fields that `Connection` names.

@@ -1,13 +1,15 @@
 //! What both fronts do with a request once it is parsed: plan it, answer it from the cache, or say that it
 //! has to be passed on.
 
+use std::future::poll_fn;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use http::{HeaderValue, Method, StatusCode, header};
 use pingora_proxy::HttpProxy;
-use tokio::sync::mpsc;
 
 use crate::cache::control::ClientDirectives;
 use crate::cache::engine::{Answer, CacheRequest, Engine, FetchError, Source};
@@ -20,7 +22,7 @@ use crate::config::model::{BodyLimit, CacheMode, Route};
 use crate::config::tokens;
 use crate::observe::{Observer, Outcome};
 use crate::origin::connect::OriginError;
-use crate::origin::exchange::{self, Exchange, Interim, OriginRequest};
+use crate::origin::exchange::{self, Exchange, Interims, OriginRequest};
 use crate::origin::forward::{self, Forwarded};
 use crate::pass::{Pass, PassRequest, excuse};
 use crate::plan::{self, Matched, PassReason, Plan, keyed_uris, plan};
@@ -95,6 +97,16 @@ pub async fn decide(
     }
     // What has no body and changes nothing takes the short way; pingora's proxy, which can do all the rest, costs more.
     ask(shared, snapshot, view, matched, reason, now, asking).await
+}
+
+/// Drives a decision on until it is made; `None`: until interim responses are there that go before it.
+pub async fn step(deciding: &mut Pin<&mut impl Future<Output = Decision>>, interims: &Interims) -> Option<Decision> {
+    poll_fn(|cx| match deciding.as_mut().poll(cx) {
+        Poll::Ready(decision) => Poll::Ready(Some(decision)),
+        Poll::Pending if !interims.is_empty() => Poll::Ready(None),
+        Poll::Pending => Poll::Pending,
+    })
+    .await
 }
 
 /// Decides by what the cache has, or can get. An error is the reason why the request goes past it.
@@ -198,7 +210,7 @@ fn no_answer(
 pub struct Asking {
     pub has_body: bool,
     /// Where interim responses go, if the client may have them.
-    pub interim: Option<mpsc::Sender<Interim>>,
+    pub interims: Option<Arc<Interims>>,
 }
 
 /// Asks an origin on behalf of one client, also to change the protocol: it may as well answer as if it had not been asked
@@ -237,7 +249,7 @@ async fn ask(
         hash: snapshot.pools.hash(pool, view),
         avoid_errors: false,
         upgrade: upgrade.and_then(|protocol| HeaderValue::from_bytes(protocol).ok()),
-        interim: asking.interim,
+        interims: asking.interims,
     };
     let report = Report::Pass(reason.cache_status());
     match exchange::get(&shared.engine.connector, &snapshot.pools, &request).await {

@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use parking_lot::Mutex;
 use pingora_core::protocols::http::client::HttpSession;
 use pingora_core::upstreams::peer::{HttpPeer, Peer};
 use pingora_http::RequestHeader;
-use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
 
 use crate::clock::Timestamp;
@@ -27,8 +27,31 @@ const MAX_INTERIM: usize = 8;
 /// Kept connections that may turn out to be closed, before that counts as the origin's failure.
 const MAX_STALE_CONNECTIONS: usize = 3;
 
-/// An interim response (1xx), for who wants to pass it on.
-pub type Interim = (StatusCode, HeaderMap);
+/// Interim responses (1xx) for who wants to pass them on, and looks for them whenever the exchange has been polled.
+#[derive(Debug, Default)]
+pub struct Interims(Mutex<Vec<(StatusCode, HeaderMap)>>);
+
+/// Interim responses that may wait to be passed on. Who does not keep up does without: they are hints.
+const MAX_WAITING: usize = 4;
+
+impl Interims {
+    /// The next one.
+    pub fn take(&self) -> Option<(StatusCode, HeaderMap)> {
+        let mut waiting = self.0.lock();
+        if waiting.is_empty() { None } else { Some(waiting.remove(0)) }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.lock().is_empty()
+    }
+
+    fn push(&self, status: StatusCode, fields: HeaderMap) {
+        let mut waiting = self.0.lock();
+        if waiting.len() < MAX_WAITING {
+            waiting.push((status, fields));
+        }
+    }
+}
 
 /// The request that is sent, without a body; every attempt sends the same.
 pub struct OriginRequest {
@@ -45,7 +68,7 @@ pub struct OriginRequest {
     /// The protocol to change to (RFC 9110 section 7.8).
     pub upgrade: Option<HeaderValue>,
     /// Who is told of interim responses, if anybody.
-    pub interim: Option<mpsc::Sender<Interim>>,
+    pub interims: Option<Arc<Interims>>,
 }
 
 /// A response whose head has come and whose body is to be read.
@@ -242,12 +265,12 @@ impl OriginRequest {
         !status.is_informational() || status == StatusCode::SWITCHING_PROTOCOLS && self.upgrade.is_some()
     }
 
-    /// Passes an interim response on. Who does not keep up does without: it is a hint.
+    /// Passes an interim response on.
     fn tell(&self, status: StatusCode, fields: &HeaderMap) {
-        if let Some(interim) = &self.interim
+        if let Some(interims) = &self.interims
             && status != StatusCode::CONTINUE
         {
-            let _ = interim.try_send((status, fields.clone()));
+            interims.push(status, fields.clone());
         }
     }
 

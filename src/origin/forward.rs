@@ -4,6 +4,7 @@
 use std::net::IpAddr;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Version, header};
+use smallvec::SmallVec;
 
 use crate::config::model::Node;
 use crate::config::read::IpRange;
@@ -113,12 +114,10 @@ pub fn exclude_overrides(fields: &mut HeaderMap) {
 
 /// Removes fields, also where a name is spelt with underscores: to CGI, WSGI and their like that is the same field.
 fn remove_all(fields: &mut HeaderMap, names: &[HeaderName]) {
-    for name in names {
-        fields.remove(name);
-    }
-    let is_one_of = |spelt: &str| names.iter().any(|name| name.as_str() == spelt.replace('_', "-"));
-    let respelt = fields.keys().filter(|name| name.as_str().contains('_') && is_one_of(name.as_str()));
-    for name in respelt.cloned().collect::<Vec<_>>() {
+    let is_respelt = |spelt: &str| spelt.contains('_') && names.iter().any(|name| *name == *spelt.replace('_', "-"));
+    // Requests have fewer fields than there are names: theirs are looked for among these, not these among theirs.
+    let gone = fields.keys().filter(|name| names.contains(name) || is_respelt(name.as_str()));
+    for name in gone.cloned().collect::<SmallVec<[HeaderName; 4]>>() {
         fields.remove(name);
     }
 }

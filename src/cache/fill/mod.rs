@@ -105,7 +105,7 @@ impl FillRequest {
                 hash: request.snapshot.pools.hash(pool, view),
                 avoid_errors: stale.is_some(),
                 upgrade: None,
-                interim: None,
+                interims: None,
             },
             snapshot: request.snapshot.clone(),
             site_index: request.matched.site_index,

@@ -15,11 +15,12 @@ use http::{Method, StatusCode, Version};
 use pingora_core::apps::HttpServerApp;
 use pingora_core::protocols::http::ServerSession;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::clock::Timestamp;
 use crate::config::model::Limits;
+use crate::origin::exchange::Interims;
 use crate::pass::{self, Progress};
 use crate::snapshot::Snapshot;
 
@@ -35,8 +36,6 @@ use write::{Framing, Writing};
 
 /// A connection's first buffer: most heads fit.
 const FIRST_BUFFER: usize = 4096;
-/// Interim responses that may wait to be passed on.
-const MAX_INTERIM: usize = 4;
 /// How long a connection that is closed while its client still sends is read on, so that the client gets to
 /// read the response before the reset.
 const LINGER: Duration = Duration::from_secs(2);
@@ -201,31 +200,24 @@ impl Connection {
         let view = head.view(self.stream.client().ip(), self.stream.scheme());
         let mut key = std::mem::take(&mut self.key);
         // HTTP/1.0 has no interim responses (RFC 9110 section 15.2).
-        let (interim, mut heads) = mpsc::channel(MAX_INTERIM);
-        let interim = (head.version != Version::HTTP_10).then_some(interim);
-        let asking = Asking { has_body: head.body != BodyFraming::None, interim };
+        let interims = (head.version != Version::HTTP_10).then(Arc::<Interims>::default);
+        let asking = Asking { has_body: head.body != BodyFraming::None, interims: interims.clone() };
         let decision = {
             let mut deciding = std::pin::pin!(serve::decide(&self.shared, snapshot, &view, &mut key, now, asking));
+            let interims = interims.unwrap_or_default();
             loop {
-                tokio::select! {
-                    biased;
-                    Some((status, fields)) = heads.recv() => {
-                        let written = write::write_interim(&mut self.stream, status, fields).await;
-                        if written.is_err() {
-                            return (Next::Gone, None);
-                        }
+                let decided = serve::step(&mut deciding, &interims).await;
+                while let Some((status, fields)) = interims.take() {
+                    if write::write_interim(&mut self.stream, status, fields).await.is_err() {
+                        return (Next::Gone, None);
                     }
-                    decision = &mut deciding => break decision,
+                }
+                if let Some(decision) = decided {
+                    break decision;
                 }
             }
         };
         self.key = key;
-        while let Ok((status, fields)) = heads.try_recv() {
-            // It came together with the answer.
-            if write::write_interim(&mut self.stream, status, fields).await.is_err() {
-                return (Next::Gone, None);
-            }
-        }
         match decision {
             Decision::Respond { response, report, site } => {
                 let body = self.body_to_drain(&head, limits);

@@ -2,6 +2,7 @@
 //! and the body, in as few system calls as the kernel lets it be.
 
 use std::fmt::Write as _;
+use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::atomic::Ordering;
@@ -55,34 +56,49 @@ impl Connection {
     ) -> io::Result<()> {
         let head = head_of(response);
         if !response.has_body(writing.method) {
-            return self.write_all([&head, tail.as_bytes(), b""]).await;
+            return self.write_all([&head, tail.as_bytes()]).await;
         }
         if let Some(body) = response.body.whole() {
             self.write_all([&head, tail.as_bytes(), &body]).await?;
             *bytes += body.len() as u64;
             return Ok(());
         }
-        self.write_all([&head, tail.as_bytes(), b""]).await?;
-        while let Some(piece) = response.body.next().await.map_err(io::Error::other)? {
-            self.write_piece(&piece, framing).await?;
+        let mut before = Some((head, tail));
+        let mut next = {
+            let mut next = std::pin::pin!(response.body.next());
+            match poll_fn(|cx| Poll::Ready(next.as_mut().poll(cx))).await {
+                // What is there goes with the head, what is not must not hold it up.
+                Poll::Ready(Ok(piece)) => Ok(piece),
+                other => {
+                    if let Some((head, tail)) = before.take() {
+                        self.write_all([&head, tail.as_bytes()]).await?;
+                    }
+                    if let Poll::Ready(failed) = other { failed } else { next.await }
+                }
+            }
+        };
+        let mut size = String::new();
+        while let Some(piece) = next.map_err(io::Error::other)? {
+            if framing == Framing::Chunked {
+                let after_another = if size.is_empty() { "" } else { "\r\n" };
+                size = format!("{after_another}{:x}\r\n", piece.len());
+            }
+            let (head, tail) = before.take().unwrap_or_default();
+            self.write_all([&head, tail.as_bytes(), size.as_bytes(), &piece]).await?;
             *bytes += piece.len() as u64;
+            next = response.body.next().await;
         }
-        if framing == Framing::Chunked {
-            self.write_all([b"0\r\n\r\n", b"", b""]).await?;
-        }
-        Ok(())
-    }
-
-    async fn write_piece(&mut self, piece: &Bytes, framing: Framing) -> io::Result<()> {
-        if framing != Framing::Chunked {
-            return self.write_all([piece, b"", b""]).await;
-        }
-        let size = format!("{:x}\r\n", piece.len());
-        self.write_all([size.as_bytes(), piece, b"\r\n"]).await
+        let (head, tail) = before.take().unwrap_or_default();
+        let end: &[u8] = match (framing, size.is_empty()) {
+            (Framing::Chunked, true) => b"0\r\n\r\n",
+            (Framing::Chunked, false) => b"\r\n0\r\n\r\n",
+            _ => b"",
+        };
+        self.write_all([&head, tail.as_bytes(), end]).await
     }
 
     /// Writes all parts.
-    pub(super) async fn write_all(&mut self, parts: [&[u8]; 3]) -> io::Result<()> {
+    pub(super) async fn write_all<const N: usize>(&mut self, parts: [&[u8]; N]) -> io::Result<()> {
         let mut written = 0;
         std::future::poll_fn(|cx| poll_write_all(&mut self.stream, parts, &mut written, cx)).await
     }
@@ -94,9 +110,9 @@ const PIECE: usize = 64 << 10;
 const TOO_LARGE_FOR_PIECES: usize = 512 << 10;
 
 /// Writes parts one after the other, of which so many bytes are written, in as few calls as is good.
-pub(super) fn poll_write_all<S: AsyncWrite + Unpin>(
+pub(super) fn poll_write_all<S: AsyncWrite + Unpin, const N: usize>(
     stream: &mut S,
-    parts: [&[u8]; 3],
+    parts: [&[u8]; N],
     written: &mut usize,
     cx: &mut Context<'_>,
 ) -> Poll<io::Result<()>> {
@@ -115,7 +131,7 @@ pub(super) fn poll_write_all<S: AsyncWrite + Unpin>(
 }
 
 /// What lies `from` bytes from the start of some parts, `most` bytes of it.
-fn slices(parts: [&[u8]; 3], from: usize, most: usize) -> [IoSlice<'_>; 3] {
+fn slices<const N: usize>(parts: [&[u8]; N], from: usize, most: usize) -> [IoSlice<'_>; N] {
     let (mut skip, mut left) = (from, most);
     parts.map(|part| {
         let skipped = skip.min(part.len());
@@ -162,7 +178,7 @@ pub(super) async fn write_interim(
     remove_hop_by_hop(&mut fields);
     let head = serialise(status, &fields);
     let mut written = 0;
-    std::future::poll_fn(|cx| poll_write_all(stream, [&head, b"\r\n", b""], &mut written, cx)).await
+    std::future::poll_fn(|cx| poll_write_all(stream, [&head, b"\r\n"], &mut written, cx)).await
 }
 
 /// The head as it is stored, or what is left of it for another answer than the whole.

@@ -7,13 +7,14 @@ use std::time::Instant;
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, Method, StatusCode};
 use pingora_core::apps::HttpServerApp;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 
 use crate::cache::object::remove_hop_by_hop;
 use crate::cache::respond::Reply;
 use crate::cache::status::Report;
 use crate::clock::Timestamp;
 use crate::config::model::Limits;
+use crate::origin::exchange::Interims;
 use crate::pass::{self, Progress};
 use crate::request::Scheme;
 use crate::snapshot::Snapshot;
@@ -26,9 +27,6 @@ use super::hpack::{self, Section};
 use super::session::PassSession;
 use super::stream::{Gone, Handle};
 use super::wire::Reason;
-
-/// Interim responses that may wait to be passed on.
-const MAX_INTERIM: usize = 4;
 
 /// A request that a task is to answer. Its head was checked.
 pub(super) struct Asked {
@@ -50,25 +48,27 @@ pub(super) async fn answer(asked: Asked, mut stream: Handle) {
     let Ok(head) = parsed.head(asked.body == BodyFraming::None, &asked.limits) else { return };
     let view = head.view(asked.client.ip(), Scheme::Https);
     let mut key = String::new();
-    let (interim, mut heads) = mpsc::channel(MAX_INTERIM);
-    let asking = Asking { has_body: asked.body != BodyFraming::None, interim: Some(interim) };
+    let interims: Arc<Interims> = Arc::default();
+    let asking = Asking { has_body: asked.body != BodyFraming::None, interims: Some(interims.clone()) };
     let decision = {
         let mut deciding = std::pin::pin!(serve::decide(shared, &snapshot, &view, &mut key, now, asking));
         loop {
-            tokio::select! {
+            let decided = tokio::select! {
                 biased;
-                Some((status, fields)) = heads.recv() => stream.send_section(interim_section(status, fields), false),
-                decision = &mut deciding => break decision,
+                decided = serve::step(&mut deciding, &interims) => decided,
                 _ = stream.gone() => {
                     let sent = Sent::client_left();
                     return serve::record(shared, &snapshot, &view, None, None, (now, started), &sent);
                 }
+            };
+            while let Some((status, fields)) = interims.take() {
+                stream.send_section(interim_section(status, fields), false);
+            }
+            if let Some(decision) = decided {
+                break decision;
             }
         }
     };
-    while let Ok((status, fields)) = heads.try_recv() {
-        stream.send_section(interim_section(status, fields), false); // it came together with the answer
-    }
     match decision {
         Decision::Respond { mut response, report, site } => {
             let sent = write(&mut stream, &snapshot, &mut response, report.as_ref(), view.method).await;
