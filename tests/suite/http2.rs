@@ -153,7 +153,8 @@ fn who_asks_for_work_and_takes_none_is_sent_away() {
     let gate = Gate::default();
     let for_origin = gate.clone();
     let origin = Origin::start(move |_| vec![Step::Wait(for_origin.clone()), Step::Close]);
-    let node = Node::caching_by(Protocol::H2, origin.address);
+    // What it still sends is read for a while, so that no reset overtakes the reason.
+    let node = node(&origin, "max_drain = \"4MiB\"");
     let many = |make: &dyn Fn(u32) -> Vec<u8>| (0..3_000).flat_map(|number| make(2 * number + 1)).collect::<Vec<_>>();
     let reset = |stream| [get(stream, "/wait"), frame(RST_STREAM, 0, stream, &CANCEL.to_be_bytes())].concat();
     let open = frame(HEADERS, END_STREAM, 1, &section("/", &[]));
@@ -282,10 +283,15 @@ fn a_connection_has_so_many_requests() {
     let node = node(&origin, "max_requests_per_connection = 2");
     let mut raw = Raw::connect(&node);
     [1, 3, 5].iter().for_each(|stream| raw.send(&get(*stream, "/")));
-    assert_eq!(raw.first(GOAWAY).unwrap().payload[..4], [0, 0, 0, 3]);
-    while let Some(frame) = raw.frame() {
-        assert_ne!(frame.stream, 5);
-    }
+    assert_eq!(raw.first(GOAWAY).unwrap().payload[..4], [0x7f, 255, 255, 255], "the third was on its way already");
+    let ping = raw.first(PING).unwrap();
+    raw.send(&frame(PING, 1, 0, &ping.payload));
+    assert_eq!(raw.first(GOAWAY).unwrap().payload[..4], [0, 0, 0, 5]);
+    // Of a request that comes too late nothing is remembered, and nothing is held against the client.
+    raw.send(&frame(HEADERS, END_HEADERS, 7, &section("/", &[])));
+    raw.send(&frame(DATA, END_STREAM, 7, b"x"));
+    let end = std::iter::from_fn(|| raw.frame()).filter(|frame| frame.kind == GOAWAY).last();
+    assert_eq!(end, None);
 }
 
 #[test]
@@ -400,4 +406,74 @@ fn an_upload_that_waits_holds_up_no_other() {
     gate.open();
     raw.send(&frame(DATA, END_STREAM, 1, b""));
     assert_eq!(raw.reset(1), None);
+}
+
+/// Go's client says that it takes more whenever it has read four kilobytes.
+#[test]
+fn windows_may_be_widened_in_small_steps() {
+    let origin = Origin::start(|_| Reply::ok(&["Cache-Control: max-age=60"], vec![7; 8 << 20]));
+    let node = Node::caching_by(Protocol::H2, origin.address);
+    let mut raw = Raw::connect(&node);
+    raw.send(&get(1, "/a"));
+    let mut received = 0;
+    loop {
+        let data = raw.first(DATA).expect("the rest of the body");
+        received += data.payload.len();
+        if data.flags & END_STREAM != 0 {
+            break;
+        }
+        let steps = data.payload.chunks(4096).filter(|step| step.len() == 4096).count();
+        let rest = (data.payload.len() - steps * 4096) as u32;
+        for more in std::iter::repeat_n(4096, steps).chain((rest > 0).then_some(rest)) {
+            [0, 1].iter().for_each(|stream| raw.send(&frame(WINDOW_UPDATE, 0, *stream, &u32::to_be_bytes(more))));
+        }
+    }
+    assert_eq!(received, 8 << 20);
+}
+
+#[test]
+fn bodies_that_nobody_reads_leave_room_for_others() {
+    let origin = Origin::start(|request| Reply::ok(&[], &request.body));
+    let routes = format!("[[site.shop.route]]\npath = \"/small/*\"\npool = \"app\"\nmax_body = \"1KiB\"\n{ROUTES}");
+    let node = Node::speaking(Protocol::H2, &[origin.address], &routes);
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async {
+        let trust = node.directory.path().join("test.pem");
+        let mut client = h2::connect(node.address(), &trust).await;
+        for (path, length, status) in std::iter::repeat_n(("small", 200_000, 413), 12).chain([("passed", 900_000, 200)])
+        {
+            let request = http::Request::post(format!("https://{}/{path}/a", h2::HOST));
+            let request = request.header("content-length", length).body(()).unwrap();
+            client = client.ready().await.unwrap();
+            let (response, mut send) = client.send_request(request, false).unwrap();
+            let _ = send.send_data(vec![0; length].into(), true); // it may be refused before all has gone
+            let response = tokio::time::timeout(PATIENCE, response).await.expect("an answer in time").unwrap();
+            assert_eq!(response.status(), status);
+        }
+    });
+}
+
+#[test]
+fn who_waits_to_be_told_to_go_on_is_told() {
+    let origin = Origin::start(|request| Reply::ok(&[], &request.body));
+    let node = node(&origin, "");
+    let mut raw = Raw::connect(&node);
+    let block = [&[0x83][..], &section("/passed/a", &[("expect", "100-continue")])[1..]].concat();
+    raw.send(&frame(HEADERS, END_HEADERS, 1, &block));
+    let told = raw.first(HEADERS).unwrap();
+    assert_eq!((told.flags, &told.payload[1..]), (END_HEADERS, &b"\x08\x03100"[..]));
+    raw.send(&frame(DATA, END_STREAM, 1, b"hello"));
+    assert_eq!(raw.first(DATA).unwrap().payload, b"hello");
+}
+
+#[test]
+fn a_refused_head_has_no_body() {
+    let origin = cached("x");
+    let node = Node::caching_by(Protocol::H2, origin.address);
+    let mut raw = Raw::connect(&node);
+    // HEAD is in no table: a literal under the name of the second entry.
+    let block = [&b"\x02\x04HEAD"[..], &section("/%zz", &[])[1..]].concat();
+    raw.send(&frame(HEADERS, END_HEADERS | END_STREAM, 1, &block));
+    assert_eq!(raw.first(HEADERS).unwrap().flags, END_HEADERS | END_STREAM);
+    assert!(raw.is_alive());
 }

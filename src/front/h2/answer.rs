@@ -32,6 +32,8 @@ use super::wire::Reason;
 pub(super) struct Asked {
     pub section: Section,
     pub body: BodyFraming,
+    /// The client waits with it until it is told to go on.
+    pub expects_continue: bool,
     pub client: SocketAddr,
     pub local: SocketAddr,
     pub shared: Arc<Shared>,
@@ -78,10 +80,15 @@ pub(super) async fn answer(asked: Asked, mut stream: Handle) {
         Decision::Tunnel { .. } => stream.reset(Reason::InternalError),
         Decision::Pass { site, route, reason } => {
             let mut request = serve::pass_request(&snapshot, &view, site, route, reason, now, started);
-            if asked.body != BodyFraming::None {
+            let is_empty = matches!(asked.body, BodyFraming::None | BodyFraming::Length(0));
+            if !is_empty {
                 request.progress = Some(Progress::new(started));
             }
-            let Some(session) = PassSession::new(stream, &view, asked.client, asked.local) else { return };
+            if asked.expects_continue && !is_empty {
+                stream.send_section(interim_section(StatusCode::CONTINUE, HeaderMap::new()), false);
+            }
+            let session = PassSession::new(stream, &view, is_empty, (asked.client, asked.local));
+            let Some(session) = session else { return };
             let session = session.with_timeouts(&asked.limits).into_server_session();
             let passing = shared.proxy.process_new_http(session, &asked.shutdown);
             tokio::select! {

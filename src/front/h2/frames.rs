@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use bytes::BytesMut;
+use bytes::{Buf, BytesMut};
 use http::Method;
 
 use crate::clock::Timestamp;
@@ -14,7 +14,7 @@ use super::super::reply::ClientResponse;
 use super::super::serve::{self, Sent};
 use super::answer::{self, Asked};
 use super::head::{Fault, Parsed};
-use super::hpack::{Most, Section};
+use super::hpack::Section;
 use super::stream::{Gone, Handle, Stream};
 use super::streams::Received;
 use super::wire::{self, FrameHeader, Reason, flag, kind, without_padding};
@@ -22,6 +22,8 @@ use super::{Connection, FAREWELL_PING, Leaving};
 
 /// A body of up to so many bytes is sent at once, if the client's windows let it; a larger one takes turns with others.
 const SENT_AT_ONCE: usize = 128 << 10;
+/// A window update of so many bytes and more is what downloads are made of. Smaller ones bring nothing.
+const WORTHWHILE: u32 = 4 << 10;
 /// What a malformed request counts among the frames that bring nothing.
 const MALFORMED: u32 = 30;
 
@@ -70,6 +72,11 @@ impl Connection {
         if self.patience.try_with(count, Instant::now()) { Ok(()) } else { Err(Reason::EnhanceYourCalm) }
     }
 
+    /// Whether no request has come on a stream. Of those that come too late nothing is remembered.
+    fn is_unheard_of(&self, stream: u32) -> bool {
+        stream > self.last_stream && self.leaving != Leaving::Final
+    }
+
     /// Ends a stream with an error.
     fn reset(&mut self, stream: u32, reason: Reason) {
         self.streams.remove(stream, Gone::Malformed);
@@ -83,7 +90,7 @@ impl Connection {
     }
 
     fn on_data(&mut self, header: FrameHeader, payload: BytesMut) -> Result<(), Reason> {
-        if header.stream == 0 || header.stream > self.last_stream {
+        if header.stream == 0 || self.is_unheard_of(header.stream) {
             return Err(Reason::ProtocolError);
         }
         self.credit -= header.length as i64;
@@ -95,18 +102,14 @@ impl Connection {
         if content.is_empty() && !ended {
             self.bear(1)?;
         }
-        let data = match header.has(flag::PADDED) {
-            true => {
-                let (from, length) = (1, content.len()); // after the byte that says how much padding there is
-                let mut data = payload;
-                let _ = data.split_to(from);
-                data.truncate(length);
-                data.freeze()
-            }
-            false => payload.freeze(),
-        };
-        let padding = header.length - data.len();
-        match self.streams.receive(header.stream, data, header.length, ended) {
+        let length = content.len();
+        let mut data = payload;
+        if header.has(flag::PADDED) {
+            data.advance(1); // the byte that says how much padding there is
+            data.truncate(length);
+        }
+        let padding = header.length - length;
+        match self.streams.receive(header.stream, data, header.length, ended, &mut self.output) {
             Received::Kept => self.give_back(padding),
             Received::Dropped => {
                 self.give_back(header.length);
@@ -156,7 +159,7 @@ impl Connection {
     }
 
     fn on_reset(&mut self, header: FrameHeader) -> Result<(), Reason> {
-        if header.stream == 0 || header.stream > self.last_stream {
+        if header.stream == 0 || self.is_unheard_of(header.stream) {
             return Err(Reason::ProtocolError);
         }
         if header.length != 4 {
@@ -169,11 +172,14 @@ impl Connection {
 
     fn on_window_update(&mut self, header: FrameHeader, payload: &[u8]) -> Result<(), Reason> {
         let more = payload.try_into().map(u32::from_be_bytes).map_err(|_| Reason::FrameSizeError)? & wire::MAX_WINDOW;
-        self.bear(1)?;
+        let is_known = header.stream == 0 || self.streams.contains(header.stream);
+        if more < WORTHWHILE || !is_known {
+            self.bear(1)?;
+        }
         if header.stream == 0 {
             return if more == 0 { Err(Reason::ProtocolError) } else { self.streams.widen(more) };
         }
-        if header.stream > self.last_stream {
+        if self.is_unheard_of(header.stream) {
             return Err(Reason::ProtocolError);
         }
         let result = if more == 0 { Err(Reason::ProtocolError) } else { self.streams.widen_one(header.stream, more) };
@@ -216,9 +222,9 @@ impl Connection {
     fn on_section(&mut self, id: u32, ends_stream: bool, block: &[u8]) -> Result<(), Reason> {
         let mut section = std::mem::take(&mut self.section);
         section.clear();
-        // Pseudo-header fields are not counted among the fields.
-        let most = Most { bytes: self.limits.max_head.0 as usize, lines: self.limits.max_headers as usize + 4 };
-        self.decoder.decode(block, most, &mut section).map_err(|_| Reason::CompressionError)?;
+        self.decoder
+            .decode(block, self.limits.max_head.0 as usize, &mut section)
+            .map_err(|_| Reason::CompressionError)?;
         if id > self.last_stream && self.leaving != Leaving::Final {
             self.last_stream = id;
             self.active = Instant::now();
@@ -242,22 +248,25 @@ impl Connection {
 
     fn on_request(&mut self, id: u32, ended: bool, section: Section) -> Result<(), Reason> {
         let most = self.limits.max_h2_streams as usize;
-        if self.streams.len() >= most || self.outbox.live() >= most {
+        // Tasks may have something to do after their streams are over; not without bound.
+        if self.streams.len() >= most || self.outbox.live() >= 2 * most {
             self.section = section;
             wire::put_reset(self.output.frames(), id, Reason::RefusedStream);
             return self.bear(1);
         }
         self.served += 1;
         if self.served >= self.limits.max_requests_per_connection {
-            self.leave_once();
+            self.announce_end();
         }
         let parsed = Parsed::of(&section);
         let head = parsed.as_ref().map_err(|fault| *fault).and_then(|parsed| parsed.head(ended, &self.limits));
         let body = match head {
             Ok(head) if ended && self.answer_now(id, &head) => None,
-            Ok(head) => Some(head.body),
+            Ok(head) => Some((head.body, head.expects_continue)),
             Err(Fault::Refused(refusal)) => {
-                self.refuse(id, ended, refusal);
+                let is_head = section.lines().any(|(name, value)| name == b":method" && value == b"HEAD");
+                self.refuse(id, ended, refusal, is_head);
+                self.bear(if section.too_large { MALFORMED } else { 1 })?;
                 None
             }
             Err(Fault::Malformed) => {
@@ -268,22 +277,26 @@ impl Connection {
         };
         drop(parsed);
         match body {
-            Some(body) => self.answer_later(id, section, body),
+            Some((body, expects_continue)) => self.answer_later(id, section, body, expects_continue),
             None => self.section = section,
         }
         Ok(())
     }
 
     /// Answers what is not a request.
-    fn refuse(&mut self, id: u32, ended: bool, refusal: Refusal) {
+    fn refuse(&mut self, id: u32, ended: bool, refusal: Refusal, is_head: bool) {
         let now = Timestamp::now();
         serve::record_refusal(&self.shared, self.stream.client().ip(), "https", refusal.status, now);
         let mut response = ClientResponse::synthetic(refusal.status, refusal.why, &Method::GET, now);
         let body = response.body.whole().unwrap_or_default();
         let node = self.shared.snapshot.load().config.node.name.clone();
-        self.put_section(id, &response, None, &node, false);
+        self.put_section(id, &response, None, &node, is_head);
         // A line of text: no window is that small but one that the client has shut.
-        if self.streams.window >= body.len() as i64 && i64::from(self.peer.initial_window) >= body.len() as i64 {
+        if is_head {
+            if !ended {
+                wire::put_reset(self.output.frames(), id, Reason::NoError);
+            }
+        } else if self.streams.window >= body.len() as i64 && i64::from(self.peer.initial_window) >= body.len() as i64 {
             self.streams.window -= body.len() as i64;
             self.output.put_data(id, body, true);
             if !ended {
@@ -292,7 +305,6 @@ impl Connection {
         } else {
             wire::put_reset(self.output.frames(), id, Reason::Cancel);
         }
-        self.patience.calm(1);
     }
 
     /// Answers a request whose answer is in memory, if the client takes all of it now. Whether it was done.
@@ -338,7 +350,7 @@ impl Connection {
     }
 
     /// Gives the request a task.
-    fn answer_later(&mut self, id: u32, section: Section, body: BodyFraming) {
+    fn answer_later(&mut self, id: u32, section: Section, body: BodyFraming, expects_continue: bool) {
         let stream = Stream::new(id, self.outbox.clone());
         let expected = match body {
             BodyFraming::Length(length) => Some(length),
@@ -349,6 +361,7 @@ impl Connection {
         let asked = Asked {
             section,
             body,
+            expects_continue,
             client: self.stream.client(),
             local: self.stream.local(),
             shared: Arc::clone(&self.shared),
@@ -358,7 +371,7 @@ impl Connection {
         };
         let handle = Handle::new(stream.clone());
         if !open {
-            stream.receive(bytes::Bytes::new(), true);
+            stream.receive(BytesMut::new(), true);
         }
         tokio::spawn(answer::answer(asked, handle));
     }

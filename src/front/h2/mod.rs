@@ -49,10 +49,8 @@ const READ: usize = wire::MAX_PAYLOAD + wire::HEADER;
 const MOST_OUTPUT: usize = 64 << 10;
 /// A connection that has been idle for so long gives its buffers back.
 const TRIM_AFTER: Duration = Duration::from_secs(1);
-/// How long the last bytes may take to go.
+/// How long a client to which everything was written may say nothing before it is taken to have read it.
 const LINGER: Duration = Duration::from_secs(2);
-/// How soon a stream that cannot send is looked at again.
-const STALL_CHECK: Duration = Duration::from_secs(1);
 /// How long a client that is told to go may take to say that it has heard it; then it is taken to have.
 const FAREWELL: Duration = Duration::from_secs(1);
 /// What the ping says that goes with it.
@@ -157,7 +155,12 @@ impl Connection {
         wire::put_window_update(self.output.frames(), 0, CONNECTION_WINDOW - wire::INITIAL_WINDOW);
         self.active = Instant::now();
         let reason = loop {
-            match self.event().await {
+            let had_output = !self.output.is_done();
+            let event = self.event().await;
+            if had_output && self.output.is_done() {
+                self.active = Instant::now();
+            }
+            match event {
                 Event::Io => {}
                 Event::Time => {
                     if let Some(end) = self.on_time() {
@@ -185,10 +188,7 @@ impl Connection {
         loop {
             // The waker that is put in place of the task's is replaced before anything is waited for.
             while self.outbox.poll_ready(&mut cx, &mut left).is_ready() {
-                for stream in left.drain(..) {
-                    let taken = self.streams.look(&stream, &mut self.output);
-                    self.give_back(taken);
-                }
+                left.drain(..).for_each(|stream| self.streams.look(&stream, &mut self.output));
             }
             let (frames, ended) = self.streams.send(&mut self.output, MOST_OUTPUT, Instant::now());
             self.patience.calm(2 * frames + ended);
@@ -199,13 +199,15 @@ impl Connection {
                 return Ok(());
             }
             self.read_frames()?;
+            self.give_back(0);
             looked = true;
         }
     }
 
     /// The client may send so many bytes more, of whichever body.
     fn give_back(&mut self, bytes: usize) {
-        self.taken += bytes as u32; // never more than the window
+        // Never more than the window.
+        self.taken += (bytes + std::mem::take(&mut self.streams.taken)) as u32;
         if self.taken >= CONNECTION_WINDOW / 2 {
             self.credit += i64::from(self.taken);
             wire::put_window_update(self.output.frames(), 0, std::mem::take(&mut self.taken));
@@ -245,10 +247,7 @@ impl Connection {
             () = alarm.at(deadline) => Event::Time,
             _ = shutdown.wait_for(|down| *down), if !is_leaving => Event::Shutdown,
         };
-        for stream in left {
-            let taken = self.streams.look(&stream, &mut self.output);
-            self.give_back(taken);
-        }
+        left.into_iter().for_each(|stream| self.streams.look(&stream, &mut self.output));
         event
     }
 
@@ -258,8 +257,8 @@ impl Connection {
             let holds_memory = self.input.is_empty() && self.input.capacity() > 0;
             self.active + if holds_memory { TRIM_AFTER } else { self.limits.keepalive_timeout }
         });
-        let blocked = self.streams.has_blocked().then(|| Instant::now() + STALL_CHECK);
-        let head = self.unfinished.map(|since| since + self.limits.header_timeout);
+        let blocked = self.streams.blocked().map(|since| since + self.limits.write_timeout);
+        let head = self.unfinished().map(|since| since + self.limits.header_timeout);
         let farewell = match self.leaving {
             Leaving::Announced(since) => Some(since + FAREWELL),
             _ => None,
@@ -274,13 +273,18 @@ impl Connection {
     }
 
     fn is_idle(&self) -> bool {
-        self.streams.len() == 0 && self.open_section.is_none()
+        self.streams.len() == 0 && self.open_section.is_none() && self.output.is_done()
+    }
+
+    /// Since when a head has not come in full, if it is the client that is waited for.
+    fn unfinished(&self) -> Option<Instant> {
+        self.unfinished.filter(|_| self.output.len() < MOST_OUTPUT)
     }
 
     /// Does what the time has come for. Gives the reason, if the connection is to end.
     fn on_time(&mut self) -> Option<Option<Reason>> {
         let now = Instant::now();
-        if self.unfinished.is_some_and(|since| now >= since + self.limits.header_timeout) {
+        if self.unfinished().is_some_and(|since| now >= since + self.limits.header_timeout) {
             return Some(Some(Reason::NoError));
         }
         if matches!(self.leaving, Leaving::Announced(since) if now >= since + FAREWELL) {
@@ -321,23 +325,23 @@ impl Connection {
             if reason != Reason::NoError || self.leaving != Leaving::Final {
                 wire::put_goaway(self.output.frames(), self.last_stream, reason);
             }
-            let most = self.limits.max_drain.0 as usize;
+            let (most, patience) = (self.limits.max_drain.0 as usize, self.limits.write_timeout);
             let Connection { stream, output, .. } = &mut self;
             let saying = async {
                 poll_fn(|cx| output.poll_write(stream, cx)).await?;
                 stream.shutdown().await?;
-                // A reset that overtakes the last frames would hide them.
+                // A reset that overtakes the last frames would hide them. As long as the client says something it reads.
                 let mut space = [0; 4096];
                 let mut left = most;
                 while left > 0 {
-                    match stream.read(&mut space).await? {
+                    match timeout(LINGER, stream.read(&mut space)).await?? {
                         0 => break,
                         read => left = left.saturating_sub(read),
                     }
                 }
                 Ok::<_, io::Error>(())
             };
-            let _ = timeout(LINGER, saying).await; // best effort
+            let _ = timeout(patience, saying).await; // best effort
         }
         let mut left = Vec::new();
         while self.outbox.live() > 0 {
@@ -346,7 +350,9 @@ impl Connection {
                 _ => self.outbox.poll_ready(cx, &mut left),
             })
             .await;
-            left.clear();
+            for stream in left.drain(..) {
+                stream.look();
+            }
         }
     }
 }
@@ -391,6 +397,9 @@ impl Connection {
             self.input.advance(wire::HEADER);
             let payload = self.input.split_to(header.length);
             self.on_frame(header, payload)?;
+            if self.open_section.is_none() {
+                self.unfinished = None; // what comes now has its own time
+            }
         }
         let is_body = FrameHeader::read(&self.input).is_some_and(|header| header.kind == kind::DATA);
         let is_stuck = self.output.len() < MOST_OUTPUT && !self.input.is_empty() && !is_body;

@@ -31,6 +31,8 @@ use super::wire::Reason;
 /// Bytes of a request's body that are kept, so that another origin can be asked. As pingora keeps them for its own
 /// sessions.
 const RETRY_BUFFER: usize = 64 << 10;
+/// Interim responses that are passed on.
+const MAX_INTERIM: usize = 8;
 /// Bytes of a body that are given to the connection under one deadline: it is for each call, and a slow client is not a
 /// stuck one.
 const PIECE: usize = 64 << 10;
@@ -40,6 +42,12 @@ pub(super) struct PassSession {
     stream: Handle,
     request: RequestHeader,
     response: Option<Box<ResponseHeader>>,
+    /// Interim responses that were sent.
+    interim: usize,
+    /// The request has no body. Decided once: pingora asks more than once, and must get one answer.
+    is_empty: bool,
+    /// Its end has been read.
+    has_ended: bool,
     body_read: usize,
     body_sent: usize,
     retry_buffer: Option<FixedBuffer>,
@@ -50,13 +58,22 @@ pub(super) struct PassSession {
 }
 
 fn gone(gone: Gone) -> Box<Error> {
-    let kind = if gone == Gone::Stalled { ErrorType::WriteTimedout } else { ErrorType::H2Error };
+    let kind = match gone {
+        Gone::Client => ErrorType::ConnectionClosed,
+        Gone::Stalled => ErrorType::WriteTimedout,
+        Gone::Malformed => ErrorType::H2Error,
+    };
     Error::explain(kind, gone.to_string()).into_down()
 }
 
 impl PassSession {
     /// `None`: the head cannot be put in pingora's terms, which nothing that was checked is known to be.
-    pub fn new(stream: Handle, view: &RequestView<'_>, client: SocketAddr, local: SocketAddr) -> Option<Self> {
+    pub fn new(
+        stream: Handle,
+        view: &RequestView<'_>,
+        is_empty: bool,
+        (client, local): (SocketAddr, SocketAddr),
+    ) -> Option<Self> {
         let fields = view.fields.to_map();
         let target = view.path_and_query();
         let mut request = RequestHeader::build(view.method.clone(), target.as_bytes(), Some(fields.len() + 1)).ok()?;
@@ -73,6 +90,9 @@ impl PassSession {
             stream,
             request,
             response: None,
+            interim: 0,
+            is_empty,
+            has_ended: false,
             body_read: 0,
             body_sent: 0,
             retry_buffer: None,
@@ -111,6 +131,7 @@ impl Session for PassSession {
 
     async fn read_body_bytes(&mut self) -> Result<Option<Bytes>> {
         let piece = self.stream.read().await.map_err(gone)?;
+        self.has_ended |= piece.is_none();
         if let Some(piece) = &piece {
             self.body_read += piece.len();
             if let Some(buffer) = &mut self.retry_buffer {
@@ -134,9 +155,13 @@ impl Session for PassSession {
             return Ok(());
         }
         if head.status == StatusCode::CONTINUE {
-            return Ok(()); // the body is read as it comes, whether it was waited for or not
+            return Ok(()); // who waits for it has been told
         }
         if head.status.is_informational() {
+            self.interim += 1;
+            if self.interim > MAX_INTERIM {
+                return Ok(()); // hints, and nobody may have the client wait for them
+            }
             self.stream.send_section(interim_section(head.status, head.headers.clone()), false);
             return Ok(());
         }
@@ -260,7 +285,7 @@ impl Session for PassSession {
     }
 
     fn is_body_done(&mut self) -> bool {
-        self.is_body_empty() || self.stream.is_body_done()
+        self.is_empty || self.has_ended || self.body_read > 0 && self.stream.is_body_done()
     }
 
     async fn finish(&mut self) -> Result<()> {
@@ -271,8 +296,7 @@ impl Session for PassSession {
     }
 
     fn is_body_empty(&mut self) -> bool {
-        let states_none = self.request.headers.get(header::CONTENT_LENGTH).is_some_and(|length| length == "0");
-        self.body_read == 0 && (self.stream.is_body_done() || states_none)
+        self.is_empty
     }
 
     async fn read_body_or_idle(&mut self, no_body_expected: bool) -> Result<Option<Bytes>> {

@@ -74,13 +74,15 @@ struct State {
     /// Bytes of the body in it, and those that have gone.
     queued: usize,
     sent: u64,
-    /// From the client.
-    body: VecDeque<Bytes>,
+    /// From the client; in each part at least so much of a buffer is used that many small ones take no more than it.
+    body: VecDeque<BytesMut>,
     body_ended: bool,
     /// Bytes that the task has taken and the client's window has not got back.
     taken: usize,
     /// The stream is over, whatever the task may still have.
     gone: Option<Gone>,
+    /// The task is.
+    dropped: bool,
     /// The connection has been told that there is something.
     told: bool,
     waker: Option<Waker>,
@@ -95,6 +97,22 @@ pub enum Out {
     Reset(Reason),
 }
 
+/// What the connection finds when it looks at a stream.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Look {
+    /// Bytes that have left the stream since it last looked: taken by the task, or of no use any more.
+    pub taken: usize,
+    /// There is something for the client.
+    pub has_more: bool,
+    /// The task has ended.
+    pub is_dropped: bool,
+}
+
+/// A piece of a body that is smaller is put to the one before it.
+const SMALL: usize = 4 << 10;
+/// Up to this size.
+const JOINED: usize = 16 << 10;
+
 /// How a stream ended before its task had.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Gone {
@@ -104,9 +122,6 @@ pub enum Gone {
     Stalled,
     #[error("the request's body is not what its head promised")]
     Malformed,
-    /// The response has been sent; what the client may still have is not wanted.
-    #[error("the response has ended")]
-    Answered,
 }
 
 // What the connection does.
@@ -115,12 +130,15 @@ impl Stream {
         Arc::new(Stream { id, outbox, state: Mutex::default() })
     }
 
-    /// The connection looks at the stream now. Gives how many bytes its task has taken since it last did, and whether
-    /// there is something for the client.
-    pub fn look(&self) -> (usize, bool) {
+    /// The connection looks at the stream now.
+    pub fn look(&self) -> Look {
         let mut state = self.state.lock();
         state.told = false;
-        (std::mem::take(&mut state.taken), !state.out.is_empty())
+        if state.dropped {
+            state.discard_body();
+        }
+        let taken = std::mem::take(&mut state.taken);
+        Look { taken, has_more: !state.out.is_empty(), is_dropped: state.dropped }
     }
 
     /// The next thing for the client, of a body `most` bytes; of one that may have none now, nothing. With it whether
@@ -155,23 +173,36 @@ impl Stream {
     }
 
     /// Some of the request's body has come, or its end.
-    pub fn receive(&self, data: Bytes, ended: bool) {
+    pub fn receive(&self, data: BytesMut, ended: bool) {
         let mut state = self.state.lock();
-        if !data.is_empty() {
-            state.body.push_back(data);
+        match state.body.back_mut().filter(|last| data.len() < SMALL && last.len() + data.len() <= JOINED) {
+            Some(last) => last.extend_from_slice(&data),
+            None if data.is_empty() => {}
+            None if data.len() < SMALL => state.body.push_back(BytesMut::from(&data[..])),
+            None => state.body.push_back(data),
         }
         state.body_ended |= ended;
         wake(state);
     }
 
-    /// The stream is over.
-    pub fn end(&self, gone: Gone) {
+    /// The stream is over. Gives the bytes of the request's body that have left it, as [`Look::taken`].
+    pub fn end(&self, gone: Gone) -> usize {
         let mut state = self.state.lock();
         state.gone.get_or_insert(gone);
         state.out.clear();
-        state.body.clear();
         state.queued = 0;
+        state.discard_body();
+        let taken = std::mem::take(&mut state.taken);
         wake(state);
+        taken
+    }
+}
+
+impl State {
+    /// Nobody reads what is left of the body. It must not look as if it had been read to its end.
+    fn discard_body(&mut self) {
+        self.body_ended &= self.body.is_empty();
+        self.taken += self.body.drain(..).map(|piece| piece.len()).sum::<usize>();
     }
 }
 
@@ -245,7 +276,7 @@ impl Handle {
         let read = self.wait(|state| match state.body.pop_front() {
             Some(piece) => {
                 state.taken += piece.len();
-                Some(Some(piece))
+                Some(Some(piece.freeze()))
             }
             None => state.body_ended.then_some(None),
         });
@@ -289,12 +320,7 @@ impl Handle {
         poll_fn(|cx| {
             let mut state = self.stream.state.lock();
             if let Some(gone) = state.gone {
-                // What had gone before is as good as ever.
-                let answered = gone == Gone::Answered;
-                return Poll::Ready(match found(&mut state) {
-                    Some(found) if answered => Ok(found),
-                    _ => Err(gone),
-                });
+                return Poll::Ready(Err(gone));
             }
             if let Some(found) = found(&mut state) {
                 return Poll::Ready(Ok(found));
@@ -309,8 +335,10 @@ impl Handle {
 impl Drop for Handle {
     fn drop(&mut self) {
         self.reset(Reason::InternalError);
+        self.stream.state.lock().dropped = true;
         self.stream.outbox.live.fetch_sub(1, Ordering::AcqRel);
-        self.tell(); // a connection that ends waits for its tasks
+        // Whether it was told or not: a connection that ends waits for its tasks.
+        self.stream.outbox.push(&self.stream);
     }
 }
 
@@ -349,14 +377,28 @@ mod tests {
     #[tokio::test]
     async fn what_is_read_is_told_and_the_end_of_the_stream_ends_all_waiting() {
         let (stream, mut handle) = pair();
-        stream.receive(Bytes::from_static(b"abc"), false);
+        stream.receive(BytesMut::from("abc"), false);
         assert_eq!(handle.read().await.unwrap().unwrap(), "abc");
-        assert_eq!((ready(&stream), stream.look()), (1, (3, false)));
+        assert_eq!(ready(&stream), 1);
+        assert_eq!(stream.look(), Look { taken: 3, has_more: false, is_dropped: false });
         let waiting = tokio::spawn(async move { (handle.read().await, handle.gone().await) });
         tokio::task::yield_now().await;
         stream.end(Gone::Client);
         assert_eq!(waiting.await.unwrap(), (Err(Gone::Client), Gone::Client));
         assert_eq!(stream.outbox.live(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_body_that_is_thrown_away_never_looks_whole() {
+        let (stream, mut handle) = pair();
+        (0..1000).for_each(|_| stream.receive(BytesMut::from("x"), false));
+        assert_eq!(stream.state.lock().body.len(), 1, "small pieces are put together");
+        stream.receive(BytesMut::from(&[0; SMALL][..]), true);
+        assert_eq!(stream.end(Gone::Client), 1000 + SMALL);
+        assert!(!handle.is_body_done());
+        assert_eq!(handle.read().await, Err(Gone::Client));
+        drop(handle);
+        assert_eq!(stream.look(), Look { taken: 0, has_more: false, is_dropped: true });
     }
 
     #[test]

@@ -4,8 +4,10 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::BytesMut;
+
 use super::output::Output;
-use super::stream::{Gone, Next, Out, Stream};
+use super::stream::{Gone, Look, Next, Out, Stream};
 use super::wire::{self, MAX_PAYLOAD, Reason};
 
 /// What a client may send of one request's body before its task has taken it. More than HTTP/2's own 64 KiB: one upload
@@ -21,6 +23,8 @@ pub struct Streams {
     waiting: Vec<u32>,
     /// What the client takes of all bodies.
     pub window: i64,
+    /// Bytes of requests' bodies that have been taken, or are not wanted, and that the client may send again.
+    pub taken: usize,
 }
 
 struct Entry {
@@ -35,6 +39,8 @@ struct Entry {
     open: bool,
     /// What is left of the length that the request's head states.
     expected: Option<u64>,
+    /// The response has ended; the request has not, and its task still reads it.
+    answered: bool,
     in_turn: bool,
     /// Since when it cannot send what it has.
     blocked: Option<Instant>,
@@ -53,7 +59,7 @@ pub enum Received {
 impl Streams {
     pub fn new() -> Self {
         let window = i64::from(wire::INITIAL_WINDOW);
-        Streams { entries: BTreeMap::new(), turns: VecDeque::new(), waiting: Vec::new(), window }
+        Streams { entries: BTreeMap::new(), turns: VecDeque::new(), waiting: Vec::new(), window, taken: 0 }
     }
 
     pub fn len(&self) -> usize {
@@ -68,12 +74,13 @@ impl Streams {
     pub fn insert(&mut self, stream: Arc<Stream>, window: u32, open: bool, expected: Option<u64>) {
         let (window, credit) = (i64::from(window), i64::from(STREAM_WINDOW));
         let id = stream.id;
-        let entry = Entry { stream, window, credit, taken: 0, open, expected, in_turn: false, blocked: None };
+        let (taken, answered, in_turn, blocked) = (0, false, false, None);
+        let entry = Entry { stream, window, credit, taken, open, expected, answered, in_turn, blocked };
         self.entries.insert(id, entry);
     }
 
     /// Some of a request's body: `length` bytes with its padding.
-    pub fn receive(&mut self, id: u32, data: bytes::Bytes, length: usize, ended: bool) -> Received {
+    pub fn receive(&mut self, id: u32, data: BytesMut, length: usize, ended: bool, output: &mut Output) -> Received {
         let Some(entry) = self.entries.get_mut(&id) else { return Received::Dropped };
         if !entry.open {
             return Received::Error(Reason::StreamClosed);
@@ -82,8 +89,7 @@ impl Streams {
         if entry.credit < 0 {
             return Received::Error(Reason::FlowControlError);
         }
-        let padding = length - data.len();
-        entry.taken += padding as u32; // one frame's
+        entry.give_back(length - data.len(), output); // padding
         let left = entry.expected.map(|left| left.checked_sub(data.len() as u64));
         match left {
             Some(None) => return Received::Error(Reason::ProtocolError),
@@ -92,6 +98,9 @@ impl Streams {
         }
         entry.open = !ended;
         entry.stream.receive(data, ended);
+        if ended && entry.answered {
+            self.entries.remove(&id);
+        }
         Received::Kept
     }
 
@@ -103,27 +112,30 @@ impl Streams {
             Some(entry) if entry.expected.is_some_and(|left| left > 0) => Err(Reason::ProtocolError),
             Some(entry) => {
                 entry.open = false;
-                entry.stream.receive(bytes::Bytes::new(), true);
+                entry.stream.receive(BytesMut::new(), true);
+                if entry.answered {
+                    self.entries.remove(&id);
+                }
                 Ok(())
             }
         }
     }
 
-    /// A stream's task has left word. Gives the bytes that it has taken.
-    pub fn look(&mut self, stream: &Stream, output: &mut Output) -> usize {
-        let (taken, has_more) = stream.look();
-        let Some(entry) = self.entries.get_mut(&stream.id) else { return taken };
-        entry.taken += taken as u32; // never more than the window
-        if entry.open && entry.taken >= STREAM_WINDOW / 2 {
-            entry.credit += i64::from(entry.taken);
-            wire::put_window_update(output.frames(), stream.id, entry.taken);
-            entry.taken = 0;
-        }
+    /// A stream's task has left word.
+    pub fn look(&mut self, stream: &Stream, output: &mut Output) {
+        let Look { taken, has_more, is_dropped } = stream.look();
+        self.taken += taken;
+        let Some(entry) = self.entries.get_mut(&stream.id) else { return };
+        entry.give_back(taken, output);
         if has_more && !entry.in_turn {
             entry.in_turn = true;
             self.turns.push_back(stream.id);
         }
-        taken
+        if is_dropped && entry.answered {
+            // Nobody wants the rest of the request (RFC 9113 section 8.1).
+            wire::put_reset(output.frames(), stream.id, Reason::NoError);
+            self.entries.remove(&stream.id);
+        }
     }
 
     /// Lets the streams send in turn, a frame each, while the output has less than `most` bytes. Gives the number of
@@ -163,16 +175,18 @@ impl Streams {
                 }
                 Out::Reset(reason) => {
                     wire::put_reset(output.frames(), id, reason);
-                    self.remove(id, Gone::Answered);
+                    self.entries.remove(&id);
                     continue;
                 }
             };
             if ends {
-                if entry.open {
-                    wire::put_reset(output.frames(), id, Reason::NoError); // RFC 9113 section 8.1
-                }
-                self.remove(id, Gone::Answered);
                 ended += 1;
+                entry.answered = true;
+                let stream = entry.stream.clone();
+                if !entry.open {
+                    self.entries.remove(&id);
+                }
+                self.look(&stream, output); // its task may have gone already
             } else if more {
                 entry.in_turn = true;
                 self.turns.push_back(id);
@@ -217,7 +231,7 @@ impl Streams {
     pub fn remove(&mut self, id: u32, gone: Gone) -> bool {
         let entry = self.entries.remove(&id);
         if let Some(entry) = &entry {
-            entry.stream.end(gone);
+            self.taken += entry.stream.end(gone);
         }
         entry.is_some()
     }
@@ -229,9 +243,9 @@ impl Streams {
         }
     }
 
-    /// Whether a stream waits for the client's window.
-    pub fn has_blocked(&self) -> bool {
-        self.entries.values().any(|entry| entry.blocked.is_some())
+    /// Since when a stream has been waiting for the client's window, of those that do.
+    pub fn blocked(&self) -> Option<Instant> {
+        self.entries.values().filter_map(|entry| entry.blocked).min()
     }
 
     /// Gives up on streams of which the client has taken nothing for too long.
@@ -245,14 +259,23 @@ impl Streams {
     }
 }
 
+impl Entry {
+    /// The client may send so many bytes more; it is told when they are enough for it to matter.
+    fn give_back(&mut self, bytes: usize, output: &mut Output) {
+        self.taken += bytes as u32; // never more than the window
+        if self.open && self.taken >= STREAM_WINDOW / 2 {
+            self.credit += i64::from(self.taken);
+            wire::put_window_update(output.frames(), self.stream.id, std::mem::take(&mut self.taken));
+        }
+    }
+}
+
 fn widened(window: i64, more: i64) -> Result<i64, Reason> {
     Some(window + more).filter(|window| *window <= i64::from(wire::MAX_WINDOW)).ok_or(Reason::FlowControlError)
 }
 
 #[cfg(test)]
 mod tests {
-    use bytes::{Bytes, BytesMut};
-
     use super::super::stream::{Handle, Outbox};
     use super::super::wire::{FrameHeader, HEADER, flag, kind};
     use super::*;
@@ -304,7 +327,7 @@ mod tests {
             (1, kind::DATA, 20_000 - MAX_PAYLOAD, false),
         ];
         assert_eq!(frames(&mut output), first);
-        assert!(streams.has_blocked() && streams.len() == 1);
+        assert!(streams.blocked() == Some(now) && streams.len() == 1);
         streams.widen_one(1, 5_000).unwrap();
         streams.send(&mut output, usize::MAX, now);
         assert_eq!(frames(&mut output), [(1, kind::DATA, 5_000, false)]);
@@ -342,8 +365,52 @@ mod tests {
     }
 
     #[test]
+    fn what_is_thrown_away_may_be_sent_again() {
+        let mut output = Output::default();
+        let mut streams = Streams::new();
+        let stream = Stream::new(1, Arc::default());
+        streams.insert(stream.clone(), 0, true, None);
+        streams.receive(1, BytesMut::from("hello"), 5, false, &mut output);
+        assert!(streams.remove(1, Gone::Client));
+        assert_eq!(streams.taken, 5);
+        streams.insert(stream, 0, true, None);
+        for _ in 0..STREAM_WINDOW / 128 {
+            assert_eq!(streams.receive(1, BytesMut::new(), 128, false, &mut output), Received::Kept, "padding");
+        }
+        assert_eq!(frames(&mut output), [(1, kind::WINDOW_UPDATE, 4, false); 2]);
+    }
+
+    /// A response may end before its request has: its task still gets the rest, if it wants it.
+    #[test]
+    fn a_request_may_outlast_its_response() {
+        for task_goes_first in [true, false] {
+            let (mut streams, mut output) = (Streams::new(), Output::default());
+            let stream = Stream::new(1, Arc::default());
+            streams.insert(stream.clone(), 100, true, None);
+            let mut handle = Some(Handle::new(stream.clone()));
+            handle.as_mut().unwrap().send_section(BytesMut::from("s"), true);
+            streams.look(&stream, &mut output);
+            streams.send(&mut output, usize::MAX, Instant::now());
+            assert_eq!((frames(&mut output).len(), streams.len()), (1, 1));
+            if task_goes_first {
+                drop(handle.take());
+                streams.look(&stream, &mut output);
+                assert_eq!(frames(&mut output), [(1, kind::RST_STREAM, 4, false)]);
+            } else {
+                streams.receive(1, BytesMut::from("rest"), 4, true, &mut output);
+                let mut handle = handle.take().unwrap();
+                let mut read = Box::pin(handle.read());
+                let read = read.as_mut().poll(&mut std::task::Context::from_waker(std::task::Waker::noop()));
+                assert!(matches!(read, std::task::Poll::Ready(Ok(Some(rest))) if rest == "rest"));
+            }
+            assert_eq!(streams.len(), 0);
+        }
+    }
+
+    #[test]
     fn bodies_are_held_to_their_length_and_their_window() {
-        let data = |length: usize| Bytes::from(vec![0; length]);
+        let data = |length: usize| BytesMut::from(&vec![0; length][..]);
+        let mut output = Output::default();
         for (expected, pieces, ended, result) in [
             (Some(10), &[5, 5][..], true, Received::Kept),
             (Some(10), &[5, 4], true, Received::Error(Reason::ProtocolError)),
@@ -356,11 +423,13 @@ mod tests {
             streams.insert(Stream::new(1, Arc::default()), 0, true, expected);
             let mut last = Received::Dropped;
             for (at, length) in pieces.iter().enumerate() {
-                last = streams.receive(1, data(*length), *length, ended && at + 1 == pieces.len());
+                let is_last = ended && at + 1 == pieces.len();
+                last = streams.receive(1, data(*length), *length, is_last, &mut output);
             }
             assert_eq!(last, result, "{expected:?} {pieces:?}");
             if ended && result == Received::Kept {
-                assert_eq!(streams.receive(1, data(1), 1, false), Received::Error(Reason::StreamClosed));
+                let more = streams.receive(1, data(1), 1, false, &mut output);
+                assert_eq!(more, Received::Error(Reason::StreamClosed));
             }
         }
     }
