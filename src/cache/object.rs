@@ -456,7 +456,7 @@ pub fn serialise(status: StatusCode, fields: &HeaderMap) -> Bytes {
         out.extend_from_slice(value.as_bytes());
         out.extend_from_slice(b"\r\n");
     }
-    out.into()
+    out.into_boxed_slice().into() // what is stored for long is to have no room to grow
 }
 
 #[cfg(test)]

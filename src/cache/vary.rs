@@ -14,7 +14,7 @@ use super::negotiate;
 
 /// What a response was selected by, and the values of the request which it answered.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Variant(SmallVec<[Selector; 1]>);
+pub struct Variant(Box<[Selector]>);
 
 /// One axis and the value on it; `None`: the request said nothing of it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

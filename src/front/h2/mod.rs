@@ -5,8 +5,8 @@
 
 mod answer;
 mod frames;
-mod head;
-mod hpack;
+pub mod head;
+pub mod hpack;
 mod huffman;
 mod output;
 mod patience;

@@ -82,6 +82,7 @@ impl Raw {
         let session = rustls::ClientConnection::new(Arc::new(config), ServerName::try_from(HOST).unwrap()).unwrap();
         let socket = TcpStream::connect(node.address()).unwrap();
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        socket.set_nodelay(true).unwrap();
         Raw(rustls::StreamOwned::new(session, socket))
     }
 

@@ -1,0 +1,323 @@
+//! The steps of a request, each by itself: `cargo bench --bench micro`. With `--count STEP TIMES` a step is only repeated,
+//! for who counts its instructions (`benches/instructions.sh`).
+
+#![allow(dead_code, unused_imports, reason = "the program's modules are here as they are, for a few of their functions")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a benchmark ends by panicking")]
+
+#[path = "../src/admin/mod.rs"]
+mod admin;
+#[path = "../src/app.rs"]
+mod app;
+#[path = "../src/cache/mod.rs"]
+mod cache;
+#[path = "../src/cli/mod.rs"]
+mod cli;
+#[path = "../src/clock.rs"]
+mod clock;
+#[path = "../src/config/mod.rs"]
+mod config;
+#[path = "../src/front/mod.rs"]
+mod front;
+#[path = "../src/node.rs"]
+mod node;
+#[path = "../src/observe/mod.rs"]
+mod observe;
+#[path = "../src/origin/mod.rs"]
+mod origin;
+#[path = "../src/pass/mod.rs"]
+mod pass;
+#[path = "../src/plan/mod.rs"]
+mod plan;
+#[path = "../src/request.rs"]
+mod request;
+#[path = "../src/snapshot.rs"]
+mod snapshot;
+#[path = "../src/warm.rs"]
+mod warm;
+
+use std::hint::black_box;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use criterion::Criterion;
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Version, header};
+
+use cache::control::ClientDirectives;
+use cache::engine::Engine;
+use cache::freshness::ExchangeTimes;
+use cache::lookup::Lookup;
+use cache::object::{Head, Object};
+use cache::policy::{self, RequestFacts, ResponseFacts, Storable};
+use cache::purge::{Event, PurgeSeq, Purges, Target};
+use cache::respond;
+use cache::tags::TagHash;
+use clock::Timestamp;
+use config::load;
+use config::model::{AccessLogTarget, Config, Limits, LogFormat};
+use front::h2::head::Parsed;
+use front::h2::hpack::{self, Decoder, Section};
+use front::head::{RequestHead, field_space, find_end};
+use observe::access_log::AccessLog;
+use observe::metrics::Metrics;
+use observe::{Observer, Outcome};
+use plan::{CacheKey, Plan, plan};
+use request::{Fields, RequestView, Scheme};
+
+/// A request as browsers send it.
+const REQUEST: &[u8] = b"GET /catalogue/shoes/41?colour=red&page=2 HTTP/1.1\r\nHost: site-7.example\r\n\
+    User-Agent: Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.0\r\n\
+    Accept: text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8\r\nAccept-Language: en-US,en;q=0.5\r\n\
+    Accept-Encoding: gzip, deflate, br, zstd\r\nReferer: https://site-7.example/catalogue/shoes\r\n\
+    Cookie: session=0123456789abcdef; theme=dark\r\nConnection: keep-alive\r\n\r\n";
+const NOW: Timestamp = Timestamp::from_secs(1_700_000_000);
+/// Objects in memory for the look-up.
+const OBJECTS: usize = 10_000;
+
+type Step = (&'static str, Box<dyn FnMut()>);
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().collect();
+    if let [_, flag, name, times, ..] = &arguments[..]
+        && flag == "--count"
+    {
+        let times: u64 = times.parse().expect("a number");
+        let mut step = steps().into_iter().find(|(step, _)| step == name).expect("a step").1;
+        return (0..times).for_each(|_| step());
+    }
+    if arguments.iter().any(|argument| argument == "--names") {
+        return steps().iter().for_each(|(name, _)| println!("{name}"));
+    }
+    let mut criterion = Criterion::default().without_plots().configure_from_args();
+    for (name, mut step) in steps() {
+        criterion.bench_function(name, |bencher| bencher.iter(&mut step));
+    }
+    criterion.final_summary();
+}
+
+fn steps() -> Vec<Step> {
+    let mut steps: Vec<Step> = vec![
+        ("parse a head of HTTP/1.1", Box::new(parse_h1)),
+        ("parse a head of HTTP/2", parse_h2()),
+        ("judge", judge()),
+        ("respond", respond()),
+        ("write a line of the access log", log_line()),
+    ];
+    for (name, sites) in [("plan of 1 site", 1), ("plan of 100 sites", 100), ("plan of 10,000 sites", 10_000)] {
+        steps.push((name, planned(sites)));
+    }
+    steps.push(("write a key", write_key()));
+    steps.push(("look a hit up", look_up(0)));
+    steps.push(("look a hit up, 1,000 purges in force", look_up(1_000)));
+    steps.push(("check purges, none since", purge_check(0)));
+    steps.push(("check purges, 1,000 since", purge_check(1_000)));
+    steps.push(("write a section of HTTP/2", write_section()));
+    steps
+}
+
+fn config(sites: usize) -> Config {
+    let mut text = "[pool.app]\norigins = [\"127.0.0.1:1\"]\n".to_owned();
+    for site in 0..sites {
+        text += &format!(
+            "[site.s{site}]\nhosts = [\"site-{}.example\"]\n\
+             [[site.s{site}.route]]\npath = \"/admin/*\"\npool = \"app\"\n\
+             [[site.s{site}.route]]\npath = \"/*\"\npool = \"app\"\ncache = {{ mode = \"respect\" }}\n",
+            site + 7
+        );
+    }
+    load::parse(Path::new("bench.toml"), &text).unwrap_or_else(|errors| panic!("{errors}"))
+}
+
+/// Calls with the request as decisions see it.
+fn with_view(then: impl FnOnce(&RequestView<'_>)) {
+    let mut space = field_space();
+    let limits = Limits::default();
+    let head = RequestHead::parse(REQUEST, &mut space, &limits).unwrap();
+    then(&head.view([10, 0, 0, 9].into(), Scheme::Http));
+}
+
+fn parse_h1() {
+    let limits = Limits::default();
+    let request = black_box(REQUEST);
+    let end = find_end(request, 0, &limits).unwrap().unwrap();
+    let mut space = field_space();
+    black_box(RequestHead::parse(&request[..end], &mut space, &limits).unwrap().keep_alive);
+}
+
+fn parse_h2() -> Box<dyn FnMut()> {
+    let mut block = BytesMut::new();
+    for (name, value) in [(":method", "GET"), (":scheme", "https"), (":authority", "site-7.example")] {
+        hpack::put_field(&mut block, name.as_bytes(), value.as_bytes());
+    }
+    hpack::put_field(&mut block, b":path", b"/catalogue/shoes/41?colour=red&page=2");
+    with_view(|view| {
+        for (name, value) in &view.fields.to_map() {
+            if name != header::CONNECTION && name != header::HOST {
+                hpack::put_field(&mut block, name.as_str().as_bytes(), value.as_bytes());
+            }
+        }
+    });
+    let (mut decoder, mut section, limits) = (Decoder::new(), Section::default(), Limits::default());
+    Box::new(move || {
+        section.clear();
+        decoder.decode(black_box(&block), 32 << 10, &mut section).unwrap();
+        let parsed = Parsed::of(&section).unwrap();
+        black_box(parsed.head(true, &limits).unwrap().keep_alive);
+    })
+}
+
+fn planned(sites: usize) -> Box<dyn FnMut()> {
+    let config = config(sites);
+    Box::new(move || with_view(|view| assert!(matches!(black_box(plan(&config, view)), Plan::Cache(_)))))
+}
+
+fn write_key() -> Box<dyn FnMut()> {
+    let (config, mut key) = (config(1), String::new());
+    Box::new(move || {
+        with_view(|view| {
+            let Plan::Cache(matched) = plan(&config, view) else { panic!("it is cached") };
+            matched.write_key(&mut key, 0, view);
+            black_box(&key);
+        });
+    })
+}
+
+fn response_fields() -> HeaderMap {
+    let mut fields = HeaderMap::new();
+    for (name, value) in [
+        ("content-type", "text/html; charset=utf-8"),
+        ("cache-control", "public, max-age=600, stale-while-revalidate=60"),
+        ("date", "Tue, 14 Nov 2023 22:13:20 GMT"),
+        ("last-modified", "Tue, 14 Nov 2023 20:00:00 GMT"),
+        ("etag", "\"5f3c-60a1b2c3d4e5f\""),
+        ("surrogate-key", "catalogue shoes shoe-41"),
+        ("x-frame-options", "DENY"),
+    ] {
+        fields.insert(name, HeaderValue::from_static(value));
+    }
+    fields
+}
+
+fn storable(config: &Config, fields: &HeaderMap, view: &RequestView<'_>) -> Storable {
+    let request = RequestFacts { fields: view.fields, has_authorization: false, no_store: false };
+    let response = ResponseFacts {
+        status: StatusCode::OK,
+        headers: fields,
+        times: ExchangeTimes { request: NOW, response: NOW },
+        length: Some(1024),
+        max_object: 1 << 20,
+    };
+    policy::judge(&config.sites[0].routes[1].cache, &request, &response).unwrap()
+}
+
+fn judge() -> Box<dyn FnMut()> {
+    let (config, fields) = (config(1), response_fields());
+    Box::new(move || {
+        with_view(|view| {
+            black_box(storable(&config, black_box(&fields), view));
+        });
+    })
+}
+
+fn object(key: &str, config: &Config) -> Object {
+    let mut made = None;
+    with_view(|view| {
+        let fields = response_fields();
+        let storable = storable(config, &fields, view);
+        let head = Head::from_origin(StatusCode::OK, fields);
+        made = Some(Object::new(CacheKey::from_written(key), head, Bytes::from(vec![0; 1024]), storable, PurgeSeq(0)));
+    });
+    made.unwrap()
+}
+
+fn respond() -> Box<dyn FnMut()> {
+    let object = object("key", &config(1));
+    Box::new(move || {
+        with_view(|view| {
+            black_box(respond::respond(view.method, view.fields, &object.head.selected(Some(1024))));
+        });
+    })
+}
+
+fn purges(count: usize) -> Purges {
+    let purges = Purges::open(None).unwrap();
+    for number in 0..count {
+        let targets = vec![Target::Tag { site: None, tag: TagHash::of(&format!("tag-{number}")) }];
+        purges.append(Event::Purge { soft: false, targets }, NOW).unwrap();
+    }
+    purges
+}
+
+fn look_up(count: usize) -> Box<dyn FnMut()> {
+    let config = config(1);
+    let engine = Engine::new(&config, purges(count), Arc::new(Metrics::new()));
+    let mut key = String::new();
+    with_view(|view| {
+        let Plan::Cache(matched) = plan(&config, view) else { panic!("it is cached") };
+        matched.write_key(&mut key, 0, view);
+    });
+    engine.memory.insert(Arc::new(object(&key, &config)), 8);
+    for number in 1..OBJECTS {
+        engine.memory.insert(Arc::new(object(&format!("{key}{number}"), &config)), 8);
+    }
+    Box::new(move || {
+        with_view(|view| {
+            let found = engine.lookup(black_box(&key), view.fields, &ClientDirectives::default(), NOW);
+            assert!(matches!(found, Lookup::Hit(..)));
+        });
+    })
+}
+
+/// Of an object that was stored before the purges: each look-up until then is the first after them.
+fn purge_check(count: usize) -> Box<dyn FnMut()> {
+    let (purges, config) = (purges(count), config(1));
+    let object = object("shop|0|http://site-7.example/catalogue/shoes/41", &config);
+    Box::new(move || {
+        black_box(purges.standing(black_box(&object)));
+    })
+}
+
+fn log_line() -> Box<dyn FnMut()> {
+    let metrics = Metrics::new();
+    let target = AccessLogTarget::File("/dev/null".into());
+    let log = AccessLog::start(target, LogFormat::Json, metrics.access_log_dropped.clone()).unwrap();
+    let observer = Observer { metrics: Arc::new(metrics), access_log: log };
+    let site = observer.metrics.site("shop");
+    Box::new(move || {
+        with_view(|view| {
+            let outcome = Outcome {
+                time: NOW,
+                client: view.client,
+                method: view.method,
+                scheme: "http",
+                host: view.host,
+                path: view.path,
+                query: view.query,
+                version: view.version,
+                status: StatusCode::OK,
+                bytes_sent: 1024,
+                duration: Duration::from_micros(35),
+                site: "shop",
+                cache: "hit",
+                reason: None,
+                referer: view.fields.get_str(&header::REFERER),
+                user_agent: view.fields.get_str(&header::USER_AGENT),
+                error: None,
+            };
+            observer.record(&outcome, Some(&site));
+        });
+    })
+}
+
+fn write_section() -> Box<dyn FnMut()> {
+    let object = object("key", &config(1));
+    let mut out = BytesMut::new();
+    Box::new(move || {
+        out.clear();
+        hpack::put_no_table(&mut out);
+        hpack::put_status(&mut out, 200);
+        object.head.lines().for_each(|(name, value)| hpack::put_field(&mut out, name.as_bytes(), value));
+        black_box(&out);
+    })
+}
