@@ -11,7 +11,7 @@ BUILD_TOOLS := cmake:cmake cc:build-essential
 COMPARE_TOOLS := haproxy:haproxy varnishd:varnish traffic_server:trafficserver h2load:nghttp2-client taskset:util-linux
 TEST_TOOLS := curl:curl nginx:nginx-light wrk:wrk openssl:openssl systemd-analyze:systemd
 
-.PHONY: run build release test check unit load-test bench-hit bench-compare bench-storage bench-memory crash-test certs install deb fmt clean build-tools test-tools
+.PHONY: run build release test check unit load-test bench-hit bench-micro bench-instructions bench-scale bench-compare bench-storage bench-memory crash-test certs install deb fmt clean build-tools test-tools
 
 run: build-tools
 	$(CARGO) run --release -- demo
@@ -37,9 +37,22 @@ unit:
 load-test: release test-tools
 	tests/load/run.sh
 
-# CPU time per memory hit, beside nginx.
+# CPU time per memory hit, beside nginx: half a minute.
 bench-hit: release test-tools
-	benches/hit.sh
+	@$(call need,$(COMPARE_TOOLS))
+	benches/compare/compare.py --only hit-1k --peers seawall nginx floor
+
+# The steps of a request, each by itself: times, and instructions beside those on record (valgrind: whatever the load).
+bench-micro: build-tools
+	$(CARGO) bench --bench micro
+bench-instructions: build-tools
+	@$(call need,valgrind:valgrind)
+	benches/instructions.sh
+
+# What a hit costs as objects, sites and connections grow in number, with a plot: some ten minutes, and 4 GB of memory.
+bench-scale: release test-tools
+	@$(call need,$(COMPARE_TOOLS))
+	benches/compare/scale.py --write docs/performance.md
 
 # The node beside its peers and the kernel's floor, every case: some 50 minutes. benches/compare/compare.py --help for less.
 bench-compare: release test-tools

@@ -1,7 +1,11 @@
 //! The steps of a request, each by itself: `cargo bench --bench micro`. With `--count STEP TIMES` a step is only repeated,
 //! for who counts its instructions (`benches/instructions.sh`).
 
-#![allow(dead_code, unused_imports, reason = "the program's modules are here as they are, for a few of their functions")]
+#![allow(
+    dead_code,
+    unused_imports,
+    reason = "the program's modules are here as they are, for a few of their functions"
+)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a benchmark ends by panicking")]
 
 #[path = "../src/admin/mod.rs"]
@@ -131,7 +135,7 @@ fn config(sites: usize) -> Config {
 
 /// Calls with the request as decisions see it.
 fn with_view(then: impl FnOnce(&RequestView<'_>)) {
-    let mut space = field_space();
+    let mut space = field_space(REQUEST);
     let limits = Limits::default();
     let head = RequestHead::parse(REQUEST, &mut space, &limits).unwrap();
     then(&head.view([10, 0, 0, 9].into(), Scheme::Http));
@@ -141,7 +145,7 @@ fn parse_h1() {
     let limits = Limits::default();
     let request = black_box(REQUEST);
     let end = find_end(request, 0, &limits).unwrap().unwrap();
-    let mut space = field_space();
+    let mut space = field_space(&request[..end]);
     black_box(RequestHead::parse(&request[..end], &mut space, &limits).unwrap().keep_alive);
 }
 

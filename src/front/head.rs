@@ -5,6 +5,7 @@
 //! no other parser behind this one can read a request otherwise than it was read here.
 
 use std::borrow::Cow;
+use std::mem::MaybeUninit;
 use std::net::IpAddr;
 
 use bytes::{BufMut, BytesMut};
@@ -78,17 +79,26 @@ fn too_large(buffer: &[u8], limits: &Limits) -> Refusal {
     refuse(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "the request head is too large")
 }
 
-/// Room for the fields of a head while it is in use.
-pub type FieldSpace<'b> = [std::mem::MaybeUninit<httparse::Header<'b>>; Limits::MOST_HEADERS as usize];
+/// Room for the fields of a head while it is in use. Most heads need no more than is in place.
+pub type FieldSpace<'b> = SmallVec<[MaybeUninit<httparse::Header<'b>>; 16]>;
 
-/// An empty [`FieldSpace`].
-pub fn field_space<'b>() -> FieldSpace<'b> {
-    [const { std::mem::MaybeUninit::uninit() }; Limits::MOST_HEADERS as usize]
+/// A [`FieldSpace`] for the fields of a head, or for as many as any configuration allows.
+pub fn field_space<'b>(head: &[u8]) -> FieldSpace<'b> {
+    // One line is the request's, one is empty.
+    let lines = memchr::memchr_iter(b'\n', head).count().saturating_sub(2);
+    let mut space = FieldSpace::with_capacity(lines.min(Limits::MOST_HEADERS as usize));
+    // SAFETY: so many have room, and what may be uninitialised need not be initialised.
+    unsafe { space.set_len(lines.min(Limits::MOST_HEADERS as usize)) };
+    space
 }
 
 impl<'b> RequestHead<'b> {
     /// Parses a whole head, as [`find_end`] found it.
-    pub fn parse(head: &'b [u8], space: &'b mut FieldSpace<'b>, limits: &Limits) -> Result<Self, Refusal> {
+    pub fn parse<'h: 'b>(
+        head: &'h [u8],
+        space: &'b mut [MaybeUninit<httparse::Header<'h>>],
+        limits: &Limits,
+    ) -> Result<Self, Refusal> {
         refuse_controls(head)?;
         refuse_foreign_version(head)?;
         let mut parsed = httparse::Request::new(&mut []);
@@ -193,7 +203,7 @@ fn connection_options<'b>(fields: &[httparse::Header<'b>]) -> impl Iterator<Item
 /// Takes the fields out that `Connection` names, before anybody looks at them: what no origin gets to see must
 /// not choose between stored responses either. Those that the head itself is made of stay. An upgrade to h2c is not made,
 /// as RFC 9110 section 7.8 allows: the request is served as if it had not been asked for.
-fn without_nominated<'b>(fields: &'b mut [httparse::Header<'b>]) -> Result<&'b [httparse::Header<'b>], Refusal> {
+fn without_nominated<'b, 'h>(fields: &'b mut [httparse::Header<'h>]) -> Result<&'b [httparse::Header<'h>], Refusal> {
     let stays = |name: &&str| STAYS.iter().any(|stays| name.eq_ignore_ascii_case(stays));
     let mut gone: SmallVec<[&str; 4]> = connection_options(fields).filter(|name| !stays(name)).collect();
     if gone.len() > MOST_NOMINATED {
@@ -401,7 +411,7 @@ mod tests {
             Ok(None) => panic!("incomplete: {}", String::from_utf8_lossy(request)),
             Err(refusal) => return Err(refusal.status.as_u16()),
         };
-        let mut space = field_space();
+        let mut space = field_space(&request[..end]);
         match RequestHead::parse(&request[..end], &mut space, &limits) {
             Ok(head) => Ok((head.body, head.keep_alive, String::from_utf8_lossy(&head.canonical(false)).into_owned())),
             Err(refusal) => Err(refusal.status.as_u16()),

@@ -189,11 +189,11 @@ impl Connection {
         let limits = &snapshot.config.limits;
         // The head leaves the buffer, so that both can be used at once.
         let head_bytes = self.buffer.split_to(end);
-        let mut space = field_space();
+        let mut space = field_space(&head_bytes);
         let head = match RequestHead::parse(&head_bytes, &mut space, limits) {
             Ok(head) => head,
             Err(refusal) => {
-                self.refuse(snapshot, refusal).await;
+                Box::pin(self.refuse(snapshot, refusal)).await;
                 return (Next::Gone, None);
             }
         };
@@ -286,7 +286,7 @@ impl Connection {
         let reading = async {
             self.stream.shutdown().await?;
             let mut left = most as usize;
-            let mut space = [0; 4096];
+            let mut space = vec![0; 4096]; // not a part of the futures of all who might need it
             while left > 0 {
                 match self.stream.read(&mut space).await? {
                     0 => break,

@@ -47,7 +47,7 @@ impl Connection {
         let shared = self.shared.clone();
         let snapshot = shared.snapshot.load();
         let limits = &snapshot.config.limits;
-        let mut space = field_space();
+        let mut space = field_space(&self.buffer[..end]);
         let Ok(head) = RequestHead::parse(&self.buffer[..end], &mut space, limits) else { return Answered::NotYet };
         if head.body != BodyFraming::None {
             return Answered::NotYet;
@@ -84,6 +84,7 @@ impl Connection {
             Poll::Ready(Ok(())) => {
                 answer.sent.bytes = answer.body.len() as u64;
                 serve::record(&shared, &snapshot, &view, Some(site), Some(&answer.report), answer.times, &answer.sent);
+                drop(space); // it borrows from the buffer
                 self.buffer.advance(end);
                 Answered::Wholly(answer.next())
             }
@@ -110,7 +111,7 @@ impl Connection {
 
     /// Counts and logs an answer that took longer: its head is parsed once more.
     fn record(&self, snapshot: &Snapshot, answer: &Unfinished) {
-        let mut space = field_space();
+        let mut space = field_space(&self.buffer[..answer.end]);
         let parsed = RequestHead::parse(&self.buffer[..answer.end], &mut space, &snapshot.config.limits);
         let Ok(head) = parsed else { return }; // the limits were lowered in between
         let view = head.view(self.stream.client().ip(), self.stream.scheme());
