@@ -2,6 +2,7 @@
 //! disk, a signal or the admin API, goes through [`Node::reload`], which builds everything, then swaps, or
 //! changes nothing.
 
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
@@ -89,9 +90,15 @@ pub fn first_snapshot(config: Config, engine: &Engine, metrics: &Metrics) -> Sna
 
 fn build_snapshot(config: Config, before: Option<&Snapshot>, engine: &Engine, metrics: &Metrics) -> Snapshot {
     let pools = PoolSet::build(&config.pools, before.map(|before| &before.pools));
+    // With ten thousand sites, what can be kept is not made anew.
+    let known: HashMap<&str, &SiteRuntime> = before
+        .into_iter()
+        .flat_map(|before| before.config.sites.iter().map(|site| &*site.name).zip(&before.sites))
+        .collect();
     let site_runtime = |site: &Arc<crate::config::model::Site>| {
         let version = engine.purges.version_of(&site.name, site.version);
-        SiteRuntime::new(metrics.site(&site.name), version)
+        let known = known.get(&*site.name).map(|known| known.metrics.clone());
+        SiteRuntime::new(known.unwrap_or_else(|| metrics.site(&site.name)), version)
     };
     let sites = config.sites.iter().map(site_runtime).collect();
     Snapshot { config, pools, sites, generation: before.map_or(1, |before| before.generation + 1) }
@@ -208,7 +215,12 @@ impl Node {
             return self.unchanged();
         }
         let metrics = &self.observer.metrics;
-        let snapshot = Arc::new(build_snapshot(config, Some(&before), &self.engine, metrics));
+        let (engine, for_sites, old) = (self.engine.clone(), metrics.clone(), before.clone());
+        let building = move || build_snapshot(config, Some(&old), &engine, &for_sites);
+        let snapshot = match tokio::task::spawn_blocking(building).await {
+            Ok(snapshot) => Arc::new(snapshot),
+            Err(error) => return self.refused(internal(&error).into()),
+        };
         self.tasks.lock().update(&snapshot.pools);
         // New names are looked up before anybody needs them.
         snapshot.pools.looked_up(NAMES_PATIENCE).await;
@@ -217,11 +229,13 @@ impl Node {
         let generation = snapshot.generation;
         self.snapshot.store(snapshot.clone());
         self.settle_versions(&snapshot).await;
-        for site in &before.config.sites {
-            if snapshot.site_by_name(&site.name).is_none() {
-                metrics.remove_site(&site.name);
-            }
+        let names: HashSet<&str> = snapshot.config.sites.iter().map(|site| &*site.name).collect();
+        for site in before.config.sites.iter().filter(|site| !names.contains(&*site.name)) {
+            metrics.remove_site(&site.name);
         }
+        drop(names);
+        // The old configuration goes where it holds nobody up, if nobody uses it any more.
+        tokio::task::spawn_blocking(move || drop(before));
         metrics.reloaded(true);
         metrics.config_generation.set(generation as i64);
         tracing::info!(generation, "configuration reloaded");
