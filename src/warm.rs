@@ -282,7 +282,7 @@ fn outcome(report: &Report) -> Outcome {
 /// Reads a response to its end: then it is stored.
 async fn drain(source: Source) -> Result<(), String> {
     match source {
-        Source::Stored(_) | Source::Part(_) | Source::Private(_) | Source::Passed(..) => {}
+        Source::Stored(_) | Source::Part(_) | Source::Private(_) | Source::Passed { .. } => {}
         Source::Stream(mut reader) => while reader.next().await.map_err(|error| error.to_string())?.is_some() {},
         Source::Slices(mut reader) => {
             let mut at = 0;

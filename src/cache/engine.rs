@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use http::header;
+use http::{HeaderMap, StatusCode, header};
 use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 use tokio::sync::oneshot;
@@ -89,7 +89,13 @@ pub enum Source {
     Private(PrivateResponse),
     Slices(Box<SliceReader>),
     /// An origin's own answer, as it comes; the engine keeps its connection.
-    Passed(Box<Exchange>, Arc<Engine>),
+    Passed {
+        status: StatusCode,
+        fields: HeaderMap,
+        /// `None`: it has no body.
+        exchange: Option<Box<Exchange>>,
+        engine: Arc<Engine>,
+    },
 }
 
 pub struct Answer {

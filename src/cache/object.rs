@@ -421,6 +421,15 @@ static HOP_BY_HOP: [HeaderName; 10] = [
     HeaderName::from_static("proxy-authentication-info"),
 ];
 
+/// RFC 9110 section 6.6.1: a response without `Date` gets the time it came.
+pub fn add_date(fields: &mut HeaderMap, now: Timestamp) {
+    if !fields.contains_key(header::DATE)
+        && let Ok(date) = HeaderValue::from_str(&now.http_date())
+    {
+        fields.insert(header::DATE, date);
+    }
+}
+
 /// Takes out what no client gets: fields of the origin's connection, tags, and the length, which is stated anew.
 fn clean(fields: &mut HeaderMap) {
     remove_hop_by_hop(fields);

@@ -133,7 +133,9 @@ impl ClientResponse {
                 };
                 (head, length, Some(age).filter(|age| age.as_secs() > 0), Pieces::Slices(reader, 0))
             }
-            Source::Passed(exchange, engine) => return Self::passed(exchange, engine, method),
+            Source::Passed { status, fields, exchange, engine } => {
+                return Self::passed(status, fields, Pieces::Passed(exchange, engine), method);
+            }
             Source::Private(private) => {
                 let head = HeadSource::Own(Box::new(private.head));
                 (head, private.length, None, Pieces::Private(private.body))
@@ -159,18 +161,17 @@ impl ClientResponse {
     }
 
     /// An origin's answer to this very request, conditions and ranges included: there is nothing to be decided.
-    fn passed(mut exchange: Box<Exchange>, engine: Arc<Engine>, method: &Method) -> Self {
-        let fields = std::mem::take(&mut exchange.fields);
+    fn passed(status: StatusCode, fields: HeaderMap, pieces: Pieces, method: &Method) -> Self {
         let length = fields.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.trim().parse().ok());
         let left = if *method == Method::HEAD { 0 } else { u64::MAX };
         ClientResponse {
-            head: HeadSource::Own(Box::new(Head::passing(exchange.status, fields))),
+            head: HeadSource::Own(Box::new(Head::passing(status, fields))),
             reply: Reply::Full,
             length,
             multipart: None,
             age: None,
             key: None,
-            body: Body { pieces: Pieces::Passed(Some(exchange), engine), skip: 0, left },
+            body: Body { pieces, skip: 0, left },
         }
     }
 

@@ -14,7 +14,7 @@ use pingora_proxy::HttpProxy;
 use crate::cache::control::ClientDirectives;
 use crate::cache::engine::{Answer, CacheRequest, Engine, FetchError, Source};
 use crate::cache::lookup::Lookup;
-use crate::cache::object::remove_hop_by_hop;
+use crate::cache::object::{add_date, remove_hop_by_hop};
 use crate::cache::purge::{Event, Target};
 use crate::cache::status::Report;
 use crate::clock::Timestamp;
@@ -256,8 +256,20 @@ async fn ask(
         Ok(exchange) if exchange.status == StatusCode::SWITCHING_PROTOCOLS => {
             Decision::Tunnel { exchange: Box::new(exchange), site, route }
         }
-        Ok(exchange) => {
-            let source = Source::Passed(Box::new(exchange), shared.engine.clone());
+        Ok(mut exchange) => {
+            let (status, mut fields) = (exchange.status, std::mem::take(&mut exchange.fields));
+            add_date(&mut fields, Timestamp::now());
+            let has_body =
+                view.method != Method::HEAD && !matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+            let exchange = match has_body {
+                true => Some(Box::new(exchange)),
+                // Nobody will read to its end: it has ended.
+                false => {
+                    exchange.release(&shared.engine.connector).await;
+                    None
+                }
+            };
+            let source = Source::Passed { status, fields, exchange, engine: shared.engine.clone() };
             let response = ClientResponse::new(source, view.method, view.fields, now);
             Decision::Respond { response, report: Some(report), site: Some(site) }
         }

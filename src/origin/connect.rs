@@ -9,6 +9,7 @@ use pingora_core::connectors::TransportConnector;
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_core::utils::tls::{WrappedX509, parse_x509};
 use pingora_core::{Error, ErrorType};
+use rustix::io::Errno;
 use rustls::pki_types::CertificateDer;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
@@ -17,7 +18,7 @@ use crate::config::model::{Endpoint, Origin, OriginProtocol, Pool};
 
 use super::balance;
 use super::h1::{self, OriginStream};
-use super::pool::Picked;
+use super::pool::{FailedStage, Picked};
 
 /// Makes connections to origins.
 pub struct Connector {
@@ -31,32 +32,50 @@ impl Connector {
         Connector { http: pingora_core::connectors::http::Connector::new(None), tls: TransportConnector::new(None) }
     }
 
-    /// A new connection that speaks HTTP/1.1.
-    pub async fn connect(&self, picked: &Picked, deadline: Instant) -> Result<h1::Connection, OriginError> {
+    /// A new connection that speaks HTTP/1.1. With an error goes whether it says something of the origin: what the request
+    /// had no time for, or the node no descriptors, does not.
+    pub async fn connect(
+        &self,
+        picked: &Picked,
+        deadline: Instant,
+    ) -> Result<h1::Connection, (OriginError, FailedStage)> {
         let (origin, timeouts) = (&picked.origin.address, &picked.pool.config.timeouts);
-        let deadline = deadline.min(Instant::now() + timeouts.connect);
+        let by = deadline.min(Instant::now() + timeouts.connect);
         let stream = async {
             if picked.pool.config.tls.is_some() {
                 let mut peer = picked.peer();
                 peer.options.set_http_version(1, 1);
                 let stream = Box::pin(self.tls.new_stream(&peer)).await;
-                let stream = stream.map_err(|error| OriginError::from_pingora(&error, origin, true))?;
-                return Ok(OriginStream::Tls(stream));
+                let fail =
+                    |error: Box<Error>| (OriginError::from_pingora(&error, origin, true), FailedStage::Connecting);
+                return stream.map(OriginStream::Tls).map_err(fail);
             }
-            let fail =
-                |error: std::io::Error| OriginError::Connect { origin: origin.clone(), cause: error.to_string() };
+            let fail = |error: std::io::Error| {
+                let stage = if is_our_own(&error) { FailedStage::Connected } else { FailedStage::Connecting };
+                (OriginError::Connect { origin: origin.clone(), cause: error.to_string() }, stage)
+            };
             let stream = TcpStream::connect(picked.address).await.map_err(fail)?;
             stream.set_nodelay(true).map_err(fail)?;
             Ok(OriginStream::Plain(stream))
         };
-        match timeout_at(deadline, stream).await {
+        match timeout_at(by, stream).await {
             Ok(stream) => stream.map(h1::Connection::new),
+            Err(_) if by == deadline => {
+                let cause = "the pool's total_timeout is over".to_owned();
+                Err((OriginError::Timeout { origin: origin.clone(), cause }, FailedStage::Connected))
+            }
             Err(_) => {
                 let cause = format!("no connection within {:?}", timeouts.connect);
-                Err(OriginError::Timeout { origin: origin.clone(), cause })
+                Err((OriginError::Timeout { origin: origin.clone(), cause }, FailedStage::Connecting))
             }
         }
     }
+}
+
+/// Whether a connection was not made for want of something here: ports, descriptors, memory.
+fn is_our_own(error: &std::io::Error) -> bool {
+    let wants = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM, Errno::ADDRNOTAVAIL];
+    error.raw_os_error().is_some_and(|code| wants.iter().any(|want| want.raw_os_error() == code))
 }
 
 /// HTTP/2 streams at one time on a connection to an origin.

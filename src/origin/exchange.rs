@@ -96,7 +96,7 @@ pub async fn get(connector: &Connector, pools: &PoolSet, request: &OriginRequest
     loop {
         let picked = pools.pick(request.pool, request.hash, &tried)?;
         let (origin, address, pool) = (picked.origin.clone(), picked.address, picked.pool.clone());
-        let failure = match attempt(connector, request, picked, deadline).await {
+        let failure = match attempt(connector, request, picked, deadline, stale_connections == 0).await {
             Ok(exchange) => {
                 if request.avoid_errors && exchange.status.is_server_error() {
                     tried.push((origin, address));
@@ -142,10 +142,11 @@ async fn attempt(
     request: &OriginRequest,
     picked: Picked,
     deadline: Instant,
+    may_be_kept: bool,
 ) -> Result<Exchange, Failure> {
     // HTTP/2 has no Upgrade.
     if picked.pool.config.protocol == OriginProtocol::H1 || request.upgrade.is_some() {
-        return by_h1(connector, request, picked, deadline).await;
+        return by_h1(connector, request, picked, deadline, may_be_kept).await;
     }
     let (address, pool) = (picked.origin.address.clone(), picked.pool.config.name.clone());
     // Boxed: large, and most origins speak HTTP/1.1.
@@ -165,19 +166,20 @@ async fn by_h1(
     request: &OriginRequest,
     picked: Picked,
     deadline: Instant,
+    may_be_kept: bool,
 ) -> Result<Exchange, Failure> {
     let (name, timeouts) = (picked.origin.address.clone(), &picked.pool.config.timeouts);
     let by = |patience: Duration| deadline.min(Instant::now() + patience);
     let request_time = Timestamp::now();
-    let kept = picked.pool.kept.take(picked.index, picked.address, timeouts.idle);
+    let take = || picked.pool.kept.take(picked.index, picked.address, timeouts.idle);
+    let kept = may_be_kept.then(take).flatten();
     let on_kept_connection = kept.is_some();
     let mut connection = match kept {
         Some(connection) => connection,
-        None => connector.connect(&picked, deadline).await.map_err(|error| Failure {
-            error,
-            stage: FailedStage::Connecting,
-            on_kept_connection: false,
-        })?,
+        None => {
+            let connected = connector.connect(&picked, deadline).await;
+            connected.map_err(|(error, stage)| Failure { error, stage, on_kept_connection: false })?
+        }
     };
     picked.origin.connected(picked.address);
     let exchanged = async {
@@ -186,7 +188,8 @@ async fn by_h1(
         loop {
             let head = connection.read_head(&request.method, by(timeouts.read)).await?;
             let is_final = request.is_final(head.status);
-            if is_final || interim == MAX_INTERIM {
+            // After a 101 that nobody asked for the origin speaks what nobody understands.
+            if is_final || interim == MAX_INTERIM || head.status == StatusCode::SWITCHING_PROTOCOLS {
                 return Ok::<_, h1::Error>(is_final.then_some(head));
             }
             interim += 1;
@@ -202,9 +205,13 @@ async fn by_h1(
         }
         Ok(None) => Err(Failure::no_response(&name)),
         Err(error) => {
-            let timed_out = matches!(error, h1::Error::Timeout(_));
+            // Closed while it lay idle: nothing of this request has been seen by anybody.
+            let is_dead = matches!(error, h1::Error::Io(_) | h1::Error::Closed) && connection.has_heard_nothing();
+            if on_kept_connection {
+                picked.pool.kept.forget(picked.address);
+            }
             let error = OriginError::from_h1(&error, &name);
-            let on_kept_connection = on_kept_connection && !timed_out;
+            let on_kept_connection = on_kept_connection && is_dead;
             Err(Failure { error, stage: FailedStage::Connected, on_kept_connection })
         }
     }
@@ -236,6 +243,7 @@ async fn by_pingora(connector: &Connector, request: &OriginRequest, picked: Pick
         for _ in 0..MAX_INTERIM {
             session.read_response_header().await?;
             match session.response_header() {
+                Some(head) if head.status == StatusCode::SWITCHING_PROTOCOLS => break,
                 Some(head) if !request.is_final(head.status) => request.tell(head.status, &head.headers),
                 _ => break,
             }

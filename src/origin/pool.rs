@@ -180,10 +180,15 @@ impl PoolTasks {
             let name = pool.config.name.clone();
             let entry = match before.remove(&name) {
                 Some((old, tasks)) if Arc::ptr_eq(&old, pool) => (old, tasks),
-                _ => (pool.clone(), pool.start_tasks(&self.probes)),
+                replaced => {
+                    replaced.inspect(|(old, _)| old.kept.close());
+                    (pool.clone(), pool.start_tasks(&self.probes))
+                }
             };
             self.running.insert(name, entry);
         }
+        // Requests that still run by an old configuration may hold on to its pools for long.
+        before.values().for_each(|(old, _)| old.kept.close());
     }
 }
 

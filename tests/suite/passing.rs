@@ -226,3 +226,51 @@ fn an_upgrade_to_h2c_is_not_made_and_the_request_is_served() {
         assert!(request.field("upgrade").is_none() && request.field("http2-settings").is_none());
     }
 }
+
+/// One connection to the origin serves them all: whatever has no body gives it back as well.
+#[test]
+fn connections_to_origins_are_used_again() {
+    let origin = Origin::start(|request| match request.path() {
+        _ if request.head.starts_with("HEAD ") => Reply::head_only(200, &["ETag: \"e\"", "Content-Length: 4"]),
+        "/none" => Reply::head_only(204, &[]),
+        "/same" => Reply::head_only(304, &["ETag: \"e\""]),
+        _ => Reply::ok(&["ETag: \"e\""], "body"),
+    });
+    let node = Node::with_routes(&[origin.address], UNCACHED);
+    for _ in 0..3 {
+        for (method, path) in [("GET", "/a"), ("HEAD", "/a"), ("OPTIONS", "/none"), ("GET", "/same"), ("GET", "/b")] {
+            let response = node.request(method, path, &[], "");
+            assert!(response.status < 400 && response.field("date").is_some(), "{method} {path}: {}", response.head);
+        }
+    }
+    assert_eq!(origin.connections(), 1);
+}
+
+/// What comes after a 101 that nobody asked for is no HTTP: the client must see neither.
+#[test]
+fn an_upgrade_that_nobody_asked_for_is_no_answer() {
+    let origin = Origin::start(|_| {
+        let head = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n".to_vec();
+        [vec![Step::Send(head)], Reply::ok(&[], "evil")].concat()
+    });
+    let response = Node::with_routes(&[origin.address], UNCACHED).get("/a");
+    assert_eq!(response.status, 502);
+    assert!(!response.head.contains("101") && !response.text().contains("evil"), "{}", response.head);
+}
+
+/// However many connections an origin has closed without a word, the next request gets its answer.
+#[test]
+fn connections_that_died_meanwhile_cost_no_request() {
+    let origin = Origin::start(|request| match request.path() {
+        // Looks kept, and is closed as soon as the next request comes.
+        "/first" => [Reply::ok(&[], "x"), vec![Step::Close]].concat(),
+        _ => Reply::ok(&[], "x"),
+    });
+    let node = Node::with_routes(&[origin.address], UNCACHED);
+    std::thread::scope(|scope| {
+        (0..12).for_each(|_| drop(scope.spawn(|| assert_eq!(node.get("/first").status, 200))));
+    });
+    for _ in 0..5 {
+        assert_eq!(node.get("/next").status, 200);
+    }
+}

@@ -22,7 +22,7 @@ use super::explain;
 use super::flight::{Flight, ObjectUse, Settled};
 use super::freshness::ExchangeTimes;
 use super::inspect::TriedOut;
-use super::object::{Head, Object, remove_hop_by_hop};
+use super::object::{Head, Object, add_date, remove_hop_by_hop};
 use super::part::{self, Part};
 use super::policy::{self, RequestFacts, ResponseFacts, Storable};
 use super::reason::SkipReason;
@@ -297,15 +297,6 @@ fn confirms_another(fields: &HeaderMap, stale: &Object) -> bool {
     let Some(given) = fields.get(header::ETAG).filter(|etag| !etag.as_bytes().starts_with(b"W/")) else { return false };
     let stored = stale.head.get(&header::ETAG);
     stored.map(|etag| etag.strip_prefix(b"W/").unwrap_or(etag)) != Some(given.as_bytes())
-}
-
-/// RFC 9110 section 6.6.1: a response without `Date` gets the time it came.
-fn add_date(fields: &mut HeaderMap, now: Timestamp) {
-    if !fields.contains_key(header::DATE)
-        && let Ok(date) = HeaderValue::from_str(&now.http_date())
-    {
-        fields.insert(header::DATE, date);
-    }
 }
 
 fn judge(

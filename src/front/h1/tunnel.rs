@@ -51,8 +51,12 @@ impl Connection {
         let carried = async {
             self.write_all([&head.h1, tail.as_bytes(), &early]).await?;
             // What the client did not wait to send until it was told.
-            origin.write_all(&std::mem::take(&mut self.buffer)).await?;
-            origin.flush().await?;
+            let before = std::mem::take(&mut self.buffer);
+            let giving = async {
+                origin.write_all(&before).await?;
+                origin.flush().await
+            };
+            tokio::time::timeout(idle, giving).await??;
             carry(&mut self.stream, &mut origin, idle, &moved).await
         };
         sent.error = carried.await.err().map(|error| format!("tunnel: {error}"));

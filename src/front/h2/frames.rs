@@ -16,14 +16,12 @@ use super::answer::{self, Asked};
 use super::head::{Fault, Parsed};
 use super::hpack::Section;
 use super::stream::{Gone, Handle, Stream};
-use super::streams::Received;
+use super::streams::{Received, WORTHWHILE};
 use super::wire::{self, FrameHeader, Reason, flag, kind, without_padding};
 use super::{Connection, FAREWELL_PING, Leaving};
 
 /// A body of up to so many bytes is sent at once, if the client's windows let it; a larger one takes turns with others.
 const SENT_AT_ONCE: usize = 128 << 10;
-/// A window update of so many bytes and more is what downloads are made of. Smaller ones bring nothing.
-const WORTHWHILE: u32 = 4 << 10;
 /// What a malformed request counts among the frames that bring nothing.
 const MALFORMED: u32 = 30;
 

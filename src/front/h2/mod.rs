@@ -87,6 +87,8 @@ pub struct Connection {
     alarm: Alarm,
     /// When something last came or a stream ended.
     active: Instant,
+    /// When something is to be done though nothing happens.
+    deadline: Instant,
     /// Since when the head of a request, or a frame that is none of a body, has not come in full.
     unfinished: Option<Instant>,
 }
@@ -139,6 +141,7 @@ impl Connection {
             leaving: Leaving::No,
             alarm: Alarm::new(),
             active: Instant::now(),
+            deadline: Instant::now(),
             unfinished: None,
         }
     }
@@ -161,14 +164,19 @@ impl Connection {
                 self.active = Instant::now();
             }
             match event {
-                Event::Io => {}
-                Event::Time => {
-                    if let Some(end) = self.on_time() {
+                Event::Gone => break None,
+                Event::Shutdown => self.announce_end(),
+                Event::Io | Event::Time => {
+                    // Where something is always to be read, the time and the shutdown have their turn all the same.
+                    if *self.shutdown.borrow() {
+                        self.announce_end();
+                    }
+                    if Instant::now() >= self.deadline
+                        && let Some(end) = self.on_time()
+                    {
                         break end;
                     }
                 }
-                Event::Shutdown => self.announce_end(),
-                Event::Gone => break None,
             }
             if let Err(reason) = self.progress() {
                 break Some(reason);
@@ -190,8 +198,8 @@ impl Connection {
             while self.outbox.poll_ready(&mut cx, &mut left).is_ready() {
                 left.drain(..).for_each(|stream| self.streams.look(&stream, &mut self.output));
             }
-            let (frames, ended) = self.streams.send(&mut self.output, MOST_OUTPUT, Instant::now());
-            self.patience.calm(2 * frames + ended);
+            let (earned, ended) = self.streams.send(&mut self.output, MOST_OUTPUT, Instant::now());
+            self.patience.calm(earned);
             if ended > 0 {
                 self.active = Instant::now();
             }
@@ -216,7 +224,8 @@ impl Connection {
 
     /// Waits until there is something to do.
     async fn event(&mut self) -> Event {
-        let deadline = self.deadline();
+        let deadline = self.next_deadline();
+        self.deadline = deadline;
         let is_leaving = self.leaving != Leaving::No;
         let is_over = self.is_over();
         let Connection { stream, input, output, outbox, alarm, shutdown, .. } = self;
@@ -251,8 +260,8 @@ impl Connection {
         event
     }
 
-    /// When something is to be done though nothing happens.
-    fn deadline(&self) -> Instant {
+    /// The earliest time for which something is planned.
+    fn next_deadline(&self) -> Instant {
         let idle = self.is_idle().then(|| {
             let holds_memory = self.input.is_empty() && self.input.capacity() > 0;
             self.active + if holds_memory { TRIM_AFTER } else { self.limits.keepalive_timeout }
@@ -354,6 +363,7 @@ impl Connection {
                 stream.look();
             }
         }
+        self.outbox.close();
     }
 }
 

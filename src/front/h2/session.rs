@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, HeaderValue, StatusCode, Version, header};
+use http::{HeaderMap, StatusCode, Version, header};
 use pingora_core::protocols::Digest;
 use pingora_core::protocols::SocketDigest;
 use pingora_core::protocols::http::body_buffer::FixedBuffer;
@@ -18,7 +18,7 @@ use pingora_core::{Error, ErrorType, OrErr, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 use tokio::time::timeout;
 
-use crate::cache::object::remove_hop_by_hop;
+use crate::cache::object::{add_date, remove_hop_by_hop};
 use crate::clock::Timestamp;
 use crate::config::model::Limits;
 use crate::request::RequestView;
@@ -167,11 +167,7 @@ impl Session for PassSession {
         }
         let mut fields = head.headers.clone();
         remove_hop_by_hop(&mut fields);
-        if !fields.contains_key(header::DATE)
-            && let Ok(date) = HeaderValue::try_from(Timestamp::now().http_date())
-        {
-            fields.insert(header::DATE, date); // RFC 9110 section 6.6.1
-        }
+        add_date(&mut fields, Timestamp::now());
         let mut section = BytesMut::new();
         hpack::put_no_table(&mut section);
         hpack::put_status(&mut section, head.status.as_u16());

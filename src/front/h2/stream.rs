@@ -47,10 +47,29 @@ impl Outbox {
         Poll::Pending
     }
 
+    /// Nobody looks any more. Once no task lives, nothing comes after it: what refers to its connection is gone.
+    pub fn close(&self) {
+        let mut ready = self.ready.lock();
+        ready.streams = Vec::new();
+        ready.waker = None;
+    }
+
+    /// A task leaves. Nothing of it comes after it is not counted any more.
+    fn leave(&self, stream: &Arc<Stream>) {
+        self.push_and(stream, || {
+            self.live.fetch_sub(1, Ordering::AcqRel);
+        });
+    }
+
     fn push(&self, stream: &Arc<Stream>) {
+        self.push_and(stream, || {});
+    }
+
+    fn push_and(&self, stream: &Arc<Stream>, under_the_lock: impl FnOnce()) {
         let waker = {
             let mut ready = self.ready.lock();
             ready.streams.push(stream.clone());
+            under_the_lock();
             ready.waker.take()
         };
         if let Some(waker) = waker {
@@ -336,9 +355,8 @@ impl Drop for Handle {
     fn drop(&mut self) {
         self.reset(Reason::InternalError);
         self.stream.state.lock().dropped = true;
-        self.stream.outbox.live.fetch_sub(1, Ordering::AcqRel);
         // Whether it was told or not: a connection that ends waits for its tasks.
-        self.stream.outbox.push(&self.stream);
+        self.stream.outbox.leave(&self.stream);
     }
 }
 

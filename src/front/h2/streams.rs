@@ -14,6 +14,9 @@ use super::wire::{self, MAX_PAYLOAD, Reason};
 /// that waits must not be slowed by the way there and back.
 pub const STREAM_WINDOW: u32 = 256 << 10;
 
+/// A window update of so many bytes and more is what downloads are made of. Smaller ones bring nothing.
+pub const WORTHWHILE: u32 = 4 << 10;
+
 /// The streams that are not over.
 pub struct Streams {
     entries: BTreeMap<u32, Entry>,
@@ -138,10 +141,10 @@ impl Streams {
         }
     }
 
-    /// Lets the streams send in turn, a frame each, while the output has less than `most` bytes. Gives the number of
-    /// frames of bodies, and that of responses that ended.
+    /// Lets the streams send in turn, a frame each, while the output has less than `most` bytes. Gives what
+    /// the client has earned of its [`super::patience`], and how many responses ended.
     pub fn send(&mut self, output: &mut Output, most: usize, now: Instant) -> (u32, u32) {
-        let (mut frames, mut ended) = (0, 0);
+        let (mut earned, mut ended) = (0, 0);
         while output.len() < most
             && let Some(id) = self.turns.pop_front()
         {
@@ -169,13 +172,16 @@ impl Streams {
                 Out::Data(data, ends) => {
                     entry.window -= data.len() as i64;
                     self.window -= data.len() as i64;
+                    // Twice as much as the window updates that it answers may have cost; those of a few bytes earn less.
+                    earned += if data.len() >= WORTHWHILE as usize || ends { 2 } else { 1 };
                     output.put_data(id, data, ends);
-                    frames += 1;
                     ends
                 }
                 Out::Reset(reason) => {
                     wire::put_reset(output.frames(), id, reason);
-                    self.entries.remove(&id);
+                    if let Some(entry) = self.entries.remove(&id) {
+                        self.taken += entry.stream.look().taken; // what came after its task had gone
+                    }
                     continue;
                 }
             };
@@ -192,7 +198,7 @@ impl Streams {
                 self.turns.push_back(id);
             }
         }
-        (frames, ended)
+        (earned + ended, ended)
     }
 
     /// The client takes more of all bodies.

@@ -40,6 +40,18 @@ pub enum Taken {
     End,
 }
 
+/// Whether nobody could find the response's end elsewhere (RFC 9112 section 6): no length beside chunks, nothing said of a
+/// body where there is none.
+pub fn is_clear(status: StatusCode, fields: &HeaderMap) -> bool {
+    let is_chunked = fields.contains_key(header::TRANSFER_ENCODING);
+    let length = fields.get(header::CONTENT_LENGTH);
+    match status {
+        StatusCode::NO_CONTENT => !is_chunked && length.is_none_or(|length| length == "0"),
+        StatusCode::NOT_MODIFIED => !is_chunked,
+        _ => !(is_chunked && length.is_some()),
+    }
+}
+
 impl Body {
     /// That of a response with these fields. Contradictions are errors: they are how responses are split. A length beside
     /// chunks is taken out of the fields.
@@ -241,6 +253,23 @@ mod tests {
                 let expected = (text.to_owned(), rest.map(str::to_owned));
                 assert_eq!(decode(body, wire, step), Ok(expected), "{wire:?} {step}");
             }
+        }
+    }
+
+    #[test]
+    fn ambiguous_responses_are_told_apart() {
+        for (status, lines, clear) in [
+            (200, &[("content-length", "5")][..], true),
+            (200, &[("transfer-encoding", "chunked")], true),
+            (200, &[("transfer-encoding", "chunked"), ("content-length", "5")], false),
+            (204, &[], true),
+            (204, &[("content-length", "0")], true),
+            (204, &[("content-length", "5")], false),
+            (204, &[("transfer-encoding", "chunked")], false),
+            (304, &[("content-length", "5")], true),
+            (304, &[("transfer-encoding", "chunked")], false),
+        ] {
+            assert_eq!(is_clear(StatusCode::from_u16(status).unwrap(), &fields(lines)), clear, "{status} {lines:?}");
         }
     }
 

@@ -14,7 +14,14 @@ const MOST: usize = 1024;
 /// The kept connections of one pool, to any of its origins: all of them are reached in the same way, but for the name that
 /// is asked for by TLS, which goes with the origin.
 #[derive(Default)]
-pub struct Kept(Mutex<Vec<Resting>>);
+pub struct Kept(Mutex<All>);
+
+#[derive(Default)]
+struct All {
+    resting: Vec<Resting>,
+    /// The pool has been replaced: nobody will ask any more.
+    closed: bool,
+}
 
 struct Resting {
     origin: usize,
@@ -28,7 +35,7 @@ impl Kept {
     pub fn take(&self, origin: usize, address: SocketAddr, most_idle: Duration) -> Option<Connection> {
         loop {
             let mut resting = {
-                let mut all = self.0.lock();
+                let all = &mut self.0.lock().resting;
                 let place = all.iter().rposition(|kept| kept.origin == origin && kept.address == address)?;
                 all.remove(place)
             };
@@ -48,20 +55,35 @@ impl Kept {
         }
         let resting = Resting { origin, address, since: Instant::now(), connection };
         let mut all = self.0.lock();
-        if all.len() < MOST {
-            all.push(resting);
+        if all.resting.len() < MOST && !all.closed {
+            all.resting.push(resting);
         }
+    }
+
+    /// Closes those to an address at which one has turned out to be dead: the others will be, too.
+    pub fn forget(&self, address: SocketAddr) {
+        self.0.lock().resting.retain(|kept| kept.address != address);
+    }
+
+    /// Closes all, now and from now on.
+    pub fn close(&self) {
+        let mut all = self.0.lock();
+        all.closed = true;
+        all.resting = Vec::new();
     }
 
     /// Closes those that have rested for too long or that their origins have closed.
     pub fn tidy(&self, most_idle: Duration) {
-        let all = std::mem::take(&mut *self.0.lock());
+        let all = std::mem::take(&mut self.0.lock().resting);
         let alive = |resting: &mut Resting| resting.since.elapsed() < most_idle && resting.connection.stream.is_quiet();
         let alive: Vec<Resting> =
             all.into_iter().filter_map(|mut resting| alive(&mut resting).then_some(resting)).collect();
         let mut newer = self.0.lock();
-        let since = std::mem::replace(&mut *newer, alive);
-        newer.extend(since);
+        if newer.closed {
+            return;
+        }
+        let since = std::mem::replace(&mut newer.resting, alive);
+        newer.resting.extend(since);
     }
 }
 
@@ -90,7 +112,7 @@ mod tests {
             // The kernel may take a moment to bring the news.
             tokio::task::yield_now().await;
             kept.tidy(idle);
-            if kept.0.lock().len() == 1 {
+            if kept.0.lock().resting.len() == 1 {
                 break kept.take(0, address, idle).unwrap();
             }
         };
@@ -98,5 +120,14 @@ mod tests {
         kept.put(0, address, first);
         kept.tidy(Duration::ZERO);
         assert!(kept.take(0, address, idle).is_none(), "it has rested for too long");
+        for last in [Kept::forget as fn(&Kept, SocketAddr), |kept, _| kept.close()] {
+            let stream = TcpStream::connect(address).await.unwrap();
+            kept.put(0, address, Connection::new(OriginStream::Plain(stream)));
+            last(&kept, address);
+            assert!(kept.take(0, address, idle).is_none());
+        }
+        let stream = TcpStream::connect(address).await.unwrap();
+        kept.put(0, address, Connection::new(OriginStream::Plain(stream)));
+        assert!(kept.0.lock().resting.is_empty(), "it is closed for good");
     }
 }

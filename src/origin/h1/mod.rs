@@ -11,7 +11,7 @@ use std::io;
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
-use http::{Method, StatusCode};
+use http::Method;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, timeout_at};
 
@@ -35,6 +35,8 @@ pub struct Connection {
     body: Body,
     /// Whether it can be used again after the body.
     keep_alive: bool,
+    /// Some head has come since the request was sent.
+    has_heard: bool,
 }
 
 /// Why an exchange failed.
@@ -66,11 +68,12 @@ impl std::fmt::Display for Error {
 
 impl Connection {
     pub fn new(stream: OriginStream) -> Self {
-        Connection { stream, read: BytesMut::new(), body: Body::Length(0), keep_alive: true }
+        Connection { stream, read: BytesMut::new(), body: Body::Length(0), keep_alive: true, has_heard: false }
     }
 
     /// Sends a request's head.
     pub async fn send(&mut self, head: &[u8], deadline: Instant) -> Result<(), Error> {
+        self.has_heard = false;
         let sending = async {
             self.stream.write_all(head).await?;
             self.stream.flush().await
@@ -99,12 +102,14 @@ impl Connection {
         };
         let mut head = ResponseHead::parse(&self.read[..length]).map_err(Error::Invalid)?;
         self.read.advance(length);
+        self.has_heard = true;
         if head.status.is_informational() {
-            self.keep_alive = head.status != StatusCode::SWITCHING_PROTOCOLS;
             return Ok(head);
         }
+        // Where two might disagree on where the response ends, it is the connection's last.
+        let is_clear = body::is_clear(head.status, &head.fields);
         self.body = Body::of(method, head.status, &mut head.fields).map_err(Error::Invalid)?;
-        self.keep_alive = head.keep_alive && self.body != Body::UntilClose;
+        self.keep_alive = head.keep_alive && is_clear && self.body != Body::UntilClose;
         Ok(head)
     }
 
@@ -112,7 +117,7 @@ impl Connection {
     pub async fn read_body(&mut self, patience: Duration) -> Result<Option<Bytes>, Error> {
         loop {
             match self.body.take(&mut self.read).map_err(Error::Invalid)? {
-                Taken::Some(piece) => return Ok(Some(piece)),
+                Taken::Some(piece) => return self.gather(piece).map(Some),
                 Taken::End => return Ok(None),
                 Taken::NeedsMore => {}
             }
@@ -126,6 +131,25 @@ impl Connection {
                 Err(error) => return Err(error.into()),
             }
         }
+    }
+
+    /// A piece with what comes after it and is there already, if it is small: each is kept, sent and counted by itself.
+    fn gather(&mut self, piece: Bytes) -> Result<Bytes, Error> {
+        if piece.len() >= FIRST_READ || self.read.is_empty() || !matches!(self.body, Body::Chunked(_)) {
+            return Ok(piece);
+        }
+        let mut all = BytesMut::from(&piece[..]);
+        while all.len() < PIECE
+            && let Taken::Some(more) = self.body.take(&mut self.read).map_err(Error::Invalid)?
+        {
+            all.extend_from_slice(&more);
+        }
+        Ok(all.freeze())
+    }
+
+    /// Whether nothing at all has come since the request was sent.
+    pub fn has_heard_nothing(&self) -> bool {
+        !self.has_heard && self.read.is_empty()
     }
 
     /// Whether the next exchange can go by this connection: the last has ended, and nothing came that nobody asked for.

@@ -72,7 +72,8 @@ fn keeps_alive(is_http_11: bool, fields: &HeaderMap) -> bool {
         let mut options = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
         options.any(|token| token.trim_ascii().eq_ignore_ascii_case(option.as_bytes()))
     };
-    if is_http_11 { !has("close") } else { has("keep-alive") }
+    // HTTP/1.0 has no transfer codings: what has one all the same is not to be trusted with more (RFC 9112 section 6.1).
+    if is_http_11 { !has("close") } else { has("keep-alive") && !fields.contains_key(header::TRANSFER_ENCODING) }
 }
 
 #[cfg(test)]
