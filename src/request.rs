@@ -47,7 +47,7 @@ impl RequestView<'_> {
     }
 }
 
-/// The header fields of a request: parsed in place by the HTTP/1 front, or a map from HTTP/2.
+/// The header fields of a request: parsed in place by the fronts, or a map.
 #[derive(Clone, Copy)]
 pub enum Fields<'a> {
     Parsed(&'a [httparse::Header<'a>]),

@@ -1,5 +1,5 @@
-//! One stored response, with everything ready that a hit needs: its head serialised for HTTP/1, its fields
-//! as a map for HTTP/2, its body in one piece, or where to read it.
+//! One stored response, with everything ready that a hit needs: its head serialised as HTTP/1 sends it and HTTP/2 reads
+//! it, its body in one piece, or where to read it.
 
 use std::fmt::Debug;
 use std::io::Write as _;
