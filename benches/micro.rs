@@ -79,7 +79,25 @@ const NOW: Timestamp = Timestamp::from_secs(1_700_000_000);
 /// Objects in memory for the look-up.
 const OBJECTS: usize = 10_000;
 
-type Step = (&'static str, Box<dyn FnMut()>);
+/// A step's name, and what makes it ready to be repeated.
+type Step = (&'static str, fn() -> Box<dyn FnMut()>);
+
+const STEPS: [Step; 14] = [
+    ("parse a head of HTTP/1.1", || Box::new(parse_h1)),
+    ("parse a head of HTTP/2", parse_h2),
+    ("plan of 1 site", || planned(1)),
+    ("plan of 100 sites", || planned(100)),
+    ("plan of 10,000 sites", || planned(10_000)),
+    ("write a key", write_key),
+    ("look a hit up", || look_up(0)),
+    ("look a hit up, 1,000 purges in force", || look_up(1_000)),
+    ("check purges, none since", || purge_check(0)),
+    ("check purges, 1,000 since", || purge_check(1_000)),
+    ("judge", judge),
+    ("respond", respond),
+    ("write a section of HTTP/2", write_section),
+    ("write a line of the access log", log_line),
+];
 
 fn main() {
     let arguments: Vec<String> = std::env::args().collect();
@@ -87,37 +105,19 @@ fn main() {
         && flag == "--count"
     {
         let times: u64 = times.parse().expect("a number");
-        let mut step = steps().into_iter().find(|(step, _)| step == name).expect("a step").1;
+        let (_, make) = STEPS.iter().find(|(step, _)| step == name).expect("a step");
+        let mut step = make();
         return (0..times).for_each(|_| step());
     }
     if arguments.iter().any(|argument| argument == "--names") {
-        return steps().iter().for_each(|(name, _)| println!("{name}"));
+        return STEPS.iter().for_each(|(name, _)| println!("{name}"));
     }
     let mut criterion = Criterion::default().without_plots().configure_from_args();
-    for (name, mut step) in steps() {
+    for (name, make) in STEPS {
+        let mut step = make();
         criterion.bench_function(name, |bencher| bencher.iter(&mut step));
     }
     criterion.final_summary();
-}
-
-fn steps() -> Vec<Step> {
-    let mut steps: Vec<Step> = vec![
-        ("parse a head of HTTP/1.1", Box::new(parse_h1)),
-        ("parse a head of HTTP/2", parse_h2()),
-        ("judge", judge()),
-        ("respond", respond()),
-        ("write a line of the access log", log_line()),
-    ];
-    for (name, sites) in [("plan of 1 site", 1), ("plan of 100 sites", 100), ("plan of 10,000 sites", 10_000)] {
-        steps.push((name, planned(sites)));
-    }
-    steps.push(("write a key", write_key()));
-    steps.push(("look a hit up", look_up(0)));
-    steps.push(("look a hit up, 1,000 purges in force", look_up(1_000)));
-    steps.push(("check purges, none since", purge_check(0)));
-    steps.push(("check purges, 1,000 since", purge_check(1_000)));
-    steps.push(("write a section of HTTP/2", write_section()));
-    steps
 }
 
 fn config(sites: usize) -> Config {
