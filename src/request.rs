@@ -116,6 +116,13 @@ impl<'a> Fields<'a> {
     }
 }
 
+/// A `Content-Length` (RFC 9110 section 8.6): digits and nothing else. Eighteen of them are less than 2^63, so they cannot
+/// overflow.
+pub fn content_length(value: &[u8]) -> Option<u64> {
+    let fits = matches!(value.len(), 1..=18) && value.iter().all(u8::is_ascii_digit);
+    std::str::from_utf8(value).ok().filter(|_| fits)?.parse().ok()
+}
+
 /// A request target taken apart and normalised (RFC 3986 section 6.2.2): dot segments removed, escapes of
 /// unreserved characters decoded, hexadecimal digits in upper case. The result is what routes are matched
 /// against, what is keyed and what is sent, so that no two of them can disagree.

@@ -14,7 +14,7 @@ use smallvec::SmallVec;
 
 use crate::config::host::parse_authority;
 use crate::config::model::Limits;
-use crate::request::{Fields, RequestView, Scheme, Target, TargetError};
+use crate::request::{Fields, RequestView, Scheme, Target, TargetError, content_length};
 
 /// A checked request head, borrowing from the connection's buffer.
 pub struct RequestHead<'b> {
@@ -352,10 +352,7 @@ fn body_framing(fields: &[httparse::Header<'_>], version: Version) -> Result<Bod
             if lengths.next().is_some() {
                 return Err(bad("the request has more than one Content-Length"));
             }
-            // Eighteen digits are less than 2^63: they cannot overflow.
-            let fits = matches!(length.value.len(), 1..=18) && length.value.iter().all(u8::is_ascii_digit);
-            let digits = std::str::from_utf8(length.value).ok().filter(|_| fits);
-            match digits.and_then(|digits| digits.parse().ok()) {
+            match content_length(length.value) {
                 Some(length) => Ok(BodyFraming::Length(length)),
                 None => Err(bad("the Content-Length is not valid")),
             }

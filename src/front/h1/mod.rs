@@ -200,11 +200,11 @@ impl Connection {
         let view = head.view(self.stream.client().ip(), self.stream.scheme());
         let mut key = std::mem::take(&mut self.key);
         // HTTP/1.0 has no interim responses (RFC 9110 section 15.2).
-        let interims = (head.version != Version::HTTP_10).then(Arc::<Interims>::default);
-        let asking = Asking { has_body: head.body != BodyFraming::None, interims: interims.clone() };
+        let interims: Arc<Interims> = Arc::default();
+        let wanted = (head.version != Version::HTTP_10).then(|| interims.clone());
+        let asking = Asking { has_body: head.body != BodyFraming::None, interims: wanted };
         let decision = {
             let mut deciding = std::pin::pin!(serve::decide(&self.shared, snapshot, &view, &mut key, now, asking));
-            let interims = interims.unwrap_or_default();
             loop {
                 let decided = serve::step(&mut deciding, &interims).await;
                 while let Some((status, fields)) = interims.take() {

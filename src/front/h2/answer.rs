@@ -64,7 +64,7 @@ pub(super) async fn answer(asked: Asked, mut stream: Handle) {
                 }
             };
             while let Some((status, fields)) = interims.take() {
-                stream.send_section(interim_section(status, fields), false);
+                stream.send_section(head_section(status, fields), false);
             }
             if let Some(decision) = decided {
                 break decision;
@@ -85,7 +85,7 @@ pub(super) async fn answer(asked: Asked, mut stream: Handle) {
                 request.progress = Some(Progress::new(started));
             }
             if asked.expects_continue && !is_empty {
-                stream.send_section(interim_section(StatusCode::CONTINUE, HeaderMap::new()), false);
+                stream.send_section(head_section(StatusCode::CONTINUE, HeaderMap::new()), false);
             }
             let session = PassSession::new(stream, &view, is_empty, (asked.client, asked.local));
             let Some(session) = session else { return };
@@ -195,8 +195,8 @@ pub(super) fn put_map(out: &mut BytesMut, fields: &HeaderMap) {
     }
 }
 
-/// The field section of an interim response.
-pub(super) fn interim_section(status: StatusCode, mut fields: HeaderMap) -> BytesMut {
+/// The field section of a response that is not the cache's: an interim one, or one that is passed on.
+pub(super) fn head_section(status: StatusCode, mut fields: HeaderMap) -> BytesMut {
     remove_hop_by_hop(&mut fields);
     let mut out = BytesMut::new();
     hpack::put_no_table(&mut out);

@@ -233,7 +233,8 @@ impl Connection {
                 // Trailers; nobody asks for those of requests.
                 true if !ends_stream => return Err(Reason::ProtocolError),
                 true => {
-                    if let Err(reason) = self.streams.receive_end(id) {
+                    let ended = self.streams.receive(id, BytesMut::new(), 0, true, &mut self.output);
+                    if let Received::Error(reason) = ended {
                         self.reset(id, reason);
                     }
                 }

@@ -5,7 +5,7 @@ use smallvec::SmallVec;
 
 use crate::config::host::parse_authority;
 use crate::config::model::Limits;
-use crate::request::Target;
+use crate::request::{Target, content_length};
 
 use super::super::head::{BodyFraming, Refusal, RequestHead, expects_continue, refuse_method, target_error};
 use super::hpack::Section;
@@ -145,10 +145,7 @@ impl<'b> Parsed<'b> {
     fn body_framing(&self, ended: bool) -> Result<BodyFraming, Fault> {
         let mut stated = None;
         for field in self.fields.iter().filter(|field| field.name == header::CONTENT_LENGTH.as_str()) {
-            // Eighteen digits are less than 2^63: they cannot overflow.
-            let fits = matches!(field.value.len(), 1..=18) && field.value.iter().all(u8::is_ascii_digit);
-            let digits = std::str::from_utf8(field.value).ok().filter(|_| fits);
-            let length: u64 = digits.and_then(|digits| digits.parse().ok()).ok_or(Fault::Malformed)?;
+            let length = content_length(field.value).ok_or(Fault::Malformed)?;
             if stated.replace(length).is_some() {
                 return Err(Fault::Malformed);
             }

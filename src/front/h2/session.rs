@@ -23,7 +23,7 @@ use crate::clock::Timestamp;
 use crate::config::model::Limits;
 use crate::request::RequestView;
 
-use super::answer::{interim_section, put_map};
+use super::answer::{head_section, put_map};
 use super::hpack;
 use super::stream::{Gone, Handle};
 use super::wire::Reason;
@@ -162,17 +162,12 @@ impl Session for PassSession {
             if self.interim > MAX_INTERIM {
                 return Ok(()); // hints, and nobody may have the client wait for them
             }
-            self.stream.send_section(interim_section(head.status, head.headers.clone()), false);
+            self.stream.send_section(head_section(head.status, head.headers.clone()), false);
             return Ok(());
         }
         let mut fields = head.headers.clone();
-        remove_hop_by_hop(&mut fields);
         add_date(&mut fields, Timestamp::now());
-        let mut section = BytesMut::new();
-        hpack::put_no_table(&mut section);
-        hpack::put_status(&mut section, head.status.as_u16());
-        put_map(&mut section, &fields);
-        self.stream.send_section(section, ends);
+        self.stream.send_section(head_section(head.status, fields), ends);
         self.response = Some(head);
         Ok(())
     }

@@ -82,7 +82,7 @@ impl Streams {
         self.entries.insert(id, entry);
     }
 
-    /// Some of a request's body: `length` bytes with its padding.
+    /// Some of a request's body, `length` bytes with its padding; nothing, where trailers end it.
     pub fn receive(&mut self, id: u32, data: BytesMut, length: usize, ended: bool, output: &mut Output) -> Received {
         let Some(entry) = self.entries.get_mut(&id) else { return Received::Dropped };
         if !entry.open {
@@ -105,23 +105,6 @@ impl Streams {
             self.entries.remove(&id);
         }
         Received::Kept
-    }
-
-    /// The request has ended with trailers.
-    pub fn receive_end(&mut self, id: u32) -> Result<(), Reason> {
-        match self.entries.get_mut(&id) {
-            None => Ok(()),
-            Some(entry) if !entry.open => Err(Reason::StreamClosed),
-            Some(entry) if entry.expected.is_some_and(|left| left > 0) => Err(Reason::ProtocolError),
-            Some(entry) => {
-                entry.open = false;
-                entry.stream.receive(BytesMut::new(), true);
-                if entry.answered {
-                    self.entries.remove(&id);
-                }
-                Ok(())
-            }
-        }
     }
 
     /// A stream's task has left word.

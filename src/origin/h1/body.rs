@@ -3,6 +3,8 @@
 use bytes::{Buf, Bytes, BytesMut};
 use http::{HeaderMap, Method, StatusCode, header};
 
+use crate::request::content_length;
+
 /// Bytes of a line of chunked framing, and of all trailers.
 const MAX_LINE: usize = 4 << 10;
 const MAX_TRAILERS: usize = 32 << 10;
@@ -70,7 +72,7 @@ impl Body {
         let mut stated = None;
         for value in fields.get_all(header::CONTENT_LENGTH) {
             for length in value.as_bytes().split(|byte| *byte == b',') {
-                let length = number(length.trim_ascii()).ok_or("a Content-Length that is none")?;
+                let length = content_length(length.trim_ascii()).ok_or("a Content-Length that is none")?;
                 if stated.replace(length).is_some_and(|before| before != length) {
                     return Err("two lengths that differ");
                 }
@@ -162,11 +164,6 @@ fn split(read: &mut BytesMut, most: u64) -> Bytes {
         return piece;
     }
     read.split_to(length).freeze()
-}
-
-fn number(digits: &[u8]) -> Option<u64> {
-    let fits = matches!(digits.len(), 1..=18) && digits.iter().all(u8::is_ascii_digit);
-    std::str::from_utf8(digits).ok().filter(|_| fits)?.parse().ok()
 }
 
 fn size(digits: &[u8]) -> Option<u64> {

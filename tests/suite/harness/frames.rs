@@ -2,12 +2,10 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::sync::Arc;
 
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::pki_types::ServerName;
 
-use super::h2::HOST;
+use super::h2::{HOST, tls};
 use super::{Node, PATIENCE};
 
 pub const DATA: u8 = 0;
@@ -70,16 +68,8 @@ pub struct Raw(rustls::StreamOwned<rustls::ClientConnection, TcpStream>);
 impl Raw {
     /// Connects; says nothing.
     pub fn silent(node: &Node) -> Self {
-        let mut roots = rustls::RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_file(node.directory.path().join("test.pem")).unwrap()).unwrap();
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let mut config = rustls::ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        config.alpn_protocols = vec![b"h2".to_vec()];
-        let session = rustls::ClientConnection::new(Arc::new(config), ServerName::try_from(HOST).unwrap()).unwrap();
+        let config = tls(&node.directory.path().join("test.pem"));
+        let session = rustls::ClientConnection::new(config, ServerName::try_from(HOST).unwrap()).unwrap();
         let socket = TcpStream::connect(node.address()).unwrap();
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
         socket.set_nodelay(true).unwrap();

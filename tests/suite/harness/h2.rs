@@ -22,6 +22,20 @@ pub fn certificate(directory: &Path, name: &str, hosts: &[&str]) {
     std::fs::write(directory.join(format!("{name}.key")), made.signing_key.serialize_pem()).unwrap();
 }
 
+/// TLS for HTTP/2, trusting one certificate.
+pub fn tls(trust: &Path) -> Arc<rustls::ClientConfig> {
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_file(trust).unwrap()).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    Arc::new(config)
+}
+
 /// A connection for [`HOST`], trusting one certificate.
 pub async fn connect(address: SocketAddr, trust: &Path) -> h2::client::SendRequest<Bytes> {
     connect_with(address, trust, |_| {}).await
@@ -33,18 +47,9 @@ pub async fn connect_with(
     trust: &Path,
     set: impl FnOnce(&mut h2::client::Builder),
 ) -> h2::client::SendRequest<Bytes> {
-    let mut roots = rustls::RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_file(trust).unwrap()).unwrap();
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut config = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    config.alpn_protocols = vec![b"h2".to_vec()];
     let stream = tokio::net::TcpStream::connect(address).await.unwrap();
     let name = ServerName::try_from(HOST).unwrap();
-    let stream = tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, stream).await.unwrap();
+    let stream = tokio_rustls::TlsConnector::from(tls(trust)).connect(name, stream).await.unwrap();
     let mut builder = h2::client::Builder::new();
     set(&mut builder);
     let (client, connection) = builder.handshake(stream).await.unwrap();
