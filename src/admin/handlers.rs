@@ -51,7 +51,6 @@ pub async fn wrong_method() -> Problem {
 pub async fn status(State(node): State<Arc<Node>>, caller: Caller) -> Result<Json<Value>, Problem> {
     caller.need(TokenRight::Read)?;
     let snapshot = node.snapshot.load();
-    node.engine.memory.settle();
     let (bytes, keys) = node.engine.memory.usage();
     let sites: Vec<Value> = snapshot
         .config

@@ -119,7 +119,8 @@ pub struct RouteSection {
 }
 
 words!(Protocol { "h1" => Protocol::H1, "h2" => Protocol::H2 });
-words!(Eviction { "tinylfu" => Eviction::TinyLfu, "lru" => Eviction::Lru });
+// "tinylfu" is what it was called before.
+words!(Eviction { "s3fifo" => Eviction::S3Fifo, "lru" => Eviction::Lru, "tinylfu" => Eviction::S3Fifo });
 words!(LogFormat { "json" => LogFormat::Json, "combined" => LogFormat::Combined });
 words!(Balance {
     "round_robin" => Balance::RoundRobin,

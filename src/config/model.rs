@@ -191,14 +191,17 @@ impl Default for CacheMemory {
             max_size: ByteSize(256 << 20),
             max_object: ByteSize(8 << 20),
             fill_buffer: ByteSize(128 << 20),
-            eviction: Eviction::TinyLfu,
+            eviction: Eviction::S3Fifo,
         }
     }
 }
 
+/// The order in which objects in memory make room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Eviction {
-    TinyLfu,
+    /// What is asked for once does not displace what is asked for often (Yang et al., SOSP 2023).
+    S3Fifo,
+    /// By second chances: whoever was used since its turn came last has another.
     Lru,
 }
 

@@ -2,110 +2,160 @@
 
 use std::sync::Arc;
 
-use smallvec::SmallVec;
-
+use crate::plan::CacheKey;
 use crate::request::Fields;
 
 use super::super::object::Object;
 use super::super::part::Part;
 
-/// The stored responses of one key: one, unless the origin varies them; and the parts of some that are not whole.
-#[derive(Clone, Debug, Default)]
-pub struct Variants {
-    whole: SmallVec<[Arc<Object>; 1]>,
+/// The stored responses of one key, never none: one, unless the origin varies them; and the parts of some that are not
+/// whole. A clone is the same responses.
+#[derive(Clone, Debug)]
+pub enum Variants {
+    One(Arc<Object>),
+    Several(Arc<Several>),
+}
+
+/// Whatever is not one whole response.
+#[derive(Clone, Debug)]
+pub struct Several {
+    key: CacheKey,
+    whole: Vec<Arc<Object>>,
     parts: Vec<Arc<Part>>,
 }
 
 impl Variants {
+    pub fn key(&self) -> &CacheKey {
+        match self {
+            Variants::One(object) => &object.key,
+            Variants::Several(several) => &several.key,
+        }
+    }
+
     /// The stored response that a request selects; of several the newest (RFC 9111 section 4.1).
     pub fn select(&self, request: Fields<'_>) -> Option<&Arc<Object>> {
-        self.whole.iter().rev().find(|object| object.variant.matches(request))
+        self.whole().rev().find(|object| object.variant.matches(request))
     }
 
     /// The part of a response that a request would select.
     pub fn select_part(&self, request: Fields<'_>) -> Option<&Arc<Part>> {
-        self.parts.iter().rev().find(|part| part.object.variant.matches(request))
+        self.parts().rev().find(|part| part.object.variant.matches(request))
     }
 
     /// All of them, whole or not.
     pub fn objects(&self) -> impl Iterator<Item = &Arc<Object>> {
-        self.whole.iter().chain(self.parts.iter().map(|part| &part.object))
+        self.whole().chain(self.parts().map(|part| &part.object))
     }
 
-    pub fn whole(&self) -> impl Iterator<Item = &Arc<Object>> {
-        self.whole.iter()
+    pub fn whole(&self) -> impl DoubleEndedIterator<Item = &Arc<Object>> {
+        match self {
+            Variants::One(object) => std::slice::from_ref(object).iter(),
+            Variants::Several(several) => several.whole.iter(),
+        }
     }
 
-    pub fn parts(&self) -> impl Iterator<Item = &Arc<Part>> {
-        self.parts.iter()
+    pub fn parts(&self) -> impl DoubleEndedIterator<Item = &Arc<Part>> {
+        match self {
+            Variants::One(_) => [].iter(),
+            Variants::Several(several) => several.parts.iter(),
+        }
     }
 
-    /// How often they were asked for, about.
-    pub fn uses(&self) -> u32 {
-        self.objects().map(|object| object.uses()).fold(0, u32::saturating_add)
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.whole.is_empty() && self.parts.is_empty()
+    /// Whether these are the very same, not only alike.
+    pub fn is(&self, other: &Variants) -> bool {
+        match (self, other) {
+            (Variants::One(one), Variants::One(other)) => Arc::ptr_eq(one, other),
+            (Variants::Several(one), Variants::Several(other)) => Arc::ptr_eq(one, other),
+            _ => false,
+        }
     }
 
     /// With one more, in the place of what is selected alike; of too many the oldest goes.
-    pub fn with(&self, object: Arc<Object>, most: usize) -> Self {
-        let mut variants = self.without(&object);
-        if variants.whole.len() >= most {
-            variants.whole.remove(0);
+    pub fn with(before: Option<&Self>, object: Arc<Object>, most: usize) -> Self {
+        let mut several = Several::of(before, &object.key, |other| other.variant != object.variant);
+        if several.whole.is_empty() && several.parts.is_empty() {
+            return Variants::One(object);
         }
-        variants.whole.push(object);
-        variants
+        if several.whole.len() >= most {
+            several.whole.remove(0);
+        }
+        several.whole.push(object);
+        several.into()
     }
 
     /// With one more that is older than those that are there.
-    pub fn with_older(&self, object: Arc<Object>, most: usize) -> Self {
-        let mut variants = self.clone();
-        if variants.whole.len() < most {
-            variants.whole.insert(0, object);
+    pub fn with_older(before: Option<&Self>, object: Arc<Object>, most: usize) -> Self {
+        let Some(before) = before else { return Variants::One(object) };
+        let mut several = Several::of(Some(before), &object.key, |_| true);
+        if several.whole.len() < most {
+            several.whole.insert(0, object);
         }
-        variants
+        several.into()
     }
 
-    /// With a part, unless the whole is there; `may_join`: whether a part that is there may be joined to others.
-    pub fn with_part(&self, part: Part, most: usize, max_object: u64, may_join: impl Fn(&Object) -> bool) -> Self {
+    /// With a part; `None` if the whole is there. `may_join`: whether a part that is there may be joined to others.
+    pub fn with_part(
+        before: Option<&Self>,
+        part: Part,
+        most: usize,
+        max_object: u64,
+        may_join: impl Fn(&Object) -> bool,
+    ) -> Option<Self> {
         // Something whole can be validated, or cover for an origin that fails; a part cannot.
-        if self.whole.iter().any(|other| other.variant == part.object.variant) {
-            return self.clone();
+        let is_alike = |other: &Object| other.variant == part.object.variant;
+        if before.is_some_and(|before| before.whole().any(|other| is_alike(other))) {
+            return None;
         }
-        let before = self.parts.iter().find(|other| other.object.variant == part.object.variant);
-        let before = before.filter(|before| may_join(&before.object));
-        let joined = before.and_then(|before| before.joined(&part, max_object));
+        let there = before.and_then(|before| before.parts().find(|other| is_alike(&other.object)));
+        let joined = there.filter(|there| may_join(&there.object)).and_then(|there| there.joined(&part, max_object));
         let part = joined.unwrap_or(part);
         if let Some(whole) = part.whole() {
-            return self.with(whole, most);
+            return Some(Self::with(before, whole, most));
         }
-        let mut variants = self.without(&part.object);
-        if variants.parts.len() >= most {
-            variants.parts.remove(0);
+        let mut several = Several::of(before, &part.object.key, |other| other.variant != part.object.variant);
+        if several.parts.len() >= most {
+            several.parts.remove(0);
         }
-        variants.parts.push(Arc::new(part));
-        variants
+        several.parts.push(Arc::new(part));
+        Some(several.into())
     }
 
     /// Without what is selected alike.
-    pub fn without(&self, object: &Object) -> Self {
-        Variants {
-            whole: self.whole.iter().filter(|other| other.variant != object.variant).cloned().collect(),
-            parts: self.parts.iter().filter(|other| other.object.variant != object.variant).cloned().collect(),
-        }
+    pub fn without(&self, object: &Object) -> Option<Self> {
+        Several::of(Some(self), self.key(), |other| other.variant != object.variant).unless_empty()
     }
 
     /// Without this one object.
-    pub fn without_this(&self, object: &Arc<Object>) -> Self {
-        Variants {
-            whole: self.whole.iter().filter(|other| !Arc::ptr_eq(other, object)).cloned().collect(),
-            parts: self.parts.iter().filter(|other| !Arc::ptr_eq(&other.object, object)).cloned().collect(),
-        }
+    pub fn without_this(&self, object: &Arc<Object>) -> Option<Self> {
+        Several::of(Some(self), self.key(), |other| !Arc::ptr_eq(other, object)).unless_empty()
     }
 
     pub fn contains(&self, object: &Arc<Object>) -> bool {
         self.objects().any(|other| Arc::ptr_eq(other, object))
+    }
+}
+
+impl Several {
+    /// Those of an entry of which this is so.
+    fn of(entry: Option<&Variants>, key: &CacheKey, stays: impl Fn(&Arc<Object>) -> bool) -> Self {
+        let whole = entry.iter().flat_map(|entry| entry.whole()).filter(|object| stays(object)).cloned();
+        let parts = entry.iter().flat_map(|entry| entry.parts()).filter(|part| stays(&part.object)).cloned();
+        Several { key: key.clone(), whole: whole.collect(), parts: parts.collect() }
+    }
+
+    fn unless_empty(self) -> Option<Variants> {
+        (!self.whole.is_empty() || !self.parts.is_empty()).then(|| self.into())
+    }
+}
+
+impl From<Several> for Variants {
+    fn from(mut several: Several) -> Self {
+        match (several.whole.pop(), several.whole.is_empty() && several.parts.is_empty()) {
+            (Some(only), true) => Variants::One(only),
+            (last, _) => {
+                several.whole.extend(last);
+                Variants::Several(Arc::new(several))
+            }
+        }
     }
 }
