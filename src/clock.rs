@@ -48,6 +48,49 @@ impl Timestamp {
     }
 }
 
+/// A length of time in whole milliseconds: half the size of a `Duration`, for what is kept a million times.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, serde::Serialize, serde::Deserialize)]
+#[serde(from = "Duration", into = "Duration")]
+pub struct Millis(u64);
+
+impl Millis {
+    pub const ZERO: Millis = Millis(0);
+
+    /// Between two times; zero if they are the other way round.
+    pub fn between(earlier: Timestamp, later: Timestamp) -> Self {
+        Millis(later.0.saturating_sub(earlier.0))
+    }
+
+    pub const fn saturating_add(self, other: Millis) -> Self {
+        Millis(self.0.saturating_add(other.0))
+    }
+
+    pub const fn saturating_sub(self, other: Millis) -> Self {
+        Millis(self.0.saturating_sub(other.0))
+    }
+
+    pub const fn is_zero(self) -> bool {
+        self.0 == 0
+    }
+
+    pub const fn as_secs(self) -> u64 {
+        self.0 / 1000
+    }
+}
+
+impl From<Duration> for Millis {
+    /// The longest that there is for what is longer.
+    fn from(duration: Duration) -> Self {
+        Millis(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
+    }
+}
+
+impl From<Millis> for Duration {
+    fn from(millis: Millis) -> Self {
+        Duration::from_millis(millis.0)
+    }
+}
+
 /// Names of days and months with a capital, the zone in capitals.
 fn in_usual_case(text: &str) -> Cow<'_, str> {
     let is_usual = |(i, byte): (usize, u8)| match byte {

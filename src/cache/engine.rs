@@ -285,7 +285,7 @@ impl Engine {
 
     fn compress(&self, object: &Arc<Object>, rules: &CacheRules) {
         if let Some(compress) = &rules.compress
-            && object.part.is_none()
+            && object.part().is_none()
             && object.head.varies_by_coding() // else caches further on would not know
             && object.content.in_memory().is_some()
             && coding::suits(compress, object.head.status, &object.head.fields(), Some(object.length()))
@@ -503,8 +503,7 @@ fn forward(miss: &Miss, stored: Stored) -> Forward {
 }
 
 fn stored(freshness: &Freshness, basis: Basis) -> Stored {
-    let age = freshness.current_age(Timestamp::now());
-    Stored::Yes { basis, ttl: freshness.lifetime.saturating_sub(age) }
+    Stored::Yes { basis, ttl: freshness.ttl(Timestamp::now()) }
 }
 
 fn settled(object: Arc<Object>, how: ObjectUse, forward: Forward) -> Answer {

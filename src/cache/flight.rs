@@ -266,11 +266,12 @@ impl Flight {
         self.changed.notify_waiters();
     }
 
-    /// Everything that was appended, and the last piece, which was not yet, in one.
-    pub fn body_with(&self, last: &[u8]) -> Bytes {
+    /// Everything that was appended, with something before it and the last piece, which was not yet, in one.
+    pub fn body_between(&self, before: &[u8], last: &[u8]) -> Bytes {
         let state = self.state.lock();
         // Copied even if it is one piece: its buffer may be larger than what is used of it.
-        let mut whole = Vec::with_capacity((state.end - state.first) as usize + last.len());
+        let mut whole = Vec::with_capacity(before.len() + (state.end - state.first) as usize + last.len());
+        whole.extend_from_slice(before);
         state.chunks.iter().for_each(|chunk| whole.extend_from_slice(&chunk.bytes));
         whole.extend_from_slice(last);
         whole.into()
@@ -552,7 +553,7 @@ mod tests {
         assert_eq!(waiting.await.unwrap().unwrap(), b"one two");
         assert_eq!(rest(second).await.unwrap(), b"one two");
         assert_eq!(rest(third).await.unwrap(), b"one two");
-        assert_eq!(flight.body_with(b" three"), "one two three");
+        assert_eq!(flight.body_between(b"zero ", b" three"), "zero one two three");
     }
 
     #[tokio::test]
@@ -606,7 +607,7 @@ mod tests {
         stored.append(Bytes::from_static(b"0123456789"));
         let mut slow = reader(&stored).await;
         assert_eq!((buffer.held(), buffer.is_full()), (10, false));
-        let body = stored.body_with(b"ab");
+        let body = stored.body_between(b"", b"ab");
         stored.share(&body);
         assert_eq!(buffer.held(), 0, "it is counted where it is stored");
         stored.append(Bytes::from_static(b"ab"));

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use http::{HeaderMap, header};
 
-use crate::clock::Timestamp;
+use crate::clock::{Millis, Timestamp};
 
 use super::control::{self, Directives};
 
@@ -20,14 +20,14 @@ pub struct ExchangeTimes {
 pub struct Freshness {
     pub response_time: Timestamp,
     /// `corrected_initial_age` of RFC 9111 section 4.2.3.
-    pub initial_age: Duration,
-    pub lifetime: Duration,
+    pub initial_age: Millis,
+    pub lifetime: Millis,
     /// Whether it may be used stale at all, for clients that say so (RFC 9111 section 4.2.4).
     pub may_be_stale: bool,
     /// How long after its lifetime it may be served while it is refreshed (RFC 5861 section 3).
-    pub stale_while_revalidate: Duration,
+    pub stale_while_revalidate: Millis,
     /// How long after its lifetime it may be served when the origin fails (RFC 5861 section 4).
-    pub stale_if_error: Duration,
+    pub stale_if_error: Millis,
 }
 
 /// What a clock may go back by without anything being taken for older than it is.
@@ -56,11 +56,20 @@ pub enum Usability {
 impl Freshness {
     /// `current_age` of RFC 9111 section 4.2.3.
     pub fn current_age(&self, now: Timestamp) -> Duration {
-        self.initial_age.saturating_add(now.since(self.response_time))
+        self.age(now).into()
+    }
+
+    /// How long it is still fresh; zero if it is not.
+    pub fn ttl(&self, now: Timestamp) -> Duration {
+        self.lifetime.saturating_sub(self.age(now)).into()
+    }
+
+    fn age(&self, now: Timestamp) -> Millis {
+        self.initial_age.saturating_add(Millis::between(self.response_time, now))
     }
 
     pub fn without_stale_windows(self) -> Self {
-        Freshness { stale_while_revalidate: Duration::ZERO, stale_if_error: Duration::ZERO, ..self }
+        Freshness { stale_while_revalidate: Millis::ZERO, stale_if_error: Millis::ZERO, ..self }
     }
 
     /// Whether many requests may have it without each asking the origin.
@@ -69,17 +78,17 @@ impl Freshness {
     }
 
     pub fn usability(&self, now: Timestamp) -> Usability {
-        let age = self.current_age(now);
+        let age = self.age(now);
         if self.response_time > now + CLOCK_SLACK {
             // It came while the clock was ahead. How old it really is nobody knows.
-            return self.usability_when_stale(Duration::ZERO);
+            return self.usability_when_stale(Millis::ZERO);
         }
         if age < self.lifetime {
-            return Usability::Fresh { ttl: self.lifetime - age };
+            return Usability::Fresh { ttl: self.lifetime.saturating_sub(age).into() };
         }
-        let stale_for = age - self.lifetime;
+        let stale_for = age.saturating_sub(self.lifetime);
         if stale_for < self.stale_while_revalidate {
-            Usability::StaleWhileRevalidate { stale_for }
+            Usability::StaleWhileRevalidate { stale_for: stale_for.into() }
         } else {
             self.usability_when_stale(stale_for)
         }
@@ -87,28 +96,28 @@ impl Freshness {
 
     /// What may be done with it when an operator declared it stale (soft purge) at `since`.
     pub fn usability_soft_purged(&self, since: Timestamp, now: Timestamp) -> Usability {
-        let stale_for = self.current_age(now).saturating_sub(self.lifetime).max(now.since(since));
+        let stale_for = self.age(now).saturating_sub(self.lifetime).max(Millis::between(since, now));
         if stale_for < self.stale_while_revalidate {
-            return Usability::StaleWhileRevalidate { stale_for };
+            return Usability::StaleWhileRevalidate { stale_for: stale_for.into() };
         }
         self.usability_when_stale(stale_for)
     }
 
-    fn usability_when_stale(&self, stale_for: Duration) -> Usability {
+    fn usability_when_stale(&self, stale_for: Millis) -> Usability {
         if stale_for < self.stale_if_error {
-            Usability::StaleIfError { stale_for }
+            Usability::StaleIfError { stale_for: stale_for.into() }
         } else {
-            Usability::Stale { stale_for }
+            Usability::Stale { stale_for: stale_for.into() }
         }
     }
 }
 
 /// `corrected_initial_age` of RFC 9111 section 4.2.3.
-pub fn initial_age(headers: &HeaderMap, times: ExchangeTimes) -> Duration {
+pub fn initial_age(headers: &HeaderMap, times: ExchangeTimes) -> Millis {
     let date = http_date(headers, &header::DATE);
     let apparent_age = date.map_or(Duration::ZERO, |date| times.response.since(date));
     let corrected_age = age_value(headers) + times.response.since(times.request);
-    apparent_age.max(corrected_age)
+    apparent_age.max(corrected_age).into()
 }
 
 /// `Age` as received: the first member counts, what is no number is ignored, what is too large is 2^31 (RFC 9111
@@ -223,7 +232,7 @@ mod tests {
             (vec![("age", "99999999999999999999999")], secs((1 << 31) + 2)),
             (vec![("date", "Sun, 06 Nov 1994 08:49:37 GMT"), ("age", "3")], secs(10)),
         ] {
-            assert_eq!(initial_age(&headers(&fields), times), age, "{fields:?}");
+            assert_eq!(initial_age(&headers(&fields), times), age.into(), "{fields:?}");
         }
     }
 
@@ -231,11 +240,11 @@ mod tests {
     fn what_may_be_done_as_time_goes_by() {
         let freshness = Freshness {
             response_time: DATE,
-            initial_age: secs(5),
-            lifetime: secs(60),
+            initial_age: secs(5).into(),
+            lifetime: secs(60).into(),
             may_be_stale: true,
-            stale_while_revalidate: secs(10),
-            stale_if_error: secs(100),
+            stale_while_revalidate: secs(10).into(),
+            stale_if_error: secs(100).into(),
         };
         for (after, usability) in [
             (0, Usability::Fresh { ttl: secs(55) }),
@@ -255,10 +264,10 @@ mod tests {
         let freshness = Freshness {
             may_be_stale: true,
             response_time: DATE,
-            initial_age: secs(0),
-            lifetime: secs(3600),
-            stale_while_revalidate: secs(10),
-            stale_if_error: secs(100),
+            initial_age: secs(0).into(),
+            lifetime: secs(3600).into(),
+            stale_while_revalidate: secs(10).into(),
+            stale_if_error: secs(100).into(),
         };
         let purged = DATE + secs(50);
         for (after, usability) in [

@@ -62,7 +62,7 @@ impl Engine {
                 let shown = usability.unwrap_or_else(|| object.freshness.usability(now));
                 let terms = Terms {
                     selected_by: object.variant.describe(),
-                    tags: object.tags.names().map(str::to_owned).collect(),
+                    tags: object.tags().names().map(str::to_owned).collect(),
                     ..Terms::of(&object.freshness, shown, now)
                 };
                 Inspected {

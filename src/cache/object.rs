@@ -3,10 +3,10 @@
 
 use std::fmt::Debug;
 use std::io::Write as _;
+use std::num::NonZeroU32;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
@@ -33,21 +33,28 @@ pub struct Object {
     pub key: CacheKey,
     pub head: Head,
     pub content: Content,
-    codings: OnceLock<Box<[Coded]>>,
-    /// Whether it was given to the compressor; one for all objects with this body.
-    coding_begun: Arc<AtomicBool>,
+    /// `None`: it does not vary by coding, and so is not coded.
+    coding: Option<Box<Codings>>,
     pub freshness: Freshness,
     pub variant: Variant,
-    pub tags: Tags,
+    /// `None`: it has none.
+    tags: Option<Box<Tags>>,
     pub basis: Basis,
-    /// Which part of the whole the body is, if it is one.
-    pub part: Option<ContentRange>,
+    part: Option<Box<ContentRange>>,
     /// See [`Object::checked`].
     checked: AtomicU64,
     /// When a soft purge declared it stale: seconds since 1970, or [`NEVER`].
-    soft_purged: AtomicU64,
+    soft_purged: AtomicU32,
     /// How often it was asked for, roughly: see [`Object::used`].
     uses: AtomicU32,
+}
+
+/// What the compressor makes of a body.
+#[derive(Debug, Default)]
+struct Codings {
+    /// Whether it was given to the compressor; one for all objects with this body.
+    begun: Arc<AtomicBool>,
+    done: OnceLock<Box<[Coded]>>,
 }
 
 /// Of so many uses of an object one is counted.
@@ -103,7 +110,7 @@ impl From<Bytes> for Content {
     }
 }
 
-const NEVER: u64 = u64::MAX;
+const NEVER: u32 = u32::MAX;
 
 /// The head of a response that may be shared, cleaned of what concerns one connection or this cache only.
 #[derive(Debug, Clone)]
@@ -114,10 +121,10 @@ pub struct Head {
     /// times the memory; it is made of these bytes where one is needed.
     pub h1: Bytes,
     /// Where in them the value of `ETag` is.
-    etag: Option<(u32, u32)>,
+    etag: Option<(NonZeroU32, u32)>,
     varies_by_coding: bool,
-    pub last_modified: Option<Timestamp>,
-    pub date: Option<Timestamp>,
+    last_modified: Option<HeadDate>,
+    date: Option<HeadDate>,
 }
 
 impl Head {
@@ -168,12 +175,12 @@ impl Head {
     }
 
     pub(super) fn from_clean(status: StatusCode, fields: HeaderMap) -> Self {
-        let time = |name| fields.get(name).and_then(|value| value.to_str().ok()).and_then(Timestamp::from_http_date);
+        let time = |name| fields.get(name).and_then(HeadDate::read);
         let (last_modified, date) = (time(header::LAST_MODIFIED), time(header::DATE));
         let h1 = serialise(status, &fields);
-        let etag = lines(&h1).find(|(name, _)| *name == header::ETAG.as_str()).map(|(_, value)| {
-            let at = value.as_ptr() as usize - h1.as_ptr() as usize; // it is a part of them
-            (at as u32, (at + value.len()) as u32)
+        let etag = lines(&h1).find(|(name, _)| *name == header::ETAG.as_str()).and_then(|(_, value)| {
+            let at = value.as_ptr() as usize - h1.as_ptr() as usize; // it is a part of them, behind the status line
+            Some((NonZeroU32::new(at as u32)?, (at + value.len()) as u32))
         });
         Head { status, h1, etag, varies_by_coding: coding::varies(&fields), last_modified, date }
     }
@@ -230,9 +237,14 @@ impl Head {
         Self::from_clean(self.status, fields)
     }
 
+    /// The same, in the beginning of a block that has it there; what is left of the block comes behind it.
+    pub fn taken_off(self, block: &mut Bytes) -> Self {
+        Head { h1: block.split_to(self.h1.len()), ..self }
+    }
+
     pub fn etag(&self) -> Option<&str> {
         let (from, to) = self.etag?;
-        std::str::from_utf8(&self.h1[from as usize..to as usize]).ok()
+        std::str::from_utf8(&self.h1[from.get() as usize..to as usize]).ok()
     }
 
     /// Bytes of memory beyond the struct itself.
@@ -245,8 +257,8 @@ impl Head {
         Selected {
             status: self.status,
             etag: self.etag(),
-            last_modified: self.last_modified,
-            date: self.date,
+            last_modified: self.last_modified.map(HeadDate::timestamp),
+            date: self.date.map(HeadDate::timestamp),
             date_is_strong: self.date_is_strong(),
             length,
         }
@@ -255,8 +267,22 @@ impl Head {
     /// Whether `Last-Modified` tells bodies apart to the byte (RFC 9110 section 8.8.2.2): it might have changed twice in
     /// the second in which it was made, and codings of it all have one date.
     fn date_is_strong(&self) -> bool {
-        let settled = |(modified, date): (Timestamp, Timestamp)| date >= modified + Duration::from_secs(1);
-        self.last_modified.zip(self.date).is_some_and(settled) && !self.varies_by_coding
+        self.last_modified.zip(self.date).is_some_and(|(modified, date)| date > modified) && !self.varies_by_coding
+    }
+}
+
+/// A date in a head: whole seconds, from 1970 to 2106. What is no such date is as if it were not there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct HeadDate(NonZeroU32);
+
+impl HeadDate {
+    fn read(value: &HeaderValue) -> Option<Self> {
+        let time = Timestamp::from_http_date(value.to_str().ok()?)?;
+        NonZeroU32::new(u32::try_from(time.as_secs()).ok()?).map(HeadDate)
+    }
+
+    fn timestamp(self) -> Timestamp {
+        Timestamp::from_secs(self.0.get().into())
     }
 }
 
@@ -269,68 +295,76 @@ impl Object {
         storable: Storable,
         purge_seq: PurgeSeq,
     ) -> Self {
+        let coding = head.varies_by_coding.then(Box::default);
         Object {
             key,
             head,
             content: content.into(),
-            codings: OnceLock::new(),
-            coding_begun: Arc::default(),
+            coding,
             freshness: storable.freshness,
             variant: storable.variant,
-            tags: storable.tags,
+            tags: Some(storable.tags).filter(|tags| !tags.is_empty()).map(Box::new),
             basis: storable.basis,
-            part: storable.part,
+            part: storable.part.map(Box::new),
             checked: AtomicU64::new(purge_seq.0),
-            soft_purged: AtomicU64::new(NEVER),
+            soft_purged: AtomicU32::new(NEVER),
             uses: AtomicU32::new(0),
         }
     }
 
     /// The same with another body, subject to all purges after `checked` and after its own.
     pub fn with_body(&self, body: Bytes, checked: PurgeSeq) -> Self {
-        Object {
-            key: self.key.clone(),
-            head: self.head.clone(),
-            content: body.into(),
-            codings: OnceLock::new(),
-            coding_begun: Arc::default(),
+        let storable = Storable {
             freshness: self.freshness,
             variant: self.variant.clone(),
-            tags: self.tags.clone(),
+            tags: self.tags().clone(),
             basis: self.basis,
             part: None,
-            checked: AtomicU64::new(self.checked().min(checked).0),
-            soft_purged: AtomicU64::new(NEVER),
-            uses: AtomicU32::new(0),
-        }
+            excluded: Vec::new(),
+        };
+        Object::new(self.key.clone(), self.head.clone(), body, storable, self.checked().min(checked))
+    }
+
+    pub fn tags(&self) -> &Tags {
+        self.tags.as_deref().unwrap_or(Tags::none())
+    }
+
+    /// Which part of the whole the body is, if it is one.
+    pub fn part(&self) -> Option<ContentRange> {
+        self.part.as_deref().copied()
     }
 
     /// The same in content codings, in the order of the node's preference.
     pub fn codings(&self) -> &[Coded] {
-        self.codings.get().map_or(&[], |codings| codings)
+        self.coding.as_ref().and_then(|coding| coding.done.get()).map_or(&[], |codings| codings)
     }
 
-    /// Adds the body in content codings, once.
+    /// Adds the body in content codings, once; to what varies by them.
     pub fn set_codings(&self, codings: impl IntoIterator<Item = (Coding, Bytes)>) {
         let coded = |(coding, body)| Coded { coding, head: coding::head_of(&self.head, coding), body };
-        let _ = self.codings.set(codings.into_iter().map(coded).collect()); // a second time changes nothing
+        if let Some(coding) = &self.coding {
+            let _ = coding.done.set(codings.into_iter().map(coded).collect()); // a second time changes nothing
+        }
     }
 
     /// Takes over what was or is being made of the same body.
     pub fn share_coding(&mut self, before: &Object) {
-        self.coding_begun = before.coding_begun.clone();
-        if let Some(codings) = before.codings.get() {
-            self.set_codings(codings.iter().map(|coded| (coded.coding, coded.body.clone())));
+        let (Some(mine), Some(theirs)) = (&mut self.coding, &before.coding) else { return };
+        mine.begun = theirs.begun.clone();
+        if let Some(done) = theirs.done.get() {
+            self.set_codings(done.iter().map(|coded| (coded.coding, coded.body.clone())));
         }
     }
 
-    /// Whether nobody has begun to code the body. The caller does, or says so.
+    /// Whether nobody has begun to code the body, and it may be. The caller does, or says so.
     pub fn begin_coding(&self) -> bool {
-        !self.coding_begun.swap(true, Ordering::AcqRel)
+        self.coding.as_ref().is_some_and(|coding| !coding.begun.swap(true, Ordering::AcqRel))
     }
 
     pub fn give_up_coding(&self) {
-        self.coding_begun.store(false, Ordering::Release);
+        if let Some(coding) = &self.coding {
+            coding.begun.store(false, Ordering::Release);
+        }
     }
 
     /// Bytes of memory it takes, bookkeeping included.
@@ -341,7 +375,8 @@ impl Object {
             + self.head.weight()
             + self.codings().iter().map(coded).sum::<usize>()
             + self.variant.weight()
-            + self.tags.weight()
+            + self.tags.as_ref().map_or(0, |tags| std::mem::size_of::<Tags>() + tags.weight())
+            + self.part.as_ref().map_or(0, |_| std::mem::size_of::<ContentRange>())
             + self.content.in_memory().map_or(0, Bytes::len)
     }
 
@@ -373,14 +408,16 @@ impl Object {
 
     /// When the earliest soft purge up to [`Object::checked`] was that declared it stale.
     pub fn soft_purged(&self) -> Option<Timestamp> {
-        Some(self.soft_purged.load(Ordering::Relaxed)).filter(|at| *at != NEVER).map(Timestamp::from_secs)
+        let at = self.soft_purged.load(Ordering::Relaxed);
+        (at != NEVER).then(|| Timestamp::from_secs(at.into()))
     }
 
     /// Remembers that it survived every purge up to `seq`, though perhaps declared stale by one. So purges need
     /// not be kept for the sake of objects that nobody asks for.
     pub fn survived(&self, seq: PurgeSeq, soft_purged: Option<Timestamp>) {
         if let Some(at) = soft_purged {
-            self.soft_purged.fetch_min(at.as_secs(), Ordering::Relaxed);
+            let at = u32::try_from(at.as_secs()).unwrap_or(NEVER - 1);
+            self.soft_purged.fetch_min(at, Ordering::Relaxed);
         }
         // Whoever sees this sees the former, too.
         self.checked.fetch_max(seq.0, Ordering::AcqRel);
@@ -478,6 +515,11 @@ mod tests {
             map.append(*name, value.parse().unwrap());
         }
         map
+    }
+
+    #[test]
+    fn an_object_takes_little_memory() {
+        assert!(size_of::<Object>() <= 216, "{}", size_of::<Object>());
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, StatusCode, header};
 
+use crate::clock::Millis;
 use crate::config::model::{CacheMode, CacheRules};
 use crate::request::Fields;
 
@@ -205,10 +206,10 @@ fn freshness_of(
         may_be_stale: forced || !directives.forbids_stale(),
         response_time: response.times.response,
         // A forced lifetime counts from here, whatever age the response arrived with.
-        initial_age: if forced { Duration::ZERO } else { freshness::initial_age(response.headers, response.times) },
-        lifetime,
-        stale_while_revalidate: while_revalidate,
-        stale_if_error: if_error,
+        initial_age: if forced { Millis::ZERO } else { freshness::initial_age(response.headers, response.times) },
+        lifetime: lifetime.into(),
+        stale_while_revalidate: while_revalidate.into(),
+        stale_if_error: if_error.into(),
     }
 }
 

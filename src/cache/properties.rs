@@ -6,7 +6,7 @@ use std::time::Duration;
 use fastrand::Rng;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 
-use crate::clock::Timestamp;
+use crate::clock::{Millis, Timestamp};
 use crate::config::model::{CacheMode, CacheRules, Coding, KeyRules};
 use crate::request::Fields;
 
@@ -201,16 +201,16 @@ fn freshness_goes_from_fresh_to_stale_and_never_back() {
     for _ in 0..ROUNDS {
         let freshness = Freshness {
             response_time: Timestamp::from_secs(random.u64(..1000)),
-            initial_age: any(&mut random),
-            lifetime: any(&mut random),
+            initial_age: any(&mut random).into(),
+            lifetime: any(&mut random).into(),
             may_be_stale: random.bool(),
-            stale_while_revalidate: any(&mut random),
-            stale_if_error: any(&mut random),
+            stale_while_revalidate: any(&mut random).into(),
+            stale_if_error: any(&mut random).into(),
         };
         let since = Timestamp::from_secs(random.u64(..1000));
         let rank = |usability| match usability {
             Usability::Fresh { ttl } => {
-                assert!(!ttl.is_zero() && ttl <= freshness.lifetime, "{freshness:?}");
+                assert!(!ttl.is_zero() && Millis::from(ttl) <= freshness.lifetime, "{freshness:?}");
                 0
             }
             Usability::StaleWhileRevalidate { .. } => 1,
@@ -221,7 +221,7 @@ fn freshness_goes_from_fresh_to_stale_and_never_back() {
         // Clocks may be set back: an age does not go below zero then, and what comes from the future is validated.
         for now in [0, 500, 1000, 1050, 1100, 5000, u64::MAX / 1000] {
             let now = Timestamp::from_secs(now);
-            assert!(freshness.current_age(now) >= freshness.initial_age, "{freshness:?}");
+            assert!(Millis::from(freshness.current_age(now)) >= freshness.initial_age, "{freshness:?}");
             let ranks = (rank(freshness.usability(now)), rank(freshness.usability_soft_purged(since, now)));
             if freshness.response_time > now + Duration::from_secs(60) {
                 assert!(ranks.0 >= 2, "{freshness:?} {now:?}");

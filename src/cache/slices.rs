@@ -146,7 +146,7 @@ impl Engine {
     /// Forgets all slices of what has a key. `total`: its length, if it is known.
     pub fn discard_slices(&self, of: &str, size: u64, total: Option<u64>, except: Option<u64>) {
         let first = || self.memory.get(CacheKey::slice(of, size, 0).as_str());
-        let known = || first()?.whole().find_map(|object| object.part).map(|range| range.total);
+        let known = || first()?.whole().find_map(|object| object.part()).map(|range| range.total);
         let most = total.or_else(known).unwrap_or(self.disk.max_object().max(self.max_object()));
         for number in (0..most.div_ceil(size).min(MOST_SLICES)).filter(|number| Some(*number) != except) {
             self.invalidate(&CacheKey::slice(of, size, number));
@@ -290,7 +290,7 @@ impl Piece {
     /// What is no slice is given back.
     fn of(source: Source) -> Result<Self, Box<Source>> {
         match source {
-            Source::Stored(object) => match object.part {
+            Source::Stored(object) => match object.part() {
                 Some(range) => {
                     let body = PieceBody::Stored(object.content.clone());
                     Ok(Piece { head: SlicedHead { source: HeadOf::Object(object), range }, body, at: 0 })

@@ -1,6 +1,7 @@
 //! Tags that origins put on responses so that they can be purged together.
 
 use std::collections::HashSet;
+use std::sync::LazyLock;
 
 use http::{HeaderMap, HeaderName};
 use sfv::{ListEntry, Parser};
@@ -50,6 +51,16 @@ pub struct Tags {
 }
 
 impl Tags {
+    /// Those of what has none.
+    pub fn none() -> &'static Self {
+        static NONE: LazyLock<Tags> = LazyLock::new(Tags::default);
+        &NONE
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.hashes.is_empty()
+    }
+
     /// All tags of a response, each once.
     pub fn parse(headers: &HeaderMap) -> Result<Self, TooManyTags> {
         let (mut hashes, mut names, mut total) = (Vec::new(), String::new(), 0);

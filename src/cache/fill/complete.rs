@@ -61,7 +61,7 @@ pub(super) fn completion(
         coding::add_vary(&mut exchange.fields);
     }
     storable.variant = part.object.variant.clone();
-    storable.tags = part.object.tags.clone();
+    storable.tags = part.object.tags().clone();
     let body = part.body().clone();
     let around = match missing.after {
         true => Around { before: body, after: Bytes::new() },

@@ -112,7 +112,7 @@ pub(super) async fn hand_over_part(
     owner: oneshot::Sender<PrivateResponse>,
 ) {
     let fields = std::mem::take(&mut exchange.fields);
-    let ttl = storable.freshness.lifetime.saturating_sub(storable.freshness.current_age(Timestamp::now()));
+    let ttl = storable.freshness.ttl(Timestamp::now());
     flight.settle(Settled::Private(Stored::Yes { basis: storable.basis, ttl }));
     let (sender, body) = mpsc::channel(PRIVATE_PIECES);
     let own = Head::private(exchange.status, fields.clone());

@@ -111,9 +111,11 @@ impl<'a> Keeper<'a> {
         let (engine, flight, rules) = (self.engine, self.flight, self.request.rules());
         match self.keeping {
             Keeping::Memory => {
-                let body = flight.body_with(last);
-                flight.share(&body);
-                let object = Object::new(self.request.key.clone(), self.head, body, self.storable, flight.seq);
+                // Head and body in one piece, as they are sent.
+                let mut block = flight.body_between(&self.head.h1, last);
+                let head = self.head.taken_off(&mut block);
+                flight.share(&block);
+                let object = Object::new(self.request.key.clone(), head, block, self.storable, flight.seq);
                 engine.store(object, rules, flight);
             }
             Keeping::Disk(spool) => {
@@ -149,7 +151,7 @@ impl<'a> Keeper<'a> {
             && self.storable.part.is_none()
             && part::strong_etag(&self.head).is_some();
         if whole && matches!(self.keeping, Keeping::Memory) {
-            let object = self.object(self.flight.body_with(&[]));
+            let object = self.object(self.flight.body_between(&[], &[]));
             if let Some(part) = part::prefix(object, length) {
                 self.engine.store_part(part, self.request.rules(), self.flight);
             }

@@ -344,9 +344,9 @@ fn freshen(
     // Tags are not among the fields that clients see: they stay as stored.
     match judge(engine, request, head.status, &with_age(head.fields(), fields), times, Some(stale.length())) {
         Ok(mut storable) => {
-            storable.tags = stale.tags.clone();
+            storable.tags = stale.tags().clone();
             storable.variant = stale.variant.clone();
-            storable.part = stale.part;
+            storable.part = stale.part();
             if !storable.excluded.is_empty() {
                 head = Head::split(head.status, head.fields(), &storable.excluded).0;
             }

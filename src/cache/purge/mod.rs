@@ -160,7 +160,7 @@ impl Purges {
         let current = self.current();
         let checked = object.checked();
         if checked < current {
-            let identity = Identity { key: &object.key, tags: &object.tags.hashes, seq: checked };
+            let identity = Identity { key: &object.key, tags: &object.tags().hashes, seq: checked };
             match self.table.read().standing(&identity) {
                 Standing::Dead => return Standing::Dead,
                 Standing::SoftPurged { since } => object.survived(current, Some(since)),
@@ -215,7 +215,7 @@ impl Purges {
 
     /// The purge that killed an object: of several the first that is still known.
     pub fn killer(&self, object: &Object) -> Option<PurgeSeq> {
-        self.table.read().killer(&Identity { key: &object.key, tags: &object.tags.hashes, seq: object.checked() })
+        self.table.read().killer(&Identity { key: &object.key, tags: &object.tags().hashes, seq: object.checked() })
     }
 
     /// What purges are in force for: each target with its newest purge.
@@ -261,7 +261,7 @@ impl Trial {
     }
 
     pub fn hits(&self, object: &Object) -> bool {
-        let identity = Identity { key: &object.key, tags: &object.tags.hashes, seq: PurgeSeq(0) };
+        let identity = Identity { key: &object.key, tags: &object.tags().hashes, seq: PurgeSeq(0) };
         self.0.standing(&identity) == Standing::Dead
     }
 }

@@ -10,8 +10,8 @@ use super::format::{Corrupt, Header, Meta};
 /// What is written of an object beside its body.
 pub fn meta(object: &Object) -> Meta<'_> {
     let head = (object.head.status, object.head.lines());
-    let selected = (&object.variant, &object.tags);
-    Meta::new(object.key.as_str(), head, object.freshness, selected, object.basis, object.part)
+    let selected = (&object.variant, object.tags());
+    Meta::new(object.key.as_str(), head, object.freshness, selected, object.basis, object.part())
 }
 
 pub fn header(object: &Object, meta: &[u8], meta_room: u32, log: u32) -> Header {
@@ -23,7 +23,7 @@ pub fn header(object: &Object, meta: &[u8], meta_room: u32, log: u32) -> Header 
         body: object.length(),
         seq: object.checked(),
         soft_purged: object.soft_purged(),
-        filter: Filter::of(object.key.site(), object.key.uri(), &object.tags.hashes),
+        filter: Filter::of(object.key.site(), object.key.uri(), &object.tags().hashes),
     }
 }
 
