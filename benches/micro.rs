@@ -66,7 +66,7 @@ use front::head::{RequestHead, field_space, find_end};
 use observe::access_log::AccessLog;
 use observe::metrics::Metrics;
 use observe::{Observer, Outcome};
-use plan::{CacheKey, Plan, plan};
+use plan::{CacheKey, Key, Plan, plan};
 use request::{Fields, RequestView, Scheme};
 
 /// A request as browsers send it.
@@ -230,7 +230,7 @@ fn object(key: &str, config: &Config) -> Object {
         let fields = response_fields();
         let storable = storable(config, &fields, view);
         let head = Head::from_origin(StatusCode::OK, fields);
-        made = Some(Object::new(CacheKey::from_written(key), head, Bytes::from(vec![0; 1024]), storable, PurgeSeq(0)));
+        made = Some(Object::new(Key::of_written(key), head, Bytes::from(vec![0; 1024]), storable, PurgeSeq(0)));
     });
     made.unwrap()
 }

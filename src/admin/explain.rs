@@ -12,7 +12,7 @@ use crate::cache::engine::CacheRequest;
 use crate::clock::Timestamp;
 use crate::config::model::TokenRight;
 use crate::node::Node;
-use crate::plan::{CacheKey, Matched, Plan, keyed_uris, plan};
+use crate::plan::{Key, Matched, Plan, keyed_uris, plan};
 use crate::request::{Fields, RequestView, Scheme};
 use crate::snapshot::Snapshot;
 
@@ -96,7 +96,7 @@ fn describe_cache(answer: &mut Value, node: &Node, snapshot: &Snapshot, matched:
     let version = snapshot.sites[matched.site_index].version();
     let mut written = String::new();
     matched.write_key(&mut written, version, view);
-    let key = CacheKey::from_written(&written);
+    let key = Key::of_written(&written);
     let now = Timestamp::now();
     let stored = node.engine.inspect(key.as_str(), view.fields, now);
     let terms = stored.iter().filter_map(|object| object.explanation.terms.as_ref());

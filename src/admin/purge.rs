@@ -98,10 +98,10 @@ async fn most_used(node: &Node, targets: Vec<Target>, most: usize) -> Result<Vec
     let engine = node.engine.clone();
     let objects = blocking(move || engine.most_used(&targets, most)).await?;
     let wanted = |object: &Arc<Object>| {
-        let (tls, host) = object.key.origin();
-        let (path, query) = match object.key.path_and_query().split_once('?') {
+        let (tls, host) = object.key().origin();
+        let (path, query) = match object.key().path_and_query().split_once('?') {
             Some((path, query)) => (path, Some(query.to_owned())),
-            None => (object.key.path_and_query(), None),
+            None => (object.key().path_and_query(), None),
         };
         Wanted { tls, host: host.to_owned(), path: path.to_owned(), query, fields: object.variant.request_fields() }
     };

@@ -101,8 +101,8 @@ fn encode_all(object: &Object, codings: &[Coding], shared: &Shared) -> Vec<(Codi
                 out.push((*coding, body));
             }
             Ok(Ok(None)) => {}
-            Ok(Err(error)) => tracing::warn!(key = object.key.uri(), ?coding, %error, "it could not be compressed"),
-            Err(_) => tracing::error!(key = object.key.uri(), ?coding, "compressing it failed badly"),
+            Ok(Err(error)) => tracing::warn!(key = object.key().uri(), ?coding, %error, "it could not be compressed"),
+            Err(_) => tracing::error!(key = object.key().uri(), ?coding, "compressing it failed badly"),
         }
     }
     out

@@ -255,7 +255,7 @@ impl Engine {
     /// Refreshes a stored response in the background, unless that is already going on.
     pub fn refresh(self: &Arc<Self>, request: &CacheRequest<'_>, object: &Arc<Object>) {
         let asks = ClientDirectives::default();
-        if let Turn::Lead(flight) = self.turn(&object.key, request.view.fields, &asks)
+        if let Turn::Lead(flight) = self.turn(&object.key().to_owned(), request.view.fields, &asks)
             && self.found_meanwhile(&flight, request.view.fields, &asks).is_none()
         {
             let (owner, _nobody) = oneshot::channel();
@@ -267,7 +267,7 @@ impl Engine {
     pub fn store(&self, object: Object, rules: &CacheRules, flight: &Flight) -> Arc<Object> {
         let object = Arc::new(object);
         if self.purges.standing(&object) != Standing::Dead && !flight.is_spoilt() {
-            self.uncacheable.invalidate(&self.hasher.hash_one(object.key.as_str()));
+            self.uncacheable.invalidate(&self.hasher.hash_one(object.key().as_str()));
             self.metrics.stored(object.basis.as_str());
             if object.content.in_memory().is_some() {
                 self.memory.insert(object.clone(), rules.max_variants);
@@ -298,7 +298,7 @@ impl Engine {
     /// flight could not be told of; perhaps this.
     pub fn stored_on_disk(&self, object: &Arc<Object>, flight: &Flight, untold: bool) {
         self.memory.remove_like(object); // something smaller was there before
-        self.uncacheable.invalidate(&self.hasher.hash_one(object.key.as_str()));
+        self.uncacheable.invalidate(&self.hasher.hash_one(object.key().as_str()));
         self.metrics.stored(object.basis.as_str());
         if untold || flight.is_spoilt() || self.purges.standing(object) == Standing::Dead {
             self.disk.remove(object);
@@ -350,7 +350,7 @@ impl Engine {
     /// Keeps requests for a key from waiting for each other for a while.
     pub fn remember_uncacheable(&self, key: &CacheKey, reason: SkipReason, rules: &CacheRules) {
         if !rules.hit_for_miss.is_zero() {
-            tracing::debug!(key = key.uri(), reason = reason.as_str(), "remembered as not cacheable");
+            tracing::debug!(key = key.view().uri(), reason = reason.as_str(), "remembered as not cacheable");
             self.uncacheable.insert(self.hasher.hash_one(key.as_str()), Timestamp::now() + rules.hit_for_miss);
         }
     }

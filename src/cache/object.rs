@@ -14,7 +14,7 @@ use smallvec::SmallVec;
 
 use crate::clock::Timestamp;
 use crate::config::model::Coding;
-use crate::plan::CacheKey;
+use crate::plan::Key;
 
 use super::coding::{self, Coded};
 use super::freshness::Freshness;
@@ -30,7 +30,7 @@ use super::vary::Variant;
 /// A stored response. Immutable but for what purges have found it to be and what the compressor adds; what refreshes it makes a new one around the same body.
 #[derive(Debug)]
 pub struct Object {
-    pub key: CacheKey,
+    /// Behind the key.
     pub head: Head,
     pub content: Content,
     /// `None`: it does not vary by coding, and so is not coded.
@@ -118,9 +118,11 @@ pub struct Head {
     pub status: StatusCode,
     /// Status line and fields as HTTP/1.1 bytes, each line with its end, without the empty line; without `Content-Length`,
     /// which each answer gets anew, and, if it is stored, without `Age`. A map of the fields beside them would take ten
-    /// times the memory; it is made of these bytes where one is needed.
-    pub h1: Bytes,
-    /// Where in them the value of `ETag` is.
+    /// times the memory; it is made of these bytes where one is needed. Before it is the key of the object, if it is one's.
+    bytes: Bytes,
+    /// Where the head begins in them.
+    begin: u32,
+    /// Where in it the value of `ETag` is.
     etag: Option<(NonZeroU32, u32)>,
     varies_by_coding: bool,
     last_modified: Option<HeadDate>,
@@ -171,7 +173,7 @@ impl Head {
     pub fn passing(status: StatusCode, mut fields: HeaderMap) -> Self {
         clean(&mut fields);
         let h1 = serialise(status, &fields);
-        Head { status, h1, etag: None, varies_by_coding: false, last_modified: None, date: None }
+        Head { status, bytes: h1, begin: 0, etag: None, varies_by_coding: false, last_modified: None, date: None }
     }
 
     pub(super) fn from_clean(status: StatusCode, fields: HeaderMap) -> Self {
@@ -182,12 +184,22 @@ impl Head {
             let at = value.as_ptr() as usize - h1.as_ptr() as usize; // it is a part of them, behind the status line
             Some((NonZeroU32::new(at as u32)?, (at + value.len()) as u32))
         });
-        Head { status, h1, etag, varies_by_coding: coding::varies(&fields), last_modified, date }
+        Head { status, bytes: h1, begin: 0, etag, varies_by_coding: coding::varies(&fields), last_modified, date }
+    }
+
+    /// As HTTP/1.1 sends it, but for what each answer has its own of.
+    pub fn h1(&self) -> &[u8] {
+        &self.bytes[self.begin as usize..]
+    }
+
+    /// The same, to be kept.
+    pub fn h1_bytes(&self) -> Bytes {
+        self.bytes.slice(self.begin as usize..)
     }
 
     /// Names and values, in the order in which they are sent.
     pub fn lines(&self) -> impl Iterator<Item = (&str, &[u8])> {
-        lines(&self.h1)
+        lines(self.h1())
     }
 
     /// Whether `Vary` names `Accept-Encoding`.
@@ -198,10 +210,10 @@ impl Head {
     /// All fields, names and values as slices of what is stored.
     pub fn fields(&self) -> HeaderMap {
         let mut fields = HeaderMap::with_capacity(16);
-        for (name, value) in lines(&self.h1) {
+        for (name, value) in self.lines() {
             // They were made of valid ones.
             if let (Ok(name), Ok(value)) =
-                (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_maybe_shared(self.h1.slice_ref(value)))
+                (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_maybe_shared(self.bytes.slice_ref(value)))
             {
                 fields.append(name, value);
             }
@@ -211,7 +223,7 @@ impl Head {
 
     /// The first value of a field.
     pub fn get(&self, name: &HeaderName) -> Option<&[u8]> {
-        lines(&self.h1).find(|(other, _)| *other == name.as_str()).map(|(_, value)| value)
+        self.lines().find(|(other, _)| *other == name.as_str()).map(|(_, value)| value)
     }
 
     /// This head freshened by the fields of a 304 (RFC 9111 section 3.2).
@@ -237,19 +249,25 @@ impl Head {
         Self::from_clean(self.status, fields)
     }
 
-    /// The same, in the beginning of a block that has it there; what is left of the block comes behind it.
-    pub fn taken_off(self, block: &mut Bytes) -> Self {
-        Head { h1: block.split_to(self.h1.len()), ..self }
+    /// The bytes of a key and of this head.
+    pub fn behind(&self, key: Key<'_>) -> Vec<u8> {
+        [key.as_str().as_bytes(), self.h1()].concat()
+    }
+
+    /// The same, in the beginning of a block that has it there behind a key; what is left of the block comes after it.
+    pub fn taken_off(self, block: &mut Bytes, key: Key<'_>) -> Self {
+        let begin = key.as_str().len();
+        Head { bytes: block.split_to(begin + self.h1().len()), begin: begin as u32, ..self } // keys are shorter than 2^32
     }
 
     pub fn etag(&self) -> Option<&str> {
         let (from, to) = self.etag?;
-        std::str::from_utf8(&self.h1[from.get() as usize..to as usize]).ok()
+        std::str::from_utf8(&self.h1()[from.get() as usize..to as usize]).ok()
     }
 
     /// Bytes of memory beyond the struct itself.
     fn weight(&self) -> usize {
-        self.h1.len()
+        self.bytes.len()
     }
 
     /// What `respond` needs to know.
@@ -288,16 +306,13 @@ impl HeadDate {
 
 impl Object {
     /// `purge_seq` is the purge sequence in force when its fill began.
-    pub fn new(
-        key: CacheKey,
-        head: Head,
-        content: impl Into<Content>,
-        storable: Storable,
-        purge_seq: PurgeSeq,
-    ) -> Self {
+    pub fn new(key: Key<'_>, head: Head, content: impl Into<Content>, storable: Storable, purge_seq: PurgeSeq) -> Self {
         let coding = head.varies_by_coding.then(Box::default);
+        let head = match head.begin {
+            0 => head.clone().taken_off(&mut head.behind(key).into(), key),
+            _ => head, // its key is before it already
+        };
         Object {
-            key,
             head,
             content: content.into(),
             coding,
@@ -322,7 +337,17 @@ impl Object {
             part: None,
             excluded: Vec::new(),
         };
-        Object::new(self.key.clone(), self.head.clone(), body, storable, self.checked().min(checked))
+        Object::new(self.key(), self.head.clone(), body, storable, self.checked().min(checked))
+    }
+
+    pub fn key(&self) -> Key<'_> {
+        let key = &self.head.bytes[..self.head.begin as usize];
+        Key::of_written(std::str::from_utf8(key).unwrap_or_default()) // it was one
+    }
+
+    /// Whether it has this key.
+    pub fn has_key(&self, key: &str) -> bool {
+        self.head.bytes[..self.head.begin as usize] == *key.as_bytes()
     }
 
     pub fn tags(&self) -> &Tags {
@@ -371,7 +396,6 @@ impl Object {
     pub fn weight(&self) -> usize {
         let coded = |coded: &Coded| std::mem::size_of::<Coded>() + coded.head.weight() + coded.body.len();
         std::mem::size_of::<Object>()
-            + self.key.as_str().len()
             + self.head.weight()
             + self.codings().iter().map(coded).sum::<usize>()
             + self.variant.weight()
@@ -519,7 +543,7 @@ mod tests {
 
     #[test]
     fn an_object_takes_little_memory() {
-        assert!(size_of::<Object>() <= 216, "{}", size_of::<Object>());
+        assert!(size_of::<Object>() <= 200, "{}", size_of::<Object>());
     }
 
     #[test]
@@ -541,7 +565,7 @@ mod tests {
                 ("set-cookie", "d=e"),
             ]),
         );
-        assert_eq!(head.h1, "HTTP/1.1 200 OK\r\ncontent-type: text/css\r\n");
+        assert_eq!(head.h1(), b"HTTP/1.1 200 OK\r\ncontent-type: text/css\r\n");
     }
 
     #[test]

@@ -186,7 +186,7 @@ mod tests {
     fn part(first: u64, body: &'static str, total: u64, etag: &str, seq: u64) -> Option<Part> {
         let head = Head::from_origin(StatusCode::OK, map(&[("etag", etag)]));
         let key = CacheKey::from_written("s\u{1f}1\u{1f}h/a");
-        let object = Object::new(key, head, Bytes::from(body), Storable::default(), PurgeSeq(seq));
+        let object = Object::new(key.view(), head, Bytes::from(body), Storable::default(), PurgeSeq(seq));
         let last = (first + body.len() as u64).saturating_sub(1);
         Part::new(object, ContentRange { first, last, total })
     }
@@ -226,7 +226,7 @@ mod tests {
         assert!(part(0, "01234", 10, "W/\"a\"", 1).is_none());
         let head = Head::from_origin(StatusCode::OK, map(&[("etag", "\"a\"")]));
         let key = CacheKey::from_written("s\u{1f}1\u{1f}h/a");
-        let object = Object::new(key, head, Bytes::from("0123"), Storable::default(), PurgeSeq(1));
+        let object = Object::new(key.view(), head, Bytes::from("0123"), Storable::default(), PurgeSeq(1));
         assert!(Part::new(object, ContentRange { first: 0, last: 4, total: 10 }).is_none());
     }
 

@@ -1,7 +1,6 @@
 //! The cache key: site, version, host, path and query, in one string whose order makes purging by URL and
 //! by prefix a comparison of strings.
 
-use std::borrow::Borrow;
 use std::sync::Arc;
 
 use crate::config::model::{KeyRules, QueryRule};
@@ -13,6 +12,10 @@ const SEPARATOR: char = '\u{1f}';
 /// `site SEP version SEP host/path?query`, and for a slice of an object `SEP size/number`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct CacheKey(Arc<str>);
+
+/// A cache key that somebody else keeps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Key<'a>(&'a str);
 
 impl CacheKey {
     /// Writes the key into a buffer that the caller reuses, so that looking up allocates nothing.
@@ -40,44 +43,57 @@ impl CacheKey {
         CacheKey(written.into())
     }
 
-    pub fn site(&self) -> &str {
+    pub fn view(&self) -> Key<'_> {
+        Key(&self.0)
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl<'a> Key<'a> {
+    /// A view of what [`CacheKey::write`] wrote.
+    pub fn of_written(written: &'a str) -> Self {
+        Key(written)
+    }
+
+    pub fn to_owned(self) -> CacheKey {
+        CacheKey(self.0.into())
+    }
+
+    pub fn site(self) -> &'a str {
         self.parts().0
     }
 
     /// `host/path?query`: what URL purges compare.
-    pub fn uri(&self) -> &str {
+    pub fn uri(self) -> &'a str {
         self.parts().1
     }
 
     /// Path and query: what is asked of the origin, so that what is keyed and what is sent cannot differ.
-    pub fn path_and_query(&self) -> &str {
+    pub fn path_and_query(self) -> &'a str {
         let uri = self.uri();
         uri.find('/').map_or("/", |at| &uri[at..])
     }
 
     /// Whose it is in the sense of RFC 9110 section 4.3.1, as far as a key tells: TLS or not, and the host.
-    pub fn origin(&self) -> (bool, &str) {
+    pub fn origin(self) -> (bool, &'a str) {
         let mut parts = self.0.splitn(3, SEPARATOR).skip(1);
         let tls = parts.next().is_some_and(|version| version.ends_with("+tls"));
         let uri = parts.next().unwrap_or_default();
         (tls, uri.split('/').next().unwrap_or_default())
     }
 
-    pub fn as_str(&self) -> &str {
-        &self.0
+    pub fn as_str(self) -> &'a str {
+        self.0
     }
 
-    fn parts(&self) -> (&str, &str) {
+    fn parts(self) -> (&'a str, &'a str) {
         let mut parts = self.0.splitn(3, SEPARATOR);
         let site = parts.next().unwrap_or_default();
         let uri = parts.nth(1).unwrap_or_default();
         (site, uri.split(SEPARATOR).next().unwrap_or_default())
-    }
-}
-
-impl Borrow<str> for CacheKey {
-    fn borrow(&self) -> &str {
-        &self.0
     }
 }
 
@@ -149,12 +165,12 @@ mod tests {
         let mut buffer = String::from("left over");
         CacheKey::write(&mut buffer, "shop", 7, &KeyRules::default(), &request);
         let key = CacheKey::from_written(&buffer);
-        assert_eq!((key.site(), key.uri()), ("shop", "shop.example/a?b=1"));
-        assert_eq!(key.origin(), (false, "shop.example"));
+        assert_eq!((key.view().site(), key.view().uri()), ("shop", "shop.example/a?b=1"));
+        assert_eq!(key.view().origin(), (false, "shop.example"));
         request.scheme = Scheme::Https;
         let mut tls = String::new();
         CacheKey::write(&mut tls, "shop", 7, &KeyRules::default(), &request);
-        assert_eq!(CacheKey::from_written(&tls).origin(), (true, "shop.example"));
+        assert_eq!(Key(&tls).origin(), (true, "shop.example"));
         assert_eq!(key.as_str(), "shop\u{1f}7\u{1f}shop.example/a?b=1");
     }
 
@@ -193,7 +209,7 @@ mod tests {
             push_uri(&mut uri, rules, "h", "/A", query);
             assert_eq!(uri, expected, "{rules:?} {query:?}");
             let key = CacheKey::from_written(&format!("s{SEPARATOR}1{SEPARATOR}{uri}"));
-            assert_eq!(format!("h{}", key.path_and_query()), uri);
+            assert_eq!(format!("h{}", key.view().path_and_query()), uri);
         }
     }
 }

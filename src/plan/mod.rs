@@ -3,7 +3,7 @@
 
 mod key;
 
-pub use key::CacheKey;
+pub use key::{CacheKey, Key};
 
 use http::{Method, StatusCode, Version, header};
 

@@ -123,7 +123,7 @@ pub(super) async fn hand_over_part(
     whole.remove(header::CONTENT_RANGE);
     let (head, _) = Head::split(StatusCode::OK, whole, &storable.excluded);
     let store = |bytes: Bytes| {
-        let object = Object::new(request.key.clone(), head, bytes, storable, flight.seq);
+        let object = Object::new(request.key.view(), head, bytes, storable, flight.seq);
         if let Some(part) = Part::new(object, range) {
             engine.store_part(part, request.rules(), flight);
         }

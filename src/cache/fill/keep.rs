@@ -111,11 +111,12 @@ impl<'a> Keeper<'a> {
         let (engine, flight, rules) = (self.engine, self.flight, self.request.rules());
         match self.keeping {
             Keeping::Memory => {
-                // Head and body in one piece, as they are sent.
-                let mut block = flight.body_between(&self.head.h1, last);
-                let head = self.head.taken_off(&mut block);
-                flight.share(&block);
-                let object = Object::new(self.request.key.clone(), head, block, self.storable, flight.seq);
+                // Key, head and body in one piece.
+                let key = self.request.key.view();
+                let mut body = flight.body_between(&self.head.behind(key), last);
+                let head = self.head.taken_off(&mut body, key);
+                flight.share(&body);
+                let object = Object::new(key, head, body, self.storable, flight.seq);
                 engine.store(object, rules, flight);
             }
             Keeping::Disk(spool) => {
@@ -130,7 +131,8 @@ impl<'a> Keeper<'a> {
                 let (left_at, disk) = (left.clone(), self.engine.disk.clone());
                 // It ends also if nobody waits for that.
                 let finish = tokio::spawn(async move {
-                    let object = spool.finish(move |body| Object::new(key, head, body, storable, seq), most).await;
+                    let object =
+                        spool.finish(move |body| Object::new(key.view(), head, body, storable, seq), most).await;
                     if let Ok(object) = object {
                         let untold = left_at.get().is_some_and(|removals| *removals != engine.disk.removals());
                         engine.stored_on_disk(&object, &flight, untold);
@@ -159,6 +161,6 @@ impl<'a> Keeper<'a> {
     }
 
     fn object(&self, body: Bytes) -> Object {
-        Object::new(self.request.key.clone(), self.head.clone(), body, self.storable.clone(), self.flight.seq)
+        Object::new(self.request.key.view(), self.head.clone(), body, self.storable.clone(), self.flight.seq)
     }
 }

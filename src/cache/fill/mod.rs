@@ -98,7 +98,7 @@ impl FillRequest {
         FillRequest {
             origin: OriginRequest {
                 method: Method::GET,
-                path_and_query: key.path_and_query().to_owned(),
+                path_and_query: key.view().path_and_query().to_owned(),
                 authority: view.host.to_owned(),
                 fields,
                 pool,
@@ -261,7 +261,7 @@ async fn receive(
     let length = exchange.content_length();
     match judge(engine, request, exchange.status, &exchange.fields, times, length) {
         Ok(mut storable) => {
-            let groups = tags::groups(&exchange.fields, &GROUPS, request.key.origin());
+            let groups = tags::groups(&exchange.fields, &GROUPS, request.key.view().origin());
             if !groups.is_empty() {
                 storable.tags = storable.tags.with_groups(groups);
             }
@@ -350,7 +350,7 @@ fn freshen(
             if !storable.excluded.is_empty() {
                 head = Head::split(head.status, head.fields(), &storable.excluded).0;
             }
-            let mut object = Object::new(request.key.clone(), head, stale.content.clone(), storable, flight.seq);
+            let mut object = Object::new(request.key.view(), head, stale.content.clone(), storable, flight.seq);
             object.share_coding(stale);
             object.continue_uses(stale);
             return Settled::Object(engine.store(object, request.rules(), flight), ObjectUse::Validated);

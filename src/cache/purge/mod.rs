@@ -160,7 +160,7 @@ impl Purges {
         let current = self.current();
         let checked = object.checked();
         if checked < current {
-            let identity = Identity { key: &object.key, tags: &object.tags().hashes, seq: checked };
+            let identity = Identity { key: object.key(), tags: &object.tags().hashes, seq: checked };
             match self.table.read().standing(&identity) {
                 Standing::Dead => return Standing::Dead,
                 Standing::SoftPurged { since } => object.survived(current, Some(since)),
@@ -175,7 +175,7 @@ impl Purges {
         if seq == self.current() {
             return Standing::Live;
         }
-        self.table.read().standing(&Identity { key, tags, seq })
+        self.table.read().standing(&Identity { key: key.view(), tags, seq })
     }
 
     /// The version a site has: set at run time, unless the configuration has changed its own since.
@@ -215,7 +215,7 @@ impl Purges {
 
     /// The purge that killed an object: of several the first that is still known.
     pub fn killer(&self, object: &Object) -> Option<PurgeSeq> {
-        self.table.read().killer(&Identity { key: &object.key, tags: &object.tags().hashes, seq: object.checked() })
+        self.table.read().killer(&Identity { key: object.key(), tags: &object.tags().hashes, seq: object.checked() })
     }
 
     /// What purges are in force for: each target with its newest purge.
@@ -261,7 +261,7 @@ impl Trial {
     }
 
     pub fn hits(&self, object: &Object) -> bool {
-        let identity = Identity { key: &object.key, tags: &object.tags().hashes, seq: PurgeSeq(0) };
+        let identity = Identity { key: object.key(), tags: &object.tags().hashes, seq: PurgeSeq(0) };
         self.0.standing(&identity) == Standing::Dead
     }
 }
@@ -293,7 +293,7 @@ mod tests {
         let purges = Purges::open(None).unwrap();
         let key = crate::plan::CacheKey::from_written("shop\u{1f}1\u{1f}h/a");
         let head = super::super::object::Head::private(http::StatusCode::OK, http::HeaderMap::new());
-        let object = Object::new(key, head, bytes::Bytes::new(), Default::default(), PurgeSeq(0));
+        let object = Object::new(key.view(), head, bytes::Bytes::new(), Default::default(), PurgeSeq(0));
         let at = |secs| Timestamp::from_secs(secs);
         let purge = |soft| Event::Purge { soft, targets: vec![Target::All] };
         for time in [10, 20] {

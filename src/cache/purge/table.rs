@@ -3,14 +3,14 @@
 use std::collections::{BTreeMap, HashMap};
 
 use crate::clock::Timestamp;
-use crate::plan::CacheKey;
+use crate::plan::Key;
 
 use super::super::tags::TagHash;
 use super::{PurgeSeq, Target};
 
 /// What an object is to purges.
 pub struct Identity<'a> {
-    pub key: &'a CacheKey,
+    pub key: Key<'a>,
     pub tags: &'a [TagHash],
     pub seq: PurgeSeq,
 }
@@ -193,6 +193,8 @@ impl PurgeTable {
 
 #[cfg(test)]
 mod tests {
+    use crate::plan::CacheKey;
+
     use super::*;
 
     fn key(site: &str, uri: &str) -> CacheKey {
@@ -232,7 +234,7 @@ mod tests {
             let mut table = PurgeTable::default();
             table.mark(std::slice::from_ref(&target), false, PurgeSeq(5), Timestamp::default());
             let (key, tags) = (key("s", "h/a/b?q"), [TagHash::of("x")]);
-            let standing = |seq| table.standing(&Identity { key: &key, tags: &tags, seq: PurgeSeq(seq) });
+            let standing = |seq| table.standing(&Identity { key: key.view(), tags: &tags, seq: PurgeSeq(seq) });
             assert_eq!(standing(4) == Standing::Dead, hit, "{target:?}");
             assert_eq!(standing(5), Standing::Live, "an object filled after the purge: {target:?}");
         }
@@ -245,7 +247,8 @@ mod tests {
         table.mark(&[Target::All], true, PurgeSeq(1), at(10));
         table.mark(&[url("h/a")], true, PurgeSeq(2), at(20));
         let key = key("s", "h/a");
-        let standing = |table: &PurgeTable, seq| table.standing(&Identity { key: &key, tags: &[], seq: PurgeSeq(seq) });
+        let standing =
+            |table: &PurgeTable, seq| table.standing(&Identity { key: key.view(), tags: &[], seq: PurgeSeq(seq) });
         assert_eq!(standing(&table, 0), Standing::SoftPurged { since: at(10) });
         assert_eq!(standing(&table, 1), Standing::SoftPurged { since: at(20) });
         table.mark(&[prefix("h/")], false, PurgeSeq(3), at(30));
@@ -265,7 +268,7 @@ mod tests {
         assert_eq!(table.len(), 2);
         let (key, tags) = (key("s", "h/c"), [TagHash::of("y")]);
         for (seq, standing) in [(3, Standing::Dead), (4, Standing::Dead), (5, Standing::Live)] {
-            assert_eq!(table.standing(&Identity { key: &key, tags: &tags, seq: PurgeSeq(seq) }), standing);
+            assert_eq!(table.standing(&Identity { key: key.view(), tags: &tags, seq: PurgeSeq(seq) }), standing);
         }
         table.retire(PurgeSeq(5));
         assert_eq!(table.len(), 0);

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use crate::plan::CacheKey;
 use crate::request::Fields;
 
 use super::super::object::Object;
@@ -19,17 +18,14 @@ pub enum Variants {
 /// Whatever is not one whole response.
 #[derive(Clone, Debug)]
 pub struct Several {
-    key: CacheKey,
     whole: Vec<Arc<Object>>,
     parts: Vec<Arc<Part>>,
 }
 
 impl Variants {
-    pub fn key(&self) -> &CacheKey {
-        match self {
-            Variants::One(object) => &object.key,
-            Variants::Several(several) => &several.key,
-        }
+    /// Whether they are those of this key.
+    pub fn has_key(&self, key: &str) -> bool {
+        self.objects().next().is_some_and(|object| object.has_key(key))
     }
 
     /// The stored response that a request selects; of several the newest (RFC 9111 section 4.1).
@@ -72,7 +68,7 @@ impl Variants {
 
     /// With one more, in the place of what is selected alike; of too many the oldest goes.
     pub fn with(before: Option<&Self>, object: Arc<Object>, most: usize) -> Self {
-        let mut several = Several::of(before, &object.key, |other| other.variant != object.variant);
+        let mut several = Several::of(before, |other| other.variant != object.variant);
         if several.whole.is_empty() && several.parts.is_empty() {
             return Variants::One(object);
         }
@@ -86,7 +82,7 @@ impl Variants {
     /// With one more that is older than those that are there.
     pub fn with_older(before: Option<&Self>, object: Arc<Object>, most: usize) -> Self {
         let Some(before) = before else { return Variants::One(object) };
-        let mut several = Several::of(Some(before), &object.key, |_| true);
+        let mut several = Several::of(Some(before), |_| true);
         if several.whole.len() < most {
             several.whole.insert(0, object);
         }
@@ -112,7 +108,7 @@ impl Variants {
         if let Some(whole) = part.whole() {
             return Some(Self::with(before, whole, most));
         }
-        let mut several = Several::of(before, &part.object.key, |other| other.variant != part.object.variant);
+        let mut several = Several::of(before, |other| other.variant != part.object.variant);
         if several.parts.len() >= most {
             several.parts.remove(0);
         }
@@ -122,12 +118,12 @@ impl Variants {
 
     /// Without what is selected alike.
     pub fn without(&self, object: &Object) -> Option<Self> {
-        Several::of(Some(self), self.key(), |other| other.variant != object.variant).unless_empty()
+        Several::of(Some(self), |other| other.variant != object.variant).unless_empty()
     }
 
     /// Without this one object.
     pub fn without_this(&self, object: &Arc<Object>) -> Option<Self> {
-        Several::of(Some(self), self.key(), |other| !Arc::ptr_eq(other, object)).unless_empty()
+        Several::of(Some(self), |other| !Arc::ptr_eq(other, object)).unless_empty()
     }
 
     pub fn contains(&self, object: &Arc<Object>) -> bool {
@@ -137,10 +133,10 @@ impl Variants {
 
 impl Several {
     /// Those of an entry of which this is so.
-    fn of(entry: Option<&Variants>, key: &CacheKey, stays: impl Fn(&Arc<Object>) -> bool) -> Self {
+    fn of(entry: Option<&Variants>, stays: impl Fn(&Arc<Object>) -> bool) -> Self {
         let whole = entry.iter().flat_map(|entry| entry.whole()).filter(|object| stays(object)).cloned();
         let parts = entry.iter().flat_map(|entry| entry.parts()).filter(|part| stays(&part.object)).cloned();
-        Several { key: key.clone(), whole: whole.collect(), parts: parts.collect() }
+        Several { whole: whole.collect(), parts: parts.collect() }
     }
 
     fn unless_empty(self) -> Option<Variants> {

@@ -49,7 +49,7 @@ impl Connection {
         };
         let moved = Moved::default();
         let carried = async {
-            self.write_all([&head.h1, tail.as_bytes(), &early]).await?;
+            self.write_all([head.h1(), tail.as_bytes(), &early]).await?;
             // What the client did not wait to send until it was told.
             let before = std::mem::take(&mut self.buffer);
             let giving = async {

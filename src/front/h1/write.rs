@@ -184,7 +184,7 @@ pub(super) async fn write_interim(
 /// The head as it is stored, or what is left of it for another answer than the whole.
 pub(super) fn head_of(response: &ClientResponse) -> Bytes {
     match response.reply {
-        Reply::Full => response.head().h1.clone(),
+        Reply::Full => response.head().h1_bytes(),
         _ => serialise(response.status(), &response.selected_fields()),
     }
 }

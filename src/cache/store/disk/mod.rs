@@ -195,7 +195,7 @@ impl DiskTier {
         if volumes.is_empty() {
             return;
         }
-        let key = KeyHash::of(object.key.as_str());
+        let key = KeyHash::of(object.key().as_str());
         if object.content.in_memory().is_none() {
             // Its body is there already, wherever that is by today's rules.
             return volumes
@@ -251,7 +251,7 @@ impl DiskTier {
     /// Takes a body in as it comes. `head`: the object, as yet without it; `None`: it is not to be stored.
     pub fn spool(&self, head: &Object) -> Option<Spool> {
         let volumes = self.volumes.load();
-        let key = KeyHash::of(head.key.as_str());
+        let key = KeyHash::of(head.key().as_str());
         let volume = choose(&volumes, key)?;
         if let Some(obstacle) = volume.obstacle() {
             volume.count(obstacle);
@@ -267,7 +267,7 @@ impl DiskTier {
         let volumes = self.volumes.load();
         if !volumes.is_empty() {
             self.note_removal();
-            let id = FileId::new(KeyHash::of(object.key.as_str()), &object.variant);
+            let id = FileId::new(KeyHash::of(object.key().as_str()), &object.variant);
             volumes.iter().filter(|volume| volume.may_have(id.key)).for_each(|volume| volume.remove(id));
         }
     }

@@ -1,6 +1,6 @@
 //! Objects to files and back. Pure.
 
-use crate::plan::CacheKey;
+use crate::plan::Key;
 
 use super::super::super::object::{Content, Head, Object};
 use super::super::super::policy::Storable;
@@ -11,7 +11,7 @@ use super::format::{Corrupt, Header, Meta};
 pub fn meta(object: &Object) -> Meta<'_> {
     let head = (object.head.status, object.head.lines());
     let selected = (&object.variant, object.tags());
-    Meta::new(object.key.as_str(), head, object.freshness, selected, object.basis, object.part())
+    Meta::new(object.key().as_str(), head, object.freshness, selected, object.basis, object.part())
 }
 
 pub fn header(object: &Object, meta: &[u8], meta_room: u32, log: u32) -> Header {
@@ -23,7 +23,7 @@ pub fn header(object: &Object, meta: &[u8], meta_room: u32, log: u32) -> Header 
         body: object.length(),
         seq: object.checked(),
         soft_purged: object.soft_purged(),
-        filter: Filter::of(object.key.site(), object.key.uri(), &object.tags().hashes),
+        filter: Filter::of(object.key().site(), object.key().uri(), &object.tags().hashes),
     }
 }
 
@@ -39,7 +39,7 @@ pub fn object(header: &Header, meta: &Meta<'_>, content: Content) -> Result<Obje
         excluded: Vec::new(),
     };
     let head = Head::from_clean(status, fields);
-    let object = Object::new(CacheKey::from_written(meta.key), head, content, storable, header.seq);
+    let object = Object::new(Key::of_written(meta.key), head, content, storable, header.seq);
     object.survived(header.seq, header.soft_purged);
     Ok(object)
 }

@@ -116,7 +116,7 @@ impl Spool {
             state: Mutex::default(),
             progress: Notify::new(),
         });
-        let id = FileId::new(KeyHash::of(head.key.as_str()), &head.variant);
+        let id = FileId::new(KeyHash::of(head.key().as_str()), &head.variant);
         // A sweep must know of it: it is older than purges that come while it is written.
         volume.files.lock().spooling.insert(file.number, head.checked());
         Some(Spool { file, header, meta, id, others, committed: false })

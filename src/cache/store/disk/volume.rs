@@ -321,7 +321,7 @@ impl Volume {
 
     /// Has an object written, if the disk keeps up. What was there of it before is gone either way.
     pub fn store(self: &Arc<Self>, object: Arc<Object>, max_variants: usize) {
-        let id = FileId::new(KeyHash::of(object.key.as_str()), &object.variant);
+        let id = FileId::new(KeyHash::of(object.key().as_str()), &object.variant);
         let number = self.begin_write(id, object.checked());
         let bytes = object.weight() as u64;
         let waiting = self.waiting_bytes.fetch_add(bytes, Ordering::Relaxed);
@@ -502,7 +502,7 @@ impl Volume {
 
     /// Changes the head of a stored object whose body stays, as after a 304.
     pub fn rewrite(self: &Arc<Self>, object: Arc<Object>) {
-        let id = FileId::new(KeyHash::of(object.key.as_str()), &object.variant);
+        let id = FileId::new(KeyHash::of(object.key().as_str()), &object.variant);
         let volume = self.clone();
         let rewrite = move || {
             let Some(body) = object.content.on_disk() else { return };
