@@ -31,7 +31,7 @@ use super::lookup::{Lookup, Miss};
 use super::object::Object;
 use super::part::Part;
 use super::purge::{Freed, LogError, PurgeSeq, Purges, Standing, Target, Trial};
-use super::reason::{Basis, SkipReason};
+use super::reason::SkipReason;
 use super::slices::{Slice, SliceReader};
 use super::status::{Forward, Report, Stored, Why};
 use super::store::disk::Loaded;
@@ -198,7 +198,7 @@ impl Engine {
                 // What is not fresh must be validated for each request by itself (RFC 9111 section 4).
                 Arrival::Stream(reader) if !reader.head.freshness.may_be_shared(Timestamp::now()) => break,
                 Arrival::Stream(reader) => {
-                    let report = Report::Forward(collapsed(stored(&reader.head.freshness, reader.head.basis)));
+                    let report = Report::Forward(collapsed(stored(&reader.head.freshness)));
                     return Ok(Answer { source: Source::Stream(reader), report });
                 }
                 Arrival::Settled(Settled::Object(object, ObjectUse::Validated))
@@ -268,7 +268,7 @@ impl Engine {
         let object = Arc::new(object);
         if self.purges.standing(&object) != Standing::Dead && !flight.is_spoilt() {
             self.uncacheable.invalidate(&self.hasher.hash_one(object.key().as_str()));
-            self.metrics.stored(object.basis.as_str());
+            self.metrics.stored(object.freshness.basis.as_str());
             if object.content.in_memory().is_some() {
                 self.memory.insert(object.clone(), rules.max_variants);
             }
@@ -299,7 +299,7 @@ impl Engine {
     pub fn stored_on_disk(&self, object: &Arc<Object>, flight: &Flight, untold: bool) {
         self.memory.remove_like(object); // something smaller was there before
         self.uncacheable.invalidate(&self.hasher.hash_one(object.key().as_str()));
-        self.metrics.stored(object.basis.as_str());
+        self.metrics.stored(object.freshness.basis.as_str());
         if untold || flight.is_spoilt() || self.purges.standing(object) == Standing::Dead {
             self.disk.remove(object);
         }
@@ -308,7 +308,7 @@ impl Engine {
     /// Stores a part of a response, under the same conditions.
     pub fn store_part(&self, part: Part, rules: &CacheRules, flight: &Flight) {
         if self.purges.standing(&part.object) != Standing::Dead && !flight.is_spoilt() {
-            self.metrics.stored(part.object.basis.as_str());
+            self.metrics.stored(part.object.freshness.basis.as_str());
             let object = part.object.clone();
             // What a purge has killed is not to come back in new company.
             let may_join = |other: &Object| self.purges.standing(other) != Standing::Dead;
@@ -461,7 +461,7 @@ impl Engine {
         let answer = |source, stored| Answer { source, report: Report::Forward(forward(&miss, stored)) };
         match flight.arrival(seat, request.view.fields).await {
             Arrival::Stream(reader) => {
-                let stored = stored(&reader.head.freshness, reader.head.basis);
+                let stored = stored(&reader.head.freshness);
                 Ok(answer(Source::Stream(reader), stored))
             }
             Arrival::Settled(Settled::Object(object, how)) => Ok(settled(object, how, forward(&miss, Stored::Nothing))),
@@ -502,15 +502,13 @@ fn forward(miss: &Miss, stored: Stored) -> Forward {
     Forward { why: miss.why, status: None, stored, collapsed: false, error: None, trouble: miss.trouble }
 }
 
-fn stored(freshness: &Freshness, basis: Basis) -> Stored {
-    Stored::Yes { basis, ttl: freshness.ttl(Timestamp::now()) }
+fn stored(freshness: &Freshness) -> Stored {
+    Stored::Yes { basis: freshness.basis, ttl: freshness.ttl(Timestamp::now()) }
 }
 
 fn settled(object: Arc<Object>, how: ObjectUse, forward: Forward) -> Answer {
     let forward = match how {
-        ObjectUse::Validated => {
-            Forward { status: Some(304), stored: stored(&object.freshness, object.basis), ..forward }
-        }
+        ObjectUse::Validated => Forward { status: Some(304), stored: stored(&object.freshness), ..forward },
         ObjectUse::StaleIfError { status } => {
             let error = if status.is_some() { "status" } else { "failed" };
             Forward { status, error: Some(error), ..forward }

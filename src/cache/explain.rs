@@ -54,7 +54,7 @@ pub fn explain(rules: &CacheRules, request: &RequestFacts<'_>, response: &Respon
                 excluded_fields: storable.excluded.iter().map(ToString::to_string).collect(),
                 ..Terms::of(&storable.freshness, storable.freshness.usability(now), now)
             };
-            Explanation::of(true, storable.basis.reason(), Some(terms))
+            Explanation::of(true, storable.freshness.basis.reason(), Some(terms))
         }
     }
 }

@@ -27,7 +27,6 @@ use super::freshness::Freshness;
 use super::object::{Head, Object};
 use super::part::ContentRange;
 use super::purge::PurgeSeq;
-use super::reason::Basis;
 use super::status::Stored;
 use super::tags::Tags;
 use super::trouble::Trouble;
@@ -118,7 +117,6 @@ pub struct FlightHead {
     pub part: Option<ContentRange>,
     pub freshness: Freshness,
     pub variant: Variant,
-    pub basis: Basis,
     pub tags: Tags,
     /// Fields for the request alone that caused the fill.
     pub own: HeaderMap,
@@ -511,7 +509,6 @@ mod tests {
             part: None,
             freshness: Freshness::default(),
             variant: Variant::default(),
-            basis: Basis::MaxAge,
             tags: Tags::default(),
             own: HeaderMap::new(),
         }

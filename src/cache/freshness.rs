@@ -7,6 +7,7 @@ use http::{HeaderMap, header};
 use crate::clock::{Millis, Timestamp};
 
 use super::control::{self, Directives};
+use super::reason::Basis;
 
 /// When the exchange with the origin that stored or refreshed a response took place.
 #[derive(Debug, Clone, Copy)]
@@ -22,6 +23,8 @@ pub struct Freshness {
     /// `corrected_initial_age` of RFC 9111 section 4.2.3.
     pub initial_age: Millis,
     pub lifetime: Millis,
+    /// By what the lifetime was determined.
+    pub basis: Basis,
     /// Whether it may be used stale at all, for clients that say so (RFC 9111 section 4.2.4).
     pub may_be_stale: bool,
     /// How long after its lifetime it may be served while it is refreshed (RFC 5861 section 3).
@@ -242,6 +245,7 @@ mod tests {
             response_time: DATE,
             initial_age: secs(5).into(),
             lifetime: secs(60).into(),
+            basis: Basis::MaxAge,
             may_be_stale: true,
             stale_while_revalidate: secs(10).into(),
             stale_if_error: secs(100).into(),
@@ -266,6 +270,7 @@ mod tests {
             response_time: DATE,
             initial_age: secs(0).into(),
             lifetime: secs(3600).into(),
+            basis: Basis::MaxAge,
             stale_while_revalidate: secs(10).into(),
             stale_if_error: secs(100).into(),
         };

@@ -74,7 +74,7 @@ impl Engine {
                     etag: object.head.etag().map(str::to_owned),
                     purge_seq: object.checked().0,
                     purged: usability.is_none(),
-                    explanation: Explanation::of(true, object.basis.reason(), Some(terms)),
+                    explanation: Explanation::of(true, object.freshness.basis.reason(), Some(terms)),
                 }
             })
             .collect()

@@ -21,7 +21,6 @@ use super::freshness::Freshness;
 use super::part::ContentRange;
 use super::policy::Storable;
 use super::purge::PurgeSeq;
-use super::reason::Basis;
 use super::respond::Selected;
 use super::tags::{TAG_FIELDS, Tags};
 use super::trouble::Trouble;
@@ -39,7 +38,6 @@ pub struct Object {
     pub variant: Variant,
     /// `None`: it has none.
     tags: Option<Box<Tags>>,
-    pub basis: Basis,
     part: Option<Box<ContentRange>>,
     /// See [`Object::checked`].
     checked: AtomicU64,
@@ -319,7 +317,6 @@ impl Object {
             freshness: storable.freshness,
             variant: storable.variant,
             tags: Some(storable.tags).filter(|tags| !tags.is_empty()).map(Box::new),
-            basis: storable.basis,
             part: storable.part.map(Box::new),
             checked: AtomicU64::new(purge_seq.0),
             soft_purged: AtomicU32::new(NEVER),
@@ -333,7 +330,6 @@ impl Object {
             freshness: self.freshness,
             variant: self.variant.clone(),
             tags: self.tags().clone(),
-            basis: self.basis,
             part: None,
             excluded: Vec::new(),
         };
@@ -543,7 +539,7 @@ mod tests {
 
     #[test]
     fn an_object_takes_little_memory() {
-        assert!(size_of::<Object>() <= 200, "{}", size_of::<Object>());
+        assert!(size_of::<Object>() <= 184, "{}", size_of::<Object>());
     }
 
     #[test]

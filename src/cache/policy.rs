@@ -43,7 +43,6 @@ pub struct Storable {
     pub freshness: Freshness,
     pub variant: Variant,
     pub tags: Tags,
-    pub basis: Basis,
     /// Which part of the whole it is, if it is one.
     pub part: Option<ContentRange>,
     /// Fields that are only for the request which the response answered.
@@ -82,7 +81,7 @@ pub fn judge(
         return Err(SkipReason::TooLarge);
     }
     let tags = Tags::parse(headers).map_err(|TooManyTags| SkipReason::TagsTooLarge)?;
-    let mut freshness = freshness_of(rules, response, &directives, lifetime);
+    let mut freshness = freshness_of(rules, response, &directives, (lifetime, basis));
     match basis {
         // Nobody said that it may be shared.
         Basis::Validator => freshness = Freshness { may_be_stale: false, ..freshness.without_stale_windows() },
@@ -98,7 +97,7 @@ pub fn judge(
         return Err(SkipReason::Expired);
     }
     let excluded = if matches!(rules.mode, CacheMode::Force { .. }) { Vec::new() } else { directives.excluded };
-    Ok(Storable { freshness, variant, tags, basis, part, excluded })
+    Ok(Storable { freshness, variant, tags, part, excluded })
 }
 
 /// The part that a 206 brings, if it is one that can be joined to others.
@@ -191,7 +190,7 @@ fn freshness_of(
     rules: &CacheRules,
     response: &ResponseFacts<'_>,
     directives: &Directives,
-    lifetime: Duration,
+    (lifetime, basis): (Duration, Basis),
 ) -> Freshness {
     let forced = matches!(rules.mode, CacheMode::Force { .. });
     let (while_revalidate, if_error) = if directives.forbids_stale() && !forced {
@@ -208,6 +207,7 @@ fn freshness_of(
         // A forced lifetime counts from here, whatever age the response arrived with.
         initial_age: if forced { Millis::ZERO } else { freshness::initial_age(response.headers, response.times) },
         lifetime: lifetime.into(),
+        basis,
         stale_while_revalidate: while_revalidate.into(),
         stale_if_error: if_error.into(),
     }
@@ -340,7 +340,7 @@ mod tests {
 
     fn describe(storable: &Storable) -> String {
         let Freshness { lifetime, stale_while_revalidate: swr, stale_if_error: sie, .. } = storable.freshness;
-        let mut out = format!("{} {}", storable.basis.as_str(), lifetime.as_secs());
+        let mut out = format!("{} {}", storable.freshness.basis.as_str(), lifetime.as_secs());
         for (name, window) in [("swr", swr), ("sie", sie)] {
             if !window.is_zero() {
                 out += &format!(" {name}={}", window.as_secs());
@@ -375,7 +375,7 @@ mod tests {
         ] {
             let found = match judge_with(&rules(mode), &[], status, &response) {
                 Ok(storable) => {
-                    let negative = storable.basis == Basis::NegativeTtl;
+                    let negative = storable.freshness.basis == Basis::NegativeTtl;
                     assert_eq!(storable.freshness.stale_if_error.is_zero(), negative, "{status} {response:?}");
                     storable.freshness.lifetime.as_secs().to_string()
                 }

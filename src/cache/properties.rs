@@ -203,6 +203,7 @@ fn freshness_goes_from_fresh_to_stale_and_never_back() {
             response_time: Timestamp::from_secs(random.u64(..1000)),
             initial_age: any(&mut random).into(),
             lifetime: any(&mut random).into(),
+            basis: Default::default(),
             may_be_stale: random.bool(),
             stale_while_revalidate: any(&mut random).into(),
             stale_if_error: any(&mut random).into(),

@@ -14,7 +14,10 @@ use super::negotiate;
 
 /// What a response was selected by, and the values of the request which it answered.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Variant(Box<[Selector]>);
+pub struct Variant(Option<Box<Selectors>>);
+
+/// In a box of their own: most responses have none.
+type Selectors = Box<[Selector]>;
 
 /// One axis and the value on it; `None`: the request said nothing of it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -78,12 +81,17 @@ impl Variant {
                 }
             }
         }
-        Some(Variant(axes.into_iter().map(|axis| Selector { value: axis.value(request), axis }).collect()))
+        let selectors = axes.into_iter().map(|axis| Selector { value: axis.value(request), axis }).collect();
+        Some(Variant(Some(selectors).filter(|selectors: &Selectors| !selectors.is_empty()).map(Box::new)))
+    }
+
+    fn selectors(&self) -> &[Selector] {
+        self.0.as_deref().map_or(&[], |selectors| selectors)
     }
 
     /// Whether a request has the same values.
     pub fn matches(&self, request: Fields<'_>) -> bool {
-        self.0.iter().all(|Selector { axis, value }| match (axis, value) {
+        self.selectors().iter().all(|Selector { axis, value }| match (axis, value) {
             // The common case without allocation: one line, byte for byte the same.
             (Axis::Field(name), Some(value)) if *name != header::COOKIE => {
                 request.get(name).is_some_and(|line| line == value.as_ref())
@@ -98,7 +106,7 @@ impl Variant {
     /// Fields of a request that selects it, as far as it is selected by fields.
     pub fn request_fields(&self) -> HeaderMap {
         let mut fields = HeaderMap::new();
-        for Selector { axis, value } in &self.0 {
+        for Selector { axis, value } in self.selectors() {
             let name = match axis {
                 Axis::Field(name) => name.clone(),
                 Axis::Encoding(_) => header::ACCEPT_ENCODING,
@@ -115,13 +123,16 @@ impl Variant {
     /// What it is selected by, with the values, for people to read.
     pub fn describe(&self) -> Vec<(String, Option<String>)> {
         let text = |value: &[u8]| String::from_utf8_lossy(value).into_owned();
-        self.0.iter().map(|selector| (selector.axis.name(), selector.value.as_deref().map(text))).collect()
+        self.selectors().iter().map(|selector| (selector.axis.name(), selector.value.as_deref().map(text))).collect()
     }
 
     /// Bytes of memory beyond the struct itself.
     pub fn weight(&self) -> usize {
         let selector = std::mem::size_of::<Selector>() + 16;
-        self.0.iter().map(|Selector { value, .. }| selector + value.as_ref().map_or(0, |value| value.len())).sum()
+        self.selectors()
+            .iter()
+            .map(|Selector { value, .. }| selector + value.as_ref().map_or(0, |value| value.len()))
+            .sum()
     }
 }
 

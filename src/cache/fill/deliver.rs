@@ -37,9 +37,9 @@ pub(super) async fn stream(
     length: Option<u64>,
     mut around: Around,
 ) {
-    let Storable { freshness, variant, tags, basis, excluded, part } = storable.clone();
+    let Storable { freshness, variant, tags, excluded, part } = storable.clone();
     let (head, own) = Head::split(exchange.status, std::mem::take(&mut exchange.fields), &excluded);
-    let mut unsent = Some(FlightHead { head: head.clone(), length, part, freshness, variant, basis, tags, own });
+    let mut unsent = Some(FlightHead { head: head.clone(), length, part, freshness, variant, tags, own });
     let mut held = Bytes::new();
     let mut received = around.before.len() as u64;
     if !around.before.is_empty() {
@@ -113,7 +113,7 @@ pub(super) async fn hand_over_part(
 ) {
     let fields = std::mem::take(&mut exchange.fields);
     let ttl = storable.freshness.ttl(Timestamp::now());
-    flight.settle(Settled::Private(Stored::Yes { basis: storable.basis, ttl }));
+    flight.settle(Settled::Private(Stored::Yes { basis: storable.freshness.basis, ttl }));
     let (sender, body) = mpsc::channel(PRIVATE_PIECES);
     let own = Head::private(exchange.status, fields.clone());
     if owner.send(PrivateResponse { head: own, length: Some(range.length()), body }).is_err() {

@@ -19,7 +19,6 @@ use crate::clock::Timestamp;
 use super::super::super::freshness::Freshness;
 use super::super::super::part::ContentRange;
 use super::super::super::purge::PurgeSeq;
-use super::super::super::reason::Basis;
 use super::super::super::tags::Tags;
 use super::super::super::vary::Variant;
 use super::filter::Filter;
@@ -33,7 +32,7 @@ pub const MAX_META: usize = 1 << 20;
 
 const MAGIC: [u8; 8] = *b"SEAWALL\n";
 /// Raised with every change of the format: files of another version are removed.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const NEVER: u64 = u64::MAX;
 
 /// The first bytes of a file.
@@ -172,7 +171,6 @@ pub struct Meta<'a> {
     pub freshness: Freshness,
     pub variant: Cow<'a, Variant>,
     pub tags: Cow<'a, Tags>,
-    pub basis: Basis,
     /// Which part of the whole it is, if it is one.
     pub part: Option<ContentRange>,
 }
@@ -183,7 +181,6 @@ impl<'a> Meta<'a> {
         (status, fields): (StatusCode, impl Iterator<Item = (&'a str, &'a [u8])>),
         freshness: Freshness,
         (variant, tags): (&'a Variant, &'a Tags),
-        basis: Basis,
         part: Option<ContentRange>,
     ) -> Self {
         Meta {
@@ -193,7 +190,6 @@ impl<'a> Meta<'a> {
             freshness,
             variant: Cow::Borrowed(variant),
             tags: Cow::Borrowed(tags),
-            basis,
             part,
         }
     }
@@ -226,6 +222,7 @@ pub fn room_for(meta: usize) -> u32 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::super::super::reason::Basis;
     use super::*;
 
     fn header() -> Header {
@@ -265,7 +262,8 @@ mod tests {
         let part = Some(ContentRange { first: 1, last: 2, total: 3 });
         let lines = fields.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
         let head = (StatusCode::NOT_FOUND, lines);
-        let meta = Meta::new("s\u{1f}1\u{1f}h/", head, Freshness::default(), (&variant, &tags), Basis::Expires, part);
+        let freshness = Freshness { basis: Basis::Expires, ..Freshness::default() };
+        let meta = Meta::new("s\u{1f}1\u{1f}h/", head, freshness, (&variant, &tags), part);
         let bytes = meta.encode().unwrap();
         let read = Meta::decode(&bytes).unwrap();
         assert_eq!(read, meta);

@@ -11,7 +11,7 @@ use super::format::{Corrupt, Header, Meta};
 pub fn meta(object: &Object) -> Meta<'_> {
     let head = (object.head.status, object.head.lines());
     let selected = (&object.variant, object.tags());
-    Meta::new(object.key().as_str(), head, object.freshness, selected, object.basis, object.part())
+    Meta::new(object.key().as_str(), head, object.freshness, selected, object.part())
 }
 
 pub fn header(object: &Object, meta: &[u8], meta_room: u32, log: u32) -> Header {
@@ -34,7 +34,6 @@ pub fn object(header: &Header, meta: &Meta<'_>, content: Content) -> Result<Obje
         freshness: meta.freshness,
         variant: meta.variant.clone().into_owned(),
         tags: meta.tags.clone().into_owned(),
-        basis: meta.basis,
         part: meta.part,
         excluded: Vec::new(),
     };

@@ -166,6 +166,9 @@ impl<V> Shard<V> {
     fn allocate(&mut self, entry: Entry<V>) -> u32 {
         match self.free {
             NIL => {
+                if self.entries.len() == self.entries.capacity() {
+                    self.entries.reserve_exact(self.entries.len() / 4 + 8); // by less than doubling: it is idle memory
+                }
                 self.entries.push(entry);
                 (self.entries.len() - 1) as u32 // 2^32 objects do not fit into memory, by far
             }
