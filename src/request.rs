@@ -3,7 +3,11 @@
 use std::borrow::Cow;
 use std::net::IpAddr;
 
-use http::{HeaderMap, HeaderName, Method, Version};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Version};
+
+/// Fields that a request gets beside its own on its way to an origin.
+const FORWARDED: usize = 4;
 
 /// A request as the decisions see it. Everything in it has been checked by the front.
 #[derive(Clone, Copy)]
@@ -102,11 +106,12 @@ impl<'a> Fields<'a> {
         match self {
             Fields::Map(map) => map.clone(),
             Fields::Parsed(fields) => {
-                let mut map = HeaderMap::with_capacity(fields.len());
+                let mut map = HeaderMap::with_capacity(fields.len() + FORWARDED);
+                // The values share one block.
+                let mut values = Bytes::from(fields.iter().map(|field| field.value).collect::<Vec<_>>().concat());
                 for field in fields {
-                    if let (Ok(name), Ok(value)) =
-                        (HeaderName::from_bytes(field.name.as_bytes()), http::HeaderValue::from_bytes(field.value))
-                    {
+                    let value = HeaderValue::from_maybe_shared(values.split_to(field.value.len()));
+                    if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(field.name.as_bytes()), value) {
                         map.append(name, value);
                     }
                 }

@@ -2,7 +2,6 @@
 //! it, its body in one piece, or where to read it.
 
 use std::fmt::Debug;
-use std::io::Write as _;
 use std::num::NonZeroU32;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -168,9 +167,13 @@ impl Head {
     }
 
     /// The same, of a response that is passed on as it is: nothing is asked of its head.
-    pub fn passing(status: StatusCode, mut fields: HeaderMap) -> Self {
-        clean(&mut fields);
-        let h1 = serialise(status, &fields);
+    pub fn passing(status: StatusCode, fields: &HeaderMap) -> Self {
+        let named = connection_options(fields);
+        let passes = |name: &HeaderName| {
+            let is_tag = TAG_FIELDS.iter().any(|(tag, _)| tag == name);
+            !HOP_BY_HOP.contains(name) && !is_tag && *name != header::CONTENT_LENGTH && !named.contains(name)
+        };
+        let h1 = serialise_those(status, fields, passes);
         Head { status, bytes: h1, begin: 0, etag: None, varies_by_coding: false, last_modified: None, date: None }
     }
 
@@ -496,10 +499,12 @@ fn clean(fields: &mut HeaderMap) {
     fields.remove(header::CONTENT_LENGTH);
 }
 
-/// The fields that `Connection` names.
+/// The fields that `Connection` names, but for those that concern one connection whatever it says.
 pub fn connection_options(fields: &HeaderMap) -> Vec<HeaderName> {
     let lines = fields.get_all(header::CONNECTION).iter().filter_map(|line| line.to_str().ok());
-    lines.flat_map(|line| line.split(',')).filter_map(|name| name.trim().parse().ok()).collect()
+    let options = lines.flat_map(|line| line.split(',')).map(str::trim);
+    let usual = |option: &&str| ["close", "keep-alive"].iter().any(|usual| option.eq_ignore_ascii_case(usual));
+    options.filter(|option| !usual(option)).filter_map(|name| name.parse().ok()).collect()
 }
 
 /// The fields of a serialised head: names and values.
@@ -513,16 +518,20 @@ fn lines(h1: &[u8]) -> impl Iterator<Item = (&str, &[u8])> {
 
 /// Status line and fields as HTTP/1.1 bytes.
 pub fn serialise(status: StatusCode, fields: &HeaderMap) -> Bytes {
-    let mut out = Vec::with_capacity(64 + fields.len() * 48);
+    serialise_those(status, fields, |_| true)
+}
+
+/// The same with some of the fields. What has all of them takes no more memory than it needs.
+fn serialise_those(status: StatusCode, fields: &HeaderMap, is_sent: impl Fn(&HeaderName) -> bool) -> Bytes {
     let reason = status.canonical_reason().unwrap_or("");
-    let _ = write!(out, "HTTP/1.1 {} {reason}\r\n", status.as_u16()); // writing to a Vec cannot fail
-    for (name, value) in fields {
-        out.extend_from_slice(name.as_str().as_bytes());
-        out.extend_from_slice(b": ");
-        out.extend_from_slice(value.as_bytes());
-        out.extend_from_slice(b"\r\n");
+    let lengths = fields.iter().map(|(name, value)| name.as_str().len() + value.len() + ": \r\n".len());
+    let mut out = Vec::with_capacity("HTTP/1.1 200 \r\n".len() + reason.len() + lengths.sum::<usize>());
+    let mut put = |parts: &[&[u8]]| parts.iter().for_each(|part| out.extend_from_slice(part));
+    put(&[b"HTTP/1.1 ", status.as_str().as_bytes(), b" ", reason.as_bytes(), b"\r\n"]);
+    for (name, value) in fields.iter().filter(|(name, _)| is_sent(name)) {
+        put(&[name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"]);
     }
-    out.into_boxed_slice().into() // what is stored for long is to have no room to grow
+    out.into()
 }
 
 #[cfg(test)]

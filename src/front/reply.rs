@@ -165,7 +165,7 @@ impl ClientResponse {
         let length = fields.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.trim().parse().ok());
         let left = if *method == Method::HEAD { 0 } else { u64::MAX };
         ClientResponse {
-            head: HeadSource::Own(Box::new(Head::passing(status, fields))),
+            head: HeadSource::Own(Box::new(Head::passing(status, &fields))),
             reply: Reply::Full,
             length,
             multipart: None,

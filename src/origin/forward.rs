@@ -25,13 +25,17 @@ pub struct Forwarded<'a> {
 /// The field that brings the token of who wants to see more of what the node did.
 pub const DEBUG: HeaderName = HeaderName::from_static("seawall-debug");
 
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+
 /// Fields by which proxies tell where a request came from. A client's own are never believed; nor does an
 /// origin see a token of the node's.
 static FORWARDING_FIELDS: [HeaderName; 15] = [
     HeaderName::from_static("forwarded"),
-    HeaderName::from_static("x-forwarded-for"),
-    HeaderName::from_static("x-forwarded-host"),
-    HeaderName::from_static("x-forwarded-proto"),
+    FORWARDED_FOR,
+    FORWARDED_HOST,
+    FORWARDED_PROTO,
     HeaderName::from_static("x-forwarded-port"),
     HeaderName::from_static("x-forwarded-server"),
     HeaderName::from_static("x-forwarded-scheme"),
@@ -77,16 +81,15 @@ static FILL_EXCLUDES: [HeaderName; 9] = [
 pub fn set_forwarding_fields(fields: &mut HeaderMap, forwarded: &Forwarded<'_>) {
     let chain = believed_chain(fields, forwarded);
     remove_all(fields, &FORWARDING_FIELDS);
-    let mut set = |name: &'static str, value: &str| {
-        if let Ok(value) = HeaderValue::from_str(value) {
-            fields.insert(name, value);
-        }
-    };
-    set("x-forwarded-for", &chain);
-    set("x-forwarded-proto", forwarded.scheme.as_str());
-    set("x-forwarded-host", forwarded.authority);
-    if let Ok(value) = HeaderValue::from_str(&via(forwarded.version, &forwarded.node.name)) {
-        fields.append(header::VIA, value);
+    fields.insert(FORWARDED_PROTO, HeaderValue::from_static(forwarded.scheme.as_str()));
+    if let Ok(chain) = HeaderValue::try_from(chain) {
+        fields.insert(FORWARDED_FOR, chain);
+    }
+    if let Ok(authority) = HeaderValue::from_str(forwarded.authority) {
+        fields.insert(FORWARDED_HOST, authority);
+    }
+    if let Ok(via) = HeaderValue::try_from(via(forwarded.version, &forwarded.node.name)) {
+        fields.append(header::VIA, via);
     }
 }
 
@@ -130,7 +133,7 @@ pub fn via(version: Version, node: &str) -> String {
         Version::HTTP_3 => "3.0",
         _ => "1.1",
     };
-    format!("{protocol} {node}")
+    [protocol, " ", node].concat()
 }
 
 /// `X-Forwarded-For`: the peer, after what a trusted proxy said came before it.
@@ -139,7 +142,7 @@ fn believed_chain(fields: &HeaderMap, forwarded: &Forwarded<'_>) -> String {
     if !is_trusted(&forwarded.node.trusted_proxies, forwarded.client) {
         return peer;
     }
-    let before: Vec<&str> = fields.get_all("x-forwarded-for").iter().filter_map(|value| value.to_str().ok()).collect();
+    let before: Vec<&str> = fields.get_all(FORWARDED_FOR).iter().filter_map(|value| value.to_str().ok()).collect();
     if before.is_empty() { peer } else { format!("{}, {peer}", before.join(", ")) }
 }
 

@@ -68,6 +68,20 @@ enum Next {
     Gone,
 }
 
+/// How far a request was handled.
+enum Handled {
+    Wholly(Next),
+    /// It is for pingora, which needs the connection itself.
+    ToPass(Box<Passing>),
+}
+
+/// A request for pingora, and its head as that reads it.
+struct Passing {
+    request: pass::PassRequest,
+    canonical: BytesMut,
+    body: BodyFraming,
+}
+
 impl Connection {
     pub fn new(shared: Arc<Shared>, shutdown: watch::Receiver<bool>, stream: ClientStream) -> Self {
         let buffer = BytesMut::with_capacity(FIRST_BUFFER);
@@ -96,11 +110,14 @@ impl Connection {
                     let snapshot = self.shared.snapshot.load_full();
                     self.stream.set_write_timeout(snapshot.config.limits.write_timeout);
                     match Box::pin(self.handle(&snapshot, end)).await {
-                        (next, Some(connection)) => {
-                            self = connection;
-                            next
-                        }
-                        (_, None) => return,
+                        Handled::Wholly(next) => next,
+                        Handled::ToPass(passing) => match Box::pin(self.pass(*passing, &snapshot)).await {
+                            Some(connection) => {
+                                self = connection;
+                                Next::Request
+                            }
+                            None => return,
+                        },
                     }
                 }
             };
@@ -182,9 +199,8 @@ impl Connection {
         self.linger(snapshot.config.limits.max_drain.0).await;
     }
 
-    /// Handles the request whose head is the first `end` bytes of the buffer. Gives the connection back unless
-    /// it was consumed.
-    async fn handle(mut self, snapshot: &Arc<Snapshot>, end: usize) -> (Next, Option<Self>) {
+    /// Handles the request whose head is the first `end` bytes of the buffer.
+    async fn handle(&mut self, snapshot: &Arc<Snapshot>, end: usize) -> Handled {
         let (now, started) = (Timestamp::now(), Instant::now());
         let limits = &snapshot.config.limits;
         // The head leaves the buffer, so that both can be used at once.
@@ -194,7 +210,7 @@ impl Connection {
             Ok(head) => head,
             Err(refusal) => {
                 Box::pin(self.refuse(snapshot, refusal)).await;
-                return (Next::Gone, None);
+                return Handled::Wholly(Next::Gone);
             }
         };
         let view = head.view(self.stream.client().ip(), self.stream.scheme());
@@ -209,7 +225,7 @@ impl Connection {
                 let decided = serve::step(&mut deciding, &interims).await;
                 while let Some((status, fields)) = interims.take() {
                     if write::write_interim(&mut self.stream, status, fields).await.is_err() {
-                        return (Next::Gone, None);
+                        return Handled::Wholly(Next::Gone);
                     }
                 }
                 if let Some(decision) = decided {
@@ -227,26 +243,24 @@ impl Connection {
                 writing.keep_alive = keep_alive;
                 let sent = self.write(snapshot, response, report.as_ref(), &writing).await;
                 serve::record(&self.shared, snapshot, &view, site, report.as_ref(), (now, started), &sent);
-                let next = match (sent.error, keep_alive, body) {
+                Handled::Wholly(match (sent.error, keep_alive, body) {
                     (Some(_), _, _) => Next::Gone,
                     (None, true, Some(body)) if self.drain(body, limits).await => Next::Request,
                     (None, false, Some(0)) => Next::Close,
                     _ => Next::Linger,
-                };
-                (next, Some(self))
+                })
             }
             Decision::Tunnel { exchange, site, route } => {
                 let (sent, report) = Box::pin(self.tunnel(snapshot, *exchange, site, route)).await;
                 serve::record(&self.shared, snapshot, &view, Some(site), Some(&report), (now, started), &sent);
-                (Next::Close, Some(self))
+                Handled::Wholly(Next::Close)
             }
             Decision::Pass { site, route, reason } => {
                 let mut request = serve::pass_request(snapshot, &view, site, route, reason, now, started);
                 request.reset = Some(self.stream.reset().clone());
                 request.progress = (head.body != BodyFraming::None).then(|| Progress::new(started));
                 let canonical = head.canonical(self.is_last(limits));
-                let body = head.body;
-                Box::pin(self.pass(request, canonical, body, limits)).await
+                Handled::ToPass(Box::new(Passing { request, canonical, body: head.body }))
             }
         }
     }
@@ -298,15 +312,10 @@ impl Connection {
         let _ = timeout(LINGER, reading).await; // best effort
     }
 
-    /// Hands the connection to pingora for one request and takes it back.
-    async fn pass(
-        mut self,
-        request: pass::PassRequest,
-        canonical: BytesMut,
-        body: BodyFraming,
-        limits: &Limits,
-    ) -> (Next, Option<Self>) {
-        let mut prefix = canonical;
+    /// Hands the connection to pingora for one request and takes it back. `None`: it is of no use any more.
+    async fn pass(mut self, passing: Passing, snapshot: &Snapshot) -> Option<Self> {
+        let limits = &snapshot.config.limits;
+        let Passing { request, canonical: mut prefix, body } = passing;
         let gate = match body {
             BodyFraming::Chunked => {
                 let mut chunks = Chunks::new();
@@ -348,17 +357,14 @@ impl Connection {
                 None
             }
         };
-        let Some(reused) = reused else { return (Next::Gone, None) };
-        let (stream, _) = reused.consume();
-        let Ok(mut stream) = stream.into_any().downcast::<ClientStream>().map(|stream| *stream) else {
-            return (Next::Gone, None);
-        };
+        let (stream, _) = reused?.consume();
+        let mut stream = *stream.into_any().downcast::<ClientStream>().ok()?;
         // Whatever pingora thinks of the connection: bytes of a body must never be taken for a request.
         if matches!(stream.gate(), Gate::Bytes(1..) | Gate::Chunks(_) | Gate::Malformed) {
-            return (Next::Gone, None);
+            return None;
         }
         stream.set_gate(Gate::Open);
         self.buffer = stream.take_held();
-        (Next::Request, Some(Connection { stream, ..self }))
+        Some(Connection { stream, ..self })
     }
 }
