@@ -83,7 +83,7 @@ impl Engine {
     /// What the disk tier has for a request that the memory tier has nothing for.
     async fn lookup_on_disk(&self, request: &CacheRequest<'_>, now: Timestamp, miss: Miss) -> Lookup {
         let fields = request.view.fields;
-        let loaded = match self.disk.find(request.key).await {
+        let loaded = match self.disk.find(request.key, self.max_object()).await {
             Ok(loaded) => loaded,
             Err(trouble) => return Lookup::Miss(Miss { trouble: Some(trouble), ..miss }),
         };

@@ -9,13 +9,14 @@ use bytes::Bytes;
 
 use super::super::super::object::{Content, DiskBody};
 use super::super::super::trouble::Trouble;
+use super::buffers::PIECE;
 use super::file::{self, Patience, ReadError};
 use super::format::{BLOCK, Header};
 use super::id::FileId;
 use super::volume::Volume;
 
-/// Blocks that are read at a time: 128 KiB.
-const READ_AHEAD: u64 = 2;
+/// Blocks that are read at a time: a buffer full.
+const READ_AHEAD: u64 = PIECE as u64 / BLOCK;
 
 /// How long the middle of a body is waited for: what has been promised cannot be had from elsewhere.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -38,7 +39,7 @@ impl FileBody {
         FileBody { volume, id, file, header }
     }
 
-    fn read_now(&self, first: u64, patience: Patience) -> Result<Vec<u8>, ReadError> {
+    fn read_now(&self, first: u64, patience: Patience) -> Result<Bytes, ReadError> {
         file::read_blocks(&self.file, &self.header, first, READ_AHEAD, patience)
     }
 }
@@ -76,7 +77,7 @@ impl DiskBody for FileBody {
                 read => read,
             };
             match read {
-                Ok(blocks) => Ok(Bytes::from(blocks).slice((from - first * BLOCK) as usize..)),
+                Ok(blocks) => Ok(blocks.slice((from - first * BLOCK) as usize..)),
                 Err(error) => Err(self.volume.unreadable(self.id, &error)),
             }
         })

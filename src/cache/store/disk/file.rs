@@ -11,6 +11,7 @@ use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
 use rustix::io::{Errno, ReadWriteFlags};
 
 use super::super::super::purge::PurgeSeq;
+use super::buffers::Buffer;
 use super::format::{self, BLOCK, Corrupt, HEADER, Header};
 use super::stamp::Trust;
 
@@ -149,14 +150,15 @@ pub fn read_blocks(
     first: u64,
     count: u64,
     patience: Patience,
-) -> Result<Vec<u8>, ReadError> {
+) -> Result<Bytes, ReadError> {
     let from = first * BLOCK;
-    let mut bytes = vec![0; (count * BLOCK).min(header.body - from) as usize];
-    read_exact_at(file, &mut bytes, header.body_at() + from, patience)?;
-    let mut sums = vec![0; bytes.len().div_ceil(BLOCK as usize) * 4];
+    let length = (count * BLOCK).min(header.body - from) as usize;
+    let mut bytes = Buffer::of(length);
+    read_exact_at(file, bytes.as_mut(), header.body_at() + from, patience)?;
+    let mut sums = vec![0; length.div_ceil(BLOCK as usize) * 4];
     read_exact_at(file, &mut sums, header.checksum_at(first), patience)?;
-    format::check_blocks(&bytes, &sums)?;
-    Ok(bytes)
+    format::check_blocks(bytes.as_ref(), &sums)?;
+    Ok(bytes.freeze())
 }
 
 /// Writes a file aside. It is not to be seen before it is [`rename`]d.

@@ -6,6 +6,7 @@
 
 mod admission;
 mod body;
+mod buffers;
 mod file;
 mod filter;
 mod format;
@@ -159,13 +160,14 @@ impl DiskTier {
         volumes.iter().any(|volume| volume.may_have(key))
     }
 
-    /// Reads what there is under a key. Those who ask for the same at one time have it read once.
-    pub async fn find(&self, key: &str) -> Result<Loaded, Trouble> {
+    /// Reads what there is under a key. Those who ask for the same at one time have it read once. `max_in_memory`: larger
+    /// bodies are not wanted whole.
+    pub async fn find(&self, key: &str, max_in_memory: u64) -> Result<Loaded, Trouble> {
         let hash = KeyHash::of(key);
         let removals = self.removals.load(Ordering::Acquire);
-        let loaded = self.loads.once(hash, || self.load(hash, key)).await?;
+        let loaded = self.loads.once(hash, || self.load(hash, key, max_in_memory)).await?;
         // Joined a reading that began before something was removed, perhaps this.
-        if loaded.removals < removals { self.load(hash, key).await } else { Ok(loaded) }
+        if loaded.removals < removals { self.load(hash, key, max_in_memory).await } else { Ok(loaded) }
     }
 
     /// Whether nothing was removed since it was read.
@@ -173,12 +175,12 @@ impl DiskTier {
         self.removals.load(Ordering::Acquire) == loaded.removals
     }
 
-    async fn load(&self, hash: KeyHash, key: &str) -> Result<Loaded, Trouble> {
+    async fn load(&self, hash: KeyHash, key: &str, max_in_memory: u64) -> Result<Loaded, Trouble> {
         let removals = self.removals.load(Ordering::Acquire);
         let (mut all, mut trouble) = (SmallVec::new(), None);
         // A disk that was away, or could not be written, may have older versions: whoever asks takes the newest.
         for volume in self.volumes.load_full().iter().filter(|volume| volume.may_have(hash)) {
-            match volume.find(hash, key).await {
+            match volume.find(hash, key, max_in_memory).await {
                 Ok(found) => all.extend(found),
                 Err(other) => trouble = Some(other),
             }

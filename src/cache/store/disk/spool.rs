@@ -17,6 +17,7 @@ use super::super::super::flight::PartlyWritten;
 use super::super::super::object::Object;
 use super::super::super::trouble::Trouble;
 use super::body::{FileBody, PATIENCE};
+use super::buffers::{Buffer, PIECE};
 use super::file::{self, Patience};
 use super::format::{BLOCK, Header};
 use super::health::Operation;
@@ -24,8 +25,6 @@ use super::id::{FileId, KeyHash};
 use super::restore;
 use super::volume::Volume;
 
-/// Bytes that are read at a time for a follower.
-const PIECE: u64 = 128 << 10;
 /// Files that are evicted for one piece of a body, at most.
 const EVICT_AT_ONCE: usize = 256;
 
@@ -343,11 +342,11 @@ impl PartlyWritten for SpoolFile {
         Box::pin(async move {
             let open = self.state.lock().file.clone();
             let Some(file) = open else { return Err(Trouble::IoError) }; // nothing is written: not asked for
-            let length = (until - from).min(PIECE) as usize;
+            let length = (until - from).min(PIECE as u64) as usize;
             let at = self.body_at + from;
             let read = move |file: &File, patience| {
-                let mut bytes = vec![0; length];
-                file::read_exact_at(file, &mut bytes, at, patience).map(|()| Bytes::from(bytes))
+                let mut bytes = Buffer::of(length);
+                file::read_exact_at(file, bytes.as_mut(), at, patience).map(|()| bytes.freeze())
             };
             let read = match read(&file, Patience::PageCache) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {

@@ -19,7 +19,7 @@ use super::super::super::purge::PurgeSeq;
 use super::super::super::trouble::Trouble;
 use super::body::FileBody;
 use super::file::{self, Patience, ReadError, Record, RecordBody, Rewritten};
-use super::format::{Corrupt, Header, Meta, room_for};
+use super::format::{BLOCK, Corrupt, Header, Meta, room_for};
 use super::health::{Health, Operation, State};
 use super::id::{FileId, KeyHash};
 use super::index::{Entry, Index};
@@ -29,8 +29,10 @@ use super::scan::{self, Scan};
 use super::snapshot::{self, Known};
 use super::stamp::Trust;
 
-/// Bodies up to this are read whole and may get into memory; larger ones are streamed.
+/// Bodies up to this are read whole, if they may get into memory; larger ones are streamed.
 pub const READ_WHOLE: u64 = 1 << 20;
+/// Those up to this in any case: there is no more than one piece of them.
+const ALWAYS_WHOLE: u64 = BLOCK;
 /// Files that are evicted for one that is written, at most.
 const EVICT_AT_ONCE: usize = 1024;
 /// Entries of a snapshot that are taken over under one lock.
@@ -180,7 +182,12 @@ impl Volume {
     }
 
     /// Reads all variants of a key, as far as they are there.
-    pub async fn find(self: &Arc<Self>, key: KeyHash, name: &str) -> Result<SmallVec<[Found; 1]>, Trouble> {
+    pub async fn find(
+        self: &Arc<Self>,
+        key: KeyHash,
+        name: &str,
+        max_in_memory: u64,
+    ) -> Result<SmallVec<[Found; 1]>, Trouble> {
         if let Some(trouble) = self.health.obstacle(Operation::Read) {
             return Err(self.count(trouble));
         }
@@ -192,10 +199,11 @@ impl Volume {
             let files = self.files.lock();
             ids = names.into_iter().filter(|id| !files.doomed.contains(id)).collect();
         }
+        let whole_up_to = max_in_memory.clamp(ALWAYS_WHOLE, READ_WHOLE);
         let mut found = SmallVec::new();
         let mut trouble = None;
         for id in ids {
-            match self.read(id, name).await {
+            match self.read(id, name, whole_up_to).await {
                 Ok(one) => found.extend(one),
                 Err(other) => trouble = Some(other),
             }
@@ -207,16 +215,16 @@ impl Volume {
     }
 
     /// Reads one file; `None`: it is not there.
-    async fn read(self: &Arc<Self>, id: FileId, name: &str) -> Result<Option<Found>, Trouble> {
+    async fn read(self: &Arc<Self>, id: FileId, name: &str, whole_up_to: u64) -> Result<Option<Found>, Trouble> {
         let expected = self.files.lock().index.get(id);
-        let quick = self.read_now(id, name, Patience::PageCache);
+        let quick = self.read_now(id, name, whole_up_to, Patience::PageCache);
         let read = match quick {
             Err(error) if error.needs_disk() => {
                 let (volume, name) = (self.clone(), name.to_owned());
                 self.in_pool(
                     move || {
                         let _stripe = volume.stripe(id); // nobody changes it meanwhile
-                        volume.read_now(id, &name, Patience::Disk)
+                        volume.read_now(id, &name, whole_up_to, Patience::Disk)
                     },
                     self.terms.read_timeout,
                 )
@@ -245,8 +253,14 @@ impl Volume {
         }
     }
 
-    fn read_now(self: &Arc<Self>, id: FileId, name: &str, patience: Patience) -> Result<Found, ReadError> {
-        let Record { header, meta, body } = file::read(&id.path(&self.root), self.trust(), READ_WHOLE, patience)?;
+    fn read_now(
+        self: &Arc<Self>,
+        id: FileId,
+        name: &str,
+        whole_up_to: u64,
+        patience: Patience,
+    ) -> Result<Found, ReadError> {
+        let Record { header, meta, body } = file::read(&id.path(&self.root), self.trust(), whole_up_to, patience)?;
         let meta = Meta::decode(&meta)?;
         if meta.key != name {
             return Err(Corrupt::Key.into());
