@@ -2,6 +2,7 @@
 //! it, its body in one piece, or where to read it.
 
 use std::fmt::Debug;
+use std::fs::File;
 use std::num::NonZeroU32;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -72,8 +73,20 @@ pub trait DiskBody: Debug + Send + Sync {
     /// Device and number of the file: what it is, whatever has its name now.
     fn inode(&self) -> (u64, u64);
 
+    /// Some bytes from a place on as they lie in the file, if they may be sent as they are: they have been found undamaged,
+    /// and have been in memory ever since.
+    fn part(&self, from: u64) -> Option<FilePart>;
+
     /// Some bytes from a place before the end on, at least one. They are what was stored: damage is an error.
     fn read(self: Arc<Self>, from: u64) -> Pin<Box<dyn Future<Output = Result<Bytes, Trouble>> + Send>>;
+}
+
+/// A part of a file.
+#[derive(Debug)]
+pub struct FilePart {
+    pub file: Arc<File>,
+    pub at: u64,
+    pub length: u64,
 }
 
 impl Content {

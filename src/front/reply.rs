@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use crate::cache::coding;
 use crate::cache::engine::{Engine, Source};
 use crate::cache::flight::{FlightHead, FlightReader};
-use crate::cache::object::{Content, DiskBody, Head, Object};
+use crate::cache::object::{Content, DiskBody, FilePart, Head, Object};
 use crate::cache::respond::{self, Reply, Span};
 use crate::cache::slices::{HeadOf, SliceReader};
 use crate::cache::status::Report;
@@ -300,6 +300,16 @@ impl Body {
         let Pieces::Whole(body) = &mut self.pieces else { return None };
         let body = body.take().unwrap_or_default();
         Some(cut(body, &mut self.skip, &mut self.left))
+    }
+
+    /// The next part of a file to be sent, if that is what comes next and may be sent as it is.
+    pub fn file_part(&mut self) -> Option<FilePart> {
+        let Pieces::Disk(body, at) = &mut self.pieces else { return None };
+        let part = body.part(*at + self.skip)?;
+        let part = FilePart { length: part.length.min(self.left), ..part };
+        *at += std::mem::take(&mut self.skip) + part.length;
+        self.left -= part.length;
+        Some(part).filter(|part| part.length > 0)
     }
 
     /// The next piece to be sent; `None` at the end.

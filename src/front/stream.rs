@@ -6,12 +6,13 @@
 //!
 //! Writing has a deadline here, where all writers meet: pingora has none for the heads it writes.
 
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -21,11 +22,12 @@ use pingora_core::protocols::raw_connect::ProxyDigest;
 use pingora_core::protocols::{
     ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, TimingDigest, UniqueID,
 };
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Sleep;
 use tokio_rustls::server::TlsStream;
 
+use crate::cache::object::FilePart;
 use crate::request::Scheme;
 
 use super::chunks::{Chunks, Malformed};
@@ -139,6 +141,41 @@ impl ClientStream {
     /// the connection that it did not end well.
     pub fn reset(&self) -> &Arc<AtomicBool> {
         &self.reset
+    }
+
+    /// Whether files can be sent without being read.
+    pub fn sends_files(&self) -> bool {
+        matches!(self.transport, Transport::Plain(_))
+    }
+
+    /// Has the kernel send some of a part of a file, at least a byte; says how much, and takes it off the part.
+    pub async fn send_file(&mut self, part: &mut FilePart) -> io::Result<u64> {
+        poll_fn(|cx| {
+            let sent = self.poll_send_file(cx, part);
+            self.watch(cx, sent)
+        })
+        .await
+    }
+
+    fn poll_send_file(&self, cx: &mut Context<'_>, part: &mut FilePart) -> Poll<io::Result<u64>> {
+        let Transport::Plain(stream) = &self.transport else {
+            return Poll::Ready(Err(io::ErrorKind::Unsupported.into()));
+        };
+        loop {
+            ready!(stream.poll_write_ready(cx))?;
+            let most = usize::try_from(part.length).unwrap_or(usize::MAX);
+            let send = || Ok(rustix::fs::sendfile(stream, &part.file, Some(&mut part.at), most)?);
+            match stream.try_io(Interest::WRITABLE, send) {
+                // The file was cut off under our hands.
+                Ok(0) => return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
+                Ok(sent) => {
+                    part.length -= sent as u64;
+                    return Poll::Ready(Ok(sent as u64));
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
     }
 
     fn socket(&self) -> &TcpStream {

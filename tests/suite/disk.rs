@@ -284,14 +284,18 @@ fn large_bodies_are_streamed_and_ranges_of_them_read() {
     node.get("/a");
     stop(node);
     let node = place.node(origin.address, "");
-    for (first, last) in [(0, 0), (65_535, 65_536), (100_000, 2_500_000), (2_999_999, 2_999_999)] {
-        let response = node.get_with("/a", &[&format!("Range: bytes={first}-{last}")]);
-        assert_eq!(response.status, 206);
-        assert!(response.body == body[first..=last], "{first}-{last}");
-        assert!(is_disk_hit(&response));
+    // The second time it is known to be undamaged, and is sent from the page cache.
+    for _ in 0..2 {
+        let mut client = node.client();
+        for (first, last) in [(0, 0), (65_535, 65_536), (100_000, 2_500_000), (2_999_999, 2_999_999)] {
+            let response = client.get("/a", &[&format!("Range: bytes={first}-{last}")]);
+            assert_eq!(response.status, 206);
+            assert!(response.body == body[first..=last], "{first}-{last}");
+            assert!(is_disk_hit(&response));
+        }
+        let whole = client.get("/a", &[]);
+        assert!(whole.body == body && is_disk_hit(&whole));
     }
-    let whole = node.get("/a");
-    assert!(whole.body == body && is_disk_hit(&whole));
     assert_eq!(node.get_with("/a", &["Range: bytes=5000000-"]).status, 416);
     assert_eq!(origin.count(), 1);
     // Damage in the middle is too late to be helped, but is never served.

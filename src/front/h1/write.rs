@@ -12,12 +12,12 @@ use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode, Version};
 use tokio::io::AsyncWrite;
 
-use crate::cache::object::{remove_hop_by_hop, serialise};
+use crate::cache::object::{FilePart, remove_hop_by_hop, serialise};
 use crate::cache::respond::Reply;
 use crate::cache::status::Report;
 use crate::snapshot::Snapshot;
 
-use super::super::reply::ClientResponse;
+use super::super::reply::{Body, ClientResponse};
 use super::super::serve::Sent;
 use super::super::stream::ClientStream;
 use super::Connection;
@@ -63,6 +63,12 @@ impl Connection {
             *bytes += body.len() as u64;
             return Ok(());
         }
+        if self.stream.sends_files()
+            && let Some(part) = response.body.file_part()
+        {
+            self.write_all([&head, tail.as_bytes()]).await?;
+            return self.write_file(&mut response.body, part, bytes).await;
+        }
         let mut before = Some((head, tail));
         let mut next = {
             let mut next = std::pin::pin!(response.body.next());
@@ -95,6 +101,24 @@ impl Connection {
             _ => b"",
         };
         self.write_all([&head, tail.as_bytes(), end]).await
+    }
+
+    /// Writes a body that is in a file: what may be sent as it is, and otherwise read.
+    async fn write_file(&mut self, body: &mut Body, first: FilePart, bytes: &mut u64) -> io::Result<()> {
+        let mut part = Some(first);
+        loop {
+            if let Some(mut part) = part {
+                while part.length > 0 {
+                    *bytes += self.stream.send_file(&mut part).await?;
+                }
+            } else if let Some(piece) = body.next().await.map_err(io::Error::other)? {
+                self.write_all([&piece]).await?;
+                *bytes += piece.len() as u64;
+            } else {
+                return Ok(());
+            }
+            part = body.file_part();
+        }
     }
 
     /// Writes all parts.

@@ -21,12 +21,14 @@ pub struct Entry {
     pub filter: Filter,
     /// What it takes on disk, in pages.
     pages: u32,
+    /// What told the file apart ([`super::file::print`]) when all of its body was found undamaged; zero before.
+    pub proven: u32,
 }
 
 impl Entry {
     /// `length`: of the file, in bytes.
     pub fn new(id: FileId, length: u64, seq: PurgeSeq, filter: Filter) -> Self {
-        Entry { id, seq, filter, pages: u32::try_from(length.div_ceil(PAGE)).unwrap_or(u32::MAX) }
+        Entry { id, seq, filter, pages: u32::try_from(length.div_ceil(PAGE)).unwrap_or(u32::MAX), proven: 0 }
     }
 
     /// Bytes on disk.
@@ -133,6 +135,13 @@ impl Index {
         if let Some(node) = self.find(id) {
             let entry = &mut self.nodes[node as usize].entry;
             entry.seq = entry.seq.max(seq);
+        }
+    }
+
+    /// Notes what tells a file apart whose body was found undamaged; or zero, that it is to be looked at again.
+    pub fn prove(&mut self, id: FileId, print: u32) {
+        if let Some(node) = self.find(id) {
+            self.nodes[node as usize].entry.proven = print;
         }
     }
 

@@ -14,6 +14,7 @@ mod health;
 mod id;
 mod index;
 mod loads;
+mod page_cache;
 mod pool;
 mod restore;
 mod scan;
