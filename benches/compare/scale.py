@@ -31,6 +31,18 @@ local most
 function init(args) most = tonumber(args[1]); math.randomseed(os.time()) end
 function request() return wrk.format(nil, "/object/" .. math.random(0, most - 1)) end
 """
+ALL_OBJECTS = """
+local most, n, head, tail
+function init(args)
+  most, n = tonumber(args[1]), 0
+  head, tail = wrk.format(nil, "/object/@"):match("^(.-)@(.*)$")
+end
+function request()
+  n = n + 1
+  if n > most then wrk.thread:stop() end
+  return head .. n - 1 .. tail
+end
+"""
 RANDOM_SITES = """
 local most
 function init(args) most = tonumber(args[1]); math.randomseed(os.time()) end
@@ -63,7 +75,7 @@ def main():
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--seawall", type=Path, default=HERE.parent.parent / "target/release/seawall")
     arguments.add_argument("--seconds", type=int, default=2, help="of each round")
-    arguments.add_argument("--objects", type=int, default=1_000_000, help="at most")
+    arguments.add_argument("--objects", type=int, default=1_000_000, help="at most; each takes 1.7 KB of memory")
     arguments.add_argument("--write", type=Path, help="a Markdown file with markers; the plot is put beside it")
     options = arguments.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))
@@ -108,10 +120,10 @@ def objects(lab, origin, options):
     for count in steps(options.objects, first=1000):
         server = started(lab, origin, memory_mib=512 + count * 3 // 1024)
         try:
-            everything = server.dir / "everything"
-            everything.write_text("".join(f"{server.url(f'/object/{n}')}\n" for n in range(count)))
-            # One client: several would each begin with the first.
-            run(["h2load", "--h1", "-t1", "-c1", "-m1", "-n", count, "-i", everything])
+            # Some more, since what is under way when the load stops may not be stored.
+            stored, _ = load(lab, server, ALL_OBJECTS, count + 2 * CONNECTIONS, CONNECTIONS, 1000)
+            if stored < count:
+                raise SystemExit(f"{stored} of {count} objects were stored in time")
             asked = origin.requests()
             found.append((count, cost(lab, server, RANDOM_OBJECTS, count, options.seconds)))
             if origin.requests() != asked:
