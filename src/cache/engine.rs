@@ -337,6 +337,9 @@ impl Engine {
         // Disk first: what is being promoted from there sees that something was removed, or is removed from memory below.
         self.disk.remove(object);
         self.memory.remove(object);
+        if !self.disk.writes_at_once() {
+            self.disk.remove(object); // memory may just have given it to the disk
+        }
     }
 
     /// Forgets what is stored or being filled under a key (RFC 9111 section 4.4): an unsafe request has changed
@@ -345,6 +348,9 @@ impl Engine {
         self.flights.spoil(key);
         self.disk.remove_key(key);
         self.memory.remove_key(key);
+        if !self.disk.writes_at_once() {
+            self.disk.remove_key(key); // memory may just have given it to the disk
+        }
     }
 
     /// Keeps requests for a key from waiting for each other for a while.

@@ -73,9 +73,9 @@ pub trait DiskBody: Debug + Send + Sync {
     /// Device and number of the file: what it is, whatever has its name now.
     fn inode(&self) -> (u64, u64);
 
-    /// Some bytes from a place on as they lie in the file, if they may be sent as they are: they have been found undamaged,
-    /// and have been in memory ever since.
-    fn part(&self, from: u64) -> Option<FilePart>;
+    /// Some bytes from a place on as they lie in the file, at most so many, if they may be sent as they are: they have been
+    /// found undamaged, and have been in memory ever since.
+    fn part(&self, from: u64, most: u64) -> Option<FilePart>;
 
     /// Some bytes from a place before the end on, at least one. They are what was stored: damage is an error.
     fn read(self: Arc<Self>, from: u64) -> Pin<Box<dyn Future<Output = Result<Bytes, Trouble>> + Send>>;
@@ -303,18 +303,19 @@ impl Head {
     }
 }
 
-/// A date in a head: whole seconds, from 1970 to 2106. What is no such date is as if it were not there.
+/// A date in a head: whole seconds since 1970, and one more. What is after 2106 is then.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct HeadDate(NonZeroU32);
 
 impl HeadDate {
     fn read(value: &HeaderValue) -> Option<Self> {
         let time = Timestamp::from_http_date(value.to_str().ok()?)?;
-        NonZeroU32::new(u32::try_from(time.as_secs()).ok()?).map(HeadDate)
+        let secs = u32::try_from(time.as_secs()).unwrap_or(u32::MAX);
+        Some(HeadDate(NonZeroU32::MIN.saturating_add(secs)))
     }
 
     fn timestamp(self) -> Timestamp {
-        Timestamp::from_secs(self.0.get().into())
+        Timestamp::from_secs(u64::from(self.0.get()) - 1)
     }
 }
 
@@ -408,12 +409,18 @@ impl Object {
     pub fn weight(&self) -> usize {
         let coded = |coded: &Coded| std::mem::size_of::<Coded>() + coded.head.weight() + coded.body.len();
         std::mem::size_of::<Object>()
-            + self.head.weight()
+            + self.head.weight() * if self.is_in_one_block() { 1 } else { 2 }
             + self.codings().iter().map(coded).sum::<usize>()
             + self.variant.weight()
             + self.tags.as_ref().map_or(0, |tags| std::mem::size_of::<Tags>() + tags.weight())
             + self.part.as_ref().map_or(0, |_| std::mem::size_of::<ContentRange>())
             + self.content.in_memory().map_or(0, Bytes::len)
+    }
+
+    /// Whether nothing but key and head is before the body. Else it has those there still with which it was stored first.
+    fn is_in_one_block(&self) -> bool {
+        let body = self.content.in_memory();
+        body.is_none_or(|body| self.head.bytes.as_ptr_range().end == body.as_ptr())
     }
 
     pub fn length(&self) -> u64 {

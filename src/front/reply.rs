@@ -302,14 +302,19 @@ impl Body {
         Some(cut(body, &mut self.skip, &mut self.left))
     }
 
-    /// The next part of a file to be sent, if that is what comes next and may be sent as it is.
-    pub fn file_part(&mut self) -> Option<FilePart> {
-        let Pieces::Disk(body, at) = &mut self.pieces else { return None };
-        let part = body.part(*at + self.skip)?;
-        let part = FilePart { length: part.length.min(self.left), ..part };
-        *at += std::mem::take(&mut self.skip) + part.length;
-        self.left -= part.length;
-        Some(part).filter(|part| part.length > 0)
+    /// A part of a file, if that is what comes next and may be sent as it is now. What was sent of it is to be
+    /// [`Body::skip_sent`].
+    pub fn file_part(&self) -> Option<FilePart> {
+        let Pieces::Disk(body, at) = &self.pieces else { return None };
+        body.part(*at + self.skip, self.left)
+    }
+
+    /// Goes on behind what was sent of a [`Body::file_part`].
+    pub fn skip_sent(&mut self, sent: u64) {
+        if let Pieces::Disk(_, at) = &mut self.pieces {
+            *at += std::mem::take(&mut self.skip) + sent;
+            self.left -= sent.min(self.left);
+        }
     }
 
     /// The next piece to be sent; `None` at the end.

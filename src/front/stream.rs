@@ -12,7 +12,7 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -148,33 +148,25 @@ impl ClientStream {
         matches!(self.transport, Transport::Plain(_))
     }
 
-    /// Has the kernel send some of a part of a file, at least a byte; says how much, and takes it off the part.
-    pub async fn send_file(&mut self, part: &mut FilePart) -> io::Result<u64> {
+    /// Waits until the client takes more.
+    pub async fn writable(&mut self) -> io::Result<()> {
         poll_fn(|cx| {
-            let sent = self.poll_send_file(cx, part);
-            self.watch(cx, sent)
+            let ready = self.socket().poll_write_ready(cx);
+            self.watch(cx, ready)
         })
         .await
     }
 
-    fn poll_send_file(&self, cx: &mut Context<'_>, part: &mut FilePart) -> Poll<io::Result<u64>> {
-        let Transport::Plain(stream) = &self.transport else {
-            return Poll::Ready(Err(io::ErrorKind::Unsupported.into()));
-        };
-        loop {
-            ready!(stream.poll_write_ready(cx))?;
-            let most = usize::try_from(part.length).unwrap_or(usize::MAX);
-            let send = || Ok(rustix::fs::sendfile(stream, &part.file, Some(&mut part.at), most)?);
-            match stream.try_io(Interest::WRITABLE, send) {
-                // The file was cut off under our hands.
-                Ok(0) => return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
-                Ok(sent) => {
-                    part.length -= sent as u64;
-                    return Poll::Ready(Ok(sent as u64));
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Poll::Ready(Err(error)),
-            }
+    /// Has the kernel send some of a part of a file; says how much. It may be nothing, if the client takes no more.
+    pub fn try_send_file(&mut self, part: &FilePart) -> io::Result<u64> {
+        let Transport::Plain(stream) = &self.transport else { return Err(io::ErrorKind::Unsupported.into()) };
+        let (mut at, most) = (part.at, usize::try_from(part.length).unwrap_or(usize::MAX));
+        let send = || Ok(rustix::fs::sendfile(stream, &part.file, Some(&mut at), most)?);
+        match stream.try_io(Interest::WRITABLE, send) {
+            Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()), // the file was cut off under our hands
+            Ok(sent) => Ok(sent as u64),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
+            Err(error) => Err(error),
         }
     }
 

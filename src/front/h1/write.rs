@@ -12,7 +12,7 @@ use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode, Version};
 use tokio::io::AsyncWrite;
 
-use crate::cache::object::{FilePart, remove_hop_by_hop, serialise};
+use crate::cache::object::{remove_hop_by_hop, serialise};
 use crate::cache::respond::Reply;
 use crate::cache::status::Report;
 use crate::snapshot::Snapshot;
@@ -63,11 +63,9 @@ impl Connection {
             *bytes += body.len() as u64;
             return Ok(());
         }
-        if self.stream.sends_files()
-            && let Some(part) = response.body.file_part()
-        {
+        if self.stream.sends_files() && response.body.file_part().is_some() {
             self.write_all([&head, tail.as_bytes()]).await?;
-            return self.write_file(&mut response.body, part, bytes).await;
+            return self.write_file(&mut response.body, bytes).await;
         }
         let mut before = Some((head, tail));
         let mut next = {
@@ -104,20 +102,20 @@ impl Connection {
     }
 
     /// Writes a body that is in a file: what may be sent as it is, and otherwise read.
-    async fn write_file(&mut self, body: &mut Body, first: FilePart, bytes: &mut u64) -> io::Result<()> {
-        let mut part = Some(first);
+    async fn write_file(&mut self, body: &mut Body, bytes: &mut u64) -> io::Result<()> {
         loop {
-            if let Some(mut part) = part {
-                while part.length > 0 {
-                    *bytes += self.stream.send_file(&mut part).await?;
-                }
+            // Asked for when the client takes more: what is in memory now may not be there after a wait.
+            self.stream.writable().await?;
+            if let Some(part) = body.file_part() {
+                let sent = self.stream.try_send_file(&part)?;
+                body.skip_sent(sent);
+                *bytes += sent;
             } else if let Some(piece) = body.next().await.map_err(io::Error::other)? {
                 self.write_all([&piece]).await?;
                 *bytes += piece.len() as u64;
             } else {
                 return Ok(());
             }
-            part = body.file_part();
         }
     }
 

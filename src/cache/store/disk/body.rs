@@ -3,10 +3,10 @@
 use std::fs::File;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 
 use super::super::super::object::{Content, DiskBody, FilePart};
 use super::super::super::trouble::Trouble;
@@ -14,6 +14,7 @@ use super::buffers::PIECE;
 use super::file::{self, Patience, ReadError};
 use super::format::{BLOCK, Header};
 use super::id::FileId;
+use super::index::Proof;
 use super::page_cache;
 use super::volume::Volume;
 
@@ -24,23 +25,29 @@ const READ_AHEAD: u64 = PIECE as u64 / BLOCK;
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Bytes that are sent from the file as they are without asking anew whether they are in memory.
-const SENT_AT_ONCE: u64 = 1 << 20;
+const SENT_AT_ONCE: u64 = 256 << 10;
 
 /// An open file. It can be read to its end, whatever happens to its name.
 ///
-/// Whoever reads a block proves its checksum. When all have been, the file may be sent as it is from then on, by the
-/// kernel and without a copy, as long as it is not changed and stays in memory: what comes from the disk again is
-/// proved again, and all the rest with it.
+/// Whoever reads a block proves its checksum. When all have been, and none of them came from the disk meanwhile, the file
+/// may be sent as it is from then on, by the kernel and without a copy, as long as it is not changed and stays in memory:
+/// if anything of it comes from the disk again, all of it is to be proved again.
 pub struct FileBody {
     volume: Arc<Volume>,
     id: FileId,
     file: Arc<File>,
     header: Header,
-    /// See [`file::print`]; zero if it cannot be had.
-    print: u32,
-    is_proven: AtomicBool,
-    /// Of the body from its beginning on, what has been proved through this.
-    proved: AtomicU64,
+    /// See [`file::print`].
+    print: Option<u32>,
+    reading: Mutex<Reading>,
+}
+
+/// How far a reading from the beginning on has come that found nothing damaged.
+#[derive(Default)]
+struct Reading {
+    until: u64,
+    /// When it began.
+    proof: Proof,
 }
 
 impl FileBody {
@@ -50,18 +57,21 @@ impl FileBody {
 
     /// Of a file that has just been written.
     pub fn of_spool(volume: Arc<Volume>, id: FileId, file: Arc<File>, header: Header) -> Self {
-        let print = file::print(&file).unwrap_or(0);
-        let entry = volume.files.lock().index.get(id);
-        let is_proven = AtomicBool::new(print != 0 && entry.is_some_and(|entry| entry.proven == print));
-        FileBody { volume, id, file, header, print, is_proven, proved: AtomicU64::new(0) }
+        let print = file::print(&file).ok();
+        FileBody { volume, id, file, header, print, reading: Mutex::default() }
     }
 
     /// What was read from a place on is undamaged.
     fn prove(&self, from: u64, length: u64) {
-        if from <= self.proved.load(Ordering::Relaxed) {
-            let proved = self.proved.fetch_max(from + length, Ordering::Relaxed).max(from + length);
-            if proved == self.header.body {
-                self.volume.files.lock().index.prove(self.id, self.print);
+        let mut reading = self.reading.lock();
+        if from == 0 {
+            let entry = self.volume.files.lock().index.get(self.id);
+            *reading = Reading { until: 0, proof: entry.map(|entry| entry.proof).unwrap_or_default() };
+        }
+        if from == reading.until {
+            reading.until += length;
+            if let Some(print) = self.print.filter(|_| reading.until == self.header.body) {
+                self.volume.files.lock().index.prove(self.id, print, reading.proof);
             }
         }
     }
@@ -95,19 +105,12 @@ impl DiskBody for FileBody {
         self.file.metadata().map_or((0, 0), |metadata| (metadata.dev(), metadata.ino()))
     }
 
-    fn part(&self, from: u64) -> Option<FilePart> {
-        let length = self.header.body.checked_sub(from).filter(|left| *left > 0)?.min(SENT_AT_ONCE);
-        if !self.is_proven.load(Ordering::Relaxed) {
-            return None;
-        }
-        let at = self.header.body_at() + from;
-        if page_cache::has(&self.file, at, length) {
-            return Some(FilePart { file: self.file.clone(), at, length });
-        }
-        // Reading some of it brings more into memory that nobody has looked at.
-        self.is_proven.store(false, Ordering::Relaxed);
-        self.volume.files.lock().index.prove(self.id, 0);
-        None
+    fn part(&self, from: u64, most: u64) -> Option<FilePart> {
+        let length = self.header.body.saturating_sub(from).min(most).min(SENT_AT_ONCE);
+        let entry = self.volume.files.lock().index.get(self.id)?;
+        let (at, is_proven) = (self.header.body_at() + from, self.print.map(Proof::of) == Some(entry.proof));
+        let may_be_sent = length > 0 && is_proven && page_cache::has(&self.file, at, length);
+        may_be_sent.then(|| FilePart { file: self.file.clone(), at, length })
     }
 
     fn read(self: Arc<Self>, from: u64) -> Pin<Box<dyn Future<Output = Result<Bytes, Trouble>> + Send>> {
@@ -115,6 +118,8 @@ impl DiskBody for FileBody {
             let first = from / BLOCK;
             let read = match self.read_now(first, Patience::PageCache) {
                 Err(error) if error.needs_disk() => {
+                    // It brings more into memory than is looked at.
+                    self.volume.files.lock().index.disprove(self.id);
                     let body = self.clone();
                     self.volume.in_pool(move || body.read_now(first, Patience::Disk), PATIENCE).await?
                 }

@@ -90,14 +90,14 @@ pub fn read_exact_at(file: &File, buffer: &mut [u8], offset: u64, patience: Pati
     }
 }
 
-/// Something that tells this file apart from others and from itself before or after a change; never zero.
+/// Something that tells this file apart from others and from itself before or after a change.
 pub fn print(file: &File) -> io::Result<u32> {
     let of = file.metadata()?;
     let parts = [of.dev(), of.ino(), of.len(), of.mtime() as u64, of.mtime_nsec() as u64, of.ctime() as u64];
     let mut hasher = crc32fast::Hasher::new();
     parts.iter().for_each(|part| hasher.update(&part.to_le_bytes()));
     hasher.update(&of.ctime_nsec().to_le_bytes());
-    Ok(hasher.finalize().max(1))
+    Ok(hasher.finalize())
 }
 
 /// Reads the header and checks it against what the file system says.

@@ -21,19 +21,31 @@ pub struct Entry {
     pub filter: Filter,
     /// What it takes on disk, in pages.
     pages: u32,
-    /// What told the file apart ([`super::file::print`]) when all of its body was found undamaged; zero before.
-    pub proven: u32,
+    pub proof: Proof,
 }
 
 impl Entry {
     /// `length`: of the file, in bytes.
     pub fn new(id: FileId, length: u64, seq: PurgeSeq, filter: Filter) -> Self {
-        Entry { id, seq, filter, pages: u32::try_from(length.div_ceil(PAGE)).unwrap_or(u32::MAX), proven: 0 }
+        Entry { id, seq, filter, pages: u32::try_from(length.div_ceil(PAGE)).unwrap_or(u32::MAX), proof: Proof(0) }
     }
 
     /// Bytes on disk.
     pub fn size(&self) -> u64 {
         u64::from(self.pages) * PAGE
+    }
+}
+
+/// Whether all of a file's body was in memory and found undamaged, and what told the file apart then
+/// ([`super::file::print`]). If not, a number that is another whenever something of it has come from the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Proof(u32);
+
+impl Proof {
+    const PROVEN: u32 = 1 << 31;
+
+    pub fn of(print: u32) -> Self {
+        Proof(print | Self::PROVEN)
     }
 }
 
@@ -56,6 +68,8 @@ pub struct Index {
     newest: u32,
     oldest: u32,
     bytes: u64,
+    /// Counts disproofs.
+    disproved: u32,
 }
 
 impl Index {
@@ -68,6 +82,7 @@ impl Index {
             newest: NIL,
             oldest: NIL,
             bytes: 0,
+            disproved: 0,
         }
     }
 
@@ -138,10 +153,19 @@ impl Index {
         }
     }
 
-    /// Notes what tells a file apart whose body was found undamaged; or zero, that it is to be looked at again.
-    pub fn prove(&mut self, id: FileId, print: u32) {
+    /// Notes what tells a file apart all of whose body was found undamaged, unless something of it has come from the disk
+    /// since `before` was its proof.
+    pub fn prove(&mut self, id: FileId, print: u32, before: Proof) {
+        if let Some(node) = self.find(id).filter(|node| self.nodes[*node as usize].entry.proof == before) {
+            self.nodes[node as usize].entry.proof = Proof::of(print);
+        }
+    }
+
+    /// Notes that some of a file comes from the disk.
+    pub fn disprove(&mut self, id: FileId) {
+        self.disproved = self.disproved.wrapping_add(1);
         if let Some(node) = self.find(id) {
-            self.nodes[node as usize].entry.proven = print;
+            self.nodes[node as usize].entry.proof = Proof(self.disproved & !Proof::PROVEN);
         }
     }
 

@@ -12,7 +12,7 @@ use super::filter::Filter;
 use super::id::{FileId, KeyHash};
 use super::index::{Entry, Index};
 
-const MAGIC: [u8; 8] = *b"SEAWIDX\x01";
+const MAGIC: [u8; 8] = *b"SEAWIDX\x02";
 const ID: usize = 20;
 const ENTRY: usize = ID + 8 + 8 + 8;
 const HEAD: usize = 8 + 4 + 8 + 8;

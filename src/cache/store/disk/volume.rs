@@ -220,6 +220,7 @@ impl Volume {
         let quick = self.read_now(id, name, whole_up_to, Patience::PageCache);
         let read = match quick {
             Err(error) if error.needs_disk() => {
+                self.files.lock().index.disprove(id); // more comes into memory than is looked at
                 let (volume, name) = (self.clone(), name.to_owned());
                 self.in_pool(
                     move || {

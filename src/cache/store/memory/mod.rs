@@ -28,6 +28,8 @@ const SHARD_SIZE: u64 = 32 << 20;
 const MOST_SHARDS: u64 = 1024;
 /// Bytes that one who stores makes room for beyond what it needs: when the size shrinks, a thread of its own does the rest.
 const MOST_EXTRA: u64 = 256 << 10;
+/// Entries that were used and are spared for it in a row, at most: nobody is to wait for a walk through all of them.
+const MOST_SPARED: usize = 1024;
 /// Entries that are gone through under one lock.
 const WALKED_AT_ONCE: usize = 256;
 
@@ -156,7 +158,7 @@ impl MemoryStore {
 
     /// The object that is stored now with the body of this one.
     pub fn with_body_of(&self, object: &Object) -> Option<Arc<Object>> {
-        let variants = self.peek(object.key().as_str())?;
+        let (variants, _) = self.peek(object.key().as_str())?;
         let same = |other: &&Arc<Object>| match (other.content.in_memory(), object.content.in_memory()) {
             (Some(one), Some(other)) => one.as_ptr() == other.as_ptr() && one.len() == other.len(),
             _ => false,
@@ -189,9 +191,12 @@ impl MemoryStore {
         (self.0.bytes.load(Ordering::Relaxed), self.0.keys.load(Ordering::Relaxed))
     }
 
-    fn peek(&self, key: &str) -> Option<Variants> {
+    /// What is stored under a key, and the bytes that it is counted with.
+    fn peek(&self, key: &str) -> Option<(Variants, u32)> {
         let place = self.place(key);
-        self.0.shards[place.shard].read().peek(place.hash, |variants| variants.has_key(key)).cloned()
+        let shard = self.0.shards[place.shard].read();
+        let found = shard.peek_with_weight(place.hash, |variants| variants.has_key(key));
+        found.map(|(variants, weight)| (variants.clone(), weight))
     }
 
     fn place(&self, key: &str) -> Place {
@@ -208,32 +213,32 @@ impl MemoryStore {
         let place = self.place(key);
         loop {
             let before = self.peek(key);
-            let after = match change(before.as_ref()) {
+            let before = before.as_ref().map(|(variants, weight)| (variants, *weight));
+            let (after, too_large) = match change(before.map(|(variants, _)| variants)) {
                 Change::Nothing => return,
-                Change::Put(after) if u64::from(weight(&after)) > self.max_size() => {
-                    (self.0.evicted)(&after);
-                    None
-                }
-                Change::Put(after) => Some(after),
-                Change::Remove => None,
+                Change::Put(after) if u64::from(weight(&after)) > self.max_size() => (None, Some(after)),
+                Change::Put(after) => (Some(after), None),
+                Change::Remove => (None, None),
             };
-            if self.exchange(place, key, before.as_ref(), after) {
+            if self.exchange(place, key, before, after) {
+                too_large.iter().for_each(|variants| (self.0.evicted)(variants));
                 return;
             }
         }
     }
 
     /// Puts an entry into the place of another, if that is still the one that is there.
-    fn exchange(&self, place: Place, key: &str, before: Option<&Variants>, after: Option<Variants>) -> bool {
+    fn exchange(&self, place: Place, key: &str, before: Option<(&Variants, u32)>, after: Option<Variants>) -> bool {
         let eviction = self.eviction();
         let needed = after.as_ref().map_or(0, weight);
         self.0.bytes.fetch_add(u64::from(needed), Ordering::Relaxed);
         // What is replaced is counted until it is: it may be what makes room.
-        self.make_room(eviction, before.map_or(0, weight).into(), u64::from(needed) + MOST_EXTRA);
+        let leaving = before.map_or(0, |(_, weight)| weight);
+        self.make_room(eviction, leaving.into(), u64::from(needed) + MOST_EXTRA);
         let is = |variants: &Variants| variants.has_key(key);
         let mut shard = self.0.shards[place.shard].write();
         let is_same = match (shard.peek(place.hash, is), before) {
-            (Some(now), Some(before)) => now.is(before),
+            (Some(now), Some((before, _))) => now.is(before),
             (None, None) => true,
             _ => false,
         };
@@ -259,18 +264,19 @@ impl MemoryStore {
 
     /// Evicts until all fits, but for some bytes that are about to go anyway, and no more than so many at once.
     fn make_room(&self, eviction: Eviction, leaving: u64, most: u64) {
-        let (mut freed, mut empty) = (0, 0);
+        let (mut freed, mut empty, mut steps) = (0, 0, 0);
         while self.0.bytes.load(Ordering::Relaxed) > self.max_size().saturating_add(leaving)
             && freed < most
             && empty < self.0.shards.len()
         {
             let at = self.0.hand.fetch_add(1, Ordering::Relaxed) & (self.0.shards.len() - 1);
-            let step = self.0.shards[at].write().step(eviction);
+            let step = self.0.shards[at].write().step(eviction, steps < MOST_SPARED);
+            steps += 1;
             match step {
                 Step::Empty => empty += 1,
                 Step::Spared => empty = 0,
                 Step::Evicted(variants, weight) => {
-                    empty = 0;
+                    (empty, steps) = (0, 0);
                     freed += u64::from(weight);
                     self.0.keys.fetch_sub(1, Ordering::Relaxed);
                     self.0.bytes.fetch_sub(u64::from(weight), Ordering::Relaxed);

@@ -83,7 +83,13 @@ impl<V> Shard<V> {
 
     /// The same without counting.
     pub fn peek(&self, hash: u32, is: impl Fn(&V) -> bool) -> Option<&V> {
-        self.entries[self.find(hash, is)? as usize].value.as_ref()
+        self.peek_with_weight(hash, is).map(|(value, _)| value)
+    }
+
+    /// With the weight that it was entered with.
+    pub fn peek_with_weight(&self, hash: u32, is: impl Fn(&V) -> bool) -> Option<(&V, u32)> {
+        let entry = &self.entries[self.find(hash, is)? as usize];
+        entry.value.as_ref().map(|value| (value, entry.weight))
     }
 
     /// Enters a value, or puts it in the place of the one that is there; returns that and its weight.
@@ -123,8 +129,8 @@ impl<V> Shard<V> {
         self.release(at)
     }
 
-    /// Looks at what is next to make room.
-    pub fn step(&mut self, eviction: Eviction) -> Step<V> {
+    /// Looks at what is next to make room. `spares`: it is spared if it had been used.
+    pub fn step(&mut self, eviction: Eviction, spares: bool) -> Step<V> {
         let new = match eviction {
             Eviction::S3Fifo => (self.small.bytes + self.main.bytes) / SMALL_PART,
             Eviction::Lru => 0, // left from before: as if it were with the others
@@ -133,7 +139,7 @@ impl<V> Shard<V> {
         let at = if from_small { self.small.oldest } else { self.main.oldest };
         let Some(entry) = self.entries.get_mut(at as usize) else { return Step::Empty };
         let uses = *entry.uses.get_mut();
-        if uses > 0 {
+        if uses > 0 && spares {
             let spent = if from_small || eviction == Eviction::Lru { uses } else { 1 };
             *entry.uses.get_mut() = uses - spent;
             self.unlink(at);
@@ -254,7 +260,7 @@ mod tests {
             if self.shard.get(value, |other| *other == value).is_some() {
                 return true;
             }
-            while self.bytes() + u64::from(weight) > self.room && self.shard.step(self.eviction) != Step::Empty {}
+            while self.bytes() + u64::from(weight) > self.room && self.shard.step(self.eviction, true) != Step::Empty {}
             self.shard.put(value, |other| *other == value, value, weight, self.eviction);
             false
         }
@@ -293,7 +299,7 @@ mod tests {
                 match fastrand::u8(..10) {
                     0 => _ = trial.shard.remove(value, |other| *other == value),
                     1 => _ = trial.shard.put(value, |other| *other == value, value, fastrand::u32(1..50), eviction),
-                    2 => _ = trial.shard.step(eviction),
+                    2 => _ = trial.shard.step(eviction, true),
                     3 if round % 1000 == 0 => trial.eviction = Eviction::Lru,
                     _ => _ = trial.ask(value, fastrand::u32(1..50)),
                 }
@@ -301,7 +307,7 @@ mod tests {
                     trial.check();
                 }
             }
-            while trial.shard.step(eviction) != Step::Empty {}
+            while trial.shard.step(eviction, true) != Step::Empty {}
             trial.check();
             assert_eq!((trial.bytes(), trial.shard.table.len()), (0, 0));
         }
