@@ -40,7 +40,7 @@ end
 function request()
   n = n + 1
   if n > most then wrk.thread:stop() end
-  return head .. n - 1 .. tail
+  return head .. (n - 3) % most .. tail -- wrk may ask for one or two before it begins, and not send them
 end
 """
 RANDOM_SITES = """
