@@ -22,8 +22,10 @@ use crate::node::{self, ConfigSource, Node};
 use crate::observe::Observer;
 use crate::observe::access_log::AccessLog;
 use crate::observe::metrics::Metrics;
+use crate::origin::passage::Passage;
 use crate::pass::Pass;
 use crate::snapshot::Snapshot;
+use crate::state_dir::{StateDir, StateError};
 
 /// How often the files of the configuration are looked at, whatever is heard of them.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
@@ -36,6 +38,8 @@ const WRITE_OUT: Duration = Duration::from_secs(5);
 /// Why a node could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
+    #[error(transparent)]
+    StateDir(#[from] StateError),
     #[error(transparent)]
     PurgeLog(#[from] crate::cache::purge::LogError),
     #[error("{0}")]
@@ -64,7 +68,8 @@ pub fn run(config: Config, source: ConfigSource) -> Result<(), StartError> {
 
 async fn run_node(config: Config, source: ConfigSource) -> Result<(), StartError> {
     let mut signals = Signals::new().map_err(StartError::Signals)?;
-    let (node, shared) = build(config, source)?;
+    let state_dir = StateDir::open(config.node.state_dir.as_deref())?; // to the end of this
+    let (node, shared) = build(config, source, &state_dir)?;
     let snapshot = node.snapshot.load_full();
     let fronts = snapshot.config.listeners.iter().map(|listener| listen::bind(listener, &shared));
     let fronts: Vec<Bound> = fronts.collect::<Result<_, _>>().map_err(StartError::Listen)?;
@@ -100,7 +105,7 @@ async fn run_node(config: Config, source: ConfigSource) -> Result<(), StartError
     Ok(())
 }
 
-fn build(config: Config, source: ConfigSource) -> Result<(Arc<Node>, Arc<Shared>), StartError> {
+fn build(config: Config, source: ConfigSource, state_dir: &StateDir) -> Result<(Arc<Node>, Arc<Shared>), StartError> {
     let metrics = Arc::new(Metrics::new());
     let (target, format) = (config.log.access.clone(), config.log.format);
     let access_log = AccessLog::start(target, format, metrics.access_log_dropped.clone());
@@ -108,7 +113,7 @@ fn build(config: Config, source: ConfigSource) -> Result<(Arc<Node>, Arc<Shared>
         Arc::new(Observer { metrics: metrics.clone(), access_log: access_log.map_err(StartError::AccessLog)? });
     let purges = Purges::open(config.node.state_dir.as_deref())?;
     let engine = Arc::new(Engine::new(&config, purges, metrics.clone()));
-    let snapshot = node::first_snapshot(config, &engine, &metrics);
+    let snapshot = node::first_snapshot(config, &engine, &metrics, Passage::new(state_dir.node_id.clone()));
     let snapshot: Arc<ArcSwap<Snapshot>> = Arc::new(ArcSwap::from_pointee(snapshot));
     let pass = Pass { observer: observer.clone(), engine: engine.clone() };
     let proxy = pingora_proxy::http_proxy(&Arc::new(ServerConf::default()), pass);

@@ -37,9 +37,10 @@ impl Timestamp {
     }
 
     /// Reads an HTTP-date in any of its three forms (RFC 9110 section 5.6.7), in whatever case its letters are
-    /// (RFC 9111 section 4.2).
+    /// (RFC 9111 section 4.2). The day of the week says nothing that the rest does not, so a wrong one does no harm.
     pub fn from_http_date(text: &str) -> Option<Self> {
-        let time = httpdate::parse_http_date(&in_usual_case(text.trim())).ok()?;
+        let text = in_usual_case(text.trim());
+        let time = httpdate::parse_http_date(&text).ok().or_else(|| with_right_weekday(&text))?;
         Some(Timestamp::from_secs(time.duration_since(UNIX_EPOCH).ok()?.as_secs()))
     }
 
@@ -89,6 +90,20 @@ impl From<Millis> for Duration {
     fn from(millis: Millis) -> Self {
         Duration::from_millis(millis.0)
     }
+}
+
+/// Reads a date whose only fault is its day of the week, by trying all seven.
+fn with_right_weekday(text: &str) -> Option<SystemTime> {
+    const DAYS: [&str; 7] = ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"];
+    let (name, rest) = text.split_at(text.find([',', ' '])?);
+    let is_full = DAYS.contains(&name);
+    if !is_full && !DAYS.iter().any(|day| day[..3] == *name) {
+        return None;
+    }
+    DAYS.iter().find_map(|day| {
+        let day = if is_full { day } else { &day[..3] };
+        httpdate::parse_http_date(&format!("{day}{rest}")).ok()
+    })
 }
 
 /// Names of days and months with a capital, the zone in capitals.

@@ -14,6 +14,7 @@ mod pass;
 mod plan;
 mod request;
 mod snapshot;
+mod state_dir;
 mod warm;
 
 use std::process::ExitCode;

@@ -22,6 +22,7 @@ use crate::config::read::ByteSize;
 use crate::front::listen::Open;
 use crate::observe::Observer;
 use crate::observe::metrics::Metrics;
+use crate::origin::passage::Passage;
 use crate::origin::{PoolSet, PoolTasks};
 use crate::snapshot::{SiteRuntime, Snapshot};
 use crate::warm::WarmUps;
@@ -83,12 +84,18 @@ pub struct Purged {
 }
 
 /// Makes the first snapshot of a node.
-pub fn first_snapshot(config: Config, engine: &Engine, metrics: &Metrics) -> Snapshot {
+pub fn first_snapshot(config: Config, engine: &Engine, metrics: &Metrics, passage: Passage) -> Snapshot {
     forget_overruled_versions(engine, &config);
-    build_snapshot(config, None, engine, metrics)
+    build_snapshot(config, None, engine, metrics, Arc::new(passage))
 }
 
-fn build_snapshot(config: Config, before: Option<&Snapshot>, engine: &Engine, metrics: &Metrics) -> Snapshot {
+fn build_snapshot(
+    config: Config,
+    before: Option<&Snapshot>,
+    engine: &Engine,
+    metrics: &Metrics,
+    passage: Arc<Passage>,
+) -> Snapshot {
     let pools = PoolSet::build(&config.pools, before.map(|before| &before.pools));
     // With ten thousand sites, what can be kept is not made anew.
     let known: HashMap<&str, &SiteRuntime> = before
@@ -101,7 +108,7 @@ fn build_snapshot(config: Config, before: Option<&Snapshot>, engine: &Engine, me
         SiteRuntime::new(known.unwrap_or_else(|| metrics.site(&site.name)), version)
     };
     let sites = config.sites.iter().map(site_runtime).collect();
-    Snapshot { config, pools, sites, generation: before.map_or(1, |before| before.generation + 1) }
+    Snapshot { config, pools, sites, generation: before.map_or(1, |before| before.generation + 1), passage }
 }
 
 impl Node {
@@ -216,7 +223,8 @@ impl Node {
         }
         let metrics = &self.observer.metrics;
         let (engine, for_sites, old) = (self.engine.clone(), metrics.clone(), before.clone());
-        let building = move || build_snapshot(config, Some(&old), &engine, &for_sites);
+        let passage = old.passage.clone();
+        let building = move || build_snapshot(config, Some(&old), &engine, &for_sites, passage);
         let snapshot = match tokio::task::spawn_blocking(building).await {
             Ok(snapshot) => Arc::new(snapshot),
             Err(error) => return self.refused(internal(&error).into()),

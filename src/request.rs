@@ -15,10 +15,16 @@ pub struct RequestView<'a> {
     pub method: &'a Method,
     /// Lower-case, without port.
     pub host: &'a str,
-    /// As the client wrote it, with its port: what the origin gets as `Host`.
+    /// The port that the client wrote.
+    pub port: Option<u16>,
+    /// The port that the client's connection came to.
+    pub local_port: u16,
+    /// As the client wrote it, with its port: what the origin gets as `Host` of a request that is passed on.
     pub authority: &'a str,
     /// Normalised by [`Target::parse`]: what is matched, keyed and sent.
     pub path: &'a str,
+    /// See [`Target::hides_dots`].
+    pub hides_dots: bool,
     pub query: Option<&'a str>,
     pub fields: Fields<'a>,
     pub client: IpAddr,
@@ -37,6 +43,14 @@ impl Scheme {
         match self {
             Scheme::Http => "http",
             Scheme::Https => "https",
+        }
+    }
+
+    /// The port that need not be said.
+    pub fn default_port(self) -> u16 {
+        match self {
+            Scheme::Http => 80,
+            Scheme::Https => 443,
         }
     }
 }
@@ -89,6 +103,14 @@ impl<'a> Fields<'a> {
         }
     }
 
+    /// Calls `each` with the name and value of every line of every field.
+    pub fn for_all(self, mut each: impl FnMut(&'a str, &'a [u8])) {
+        match self {
+            Fields::Parsed(fields) => fields.iter().for_each(|field| each(field.name, field.value)),
+            Fields::Map(map) => map.iter().for_each(|(name, value)| each(name.as_str(), value.as_bytes())),
+        }
+    }
+
     /// All lines of a field joined as one list (RFC 9110 section 5.3), or `None` if it is absent.
     pub fn joined(self, name: &HeaderName) -> Option<Cow<'a, [u8]>> {
         let mut joined: Option<Cow<'a, [u8]>> = None;
@@ -134,6 +156,9 @@ pub fn content_length(value: &[u8]) -> Option<u64> {
 #[derive(Debug, PartialEq, Eq)]
 pub struct Target<'a> {
     pub path: Cow<'a, str>,
+    /// Whether some server would find a dot segment in the path that is none by RFC 3986: behind an encoded slash or a
+    /// backslash, before a parameter, encoded twice. What is matched here and what is served there could differ.
+    pub hides_dots: bool,
     pub query: Option<&'a str>,
     /// Of the absolute form, `http://host/path`.
     pub authority: Option<&'a str>,
@@ -173,7 +198,8 @@ impl<'a> Target<'a> {
             return Err(TargetError::Character);
         }
         let path = if path.is_empty() { "/" } else { path };
-        Ok(Target { path: normalise_path(path)?, query, authority })
+        let path = normalise_path(path)?;
+        Ok(Target { hides_dots: hides_dots(&path), path, query, authority })
     }
 }
 
@@ -193,6 +219,68 @@ fn normalise_path(path: &str) -> Result<Cow<'_, str>, TargetError> {
         return Ok(path);
     }
     Ok(Cow::Owned(remove_dot_segments(&path)))
+}
+
+/// Whether a normalised path has a segment that is "." or ".." to servers which decode more than once, take backslashes
+/// for slashes, or cut parameters off (`..%2f`, `..%5c`, `..\`, `..;/`, `%252e%252e`, `%c0%ae`).
+fn hides_dots(path: &str) -> bool {
+    let bytes = path.as_bytes();
+    if memchr::memchr3(b'%', b'\\', b';', bytes).is_none() {
+        return false; // what is written plainly has been removed
+    }
+    let mut decoded = bytes.to_vec();
+    // Each round takes at least two bytes away, so this ends; nobody encodes more often in earnest.
+    for _ in 0..8 {
+        let (next, changed) = decode_once(&decoded);
+        decoded = next;
+        if !changed {
+            break;
+        }
+    }
+    let is_separator = |byte: &u8| matches!(byte, b'/' | b'\\');
+    decoded.split(is_separator).any(|segment| {
+        let name = segment.split(|byte| *byte == b';').next().unwrap_or_default();
+        matches!(name.trim_ascii(), b"." | b"..")
+    })
+}
+
+/// Decodes every escape, and the two bytes by which some decoders take a dot or a slash for longer than it is.
+fn decode_once(text: &[u8]) -> (Vec<u8>, bool) {
+    let mut out: Vec<u8> = Vec::with_capacity(text.len());
+    let (mut at, mut changed) = (0, false);
+    while let Some(byte) = text.get(at) {
+        let digits =
+            text.get(at + 1..at + 3).filter(|digits| *byte == b'%' && digits.iter().all(u8::is_ascii_hexdigit));
+        let decoded = digits.and_then(|digits| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok());
+        (at, changed) = (at + if decoded.is_some() { 3 } else { 1 }, changed || decoded.is_some());
+        out.push(decoded.unwrap_or(*byte));
+        // Overlong UTF-8 (RFC 3629 section 10).
+        let short = match out.as_slice() {
+            [.., 0xc0, 0xae] => Some(b'.'),
+            [.., 0xc0, 0xaf] => Some(b'/'),
+            [.., 0xc1, 0x9c] => Some(b'\\'),
+            _ => None,
+        };
+        if let Some(short) = short {
+            out.truncate(out.len() - 2);
+            out.push(short);
+        }
+    }
+    (out, changed)
+}
+
+/// A path with one slash where it has several in a row: what routes are matched against.
+pub fn merge_slashes(path: &str) -> Cow<'_, str> {
+    if memchr::memmem::find(path.as_bytes(), b"//").is_none() {
+        return Cow::Borrowed(path);
+    }
+    let mut merged = String::with_capacity(path.len());
+    for character in path.chars() {
+        if !(character == '/' && merged.ends_with('/')) {
+            merged.push(character);
+        }
+    }
+    Cow::Owned(merged)
 }
 
 fn normalise_escapes(path: &str) -> Result<String, TargetError> {
@@ -272,6 +360,44 @@ mod tests {
         ] {
             let target = Target::parse(text).unwrap();
             assert_eq!((target.path.as_ref(), target.query, target.authority), (path, query, authority), "{text}");
+        }
+    }
+
+    #[test]
+    fn dot_segments_that_only_some_servers_see() {
+        for (path, hides) in [
+            ("/a/b.c", false),
+            ("/a/../b", false),
+            ("/a%2Fb", false),
+            ("/a/..b/c..%2f..d", false),
+            ("/a/...%2f", false),
+            ("/a;v=1.2/b", false),
+            ("/https%3A%2F%2Fshop.example%2Fa.b", false),
+            ("/force/..%2faccount/x.css", true),
+            ("/force/%2e%2e%2Faccount", true),
+            ("/force%2f..", true),
+            ("/force/..%5caccount", true),
+            ("/force/..\\account", true),
+            ("/force\\..\\account", true),
+            ("/force/..;/account", true),
+            ("/force/..;x=1/account", true),
+            ("/force/..%3b/account", true),
+            ("/force/%252e%252e/account", true),
+            ("/force/%25252e%25252e/account", true),
+            ("/force/.%252e/account", true),
+            ("/force/..%252faccount", true),
+            ("/force/%c0%ae%c0%ae/account", true),
+            ("/force/..%c0%afaccount", true),
+            ("/force%2f.%2fx", true),
+        ] {
+            assert_eq!(Target::parse(path).unwrap().hides_dots, hides, "{path}");
+        }
+    }
+
+    #[test]
+    fn slashes_are_merged() {
+        for (path, merged) in [("/", "/"), ("//", "/"), ("//private/x", "/private/x"), ("/a//b///c/", "/a/b/c/")] {
+            assert_eq!(merge_slashes(path), merged, "{path}");
         }
     }
 

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::config::model::{Config, Route, Site};
 use crate::observe::metrics::SiteMetrics;
 use crate::origin::PoolSet;
+use crate::origin::passage::Passage;
 
 /// A configuration in use: the model and what belongs to it at run time.
 pub struct Snapshot {
@@ -15,6 +16,8 @@ pub struct Snapshot {
     pub sites: Vec<SiteRuntime>,
     /// Counts the configurations of this process, from 1.
     pub generation: u64,
+    /// What tells the node in loops: the same in all configurations.
+    pub passage: Arc<Passage>,
 }
 
 /// What a site has beside its configuration.

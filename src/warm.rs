@@ -18,7 +18,7 @@ use crate::cache::lookup::{Lookup, Miss};
 use crate::cache::status::{Forward, Report, Stored, Why};
 use crate::clock::Timestamp;
 use crate::plan::{Plan, plan};
-use crate::request::{Fields, RequestView, Scheme};
+use crate::request::{Fields, RequestView, Scheme, Target};
 use crate::snapshot::Snapshot;
 
 /// Warm-ups that are remembered; as many may run at one time.
@@ -33,6 +33,9 @@ const MOST_FAILURES: usize = 1000;
 pub struct Wanted {
     pub tls: bool,
     pub host: String,
+    pub port: Option<u16>,
+    /// That of the listener where a visitor would ask; `None`: the scheme's.
+    pub local_port: Option<u16>,
     pub path: String,
     pub query: Option<String>,
     /// What selects the variant.
@@ -183,7 +186,8 @@ enum Outcome {
 impl Wanted {
     fn url(&self) -> String {
         let query = self.query.as_ref().map(|query| format!("?{query}")).unwrap_or_default();
-        format!("{}://{}{}{query}", if self.tls { "https" } else { "http" }, self.host, self.path)
+        let port = self.port.map(|port| format!(":{port}")).unwrap_or_default();
+        format!("{}://{}{port}{}{query}", if self.tls { "https" } else { "http" }, self.host, self.path)
     }
 }
 
@@ -218,16 +222,20 @@ async fn run(
 
 /// Fetches one thing as a visitor's request would, and waits until all of it is there.
 async fn fetch(engine: &Arc<Engine>, snapshot: &Arc<Snapshot>, wanted: &Wanted) -> Outcome {
+    let scheme = if wanted.tls { Scheme::Https } else { Scheme::Http };
     let view = RequestView {
         method: &Method::GET,
         host: &wanted.host,
+        port: wanted.port,
+        local_port: wanted.local_port.unwrap_or(scheme.default_port()),
         authority: &wanted.host,
         path: &wanted.path,
+        hides_dots: Target::parse(&wanted.path).is_ok_and(|target| target.hides_dots),
         query: wanted.query.as_deref(),
         fields: Fields::Map(&wanted.fields),
         // No visitor asks: an origin that trusts loopback must not take the node for one.
         client: Ipv4Addr::UNSPECIFIED.into(),
-        scheme: if wanted.tls { Scheme::Https } else { Scheme::Http },
+        scheme,
         version: Version::HTTP_11,
     };
     let matched = match plan(&snapshot.config, &view) {
@@ -244,6 +252,9 @@ async fn fetch(engine: &Arc<Engine>, snapshot: &Arc<Snapshot>, wanted: &Wanted) 
     let answer = match engine.look_up(&request, Timestamp::now()).await {
         Lookup::Hit(..) | Lookup::PartHit(..) => return Outcome::There,
         Lookup::StaleHit(object, _) => engine.fetch(&request, Miss::of(Some(object), Why::Stale)).await,
+        Lookup::NotForAuthorized => {
+            return Outcome::Not("what is stored is not for requests with Authorization".to_owned());
+        }
         Lookup::HitForMiss => return Outcome::Not("it was found not cacheable a short while ago".to_owned()),
         Lookup::Miss(miss) => engine.get(&request, miss).await,
     };
@@ -266,7 +277,7 @@ async fn is_there(engine: &Arc<Engine>, request: &CacheRequest<'_>) -> bool {
     match engine.look_up(request, Timestamp::now()).await {
         Lookup::Hit(..) | Lookup::PartHit(..) | Lookup::StaleHit(..) => true,
         Lookup::Miss(miss) => miss.stale.is_some() || miss.part.is_some(),
-        Lookup::HitForMiss => false,
+        Lookup::HitForMiss | Lookup::NotForAuthorized => false,
     }
 }
 

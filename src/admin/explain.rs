@@ -48,8 +48,11 @@ pub async fn explain(
     let view = RequestView {
         method: &question.method,
         host: &located.host,
-        authority: &located.host,
+        port: located.port,
+        local_port: located.local_port(&snapshot.config),
+        authority: &located.authority,
         path: &located.path,
+        hides_dots: located.hides_dots,
         query: located.query.as_deref(),
         fields: Fields::Map(&question.fields),
         // No visitor asks: an origin that trusts loopback must not take the node for one.
@@ -76,9 +79,19 @@ pub async fn explain(
     if decision != "cache" {
         return Ok(Json(answer));
     }
-    describe_cache(&mut answer, &node, &snapshot, &matched, &view);
+    let version = snapshot.sites[matched.site_index].version();
+    let mut key = String::new();
+    matched.write_key(&mut key, version, &view);
+    let asks = match matched.route.cache.heeds_clients() {
+        true => ClientDirectives::parse(view.fields),
+        false => ClientDirectives::default(),
+    };
+    let request = CacheRequest { view: &view, snapshot: &snapshot, matched, key: &key, slice: None, asks };
+    describe_cache(&mut answer, &node, &request, version);
     if question.fetch {
-        answer["origin"] = fetch(&node, &snapshot, matched, &view).await?;
+        // As a fill would; nothing is stored.
+        let tried = node.engine.try_out(&request).await;
+        answer["origin"] = json!(tried.map_err(|error| Problem::new(StatusCode::BAD_GATEWAY, error.to_string()))?);
     }
     Ok(Json(answer))
 }
@@ -92,42 +105,22 @@ fn describe_match(answer: &mut Value, snapshot: &Snapshot, matched: &Matched<'_>
 }
 
 /// The key, what is stored under it, and which purges would hit that.
-fn describe_cache(answer: &mut Value, node: &Node, snapshot: &Snapshot, matched: &Matched<'_>, view: &RequestView<'_>) {
-    let version = snapshot.sites[matched.site_index].version();
-    let mut written = String::new();
-    matched.write_key(&mut written, version, view);
-    let key = Key::of_written(&written);
+fn describe_cache(answer: &mut Value, node: &Node, request: &CacheRequest<'_>, version: u64) {
+    let (view, matched, key) = (request.view, &request.matched, Key::of_written(request.key));
     let now = Timestamp::now();
-    let stored = node.engine.inspect(key.as_str(), view.fields, now);
+    let stored = node.engine.inspect(request, now);
     let terms = stored.iter().filter_map(|object| object.explanation.terms.as_ref());
     let mut tags: Vec<&String> = terms.flat_map(|terms| &terms.tags).collect();
     tags.sort_unstable();
     tags.dedup();
     let uris: Vec<String> = keyed_uris(matched.site, view.host, view.path, view.query).collect();
-    answer["key"] = json!({ "site": key.site(), "version": version, "tls": key.origin().0, "uri": key.uri() });
-    answer["not_cacheable_for"] = json!(node.engine.uncacheable_for(key.as_str(), now).map(|left| left.as_secs()));
+    let origin = key.origin();
+    answer["key"] = json!({
+        "site": key.site(), "version": version, "tls": origin.tls, "port": origin.port, "uri": key.uri(),
+    });
+    answer["not_cacheable_for"] = json!(node.engine.uncacheable_for(request, now).map(|left| left.as_secs()));
     answer["purged_by"] = json!({ "urls": uris, "tags": tags, "site": matched.site.name });
     answer["stored"] = json!(stored);
-}
-
-/// Asks the origin as a fill would and judges its answer, without storing it.
-async fn fetch(
-    node: &Node,
-    snapshot: &Arc<Snapshot>,
-    matched: Matched<'_>,
-    view: &RequestView<'_>,
-) -> Result<Value, Problem> {
-    let version = snapshot.sites[matched.site_index].version();
-    let mut key = String::new();
-    matched.write_key(&mut key, version, view);
-    let asks = match matched.route.cache.heeds_clients() {
-        true => ClientDirectives::parse(view.fields),
-        false => ClientDirectives::default(),
-    };
-    let request = CacheRequest { view, snapshot, matched, key: &key, slice: None, asks };
-    let tried = node.engine.try_out(&request).await;
-    let tried = tried.map_err(|error| Problem::new(StatusCode::BAD_GATEWAY, error.to_string()))?;
-    Ok(json!(tried))
 }
 
 impl Question {

@@ -16,7 +16,7 @@ use crate::cache::purge::Target;
 use crate::cache::tags::{MAX_TAG, TagHash};
 use crate::config::model::{Config, TokenRight};
 use crate::node::Node;
-use crate::plan::keyed_uris;
+use crate::plan::{KeyOrigin, keyed_uris};
 use crate::warm::Wanted;
 
 use super::auth::Caller;
@@ -98,12 +98,14 @@ async fn most_used(node: &Node, targets: Vec<Target>, most: usize) -> Result<Vec
     let engine = node.engine.clone();
     let objects = blocking(move || engine.most_used(&targets, most)).await?;
     let wanted = |object: &Arc<Object>| {
-        let (tls, host) = object.key().origin();
+        let KeyOrigin { tls, host, port } = object.key().origin();
         let (path, query) = match object.key().path_and_query().split_once('?') {
             Some((path, query)) => (path, Some(query.to_owned())),
             None => (object.key().path_and_query(), None),
         };
-        Wanted { tls, host: host.to_owned(), path: path.to_owned(), query, fields: object.variant.request_fields() }
+        let fields = object.variant.request_fields();
+        // A port in a key is one that counted.
+        Wanted { tls, host: host.to_owned(), port, local_port: port, path: path.to_owned(), query, fields }
     };
     let mut seen = HashSet::new();
     // Slices of one thing are one URL.

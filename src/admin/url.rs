@@ -2,17 +2,21 @@
 
 use crate::config::host::parse_authority;
 use crate::config::model::{Config, Site};
-use crate::request::Target;
+use crate::request::{Scheme, Target};
 
 use super::auth::Caller;
 use super::problem::Problem;
 
-/// A URL taken apart: the port does not count, the path is normalised.
+/// A URL taken apart, its path normalised.
 pub struct Located<'c> {
     pub site: &'c Site,
     pub tls: bool,
     pub host: String,
+    pub port: Option<u16>,
+    /// As written.
+    pub authority: String,
     pub path: String,
+    pub hides_dots: bool,
     pub query: Option<String>,
 }
 
@@ -22,12 +26,19 @@ impl<'c> Located<'c> {
         let absolute = if url.contains("://") { url.to_owned() } else { format!("http://{url}") };
         let target = Target::parse(&absolute).map_err(|error| invalid(&error.to_string()))?;
         let authority = target.authority.ok_or_else(|| invalid("it has no host"))?;
-        let (host, _) = parse_authority(authority).ok_or_else(|| invalid("its host is not valid"))?;
+        let (host, port) = parse_authority(authority).ok_or_else(|| invalid("its host is not valid"))?;
         let no_site = || Problem::not_found(format!("no site has the host {host:?}"));
         let site = &config.sites[config.hosts.find(&host).ok_or_else(no_site)?];
         caller.need_site(&site.name)?;
         let tls = absolute.get(..8).is_some_and(|scheme| scheme.eq_ignore_ascii_case("https://"));
         let (path, query) = (target.path.into_owned(), target.query.map(str::to_owned));
-        Ok(Located { site, tls, host: host.into_owned(), path, query })
+        let (host, authority, hides_dots) = (host.into_owned(), authority.to_owned(), target.hides_dots);
+        Ok(Located { site, tls, host, port, authority, path, hides_dots, query })
+    }
+
+    /// The port of the listener that a client would come to with it.
+    pub fn local_port(&self, config: &Config) -> u16 {
+        let scheme = if self.tls { Scheme::Https } else { Scheme::Http };
+        self.port.filter(|port| config.listens_on(*port)).unwrap_or(scheme.default_port())
     }
 }

@@ -46,8 +46,10 @@ pub async fn start(State(node): State<Arc<Node>>, caller: Caller, body: Bytes) -
     }
     let snapshot = node.snapshot.load_full();
     let wanted = |url: &String| {
-        let Located { tls, host, path, query, .. } = Located::find(url, &snapshot.config, &caller)?;
-        Ok(Wanted { tls, host, path, query, fields: HeaderMap::new() })
+        let located = Located::find(url, &snapshot.config, &caller)?;
+        let local_port = Some(located.local_port(&snapshot.config));
+        let Located { tls, host, port, path, query, .. } = located;
+        Ok(Wanted { tls, host, port, local_port, path, query, fields: HeaderMap::new() })
     };
     let wanted: Result<Vec<Wanted>, Problem> = request.urls.iter().map(wanted).collect();
     let sites = caller.sites().map(<[String]>::to_vec);

@@ -12,6 +12,9 @@ use crate::request::Fields;
 pub static TARGETED: [HeaderName; 2] =
     [HeaderName::from_static("seawall-cache-control"), HeaderName::from_static("cdn-cache-control")];
 
+/// Response directives that forbid something: heeded also where they are written wrongly.
+const RESTRICTIVE: [&str; 5] = ["no-store", "no-cache", "private", "must-revalidate", "proxy-revalidate"];
+
 /// The response directives that concern a shared cache.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Directives {
@@ -30,6 +33,8 @@ pub struct Directives {
     pub stale_if_error: Option<Duration>,
     /// They are from a targeted field, so that `Expires` does not count.
     pub targeted: bool,
+    /// Something in the field is no `token[=value]`: nobody may guess what else it was meant to say.
+    pub malformed: bool,
 }
 
 impl Directives {
@@ -39,8 +44,11 @@ impl Directives {
             let mut directives = Directives::default();
             for line in headers.get_all(header::CACHE_CONTROL) {
                 let line = String::from_utf8_lossy(line.as_bytes());
-                for (name, value) in directives_of(&line) {
-                    directives.read(name, value);
+                for part in parts_of(&line) {
+                    match part {
+                        Part::Directive(name, value) => directives.read(name, value),
+                        Part::Malformed(text) => directives.read_malformed(text),
+                    }
                 }
             }
             directives
@@ -56,21 +64,44 @@ impl Directives {
         }
         let mut directives = Directives { targeted: true, ..Directives::default() };
         for (name, entry) in &dictionary {
-            let ListEntry::Item(item) = entry else { continue };
+            let ListEntry::Item(item) = entry else {
+                if RESTRICTIVE.contains(&name.as_str()) {
+                    directives.read(name, None);
+                }
+                continue;
+            };
             match &item.bare_item {
                 BareItem::Boolean(true) => directives.read(name, None),
+                BareItem::Boolean(false) => {}
                 BareItem::Integer(number) => directives.read(name, Some(&number.to_string())),
-                BareItem::String(text) => directives.read(name, Some(&format!("\"{text}\""))),
-                _ => {} // of a type that no directive has
+                BareItem::String(text) if matches!(name.as_str(), "no-cache" | "private") => {
+                    directives.read(name, Some(&format!("\"{text}\"")));
+                }
+                // Of a type that the directive does not have: it gives no permission (RFC 9213 section 2.1). What
+                // forbids something is heeded all the same.
+                _ if RESTRICTIVE.contains(&name.as_str()) => directives.read(name, None),
+                _ => {}
             }
         }
         Some(directives)
     }
 
-    /// Whether stale reuse is forbidden whatever else permits it (RFC 9111 section 4.2.4): by
-    /// `must-revalidate`, `proxy-revalidate`, `no-cache`, or `s-maxage`, which implies the second.
+    /// Whether stale reuse is forbidden whatever else permits it (RFC 9111 section 4.2.4).
     pub fn forbids_stale(&self) -> bool {
-        self.must_revalidate || self.proxy_revalidate || self.no_cache || self.s_maxage.is_some()
+        self.must_revalidate || self.proxy_revalidate || self.no_cache
+    }
+
+    /// Heeds what a part that is no directive may have been meant to forbid, and believes nothing else in it.
+    fn read_malformed(&mut self, text: &str) {
+        self.malformed = true;
+        for word in words_of(text) {
+            let lower = word.to_ascii_lowercase();
+            match lower.as_str() {
+                "max-age" | "s-maxage" => self.read(&lower, Some("")), // no number: stale (RFC 9111 section 4.2.1)
+                word if RESTRICTIVE.contains(&word) => self.read(word, None),
+                _ => {}
+            }
+        }
     }
 
     fn read(&mut self, name: &str, value: Option<&str>) {
@@ -122,8 +153,13 @@ impl ClientDirectives {
         }
         request.for_each(&header::CACHE_CONTROL, |line| {
             let line = String::from_utf8_lossy(line);
-            for (name, value) in directives_of(&line) {
-                directives.read(name, value);
+            for part in parts_of(&line) {
+                match part {
+                    Part::Directive(name, value) => directives.read(name, value),
+                    Part::Malformed(text) => words_of(text)
+                        .filter(|word| ["no-store", "no-cache"].iter().any(|name| word.eq_ignore_ascii_case(name)))
+                        .for_each(|word| directives.read(word, None)),
+                }
             }
         });
         directives
@@ -147,12 +183,49 @@ impl ClientDirectives {
     }
 }
 
-/// The directives of one line: name and value.
-fn directives_of(line: &str) -> impl Iterator<Item = (&str, Option<&str>)> {
+/// One member of a `Cache-Control` list.
+enum Part<'l> {
+    /// Name and value.
+    Directive(&'l str, Option<&'l str>),
+    /// What is no `token [ "=" ( token / quoted-string ) ]` (RFC 9111 section 5.2).
+    Malformed(&'l str),
+}
+
+/// The members of one line.
+fn parts_of(line: &str) -> impl Iterator<Item = Part<'_>> {
     split_list(line).map(|part| match part.split_once('=') {
-        Some((name, value)) => (name.trim_end(), Some(value.trim_start())),
-        None => (part, None),
+        None if is_token(part) => Part::Directive(part, None),
+        Some((name, value)) if is_token(name) && (is_token(value) || is_quoted(value)) => {
+            Part::Directive(name, Some(value))
+        }
+        _ => Part::Malformed(part),
     })
+}
+
+/// RFC 9110 section 5.6.2.
+fn is_token(text: &str) -> bool {
+    let is_tchar = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+    !text.is_empty() && text.bytes().all(is_tchar)
+}
+
+/// RFC 9110 section 5.6.4.
+fn is_quoted(text: &str) -> bool {
+    let Some(inside) = text.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')) else { return false };
+    let mut escaped = false;
+    for byte in inside.bytes() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' => escaped = true,
+            b'"' => return false,
+            _ => {}
+        }
+    }
+    !escaped
+}
+
+/// The words in text that is no directive.
+fn words_of(text: &str) -> impl Iterator<Item = &str> {
+    text.split(|c: char| !c.is_ascii_alphanumeric() && c != '-')
 }
 
 /// Adds the fields that a directive names; whether it names any, and only names that are valid.
@@ -235,7 +308,25 @@ mod tests {
             (&["max-age=60, max-age=1"], Directives { max_age: secs(60), ..d() }),
             (&["max-age=\"60\""], Directives { max_age: secs(60), ..d() }),
             (&["max-age='60'"], Directives { max_age: secs(0), ..d() }),
-            (&["max-age = 60"], Directives { max_age: secs(60), ..d() }),
+            (&["max-age = 60"], Directives { max_age: secs(0), malformed: true, ..d() }),
+            (&["max-age =300"], Directives { max_age: secs(0), malformed: true, ..d() }),
+            (&["max-age=300;"], Directives { max_age: secs(0), malformed: true, ..d() }),
+            (&["public; max-age=300"], Directives { max_age: secs(0), malformed: true, ..d() }),
+            (&["max-age=60, a b"], Directives { max_age: secs(60), malformed: true, ..d() }),
+            (&["no-cache;no-store"], Directives { no_cache: true, no_store: true, malformed: true, ..d() }),
+            (&["no-store;"], Directives { no_store: true, malformed: true, ..d() }),
+            (&["private; max-age=60"], Directives { private: true, max_age: secs(0), malformed: true, ..d() }),
+            (&["max-age=60, Private;"], Directives { private: true, max_age: secs(60), malformed: true, ..d() }),
+            (&["\"no-store\""], Directives { no_store: true, malformed: true, ..d() }),
+            (&["foo=\"x, no-store"], Directives { no_store: true, malformed: true, ..d() }),
+            (&["foo=\"x\" no-store"], Directives { no_store: true, malformed: true, ..d() }),
+            (
+                &["must-revalidate proxy-revalidate"],
+                Directives { must_revalidate: true, proxy_revalidate: true, malformed: true, ..d() },
+            ),
+            (&["foo=\"no-store\""], d()),
+            (&["foo=\"a \\\" no-store\""], d()),
+            (&["x-no-store; y"], Directives { malformed: true, ..d() }),
             (&["max-age=007"], Directives { max_age: secs(7), ..d() }),
             (&["max-age=2147483647"], Directives { max_age: secs(2_147_483_647), ..d() }),
             (&["max-age=2147483649"], Directives { max_age: secs(1 << 31), ..d() }),
@@ -245,10 +336,10 @@ mod tests {
             (&["max-age=a60"], Directives { max_age: secs(0), ..d() }),
             (&["max-age=60a"], Directives { max_age: secs(0), ..d() }),
             (&["max-age"], Directives { max_age: secs(0), ..d() }),
-            (&["max-age="], Directives { max_age: secs(0), ..d() }),
+            (&["max-age="], Directives { max_age: secs(0), malformed: true, ..d() }),
             (&["ext=\"no-store, max-age=9\", max-age=1"], Directives { max_age: secs(1), ..d() }),
             (&["ext, other=3, max-age=1"], Directives { max_age: secs(1), ..d() }),
-            (&["max-age=1;max-age=9"], Directives { max_age: secs(0), ..d() }),
+            (&["max-age=1;max-age=9"], Directives { max_age: secs(0), malformed: true, ..d() }),
             (&["no-cache=\"set-cookie, X\""], Directives { excluded: named(&["set-cookie", "x"]), ..d() }),
             (&["private=\"a\", no-cache=b"], Directives { excluded: named(&["a", "b"]), ..d() }),
             (&["private=\"a\", private"], Directives { private: true, excluded: named(&["a"]), ..d() }),
@@ -296,7 +387,11 @@ mod tests {
             (&[(cdn, "max-age=2, max-age=4")], (Some(4), false, true)),
             (&[(cdn, "MAX-AGE=2")], (Some(1), false, false)),
             (&[(cdn, "max-age = 2")], (Some(1), false, false)),
-            (&[(cdn, "max-age=\"2\"")], (Some(2), false, true)),
+            (&[(cdn, "max-age=\"2\"")], (None, false, true)),
+            (&[(cdn, "max-age=\"10000\""), (own, "foo")], (None, false, true)),
+            (&[(cdn, "no-store=1")], (None, true, true)),
+            (&[(cdn, "no-store=(1 2)")], (None, true, true)),
+            (&[(cdn, "no-store=\"x\"")], (None, true, true)),
             (&[(cdn, "max-age=2.5")], (None, false, true)),
             (&[(cdn, "max-age=-2")], (Some(0), false, true)),
             (&[(cdn, "no-store=?0, max-age=2")], (Some(2), false, true)),
@@ -319,6 +414,8 @@ mod tests {
                 ClientDirectives { max_stale: secs(7), min_fresh: secs(3), ..d },
             ),
             (&[("cache-control", "only-if-cached")], ClientDirectives { only_if_cached: true, ..d }),
+            (&[("cache-control", "no-store;")], ClientDirectives { no_store: true, ..d }),
+            (&[("cache-control", "max-age=0;no-cache")], ClientDirectives { no_cache: true, ..d }),
             (&[("cache-control", "max-age=x")], ClientDirectives { max_age: secs(0), ..d }),
             (&[("pragma", "no-cache")], ClientDirectives { no_cache: true, ..d }),
             (&[("pragma", "no-cache"), ("cache-control", "max-age=5")], ClientDirectives { max_age: secs(5), ..d }),

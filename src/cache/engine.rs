@@ -12,12 +12,12 @@ use moka::sync::Cache;
 use tokio::sync::oneshot;
 
 use crate::clock::Timestamp;
-use crate::config::model::{CacheRules, Config};
+use crate::config::model::{CacheRules, Config, OutageWindow};
 use crate::observe::metrics::Metrics;
 use crate::origin::connect::{Connector, OriginError};
 use crate::origin::exchange::Exchange;
 use crate::plan::{CacheKey, Matched};
-use crate::request::{Fields, RequestView};
+use crate::request::RequestView;
 use crate::snapshot::Snapshot;
 
 use super::coding;
@@ -36,11 +36,12 @@ use super::slices::{Slice, SliceReader};
 use super::status::{Forward, Report, Stored, Why};
 use super::store::disk::Loaded;
 use super::store::{DiskTier, MemoryStore, Variants};
+use super::uncacheable::Uncacheable;
+use super::vary::{Presented, Variant};
 
-/// Keys that are remembered as not cacheable, at most.
-const MAX_UNCACHEABLE: u64 = 100_000;
-/// However long a route wants to remember them.
-const LONGEST_UNCACHEABLE: Duration = Duration::from_secs(3600);
+/// Keys that are remembered as not to be had in slices, at most, and for how long.
+const MAX_UNSLICED: u64 = 100_000;
+const LONGEST_UNSLICED: Duration = Duration::from_secs(3600);
 /// Variants of a key on disk where the route is not at hand that says how many.
 const MOST_VARIANTS: usize = 100;
 /// Purges that are kept for the sake of a disk that cannot be swept.
@@ -57,8 +58,7 @@ pub struct Engine {
     pub connector: Connector,
     pub metrics: Arc<Metrics>,
     compressor: Compressor,
-    /// Until when a key is known to be not cacheable.
-    uncacheable: Cache<KeyHash, Timestamp>,
+    pub uncacheable: Uncacheable,
     /// Keys of what cannot be had in slices.
     unsliced: Cache<KeyHash, ()>,
     hasher: RandomState,
@@ -79,6 +79,17 @@ pub struct CacheRequest<'a> {
     /// Of what the key is a slice, if it is one.
     pub slice: Option<Slice<'a>>,
     pub asks: ClientDirectives,
+}
+
+impl CacheRequest<'_> {
+    /// As stored responses are selected by it.
+    pub fn presented(&self) -> Presented<'_> {
+        Presented::new(self.view, &self.snapshot.config.node)
+    }
+
+    pub fn rules(&self) -> &CacheRules {
+        &self.matched.route.cache
+    }
 }
 
 /// Where the response comes from.
@@ -121,15 +132,11 @@ impl Engine {
             purges,
             connector: Connector::new(),
             metrics,
-            uncacheable: Cache::builder()
-                .max_capacity(MAX_UNCACHEABLE)
-                .eviction_policy(EvictionPolicy::lru())
-                .time_to_live(LONGEST_UNCACHEABLE)
-                .build(),
+            uncacheable: Uncacheable::new(),
             unsliced: Cache::builder()
-                .max_capacity(MAX_UNCACHEABLE)
+                .max_capacity(MAX_UNSLICED)
                 .eviction_policy(EvictionPolicy::lru())
-                .time_to_live(LONGEST_UNCACHEABLE)
+                .time_to_live(LONGEST_UNSLICED)
                 .build(),
             hasher: RandomState::new(),
             max_object: AtomicU64::new(config.memory.max_object.0),
@@ -155,11 +162,6 @@ impl Engine {
         self.disk.configure(&config.disk);
     }
 
-    /// Until when a key is remembered as not cacheable, or was.
-    pub fn uncacheable_until(&self, key: &str) -> Option<Timestamp> {
-        self.uncacheable.get(&self.hasher.hash_one(key))
-    }
-
     /// Whether something is to be fetched whole, though its route says otherwise.
     pub fn is_unsliced(&self, key: &str) -> bool {
         self.unsliced.contains_key(&self.hasher.hash_one(key))
@@ -172,7 +174,7 @@ impl Engine {
     /// Gets what is not there: follows the fill that is running, or starts one.
     pub async fn fetch(self: &Arc<Self>, request: &CacheRequest<'_>, miss: Miss) -> Result<Answer, FetchError> {
         let key = CacheKey::from_written(request.key);
-        let fields = request.view.fields;
+        let (fields, presented) = (request.view.fields, request.presented());
         let mut miss = miss;
         // Whoever shows credentials may get what nobody else may: others must not wait for that.
         // So must who wants nothing stored not cause what others follow.
@@ -183,18 +185,18 @@ impl Engine {
                 && fill::asked_range(request, miss.stale.as_ref()).is_some();
         let rounds = if alone { 0 } else { MAX_ROUNDS };
         for _ in 0..rounds {
-            let flight = match self.turn(&key, fields, &request.asks) {
+            let flight = match self.turn(&key, request, &request.asks) {
                 Turn::Lead(flight) => {
-                    return match self.found_meanwhile(&flight, fields, &request.asks) {
+                    return match self.found_meanwhile(&flight, request, &request.asks) {
                         Some((object, report)) => Ok(Answer { source: Source::Stored(object), report }),
                         None => self.lead(flight, request, miss).await,
                     };
                 }
                 Turn::Follow(flight) => flight,
-                Turn::Full => return self.too_many_fills(&miss),
+                Turn::Full => return self.too_many_fills(request, &miss),
             };
             let collapsed = |stored| Forward { collapsed: true, ..forward(&miss, stored) };
-            match flight.arrival(None, fields).await {
+            match flight.arrival(None, presented).await {
                 // What is not fresh must be validated for each request by itself (RFC 9111 section 4).
                 Arrival::Stream(reader) if !reader.head.freshness.may_be_shared(Timestamp::now()) => break,
                 Arrival::Stream(reader) => {
@@ -206,7 +208,7 @@ impl Engine {
                 {
                     break;
                 }
-                Arrival::Settled(Settled::Object(object, how)) if object.variant.matches(fields) => {
+                Arrival::Settled(Settled::Object(object, how)) if object.variant.matches(presented) => {
                     return Ok(settled(object, how, collapsed(Stored::Nothing)));
                 }
                 Arrival::Settled(Settled::Failed(error)) => {
@@ -226,37 +228,49 @@ impl Engine {
                 }
                 Lookup::PartHit(part, report) => return Ok(Answer { source: Source::Part(part), report }),
                 Lookup::Miss(again) => miss = again,
-                Lookup::HitForMiss => break,
+                Lookup::HitForMiss | Lookup::NotForAuthorized => break,
             }
         }
         match self.flights.alone(&key, self.purges.current()) {
             Some(flight) => self.lead(flight, request, miss).await,
-            None => self.too_many_fills(&miss),
+            None => self.too_many_fills(request, &miss),
         }
     }
 
-    /// No fill may be started: a stored response is used if it may stand in for an origin that fails.
-    fn too_many_fills(&self, miss: &Miss) -> Result<Answer, FetchError> {
+    /// No fill may be started: a stored response is used if it may stand in for origins that cannot be reached.
+    fn too_many_fills(&self, request: &CacheRequest<'_>, miss: &Miss) -> Result<Answer, FetchError> {
         self.metrics.fills_refused.inc();
         let forward = forward(miss, Stored::Nothing);
-        match miss.stale.as_ref().filter(|stale| self.may_stand_in(stale)) {
+        let window = Some(request.rules().stale_if_unreachable);
+        match miss.stale.as_ref().filter(|stale| self.may_stand_in(stale, window)) {
             Some(stale) => Ok(settled(stale.clone(), ObjectUse::StaleIfError { status: None }, forward)),
             None => Err(failed(OriginError::TooManyFills, forward)),
         }
     }
 
     /// Whether a stored response may be used although the origin failed to confirm it (RFC 5861 section 4). It may have
-    /// been purged meanwhile.
-    pub fn may_stand_in(&self, stale: &Object) -> bool {
-        let usability = self.usability(stale, Timestamp::now());
-        usability.is_some_and(|usability| !matches!(usability, Usability::Stale { .. }))
+    /// been purged meanwhile. `unreachable`: no origin gave a head at all, and for how long that may be covered.
+    pub fn may_stand_in(&self, stale: &Object, unreachable: Option<OutageWindow>) -> bool {
+        let now = Timestamp::now();
+        let (usability, since) = match self.purges.standing(stale) {
+            Standing::Dead => return false,
+            Standing::Live => (stale.freshness.usability(now), None),
+            Standing::SoftPurged { since } => (stale.freshness.usability_soft_purged(since, now), Some(since)),
+        };
+        !matches!(usability, Usability::Stale { .. })
+            || unreachable.is_some_and(|window| stale.freshness.outlasts_origins(window, since, now))
+    }
+
+    /// Whether a stored response is fresh now. What one client's `no-cache` brought does not count against it.
+    pub fn is_fresh(&self, object: &Object) -> bool {
+        matches!(self.usability(object, Timestamp::now()), Some(Usability::Fresh { .. }))
     }
 
     /// Refreshes a stored response in the background, unless that is already going on.
     pub fn refresh(self: &Arc<Self>, request: &CacheRequest<'_>, object: &Arc<Object>) {
         let asks = ClientDirectives::default();
-        if let Turn::Lead(flight) = self.turn(&object.key().to_owned(), request.view.fields, &asks)
-            && self.found_meanwhile(&flight, request.view.fields, &asks).is_none()
+        if let Turn::Lead(flight) = self.turn(&object.key().to_owned(), request, &asks)
+            && self.found_meanwhile(&flight, request, &asks).is_none()
         {
             let (owner, _nobody) = oneshot::channel();
             tokio::spawn(fill::run(self.clone(), flight, FillRequest::new(request, Some(object.clone()), None), owner));
@@ -267,7 +281,7 @@ impl Engine {
     pub fn store(&self, object: Object, rules: &CacheRules, flight: &Flight) -> Arc<Object> {
         let object = Arc::new(object);
         if self.purges.standing(&object) != Standing::Dead && !flight.is_spoilt() {
-            self.uncacheable.invalidate(&self.hasher.hash_one(object.key().as_str()));
+            self.uncacheable.forget(object.key().as_str(), &object.variant);
             self.metrics.stored(object.freshness.basis.as_str());
             if object.content.in_memory().is_some() {
                 self.memory.insert(object.clone(), rules.max_variants);
@@ -298,7 +312,7 @@ impl Engine {
     /// flight could not be told of; perhaps this.
     pub fn stored_on_disk(&self, object: &Arc<Object>, flight: &Flight, untold: bool) {
         self.memory.remove_like(object); // something smaller was there before
-        self.uncacheable.invalidate(&self.hasher.hash_one(object.key().as_str()));
+        self.uncacheable.forget(object.key().as_str(), &object.variant);
         self.metrics.stored(object.freshness.basis.as_str());
         if untold || flight.is_spoilt() || self.purges.standing(object) == Standing::Dead {
             self.disk.remove(object);
@@ -353,11 +367,11 @@ impl Engine {
         }
     }
 
-    /// Keeps requests for a key from waiting for each other for a while.
-    pub fn remember_uncacheable(&self, key: &CacheKey, reason: SkipReason, rules: &CacheRules) {
+    /// Keeps requests for a key that would get the like from waiting for each other for a while.
+    pub fn remember_uncacheable(&self, key: &CacheKey, variant: Variant, reason: SkipReason, rules: &CacheRules) {
         if !rules.hit_for_miss.is_zero() {
             tracing::debug!(key = key.view().uri(), reason = reason.as_str(), "remembered as not cacheable");
-            self.uncacheable.insert(self.hasher.hash_one(key.as_str()), Timestamp::now() + rules.hit_for_miss);
+            self.uncacheable.remember(key.as_str(), variant, Timestamp::now() + rules.hit_for_miss);
         }
     }
 
@@ -419,10 +433,10 @@ impl Engine {
     fn found_meanwhile(
         &self,
         flight: &Arc<Flight>,
-        request: Fields<'_>,
+        request: &CacheRequest<'_>,
         asks: &ClientDirectives,
     ) -> Option<(Arc<Object>, Report)> {
-        let Lookup::Hit(object, report) = self.lookup(flight.key.as_str(), request, asks, Timestamp::now()) else {
+        let Lookup::Hit(object, report) = self.lookup(request, asks, Timestamp::now()) else {
             return None;
         };
         self.flights.remove(flight);
@@ -430,17 +444,18 @@ impl Engine {
         Some((object, report))
     }
 
-    fn turn(&self, key: &CacheKey, request: Fields<'_>, asks: &ClientDirectives) -> Turn {
+    fn turn(&self, key: &CacheKey, request: &CacheRequest<'_>, asks: &ClientDirectives) -> Turn {
         let takes_any = *asks == ClientDirectives { max_stale: asks.max_stale, ..ClientDirectives::default() };
-        let current = self.purges.current();
-        self.flights.join_or_lead(key, current, |flight: &Flight| match flight.head() {
-            // What it will bring is not known, so neither whether a purge since hits it.
-            None => flight.seq == current,
+        let (current, presented) = (self.purges.current(), request.presented());
+        let alike = self.uncacheable.told_apart(key.as_str(), presented);
+        self.flights.join_or_lead(key, current, alike.as_ref(), |flight: &Flight| match flight.head() {
+            // What it will bring is not known, so neither whether a purge since hits it, nor for whom it is.
+            None => flight.seq == current && (alike.is_none() || flight.alike == alike),
             // From its head on it is a response like a stored one: only to be used while it is fresh.
             Some(head) => {
                 takes_any
                     && matches!(head.freshness.usability(Timestamp::now()), Usability::Fresh { .. })
-                    && head.variant.matches(request)
+                    && head.variant.matches(presented)
                     && self.purges.standing_of_fill(key, &head.tags.hashes, flight.seq) == Standing::Live
             }
         })
@@ -452,10 +467,6 @@ impl Engine {
         request: &CacheRequest<'_>,
         miss: Miss,
     ) -> Result<Answer, FetchError> {
-        // Purged while this request waited: not to be validated back to life.
-        let stale = miss.stale.filter(|stale| self.purges.standing(stale) != Standing::Dead);
-        let part = miss.part.filter(|part| self.purges.standing(&part.object) != Standing::Dead);
-        let miss = Miss { stale, part, ..miss };
         let (owner, mine) = oneshot::channel();
         let seat = flight.seat(); // taken before the fill begins, so that nothing can be gone before it is read
         tokio::spawn(fill::run(
@@ -465,7 +476,7 @@ impl Engine {
             owner,
         ));
         let answer = |source, stored| Answer { source, report: Report::Forward(forward(&miss, stored)) };
-        match flight.arrival(seat, request.view.fields).await {
+        match flight.arrival(seat, request.presented()).await {
             Arrival::Stream(reader) => {
                 let stored = stored(&reader.head.freshness);
                 Ok(answer(Source::Stream(reader), stored))
@@ -475,7 +486,13 @@ impl Engine {
                 Ok(private) => Ok(answer(Source::Private(private), stored)),
                 Err(_) => Err(failed(lost(), forward(&miss, Stored::Nothing))),
             },
-            Arrival::Settled(Settled::Failed(error)) => Err(failed(error, forward(&miss, Stored::Nothing))),
+            Arrival::Settled(Settled::Failed(error)) => match self.part_instead(request, &miss) {
+                Some(part) => {
+                    let report = Forward { error: Some("failed"), ..forward(&miss, Stored::Nothing) };
+                    Ok(Answer { source: Source::Part(part), report: Report::Forward(report) })
+                }
+                None => Err(failed(error, forward(&miss, Stored::Nothing))),
+            },
             Arrival::Settled(Settled::NotInSlices) => {
                 Err(failed(OriginError::NotInSlices, forward(&miss, Stored::Nothing)))
             }
@@ -484,6 +501,15 @@ impl Engine {
                 Err(failed(lost(), forward(&miss, Stored::Nothing)))
             }
         }
+    }
+}
+
+impl Engine {
+    /// A stored part that answers a request though no origin can be reached.
+    fn part_instead(&self, request: &CacheRequest<'_>, miss: &Miss) -> Option<Arc<Part>> {
+        let window = Some(request.rules().stale_if_unreachable);
+        let part = miss.part.as_ref()?;
+        (part.answers(request.view.fields) && self.may_stand_in(&part.object, window)).then(|| part.clone())
     }
 }
 

@@ -35,6 +35,8 @@ pub struct Terms {
     pub state: &'static str,
     pub stale_while_revalidate: u64,
     pub stale_if_error: u64,
+    /// Which rule decides about using it stale.
+    pub stale_rule: &'static str,
     /// What requests select it by, with the value of the one that it answered.
     pub selected_by: Vec<(String, Option<String>)>,
     pub tags: Vec<String>,
@@ -80,6 +82,7 @@ impl Terms {
             state,
             stale_while_revalidate: freshness.stale_while_revalidate.as_secs(),
             stale_if_error: freshness.stale_if_error.as_secs(),
+            stale_rule: freshness.stale_rule(),
             selected_by: Vec::new(),
             tags: Vec::new(),
             excluded_fields: Vec::new(),

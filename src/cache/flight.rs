@@ -20,7 +20,6 @@ use tokio::sync::Notify;
 
 use crate::origin::connect::OriginError;
 use crate::plan::CacheKey;
-use crate::request::Fields;
 
 use super::fill_buffer::FillBuffer;
 use super::freshness::Freshness;
@@ -30,7 +29,7 @@ use super::purge::PurgeSeq;
 use super::status::Stored;
 use super::tags::Tags;
 use super::trouble::Trouble;
-use super::vary::Variant;
+use super::vary::{Presented, Variant};
 
 /// One running fill.
 pub struct Flight {
@@ -39,6 +38,8 @@ pub struct Flight {
     pub seq: PurgeSeq,
     /// Whether other requests may follow it.
     pub joinable: bool,
+    /// What those must be like that wait for it, by what is known of the key's responses; `None`: nothing is.
+    pub alike: Option<Variant>,
     /// Where its bytes are counted.
     buffer: Arc<FillBuffer>,
     /// What it fetches was changed by an unsafe request since it began.
@@ -154,11 +155,13 @@ pub enum Arrival {
 }
 
 impl Flight {
-    pub fn new(key: CacheKey, seq: PurgeSeq, joinable: bool, buffer: Arc<FillBuffer>) -> Arc<Self> {
+    /// `joinable`: by whom; `None`: by nobody.
+    pub fn new(key: CacheKey, seq: PurgeSeq, joinable: Option<Option<Variant>>, buffer: Arc<FillBuffer>) -> Arc<Self> {
         Arc::new(Flight {
             key,
             seq,
-            joinable,
+            joinable: joinable.is_some(),
+            alike: joinable.flatten(),
             buffer,
             spoilt: AtomicBool::new(false),
             state: Mutex::new(State {
@@ -207,7 +210,7 @@ impl Flight {
     }
 
     /// Waits for the head. Ends when the fill does, and every wait of a fill has a deadline.
-    pub async fn arrival(self: &Arc<Self>, seat: Option<Seat>, request: Fields<'_>) -> Arrival {
+    pub async fn arrival(self: &Arc<Self>, seat: Option<Seat>, request: Presented<'_>) -> Arrival {
         loop {
             let changed = self.changed.notified();
             let phase = self.state.lock().phase.clone();
@@ -493,13 +496,19 @@ mod tests {
 
     use super::super::fill_buffer::WINDOW;
     use super::*;
+    use crate::request::Fields;
 
     fn flight() -> Arc<Flight> {
         flight_in(&Arc::new(FillBuffer::new(u64::MAX)))
     }
 
     fn flight_in(buffer: &Arc<FillBuffer>) -> Arc<Flight> {
-        Flight::new(CacheKey::from_written("s\u{1f}1\u{1f}h/"), PurgeSeq(0), true, buffer.clone())
+        Flight::new(CacheKey::from_written("s\u{1f}1\u{1f}h/"), PurgeSeq(0), Some(None), buffer.clone())
+    }
+
+    fn nobody() -> Presented<'static> {
+        let (fields, client) = (Fields::Parsed(&[]), [192, 0, 2, 1].into());
+        Presented { fields, client, version: http::Version::HTTP_11, trusted_proxies: &[] }
     }
 
     fn head() -> FlightHead {
@@ -515,7 +524,7 @@ mod tests {
     }
 
     async fn reader(flight: &Arc<Flight>) -> FlightReader {
-        match flight.arrival(None, Fields::Parsed(&[])).await {
+        match flight.arrival(None, nobody()).await {
             Arrival::Stream(reader) => reader,
             _ => panic!("expected a stream"),
         }
@@ -568,7 +577,7 @@ mod tests {
     async fn a_fill_that_ends_before_its_head_tells_those_who_wait() {
         let flight = flight();
         flight.abort(broken());
-        let arrival = flight.arrival(None, Fields::Parsed(&[])).await;
+        let arrival = flight.arrival(None, nobody()).await;
         assert!(matches!(arrival, Arrival::Settled(Settled::Failed(error)) if error == broken()));
     }
 
@@ -591,7 +600,7 @@ mod tests {
         slow.next().await.unwrap();
         assert!(wait.await);
         assert_eq!(flight.state.lock().chunks.len(), 0);
-        assert!(matches!(flight.arrival(None, Fields::Parsed(&[])).await, Arrival::Missed), "the start is gone");
+        assert!(matches!(flight.arrival(None, nobody()).await, Arrival::Missed), "the start is gone");
         drop((slow, fast));
         assert!(!flight.wait_for_readers().await, "nobody is left to read for");
     }

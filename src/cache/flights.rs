@@ -13,6 +13,7 @@ use crate::plan::CacheKey;
 use super::fill_buffer::FillBuffer;
 use super::flight::Flight;
 use super::purge::PurgeSeq;
+use super::vary::Variant;
 
 const SHARDS: usize = 32;
 
@@ -54,8 +55,14 @@ impl Flights {
         self.most.store(most, Ordering::Relaxed);
     }
 
-    /// Joins a running fill that `suits`, else enters a new one.
-    pub fn join_or_lead(&self, key: &CacheKey, seq: PurgeSeq, suits: impl Fn(&Flight) -> bool) -> Turn {
+    /// Joins a running fill that `suits`, else enters a new one, which requests like this one may join.
+    pub fn join_or_lead(
+        &self,
+        key: &CacheKey,
+        seq: PurgeSeq,
+        alike: Option<&Variant>,
+        suits: impl Fn(&Flight) -> bool,
+    ) -> Turn {
         let mut shard = self.shard(key).lock();
         let running = shard.get(key);
         if let Some(found) =
@@ -66,7 +73,7 @@ impl Flights {
         if !self.take_place() {
             return Turn::Full;
         }
-        let flight = Flight::new(key.clone(), seq, true, self.buffer.clone());
+        let flight = Flight::new(key.clone(), seq, Some(alike.cloned()), self.buffer.clone());
         shard.entry(key.clone()).or_default().push(flight.clone());
         Turn::Lead(flight)
     }
@@ -76,7 +83,7 @@ impl Flights {
         if !self.take_place() {
             return None;
         }
-        let flight = Flight::new(key.clone(), seq, false, self.buffer.clone());
+        let flight = Flight::new(key.clone(), seq, None, self.buffer.clone());
         self.shard(key).lock().entry(key.clone()).or_default().push(flight.clone());
         Some(flight)
     }
@@ -128,14 +135,16 @@ mod tests {
     fn no_more_fills_are_entered_than_may_be() {
         let key = |name: &str| CacheKey::from_written(&format!("s\u{1f}1\u{1f}h/{name}"));
         let flights = Flights::new(2, 0);
-        let Turn::Lead(first) = flights.join_or_lead(&key("a"), PurgeSeq(0), |_| true) else { panic!("there is room") };
+        let Turn::Lead(first) = flights.join_or_lead(&key("a"), PurgeSeq(0), None, |_| true) else {
+            panic!("there is room")
+        };
         assert!(flights.alone(&key("a"), PurgeSeq(0)).is_some());
-        assert!(matches!(flights.join_or_lead(&key("b"), PurgeSeq(0), |_| true), Turn::Full));
+        assert!(matches!(flights.join_or_lead(&key("b"), PurgeSeq(0), None, |_| true), Turn::Full));
         assert!(flights.alone(&key("b"), PurgeSeq(0)).is_none());
-        assert!(matches!(flights.join_or_lead(&key("a"), PurgeSeq(0), |_| true), Turn::Follow(_)));
+        assert!(matches!(flights.join_or_lead(&key("a"), PurgeSeq(0), None, |_| true), Turn::Follow(_)));
         flights.remove(&first);
         flights.remove(&first);
         assert_eq!(flights.len(), 1, "what left twice leaves once");
-        assert!(matches!(flights.join_or_lead(&key("b"), PurgeSeq(0), |_| true), Turn::Lead(_)));
+        assert!(matches!(flights.join_or_lead(&key("b"), PurgeSeq(0), None, |_| true), Turn::Lead(_)));
     }
 }

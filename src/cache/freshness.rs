@@ -5,6 +5,7 @@ use std::time::Duration;
 use http::{HeaderMap, header};
 
 use crate::clock::{Millis, Timestamp};
+use crate::config::model::OutageWindow;
 
 use super::control::{self, Directives};
 use super::reason::Basis;
@@ -25,12 +26,24 @@ pub struct Freshness {
     pub lifetime: Millis,
     /// By what the lifetime was determined.
     pub basis: Basis,
-    /// Whether it may be used stale at all, for clients that say so (RFC 9111 section 4.2.4).
-    pub may_be_stale: bool,
+    /// Whether it may be used stale (RFC 9111 section 4.2.4).
+    pub stale_use: StaleUse,
     /// How long after its lifetime it may be served while it is refreshed (RFC 5861 section 3).
     pub stale_while_revalidate: Millis,
     /// How long after its lifetime it may be served when the origin fails (RFC 5861 section 4).
     pub stale_if_error: Millis,
+}
+
+/// Whether anything may permit that a response is used stale (RFC 9111 section 4.2.4).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+pub enum StaleUse {
+    /// `must-revalidate`, `proxy-revalidate` or `no-cache` forbid it, or nobody said that it may be shared at all.
+    #[default]
+    Forbidden,
+    Permitted,
+    /// `s-maxage` implies `proxy-revalidate`. Windows that the response states itself or that are written in its route,
+    /// an agreement with the origin's operator, are the more specific; nothing else permits it.
+    ByWindowOnly,
 }
 
 /// What a clock may go back by without anything being taken for older than it is.
@@ -75,9 +88,49 @@ impl Freshness {
         Freshness { stale_while_revalidate: Millis::ZERO, stale_if_error: Millis::ZERO, ..self }
     }
 
-    /// Whether many requests may have it without each asking the origin.
+    /// Whether it may go to all who waited for it. They asked before it came, so whoever gave it a lifetime above zero
+    /// gave it to them, though that may be over as it comes. Without one, each request must ask for itself.
     pub fn may_be_shared(&self, now: Timestamp) -> bool {
-        matches!(self.usability(now), Usability::Fresh { .. } | Usability::StaleWhileRevalidate { .. })
+        !self.lifetime.is_zero() || matches!(self.usability(now), Usability::StaleWhileRevalidate { .. })
+    }
+
+    /// Which rule decides whether it may be used stale, for people to read.
+    pub fn stale_rule(&self) -> &'static str {
+        let has_window = !self.stale_while_revalidate.is_zero() || !self.stale_if_error.is_zero();
+        match (self.stale_use, has_window, self.lifetime.is_zero()) {
+            (StaleUse::Forbidden, ..) => "never: must-revalidate, proxy-revalidate, no-cache or no stated lifetime",
+            (_, true, true) => "by the response's own windows alone: a lifetime of 0 gets none from the route",
+            (_, false, true) => "never: a lifetime of 0, which windows of the route do not prolong",
+            (StaleUse::ByWindowOnly, true, _) => "by windows of the response or the route, which override s-maxage",
+            (StaleUse::ByWindowOnly, false, _) => "only by a stated stale_if_unreachable: s-maxage forbids all else",
+            (StaleUse::Permitted, true, _) => "by windows of the response or the route, and stale_if_unreachable",
+            (StaleUse::Permitted, false, _) => "by stale_if_unreachable",
+        }
+    }
+
+    /// Whether a client may say that it takes it stale (`max-stale`).
+    pub fn may_be_stale_for_clients(&self) -> bool {
+        self.stale_use == StaleUse::Permitted && !self.lifetime.is_zero()
+    }
+
+    /// Whether it may be used though it is stale, since no origin can be reached: a cache that is disconnected may (RFC
+    /// 9111 section 4.2.4), for the time its route gives it. `soft_purged`: when an operator declared it stale.
+    pub fn outlasts_origins(&self, window: OutageWindow, soft_purged: Option<Timestamp>, now: Timestamp) -> bool {
+        let permitted = match self.stale_use {
+            StaleUse::Forbidden => false,
+            StaleUse::Permitted => true,
+            StaleUse::ByWindowOnly => window.is_stated,
+        };
+        let mut stale_for = self.age(now).saturating_sub(self.lifetime);
+        if self.response_time > now + CLOCK_SLACK {
+            stale_for = Millis::ZERO; // nobody knows
+        }
+        if let Some(since) = soft_purged {
+            stale_for = stale_for.max(Millis::between(since, now));
+        }
+        // An error is not to outlive the time that the operator gave it.
+        let is_error = self.basis == Basis::NegativeTtl;
+        permitted && !is_error && !self.lifetime.is_zero() && stale_for < window.length.into()
     }
 
     pub fn usability(&self, now: Timestamp) -> Usability {
@@ -115,11 +168,13 @@ impl Freshness {
     }
 }
 
-/// `corrected_initial_age` of RFC 9111 section 4.2.3.
+/// `corrected_initial_age` of RFC 9111 section 4.2.3. `Date` and `Age` are whole seconds, cut down from what they were, so
+/// what is computed from them is cut down too: else `max-age=1` would be over before it came.
 pub fn initial_age(headers: &HeaderMap, times: ExchangeTimes) -> Millis {
+    let whole = |age: Duration| Duration::from_secs(age.as_secs());
     let date = http_date(headers, &header::DATE);
-    let apparent_age = date.map_or(Duration::ZERO, |date| times.response.since(date));
-    let corrected_age = age_value(headers) + times.response.since(times.request);
+    let apparent_age = date.map_or(Duration::ZERO, |date| whole(times.response.since(date)));
+    let corrected_age = age_value(headers) + whole(times.response.since(times.request));
     apparent_age.max(corrected_age).into()
 }
 
@@ -197,6 +252,11 @@ mod tests {
             (vec![date, ("expires", "Sun, 06 Nov 1994 08:00:00 GMT")], Some(secs(0))),
             (vec![date, ("expires", "0")], Some(secs(0))),
             (vec![date, ("expires", "sun, 06 NOV 1994 08:50:37 gmt")], Some(secs(60))),
+            (vec![date, ("expires", "Mon, 06 Nov 1994 08:50:37 GMT")], Some(secs(60))),
+            (vec![date, ("expires", "Monday, 06-Nov-94 08:50:37 GMT")], Some(secs(60))),
+            (vec![date, ("expires", "Mon Nov  6 08:50:37 1994")], Some(secs(60))),
+            (vec![date, ("expires", "Xyz, 06 Nov 1994 08:50:37 GMT")], Some(secs(0))),
+            (vec![date, ("expires", "Mon, 31 Feb 1994 08:50:37 GMT")], Some(secs(0))),
             (vec![date, ("expires", "Sun, 06 Nov 1994 08:50:37 UTC")], Some(secs(0))),
             (vec![date, ("expires", "Sun, 06 Nov 1994 08:50:37")], Some(secs(0))),
             (vec![date, ("expires", "Sun, 06 Nov 1994 8:50:37 GMT")], Some(secs(0))),
@@ -240,13 +300,57 @@ mod tests {
     }
 
     #[test]
+    fn fractions_of_a_second_do_not_age_what_arrives() {
+        let sent = [("date", "Sun, 06 Nov 1994 08:49:37 GMT")];
+        for (asked, arrived, age) in [(0, 999, 0), (0, 1000, 1000), (500, 999, 0), (500, 1499, 1000), (100, 2099, 2000)]
+        {
+            let at = |millis| DATE + Duration::from_millis(millis);
+            let times = ExchangeTimes { request: at(asked), response: at(arrived) };
+            let found = Duration::from(initial_age(&headers(&sent), times)).as_millis();
+            assert_eq!(found, age, "{asked} {arrived}");
+        }
+    }
+
+    #[test]
+    fn what_stands_in_for_origins_that_cannot_be_reached() {
+        let freshness = Freshness {
+            response_time: DATE,
+            lifetime: secs(60).into(),
+            stale_use: StaleUse::Permitted,
+            ..Freshness::default()
+        };
+        let (by_default, stated) = (OutageWindow { length: secs(600), is_stated: false }, true);
+        let stated = OutageWindow { is_stated: stated, ..by_default };
+        let purged = Some(DATE + secs(10));
+        let of =
+            |stale_use, basis, lifetime| Freshness { stale_use, basis, lifetime: secs(lifetime).into(), ..freshness };
+        let (usual, age) = (Basis::MaxAge, 60);
+        for (freshness, window, soft_purged, after, expected) in [
+            (freshness, by_default, None, 61, true),
+            (freshness, by_default, None, 659, true),
+            (freshness, by_default, None, 660, false),
+            (freshness, by_default, purged, 609, true),
+            (freshness, by_default, purged, 610, false),
+            (freshness, OutageWindow { length: secs(0), is_stated: true }, None, 61, false),
+            (of(StaleUse::Forbidden, usual, age), stated, None, 61, false),
+            (of(StaleUse::ByWindowOnly, usual, age), by_default, None, 61, false),
+            (of(StaleUse::ByWindowOnly, usual, age), stated, None, 61, true),
+            (of(StaleUse::Permitted, Basis::NegativeTtl, age), stated, None, 61, false),
+            (of(StaleUse::Permitted, usual, 0), stated, None, 1, false),
+        ] {
+            let found = freshness.outlasts_origins(window, soft_purged, DATE + secs(after));
+            assert_eq!(found, expected, "{freshness:?} {window:?} {soft_purged:?} {after}");
+        }
+    }
+
+    #[test]
     fn what_may_be_done_as_time_goes_by() {
         let freshness = Freshness {
             response_time: DATE,
             initial_age: secs(5).into(),
             lifetime: secs(60).into(),
             basis: Basis::MaxAge,
-            may_be_stale: true,
+            stale_use: StaleUse::Permitted,
             stale_while_revalidate: secs(10).into(),
             stale_if_error: secs(100).into(),
         };
@@ -266,7 +370,7 @@ mod tests {
     #[test]
     fn a_soft_purge_ends_freshness_but_not_the_stale_windows() {
         let freshness = Freshness {
-            may_be_stale: true,
+            stale_use: StaleUse::Permitted,
             response_time: DATE,
             initial_age: secs(0).into(),
             lifetime: secs(3600).into(),

@@ -7,7 +7,6 @@ use serde::Serialize;
 
 use crate::clock::Timestamp;
 use crate::origin::connect::OriginError;
-use crate::request::Fields;
 
 use super::engine::{CacheRequest, Engine};
 use super::explain::{Explanation, Terms};
@@ -48,9 +47,9 @@ pub struct TriedOut {
 
 impl Engine {
     /// What is stored under a key, the newest first.
-    pub fn inspect(&self, key: &str, request: Fields<'_>, now: Timestamp) -> Vec<Inspected> {
-        let Some(variants) = self.memory.get(key) else { return Vec::new() };
-        let selected = variants.select(request);
+    pub fn inspect(&self, request: &CacheRequest<'_>, now: Timestamp) -> Vec<Inspected> {
+        let Some(variants) = self.memory.get(request.key) else { return Vec::new() };
+        let selected = variants.select(request.presented());
         let whole: Vec<(&Arc<Object>, Option<ContentRange>)> = variants.whole().map(|object| (object, None)).collect();
         let parts = variants.parts().map(|part| (&part.object, Some(part.range)));
         whole
@@ -80,9 +79,12 @@ impl Engine {
             .collect()
     }
 
-    /// For how long a key is still remembered as not cacheable.
-    pub fn uncacheable_for(&self, key: &str, now: Timestamp) -> Option<Duration> {
-        self.uncacheable_until(key).map(|until| until.since(now)).filter(|left| !left.is_zero())
+    /// For how long what a request asks for is still remembered as not cacheable.
+    pub fn uncacheable_for(&self, request: &CacheRequest<'_>, now: Timestamp) -> Option<Duration> {
+        self.uncacheable
+            .until(request.key, request.presented())
+            .map(|until| until.since(now))
+            .filter(|left| !left.is_zero())
     }
 
     /// Asks an origin as a fill would and judges the answer, but stores nothing.

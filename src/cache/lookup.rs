@@ -4,14 +4,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::{StatusCode, header};
+
 use crate::clock::Timestamp;
-use crate::request::Fields;
 
 use super::control::ClientDirectives;
 use super::engine::{CacheRequest, Engine};
 use super::freshness::Usability;
 use super::object::Object;
 use super::part::Part;
+use super::policy;
 use super::purge::Standing;
 use super::status::{Report, Tier, Why};
 use super::trouble::Trouble;
@@ -26,6 +28,9 @@ pub enum Lookup {
     Miss(Miss),
     /// Known to be not cacheable: to be passed on without making anybody wait.
     HitForMiss,
+    /// What is stored was not given to anybody with credentials (RFC 9111 section 3.5): the request is passed on, and
+    /// nothing that comes of it concerns others.
+    NotForAuthorized,
 }
 
 /// What is to be fetched, and what there is to begin with.
@@ -53,26 +58,28 @@ impl Miss {
 }
 
 impl Engine {
-    /// What the memory tier has for a request.
-    pub fn lookup(&self, key: &str, request: Fields<'_>, asks: &ClientDirectives, now: Timestamp) -> Lookup {
-        let Some(variants) = self.memory.get(key) else {
-            return match self.uncacheable_until(key) {
+    /// What the memory tier has for a request, which asks for this.
+    pub fn lookup(&self, request: &CacheRequest<'_>, asks: &ClientDirectives, now: Timestamp) -> Lookup {
+        let Some(variants) = self.memory.get(request.key) else {
+            return match self.uncacheable.until(request.key, request.presented()) {
                 Some(until) if now < until => Lookup::HitForMiss,
                 _ => Lookup::Miss(Miss::of(None, Why::UriMiss)),
             };
         };
-        let Some(object) = variants.select(request) else {
-            return match variants.select_part(request) {
-                Some(part) => self.lookup_part(part, request, asks, now),
-                None => Lookup::Miss(Miss::of(None, Why::VaryMiss)),
+        let presented = request.presented();
+        let Some(object) = variants.select(presented) else {
+            return match (variants.select_part(presented), self.uncacheable.until(request.key, presented)) {
+                (Some(part), _) => self.lookup_part(part, request, asks, now),
+                (None, Some(until)) if now < until => Lookup::HitForMiss,
+                (None, _) => Lookup::Miss(Miss::of(None, Why::VaryMiss)),
             };
         };
-        self.lookup_object(object, asks, now)
+        self.lookup_object(object, request, asks, now)
     }
 
     /// What any tier has for a request.
     pub async fn look_up(&self, request: &CacheRequest<'_>, now: Timestamp) -> Lookup {
-        match self.lookup(request.key, request.view.fields, &request.asks, now) {
+        match self.lookup(request, &request.asks, now) {
             Lookup::Miss(miss) if miss.is_unknown() && self.disk.may_have(request.key) => {
                 Box::pin(self.lookup_on_disk(request, now, miss)).await // large, and most requests do not come here
             }
@@ -82,27 +89,35 @@ impl Engine {
 
     /// What the disk tier has for a request that the memory tier has nothing for.
     async fn lookup_on_disk(&self, request: &CacheRequest<'_>, now: Timestamp, miss: Miss) -> Lookup {
-        let fields = request.view.fields;
         let loaded = match self.disk.find(request.key, self.max_object()).await {
             Ok(loaded) => loaded,
             Err(trouble) => return Lookup::Miss(Miss { trouble: Some(trouble), ..miss }),
         };
         let found = loaded.found.iter().map(|found| &found.object);
-        let selected = found.filter(|object| object.variant.matches(fields));
+        let selected = found.filter(|object| object.variant.matches(request.presented()));
         let Some(object) = selected.max_by_key(|object| object.freshness.response_time) else {
             return Lookup::Miss(miss);
         };
-        self.promote(object, &loaded, &request.matched.route.cache);
-        match self.lookup_object(object, &request.asks, now) {
+        self.promote(object, &loaded, request.rules());
+        match self.lookup_object(object, request, &request.asks, now) {
             Lookup::Hit(object, Report::Hit { ttl, .. }) => Lookup::Hit(object, Report::Hit { ttl, tier: Tier::Disk }),
             other => other,
         }
     }
 
-    fn lookup_object(&self, object: &Arc<Object>, asks: &ClientDirectives, now: Timestamp) -> Lookup {
+    fn lookup_object(
+        &self,
+        object: &Arc<Object>,
+        request: &CacheRequest<'_>,
+        asks: &ClientDirectives,
+        now: Timestamp,
+    ) -> Lookup {
         let Some(usability) = self.usability(object, now) else {
             return Lookup::Miss(Miss::of(None, Why::UriMiss));
         };
+        if !may_answer(object, request) {
+            return Lookup::NotForAuthorized;
+        }
         match usability {
             Usability::Fresh { ttl } if suits(asks, object, Some(ttl), now) => {
                 object.used();
@@ -115,8 +130,8 @@ impl Engine {
             Usability::StaleWhileRevalidate { stale_for }
             | Usability::StaleIfError { stale_for }
             | Usability::Stale { stale_for } => {
-                let allowed = object.freshness.may_be_stale && asks.max_stale.is_some_and(|most| stale_for <= most);
-                if allowed && suits(asks, object, None, now) {
+                let taken = asks.max_stale.is_some_and(|most| stale_for <= most);
+                if taken && object.freshness.may_be_stale_for_clients() && suits(asks, object, None, now) {
                     Lookup::Hit(object.clone(), Report::HitMaxStale { stale_for })
                 } else {
                     Lookup::Miss(Miss::of(Some(object.clone()), Why::Stale))
@@ -126,10 +141,22 @@ impl Engine {
     }
 
     /// A part is used only while it is fresh; but what an origin confirms it may complete at any time.
-    fn lookup_part(&self, part: &Arc<Part>, request: Fields<'_>, asks: &ClientDirectives, now: Timestamp) -> Lookup {
-        match self.usability(&part.object, now) {
+    fn lookup_part(
+        &self,
+        part: &Arc<Part>,
+        request: &CacheRequest<'_>,
+        asks: &ClientDirectives,
+        now: Timestamp,
+    ) -> Lookup {
+        let usability = self.usability(&part.object, now);
+        if usability.is_some() && !may_answer(&part.object, request) {
+            return Lookup::NotForAuthorized;
+        }
+        match usability {
             None => Lookup::Miss(Miss::of(None, Why::UriMiss)),
-            Some(Usability::Fresh { ttl }) if part.answers(request) && suits(asks, &part.object, Some(ttl), now) => {
+            Some(Usability::Fresh { ttl })
+                if part.answers(request.view.fields) && suits(asks, &part.object, Some(ttl), now) =>
+            {
                 Lookup::PartHit(part.clone(), Report::Hit { ttl, tier: Tier::Memory })
             }
             Some(_) => {
@@ -149,6 +176,18 @@ impl Engine {
             Standing::SoftPurged { since } => Some(object.freshness.usability_soft_purged(since, now)),
         }
     }
+}
+
+/// Whether a stored response may answer a request as far as credentials go: one that has them gets only what could have
+/// been stored from one that has (RFC 9111 section 3.5), and never somebody else's refusal.
+fn may_answer(object: &Object, request: &CacheRequest<'_>) -> bool {
+    if !request.view.fields.contains(&header::AUTHORIZATION) {
+        return true;
+    }
+    object.head.status != StatusCode::UNAUTHORIZED
+        && (request.rules().serve_authorized
+            || object.variant.is_by_field(&header::AUTHORIZATION)
+            || policy::is_for_authorized(&object.head.fields()))
 }
 
 /// Whether a stored response is what a request's `Cache-Control` asks for (RFC 9111 section 5.2.1). `ttl`: how

@@ -27,6 +27,7 @@ pub mod status;
 pub mod store;
 pub mod tags;
 pub mod trouble;
+mod uncacheable;
 pub mod vary;
 
 #[cfg(test)]

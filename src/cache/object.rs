@@ -149,8 +149,6 @@ impl Head {
     /// cookies and the fields that `private` or `no-cache` name.
     pub fn split(status: StatusCode, mut fields: HeaderMap, excluded: &[HeaderName]) -> (Self, HeaderMap) {
         fields.remove(header::AGE);
-        // Of a whole response it means nothing (RFC 9110 section 14.4), and beside that of a range it would confuse.
-        fields.remove(header::CONTENT_RANGE);
         remove_hop_by_hop(&mut fields);
         let mut own = HeaderMap::new();
         for name in excluded.iter().chain([&header::SET_COOKIE]) {
@@ -590,7 +588,8 @@ mod tests {
                 ("set-cookie", "d=e"),
             ]),
         );
-        assert_eq!(head.h1(), b"HTTP/1.1 200 OK\r\ncontent-type: text/css\r\n");
+        // Of a whole response `Content-Range` means nothing, so it is a field like any (RFC 9110 section 14.4).
+        assert_eq!(head.h1(), b"HTTP/1.1 200 OK\r\ncontent-type: text/css\r\ncontent-range: bytes 0-1/2\r\n");
     }
 
     #[test]

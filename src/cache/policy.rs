@@ -7,22 +7,46 @@ use http::{HeaderMap, HeaderName, StatusCode, header};
 
 use crate::clock::Millis;
 use crate::config::model::{CacheMode, CacheRules};
-use crate::request::Fields;
+use crate::origin::forward;
 
 use super::control::Directives;
-use super::freshness::{self, ExchangeTimes, Freshness};
+use super::freshness::{self, ExchangeTimes, Freshness, StaleUse};
 use super::part::ContentRange;
 use super::reason::{Basis, SkipReason};
 use super::tags::{Tags, TooManyTags};
-use super::vary::Variant;
+use super::vary::{Presented, Variant};
 
 /// What the decision needs to know of the request.
 #[derive(Clone, Copy)]
 pub struct RequestFacts<'a> {
-    pub fields: Fields<'a>,
+    pub presented: Presented<'a>,
     pub has_authorization: bool,
     /// The client wants nothing stored (RFC 9111 section 5.2.1.5).
     pub no_store: bool,
+    /// Bytes of its target.
+    target: usize,
+}
+
+/// A head of more bytes than this is unusual: many origins refuse twice as much.
+const USUAL_HEAD: usize = 4096;
+
+impl<'a> RequestFacts<'a> {
+    /// `target`: bytes of the request's target.
+    pub fn new(presented: Presented<'a>, target: usize, no_store: bool) -> Self {
+        let has_authorization = presented.fields.contains(&header::AUTHORIZATION);
+        RequestFacts { presented, has_authorization, no_store, target }
+    }
+
+    /// Whether its form is such that an origin may refuse it, though it would not refuse others for the same: a large head,
+    /// bytes that no browser sends, fields by which a request is another than its line says.
+    fn is_unusual(&self) -> bool {
+        let (mut size, mut unusual) = (self.target, false);
+        self.presented.fields.for_all(|name, value| {
+            size += name.len() + value.len() + ": \r\n".len();
+            unusual |= !value.iter().all(|byte| matches!(byte, b' '..=b'~')) || forward::is_overriding(name);
+        });
+        unusual || size > USUAL_HEAD
+    }
 }
 
 /// What the decision needs to know of the response.
@@ -68,6 +92,9 @@ pub fn judge(
     if request.no_store {
         return Err(SkipReason::ClientNoStore);
     }
+    if is_about_form(response.status) && request.is_unusual() {
+        return Err(SkipReason::RequestForm);
+    }
     let (lifetime, basis) = match rules.mode {
         CacheMode::Off => return Err(SkipReason::NoStore),
         CacheMode::Respect { default_ttl } => respected_lifetime(rules, default_ttl, request, response, &directives)?,
@@ -76,7 +103,7 @@ pub fn judge(
     if headers.contains_key(header::SET_COOKIE) && !rules.store_set_cookie {
         return Err(SkipReason::SetCookie);
     }
-    let variant = Variant::of(headers, request.fields, &rules.key).ok_or(SkipReason::VaryStar)?;
+    let variant = Variant::of(headers, request.presented, rules).ok_or(SkipReason::VaryStar)?;
     if response.length.is_some_and(|length| length > response.max_object) {
         return Err(SkipReason::TooLarge);
     }
@@ -84,12 +111,15 @@ pub fn judge(
     let mut freshness = freshness_of(rules, response, &directives, (lifetime, basis));
     match basis {
         // Nobody said that it may be shared.
-        Basis::Validator => freshness = Freshness { may_be_stale: false, ..freshness.without_stale_windows() },
+        Basis::Validator => {
+            freshness = Freshness { stale_use: StaleUse::Forbidden, ..freshness.without_stale_windows() };
+        }
         // An error is not to outlive the time the operator gave it.
         Basis::NegativeTtl => freshness = freshness.without_stale_windows(),
         _ => {}
     }
-    let worth_keeping = freshness.current_age(response.times.response) < lifetime
+    // What is stale as it comes but had a lifetime is for those who waited for it, and for when no origin can be reached.
+    let worth_keeping = !lifetime.is_zero()
         || has_validator(headers)
         || !freshness.stale_while_revalidate.is_zero()
         || !freshness.stale_if_error.is_zero();
@@ -130,6 +160,10 @@ fn respected_lifetime(
     if request.has_authorization && !allows_authorization(directives) {
         return Err(SkipReason::Authorization);
     }
+    // Who may not see it says little of who may: shared only where somebody said so.
+    if concerns_the_client(response.status) && !directives.public && rules.negative_ttl(response.status).is_none() {
+        return Err(SkipReason::Status);
+    }
     let explicit = explicit_lifetime(response, directives);
     let may_be_guessed = is_heuristically_cacheable(response.status) || directives.public;
     if directives.no_cache {
@@ -140,11 +174,16 @@ fn respected_lifetime(
     if let Some(explicit) = explicit {
         return if is_final_status(response.status) { Ok(explicit) } else { Err(SkipReason::Status) };
     }
-    if let Some(ttl) = default_ttl.filter(|_| takes_default_ttl(response.status)) {
-        return Ok((ttl, Basis::DefaultTtl));
+    // It may have been meant to state one: then nobody here does.
+    if directives.malformed {
+        let kept = may_be_guessed && has_validator(response.headers);
+        return if kept { Ok((Duration::ZERO, Basis::Validator)) } else { Err(SkipReason::NoFreshness) };
     }
     if let Some(ttl) = rules.negative_ttl(response.status).filter(|_| is_final_status(response.status)) {
-        return Ok((ttl, Basis::NegativeTtl));
+        return Ok((ttl, Basis::NegativeTtl)); // the more specific of the two
+    }
+    if let Some(ttl) = default_ttl.filter(|_| takes_default_ttl(response.status)) {
+        return Ok((ttl, Basis::DefaultTtl));
     }
     if !may_be_guessed {
         return Err(SkipReason::Status);
@@ -193,24 +232,47 @@ fn freshness_of(
     (lifetime, basis): (Duration, Basis),
 ) -> Freshness {
     let forced = matches!(rules.mode, CacheMode::Force { .. });
-    let (while_revalidate, if_error) = if directives.forbids_stale() && !forced {
-        (Duration::ZERO, Duration::ZERO)
-    } else {
-        (
-            directives.stale_while_revalidate.unwrap_or(rules.stale_while_revalidate),
-            directives.stale_if_error.unwrap_or(rules.stale_if_error),
-        )
+    let stale_use = match directives {
+        _ if forced => StaleUse::Permitted,
+        directives if directives.forbids_stale() => StaleUse::Forbidden,
+        Directives { s_maxage: Some(_), .. } => StaleUse::ByWindowOnly,
+        _ => StaleUse::Permitted,
     };
+    // A response that nobody gave a lifetime is shared only if it says so itself: the route's windows prolong a lifetime,
+    // they do not make one.
+    let window = |own: Option<Duration>, of_route: Duration| match (stale_use, own) {
+        (StaleUse::Forbidden, _) => Duration::ZERO,
+        (_, Some(own)) => own,
+        (_, None) if lifetime.is_zero() => Duration::ZERO,
+        (_, None) => of_route,
+    };
+    // A lifetime that the node gives counts from here, whatever age the response arrived with.
+    let is_our_own = forced || matches!(basis, Basis::DefaultTtl | Basis::NegativeTtl);
     Freshness {
-        may_be_stale: forced || !directives.forbids_stale(),
+        stale_use,
         response_time: response.times.response,
-        // A forced lifetime counts from here, whatever age the response arrived with.
-        initial_age: if forced { Millis::ZERO } else { freshness::initial_age(response.headers, response.times) },
+        initial_age: if is_our_own { Millis::ZERO } else { freshness::initial_age(response.headers, response.times) },
         lifetime: lifetime.into(),
         basis,
-        stale_while_revalidate: while_revalidate.into(),
-        stale_if_error: if_error.into(),
+        stale_while_revalidate: window(directives.stale_while_revalidate, rules.stale_while_revalidate).into(),
+        stale_if_error: window(directives.stale_if_error, rules.stale_if_error).into(),
     }
+}
+
+/// Statuses by which an origin may answer to the form of one request rather than to what it asks for.
+fn is_about_form(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 400 | 413 | 414 | 431 | 501)
+}
+
+/// Statuses by which an origin answers to who asks, or how often.
+fn concerns_the_client(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 401 | 403 | 407 | 429)
+}
+
+/// Whether a response with these fields may be stored from a request with `Authorization`, and so answer others that have
+/// it (RFC 9111 section 3.5).
+pub fn is_for_authorized(response: &HeaderMap) -> bool {
+    allows_authorization(&Directives::parse(response))
 }
 
 /// RFC 9111 section 3.5.
@@ -248,12 +310,22 @@ fn is_understood(status: StatusCode) -> bool {
 mod tests {
     use super::*;
     use crate::clock::Timestamp;
+    use crate::request::Fields;
 
     const NOW: Timestamp = Timestamp::from_secs(784_111_777);
     const TEN_HOURS_AGO: &str = "Sat, 05 Nov 1994 22:49:37 GMT";
     const RESPECT: CacheMode = CacheMode::Respect { default_ttl: None };
     const DEFAULT_HOUR: CacheMode = CacheMode::Respect { default_ttl: Some(Duration::from_secs(3600)) };
+    const LARGE: &str = match std::str::from_utf8(&[b'x'; USUAL_HEAD]) {
+        Ok(text) => text,
+        Err(_) => "",
+    };
     const FORCE: CacheMode = CacheMode::Force { ttl: Duration::from_secs(5) };
+
+    fn presented(fields: &HeaderMap) -> Presented<'_> {
+        let (fields, client) = (Fields::Map(fields), [192, 0, 2, 1].into());
+        Presented { fields, client, version: http::Version::HTTP_11, trusted_proxies: &[] }
+    }
 
     fn judge_with(
         rules: &CacheRules,
@@ -271,11 +343,11 @@ mod tests {
         let (request, headers) = (map(request), map(response));
         judge(
             rules,
-            &RequestFacts {
-                fields: Fields::Map(&request),
-                has_authorization: request.contains_key(header::AUTHORIZATION),
-                no_store: request.get("cache-control").is_some_and(|value| value == "no-store"),
-            },
+            &RequestFacts::new(
+                presented(&request),
+                1,
+                request.get("cache-control").is_some_and(|value| value == "no-store"),
+            ),
             &ResponseFacts {
                 status: StatusCode::from_u16(status).unwrap(),
                 headers: &headers,
@@ -323,6 +395,11 @@ mod tests {
                 let ttls = [("404", 30), ("500-504", 2)].map(|(range, ttl)| (range.parse().unwrap(), secs(ttl)));
                 CacheRules { negative_ttl: ttls.to_vec(), ..respect }
             }
+            "refusals" | "force-400" => {
+                let ttls = ["400", "403", "429"].map(|status| (status.parse().unwrap(), secs(30)));
+                let mode = if mode == "refusals" { RESPECT } else { FORCE };
+                CacheRules { mode, negative_ttl: ttls.to_vec(), ..respect }
+            }
             other => panic!("{other}"),
         }
     }
@@ -331,6 +408,7 @@ mod tests {
         match column {
             "-" => Vec::new(),
             "no-store" => vec![("cache-control", "no-store")],
+            "large" => vec![("x-large", LARGE)],
             // A semicolon alone is part of a value.
             column => {
                 column.split("; ").map(|field| field.split_once(':').unwrap()).map(|(n, v)| (n, v.trim())).collect()
@@ -351,7 +429,7 @@ mod tests {
 
     #[test]
     fn redirects_and_errors_have_lifetimes_of_their_own() {
-        let negative_ttl = [("404", 30), ("500-504", 2), ("302", 9)]
+        let negative_ttl = [("404", 30), ("500-504", 2), ("302", 9), ("308", 8), ("410", 7)]
             .map(|(range, secs)| (range.parse().unwrap(), Duration::from_secs(secs)));
         let rules = |mode| CacheRules {
             mode,
@@ -369,6 +447,9 @@ mod tests {
             (RESPECT, 503, vec![], "2"),
             (RESPECT, 505, vec![], "status"),
             (DEFAULT_HOUR, 404, vec![], "30"),
+            (DEFAULT_HOUR, 301, vec![], "3600"),
+            (DEFAULT_HOUR, 308, vec![], "8"),
+            (DEFAULT_HOUR, 410, vec![], "7"),
             (FORCE, 404, vec![("cache-control", "max-age=7")], "30"),
             (FORCE, 505, vec![], "status"),
             (FORCE, 200, vec![], "5"),
@@ -389,7 +470,7 @@ mod tests {
     fn limits_of_size_and_tags() {
         let rules = CacheRules { mode: DEFAULT_HOUR, ..CacheRules::default() };
         let headers = HeaderMap::new();
-        let request = RequestFacts { fields: Fields::Map(&headers), has_authorization: false, no_store: false };
+        let request = RequestFacts::new(presented(&headers), 1, false);
         let mut response = ResponseFacts {
             status: StatusCode::OK,
             headers: &headers,

@@ -8,14 +8,21 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 
 use crate::clock::{Millis, Timestamp};
 use crate::config::model::{CacheMode, CacheRules, Coding, KeyRules};
+use crate::plan::KeyOrigin;
 use crate::request::Fields;
 
 use super::control::ClientDirectives;
-use super::freshness::{ExchangeTimes, Freshness, Usability};
+use super::freshness::{ExchangeTimes, Freshness, StaleUse, Usability};
 use super::object::{Head, remove_hop_by_hop};
 use super::policy::{self, RequestFacts, ResponseFacts};
 use super::respond::{self, Reply, Selected};
+use super::vary::Presented;
 use super::{coding, explain, negotiate, tags, vary};
+
+fn presented(fields: &HeaderMap) -> Presented<'_> {
+    let (fields, client) = (Fields::Map(fields), [192, 0, 2, 1].into());
+    Presented { fields, client, version: http::Version::HTTP_11, trusted_proxies: &[] }
+}
 
 const ROUNDS: usize = 20_000;
 /// The fields that anything here reads.
@@ -101,7 +108,20 @@ const PIECES: [&str; 44] = [
     "accept",
 ];
 
+/// Values that are well formed: of pieces alone few would be.
+const WHOLE: [&str; 6] = [
+    "max-age=60",
+    "public, max-age=0",
+    "s-maxage=1, stale-while-revalidate=59",
+    "no-cache",
+    "max-age=60, stale-if-error=9",
+    "accept, cookie",
+];
+
 fn value(random: &mut Rng) -> HeaderValue {
+    if random.u8(..4) == 0 {
+        return HeaderValue::from_static(WHOLE[random.usize(..WHOLE.len())]);
+    }
     let mut bytes = Vec::new();
     for _ in 0..random.usize(..8) {
         match random.u8(..6) {
@@ -147,7 +167,7 @@ fn rules(random: &mut Rng) -> CacheRules {
         store_set_cookie: random.bool(),
         key: KeyRules {
             device: random.bool(),
-            cookies: random.bool().then(|| ["a".into()].into()),
+            cookies: random.bool().then(|| [["a", "a*"][random.usize(..2)].parse().unwrap()].into()),
             accept_language: random.bool().then(|| ["en".into(), "de".into()].into()),
             accept_encoding: random.bool().then(|| [Coding::Gzip].into()),
             ..KeyRules::default()
@@ -164,11 +184,8 @@ fn a_verdict_is_found_for_any_fields_and_keeps_what_it_promises() {
         let (rules, request, response) = (rules(&mut random), fields(&mut random), fields(&mut random));
         let (first, second) = (time(&mut random), time(&mut random));
         let times = ExchangeTimes { request: first.min(second), response: first.max(second) };
-        let facts = RequestFacts {
-            fields: Fields::Map(&request),
-            has_authorization: request.contains_key("authorization"),
-            no_store: ClientDirectives::parse(Fields::Map(&request)).no_store,
-        };
+        let no_store = ClientDirectives::parse(Fields::Map(&request)).no_store;
+        let facts = RequestFacts::new(presented(&request), random.usize(..5000), no_store);
         let status = StatusCode::from_u16(random.u16(200..600)).unwrap();
         let length = random.bool().then(|| random.u64(..2000));
         let response = ResponseFacts { status, headers: &response, times, length, max_object: 1000 };
@@ -180,7 +197,7 @@ fn a_verdict_is_found_for_any_fields_and_keeps_what_it_promises() {
         stored += 1;
         let what = format!("{rules:?} {request:?} {status} {:?}", response.headers);
         assert!(explanation.stored && !facts.no_store && length.is_none_or(|length| length <= 1000), "{what}");
-        assert!(storable.variant.matches(facts.fields), "the request that it answered selects it: {what}");
+        assert!(storable.variant.matches(facts.presented), "the request that it answered selects it: {what}");
         let ages = [times.response, times.response + Duration::from_secs(5), Timestamp::from_secs(u64::MAX / 1000)]
             .map(|now| storable.freshness.current_age(now));
         assert!(ages.is_sorted(), "it only grows older: {what}");
@@ -204,7 +221,7 @@ fn freshness_goes_from_fresh_to_stale_and_never_back() {
             initial_age: any(&mut random).into(),
             lifetime: any(&mut random).into(),
             basis: Default::default(),
-            may_be_stale: random.bool(),
+            stale_use: [StaleUse::Forbidden, StaleUse::Permitted, StaleUse::ByWindowOnly][random.usize(..3)],
             stale_while_revalidate: any(&mut random).into(),
             stale_if_error: any(&mut random).into(),
         };
@@ -266,15 +283,15 @@ fn any_fields_can_be_read() {
         negotiate::device(request);
         negotiate::cookie(request, "a");
         let _ = tags::Tags::parse(&map);
-        tags::groups(&map, &HeaderName::from_static("cache-groups"), (true, "h"));
+        tags::groups(&map, &HeaderName::from_static("cache-groups"), KeyOrigin { tls: true, host: "h", port: None });
         let rules = rules(&mut random);
         let mut normalised = map.clone();
         vary::normalise(&mut normalised, &rules.key);
         let mut again = normalised.clone();
         vary::normalise(&mut again, &rules.key);
         assert_eq!(normalised.get("accept-language"), again.get("accept-language"), "{map:?}");
-        let variant = vary::Variant::of(&map, request, &rules.key);
-        assert!(variant.is_none_or(|variant| variant.matches(request)), "{map:?}");
+        let variant = vary::Variant::of(&map, presented(&map), &rules);
+        assert!(variant.is_none_or(|variant| variant.matches(presented(&map))), "{map:?}");
         let mut varied = map.clone();
         coding::add_vary(&mut varied);
         let mut cleaned = map.clone();

@@ -32,6 +32,8 @@ pub enum SkipReason {
     SetCookie,
     VaryStar,
     Status,
+    /// An error that the request's unusual form may have caused.
+    RequestForm,
     NoFreshness,
     Expired,
     TooLarge,
@@ -74,6 +76,7 @@ pub fn all() -> impl Iterator<Item = (bool, Reason)> {
         SkipReason::SetCookie,
         SkipReason::VaryStar,
         SkipReason::Status,
+        SkipReason::RequestForm,
         SkipReason::NoFreshness,
         SkipReason::Expired,
         SkipReason::TooLarge,
@@ -162,7 +165,12 @@ impl SkipReason {
             SkipReason::Status => (
                 "status",
                 "RFC 9111 section 3",
-                "the status is stored only with a stated lifetime or public, and some (206, 304, 416) not at all",
+                "the status is stored only with a stated lifetime or public, 401, 403, 407 and 429 only with public or by negative_ttl, and some (206, 304, 416) not at all",
+            ),
+            SkipReason::RequestForm => (
+                "request-form",
+                "a limit of Seawall's",
+                "400, 413, 414, 431 or 501, and the request's form may be why: a head above 4 KiB, bytes outside printable ASCII, a field that overrides something",
             ),
             SkipReason::NoFreshness => (
                 "no-freshness",
@@ -172,7 +180,7 @@ impl SkipReason {
             SkipReason::Expired => (
                 "expired",
                 "RFC 9111 section 4.2",
-                "it is stale as it comes, and without a validator or a stale window there is no use for it",
+                "it has no lifetime, and without a validator or a stale window of its own there is no use for it",
             ),
             SkipReason::TooLarge => {
                 ("too-large", "max_object in [cache.memory] and [cache.disk]", "the body is larger than is stored")
@@ -204,7 +212,11 @@ impl SkipReason {
     pub fn concerns_every_request(self) -> bool {
         !matches!(
             self,
-            SkipReason::Authorization | SkipReason::ClientNoStore | SkipReason::Disk | SkipReason::FillBuffer
+            SkipReason::Authorization
+                | SkipReason::ClientNoStore
+                | SkipReason::RequestForm
+                | SkipReason::Disk
+                | SkipReason::FillBuffer
         )
     }
 }

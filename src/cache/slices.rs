@@ -161,6 +161,8 @@ struct OwnedRequest {
     route: usize,
     method: Method,
     host: String,
+    port: Option<u16>,
+    local_port: u16,
     authority: String,
     path: String,
     query: Option<String>,
@@ -182,6 +184,8 @@ impl OwnedRequest {
             route: request.matched.route_index,
             method: view.method.clone(),
             host: view.host.to_owned(),
+            port: view.port,
+            local_port: view.local_port,
             authority: view.authority.to_owned(),
             path: view.path.to_owned(),
             query: view.query.map(str::to_owned),
@@ -200,8 +204,11 @@ impl OwnedRequest {
         let view = RequestView {
             method: &self.method,
             host: &self.host,
+            port: self.port,
+            local_port: self.local_port,
             authority: &self.authority,
             path: &self.path,
+            hides_dots: false, // else nothing were cached of it
             query: self.query.as_deref(),
             fields: Fields::Map(&self.fields),
             client: self.client,
@@ -226,7 +233,7 @@ impl OwnedRequest {
             }
             Lookup::Miss(miss) => engine.fetch(&request, miss).await,
             // These are not made of slices.
-            Lookup::PartHit(..) | Lookup::HitForMiss => {
+            Lookup::PartHit(..) | Lookup::HitForMiss | Lookup::NotForAuthorized => {
                 Err(FetchError { error: OriginError::NotInSlices, report: Report::Pass("bypass") })
             }
         }

@@ -6,6 +6,7 @@ use std::sync::LazyLock;
 use http::{HeaderMap, HeaderName};
 use sfv::{ListEntry, Parser};
 
+use crate::plan::KeyOrigin;
 use crate::request::Fields;
 
 /// Bytes of tags in one response: Fastly's and Cloudflare's limit.
@@ -102,17 +103,19 @@ impl Tags {
 }
 
 /// The groups that a `Cache-Groups` or `Cache-Group-Invalidation` field names, as tags of one origin (RFC 9875): a
-/// list of strings. An invalid field is as if it were not there. `origin`: TLS or not, and the host.
-pub fn groups(headers: &HeaderMap, name: &HeaderName, (tls, host): (bool, &str)) -> Vec<TagHash> {
+/// list of strings. An invalid field is as if it were not there.
+pub fn groups(headers: &HeaderMap, name: &HeaderName, origin: KeyOrigin<'_>) -> Vec<TagHash> {
     let Some(value) = Fields::Map(headers).joined(name) else { return Vec::new() };
     let Ok(list) = Parser::parse_list(&value) else { return Vec::new() };
     let named = list.iter().filter_map(|entry| match entry {
         ListEntry::Item(item) => item.bare_item.as_str(),
         ListEntry::InnerList(_) => None,
     });
+    let KeyOrigin { tls, host, port } = origin;
     let scheme = if tls { "https" } else { "http" };
+    let port = port.map(|port| format!(":{port}")).unwrap_or_default();
     // The separator keeps them apart from tags, which cannot have it.
-    let tag = |group: &str| TagHash::of(&format!("\u{1f}{scheme}://{host}\u{1f}{group}"));
+    let tag = |group: &str| TagHash::of(&format!("\u{1f}{scheme}://{host}{port}\u{1f}{group}"));
     named.filter(|group| group.len() <= MAX_GROUP).take(MAX_GROUPS).map(tag).collect()
 }
 
@@ -146,11 +149,12 @@ mod tests {
     fn groups_belong_to_one_origin() {
         let name = HeaderName::from_static("cache-groups");
         let of = |value: &str, origin| groups(&headers(&[("cache-groups", value)]), &name, origin);
-        let here = (true, "a.example");
+        let here = KeyOrigin { tls: true, host: "a.example", port: None };
         assert_eq!(of("\"x\", \"y\";p=1", here).len(), 2);
         assert_eq!(of("\"x\"", here), of("\"x\"", here));
-        assert_ne!(of("\"x\"", here), of("\"x\"", (false, "a.example")));
-        assert_ne!(of("\"x\"", here), of("\"x\"", (true, "b.example")));
+        assert_ne!(of("\"x\"", here), of("\"x\"", KeyOrigin { tls: false, ..here }));
+        assert_ne!(of("\"x\"", here), of("\"x\"", KeyOrigin { port: Some(8443), ..here }));
+        assert_ne!(of("\"x\"", here), of("\"x\"", KeyOrigin { host: "b.example", ..here }));
         assert_ne!(of("\"x\"", here), [TagHash::of("x")]);
         for none in ["x", "\"x", "(\"x\")", ""] {
             assert_eq!(of(none, here), [], "{none}");

@@ -1,16 +1,50 @@
 //! Which of several stored responses a request selects: by `Vary` (RFC 9111 section 4.1), and by what the route's
 //! rules count as if `Vary` named it.
 
+use std::borrow::Cow;
+use std::net::IpAddr;
 use std::sync::Arc;
 
-use http::{HeaderMap, HeaderName, HeaderValue, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Version, header};
 use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 
-use crate::config::model::{Coding, KeyRules};
-use crate::request::Fields;
+use crate::config::model::{CacheRules, Coding, KeyRules, Node, Pattern};
+use crate::config::read::IpRange;
+use crate::origin::forward;
+use crate::request::{Fields, RequestView};
 
 use super::negotiate;
+
+/// A request as stored responses are selected by it: its fields, and what the node would say of it to an origin.
+#[derive(Clone, Copy)]
+pub struct Presented<'a> {
+    pub fields: Fields<'a>,
+    pub client: IpAddr,
+    pub version: Version,
+    pub trusted_proxies: &'a [IpRange],
+}
+
+impl<'a> Presented<'a> {
+    pub fn new(view: &RequestView<'a>, node: &'a Node) -> Self {
+        let (fields, client, version) = (view.fields, view.client, view.version);
+        Presented { fields, client, version, trusted_proxies: &node.trusted_proxies }
+    }
+
+    /// A field's lines as one list, as the node would send them.
+    fn sent(self, name: &HeaderName) -> Option<Cow<'a, [u8]>> {
+        let own = self.fields.joined(name);
+        if *name == forward::FORWARDED_FOR {
+            let before = own.as_deref().map(String::from_utf8_lossy).unwrap_or_default();
+            return Some(forward::believed_chain(&before, self.client, self.trusted_proxies).into_bytes().into());
+        }
+        if *name == header::VIA {
+            let before = own.map(|via| [&via, &b", "[..]].concat()).unwrap_or_default();
+            return Some([&before, forward::via(self.version, "").as_bytes()].concat().into());
+        }
+        own
+    }
+}
 
 /// What a response was selected by, and the values of the request which it answered.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -36,13 +70,23 @@ enum Axis {
     /// The best of these.
     Encoding(Arc<[Coding]>),
     Language(Arc<[Box<str>]>),
+    /// All cookies whose names are like this.
+    Cookies(Pattern),
+    /// All fields whose names are like this.
+    Fields(Pattern),
 }
 
 impl Axis {
-    fn value(&self, request: Fields<'_>) -> Option<Box<[u8]>> {
+    fn value(&self, presented: Presented<'_>) -> Option<Box<[u8]>> {
+        let request = presented.fields;
         match self {
-            Axis::Field(name) => field_value(request, name),
+            Axis::Field(name) => field_value(presented, name),
             Axis::Cookie(name) => negotiate::cookie(request, name).map(Into::into),
+            Axis::Cookies(pattern) => {
+                let pairs = cookies_like(request, pattern);
+                (!pairs.is_empty()).then(|| pairs.join(&b"; "[..]).into())
+            }
+            Axis::Fields(pattern) => fields_like(request, pattern),
             Axis::Device => Some(negotiate::device(request).as_bytes().into()),
             Axis::Encoding(offered) => {
                 negotiate::best_coding(request, offered.iter().copied()).map(|coding| coding.as_str().as_bytes().into())
@@ -56,6 +100,8 @@ impl Axis {
         match self {
             Axis::Field(name) => name.to_string(),
             Axis::Cookie(name) => format!("cookie {name}"),
+            Axis::Cookies(pattern) => format!("cookies {pattern}"),
+            Axis::Fields(pattern) => pattern.to_string(),
             Axis::Device => "device".into(),
             Axis::Encoding(_) => header::ACCEPT_ENCODING.to_string(),
             Axis::Language(_) => header::ACCEPT_LANGUAGE.to_string(),
@@ -65,10 +111,11 @@ impl Axis {
 
 impl Variant {
     /// `None` for `Vary: *`, which matches no request at all.
-    pub fn of(response: &HeaderMap, request: Fields<'_>, rules: &KeyRules) -> Option<Self> {
-        let mut axes: SmallVec<[Axis; 1]> = rules.headers.iter().cloned().map(Axis::Field).collect();
-        axes.extend(rules.cookies.iter().flat_map(|names| names.iter().cloned().map(Axis::Cookie)));
-        axes.extend(rules.device.then_some(Axis::Device));
+    pub fn of(response: &HeaderMap, request: Presented<'_>, rules: &CacheRules) -> Option<Self> {
+        let key = &rules.key;
+        let mut axes: SmallVec<[Axis; 1]> = key.headers.iter().map(keyed_field).collect();
+        axes.extend(key.cookies.iter().flat_map(|names| names.iter().map(keyed_cookie)));
+        axes.extend(key.device.then_some(Axis::Device));
         for line in response.get_all(header::VARY) {
             for name in line.to_str().ok()?.split(',').map(str::trim).filter(|name| !name.is_empty()) {
                 if name == "*" {
@@ -81,8 +128,27 @@ impl Variant {
                 }
             }
         }
+        Some(Self::along(axes, request))
+    }
+
+    /// By the same axes that of another request.
+    pub fn of_another(&self, request: Presented<'_>) -> Self {
+        Self::along(self.selectors().iter().map(|selector| selector.axis.clone()), request)
+    }
+
+    fn along(axes: impl IntoIterator<Item = Axis>, request: Presented<'_>) -> Self {
         let selectors = axes.into_iter().map(|axis| Selector { value: axis.value(request), axis }).collect();
-        Some(Variant(Some(selectors).filter(|selectors: &Selectors| !selectors.is_empty()).map(Box::new)))
+        Variant(Some(selectors).filter(|selectors: &Selectors| !selectors.is_empty()).map(Box::new))
+    }
+
+    /// Whether every request selects it.
+    pub fn is_any(&self) -> bool {
+        self.0.is_none()
+    }
+
+    /// Whether requests are told apart by a field.
+    pub fn is_by_field(&self, name: &HeaderName) -> bool {
+        self.selectors().iter().any(|selector| matches!(&selector.axis, Axis::Field(field) if field == name))
     }
 
     fn selectors(&self) -> &[Selector] {
@@ -90,15 +156,16 @@ impl Variant {
     }
 
     /// Whether a request has the same values.
-    pub fn matches(&self, request: Fields<'_>) -> bool {
+    pub fn matches(&self, request: Presented<'_>) -> bool {
+        let fields = request.fields;
         self.selectors().iter().all(|Selector { axis, value }| match (axis, value) {
             // The common case without allocation: one line, byte for byte the same.
-            (Axis::Field(name), Some(value)) if *name != header::COOKIE => {
-                request.get(name).is_some_and(|line| line == value.as_ref())
-                    && request.joined(name).is_some_and(|joined| joined.len() == value.len())
+            (Axis::Field(name), Some(value)) if *name != header::COOKIE && !forward::is_our_own(name) => {
+                fields.get(name).is_some_and(|line| line == value.as_ref())
+                    && fields.joined(name).is_some_and(|joined| joined.len() == value.len())
                     || field_value(request, name).as_ref() == Some(value)
             }
-            (Axis::Field(name), None) => !request.contains(name),
+            (Axis::Field(name), None) if !forward::is_our_own(name) => !fields.contains(name),
             (axis, value) => axis.value(request) == *value,
         })
     }
@@ -111,7 +178,7 @@ impl Variant {
                 Axis::Field(name) => name.clone(),
                 Axis::Encoding(_) => header::ACCEPT_ENCODING,
                 Axis::Language(_) => header::ACCEPT_LANGUAGE,
-                Axis::Cookie(_) | Axis::Device => continue,
+                Axis::Cookie(_) | Axis::Cookies(_) | Axis::Fields(_) | Axis::Device => continue,
             };
             if let Some(value) = value.as_deref().and_then(|value| HeaderValue::from_bytes(value).ok()) {
                 fields.insert(name, value);
@@ -150,21 +217,41 @@ mod header_name {
     }
 }
 
-/// How a field that `Vary` names is read under the rules; `None`: what it says is counted already.
-fn axis(name: HeaderName, rules: &KeyRules) -> Option<Axis> {
+/// How a field that the route's key names is read.
+fn keyed_field(pattern: &Pattern) -> Axis {
+    match pattern.exact().and_then(|name| name.parse().ok()) {
+        Some(name) => Axis::Field(name),
+        None => Axis::Fields(pattern.clone()),
+    }
+}
+
+fn keyed_cookie(pattern: &Pattern) -> Axis {
+    match pattern.exact() {
+        Some(name) => Axis::Cookie(name.into()),
+        None => Axis::Cookies(pattern.clone()),
+    }
+}
+
+/// How a field that `Vary` names is read under the rules; `None`: what it says is counted already, or no origin gets it,
+/// so that nothing can depend on it. Scheme and host are in the key.
+fn axis(name: HeaderName, rules: &CacheRules) -> Option<Axis> {
+    let key = &rules.key;
     match name {
-        header::ACCEPT_ENCODING => match &rules.accept_encoding {
+        header::ACCEPT_ENCODING => match &key.accept_encoding {
             Some(offered) if offered.is_empty() => None, // all are asked for alike
             Some(offered) => Some(Axis::Encoding(offered.clone())),
             None => Some(Axis::Field(name)),
         },
-        header::ACCEPT_LANGUAGE => Some(match &rules.accept_language {
+        header::ACCEPT_LANGUAGE => Some(match &key.accept_language {
             Some(offered) => Axis::Language(offered.clone()),
             None => Axis::Field(name),
         }),
-        header::COOKIE if rules.cookies.is_some() => None,
-        header::USER_AGENT if rules.device => None,
-        name if name == negotiate::DEVICE_CLASS && rules.device => None,
+        header::COOKIE if key.cookies.is_some() => None,
+        header::USER_AGENT if key.device => None,
+        name if name == negotiate::DEVICE_CLASS && key.device => None,
+        name if forward::is_our_own(&name) => Some(Axis::Field(name)),
+        name if !forward::goes_with_fill(name.as_str(), rules) => None,
+        name if key.headers.iter().any(|pattern| pattern.exact().is_none() && pattern.matches(name.as_str())) => None,
         name => Some(Axis::Field(name)),
     }
 }
@@ -182,9 +269,13 @@ pub fn normalise(fields: &mut HeaderMap, rules: &KeyRules) {
         let language = negotiate::best_language(request, offered);
         wanted.push((header::ACCEPT_LANGUAGE, language.map(Into::into)));
     }
-    if let Some(names) = &rules.cookies {
-        let pair = |name: &str| Some([name.as_bytes(), b"=", negotiate::cookie(request, name)?].concat());
-        let pairs: Vec<Vec<u8>> = names.iter().filter_map(|name| pair(name)).collect();
+    if let Some(patterns) = &rules.cookies {
+        let one = |name: &str| Some([name.as_bytes(), b"=", negotiate::cookie(request, name)?].concat());
+        let like = |pattern: &Pattern| match pattern.exact() {
+            Some(name) => one(name).into_iter().collect(),
+            None => cookies_like(request, pattern),
+        };
+        let pairs: Vec<Vec<u8>> = patterns.iter().flat_map(like).collect();
         wanted.push((header::COOKIE, (!pairs.is_empty()).then(|| pairs.join(&b"; "[..]))));
     }
     if rules.device {
@@ -200,11 +291,11 @@ pub fn normalise(fields: &mut HeaderMap, rules: &KeyRules) {
 
 /// The lines of a field combined, white space around list separators removed, in lower case where case means
 /// nothing (RFC 9110 sections 12.5.3 and 12.5.4).
-fn field_value(request: Fields<'_>, name: &HeaderName) -> Option<Box<[u8]>> {
+fn field_value(request: Presented<'_>, name: &HeaderName) -> Option<Box<[u8]>> {
     if *name == header::COOKIE {
-        return cookies(request); // no list: a comma is part of a value, and origins get one line
+        return cookies(request.fields); // no list: a comma is part of a value, and origins get one line
     }
-    let mut joined = request.joined(name)?;
+    let mut joined = request.sent(name)?;
     if matches!(*name, header::ACCEPT_LANGUAGE | header::ACCEPT_ENCODING) {
         joined = joined.to_ascii_lowercase().into();
     }
@@ -213,6 +304,35 @@ fn field_value(request: Fields<'_>, name: &HeaderName) -> Option<Box<[u8]>> {
     }
     let parts: Vec<&[u8]> = joined.split(|b| *b == b',').map(<[u8]>::trim_ascii).collect();
     Some(parts.join(&b',').into())
+}
+
+/// The cookies whose names are like this, `NAME=VALUE` each, in the order of their names, so that their order in the
+/// request does not matter.
+fn cookies_like(request: Fields<'_>, pattern: &Pattern) -> Vec<Vec<u8>> {
+    let mut pairs: Vec<Vec<u8>> = Vec::new();
+    request.for_each(&header::COOKIE, |line| {
+        for pair in line.split(|byte| *byte == b';').map(<[u8]>::trim_ascii) {
+            let name = pair.split(|byte| *byte == b'=').next().unwrap_or_default().trim_ascii();
+            if pair.contains(&b'=') && std::str::from_utf8(name).is_ok_and(|name| pattern.matches(name)) {
+                pairs.push(pair.to_vec());
+            }
+        }
+    });
+    pairs.sort();
+    pairs
+}
+
+/// The fields whose names are like this, with their values.
+fn fields_like(request: Fields<'_>, pattern: &Pattern) -> Option<Box<[u8]>> {
+    let mut lines: Vec<Vec<u8>> = Vec::new();
+    request.for_all(|name, value| {
+        let name = name.to_ascii_lowercase();
+        if pattern.matches(&name) {
+            lines.push([name.as_bytes(), b": ", value].concat());
+        }
+    });
+    lines.sort();
+    (!lines.is_empty()).then(|| lines.join(&b"\n"[..]).into())
 }
 
 /// All lines of `Cookie` as one, as they are sent to origins (RFC 9113 section 8.2.3).
@@ -225,6 +345,7 @@ fn cookies(request: Fields<'_>) -> Option<Box<[u8]>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::model::CacheMode;
 
     fn map(fields: &[(&str, &str)]) -> HeaderMap {
         let mut map = HeaderMap::new();
@@ -232,6 +353,76 @@ mod tests {
             map.append(HeaderName::from_bytes(name.as_bytes()).unwrap(), value.parse().unwrap());
         }
         map
+    }
+
+    fn presented(fields: &HeaderMap) -> Presented<'_> {
+        by([192, 0, 2, 1], fields)
+    }
+
+    fn by(client: [u8; 4], fields: &HeaderMap) -> Presented<'_> {
+        let (fields, client) = (Fields::Map(fields), client.into());
+        Presented { fields, client, version: Version::HTTP_11, trusted_proxies: &[] }
+    }
+
+    fn respect(key: KeyRules) -> CacheRules {
+        CacheRules { mode: CacheMode::Respect { default_ttl: None }, key, ..CacheRules::default() }
+    }
+
+    #[test]
+    fn what_the_node_says_itself_tells_clients_apart() {
+        let (none, spoofed) = (map(&[]), map(&[("x-forwarded-for", "192.0.2.1"), ("via", "1.1 x")]));
+        let rules = respect(KeyRules::default());
+        for (vary, request, client, matches) in [
+            ("x-forwarded-for", &none, [192, 0, 2, 1], true),
+            ("x-forwarded-for", &none, [192, 0, 2, 2], false),
+            ("x-forwarded-for", &spoofed, [192, 0, 2, 1], true),
+            ("x-forwarded-for", &spoofed, [192, 0, 2, 2], false),
+            ("via", &spoofed, [192, 0, 2, 1], false),
+            // The key has them.
+            ("x-forwarded-proto, x-forwarded-host", &spoofed, [192, 0, 2, 2], true),
+            // No origin gets them.
+            ("forwarded, x-device-class, true-client-ip, x-real-ip", &spoofed, [192, 0, 2, 2], true),
+        ] {
+            let variant = Variant::of(&map(&[("vary", vary)]), presented(&none), &rules).unwrap();
+            assert_eq!(variant.matches(by(client, request)), matches, "{vary} {request:?} {client:?}");
+        }
+        let http2 = Presented { version: Version::HTTP_2, ..presented(&none) };
+        let variant = Variant::of(&map(&[("vary", "via")]), presented(&none), &rules).unwrap();
+        assert!(variant.matches(presented(&none)) && !variant.matches(http2));
+    }
+
+    #[test]
+    fn what_is_not_sent_tells_nothing_apart() {
+        let mode = CacheMode::Force { ttl: std::time::Duration::from_secs(1) };
+        let rules = CacheRules { mode, ..CacheRules::default() };
+        let variant = Variant::of(&map(&[("vary", "cookie, x-color, accept")]), presented(&map(&[])), &rules).unwrap();
+        assert!(variant.matches(presented(&map(&[("cookie", "a=1"), ("x-color", "red")]))));
+        assert!(!variant.matches(presented(&map(&[("accept", "text/html")]))));
+    }
+
+    #[test]
+    fn names_with_a_star_stand_for_all_that_are_like_them() {
+        let pattern = |text: &str| text.parse::<Pattern>().unwrap();
+        let key = KeyRules {
+            cookies: Some([pattern("wordpress_logged_in*"), pattern("currency")].into()),
+            headers: vec![pattern("x-tenant-*")],
+            ..KeyRules::default()
+        };
+        let rules = respect(key);
+        let anonymous = map(&[("cookie", "sid=1; currency=EUR")]);
+        let variant = Variant::of(&map(&[("vary", "x-tenant-b")]), presented(&anonymous), &rules).unwrap();
+        for (request, matches) in [
+            (map(&[("cookie", "currency=EUR; sid=2")]), true),
+            (map(&[("cookie", "currency=EUR; wordpress_logged_in_ab12=bob")]), false),
+            (map(&[("cookie", "currency=USD")]), false),
+            (map(&[("cookie", "currency=EUR"), ("x-tenant-a", "1")]), false),
+            (map(&[("cookie", "currency=EUR"), ("x-tenan", "1")]), true),
+        ] {
+            assert_eq!(variant.matches(presented(&request)), matches, "{request:?}");
+        }
+        let mut sent = map(&[("cookie", "sid=1; wordpress_logged_in_b=2; currency=EUR; wordpress_logged_in_a=1")]);
+        normalise(&mut sent, &rules.key);
+        assert_eq!(sent["cookie"], "wordpress_logged_in_a=1; wordpress_logged_in_b=2; currency=EUR");
     }
 
     #[test]
@@ -264,8 +455,9 @@ mod tests {
             ("accept-language", &[("accept-language", "en, DE")], &[("accept-language", "eN,de")], true),
         ] {
             let (stored_for, request) = (map(stored_for), map(request));
-            let variant = Variant::of(&map(&[("vary", vary)]), Fields::Map(&stored_for), &KeyRules::default()).unwrap();
-            assert_eq!(variant.matches(Fields::Map(&request)), matches, "{vary}: {stored_for:?} {request:?}");
+            let variant =
+                Variant::of(&map(&[("vary", vary)]), presented(&stored_for), &respect(KeyRules::default())).unwrap();
+            assert_eq!(variant.matches(presented(&request)), matches, "{vary}: {stored_for:?} {request:?}");
         }
     }
 
@@ -273,20 +465,22 @@ mod tests {
     fn vary_star_and_nonsense_match_nothing() {
         let empty = HeaderMap::new();
         for vary in ["*", "accept, *", "a b"] {
-            assert_eq!(Variant::of(&map(&[("vary", vary)]), Fields::Map(&empty), &KeyRules::default()), None, "{vary}");
+            let rules = respect(KeyRules::default());
+            assert_eq!(Variant::of(&map(&[("vary", vary)]), presented(&empty), &rules), None, "{vary}");
         }
     }
 
     #[test]
     fn rules_count_as_if_vary_named_them() {
-        let rules = KeyRules {
-            headers: vec![HeaderName::from_static("x-country")],
-            cookies: Some(["currency".into()].into()),
+        let key = KeyRules {
+            headers: vec!["x-country".parse().unwrap()],
+            cookies: Some(["currency".parse().unwrap()].into()),
             device: true,
             accept_language: Some(["en".into(), "de".into()].into()),
             accept_encoding: Some([Coding::Gzip].into()),
             ..KeyRules::default()
         };
+        let rules = respect(key);
         let phone = ("user-agent", "iPhone");
         for (vary, stored_for, request, matches) in [
             ("", &[][..], &[][..], true),
@@ -304,15 +498,15 @@ mod tests {
             ("accept-encoding", &[("accept-encoding", "gzip, br")], &[("accept-encoding", "br")], false),
         ] {
             let (stored_for, request) = (map(stored_for), map(request));
-            let variant = Variant::of(&map(&[("vary", vary)]), Fields::Map(&stored_for), &rules).unwrap();
-            assert_eq!(variant.matches(Fields::Map(&request)), matches, "{vary}: {stored_for:?} {request:?}");
+            let variant = Variant::of(&map(&[("vary", vary)]), presented(&stored_for), &rules).unwrap();
+            assert_eq!(variant.matches(presented(&request)), matches, "{vary}: {stored_for:?} {request:?}");
         }
     }
 
     #[test]
     fn origins_see_only_what_is_told_apart() {
         let rules = KeyRules {
-            cookies: Some(["a".into(), "b".into()].into()),
+            cookies: Some(["a", "b"].map(|name| name.parse().unwrap()).into()),
             device: true,
             accept_language: Some(["en".into()].into()),
             accept_encoding: Some([].into()),

@@ -11,6 +11,7 @@ use crate::cache::explain::{Explanation, explain};
 use crate::cache::freshness::ExchangeTimes;
 use crate::cache::policy::{RequestFacts, ResponseFacts};
 use crate::cache::reason;
+use crate::cache::vary::Presented;
 use crate::clock::Timestamp;
 use crate::config::load;
 use crate::config::model::{CacheMemory, CacheMode, CacheRules, Config};
@@ -129,11 +130,9 @@ fn offline(
     let length = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
     let no_store =
         rules.heeds_clients() && crate::cache::control::ClientDirectives::parse(Fields::Map(&fields)).no_store;
-    let facts = RequestFacts {
-        fields: Fields::Map(&fields),
-        has_authorization: fields.contains_key(header::AUTHORIZATION),
-        no_store,
-    };
+    let (client, version) = (std::net::Ipv4Addr::UNSPECIFIED.into(), http::Version::HTTP_11);
+    let presented = Presented { fields: Fields::Map(&fields), client, version, trusted_proxies: &[] };
+    let facts = RequestFacts::new(presented, 0, no_store);
     let times = ExchangeTimes { request: now, response: now };
     Ok(explain(&rules, &facts, &ResponseFacts { status, headers: &headers, times, length, max_object }))
 }
@@ -143,12 +142,15 @@ fn rules_for(config: &Config, method: &Method, target: &str, fields: &HeaderMap)
     let target = Target::parse(target).map_err(|error| error.to_string())?;
     let host = fields.get(header::HOST).and_then(|host| host.to_str().ok()).or(target.authority);
     let host = host.ok_or("the request has no Host, by which its site is found")?;
-    let (name, _) = crate::config::host::parse_authority(host).ok_or("the request's Host is not valid")?;
+    let (name, port) = crate::config::host::parse_authority(host).ok_or("the request's Host is not valid")?;
     let view = RequestView {
         method,
         host: &name,
+        port,
+        local_port: Scheme::Http.default_port(), // no port is asked for here
         authority: host,
         path: &target.path,
+        hides_dots: target.hides_dots,
         query: target.query,
         fields: Fields::Map(fields),
         client: std::net::Ipv4Addr::UNSPECIFIED.into(),
@@ -298,6 +300,7 @@ fn render(verdict: &Value) -> String {
         seconds(&verdict["stale_while_revalidate"]),
         seconds(&verdict["stale_if_error"])
     );
+    let _ = writeln!(out, "  used stale: {}", text(&verdict["stale_rule"]));
     for pair in verdict["selected_by"].as_array().into_iter().flatten() {
         let value = pair[1].as_str().map_or("absent".to_owned(), |value| format!("{value:?}"));
         let _ = writeln!(out, "  selected by {}: {value}", text(&pair[0]));

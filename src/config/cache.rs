@@ -8,7 +8,9 @@ use http::HeaderName;
 use super::diagnose::{At, Diagnostics, Place};
 use super::file::StatusRange;
 use super::read::{ByteSize, Table, words};
-use super::rules::{CacheMode, CacheRules, Coding, CompressRules, FinishFill, KeyRules, Pattern, QueryRule};
+use super::rules::{
+    CacheMode, CacheRules, Coding, CompressRules, FinishFill, KeyRules, OutageWindow, Pattern, QueryRule,
+};
 
 /// As the operator wrote it.
 #[derive(Debug)]
@@ -20,6 +22,8 @@ pub struct CacheSection {
     negative_ttl: Vec<(StatusRange, At<Duration>)>,
     stale_while_revalidate: Duration,
     stale_if_error: Duration,
+    stale_if_unreachable: Option<At<Duration>>,
+    serve_authorized: bool,
     heuristic_percent: Option<At<u32>>,
     heuristic_max: Option<At<Duration>>,
     ignore_client_cache_control: Option<At<bool>>,
@@ -76,6 +80,8 @@ pub fn read(mut table: Table, errors: &mut Diagnostics) -> CacheSection {
             .unwrap_or_default(),
         stale_while_revalidate: table.get_or("stale_while_revalidate", Duration::ZERO, errors),
         stale_if_error: table.get_or("stale_if_error", Duration::ZERO, errors),
+        stale_if_unreachable: table.get("stale_if_unreachable", errors),
+        serve_authorized: table.get_or("serve_authorized", false, errors),
         heuristic_percent: table.get("heuristic_percent", errors),
         heuristic_max: table.get("heuristic_max", errors),
         ignore_client_cache_control: table.get("ignore_client_cache_control", errors),
@@ -169,6 +175,10 @@ pub fn resolve(cache: CacheSection, errors: &mut Diagnostics) -> CacheRules {
         ignore_client_cache_control: cache.ignore_client_cache_control.is_some_and(|at| at.value),
         stale_while_revalidate: cache.stale_while_revalidate,
         stale_if_error: cache.stale_if_error,
+        stale_if_unreachable: cache
+            .stale_if_unreachable
+            .map_or(default.stale_if_unreachable, |at| OutageWindow { length: at.value, is_stated: true }),
+        serve_authorized: cache.serve_authorized,
         store_set_cookie: cache.store_set_cookie,
         fetch_ranges: cache.fetch_ranges,
         finish_fill: cache.finish_fill,
@@ -178,7 +188,6 @@ pub fn resolve(cache: CacheSection, errors: &mut Diagnostics) -> CacheRules {
     }
 }
 
-/// Reports keys that the mode makes meaningless.
 /// The size of slices.
 fn check_slice(slice: Option<At<ByteSize>>, errors: &mut Diagnostics) -> Option<u64> {
     let size = slice?;
@@ -188,6 +197,7 @@ fn check_slice(slice: Option<At<ByteSize>>, errors: &mut Diagnostics) -> Option<
     Some(size.value.0)
 }
 
+/// Reports keys that the mode makes meaningless.
 fn check_modes(cache: &CacheSection, errors: &mut Diagnostics) {
     let Some(mode) = cache.mode.as_ref().map(|at| at.value) else { return };
     let place = |at: &Option<At<Duration>>| at.as_ref().map(|at| at.place);
@@ -203,6 +213,7 @@ fn check_modes(cache: &CacheSection, errors: &mut Diagnostics) {
             &[ModeWord::Respect],
         ),
         ("negative_ttl", cache.negative_ttl.first().map(|(_, at)| at.place), not_off),
+        ("stale_if_unreachable", place(&cache.stale_if_unreachable), not_off),
         ("compress", cache.compress.first().map(|at| at.place), not_off),
     ] {
         if let Some(place) = place
@@ -224,21 +235,7 @@ fn resolve_key(key: KeySection, errors: &mut Diagnostics) -> KeyRules {
         (None, Some(drop)) => QueryRule::Without(patterns(drop.value, errors)),
         (None, None) => QueryRule::All,
     };
-    let mut headers: Vec<HeaderName> = Vec::new();
-    for name in key.headers {
-        match name.value.parse::<HeaderName>() {
-            Ok(header) if header == http::header::COOKIE => {
-                errors.error_with_hint(
-                    name.place,
-                    "a key with all cookies hits nobody",
-                    "list them in cookies = [...]",
-                );
-            }
-            Ok(header) if !headers.contains(&header) => headers.push(header),
-            Ok(_) => {}
-            Err(_) => errors.error(name.place, format!("{:?} is not the name of a header field", name.value)),
-        }
-    }
+    let headers = key.headers.into_iter().filter_map(|name| resolve_field(name, errors)).collect();
     for at in key.cookies.iter().flat_map(|cookies| &cookies.value) {
         if at.value.is_empty() || !at.value.bytes().all(|b| b.is_ascii_graphic() && !b";=,".contains(&b)) {
             errors.error(at.place, format!("{:?} is not the name of a cookie", at.value));
@@ -255,11 +252,46 @@ fn resolve_key(key: KeySection, errors: &mut Diagnostics) -> KeyRules {
         sort_query: key.sort_query,
         ignore_path_case: key.ignore_path_case,
         headers,
-        cookies: key.cookies.map(names),
+        cookies: key.cookies.map(|at| patterns(at.value, errors).into()),
         device: key.device,
         accept_encoding: key.accept_encoding.map(|at| at.value.into_iter().map(|coding| coding.value).collect()),
         accept_language: key.accept_language.map(names),
     }
+}
+
+/// A request field, or several by one star, that a key or `forward` names.
+pub fn resolve_field(name: At<String>, errors: &mut Diagnostics) -> Option<Pattern> {
+    const VOUCHED_FOR: [&str; 8] = [
+        "x-forwarded-for",
+        "x-forwarded-host",
+        "x-forwarded-proto",
+        "via",
+        "cdn-loop",
+        "host",
+        "connection",
+        "seawall-debug",
+    ];
+    let lower = name.value.to_ascii_lowercase();
+    let pattern = lower.parse::<Pattern>().ok().filter(|_| lower.replacen('*', "", 1).parse::<HeaderName>().is_ok());
+    let Some(pattern) = pattern else {
+        errors.error(
+            name.place,
+            format!("{:?} is not the name of a header field, nor such as \"x-tenant-*\"", name.value),
+        );
+        return None;
+    };
+    if pattern.matches("cookie") {
+        let hint = "list them in key = { cookies = [...] }";
+        errors.error_with_hint(name.place, "a key with all cookies hits nobody", hint);
+        return None;
+    }
+    if let Some(vouched) = VOUCHED_FOR.iter().find(|vouched| pattern.matches(vouched)) {
+        let message =
+            format!("{:?} covers {vouched}, which the node writes itself, whatever a client says", name.value);
+        errors.error(name.place, message);
+        return None;
+    }
+    Some(pattern)
 }
 
 fn resolve_compress(

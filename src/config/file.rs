@@ -8,7 +8,7 @@ use super::cache;
 use super::diagnose::{At, Diagnostics, Place};
 use super::disk::{self, DiskSection};
 use super::model::{
-    Balance, CacheMemory, Eviction, Limits, LogFormat, OriginProtocol, PoolTimeouts, Protocol, TokenRight,
+    Balance, CacheMemory, EncodedDots, Eviction, Limits, LogFormat, OriginProtocol, PoolTimeouts, Protocol, TokenRight,
 };
 use super::read::{ByteSize, FromToml, IpRange, Table, Value, words};
 
@@ -106,7 +106,16 @@ pub struct SiteSection {
     pub hosts: Vec<At<String>>,
     pub version: u64,
     pub purge_from: Vec<IpRange>,
+    pub ports: PortsWord,
+    pub encoded_dots: EncodedDots,
     pub routes: Vec<RouteSection>,
+}
+
+/// `ports` of a site.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PortsWord {
+    Named,
+    Any,
 }
 
 #[derive(Debug)]
@@ -115,9 +124,12 @@ pub struct RouteSection {
     pub methods: Vec<At<String>>,
     pub pool: At<String>,
     pub max_body: Option<ByteSize>,
+    pub forward: Vec<At<String>>,
     pub cache: Option<cache::CacheSection>,
 }
 
+words!(PortsWord { "named" => PortsWord::Named, "any" => PortsWord::Any });
+words!(EncodedDots { "refuse" => EncodedDots::Refuse, "pass" => EncodedDots::Pass });
 words!(Protocol { "h1" => Protocol::H1, "h2" => Protocol::H2 });
 // "tinylfu" is what it was called before.
 words!(Eviction { "s3fifo" => Eviction::S3Fifo, "lru" => Eviction::Lru, "tinylfu" => Eviction::S3Fifo });
@@ -438,6 +450,8 @@ fn read_site(name: At<String>, mut table: Table, errors: &mut Diagnostics) -> Si
         hosts: table.list("hosts", errors),
         version: table.get_or("version", 1, errors),
         purge_from: table.list("purge_from", errors).into_iter().map(|at| at.value).collect(),
+        ports: table.get_or("ports", PortsWord::Named, errors),
+        encoded_dots: table.get_or("encoded_dots", EncodedDots::Refuse, errors),
         routes: table
             .tables("route", &route_name, errors)
             .into_iter()
@@ -454,8 +468,9 @@ fn read_route(mut table: Table, errors: &mut Diagnostics) -> Option<RouteSection
     let pool = table.require("pool", errors);
     let methods = table.list("methods", errors);
     let max_body = table.get("max_body", errors).map(|at| at.value);
+    let forward = table.list("forward", errors);
     let name = table.name.replace("[[", "cache of [[");
     let cache = table.table("cache", &name, errors).map(|cache| cache::read(cache, errors));
     table.finish(errors);
-    Some(RouteSection { path: path?, methods, pool: pool?, max_body, cache })
+    Some(RouteSection { path: path?, methods, pool: pool?, max_body, forward, cache })
 }

@@ -82,7 +82,7 @@ impl std::str::FromStr for HostPattern {
             None => (false, text),
         };
         match parse_authority(name).ok_or_else(expected)? {
-            (_, Some(_)) => Err(format!("{text:?} has a port; host names are matched without one")),
+            (_, Some(_)) => Err(format!("{text:?} has a port where none is expected")),
             (host, None) if wildcard => Ok(HostPattern::Below(host.into_owned())),
             (host, None) => Ok(HostPattern::Exact(host.into_owned())),
         }

@@ -14,9 +14,12 @@ use super::file::StatusRange;
 use super::host::HostMap;
 use super::pattern::PathPattern;
 use super::read::{ByteSize, IpRange};
+use crate::request::{RequestView, merge_slashes};
 
 pub use super::disk::{Admission, CacheDisk, DiskDirectory, WriteWhen};
-pub use super::rules::{CacheMode, CacheRules, Coding, CompressRules, FinishFill, KeyRules, QueryRule};
+pub use super::rules::{
+    CacheMode, CacheRules, Coding, CompressRules, FinishFill, KeyRules, OutageWindow, Pattern, QueryRule,
+};
 
 /// A valid configuration.
 #[derive(Debug)]
@@ -329,7 +332,49 @@ pub struct Site {
     pub version: u64,
     /// Clients whose `PURGE` method works.
     pub purge_from: Vec<IpRange>,
+    pub ports: Ports,
+    pub encoded_dots: EncodedDots,
     pub routes: Vec<Route>,
+}
+
+/// The ports in clients' `Host` that are keyed and sent on, besides that of the listener.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ports {
+    Named(Vec<u16>),
+    /// Whatever clients write: they can ask for as many variants of a page as there are ports.
+    Any,
+}
+
+/// What becomes of paths in which only some servers see dot segments.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EncodedDots {
+    Refuse,
+    /// They go to the origin, uncached.
+    Pass,
+}
+
+impl Site {
+    /// The first route that takes a request, by its place.
+    pub fn find_route(&self, method: &Method, path: &str) -> Option<usize> {
+        let path = merge_slashes(path);
+        self.routes.iter().position(|route| route.serves(method, &path))
+    }
+
+    /// Whether a route is for a path, if not for every method.
+    pub fn has_path(&self, path: &str) -> bool {
+        let path = merge_slashes(path);
+        self.routes.iter().any(|route| route.path.matches(&path))
+    }
+
+    /// The port of a request, if it counts: not the scheme's own, and one that the operator knows of.
+    pub fn keyed_port(&self, request: &RequestView<'_>) -> Option<u16> {
+        let port = request.port.filter(|port| *port != request.scheme.default_port())?;
+        let counts = match &self.ports {
+            Ports::Any => true,
+            Ports::Named(ports) => port == request.local_port || ports.contains(&port),
+        };
+        counts.then_some(port)
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -343,8 +388,8 @@ pub struct Route {
 }
 
 impl Route {
-    /// Whether it is for a method and a normalised path.
-    pub fn serves(&self, method: &Method, path: &str) -> bool {
+    /// Whether it is for a method and a normalised path with its slashes merged.
+    fn serves(&self, method: &Method, path: &str) -> bool {
         self.path.matches(path) && self.methods.as_ref().is_none_or(|methods| methods.contains(method))
     }
 }
@@ -356,6 +401,11 @@ pub enum BodyLimit {
 }
 
 impl Config {
+    /// Whether a listener has a port.
+    pub fn listens_on(&self, port: u16) -> bool {
+        self.listeners.iter().any(|listener| listener.address.port() == port)
+    }
+
     pub fn pool(&self, id: PoolId) -> &Arc<Pool> {
         &self.pools[id.0]
     }

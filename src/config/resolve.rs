@@ -11,7 +11,7 @@ use super::cache;
 use super::certificate::{self, CertificateStore};
 use super::diagnose::{At, Diagnostics, Source, did_you_mean};
 use super::disk;
-use super::file::{self, File};
+use super::file::{self, File, PortsWord};
 use super::host::{HostMap, parse_authority};
 use super::model::*;
 use super::read::ByteSize;
@@ -423,6 +423,21 @@ fn resolve_health(health: file::HealthSection, errors: &mut Diagnostics) -> Opti
     })
 }
 
+/// Takes a port off the name of a host: the host is matched without it, the port is one that counts.
+fn split_port(text: &str) -> Result<(&str, Option<u16>), String> {
+    match text.rsplit_once(':') {
+        Some((host, digits))
+            if !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit()) && host != "*" =>
+        {
+            match digits.parse() {
+                Ok(port @ 1..) => Ok((host, Some(port))),
+                _ => Err(format!("{text:?}: {digits} is not a port")),
+            }
+        }
+        _ => Ok((text, None)),
+    }
+}
+
 fn resolve_sites(
     sections: Vec<file::SiteSection>,
     pool_ids: &PoolIds,
@@ -443,10 +458,13 @@ fn resolve_sites(
                 "add hosts = [\"shop.example.com\"], or [\"*\"] for all",
             );
         }
+        let mut named = Vec::new();
         for host in &section.hosts {
-            match host.value.parse() {
-                Ok(pattern) => {
-                    if let Some(other) = hosts.insert(pattern, sites.len()) {
+            match split_port(&host.value).and_then(|(host, port)| Ok((host.parse()?, port))) {
+                Ok((pattern, port)) => {
+                    named.extend(port);
+                    // With several ports, or with one and without, it is one host.
+                    if let Some(other) = hosts.insert(pattern, sites.len()).filter(|other| *other != sites.len()) {
                         let other = sites.get(other).map_or(section.name.value.as_str(), |site| &site.name);
                         errors.error(host.place, format!("host {:?} already belongs to site {other:?}", host.value));
                     }
@@ -466,6 +484,11 @@ fn resolve_sites(
             name: section.name.value.as_str().into(),
             version: section.version,
             purge_from: section.purge_from,
+            ports: match section.ports {
+                PortsWord::Any => Ports::Any,
+                PortsWord::Named => Ports::Named(named),
+            },
+            encoded_dots: section.encoded_dots,
             routes,
         }));
     }
@@ -484,7 +507,12 @@ fn resolve_route(route: file::RouteSection, pool_ids: &PoolIds, errors: &mut Dia
             _ => errors.error(method.place, format!("{:?} is not a method such as \"GET\"", method.value)),
         }
     }
-    let cache = route.cache.map_or_else(CacheRules::default, |cache| cache::resolve(cache, errors));
+    let mut cache = route.cache.map_or_else(CacheRules::default, |cache| cache::resolve(cache, errors));
+    if let Some(first) = route.forward.first().filter(|_| cache.mode == CacheMode::Off) {
+        let hint = "without a cache all fields go to the origin; remove it, or cache here";
+        errors.error_with_hint(first.place, "\"forward\" has no effect on a route that does not cache", hint);
+    }
+    cache.key.headers.extend(route.forward.into_iter().filter_map(|name| cache::resolve_field(name, errors)));
     Some(Route {
         path: path?,
         methods: (!methods.is_empty()).then_some(methods),

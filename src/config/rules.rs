@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderName, StatusCode};
+use http::StatusCode;
 
 use super::file::StatusRange;
 
@@ -15,6 +15,10 @@ pub struct CacheRules {
     pub stale_while_revalidate: Duration,
     /// Used where the response has no `stale-if-error`.
     pub stale_if_error: Duration,
+    /// Used when no origin can be reached.
+    pub stale_if_unreachable: OutageWindow,
+    /// Whether requests with `Authorization` get what was stored for requests without it.
+    pub serve_authorized: bool,
     /// Of the time for which a response had not changed, how much it is fresh if it states nothing: percent.
     pub heuristic_percent: u32,
     /// But no longer than this.
@@ -38,6 +42,20 @@ pub struct CacheRules {
     pub hit_for_miss: Duration,
     /// Variants kept of one URL.
     pub max_variants: usize,
+}
+
+/// For how long after its lifetime a response may stand in for origins that cannot be reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OutageWindow {
+    pub length: Duration,
+    /// Whether the operator wrote it, rather than the default.
+    pub is_stated: bool,
+}
+
+impl Default for OutageWindow {
+    fn default() -> Self {
+        OutageWindow { length: Duration::from_secs(600), is_stated: false }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,6 +101,8 @@ impl Default for CacheRules {
             mode: CacheMode::Off,
             stale_while_revalidate: Duration::ZERO,
             stale_if_error: Duration::ZERO,
+            stale_if_unreachable: OutageWindow::default(),
+            serve_authorized: false,
             heuristic_percent: 10,
             heuristic_max: Duration::from_secs(24 * 3600),
             ignore_client_cache_control: false,
@@ -107,16 +127,23 @@ pub struct KeyRules {
     pub sort_query: bool,
     /// Whether paths are taken as if written in lower case.
     pub ignore_path_case: bool,
-    /// Fields that count as if each response named them in `Vary`.
-    pub headers: Vec<HeaderName>,
+    /// Fields that count as if each response named them in `Vary`; in lower case.
+    pub headers: Vec<Pattern>,
     /// Cookies that count; origins see no others. `None`: cookies are left as they are.
-    pub cookies: Option<Arc<[Box<str>]>>,
+    pub cookies: Option<Arc<[Pattern]>>,
     /// Whether phones, tablets and other clients are told apart.
     pub device: bool,
     /// What `Accept-Encoding` is reduced to one of. `None`: it is left as it is.
     pub accept_encoding: Option<Arc<[Coding]>>,
     /// The same for `Accept-Language`.
     pub accept_language: Option<Arc<[Box<str>]>>,
+}
+
+impl KeyRules {
+    /// Whether a field is one of those that count; `name`: in lower case.
+    pub fn names_field(&self, name: &str) -> bool {
+        self.headers.iter().any(|pattern| pattern.matches(name))
+    }
 }
 
 /// Which query parameters count.
@@ -129,7 +156,8 @@ pub enum QueryRule {
 }
 
 /// A name in which one `*` may stand for any characters: `utm_*`, `application/*+json`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(into = "String", try_from = "String")]
 pub struct Pattern {
     prefix: Box<str>,
     /// What follows the star, if there is one.
@@ -137,6 +165,11 @@ pub struct Pattern {
 }
 
 impl Pattern {
+    /// The one name that it stands for; `None`: it has a star.
+    pub fn exact(&self) -> Option<&str> {
+        self.suffix.is_none().then_some(&*self.prefix)
+    }
+
     pub fn matches(&self, name: &str) -> bool {
         match &self.suffix {
             None => name == &*self.prefix,
@@ -146,6 +179,27 @@ impl Pattern {
                     && name.ends_with(&**suffix)
             }
         }
+    }
+}
+
+impl std::fmt::Display for Pattern {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.prefix)?;
+        self.suffix.as_ref().map_or(Ok(()), |suffix| write!(f, "*{suffix}"))
+    }
+}
+
+impl From<Pattern> for String {
+    fn from(pattern: Pattern) -> String {
+        pattern.to_string()
+    }
+}
+
+impl TryFrom<String> for Pattern {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
     }
 }
 

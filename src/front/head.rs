@@ -6,7 +6,7 @@
 
 use std::borrow::Cow;
 use std::mem::MaybeUninit;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::LazyLock;
 
 use bytes::{BufMut, BytesMut};
@@ -24,6 +24,7 @@ pub struct RequestHead<'b> {
     pub target: Target<'b>,
     /// Lower-case, without port.
     pub host: Cow<'b, str>,
+    pub port: Option<u16>,
     /// As written, with port.
     pub authority: &'b str,
     pub version: Version,
@@ -124,7 +125,7 @@ impl<'b> RequestHead<'b> {
         refuse_method(&method)?;
         let target = Target::parse(target_text).map_err(target_error)?;
         let fields = without_nominated(parsed.headers)?;
-        let (host, authority) = host(fields, &target)?;
+        let (host, port, authority) = host(fields, &target)?;
         Ok(RequestHead {
             body: body_framing(fields, version)?,
             keep_alive: keeps_alive(fields, version),
@@ -132,6 +133,7 @@ impl<'b> RequestHead<'b> {
             method,
             target,
             host,
+            port,
             authority,
             version,
             fields,
@@ -140,12 +142,15 @@ impl<'b> RequestHead<'b> {
     }
 
     /// What decisions read of it.
-    pub fn view(&self, client: IpAddr, scheme: Scheme) -> RequestView<'_> {
+    pub fn view(&self, client: IpAddr, local: SocketAddr, scheme: Scheme) -> RequestView<'_> {
         RequestView {
             method: &self.method,
             host: &self.host,
+            port: self.port,
+            local_port: local.port(),
             authority: self.authority,
             path: &self.target.path,
+            hides_dots: self.target.hides_dots,
             query: self.target.query,
             fields: self.fields(),
             client,
@@ -329,7 +334,10 @@ pub(super) fn refuse_method(method: &Method) -> Result<(), Refusal> {
 }
 
 /// Exactly one valid `Host`, which an absolute target must agree with (RFC 9112 section 3.2).
-fn host<'b>(fields: &'b [httparse::Header<'b>], target: &Target<'b>) -> Result<(Cow<'b, str>, &'b str), Refusal> {
+fn host<'b>(
+    fields: &'b [httparse::Header<'b>],
+    target: &Target<'b>,
+) -> Result<(Cow<'b, str>, Option<u16>, &'b str), Refusal> {
     let mut hosts = fields.iter().filter(|field| field.name.eq_ignore_ascii_case("host"));
     let (Some(field), None) = (hosts.next(), hosts.next()) else {
         return Err(bad("the request needs exactly one Host"));
@@ -342,7 +350,7 @@ fn host<'b>(fields: &'b [httparse::Header<'b>], target: &Target<'b>) -> Result<(
             return Err(bad("the target and the Host disagree"));
         }
     }
-    Ok((host, authority))
+    Ok((host, port, authority))
 }
 
 fn body_framing(fields: &[httparse::Header<'_>], version: Version) -> Result<BodyFraming, Refusal> {

@@ -264,6 +264,9 @@ impl ClientResponse {
         let kept: &[HeaderName] = match self.reply {
             Reply::Full | Reply::Partial { .. } | Reply::Multiple { .. } => {
                 let mut fields = self.head().fields();
+                if !matches!(self.reply, Reply::Full) {
+                    fields.remove(header::CONTENT_RANGE); // of a whole response it means nothing; this has its own
+                }
                 if let Some(multipart) = &self.multipart {
                     fields.insert(header::CONTENT_TYPE, multipart.content_type.clone());
                 }

@@ -18,7 +18,7 @@ use crate::cache::object::{add_date, remove_hop_by_hop};
 use crate::cache::purge::{Event, Target};
 use crate::cache::status::Report;
 use crate::clock::Timestamp;
-use crate::config::model::{BodyLimit, CacheMode, Route};
+use crate::config::model::{BodyLimit, Route};
 use crate::config::tokens;
 use crate::observe::{Observer, Outcome};
 use crate::origin::connect::OriginError;
@@ -69,7 +69,7 @@ pub async fn decide(
     now: Timestamp,
     asking: Asking,
 ) -> Decision {
-    let (matched, reason) = match plan(&snapshot.config, view) {
+    let (matched, reason) = match plan_of(snapshot, view) {
         Plan::Refuse { status, why } => {
             let response = ClientResponse::synthetic(status, why, view.method, now);
             return Decision::Respond { response, report: None, site: None };
@@ -97,6 +97,14 @@ pub async fn decide(
     }
     // What has no body and changes nothing takes the short way; pingora's proxy, which can do all the rest, costs more.
     ask(shared, snapshot, view, matched, reason, now, asking).await
+}
+
+/// What is to be done with a request; with one that goes in circles nothing, before anything else.
+fn plan_of<'s>(snapshot: &'s Snapshot, view: &RequestView<'_>) -> Plan<'s> {
+    match snapshot.passage.loops(view.fields) {
+        Some(circle) => Plan::Refuse { status: StatusCode::LOOP_DETECTED, why: circle.why() },
+        None => plan(&snapshot.config, view),
+    }
 }
 
 /// Drives a decision on until it is made; `None`: until interim responses are there that go before it.
@@ -127,13 +135,14 @@ async fn from_cache(
             shared.engine.refresh(&request, &object);
             (Source::Stored(object), report)
         }
-        Lookup::Miss(_) | Lookup::HitForMiss if request.asks.only_if_cached => {
+        Lookup::Miss(_) | Lookup::HitForMiss | Lookup::NotForAuthorized if request.asks.only_if_cached => {
             let status = StatusCode::GATEWAY_TIMEOUT; // RFC 9111 section 5.2.1.7
             let why = "it is not in the cache, and the request wants nothing else";
             let response = ClientResponse::synthetic(status, why, view.method, now);
             return Ok(Decision::Respond { response, report: Some(Report::OnlyIfCached), site });
         }
         Lookup::HitForMiss => return Err(PassReason::HitForMiss),
+        Lookup::NotForAuthorized => return Err(PassReason::Authorization),
         // Boxed: large, and most requests do not come here.
         Lookup::Miss(miss) => match Box::pin(shared.engine.get(&request, miss)).await {
             Ok(Answer { source, report }) => (source, report),
@@ -156,12 +165,11 @@ pub fn in_memory(
     key: &mut String,
     now: Timestamp,
 ) -> Option<(ClientResponse, Report, usize)> {
-    let Plan::Cache(matched) = plan(&snapshot.config, view) else { return None };
+    let Plan::Cache(matched) = plan_of(snapshot, view) else { return None };
     let request = cache_request(view, snapshot, matched, key);
-    let (key, asks) = (request.key, request.asks);
-    match shared.engine.lookup(key, view.fields, &asks, now) {
+    match shared.engine.lookup(&request, &request.asks, now) {
         Lookup::Hit(object, report) if object.content.in_memory().is_some() => {
-            let response = response_from_cache(snapshot, view, matched, Source::Stored(object), key, now);
+            let response = response_from_cache(snapshot, view, matched, Source::Stored(object), request.key, now);
             Some((response, report, matched.site_index))
         }
         _ => None,
@@ -227,9 +235,7 @@ async fn ask(
     let (site, route, pool) = (matched.site_index, matched.route_index, matched.route.pool);
     let mut fields = view.fields.to_map();
     remove_hop_by_hop(&mut fields);
-    if matched.route.cache.mode != CacheMode::Off {
-        forward::exclude_overrides(&mut fields);
-    }
+    forward::exclude_unkeyed(&mut fields, &matched.route.cache);
     forward::join_cookies(&mut fields);
     let forwarded = Forwarded {
         node: &snapshot.config.node,
@@ -237,6 +243,7 @@ async fn ask(
         authority: view.authority,
         scheme: view.scheme,
         version: view.version,
+        passage: &snapshot.passage,
     };
     forward::set_forwarding_fields(&mut fields, &forwarded);
     let upgrade = plan::asks_for_upgrade(view).then(|| view.fields.get(&header::UPGRADE)).flatten();
@@ -339,6 +346,7 @@ pub fn pass_request(
         reason,
         method: view.method.clone(),
         host: view.host.to_owned(),
+        port: snapshot.site(site).keyed_port(view),
         authority: view.authority.to_owned(),
         path: view.path.to_owned(),
         query: view.query.map(str::to_owned),

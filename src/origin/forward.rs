@@ -6,9 +6,11 @@ use std::net::IpAddr;
 use http::{HeaderMap, HeaderName, HeaderValue, Version, header};
 use smallvec::SmallVec;
 
-use crate::config::model::Node;
+use crate::config::model::{CacheMode, CacheRules, Node};
 use crate::config::read::IpRange;
 use crate::request::Scheme;
+
+use super::passage::Passage;
 
 /// What the node says about a request to the origin.
 #[derive(Clone, Copy)]
@@ -20,48 +22,138 @@ pub struct Forwarded<'a> {
     pub scheme: Scheme,
     /// Of the client's request.
     pub version: Version,
+    /// What tells the node in loops.
+    pub passage: &'a Passage,
 }
 
 /// The field that brings the token of who wants to see more of what the node did.
 pub const DEBUG: HeaderName = HeaderName::from_static("seawall-debug");
 
-const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+/// By which requests that go in circles are told (RFC 8586).
+pub const CDN_LOOP: HeaderName = HeaderName::from_static("cdn-loop");
+
+pub const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
 /// Fields by which proxies tell where a request came from. A client's own are never believed; nor does an
 /// origin see a token of the node's.
-static FORWARDING_FIELDS: [HeaderName; 15] = [
-    HeaderName::from_static("forwarded"),
-    FORWARDED_FOR,
-    FORWARDED_HOST,
-    FORWARDED_PROTO,
-    HeaderName::from_static("x-forwarded-port"),
-    HeaderName::from_static("x-forwarded-server"),
-    HeaderName::from_static("x-forwarded-scheme"),
-    HeaderName::from_static("x-forwarded-prefix"),
-    HeaderName::from_static("x-real-ip"),
-    HeaderName::from_static("x-host"),
-    HeaderName::from_static("x-forwarded-ssl"),
-    HeaderName::from_static("x-forwarded-protocol"),
-    HeaderName::from_static("x-url-scheme"),
-    HeaderName::from_static("front-end-https"),
-    DEBUG,
+static FORWARDING_FIELDS: [&str; 16] = [
+    "forwarded",
+    "x-forwarded-for",
+    "x-forwarded-host",
+    "x-forwarded-proto",
+    "x-forwarded-port",
+    "x-forwarded-server",
+    "x-forwarded-scheme",
+    "x-forwarded-prefix",
+    "x-real-ip",
+    "x-host",
+    "x-forwarded-ssl",
+    "x-forwarded-protocol",
+    "x-url-scheme",
+    "front-end-https",
+    "seawall-debug",
+    "proxy", // to CGI it is the variable HTTP_PROXY (CVE-2016-5385)
 ];
 
-/// Fields by which some frameworks let a request be another than its line says. No cache key has them, so on
-/// a cached route one visitor could have another page stored for all.
-static OVERRIDING_FIELDS: [HeaderName; 9] = [
-    HeaderName::from_static("x-original-url"),
-    HeaderName::from_static("x-rewrite-url"),
-    HeaderName::from_static("x-original-host"),
-    HeaderName::from_static("x-http-method-override"),
-    HeaderName::from_static("x-http-method"),
-    HeaderName::from_static("x-method-override"),
-    HeaderName::from_static("x-forwarded-path"),
-    HeaderName::from_static("x-forwarded-uri"),
-    HeaderName::from_static("x-override-url"),
+/// Fields by which some frameworks and servers let a request be another than its line says: its host, path, method or
+/// scheme. No cache key has them, so on a cached route one visitor could have another page stored for all. A name that
+/// ends with a hyphen stands for all that begin with it.
+static OVERRIDING_FIELDS: [&str; 29] = [
+    // host
+    "x-http-host-override",
+    "x-host-override",
+    "x-original-host",
+    "x-backend-host",
+    "x-forwarded-", // host, path, uri, prefix, scheme and more; the node writes its own
+    // path
+    "x-original-url",
+    "x-original-uri",
+    "x-rewrite-url",
+    "x-rewrite-uri",
+    "x-override-url",
+    "x-request-uri",
+    "request-uri",
+    "x-proxy-url",
+    "x-script-name",
+    "x-http-destinationurl",
+    "base-url",
+    // what frameworks tell themselves of a request
+    "x-middleware-",
+    "x-invoke-",
+    "x-matched-path",
+    "x-now-route-matches",
+    "x-prerender-revalidate",
+    "x-nextjs-rewritten-path",
+    // method
+    "x-http-method-override",
+    "x-http-method",
+    "x-method-override",
+    // scheme
+    "x-scheme",
+    "x-arr-ssl",
+    "cloudfront-forwarded-proto",
+    "x-https",
 ];
+
+/// Fields by which proxies in front assert who the client is or where it comes from, unkeyed as well.
+static IDENTITY_FIELDS: [&str; 36] = [
+    "true-client-ip",
+    "cf-connecting-",
+    "cf-ipcountry",
+    "cf-ipcity",
+    "cf-ipcontinent",
+    "cf-iplatitude",
+    "cf-iplongitude",
+    "cf-visitor",
+    "cf-access-",
+    "cloudfront-viewer-",
+    "cloudfront-is-",
+    "fastly-client-",
+    "fly-client-ip",
+    "x-client-ip",
+    "x-cluster-client-ip",
+    "x-original-forwarded-for",
+    "x-originating-ip",
+    "x-remote-ip",
+    "x-remote-addr",
+    "x-proxyuser-ip",
+    "x-azure-",
+    "x-appengine-",
+    "x-vercel-ip-",
+    "x-nf-geo",
+    "proxy-client-ip",
+    "wl-proxy-client-ip",
+    "x-client-cert",
+    "x-client-verify",
+    "x-ssl-client-",
+    "ssl-client-",
+    "x-remote-user",
+    "remote-user",
+    "x-webauth-user",
+    "x-auth-request-",
+    "x-authenticated-",
+    "x-device-class", // the node's own, where a route has `device`
+];
+
+/// The fields of a client's request that the fill of a route with `mode = "force"` has, beside those that its key names:
+/// what content negotiation is done by, which origins name in `Vary`, what traces a request, and `Authorization`, since an
+/// answer to that is not shared without the origin's word.
+static SAFE_FIELDS: [HeaderName; 9] = [
+    header::ACCEPT,
+    header::ACCEPT_ENCODING,
+    header::ACCEPT_LANGUAGE,
+    header::AUTHORIZATION,
+    header::VIA,
+    CDN_LOOP,
+    HeaderName::from_static("traceparent"),
+    HeaderName::from_static("tracestate"),
+    HeaderName::from_static("x-request-id"),
+];
+
+/// What a fill with only safe fields says of itself.
+const USER_AGENT: HeaderValue = HeaderValue::from_static("seawall");
 
 /// Fields of a client's request that the fill of a shared object must not have: its conditions and ranges
 /// are answered from the object, its body is not forwarded.
@@ -77,10 +169,11 @@ static FILL_EXCLUDES: [HeaderName; 9] = [
     header::CONTENT_TYPE,
 ];
 
-/// Replaces the fields that tell of the client by what the node knows: `Via`, `X-Forwarded-*`.
+/// Replaces the fields that tell of the client by what the node knows: `Via`, `CDN-Loop`, `X-Forwarded-*`.
 pub fn set_forwarding_fields(fields: &mut HeaderMap, forwarded: &Forwarded<'_>) {
-    let chain = believed_chain(fields, forwarded);
-    remove_all(fields, &FORWARDING_FIELDS);
+    let before: Vec<&str> = fields.get_all(FORWARDED_FOR).iter().filter_map(|value| value.to_str().ok()).collect();
+    let chain = believed_chain(&before.join(", "), forwarded.client, &forwarded.node.trusted_proxies);
+    remove(fields, |name| is_listed(name, &FORWARDING_FIELDS));
     fields.insert(FORWARDED_PROTO, HeaderValue::from_static(forwarded.scheme.as_str()));
     if let Ok(chain) = HeaderValue::try_from(chain) {
         fields.insert(FORWARDED_FOR, chain);
@@ -91,13 +184,59 @@ pub fn set_forwarding_fields(fields: &mut HeaderMap, forwarded: &Forwarded<'_>) 
     if let Ok(via) = HeaderValue::try_from(via(forwarded.version, &forwarded.node.name)) {
         fields.append(header::VIA, via);
     }
+    if let Ok(passed) = HeaderValue::try_from(forwarded.passage.cdn_loop()) {
+        fields.append(CDN_LOOP, passed);
+    }
 }
 
 /// Prepares the fields of a fill; hop-by-hop fields are already gone.
-pub fn exclude_from_fill(fields: &mut HeaderMap) {
-    remove_all(fields, &FILL_EXCLUDES);
-    exclude_overrides(fields);
+pub fn exclude_from_fill(fields: &mut HeaderMap, rules: &CacheRules) {
+    for name in &FILL_EXCLUDES {
+        fields.remove(name);
+    }
+    // By what tells where it came from, the node's own is made first: see set_forwarding_fields.
+    remove(fields, |name| !goes_with_fill(name, rules) && !is_listed(name, &FORWARDING_FIELDS));
+    if matches!(rules.mode, CacheMode::Force { .. }) && !rules.key.names_field("user-agent") {
+        fields.insert(header::USER_AGENT, USER_AGENT);
+    }
     join_cookies(fields);
+}
+
+/// Takes out what no origin gets by a route that caches, also of requests that the cache does not answer: one route has
+/// one idea of what a client may say.
+pub fn exclude_unkeyed(fields: &mut HeaderMap, rules: &CacheRules) {
+    if rules.mode != CacheMode::Off {
+        remove(fields, |name| is_unkeyed(name, rules));
+    }
+}
+
+/// Whether a client's field of this name has a part in what a fill gets.
+pub fn goes_with_fill(name: &str, rules: &CacheRules) -> bool {
+    let is_safe = match rules.mode {
+        CacheMode::Force { .. } => {
+            SAFE_FIELDS.iter().any(|safe| safe == name)
+                || rules.key.names_field(name)
+                || name == "cookie" && rules.key.cookies.is_some()
+        }
+        _ => true,
+    };
+    is_safe && !is_unkeyed(name, rules) && !is_listed(name, &FORWARDING_FIELDS)
+}
+
+/// Whether a request is another than its line says by a field of this name.
+pub fn is_overriding(name: &str) -> bool {
+    let lower = name.to_ascii_lowercase();
+    is_listed(&lower, &OVERRIDING_FIELDS) && !is_listed(&lower, &["x-forwarded-for", "x-forwarded-proto"])
+}
+
+/// Whether the node itself says what a field of this name says.
+pub fn is_our_own(name: &HeaderName) -> bool {
+    [FORWARDED_FOR, header::VIA].contains(name)
+}
+
+fn is_unkeyed(name: &str, rules: &CacheRules) -> bool {
+    let listed = is_listed(name, &OVERRIDING_FIELDS) || is_listed(name, &IDENTITY_FIELDS);
+    listed && !is_listed(name, &FORWARDING_FIELDS) && !rules.key.names_field(name)
 }
 
 /// HTTP/2 clients may send cookies in several fields; HTTP/1 has one (RFC 9113 section 8.2.3).
@@ -110,19 +249,24 @@ pub fn join_cookies(fields: &mut HeaderMap) {
     }
 }
 
-/// Takes the fields out that could make the request another than the one that was keyed.
-pub fn exclude_overrides(fields: &mut HeaderMap) {
-    remove_all(fields, &OVERRIDING_FIELDS);
-}
-
-/// Removes fields, also where a name is spelt with underscores: to CGI, WSGI and their like that is the same field.
-fn remove_all(fields: &mut HeaderMap, names: &[HeaderName]) {
-    let is_respelt = |spelt: &str| spelt.contains('_') && names.iter().any(|name| *name == *spelt.replace('_', "-"));
-    // Requests have fewer fields than there are names: theirs are looked for among these, not these among theirs.
-    let gone = fields.keys().filter(|name| names.contains(name) || is_respelt(name.as_str()));
+/// Removes fields. A name that is spelt with underscores is the same to CGI, WSGI and their like.
+fn remove(fields: &mut HeaderMap, goes: impl Fn(&str) -> bool) {
+    let goes = |name: &str| goes(name) || name.contains('_') && goes(&name.replace('_', "-"));
+    let gone = fields.keys().filter(|name| goes(name.as_str()));
     for name in gone.cloned().collect::<SmallVec<[HeaderName; 4]>>() {
         fields.remove(name);
     }
+}
+
+/// Whether a list has a name, or a beginning of it that ends with a hyphen.
+fn is_listed(name: &str, names: &[&str]) -> bool {
+    let lists = |name: &str| {
+        names.iter().any(|listed| match listed.ends_with('-') {
+            true => name.starts_with(listed),
+            false => name == *listed,
+        })
+    };
+    lists(name) || name.contains('_') && lists(&name.replace('_', "-"))
 }
 
 /// The node's entry in `Via` (RFC 9110 section 7.6.3).
@@ -137,13 +281,12 @@ pub fn via(version: Version, node: &str) -> String {
 }
 
 /// `X-Forwarded-For`: the peer, after what a trusted proxy said came before it.
-fn believed_chain(fields: &HeaderMap, forwarded: &Forwarded<'_>) -> String {
-    let peer = forwarded.client.to_canonical().to_string();
-    if !is_trusted(&forwarded.node.trusted_proxies, forwarded.client) {
-        return peer;
+pub fn believed_chain(before: &str, client: IpAddr, trusted_proxies: &[IpRange]) -> String {
+    let peer = client.to_canonical().to_string();
+    match is_trusted(trusted_proxies, client) && !before.is_empty() {
+        true => format!("{before}, {peer}"),
+        false => peer,
     }
-    let before: Vec<&str> = fields.get_all(FORWARDED_FOR).iter().filter_map(|value| value.to_str().ok()).collect();
-    if before.is_empty() { peer } else { format!("{}, {peer}", before.join(", ")) }
 }
 
 fn is_trusted(ranges: &[IpRange], address: IpAddr) -> bool {
@@ -153,6 +296,7 @@ fn is_trusted(ranges: &[IpRange], address: IpAddr) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::model::KeyRules;
     use crate::plan::tests::config;
 
     fn forward(trusted: &str, fields: &[(&'static str, &str)]) -> HeaderMap {
@@ -167,6 +311,7 @@ mod tests {
             authority: "shop.example:8443",
             scheme: Scheme::Https,
             version: Version::HTTP_2,
+            passage: &Passage::new("id".into()),
         };
         set_forwarding_fields(&mut map, &forwarded);
         map
@@ -215,9 +360,60 @@ mod tests {
         ] {
             fields.append(name, value.parse().unwrap());
         }
-        exclude_from_fill(&mut fields);
+        exclude_from_fill(&mut fields, &respect());
         assert_eq!(fields.len(), 1);
         assert_eq!(fields["cookie"], "a=1; b=2");
+    }
+
+    fn respect() -> CacheRules {
+        CacheRules { mode: CacheMode::Respect { default_ttl: None }, ..CacheRules::default() }
+    }
+
+    #[test]
+    fn unkeyed_fields_go_by_no_route_that_caches() {
+        let keyed = KeyRules { headers: vec!["x-forwarded-user".parse().unwrap()], ..KeyRules::default() };
+        let keyed = CacheRules { key: keyed, ..respect() };
+        let off = CacheRules::default();
+        for (name, rules, goes) in [
+            ("x-http-host-override", respect(), false),
+            ("X-Middleware-Subrequest", respect(), false),
+            ("true-client-ip", respect(), false),
+            ("true_client_ip", respect(), false),
+            ("cf-connecting-ip", respect(), false),
+            ("x-forwarded-client-cert", respect(), false),
+            ("x-device-class", respect(), false),
+            ("x-forwarded-user", respect(), false),
+            ("x-forwarded-user", keyed.clone(), true),
+            ("x-forwarded-email", keyed, false),
+            ("x-tenant", respect(), true),
+            ("accept", respect(), true),
+            ("true-client-ip", off, true),
+        ] {
+            let field = || HeaderMap::from_iter([(name.parse::<HeaderName>().unwrap(), HeaderValue::from_static("1"))]);
+            let mut passed = field();
+            exclude_unkeyed(&mut passed, &rules);
+            assert_eq!(!passed.is_empty(), goes, "{name}");
+            if rules.mode != CacheMode::Off {
+                let mut filled = field();
+                exclude_from_fill(&mut filled, &rules);
+                assert_eq!(!filled.is_empty(), goes, "{name}");
+            }
+        }
+    }
+
+    #[test]
+    fn by_force_only_what_is_safe_or_keyed_goes() {
+        let key = KeyRules { headers: vec!["x-tenant".parse().unwrap()], ..KeyRules::default() };
+        let mode = CacheMode::Force { ttl: std::time::Duration::from_secs(1) };
+        let mut fields = HeaderMap::new();
+        for name in ["cookie", "accept", "user-agent", "x-tenant", "x-color", "referer", "origin", "traceparent"] {
+            fields.insert(name, HeaderValue::from_static("1"));
+        }
+        exclude_from_fill(&mut fields, &CacheRules { mode, key, ..CacheRules::default() });
+        let mut left: Vec<&str> = fields.keys().map(HeaderName::as_str).collect();
+        left.sort_unstable();
+        assert_eq!(left, ["accept", "traceparent", "user-agent", "x-tenant"]);
+        assert_eq!(fields["user-agent"], "seawall");
     }
 
     #[test]

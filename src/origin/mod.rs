@@ -6,6 +6,7 @@ pub mod exchange;
 pub mod forward;
 pub mod h1;
 mod health;
+pub mod passage;
 mod pool;
 mod resolve;
 mod state;

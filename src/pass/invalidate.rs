@@ -7,7 +7,7 @@ use crate::cache::engine::Engine;
 use crate::cache::purge::{Event, Target as PurgeTarget};
 use crate::cache::tags;
 use crate::clock::Timestamp;
-use crate::plan::{CacheKey, keyed_uris};
+use crate::plan::{CacheKey, KeyOrigin, keyed_uris};
 use crate::request::{Scheme, Target};
 
 use super::PassRequest;
@@ -26,10 +26,11 @@ pub async fn invalidate(engine: &std::sync::Arc<Engine>, request: &PassRequest, 
         let site = request.snapshot.site(request.site);
         let version = request.snapshot.sites[request.site].version();
         for uri in keyed_uris(site, &request.host, path, query) {
-            for tls in [false, true] {
-                let key = CacheKey::of_uri(&site.name, version, tls, &uri);
+            let ports: &[Option<u16>] = if request.port.is_some() { &[None, request.port] } else { &[None] };
+            for (tls, port) in [false, true].into_iter().flat_map(|tls| ports.iter().map(move |port| (tls, *port))) {
+                let key = CacheKey::of_uri(&site.name, version, tls, port, &uri);
                 engine.invalidate(&key);
-                let route = site.routes.iter().find(|route| route.serves(&Method::GET, path));
+                let route = site.find_route(&Method::GET, path).map(|index| &site.routes[index]);
                 sliced.extend(route.and_then(|route| route.cache.slice).map(|size| (key, size)));
             }
         }
@@ -44,7 +45,8 @@ pub async fn invalidate(engine: &std::sync::Arc<Engine>, request: &PassRequest, 
         }
     }
     forget_slices(engine, sliced).await;
-    let groups = tags::groups(fields, &GROUP_INVALIDATION, (request.scheme == Scheme::Https, &request.host));
+    let origin = KeyOrigin { tls: request.scheme == Scheme::Https, host: &request.host, port: request.port };
+    let groups = tags::groups(fields, &GROUP_INVALIDATION, origin);
     if groups.is_empty() {
         return;
     }

@@ -34,6 +34,8 @@ pub struct PassRequest {
     pub reason: PassReason,
     pub method: Method,
     pub host: String,
+    /// The port, where it counts.
+    pub port: Option<u16>,
     pub authority: String,
     pub path: String,
     pub query: Option<String>,

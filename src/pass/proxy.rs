@@ -18,7 +18,7 @@ use crate::cache::engine::Engine;
 use crate::cache::object::connection_options;
 use crate::cache::status::Report;
 use crate::cache::tags::TAG_FIELDS;
-use crate::config::model::{BodyLimit, CacheMode, OriginProtocol};
+use crate::config::model::{BodyLimit, OriginProtocol};
 use crate::observe::Observer;
 use crate::origin::connect::describe;
 use crate::origin::forward::{self, Forwarded};
@@ -169,15 +169,14 @@ impl ProxyHttp for Pass {
         // Always said in so many words: of a request by HTTP/2, pingora would take the URI's.
         let host = host.unwrap_or_else(|| request.authority.clone());
         let mut fields = upstream.headers.clone();
-        if request.snapshot.route(request.site, request.route).cache.mode != CacheMode::Off {
-            forward::exclude_overrides(&mut fields);
-        }
+        forward::exclude_unkeyed(&mut fields, &request.snapshot.route(request.site, request.route).cache);
         let forwarded = Forwarded {
             node: &request.snapshot.config.node,
             client: request.client,
             authority: &request.authority,
             scheme: request.scheme,
             version: request.version,
+            passage: &request.snapshot.passage,
         };
         forward::join_cookies(&mut fields);
         forward::set_forwarding_fields(&mut fields, &forwarded);

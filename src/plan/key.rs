@@ -9,7 +9,7 @@ use crate::request::{RequestView, Scheme};
 /// Separates the parts. No part can have it: names are checked, hosts and targets are visible ASCII.
 const SEPARATOR: char = '\u{1f}';
 
-/// `site SEP version SEP host/path?query`, and for a slice of an object `SEP size/number`.
+/// `site SEP version[+tls][:port] SEP host/path?query`, and for a slice of an object `SEP size/number`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct CacheKey(Arc<str>);
 
@@ -19,16 +19,24 @@ pub struct Key<'a>(&'a str);
 
 impl CacheKey {
     /// Writes the key into a buffer that the caller reuses, so that looking up allocates nothing.
-    pub fn write(buffer: &mut String, site: &str, version: u64, rules: &KeyRules, request: &RequestView<'_>) {
+    /// `port`: where it counts.
+    pub fn write(
+        buffer: &mut String,
+        site: &str,
+        version: u64,
+        port: Option<u16>,
+        rules: &KeyRules,
+        request: &RequestView<'_>,
+    ) {
         buffer.clear();
-        push_prefix(buffer, site, version, request.scheme == Scheme::Https);
+        push_prefix(buffer, site, version, request.scheme == Scheme::Https, port);
         push_uri(buffer, rules, request.host, request.path, request.query);
     }
 
     /// The key of a URI as [`push_uri`] wrote it.
-    pub fn of_uri(site: &str, version: u64, tls: bool, uri: &str) -> Self {
+    pub fn of_uri(site: &str, version: u64, tls: bool, port: Option<u16>, uri: &str) -> Self {
         let mut key = String::new();
-        push_prefix(&mut key, site, version, tls);
+        push_prefix(&mut key, site, version, tls, port);
         key.push_str(uri);
         CacheKey(key.into())
     }
@@ -77,12 +85,13 @@ impl<'a> Key<'a> {
         uri.find('/').map_or("/", |at| &uri[at..])
     }
 
-    /// Whose it is in the sense of RFC 9110 section 4.3.1, as far as a key tells: TLS or not, and the host.
-    pub fn origin(self) -> (bool, &'a str) {
+    /// Whose it is in the sense of RFC 9110 section 4.3.1: TLS or not, the host, and the port where it counts.
+    pub fn origin(self) -> KeyOrigin<'a> {
         let mut parts = self.0.splitn(3, SEPARATOR).skip(1);
-        let tls = parts.next().is_some_and(|version| version.ends_with("+tls"));
-        let uri = parts.next().unwrap_or_default();
-        (tls, uri.split('/').next().unwrap_or_default())
+        let version = parts.next().unwrap_or_default();
+        let (version, port) = version.split_once(':').map_or((version, None), |(version, port)| (version, Some(port)));
+        let host = parts.next().unwrap_or_default().split('/').next().unwrap_or_default();
+        KeyOrigin { tls: version.ends_with("+tls"), host, port: port.and_then(|port| port.parse().ok()) }
     }
 
     pub fn as_str(self) -> &'a str {
@@ -97,7 +106,15 @@ impl<'a> Key<'a> {
     }
 }
 
-fn push_prefix(buffer: &mut String, site: &str, version: u64, tls: bool) {
+/// Whose a stored response is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KeyOrigin<'a> {
+    pub tls: bool,
+    pub host: &'a str,
+    pub port: Option<u16>,
+}
+
+fn push_prefix(buffer: &mut String, site: &str, version: u64, tls: bool, port: Option<u16>) {
     use std::fmt::Write;
     buffer.push_str(site);
     buffer.push(SEPARATOR);
@@ -105,6 +122,10 @@ fn push_prefix(buffer: &mut String, site: &str, version: u64, tls: bool) {
     // Origins see the scheme and answer by it, with redirects above all. URL purges hit both.
     if tls {
         buffer.push_str("+tls");
+    }
+    // Redirects go to the port that was asked for. It is no part of the URI, so that purges hit all of them.
+    if let Some(port) = port {
+        let _ = write!(buffer, ":{port}");
     }
     buffer.push(SEPARATOR);
 }
@@ -163,14 +184,16 @@ mod tests {
         let mut request = view(&Method::GET, "shop.example", "/a", &headers);
         request.query = Some("b=1");
         let mut buffer = String::from("left over");
-        CacheKey::write(&mut buffer, "shop", 7, &KeyRules::default(), &request);
+        CacheKey::write(&mut buffer, "shop", 7, None, &KeyRules::default(), &request);
         let key = CacheKey::from_written(&buffer);
         assert_eq!((key.view().site(), key.view().uri()), ("shop", "shop.example/a?b=1"));
-        assert_eq!(key.view().origin(), (false, "shop.example"));
+        let origin = KeyOrigin { tls: false, host: "shop.example", port: None };
+        assert_eq!(key.view().origin(), origin);
         request.scheme = Scheme::Https;
         let mut tls = String::new();
-        CacheKey::write(&mut tls, "shop", 7, &KeyRules::default(), &request);
-        assert_eq!(Key(&tls).origin(), (true, "shop.example"));
+        CacheKey::write(&mut tls, "shop", 7, Some(8443), &KeyRules::default(), &request);
+        assert_eq!(Key(&tls).origin(), KeyOrigin { tls: true, port: Some(8443), ..origin });
+        assert_eq!((Key(&tls).site(), Key(&tls).uri()), ("shop", "shop.example/a?b=1"));
         assert_eq!(key.as_str(), "shop\u{1f}7\u{1f}shop.example/a?b=1");
     }
 
@@ -179,10 +202,10 @@ mod tests {
         let headers = HeaderMap::new();
         let mut request = view(&Method::GET, "h", "/a", &headers);
         let mut without = String::new();
-        CacheKey::write(&mut without, "s", 1, &KeyRules::default(), &request);
+        CacheKey::write(&mut without, "s", 1, None, &KeyRules::default(), &request);
         request.query = Some("");
         let mut with = String::new();
-        CacheKey::write(&mut with, "s", 1, &KeyRules::default(), &request);
+        CacheKey::write(&mut with, "s", 1, None, &KeyRules::default(), &request);
         assert_ne!(with, without);
     }
 

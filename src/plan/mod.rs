@@ -3,11 +3,11 @@
 
 mod key;
 
-pub use key::{CacheKey, Key};
+pub use key::{CacheKey, Key, KeyOrigin};
 
 use http::{Method, StatusCode, Version, header};
 
-use crate::config::model::{CacheMode, Config, KeyRules, Route, Site};
+use crate::config::model::{CacheMode, Config, EncodedDots, KeyRules, Route, Site};
 use crate::config::read::IpRange;
 use crate::request::RequestView;
 
@@ -46,6 +46,10 @@ pub enum PassReason {
     Method,
     /// The key was found uncacheable a short while ago.
     HitForMiss,
+    /// The path hides dot segments, and the site lets such paths through.
+    EncodedDots,
+    /// What is stored is not for requests with `Authorization`.
+    Authorization,
     /// As many fills are running as may.
     FillsFull,
     /// A fault of the node's own ended the fill that was to answer.
@@ -59,6 +63,8 @@ impl PassReason {
             PassReason::CacheOff => "bypass",
             PassReason::Method => "method",
             PassReason::HitForMiss => "bypass; detail=hit-for-miss",
+            PassReason::EncodedDots => "bypass; detail=encoded-dots",
+            PassReason::Authorization => "bypass; detail=authorization",
             PassReason::FillsFull => "bypass; detail=fills-full",
             PassReason::FillLost => "bypass; detail=fill-lost",
         }
@@ -69,15 +75,21 @@ impl Matched<'_> {
     /// Writes the request's cache key into a buffer that the caller reuses.
     pub fn write_key(&self, buffer: &mut String, version: u64, request: &RequestView<'_>) {
         let rules = &self.route.cache.key;
+        let (site, port) = (&self.site.name, self.site.keyed_port(request));
         match rules.ignore_path_case && self.is_anothers_in_lower_case(request) {
-            true => CacheKey::write(
-                buffer,
-                &self.site.name,
-                version,
-                &KeyRules { ignore_path_case: false, ..rules.clone() },
-                request,
-            ),
-            false => CacheKey::write(buffer, &self.site.name, version, rules, request),
+            true => {
+                let rules = KeyRules { ignore_path_case: false, ..rules.clone() };
+                CacheKey::write(buffer, site, version, port, &rules, request);
+            }
+            false => CacheKey::write(buffer, site, version, port, rules, request),
+        }
+    }
+
+    /// The host, and the port where it counts: what the origin gets as `Host` of what all may get.
+    pub fn keyed_authority(&self, request: &RequestView<'_>) -> String {
+        match self.site.keyed_port(request) {
+            Some(port) => format!("{}:{port}", request.host),
+            None => request.host.to_owned(),
         }
     }
 
@@ -85,8 +97,7 @@ impl Matched<'_> {
     /// be replaced by what this one's pool answers.
     fn is_anothers_in_lower_case(&self, request: &RequestView<'_>) -> bool {
         let lower = request.path.to_ascii_lowercase();
-        let route = self.site.routes.iter().position(|route| route.serves(request.method, &lower));
-        route != Some(self.route_index)
+        self.site.find_route(request.method, &lower) != Some(self.route_index)
     }
 }
 
@@ -105,7 +116,11 @@ pub fn plan<'c>(config: &'c Config, request: &RequestView<'_>) -> Plan<'c> {
             Plan::Refuse { status: StatusCode::FORBIDDEN, why: "this client may not purge" }
         };
     }
-    let Some(route_index) = site.routes.iter().position(|route| route.serves(request.method, request.path)) else {
+    if request.hides_dots && site.encoded_dots == EncodedDots::Refuse {
+        let why = "the path hides a dot segment; see encoded_dots of [site]";
+        return Plan::Refuse { status: StatusCode::BAD_REQUEST, why };
+    }
+    let Some(route_index) = site.find_route(request.method, request.path) else {
         return refuse_unrouted(site, request);
     };
     let route = &site.routes[route_index];
@@ -115,6 +130,10 @@ pub fn plan<'c>(config: &'c Config, request: &RequestView<'_>) -> Plan<'c> {
     }
     if route.cache.mode == CacheMode::Off {
         return Plan::Pass(matched, PassReason::CacheOff);
+    }
+    // Which page it is, the origin may see otherwise: no other visitor gets it.
+    if request.hides_dots {
+        return Plan::Pass(matched, PassReason::EncodedDots);
     }
     if !matches!(*request.method, Method::GET | Method::HEAD) {
         return Plan::Pass(matched, PassReason::Method);
@@ -131,7 +150,7 @@ pub fn keyed_uris(site: &Site, host: &str, path: &str, query: Option<&str>) -> i
         uri
     };
     let written = uri(&KeyRules::default());
-    let route = site.routes.iter().find(|route| route.serves(&Method::GET, path));
+    let route = site.find_route(&Method::GET, path).map(|index| &site.routes[index]);
     let keyed = route.map(|route| uri(&route.cache.key)).filter(|keyed| *keyed != written);
     std::iter::once(written).chain(keyed)
 }
@@ -150,7 +169,7 @@ pub fn asks_for_upgrade(request: &RequestView<'_>) -> bool {
 }
 
 fn refuse_unrouted<'c>(site: &Site, request: &RequestView<'_>) -> Plan<'c> {
-    if site.routes.iter().any(|route| route.path.matches(request.path)) {
+    if site.has_path(request.path) {
         return Plan::Refuse { status: StatusCode::METHOD_NOT_ALLOWED, why: "no route takes this method" };
     }
     Plan::Refuse { status: StatusCode::NOT_FOUND, why: "no route matches this path" }
@@ -179,8 +198,11 @@ pub(crate) mod tests {
         RequestView {
             method,
             host,
+            port: None,
+            local_port: 80,
             authority: host,
             path,
+            hides_dots: false,
             query: None,
             fields: Fields::Map(headers),
             client: [10, 0, 0, 9].into(),
@@ -248,6 +270,69 @@ pub(crate) mod tests {
         ] {
             let method: Method = method.parse().unwrap();
             assert_eq!(describe(plan(&config, &view(&method, host, path, headers))), expected, "{method} {host}{path}");
+        }
+    }
+
+    #[test]
+    fn ports_that_count() {
+        let text = |ports: &str| {
+            format!(
+                "[pool.app]\norigins = [\"127.0.0.1:1\"]\n[site.shop]\n{ports}\n[[site.shop.route]]\npath = \"/*\"\n\
+                 pool = \"app\"\ncache = {{ mode = \"respect\" }}"
+            )
+        };
+        let usual = "hosts = [\"shop.example\"]";
+        let named = "hosts = [\"shop.example\", \"shop.example:8443\"]";
+        let any = "hosts = [\"shop.example\"]\nports = \"any\"";
+        let plain = HeaderMap::new();
+        for (site, scheme, port, local_port, counts) in [
+            (usual, Scheme::Http, None, 8080, false),
+            (usual, Scheme::Http, Some(80), 80, false),
+            (usual, Scheme::Http, Some(8080), 8080, true),
+            (usual, Scheme::Http, Some(8081), 8080, false),
+            (usual, Scheme::Https, Some(443), 443, false),
+            (usual, Scheme::Https, Some(80), 443, false),
+            (usual, Scheme::Https, Some(8443), 443, false),
+            (named, Scheme::Https, Some(8443), 443, true),
+            (named, Scheme::Https, Some(8444), 443, false),
+            (any, Scheme::Https, Some(8444), 443, true),
+            (any, Scheme::Https, Some(443), 8443, false),
+        ] {
+            let config = config(&text(site));
+            let mut request = view(&Method::GET, "shop.example", "/", &plain);
+            (request.scheme, request.port, request.local_port) = (scheme, port, local_port);
+            let Plan::Cache(matched) = plan(&config, &request) else { panic!("{site}") };
+            let expected =
+                port.filter(|_| counts).map_or("shop.example".to_owned(), |port| format!("shop.example:{port}"));
+            assert_eq!(matched.keyed_authority(&request), expected, "{site} {scheme:?} {port:?} {local_port}");
+            let mut key = String::new();
+            matched.write_key(&mut key, 1, &request);
+            assert_eq!(Key::of_written(&key).origin().port, port.filter(|_| counts), "{site} {port:?}");
+        }
+    }
+
+    #[test]
+    fn routes_are_found_whatever_slashes_there_are_and_hidden_dots_are_refused() {
+        let plain = HeaderMap::new();
+        let describe_path = |config: &Config, path: &str| {
+            let target = crate::request::Target::parse(path).unwrap();
+            let request = RequestView {
+                hides_dots: target.hides_dots,
+                ..view(&Method::GET, "shop.example", &target.path, &plain)
+            };
+            describe(plan(config, &request))
+        };
+        let (refuses, passes) =
+            (config(CONFIG), config(&CONFIG.replace("purge_from", "encoded_dots = \"pass\"\npurge_from")));
+        for (path, expected, when_passed) in [
+            ("/static//a.css", "cache 0", "cache 0"),
+            ("//static/a.css", "cache 0", "cache 0"),
+            ("//page", "pass 2 CacheOff", "pass 2 CacheOff"),
+            ("/static/..%2fpage", "refuse 400", "pass 0 EncodedDots"),
+            ("/static/%252e%252e/page", "refuse 400", "pass 0 EncodedDots"),
+        ] {
+            assert_eq!(describe_path(&refuses, path), expected, "{path}");
+            assert_eq!(describe_path(&passes, path), when_passed, "{path}");
         }
     }
 

@@ -224,10 +224,11 @@ fn the_readmes_links_lead_somewhere() {
 }
 
 /// Which modules each module may use (ARCHITECTURE.md): arrows point one way.
-const ARROWS: [(&str, &[&str]); 16] = [
+const ARROWS: [(&str, &[&str]); 17] = [
     ("clock", &[]),
     ("request", &[]),
-    ("config", &[]),
+    ("config", &["request"]),
+    ("state_dir", &[]),
     ("observe", &["clock", "config"]),
     ("plan", &["config", "request"]),
     ("origin", &["clock", "config", "plan", "request"]),
@@ -238,7 +239,7 @@ const ARROWS: [(&str, &[&str]); 16] = [
     ("warm", &["cache", "clock", "plan", "request", "snapshot"]),
     ("node", &["cache", "clock", "config", "front", "observe", "origin", "snapshot", "warm"]),
     ("admin", &["cache", "clock", "config", "node", "observe", "origin", "plan", "request", "snapshot", "warm"]),
-    ("app", &["admin", "cache", "config", "front", "node", "observe", "pass", "snapshot"]),
+    ("app", &["admin", "cache", "config", "front", "node", "observe", "origin", "pass", "snapshot", "state_dir"]),
     ("cli", &["app", "cache", "clock", "config", "node", "plan", "request"]),
     ("main", &["cli"]),
 ];

@@ -32,6 +32,7 @@ mod passing;
 mod process;
 mod purging;
 mod reloading;
+mod sharing;
 mod slices;
 mod tls;
 mod warming;

@@ -263,3 +263,38 @@ fn fifty_reloads_under_load_cost_no_request() {
     let served: usize = load.into_iter().map(|thread| thread.join().unwrap()).sum();
     assert!(served > 100, "{served}");
 }
+
+/// A hit that is still being written when the sites are numbered anew is counted and logged as what it was planned as.
+#[test]
+fn a_hit_is_booked_on_the_site_that_it_was_of() {
+    let origin = Origin::start(|_| Reply::ok(&["Cache-Control: max-age=60"], vec![b'x'; 6 << 20]));
+    let sites = |names: &[&str]| {
+        let mut config = format!("[pool.app]\norigins = [\"{}\"]\n", origin.address);
+        for name in names {
+            config += &format!("[site.{name}]\nhosts = [\"{name}.example\"]\n[[site.{name}.route]]\npath = \"/*\"\n");
+            config += "pool = \"app\"\ncache = { mode = \"respect\" }\n";
+        }
+        config
+    };
+    let node = Node::start(&sites(&["b", "c"]));
+    let host = ["Host: b.example"];
+    node.get_with("/a", &host);
+    let mut slow = node.client();
+    slow.send("GET /a?slow HTTP/1.1\r\nHost: b.example\r\n\r\n");
+    slow.response("GET");
+    slow.send("GET /a HTTP/1.1\r\nHost: b.example\r\n\r\n");
+    slow.head(); // more than the sockets take is left to be written
+    std::fs::write(node.config_path(), complete(&sites(&["a", "b", "c"]))).unwrap();
+    node.wait_for_generation(2);
+    let mut left = 6 << 20;
+    while left > 0 {
+        left -= slow.read_some().len();
+    }
+    let line = eventually("the hit's line", || {
+        let log = node.stdout();
+        log.lines()
+            .find(|line| line.contains("\"cache\":\"hit\"") && line.contains("\"path\":\"/a\""))
+            .map(str::to_owned)
+    });
+    assert!(line.contains("\"site\":\"b\""), "{line}");
+}

@@ -17,6 +17,7 @@ use super::super::part::{ContentRange, Part};
 use super::super::policy::Storable;
 use super::super::reason::SkipReason;
 use super::super::status::Stored;
+use super::super::vary::Variant;
 use super::complete::Around;
 use super::keep::Keeper;
 use super::{FillRequest, PrivateResponse};
@@ -38,6 +39,9 @@ pub(super) async fn stream(
     mut around: Around,
 ) {
     let Storable { freshness, variant, tags, excluded, part } = storable.clone();
+    if part.is_some() {
+        exchange.fields.remove(header::CONTENT_RANGE); // each answer says its own
+    }
     let (head, own) = Head::split(exchange.status, std::mem::take(&mut exchange.fields), &excluded);
     let mut unsent = Some(FlightHead { head: head.clone(), length, part, freshness, variant, tags, own });
     let mut held = Bytes::new();
@@ -141,22 +145,27 @@ pub(super) async fn hand_over(
     length: Option<u64>,
     owner: oneshot::Sender<PrivateResponse>,
 ) {
+    let outdated = request.stale.as_ref().or(request.part.as_ref().map(|part| &part.object));
     // A range that one client asked for says nothing of the whole; nor does what is the fault of its own request, too
     // long, too frequent or forbidden: else whoever provokes such an answer empties the cache for all.
     let is_clients_own =
         exchange.status.is_client_error() && !matches!(exchange.status, StatusCode::NOT_FOUND | StatusCode::GONE);
-    let of_all =
-        reason.concerns_every_request() && !is_clients_own && !request.origin.fields.contains_key(header::RANGE);
-    if of_all && !exchange.status.is_server_error() {
-        engine.remember_uncacheable(&request.key, reason, request.rules());
+    // Nor does what somebody's `no-cache` brought while there is something fresh for all.
+    let of_all = reason.concerns_every_request()
+        && !is_clients_own
+        && !exchange.status.is_server_error()
+        && !request.origin.fields.contains_key(header::RANGE)
+        && !outdated.is_some_and(|stored| engine.is_fresh(stored));
+    if of_all {
+        // For whom it is, it says itself; `Vary: *` is for nobody else.
+        let variant = Variant::of(&exchange.fields, request.presented(), request.rules()).unwrap_or_default();
+        engine.remember_uncacheable(&request.key, variant, reason, request.rules());
     }
     engine.metrics.not_stored(reason.as_str());
     // The origin has a new response that may not be kept; the old one is history. Not so if only this request
     // got it, or if it is an error that will pass.
-    let outdated = request.stale.as_ref().or(request.part.as_ref().map(|part| &part.object));
     if let Some(stale) = outdated
         && of_all
-        && !exchange.status.is_server_error()
     {
         engine.discard(stale);
     }

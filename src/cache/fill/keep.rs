@@ -89,7 +89,8 @@ impl<'a> Keeper<'a> {
         self.flight.stop_keeping();
         self.engine.metrics.not_stored(reason.as_str());
         if reason.concerns_every_request() {
-            self.engine.remember_uncacheable(&self.request.key, reason, self.request.rules());
+            let (key, variant) = (&self.request.key, self.storable.variant.clone());
+            self.engine.remember_uncacheable(key, variant, reason, self.request.rules());
         }
     }
 

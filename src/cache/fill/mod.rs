@@ -1,10 +1,11 @@
 //! The fill: the one transfer from an origin that creates or refreshes an object. It runs in a task of its
 //! own, so that no client's pace or leave touches it.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::clock::Timestamp;
@@ -25,10 +26,11 @@ use super::inspect::TriedOut;
 use super::object::{Head, Object, add_date, remove_hop_by_hop};
 use super::part::{self, Part};
 use super::policy::{self, RequestFacts, ResponseFacts, Storable};
+use super::purge::Standing;
 use super::reason::SkipReason;
 use super::slices::{OwnedSlice, Slice, SliceVerdict};
 use super::tags;
-use super::vary;
+use super::vary::{self, Presented};
 
 mod complete;
 mod deliver;
@@ -51,6 +53,10 @@ pub struct FillRequest {
     pub slice: Option<OwnedSlice>,
     /// The client's fields, for `Vary` and `Authorization`.
     pub client_fields: HeaderMap,
+    client: IpAddr,
+    version: Version,
+    /// Bytes of the target that the client sent.
+    pub target: usize,
     /// The client wants nothing stored.
     pub no_store: bool,
     /// What is sent to the origin, before conditions are added.
@@ -74,7 +80,7 @@ impl FillRequest {
             fields.remove(header::CACHE_CONTROL);
             fields.remove(header::PRAGMA);
         }
-        forward::exclude_from_fill(&mut fields);
+        forward::exclude_from_fill(&mut fields, rules);
         vary::normalise(&mut fields, &rules.key);
         let slice = request.slice.map(Slice::to_owned);
         let range = match &slice {
@@ -85,12 +91,15 @@ impl FillRequest {
         if let Some(range) = range {
             fields.insert(header::RANGE, range);
         }
+        // As it is keyed: a port of the client's choosing must not shape what all get.
+        let authority = request.matched.keyed_authority(view);
         let forwarded = Forwarded {
             node: &request.snapshot.config.node,
             client: view.client,
-            authority: view.host, // what is keyed: a port of the client's choosing must not shape what all get
+            authority: &authority,
             scheme: view.scheme,
             version: view.version,
+            passage: &request.snapshot.passage,
         };
         forward::set_forwarding_fields(&mut fields, &forwarded);
         let pool = request.matched.route.pool;
@@ -99,7 +108,7 @@ impl FillRequest {
             origin: OriginRequest {
                 method: Method::GET,
                 path_and_query: key.view().path_and_query().to_owned(),
-                authority: view.host.to_owned(),
+                authority,
                 fields,
                 pool,
                 hash: request.snapshot.pools.hash(pool, view),
@@ -113,6 +122,9 @@ impl FillRequest {
             key,
             slice,
             client_fields,
+            client: view.client,
+            version: view.version,
+            target: view.path.len() + view.query.map_or(0, str::len),
             no_store: request.asks.no_store,
             part: part.filter(|_| !request.asks.no_store),
             stale: stale.filter(|_| !request.asks.no_store),
@@ -123,12 +135,25 @@ impl FillRequest {
         &self.snapshot.route(self.site_index, self.route_index).cache
     }
 
-    fn facts(&self) -> RequestFacts<'_> {
-        RequestFacts {
+    /// As stored responses are selected by it.
+    fn presented(&self) -> Presented<'_> {
+        Presented {
             fields: Fields::Map(&self.client_fields),
-            has_authorization: self.client_fields.contains_key(header::AUTHORIZATION),
-            no_store: self.no_store,
+            client: self.client,
+            version: self.version,
+            trusted_proxies: &self.snapshot.config.node.trusted_proxies,
         }
+    }
+
+    fn facts(&self) -> RequestFacts<'_> {
+        RequestFacts::new(self.presented(), self.target, self.no_store)
+    }
+
+    /// Leaves out what a purge has killed by the time the fill's number was taken: it is not to be validated back to life.
+    fn let_the_dead_rest(&mut self, engine: &Engine) {
+        let lives = |object: &Object| engine.purges.standing(object) != Standing::Dead;
+        self.stale = self.stale.take().filter(|stale| lives(stale));
+        self.part = self.part.take().filter(|part| lives(&part.object));
     }
 }
 
@@ -153,6 +178,7 @@ pub async fn run(
     owner: oneshot::Sender<PrivateResponse>,
 ) {
     let ended = EndGuard { engine: &engine, flight: &flight };
+    request.let_the_dead_rest(&engine);
     add_conditions(&mut request);
     let missing = ask_for_the_rest(&mut request);
     let mut answer = exchange::get(&engine.connector, &request.snapshot.pools, &request.origin).await;
@@ -178,10 +204,12 @@ pub async fn run(
     }
     if let (Ok(exchange), Some(stale)) = (&answer, &request.stale)
         && exchange.status == StatusCode::NOT_MODIFIED
-        && confirms_another(&exchange.fields, stale)
+        && (confirms_another(&exchange.fields, stale) || engine.purges.standing(stale) == Standing::Dead)
     {
-        // RFC 9111 section 4.3.4: it says nothing about what is stored here.
-        engine.discard(stale);
+        // It says nothing about what is stored here (RFC 9111 section 4.3.4), or a purge has killed that meanwhile.
+        if !engine.is_fresh(stale) {
+            engine.discard(stale);
+        }
         request.stale = None;
         request.origin.fields.remove(header::IF_NONE_MATCH);
         request.origin.fields.remove(header::IF_MODIFIED_SINCE);
@@ -319,9 +347,10 @@ fn judge(
     }
 }
 
-/// The stored response, if it may stand in for an origin that failed.
+/// The stored response, if it may stand in for an origin that failed. `status`: of its answer; `None`: none came.
 fn stale_instead(engine: &Engine, request: &FillRequest, status: Option<StatusCode>) -> Option<Settled> {
-    let stale = request.stale.as_ref().filter(|stale| engine.may_stand_in(stale))?;
+    let unreachable = status.is_none().then_some(request.rules().stale_if_unreachable);
+    let stale = request.stale.as_ref().filter(|stale| engine.may_stand_in(stale, unreachable))?;
     let status = status.map(|status| status.as_u16());
     Some(Settled::Object(stale.clone(), ObjectUse::StaleIfError { status }))
 }
@@ -356,7 +385,7 @@ fn freshen(
             return Settled::Object(engine.store(object, request.rules(), flight), ObjectUse::Validated);
         }
         // No longer to be stored, but confirmed for those who wait.
-        Err(reason) if reason.concerns_every_request() => engine.discard(stale),
+        Err(reason) if reason.concerns_every_request() && !engine.is_fresh(stale) => engine.discard(stale),
         Err(_) => {}
     }
     Settled::Object(stale.clone(), ObjectUse::Validated)

@@ -2,10 +2,9 @@
 
 use std::sync::Arc;
 
-use crate::request::Fields;
-
 use super::super::object::Object;
 use super::super::part::Part;
+use super::super::vary::Presented;
 
 /// The stored responses of one key, never none: one, unless the origin varies them; and the parts of some that are not
 /// whole. A clone is the same responses.
@@ -29,12 +28,12 @@ impl Variants {
     }
 
     /// The stored response that a request selects; of several the newest (RFC 9111 section 4.1).
-    pub fn select(&self, request: Fields<'_>) -> Option<&Arc<Object>> {
+    pub fn select(&self, request: Presented<'_>) -> Option<&Arc<Object>> {
         self.whole().rev().find(|object| object.variant.matches(request))
     }
 
     /// The part of a response that a request would select.
-    pub fn select_part(&self, request: Fields<'_>) -> Option<&Arc<Part>> {
+    pub fn select_part(&self, request: Presented<'_>) -> Option<&Arc<Part>> {
         self.parts().rev().find(|part| part.object.variant.matches(request))
     }
 

@@ -103,7 +103,7 @@ impl Connection {
             self.served += 1;
             let next = match self.answer_now(end) {
                 Answered::Wholly(next) => next,
-                Answered::InPart(answer) => Box::pin(self.finish(answer)).await,
+                Answered::InPart(answer, snapshot) => Box::pin(self.finish(answer, snapshot)).await,
                 // Boxed, as is everything that most connections seldom need: an idle one is to be small.
                 Answered::NotYet => {
                     // Loaded when the request is there, so that it meets the configuration in force now.
@@ -213,7 +213,7 @@ impl Connection {
                 return Handled::Wholly(Next::Gone);
             }
         };
-        let view = head.view(self.stream.client().ip(), self.stream.scheme());
+        let view = head.view(self.stream.client().ip(), self.stream.local(), self.stream.scheme());
         let mut key = std::mem::take(&mut self.key);
         // HTTP/1.0 has no interim responses (RFC 9110 section 15.2).
         let interims: Arc<Interims> = Arc::default();

@@ -3,9 +3,11 @@
 //! not take at once is written by [`Connection::finish`]. Everything else takes the plain way ([`Connection::handle`]),
 //! which would come to the same answer.
 
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
+use arc_swap::Guard;
 use bytes::{Buf, Bytes};
 use tokio::io::AsyncWrite;
 
@@ -21,7 +23,8 @@ use super::{Connection, Next};
 /// How far a request was answered.
 pub(super) enum Answered {
     Wholly(Next),
-    InPart(Box<Unfinished>),
+    /// With the snapshot by which the request was planned: sites are numbered as in that.
+    InPart(Box<Unfinished>, Arc<Snapshot>),
     /// Nothing was done.
     NotYet,
 }
@@ -52,7 +55,7 @@ impl Connection {
         if head.body != BodyFraming::None {
             return Answered::NotYet;
         }
-        let view = head.view(self.stream.client().ip(), self.stream.scheme());
+        let view = head.view(self.stream.client().ip(), self.stream.local(), self.stream.scheme());
         let Some((mut response, report, site)) = serve::in_memory(&shared, &snapshot, &view, &mut self.key, now) else {
             return Answered::NotYet;
         };
@@ -89,14 +92,15 @@ impl Connection {
                 Answered::Wholly(answer.next())
             }
             // An error is met again there.
-            _ => Answered::InPart(Box::new(answer)),
+            _ => {
+                drop(space);
+                Answered::InPart(Box::new(answer), Guard::into_inner(snapshot))
+            }
         }
     }
 
     /// Writes the rest of an answer.
-    pub(super) async fn finish(&mut self, mut answer: Box<Unfinished>) -> Next {
-        let shared = self.shared.clone();
-        let snapshot = shared.snapshot.load_full();
+    pub(super) async fn finish(&mut self, mut answer: Box<Unfinished>, snapshot: Arc<Snapshot>) -> Next {
         self.stream.set_write_timeout(snapshot.config.limits.write_timeout);
         let tail = std::mem::take(&mut self.tail);
         let written = std::future::poll_fn(|cx| answer.write(&mut self.stream, &tail, cx)).await;
@@ -113,9 +117,9 @@ impl Connection {
     fn record(&self, snapshot: &Snapshot, answer: &Unfinished) {
         let mut space = field_space(&self.buffer[..answer.end]);
         let parsed = RequestHead::parse(&self.buffer[..answer.end], &mut space, &snapshot.config.limits);
-        let Ok(head) = parsed else { return }; // the limits were lowered in between
-        let view = head.view(self.stream.client().ip(), self.stream.scheme());
-        let site = Some(answer.site).filter(|site| *site < snapshot.config.sites.len());
+        let Ok(head) = parsed else { return }; // it was one before
+        let view = head.view(self.stream.client().ip(), self.stream.local(), self.stream.scheme());
+        let site = Some(answer.site);
         serve::record(&self.shared, snapshot, &view, site, Some(&answer.report), answer.times, &answer.sent);
     }
 }

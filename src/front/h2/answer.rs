@@ -48,7 +48,7 @@ pub(super) async fn answer(asked: Asked, mut stream: Handle) {
     let snapshot = shared.snapshot.load_full();
     let Ok(parsed) = Parsed::of(&asked.section) else { return };
     let Ok(head) = parsed.head(asked.body == BodyFraming::None, &asked.limits) else { return };
-    let view = head.view(asked.client.ip(), Scheme::Https);
+    let view = head.view(asked.client.ip(), asked.local, Scheme::Https);
     let mut key = String::new();
     let interims: Arc<Interims> = Arc::default();
     let asking = Asking { has_body: asked.body != BodyFraming::None, interims: Some(interims.clone()) };

@@ -311,7 +311,7 @@ impl Connection {
         let (now, started) = (Timestamp::now(), Instant::now());
         let shared = self.shared.clone();
         let snapshot = shared.snapshot.load();
-        let view = head.view(self.stream.client().ip(), self.stream.scheme());
+        let view = head.view(self.stream.client().ip(), self.stream.local(), self.stream.scheme());
         let Some((mut response, report, site)) = serve::in_memory(&shared, &snapshot, &view, &mut self.key, now) else {
             return false;
         };

@@ -107,11 +107,12 @@ impl<'b> Parsed<'b> {
         }
         let target = Target::parse(path).map_err(|error| Fault::Refused(target_error(error)))?;
         let authority = self.authority()?;
-        let (host, _) = parse_authority(authority).ok_or_else(|| bad("the :authority is not valid"))?;
+        let (host, port) = parse_authority(authority).ok_or_else(|| bad("the :authority is not valid"))?;
         Ok(RequestHead {
             method,
             target,
             host,
+            port,
             authority,
             version: Version::HTTP_2,
             fields: &self.fields,

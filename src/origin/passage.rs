@@ -1,0 +1,97 @@
+//! What tells a request that goes in circles (RFC 8586): each node adds itself to `CDN-Loop`, by an identifier that no other
+//! has. Names would not do: two nodes in a row may share theirs.
+
+use crate::request::Fields;
+
+use super::forward::CDN_LOOP;
+
+/// What this software calls itself there.
+const CDN: &str = "seawall";
+/// Nodes that a request may pass, this one included.
+const MOST_NODES: usize = 16;
+
+/// How the node tells itself in loops.
+#[derive(Debug)]
+pub struct Passage {
+    id: Box<str>,
+}
+
+/// Why a request has gone far enough.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Loop {
+    /// It has been here.
+    Here,
+    /// It has passed too many nodes.
+    TooLong,
+}
+
+impl Loop {
+    /// What the client is told.
+    pub fn why(self) -> &'static str {
+        match self {
+            Loop::Here => "the request has passed this node before: an origin of its pool leads back here",
+            Loop::TooLong => "the request has passed 16 nodes: they lead to each other",
+        }
+    }
+}
+
+impl Passage {
+    /// `id`: random, of letters and digits.
+    pub fn new(id: Box<str>) -> Self {
+        Passage { id }
+    }
+
+    /// The node's entry.
+    pub fn cdn_loop(&self) -> String {
+        format!("{CDN}; node={}", self.id)
+    }
+
+    /// Whether a request goes in circles.
+    pub fn loops(&self, request: Fields<'_>) -> Option<Loop> {
+        let (mut here, mut nodes) = (false, 0);
+        request.for_each(&CDN_LOOP, |line| {
+            for entry in line.split(|byte| *byte == b',') {
+                let mut parts = entry.split(|byte| *byte == b';').map(<[u8]>::trim_ascii);
+                if parts.next().is_none_or(|name| !name.eq_ignore_ascii_case(CDN.as_bytes())) {
+                    continue;
+                }
+                nodes += 1;
+                here |= parts.any(|parameter| parameter.strip_prefix(b"node=") == Some(self.id.as_bytes()));
+            }
+        });
+        match (here, nodes >= MOST_NODES) {
+            (true, _) => Some(Loop::Here),
+            (false, true) => Some(Loop::TooLong),
+            (false, false) => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderMap;
+
+    use super::*;
+
+    #[test]
+    fn loops_are_told_by_the_nodes_own_identifier() {
+        let passage = Passage::new("a1".into());
+        let others = ["seawall; node=b2"; 15].join(", ");
+        for (lines, expected) in [
+            (&[][..], None),
+            (&["seawall; node=b2"], None),
+            (&["seawall; node=a12"], None),
+            (&["other; node=a1"], None),
+            (&["other, seawall; node=b2, Seawall;x=y;node=a1"], Some(Loop::Here)),
+            (&["other", "seawall; node=a1"], Some(Loop::Here)),
+            (&["seawall"], None),
+            (&[others.as_str()], None),
+            (&[others.as_str(), "seawall; node=c3"], Some(Loop::TooLong)),
+            (&[others.as_str(), passage.cdn_loop().as_str()], Some(Loop::Here)),
+        ] {
+            let mut fields = HeaderMap::new();
+            lines.iter().for_each(|line| _ = fields.append(CDN_LOOP, line.parse().unwrap()));
+            assert_eq!(passage.loops(Fields::Map(&fields)), expected, "{lines:?}");
+        }
+    }
+}
