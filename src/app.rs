@@ -1,12 +1,13 @@
 //! The composition root: creates every part in order, passes it to whoever needs it, and runs the node until
 //! it is told to stop.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use pingora_core::server::configuration::ServerConf;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
 
@@ -54,22 +55,36 @@ pub enum StartError {
 
 /// Runs a node from start to end.
 pub fn run(config: Config, source: ConfigSource) -> Result<(), StartError> {
+    let allowed = allowed_connections(raise_descriptors());
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(config.node.threads)
         .thread_name("seawall")
         .enable_all()
         .build()
         .map_err(StartError::Runtime)?;
-    let result = runtime.block_on(run_node(config, source));
+    let result = runtime.block_on(run_node(config, source, allowed));
     // Whatever has not ended within the drain timeout is ended now.
     runtime.shutdown_timeout(Duration::from_millis(500));
     result
 }
 
-async fn run_node(config: Config, source: ConfigSource) -> Result<(), StartError> {
+/// Raises the soft limit on open files to the hard one; how many there may be then.
+fn raise_descriptors() -> u64 {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, ..limit };
+    let now = if setrlimit(Resource::Nofile, raised).is_ok() { raised } else { limit };
+    now.current.unwrap_or(u64::MAX)
+}
+
+/// Connections of clients that so many descriptors are enough for: a quarter is for origins, files and all else.
+fn allowed_connections(descriptors: u64) -> u32 {
+    u32::try_from(descriptors - descriptors / 4).unwrap_or(u32::MAX).max(1)
+}
+
+async fn run_node(config: Config, source: ConfigSource, allowed: u32) -> Result<(), StartError> {
     let mut signals = Signals::new().map_err(StartError::Signals)?;
     let state_dir = StateDir::open(config.node.state_dir.as_deref())?; // to the end of this
-    let (node, shared) = build(config, source, &state_dir)?;
+    let (node, shared) = build(config, source, &state_dir, allowed)?;
     let snapshot = node.snapshot.load_full();
     let fronts = snapshot.config.listeners.iter().map(|listener| listen::bind(listener, &shared));
     let fronts: Vec<Bound> = fronts.collect::<Result<_, _>>().map_err(StartError::Listen)?;
@@ -91,6 +106,7 @@ async fn run_node(config: Config, source: ConfigSource) -> Result<(), StartError
     tasks.spawn(sweep(node.clone()));
     tasks.spawn(watch_configuration(node.clone()));
     tasks.spawn(keep_watchdog_alive());
+    node.tell_of_descriptors(&snapshot.config.limits);
     notify_systemd(&[sd_notify::NotifyState::Ready]);
     tracing::info!(node = snapshot.config.node.name, sites = snapshot.config.sites.len(), "ready");
     drop(snapshot);
@@ -105,7 +121,12 @@ async fn run_node(config: Config, source: ConfigSource) -> Result<(), StartError
     Ok(())
 }
 
-fn build(config: Config, source: ConfigSource, state_dir: &StateDir) -> Result<(Arc<Node>, Arc<Shared>), StartError> {
+fn build(
+    config: Config,
+    source: ConfigSource,
+    state_dir: &StateDir,
+    allowed: u32,
+) -> Result<(Arc<Node>, Arc<Shared>), StartError> {
     let metrics = Arc::new(Metrics::new());
     let (target, format) = (config.log.access.clone(), config.log.format);
     let access_log = AccessLog::start(target, format, metrics.access_log_dropped.clone());
@@ -117,7 +138,7 @@ fn build(config: Config, source: ConfigSource, state_dir: &StateDir) -> Result<(
     let snapshot: Arc<ArcSwap<Snapshot>> = Arc::new(ArcSwap::from_pointee(snapshot));
     let pass = Pass { observer: observer.clone(), engine: engine.clone() };
     let proxy = pingora_proxy::http_proxy(&Arc::new(ServerConf::default()), pass);
-    let node = Node::new(snapshot.clone(), engine.clone(), observer.clone(), source);
+    let node = Node::new(snapshot.clone(), engine.clone(), observer.clone(), source, allowed);
     let shared = Arc::new(Shared { snapshot, engine, observer, proxy: Arc::new(proxy) });
     Ok((node, shared))
 }
@@ -190,11 +211,21 @@ async fn watch_configuration(node: Arc<Node>) {
     };
     let mut seen = None;
     loop {
-        let mut files = node.files();
-        files.push(main.clone());
-        // The marker makes sites.d itself watched, also while it is empty.
-        let marker = load::sites_directory(&main).join("*.toml");
-        let unnoticed = watch.set_files(files.iter().chain([&marker]).map(PathBuf::as_path));
+        // Of ten thousand files all this takes a while, so no worker does it.
+        let (files, marker) = (watched_files(&node, &main), load::sites_directory(&main).join("*.toml"));
+        let setting = move || {
+            // The marker makes sites.d itself watched, also while it is empty.
+            let unnoticed = watch.set_files(files.iter().chain([&marker]).map(PathBuf::as_path));
+            (watch, unnoticed)
+        };
+        let unnoticed;
+        (watch, unnoticed) = match tokio::task::spawn_blocking(setting).await {
+            Ok(set) => set,
+            Err(error) => {
+                tracing::error!(%error, "the configuration is not watched any more; reload it by SIGHUP");
+                return;
+            }
+        };
         if !unnoticed {
             tokio::select! {
                 () = watch.changed() => {}
@@ -204,13 +235,23 @@ async fn watch_configuration(node: Arc<Node>) {
                 () = node.tried.notified() => continue,
             }
         }
-        files.extend(load::site_files(&main).unwrap_or_default());
+        let (mut files, for_stamp) = (watched_files(&node, &main), main.clone());
+        let stamping = move || {
+            files.extend(load::site_files(&for_stamp).unwrap_or_default());
+            watch::stamp(&files)
+        };
+        let Ok(stamp) = tokio::task::spawn_blocking(stamping).await else { continue };
         // Something else in their directories, a log perhaps, is no reason.
-        let stamp = watch::stamp(&files);
         if seen.replace(stamp) != Some(stamp) {
             node.reload().await;
         }
     }
+}
+
+fn watched_files(node: &Node, main: &Path) -> Vec<PathBuf> {
+    let mut files = node.files();
+    files.push(main.to_owned());
+    files
 }
 
 async fn sweep(node: Arc<Node>) {

@@ -49,6 +49,12 @@ impl Timestamp {
     }
 }
 
+/// Milliseconds since about the start of the process, never 0: for what is only compared with itself.
+pub fn ticks() -> u64 {
+    static START: std::sync::LazyLock<std::time::Instant> = std::sync::LazyLock::new(std::time::Instant::now);
+    START.elapsed().as_millis() as u64 + 1
+}
+
 /// A length of time in whole milliseconds: half the size of a `Duration`, for what is kept a million times.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, serde::Serialize, serde::Deserialize)]
 #[serde(from = "Duration", into = "Duration")]

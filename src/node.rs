@@ -17,9 +17,9 @@ use crate::cache::purge::{Event, LogError, PurgeSeq, Target};
 use crate::clock::Timestamp;
 use crate::config::diagnose::ConfigErrors;
 use crate::config::load;
-use crate::config::model::{Config, Listener};
+use crate::config::model::{Config, Limits, Listener};
 use crate::config::read::ByteSize;
-use crate::front::listen::Open;
+use crate::front::open::Open;
 use crate::observe::Observer;
 use crate::observe::metrics::Metrics;
 use crate::origin::passage::Passage;
@@ -112,12 +112,26 @@ fn build_snapshot(
 }
 
 impl Node {
+    /// Says so if the descriptors are not enough for the connections that the configuration allows.
+    pub fn tell_of_descriptors(&self, limits: &Limits) {
+        let most = self.open.most(limits);
+        if most < limits.max_connections {
+            let wanted = limits.max_connections;
+            tracing::warn!(
+                max_connections = wanted,
+                in_force = most,
+                "fewer connections than max_connections: the limit on open files is too low; raise LimitNOFILE of the service"
+            );
+        }
+    }
+
     /// Takes charge of a node's parts and starts what looks after its pools.
     pub fn new(
         snapshot: Arc<ArcSwap<Snapshot>>,
         engine: Arc<Engine>,
         observer: Arc<Observer>,
         source: ConfigSource,
+        allowed: u32,
     ) -> Arc<Self> {
         let mut tasks = PoolTasks::new();
         tasks.update(&snapshot.load().pools);
@@ -128,7 +142,7 @@ impl Node {
             snapshot,
             engine,
             observer,
-            open: Open::new(),
+            open: Open::new(allowed),
             source,
             started: Timestamp::now(),
             shutdown: watch::Sender::new(false),
@@ -247,6 +261,7 @@ impl Node {
         metrics.reloaded(true);
         metrics.config_generation.set(generation as i64);
         tracing::info!(generation, "configuration reloaded");
+        self.tell_of_descriptors(&snapshot.config.limits);
         let needs_restart = self.needs_restart();
         for what in &needs_restart {
             tracing::warn!(what, "this change takes effect with the next start only");

@@ -82,6 +82,10 @@ pub async fn status(State(node): State<Arc<Node>>, caller: Caller) -> Result<Jso
             "memory": { "bytes": bytes, "max_bytes": node.engine.memory.max_size(), "keys": keys },
             "disk": node.engine.disk.views(),
             "fills": node.engine.flights.len(),
+            "readers": {
+                "bytes": node.engine.memory.waiting().held(),
+                "ended": node.engine.memory.waiting().ended(),
+            },
             "fill_buffer": { "bytes": node.engine.flights.buffer.held(), "max_bytes": node.engine.flights.buffer.most() },
         },
         "purges": { "seq": node.engine.purges.current(), "marks": node.engine.purges.marks() },

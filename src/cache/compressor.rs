@@ -1,9 +1,9 @@
 //! Compression in the background: a few threads of low priority that code what was stored and add it to the object.
 //! A request never waits for them.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -34,7 +34,9 @@ struct Shared {
 }
 
 struct Job {
-    object: Arc<Object>,
+    /// What is evicted while it waits is not kept for it.
+    object: Weak<Object>,
+    length: u64,
     codings: Arc<[Coding]>,
 }
 
@@ -62,7 +64,7 @@ impl Compressor {
         let waiting = self.shared.waiting_bytes.fetch_add(length, Ordering::Relaxed);
         // A single one may be larger than the bound.
         let room = waiting == 0 || waiting + length <= MAX_WAITING_BYTES;
-        if !room || self.jobs.try_send(Job { object: object.clone(), codings }).is_err() {
+        if !room || self.jobs.try_send(Job { object: Arc::downgrade(&object), length, codings }).is_err() {
             object.give_up_coding();
             self.shared.waiting_bytes.fetch_sub(length, Ordering::Relaxed);
             self.shared.metrics.compress_skipped.inc();
@@ -76,17 +78,23 @@ fn work(queue: &Mutex<Receiver<Job>>, shared: &Shared) {
     }
     loop {
         let job = queue.lock().recv();
-        let Ok(Job { object, codings }) = job else { return };
-        let coded = encode_all(&object, &codings, shared);
-        // It may have been confirmed meanwhile: then another object has this body.
-        if let Some(current) = shared.memory.with_body_of(&object) {
-            let grows = !coded.is_empty();
-            current.set_codings(coded);
-            if grows {
-                shared.memory.weigh_again(&current);
-            }
+        let Ok(Job { object, length, codings }) = job else { return };
+        if let Some(object) = object.upgrade() {
+            code(&object, &codings, shared);
         }
-        shared.waiting_bytes.fetch_sub(object.length(), Ordering::Relaxed);
+        shared.waiting_bytes.fetch_sub(length, Ordering::Relaxed);
+    }
+}
+
+fn code(object: &Object, codings: &[Coding], shared: &Shared) {
+    let coded = encode_all(object, codings, shared);
+    // It may have been confirmed meanwhile: then another object has this body.
+    if let Some(current) = shared.memory.with_body_of(object) {
+        let grows = !coded.is_empty();
+        current.set_codings(coded);
+        if grows {
+            shared.memory.weigh_again(&current);
+        }
     }
 }
 

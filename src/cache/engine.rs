@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use http::{HeaderMap, StatusCode, header};
+use http::{HeaderMap, Method, StatusCode, header};
 use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 use tokio::sync::oneshot;
@@ -24,6 +24,7 @@ use super::coding;
 use super::compressor::Compressor;
 use super::control::ClientDirectives;
 use super::fill::{self, FillRequest, PrivateResponse};
+use super::fill_buffer::FillBuffer;
 use super::flight::{Arrival, Flight, FlightReader, ObjectUse, Settled};
 use super::flights::{Flights, Turn};
 use super::freshness::{Freshness, Usability};
@@ -38,6 +39,7 @@ use super::store::disk::Loaded;
 use super::store::{DiskTier, MemoryStore, Variants};
 use super::uncacheable::Uncacheable;
 use super::vary::{Presented, Variant};
+use super::waiting::{Held, Waiter};
 
 /// Keys that are remembered as not to be had in slices, at most, and for how long.
 const MAX_UNSLICED: u64 = 100_000;
@@ -109,6 +111,20 @@ pub enum Source {
     },
 }
 
+/// What is kept in memory for the rest of an answer.
+pub enum Kept {
+    Nothing,
+    /// Pieces alone, which come as they are taken.
+    Pieces,
+    Object(Arc<Object>),
+    Flight(Arc<Flight>),
+}
+
+/// What lies behind a piece that one of many streams holds: of a flight or of an origin's connection.
+pub const BEHIND: usize = 64 << 10;
+/// A smaller body is not worth the counting.
+const SMALLEST: usize = 4 << 10;
+
 pub struct Answer {
     pub source: Source,
     pub report: Report,
@@ -124,11 +140,12 @@ impl Engine {
     pub fn new(config: &Config, purges: Purges, metrics: Arc<Metrics>) -> Self {
         let disk = Arc::new(DiskTier::start(&config.disk, &purges));
         let memory = MemoryStore::new(&config.memory, write_evicted(&disk));
+        let buffer = FillBuffer::new(config.memory.fill_buffer.0, memory.waiting().clone());
         Engine {
             disk,
             compressor: Compressor::start(config.node.compress_threads, memory.clone(), metrics.clone()),
             memory,
-            flights: Flights::new(config.limits.max_fills as usize, config.memory.fill_buffer.0),
+            flights: Flights::new(config.limits.max_fills as usize, buffer),
             purges,
             connector: Connector::new(),
             metrics,
@@ -200,7 +217,10 @@ impl Engine {
                 // What is not fresh must be validated for each request by itself (RFC 9111 section 4).
                 Arrival::Stream(reader) if !reader.head.freshness.may_be_shared(Timestamp::now()) => break,
                 Arrival::Stream(reader) => {
-                    let report = Report::Forward(collapsed(stored(&reader.head.freshness)));
+                    if wants_most(request) {
+                        reader.flight().want();
+                    }
+                    let report = Report::Forward(collapsed(reader.head.stored()));
                     return Ok(Answer { source: Source::Stream(reader), report });
                 }
                 Arrival::Settled(Settled::Object(object, ObjectUse::Validated))
@@ -272,6 +292,7 @@ impl Engine {
         if let Turn::Lead(flight) = self.turn(&object.key().to_owned(), request, &asks)
             && self.found_meanwhile(&flight, request, &asks).is_none()
         {
+            flight.want();
             let (owner, _nobody) = oneshot::channel();
             tokio::spawn(fill::run(self.clone(), flight, FillRequest::new(request, Some(object.clone()), None), owner));
         }
@@ -468,6 +489,9 @@ impl Engine {
         miss: Miss,
     ) -> Result<Answer, FetchError> {
         let (owner, mine) = oneshot::channel();
+        if wants_most(request) {
+            flight.want();
+        }
         let seat = flight.seat(); // taken before the fill begins, so that nothing can be gone before it is read
         tokio::spawn(fill::run(
             self.clone(),
@@ -478,7 +502,7 @@ impl Engine {
         let answer = |source, stored| Answer { source, report: Report::Forward(forward(&miss, stored)) };
         match flight.arrival(seat, request.presented()).await {
             Arrival::Stream(reader) => {
-                let stored = stored(&reader.head.freshness);
+                let stored = reader.head.stored();
                 Ok(answer(Source::Stream(reader), stored))
             }
             Arrival::Settled(Settled::Object(object, how)) => Ok(settled(object, how, forward(&miss, Stored::Nothing))),
@@ -505,12 +529,47 @@ impl Engine {
 }
 
 impl Engine {
+    /// Enters a reader that has to be waited for, with what is kept for it and the `piece` that waits.
+    pub fn hold(&self, kept: &Kept, piece: usize, waiter: &Arc<Waiter>) -> Option<Held> {
+        let waiting = self.memory.waiting();
+        match kept {
+            Kept::Nothing => return None,
+            Kept::Object(object) => return self.hold_object(object, waiter),
+            Kept::Flight(flight) => {
+                if let Some((body, length)) = flight.stored_body(waiter) {
+                    return Some(waiting.hold_body(body, length, waiter.holding()));
+                }
+            }
+            Kept::Pieces => {}
+        }
+        // 64 KiB are every connection's due.
+        let counts = piece > 0 && waiter.is_one_of_many();
+        counts.then(|| waiting.hold_pieces((piece + BEHIND) as u64, waiter.holding()))
+    }
+
+    fn hold_object(&self, object: &Arc<Object>, waiter: &Arc<Waiter>) -> Option<Held> {
+        let body = object.content.in_memory().filter(|body| body.len() >= SMALLEST)?;
+        let place = body.as_ptr().addr();
+        let waiting = self.memory.waiting();
+        let held = waiting.hold_body(place, object.weight() as u64, waiter.holding());
+        if !self.memory.has_body_of(object) {
+            waiting.left_body(place); // let go of between the look-up and now
+        }
+        Some(held)
+    }
+
     /// A stored part that answers a request though no origin can be reached.
     fn part_instead(&self, request: &CacheRequest<'_>, miss: &Miss) -> Option<Arc<Part>> {
         let window = Some(request.rules().stale_if_unreachable);
         let part = miss.part.as_ref()?;
         (part.answers(request.view.fields) && self.may_stand_in(&part.object, window)).then(|| part.clone())
     }
+}
+
+/// Whether a request wants most of what it asks for, as far as that can be told before the length is known.
+fn wants_most(request: &CacheRequest<'_>) -> bool {
+    let is_little = *request.view.method == Method::HEAD || request.view.fields.contains(&header::RANGE);
+    request.slice.is_some() || !is_little
 }
 
 /// Writes to disk what leaves memory, where it was not written at once.

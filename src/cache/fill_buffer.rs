@@ -1,36 +1,73 @@
-//! What fills hold in memory that is not stored yet, all together: bounded, however many clients want however much.
+//! What fills hold in memory that is not stored yet, all together, and what is only passed on: bounded, however many clients
+//! want however much.
 //!
-//! Past the bound a fill keeps nothing more in memory: its body goes to disk, or is only passed on, at the pace of its
-//! slowest reader and a small window at a time. So what fills hold is never more than `fill_buffer` of `[cache.memory]`,
-//! a piece for each fill, and that window for each.
+//! A fill whose length is known takes its room before anything comes, or knows then that it will not be stored. Past the
+//! bound nothing large that is new is kept in memory: its body goes to disk, or is only passed on, at the pace of its
+//! slowest reader and a small window at a time. What is passed on is counted apart, so that slow readers of it do not keep
+//! others from being stored. What readers hold of what was stored, [`super::waiting`] counts, under the same bound.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::waiting::Waiting;
 
 /// How far the slowest reader of a response that is not stored may be behind the origin; and how much is kept of what
 /// is on disk already, for the readers that are not far behind.
 pub const WINDOW: u64 = 1 << 20;
-/// The same when the buffer is full.
-const NARROW_WINDOW: u64 = 64 << 10;
+/// The same when there is no room: a piece at a time.
+const NARROW_WINDOW: u64 = 1;
+/// A body that is no larger is always kept: it is no more than every connection's due.
+pub const SMALL: u64 = 64 << 10;
 
-/// An account of bytes.
+/// What bytes are held for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Account {
+    /// To be stored.
+    Fills,
+    /// Only passed on, at their readers' pace.
+    Passing,
+}
+
+/// The accounts of bytes.
 #[derive(Debug)]
 pub struct FillBuffer {
-    held: AtomicU64,
+    fills: AtomicU64,
+    passing: AtomicU64,
     most: AtomicU64,
+    waiting: Arc<Waiting>,
+}
+
+/// Room that is taken until this is dropped.
+pub struct Room {
+    buffer: Arc<FillBuffer>,
+    bytes: u64,
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        self.buffer.give_back(self.bytes, Account::Fills);
+    }
 }
 
 impl FillBuffer {
-    pub fn new(most: u64) -> Self {
-        FillBuffer { held: AtomicU64::new(0), most: AtomicU64::new(most) }
+    /// `waiting`: what readers hold, which has the same bound.
+    pub fn new(most: u64, waiting: Arc<Waiting>) -> Self {
+        waiting.set_most(most);
+        FillBuffer { fills: AtomicU64::new(0), passing: AtomicU64::new(0), most: AtomicU64::new(most), waiting }
     }
 
     pub fn set_most(&self, most: u64) {
         self.most.store(most, Ordering::Relaxed);
+        self.waiting.set_most(most);
     }
 
-    /// Bytes that are held now.
+    pub fn waiting(&self) -> &Arc<Waiting> {
+        &self.waiting
+    }
+
+    /// Bytes that are held now, for whatever.
     pub fn held(&self) -> u64 {
-        self.held.load(Ordering::Relaxed)
+        self.fills.load(Ordering::Relaxed) + self.passing.load(Ordering::Relaxed) + self.waiting.held()
     }
 
     /// Bytes that may be.
@@ -38,19 +75,54 @@ impl FillBuffer {
         self.most.load(Ordering::Relaxed)
     }
 
+    /// What is not for fills. Slow readers of what is only passed on must not keep others from being stored.
+    fn others(&self) -> u64 {
+        self.passing.load(Ordering::Relaxed).min(self.most() / 4) + self.waiting.held()
+    }
+
+    /// Whether nothing large that is new may be kept in memory. Not to be asked with a flight locked.
     pub fn is_full(&self) -> bool {
-        self.held() > self.most()
+        self.waiting.is_crowded() || self.fills.load(Ordering::Relaxed) + self.others() > self.most()
+    }
+
+    /// Takes room ahead, for what is to be stored. `false`: there is none.
+    pub fn reserve(&self, bytes: u64) -> bool {
+        if bytes <= SMALL {
+            self.take(bytes, Account::Fills);
+            return true;
+        }
+        if self.waiting.is_crowded() {
+            return false;
+        }
+        let (most, others) = (self.most(), self.others());
+        let add = |fills: u64| Some(fills + bytes).filter(|after| after + others <= most);
+        self.fills.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add).is_ok()
+    }
+
+    /// The same, given back with the last use of it.
+    pub fn room(self: &Arc<Self>, bytes: u64) -> Option<Room> {
+        self.reserve(bytes).then(|| Room { buffer: self.clone(), bytes })
     }
 
     pub fn window(&self) -> u64 {
-        if self.is_full() { NARROW_WINDOW } else { WINDOW }
+        let (fills, passing) = (self.fills.load(Ordering::Relaxed), self.passing.load(Ordering::Relaxed));
+        let is_tight =
+            passing > self.most() / 4 || self.waiting.held() > self.most() / 2 || fills + self.others() > self.most();
+        if is_tight { NARROW_WINDOW } else { WINDOW }
     }
 
-    pub fn take(&self, bytes: u64) {
-        self.held.fetch_add(bytes, Ordering::Relaxed);
+    pub fn take(&self, bytes: u64, account: Account) {
+        self.of(account).fetch_add(bytes, Ordering::Relaxed);
     }
 
-    pub fn give_back(&self, bytes: u64) {
-        self.held.fetch_sub(bytes, Ordering::Relaxed);
+    pub fn give_back(&self, bytes: u64, account: Account) {
+        self.of(account).fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    fn of(&self, account: Account) -> &AtomicU64 {
+        match account {
+            Account::Fills => &self.fills,
+            Account::Passing => &self.passing,
+        }
     }
 }

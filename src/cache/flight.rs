@@ -10,7 +10,7 @@
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bytes::Bytes;
 use http::HeaderMap;
@@ -18,18 +18,21 @@ use parking_lot::Mutex;
 use smallvec::SmallVec;
 use tokio::sync::Notify;
 
+use crate::clock::{Timestamp, ticks};
 use crate::origin::connect::OriginError;
 use crate::plan::CacheKey;
 
-use super::fill_buffer::FillBuffer;
+use super::fill_buffer::{Account, FillBuffer};
 use super::freshness::Freshness;
 use super::object::{Head, Object};
 use super::part::ContentRange;
 use super::purge::PurgeSeq;
+use super::reason::SkipReason;
 use super::status::Stored;
 use super::tags::Tags;
 use super::trouble::Trouble;
 use super::vary::{Presented, Variant};
+use super::waiting::{Held, Holder, Holding, Waiter};
 
 /// One running fill.
 pub struct Flight {
@@ -44,6 +47,13 @@ pub struct Flight {
     buffer: Arc<FillBuffer>,
     /// What it fetches was changed by an unsafe request since it began.
     spoilt: AtomicBool,
+    /// Somebody wants, or wanted, most of it.
+    wanted: AtomicBool,
+    /// When a reader took something last.
+    taken_at: Arc<AtomicU64>,
+    /// Its body in the account of readers, once it is stored: by itself, and by those who waited for it. Before the state:
+    /// it is to be dropped first.
+    held: Mutex<Vec<Held>>,
     state: Mutex<State>,
     /// Something new for readers.
     changed: Notify,
@@ -58,8 +68,12 @@ struct State {
     first: u64,
     end: u64,
     readers: SmallVec<[Position; 4]>,
+    /// Readers that wait for clients with many of them, until the body is stored and counts.
+    waiters: Vec<Holding>,
     next_reader: u64,
     keeping: Keeping,
+    /// Room that was taken for what has not come.
+    reserved: u64,
     /// What is here is the stored body itself, and counted where that is.
     shared: bool,
     /// The beginning of the body, on disk.
@@ -121,6 +135,18 @@ pub struct FlightHead {
     pub tags: Tags,
     /// Fields for the request alone that caused the fill.
     pub own: HeaderMap,
+    /// Why it will not be stored, where that is known from the beginning.
+    pub skipped: Option<SkipReason>,
+}
+
+impl FlightHead {
+    /// What is said of its storing.
+    pub fn stored(&self) -> Stored {
+        match self.skipped {
+            Some(reason) => Stored::No(reason),
+            None => Stored::Yes { basis: self.freshness.basis, ttl: self.freshness.ttl(Timestamp::now()) },
+        }
+    }
 }
 
 /// How a fill ended that brought nothing to stream.
@@ -164,14 +190,19 @@ impl Flight {
             alike: joinable.flatten(),
             buffer,
             spoilt: AtomicBool::new(false),
+            wanted: AtomicBool::new(false),
+            taken_at: Arc::new(AtomicU64::new(ticks())),
+            held: Mutex::default(),
             state: Mutex::new(State {
                 phase: Phase::Waiting,
                 chunks: VecDeque::new(),
                 first: 0,
                 end: 0,
                 readers: SmallVec::new(),
+                waiters: Vec::new(),
                 next_reader: 0,
                 keeping: Keeping::All,
+                reserved: 0,
                 shared: false,
                 file: None,
             }),
@@ -247,6 +278,9 @@ impl Flight {
     pub fn abort(&self, error: OriginError) {
         self.end(|head| Phase::Broken(head, error.clone()));
         let mut state = self.state.lock();
+        if matches!(state.phase, Phase::Broken(..)) && state.keeping == Keeping::All {
+            self.pass_on(&mut state); // it will not be stored: what is left of it is for its readers alone
+        }
         if matches!(state.phase, Phase::Waiting) {
             state.phase = Phase::Settled(Settled::Failed(error));
             drop(state);
@@ -254,12 +288,32 @@ impl Flight {
         }
     }
 
+    /// Takes room for so many bytes before they come. `false`: there is none.
+    pub fn reserve(&self, bytes: u64) -> bool {
+        let has_room = self.buffer.reserve(bytes); // before the lock: it may end readers, of this flight too
+        if has_room {
+            self.state.lock().reserved = bytes;
+        }
+        has_room
+    }
+
+    /// Somebody wants most of it: it is worth finishing.
+    pub fn want(&self) {
+        self.wanted.store(true, Ordering::Relaxed);
+    }
+
+    pub fn is_wanted(&self) -> bool {
+        self.wanted.load(Ordering::Relaxed)
+    }
+
     pub fn append(&self, chunk: Bytes) {
         let mut state = self.state.lock();
-        let at = state.end;
-        state.end += chunk.len() as u64;
+        let (at, length) = (state.end, chunk.len() as u64);
+        state.end += length;
         if !state.shared {
-            self.buffer.take(chunk.len() as u64);
+            let ahead = state.reserved.min(length);
+            state.reserved -= ahead;
+            self.buffer.take(length - ahead, state.account());
         }
         state.chunks.push_back(Chunk { at, bytes: chunk });
         self.trim(&mut state);
@@ -280,18 +334,42 @@ impl Flight {
 
     /// All that was appended is the beginning of a body that is stored in memory now: readers get that, and nothing is
     /// there twice.
-    pub fn share(&self, body: &Bytes) {
+    pub fn share(self: &Arc<Self>, body: &Bytes) {
         let mut state = self.state.lock();
-        if state.keeping == Keeping::All && !state.shared && state.end <= body.len() as u64 {
-            self.buffer.give_back(state.end);
-            state.shared = true;
-            state.chunks = VecDeque::from([Chunk { at: 0, bytes: body.slice(..state.end as usize) }]);
+        if state.keeping != Keeping::All || state.shared || state.end > body.len() as u64 {
+            return;
         }
+        self.buffer.give_back(state.end + std::mem::take(&mut state.reserved), Account::Fills);
+        state.shared = true;
+        state.chunks = VecDeque::from([Chunk { at: 0, bytes: body.slice(..state.end as usize) }]);
+        let waiters = std::mem::take(&mut state.waiters);
+        drop(state);
+        if !body.is_empty() {
+            let holdings = waiters.into_iter().chain([Holding::new(0, &self.taken_at, self)]);
+            let hold = |holding| self.buffer.waiting().hold_body(body.as_ptr().addr(), body.len() as u64, holding);
+            *self.held.lock() = holdings.map(hold).collect();
+        }
+    }
+
+    /// Where the stored body lies that its readers have, and how long it is. `None`: it is not stored, or not yet; then
+    /// the `waiter` is entered as soon as it is.
+    pub fn stored_body(&self, waiter: &Arc<Waiter>) -> Option<(usize, u64)> {
+        let mut state = self.state.lock();
+        if state.shared {
+            let first = state.chunks.front().filter(|first| first.at == 0 && !first.bytes.is_empty())?;
+            return Some((first.bytes.as_ptr().addr(), first.bytes.len() as u64));
+        }
+        let holding = waiter.holding();
+        if waiter.is_one_of_many() && !state.waiters.iter().any(|other| other.is_of_the_same(&holding)) {
+            state.waiters.push(holding);
+        }
+        None
     }
 
     /// From now on it is written to disk. What has come so far is for the caller to write.
     pub fn write_to(&self, file: Arc<dyn PartlyWritten>) -> Vec<Bytes> {
         let mut state = self.state.lock();
+        self.buffer.give_back(std::mem::take(&mut state.reserved), Account::Fills);
         state.keeping = Keeping::Unwritten;
         state.file = Some(file);
         state.chunks.iter().map(|chunk| chunk.bytes.clone()).collect()
@@ -299,9 +377,19 @@ impl Flight {
 
     /// From now on it is not stored: bytes that all readers have are dropped.
     pub fn stop_keeping(&self) {
-        let mut state = self.state.lock();
+        self.pass_on(&mut self.state.lock());
+    }
+
+    /// From now on what all readers have is dropped, and what is here counts as only passed on.
+    fn pass_on(&self, state: &mut State) {
+        if state.shared || state.keeping == Keeping::Unread {
+            return;
+        }
+        let here = state.end - state.first;
+        self.buffer.give_back(here + std::mem::take(&mut state.reserved), Account::Fills);
+        self.buffer.take(here, Account::Passing);
         state.keeping = Keeping::Unread;
-        self.trim(&mut state);
+        self.trim(state);
     }
 
     /// Whether somebody follows it.
@@ -333,7 +421,8 @@ impl Flight {
     }
 
     fn trim(&self, state: &mut State) {
-        self.buffer.give_back(state.trim(self.buffer.window()));
+        let dropped = state.trim(self.buffer.window());
+        self.buffer.give_back(dropped, state.account());
     }
 
     fn enter(&self, phase: Phase) {
@@ -355,12 +444,30 @@ impl Drop for Flight {
     fn drop(&mut self) {
         let state = self.state.get_mut();
         if !state.shared {
-            self.buffer.give_back(state.end - state.first);
+            self.buffer.give_back(state.end - state.first + state.reserved, state.account());
         }
     }
 }
 
+impl Holder for Flight {
+    /// Drops the body. Whoever has not read it to its end gets an error.
+    fn let_go(&self) {
+        let mut state = self.state.lock();
+        if state.shared {
+            state.chunks.clear();
+            state.first = state.end;
+        }
+        drop(state);
+        self.changed.notify_waiters();
+    }
+}
+
 impl State {
+    /// Where what is here is counted.
+    fn account(&self) -> Account {
+        if self.keeping == Keeping::Unread { Account::Passing } else { Account::Fills }
+    }
+
     /// Bytes from the start of the body that can be read from disk.
     fn on_disk(&self) -> u64 {
         self.file.as_ref().map_or(0, |file| file.written())
@@ -406,6 +513,10 @@ pub struct FlightReader {
 }
 
 impl FlightReader {
+    pub fn flight(&self) -> &Arc<Flight> {
+        &self.seat.flight
+    }
+
     /// The next piece of the body; `None` at its proper end. Safe to cancel: nothing is taken before it
     /// returns.
     pub async fn next(&mut self) -> Result<Option<Bytes>, OriginError> {
@@ -447,10 +558,11 @@ impl Seat {
             return Ok(Taken::End);
         };
         // Bytes are only dropped when they are on disk or every reader has them.
-        if at < state.first
-            && let Some(file) = state.file.clone()
-        {
-            return Ok(Taken::OnDisk { file, at, until: state.first });
+        if at < state.first {
+            return match state.file.clone() {
+                Some(file) => Ok(Taken::OnDisk { file, at, until: state.first }),
+                None => Err(let_go()), // never an end
+            };
         }
         if let Some(piece) = state.piece(at) {
             self.moved(&mut state, piece.len());
@@ -477,7 +589,13 @@ impl Seat {
         if state.keeping != Keeping::All {
             self.flight.taken.notify_waiters();
         }
+        self.flight.taken_at.store(ticks(), Ordering::Relaxed);
     }
+}
+
+fn let_go() -> OriginError {
+    let cause = "its readers took too little, and there was no room for it".to_owned();
+    OriginError::Broken { origin: "".into(), cause }
 }
 
 impl Drop for Seat {
@@ -499,7 +617,7 @@ mod tests {
     use crate::request::Fields;
 
     fn flight() -> Arc<Flight> {
-        flight_in(&Arc::new(FillBuffer::new(u64::MAX)))
+        flight_in(&Arc::new(FillBuffer::new(u64::MAX, Arc::default())))
     }
 
     fn flight_in(buffer: &Arc<FillBuffer>) -> Arc<Flight> {
@@ -520,6 +638,7 @@ mod tests {
             variant: Variant::default(),
             tags: Tags::default(),
             own: HeaderMap::new(),
+            skipped: None,
         }
     }
 
@@ -607,7 +726,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_fills_hold_is_counted_until_it_is_stored_or_gone() {
-        let buffer = Arc::new(FillBuffer::new(10));
+        let buffer = Arc::new(FillBuffer::new(10, Arc::default()));
         let stored = flight_in(&buffer);
         stored.start(head());
         stored.append(Bytes::from_static(b"0123456789"));
@@ -628,7 +747,7 @@ mod tests {
         passed.stop_keeping();
         let mut reader = reader(&passed).await;
         passed.append(Bytes::from(vec![0; 100_000]));
-        assert!(buffer.is_full());
+        assert!(!buffer.is_full(), "who is only passed something keeps nobody from being stored");
         {
             let wait = passed.wait_for_readers();
             tokio::pin!(wait);
@@ -639,6 +758,21 @@ mod tests {
         passed.append(Bytes::from_static(b"0"));
         drop((reader, passed));
         assert_eq!(buffer.held(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_flight_that_lets_go_is_an_error_for_its_readers_never_an_end() {
+        let flight = flight();
+        flight.start(head());
+        flight.append(Bytes::from_static(b"0123456789"));
+        let (slow, mut done) = (reader(&flight).await, reader(&flight).await);
+        let body = flight.body_between(b"", b"");
+        flight.share(&body);
+        flight.complete();
+        assert_eq!(done.next().await.unwrap().unwrap(), "0123456789");
+        flight.let_go();
+        assert!(rest(slow).await.is_err());
+        assert_eq!(done.next().await, Ok(None), "who had all of it had all of it");
     }
 
     async fn futures_are_pending<F: Future>(future: std::pin::Pin<&mut F>) -> bool {

@@ -40,13 +40,13 @@ pub enum Turn {
 }
 
 impl Flights {
-    /// `most` fills at one time, which hold `buffer` bytes.
-    pub fn new(most: usize, buffer: u64) -> Self {
+    /// `most` fills at one time.
+    pub fn new(most: usize, buffer: FillBuffer) -> Self {
         Flights {
             shards: std::array::from_fn(|_| Mutex::default()),
             running: AtomicUsize::new(0),
             most: AtomicUsize::new(most),
-            buffer: Arc::new(FillBuffer::new(buffer)),
+            buffer: Arc::new(buffer),
             hasher: RandomState::new(),
         }
     }
@@ -134,7 +134,7 @@ mod tests {
     #[test]
     fn no_more_fills_are_entered_than_may_be() {
         let key = |name: &str| CacheKey::from_written(&format!("s\u{1f}1\u{1f}h/{name}"));
-        let flights = Flights::new(2, 0);
+        let flights = Flights::new(2, FillBuffer::new(0, Arc::default()));
         let Turn::Lead(first) = flights.join_or_lead(&key("a"), PurgeSeq(0), None, |_| true) else {
             panic!("there is room")
         };

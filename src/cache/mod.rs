@@ -29,6 +29,7 @@ pub mod tags;
 pub mod trouble;
 mod uncacheable;
 pub mod vary;
+pub mod waiting;
 
 #[cfg(test)]
 mod properties;

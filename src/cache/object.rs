@@ -261,6 +261,11 @@ impl Head {
         Self::from_clean(self.status, fields)
     }
 
+    /// The same in memory of its own: the block that it lies in may be far larger.
+    pub fn detached(&self) -> Self {
+        Head { bytes: Bytes::copy_from_slice(self.h1()), begin: 0, ..self.clone() }
+    }
+
     /// The bytes of a key and of this head.
     pub fn behind(&self, key: Key<'_>) -> Vec<u8> {
         [key.as_str().as_bytes(), self.h1()].concat()

@@ -14,8 +14,9 @@ use crate::request::{Fields, RequestView, Scheme};
 use crate::snapshot::Snapshot;
 
 use super::control::ClientDirectives;
-use super::engine::{Answer, CacheRequest, Engine, FetchError, Source};
+use super::engine::{Answer, CacheRequest, Engine, FetchError, Kept, Source};
 use super::flight::{FlightHead, FlightReader};
+use super::freshness::Freshness;
 use super::lookup::{Lookup, Miss};
 use super::object::{Content, Head, Object};
 use super::part::ContentRange;
@@ -138,7 +139,7 @@ impl Engine {
         };
         // For all further slices the client's own cache directives say nothing.
         owned.asks = ClientDirectives::default();
-        let head = piece.head.clone();
+        let head = piece.head.detached();
         let reader = SliceReader { engine: self.clone(), request: owned, head, size, piece: Some((first, piece)) };
         Sliced::Slices(Box::new(reader), answer)
     }
@@ -251,6 +252,8 @@ pub struct SlicedHead {
 pub enum HeadOf {
     Object(Arc<Object>),
     Flight(Arc<FlightHead>),
+    /// In memory of its own: the slice that it came with need not be kept for it.
+    Own(Arc<(Head, Freshness)>),
 }
 
 impl SlicedHead {
@@ -258,7 +261,17 @@ impl SlicedHead {
         match &self.source {
             HeadOf::Object(object) => &object.head,
             HeadOf::Flight(flight) => &flight.head,
+            HeadOf::Own(own) => &own.0,
         }
+    }
+
+    /// The same without the slice that it came with.
+    fn detached(&self) -> Self {
+        let source = match &self.source {
+            HeadOf::Object(object) => HeadOf::Own(Arc::new((object.head.detached(), object.freshness))),
+            other => other.clone(),
+        };
+        SlicedHead { source, range: self.range }
     }
 
     /// How old the response is.
@@ -266,6 +279,7 @@ impl SlicedHead {
         match &self.source {
             HeadOf::Object(object) => object.freshness.current_age(now),
             HeadOf::Flight(flight) => flight.freshness.current_age(now),
+            HeadOf::Own(own) => own.1.current_age(now),
         }
     }
 
@@ -362,6 +376,15 @@ impl SliceReader {
         let found = piece.read(at - number * self.size).await?;
         let cause = || "a slice is shorter than it says".to_owned();
         found.map(Some).ok_or_else(|| OriginError::Broken { origin: "".into(), cause: cause() })
+    }
+
+    /// What is kept in memory for the slice that is being read.
+    pub fn kept(&self) -> Kept {
+        match self.piece.as_ref().map(|(_, piece)| (&piece.body, &piece.head.source)) {
+            Some((PieceBody::Stored(Content::Memory(_)), HeadOf::Object(object))) => Kept::Object(object.clone()),
+            Some((PieceBody::Stream(reader), _)) => Kept::Flight(reader.flight().clone()),
+            _ => Kept::Pieces,
+        }
     }
 
     async fn next_piece(&self, number: u64) -> Result<Piece, OriginError> {

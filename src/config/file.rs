@@ -275,6 +275,7 @@ fn read_limits(mut table: Table, errors: &mut Diagnostics) -> Limits {
     let default = Limits::default();
     let limits = Limits {
         max_connections: table.get_or("max_connections", default.max_connections, errors),
+        max_prefix_share: table.get_or("max_prefix_share", default.max_prefix_share, errors),
         max_requests_per_connection: table.get_or(
             "max_requests_per_connection",
             default.max_requests_per_connection,
@@ -288,6 +289,7 @@ fn read_limits(mut table: Table, errors: &mut Diagnostics) -> Limits {
         keepalive_timeout: table.get_or("keepalive_timeout", default.keepalive_timeout, errors),
         read_timeout: table.get_or("read_timeout", default.read_timeout, errors),
         write_timeout: table.get_or("write_timeout", default.write_timeout, errors),
+        min_rate: table.get_or("min_rate", default.min_rate, errors),
         tls_timeout: table.get_or("tls_timeout", default.tls_timeout, errors),
         max_h2_streams: table.get_or("max_h2_streams", default.max_h2_streams, errors),
         max_fills: table.get_or("max_fills", default.max_fills, errors),
@@ -300,6 +302,9 @@ fn read_limits(mut table: Table, errors: &mut Diagnostics) -> Limits {
 fn check_limits(limits: &Limits, place: Place, errors: &mut Diagnostics) {
     if !(1024..=1 << 20).contains(&limits.max_head.0) {
         errors.error(place, "max_head in [limits] must be from 1KiB to 1MiB");
+    }
+    if !(1..=100).contains(&limits.max_prefix_share) {
+        errors.error(place, "max_prefix_share in [limits] must be from 1 to 100");
     }
     if !(8..=Limits::MOST_HEADERS).contains(&limits.max_headers) {
         errors.error(place, format!("max_headers in [limits] must be from 8 to {}", Limits::MOST_HEADERS));

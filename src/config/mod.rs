@@ -15,6 +15,7 @@ pub mod pattern;
 pub mod read;
 mod regular;
 mod resolve;
+pub mod routes;
 pub mod rules;
 pub mod tokens;
 pub mod units;

@@ -17,6 +17,7 @@ use super::read::{ByteSize, IpRange};
 use crate::request::{RequestView, merge_slashes};
 
 pub use super::disk::{Admission, CacheDisk, DiskDirectory, WriteWhen};
+pub use super::routes::Routes;
 pub use super::rules::{
     CacheMode, CacheRules, Coding, CompressRules, FinishFill, KeyRules, OutageWindow, Pattern, QueryRule,
 };
@@ -128,6 +129,8 @@ pub enum LogFormat {
 pub struct Limits {
     /// Client connections at one time, over all listeners.
     pub max_connections: u32,
+    /// Percent of them that clients next to each other may have.
+    pub max_prefix_share: u32,
     pub max_requests_per_connection: u32,
     /// Bytes of a request's head.
     pub max_head: ByteSize,
@@ -145,6 +148,8 @@ pub struct Limits {
     pub read_timeout: Duration,
     /// How long a client may take none of the bytes that wait for it.
     pub write_timeout: Duration,
+    /// Bytes a second that a client has to take while some wait for it; 0: any.
+    pub min_rate: ByteSize,
     pub tls_timeout: Duration,
     /// HTTP/2 streams at one time on a connection.
     pub max_h2_streams: u32,
@@ -163,6 +168,7 @@ impl Default for Limits {
     fn default() -> Self {
         Limits {
             max_connections: 20_000,
+            max_prefix_share: 25,
             max_requests_per_connection: 10_000,
             max_head: ByteSize(32 << 10),
             max_headers: 100,
@@ -172,6 +178,7 @@ impl Default for Limits {
             keepalive_timeout: Duration::from_secs(60),
             read_timeout: Duration::from_secs(30),
             write_timeout: Duration::from_secs(30),
+            min_rate: ByteSize(100),
             tls_timeout: Duration::from_secs(10),
             max_h2_streams: 100,
             max_fills: 4096,
@@ -334,7 +341,7 @@ pub struct Site {
     pub purge_from: Vec<IpRange>,
     pub ports: Ports,
     pub encoded_dots: EncodedDots,
-    pub routes: Vec<Route>,
+    pub routes: Routes,
 }
 
 /// The ports in clients' `Host` that are keyed and sent on, besides that of the listener.
@@ -356,14 +363,12 @@ pub enum EncodedDots {
 impl Site {
     /// The first route that takes a request, by its place.
     pub fn find_route(&self, method: &Method, path: &str) -> Option<usize> {
-        let path = merge_slashes(path);
-        self.routes.iter().position(|route| route.serves(method, &path))
+        self.routes.serving(method, &merge_slashes(path))
     }
 
     /// Whether a route is for a path, if not for every method.
     pub fn has_path(&self, path: &str) -> bool {
-        let path = merge_slashes(path);
-        self.routes.iter().any(|route| route.path.matches(&path))
+        self.routes.has_path(&merge_slashes(path))
     }
 
     /// The port of a request, if it counts: not the scheme's own, and one that the operator knows of.
@@ -389,7 +394,7 @@ pub struct Route {
 
 impl Route {
     /// Whether it is for a method and a normalised path with its slashes merged.
-    fn serves(&self, method: &Method, path: &str) -> bool {
+    pub(super) fn serves(&self, method: &Method, path: &str) -> bool {
         self.path.matches(path) && self.methods.as_ref().is_none_or(|methods| methods.contains(method))
     }
 }

@@ -34,7 +34,26 @@ impl std::str::FromStr for PathPattern {
     }
 }
 
+/// What is known of the paths that a pattern matches.
+pub enum Anchor<'p> {
+    Exact(&'p str),
+    Prefix(&'p str),
+    Suffix(&'p str),
+    None,
+}
+
 impl PathPattern {
+    /// What all paths have that match it: the longer of their beginning and their end.
+    pub fn anchor(&self) -> Anchor<'_> {
+        let Some((first, rest)) = self.text.split_once('*') else { return Anchor::Exact(&self.text) };
+        let last = rest.rsplit('*').next().unwrap_or_default();
+        match (first.len(), last.len()) {
+            (0, 0) => Anchor::None,
+            (of_first, of_last) if of_first >= of_last => Anchor::Prefix(first),
+            _ => Anchor::Suffix(last),
+        }
+    }
+
     pub fn as_str(&self) -> &str {
         &self.text
     }

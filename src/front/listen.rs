@@ -3,16 +3,18 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 
 use crate::config::model::Listener;
 
+use super::open::{Open, Place};
+use super::pace::Pace;
 use super::serve::Shared;
 use super::stream::ClientStream;
 use super::tls;
@@ -55,56 +57,6 @@ fn open_socket(address: SocketAddr) -> io::Result<TcpListener> {
     socket.listen(BACKLOG)
 }
 
-/// Counts the open connections of all listeners; [`Open::closed`] waits until there are none.
-#[derive(Clone)]
-pub struct Open {
-    count: Arc<AtomicU32>,
-    changed: Arc<watch::Sender<()>>,
-}
-
-/// One open connection.
-struct OpenGuard(Open, Arc<Shared>);
-
-impl Open {
-    pub fn new() -> Self {
-        Open { count: Arc::default(), changed: Arc::new(watch::Sender::new(())) }
-    }
-
-    pub fn count(&self) -> u32 {
-        self.count.load(Ordering::Acquire)
-    }
-
-    /// Resolves when no connection is open.
-    pub async fn closed(&self) {
-        let mut changed = self.changed.subscribe();
-        while self.count() > 0 {
-            if changed.changed().await.is_err() {
-                return;
-            }
-        }
-    }
-
-    fn enter(&self, shared: &Arc<Shared>, most: u32) -> Option<OpenGuard> {
-        let metrics = &shared.observer.metrics;
-        if self.count.fetch_add(1, Ordering::AcqRel) >= most {
-            self.count.fetch_sub(1, Ordering::AcqRel);
-            metrics.connections_refused.inc();
-            return None;
-        }
-        metrics.connections.inc();
-        metrics.connections_total.inc();
-        Some(OpenGuard(self.clone(), shared.clone()))
-    }
-}
-
-impl Drop for OpenGuard {
-    fn drop(&mut self) {
-        self.1.observer.metrics.connections.dec();
-        self.0.count.fetch_sub(1, Ordering::AcqRel);
-        self.0.changed.send_replace(());
-    }
-}
-
 /// Accepts connections until the node shuts down.
 pub async fn serve(bound: Bound, shared: Arc<Shared>, open: Open, mut shutdown: watch::Receiver<bool>) {
     loop {
@@ -120,14 +72,14 @@ pub async fn serve(bound: Bound, shared: Arc<Shared>, open: Open, mut shutdown: 
                 continue;
             }
         };
-        let most = shared.snapshot.load().config.limits.max_connections;
-        // Above the cap a connection is closed at once: its client can go elsewhere.
-        let Some(guard) = open.enter(&shared, most) else { continue };
+        // Where there is no room a connection is closed at once: its client can go elsewhere.
+        let Some(guard) = open.enter(&shared, client.ip()) else { continue };
         let (shared, shutdown) = (shared.clone(), shutdown.clone());
         let (acceptor, local) = (bound.acceptor.clone(), bound.address);
         tokio::spawn(async move {
-            let _guard = guard;
-            serve_connection(stream, client, local, acceptor, shared, shutdown).await;
+            let place = guard.place.clone();
+            serve_connection(stream, client, local, acceptor, shared, shutdown, place).await;
+            drop(guard);
         });
     }
 }
@@ -139,30 +91,44 @@ async fn serve_connection(
     acceptor: Option<TlsAcceptor>,
     shared: Arc<Shared>,
     shutdown: watch::Receiver<bool>,
+    place: Arc<Place>,
 ) {
     if stream.set_nodelay(true).is_err() {
         return; // gone already
     }
-    let (tls_timeout, write_timeout) = {
+    let (tls_timeout, pace) = {
         let limits = &shared.snapshot.load().config.limits;
-        (limits.tls_timeout, limits.write_timeout)
+        (limits.tls_timeout, Pace::of(limits))
     };
     let stream = match acceptor {
-        None => ClientStream::plain(stream, client, local, write_timeout),
-        Some(acceptor) => match Box::pin(timeout(tls_timeout, acceptor.accept(stream))).await {
-            Ok(Ok(stream)) => ClientStream::tls(stream, client, local, write_timeout),
-            failed => {
+        None => ClientStream::plain(stream, client, local, pace),
+        Some(acceptor) => match Box::pin(shake_hands(acceptor, stream, tls_timeout, &place)).await {
+            Ok(stream) => ClientStream::tls(stream, client, local, pace),
+            Err(error) => {
                 shared.observer.metrics.tls_failures.inc();
-                if let Ok(Err(error)) = failed {
-                    tracing::debug!(%client, %error, "TLS handshake failed");
-                }
+                tracing::debug!(%client, %error, "TLS handshake failed");
                 return;
             }
         },
     };
     if stream.is_h2() {
-        Box::pin(h2::Connection::new(shared, shutdown, stream).serve()).await; // large, and not for all
+        Box::pin(h2::Connection::new(shared, shutdown, stream, place).serve()).await; // large, and not for all
     } else {
-        h1::Connection::new(shared, shutdown, stream).serve().await;
+        h1::Connection::new(shared, shutdown, stream, place).serve().await;
     }
+}
+
+/// Until it has ended the connection has nothing to do, and may have to make room for another.
+async fn shake_hands(
+    acceptor: TlsAcceptor,
+    stream: TcpStream,
+    patience: Duration,
+    place: &Place,
+) -> io::Result<TlsStream<TcpStream>> {
+    let done = tokio::select! {
+        biased;
+        done = timeout(patience, acceptor.accept(stream)) => done,
+        () = place.told() => return Err(io::Error::other("another connection needed the room")),
+    };
+    done.unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::TimedOut, "it took longer than tls_timeout")))
 }

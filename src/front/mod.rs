@@ -7,6 +7,8 @@ pub mod h1;
 pub mod h2;
 pub mod head;
 pub mod listen;
+pub mod open;
+mod pace;
 pub mod reply;
 pub mod serve;
 pub mod stream;

@@ -9,7 +9,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use tokio::sync::mpsc;
 
 use crate::cache::coding;
-use crate::cache::engine::{Engine, Source};
+use crate::cache::engine::{Engine, Kept, Source};
+use crate::cache::fill::PrivateBody;
 use crate::cache::flight::{FlightHead, FlightReader};
 use crate::cache::object::{Content, DiskBody, FilePart, Head, Object};
 use crate::cache::respond::{self, Reply, Span};
@@ -130,6 +131,7 @@ impl ClientResponse {
                 let head = match &reader.head.source {
                     HeadOf::Object(object) => HeadSource::Object(object.clone()),
                     HeadOf::Flight(flight) => HeadSource::Flight(flight.clone()),
+                    HeadOf::Own(own) => HeadSource::Own(Box::new(own.0.clone())),
                 };
                 (head, length, Some(age).filter(|age| age.as_secs() > 0), Pieces::Slices(reader, 0))
             }
@@ -138,7 +140,11 @@ impl ClientResponse {
             }
             Source::Private(private) => {
                 let head = HeadSource::Own(Box::new(private.head));
-                (head, private.length, None, Pieces::Private(private.body))
+                let pieces = match private.body {
+                    PrivateBody::Kept(pieces) => Pieces::Private(pieces),
+                    PrivateBody::Passed(exchange, engine) => Pieces::Passed(Some(exchange), engine),
+                };
+                (head, private.length, None, pieces)
             }
         };
         let reply = respond::respond(method, request, &head.get().selected(length));
@@ -157,6 +163,11 @@ impl ClientResponse {
             Reply::Partial { first, last, .. } => (first.saturating_sub(offset), last - first + 1),
             Reply::NotModified | Reply::PreconditionFailed | Reply::RangeNotSatisfiable { .. } => (0, 0),
         };
+        if let (Pieces::Flight(reader), Reply::Partial { first, last, total }) = (&pieces, &reply)
+            && last - first >= total / 2
+        {
+            reader.flight().want(); // `bytes=0-`, as players ask
+        }
         ClientResponse { head, reply, length, multipart, age, key: None, body: Body { pieces, skip, left } }
     }
 
@@ -204,6 +215,23 @@ impl ClientResponse {
 
     pub fn head(&self) -> &Head {
         self.head.get()
+    }
+
+    /// What is kept in memory for it while the client is waited for.
+    pub fn kept(&self) -> Kept {
+        match (&self.body.pieces, &self.head) {
+            (Pieces::Flight(reader), _) => Kept::Flight(reader.flight().clone()),
+            (Pieces::Slices(reader, _), _) => reader.kept(),
+            (Pieces::Disk(..) | Pieces::Passed(..) | Pieces::Private(_), _) => Kept::Pieces,
+            (_, HeadSource::Object(object) | HeadSource::Coded(object, _)) => Kept::Object(object.clone()),
+            _ => Kept::Nothing,
+        }
+    }
+
+    /// Lets go of all that is kept for it, when its head is written down and no body is to come.
+    pub fn forget(&mut self) {
+        self.head = HeadSource::Own(Box::new(Head::private(StatusCode::OK, HeaderMap::new())));
+        self.body.pieces = Pieces::Whole(None);
     }
 
     pub fn status(&self) -> StatusCode {
@@ -339,18 +367,17 @@ impl Body {
                         false => None,
                     }
                 }
-                Pieces::Passed(exchange, engine) => match exchange.as_mut() {
-                    Some(reading) => match reading.read_body().await? {
-                        Some(piece) => Some(piece),
-                        None => {
-                            if let Some(ended) = exchange.take() {
-                                ended.release(&engine.connector).await;
-                            }
-                            None
-                        }
-                    },
-                    None => None,
-                },
+                Pieces::Passed(exchange, engine) => {
+                    let Some(reading) = exchange.as_mut() else { return Ok(None) };
+                    let piece = reading.read_body().await?;
+                    // Before the client has the last piece: its next request may come at once, and should find it.
+                    if (piece.is_none() || reading.is_over())
+                        && let Some(ended) = exchange.take()
+                    {
+                        ended.release(&engine.connector).await; // of HTTP/1.1 nothing is waited for
+                    }
+                    piece
+                }
                 Pieces::Private(receiver) => match receiver.recv().await {
                     Some(piece) => Some(piece?).filter(|piece| !piece.is_empty()),
                     None => return Err(lost()),

@@ -13,7 +13,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::{Buf, BytesMut};
@@ -31,6 +31,7 @@ use crate::cache::object::FilePart;
 use crate::request::Scheme;
 
 use super::chunks::{Chunks, Malformed};
+use super::pace::{Pace, Taking};
 
 /// Bytes of later requests that are held back while one is passed on.
 const MAX_HELD: usize = 64 << 10;
@@ -44,8 +45,9 @@ pub struct ClientStream {
     held: BytesMut,
     client: SocketAddr,
     local: SocketAddr,
-    /// How long the client may take nothing that is written.
-    write_timeout: Duration,
+    /// How quickly the client has to take what is written, and how it does.
+    pace: Pace,
+    taking: Taking,
     /// Runs while the client takes nothing.
     stalled: Option<Pin<Box<Sleep>>>,
     /// Whether the connection is to end with a reset.
@@ -71,22 +73,23 @@ pub enum Gate {
 }
 
 impl ClientStream {
-    pub fn plain(stream: TcpStream, client: SocketAddr, local: SocketAddr, write_timeout: Duration) -> Self {
-        Self::new(Transport::Plain(stream), client, local, write_timeout)
+    pub fn plain(stream: TcpStream, client: SocketAddr, local: SocketAddr, pace: Pace) -> Self {
+        Self::new(Transport::Plain(stream), client, local, pace)
     }
 
-    pub fn tls(stream: TlsStream<TcpStream>, client: SocketAddr, local: SocketAddr, write_timeout: Duration) -> Self {
-        Self::new(Transport::Tls(Box::new(stream)), client, local, write_timeout)
+    pub fn tls(stream: TlsStream<TcpStream>, client: SocketAddr, local: SocketAddr, pace: Pace) -> Self {
+        Self::new(Transport::Tls(Box::new(stream)), client, local, pace)
     }
 
-    fn new(transport: Transport, client: SocketAddr, local: SocketAddr, write_timeout: Duration) -> Self {
+    fn new(transport: Transport, client: SocketAddr, local: SocketAddr, pace: Pace) -> Self {
         ClientStream {
             transport,
             gate: Gate::Open,
             held: BytesMut::new(),
             client,
             local,
-            write_timeout,
+            pace,
+            taking: Taking::default(),
             stalled: None,
             reset: Arc::default(),
         }
@@ -115,8 +118,8 @@ impl ClientStream {
         }
     }
 
-    pub fn set_write_timeout(&mut self, timeout: Duration) {
-        self.write_timeout = timeout;
+    pub fn set_pace(&mut self, pace: Pace) {
+        self.pace = pace;
     }
 
     pub fn gate(&self) -> Gate {
@@ -152,7 +155,7 @@ impl ClientStream {
     pub async fn writable(&mut self) -> io::Result<()> {
         poll_fn(|cx| {
             let ready = self.socket().poll_write_ready(cx);
-            self.watch(cx, ready)
+            self.watch(cx, ready, |()| 0)
         })
         .await
     }
@@ -164,6 +167,7 @@ impl ClientStream {
         let send = || Ok(rustix::fs::sendfile(stream, &part.file, Some(&mut at), most)?);
         match stream.try_io(Interest::WRITABLE, send) {
             Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()), // the file was cut off under our hands
+            Ok(sent) if !self.taking.take(sent as u64, self.pace, Instant::now) => Err(timed_out(TOO_SLOW)),
             Ok(sent) => Ok(sent as u64),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
             Err(error) => Err(error),
@@ -177,17 +181,29 @@ impl ClientStream {
         }
     }
 
-    /// Gives up on a client that has taken nothing for too long.
-    fn watch<T>(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
-        if written.is_ready() {
-            self.stalled = None;
-            return written;
-        }
-        let patience = self.write_timeout;
-        let stalled = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(patience)));
-        match stalled.as_mut().poll(cx) {
-            Poll::Pending => Poll::Pending,
-            Poll::Ready(()) => Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client takes nothing"))),
+    /// Gives up on a client that has taken nothing for too long, or too little. `length`: bytes that were taken.
+    fn watch<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        written: Poll<io::Result<T>>,
+        length: impl FnOnce(&T) -> usize,
+    ) -> Poll<io::Result<T>> {
+        match written {
+            Poll::Ready(Ok(done)) => {
+                self.stalled = None;
+                let is_quick = self.taking.take(length(&done) as u64, self.pace, Instant::now);
+                Poll::Ready(if is_quick { Ok(done) } else { Err(timed_out(TOO_SLOW)) })
+            }
+            Poll::Ready(failed) => Poll::Ready(failed),
+            Poll::Pending => {
+                self.taking.wait(Instant::now);
+                let patience = self.pace.patience;
+                let stalled = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(patience)));
+                match stalled.as_mut().poll(cx) {
+                    Poll::Pending => Poll::Pending,
+                    Poll::Ready(()) => Poll::Ready(Err(timed_out("the client takes nothing"))),
+                }
+            }
         }
     }
 
@@ -265,7 +281,7 @@ impl AsyncWrite for ClientStream {
             Transport::Plain(stream) => Pin::new(stream).poll_write(cx, data),
             Transport::Tls(stream) => Pin::new(stream).poll_write(cx, data),
         };
-        self.watch(cx, written)
+        self.watch(cx, written, |written| *written)
     }
 
     fn poll_write_vectored(
@@ -277,7 +293,7 @@ impl AsyncWrite for ClientStream {
             Transport::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, data),
             Transport::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, data),
         };
-        self.watch(cx, written)
+        self.watch(cx, written, |written| *written)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -289,7 +305,7 @@ impl AsyncWrite for ClientStream {
             Transport::Plain(stream) => Pin::new(stream).poll_flush(cx),
             Transport::Tls(stream) => Pin::new(stream).poll_flush(cx),
         };
-        self.watch(cx, flushed)
+        self.watch(cx, flushed, |()| 0)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -297,8 +313,14 @@ impl AsyncWrite for ClientStream {
             Transport::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
             Transport::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
         };
-        self.watch(cx, shut)
+        self.watch(cx, shut, |()| 0)
     }
+}
+
+const TOO_SLOW: &str = "the client takes too little of what waits for it; see min_rate in [limits]";
+
+fn timed_out(why: &'static str) -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, why)
 }
 
 impl Drop for ClientStream {
@@ -367,7 +389,8 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let client = TcpStream::connect(address).await.unwrap();
         let (server, peer) = listener.accept().await.unwrap();
-        (ClientStream::plain(server, peer, address, Duration::from_secs(5)), client)
+        let pace = Pace { patience: Duration::from_secs(5), least: 100 };
+        (ClientStream::plain(server, peer, address, pace), client)
     }
 
     #[tokio::test]

@@ -46,12 +46,11 @@ impl Connector {
                 let mut peer = picked.peer();
                 peer.options.set_http_version(1, 1);
                 let stream = Box::pin(self.tls.new_stream(&peer)).await;
-                let fail =
-                    |error: Box<Error>| (OriginError::from_pingora(&error, origin, true), FailedStage::Connecting);
+                let fail = |error: Box<Error>| (OriginError::from_pingora(&error, origin, true), stage_of(&error));
                 return stream.map(OriginStream::Tls).map_err(fail);
             }
             let fail = |error: std::io::Error| {
-                let stage = if is_our_own(&error) { FailedStage::Connected } else { FailedStage::Connecting };
+                let stage = if is_our_own(&error) { FailedStage::Ours } else { FailedStage::Connecting };
                 (OriginError::Connect { origin: origin.clone(), cause: error.to_string() }, stage)
             };
             let stream = TcpStream::connect(picked.address).await.map_err(fail)?;
@@ -76,6 +75,24 @@ impl Connector {
 fn is_our_own(error: &std::io::Error) -> bool {
     let wants = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM, Errno::ADDRNOTAVAIL];
     error.raw_os_error().is_some_and(|code| wants.iter().any(|want| want.raw_os_error() == code))
+}
+
+/// Whether an error of pingora's is for want of something here. What it was is at the end of its causes.
+pub fn is_our_own_fault(error: &Error) -> bool {
+    let root: &(dyn std::error::Error + 'static) = error.root_cause();
+    let mut cause = Some(root);
+    while let Some(found) = cause {
+        if found.downcast_ref::<std::io::Error>().is_some_and(is_our_own) {
+            return true;
+        }
+        cause = found.source();
+    }
+    false
+}
+
+/// How far an exchange got that failed to connect by pingora's connector.
+pub fn stage_of(error: &Error) -> FailedStage {
+    if is_our_own_fault(error) { FailedStage::Ours } else { FailedStage::Connecting }
 }
 
 /// HTTP/2 streams at one time on a connection to an origin.
@@ -201,5 +218,24 @@ pub fn describe(error: &Error) -> String {
         (Some(context), _) => format!("{kind}: {}", context.as_str()),
         (None, Some(cause)) => format!("{kind}: {cause}"),
         (None, None) => kind.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_wanting_here_is_nothing_of_the_origins() {
+        let io = |errno: Errno| std::io::Error::from_raw_os_error(errno.raw_os_error());
+        for (errno, ours) in
+            [(Errno::MFILE, true), (Errno::NFILE, true), (Errno::ADDRNOTAVAIL, true), (Errno::CONNREFUSED, false)]
+        {
+            let inner = Error::because(ErrorType::SocketError, "failed to create socket", io(errno));
+            let wrapped = Error::because(ErrorType::InternalError, "Fail to connect", inner);
+            assert_eq!(is_our_own_fault(&wrapped), ours, "{errno:?}");
+            let plain = Error::because(ErrorType::ConnectError, "c", io(errno));
+            assert_eq!(is_our_own_fault(&plain), ours, "{errno:?}");
+        }
     }
 }

@@ -254,9 +254,9 @@ async fn by_pingora(connector: &Connector, request: &OriginRequest, picked: Pick
     let session = match result.await {
         Ok(session) => session,
         Err(error) => {
+            let stage = if connecting { connect::stage_of(&error) } else { FailedStage::Connected };
             let error = OriginError::from_pingora(&error, &address, connecting);
             let timed_out = matches!(error, OriginError::Timeout { .. });
-            let stage = if connecting { FailedStage::Connecting } else { FailedStage::Connected };
             return Err(Failure { error, stage, on_kept_connection: kept && !timed_out });
         }
     };
@@ -336,6 +336,11 @@ impl Exchange {
                 read.map_err(|error| OriginError::from_pingora(&error, &self.origin, false))
             }
         }
+    }
+
+    /// Whether all of the body has been read; by what pingora speaks that is not known.
+    pub fn is_over(&self) -> bool {
+        matches!(&self.by, By::H1 { connection, .. } if connection.is_over())
     }
 
     /// The connection itself after a 101, with what the origin has already sent on it. The origin counts as in

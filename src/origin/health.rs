@@ -15,7 +15,7 @@ use tokio::task::{JoinHandle, JoinSet};
 
 use crate::config::model::{Health, Probe};
 
-use super::connect::describe;
+use super::connect::{describe, is_our_own_fault};
 use super::pool::PoolRuntime;
 use super::state::{HealthChange, OriginState};
 
@@ -75,14 +75,38 @@ async fn check_for_ever(pool: Arc<PoolRuntime>, index: usize, health: Health, pr
             asked.spawn(async move {
                 let probe = probe(&probes, &pool, index, address, &health.probe, health.timeout);
                 let result = tokio::time::timeout(health.timeout * 2, probe).await;
-                let late = |_| Err(format!("no answer in {}", crate::config::units::format_duration(health.timeout)));
-                (address, result.unwrap_or_else(late))
+                let late = |_| format!("no answer in {}", crate::config::units::format_duration(health.timeout));
+                (address, result.unwrap_or_else(|error| Err(Failure::OfOrigin(late(error)))))
             });
         }
         while let Some(done) = asked.join_next().await {
-            if let Ok((address, result)) = done {
-                note(&pool.config.name, origin, address, result, &health);
+            match done {
+                Ok((address, Ok(()))) => note(&pool.config.name, origin, address, Ok(()), &health),
+                Ok((address, Err(Failure::OfOrigin(error)))) => {
+                    note(&pool.config.name, origin, address, Err(error), &health);
+                }
+                Ok((_, Err(Failure::Ours(error)))) => {
+                    let (pool, origin) = (&pool.config.name, &origin.address);
+                    tracing::warn!(%pool, %origin, error, "a health check could not be made for want of something here");
+                }
+                Err(_) => {} // a panic, which has been reported
             }
+        }
+    }
+}
+
+/// How a probe ended that brought no success.
+enum Failure {
+    OfOrigin(String),
+    /// For want of something here: it says nothing of the origin.
+    Ours(String),
+}
+
+impl From<Box<pingora_core::Error>> for Failure {
+    fn from(error: Box<pingora_core::Error>) -> Self {
+        match is_our_own_fault(&error) {
+            true => Failure::Ours(describe(&error)),
+            false => Failure::OfOrigin(describe(&error)),
         }
     }
 }
@@ -94,7 +118,7 @@ async fn probe(
     address: SocketAddr,
     probe: &Probe,
     timeout: Duration,
-) -> Result<(), String> {
+) -> Result<(), Failure> {
     let mut peer = pool.peer(index, address);
     // Of the session itself: one that is dropped with a future of its own would never be given back.
     peer.options.read_timeout = Some(timeout);
@@ -102,9 +126,9 @@ async fn probe(
     peer.group_key = probes.count.fetch_add(1, Ordering::Relaxed);
     let Probe::Http { path, host, expect } = probe else {
         let stream = probes.tcp.new_stream(&peer).await;
-        return stream.map(drop).map_err(|error| describe(&error));
+        return stream.map(drop).map_err(Failure::from);
     };
-    let (mut session, _) = probes.http.get_http_session(&peer).await.map_err(|error| describe(&error))?;
+    let (mut session, _) = probes.http.get_http_session(&peer).await?;
     let host = host.as_deref().or(pool.config.host.as_deref()).unwrap_or(&pool.origins[index].address);
     let status = ask(&mut session, path, host).await;
     session.shutdown().await;
@@ -116,25 +140,24 @@ async fn probe(
     if expect.iter().any(|range| (range.first..=range.last).contains(&status)) {
         Ok(())
     } else {
-        Err(format!("answered {status}"))
+        Err(Failure::OfOrigin(format!("answered {status}")))
     }
 }
 
 /// The status that an origin answers with. It has the deadlines of the session.
-async fn ask(session: &mut HttpSession, path: &str, host: &str) -> Result<u16, String> {
-    let text = |error: Box<pingora_core::Error>| describe(&error);
-    let mut request = RequestHeader::build("GET", path.as_bytes(), None).map_err(text)?;
+async fn ask(session: &mut HttpSession, path: &str, host: &str) -> Result<u16, Failure> {
+    let mut request = RequestHeader::build("GET", path.as_bytes(), None)?;
     for (name, value) in [(header::HOST, host), (header::USER_AGENT, "seawall-health"), (header::ACCEPT, "*/*")] {
-        request.insert_header(name, value).map_err(text)?;
+        request.insert_header(name, value)?;
     }
-    session.write_request_header(Box::new(request)).await.map_err(text)?;
-    session.finish_request_body().await.map_err(text)?;
+    session.write_request_header(Box::new(request)).await?;
+    session.finish_request_body().await?;
     for _ in 0..MAX_INTERIM {
-        session.read_response_header().await.map_err(text)?;
+        session.read_response_header().await?;
         let status = session.response_header().map_or(0, |head| head.status.as_u16());
         if status >= 200 {
             return Ok(status);
         }
     }
-    Err("no final response".to_owned())
+    Err(Failure::OfOrigin("no final response".to_owned()))
 }

@@ -80,6 +80,8 @@ const TIDY_INTERVAL: Duration = Duration::from_secs(2);
 pub enum FailedStage {
     Connecting,
     Connected,
+    /// For want of something here: it says nothing of the origin.
+    Ours,
 }
 
 /// No origin of the pool, nor of its fallbacks, can serve.
@@ -282,6 +284,9 @@ impl PoolRuntime {
     /// check, so that a dead origin is known at once; only where there is a check that can bring it up again.
     /// Slow or broken answers don't: who knows one bad URL could take an origin down with it.
     pub fn exchange_failed(&self, origin: &Arc<OriginState>, address: SocketAddr, stage: FailedStage, error: &str) {
+        if stage == FailedStage::Ours {
+            return;
+        }
         origin.failures.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         if stage == FailedStage::Connecting
             && let Some(check) = &self.config.health

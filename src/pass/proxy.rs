@@ -20,7 +20,7 @@ use crate::cache::status::Report;
 use crate::cache::tags::TAG_FIELDS;
 use crate::config::model::{BodyLimit, OriginProtocol};
 use crate::observe::Observer;
-use crate::origin::connect::describe;
+use crate::origin::connect::{describe, stage_of};
 use crate::origin::forward::{self, Forwarded};
 use crate::origin::{ActiveGuard, FailedStage, OriginState, Picked, PoolRuntime, Tried};
 
@@ -252,7 +252,7 @@ impl ProxyHttp for Pass {
         ctx: &mut PassContext,
         mut error: Box<Error>,
     ) -> Box<Error> {
-        let again = ctx.may_try_another(FailedStage::Connecting, &describe(&error));
+        let again = ctx.may_try_another(stage_of(&error), &describe(&error));
         error.set_retry(again);
         error
     }

@@ -16,25 +16,100 @@ fn origin() -> Origin {
 }
 
 #[test]
-fn connections_above_the_cap_are_closed_and_the_others_go_on() {
-    let origin = origin();
+fn at_the_cap_the_idle_make_room_and_the_busy_do_not() {
+    let gate = Gate::default();
+    let for_origin = gate.clone();
+    let origin = Origin::start(move |request| match request.path() {
+        "/passed/waits" => [vec![Step::Wait(for_origin.clone())], Reply::ok(&[], "late")].concat(),
+        _ => Reply::ok(&["Cache-Control: max-age=60"], "x"),
+    });
     let node = node(&origin, "max_connections = 2");
-    let mut kept = [node.client(), node.client()];
-    for client in &mut kept {
-        assert_eq!(client.get("/a", &[]).status, 200);
-    }
-    assert!(node.client().is_closed());
-    assert_eq!(node.metric("seawall_connections_refused_total"), Some(1.0));
+    let (mut busy, mut idle) = (node.client(), node.client());
+    assert_eq!(idle.get("/a", &[]).status, 200);
+    busy.send("GET /passed/waits HTTP/1.1\r\nHost: shop.example\r\n\r\n");
+    origin.wait_for(2);
+    // That the one is idle no event tells: it has just been answered.
+    let mut new = eventually("the place of the idle one", || {
+        let mut new = node.client();
+        new.try_send("GET /a HTTP/1.1\r\nHost: shop.example\r\n\r\n");
+        new.try_response().map(|answer| {
+            assert_eq!(answer.status, 200);
+            new
+        })
+    });
+    assert!(idle.is_closed());
+    let refused = node.metric("seawall_connections_refused_total").unwrap();
+    new.send("GET /passed/waits HTTP/1.1\r\nHost: shop.example\r\n\r\n");
+    origin.wait_for(3);
+    assert!(node.client().is_closed(), "all are busy");
+    assert_eq!(node.metric("seawall_connections_refused_total"), Some(refused + 1.0));
     assert_eq!(node.metric("seawall_connections"), Some(2.0));
-    for client in &mut kept {
-        assert_eq!(client.get("/a", &[]).status, 200);
-    }
-    drop(kept);
+    gate.open();
+    assert_eq!((busy.response("GET").text(), new.response("GET").text()), ("late".into(), "late".into()));
+    drop((busy, new));
     eventually("room again", || {
         let mut client = node.client();
         client.try_send("GET /a HTTP/1.1\r\nHost: a\r\n\r\n");
         (!client.read_some().is_empty()).then_some(())
     });
+}
+
+/// Clients of one network keep others no more than a share of the connections.
+#[test]
+fn one_network_gets_its_share_and_no_more() {
+    let origin = origin();
+    let gate = Gate::default();
+    let for_origin = gate.clone();
+    let slow = Origin::start(move |_| [vec![Step::Wait(for_origin.clone())], Reply::ok(&[], "late")].concat());
+    let config = |more: &str| {
+        let slow_route = format!(
+            "[pool.slow]\norigins = [\"{}\"]\n{}",
+            slow.address,
+            site(&[origin.address], "", &format!("[[site.shop.route]]\npath = \"/slow\"\npool = \"slow\"\n{ROUTES}"))
+        );
+        format!("{more}[limits]\nmax_connections = 100\nmax_prefix_share = 40\n{slow_route}")
+    };
+    for (more, refused) in [("", true), ("[node]\ntrusted_proxies = [\"127.0.0.1\"]\n", false)] {
+        let node = Node::start(&config(more));
+        let before = slow.count();
+        // All of them busy, so that none can make room.
+        let busy: Vec<_> = (0..40)
+            .map(|_| {
+                let mut client = node.client();
+                client.send("GET /slow HTTP/1.1\r\nHost: shop.example\r\n\r\n");
+                client
+            })
+            .collect();
+        slow.wait_for(before + 40);
+        let mut one_more = node.client();
+        one_more.try_send("GET /a HTTP/1.1\r\nHost: shop.example\r\n\r\n");
+        assert_eq!(one_more.read_some().is_empty(), refused, "{more}");
+        drop(busy);
+    }
+    gate.open();
+}
+
+#[test]
+fn the_limit_on_open_files_is_raised_and_the_cap_keeps_to_it() {
+    let origin = origin();
+    let pool = "health = { path = \"/health\", interval = \"50ms\", fall = 1 }";
+    let config = format!("[limits]\nmax_prefix_share = 100\n{}", site(&[origin.address], pool, ROUTES));
+    let node = Node::start_after("ulimit -Sn 100; ulimit -Hn 400", &config);
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", node.pid())).unwrap();
+    let soft =
+        limits.lines().find(|line| line.starts_with("Max open files")).and_then(|line| line.split_whitespace().nth(3));
+    assert_eq!(soft, Some("400"), "{limits}");
+    let line = node.wait_for_log("the limit on open files is too low");
+    assert!(line.contains("in_force=300"), "{line}");
+    // More than there may be: the idle make room, and no origin is the worse for it.
+    let clients: Vec<_> = (0..500).map(|_| node.client()).collect();
+    let mut answered = node.client();
+    assert_eq!(answered.get("/a", &[]).status, 200);
+    let probes = origin.count();
+    origin.wait_for(probes + 5);
+    drop(clients);
+    assert_eq!(node.origin_status("app", origin.address), "up");
+    assert!(!node.log().iter().any(|line| line.contains("origin is down")), "{:?}", node.log());
 }
 
 #[test]

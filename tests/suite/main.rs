@@ -34,5 +34,6 @@ mod purging;
 mod reloading;
 mod sharing;
 mod slices;
+mod stalled;
 mod tls;
 mod warming;

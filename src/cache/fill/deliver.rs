@@ -1,16 +1,19 @@
 //! How a response gets from the origin to those who wait for it, and into the store.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{StatusCode, header};
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
 
 use crate::clock::Timestamp;
 use crate::origin::connect::OriginError;
 use crate::origin::exchange::Exchange;
 
 use super::super::engine::Engine;
+use super::super::fill_buffer::Room;
 use super::super::flight::{Flight, FlightHead, Settled};
 use super::super::object::{Head, Object};
 use super::super::part::{ContentRange, Part};
@@ -20,10 +23,12 @@ use super::super::status::Stored;
 use super::super::vary::Variant;
 use super::complete::Around;
 use super::keep::Keeper;
-use super::{FillRequest, PrivateResponse};
+use super::{FillRequest, PrivateBody, PrivateResponse};
 
-/// Pieces of a private response that may wait for its client: back-pressure to the origin beyond that.
-const PRIVATE_PIECES: usize = 4;
+/// How long a client may hold up its part before that is not kept any more: what waits for it waits in memory.
+const PART_PATIENCE: Duration = Duration::from_secs(1);
+/// Pieces that may wait for a client whose response is kept.
+const PRIVATE_PIECES: usize = 1;
 
 /// Streams a response that is to be stored to whoever follows, and stores it when it is whole.
 ///
@@ -43,15 +48,22 @@ pub(super) async fn stream(
         exchange.fields.remove(header::CONTENT_RANGE); // each answer says its own
     }
     let (head, own) = Head::split(exchange.status, std::mem::take(&mut exchange.fields), &excluded);
-    let mut unsent = Some(FlightHead { head: head.clone(), length, part, freshness, variant, tags, own });
+    let mut unsent =
+        Some(FlightHead { head: head.clone(), length, part, freshness, variant, tags, own, skipped: None });
     let mut held = Bytes::new();
     let mut received = around.before.len() as u64;
     if !around.before.is_empty() {
         flight.append(std::mem::take(&mut around.before));
     }
     let mut keeper = Keeper::new(engine, flight, request, head, storable);
-    if length.is_some_and(|length| length > engine.max_object()) {
-        keeper.leave_memory(SkipReason::TooLarge);
+    match length.map(|length| length.saturating_sub(received)) {
+        _ if length.is_some_and(|length| length > engine.max_object()) => keeper.leave_memory(SkipReason::TooLarge),
+        Some(missing) if flight.reserve(missing) => keeper.set_room(),
+        None if !engine.flights.buffer.is_full() => {}
+        _ => keeper.leave_memory(SkipReason::FillBuffer),
+    }
+    if let Some(head) = &mut unsent {
+        head.skipped = keeper.skipped();
     }
     let whole = loop {
         if let Some(head) = unsent.take_if(|_| length != Some(received)) {
@@ -105,7 +117,7 @@ fn ended(exchange: &Exchange, length: Option<u64>, received: u64) -> Result<(), 
     Err(OriginError::Broken { origin: exchange.origin.clone(), cause })
 }
 
-/// Gives a part to the request that asked for it, and keeps it.
+/// Gives a part to the request that asked for it, and keeps it, if there is room.
 pub(super) async fn hand_over_part(
     engine: &Arc<Engine>,
     flight: &Arc<Flight>,
@@ -116,11 +128,19 @@ pub(super) async fn hand_over_part(
     owner: oneshot::Sender<PrivateResponse>,
 ) {
     let fields = std::mem::take(&mut exchange.fields);
-    let ttl = storable.freshness.ttl(Timestamp::now());
-    flight.settle(Settled::Private(Stored::Yes { basis: storable.freshness.basis, ttl }));
+    let room = engine.flights.buffer.room(range.length());
+    let stored = match &room {
+        Some(_) => Stored::Yes { basis: storable.freshness.basis, ttl: storable.freshness.ttl(Timestamp::now()) },
+        None => Stored::No(SkipReason::FillBuffer),
+    };
+    if room.is_none() {
+        engine.metrics.not_stored(SkipReason::FillBuffer.as_str());
+    }
+    flight.settle(Settled::Private(stored));
     let (sender, body) = mpsc::channel(PRIVATE_PIECES);
     let own = Head::private(exchange.status, fields.clone());
-    if owner.send(PrivateResponse { head: own, length: Some(range.length()), body }).is_err() {
+    let response = PrivateResponse { head: own, length: Some(range.length()), body: PrivateBody::Kept(body) };
+    if owner.send(response).is_err() {
         return;
     }
     let mut whole = fields;
@@ -132,7 +152,9 @@ pub(super) async fn hand_over_part(
             engine.store_part(part, request.rules(), flight);
         }
     };
-    pump(engine, exchange, Some(range.length()), sender, Some(store)).await;
+    let bytes = Vec::with_capacity(room.as_ref().map_or(0, |_| range.length() as usize)); // bounded when it was judged
+    let keep = room.map(|room| Keeping { bytes, store, _room: room });
+    pump(engine, exchange, range.length(), sender, keep).await;
 }
 
 /// Gives a response that is not to be shared to the request that caused it, at that client's pace.
@@ -171,40 +193,44 @@ pub(super) async fn hand_over(
     }
     engine.flights.remove(flight);
     flight.settle(Settled::Private(Stored::No(reason)));
-    let (sender, body) = mpsc::channel(PRIVATE_PIECES);
     let head = Head::private(exchange.status, std::mem::take(&mut exchange.fields));
-    if owner.send(PrivateResponse { head, length, body }).is_ok() {
-        pump(engine, exchange, length, sender, None::<fn(Bytes)>).await;
-    } // else nobody waits for it: a background refresh, or the client left
+    let body = PrivateBody::Passed(Box::new(exchange), engine.clone());
+    let _ = owner.send(PrivateResponse { head, length, body }); // nobody waits for it: a refresh, or the client left
 }
 
-/// Sends a body piece by piece, at its reader's pace; `keep` gets the whole of it, if that came.
-async fn pump(
+/// A part as it is being kept.
+struct Keeping<F> {
+    bytes: Vec<u8>,
+    store: F,
+    _room: Room,
+}
+
+/// Sends a part piece by piece, at its reader's pace; what is kept of it is stored if all of it came.
+async fn pump<F: FnOnce(Bytes)>(
     engine: &Engine,
     mut exchange: Exchange,
-    length: Option<u64>,
+    length: u64,
     sender: mpsc::Sender<Result<Bytes, OriginError>>,
-    keep: Option<impl FnOnce(Bytes)>,
+    mut keep: Option<Keeping<F>>,
 ) {
     // What completes the response is sent after the connection is given back: the client's next request may
     // come at once, and should find it.
     let (mut received, mut last) = (0, None);
-    let mut kept = Vec::new();
     loop {
         match exchange.read_body().await {
             Ok(Some(chunk)) if chunk.is_empty() => {}
             Ok(Some(chunk)) => {
                 received += chunk.len() as u64;
-                if keep.is_some() {
-                    // The length is that of the range, which the framing need not have.
-                    if length.is_some_and(|length| received > length) {
-                        break;
-                    }
-                    kept.extend_from_slice(&chunk);
+                // The length is that of the range, which the framing need not have.
+                if received > length {
+                    break;
                 }
-                if length == Some(received) && last.is_none() {
+                if let Some(keep) = &mut keep {
+                    keep.bytes.extend_from_slice(&chunk);
+                }
+                if received == length && last.is_none() {
                     last = Some(chunk);
-                } else if sender.send(Ok(chunk)).await.is_err() {
+                } else if !give(&sender, chunk, &mut keep).await {
                     return; // the client left
                 }
             }
@@ -215,19 +241,36 @@ async fn pump(
             }
         }
     }
-    if keep.is_some()
-        && let Err(error) = ended(&exchange, length, received)
-    {
+    if let Err(error) = ended(&exchange, Some(length), received) {
         let _ = sender.send(Err(error)).await; // if the client left, nobody needs to know
         return;
     }
     exchange.release(&engine.connector).await;
-    if let Some(keep) = keep {
-        keep(kept.into());
+    if let Some(Keeping { bytes, store, _room }) = keep {
+        store(bytes.into());
     }
     if let Some(last) = last {
         let _ = sender.send(Ok(last)).await; // if the client left, nobody needs it
     }
     // The end is said: a channel that merely closes is a fill that was lost.
     let _ = sender.send(Ok(Bytes::new())).await;
+}
+
+/// Gives a piece to the client; one that is slow to take it has its part not kept. Whether it is still there.
+async fn give<F>(
+    sender: &mpsc::Sender<Result<Bytes, OriginError>>,
+    piece: Bytes,
+    keep: &mut Option<Keeping<F>>,
+) -> bool {
+    if keep.is_some() {
+        match timeout(PART_PATIENCE, sender.reserve()).await {
+            Ok(Ok(permit)) => {
+                permit.send(Ok(piece));
+                return true;
+            }
+            Ok(Err(_)) => return false,
+            Err(_) => *keep = None, // its room is given back
+        }
+    }
+    sender.send(Ok(piece)).await.is_ok()
 }

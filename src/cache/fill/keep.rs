@@ -11,6 +11,7 @@ use tokio::time::timeout;
 use crate::config::model::FinishFill;
 
 use super::super::engine::Engine;
+use super::super::fill_buffer;
 use super::super::flight::Flight;
 use super::super::object::{Head, Object};
 use super::super::part;
@@ -21,6 +22,9 @@ use super::FillRequest;
 
 /// How long a fill that nobody follows waits for a disk to take more.
 const DISK_PATIENCE: Duration = Duration::from_secs(30);
+
+/// What may be left of a fill that goes on though nobody wants most of it.
+const LITTLE: u64 = 256 << 10;
 
 /// What becomes of a body.
 enum Keeping {
@@ -38,6 +42,10 @@ pub(super) struct Keeper<'a> {
     head: Head,
     storable: Storable,
     keeping: Keeping,
+    /// Why it is not stored, if that is known already.
+    skipped: Option<SkipReason>,
+    /// Room was taken for all of it.
+    has_room: bool,
 }
 
 impl<'a> Keeper<'a> {
@@ -48,14 +56,28 @@ impl<'a> Keeper<'a> {
         head: Head,
         storable: Storable,
     ) -> Self {
-        Keeper { engine, flight, request, head, storable, keeping: Keeping::Memory }
+        Keeper { engine, flight, request, head, storable, keeping: Keeping::Memory, skipped: None, has_room: false }
+    }
+
+    /// Room was taken for all of it.
+    pub(super) fn set_room(&mut self) {
+        self.has_room = true;
+    }
+
+    /// Why it is not stored, if that is known already.
+    pub(super) fn skipped(&self) -> Option<SkipReason> {
+        self.skipped
     }
 
     /// Takes a piece that the flight has got; `received`: bytes so far, with it.
     pub(super) async fn take(&mut self, piece: Bytes, received: u64) {
         match &self.keeping {
             Keeping::Memory if received > self.engine.max_object() => self.leave_memory(SkipReason::TooLarge),
-            Keeping::Memory if self.engine.flights.buffer.is_full() => self.leave_memory(SkipReason::FillBuffer),
+            Keeping::Memory
+                if !self.has_room && received > fill_buffer::SMALL && self.engine.flights.buffer.is_full() =>
+            {
+                self.leave_memory(SkipReason::FillBuffer);
+            }
             Keeping::Memory | Keeping::Nothing => {}
             Keeping::Disk(_) if received > self.engine.max_stored() => self.give_up(SkipReason::TooLarge),
             Keeping::Disk(spool) => {
@@ -86,6 +108,7 @@ impl<'a> Keeper<'a> {
     /// It is only passed on from now on.
     fn give_up(&mut self, reason: SkipReason) {
         self.keeping = Keeping::Nothing;
+        self.skipped = Some(reason);
         self.flight.stop_keeping();
         self.engine.metrics.not_stored(reason.as_str());
         if reason.concerns_every_request() {
@@ -99,11 +122,16 @@ impl<'a> Keeper<'a> {
         if let Keeping::Nothing = self.keeping {
             return self.flight.wait_for_readers().await;
         }
-        let half_done = || length.is_some_and(|length| received >= length / 2);
+        if !self.flight.is_deserted() {
+            return true;
+        }
+        let half_done = length.is_some_and(|length| received >= length / 2);
+        let little_left = length.map_or(received <= LITTLE, |length| length.saturating_sub(received) <= LITTLE);
         match self.request.rules().finish_fill {
-            FinishFill::Always => true,
-            FinishFill::Never => !self.flight.is_deserted(),
-            FinishFill::Half => !self.flight.is_deserted() || half_done(),
+            // Who asks for a byte must not be able to have megabytes moved.
+            FinishFill::Always => self.flight.is_wanted() || half_done || little_left,
+            FinishFill::Never => false,
+            FinishFill::Half => half_done,
         }
     }
 
@@ -116,9 +144,12 @@ impl<'a> Keeper<'a> {
                 let key = self.request.key.view();
                 let mut body = flight.body_between(&self.head.behind(key), last);
                 let head = self.head.taken_off(&mut body, key);
+                let object = Object::new(key, head, body.clone(), self.storable, flight.seq);
+                let object = engine.store(object, rules, flight);
                 flight.share(&body);
-                let object = Object::new(key, head, body, self.storable, flight.seq);
-                engine.store(object, rules, flight);
+                if !engine.memory.has_body_of(&object) {
+                    engine.memory.waiting().left_body(body.as_ptr().addr()); // it was not stored, or not for long
+                }
             }
             Keeping::Disk(spool) => {
                 if !last.is_empty() && !spool.write(last.clone()) {

@@ -167,7 +167,15 @@ pub(super) fn asked_range(request: &CacheRequest<'_>, stale: Option<&Arc<Object>
 pub struct PrivateResponse {
     pub head: Head,
     pub length: Option<u64>,
-    pub body: mpsc::Receiver<Result<Bytes, OriginError>>,
+    pub body: PrivateBody,
+}
+
+/// How the body of such a response comes.
+pub enum PrivateBody {
+    /// By the fill, which keeps it.
+    Kept(mpsc::Receiver<Result<Bytes, OriginError>>),
+    /// As its reader reads it; the engine keeps the connection.
+    Passed(Box<Exchange>, Arc<Engine>),
 }
 
 /// Runs a fill to its end. The flight is always settled when this returns, or when it is dropped or panics.

@@ -27,6 +27,8 @@ use crate::snapshot::Snapshot;
 use super::alarm::Alarm;
 use super::chunks::{Chunks, Malformed};
 use super::head::{BodyFraming, Refusal, RequestHead, field_space, find_end};
+use super::open::Place;
+use super::pace::Pace;
 use super::reply::ClientResponse;
 use super::serve::{self, Asking, Decision, Shared};
 use super::stream::{ClientStream, Gate};
@@ -55,6 +57,8 @@ pub struct Connection {
     key: String,
     tail: String,
     alarm: Alarm,
+    /// Among all connections.
+    place: Arc<Place>,
 }
 
 /// What becomes of the connection.
@@ -83,10 +87,10 @@ struct Passing {
 }
 
 impl Connection {
-    pub fn new(shared: Arc<Shared>, shutdown: watch::Receiver<bool>, stream: ClientStream) -> Self {
+    pub fn new(shared: Arc<Shared>, shutdown: watch::Receiver<bool>, stream: ClientStream, place: Arc<Place>) -> Self {
         let buffer = BytesMut::with_capacity(FIRST_BUFFER);
         let (key, tail, alarm) = (String::new(), String::new(), Alarm::new());
-        Connection { shared, shutdown, stream, buffer, served: 0, key, tail, alarm }
+        Connection { shared, shutdown, stream, buffer, served: 0, key, tail, alarm, place }
     }
 
     /// Serves requests until the connection ends.
@@ -108,7 +112,7 @@ impl Connection {
                 Answered::NotYet => {
                     // Loaded when the request is there, so that it meets the configuration in force now.
                     let snapshot = self.shared.snapshot.load_full();
-                    self.stream.set_write_timeout(snapshot.config.limits.write_timeout);
+                    self.stream.set_pace(Pace::of(&snapshot.config.limits));
                     match Box::pin(self.handle(&snapshot, end)).await {
                         Handled::Wholly(next) => next,
                         Handled::ToPass(passing) => match Box::pin(self.pass(*passing, &snapshot)).await {
@@ -165,12 +169,23 @@ impl Connection {
             if self.buffer.capacity() > 0 {
                 self.buffer.reserve(FIRST_BUFFER / 2);
             }
+            let Connection { stream, buffer, alarm, shutdown, place, served, .. } = &mut *self;
+            let waiting = async {
+                if idle {
+                    place.rest(); // only if nothing is there to be read: this is polled after it
+                }
+                alarm.at(trim_at.min(deadline)).await;
+            };
             let read = tokio::select! {
                 biased;
-                read = self.stream.read_buf(&mut self.buffer) => Some(read),
-                () = self.alarm.at(trim_at.min(deadline)) => None,
-                _ = self.shutdown.wait_for(|down| *down), if idle && self.served > 0 => return Ok(None),
+                read = stream.read_buf(buffer) => Some(read),
+                () = waiting => None,
+                () = place.told(), if idle => return Ok(None),
+                _ = shutdown.wait_for(|down| *down), if idle && *served > 0 => return Ok(None),
             };
+            if idle && matches!(read, Some(Ok(1..))) {
+                place.work();
+            }
             match read {
                 Some(Ok(0) | Err(_)) => return Ok(None),
                 // After a rest there is room for some bytes only.

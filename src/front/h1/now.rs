@@ -11,13 +11,16 @@ use arc_swap::Guard;
 use bytes::{Buf, Bytes};
 use tokio::io::AsyncWrite;
 
+use crate::cache::engine::Kept;
 use crate::cache::status::Report;
+use crate::cache::waiting::Waiter;
 use crate::clock::Timestamp;
 use crate::snapshot::Snapshot;
 
 use super::super::head::{BodyFraming, RequestHead, field_space};
+use super::super::pace::Pace;
 use super::super::serve::{self, Sent};
-use super::write::{Framing, Writing, head_of, poll_write_all, write_tail};
+use super::write::{Framing, Writing, head_of, held_up, poll_write_all, write_tail};
 use super::{Connection, Next};
 
 /// How far a request was answered.
@@ -34,6 +37,8 @@ pub(super) struct Unfinished {
     end: usize,
     head: Bytes,
     body: Bytes,
+    /// What lies behind them.
+    kept: Kept,
     /// Bytes of head, tail and body that are written.
     written: usize,
     site: usize,
@@ -61,6 +66,7 @@ impl Connection {
         };
         let mut writing = Writing { method: &head.method, version: head.version, keep_alive: false };
         let framing = Framing::of(&response, &writing);
+        let kept = response.kept();
         let body = match response.has_body(&head.method) {
             true => match response.body.whole() {
                 Some(body) => body,
@@ -75,6 +81,7 @@ impl Connection {
             end,
             head: head_of(&response),
             body,
+            kept,
             written: 0,
             site,
             report,
@@ -101,9 +108,18 @@ impl Connection {
 
     /// Writes the rest of an answer.
     pub(super) async fn finish(&mut self, mut answer: Box<Unfinished>, snapshot: Arc<Snapshot>) -> Next {
-        self.stream.set_write_timeout(snapshot.config.limits.write_timeout);
+        self.stream.set_pace(Pace::of(&snapshot.config.limits));
         let tail = std::mem::take(&mut self.tail);
-        let written = std::future::poll_fn(|cx| answer.write(&mut self.stream, &tail, cx)).await;
+        let waiter = Waiter::new(0);
+        let held = self.shared.engine.hold(&answer.kept, 0, &waiter);
+        let (stream, writing) = (&mut self.stream, &mut answer);
+        let written = held_up(&waiter, |cx| {
+            let before = writing.written;
+            let polled = writing.write(stream, &tail, cx);
+            (polled, writing.written > before)
+        })
+        .await;
+        drop(held); // before the body
         let before_body = answer.head.len() + tail.len();
         self.tail = tail;
         answer.sent.bytes = answer.written.saturating_sub(before_body) as u64;

@@ -6,15 +6,17 @@ use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::atomic::Ordering;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode, Version};
 use tokio::io::AsyncWrite;
 
+use crate::cache::engine::Kept;
 use crate::cache::object::{remove_hop_by_hop, serialise};
 use crate::cache::respond::Reply;
 use crate::cache::status::Report;
+use crate::cache::waiting::Waiter;
 use crate::snapshot::Snapshot;
 
 use super::super::reply::{Body, ClientResponse};
@@ -54,12 +56,12 @@ impl Connection {
         writing: &Writing<'_>,
         bytes: &mut u64,
     ) -> io::Result<()> {
-        let head = head_of(response);
+        let (head, kept) = (head_of(response), response.kept());
         if !response.has_body(writing.method) {
-            return self.write_all([&head, tail.as_bytes()]).await;
+            return self.write_held([&head, tail.as_bytes()], kept).await;
         }
         if let Some(body) = response.body.whole() {
-            self.write_all([&head, tail.as_bytes(), &body]).await?;
+            self.write_held([&head, tail.as_bytes(), &body], kept).await?;
             *bytes += body.len() as u64;
             return Ok(());
         }
@@ -88,7 +90,8 @@ impl Connection {
                 size = format!("{after_another}{:x}\r\n", piece.len());
             }
             let (head, tail) = before.take().unwrap_or_default();
-            self.write_all([&head, tail.as_bytes(), size.as_bytes(), &piece]).await?;
+            let kept = response.kept();
+            self.write_held([&head, tail.as_bytes(), size.as_bytes(), &piece], kept).await?;
             *bytes += piece.len() as u64;
             next = response.body.next().await;
         }
@@ -119,10 +122,52 @@ impl Connection {
         }
     }
 
+    /// Writes all parts. From when the client has to be waited for, what is kept for it is entered with those who wait.
+    async fn write_held<const N: usize>(&mut self, parts: [&[u8]; N], kept: Kept) -> io::Result<()> {
+        let mut written = 0;
+        // What cannot be written at once wakes nobody here.
+        let polled = poll_write_all(&mut self.stream, parts, &mut written, &mut Context::from_waker(Waker::noop()));
+        if let Poll::Ready(done) = polled {
+            return done;
+        }
+        let waiter = Waiter::new(0);
+        let _held = self.shared.engine.hold(&kept, 0, &waiter);
+        let stream = &mut self.stream;
+        held_up(&waiter, |cx| {
+            let before = written;
+            let polled = poll_write_all(stream, parts, &mut written, cx);
+            (polled, written > before)
+        })
+        .await
+    }
+
     /// Writes all parts.
     pub(super) async fn write_all<const N: usize>(&mut self, parts: [&[u8]; N]) -> io::Result<()> {
         let mut written = 0;
         std::future::poll_fn(|cx| poll_write_all(&mut self.stream, parts, &mut written, cx)).await
+    }
+}
+
+/// Writes for a client that has to be waited for, until it is done or the reader has to make room. `write` says also
+/// whether the client took something.
+pub(super) async fn held_up(
+    waiter: &Waiter,
+    mut write: impl FnMut(&mut Context<'_>) -> (Poll<io::Result<()>>, bool),
+) -> io::Result<()> {
+    let writing = poll_fn(|cx| {
+        let (polled, has_taken) = write(cx);
+        if has_taken {
+            waiter.step();
+        }
+        polled
+    });
+    tokio::select! {
+        biased;
+        done = writing => done,
+        () = waiter.told() => {
+            let why = "the client takes too little, and there is no room for what waits";
+            Err(io::Error::new(io::ErrorKind::TimedOut, why))
+        }
     }
 }
 

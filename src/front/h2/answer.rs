@@ -73,7 +73,7 @@ pub(super) async fn answer(asked: Asked, mut stream: Handle) {
     };
     match decision {
         Decision::Respond { mut response, report, site } => {
-            let sent = write(&mut stream, &snapshot, &mut response, report.as_ref(), view.method).await;
+            let sent = write(&mut stream, shared, &snapshot, &mut response, report.as_ref(), view.method).await;
             serve::record(shared, &snapshot, &view, site, report.as_ref(), (now, started), &sent);
         }
         // Never planned for HTTP/2, which has no Upgrade.
@@ -105,13 +105,14 @@ pub(super) async fn answer(asked: Asked, mut stream: Handle) {
 /// Writes a response to the stream. An error resets it, so that no client takes a part for the whole.
 async fn write(
     stream: &mut Handle,
+    shared: &Shared,
     snapshot: &Snapshot,
     response: &mut ClientResponse,
     report: Option<&Report>,
     method: &Method,
 ) -> Sent {
     let mut sent = Sent { status: response.status(), bytes: 0, error: None };
-    sent.error = write_parts(stream, snapshot, response, report, method).await.err();
+    sent.error = write_parts(stream, shared, snapshot, response, report, method).await.err();
     if sent.error.is_some() {
         stream.reset(Reason::InternalError);
     }
@@ -121,6 +122,7 @@ async fn write(
 
 async fn write_parts(
     stream: &mut Handle,
+    shared: &Shared,
     snapshot: &Snapshot,
     response: &mut ClientResponse,
     report: Option<&Report>,
@@ -131,11 +133,14 @@ async fn write_parts(
     write_section(&mut section, &mut String::new(), response, report, &snapshot.config.node.name);
     if !response.has_body(method) {
         stream.send_section(section, true);
+        response.forget(); // a HEAD or a 304 needs nothing of what it is of
         return stream.sent().await.map_err(text);
     }
     stream.send_section(section, false);
+    let kept = response.kept();
     if let Some(body) = response.body.whole() {
-        return stream.send(body, true).await.map_err(text);
+        let held = shared.engine.hold(&kept, body.len(), stream.waiter());
+        return stream.send_held(body, true, held).await.map_err(text);
     }
     loop {
         let next = tokio::select! {
@@ -144,7 +149,10 @@ async fn write_parts(
             gone = stream.gone() => return Err(gone.to_string()),
         };
         match next.map_err(|error| error.to_string())? {
-            Some(piece) => stream.send(piece, false).await.map_err(text)?,
+            Some(piece) => {
+                let held = shared.engine.hold(&response.kept(), piece.len(), stream.waiter());
+                stream.send_held(piece, false, held).await.map_err(text)?;
+            }
             None => return stream.send(Bytes::new(), true).await.map_err(text),
         }
     }

@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 
-use bytes::{BufMut, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 
 use super::huffman;
 
@@ -48,6 +48,26 @@ impl Section {
         })
     }
 
+    /// Adds a field, if there is room for it. In a section that is too large it is not even copied: it may be long, and
+    /// cost the client a byte.
+    fn push(&mut self, name: &[u8], value: &[u8], most: usize) {
+        if self.too_large {
+            return;
+        }
+        let begin = self.text.len();
+        self.text.extend_from_slice(name);
+        let at = self.text.len();
+        self.text.extend_from_slice(value);
+        self.end_line(begin, at, most);
+    }
+
+    /// Begins a field with a name of a table, likewise.
+    fn push_name(&mut self, name: &[u8]) {
+        if !self.too_large {
+            self.text.extend_from_slice(name);
+        }
+    }
+
     /// Ends the field whose name and value are the text from two places on; keeps it, if there is room for it.
     fn end_line(&mut self, name: usize, value: usize, most: usize) {
         let end = self.text.len();
@@ -72,10 +92,11 @@ pub struct Decoder {
     most: usize,
 }
 
+/// Entries may share a name: a client can have many made of one for a byte each.
 #[derive(Debug)]
 struct Entry {
-    text: Box<[u8]>,
-    name: u32,
+    name: Bytes,
+    value: Bytes,
 }
 
 impl Decoder {
@@ -89,7 +110,6 @@ impl Decoder {
         let mut rest = block;
         let mut may_resize = true;
         while let Some(&first) = rest.first() {
-            let name = section.text.len();
             if first & 0xe0 == 0x20 {
                 let size = integer(&mut rest, 5)?;
                 if !may_resize || size > TABLE_SIZE {
@@ -101,54 +121,56 @@ impl Decoder {
             }
             may_resize = false;
             if first & 0x80 != 0 {
-                let index = integer(&mut rest, 7)?;
-                let value = self.push_entry(index, section, true)?;
-                section.end_line(name, value, most);
+                let (name, value) = self.entry(integer(&mut rest, 7)?)?;
+                section.push(name, value, most);
                 continue;
             }
             let is_kept = first & 0xc0 == 0x40;
-            let value = match integer(&mut rest, if is_kept { 6 } else { 4 })? {
-                0 => {
-                    string(&mut rest, &mut section.text)?;
-                    section.text.len()
-                }
-                index => self.push_entry(index, section, false)?,
-            };
+            let begin = section.text.len();
+            let index = integer(&mut rest, if is_kept { 6 } else { 4 })?;
+            match index {
+                0 => string(&mut rest, &mut section.text)?,
+                index => section.push_name(self.entry(index)?.0),
+            }
+            let value = section.text.len();
             string(&mut rest, &mut section.text)?;
             if is_kept {
-                self.insert(&section.text[name..], value - name);
+                let name = match index {
+                    0 => Bytes::copy_from_slice(&section.text[begin..value]),
+                    index => self.shared_name(index)?,
+                };
+                self.insert(name, &section.text[value..]);
             }
-            section.end_line(name, value, most);
+            section.end_line(begin, value, most);
         }
         Ok(())
     }
 
-    /// Appends an entry of either table, or its name. Gives where the value begins.
-    fn push_entry(&self, index: usize, section: &mut Section, with_value: bool) -> Result<usize, Malformed> {
-        let (name, value) = match index.checked_sub(1).ok_or(Malformed)? {
-            fixed if fixed < STATIC.len() => (STATIC[fixed].0.as_bytes(), STATIC[fixed].1.as_bytes()),
+    /// An entry of either table.
+    fn entry(&self, index: usize) -> Result<(&[u8], &[u8]), Malformed> {
+        match index.checked_sub(1).ok_or(Malformed)? {
+            fixed if fixed < STATIC.len() => Ok((STATIC[fixed].0.as_bytes(), STATIC[fixed].1.as_bytes())),
             other => {
                 let entry = self.entries.get(other - STATIC.len()).ok_or(Malformed)?;
-                entry.text.split_at(entry.name as usize)
+                Ok((&entry.name, &entry.value))
             }
-        };
-        if with_value && section.too_large {
-            return Ok(section.text.len()); // one byte for a long field: not even copied
         }
-        section.text.extend_from_slice(name);
-        let at = section.text.len();
-        if with_value {
-            section.text.extend_from_slice(value);
-        }
-        Ok(at)
     }
 
-    fn insert(&mut self, text: &[u8], name: usize) {
-        let size = text.len() + ENTRY_OVERHEAD;
+    /// The name of an entry, not copied.
+    fn shared_name(&self, index: usize) -> Result<Bytes, Malformed> {
+        match index.checked_sub(1).ok_or(Malformed)? {
+            fixed if fixed < STATIC.len() => Ok(Bytes::from_static(STATIC[fixed].0.as_bytes())),
+            other => self.entries.get(other - STATIC.len()).map(|entry| entry.name.clone()).ok_or(Malformed),
+        }
+    }
+
+    fn insert(&mut self, name: Bytes, value: &[u8]) {
+        let size = name.len() + value.len() + ENTRY_OVERHEAD;
         self.make_room(size);
         if size <= self.most {
             self.size += size;
-            self.entries.push_front(Entry { text: text.into(), name: name as u32 }); // at most TABLE_SIZE
+            self.entries.push_front(Entry { name, value: Bytes::copy_from_slice(value) });
         }
     }
 
@@ -157,7 +179,7 @@ impl Decoder {
         while self.size + size > self.most
             && let Some(oldest) = self.entries.pop_back()
         {
-            self.size -= oldest.text.len() + ENTRY_OVERHEAD;
+            self.size -= oldest.name.len() + oldest.value.len() + ENTRY_OVERHEAD;
         }
     }
 }

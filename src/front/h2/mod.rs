@@ -30,6 +30,8 @@ use tokio::time::timeout;
 use crate::config::model::Limits;
 
 use super::alarm::Alarm;
+use super::open::Place;
+use super::pace::Pace;
 use super::serve::Shared;
 use super::stream::ClientStream;
 
@@ -49,6 +51,8 @@ const READ: usize = wire::MAX_PAYLOAD + wire::HEADER;
 const MOST_OUTPUT: usize = 64 << 10;
 /// A connection that has been idle for so long gives its buffers back.
 const TRIM_AFTER: Duration = Duration::from_secs(1);
+/// A client that takes nothing for so long has what waits for it in copies: what it is a part of may be far larger.
+const COPY_AFTER: Duration = Duration::from_millis(500);
 /// How long a client to which everything was written may say nothing before it is taken to have read it.
 const LINGER: Duration = Duration::from_secs(2);
 /// How long a client that is told to go may take to say that it has heard it; then it is taken to have.
@@ -62,6 +66,10 @@ pub struct Connection {
     shutdown: watch::Receiver<bool>,
     stream: ClientStream,
     limits: Limits,
+    /// Of the configuration that they are of.
+    generation: u64,
+    /// Among all connections.
+    place: Arc<Place>,
     /// What was read and is no whole frame yet.
     input: BytesMut,
     output: Output,
@@ -111,16 +119,26 @@ enum Event {
     Shutdown,
     /// The client has gone.
     Gone,
+    /// Another connection needs the room.
+    GiveWay,
 }
 
 impl Connection {
-    pub fn new(shared: Arc<Shared>, shutdown: watch::Receiver<bool>, stream: ClientStream) -> Self {
-        let limits = shared.snapshot.load().config.limits.clone();
+    pub fn new(shared: Arc<Shared>, shutdown: watch::Receiver<bool>, stream: ClientStream, place: Arc<Place>) -> Self {
+        let (limits, generation) = {
+            let snapshot = shared.snapshot.load();
+            (snapshot.config.limits.clone(), snapshot.generation)
+        };
+        let outbox = Outbox::new(shared.engine.memory.waiting().clone());
+        let mut streams = Streams::new();
+        streams.pace = Pace::of(&limits);
         Connection {
             shared,
             shutdown,
             stream,
             limits,
+            generation,
+            place,
             input: BytesMut::new(),
             output: Output::default(),
             decoder: Decoder::new(),
@@ -129,8 +147,8 @@ impl Connection {
             key: String::new(),
             tail: String::new(),
             section_out: BytesMut::new(),
-            streams: Streams::new(),
-            outbox: Arc::default(),
+            streams,
+            outbox,
             peer: PeerSettings { initial_window: wire::INITIAL_WINDOW },
             credit: i64::from(CONNECTION_WINDOW),
             taken: 0,
@@ -153,18 +171,25 @@ impl Connection {
             Ok(Ok(_)) if preface == *PREFACE => {}
             _ => return,
         }
-        let max_section = u32::try_from(self.limits.max_head.0).unwrap_or(u32::MAX);
-        wire::put_settings(self.output.frames(), self.limits.max_h2_streams, STREAM_WINDOW, max_section);
+        self.put_settings();
         wire::put_window_update(self.output.frames(), 0, CONNECTION_WINDOW - wire::INITIAL_WINDOW);
         self.active = Instant::now();
         let reason = loop {
             let had_output = !self.output.is_done();
             let event = self.event().await;
+            self.renew_limits();
             if had_output && self.output.is_done() {
                 self.active = Instant::now();
             }
             match event {
                 Event::Gone => break None,
+                Event::GiveWay => {
+                    // Whoever is to make room is not waited for; but it may hear of it.
+                    wire::put_goaway(self.output.frames(), self.last_stream, Reason::NoError);
+                    let mut cx = Context::from_waker(std::task::Waker::noop());
+                    let _ = self.output.poll_write(&mut self.stream, &mut cx); // best effort
+                    break None;
+                }
                 Event::Shutdown => self.announce_end(),
                 Event::Io | Event::Time => {
                     // Where something is always to be read, the time and the shutdown have their turn all the same.
@@ -186,6 +211,28 @@ impl Connection {
             }
         };
         self.end(reason).await;
+    }
+
+    /// Takes over what a reload has changed.
+    fn renew_limits(&mut self) {
+        let snapshot = self.shared.snapshot.load();
+        if snapshot.generation == self.generation {
+            return;
+        }
+        self.generation = snapshot.generation;
+        let before = std::mem::replace(&mut self.limits, snapshot.config.limits.clone());
+        drop(snapshot);
+        let pace = Pace::of(&self.limits);
+        self.stream.set_pace(pace);
+        self.streams.pace = pace;
+        if (before.max_h2_streams, before.max_head) != (self.limits.max_h2_streams, self.limits.max_head) {
+            self.put_settings();
+        }
+    }
+
+    fn put_settings(&mut self) {
+        let max_section = u32::try_from(self.limits.max_head.0).unwrap_or(u32::MAX);
+        wire::put_settings(self.output.frames(), self.limits.max_h2_streams, STREAM_WINDOW, max_section);
     }
 
     /// Uses what has come: frames, and what tasks have left; lets the streams send.
@@ -227,8 +274,12 @@ impl Connection {
         let deadline = self.next_deadline();
         self.deadline = deadline;
         let is_leaving = self.leaving != Leaving::No;
-        let is_over = self.is_over();
-        let Connection { stream, input, output, outbox, alarm, shutdown, .. } = self;
+        let (is_over, is_idle) = (self.is_over(), self.is_idle());
+        match is_idle {
+            true => self.place.rest(),
+            false => self.place.work(),
+        }
+        let Connection { stream, input, output, outbox, alarm, shutdown, place, .. } = self;
         // Frames that are not used yet wait until the client has taken what is there.
         let may_read = output.len() < MOST_OUTPUT;
         let mut left = Vec::new();
@@ -254,6 +305,7 @@ impl Connection {
             biased;
             event = io => event,
             () = alarm.at(deadline) => Event::Time,
+            () = place.told(), if is_idle => Event::GiveWay,
             _ = shutdown.wait_for(|down| *down), if !is_leaving => Event::Shutdown,
         };
         left.into_iter().for_each(|stream| self.streams.look(&stream, &mut self.output));
@@ -272,7 +324,12 @@ impl Connection {
             Leaving::Announced(since) => Some(since + FAREWELL),
             _ => None,
         };
-        let deadlines = [idle, blocked, head, farewell];
+        // What the client stops taking while this is waited for is seen within a second.
+        let pins = (!self.output.is_done()).then(|| {
+            let since = self.output.pins_since().unwrap_or_else(Instant::now);
+            since + COPY_AFTER
+        });
+        let deadlines = [idle, blocked, head, farewell, pins];
         deadlines.into_iter().flatten().min().unwrap_or_else(|| Instant::now() + self.limits.keepalive_timeout)
     }
 
@@ -298,6 +355,9 @@ impl Connection {
         }
         if matches!(self.leaving, Leaving::Announced(since) if now >= since + FAREWELL) {
             self.leave();
+        }
+        if self.output.pins_since().is_some_and(|since| now >= since + COPY_AFTER) {
+            self.output.copy();
         }
         self.streams.give_up(now, self.limits.write_timeout, &mut self.output);
         if self.is_idle() && now >= self.active + self.limits.keepalive_timeout {

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Instant;
 
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::AsyncWrite;
@@ -24,6 +25,10 @@ pub struct Output {
     /// After all parts.
     last: BytesMut,
     unflushed: bool,
+    /// Since when nothing of it was taken.
+    stuck: Option<Instant>,
+    /// Whether all parts are copies.
+    is_own: bool,
 }
 
 impl Output {
@@ -43,6 +48,18 @@ impl Output {
         self.in_parts += self.last.len() + data.len();
         self.parts.push_back(self.last.split().freeze());
         self.parts.push_back(data);
+        self.is_own = false;
+    }
+
+    /// Since when it has kept parts of bodies, which may be far larger, for a client that takes nothing.
+    pub fn pins_since(&self) -> Option<Instant> {
+        self.stuck.filter(|_| !self.is_own && !self.parts.is_empty())
+    }
+
+    /// Keeps copies instead.
+    pub fn copy(&mut self) {
+        self.parts.iter_mut().for_each(|part| *part = Bytes::copy_from_slice(part));
+        self.is_own = true;
     }
 
     /// Bytes that wait.
@@ -76,9 +93,17 @@ impl Output {
                 slices[count] = IoSlice::new(&self.last);
                 count += 1;
             }
-            match ready!(Pin::new(&mut *stream).poll_write_vectored(cx, &slices[..count]))? {
-                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                written => self.advance(written),
+            match Pin::new(&mut *stream).poll_write_vectored(cx, &slices[..count]) {
+                Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                Poll::Ready(Ok(written)) => {
+                    self.stuck = None;
+                    self.advance(written);
+                }
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Pending => {
+                    self.stuck.get_or_insert_with(Instant::now);
+                    return Poll::Pending;
+                }
             }
         }
         if self.unflushed {

@@ -60,7 +60,7 @@ pub(super) struct PassSession {
 fn gone(gone: Gone) -> Box<Error> {
     let kind = match gone {
         Gone::Client => ErrorType::ConnectionClosed,
-        Gone::Stalled => ErrorType::WriteTimedout,
+        Gone::Stalled | Gone::NoRoom => ErrorType::WriteTimedout,
         Gone::Malformed => ErrorType::H2Error,
     };
     Error::explain(kind, gone.to_string()).into_down()
@@ -115,7 +115,8 @@ impl PassSession {
     }
 
     async fn give(&mut self, data: Bytes, ends: bool) -> Result<()> {
-        self.stream.send(data, ends).await.map_err(gone)
+        let held = self.stream.hold_piece(data.len());
+        self.stream.send_held(data, ends, held).await.map_err(gone)
     }
 }
 

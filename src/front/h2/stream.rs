@@ -10,10 +10,10 @@ use std::task::{Context, Poll, Waker};
 use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
 
-use super::wire::Reason;
+use crate::cache::engine::BEHIND;
+use crate::cache::waiting::{Held, Waiter, Waiting};
 
-/// Bytes of a response's body that may wait for the client while its task goes on.
-const ROOM: usize = 64 << 10;
+use super::wire::Reason;
 
 /// Where tasks leave word that they have something for the connection.
 #[derive(Debug, Default)]
@@ -21,6 +21,8 @@ pub struct Outbox {
     ready: Mutex<Ready>,
     /// Tasks that are not done.
     live: AtomicUsize,
+    /// Where those who hold something for the client are entered.
+    waiting: Arc<Waiting>,
 }
 
 #[derive(Debug, Default)]
@@ -30,6 +32,10 @@ struct Ready {
 }
 
 impl Outbox {
+    pub fn new(waiting: Arc<Waiting>) -> Arc<Self> {
+        Arc::new(Outbox { waiting, ..Outbox::default() })
+    }
+
     pub fn live(&self) -> usize {
         self.live.load(Ordering::Acquire)
     }
@@ -83,6 +89,8 @@ impl Outbox {
 pub struct Stream {
     pub id: u32,
     outbox: Arc<Outbox>,
+    /// Its task, as one that waits for the client.
+    waiter: Arc<Waiter>,
     state: Mutex<State>,
 }
 
@@ -141,12 +149,15 @@ pub enum Gone {
     Stalled,
     #[error("the request's body is not what its head promised")]
     Malformed,
+    #[error("the client takes too little, and there is no room for what waits")]
+    NoRoom,
 }
 
 // What the connection does.
 impl Stream {
     pub fn new(id: u32, outbox: Arc<Outbox>) -> Arc<Self> {
-        Arc::new(Stream { id, outbox, state: Mutex::default() })
+        let waiter = Waiter::new(Arc::as_ptr(&outbox).addr());
+        Arc::new(Stream { id, outbox, waiter, state: Mutex::default() })
     }
 
     /// The connection looks at the stream now.
@@ -174,6 +185,7 @@ impl Stream {
                 let piece = data.split_to(data.len().min(most));
                 state.queued -= piece.len();
                 state.sent += piece.len() as u64;
+                self.waiter.step();
                 let more = !data.is_empty();
                 if more {
                     state.out.push_front(Out::Data(data, ends));
@@ -182,7 +194,7 @@ impl Stream {
             }
             other => other,
         };
-        let waker = if state.queued <= ROOM { state.waker.take() } else { None };
+        let waker = if state.queued == 0 { state.waker.take() } else { None };
         let more = !state.out.is_empty();
         drop(state);
         if let Some(waker) = waker {
@@ -271,12 +283,52 @@ impl Handle {
         self.ended |= ends;
     }
 
-    /// Gives some of the body for the client, and waits until there is room for more; at the end, until it has all gone.
+    /// The task, as one that waits for the client.
+    pub fn waiter(&self) -> &Arc<Waiter> {
+        &self.stream.waiter
+    }
+
+    /// Enters a piece that is given next with those that wait for clients.
+    pub fn hold_piece(&self, length: usize) -> Option<Held> {
+        let enter = || self.stream.outbox.waiting.hold_pieces((length + BEHIND) as u64, self.stream.waiter.holding());
+        (length > 0).then(enter)
+    }
+
+    /// As [`Handle::send`]; what is held for it meanwhile may be wanted back, and then the stream ends.
+    pub async fn send_held(&mut self, data: Bytes, ends: bool, held: Option<Held>) -> Result<(), Gone> {
+        let waiter = self.stream.waiter.clone();
+        let sent = tokio::select! {
+            biased;
+            sent = self.send(data, ends) => sent,
+            () = waiter.told() => Err(Gone::NoRoom),
+        };
+        drop(held);
+        if sent == Err(Gone::NoRoom) {
+            self.abandon();
+        }
+        sent
+    }
+
+    /// Ends the stream with an error, and lets go of what the client has not taken.
+    fn abandon(&mut self) {
+        {
+            let mut state = self.stream.state.lock();
+            state.out.clear();
+            state.queued = 0;
+            if state.gone.is_none() {
+                state.out.push_back(Out::Reset(Reason::Cancel));
+            }
+        }
+        self.ended = true;
+        self.tell();
+    }
+
+    /// Gives some of the body for the client, and waits until it has gone into the connection's output.
     pub async fn send(&mut self, data: Bytes, ends: bool) -> Result<(), Gone> {
         let length = data.len();
         self.push(Out::Data(data, ends), length);
         self.ended |= ends;
-        self.wait(|state| if ends { state.out.is_empty() } else { state.queued <= ROOM }.then_some(())).await
+        self.wait(|state| if ends { state.out.is_empty() } else { state.queued == 0 }.then_some(())).await
     }
 
     /// Waits until all that was given has gone.

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 
+use super::super::pace::{Pace, Taking};
 use super::output::Output;
 use super::stream::{Gone, Look, Next, Out, Stream};
 use super::wire::{self, MAX_PAYLOAD, Reason};
@@ -26,6 +27,8 @@ pub struct Streams {
     waiting: Vec<u32>,
     /// What the client takes of all bodies.
     pub window: i64,
+    /// How quickly the client has to take each.
+    pub pace: Pace,
     /// Bytes of requests' bodies that have been taken, or are not wanted, and that the client may send again.
     pub taken: usize,
 }
@@ -45,8 +48,8 @@ struct Entry {
     /// The response has ended; the request has not, and its task still reads it.
     answered: bool,
     in_turn: bool,
-    /// Since when it cannot send what it has.
-    blocked: Option<Instant>,
+    /// How the client takes what it has.
+    taking: Taking,
 }
 
 /// What came of a DATA frame.
@@ -62,7 +65,14 @@ pub enum Received {
 impl Streams {
     pub fn new() -> Self {
         let window = i64::from(wire::INITIAL_WINDOW);
-        Streams { entries: BTreeMap::new(), turns: VecDeque::new(), waiting: Vec::new(), window, taken: 0 }
+        Streams {
+            entries: BTreeMap::new(),
+            turns: VecDeque::new(),
+            waiting: Vec::new(),
+            window,
+            pace: Pace::ANY,
+            taken: 0,
+        }
     }
 
     pub fn len(&self) -> usize {
@@ -77,8 +87,8 @@ impl Streams {
     pub fn insert(&mut self, stream: Arc<Stream>, window: u32, open: bool, expected: Option<u64>) {
         let (window, credit) = (i64::from(window), i64::from(STREAM_WINDOW));
         let id = stream.id;
-        let (taken, answered, in_turn, blocked) = (0, false, false, None);
-        let entry = Entry { stream, window, credit, taken, open, expected, answered, in_turn, blocked };
+        let (taken, answered, in_turn, taking) = (0, false, false, Taking::default());
+        let entry = Entry { stream, window, credit, taken, open, expected, answered, in_turn, taking };
         self.entries.insert(id, entry);
     }
 
@@ -137,7 +147,7 @@ impl Streams {
             let (out, more) = match entry.stream.next(room) {
                 Next::Nothing => continue,
                 Next::Blocked => {
-                    entry.blocked.get_or_insert(now);
+                    entry.taking.wait(|| now);
                     if entry.window > 0 {
                         entry.in_turn = true; // as soon as the connection's window opens, else its own
                         self.waiting.push(id);
@@ -146,7 +156,10 @@ impl Streams {
                 }
                 Next::Some(out, more) => (out, more),
             };
-            entry.blocked = None;
+            let is_quick = match &out {
+                Out::Data(data, _) => entry.taking.take(data.len() as u64, self.pace, || now),
+                Out::Section(..) | Out::Reset(_) => true,
+            };
             let ends = match out {
                 Out::Section(section, ends) => {
                     wire::put_section(output.frames(), id, &section, ends);
@@ -176,6 +189,9 @@ impl Streams {
                     self.entries.remove(&id);
                 }
                 self.look(&stream, output); // its task may have gone already
+            } else if !is_quick {
+                wire::put_reset(output.frames(), id, Reason::Cancel);
+                self.remove(id, Gone::Stalled);
             } else if more {
                 entry.in_turn = true;
                 self.turns.push_back(id);
@@ -234,12 +250,13 @@ impl Streams {
 
     /// Since when a stream has been waiting for the client's window, of those that do.
     pub fn blocked(&self) -> Option<Instant> {
-        self.entries.values().filter_map(|entry| entry.blocked).min()
+        self.entries.values().filter_map(|entry| entry.taking.waiting_since()).min()
     }
 
     /// Gives up on streams of which the client has taken nothing for too long.
     pub fn give_up(&mut self, now: Instant, patience: Duration, output: &mut Output) {
-        let is_late = |entry: &Entry| entry.blocked.is_some_and(|since| now.duration_since(since) >= patience);
+        let is_late =
+            |entry: &Entry| entry.taking.waiting_since().is_some_and(|since| now.duration_since(since) >= patience);
         let late: Vec<u32> = self.entries.iter().filter(|(_, entry)| is_late(entry)).map(|(id, _)| *id).collect();
         for id in late {
             wire::put_reset(output.frames(), id, Reason::Cancel);

@@ -152,6 +152,11 @@ impl Connection {
         !self.has_heard && self.read.is_empty()
     }
 
+    /// Whether all of the body has been read.
+    pub fn is_over(&self) -> bool {
+        self.body.is_done()
+    }
+
     /// Whether the next exchange can go by this connection: the last has ended, and nothing came that nobody asked for.
     fn can_be_kept(&self) -> bool {
         self.keep_alive && self.body.is_done() && self.read.is_empty()

@@ -84,6 +84,17 @@ impl Raw {
         raw
     }
 
+    /// Connects by TLS for HTTP/1.1; says nothing.
+    pub fn by_h1(node: &Node) -> Self {
+        let mut config = (*tls(&node.directory.path().join("test.pem"))).clone();
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        let name = ServerName::try_from(HOST).unwrap();
+        let session = rustls::ClientConnection::new(std::sync::Arc::new(config), name).unwrap();
+        let socket = TcpStream::connect(node.address()).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        Raw(rustls::StreamOwned::new(session, socket))
+    }
+
     /// Sends; whether the node still listens is for the reading to find.
     pub fn send(&mut self, bytes: &[u8]) {
         let _ = self.0.write_all(bytes);

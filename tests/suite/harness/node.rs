@@ -105,8 +105,24 @@ impl Node {
 
     /// The same with variables in its environment.
     pub fn spawn_with(directory: Arc<TempDir>, arguments: &[&str], variables: &[(&str, String)]) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_seawall"))
-            .args(arguments)
+        let mut command = Command::new(env!("CARGO_BIN_EXE_seawall"));
+        command.args(arguments);
+        Self::run(directory, command, variables)
+    }
+
+    /// Starts a configuration from a shell that has done something before, such as `ulimit -Sn 100`.
+    pub fn start_after(script: &str, config: &str) -> Self {
+        let directory = Arc::new(TempDir::new().unwrap());
+        let path = directory.path().join("seawall.toml");
+        std::fs::write(&path, complete(config)).unwrap();
+        let mut command = Command::new("sh");
+        command.args(["-c", &format!("{script}; exec \"$0\" \"$@\""), env!("CARGO_BIN_EXE_seawall")]);
+        command.args(["run", "--config", path.to_str().unwrap()]);
+        Self::run(directory, command, &[])
+    }
+
+    fn run(directory: Arc<TempDir>, mut command: Command, variables: &[(&str, String)]) -> Self {
+        let mut child = command
             .envs(variables.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(std::fs::File::create(directory.path().join("stdout")).unwrap())
@@ -252,6 +268,13 @@ impl Node {
     pub fn signal(&self, signal: &str) {
         let done = Command::new("kill").arg(format!("-{signal}")).arg(self.child.id().to_string()).status().unwrap();
         assert!(done.success());
+    }
+
+    /// Bytes of memory that the process has.
+    pub fn resident(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches("kB").trim().parse::<u64>().unwrap() << 10
     }
 
     pub fn pid(&self) -> u32 {

@@ -18,6 +18,7 @@ use crate::plan::CacheKey;
 
 use super::super::object::Object;
 use super::super::part::Part;
+use super::super::waiting::Waiting;
 use super::variants::Variants;
 use shard::{Shard, Step};
 
@@ -55,6 +56,8 @@ struct Shared {
     hand: AtomicUsize,
     /// One thread at a time makes the tier smaller.
     shrinking: Mutex<()>,
+    /// Who holds what was stored, after it was.
+    waiting: Arc<Waiting>,
 }
 
 /// What is to become of an entry.
@@ -85,7 +88,13 @@ impl MemoryStore {
             keys: AtomicU64::new(0),
             hand: AtomicUsize::new(0),
             shrinking: Mutex::new(()),
+            waiting: Arc::default(),
         }))
+    }
+
+    /// The account of those who hold what this tier may let go of.
+    pub fn waiting(&self) -> &Arc<Waiting> {
+        &self.0.waiting
     }
 
     /// Takes over another size or way of evicting. What fits stays.
@@ -159,11 +168,13 @@ impl MemoryStore {
     /// The object that is stored now with the body of this one.
     pub fn with_body_of(&self, object: &Object) -> Option<Arc<Object>> {
         let (variants, _) = self.peek(object.key().as_str())?;
-        let same = |other: &&Arc<Object>| match (other.content.in_memory(), object.content.in_memory()) {
-            (Some(one), Some(other)) => one.as_ptr() == other.as_ptr() && one.len() == other.len(),
-            _ => false,
-        };
-        variants.whole().find(same).cloned()
+        variants.whole().find(|other| has_same_body(other, object)).cloned()
+    }
+
+    /// Whether the body of an object is stored, be it with another one's head.
+    pub fn has_body_of(&self, object: &Object) -> bool {
+        let found = self.peek(object.key().as_str());
+        found.is_some_and(|(variants, _)| variants.objects().any(|other| has_same_body(other, object)))
     }
 
     /// Takes all objects of a key out.
@@ -246,6 +257,7 @@ impl MemoryStore {
             self.0.bytes.fetch_sub(u64::from(needed), Ordering::Relaxed);
             return false;
         }
+        let stays = after.clone(); // the same responses, not copies
         let gone = match after {
             Some(after) => shard.put(place.hash, is, after, needed, eviction),
             None => shard.remove(place.hash, is),
@@ -256,8 +268,9 @@ impl MemoryStore {
             _ => {}
         }
         drop(shard);
-        if let Some((_, weight)) = gone {
+        if let Some((gone, weight)) = gone {
             self.0.bytes.fetch_sub(u64::from(weight), Ordering::Relaxed);
+            self.0.waiting.left(&gone, stays.as_ref());
         }
         true
     }
@@ -281,6 +294,7 @@ impl MemoryStore {
                     self.0.keys.fetch_sub(1, Ordering::Relaxed);
                     self.0.bytes.fetch_sub(u64::from(weight), Ordering::Relaxed);
                     (self.0.evicted)(&variants);
+                    self.0.waiting.left(&variants, None);
                 }
             }
         }
@@ -304,6 +318,13 @@ impl MemoryStore {
 fn weight(variants: &Variants) -> u32 {
     let weight: usize = variants.objects().map(|object| object.weight()).sum();
     u32::try_from(weight + ENTRY_OVERHEAD).unwrap_or(u32::MAX)
+}
+
+fn has_same_body(one: &Object, other: &Object) -> bool {
+    match (one.content.in_memory(), other.content.in_memory()) {
+        (Some(one), Some(other)) => one.as_ptr() == other.as_ptr() && one.len() == other.len(),
+        _ => false,
+    }
 }
 
 /// What becomes of an entry of which this is left.

@@ -1,0 +1,278 @@
+//! Clients that do not take what waits for them: what they may pin, measured from outside.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+use crate::harness::frames::{DATA, RST_STREAM, Raw, SETTINGS, WINDOW_UPDATE, frame, get};
+use crate::harness::node::{Protocol, site};
+use crate::harness::origin::Gate;
+use crate::harness::{Client, Node, Origin, Reply, Step, eventually, h2};
+
+const ROUTES: &str = "[[site.shop.route]]\npath = \"/passed/*\"\npool = \"app\"\n\
+    [[site.shop.route]]\npath = \"/ranges/*\"\npool = \"app\"\ncache = { mode = \"respect\", fetch_ranges = true }\n\
+    [[site.shop.route]]\npath = \"/*\"\npool = \"app\"\ncache = { mode = \"respect\" }\n";
+
+const MEMORY: &str = "[cache.memory]\nmax_size = \"32MiB\"\nfill_buffer = \"32MiB\"\n";
+const LARGE: usize = 7 << 20;
+/// What the node may have in memory with so many connections: the limits, 64 MiB, and 64 KiB each.
+fn bound(connections: usize) -> u64 {
+    ((32 + 32 + 64) << 20) + connections as u64 * (64 << 10)
+}
+
+fn node(origin: &Origin, protocol: Protocol, sections: &str) -> Node {
+    let config = format!("{sections}[log]\naccess = \"off\"\n{}", site(&[origin.address], "", ROUTES));
+    match protocol {
+        Protocol::H1 => Node::start(&config),
+        Protocol::H2 => {
+            let directory = Arc::new(TempDir::new().unwrap());
+            h2::certificate(directory.path(), "test", &[h2::HOST]);
+            let listen = "[[listen]]\naddress = \"127.0.0.1:0\"\ntls = true\n[admin]\naddress = \"127.0.0.1:0\"\n\
+                [[certificate]]\ncert = \"test.pem\"\nkey = \"test.key\"\n";
+            Node::start_in(directory, &format!("{config}{listen}"))
+        }
+    }
+}
+
+fn large() -> Origin {
+    Origin::start(|_| Reply::ok(&["Cache-Control: max-age=600"], vec![b'x'; LARGE]))
+}
+
+/// The most memory that the process has had while this was done.
+fn most_resident(node: &Node, mut work: impl FnMut(usize) -> bool) -> u64 {
+    let mut most = 0;
+    for step in 0.. {
+        if !work(step) {
+            break;
+        }
+        most = most.max(node.resident());
+    }
+    most
+}
+
+#[test]
+fn readers_that_take_nothing_take_no_memory_beyond_the_bound() {
+    for tls in [false, true] {
+        let origin = large();
+        let node = node(&origin, if tls { Protocol::H2 } else { Protocol::H1 }, MEMORY);
+        let mut plain = Vec::new();
+        let mut coded = Vec::new();
+        // Each is the first to ask, and some ask for what is in memory already.
+        let most = most_resident(&node, |number| {
+            let text = format!("GET /{} HTTP/1.1\r\nHost: shop.example\r\n\r\n", number - number % 2);
+            if tls {
+                let mut client = Raw::by_h1(&node);
+                client.send(text.as_bytes());
+                coded.push(client);
+            } else {
+                let mut client = node.client();
+                client.send(text);
+                plain.push(client);
+            }
+            origin.wait_for(number / 2 + 1);
+            number < 59
+        });
+        assert!(most <= bound(60), "TLS {tls}: {} MiB", most >> 20);
+        // Those who read get what they ask for.
+        if !tls {
+            let answer = node.get("/later");
+            assert!(answer.complete && answer.body.len() == LARGE);
+        }
+    }
+}
+
+#[test]
+fn streams_whose_windows_are_shut_take_no_memory_beyond_the_bound() {
+    let origin = large();
+    let node = node(&origin, Protocol::H2, MEMORY);
+    let mut stuck: Vec<Raw> = (0..2)
+        .map(|_| {
+            let mut raw = Raw::connect(&node);
+            raw.send(&frame(SETTINGS, 0, 0, &[0, 4, 0, 0, 0, 0])); // windows of nothing
+            raw
+        })
+        .collect();
+    let most = most_resident(&node, |number| {
+        stuck[number % 2].send(&get(2 * (number / 2) as u32 + 1, &format!("/{number}")));
+        origin.wait_for(number + 1);
+        number < 79
+    });
+    assert!(most <= bound(2), "{} MiB", most >> 20);
+    // Two connections do not switch off storing for everybody.
+    let ask = || h2::request(node.address(), &node.directory.path().join("test.pem"), ("GET", "/other"), &[], "");
+    let other = ask();
+    assert!(other.cache().contains("; stored"), "{}", other.cache());
+    assert!(ask().is_hit());
+}
+
+#[test]
+fn what_is_not_cached_takes_no_memory_beyond_the_bound() {
+    let origin = Origin::start(|_| Reply::ok(&["Cache-Control: no-store"], vec![b'x'; LARGE]));
+    for path in ["/passed/a", "/not-stored"] {
+        let node = node(&origin, Protocol::H1, MEMORY);
+        let before = origin.count();
+        let mut stuck = Vec::new();
+        let most = most_resident(&node, |number| {
+            let mut client = node.client();
+            client.send(format!("GET {path}-{number} HTTP/1.1\r\nHost: shop.example\r\n\r\n"));
+            stuck.push(client);
+            origin.wait_for(before + number + 1);
+            number < 149
+        });
+        // A piece on its way from the origin, and one on its way to the client.
+        assert!(most <= bound(2 * 150), "{path}: {} MiB", most >> 20);
+    }
+}
+
+#[test]
+fn parts_are_kept_only_while_there_is_room() {
+    const PART: usize = 4 << 20;
+    let origin = Origin::start(|_| {
+        let fields = ["ETag: \"v1\"", "Cache-Control: max-age=60", "Content-Range: bytes 0-4194303/8388608"];
+        Reply::status(206, &fields, vec![b'x'; PART])
+    });
+    let node = node(&origin, Protocol::H1, "[cache.memory]\nmax_size = \"32MiB\"\nfill_buffer = \"32MiB\"\n");
+    let mut stuck = Vec::new();
+    let most = most_resident(&node, |number| {
+        let mut client = node.client();
+        let range = "Range: bytes=0-4194303";
+        client.send(format!("GET /ranges/{number} HTTP/1.1\r\nHost: shop.example\r\n{range}\r\n\r\n"));
+        stuck.push(client);
+        origin.wait_for(number + 1);
+        number < 99
+    });
+    assert!(most <= bound(2 * 100), "{} MiB", most >> 20);
+    drop(stuck);
+    let stored = || {
+        let part = node.get_with("/ranges/later", &["Range: bytes=0-4194303"]);
+        assert!(part.complete && part.body.len() == PART);
+        part.cache().contains("; stored").then_some(())
+    };
+    eventually("room again", stored);
+}
+
+#[test]
+fn slow_followers_of_what_is_not_stored_keep_nothing_else_from_being_stored() {
+    const TOO_LARGE: usize = 20 << 20; // more than max_object: only passed on
+    let origin = Origin::start(|request| {
+        let length = if request.path().starts_with("/large") { TOO_LARGE } else { 1 << 20 };
+        Reply::ok(&["Cache-Control: max-age=600"], vec![b'x'; length])
+    });
+    let node = node(&origin, Protocol::H1, "[cache.memory]\nfill_buffer = \"8MiB\"\n");
+    let stuck: Vec<Client> = (0..40)
+        .map(|number| {
+            let mut client = node.client();
+            client.send(format!("GET /large/{number} HTTP/1.1\r\nHost: shop.example\r\n\r\n"));
+            client
+        })
+        .collect();
+    origin.wait_for(40);
+    assert!(node.get("/small").cache().contains("; stored"));
+    assert!(node.get("/small").is_hit());
+    drop(stuck);
+}
+
+#[test]
+fn what_finds_no_room_is_not_said_to_be_stored() {
+    let origin = Origin::start(|_| Reply::ok(&["Cache-Control: max-age=600"], vec![b'x'; 2 << 20]));
+    let node = node(&origin, Protocol::H1, "[cache.memory]\nfill_buffer = \"1MiB\"\n");
+    for _ in 0..2 {
+        assert_eq!(node.get("/a").cache(), "seawall; fwd=uri-miss; detail=fill-buffer");
+    }
+}
+
+#[test]
+fn a_byte_now_and_then_is_too_little() {
+    let origin = Origin::start(|_| Reply::ok(&["Cache-Control: max-age=60"], "0123456789".repeat(1000)));
+    let node = node(&origin, Protocol::H2, "[limits]\nwrite_timeout = \"300ms\"\n");
+    let mut raw = Raw::connect(&node);
+    raw.send(&frame(SETTINGS, 0, 0, &[0, 4, 0, 0, 0, 1]));
+    raw.send(&get(1, "/a"));
+    let started = Instant::now();
+    loop {
+        match raw.frame().expect("the connection goes on") {
+            frame if frame.stream == 1 && frame.kind == RST_STREAM => break,
+            taken if taken.stream == 1 && taken.kind == DATA => {
+                std::thread::sleep(Duration::from_millis(100)); // the pace of this client
+                raw.send(&frame(WINDOW_UPDATE, 0, 1, &1_u32.to_be_bytes()));
+            }
+            _ => {}
+        }
+        assert!(started.elapsed() < Duration::from_secs(10), "it was never given up");
+    }
+}
+
+/// An event stream with nothing to say is not slow, whoever reads it.
+#[test]
+fn who_waits_for_something_to_come_is_not_slow() {
+    let gate = Gate::default();
+    let opened = gate.clone();
+    let origin = Origin::start(move |_| {
+        let head = Reply::head(200, &["Cache-Control: no-store", "Content-Length: 8"]);
+        vec![Step::Send([head, b"data".to_vec()].concat()), Step::Wait(opened.clone()), Step::Send(b"more".to_vec())]
+    });
+    let node = node(&origin, Protocol::H1, "[limits]\nwrite_timeout = \"100ms\"\n");
+    let mut client = node.client();
+    client.send("GET /passed/events HTTP/1.1\r\nHost: shop.example\r\n\r\n");
+    client.head();
+    std::thread::sleep(Duration::from_millis(500)); // five times what a client may take nothing of what waits
+    gate.open();
+    let mut all = Vec::new();
+    while all.len() < 8 {
+        let some = client.read_some();
+        assert!(!some.is_empty(), "it was given up");
+        all.extend(some);
+    }
+    assert_eq!(all, b"datamore");
+}
+
+#[test]
+fn who_wants_little_does_not_have_the_whole_fetched() {
+    for (method, field) in [("HEAD", ""), ("GET", "Range: bytes=0-0\r\n")] {
+        let left = Gate::default();
+        let for_origin = left.clone();
+        let origin = Origin::start(move |_| {
+            let fields = ["Cache-Control: max-age=60", "ETag: \"v1\"", "Content-Length: 7340032"];
+            let first = [Reply::head(200, &fields), vec![b'x'; 64 << 10]].concat();
+            let mut steps = vec![Step::Send(first), Step::Wait(for_origin.clone())];
+            steps.extend((0..112).map(|_| Step::Send(vec![b'x'; 64 << 10])));
+            steps
+        });
+        let node = node(&origin, Protocol::H1, "");
+        let mut client = node.client();
+        client.send(format!("{method} /a HTTP/1.1\r\nHost: shop.example\r\n{field}\r\n"));
+        assert!(client.response(method).complete);
+        left.open();
+        let status = || node.admin("GET", "/v1/status", "").1["cache"].clone();
+        eventually("the end of the fill", || (status()["fills"] == 0).then_some(()));
+        let stored = status()["memory"]["bytes"].as_u64().unwrap();
+        assert!(stored < 1 << 20, "{method}: {stored} bytes were fetched and kept");
+    }
+}
+
+#[test]
+fn what_somebody_else_wants_is_fetched_whole() {
+    let left = Gate::default();
+    let for_origin = left.clone();
+    let origin = Origin::start(move |_| {
+        let fields = ["Cache-Control: max-age=60", "ETag: \"v1\"", "Content-Length: 7340032"];
+        let first = [Reply::head(200, &fields), vec![b'x'; 64 << 10]].concat();
+        vec![Step::Send(first), Step::Wait(for_origin.clone()), Step::Send(vec![b'x'; LARGE - (64 << 10)])]
+    });
+    let node = node(&origin, Protocol::H1, "");
+    let mut head = node.client();
+    head.send("HEAD /a HTTP/1.1\r\nHost: shop.example\r\n\r\n");
+    assert!(head.response("HEAD").complete);
+    let mut whole = node.client();
+    whole.send("GET /a HTTP/1.1\r\nHost: shop.example\r\n\r\n");
+    whole.head();
+    left.open();
+    let mut read = 0;
+    while read < LARGE {
+        let some = whole.read_some();
+        assert!(!some.is_empty());
+        read += some.len();
+    }
+    assert!(node.get("/a").is_hit());
+}
