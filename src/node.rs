@@ -198,7 +198,7 @@ impl Node {
         self.last_reload.lock().clone()
     }
 
-    /// Makes a purge durable and puts it in force.
+    /// Puts a purge in force and makes it durable. Where that fails, it is in force until a restart.
     pub async fn purge(&self, targets: Vec<Target>, soft: bool) -> Result<Purged, LogError> {
         self.append(Event::Purge { soft, targets }).await
     }
@@ -207,14 +207,14 @@ impl Node {
     pub async fn set_version(&self, site: &str, version: u64) -> Result<Option<Purged>, LogError> {
         let Some(index) = self.snapshot.load().site_by_name(site) else { return Ok(None) };
         let configured = self.snapshot.load().site(index).version;
-        let done = self.append(Event::Version { site: site.to_owned(), version, configured }).await?;
-        // Also in a snapshot that came into use meanwhile.
+        let done = self.append(Event::Version { site: site.to_owned(), version, configured }).await;
+        // In force, durable or not; also in a snapshot that came into use meanwhile.
         let snapshot = self.snapshot.load();
         if let Some(index) = snapshot.site_by_name(site) {
             let version = self.engine.purges.version_of(site, snapshot.site(index).version);
             snapshot.sites[index].set_version(version);
         }
-        Ok(Some(done))
+        done.map(Some)
     }
 
     async fn append(&self, event: Event) -> Result<Purged, LogError> {

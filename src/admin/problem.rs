@@ -45,7 +45,7 @@ impl From<crate::cache::purge::LogError> for Problem {
         tracing::error!(%error, "a purge could not be made durable");
         Self::new(
             StatusCode::INTERNAL_SERVER_ERROR,
-            format!("it could not be made durable and is not in force: {error}"),
+            format!("it is in force, but could not be made durable, so a restart would undo it: {error}"),
         )
     }
 }

@@ -88,7 +88,9 @@ pub async fn purge(State(node): State<Arc<Node>>, caller: Caller, body: Bytes) -
 /// What a purge would hit.
 async fn try_out(node: &Node, targets: Vec<Target>) -> Result<Json<Value>, Problem> {
     let engine = node.engine.clone();
-    let [memory, disk] = blocking(move || engine.would_hit(&targets)).await?;
+    let counted = blocking(move || engine.would_hit(&targets)).await?;
+    let busy = "another purge is being tried out: one at a time, for the disks have other things to do";
+    let [memory, disk] = counted.ok_or_else(|| Problem::new(StatusCode::SERVICE_UNAVAILABLE, busy))?;
     let counts = |(objects, bytes): (u64, u64)| json!({ "objects": objects, "bytes": bytes });
     Ok(Json(json!({ "dry_run": true, "memory": counts(memory), "disk": counts(disk) })))
 }

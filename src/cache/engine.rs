@@ -56,7 +56,7 @@ pub struct Engine {
     pub memory: MemoryStore,
     pub disk: Arc<DiskTier>,
     pub flights: Flights,
-    pub purges: Purges,
+    pub purges: Arc<Purges>,
     pub connector: Connector,
     pub metrics: Arc<Metrics>,
     compressor: Compressor,
@@ -138,6 +138,7 @@ pub struct FetchError {
 
 impl Engine {
     pub fn new(config: &Config, purges: Purges, metrics: Arc<Metrics>) -> Self {
+        let purges = Arc::new(purges);
         let disk = Arc::new(DiskTier::start(&config.disk, &purges));
         let memory = MemoryStore::new(&config.memory, write_evicted(&disk));
         let buffer = FillBuffer::new(config.memory.fill_buffer.0, memory.waiting().clone());
@@ -176,7 +177,7 @@ impl Engine {
         self.max_object.store(config.memory.max_object.0, Ordering::Relaxed);
         self.flights.set_most(config.limits.max_fills as usize);
         self.flights.buffer.set_most(config.memory.fill_buffer.0);
-        self.disk.configure(&config.disk);
+        self.disk.configure(&config.disk, self.purges.current());
     }
 
     /// Whether something is to be fetched whole, though its route says otherwise.
@@ -378,13 +379,15 @@ impl Engine {
     }
 
     /// Forgets what is stored or being filled under a key (RFC 9111 section 4.4): an unsafe request has changed
-    /// it. Not a purge: that would need a record for each POST.
-    pub fn invalidate(&self, key: &CacheKey) {
+    /// it. Not a purge: that would need a record for each POST. It outlasts a restart once the number that it gives is
+    /// [`DiskTier::kept`].
+    pub fn invalidate(&self, key: &CacheKey) -> u64 {
         self.flights.spoil(key);
-        self.disk.remove_key(key);
+        let number = self.disk.remove_key(key);
         self.memory.remove_key(key);
-        if !self.disk.writes_at_once() {
-            self.disk.remove_key(key); // memory may just have given it to the disk
+        match self.disk.writes_at_once() {
+            true => number,
+            false => number.max(self.disk.remove_key(key)), // memory may just have given it to the disk
         }
     }
 
@@ -425,19 +428,24 @@ impl Engine {
         self.purges.history.swept(&freed, done.then_some(current));
         // A disk that could not be swept holds the purges back, but not for ever.
         if on_disk.unswept.is_empty() || self.purges.marks() > MOST_MARKS {
-            let oldest = oldest.min(on_disk.oldest);
-            self.disk.distrust(&on_disk.unswept, oldest);
-            self.purges.retire(oldest)?;
+            for path in &on_disk.unswept {
+                tracing::warn!(
+                    path = %path.display(),
+                    "this disk cannot be swept, and more than {MOST_MARKS} purges wait for it: they are forgotten, and what it has from before them is not used any more"
+                );
+            }
+            self.purges.retire(oldest.min(on_disk.oldest))?;
         }
         Ok(swept)
     }
 
-    /// What a purge would hit, in memory and on disk: objects and bytes of each.
-    pub fn would_hit(&self, targets: &[Target]) -> [(u64, u64); 2] {
+    /// What a purge would hit, in memory and on disk: objects and bytes of each. `None`: another is being tried out.
+    pub fn would_hit(&self, targets: &[Target]) -> Option<[(u64, u64); 2]> {
+        let on_disk = self.disk.would_hit(targets)?;
         let trial = Trial::of(targets);
         let hit = self.memory.objects().filter(|object| trial.hits(object));
         let in_memory = hit.fold((0, 0), |(objects, bytes), object| (objects + 1, bytes + object.weight() as u64));
-        [in_memory, self.disk.would_hit(targets)]
+        Some([in_memory, on_disk])
     }
 
     /// The objects in memory that a purge hits, those asked for most often first.

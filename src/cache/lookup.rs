@@ -93,13 +93,18 @@ impl Engine {
             Ok(loaded) => loaded,
             Err(trouble) => return Lookup::Miss(Miss { trouble: Some(trouble), ..miss }),
         };
-        let found = loaded.found.iter().map(|found| &found.object);
-        let selected = found.filter(|object| object.variant.matches(request.presented()));
-        let Some(object) = selected.max_by_key(|object| object.freshness.response_time) else {
+        let selected = loaded.found.iter().filter(|found| found.variant().matches(request.presented()));
+        let Some(found) = selected.max_by_key(|found| found.response_time()) else {
             return Lookup::Miss(miss);
         };
-        self.promote(object, &loaded, request.rules());
-        match self.lookup_object(object, request, &request.asks, now) {
+        // Only now is the body read: of all variants that of the one that is asked for.
+        let object = match self.disk.whole((found, &loaded), request.key, self.max_object()).await {
+            Ok(Some(object)) if object.variant.matches(request.presented()) => object,
+            Ok(_) => return Lookup::Miss(miss),
+            Err(trouble) => return Lookup::Miss(Miss { trouble: Some(trouble), ..miss }),
+        };
+        self.promote(&object, &loaded, request.rules());
+        match self.lookup_object(&object, request, &request.asks, now) {
             Lookup::Hit(object, Report::Hit { ttl, .. }) => Lookup::Hit(object, Report::Hit { ttl, tier: Tier::Disk }),
             other => other,
         }

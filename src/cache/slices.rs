@@ -144,14 +144,13 @@ impl Engine {
         Sliced::Slices(Box::new(reader), answer)
     }
 
-    /// Forgets all slices of what has a key. `total`: its length, if it is known.
-    pub fn discard_slices(&self, of: &str, size: u64, total: Option<u64>, except: Option<u64>) {
+    /// Forgets all slices of what has a key: see [`Engine::invalidate`]. `total`: its length, if it is known.
+    pub fn discard_slices(&self, of: &str, size: u64, total: Option<u64>, except: Option<u64>) -> u64 {
         let first = || self.memory.get(CacheKey::slice(of, size, 0).as_str());
         let known = || first()?.whole().find_map(|object| object.part()).map(|range| range.total);
         let most = total.or_else(known).unwrap_or(self.disk.max_object().max(self.max_object()));
-        for number in (0..most.div_ceil(size).min(MOST_SLICES)).filter(|number| Some(*number) != except) {
-            self.invalidate(&CacheKey::slice(of, size, number));
-        }
+        let numbers = (0..most.div_ceil(size).min(MOST_SLICES)).filter(|number| Some(*number) != except);
+        numbers.map(|number| self.invalidate(&CacheKey::slice(of, size, number))).max().unwrap_or(0)
     }
 }
 

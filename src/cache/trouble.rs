@@ -12,6 +12,8 @@ pub enum Trouble {
     IoError,
     /// What was on it was damaged.
     Corrupt,
+    /// What was on it may have been purged meanwhile.
+    Outdated,
     /// It did not answer in time, or too many waited for it already.
     Slow,
     Full,
@@ -21,9 +23,10 @@ pub enum Trouble {
 }
 
 impl Trouble {
-    pub const ALL: [Trouble; 7] = [
+    pub const ALL: [Trouble; 8] = [
         Trouble::IoError,
         Trouble::Corrupt,
+        Trouble::Outdated,
         Trouble::Slow,
         Trouble::Full,
         Trouble::ReadOnly,
@@ -35,6 +38,7 @@ impl Trouble {
         match self {
             Trouble::IoError => "disk-io-error",
             Trouble::Corrupt => "disk-corrupt",
+            Trouble::Outdated => "disk-outdated",
             Trouble::Slow => "disk-slow",
             Trouble::Full => "disk-full",
             Trouble::ReadOnly => "disk-read-only",
@@ -48,6 +52,7 @@ impl Trouble {
         match self {
             Trouble::IoError => "reading or writing failed",
             Trouble::Corrupt => "a stored file was damaged; it was removed",
+            Trouble::Outdated => "nobody knows any more whether a stored file was purged meanwhile; it was removed",
             Trouble::Slow => "the disk did not answer within read_timeout, or too much waited for it",
             Trouble::Full => "the file system is full, or less than min_free is left",
             Trouble::ReadOnly => "the directory cannot be written; what is stored there is still used",

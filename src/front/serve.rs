@@ -323,7 +323,8 @@ async fn purge(
         Ok(Err(error)) => {
             tracing::error!(%error, "the purge could not be made durable");
             let status = StatusCode::INTERNAL_SERVER_ERROR;
-            ClientResponse::synthetic(status, "the purge could not be made durable", view.method, now)
+            let text = "the purge is in force, but could not be made durable: a restart would undo it";
+            ClientResponse::synthetic(status, text, view.method, now)
         }
         Err(_) => ClientResponse::synthetic(StatusCode::INTERNAL_SERVER_ERROR, "the purge failed", view.method, now),
     }

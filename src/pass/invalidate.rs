@@ -19,9 +19,10 @@ pub fn changes(request: &PassRequest, status: StatusCode) -> bool {
     !request.method.is_safe() && (status.is_success() || status.is_redirection())
 }
 
-/// Forgets the target URI, what `Location` and `Content-Location` point to at the same origin, and the groups.
-pub async fn invalidate(engine: &std::sync::Arc<Engine>, request: &PassRequest, fields: &HeaderMap) {
-    let mut sliced = Vec::new();
+/// Forgets the target URI, what `Location` and `Content-Location` point to at the same origin, and the groups. `false`:
+/// that is done, but a restart may undo it.
+pub async fn invalidate(engine: &std::sync::Arc<Engine>, request: &PassRequest, fields: &HeaderMap) -> bool {
+    let (mut sliced, mut number) = (Vec::new(), 0_u64);
     let mut forget = |path: &str, query: Option<&str>| {
         let site = request.snapshot.site(request.site);
         let version = request.snapshot.sites[request.site].version();
@@ -29,7 +30,7 @@ pub async fn invalidate(engine: &std::sync::Arc<Engine>, request: &PassRequest, 
             let ports: &[Option<u16>] = if request.port.is_some() { &[None, request.port] } else { &[None] };
             for (tls, port) in [false, true].into_iter().flat_map(|tls| ports.iter().map(move |port| (tls, *port))) {
                 let key = CacheKey::of_uri(&site.name, version, tls, port, &uri);
-                engine.invalidate(&key);
+                number = number.max(engine.invalidate(&key));
                 let route = site.find_route(&Method::GET, path).map(|index| &site.routes[index]);
                 sliced.extend(route.and_then(|route| route.cache.slice).map(|size| (key, size)));
             }
@@ -44,11 +45,22 @@ pub async fn invalidate(engine: &std::sync::Arc<Engine>, request: &PassRequest, 
             forget(&target.path, target.query);
         }
     }
-    forget_slices(engine, sliced).await;
+    let number = number.max(forget_slices(engine, sliced).await);
+    let groups_are_kept = forget_groups(engine, request, fields).await;
+    let is_kept = engine.disk.kept(number).await;
+    if !is_kept {
+        let site = &request.snapshot.site(request.site).name;
+        tracing::error!(%site, "what a request has changed is forgotten, but not for good: a restart may bring it back");
+    }
+    is_kept && groups_are_kept
+}
+
+/// Forgets the groups that an answer names, likewise.
+async fn forget_groups(engine: &std::sync::Arc<Engine>, request: &PassRequest, fields: &HeaderMap) -> bool {
     let origin = KeyOrigin { tls: request.scheme == Scheme::Https, host: &request.host, port: request.port };
     let groups = tags::groups(fields, &GROUP_INVALIDATION, origin);
     if groups.is_empty() {
-        return;
+        return true;
     }
     let site = request.snapshot.site(request.site).name.to_string();
     let targets = groups.into_iter().map(|tag| PurgeTarget::Tag { site: Some(site.clone()), tag }).collect();
@@ -56,22 +68,27 @@ pub async fn invalidate(engine: &std::sync::Arc<Engine>, request: &PassRequest, 
     // Waits for the disk, so it may not be done on a worker.
     let append = move || engine.purges.append(Event::Purge { soft: false, targets }, Timestamp::now());
     match tokio::task::spawn_blocking(append).await {
-        Ok(Ok(_)) => {}
-        Ok(Err(error)) => tracing::error!(%site, %error, "a group could not be invalidated"),
+        Ok(Ok(_)) => return true,
+        Ok(Err(error)) => tracing::error!(%site, %error, "a group is invalidated, but a restart would undo it"),
         Err(error) => tracing::error!(%site, %error, "a group could not be invalidated"),
     }
+    false
 }
 
 /// Forgets the slices of what has these keys. There may be many, so no worker does it.
-async fn forget_slices(engine: &std::sync::Arc<Engine>, sliced: Vec<(CacheKey, u64)>) {
+async fn forget_slices(engine: &std::sync::Arc<Engine>, sliced: Vec<(CacheKey, u64)>) -> u64 {
     if sliced.is_empty() {
-        return;
+        return 0;
     }
     let engine = engine.clone();
-    let forget = move || sliced.iter().for_each(|(key, size)| engine.discard_slices(key.as_str(), *size, None, None));
-    if let Err(error) = tokio::task::spawn_blocking(forget).await {
+    let forget = move || {
+        let numbers = sliced.iter().map(|(key, size)| engine.discard_slices(key.as_str(), *size, None, None));
+        numbers.max().unwrap_or(0)
+    };
+    tokio::task::spawn_blocking(forget).await.unwrap_or_else(|error| {
         tracing::error!(%error, "slices could not be forgotten");
-    }
+        0
+    })
 }
 
 /// A URI reference as a target in origin form, if it is of the request's own origin (RFC 3986 section 5).

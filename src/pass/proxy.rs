@@ -214,9 +214,8 @@ impl ProxyHttp for Pass {
             return Ok(());
         }
         let request = ctx.request()?;
-        if invalidate::changes(request, response.status) {
-            invalidate::invalidate(&self.engine, request, &response.headers).await;
-        }
+        let is_lasting = !invalidate::changes(request, response.status)
+            || invalidate::invalidate(&self.engine, request, &response.headers).await;
         for (name, _) in &TAG_FIELDS {
             response.remove_header(name);
         }
@@ -224,6 +223,7 @@ impl ProxyHttp for Pass {
         response.append_header(header::VIA, forward::via(Version::HTTP_11, node))?;
         let mut status = String::new();
         Report::Pass(request.reason.cache_status()).write(&mut status, node);
+        status.push_str(if is_lasting { "" } else { "; detail=invalidation-not-durable" });
         response.append_header("cache-status", status)?;
         if request.version == Version::HTTP_10 && http10::ends_with_connection(response) {
             session.set_keepalive(None);

@@ -1,12 +1,14 @@
 //! A node that is killed at any moment comes up again, and serves nothing that is cut short, mixed or purged.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use tempfile::TempDir;
 
-use crate::harness::node::site;
+use crate::disk_faults::shim;
+use crate::harness::node::{complete, site};
 use crate::harness::origin::Request;
 use crate::harness::{Client, Node, Origin, Reply, eventually};
 
@@ -35,7 +37,34 @@ struct World {
     version: AtomicU64,
     /// What purges have confirmed to be the oldest that may still be served.
     purged: AtomicU64,
+    /// The same of each path, confirmed by an unsafe request.
+    changed: [AtomicU64; PATHS as usize],
     stop: AtomicBool,
+}
+
+impl World {
+    /// The oldest version of a path that may still be served.
+    fn oldest(&self, number: u64) -> u64 {
+        let changed = &self.changed[number as usize];
+        self.purged.load(Ordering::SeqCst).max(changed.load(Ordering::SeqCst))
+    }
+}
+
+/// Starts it with a disk that can be made read-only.
+fn start(directory: &Arc<TempDir>, origin: &Origin) -> Node {
+    let path = directory.path().join("seawall.toml");
+    std::fs::write(&path, complete(&config(origin))).unwrap();
+    std::fs::create_dir_all(directory.path().join("control")).unwrap();
+    let variables = [
+        ("LD_PRELOAD", shim().display().to_string()),
+        ("FAULTS_CONTROL", control(directory).display().to_string()),
+        ("FAULTS_ROOT", directory.path().join("cache").display().to_string()),
+    ];
+    Node::spawn_with(directory.clone(), &["run", "--config", path.to_str().unwrap()], &variables)
+}
+
+fn control(directory: &TempDir) -> PathBuf {
+    directory.path().join("control/faults")
 }
 
 fn config(origin: &Origin) -> String {
@@ -66,7 +95,12 @@ fn ask(client: &mut Client, path: &str, oldest: u64) -> bool {
 
 #[test]
 fn a_killed_node_serves_nothing_that_is_cut_short_mixed_or_purged() {
-    let world = Arc::new(World { version: AtomicU64::new(1), purged: AtomicU64::new(0), stop: AtomicBool::new(false) });
+    let world = Arc::new(World {
+        version: AtomicU64::new(1),
+        purged: AtomicU64::new(0),
+        changed: std::array::from_fn(|_| AtomicU64::new(0)),
+        stop: AtomicBool::new(false),
+    });
     let for_origin = world.clone();
     let origin = Origin::start(move |request: &Request| {
         let body = body(request.path(), for_origin.version.load(Ordering::SeqCst));
@@ -75,7 +109,7 @@ fn a_killed_node_serves_nothing_that_is_cut_short_mixed_or_purged() {
     let directory = Arc::new(TempDir::new().unwrap());
     let mut random = fastrand::Rng::with_seed(7);
     for round in 0..rounds() {
-        let mut node = Node::start_in(directory.clone(), &config(&origin));
+        let mut node = start(&directory, &origin);
         let (address, admin) = (node.address(), node.admin);
         world.stop.store(false, Ordering::SeqCst);
         let readers = (0..3).map(|_| {
@@ -83,14 +117,34 @@ fn a_killed_node_serves_nothing_that_is_cut_short_mixed_or_purged() {
             std::thread::spawn(move || {
                 let Some(mut client) = Client::try_connect(address) else { return };
                 while !world.stop.load(Ordering::SeqCst) {
-                    let oldest = world.purged.load(Ordering::SeqCst);
-                    if !ask(&mut client, &format!("/{}", random.u64(..PATHS)), oldest) {
+                    let number = random.u64(..PATHS);
+                    if !ask(&mut client, &format!("/{number}"), world.oldest(number)) {
                         return;
                     }
                 }
             })
         });
         let readers: Vec<_> = readers.collect();
+        let changer = {
+            let (world, mut random) = (world.clone(), random.fork());
+            std::thread::spawn(move || {
+                let Some(mut client) = Client::try_connect(address) else { return };
+                while !world.stop.load(Ordering::SeqCst) {
+                    std::thread::sleep(Duration::from_millis(random.u64(..10)));
+                    let (number, version) = (random.u64(..PATHS), world.version.fetch_add(1, Ordering::SeqCst) + 1);
+                    client.try_send(format!(
+                        "POST /{number} HTTP/1.1\r\nHost: shop.example\r\nContent-Length: 0\r\n\r\n"
+                    ));
+                    // Only what was answered is promised.
+                    match client.try_response() {
+                        Some(answer) if answer.status == 200 => {
+                            world.changed[number as usize].fetch_max(version, Ordering::SeqCst);
+                        }
+                        _ => return,
+                    }
+                }
+            })
+        };
         let purger = {
             let (world, mut random) = (world.clone(), random.fork());
             std::thread::spawn(move || {
@@ -117,17 +171,22 @@ fn a_killed_node_serves_nothing_that_is_cut_short_mixed_or_purged() {
             })
         };
         std::thread::sleep(Duration::from_millis(random.u64(20..150)));
+        // Of every third, the disk cannot be written for the last moments.
+        if round % 3 == 2 {
+            std::fs::write(control(&directory), "unlink 30\nwrite 30\n").unwrap();
+            std::thread::sleep(Duration::from_millis(random.u64(20..150)));
+        }
         node.kill();
+        std::fs::write(control(&directory), "").unwrap();
         world.stop.store(true, Ordering::SeqCst);
-        for thread in readers.into_iter().chain([purger]) {
+        for thread in readers.into_iter().chain([purger, changer]) {
             thread.join().unwrap();
         }
         // Everything that is there now, by whichever way it is found.
-        let node = Node::start_in(directory.clone(), &config(&origin));
+        let node = start(&directory, &origin);
         let mut client = node.client();
-        let oldest = world.purged.load(Ordering::SeqCst);
         for number in 0..PATHS {
-            assert!(ask(&mut client, &format!("/{number}"), oldest), "round {round}");
+            assert!(ask(&mut client, &format!("/{number}"), world.oldest(number)), "round {round}");
         }
         if round % 8 == 0 {
             eventually("the scan", || {

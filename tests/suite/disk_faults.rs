@@ -17,7 +17,7 @@ use crate::harness::{Node, Origin, Reply, eventually};
 const ROUTE: &str = "[[site.shop.route]]\npath = \"/*\"\npool = \"app\"\ncache = { mode = \"respect\" }\n";
 
 /// The library that makes calls fail, built once.
-fn shim() -> &'static Path {
+pub fn shim() -> &'static Path {
     static BUILT: OnceLock<(TempDir, PathBuf)> = OnceLock::new();
     let (_, path) = BUILT.get_or_init(|| {
         let directory = TempDir::new().unwrap();
@@ -207,20 +207,23 @@ fn a_panic_inside_a_fill() {
     store(node, "/a");
 }
 
-/// A small file system of its own; `None` where this process may not mount one.
-struct Mounted(TempDir);
+/// A small file system of its own; `None` where this process may not mount one, and whoever runs the tests knows.
+pub struct Mounted(TempDir);
 
 impl Mounted {
-    fn new(size: &str) -> Option<Self> {
+    pub fn new(size: &str) -> Option<Self> {
         let mounted = Mounted(TempDir::new().unwrap());
         let done = mounted.mount(&["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"]);
-        if !done {
-            eprintln!("this test needs to mount a tmpfs, which is not permitted here");
-        }
+        // A test that shows nothing must not pass unnoticed.
+        let is_known = std::env::var_os("SEAWALL_TESTS_WITHOUT_MOUNTS").is_some();
+        assert!(
+            done || is_known,
+            "this test mounts a tmpfs: run it as root, or set SEAWALL_TESTS_WITHOUT_MOUNTS to skip it"
+        );
         done.then_some(mounted)
     }
 
-    fn path(&self) -> &Path {
+    pub fn path(&self) -> &Path {
         self.0.path()
     }
 

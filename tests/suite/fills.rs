@@ -131,6 +131,9 @@ fn fills_hold_no_more_than_their_buffer_however_many_there_are() {
     for _ in 0..20 {
         let now = held();
         assert!(now <= most, "{now}");
+        // And from outside: what the process has, not only what it counts.
+        let resident = node.resident();
+        assert!(resident <= (64 + 8 + 64) << 20, "{} MiB", resident >> 20);
     }
     gate.open();
     for response in clients.into_iter().map(|client| client.join().unwrap()) {

@@ -183,18 +183,44 @@ fn random_frames_do_no_harm() {
     let origin = cached("x");
     let node = Node::caching_by(Protocol::H2, origin.address);
     let mut random = fastrand::Rng::with_seed(11);
+    let (mut survived, mut ended) = (0, 0);
     for _ in 0..60 {
         let mut raw = Raw::connect(&node);
+        let mut stream = 1;
         for _ in 0..40 {
-            let payload: Vec<u8> = match random.u8(..3) {
-                0 => section("/a", &[("x", "y")]),
-                1 => vec![0; random.usize(..12)],
-                _ => (0..random.usize(..40)).map(|_| random.u8(..)).collect(),
+            // Mostly what is allowed: one frame that is not ends the connection, and nothing after it is looked at.
+            let sent = match random.u8(..20) {
+                0..6 => {
+                    stream += 2;
+                    get(stream - 2, "/a")
+                }
+                6..9 => frame(PING, 0, 0, &random.u64(..).to_be_bytes()),
+                9..12 => frame(WINDOW_UPDATE, 0, random.u32(..stream) / 2 * 2, &random.u32(1..9).to_be_bytes()),
+                12..14 => frame(SETTINGS, 0, 0, &[0, random.u8(8..), 0, 0, 0, random.u8(..)]),
+                14..16 => frame(2, 0, stream, &[0, 0, 0, 0, random.u8(..)]),
+                16..18 => frame(random.u8(11..), random.u8(..), random.u32(..12), &vec![0; random.usize(..40)]),
+                18 => {
+                    stream += 2;
+                    [get(stream - 2, "/a"), frame(RST_STREAM, 0, stream - 2, &8_u32.to_be_bytes())].concat()
+                }
+                _ => {
+                    let payload: Vec<u8> = match random.u8(..3) {
+                        0 => section("/a", &[("x", "y")]),
+                        1 => vec![0; random.usize(..12)],
+                        _ => (0..random.usize(..40)).map(|_| random.u8(..)).collect(),
+                    };
+                    frame(random.u8(..11), random.u8(..), random.u32(..12), &payload)
+                }
             };
-            raw.send(&frame(random.u8(..11), random.u8(..), random.u32(..12), &payload));
+            raw.send(&sent);
+            if !raw.is_alive() {
+                ended += 1;
+                break;
+            }
+            survived += 1;
         }
-        drop(raw);
     }
+    assert!(survived > 600 && ended > 10, "{survived} frames were gone on from, {ended} connections ended by one");
     assert_eq!(node.get("/a").status, 200);
     let open = || node.metric("seawall_connections");
     eventually("no connection is left", || (open() == Some(0.0)).then_some(()));

@@ -24,6 +24,7 @@ mod framing;
 mod http2;
 mod keys;
 mod large;
+mod lasting;
 mod limits;
 mod nginx;
 mod origins;

@@ -1,7 +1,7 @@
 //! TLS and HTTP/2: certificates by SNI, the same cache behind either protocol.
 
 use std::net::SocketAddr;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use crate::harness::h2::{self, certificate};
 use crate::harness::node::site;
 use crate::harness::origin::Gate;
-use crate::harness::{Node, Origin, Reply, Step, eventually};
+use crate::harness::{Node, Origin, Protocol, Reply, Step, eventually};
 
 const ROUTES: &str = "[[site.shop.route]]\npath = \"/passed/*\"\npool = \"app\"\n\
     [[site.shop.route]]\npath = \"/*\"\npool = \"app\"\ncache = { mode = \"respect\" }\n";
@@ -264,4 +264,18 @@ fn a_body_that_does_not_come_holds_no_origin() {
         let active = || node.origin("app", origin.address)["active"].as_u64();
         eventually("the origin is free", || (active() == Some(0)).then_some(()));
     });
+}
+
+#[test]
+fn nothing_below_tls_1_2_is_spoken() {
+    let origin = Origin::start(|_| Reply::ok(&[], "x"));
+    let node = Node::caching_by(Protocol::H2, origin.address);
+    for (version, spoken) in [("-tls1", false), ("-tls1_1", false), ("-tls1_2", true), ("-tls1_3", true)] {
+        // Level 0 lets the client itself offer what is out of date.
+        let arguments = ["s_client", "-connect", &node.address().to_string(), version, "-cipher", "DEFAULT@SECLEVEL=0"];
+        let output = Command::new("openssl").args(arguments).stdin(Stdio::null()).output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+        assert!(text.contains("CONNECTED"), "{version}: {text}");
+        assert_eq!(output.status.success() && !text.contains("Cipher is (NONE)"), spoken, "{version}: {text}");
+    }
 }

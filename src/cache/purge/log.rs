@@ -2,7 +2,7 @@
 //!
 //! A crash can tear the last line; it is then cut off, since its purge was never answered. A damaged line
 //! before the last is another matter: a purge that was answered is lost. As nobody knows what it hit,
-//! everything older is treated as purged.
+//! everything older is treated as purged. So is a number that is not above the one before: two processes wrote.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -28,6 +28,8 @@ pub struct LogError {
 pub struct PurgeLog {
     file: Option<LogFile>,
     records: Vec<Record>,
+    /// The highest number in it.
+    newest: PurgeSeq,
 }
 
 struct LogFile {
@@ -38,7 +40,12 @@ struct LogFile {
 impl PurgeLog {
     /// For a node without a state directory: purges end with the process, as its memory tier does.
     pub fn in_memory() -> Self {
-        PurgeLog { file: None, records: Vec::new() }
+        PurgeLog { file: None, records: Vec::new(), newest: PurgeSeq(0) }
+    }
+
+    /// The newest number that a restart knows of.
+    pub fn newest(&self) -> PurgeSeq {
+        self.newest
     }
 
     /// Opens or creates `purge.log` in a directory and reads what is in it.
@@ -62,10 +69,11 @@ impl PurgeLog {
             file.set_len(intact as u64).map_err(fail("cannot cut off the torn end of the purge log"))?;
         }
         file.sync_all().and_then(|()| sync_directory(directory)).map_err(fail("cannot sync the purge log"))?;
-        let mut log = PurgeLog { file: Some(LogFile { path, file }), records: records.clone() };
+        let newest = records.last().map_or(PurgeSeq(0), |record| record.seq);
+        let mut log = PurgeLog { file: Some(LogFile { path, file }), records: records.clone(), newest };
         let mut records = records;
         if damaged > 0 {
-            let seq = PurgeSeq(records.last().map_or(0, |record| record.seq.0) + damaged as u64);
+            let seq = PurgeSeq(newest.0 + damaged as u64);
             tracing::error!(
                 records = damaged,
                 "records in the purge log are damaged; as their purges are lost, everything stored before is treated as purged"
@@ -74,17 +82,19 @@ impl PurgeLog {
             let record = Record { seq, time: Timestamp::now(), event: all };
             records.push(record.clone());
             log.records.push(record);
+            log.newest = seq;
             // Without the damaged lines, so that the next start does not find them again.
             log.rewrite()?;
         }
         Ok((log, records))
     }
 
-    /// Appends one record and waits until the disk has it.
-    pub fn append(&mut self, record: &Record) -> Result<(), LogError> {
+    /// Appends records and waits until the disk has them: all or none.
+    pub fn append(&mut self, records: &[Record]) -> Result<(), LogError> {
         if let Some(log) = &mut self.file {
             let before = log.file.metadata().map(|meta| meta.len());
-            let result = log.file.write_all(&line(record)).and_then(|()| log.file.sync_data());
+            let lines: Vec<u8> = records.iter().flat_map(line).collect();
+            let result = log.file.write_all(&lines).and_then(|()| log.file.sync_data());
             if let Err(source) = result {
                 // Cut a half-written line off again, so that later records don't follow a damaged one.
                 if let Ok(length) = before {
@@ -92,28 +102,30 @@ impl PurgeLog {
                 }
                 return Err(LogError { what: "cannot append to the purge log", path: log.path.clone(), source });
             }
+            self.records.extend_from_slice(records);
         }
-        if self.file.is_some() {
-            self.records.push(record.clone());
-        }
+        self.newest = records.last().map_or(self.newest, |record| record.seq);
         Ok(())
     }
 
-    /// Rewrites the log without the records that are no longer needed, when that is worth it. `seq`: the newest of all;
-    /// `retired`: up to which purges are forgotten.
-    pub fn compact(
-        &mut self,
-        seq: PurgeSeq,
-        retired: PurgeSeq,
-        needed: impl Fn(&Record) -> bool,
-    ) -> Result<(), LogError> {
+    /// Puts another file in the place of the log's.
+    #[cfg(test)]
+    pub fn exchange_file(&mut self, file: File) -> File {
+        std::mem::replace(&mut self.file.as_mut().unwrap().file, file)
+    }
+
+    /// Rewrites the log without the records that are no longer needed, when that is worth it. `retired`: up to which purges
+    /// are forgotten.
+    pub fn compact(&mut self, retired: PurgeSeq, needed: impl Fn(&Record) -> bool) -> Result<(), LogError> {
         let all: usize = self.records.iter().map(size).sum();
         let keep: usize = self.records.iter().filter(|record| needed(record)).map(size).sum();
         if all < COMPACT_ABOVE || keep > all / 2 {
             return Ok(());
         }
         self.records.retain(needed);
-        self.records.push(Record { seq, time: Timestamp::now(), event: Event::Retired { up_to: retired } });
+        // Its number goes on counting where the log was.
+        let event = Event::Retired { up_to: retired };
+        self.records.push(Record { seq: self.newest, time: Timestamp::now(), event });
         self.rewrite()
     }
 
@@ -162,7 +174,7 @@ struct Replay {
     records: Vec<Record>,
     /// How many bytes from the start are whole lines.
     intact: usize,
-    /// Whole lines that are not records.
+    /// Whole lines that are not records, and records whose number is not above the one before.
     damaged: usize,
 }
 
@@ -171,7 +183,7 @@ fn replay(text: &[u8]) -> Replay {
     for line in text.split_inclusive(|byte| *byte == b'\n') {
         let last = replay.intact + line.len() == text.len();
         match parse(line) {
-            Some(record) => replay.records.push(record),
+            Some(record) => replay.take(record),
             // Without its end: torn in the act of writing. What has one was answered, and is damaged since.
             None if last && !line.ends_with(b"\n") => break,
             None => replay.damaged += 1,
@@ -179,6 +191,16 @@ fn replay(text: &[u8]) -> Replay {
         replay.intact += line.len();
     }
     replay
+}
+
+impl Replay {
+    fn take(&mut self, record: Record) {
+        let before = self.records.last().map_or(0, |record| record.seq.0);
+        let counts = matches!(record.event, Event::Purge { .. } | Event::Version { .. });
+        let least = PurgeSeq(before + u64::from(counts));
+        self.damaged += usize::from(record.seq < least);
+        self.records.push(Record { seq: record.seq.max(least), ..record });
+    }
 }
 
 fn parse(line: &[u8]) -> Option<Record> {
@@ -217,7 +239,7 @@ mod tests {
         for cut in two..whole.len() {
             let (directory, records, mut log) = open(&whole[..cut]);
             assert_eq!(records, [record(1), record(2)], "cut at {cut}");
-            log.append(&record(4)).unwrap();
+            log.append(&[record(4)]).unwrap();
             let (_, records) = PurgeLog::open(directory.path()).unwrap();
             assert_eq!(records, [record(1), record(2), record(4)], "cut at {cut}");
         }
@@ -234,6 +256,19 @@ mod tests {
         assert_eq!(last.seq, PurgeSeq(4));
         let (_, again) = PurgeLog::open(directory.path()).unwrap();
         assert_eq!(again, records, "the damage is dealt with once");
+    }
+
+    #[test]
+    fn a_number_that_was_given_twice_purges_everything() {
+        for seqs in [[1, 2, 2, 3], [1, 5, 2, 3], [3, 4, 5, 1]] {
+            let text: Vec<u8> = seqs.iter().flat_map(|seq| line(&record(*seq))).collect();
+            let (directory, records, _) = open(&text);
+            let last = records.last().unwrap();
+            assert_eq!(last.event, Event::Purge { soft: false, targets: vec![Target::All] });
+            assert!(seqs.iter().all(|seq| last.seq > PurgeSeq(*seq)), "{seqs:?}");
+            let (_, again) = PurgeLog::open(directory.path()).unwrap();
+            assert_eq!(again, records, "the damage is dealt with once");
+        }
     }
 
     #[test]

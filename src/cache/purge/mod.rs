@@ -10,7 +10,7 @@ mod log;
 mod table;
 
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
@@ -104,8 +104,12 @@ pub struct Purges {
     newest: AtomicU64,
     table: RwLock<PurgeTable>,
     versions: RwLock<HashMap<String, VersionOverride>>,
-    /// Held from taking a number until the purge is in force, so that numbers come into force in order.
+    /// What is in force but not in the log yet. Held from taking a number until the purge is in force, so that numbers come
+    /// into force in order. Taken after `log`, if both are.
+    unwritten: Mutex<Vec<Record>>,
     log: Mutex<PurgeLog>,
+    /// Where the log is.
+    directory: Option<PathBuf>,
     /// 0 until the log has one.
     log_id: AtomicU32,
     /// Up to which purges are forgotten.
@@ -124,7 +128,9 @@ impl Purges {
             newest: AtomicU64::new(0),
             table: RwLock::default(),
             versions: RwLock::default(),
+            unwritten: Mutex::default(),
             log: Mutex::new(log),
+            directory: state_dir.map(Path::to_owned),
             log_id: AtomicU32::new(0),
             retired: Arc::default(),
             history: History::default(),
@@ -135,7 +141,7 @@ impl Purges {
         if purges.log_id() == 0 {
             let id = fastrand::u32(1..);
             let record = Record { seq: purges.current(), time: Timestamp::now(), event: Event::Log { id } };
-            purges.log.lock().append(&record)?;
+            purges.log.lock().append(std::slice::from_ref(&record))?;
             purges.put_in_force(&record);
         }
         Ok(purges)
@@ -146,13 +152,46 @@ impl Purges {
         PurgeSeq(self.newest.load(Ordering::Acquire))
     }
 
-    /// Makes an event durable, then puts it in force. Waits for the disk: call it where blocking is allowed.
+    /// Where all that must outlive the process is.
+    pub fn directory(&self) -> Option<&Path> {
+        self.directory.as_deref()
+    }
+
+    /// Puts an event in force and makes it durable. If that fails it is in force all the same, and is written with the next
+    /// one or by the next sweep; only a restart before that would undo it. Waits for the disk: call it where blocking is
+    /// allowed.
     pub fn append(&self, event: Event, now: Timestamp) -> Result<PurgeSeq, LogError> {
+        let seq = {
+            let mut unwritten = self.unwritten.lock();
+            let record = Record { seq: PurgeSeq(self.current().0 + 1), time: now, event };
+            self.put_in_force(&record);
+            unwritten.push(record);
+            coarsen(&mut unwritten);
+            self.current()
+        };
         let mut log = self.log.lock();
-        let record = Record { seq: PurgeSeq(self.current().0 + 1), time: now, event };
-        log.append(&record)?;
-        self.put_in_force(&record);
-        Ok(record.seq)
+        self.write(&mut log)?;
+        Ok(seq)
+    }
+
+    /// Writes what is not written yet, with what others have added meanwhile: who waited for them finds it done.
+    fn write(&self, log: &mut PurgeLog) -> Result<(), LogError> {
+        let records = std::mem::take(&mut *self.unwritten.lock());
+        if records.is_empty() {
+            return Ok(());
+        }
+        let written = log.append(&records);
+        if written.is_err() {
+            let mut unwritten = self.unwritten.lock();
+            let later = std::mem::replace(&mut *unwritten, records);
+            unwritten.extend(later);
+        }
+        written
+    }
+
+    /// The newest number that a restart knows of.
+    pub fn durable(&self) -> PurgeSeq {
+        self.log.lock().newest()
     }
 
     /// Whether an object is still to be used. One comparison unless there was a purge since the last time.
@@ -161,7 +200,12 @@ impl Purges {
         let checked = object.checked();
         if checked < current {
             let identity = Identity { key: object.key(), tags: &object.tags().hashes, seq: checked };
-            match self.table.read().standing(&identity) {
+            let table = self.table.read();
+            // Purges are forgotten that may have hit it: nobody knows any more.
+            if checked < PurgeSeq(self.retired.load(Ordering::Acquire)) {
+                return Standing::Dead;
+            }
+            match table.standing(&identity) {
                 Standing::Dead => return Standing::Dead,
                 Standing::SoftPurged { since } => object.survived(current, Some(since)),
                 Standing::Live => object.survived(current, None),
@@ -194,7 +238,8 @@ impl Purges {
     /// Forgets the purges that nothing stored or being filled is older than.
     pub fn retire(&self, oldest_in_use: PurgeSeq) -> Result<(), LogError> {
         let mut log = self.log.lock();
-        let oldest_in_use = oldest_in_use.min(self.current());
+        let written = self.write(&mut log);
+        let oldest_in_use = oldest_in_use.min(log.newest());
         self.retired.fetch_max(oldest_in_use.0, Ordering::AcqRel);
         self.table.write().retire(oldest_in_use);
         let needed = |record: &Record| match &record.event {
@@ -205,7 +250,8 @@ impl Purges {
             Event::Retired { .. } => false,
             Event::Log { .. } => true,
         };
-        log.compact(self.current(), oldest_in_use, needed)
+        written?;
+        log.compact(oldest_in_use, needed)
     }
 
     /// Up to which purges are forgotten; it goes on changing.
@@ -250,6 +296,18 @@ impl Purges {
     }
 }
 
+/// Purges that cannot be written one by one; above it, a restart takes everything older for purged.
+const MOST_UNWRITTEN: usize = 10_000;
+
+/// Bounds what waits for a log that cannot be written.
+fn coarsen(unwritten: &mut Vec<Record>) {
+    let is_purge = |record: &Record| matches!(record.event, Event::Purge { .. });
+    let Some(last) = unwritten.last().filter(|last| unwritten.len() > MOST_UNWRITTEN && is_purge(last)) else { return };
+    let all = Record { event: Event::Purge { soft: false, targets: vec![Target::All] }, ..last.clone() };
+    unwritten.retain(|record| !is_purge(record));
+    unwritten.push(all);
+}
+
 /// A purge that has not happened: what would it hit?
 pub struct Trial(PurgeTable);
 
@@ -286,6 +344,56 @@ mod tests {
         assert_eq!(second.current(), PurgeSeq(2));
         assert_eq!(second.marks(), 1);
         assert_eq!((second.version_of("shop", 1), second.version_of("shop", 2)), (9, 2));
+    }
+
+    #[test]
+    fn what_cannot_be_written_is_in_force_and_is_written_later() {
+        let directory = tempfile::tempdir().unwrap();
+        let purges = Purges::open(Some(directory.path())).unwrap();
+        let full = std::fs::OpenOptions::new().append(true).open("/dev/full").unwrap();
+        let log = purges.log.lock().exchange_file(full);
+        let object = object_of_seq(0);
+        assert!(purges.append(purge_all(), Timestamp::from_secs(1)).is_err());
+        assert_eq!((purges.current(), purges.standing(&object)), (PurgeSeq(1), Standing::Dead));
+        purges.log.lock().exchange_file(log);
+        assert_eq!(purges.append(purge_all(), Timestamp::from_secs(2)).unwrap(), PurgeSeq(2));
+        drop(purges);
+        let records = std::fs::read_to_string(directory.path().join("purge.log")).unwrap();
+        assert_eq!(records.lines().count(), 3, "{records}");
+        assert_eq!(Purges::open(Some(directory.path())).unwrap().current(), PurgeSeq(2));
+    }
+
+    #[test]
+    fn what_waits_for_the_log_is_bounded() {
+        let mut unwritten = Vec::new();
+        for seq in 1..=MOST_UNWRITTEN as u64 + 5 {
+            let event = match seq {
+                3 => Event::Version { site: "shop".into(), version: 9, configured: 1 },
+                _ => Event::Purge { soft: true, targets: Vec::new() },
+            };
+            unwritten.push(Record { seq: PurgeSeq(seq), time: Timestamp::from_secs(seq), event });
+            coarsen(&mut unwritten);
+        }
+        let seqs: Vec<u64> = unwritten.iter().map(|record| record.seq.0).collect();
+        assert_eq!(seqs, [3, 10_001, 10_002, 10_003, 10_004, 10_005]);
+    }
+
+    #[test]
+    fn nothing_is_known_of_what_is_older_than_what_is_forgotten() {
+        let purges = Purges::open(None).unwrap();
+        let (old, new) = (object_of_seq(0), object_of_seq(1));
+        let url = Target::Url { site: "shop".into(), uri: "h/other".into() };
+        let purge = || Event::Purge { soft: false, targets: vec![url.clone()] };
+        purges.append(purge(), Timestamp::from_secs(1)).unwrap();
+        purges.append(purge(), Timestamp::from_secs(2)).unwrap();
+        purges.retire(PurgeSeq(1)).unwrap();
+        assert_eq!([purges.standing(&old), purges.standing(&new)], [Standing::Dead, Standing::Live]);
+    }
+
+    fn object_of_seq(seq: u64) -> Object {
+        let key = crate::plan::CacheKey::from_written("shop\u{1f}1\u{1f}h/a");
+        let head = super::super::object::Head::private(http::StatusCode::OK, http::HeaderMap::new());
+        Object::new(key.view(), head, bytes::Bytes::new(), Default::default(), PurgeSeq(seq))
     }
 
     #[test]

@@ -20,6 +20,8 @@ struct Shared {
     stopped: AtomicBool,
     connections: AtomicUsize,
     open: Mutex<Vec<TcpStream>>,
+    /// Keeps the port once nobody listens there: no other test gets it.
+    port: Mutex<Option<socket2::Socket>>,
 }
 
 /// A request as the origin got it.
@@ -136,6 +138,7 @@ impl Origin {
             stopped: AtomicBool::new(false),
             connections: AtomicUsize::new(0),
             open: Mutex::default(),
+            port: Mutex::default(),
         });
         let (for_listener, answer) = (shared.clone(), Arc::new(answer));
         std::thread::spawn(move || {
@@ -173,19 +176,39 @@ impl Origin {
         self.shared.connections.load(Ordering::SeqCst)
     }
 
-    /// Ends it as a killed process ends: the port is closed, connections are reset.
+    /// Ends it as a killed process ends: the port is closed, connections are reset. Nobody else gets the port, but for
+    /// who asks for just this one.
     pub fn stop(&self) {
         self.shared.stopped.store(true, Ordering::SeqCst);
         let _ = TcpStream::connect(self.address); // wakes the listener, which then lets the port go
         for stream in self.shared.open.lock().unwrap().drain(..) {
             let _ = stream.shutdown(std::net::Shutdown::Both);
         }
+        let mut port = self.shared.port.lock().unwrap();
+        if port.is_none() {
+            // As soon as the listener has let it go.
+            *port = Some(super::eventually("the port", || reserve(self.address)));
+        }
     }
+}
+
+/// Binds a port without listening: connections to it are refused.
+fn reserve(address: SocketAddr) -> Option<socket2::Socket> {
+    let socket = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None).ok()?;
+    socket.set_reuse_address(true).ok()?;
+    socket.bind(&address.into()).ok()?;
+    TcpStream::connect_timeout(&address, PATIENCE).is_err().then_some(socket)
 }
 
 impl Drop for Origin {
     fn drop(&mut self) {
-        self.stop();
+        if self.shared.port.lock().is_ok_and(|port| port.is_none()) {
+            self.shared.stopped.store(true, Ordering::SeqCst);
+            let _ = TcpStream::connect(self.address); // wakes the listener, which then lets the port go
+            for stream in self.shared.open.lock().into_iter().flat_map(|mut open| std::mem::take(&mut *open)) {
+                let _ = stream.shutdown(std::net::Shutdown::Both);
+            }
+        }
     }
 }
 

@@ -1,8 +1,14 @@
-/* Makes system calls fail, or the clock jump, as a control file says: LD_PRELOADed into the node under test.
+/* Makes system calls fail or hang, the clock jump, or what is not synced be lost, as a control file says: LD_PRELOADed
+ * into the node under test.
  *
- * FAULTS_CONTROL names the file; its lines are "CALL ERRNO" (read, write, open), "clock SECONDS" or "panic NUMBER". Only files under
- * FAULTS_ROOT are concerned. Without the file, all is as it would be without this. */
+ * FAULTS_CONTROL names the file; its lines are "CALL ERRNO" (read, write, open, unlink), "hang 1" (reads and opens),
+ * "slow MILLISECONDS" (writes), "clock SECONDS" or "panic NUMBER". Only files under FAULTS_ROOT are concerned. Without the file, all is as it would be without this.
+ *
+ * If FAULTS_LOST is set, it is a directory on the same file system where whatever a power failure would bring back is kept,
+ * for the test to put it back: what was under a name that was removed or replaced ("n" and the path, with ! for /) until its
+ * directory or the file system is synced, and what was in a file before it was changed in place ("d") until that is. */
 #define _GNU_SOURCE
+#include <dirent.h>
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -11,6 +17,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <time.h>
@@ -43,14 +50,103 @@ static int concerns_path(const char *path)
     return root && path && !strncmp(path, root, strlen(root));
 }
 
+/* The path of a file that is concerned; NULL: it is not. */
+static const char *path_of(int fd, char *path, size_t size)
+{
+    char link[64];
+    snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+    long length = syscall(SYS_readlinkat, AT_FDCWD, link, path, size - 1);
+    if (length <= 0) return NULL;
+    path[length] = 0;
+    return concerns_path(path) ? path : NULL;
+}
+
 static int concerns(int fd)
 {
-    char link[64], path[4096];
-    snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
-    long length = syscall(SYS_readlinkat, AT_FDCWD, link, path, sizeof path - 1);
-    if (length <= 0) return 0;
-    path[length] = 0;
-    return concerns_path(path);
+    char path[4096];
+    return path_of(fd, path, sizeof path) != NULL;
+}
+
+/* Waits as long as the disk hangs. */
+static void hang_if(int concerned)
+{
+    struct timespec moment = {0, 20000000};
+    int kept = errno;
+    while (concerned && control("hang")) nanosleep(&moment, NULL);
+    errno = kept;
+}
+
+/* Makes a write take its time. */
+static void slow_if(int concerned)
+{
+    long milliseconds = concerned ? control("slow") : 0;
+    struct timespec time = {milliseconds / 1000, milliseconds % 1000 * 1000000};
+    int kept = errno;
+    if (milliseconds) nanosleep(&time, NULL);
+    errno = kept;
+}
+
+/* Where what is lost of a path is kept; NULL: nothing is. What is written aside is no loss. */
+static char *lost(char kind, const char *path, char *name, size_t size)
+{
+    const char *directory = getenv("FAULTS_LOST"), *root = getenv("FAULTS_ROOT");
+    if (!directory || !root || !concerns_path(path) || strstr(path + strlen(root), "/tmp/")) return NULL;
+    int length = snprintf(name, size, "%s/%c%s", directory, kind, path);
+    for (char *at = name + strlen(directory) + 1; *at && length > 0; at++)
+        if (*at == '/') *at = '!';
+    return name;
+}
+
+/* The name is about to be taken off what it is of. */
+static void keep_name(const char *path)
+{
+    char name[4096];
+    if (lost('n', path, name, sizeof name)) syscall(SYS_linkat, AT_FDCWD, path, AT_FDCWD, name, 0); /* the first counts */
+}
+
+/* What is in the file is about to be changed in place. */
+static void keep_data(int fd)
+{
+    char path[4096], name[4096], block[65536];
+    const char *concerned = path_of(fd, path, sizeof path);
+    if (!concerned || !lost('d', path, name, sizeof name)) return;
+    int copy = syscall(SYS_openat, AT_FDCWD, name, O_CREAT | O_EXCL | O_WRONLY | O_CLOEXEC, 0600);
+    if (copy < 0) return; /* the first counts */
+    long got, at = 0;
+    while ((got = syscall(SYS_pread64, fd, block, sizeof block, at)) > 0) {
+        syscall(SYS_pwrite64, copy, block, got, at);
+        at += got;
+    }
+    syscall(SYS_close, copy);
+}
+
+/* What was kept of this kind under a path is synced by now. */
+static void synced(char kind, const char *path, int below)
+{
+    const char *directory = getenv("FAULTS_LOST");
+    char prefix[4096], file[8192];
+    if (!directory || !lost(kind, path, prefix, sizeof prefix)) return;
+    const char *wanted = prefix + strlen(directory) + 1;
+    DIR *all = opendir(directory);
+    struct dirent *one;
+    while (all && (one = readdir(all))) {
+        size_t length = strlen(wanted);
+        int same = !strncmp(one->d_name, wanted, length) && (below || !one->d_name[length]);
+        /* Of a directory, what is in it and not further down. */
+        if (same && below == 1 && strchr(one->d_name + length + 1, '!')) same = 0;
+        snprintf(file, sizeof file, "%s/%s", directory, one->d_name);
+        if (same) syscall(SYS_unlinkat, AT_FDCWD, file, 0);
+    }
+    if (all) closedir(all);
+}
+
+static void synced_fd(int fd)
+{
+    char path[4096];
+    struct stat of;
+    if (!path_of(fd, path, sizeof path) || fstat(fd, &of)) return;
+    if (S_ISDIR(of.st_mode)) synced('n', path, 1);
+    else synced('d', path, 0);
 }
 
 #define FAIL_IF(condition, word, result)                 \
@@ -68,6 +164,7 @@ static int concerns(int fd)
 ssize_t pread64(int fd, void *buffer, size_t count, off64_t offset)
 {
     REAL("pread64", ssize_t (*)(int, void *, size_t, off64_t));
+    hang_if(concerns(fd));
     FAIL_IF(concerns(fd), "read", -1);
     return real(fd, buffer, count, offset);
 }
@@ -96,6 +193,7 @@ ssize_t write(int fd, const void *buffer, size_t count)
 ssize_t writev(int fd, const struct iovec *vector, int count)
 {
     REAL("writev", ssize_t (*)(int, const struct iovec *, int));
+    slow_if(concerns(fd));
     FAIL_IF(concerns(fd), "write", -1);
     return real(fd, vector, count);
 }
@@ -104,7 +202,51 @@ ssize_t pwrite64(int fd, const void *buffer, size_t count, off64_t offset)
 {
     REAL("pwrite64", ssize_t (*)(int, const void *, size_t, off64_t));
     FAIL_IF(concerns(fd), "write", -1);
+    keep_data(fd);
     return real(fd, buffer, count, offset);
+}
+
+int unlink(const char *path)
+{
+    REAL("unlink", int (*)(const char *));
+    FAIL_IF(concerns_path(path), "unlink", -1);
+    keep_name(path);
+    return real(path);
+}
+
+int rename(const char *from, const char *to)
+{
+    REAL("rename", int (*)(const char *, const char *));
+    keep_name(to);
+    return real(from, to);
+}
+
+int fsync(int fd)
+{
+    REAL("fsync", int (*)(int));
+    int result = real(fd);
+    if (!result) synced_fd(fd);
+    return result;
+}
+
+int fdatasync(int fd)
+{
+    REAL("fdatasync", int (*)(int));
+    int result = real(fd);
+    if (!result) synced_fd(fd);
+    return result;
+}
+
+int syncfs(int fd)
+{
+    REAL("syncfs", int (*)(int));
+    int result = real(fd);
+    const char *root = getenv("FAULTS_ROOT");
+    if (!result && root && concerns(fd)) {
+        synced('n', root, 2);
+        synced('d', root, 2);
+    }
+    return result;
 }
 
 int open64(const char *path, int flags, ...)
@@ -114,6 +256,7 @@ int open64(const char *path, int flags, ...)
     va_start(arguments, flags);
     int mode = va_arg(arguments, int);
     va_end(arguments);
+    hang_if(concerns_path(path));
     FAIL_IF(concerns_path(path), "open", -1);
     return real(path, flags, mode);
 }

@@ -13,6 +13,7 @@ use super::super::super::trouble::Trouble;
 use super::buffers::PIECE;
 use super::file::{self, Patience, ReadError};
 use super::format::{BLOCK, Header};
+use super::health::Operation;
 use super::id::FileId;
 use super::index::Proof;
 use super::page_cache;
@@ -121,7 +122,11 @@ impl DiskBody for FileBody {
                     // It brings more into memory than is looked at.
                     self.volume.files.lock().index.disprove(self.id);
                     let body = self.clone();
-                    self.volume.in_pool(move || body.read_now(first, Patience::Disk), PATIENCE).await?
+                    let read = self.volume.in_pool(move || body.read_now(first, Patience::Disk), PATIENCE).await?;
+                    if read.is_ok() {
+                        self.volume.health.success(Operation::Read);
+                    }
+                    read
                 }
                 read => read,
             };

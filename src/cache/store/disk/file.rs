@@ -10,7 +10,6 @@ use bytes::Bytes;
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
 use rustix::io::{Errno, ReadWriteFlags};
 
-use super::super::super::purge::PurgeSeq;
 use super::buffers::Buffer;
 use super::format::{self, BLOCK, Corrupt, HEADER, Header};
 use super::stamp::Trust;
@@ -115,7 +114,8 @@ fn check(bytes: &[u8; HEADER], trust: Trust, length: u64) -> Result<Header, Read
     let header = Header::decode(bytes)?;
     match () {
         () if header.log != trust.log => Err(Corrupt::OtherLog.into()),
-        () if header.seq < trust.from => Err(Corrupt::Outdated.into()),
+        () if header.seq > trust.up_to => Err(Corrupt::Ahead.into()),
+        () if header.seq.max(trust.survived) < trust.retired => Err(Corrupt::Outdated.into()),
         () if header.file_length() != length => Err(Corrupt::Length.into()),
         () => Ok(header),
     }
@@ -231,7 +231,7 @@ pub enum Rewritten {
 pub fn rewrite_head(path: &Path, inode: Option<(u64, u64)>, new: &Header, meta: &[u8]) -> Result<Rewritten, ReadError> {
     let file = OpenOptions::new().read(true).write(true).open(path)?;
     let metadata = file.metadata()?;
-    let old = read_header(&file, Trust { log: new.log, from: PurgeSeq(0) }, Patience::Disk)?;
+    let old = read_header(&file, Trust::in_all(new.log), Patience::Disk)?;
     let is_another = inode.is_some_and(|inode| inode != (metadata.dev(), metadata.ino()));
     if is_another || old.body != new.body {
         return Ok(Rewritten::Another);

@@ -1,6 +1,8 @@
 //! Eight bytes that tell of most files that a purge does not hit them, so that the sweeper opens only the others.
 
-use super::super::super::purge::Target;
+use std::collections::HashMap;
+
+use super::super::super::purge::{PurgeSeq, Target};
 use super::super::super::tags::TagHash;
 
 /// What is kept of an object's site, URL and tags: 12 bits of the site's hash, 16 of the URL's, and a Bloom filter
@@ -11,26 +13,47 @@ pub struct Filter(pub u64);
 const SITE: u64 = 0xfff << 52;
 const URI: u64 = 0xffff << 36;
 const TAG_BITS: u64 = 36;
+const TAGS: u64 = (1 << TAG_BITS) - 1;
 
 /// The bits that an object has if a purge hits it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Suspect {
+struct Suspect {
     mask: u64,
     bits: u64,
+}
+
+/// Purges by the bits of what they hit: asking about one object takes as long, however many there are.
+pub struct Suspects(Vec<(u64, HashMap<u64, PurgeSeq>)>);
+
+impl Suspects {
+    /// Many purges may look alike; of those only the newest counts.
+    pub fn of<'a>(purges: impl IntoIterator<Item = (&'a Target, PurgeSeq)>) -> Self {
+        let mut by_mask: HashMap<u64, HashMap<u64, PurgeSeq>> = HashMap::new();
+        for (target, seq) in purges {
+            let Suspect { mask, bits } = Suspect::of(target);
+            let newest = by_mask.entry(mask).or_default().entry(bits).or_default();
+            *newest = seq.max(*newest);
+        }
+        Suspects(by_mask.into_iter().collect())
+    }
+
+    /// Whether a purge after `seq` may hit what has this filter.
+    pub fn may_hit(&self, filter: Filter, seq: PurgeSeq) -> bool {
+        self.0.iter().any(|(mask, newest)| {
+            // There are some hundred masks of tags. What lacks a bit of one has none of its tags, and need not be looked up.
+            let has_tag = filter.0 & mask & TAGS == mask & TAGS;
+            has_tag && newest.get(&(filter.0 & mask)).is_some_and(|newest| *newest > seq)
+        })
+    }
 }
 
 impl Filter {
     pub fn of(site: &str, uri: &str, tags: &[TagHash]) -> Self {
         Filter(tags.iter().fold(site_bits(site) | uri_bits(uri), |bits, tag| bits | tag_bits(*tag)))
     }
-
-    pub fn is(self, suspect: &Suspect) -> bool {
-        self.0 & suspect.mask == suspect.bits
-    }
 }
 
 impl Suspect {
-    pub fn of(target: &Target) -> Self {
+    fn of(target: &Target) -> Self {
         let (mask, bits) = match target {
             Target::All => (0, 0),
             Target::Tag { site: None, tag } => (tag_bits(*tag), tag_bits(*tag)),
@@ -72,6 +95,7 @@ mod tests {
         let tags: Vec<TagHash> = ["a", "b", "c"].map(TagHash::of).into();
         let filter = Filter::of("shop", "shop.example/a?q", &tags);
         let site = || "shop".to_owned();
+        let other = Target::Url { site: site(), uri: "shop.example/other".into() };
         for target in [
             Target::All,
             Target::Tag { site: None, tag: tags[1] },
@@ -80,20 +104,38 @@ mod tests {
             Target::Prefix { site: site(), prefix: "shop.example/".into() },
             Target::Url { site: site(), uri: "shop.example/a?q".into() },
         ] {
-            assert!(filter.is(&Suspect::of(&target)), "{target:?}");
+            let suspects = Suspects::of([(&target, PurgeSeq(5)), (&other, PurgeSeq(9))]);
+            assert!(suspects.may_hit(filter, PurgeSeq(4)), "{target:?}");
+            assert!(!suspects.may_hit(filter, PurgeSeq(5)), "it is newer: {target:?}");
         }
     }
 
     #[test]
     fn of_others_few_are() {
-        let suspect = Suspect::of(&Target::Tag { site: None, tag: TagHash::of("wanted") });
-        let suspected = |number: u32| {
+        let target = Target::Tag { site: None, tag: TagHash::of("wanted") };
+        let suspects = Suspects::of([(&target, PurgeSeq(1))]);
+        let filter_of = |number: u32| {
             let tags = [format!("x{number}"), format!("y{number}")].map(|tag| TagHash::of(&tag));
-            Filter::of("shop", &format!("h/{number}"), &tags).is(&suspect)
+            Filter::of("shop", &format!("h/{number}"), &tags)
         };
-        assert!((0..10_000).filter(|number| suspected(*number)).count() < 300);
-        let url = Suspect::of(&Target::Url { site: "shop".into(), uri: "h/wanted".into() });
-        let same = |number: &u32| Filter::of("shop", &format!("h/{number}"), &[]).is(&url);
+        let suspected = |number: &u32| suspects.may_hit(filter_of(*number), PurgeSeq(0));
+        assert!((0..10_000).filter(suspected).count() < 300);
+        let url = Target::Url { site: "shop".into(), uri: "h/wanted".into() };
+        let url = Suspects::of([(&url, PurgeSeq(1))]);
+        let same = |number: &u32| url.may_hit(Filter::of("shop", &format!("h/{number}"), &[]), PurgeSeq(0));
         assert!((0..10_000).filter(same).count() < 5);
+    }
+
+    #[test]
+    fn asking_takes_as_long_however_many_there_are() {
+        let url = |number: u32| Target::Url { site: format!("site{}", number % 50), uri: format!("h/{number}") };
+        let tag = |number: u32| Target::Tag { site: None, tag: TagHash::of(&format!("t{number}")) };
+        let targets: Vec<Target> = (0..100_000).flat_map(|number| [url(number), tag(number)]).collect();
+        let suspects = Suspects::of(targets.iter().map(|target| (target, PurgeSeq(1))));
+        let filters: Vec<Filter> =
+            (0..200_000).map(|number| Filter::of("other", &format!("h/{number}"), &[])).collect();
+        let started = std::time::Instant::now();
+        assert_eq!(filters.iter().filter(|filter| suspects.may_hit(**filter, PurgeSeq(0))).count(), 0);
+        assert!(started.elapsed() < std::time::Duration::from_secs(2), "{:?}", started.elapsed());
     }
 }

@@ -60,6 +60,8 @@ pub enum Corrupt {
     OtherLog,
     #[error("purges are forgotten that may have hit it")]
     Outdated,
+    #[error("it has the number of a purge that has not been yet")]
+    Ahead,
     #[error("its length is not what its header says")]
     Length,
     #[error("the checksum of its header is wrong")]

@@ -69,7 +69,16 @@ impl FileId {
     }
 
     pub fn path(self, root: &Path) -> PathBuf {
-        root.join(directory_name(self.key.directory())).join(format!("{:032x}-{:08x}", self.key.number(), self.variant))
+        root.join(directory_name(self.key.directory())).join(self.name())
+    }
+
+    pub fn name(self) -> String {
+        format!("{:032x}-{:08x}", self.key.number(), self.variant)
+    }
+
+    /// All that a key can have.
+    pub fn all_of(key: KeyHash) -> std::ops::RangeInclusive<Self> {
+        FileId { key, variant: 0 }..=FileId { key, variant: u32::MAX }
     }
 
     /// Reads a file's name; `None`: it is none of ours.

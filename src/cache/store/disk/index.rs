@@ -30,6 +30,11 @@ impl Entry {
         Entry { id, seq, filter, pages: u32::try_from(length.div_ceil(PAGE)).unwrap_or(u32::MAX), proof: Proof(0) }
     }
 
+    /// The same, known to have survived all purges up to `seq`.
+    pub fn having_survived(self, seq: PurgeSeq) -> Self {
+        Entry { seq: self.seq.max(seq), ..self }
+    }
+
     /// Bytes on disk.
     pub fn size(&self) -> u64 {
         u64::from(self.pages) * PAGE
@@ -145,11 +150,18 @@ impl Index {
         Some(self.oldest).filter(|node| *node != NIL).map(|node| self.release(node))
     }
 
-    /// Notes that a file has survived all purges up to `seq`.
+    /// Notes that a file has survived all purges up to `seq`. Nobody may put another in its place meanwhile.
     pub fn survived(&mut self, id: FileId, seq: PurgeSeq) {
         if let Some(node) = self.find(id) {
             let entry = &mut self.nodes[node as usize].entry;
-            entry.seq = entry.seq.max(seq);
+            *entry = entry.having_survived(seq);
+        }
+    }
+
+    /// The same of one that was judged by what is in its entry, if that still says the same.
+    pub fn survived_unless_changed(&mut self, judged: &Entry, seq: PurgeSeq) {
+        if self.get(judged.id).is_some_and(|now| (now.seq, now.filter) == (judged.seq, judged.filter)) {
+            self.survived(judged.id, seq);
         }
     }
 
@@ -347,6 +359,20 @@ mod tests {
             from = next;
         }
         assert_eq!(walked.len(), list.len());
+    }
+
+    #[test]
+    fn what_one_file_has_survived_says_nothing_of_the_next_in_its_place() {
+        let mut index = Index::new();
+        index.insert(entry(1, 0, 1));
+        let walked = index.get(entry(1, 0, 0).id).unwrap();
+        let newer = Entry::new(walked.id, 1, PurgeSeq(5), Filter(7));
+        index.insert(newer);
+        index.survived_unless_changed(&walked, PurgeSeq(10));
+        assert_eq!(index.get(walked.id), Some(newer));
+        index.survived_unless_changed(&newer, PurgeSeq(10));
+        index.survived_unless_changed(&newer, PurgeSeq(11));
+        assert_eq!(index.get(walked.id).map(|entry| entry.seq), Some(PurgeSeq(10)));
     }
 
     #[test]

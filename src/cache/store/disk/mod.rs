@@ -13,8 +13,10 @@ mod format;
 mod health;
 mod id;
 mod index;
+mod journal;
 mod loads;
 mod page_cache;
+mod places;
 mod pool;
 mod restore;
 mod scan;
@@ -25,29 +27,37 @@ mod sweep;
 mod volume;
 mod warden;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use parking_lot::Mutex;
 use smallvec::SmallVec;
 
 use crate::config::model::{Admission, CacheDisk, DiskDirectory, WriteWhen};
 use crate::plan::CacheKey;
 
 use super::super::object::Object;
-use super::super::purge::Purges;
+use super::super::purge::{PurgeSeq, Purges};
 use super::super::trouble::Trouble;
 use admission::Seen;
 use id::{FileId, KeyHash};
+use journal::{Doom, Journal};
 use loads::Loads;
-use volume::{Terms, Volume};
+use places::Places;
+use volume::{FoundHead, Terms, Volume};
 
 pub use spool::Spool;
 pub use volume::Found;
 
 /// How long a directory that leaves may take to write what waits to be written.
 const WRITE_OUT: Duration = Duration::from_secs(30);
+/// Files that are removed for good before a directory is left, at most.
+const MOST_REMOVED_AT_END: usize = 10_000;
+/// How long a response waits until it is certain that what it has made out of date does not come back.
+const JOURNAL_PATIENCE: Duration = Duration::from_secs(2);
 
 /// All directories together.
 pub struct DiskTier {
@@ -56,8 +66,16 @@ pub struct DiskTier {
     /// Of which purge log the sequences in the files are, and up to which purges are forgotten.
     log: u32,
     retired: Arc<AtomicU64>,
+    journal: Arc<Journal>,
+    places: Arc<Places>,
+    /// Directories that were used once and are not now.
+    absent: ArcSwap<Vec<PathBuf>>,
     seen: Seen,
-    loads: Loads,
+    loads: Loads<KeyHash, Loaded>,
+    /// Of several variants the one that is wanted, with the removals when the reading began: by volume and file.
+    bodies: Loads<(usize, FileId), (u64, Option<Arc<Object>>)>,
+    /// Held while a purge is tried out.
+    trial: Mutex<()>,
     /// Counts removals: what was read before one may be what was removed.
     removals: AtomicU64,
 }
@@ -101,25 +119,42 @@ pub struct ScanView {
 
 impl DiskTier {
     pub fn start(config: &CacheDisk, purges: &Purges) -> Self {
+        let (journal, is_whole) = Journal::open(purges.directory());
+        let places = Arc::new(Places::open(purges.directory()));
+        if !is_whole {
+            tracing::error!(
+                "the journal of the disk cache is damaged; nothing that is in the disk cache is used any more"
+            );
+            let configured = config.directories.iter().map(|directory| directory.path.clone());
+            places.roots().into_iter().chain(configured).for_each(|root| _ = journal.note(&root, [Doom::All]));
+        }
         let tier = DiskTier {
             volumes: ArcSwap::default(),
             settings: ArcSwap::from_pointee(CacheDisk { directories: Vec::new(), ..config.clone() }),
             log: purges.log_id(),
             retired: purges.retired(),
+            journal,
+            absent: ArcSwap::from_pointee(places.roots()),
+            places,
             seen: Seen::new(),
             loads: Loads::default(),
+            bodies: Loads::default(),
+            trial: Mutex::new(()),
             removals: AtomicU64::new(0),
         };
-        tier.configure(config);
+        tier.configure(config, purges.current());
         tier
     }
 
-    /// Takes directories into and out of use, and changes the limits of those that stay.
-    pub fn configure(&self, config: &CacheDisk) {
+    /// Takes directories into and out of use, and changes the limits of those that stay. `newest`: the newest purge.
+    pub fn configure(&self, config: &CacheDisk, newest: PurgeSeq) {
         let before = self.volumes.load_full();
         let terms = Terms {
             log: self.log,
             retired: self.retired.clone(),
+            newest,
+            journal: self.journal.clone(),
+            places: self.places.clone(),
             write_buffer: config.write_buffer.0,
             read_timeout: config.read_timeout,
         };
@@ -134,6 +169,11 @@ impl DiskTier {
             }
         };
         let after: Vec<Arc<Volume>> = config.directories.iter().map(volume_for).collect();
+        let is_used = |root: &PathBuf| after.iter().any(|volume| volume.root == *root);
+        let leaving = before.iter().map(|volume| volume.root.clone()).filter(|root| !is_used(root));
+        let absent: Vec<PathBuf> = self.absent.load().iter().cloned().chain(leaving).collect();
+        // What comes is absent until it is in use: whatever is made out of date meanwhile is noted.
+        self.absent.store(Arc::new(absent.clone()));
         for volume in before.iter().filter(|volume| !after.iter().any(|kept| Arc::ptr_eq(kept, volume))) {
             volume.close();
             let leaving = volume.clone();
@@ -142,7 +182,9 @@ impl DiskTier {
                 tracing::warn!(%error, "a directory that is no longer used is not left in order");
             }
         }
-        self.volumes.store(Arc::new(after));
+        self.volumes.store(Arc::new(after.clone()));
+        after.iter().filter(|volume| absent.contains(&volume.root)).for_each(|volume| volume.heed_journal());
+        self.absent.store(Arc::new(absent.into_iter().filter(|root| !is_used(root)).collect()));
         self.settings.store(Arc::new(config.clone()));
     }
 
@@ -174,6 +216,33 @@ impl DiskTier {
     /// Whether nothing was removed since it was read.
     pub fn is_current(&self, loaded: &Loaded) -> bool {
         self.removals.load(Ordering::Acquire) == loaded.removals
+    }
+
+    /// The object that was found, with its body or where to read that. `None`: it is not there any more.
+    pub async fn whole(
+        &self,
+        (found, loaded): (&Found, &Loaded),
+        key: &str,
+        max_in_memory: u64,
+    ) -> Result<Option<Arc<Object>>, Trouble> {
+        let head: &FoundHead = match found {
+            Found::Object(object) => return Ok(Some(object.clone())),
+            Found::Head(head) => head,
+        };
+        let file = (Arc::as_ptr(&head.volume).addr(), head.id);
+        let (began, object) = self.bodies.once(file, || self.load_body(head, key, max_in_memory)).await?;
+        // Likewise.
+        if began < loaded.removals { Ok(self.load_body(head, key, max_in_memory).await?.1) } else { Ok(object) }
+    }
+
+    async fn load_body(
+        &self,
+        head: &FoundHead,
+        key: &str,
+        max_in_memory: u64,
+    ) -> Result<(u64, Option<Arc<Object>>), Trouble> {
+        let removals = self.removals();
+        Ok((removals, head.volume.whole(head.id, key, max_in_memory).await?))
     }
 
     async fn load(&self, hash: KeyHash, key: &str, max_in_memory: u64) -> Result<Loaded, Trouble> {
@@ -265,24 +334,40 @@ impl DiskTier {
         wanted.then(|| Spool::begin(volume, others, head)).flatten()
     }
 
-    /// Takes one object out.
-    pub fn remove(&self, object: &Object) {
+    /// Takes one object out, also of what is there after a restart, once the number that it gives is [`DiskTier::kept`].
+    pub fn remove(&self, object: &Object) -> u64 {
         let volumes = self.volumes.load();
-        if !volumes.is_empty() {
-            self.note_removal();
-            let id = FileId::new(KeyHash::of(object.key().as_str()), &object.variant);
-            volumes.iter().filter(|volume| volume.may_have(id.key)).for_each(|volume| volume.remove(id));
-        }
+        self.note_removal();
+        let id = FileId::new(KeyHash::of(object.key().as_str()), &object.variant);
+        let taken_out = volumes.iter().filter(|volume| volume.take_out(id));
+        let noted = taken_out.map(|volume| self.journal.note(&volume.root, [Doom::File(id)])).max();
+        noted.unwrap_or(0).max(self.doubt_absent())
     }
 
-    /// Takes all variants of a key out.
-    pub fn remove_key(&self, key: &CacheKey) {
+    /// Takes all variants of a key out, likewise.
+    pub fn remove_key(&self, key: &CacheKey) -> u64 {
         let volumes = self.volumes.load();
-        if !volumes.is_empty() {
-            self.note_removal();
-            let key = KeyHash::of(key.as_str());
-            volumes.iter().for_each(|volume| volume.remove_key(key));
+        if volumes.is_empty() {
+            return self.doubt_absent();
         }
+        self.note_removal();
+        let key = KeyHash::of(key.as_str());
+        let noted = volumes.iter().map(|volume| match volume.remove_key(key) {
+            dooms if dooms.is_empty() => 0,
+            dooms => self.journal.note(&volume.root, dooms),
+        });
+        noted.max().unwrap_or(0).max(self.doubt_absent())
+    }
+
+    /// Waits until what was taken out is so for good. `false`: it is out of use, but a restart may bring it back.
+    pub async fn kept(&self, number: u64) -> bool {
+        self.journal.kept(number, JOURNAL_PATIENCE).await
+    }
+
+    /// Of what is in directories that are not used now, nothing is known: something is made out of date, and so it may
+    /// be that.
+    fn doubt_absent(&self) -> u64 {
+        self.absent.load().iter().map(|root| self.journal.note(root, [Doom::All])).max().unwrap_or(0)
     }
 
     /// Writes what waits to be written and ends all threads. Takes at most `patience`, and what saving an index takes: call it
@@ -295,6 +380,7 @@ impl DiskTier {
                 scope.spawn(move || stop(volume, patience));
             }
         });
+        self.journal.close(patience);
     }
 
     pub fn views(&self) -> Vec<DiskView> {
@@ -307,8 +393,14 @@ fn stop(volume: &Volume, patience: Duration) {
     let path = volume.root.display();
     if !volume.pool.settle(patience) {
         tracing::warn!(%path, "not all that was to be written to the disk cache was");
-    } else if let Err(error) = volume.save() {
-        tracing::warn!(%path, %error, "the index of the disk cache could not be saved; the next start scans it");
+    } else {
+        if let Err(error) = volume.save() {
+            tracing::warn!(%path, %error, "the index of the disk cache could not be saved; the next start scans it");
+        }
+        // Else there are too many to be removed now; the next start goes by the journal.
+        if volume.files.lock().doomed.len() <= MOST_REMOVED_AT_END {
+            volume.settle_journal();
+        }
     }
     volume.end();
 }

@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::{Condvar, Mutex};
 
@@ -27,6 +28,8 @@ struct Shared {
     queues: Mutex<Queues>,
     more: Condvar,
     idle: Condvar,
+    /// Jobs that have ended.
+    done: AtomicU64,
 }
 
 #[derive(Default)]
@@ -73,6 +76,11 @@ impl IoPool {
     /// Has a write done, after all that were asked for before it have begun. `false`: too many wait already.
     pub fn write(&self, job: impl FnOnce() + Send + 'static) -> bool {
         self.push(|queues| &mut queues.writes, MAX_WRITES, Box::new(job))
+    }
+
+    /// Counts jobs that have ended: one that stands still is of a disk that hangs, or has nothing to do.
+    pub fn done(&self) -> u64 {
+        self.shared.done.load(Ordering::Relaxed)
     }
 
     /// Waits until there is nothing to do, or the time is over.
@@ -123,6 +131,7 @@ fn work(shared: &Shared) {
         if std::panic::catch_unwind(AssertUnwindSafe(job)).is_err() {
             tracing::error!("a job of the disk cache failed badly");
         }
+        shared.done.fetch_add(1, Ordering::Relaxed);
         queues = shared.queues.lock();
         queues.running -= 1;
         if queues.running == 0 {

@@ -101,14 +101,15 @@ fn enter(volume: &Volume, id: FileId) -> io::Result<()> {
     let path = id.path(&volume.root);
     let header = file::open(&path, Patience::Disk)
         .map_err(ReadError::from)
-        .and_then(|file| file::read_header(&file, volume.trust(), Patience::Disk));
+        .and_then(|file| file::read_header(&file, volume.trust(None), Patience::Disk));
     match header {
         Ok(header) => {
             let mut files = volume.files.lock();
             if volume.scan.is_forgotten(id.key) && files.index.get(id).is_none() {
                 files.doomed.insert(id);
             } else if !files.doomed.contains(&id) {
-                files.index.insert_oldest(Entry::new(id, header.file_length(), header.seq, header.filter));
+                let entry = Entry::new(id, header.file_length(), header.seq, header.filter);
+                files.index.insert_oldest(volume.believe(entry));
                 volume.scan.files.fetch_add(1, Ordering::Relaxed);
             }
             Ok(())

@@ -1,7 +1,7 @@
 //! The index in one file, written by a clean stop, so that the next start need not open every file.
 //!
 //! `magic, log, count of entries, count of doomed, entries, doomed, CRC-32`, little-endian; the entries in the order of
-//! use. It is removed as it is read: after a crash there is none, and the directory is scanned.
+//! use. It is removed as it is read, for good: after a crash there is none, and the directory is scanned.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
@@ -52,8 +52,9 @@ pub fn take(root: &Path, log: u32) -> io::Result<Option<Known>> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),
     };
-    // If it stays, the next process would believe it: then this one does not use it either.
-    Ok(fs::remove_file(&path).is_ok().then(|| decode(&bytes, log)).flatten())
+    // If it stays, or comes back when the power fails, the next process would believe it: then this one does not use it either.
+    let removed = fs::remove_file(&path).and_then(|()| File::open(root)?.sync_all());
+    Ok(removed.is_ok().then(|| decode(&bytes, log)).flatten())
 }
 
 fn encode<'a>(log: u32, index: &Index, doomed: impl ExactSizeIterator<Item = &'a FileId>) -> Vec<u8> {

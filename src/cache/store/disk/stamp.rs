@@ -7,24 +7,28 @@ use std::path::Path;
 
 use super::super::super::purge::PurgeSeq;
 
-/// What of a directory is to be believed.
+/// What of a file is to be believed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Trust {
     /// Of which purge log the sequences in the files are.
     pub log: u32,
-    /// Files with a lower sequence may have been hit by purges that are forgotten.
-    pub from: PurgeSeq,
+    /// Purges up to this are forgotten: nobody knows whether one of them hit what has not survived them all.
+    pub retired: PurgeSeq,
+    /// What the file is known to have survived, whatever its header says: that is not written anew for each purge.
+    pub survived: PurgeSeq,
+    /// Numbers above this were not given yet: they are of a log that was lost, or put back as it had been once.
+    pub up_to: PurgeSeq,
 }
 
 impl Trust {
-    /// `retired`: up to which purges are forgotten.
-    pub fn of(root: &Path, log: u32, retired: PurgeSeq) -> Self {
-        let swept = read(root, log).unwrap_or_default();
-        Trust { log, from: if swept >= retired { PurgeSeq(0) } else { retired } }
+    /// In everything of a log.
+    pub fn in_all(log: u32) -> Self {
+        Trust { log, retired: PurgeSeq(0), survived: PurgeSeq(0), up_to: PurgeSeq(u64::MAX) }
     }
 }
 
-fn read(root: &Path, log: u32) -> Option<PurgeSeq> {
+/// Up to which purge a directory was swept.
+pub fn read(root: &Path, log: u32) -> Option<PurgeSeq> {
     let text = fs::read_to_string(root.join("swept")).ok()?;
     let (of, seq) = text.trim_end().split_once(' ')?;
     (of.parse() == Ok(log)).then(|| seq.parse().ok().map(PurgeSeq)).flatten()
@@ -48,14 +52,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_not_swept_before_purges_were_forgotten_is_not_believed() {
+    fn it_is_of_one_log_and_nonsense_is_none() {
         let root = tempfile::tempdir().unwrap();
         fs::create_dir(root.path().join("tmp")).unwrap();
-        let from = |log, retired| Trust::of(root.path(), log, PurgeSeq(retired)).from.0;
-        assert_eq!((from(7, 0), from(7, 5)), (0, 5), "never swept");
+        assert_eq!(read(root.path(), 7), None, "never swept");
         write(root.path(), 7, PurgeSeq(9)).unwrap();
-        assert_eq!([from(7, 5), from(7, 9), from(7, 10), from(8, 5)], [0, 0, 10, 5]);
+        assert_eq!((read(root.path(), 7), read(root.path(), 8)), (Some(PurgeSeq(9)), None));
         fs::write(root.path().join("swept"), "nonsense").unwrap();
-        assert_eq!(from(7, 5), 5);
+        assert_eq!(read(root.path(), 7), None);
     }
 }

@@ -1,6 +1,9 @@
 //! Freeing what purges have killed, and noting what has survived them, so that they can be forgotten.
 
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use super::super::super::object::Object;
@@ -8,9 +11,10 @@ use super::super::super::purge::{Freed, PurgeSeq, Purges, Standing, Target, Tria
 use super::super::super::trouble::Trouble;
 use super::DiskTier;
 use super::file::{self, Patience, Rewritten};
-use super::filter::Suspect;
+use super::filter::Suspects;
 use super::format::{Corrupt, Meta};
 use super::health::{Operation, State};
+use super::id::FileId;
 use super::index::Entry;
 use super::restore;
 use super::stamp;
@@ -19,8 +23,12 @@ use super::warden::pause;
 
 /// Entries that are looked at under one lock.
 const STEP: usize = 1024;
-/// Files that are opened in a second, at most: the disk has other things to do.
+/// Files that are opened or removed in a second, at most: the disk has other things to do.
 const MOST_OPENED: u32 = 10_000;
+/// How long one step of a sweep may take, before the disk is taken for one that hangs; and how long syncing may, which waits
+/// for all that was written lately.
+const PATIENCE: u64 = 15;
+const SYNC_PATIENCE: u64 = 600;
 
 /// What a sweep did.
 #[derive(Default)]
@@ -31,82 +39,197 @@ pub struct DiskSwept {
     pub freed: Freed,
     /// The oldest purge sequence of what is left in the directories that were swept.
     pub oldest: PurgeSeq,
-    /// Those that could not be swept, or not wholly.
-    pub unswept: Vec<Arc<Volume>>,
+    /// Directories that could not be swept, or not wholly.
+    pub unswept: Vec<PathBuf>,
 }
 
-/// Purges of which each hits what looks like it, if it is older.
-type Suspects = Vec<(Suspect, PurgeSeq)>;
+/// What a sweep is for: the same for all directories.
+struct Task {
+    purges: Arc<Purges>,
+    suspects: Suspects,
+    current: PurgeSeq,
+    /// Up to which purges a restart knows of.
+    durable: PurgeSeq,
+}
+
+/// What was done in one directory.
+struct Swept {
+    objects: u64,
+    bytes: u64,
+    freed: Freed,
+    oldest: PurgeSeq,
+    /// Nothing that is dead is left, also should the node be killed or the power fail now.
+    for_good: bool,
+}
 
 impl DiskTier {
     /// Takes as long as it takes: call it where blocking is allowed.
-    pub fn sweep(&self, purges: &Purges) -> DiskSwept {
-        let current = purges.current();
-        let suspects = suspects(purges.in_force());
+    pub fn sweep(&self, purges: &Arc<Purges>) -> DiskSwept {
+        let (current, in_force) = (purges.current(), purges.in_force());
+        let suspects = Suspects::of(in_force.iter().map(|(target, seq)| (target, *seq)));
+        let task = Arc::new(Task { purges: purges.clone(), suspects, current, durable: purges.durable() });
         let mut swept = DiskSwept { oldest: PurgeSeq(u64::MAX), ..DiskSwept::default() };
-        for volume in self.volumes.load_full().iter() {
-            let before = volume.files.lock().oldest_write();
-            let began = volume.is_whole();
-            let oldest = sweep(volume, purges, &suspects, current, &mut swept);
-            // What was read before is not to be promoted any more.
-            self.note_removal();
-            if began.is_none() || began != volume.is_whole() || !swept_for_good(volume, oldest, current) {
-                swept.unswept.push(volume.clone());
-                continue;
+        let volumes = self.volumes.load_full();
+        // Each by itself: one that hangs holds up no other.
+        let running: Vec<Option<Running>> = volumes.iter().map(|volume| Running::begin(volume, &task)).collect();
+        for (volume, running) in volumes.iter().zip(running) {
+            let one = running.and_then(|running| running.end(volume));
+            if !one.is_some_and(|one| swept.add(one)) {
+                swept.unswept.push(volume.root.clone());
             }
-            swept.oldest = swept.oldest.min(before.unwrap_or(oldest)).min(oldest);
         }
+        // What was read before is not to be promoted any more.
+        self.note_removal();
         swept
     }
 
-    /// Purges before `from` are forgotten without these having been swept for them.
-    pub fn distrust(&self, unswept: &[Arc<Volume>], from: PurgeSeq) {
-        unswept.iter().for_each(|volume| volume.distrust(from));
+    /// What a purge would hit: objects and bytes. Takes as long as it takes, as a sweep does. `None`: another is tried out.
+    pub fn would_hit(&self, targets: &[Target]) -> Option<(u64, u64)> {
+        let _one_at_a_time = self.trial.try_lock()?;
+        let trial = Trial::of(targets);
+        let suspects = Suspects::of(targets.iter().map(|target| (target, PurgeSeq(1))));
+        let everything = targets.contains(&Target::All);
+        let (mut objects, mut bytes) = (0, 0);
+        let volumes = self.volumes.load_full();
+        for volume in volumes.iter().filter(|volume| volume.health.obstacle(Operation::Read).is_none()) {
+            let (mut pace, mut from) = (Pace::new(), Some(0));
+            while let Some(place) = from {
+                let (entries, next) = volume.files.lock().index.walk(place, STEP);
+                from = next;
+                for entry in entries.iter().filter(|entry| suspects.may_hit(entry.filter, PurgeSeq(0))) {
+                    if everything || is_hit(volume, entry, &trial, &mut pace) {
+                        objects += 1;
+                        bytes += entry.size();
+                    }
+                }
+            }
+        }
+        Some((objects, bytes))
     }
 }
 
-/// Whether nothing that is dead is left, also should the node be killed now; notes it in the directory.
-fn swept_for_good(volume: &Volume, oldest: PurgeSeq, current: PurgeSeq) -> bool {
-    if !volume.files.lock().doomed.is_empty() {
-        return false; // not unlinked yet: the next sweep sees to it
+fn is_hit(volume: &Volume, entry: &Entry, trial: &Trial, pace: &mut Pace) -> bool {
+    pace.keep();
+    let record = file::read(&entry.id.path(&volume.root), volume.trust(Some(entry)), 0, Patience::Disk).ok();
+    record.and_then(|record| headed(&record).ok()).is_some_and(|object| trial.hits(&object))
+}
+
+impl DiskSwept {
+    /// Whether it was swept for good.
+    fn add(&mut self, one: Swept) -> bool {
+        self.objects += one.objects;
+        self.bytes += one.bytes;
+        for (seq, (objects, bytes)) in one.freed {
+            let total = self.freed.entry(seq).or_default();
+            *total = (total.0 + objects, total.1 + bytes);
+        }
+        if one.for_good {
+            self.oldest = self.oldest.min(one.oldest);
+        }
+        one.for_good
     }
-    match stamp::write(&volume.root, volume.terms.log, oldest.min(current)) {
-        Ok(()) => true,
-        Err(error) => {
-            volume.fault(Operation::Write, &error);
-            false
+}
+
+/// The sweep of one directory, in a thread of its own.
+struct Running {
+    result: Receiver<Swept>,
+    progress: Arc<Progress>,
+}
+
+/// How far it has come.
+struct Progress {
+    steps: AtomicU64,
+    /// How long the next step may take, in seconds.
+    patience: AtomicU64,
+}
+
+impl Progress {
+    fn step(&self) {
+        self.steps.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Held while a directory is swept.
+struct Sweeping(Arc<Volume>);
+
+impl Drop for Sweeping {
+    fn drop(&mut self) {
+        self.0.sweeping.store(false, Ordering::Release);
+    }
+}
+
+impl Running {
+    /// `None`: it cannot be read, or an earlier sweep is still at it.
+    fn begin(volume: &Arc<Volume>, task: &Arc<Task>) -> Option<Self> {
+        if volume.health.obstacle(Operation::Read).is_some() || volume.sweeping.swap(true, Ordering::AcqRel) {
+            return None;
+        }
+        let one_at_a_time = Sweeping(volume.clone());
+        let progress = Arc::new(Progress { steps: AtomicU64::new(0), patience: AtomicU64::new(PATIENCE) });
+        let (done, result) = mpsc::channel();
+        let (task, for_thread) = (task.clone(), progress.clone());
+        let work = move || {
+            let swept = sweep(&one_at_a_time.0, &task, &for_thread);
+            drop(one_at_a_time);
+            drop(done.send(swept)); // nobody may wait for it any more
+        };
+        match std::thread::Builder::new().name("disk-sweep".into()).spawn(work) {
+            Ok(_) => Some(Running { result, progress }),
+            Err(error) => {
+                tracing::warn!(%error, "the disk cache cannot be swept for want of a thread");
+                None
+            }
+        }
+    }
+
+    /// Waits for its end. `None`: the disk hangs, or the sweep failed badly.
+    fn end(self, volume: &Volume) -> Option<Swept> {
+        let mut before = 0;
+        loop {
+            let patience = Duration::from_secs(self.progress.patience.load(Ordering::Relaxed));
+            match self.result.recv_timeout(patience) {
+                Ok(swept) => return Some(swept),
+                Err(RecvTimeoutError::Disconnected) => return None,
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+            let steps = self.progress.steps.load(Ordering::Relaxed);
+            if steps == before {
+                tracing::warn!(path = %volume.root.display(), "the sweep of the disk cache does not go on");
+                volume.strike(&std::io::ErrorKind::TimedOut.into());
+                return None;
+            }
+            before = steps;
         }
     }
 }
 
-/// Many purges may look alike; of those only the newest counts.
-fn suspects(in_force: Vec<(Target, PurgeSeq)>) -> Suspects {
-    let mut newest = std::collections::HashMap::new();
-    for (target, seq) in in_force {
-        let known = newest.entry(Suspect::of(&target)).or_insert(seq);
-        *known = seq.max(*known);
-    }
-    newest.into_iter().collect()
+fn sweep(volume: &Volume, task: &Task, progress: &Progress) -> Swept {
+    let mut swept = Swept { objects: 0, bytes: 0, freed: Freed::new(), oldest: PurgeSeq(u64::MAX), for_good: false };
+    let before = volume.files.lock().oldest_write();
+    let began = volume.is_whole();
+    walk(volume, task, progress, &mut swept);
+    let all_is_known = began.is_some() && began == volume.is_whole();
+    swept.for_good =
+        all_is_known && is_done_for_good(volume, swept.oldest.min(task.current).min(task.durable), progress);
+    swept.oldest = swept.oldest.min(before.unwrap_or(swept.oldest));
+    swept
 }
 
-fn sweep(volume: &Volume, purges: &Purges, suspects: &Suspects, current: PurgeSeq, swept: &mut DiskSwept) -> PurgeSeq {
-    let mut oldest = PurgeSeq(u64::MAX);
-    let mut pace = Pace { since: Instant::now(), opened: 0 };
-    let mut from = Some(0);
+fn walk(volume: &Volume, task: &Task, progress: &Progress, swept: &mut Swept) {
+    let (mut pace, mut from) = (Pace::new(), Some(0));
     while let Some(place) = from {
         let (entries, next) = volume.files.lock().index.walk(place, STEP);
         from = next;
-        for entry in entries {
-            if entry.seq >= current {
-                continue; // it survived them all, or began after them
-            }
-            let suspected = |(suspect, seq): &(Suspect, PurgeSeq)| *seq > entry.seq && entry.filter.is(suspect);
-            if !suspects.iter().any(suspected) {
-                volume.survived(entry.id, current);
-                continue;
-            }
+        progress.step();
+        // What is of the current purge has survived them all, or began after them.
+        let older = entries.into_iter().filter(|entry| entry.seq < task.current);
+        let (suspected, survivors): (Vec<Entry>, Vec<Entry>) =
+            older.partition(|entry| entry.seq < volume.retired() || task.suspects.may_hit(entry.filter, entry.seq));
+        volume.survived(&survivors, task.current);
+        for entry in suspected {
             pace.keep();
-            match look_at(volume, purges, &entry) {
+            progress.step();
+            match look_at(volume, &task.purges, entry.id) {
                 Verdict::Dead(killer) => {
                     volume.remove(entry.id);
                     swept.objects += 1;
@@ -114,12 +237,31 @@ fn sweep(volume: &Volume, purges: &Purges, suspects: &Suspects, current: PurgeSe
                     let (objects, bytes) = swept.freed.entry(killer.unwrap_or_default()).or_default();
                     (*objects, *bytes) = (*objects + 1, *bytes + entry.size());
                 }
-                Verdict::Survived => volume.survived(entry.id, current),
-                Verdict::Unknown => oldest = oldest.min(entry.seq),
+                Verdict::Survived => {}
+                Verdict::Unknown => swept.oldest = swept.oldest.min(entry.seq),
             }
         }
     }
-    oldest
+}
+
+/// Whether nothing that is dead is left, whatever happens now; notes that in the directory.
+fn is_done_for_good(volume: &Volume, swept: PurgeSeq, progress: &Progress) -> bool {
+    // What is doomed from now on had survived, or is of a write that the sweep knows of.
+    if !volume.free_doomed(|| progress.step()) {
+        return false;
+    }
+    // What was removed or changed must not come back when the power fails, for the purges will be forgotten.
+    progress.patience.store(SYNC_PATIENCE, Ordering::Relaxed);
+    match volume.sync().and_then(|()| stamp::write(&volume.root, volume.terms.log, swept)) {
+        Ok(()) => {
+            volume.wrote(swept);
+            true
+        }
+        Err(error) => {
+            volume.fault(Operation::Write, &error);
+            false
+        }
+    }
 }
 
 enum Verdict {
@@ -130,15 +272,17 @@ enum Verdict {
     Unknown,
 }
 
-fn look_at(volume: &Volume, purges: &Purges, entry: &Entry) -> Verdict {
-    let _stripe = volume.stripe(entry.id);
-    let path = entry.id.path(&volume.root);
-    let record = match file::read(&path, volume.trust(), 0, Patience::Disk) {
+fn look_at(volume: &Volume, purges: &Purges, id: FileId) -> Verdict {
+    // Nobody puts another file in its place meanwhile: what the index knows is of this one.
+    let _stripe = volume.stripe(id);
+    let Some(entry) = volume.files.lock().index.get(id) else { return Verdict::Survived };
+    let path = id.path(&volume.root);
+    let record = match file::read(&path, volume.trust(Some(&entry)), 0, Patience::Disk) {
         Ok(record) => record,
         Err(error) if error.is_missing() => return Verdict::Dead(None),
         Err(error) => {
             // What cannot be read cannot be judged, and is of no use. A disk that fails altogether is told by that.
-            return match volume.unreadable(entry.id, &error) {
+            return match volume.unreadable(id, &error) {
                 Trouble::NoDescriptors => Verdict::Unknown,
                 _ if volume.health.state() != State::InService => Verdict::Unknown,
                 _ => Verdict::Dead(None),
@@ -146,21 +290,24 @@ fn look_at(volume: &Volume, purges: &Purges, entry: &Entry) -> Verdict {
         }
     };
     let Ok(object) = headed(&record) else { return Verdict::Dead(None) };
+    object.survived(entry.seq, None);
     match purges.standing(&object) {
-        Standing::Dead => Verdict::Dead(purges.killer(&object)),
-        Standing::Live => Verdict::Survived,
-        Standing::SoftPurged { .. } if record.header.soft_purged == object.soft_purged() => Verdict::Survived,
+        Standing::Dead => return Verdict::Dead(purges.killer(&object)),
+        Standing::Live => {}
+        Standing::SoftPurged { .. } if record.header.soft_purged == object.soft_purged() => {}
         // It has to outlive the purge's record.
         Standing::SoftPurged { .. } => {
             let Some((header, meta)) = volume.head_of(&object) else { return Verdict::Dead(None) };
             let header = super::format::Header { body: record.header.body, ..header };
             match file::rewrite_head(&path, None, &header, &meta) {
-                Ok(Rewritten::Done) => Verdict::Survived,
-                Ok(Rewritten::NoRoom | Rewritten::Another) => Verdict::Dead(None),
-                Err(_) => Verdict::Unknown,
+                Ok(Rewritten::Done) => volume.wrote(header.seq),
+                Ok(Rewritten::NoRoom | Rewritten::Another) => return Verdict::Dead(None),
+                Err(_) => return Verdict::Unknown,
             }
         }
     }
+    volume.files.lock().index.survived(id, object.checked());
+    Verdict::Survived
 }
 
 /// The object of a file, without its body.
@@ -169,47 +316,36 @@ fn headed(record: &file::Record) -> Result<Object, Corrupt> {
     restore::object(&record.header, &meta, bytes::Bytes::new().into())
 }
 
-impl DiskTier {
-    /// What a purge would hit: objects and bytes. Takes as long as it takes, as a sweep does.
-    pub fn would_hit(&self, targets: &[Target]) -> (u64, u64) {
-        let trial = Trial::of(targets);
-        let suspects: Vec<Suspect> = targets.iter().map(Suspect::of).collect();
-        let everything = targets.contains(&Target::All);
-        let (mut objects, mut bytes) = (0, 0);
-        for volume in self.volumes.load_full().iter() {
-            let mut from = Some(0);
-            while let Some(place) = from {
-                let (entries, next) = volume.files.lock().index.walk(place, STEP);
-                from = next;
-                for entry in entries.iter().filter(|entry| suspects.iter().any(|suspect| entry.filter.is(suspect))) {
-                    let path = entry.id.path(&volume.root);
-                    let read = || file::read(&path, volume.trust(), 0, Patience::Disk).ok();
-                    if everything
-                        || read().and_then(|record| headed(&record).ok()).is_some_and(|object| trial.hits(&object))
-                    {
-                        objects += 1;
-                        bytes += entry.size();
-                    }
-                }
-            }
-        }
-        (objects, bytes)
-    }
-}
-
 /// Bounds the rate.
-struct Pace {
+pub struct Pace {
     since: Instant,
     opened: u32,
 }
 
 impl Pace {
-    fn keep(&mut self) {
+    pub fn new() -> Self {
+        Pace { since: Instant::now(), opened: 0 }
+    }
+
+    pub fn keep(&mut self) {
         self.opened += 1;
         let due = Duration::from_secs(1) * self.opened / MOST_OPENED;
         let ahead = due.saturating_sub(self.since.elapsed());
         if ahead > Duration::from_millis(10) {
             pause(ahead);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_rate_is_bounded() {
+        let started = Instant::now();
+        let mut pace = Pace::new();
+        (0..MOST_OPENED / 5).for_each(|_| pace.keep());
+        assert!(started.elapsed() > Duration::from_millis(150), "{:?}", started.elapsed());
     }
 }

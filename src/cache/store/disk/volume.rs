@@ -1,7 +1,7 @@
 //! One directory of the disk tier: its files, its index, its threads. Everything here that may wait for the disk runs
 //! in the volume's own threads.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -17,17 +17,21 @@ use crate::config::model::DiskDirectory;
 use super::super::super::object::Object;
 use super::super::super::purge::PurgeSeq;
 use super::super::super::trouble::Trouble;
+use super::super::super::vary::Variant;
 use super::body::FileBody;
 use super::file::{self, Patience, ReadError, Record, RecordBody, Rewritten};
 use super::format::{BLOCK, Corrupt, Header, Meta, room_for};
 use super::health::{Health, Operation, State};
 use super::id::{FileId, KeyHash};
 use super::index::{Entry, Index};
+use super::journal::{Doom, Journal};
+use super::places::Places;
 use super::pool::IoPool;
 use super::restore;
 use super::scan::{self, Scan};
 use super::snapshot::{self, Known};
-use super::stamp::Trust;
+use super::stamp::{self, Trust};
+use super::sweep::Pace;
 
 /// Bodies up to this are read whole, if they may get into memory; larger ones are streamed.
 pub const READ_WHOLE: u64 = 1 << 20;
@@ -47,6 +51,10 @@ pub struct Terms {
     pub log: u32,
     /// Up to which purges are forgotten.
     pub retired: Arc<AtomicU64>,
+    /// The newest purge when the directory was taken into use.
+    pub newest: PurgeSeq,
+    pub journal: Arc<Journal>,
+    pub places: Arc<Places>,
     pub write_buffer: u64,
     pub read_timeout: Duration,
 }
@@ -73,9 +81,24 @@ pub struct Volume {
     ended: AtomicBool,
     /// Held as long as this process uses the directory.
     lock: Mutex<Option<Arc<std::fs::File>>>,
-    /// See [`Trust`].
-    trust_from: AtomicU64,
+    /// What is believed of files that are not in the index: they were there before this process was.
+    before: Before,
+    /// A sweep is going through it: not another, should that one hang.
+    pub(super) sweeping: AtomicBool,
     pub counters: Counters,
+}
+
+/// What is believed of what was in a directory when it was taken into use.
+#[derive(Default)]
+struct Before {
+    /// All of it has survived the purges up to this.
+    survived: AtomicU64,
+    /// Higher numbers are not believed.
+    up_to: AtomicU64,
+    /// Nothing is believed.
+    doubted: AtomicBool,
+    /// The highest number that this process has written there.
+    written: AtomicU64,
 }
 
 /// What is known of the files. Under one lock, so that what one part says holds for the others.
@@ -83,11 +106,11 @@ pub struct Volume {
 pub(super) struct Files {
     pub index: Index,
     /// Files that are being written; of several of a name the one that counts.
-    writing: HashMap<FileId, Write>,
+    writing: BTreeMap<FileId, Write>,
     /// The purge sequences of bodies that are being written as they come.
     pub spooling: HashMap<u64, PurgeSeq>,
     /// Files that are to be removed, and until then not to be found.
-    pub doomed: HashSet<FileId>,
+    pub doomed: BTreeSet<FileId>,
     next_write: u64,
 }
 
@@ -123,15 +146,45 @@ pub struct Counters {
 
 /// What was found.
 #[derive(Clone)]
-pub struct Found {
-    pub object: Arc<Object>,
+pub enum Found {
+    /// The only one of its key.
+    Object(Arc<Object>),
+    /// One of several, of which only the head was read: most of them are not what is asked for.
+    Head(Arc<FoundHead>),
+}
+
+/// One of several variants.
+pub struct FoundHead {
+    pub volume: Arc<Volume>,
+    pub id: FileId,
+    variant: Variant,
+    response_time: Timestamp,
+}
+
+impl Found {
+    pub fn variant(&self) -> &Variant {
+        match self {
+            Found::Object(object) => &object.variant,
+            Found::Head(head) => &head.variant,
+        }
+    }
+
+    pub fn response_time(&self) -> Timestamp {
+        match self {
+            Found::Object(object) => object.freshness.response_time,
+            Found::Head(head) => head.response_time,
+        }
+    }
 }
 
 impl Volume {
     pub fn start(config: &DiskDirectory, threads: usize, terms: Terms) -> Arc<Self> {
+        let before = Before { up_to: AtomicU64::new(terms.newest.0), ..Before::default() };
         let volume = Arc::new(Volume {
             root: config.path.clone(),
             terms,
+            before,
+            sweeping: AtomicBool::new(false),
             max_size: AtomicU64::new(config.max_size.0),
             min_free: AtomicU64::new(config.min_free.0),
             files: Mutex::default(),
@@ -147,9 +200,9 @@ impl Volume {
             closed: AtomicBool::new(false),
             ended: AtomicBool::new(false),
             lock: Mutex::default(),
-            trust_from: AtomicU64::new(0),
             counters: Counters::default(),
         });
+        volume.heed_journal();
         super::warden::start(&volume);
         volume
     }
@@ -181,7 +234,7 @@ impl Volume {
         !self.scan.is_done() || !self.files.lock().index.variants(key).is_empty()
     }
 
-    /// Reads all variants of a key, as far as they are there.
+    /// Reads what there is of a key: of several variants the heads, of a single one all, as far as bodies are read whole.
     pub async fn find(
         self: &Arc<Self>,
         key: KeyHash,
@@ -199,12 +252,87 @@ impl Volume {
             let files = self.files.lock();
             ids = names.into_iter().filter(|id| !files.doomed.contains(id)).collect();
         }
+        match (ids.len(), ids.first().copied()) {
+            (_, None) => Ok(SmallVec::new()),
+            (1, Some(only)) => {
+                let object = self.whole(only, name, max_in_memory).await?;
+                Ok(object.into_iter().map(Found::Object).collect())
+            }
+            _ => self.heads(&ids, name).await,
+        }
+    }
+
+    /// Reads one file; `None`: it is not there.
+    pub async fn whole(
+        self: &Arc<Self>,
+        id: FileId,
+        name: &str,
+        max_in_memory: u64,
+    ) -> Result<Option<Arc<Object>>, Trouble> {
         let whole_up_to = max_in_memory.clamp(ALWAYS_WHOLE, READ_WHOLE);
-        let mut found = SmallVec::new();
-        let mut trouble = None;
-        for id in ids {
-            match self.read(id, name, whole_up_to).await {
-                Ok(one) => found.extend(one),
+        let known = self.files.lock().index.get(id);
+        let quick = self.read_now((id, known), name, whole_up_to, Patience::PageCache);
+        let read = match quick {
+            Err(error) if error.needs_disk() => {
+                self.files.lock().index.disprove(id); // more comes into memory than is looked at
+                let (volume, name) = (self.clone(), name.to_owned());
+                let read = move || {
+                    let _stripe = volume.stripe(id); // nobody changes it meanwhile
+                    volume.read_now((id, known), &name, whole_up_to, Patience::Disk)
+                };
+                let read = self.in_pool(read, self.terms.read_timeout).await?;
+                if read.is_ok() {
+                    self.health.success(Operation::Read);
+                }
+                read
+            }
+            read => read,
+        };
+        let object = self.unless_missing(id, known, read)?;
+        if let Some(object) = &object {
+            let mut files = self.files.lock();
+            files.index.touch(id);
+            // What is known of the file that was there before and is known of that which is there now holds for what was
+            // read, whichever of them that was.
+            if let Some((before, now)) = known.zip(files.index.get(id)) {
+                object.survived(before.seq.min(now.seq), None);
+            }
+            drop(files);
+            self.counters.hits.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(object.map(Arc::new))
+    }
+
+    /// Reads the heads of several variants.
+    async fn heads(self: &Arc<Self>, ids: &[FileId], name: &str) -> Result<SmallVec<[Found; 1]>, Trouble> {
+        let known: Vec<(FileId, Option<Entry>)> = {
+            let files = self.files.lock();
+            ids.iter().map(|id| (*id, files.index.get(*id))).collect()
+        };
+        let (mut heads, mut slow) = (Vec::new(), Vec::new());
+        for file in known {
+            match self.read_now(file, name, 0, Patience::PageCache) {
+                Err(error) if error.needs_disk() => slow.push(file),
+                head => heads.push((file, head)),
+            }
+        }
+        if !slow.is_empty() {
+            {
+                let mut files = self.files.lock();
+                slow.iter().for_each(|(id, _)| files.index.disprove(*id)); // as above
+            }
+            let (volume, name) = (self.clone(), name.to_owned());
+            let read = move |file: (FileId, Option<Entry>)| {
+                let _stripe = volume.stripe(file.0);
+                (file, volume.read_now(file, &name, 0, Patience::Disk))
+            };
+            let read_all = move || slow.into_iter().map(read).collect::<Vec<_>>();
+            heads.extend(self.in_pool(read_all, self.terms.read_timeout).await?);
+        }
+        let (mut found, mut trouble) = (SmallVec::new(), None);
+        for ((id, known), head) in heads {
+            match self.unless_missing(id, known, head) {
+                Ok(object) => found.extend(object.map(|object| self.found_head(id, &object))),
                 Err(other) => trouble = Some(other),
             }
         }
@@ -214,36 +342,24 @@ impl Volume {
         }
     }
 
-    /// Reads one file; `None`: it is not there.
-    async fn read(self: &Arc<Self>, id: FileId, name: &str, whole_up_to: u64) -> Result<Option<Found>, Trouble> {
-        let expected = self.files.lock().index.get(id);
-        let quick = self.read_now(id, name, whole_up_to, Patience::PageCache);
-        let read = match quick {
-            Err(error) if error.needs_disk() => {
-                self.files.lock().index.disprove(id); // more comes into memory than is looked at
-                let (volume, name) = (self.clone(), name.to_owned());
-                self.in_pool(
-                    move || {
-                        let _stripe = volume.stripe(id); // nobody changes it meanwhile
-                        volume.read_now(id, &name, whole_up_to, Patience::Disk)
-                    },
-                    self.terms.read_timeout,
-                )
-                .await?
-            }
-            read => read,
-        };
+    fn found_head(self: &Arc<Self>, id: FileId, object: &Object) -> Found {
+        let (variant, response_time) = (object.variant.clone(), object.freshness.response_time);
+        Found::Head(Arc::new(FoundHead { volume: self.clone(), id, variant, response_time }))
+    }
+
+    /// What came of reading a file of which this was known; `None`: it is not there.
+    fn unless_missing(
+        &self,
+        id: FileId,
+        known: Option<Entry>,
+        read: Result<Object, ReadError>,
+    ) -> Result<Option<Object>, Trouble> {
         match read {
-            Ok(found) => {
-                self.health.success(Operation::Read);
-                self.files.lock().index.touch(id);
-                self.counters.hits.fetch_add(1, Ordering::Relaxed);
-                Ok(Some(found))
-            }
+            Ok(object) => Ok(Some(object)),
             Err(error) if error.is_missing() => {
                 let mut files = self.files.lock();
                 // Unless another took its place while this one was read.
-                if files.index.get(id) == expected {
+                if files.index.get(id).map(|now| now.seq) == known.map(|before| before.seq) {
                     files.index.remove(id);
                 }
                 drop(files);
@@ -254,14 +370,16 @@ impl Volume {
         }
     }
 
+    /// `known`: what the index has of the file.
     fn read_now(
         self: &Arc<Self>,
-        id: FileId,
+        (id, known): (FileId, Option<Entry>),
         name: &str,
         whole_up_to: u64,
         patience: Patience,
-    ) -> Result<Found, ReadError> {
-        let Record { header, meta, body } = file::read(&id.path(&self.root), self.trust(), whole_up_to, patience)?;
+    ) -> Result<Object, ReadError> {
+        let trust = self.trust(known.as_ref());
+        let Record { header, meta, body } = file::read(&id.path(&self.root), trust, whole_up_to, patience)?;
         let meta = Meta::decode(&meta)?;
         if meta.key != name {
             return Err(Corrupt::Key.into());
@@ -270,7 +388,9 @@ impl Volume {
             RecordBody::Whole(body) => body.into(),
             RecordBody::Open(file) => FileBody::new(self.clone(), id, file, header).into(),
         };
-        Ok(Found { object: Arc::new(restore::object(&header, &meta, content)?) })
+        let object = restore::object(&header, &meta, content)?;
+        object.survived(PurgeSeq(self.before.survived.load(Ordering::Acquire)), None);
+        Ok(object)
     }
 
     /// Does what may wait for the disk, for somebody who waits for it so long.
@@ -286,23 +406,38 @@ impl Volume {
                 drop(done.send(work()));
             }
         };
+        let before = self.pool.done();
         if !self.pool.read(read) {
             return Err(self.count(Trouble::Slow));
         }
         match tokio::time::timeout(patience, result).await {
             Ok(Ok(result)) => Ok(result),
             Ok(Err(_)) => Err(self.count(Trouble::IoError)), // it panicked
-            Err(_) => Err(self.count(Trouble::Slow)),
+            Err(_) => {
+                // Busy is one thing. Of a disk of which nothing at all came meanwhile, more is the matter.
+                if self.pool.done() == before {
+                    self.strike(&std::io::ErrorKind::TimedOut.into());
+                }
+                Err(self.count(Trouble::Slow))
+            }
+        }
+    }
+
+    /// Notes that it does not answer.
+    pub(super) fn strike(&self, error: &std::io::Error) {
+        if self.health.fault(Operation::Read, error, Timestamp::now()) {
+            let state = self.health.state().as_str();
+            tracing::error!(path = %self.root.display(), "the disk cache is {state}: it does not answer");
         }
     }
 
     /// Notes that a file could not be read, and removes it if it is damaged.
     pub(super) fn unreadable(&self, id: FileId, error: &ReadError) -> Trouble {
         match error {
-            ReadError::Corrupt(corrupt @ (Corrupt::Outdated | Corrupt::OtherLog)) => {
+            ReadError::Corrupt(corrupt @ (Corrupt::Outdated | Corrupt::Ahead | Corrupt::OtherLog)) => {
                 tracing::debug!(path = %id.path(&self.root).display(), %corrupt, "a stored file is not used any more");
                 self.remove(id);
-                self.count(Trouble::Corrupt)
+                self.count(Trouble::Outdated)
             }
             ReadError::Corrupt(corrupt) => {
                 tracing::warn!(path = %id.path(&self.root).display(), %corrupt, "a stored file is unusable and is removed");
@@ -444,6 +579,7 @@ impl Volume {
         self.health.success(Operation::Write);
         self.counters.written.fetch_add(1, Ordering::Relaxed);
         self.counters.written_bytes.fetch_add(header.file_length(), Ordering::Relaxed);
+        self.wrote(header.seq);
         let mut files = self.files.lock();
         if !files.is_current(id, number) {
             files.doomed.insert(id);
@@ -492,6 +628,9 @@ impl Volume {
     /// Frees the place of a file that is not in the index; whether that is done.
     pub(super) fn unlink(&self, id: FileId) -> bool {
         let _stripe = self.stripe(id);
+        if self.ended.load(Ordering::Acquire) {
+            return false; // it is another process's by now
+        }
         // It may have been written anew since.
         if self.files.lock().index.get(id).is_none()
             && let Err(error) = std::fs::remove_file(id.path(&self.root))
@@ -503,6 +642,24 @@ impl Volume {
         }
         self.files.lock().doomed.remove(&id);
         true
+    }
+
+    /// Frees the places of all that is doomed now, at a bounded rate; whether that is done. `step` is told of each.
+    pub(super) fn free_doomed(&self, step: impl Fn()) -> bool {
+        let doomed: Vec<FileId> = self.files.lock().doomed.iter().copied().collect();
+        let mut pace = Pace::new();
+        doomed.into_iter().all(|id| {
+            pace.keep();
+            step();
+            self.unlink(id)
+        })
+    }
+
+    /// Waits until the disk has all that was written and removed.
+    pub(super) fn sync(&self) -> std::io::Result<()> {
+        let held = self.lock.lock().clone();
+        let held = held.ok_or_else(|| std::io::Error::other("it is not open"))?;
+        rustix::fs::syncfs(&held).map_err(Into::into)
     }
 
     /// Makes room among the variants of a key, at the expense of those whose fill began first.
@@ -527,7 +684,10 @@ impl Volume {
                 return;
             }
             match file::rewrite_head(&id.path(&volume.root), Some(body.inode()), &header, &meta) {
-                Ok(Rewritten::Done) => volume.files.lock().index.survived(id, header.seq),
+                Ok(Rewritten::Done) => {
+                    volume.wrote(header.seq);
+                    volume.files.lock().index.survived(id, header.seq);
+                }
                 Ok(Rewritten::NoRoom) => volume.remove(id),
                 Ok(Rewritten::Another) => {}
                 Err(error) if error.is_missing() => {}
@@ -550,15 +710,30 @@ impl Volume {
         self.chores.notify_all();
     }
 
-    /// Takes all variants of a key out.
-    pub fn remove_key(&self, key: KeyHash) {
+    /// The same, if it is there or may be; whether that is so.
+    pub fn take_out(&self, id: FileId) -> bool {
+        let files = self.files.lock();
+        let is_known = files.index.get(id).is_some() || files.writing.contains_key(&id) || files.doomed.contains(&id);
+        drop(files);
+        let may_be_there = is_known || !self.scan.is_done();
+        if may_be_there {
+            self.remove(id);
+        }
+        may_be_there
+    }
+
+    /// Takes all variants of a key out. Says which may be there still.
+    pub fn remove_key(&self, key: KeyHash) -> Vec<Doom> {
         let files = self.files.lock();
         let mut ids: Vec<FileId> = files.index.variants(key).iter().map(|entry| entry.id).collect();
-        ids.extend(files.writing.keys().filter(|id| id.key == key));
+        ids.extend(files.writing.range(FileId::all_of(key)).map(|(id, _)| *id));
+        ids.extend(files.doomed.range(FileId::all_of(key)));
+        let all_are_known = self.scan.is_done();
         // What the scan has yet to find is not to come back.
         self.scan.forget(key);
         drop(files);
-        ids.into_iter().for_each(|id| self.remove(id));
+        ids.iter().for_each(|id| self.remove(*id));
+        if all_are_known { ids.into_iter().map(Doom::File).collect() } else { vec![Doom::Key(key)] }
     }
 
     pub(super) fn stripe(&self, id: FileId) -> MutexGuard<'_, ()> {
@@ -569,27 +744,94 @@ impl Volume {
     pub(super) fn forget_all(&self) {
         // What was replaced or removed while it was away stays doomed.
         self.files.lock().index = Index::new();
+        self.before.up_to.fetch_max(self.before.written.load(Ordering::Acquire), Ordering::AcqRel);
         self.scan.restart();
     }
 
     /// The directory is this process's from now on.
     pub(super) fn hold(&self, lock: Arc<std::fs::File>) {
         *self.lock.lock() = Some(lock);
-        let retired = PurgeSeq(self.terms.retired.load(Ordering::Acquire));
-        self.distrust(Trust::of(&self.root, self.terms.log, retired).from);
+        let retired = self.terms.retired.load(Ordering::Acquire);
+        let swept = stamp::read(&self.root, self.terms.log).unwrap_or_default().0;
+        // It was swept for all purges that are forgotten: what is there was hit by none of them.
+        self.before.survived.store(if swept >= retired { retired } else { 0 }, Ordering::Release);
+        let newest = self.before.up_to.load(Ordering::Acquire).max(self.before.written.load(Ordering::Acquire));
+        if swept > newest {
+            self.doubt("it was swept for purges that the purge log does not have");
+        }
+    }
+
+    /// Nothing is believed any more of what was there before.
+    pub(super) fn doubt(&self, why: &str) {
+        tracing::warn!(path = %self.root.display(), "what is in the disk cache from before is not used: {why}");
+        self.before.doubted.store(true, Ordering::Release);
+        self.terms.journal.note(&self.root, [Doom::All]);
     }
 
     pub(super) fn let_go(&self) {
         *self.lock.lock() = None;
     }
 
-    /// Purges before `from` are forgotten that it was not swept for.
-    pub(super) fn distrust(&self, from: PurgeSeq) {
-        self.trust_from.fetch_max(from.0, Ordering::AcqRel);
+    /// Up to which purges are forgotten.
+    pub(super) fn retired(&self) -> PurgeSeq {
+        PurgeSeq(self.terms.retired.load(Ordering::Acquire))
     }
 
-    pub(super) fn trust(&self) -> Trust {
-        Trust { log: self.terms.log, from: PurgeSeq(self.trust_from.load(Ordering::Acquire)) }
+    /// What is to be believed of a file. `known`: what the index has of it.
+    pub(super) fn trust(&self, known: Option<&Entry>) -> Trust {
+        let trust = Trust { retired: self.retired(), ..Trust::in_all(self.terms.log) };
+        match known {
+            // This process has looked at it, or has written it.
+            Some(entry) => Trust { survived: entry.seq, ..trust },
+            None if self.before.doubted.load(Ordering::Acquire) => Trust { retired: PurgeSeq(u64::MAX), ..trust },
+            None => Trust {
+                survived: PurgeSeq(self.before.survived.load(Ordering::Acquire)),
+                up_to: PurgeSeq(self.before.up_to.load(Ordering::Acquire)),
+                ..trust
+            },
+        }
+    }
+
+    /// Enters what was found of a file that was there before.
+    pub(super) fn believe(&self, entry: Entry) -> Entry {
+        entry.having_survived(PurgeSeq(self.before.survived.load(Ordering::Acquire)))
+    }
+
+    /// Numbers up to this are in the directory since this process uses it.
+    pub(super) fn wrote(&self, seq: PurgeSeq) {
+        self.before.written.fetch_max(seq.0, Ordering::AcqRel);
+    }
+
+    /// Takes over what is noted as not to be used again.
+    pub(super) fn heed_journal(&self) {
+        for (doom, _) in self.terms.journal.of(&self.root) {
+            match doom {
+                Doom::File(id) => self.remove(id),
+                Doom::Key(key) => drop(self.remove_key(key)),
+                Doom::All => self.before.doubted.store(true, Ordering::Release),
+            }
+        }
+    }
+
+    /// Has the journal forget what is gone for good. Waits for the disk.
+    pub(super) fn settle_journal(&self) {
+        // Only where all that is there is known, nothing else is left of what was noted.
+        if !self.scan.is_done() || self.health.state() != State::InService {
+            return;
+        }
+        let noted = self.terms.journal.of(&self.root);
+        if noted.is_empty() || !self.free_doomed(|| {}) {
+            return;
+        }
+        match self.sync() {
+            Ok(()) => {
+                if noted.iter().any(|(doom, _)| *doom == Doom::All) {
+                    self.before.doubted.store(false, Ordering::Release);
+                }
+                self.terms.journal.forget(&self.root, &noted);
+            }
+            Err(error) => drop(self.fault(Operation::Write, &error)),
+        }
     }
 
     /// Leaves the directory to others.
@@ -613,16 +855,17 @@ impl Volume {
 
     /// Takes over what the last process knew of the directory.
     pub(super) fn restore(&self, known: Known) {
-        let trust_from = self.trust().from;
         // In steps: whoever asks for something needs the same lock.
         for entries in known.entries.chunks(RESTORED_AT_ONCE) {
             let mut files = self.files.lock();
-            for entry in entries {
+            for entry in entries.iter().map(|entry| self.believe(*entry)) {
+                let Trust { retired, up_to, .. } = self.trust(None);
                 // What was written or removed since the start is newer.
-                if entry.seq < trust_from {
+                let is_outdated = !(retired..=up_to).contains(&entry.seq) || self.scan.is_forgotten(entry.id.key);
+                if is_outdated && files.index.get(entry.id).is_none() {
                     files.doomed.insert(entry.id);
-                } else if !files.doomed.contains(&entry.id) && !self.scan.is_forgotten(entry.id.key) {
-                    files.index.insert_oldest(*entry);
+                } else if !is_outdated && !files.doomed.contains(&entry.id) {
+                    files.index.insert_oldest(entry);
                 }
             }
         }
@@ -636,9 +879,10 @@ impl Volume {
         self.chores.notify_all();
     }
 
-    /// Notes that a file has survived all purges up to `seq`.
-    pub fn survived(&self, id: FileId, seq: PurgeSeq) {
-        self.files.lock().index.survived(id, seq);
+    /// Notes that files have survived all purges up to `seq`, as far as they are those that were judged.
+    pub(super) fn survived(&self, judged: &[Entry], seq: PurgeSeq) {
+        let mut files = self.files.lock();
+        judged.iter().for_each(|entry| files.index.survived_unless_changed(entry, seq));
     }
 }
 

@@ -7,7 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::fs::FlockOperation;
 
@@ -23,11 +23,16 @@ use super::volume::Volume;
 const ROUND: Duration = Duration::from_secs(1);
 /// Files it removes in a round, at most: a disk has other things to do.
 const REMOVE_IN_A_ROUND: usize = 5000;
+/// How often the journal is asked to forget what is gone, which takes a sync of the whole file system; and what of it is
+/// forgotten sooner.
+const SETTLE_EVERY: Duration = Duration::from_secs(60);
+const MOST_UNSETTLED: usize = 10_000;
 
 pub fn start(volume: &Arc<Volume>) {
     let for_thread = volume.clone();
     let thread = std::thread::Builder::new().name("disk-warden".into());
-    if let Err(error) = thread.spawn(move || Warden { volume: for_thread, opened: None, device: None }.run()) {
+    let warden = Warden { volume: for_thread, opened: None, device: None, settled: None };
+    if let Err(error) = thread.spawn(move || warden.run()) {
         volume.health.enter(State::OutOfService, format!("its thread could not be started: {error}"), Timestamp::now());
     }
 }
@@ -37,6 +42,8 @@ struct Warden {
     opened: Option<Opened>,
     /// The file system that it was on at first.
     device: Option<u64>,
+    /// When the journal was settled last.
+    settled: Option<Instant>,
 }
 
 /// The directory as it was when it was opened.
@@ -57,6 +64,7 @@ impl Warden {
             self.look_after_directory();
             self.watch_free_space();
             let busy = self.free();
+            self.settle();
             let mut files = self.volume.files.lock();
             if !self.volume.is_closed() && !busy {
                 let _ = self.volume.chores.wait_for(&mut files, ROUND); // woken or not: it looks
@@ -68,8 +76,7 @@ impl Warden {
     }
 
     fn open(&mut self) {
-        let root = &self.volume.root;
-        match open(root) {
+        match open(&self.volume) {
             Ok(opened) => self.take(opened),
             Err(error) => self.give_up(&error),
         }
@@ -77,6 +84,13 @@ impl Warden {
 
     fn take(&mut self, opened: Opened) {
         self.device = Some(opened.device);
+        self.settled = None;
+        let volume = &self.volume;
+        match volume.terms.places.recognise(&volume.root) {
+            Ok(true) => {}
+            Ok(false) => volume.doubt("it is not the directory that was used before"),
+            Err(error) => tracing::warn!(path = %volume.root.display(), %error, "the disk cache cannot be marked"),
+        }
         self.volume.hold(opened.lock.clone());
         self.opened = Some(opened);
     }
@@ -121,7 +135,7 @@ impl Warden {
         if !self.opened.as_ref().is_some_and(is_same) {
             self.opened = None;
             volume.let_go();
-            match open(&volume.root) {
+            match open(&volume) {
                 // What lies under a mount point while the disk is not mounted must not be filled.
                 Ok(opened) if self.device.is_some_and(|device| device != opened.device) => return,
                 Ok(opened) => self.take(opened),
@@ -137,6 +151,17 @@ impl Warden {
                 tracing::info!(path = %volume.root.display(), "the disk cache is in service again");
             }
             Err(error) => tracing::debug!(path = %volume.root.display(), %error, "the disk cache does not work yet"),
+        }
+    }
+
+    /// What was noted as not to be used again, and is gone for good, needs no note any more.
+    fn settle(&mut self) {
+        let volume = &self.volume;
+        let is_due = self.settled.is_none_or(|settled| settled.elapsed() >= SETTLE_EVERY)
+            || volume.terms.journal.count(&volume.root) > MOST_UNSETTLED;
+        if is_due && volume.scan.is_done() {
+            volume.settle_journal();
+            self.settled = Some(Instant::now());
         }
     }
 
@@ -206,7 +231,9 @@ impl Opened {
 }
 
 /// Takes a directory into use, and removes what was left half-written.
-fn open(root: &Path) -> io::Result<Opened> {
+fn open(volume: &Volume) -> io::Result<Opened> {
+    let root = volume.root.as_path();
+    volume.terms.places.check(root)?;
     fs::create_dir_all(root)?;
     // Held open for reading only, so that the file system can still be made read-only.
     let lock = root.join("lock");
