@@ -36,6 +36,8 @@ mod plan;
 mod request;
 #[path = "../src/snapshot.rs"]
 mod snapshot;
+#[path = "../src/state_dir.rs"]
+mod state_dir;
 #[path = "../src/warm.rs"]
 mod warm;
 
@@ -49,7 +51,7 @@ use criterion::Criterion;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Version, header};
 
 use cache::control::ClientDirectives;
-use cache::engine::Engine;
+use cache::engine::{CacheRequest, Engine};
 use cache::freshness::ExchangeTimes;
 use cache::lookup::Lookup;
 use cache::object::{Head, Object};
@@ -57,6 +59,7 @@ use cache::policy::{self, RequestFacts, ResponseFacts, Storable};
 use cache::purge::{Event, PurgeSeq, Purges, Target};
 use cache::respond;
 use cache::tags::TagHash;
+use cache::vary::Presented;
 use clock::Timestamp;
 use config::load;
 use config::model::{AccessLogTarget, Config, Limits, LogFormat};
@@ -66,6 +69,7 @@ use front::head::{RequestHead, field_space, find_end};
 use observe::access_log::AccessLog;
 use observe::metrics::Metrics;
 use observe::{Observer, Outcome};
+use origin::passage::Passage;
 use plan::{CacheKey, Key, Plan, plan};
 use request::{Fields, RequestView, Scheme};
 
@@ -138,7 +142,7 @@ fn view() -> RequestView<'static> {
     let space = Box::leak(Box::new(field_space(REQUEST)));
     let limits = Limits::default();
     let head = Box::leak(Box::new(RequestHead::parse(REQUEST, space, &limits).unwrap()));
-    head.view([10, 0, 0, 9].into(), Scheme::Http)
+    head.view([10, 0, 0, 9].into(), ([127, 0, 0, 1], 80).into(), Scheme::Http)
 }
 
 fn parse_h1() {
@@ -201,7 +205,7 @@ fn response_fields() -> HeaderMap {
 }
 
 fn storable(config: &Config, fields: &HeaderMap, view: &RequestView<'_>) -> Storable {
-    let request = RequestFacts { fields: view.fields, has_authorization: false, no_store: false };
+    let request = RequestFacts::new(Presented::new(view, &config.node), view.path.len(), false);
     let response = ResponseFacts {
         status: StatusCode::OK,
         headers: fields,
@@ -242,16 +246,21 @@ fn purges(count: usize) -> Purges {
 
 fn look_up(count: usize) -> Box<dyn FnMut()> {
     let config = config(1);
-    let engine = Engine::new(&config, purges(count), Arc::new(Metrics::new()));
-    let (view, mut key) = (view(), String::new());
-    let Plan::Cache(matched) = plan(&config, &view) else { panic!("it is cached") };
-    matched.write_key(&mut key, 0, &view);
-    engine.memory.insert(Arc::new(object(&key, &config)), 8);
+    let metrics = Arc::new(Metrics::new());
+    let engine = Engine::new(&config, purges(count), metrics.clone());
+    let snapshot = node::first_snapshot(self::config(1), &engine, &metrics, Passage::new("0".into()));
+    let (snapshot, view) = (&*Box::leak(Box::new(Arc::new(snapshot))), &*Box::leak(Box::new(view())));
+    let Plan::Cache(matched) = plan(&snapshot.config, view) else { panic!("it is cached") };
+    let mut key = String::new();
+    matched.write_key(&mut key, 0, view);
+    let key = &*key.leak();
+    engine.memory.insert(Arc::new(object(key, &config)), 8);
     for number in 1..OBJECTS {
         engine.memory.insert(Arc::new(object(&format!("{key}{number}"), &config)), 8);
     }
+    let request = CacheRequest { view, snapshot, matched, key, slice: None, asks: ClientDirectives::default() };
     Box::new(move || {
-        let found = engine.lookup(black_box(&key), view.fields, &ClientDirectives::default(), NOW);
+        let found = engine.lookup(black_box(&request), &request.asks, NOW);
         assert!(matches!(found, Lookup::Hit(..)));
     })
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use http::{HeaderMap, Method, StatusCode, header};
 use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
+use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use crate::clock::Timestamp;
@@ -61,6 +62,8 @@ pub struct Engine {
     pub metrics: Arc<Metrics>,
     compressor: Compressor,
     pub uncacheable: Uncacheable,
+    /// Held for the moment in which the pieces of a large body become one.
+    pub joining: Mutex<()>,
     /// Keys of what cannot be had in slices.
     unsliced: Cache<KeyHash, ()>,
     hasher: RandomState,
@@ -151,6 +154,7 @@ impl Engine {
             connector: Connector::new(),
             metrics,
             uncacheable: Uncacheable::new(),
+            joining: Mutex::new(()),
             unsliced: Cache::builder()
                 .max_capacity(MAX_UNSLICED)
                 .eviction_policy(EvictionPolicy::lru())

@@ -392,6 +392,11 @@ impl Flight {
         self.trim(state);
     }
 
+    /// Bytes that have come.
+    pub fn received(&self) -> u64 {
+        self.state.lock().end
+    }
+
     /// Whether somebody follows it.
     pub fn has_readers(&self) -> bool {
         !self.state.lock().readers.is_empty()

@@ -172,7 +172,7 @@ impl Waiting {
         self.held.load(Ordering::Relaxed)
     }
 
-    /// Readers that had to end for want of room.
+    /// How often something was let go of for want of room, and whoever read it had to end.
     pub fn ended(&self) -> u64 {
         self.ended.load(Ordering::Relaxed)
     }

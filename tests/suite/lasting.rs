@@ -14,6 +14,7 @@ use tempfile::TempDir;
 use crate::disk_faults::{Mounted, shim};
 use crate::harness::client::Response;
 use crate::harness::node::{complete, site};
+use crate::harness::origin::{Gate, Step};
 use crate::harness::{Client, Node, Origin, Reply, eventually};
 
 const ROUTE: &str = "[[site.shop.route]]\npath = \"/*\"\npool = \"app\"\ncache = { mode = \"respect\" }\n";
@@ -153,13 +154,33 @@ fn post(node: &Node, path: &str) -> Response {
 
 #[test]
 fn a_bulk_purge_leaves_the_rest_on_disk() {
-    let origin = large();
+    let gate = Gate::default();
+    let opened = gate.clone();
+    let origin = Origin::start(move |request| match (request.path(), request.head.starts_with("GET")) {
+        ("/slow", _) => [vec![Step::Wait(opened.clone())], Reply::ok(&["Cache-Control: max-age=3600"], "x")].concat(),
+        (path, true) => Reply::ok(&["Cache-Control: max-age=3600", "ETag: \"a\""], path.repeat(2000)),
+        _ => Reply::ok(&[], "done"),
+    });
     let place = Place::with_one_disk(&origin);
     let node = place.start();
     store(&node, (0..200).map(|number| format!("/kept/{number}")));
-    // Some of it is there, also when a sweep comes in between.
-    store(&node, ["/0", "/60000", "/100999"].map(str::to_owned));
+    store(&node, ["/0", "/60000", "/late"].map(str::to_owned));
+    // A fill that takes long keeps all purges after the first from being forgotten, whenever a sweep comes.
+    node.purge("{\"url\": \"http://shop.example/none\"}");
+    let (mut slow, requests) = (node.client(), origin.count());
+    slow.send("GET /slow HTTP/1.1\r\nHost: shop.example\r\n\r\n");
+    origin.wait_for(requests + 1);
     purge_urls(&node, 101_000, |number| format!("/{number}"));
+    assert!(marks(&node) > 100_000);
+    // The next sweep has something to remove, with more purges in force than are kept for a disk that cannot be swept.
+    let files = place.files("cache").len();
+    node.purge("{\"url\": \"http://shop.example/late\"}");
+    wait_long("it is removed", || place.files("cache").len() < files);
+    let mut early = node.client();
+    let lost = (0..200).filter(|number| !early.get(&format!("/kept/{number}"), &[]).is_hit()).count();
+    assert_eq!(lost, 0, "while the purges are in force");
+    gate.open();
+    slow.response("GET");
     wait_long("the purges are forgotten", || marks(&node) == 0);
     let mut client = node.client();
     let lost = (0..200).filter(|number| !client.get(&format!("/kept/{number}"), &[]).is_hit()).count();

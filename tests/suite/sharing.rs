@@ -95,6 +95,21 @@ fn what_varies_by_what_the_node_says_of_a_client_goes_to_that_client() {
     }
 }
 
+/// From two addresses, with the same words: what counts is what the node says.
+#[test]
+fn what_varies_by_the_clients_address_goes_to_that_address() {
+    let origin = Origin::start(|request| {
+        let body = request.field("x-forwarded-for").unwrap_or_default().to_owned();
+        Reply::ok(&["Cache-Control: max-age=60", "Vary: X-Forwarded-For"], body)
+    });
+    let node = Node::caching(origin.address);
+    for (from, hit) in [(1, false), (2, false), (1, true), (2, true)] {
+        let mut client = Client::connect_from([127, 0, 0, from], node.address());
+        let answer = client.get("/a", &["X-Forwarded-For: 192.0.2.1"]);
+        assert_eq!((answer.text(), answer.is_hit()), (format!("127.0.0.{from}"), hit));
+    }
+}
+
 #[test]
 fn fields_that_are_not_keyed_do_not_shape_what_all_get() {
     const UNKEYED: [&str; 10] = [

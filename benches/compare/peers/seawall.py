@@ -63,6 +63,7 @@ access = "{self.access_log}"
 format = "combined"
 [limits]
 max_requests_per_connection = 1000000000
+max_prefix_share = 100
 keepalive_timeout = "1h"
 [cache.memory]
 max_size = "{MEMORY_MIB}MiB"

@@ -140,7 +140,8 @@ impl<'a> Keeper<'a> {
         let (engine, flight, rules) = (self.engine, self.flight, self.request.rules());
         match self.keeping {
             Keeping::Memory => {
-                // Key, head and body in one piece.
+                // Key, head and body in one piece. While that is made a large body is there twice, so one is made at a time.
+                let _alone = (flight.received() > fill_buffer::SMALL).then(|| engine.joining.lock());
                 let key = self.request.key.view();
                 let mut body = flight.body_between(&self.head.behind(key), last);
                 let head = self.head.taken_off(&mut body, key);

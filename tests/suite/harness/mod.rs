@@ -16,6 +16,13 @@ pub use origin::{Origin, Reply, Step};
 /// Longer than anything takes that works.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
+/// Lets this process have as many files open as it may.
+pub fn raise_descriptors() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }).unwrap();
+}
+
 /// Asks again and again until the answer is there. For states that no event tells of, such as another
 /// process's.
 pub fn eventually<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {

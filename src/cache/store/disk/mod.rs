@@ -72,13 +72,16 @@ pub struct DiskTier {
     absent: ArcSwap<Vec<PathBuf>>,
     seen: Seen,
     loads: Loads<KeyHash, Loaded>,
-    /// Of several variants the one that is wanted, with the removals when the reading began: by volume and file.
-    bodies: Loads<(usize, FileId), (u64, Option<Arc<Object>>)>,
+    /// Of several variants the one that is wanted: by volume and file.
+    bodies: Loads<(usize, FileId), LoadedBody>,
     /// Held while a purge is tried out.
     trial: Mutex<()>,
     /// Counts removals: what was read before one may be what was removed.
     removals: AtomicU64,
 }
+
+/// An object with its body, if it is there, and the removals there had been when the reading began.
+type LoadedBody = (u64, Option<Arc<Object>>);
 
 /// What was found under a key.
 #[derive(Clone)]
