@@ -198,11 +198,12 @@ fn a_bulk_purge_leaves_the_rest_on_disk() {
 
 #[test]
 fn purges_are_forgotten_while_objects_are_being_stored_anew() {
-    // Each GET is a store in the place of what is there, and there is always one that waits for the disk.
-    let origin = Origin::start(|request| Reply::ok(&["Cache-Control: max-age=3600"], request.path()));
+    // More than memory has room for, so each GET puts something on disk in the place of what is there. What was there goes
+    // more slowly than that, so there is always something that is still to go.
+    let origin = Origin::start(|_| Reply::ok(&["Cache-Control: max-age=3600"], "x".repeat(3900)));
     let place = Place::with_one_disk(&origin);
     let node = place.start();
-    place.faults("slow 100\n");
+    place.faults("slow-unlink 50\n");
     let (address, stop) = (node.address(), Arc::new(AtomicBool::new(false)));
     let writers: Vec<_> = (0..2)
         .map(|writer| {
@@ -216,8 +217,8 @@ fn purges_are_forgotten_while_objects_are_being_stored_anew() {
             })
         })
         .collect();
-    std::thread::sleep(Duration::from_secs(1));
-    purge_urls(&node, 1000, |number| format!("/0/{number}"));
+    wait_long("replacements", || disks(&node)[0]["written"].as_u64().unwrap() > 200);
+    purge_urls(&node, 1000, |number| format!("/other/{number}"));
     let started = Instant::now();
     while marks(&node) > 0 && started.elapsed() < Duration::from_secs(25) {
         std::thread::sleep(Duration::from_millis(50));

@@ -129,9 +129,12 @@ fn what_is_not_cached_takes_no_memory_beyond_the_bound() {
 #[test]
 fn parts_are_kept_only_while_there_is_room() {
     const PART: usize = 6 << 20;
-    let origin = Origin::start(|_| {
-        let fields = ["ETag: \"v1\"", "Cache-Control: max-age=60", "Content-Range: bytes 0-6291455/8388608"];
-        Reply::status(206, &fields, vec![b'x'; PART])
+    let gate = Gate::default();
+    let opened = gate.clone();
+    let origin = Origin::start(move |_| {
+        let range = "Content-Range: bytes 0-6291455/8388608";
+        let head = Reply::head(206, &["ETag: \"v1\"", "Cache-Control: max-age=60", range, "Content-Length: 6291456"]);
+        vec![Step::Send([head, vec![b'x'; PART - 1]].concat()), Step::Wait(opened.clone()), Step::Send(b"x".to_vec())]
     });
     let node = node(&origin, Protocol::H1, "[cache.memory]\nmax_size = \"32MiB\"\nfill_buffer = \"32MiB\"\n");
     let mut stuck = Vec::new();
@@ -149,6 +152,7 @@ fn parts_are_kept_only_while_there_is_room() {
     });
     assert!(most <= bound(100), "{} MiB", most >> 20);
     drop(stuck);
+    gate.open();
     let stored = || {
         let part = node.get_with("/ranges/later", &["Range: bytes=0-6291455"]);
         assert!(part.complete && part.body.len() == PART);
@@ -164,15 +168,15 @@ fn slow_followers_of_what_is_not_stored_keep_nothing_else_from_being_stored() {
         let length = if request.path().starts_with("/large") { TOO_LARGE } else { 1 << 20 };
         Reply::ok(&["Cache-Control: max-age=600"], vec![b'x'; length])
     });
-    let node = node(&origin, Protocol::H1, "[cache.memory]\nfill_buffer = \"8MiB\"\n");
-    let stuck: Vec<Client> = (0..40)
+    let node = node(&origin, Protocol::H1, "[cache.memory]\nfill_buffer = \"4MiB\"\n");
+    let stuck: Vec<Client> = (0..100)
         .map(|number| {
             let mut client = node.client();
             client.send(format!("GET /large/{number} HTTP/1.1\r\nHost: shop.example\r\n\r\n"));
             client
         })
         .collect();
-    origin.wait_for(40);
+    origin.wait_for(100);
     // Until all of them are stuck: nothing changes any more.
     let cache = || node.admin("GET", "/v1/status", "").1["cache"].to_string();
     let mut before = cache();

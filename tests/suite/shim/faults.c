@@ -2,7 +2,8 @@
  * into the node under test.
  *
  * FAULTS_CONTROL names the file; its lines are "CALL ERRNO" (read, write, open, unlink), "hang 1" (reads and opens),
- * "slow MILLISECONDS" (writes), "clock SECONDS" or "panic NUMBER". Only files under FAULTS_ROOT are concerned. Without the file, all is as it would be without this.
+ * "slow MILLISECONDS" (writes), "slow-unlink MILLISECONDS", "clock SECONDS" or "panic NUMBER". Only files under FAULTS_ROOT are
+ * concerned. Without the file, all is as it would be without this.
  *
  * If FAULTS_LOST is set, it is a directory on the same file system where whatever a power failure would bring back is kept,
  * for the test to put it back: what was under a name that was removed or replaced ("n" and the path, with ! for /) until its
@@ -76,10 +77,10 @@ static void hang_if(int concerned)
     errno = kept;
 }
 
-/* Makes a write take its time. */
-static void slow_if(int concerned)
+/* Makes a call take its time. */
+static void slow_if(int concerned, const char *word)
 {
-    long milliseconds = concerned ? control("slow") : 0;
+    long milliseconds = concerned ? control(word) : 0;
     struct timespec time = {milliseconds / 1000, milliseconds % 1000 * 1000000};
     int kept = errno;
     if (milliseconds) nanosleep(&time, NULL);
@@ -186,6 +187,7 @@ ssize_t preadv2(int fd, const struct iovec *vector, int count, off_t offset, int
 ssize_t write(int fd, const void *buffer, size_t count)
 {
     REAL("write", ssize_t (*)(int, const void *, size_t));
+    slow_if(concerns(fd), "slow");
     FAIL_IF(concerns(fd), "write", -1);
     return real(fd, buffer, count);
 }
@@ -193,7 +195,7 @@ ssize_t write(int fd, const void *buffer, size_t count)
 ssize_t writev(int fd, const struct iovec *vector, int count)
 {
     REAL("writev", ssize_t (*)(int, const struct iovec *, int));
-    slow_if(concerns(fd));
+    slow_if(concerns(fd), "slow");
     FAIL_IF(concerns(fd), "write", -1);
     return real(fd, vector, count);
 }
@@ -201,6 +203,7 @@ ssize_t writev(int fd, const struct iovec *vector, int count)
 ssize_t pwrite64(int fd, const void *buffer, size_t count, off64_t offset)
 {
     REAL("pwrite64", ssize_t (*)(int, const void *, size_t, off64_t));
+    slow_if(concerns(fd), "slow");
     FAIL_IF(concerns(fd), "write", -1);
     keep_data(fd);
     return real(fd, buffer, count, offset);
@@ -209,6 +212,7 @@ ssize_t pwrite64(int fd, const void *buffer, size_t count, off64_t offset)
 int unlink(const char *path)
 {
     REAL("unlink", int (*)(const char *));
+    slow_if(concerns_path(path), "slow-unlink");
     FAIL_IF(concerns_path(path), "unlink", -1);
     keep_name(path);
     return real(path);
