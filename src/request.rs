@@ -283,6 +283,27 @@ pub fn merge_slashes(path: &str) -> Cow<'_, str> {
     Cow::Owned(merged)
 }
 
+/// A normalised path as servers read it that decode it before they look for what it names: `%2F` is a slash, and to some a
+/// backslash is. `None`: as it is written.
+pub fn as_decoded(path: &str) -> Option<String> {
+    memchr::memchr2(b'%', b'\\', path.as_bytes())?;
+    let mut out = String::with_capacity(path.len());
+    let mut rest = path;
+    while let Some(at) = memchr::memchr2(b'%', b'\\', rest.as_bytes()) {
+        out.push_str(&rest[..at]);
+        let digits = rest.get(at + 1..at + 3).filter(|_| rest.as_bytes()[at] == b'%');
+        let byte = digits.and_then(|digits| u8::from_str_radix(digits, 16).ok());
+        let (read, length) = match byte.filter(|byte| byte.is_ascii_graphic() && !b"%?#".contains(byte)) {
+            Some(byte) => (char::from(byte), 3),
+            None => (char::from(rest.as_bytes()[at]), 1),
+        };
+        out.push(if read == '\\' { '/' } else { read });
+        rest = &rest[at + length..];
+    }
+    out.push_str(rest);
+    Some(out).filter(|out| out != path)
+}
+
 fn normalise_escapes(path: &str) -> Result<String, TargetError> {
     let mut out = String::with_capacity(path.len());
     let mut rest = path;
@@ -337,6 +358,19 @@ fn remove_dot_segments(path: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_servers_read_in_paths() {
+        for (path, expected) in [
+            ("/a/b", None),
+            ("/a%2Fb", Some("/a/b")),
+            ("/%2Fa%5Cb\\c", Some("//a/b/c")),
+            ("/caf%C3%A9%20%25%3F%23", None),
+            ("/caf%C3%A9%3Ab", Some("/caf%C3%A9:b")),
+        ] {
+            assert_eq!(as_decoded(path).as_deref(), expected, "{path}");
+        }
+    }
 
     #[test]
     fn targets_are_taken_apart_and_normalised() {

@@ -35,7 +35,7 @@ use super::part::Part;
 use super::purge::{Freed, LogError, PurgeSeq, Purges, Standing, Target, Trial};
 use super::reason::SkipReason;
 use super::slices::{Slice, SliceReader};
-use super::status::{Forward, Report, Stored, Why};
+use super::status::{Forward, Report, Stored};
 use super::store::disk::Loaded;
 use super::store::{DiskTier, MemoryStore, Variants};
 use super::uncacheable::Uncacheable;
@@ -123,9 +123,19 @@ pub enum Kept {
     Flight(Arc<Flight>),
 }
 
+/// What is held for a reader that has to be waited for.
+pub enum Hold {
+    /// Nothing worth the counting.
+    Nothing,
+    /// It is entered.
+    Entered(Held),
+    /// The piece that waits, and so many bytes behind it: for one of many streams, which enters them in its turn.
+    Piece(usize),
+}
+
 /// What lies behind a piece that one of many streams holds: of a flight or of an origin's connection.
 pub const BEHIND: usize = 64 << 10;
-/// A smaller body is not worth the counting.
+/// A smaller object is not worth the counting.
 const SMALLEST: usize = 4 << 10;
 
 pub struct Answer {
@@ -541,26 +551,28 @@ impl Engine {
 }
 
 impl Engine {
-    /// Enters a reader that has to be waited for, with what is kept for it and the `piece` that waits.
-    pub fn hold(&self, kept: &Kept, piece: usize, waiter: &Arc<Waiter>) -> Option<Held> {
-        let waiting = self.memory.waiting();
-        match kept {
-            Kept::Nothing => return None,
-            Kept::Object(object) => return self.hold_object(object, waiter),
-            Kept::Flight(flight) => {
-                if let Some((body, length)) = flight.stored_body(waiter) {
-                    return Some(waiting.hold_body(body, length, waiter.holding()));
-                }
-            }
-            Kept::Pieces => {}
+    /// Enters a reader that has to be waited for, with what is kept for it.
+    pub fn hold(&self, kept: &Kept, waiter: &Arc<Waiter>) -> Hold {
+        let entered = match kept {
+            Kept::Nothing => return Hold::Nothing,
+            Kept::Object(object) => self.hold_object(object, waiter),
+            Kept::Flight(flight) => flight.stored_body(waiter).map(|(body, length)| {
+                let waiting = self.memory.waiting();
+                waiting.hold_body(body, length, waiter.holding())
+            }),
+            Kept::Pieces => None,
+        };
+        match (entered, kept) {
+            (Some(held), _) => Hold::Entered(held),
+            // 64 KiB are every connection's due.
+            _ if !waiter.is_one_of_many() => Hold::Nothing,
+            (None, Kept::Object(_)) => Hold::Piece(0),
+            (None, _) => Hold::Piece(BEHIND),
         }
-        // 64 KiB are every connection's due.
-        let counts = piece > 0 && waiter.is_one_of_many();
-        counts.then(|| waiting.hold_pieces((piece + BEHIND) as u64, waiter.holding()))
     }
 
     fn hold_object(&self, object: &Arc<Object>, waiter: &Arc<Waiter>) -> Option<Held> {
-        let body = object.content.in_memory().filter(|body| body.len() >= SMALLEST)?;
+        let body = object.content.in_memory().filter(|body| !body.is_empty() && object.weight() >= SMALLEST)?;
         let place = body.as_ptr().addr();
         let waiting = self.memory.waiting();
         let held = waiting.hold_body(place, object.weight() as u64, waiter.holding());
@@ -621,7 +633,7 @@ fn settled(object: Arc<Object>, how: ObjectUse, forward: Forward) -> Answer {
 }
 
 fn failed(error: OriginError, forward: Forward) -> FetchError {
-    let report = Report::Forward(Forward { why: Why::UriMiss, error: Some(error.reason()), ..forward });
+    let report = Report::Forward(Forward { error: Some(error.reason()), ..forward });
     FetchError { error, report }
 }
 

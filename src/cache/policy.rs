@@ -21,6 +21,8 @@ use super::vary::{Presented, Variant};
 pub struct RequestFacts<'a> {
     pub presented: Presented<'a>,
     pub has_authorization: bool,
+    /// As the origin gets it.
+    has_cookie: bool,
     /// The client wants nothing stored (RFC 9111 section 5.2.1.5).
     pub no_store: bool,
     /// Bytes of its target.
@@ -34,7 +36,8 @@ impl<'a> RequestFacts<'a> {
     /// `target`: bytes of the request's target.
     pub fn new(presented: Presented<'a>, target: usize, no_store: bool) -> Self {
         let has_authorization = presented.fields.contains(&header::AUTHORIZATION);
-        RequestFacts { presented, has_authorization, no_store, target }
+        let has_cookie = presented.fields.contains(&header::COOKIE);
+        RequestFacts { presented, has_authorization, has_cookie, no_store, target }
     }
 
     /// Whether its form is such that an origin may refuse it, though it would not refuse others for the same: a large head,
@@ -188,8 +191,9 @@ fn respected_lifetime(
     if !may_be_guessed {
         return Err(SkipReason::Status);
     }
-    let (percent, most) = (rules.heuristic_percent, rules.heuristic_max);
-    match freshness::heuristic_lifetime(response.headers, response.times.response, percent, most) {
+    // What may be about one visitor is not guessed to be for all.
+    let percent = if request.has_cookie { 0 } else { rules.heuristic_percent };
+    match freshness::heuristic_lifetime(response.headers, response.times.response, percent, rules.heuristic_max) {
         Some(lifetime) => Ok((lifetime, Basis::Heuristic)),
         None if has_validator(response.headers) => Ok((Duration::ZERO, Basis::Validator)),
         None => Err(SkipReason::NoFreshness),

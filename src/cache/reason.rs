@@ -117,7 +117,7 @@ impl Basis {
             Basis::Heuristic => (
                 "heuristic",
                 "RFC 9111 section 4.2.2",
-                "the response states no lifetime: a part of the time for which it had not changed (Last-Modified)",
+                "the response states no lifetime: a part of the time for which it had not changed (Last-Modified); never for a request with a cookie",
             ),
             Basis::Validator => (
                 "validator",

@@ -95,6 +95,17 @@ impl Axis {
         }
     }
 
+    /// Whether its value may let somebody in who has it.
+    fn is_secret(&self) -> bool {
+        match self {
+            Axis::Field(name) => {
+                [header::AUTHORIZATION, header::COOKIE].contains(name) || name.as_str().contains("token")
+            }
+            Axis::Cookie(_) | Axis::Cookies(_) => true,
+            _ => false,
+        }
+    }
+
     /// As operators know it.
     fn name(&self) -> String {
         match self {
@@ -187,10 +198,16 @@ impl Variant {
         fields
     }
 
-    /// What it is selected by, with the values, for people to read.
+    /// What it is selected by, with the values, for people to read: but for those that let somebody in.
     pub fn describe(&self) -> Vec<(String, Option<String>)> {
-        let text = |value: &[u8]| String::from_utf8_lossy(value).into_owned();
-        self.selectors().iter().map(|selector| (selector.axis.name(), selector.value.as_deref().map(text))).collect()
+        let text = |selector: &Selector| {
+            let value = selector.value.as_deref()?;
+            Some(match selector.axis.is_secret() {
+                true => "(not shown)".to_owned(),
+                false => String::from_utf8_lossy(value).into_owned(),
+            })
+        };
+        self.selectors().iter().map(|selector| (selector.axis.name(), text(selector))).collect()
     }
 
     /// Bytes of memory beyond the struct itself.

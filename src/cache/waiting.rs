@@ -20,9 +20,12 @@ use super::store::Variants;
 
 /// Milliseconds after which a reader that has taken nothing is stalled.
 const STALLED: u64 = 2_000;
+/// So is one that holds the same for longer than this and a second for each so many bytes, however often it takes a little.
+const PATIENCE: u64 = 10_000;
+const BYTES_A_SECOND: u64 = 64 << 10;
 /// Milliseconds between two looks for the stalled.
 const LOOK_EVERY: u64 = 100;
-/// What one connection may hold: so large a part of the bound,
+/// What one connection may hold, and half as much in pieces: so large a part of the bound,
 const SHARE: u64 = 8;
 /// but a large body, if that is no more than a quarter.
 const LEAST_SHARE: u64 = 8 << 20;
@@ -75,7 +78,14 @@ struct All {
     /// What is here for readers alone: bodies likewise, pieces by the place of their holder.
     alone: HashMap<usize, Group>,
     /// What each connection has a part in of the latter.
-    connections: HashMap<usize, u64>,
+    connections: HashMap<usize, Charged>,
+}
+
+/// Bytes of one connection: of everything, and of pieces.
+#[derive(Debug, Clone, Copy, Default)]
+struct Charged {
+    all: u64,
+    pieces: u64,
 }
 
 /// Those that hold one thing.
@@ -83,6 +93,9 @@ struct Group {
     /// Bytes that count in all, and in each of the connections.
     bytes: u64,
     charge: u64,
+    /// Since when it is held: [`ticks`].
+    entered: u64,
+    is_pieces: bool,
     holders: SmallVec<[Holding; 1]>,
 }
 
@@ -126,6 +139,11 @@ impl Holding {
     /// Whether both are of one holder.
     pub fn is_of_the_same(&self, other: &Holding) -> bool {
         self.address() == other.address()
+    }
+
+    /// What is taken of what went before counts for nothing, and what has just come cannot have been taken yet.
+    fn enter(&self) {
+        self.taken.store(ticks(), Ordering::Relaxed);
     }
 
     fn address(&self) -> usize {
@@ -188,7 +206,7 @@ impl Waiting {
         let mine = || self.looked.compare_exchange(looked, now, Ordering::Relaxed, Ordering::Relaxed).is_ok();
         if now >= looked + LOOK_EVERY && mine() {
             let over = self.held().saturating_sub(half);
-            self.end_some(over, now.saturating_sub(STALLED), |_| true);
+            self.end_some(over, |group| group.is_stalled(now), |group| group.bytes);
         }
         self.held() > half
     }
@@ -196,6 +214,7 @@ impl Waiting {
     /// Enters somebody who holds a body that lies at a place in memory; as far as is known the store has it, too.
     pub fn hold_body(self: &Arc<Self>, body: usize, bytes: u64, holding: Holding) -> Held {
         let (holder, connection) = (holding.address(), holding.connection);
+        holding.enter();
         let is_alone = {
             let mut guard = self.all.lock();
             let all = &mut *guard;
@@ -206,7 +225,7 @@ impl Waiting {
             group.holders.push(holding);
             if is_alone {
                 let charge = group.charge;
-                all.charge(connection, charge);
+                all.charge(connection, charge, false);
             }
             is_alone
         };
@@ -216,24 +235,39 @@ impl Waiting {
         Held { waiting: self.clone(), key: body, holder }
     }
 
-    /// Enters somebody who holds pieces. What is the first of its connection is that connection's due, and does not count.
-    pub fn hold_pieces(self: &Arc<Self>, bytes: u64, holding: Holding) -> Held {
-        let (key, connection) = (holding.address(), holding.connection);
-        let counted = {
-            let mut guard = self.all.lock();
-            let all = &mut *guard;
-            self.holders.fetch_add(1, Ordering::SeqCst);
-            let counted = if all.connections.contains_key(&connection) { bytes } else { 0 };
-            all.charge(connection, bytes);
-            all.alone.insert(key, Group { bytes: counted, charge: bytes, holders: smallvec![holding] });
-            counted
-        };
-        if counted > 0 {
-            self.held.fetch_add(counted, Ordering::Relaxed);
-            self.bound_connection(connection, bytes);
-            self.bound_all(counted);
+    /// Enters somebody who holds pieces, if there is room; the stalled make some. What is the first of its connection is that
+    /// connection's due: it has room in any case, and does not count. Who finds none holds nothing, and may ask again.
+    pub fn hold_pieces(self: &Arc<Self>, bytes: u64, holder: &Arc<Waiter>) -> Option<Held> {
+        if let Some(held) = self.enter_pieces(bytes, holder.holding()) {
+            return Some(held);
         }
-        Held { waiting: self.clone(), key, holder: key }
+        let (connection, now) = (holder.connection, ticks());
+        self.end_some(bytes, |group| group.is_of(connection) && group.is_stalled(now), |group| group.charge);
+        if self.held() + bytes > self.full() {
+            self.end_some(bytes, |group| group.is_stalled(now), |group| group.bytes);
+        }
+        self.enter_pieces(bytes, holder.holding())
+    }
+
+    fn enter_pieces(self: &Arc<Self>, bytes: u64, holding: Holding) -> Option<Held> {
+        let (key, connection) = (holding.address(), holding.connection);
+        let mut guard = self.all.lock();
+        let all = &mut *guard;
+        let charged = all.connections.get(&connection).copied();
+        let counted = if charged.is_some() { bytes } else { 0 };
+        let has_room = |of: Charged| of.pieces + bytes <= self.share() / 2 && self.held() + bytes <= self.full();
+        if !charged.is_none_or(has_room) {
+            return None;
+        }
+        holding.enter();
+        self.holders.fetch_add(1, Ordering::SeqCst);
+        self.held.fetch_add(counted, Ordering::Relaxed);
+        all.charge(connection, bytes, true);
+        all.alone.insert(
+            key,
+            Group { bytes: counted, charge: bytes, entered: ticks(), is_pieces: true, holders: smallvec![holding] },
+        );
+        Some(Held { waiting: self.clone(), key, holder: key })
     }
 
     /// The store has let go of some responses; `after`: of the same key, what it has still.
@@ -252,9 +286,9 @@ impl Waiting {
             let all = &mut *guard;
             let Some(group) = all.stored.remove(&body) else { return };
             let connections: SmallVec<[usize; 4]> = group.holders.iter().map(|holding| holding.connection).collect();
-            connections.iter().for_each(|connection| all.charge(*connection, group.charge));
+            connections.iter().for_each(|connection| all.charge(*connection, group.charge, false));
             let bytes = group.bytes;
-            all.alone.insert(body, group);
+            all.alone.insert(body, Group { entered: ticks(), ..group });
             (bytes, connections)
         };
         self.held.fetch_add(bytes, Ordering::Relaxed);
@@ -264,38 +298,47 @@ impl Waiting {
         self.bound_all(bytes);
     }
 
-    /// One connection has `bytes` more: it is to keep to its share.
+    /// What one connection may hold.
+    fn share(&self) -> u64 {
+        (self.most() / SHARE).max(LEAST_SHARE.min(self.most() / 4))
+    }
+
+    /// Above this somebody has to make room.
+    fn full(&self) -> u64 {
+        self.most() / 4 * 3
+    }
+
+    /// One connection has `bytes` more, of a body: it is to keep to its share.
     fn bound_connection(&self, connection: usize, bytes: u64) {
-        let most = self.most();
-        let share = (most / SHARE).max(LEAST_SHARE.min(most / 4));
-        let charged = self.all.lock().connections.get(&connection).copied().unwrap_or(0);
+        let charged = self.all.lock().connections.get(&connection).map_or(0, |charged| charged.all);
         // A single thing may be larger than the share.
-        if connection != 0 && charged > share.max(bytes) {
-            self.end_some(bytes, u64::MAX, |group| group.is_of(connection));
+        if connection != 0 && charged > self.share().max(bytes) {
+            self.end_some(bytes, |group| group.is_of(connection) && !group.is_pieces, |group| group.charge);
         }
     }
 
     /// There are `bytes` more: all together keep to the bound.
     fn bound_all(&self, bytes: u64) {
-        if self.held() > self.most() / 4 * 3 {
-            self.end_some(bytes, u64::MAX, |_| true);
+        if self.held() > self.full() {
+            self.end_some(bytes, |_| true, |group| group.bytes);
         }
     }
 
-    /// Ends those of which nothing was taken for the longest time, and not since a time, until so many bytes are free.
-    fn end_some(&self, bytes: u64, since: u64, among: impl Fn(&Group) -> bool) {
+    /// Ends those of which nothing was taken for the longest time, among some, until so many bytes are free; `frees`: what
+    /// each is worth.
+    fn end_some(&self, bytes: u64, among: impl Fn(&Group) -> bool, frees: impl Fn(&Group) -> u64) {
         let (mut left, mut ended) = (bytes, Vec::new());
         {
             let mut guard = self.all.lock();
             let all = &mut *guard;
             while left > 0 {
-                let groups = all.alone.iter().filter(|(_, group)| among(group));
+                let groups = all.alone.iter().filter(|(_, group)| frees(group) > 0 && among(group));
                 let oldest = groups.map(|(key, group)| (group.taken(), *key)).min();
-                let Some((_, key)) = oldest.filter(|(taken, _)| *taken < since) else { break };
-                let Some(group) = all.alone.remove(&key) else { break };
-                group.holders.iter().for_each(|holding| all.discharge(holding.connection, group.charge));
+                let Some(group) = oldest.and_then(|(_, key)| all.alone.remove(&key)) else { break };
+                let pieces = group.is_pieces;
+                group.holders.iter().for_each(|holding| all.discharge(holding.connection, group.charge, pieces));
                 self.held.fetch_sub(group.bytes, Ordering::Relaxed);
-                left = left.saturating_sub(group.charge);
+                left = left.saturating_sub(frees(&group));
                 ended.push(group);
             }
         }
@@ -315,29 +358,33 @@ impl Waiting {
         // One that was ended has no group any more, or one of others.
         let Some(group) = groups.get_mut(&key) else { return };
         let Some(place) = group.holders.iter().position(|holding| holding.address() == holder) else { return };
-        let (left, bytes, charge) = (group.holders.swap_remove(place), group.bytes, group.charge);
+        let (left, pieces) = (group.holders.swap_remove(place), group.is_pieces);
+        let (bytes, charge) = (group.bytes, group.charge);
         let is_empty = group.holders.is_empty();
         if is_empty {
             groups.remove(&key);
         }
         if is_alone {
-            all.discharge(left.connection, charge);
+            all.discharge(left.connection, charge, pieces);
             self.held.fetch_sub(if is_empty { bytes } else { 0 }, Ordering::Relaxed);
         }
     }
 }
 
 impl All {
-    fn charge(&mut self, connection: usize, bytes: u64) {
+    fn charge(&mut self, connection: usize, bytes: u64, pieces: bool) {
         if connection != 0 {
-            *self.connections.entry(connection).or_default() += bytes;
+            let charged = self.connections.entry(connection).or_default();
+            charged.all += bytes;
+            charged.pieces += if pieces { bytes } else { 0 };
         }
     }
 
-    fn discharge(&mut self, connection: usize, bytes: u64) {
+    fn discharge(&mut self, connection: usize, bytes: u64, pieces: bool) {
         if let Some(charged) = self.connections.get_mut(&connection) {
-            *charged = charged.saturating_sub(bytes);
-            if *charged == 0 {
+            charged.all = charged.all.saturating_sub(bytes);
+            charged.pieces = charged.pieces.saturating_sub(if pieces { bytes } else { 0 });
+            if charged.all == 0 {
                 self.connections.remove(&connection);
             }
         }
@@ -346,11 +393,17 @@ impl All {
 
 impl Group {
     fn of(bytes: u64) -> Self {
-        Group { bytes, charge: bytes, holders: SmallVec::new() }
+        Group { bytes, charge: bytes, entered: ticks(), is_pieces: false, holders: SmallVec::new() }
     }
 
     fn is_of(&self, connection: usize) -> bool {
         self.holders.iter().any(|holding| holding.connection == connection)
+    }
+
+    /// Whether nothing of it was taken for a while, or so little that it is held for much too long.
+    fn is_stalled(&self, now: u64) -> bool {
+        let long = PATIENCE + self.charge * 1000 / BYTES_A_SECOND;
+        self.taken() + STALLED < now || self.entered + long < now
     }
 
     /// When any of them took something last.
@@ -410,9 +463,10 @@ mod tests {
     #[test]
     fn who_took_nothing_for_the_longest_time_goes_first() {
         let waiting = account();
-        let waiters: Vec<_> = [5, 3, 9, 7, 8].into_iter().map(|taken| waiter(0, taken)).collect();
+        let waiters: Vec<_> = (0..5).map(|_| Waiter::new(0)).collect();
         let held: Vec<_> =
             (1..).zip(&waiters).map(|(at, one)| waiting.hold_body(at, 12 * MIB, one.holding())).collect();
+        waiters.iter().zip([5, 3, 9, 7, 8]).for_each(|(one, taken)| one.taken.store(taken, Ordering::Relaxed));
         (1..=4).for_each(|body| waiting.left_body(body));
         assert_eq!(waiting.held(), 48 * MIB, "three quarters");
         waiting.left_body(5);
@@ -427,25 +481,49 @@ mod tests {
         let waiting = account();
         let (stalled, busy) = (waiter(0, 0), waiter(0, u64::MAX));
         let _held = [waiting.hold_body(1, 20 * MIB, stalled.holding()), waiting.hold_body(2, 20 * MIB, busy.holding())];
+        stalled.taken.store(0, Ordering::Relaxed);
+        busy.taken.store(u64::MAX, Ordering::Relaxed);
         [1, 2].into_iter().for_each(|body| waiting.left_body(body));
         assert_eq!(waiting.held(), 40 * MIB, "more than a half, less than three quarters");
         // The clock of a test has only begun: what is stalled is said by hand.
-        waiting.end_some(MIB, 1, |_| true);
+        waiting.end_some(MIB, |group| group.taken() < 1, |group| group.bytes);
         assert!(is_told(&stalled) && !is_told(&busy) && !waiting.is_crowded());
     }
 
     #[test]
     fn a_connection_keeps_to_its_share() {
         let waiting = account();
-        let waiters: Vec<_> = (1..=100).map(|taken| waiter(77, taken)).collect();
-        let held: Vec<_> = waiters.iter().map(|one| waiting.hold_pieces(128 << 10, one.holding())).collect();
-        assert!(waiting.held() <= 8 * MIB, "{}", waiting.held());
-        assert!(is_told(&waiters[0]) && !is_told(&waiters[99]));
+        let waiters: Vec<_> = (1..=100).map(|_| Waiter::new(77)).collect();
+        let hold = |one: &Arc<Waiter>| waiting.hold_pieces(128 << 10, one);
+        let mut held: Vec<_> = waiters.iter().map(hold).collect();
+        assert_eq!((held.iter().flatten().count(), waiting.ended()), (32, 0), "nobody who takes is ended");
+        assert!(waiting.held() < 4 * MIB);
+        held.remove(0);
+        assert!(hold(&waiters[99]).is_some(), "there is room again");
         let one = waiter(78, 0);
         let large = waiting.hold_body(1, 12 * MIB, one.holding());
         waiting.left_body(1);
         assert!(!is_told(&one), "a single thing may be large");
         drop((held, large));
         assert_eq!((waiting.held(), waiting.all.lock().connections.len()), (0, 0));
+    }
+
+    #[test]
+    fn who_is_stalled() {
+        let group = |charge, taken, entered| {
+            let one = waiter(1, taken);
+            let holders = smallvec![one.holding()];
+            Group { bytes: charge, charge, entered, is_pieces: false, holders }
+        };
+        for (charge, taken, entered, expected) in [
+            (MIB, 98_001, 90_000, false),
+            (MIB, 97_999, 97_999, true), // takes nothing
+            (128 << 10, 99_999, 88_001, false),
+            (128 << 10, 99_999, 87_999, true), // takes a byte now and then
+            (7 * MIB, 99_999, 0, false),
+        ] {
+            let is_stalled = group(charge, taken, entered).is_stalled(100_000);
+            assert_eq!(is_stalled, expected, "{charge} {taken} {entered}");
+        }
     }
 }

@@ -259,25 +259,49 @@ fn resolve_key(key: KeySection, errors: &mut Diagnostics) -> KeyRules {
     }
 }
 
+/// Fields of which no origin gets a client's own: the node writes them, or answers them itself.
+pub const NEVER_A_CLIENTS: &[&str] = &[
+    "x-forwarded-for",
+    "x-forwarded-host",
+    "x-forwarded-proto",
+    "via",
+    "cdn-loop",
+    "host",
+    "seawall-debug",
+    "forwarded",
+    "x-forwarded",
+    "x-forwarded-port",
+    "x-forwarded-server",
+    "x-forwarded-scheme",
+    "x-forwarded-prefix",
+    "x-forwarded-ssl",
+    "x-forwarded-protocol",
+    "x-real-ip",
+    "x-host",
+    "x-url-scheme",
+    "front-end-https",
+    "proxy",
+    "connection",
+    "transfer-encoding",
+    "content-length",
+    "content-type",
+    "expect",
+    "range",
+    "if-match",
+    "if-none-match",
+    "if-modified-since",
+    "if-unmodified-since",
+    "if-range",
+    "te",
+];
+
 /// A request field, or several by one star, that a key or `forward` names.
 pub fn resolve_field(name: At<String>, errors: &mut Diagnostics) -> Option<Pattern> {
-    const VOUCHED_FOR: [&str; 8] = [
-        "x-forwarded-for",
-        "x-forwarded-host",
-        "x-forwarded-proto",
-        "via",
-        "cdn-loop",
-        "host",
-        "connection",
-        "seawall-debug",
-    ];
     let lower = name.value.to_ascii_lowercase();
     let pattern = lower.parse::<Pattern>().ok().filter(|_| lower.replacen('*', "", 1).parse::<HeaderName>().is_ok());
     let Some(pattern) = pattern else {
-        errors.error(
-            name.place,
-            format!("{:?} is not the name of a header field, nor such as \"x-tenant-*\"", name.value),
-        );
+        let hint = "one star may stand for a part of it: \"x-tenant-*\"";
+        errors.error_with_hint(name.place, format!("{:?} is not the name of a header field", name.value), hint);
         return None;
     };
     if pattern.matches("cookie") {
@@ -285,9 +309,11 @@ pub fn resolve_field(name: At<String>, errors: &mut Diagnostics) -> Option<Patte
         errors.error_with_hint(name.place, "a key with all cookies hits nobody", hint);
         return None;
     }
-    if let Some(vouched) = VOUCHED_FOR.iter().find(|vouched| pattern.matches(vouched)) {
-        let message =
-            format!("{:?} covers {vouched}, which the node writes itself, whatever a client says", name.value);
+    if let Some(never) = NEVER_A_CLIENTS.iter().find(|never| pattern.matches(never)) {
+        let message = format!(
+            "{:?} covers {never}: no origin gets a client's own, since the node writes it or answers it itself",
+            name.value
+        );
         errors.error(name.place, message);
         return None;
     }

@@ -3,7 +3,7 @@
 //! One direction: text -> [`file`] (as written) -> [`model`] (as used). All mistakes of a load are
 //! collected by [`diagnose`] and reported together; a configuration with a mistake is never used.
 
-mod cache;
+pub mod cache;
 pub mod certificate;
 pub mod diagnose;
 pub mod disk;

@@ -14,7 +14,7 @@ use super::file::StatusRange;
 use super::host::HostMap;
 use super::pattern::PathPattern;
 use super::read::{ByteSize, IpRange};
-use crate::request::{RequestView, merge_slashes};
+use crate::request::{RequestView, as_decoded, merge_slashes};
 
 pub use super::disk::{Admission, CacheDisk, DiskDirectory, WriteWhen};
 pub use super::routes::Routes;
@@ -364,6 +364,13 @@ impl Site {
     /// The first route that takes a request, by its place.
     pub fn find_route(&self, method: &Method, path: &str) -> Option<usize> {
         self.routes.serving(method, &merge_slashes(path))
+    }
+
+    /// Whether a path may be another route's to servers which decode it before they look for what it names. A route whose
+    /// pattern has escapes was written with them in mind.
+    pub fn is_read_otherwise(&self, method: &Method, path: &str, route: usize) -> bool {
+        let has_escapes = || self.routes[route].path.as_str().contains('%');
+        as_decoded(path).is_some_and(|decoded| self.find_route(method, &decoded) != Some(route) && !has_escapes())
     }
 
     /// Whether a route is for a path, if not for every method.

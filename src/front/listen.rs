@@ -72,6 +72,7 @@ pub async fn serve(bound: Bound, shared: Arc<Shared>, open: Open, mut shutdown: 
                 continue;
             }
         };
+        open.let_some_go(&shared).await;
         // Where there is no room a connection is closed at once: its client can go elsewhere.
         let Some(guard) = open.enter(&shared, client.ip()) else { continue };
         let (shared, shutdown) = (shared.clone(), shutdown.clone());

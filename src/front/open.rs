@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
@@ -110,12 +111,13 @@ struct Crowd {
     places: HashMap<u64, Arc<Place>>,
     /// Of those that were at rest when they were looked for; the one that had rested longest is the last.
     spare: Vec<Arc<Place>>,
+    /// When that was; 0: there may be more.
     looked: u64,
 }
 
 /// Connections at rest that are found with one look at all, at most.
 const SPARE: usize = 256;
-/// Milliseconds between two such looks.
+/// Milliseconds between two such looks, where the first has found all.
 const LOOK_EVERY: u64 = 100;
 
 impl Crowd {
@@ -127,11 +129,11 @@ impl Crowd {
                 Some(_) => {}
                 None if self.looked > 0 && now < self.looked + LOOK_EVERY => return false,
                 None => {
-                    self.looked = now;
                     let resting = self.places.values().filter_map(|place| Some((place.resting()?, place)));
                     let mut resting: Vec<(u64, &Arc<Place>)> = resting.collect();
                     resting.sort_unstable_by_key(|(since, _)| std::cmp::Reverse(*since));
                     let from = resting.len().saturating_sub(SPARE);
+                    self.looked = if from > 0 { 0 } else { now };
                     self.spare = resting[from..].iter().map(|(_, place)| Arc::clone(place)).collect();
                 }
             }
@@ -164,6 +166,17 @@ impl Open {
         }
     }
 
+    /// Waits a moment for those who have been told to make room, if they are many.
+    pub async fn let_some_go(&self, shared: &Shared) {
+        let most = with_those_who_go(self.most(&shared.snapshot.load().config.limits));
+        if self.count() < most {
+            return;
+        }
+        let mut changed = self.changed.subscribe();
+        let gone = async { while self.count() >= most && changed.changed().await.is_ok() {} };
+        let _ = tokio::time::timeout(GOING, gone).await; // then it is refused
+    }
+
     /// A new connection. Where there is no room for it one that has nothing to do makes some; `None`: none has.
     pub fn enter(&self, shared: &Arc<Shared>, client: IpAddr) -> Option<OpenGuard> {
         let metrics = &shared.observer.metrics;
@@ -192,6 +205,10 @@ impl Open {
         now: u64,
     ) -> Option<(u64, Option<Prefix>, Arc<Place>)> {
         let mut crowds = self.crowds.lock();
+        let open_of = |prefix| crowds.of.get(&prefix).map_or(0, |of| of.places.len());
+        if self.count() >= with_those_who_go(most) || prefix.map_or(0, open_of) >= with_those_who_go(share) as usize {
+            return None; // room has been asked for and is not there yet
+        }
         let full = prefix.and_then(|prefix| crowds.of.get_mut(&prefix).filter(|of| of.places.len() >= share as usize));
         let makes_room = match full {
             Some(crowd) => crowd.make_room(now), // whoever goes there makes room among all
@@ -234,6 +251,14 @@ const LEAST_SHARE: u32 = 32;
 /// How many of `most` connections clients next to each other may have.
 fn share(most: u32, percent: u32) -> u32 {
     (u64::from(most) * u64::from(percent) / 100).max(u64::from(LEAST_SHARE)).min(u64::from(most)) as u32
+}
+
+/// How long it is waited for those who have been told to make room.
+const GOING: Duration = Duration::from_millis(200);
+
+/// How many may be open with those that have been told to make room, which takes a moment.
+fn with_those_who_go(most: u32) -> u32 {
+    most.saturating_add((most / 16).max(16))
 }
 
 impl Drop for OpenGuard {

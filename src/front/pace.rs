@@ -46,6 +46,11 @@ impl Taking {
         self.since
     }
 
+    /// It has taken some bytes, and is waited for still.
+    pub fn credit(&mut self, bytes: u64) {
+        self.taken += bytes;
+    }
+
     /// It has taken some bytes. Whether it is quick enough.
     pub fn take(&mut self, bytes: u64, pace: Pace, now: impl FnOnce() -> Instant) -> bool {
         self.taken += bytes;

@@ -9,10 +9,11 @@
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::AsRawFd;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
@@ -48,10 +49,18 @@ pub struct ClientStream {
     /// How quickly the client has to take what is written, and how it does.
     pace: Pace,
     taking: Taking,
-    /// Runs while the client takes nothing.
-    stalled: Option<Pin<Box<Sleep>>>,
+    /// Runs while nothing more can be written.
+    stalled: Option<Stall>,
     /// Whether the connection is to end with a reset.
     reset: Arc<AtomicBool>,
+}
+
+/// A wait for the client.
+#[derive(Debug)]
+struct Stall {
+    over: Pin<Box<Sleep>>,
+    /// Bytes that the kernel had for the client when it began.
+    queued: u64,
 }
 
 #[derive(Debug)]
@@ -70,6 +79,15 @@ pub enum Gate {
     Chunks(Chunks),
     /// The body is not what its head promised. What comes is let through for pingora to refuse it.
     Malformed,
+}
+
+impl Transport {
+    fn socket(&self) -> &TcpStream {
+        match self {
+            Transport::Plain(stream) => stream,
+            Transport::Tls(stream) => stream.get_ref().0,
+        }
+    }
 }
 
 impl ClientStream {
@@ -175,10 +193,7 @@ impl ClientStream {
     }
 
     fn socket(&self) -> &TcpStream {
-        match &self.transport {
-            Transport::Plain(stream) => stream,
-            Transport::Tls(stream) => stream.get_ref().0,
-        }
+        self.transport.socket()
     }
 
     /// Gives up on a client that has taken nothing for too long, or too little. `length`: bytes that were taken.
@@ -190,20 +205,44 @@ impl ClientStream {
     ) -> Poll<io::Result<T>> {
         match written {
             Poll::Ready(Ok(done)) => {
-                self.stalled = None;
-                let is_quick = self.taking.take(length(&done) as u64, self.pace, Instant::now);
+                let written = length(&done) as u64;
+                // What the client took meanwhile may be far more than what could be written at once now.
+                let taken = self.stalled.take().map_or(written, |stall| {
+                    (stall.queued + written).saturating_sub(queued(self.transport.socket())).max(written)
+                });
+                let is_quick = self.taking.take(taken, self.pace, Instant::now);
                 Poll::Ready(if is_quick { Ok(done) } else { Err(timed_out(TOO_SLOW)) })
             }
             Poll::Ready(failed) => Poll::Ready(failed),
             Poll::Pending => {
                 self.taking.wait(Instant::now);
-                let patience = self.pace.patience;
-                let stalled = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(patience)));
-                match stalled.as_mut().poll(cx) {
-                    Poll::Pending => Poll::Pending,
-                    Poll::Ready(()) => Poll::Ready(Err(timed_out("the client takes nothing"))),
-                }
+                self.poll_stalled(cx).map(Err)
             }
+        }
+    }
+
+    /// The kernel takes more only when much of what it has is gone. So a client that takes some of that is waited for again.
+    fn poll_stalled(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        let Pace { patience, least } = self.pace;
+        loop {
+            let stall = match &mut self.stalled {
+                Some(stall) => stall,
+                None => self.stalled.insert(Stall {
+                    over: Box::pin(tokio::time::sleep(patience)),
+                    queued: queued(self.transport.socket()),
+                }),
+            };
+            ready!(stall.over.as_mut().poll(cx));
+            let before = stall.queued;
+            self.stalled = None;
+            let taken = before.saturating_sub(queued(self.transport.socket()));
+            if taken == 0 {
+                return Poll::Ready(timed_out("the client takes nothing"));
+            }
+            if taken < least.saturating_mul(patience.as_millis() as u64) / 1000 {
+                return Poll::Ready(timed_out(TOO_SLOW));
+            }
+            self.taking.credit(taken);
         }
     }
 
@@ -318,6 +357,14 @@ impl AsyncWrite for ClientStream {
 }
 
 const TOO_SLOW: &str = "the client takes too little of what waits for it; see min_rate in [limits]";
+
+/// Bytes that the kernel has and the client has not: tcp(7), `SIOCOUTQ`. Of no use if that fails: 0.
+fn queued(socket: &TcpStream) -> u64 {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: the descriptor is open as long as `socket` is there, and the call writes one int.
+    let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
+    if result == 0 { u64::try_from(bytes).unwrap_or(0) } else { 0 }
+}
 
 fn timed_out(why: &'static str) -> io::Error {
     io::Error::new(io::ErrorKind::TimedOut, why)

@@ -38,8 +38,9 @@ const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto")
 
 /// Fields by which proxies tell where a request came from. A client's own are never believed; nor does an
 /// origin see a token of the node's.
-static FORWARDING_FIELDS: [&str; 16] = [
+static FORWARDING_FIELDS: &[&str] = &[
     "forwarded",
+    "x-forwarded",
     "x-forwarded-for",
     "x-forwarded-host",
     "x-forwarded-proto",
@@ -59,20 +60,20 @@ static FORWARDING_FIELDS: [&str; 16] = [
 
 /// Fields by which some frameworks and servers let a request be another than its line says: its host, path, method or
 /// scheme. No cache key has them, so on a cached route one visitor could have another page stored for all. A name that
-/// ends with a hyphen stands for all that begin with it.
-static OVERRIDING_FIELDS: [&str; 29] = [
+/// ends with a hyphen stands for all that begin with it, one that begins with a hyphen for all that end with it.
+static OVERRIDING_FIELDS: &[&str] = &[
+    // any of them
+    "-override",
+    "x-original-",
     // host
-    "x-http-host-override",
-    "x-host-override",
-    "x-original-host",
     "x-backend-host",
+    "proxy-host",
+    "x-real-host",
     "x-forwarded-", // host, path, uri, prefix, scheme and more; the node writes its own
     // path
-    "x-original-url",
-    "x-original-uri",
-    "x-rewrite-url",
-    "x-rewrite-uri",
-    "x-override-url",
+    "x-envoy-original-",
+    "x-rewrite-",
+    "x-override-",
     "x-request-uri",
     "request-uri",
     "x-proxy-url",
@@ -87,54 +88,78 @@ static OVERRIDING_FIELDS: [&str; 29] = [
     "x-prerender-revalidate",
     "x-nextjs-rewritten-path",
     // method
-    "x-http-method-override",
     "x-http-method",
-    "x-method-override",
     // scheme
     "x-scheme",
+    "x-proto",
+    "fastly-ssl",
     "x-arr-ssl",
     "cloudfront-forwarded-proto",
     "x-https",
 ];
 
 /// Fields by which proxies in front assert who the client is or where it comes from, unkeyed as well.
-static IDENTITY_FIELDS: [&str; 36] = [
-    "true-client-ip",
+static IDENTITY_FIELDS: &[&str] = &[
+    // its address
+    "client-ip",
+    "-client-ip",
+    "x-originating-ip",
+    "forwarded-for",
+    "x-forward-for",
+    "cdn-src-ip",
+    "x-remote-ip",
+    "x-remote-addr",
+    "x-proxyuser-ip",
+    "x-custom-ip-authorization",
+    "x-envoy-external-address",
+    "x-envoy-peer-",
     "cf-connecting-",
+    "cf-pseudo-",
+    "x-appengine-",
+    "x-azure-",
+    // where it is
     "cf-ipcountry",
     "cf-ipcity",
     "cf-ipcontinent",
     "cf-iplatitude",
     "cf-iplongitude",
-    "cf-visitor",
-    "cf-access-",
     "cloudfront-viewer-",
-    "cloudfront-is-",
     "fastly-client-",
-    "fly-client-ip",
-    "x-client-ip",
-    "x-cluster-client-ip",
-    "x-original-forwarded-for",
-    "x-originating-ip",
-    "x-remote-ip",
-    "x-remote-addr",
-    "x-proxyuser-ip",
-    "x-azure-",
-    "x-appengine-",
-    "x-vercel-ip-",
+    "x-client-geo-",
+    "x-country",
+    "x-country-",
+    "x-geo-",
+    "x-geoip-",
     "x-nf-geo",
-    "proxy-client-ip",
-    "wl-proxy-client-ip",
-    "x-client-cert",
+    "x-vercel-ip-",
+    // what it is
+    "cf-visitor",
+    "cloudfront-is-",
+    "x-device",
+    "x-device-class", // the node's own, where a route has `device`
+    "x-ua-device",
+    // its certificate
+    "ssl-",
+    "x-ssl-",
+    "-client-cert",
     "x-client-verify",
-    "x-ssl-client-",
-    "ssl-client-",
-    "x-remote-user",
-    "remote-user",
-    "x-webauth-user",
+    "x-client-dn",
+    "x-tls-client-",
+    // who it is
+    "cf-access-",
+    "remote-",
+    "x-remote-",
+    "x-user",
+    "x-user-id",
+    "x-user-name",
+    "x-user-email",
+    "x-webauth-",
     "x-auth-request-",
     "x-authenticated-",
-    "x-device-class", // the node's own, where a route has `device`
+    "x-authentik-",
+    "x-amzn-oidc-",
+    "x-goog-authenticated-",
+    "x-ms-client-principal",
 ];
 
 /// The fields of a client's request that the fill of a route with `mode = "force"` has, beside those that its key names:
@@ -173,7 +198,7 @@ static FILL_EXCLUDES: [HeaderName; 9] = [
 pub fn set_forwarding_fields(fields: &mut HeaderMap, forwarded: &Forwarded<'_>) {
     let before: Vec<&str> = fields.get_all(FORWARDED_FOR).iter().filter_map(|value| value.to_str().ok()).collect();
     let chain = believed_chain(&before.join(", "), forwarded.client, &forwarded.node.trusted_proxies);
-    remove(fields, |name| is_listed(name, &FORWARDING_FIELDS));
+    remove(fields, |name| is_listed(name, FORWARDING_FIELDS));
     fields.insert(FORWARDED_PROTO, HeaderValue::from_static(forwarded.scheme.as_str()));
     if let Ok(chain) = HeaderValue::try_from(chain) {
         fields.insert(FORWARDED_FOR, chain);
@@ -195,7 +220,7 @@ pub fn exclude_from_fill(fields: &mut HeaderMap, rules: &CacheRules) {
         fields.remove(name);
     }
     // By what tells where it came from, the node's own is made first: see set_forwarding_fields.
-    remove(fields, |name| !goes_with_fill(name, rules) && !is_listed(name, &FORWARDING_FIELDS));
+    remove(fields, |name| !goes_with_fill(name, rules) && !is_listed(name, FORWARDING_FIELDS));
     if matches!(rules.mode, CacheMode::Force { .. }) && !rules.key.names_field("user-agent") {
         fields.insert(header::USER_AGENT, USER_AGENT);
     }
@@ -220,13 +245,15 @@ pub fn goes_with_fill(name: &str, rules: &CacheRules) -> bool {
         }
         _ => true,
     };
-    is_safe && !is_unkeyed(name, rules) && !is_listed(name, &FORWARDING_FIELDS)
+    // To CGI and its like an underscore is a hyphen, and then this would be a field that does not go, or one that is keyed.
+    let is_ambiguous = name.contains('_') && !rules.key.names_field(name);
+    is_safe && !is_ambiguous && !is_unkeyed(name, rules) && !is_listed(name, FORWARDING_FIELDS)
 }
 
 /// Whether a request is another than its line says by a field of this name.
 pub fn is_overriding(name: &str) -> bool {
     let lower = name.to_ascii_lowercase();
-    is_listed(&lower, &OVERRIDING_FIELDS) && !is_listed(&lower, &["x-forwarded-for", "x-forwarded-proto"])
+    is_listed(&lower, OVERRIDING_FIELDS) && !is_listed(&lower, &["x-forwarded-for", "x-forwarded-proto"])
 }
 
 /// Whether the node itself says what a field of this name says.
@@ -235,8 +262,8 @@ pub fn is_our_own(name: &HeaderName) -> bool {
 }
 
 fn is_unkeyed(name: &str, rules: &CacheRules) -> bool {
-    let listed = is_listed(name, &OVERRIDING_FIELDS) || is_listed(name, &IDENTITY_FIELDS);
-    listed && !is_listed(name, &FORWARDING_FIELDS) && !rules.key.names_field(name)
+    let listed = is_listed(name, OVERRIDING_FIELDS) || is_listed(name, IDENTITY_FIELDS);
+    listed && !is_listed(name, FORWARDING_FIELDS) && !rules.key.names_field(name)
 }
 
 /// HTTP/2 clients may send cookies in several fields; HTTP/1 has one (RFC 9113 section 8.2.3).
@@ -258,12 +285,13 @@ fn remove(fields: &mut HeaderMap, goes: impl Fn(&str) -> bool) {
     }
 }
 
-/// Whether a list has a name, or a beginning of it that ends with a hyphen.
+/// Whether a list has a name, or a beginning or an end of it that is marked by a hyphen.
 fn is_listed(name: &str, names: &[&str]) -> bool {
     let lists = |name: &str| {
-        names.iter().any(|listed| match listed.ends_with('-') {
-            true => name.starts_with(listed),
-            false => name == *listed,
+        names.iter().any(|listed| match (listed.starts_with('-'), listed.ends_with('-')) {
+            (true, _) => name.ends_with(listed),
+            (_, true) => name.starts_with(listed),
+            _ => name == *listed,
         })
     };
     lists(name) || name.contains('_') && lists(&name.replace('_', "-"))
@@ -296,6 +324,7 @@ fn is_trusted(ranges: &[IpRange], address: IpAddr) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::cache::NEVER_A_CLIENTS;
     use crate::config::model::KeyRules;
     use crate::plan::tests::config;
 
@@ -315,6 +344,13 @@ mod tests {
         };
         set_forwarding_fields(&mut map, &forwarded);
         map
+    }
+
+    #[test]
+    fn what_no_origin_gets_cannot_be_named_in_a_route() {
+        let never = |name: &str| NEVER_A_CLIENTS.contains(&name);
+        assert_eq!(FORWARDING_FIELDS.iter().find(|name| !never(name)), None);
+        assert_eq!(FILL_EXCLUDES.iter().find(|name| !never(name.as_str())), None);
     }
 
     #[test]

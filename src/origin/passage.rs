@@ -52,11 +52,10 @@ impl Passage {
         request.for_each(&CDN_LOOP, |line| {
             for entry in line.split(|byte| *byte == b',') {
                 let mut parts = entry.split(|byte| *byte == b';').map(<[u8]>::trim_ascii);
-                if parts.next().is_none_or(|name| !name.eq_ignore_ascii_case(CDN.as_bytes())) {
-                    continue;
-                }
-                nodes += 1;
-                here |= parts.any(|parameter| parameter.strip_prefix(b"node=") == Some(self.id.as_bytes()));
+                let Some(name) = parts.next().filter(|name| !name.is_empty()) else { continue };
+                nodes += 1; // whoever's
+                here |= name.eq_ignore_ascii_case(CDN.as_bytes())
+                    && parts.any(|parameter| parameter.strip_prefix(b"node=") == Some(self.id.as_bytes()));
             }
         });
         match (here, nodes >= MOST_NODES) {
@@ -81,7 +80,8 @@ mod tests {
             (&[][..], None),
             (&["seawall; node=b2"], None),
             (&["seawall; node=a12"], None),
-            (&["other; node=a1"], None),
+            (&["other; node=a1", ",, ,"], None),
+            (&[["cdn1"; 16].join(", ").as_str()], Some(Loop::TooLong)),
             (&["other, seawall; node=b2, Seawall;x=y;node=a1"], Some(Loop::Here)),
             (&["other", "seawall; node=a1"], Some(Loop::Here)),
             (&["seawall"], None),

@@ -123,6 +123,11 @@ pub fn plan<'c>(config: &'c Config, request: &RequestView<'_>) -> Plan<'c> {
     let Some(route_index) = site.find_route(request.method, request.path) else {
         return refuse_unrouted(site, request);
     };
+    let hides = request.hides_dots || site.is_read_otherwise(request.method, request.path, route_index);
+    if hides && site.encoded_dots == EncodedDots::Refuse {
+        let why = "an encoded slash makes the path another route's to some servers; see encoded_dots of [site]";
+        return Plan::Refuse { status: StatusCode::BAD_REQUEST, why };
+    }
     let route = &site.routes[route_index];
     let matched = Matched { site, site_index, route, route_index };
     if asks_for_upgrade(request) {
@@ -132,7 +137,7 @@ pub fn plan<'c>(config: &'c Config, request: &RequestView<'_>) -> Plan<'c> {
         return Plan::Pass(matched, PassReason::CacheOff);
     }
     // Which page it is, the origin may see otherwise: no other visitor gets it.
-    if request.hides_dots {
+    if hides {
         return Plan::Pass(matched, PassReason::EncodedDots);
     }
     if !matches!(*request.method, Method::GET | Method::HEAD) {
@@ -257,6 +262,8 @@ pub(crate) mod tests {
             ("GET", "shop.example", "/static/a.css", &plain, "cache 0"),
             ("HEAD", "a.shop.example", "/static/a.css", &plain, "cache 0"),
             ("POST", "shop.example", "/static/a.css", &plain, "pass 0 Method"),
+            ("GET", "shop.example", "/static/a%2Fb.css", &plain, "cache 0"),
+            ("GET", "shop.example", "/static/%2Fb.css", &plain, "cache 0"),
             ("GET", "shop.example", "/static/ws", &upgrade, "tunnel 0"),
             ("POST", "shop.example", "/static/ws", &upgrade, "pass 0 Method"),
             ("GET", "shop.example", "/static/ws", &unnamed, "cache 0"),

@@ -57,6 +57,19 @@ fn the_packaged_route_shares_nothing_that_has_no_lifetime() {
 }
 
 #[test]
+fn no_lifetime_is_guessed_for_a_request_with_a_cookie() {
+    let origin = greets(&["Last-Modified: Tue, 24 Nov 2020 12:00:00 GMT"]);
+    let node = Node::speaking(Protocol::H1, &[origin.address], PACKAGED);
+    for name in ["sid=1", "sid=2"] {
+        let answer = node.get_with("/a", &[&format!("Cookie: {name}")]);
+        assert_eq!(answer.text(), name, "{}", answer.cache());
+    }
+    // Without one it is as RFC 9111 section 4.2.2 has it.
+    assert!(node.get("/b").cache().contains("detail=heuristic"));
+    assert!(node.get("/b").is_hit());
+}
+
+#[test]
 fn a_fill_without_a_lifetime_is_not_shared_with_those_who_wait_for_it() {
     let gate = Gate::default();
     let opened = gate.clone();
@@ -334,7 +347,9 @@ fn hidden_dot_segments_reach_no_cache() {
     let routes = "[[site.shop.route]]\npath = \"/force/*\"\npool = \"app\"\ncache = { mode = \"force\", ttl = \"1m\" }\n\
         [[site.shop.route]]\npath = \"/private/*\"\npool = \"app\"\n\
         [[site.shop.route]]\npath = \"/*\"\npool = \"app\"\ncache = { mode = \"force\", ttl = \"1m\" }\n";
-    const HIDDEN: [&str; 6] = [
+    const HIDDEN: [&str; 8] = [
+        "/private%2fx",
+        "/%2fprivate/x",
         "/force/..%2faccount/x.css",
         "/force/..%5caccount/x.css",
         "/force/..\\account/x.css",

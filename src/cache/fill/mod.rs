@@ -202,8 +202,12 @@ pub async fn run(
                 return drop(ended);
             }
             None => {
-                // What is here is of something that is no more: the whole is asked for.
-                engine.discard(&part.object);
+                // What is here is of something that is no more, unless only this answer is not for all: the whole is asked for.
+                let agrees =
+                    exchange.status == StatusCode::PARTIAL_CONTENT && part.is_completed_by(&missing, &exchange.fields);
+                if !(agrees && engine.is_fresh(&part.object)) {
+                    engine.discard(&part.object);
+                }
                 request.origin.fields.remove(header::RANGE);
                 request.origin.fields.remove(header::IF_RANGE);
                 answer = exchange::get(&engine.connector, &request.snapshot.pools, &request.origin).await;

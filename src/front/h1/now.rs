@@ -111,7 +111,7 @@ impl Connection {
         self.stream.set_pace(Pace::of(&snapshot.config.limits));
         let tail = std::mem::take(&mut self.tail);
         let waiter = Waiter::new(0);
-        let held = self.shared.engine.hold(&answer.kept, 0, &waiter);
+        let held = self.shared.engine.hold(&answer.kept, &waiter);
         let (stream, writing) = (&mut self.stream, &mut answer);
         let written = held_up(&waiter, |cx| {
             let before = writing.written;

@@ -131,7 +131,7 @@ impl Connection {
             return done;
         }
         let waiter = Waiter::new(0);
-        let _held = self.shared.engine.hold(&kept, 0, &waiter);
+        let _held = self.shared.engine.hold(&kept, &waiter);
         let stream = &mut self.stream;
         held_up(&waiter, |cx| {
             let before = written;

@@ -9,9 +9,11 @@ use http::{HeaderMap, Method, StatusCode};
 use pingora_core::apps::HttpServerApp;
 use tokio::sync::watch;
 
+use crate::cache::engine::{Hold, Kept};
 use crate::cache::object::remove_hop_by_hop;
 use crate::cache::respond::Reply;
 use crate::cache::status::Report;
+use crate::cache::waiting::Held;
 use crate::clock::Timestamp;
 use crate::config::model::Limits;
 use crate::origin::exchange::Interims;
@@ -73,7 +75,8 @@ pub(super) async fn answer(asked: Asked, mut stream: Handle) {
     };
     match decision {
         Decision::Respond { mut response, report, site } => {
-            let sent = write(&mut stream, shared, &snapshot, &mut response, report.as_ref(), view.method).await;
+            let asked = (view.method, asked.section.weight());
+            let sent = write(&mut stream, shared, &snapshot, &mut response, report.as_ref(), asked).await;
             serve::record(shared, &snapshot, &view, site, report.as_ref(), (now, started), &sent);
         }
         // Never planned for HTTP/2, which has no Upgrade.
@@ -102,17 +105,32 @@ pub(super) async fn answer(asked: Asked, mut stream: Handle) {
     }
 }
 
-/// Writes a response to the stream. An error resets it, so that no client takes a part for the whole.
+/// Enters what is held while the client takes a piece; `own`: bytes of the request itself.
+async fn hold(
+    stream: &mut Handle,
+    shared: &Shared,
+    kept: &Kept,
+    (piece, own): (usize, usize),
+) -> Result<(Option<Held>, Option<Held>), Gone> {
+    match shared.engine.hold(kept, stream.waiter()) {
+        Hold::Nothing => Ok((None, None)),
+        Hold::Entered(body) => Ok((Some(body), Some(stream.hold_piece(0, own).await?))),
+        Hold::Piece(behind) => Ok((None, Some(stream.hold_piece(piece, behind + own).await?))),
+    }
+}
+
+/// Writes a response to the stream. An error resets it, so that no client takes a part for the whole. `asked`: by which method, and
+/// bytes of the request that are kept meanwhile.
 async fn write(
     stream: &mut Handle,
     shared: &Shared,
     snapshot: &Snapshot,
     response: &mut ClientResponse,
     report: Option<&Report>,
-    method: &Method,
+    asked: (&Method, usize),
 ) -> Sent {
     let mut sent = Sent { status: response.status(), bytes: 0, error: None };
-    sent.error = write_parts(stream, shared, snapshot, response, report, method).await.err();
+    sent.error = write_parts(stream, shared, snapshot, response, report, asked).await.err();
     if sent.error.is_some() {
         stream.reset(Reason::InternalError);
     }
@@ -126,7 +144,7 @@ async fn write_parts(
     snapshot: &Snapshot,
     response: &mut ClientResponse,
     report: Option<&Report>,
-    method: &Method,
+    (method, own): (&Method, usize),
 ) -> Result<(), String> {
     let text = |gone: Gone| gone.to_string();
     let mut section = BytesMut::new();
@@ -139,7 +157,7 @@ async fn write_parts(
     stream.send_section(section, false);
     let kept = response.kept();
     if let Some(body) = response.body.whole() {
-        let held = shared.engine.hold(&kept, body.len(), stream.waiter());
+        let held = hold(stream, shared, &kept, (body.len(), own)).await.map_err(text)?;
         return stream.send_held(body, true, held).await.map_err(text);
     }
     loop {
@@ -150,7 +168,7 @@ async fn write_parts(
         };
         match next.map_err(|error| error.to_string())? {
             Some(piece) => {
-                let held = shared.engine.hold(&response.kept(), piece.len(), stream.waiter());
+                let held = hold(stream, shared, &response.kept(), (piece.len(), own)).await.map_err(text)?;
                 stream.send_held(piece, false, held).await.map_err(text)?;
             }
             None => return stream.send(Bytes::new(), true).await.map_err(text),

@@ -34,6 +34,11 @@ struct Line {
 }
 
 impl Section {
+    /// Bytes of memory that it takes.
+    pub fn weight(&self) -> usize {
+        self.text.capacity() + self.lines.capacity() * size_of::<Line>()
+    }
+
     pub fn clear(&mut self) {
         self.text.clear();
         self.lines.clear();

@@ -167,9 +167,12 @@ impl Connection {
     /// Serves requests until the connection ends.
     pub async fn serve(mut self) {
         let mut preface = [0; PREFACE.len()];
-        match timeout(self.limits.header_timeout, self.stream.read_exact(&mut preface)).await {
-            Ok(Ok(_)) if preface == *PREFACE => {}
-            _ => return,
+        let begun = tokio::select! {
+            begun = timeout(self.limits.header_timeout, self.stream.read_exact(&mut preface)) => begun,
+            () = self.place.told() => return,
+        };
+        if !matches!(begun, Ok(Ok(_)) if preface == *PREFACE) {
+            return;
         }
         self.put_settings();
         wire::put_window_update(self.output.frames(), 0, CONNECTION_WINDOW - wire::INITIAL_WINDOW);

@@ -18,6 +18,7 @@ use pingora_core::{Error, ErrorType, OrErr, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 use tokio::time::timeout;
 
+use crate::cache::engine::BEHIND;
 use crate::cache::object::{add_date, remove_hop_by_hop};
 use crate::clock::Timestamp;
 use crate::config::model::Limits;
@@ -115,7 +116,10 @@ impl PassSession {
     }
 
     async fn give(&mut self, data: Bytes, ends: bool) -> Result<()> {
-        let held = self.stream.hold_piece(data.len());
+        let held = match data.len() {
+            0 => None,
+            length => Some(self.stream.hold_piece(length, BEHIND).await.map_err(gone)?),
+        };
         self.stream.send_held(data, ends, held).await.map_err(gone)
     }
 }
@@ -188,12 +192,7 @@ impl Session for PassSession {
         loop {
             let piece = left.split_to(left.len().min(PIECE));
             let (length, last) = (piece.len(), ends && left.is_empty());
-            match self.write_timeout {
-                Some(patience) => timeout(patience, self.give(piece, last))
-                    .await
-                    .map_err(|_| Error::explain(ErrorType::WriteTimedout, "the client takes nothing").into_down())??,
-                None => self.give(piece, last).await?,
-            }
+            self.give(piece, last).await?; // the connection knows whether the client takes enough
             self.body_sent += length;
             if left.is_empty() {
                 return Ok(());

@@ -6,11 +6,11 @@ use std::future::poll_fn;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
 
-use crate::cache::engine::BEHIND;
 use crate::cache::waiting::{Held, Waiter, Waiting};
 
 use super::wire::Reason;
@@ -139,6 +139,11 @@ pub struct Look {
 const SMALL: usize = 4 << 10;
 /// Up to this size.
 const JOINED: usize = 16 << 10;
+
+/// What a stream with its task takes while it waits, roughly.
+const OWN: usize = 8 << 10;
+/// After this long one that has found no room asks again.
+const TURN: Duration = Duration::from_millis(20);
 
 /// How a stream ended before its task had.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -288,14 +293,22 @@ impl Handle {
         &self.stream.waiter
     }
 
-    /// Enters a piece that is given next with those that wait for clients.
-    pub fn hold_piece(&self, length: usize) -> Option<Held> {
-        let enter = || self.stream.outbox.waiting.hold_pieces((length + BEHIND) as u64, self.stream.waiter.holding());
-        (length > 0).then(enter)
+    /// Enters a piece that is given next, and so many bytes behind it, with those that wait for clients; waits for room.
+    pub async fn hold_piece(&mut self, length: usize, behind: usize) -> Result<Held, Gone> {
+        let bytes = (length + behind + OWN) as u64;
+        loop {
+            if let Some(held) = self.stream.outbox.waiting.hold_pieces(bytes, &self.stream.waiter) {
+                return Ok(held);
+            }
+            tokio::select! {
+                gone = self.gone() => return Err(gone),
+                () = tokio::time::sleep(TURN) => {}
+            }
+        }
     }
 
     /// As [`Handle::send`]; what is held for it meanwhile may be wanted back, and then the stream ends.
-    pub async fn send_held(&mut self, data: Bytes, ends: bool, held: Option<Held>) -> Result<(), Gone> {
+    pub async fn send_held<H>(&mut self, data: Bytes, ends: bool, held: H) -> Result<(), Gone> {
         let waiter = self.stream.waiter.clone();
         let sent = tokio::select! {
             biased;
