@@ -156,6 +156,10 @@ impl<'a> Keeper<'a> {
                 if !last.is_empty() && !spool.write(last.clone()) {
                     return;
                 }
+                // It may have been changed before there was a spool that could be told of it.
+                if flight.is_spoilt() {
+                    spool.spoil();
+                }
                 let (engine, flight, most) = (engine.clone(), flight.clone(), rules.max_variants);
                 let (head, storable, patience) = (self.head, self.storable, engine.disk.patience());
                 let (key, seq) = (self.request.key.clone(), flight.seq);

@@ -23,7 +23,7 @@ use super::format::{BLOCK, Header};
 use super::health::Operation;
 use super::id::{FileId, KeyHash};
 use super::restore;
-use super::volume::Volume;
+use super::volume::{Spooling, Volume};
 
 /// Files that are evicted for one piece of a body, at most.
 const EVICT_AT_ONCE: usize = 256;
@@ -116,13 +116,19 @@ impl Spool {
             progress: Notify::new(),
         });
         let id = FileId::new(KeyHash::of(head.key().as_str()), &head.variant);
-        // A sweep must know of it: it is older than purges that come while it is written.
-        volume.files.lock().spooling.insert(file.number, head.checked());
+        // A sweep must know of it, for it is older than purges that come while it is written; and so must what takes it out.
+        let spooling = Spooling { id, seq: head.checked(), spoilt: false };
+        volume.files.lock().spooling.insert(file.number, spooling);
         Some(Spool { file, header, meta, id, others, committed: false })
     }
 
     pub fn file(&self) -> Arc<SpoolFile> {
         self.file.clone()
+    }
+
+    /// Has it not be put in its place: it is out of date.
+    pub fn spoil(&self) {
+        self.file.volume.spoil(self.file.number);
     }
 
     /// Has a piece written. `false`: it is given up, since the disk does not keep up or has failed.
@@ -206,7 +212,8 @@ impl Spool {
         let mut head = header.encode().to_vec();
         head.extend_from_slice(&self.meta);
         file.write_all_at(&head, 0)?;
-        let number = volume.begin_write(id, header.seq);
+        // Out of date, it has a number that never counts: it is removed instead of put in its place.
+        let number = volume.begin_spooled(self.file.number, id, header.seq).unwrap_or(0);
         volume
             .commit(id, number, &self.file.aside, &header, max_variants)
             .inspect_err(|_| volume.abandon_write(id, number))?;

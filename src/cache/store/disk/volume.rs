@@ -107,8 +107,8 @@ pub(super) struct Files {
     pub index: Index,
     /// Files that are being written; of several of a name the one that counts.
     writing: BTreeMap<FileId, Write>,
-    /// The purge sequences of bodies that are being written as they come.
-    pub spooling: HashMap<u64, PurgeSeq>,
+    /// Bodies that are being written as they come, by number.
+    pub spooling: HashMap<u64, Spooling>,
     /// Files that are to be removed, and until then not to be found.
     pub doomed: BTreeSet<FileId>,
     next_write: u64,
@@ -122,14 +122,34 @@ struct Write {
     seq: PurgeSeq,
 }
 
+/// A body that is being written as it comes.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Spooling {
+    pub id: FileId,
+    pub seq: PurgeSeq,
+    /// It was made out of date meanwhile: it is not to be put in its place.
+    pub spoilt: bool,
+}
+
 impl Files {
+    /// Has no body put in its place that is being written as it comes and is one of these. Gives their names.
+    fn spoil(&mut self, is_meant: impl Fn(FileId) -> bool) -> Vec<FileId> {
+        let meant = self.spooling.values_mut().filter(|spooling| is_meant(spooling.id));
+        meant
+            .map(|spooling| {
+                spooling.spoilt = true;
+                spooling.id
+            })
+            .collect()
+    }
+
     fn is_current(&self, id: FileId, number: u64) -> bool {
         self.writing.get(&id).is_some_and(|write| write.number == number)
     }
 
     /// The oldest purge sequence of what is not yet in the index.
     pub fn oldest_write(&self) -> Option<PurgeSeq> {
-        self.writing.values().map(|write| write.seq).chain(self.spooling.values().copied()).min()
+        self.writing.values().map(|write| write.seq).chain(self.spooling.values().map(|spooling| spooling.seq)).min()
     }
 }
 
@@ -509,7 +529,24 @@ impl Volume {
 
     /// What is stored under a name is out of date from now on. The number tells this write from later ones.
     pub(super) fn begin_write(&self, id: FileId, seq: PurgeSeq) -> u64 {
+        self.begin(&mut self.files.lock(), id, seq)
+    }
+
+    /// The same for a body that was written as it came. `None`: it is out of date already.
+    pub(super) fn begin_spooled(&self, spool: u64, id: FileId, seq: PurgeSeq) -> Option<u64> {
         let mut files = self.files.lock();
+        let is_spoilt = files.spooling.get(&spool).is_none_or(|spooling| spooling.spoilt);
+        (!is_spoilt).then(|| self.begin(&mut files, id, seq))
+    }
+
+    /// Has a body that is being written as it comes not be put in its place.
+    pub(super) fn spoil(&self, spool: u64) {
+        if let Some(spooling) = self.files.lock().spooling.get_mut(&spool) {
+            spooling.spoilt = true;
+        }
+    }
+
+    fn begin(&self, files: &mut Files, id: FileId, seq: PurgeSeq) -> u64 {
         let outdated = files.index.remove(id).is_some() || !self.scan.is_done();
         if outdated {
             files.doomed.insert(id);
@@ -712,8 +749,9 @@ impl Volume {
 
     /// The same, if it is there or may be; whether that is so.
     pub fn take_out(&self, id: FileId) -> bool {
-        let files = self.files.lock();
-        let is_known = files.index.get(id).is_some() || files.writing.contains_key(&id) || files.doomed.contains(&id);
+        let mut files = self.files.lock();
+        let is_coming = !files.spoil(|other| other == id).is_empty() || files.writing.contains_key(&id);
+        let is_known = is_coming || files.index.get(id).is_some() || files.doomed.contains(&id);
         drop(files);
         let may_be_there = is_known || !self.scan.is_done();
         if may_be_there {
@@ -724,8 +762,10 @@ impl Volume {
 
     /// Takes all variants of a key out. Says which may be there still.
     pub fn remove_key(&self, key: KeyHash) -> Vec<Doom> {
-        let files = self.files.lock();
-        let mut ids: Vec<FileId> = files.index.variants(key).iter().map(|entry| entry.id).collect();
+        let mut files = self.files.lock();
+        // What is on its way is older than whatever takes it out.
+        let mut ids = files.spoil(|id| id.key == key);
+        ids.extend(files.index.variants(key).iter().map(|entry| entry.id));
         ids.extend(files.writing.range(FileId::all_of(key)).map(|(id, _)| *id));
         ids.extend(files.doomed.range(FileId::all_of(key)));
         let all_are_known = self.scan.is_done();
