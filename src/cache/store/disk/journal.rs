@@ -66,10 +66,18 @@ pub struct Journal {
     written: watch::Sender<u64>,
 }
 
+/// The numbers of something that is noted.
+#[derive(Debug, Clone, Copy)]
+struct Noted {
+    /// The one that it was given last: it tells what is settled from what was noted anew.
+    last: u64,
+    /// The one that it had when its line was to be written: it is durable as soon as that is.
+    line: u64,
+}
+
 #[derive(Debug, Default)]
 struct State {
-    /// With the number that each was given last.
-    doomed: HashMap<PathBuf, HashMap<Doom, u64>>,
+    doomed: HashMap<PathBuf, HashMap<Doom, Noted>>,
     newest: u64,
     /// Lines that are not written yet.
     lines: Vec<u8>,
@@ -82,26 +90,34 @@ struct State {
 }
 
 impl State {
+    /// Gives the number to wait for.
     fn note(&mut self, root: &Path, doom: Doom) -> u64 {
         if !self.doomed.contains_key(root) {
             self.doomed.insert(root.to_owned(), HashMap::new());
         }
         let Some(of_root) = self.doomed.get_mut(root) else { return 0 };
-        if let Some(all) = of_root.get(&Doom::All) {
-            return *all;
-        }
-        let is_too_much = of_root.len() >= MOST;
-        if is_too_much {
+        // Also what `All` is noted for has its own note: `All` may be settled before it is.
+        let is_too_much = of_root.len() >= MOST && doom != Doom::All && !of_root.contains_key(&doom);
+        if is_too_much && !of_root.contains_key(&Doom::All) {
             tracing::warn!(path = %root.display(), "so much was invalidated that is still on this disk that nothing on it would be believed after a restart");
         }
         let doom = if is_too_much { Doom::All } else { doom };
         if doom == Doom::All {
-            of_root.clear();
+            of_root.retain(|noted, _| *noted == Doom::All); // it stands for all the others
         }
         self.newest += 1;
-        of_root.insert(doom, self.newest);
+        if let Some(noted) = of_root.get_mut(&doom) {
+            noted.last = self.newest;
+            return noted.line; // it has a line already
+        }
+        of_root.insert(doom, Noted { last: self.newest, line: self.newest });
         self.lines.extend_from_slice(line(root, doom).as_bytes());
         self.newest
+    }
+
+    /// Whether most lines of the file are settled.
+    fn is_worn(&self) -> bool {
+        self.in_file > COMPACT_ABOVE.max(2 * self.live())
     }
 
     fn all_lines(&self) -> Vec<u8> {
@@ -155,7 +171,7 @@ impl Journal {
     /// What is noted of a directory.
     pub fn of(&self, root: &Path) -> Vec<(Doom, u64)> {
         let state = self.state.lock();
-        state.doomed.get(root).into_iter().flatten().map(|(doom, number)| (*doom, *number)).collect()
+        state.doomed.get(root).into_iter().flatten().map(|(doom, noted)| (*doom, noted.last)).collect()
     }
 
     pub fn count(&self, root: &Path) -> usize {
@@ -167,13 +183,12 @@ impl Journal {
         let mut state = self.state.lock();
         if let Some(of_root) = state.doomed.get_mut(root) {
             for (doom, number) in settled {
-                if of_root.get(doom) == Some(number) {
+                if of_root.get(doom).is_some_and(|noted| noted.last == *number) {
                     of_root.remove(doom);
                 }
             }
         }
-        let live = state.live();
-        state.anew |= state.in_file > COMPACT_ABOVE.max(2 * live) || live == 0 && state.in_file > 0;
+        state.anew |= state.is_worn() || state.live() == 0 && state.in_file > 0;
         self.start(&mut state);
     }
 
@@ -218,7 +233,8 @@ impl Journal {
                     state.running = false;
                     return;
                 }
-                let (waiting, anew) = (std::mem::take(&mut state.lines), std::mem::take(&mut state.anew));
+                let anew = std::mem::take(&mut state.anew) || state.is_worn();
+                let waiting = std::mem::take(&mut state.lines);
                 let lines = if anew { state.all_lines() } else { waiting };
                 let before = if anew { 0 } else { state.in_file };
                 state.in_file = before + lines.iter().filter(|byte| **byte == b'\n').count();
@@ -326,9 +342,10 @@ mod tests {
         let (again, whole) = Journal::open(Some(directory.path()));
         assert!(whole && again.count(one) == 2 && again.of(two)[0].0 == Doom::File(id(2)));
         let settled = again.of(one);
-        let later = again.note(one, [Doom::File(id(1))]);
+        assert!(again.note(one, [Doom::File(id(1))]) <= number, "its line is there already");
         again.forget(one, &settled);
-        assert_eq!(again.of(one), [(Doom::File(id(1)), later)], "it was noted anew meanwhile");
+        let left: Vec<Doom> = again.of(one).into_iter().map(|(doom, _)| doom).collect();
+        assert_eq!(left, [Doom::File(id(1))], "it was noted anew meanwhile");
         again.close(PATIENCE);
         let lines = fs::read_to_string(directory.path().join("doomed.log")).unwrap();
         assert_eq!(lines.lines().count(), 2, "{lines}");
@@ -353,5 +370,30 @@ mod tests {
         let mut state = State::default();
         (0..=MOST as u32).for_each(|number| _ = state.note(Path::new("/a"), Doom::File(id(number))));
         assert_eq!(state.doomed[Path::new("/a")].keys().collect::<Vec<_>>(), [&Doom::All]);
+    }
+
+    #[test]
+    fn what_is_noted_beside_all_outlasts_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = Path::new("/a");
+        let (journal, _) = Journal::open(Some(directory.path()));
+        journal.note(root, [Doom::File(id(1)), Doom::All]);
+        let settled = journal.of(root);
+        journal.note(root, [Doom::File(id(2))]);
+        journal.forget(root, &settled);
+        let left: Vec<Doom> = journal.of(root).into_iter().map(|(doom, _)| doom).collect();
+        assert_eq!(left, [Doom::File(id(2))]);
+        let settled = [(Doom::All, journal.note(root, [Doom::All]))];
+        journal.note(root, [Doom::All]);
+        journal.forget(root, &settled);
+        assert_eq!(journal.count(root), 1, "it was noted anew meanwhile");
+    }
+
+    #[test]
+    fn what_is_noted_again_and_again_has_one_line() {
+        let mut state = State::default();
+        let numbers: Vec<u64> = (0..3).map(|_| state.note(Path::new("/a"), Doom::File(id(1)))).collect();
+        assert_eq!(numbers, [1, 1, 1]);
+        assert_eq!(state.lines, line(Path::new("/a"), Doom::File(id(1))).as_bytes());
     }
 }
