@@ -174,6 +174,11 @@ impl Journal {
         state.doomed.get(root).into_iter().flatten().map(|(doom, noted)| (*doom, noted.last)).collect()
     }
 
+    /// The newest number so far.
+    pub fn newest(&self) -> u64 {
+        self.state.lock().newest
+    }
+
     pub fn count(&self, root: &Path) -> usize {
         self.state.lock().doomed.get(root).map_or(0, HashMap::len)
     }

@@ -175,6 +175,9 @@ impl DiskTier {
         let is_used = |root: &PathBuf| after.iter().any(|volume| volume.root == *root);
         let leaving = before.iter().map(|volume| volume.root.clone()).filter(|root| !is_used(root));
         let absent: Vec<PathBuf> = self.absent.load().iter().cloned().chain(leaving).collect();
+        // From here on it may be doubted as absent, which it does not heed any more.
+        let noted = self.journal.newest();
+        before.iter().filter(|volume| !is_used(&volume.root)).for_each(|volume| volume.heed_no_later(noted));
         // What comes is absent until it is in use: whatever is made out of date meanwhile is noted.
         self.absent.store(Arc::new(absent.clone()));
         for volume in before.iter().filter(|volume| !after.iter().any(|kept| Arc::ptr_eq(kept, volume))) {

@@ -105,7 +105,8 @@ fn enter(volume: &Volume, id: FileId) -> io::Result<()> {
     match header {
         Ok(header) => {
             let mut files = volume.files.lock();
-            if volume.scan.is_forgotten(id.key) && files.index.get(id).is_none() {
+            let is_outdated = volume.scan.is_forgotten(id.key) || volume.is_doubted();
+            if is_outdated && files.index.get(id).is_none() {
                 files.doomed.insert(id);
             } else if !files.doomed.contains(&id) {
                 let entry = Entry::new(id, header.file_length(), header.seq, header.filter);

@@ -77,6 +77,8 @@ pub struct Volume {
     /// Wakes the warden.
     pub(super) chores: Condvar,
     pub(super) closed: AtomicBool,
+    /// What is noted in the journal above this is for whoever uses the directory next.
+    noted_until: AtomicU64,
     /// It was left in order: nothing may be put in place any more.
     ended: AtomicBool,
     /// Held as long as this process uses the directory.
@@ -218,6 +220,7 @@ impl Volume {
             next_aside: AtomicU64::new(0),
             chores: Condvar::new(),
             closed: AtomicBool::new(false),
+            noted_until: AtomicU64::new(u64::MAX),
             ended: AtomicBool::new(false),
             lock: Mutex::default(),
             counters: Counters::default(),
@@ -823,7 +826,7 @@ impl Volume {
         match known {
             // This process has looked at it, or has written it.
             Some(entry) => Trust { survived: entry.seq, ..trust },
-            None if self.before.doubted.load(Ordering::Acquire) => Trust { retired: PurgeSeq(u64::MAX), ..trust },
+            None if self.is_doubted() => Trust { retired: PurgeSeq(u64::MAX), ..trust },
             None => Trust {
                 survived: PurgeSeq(self.before.survived.load(Ordering::Acquire)),
                 up_to: PurgeSeq(self.before.up_to.load(Ordering::Acquire)),
@@ -848,9 +851,28 @@ impl Volume {
             match doom {
                 Doom::File(id) => self.remove(id),
                 Doom::Key(key) => drop(self.remove_key(key)),
-                Doom::All => self.before.doubted.store(true, Ordering::Release),
+                Doom::All => self.doubt_all(),
             }
         }
+    }
+
+    /// What was there before is not to be used, also what was believed so far.
+    fn doubt_all(&self) {
+        let mut files = self.files.lock();
+        self.before.doubted.store(true, Ordering::Release);
+        let believed: Vec<FileId> = files.index.by_use().map(|entry| entry.id).collect();
+        files.index = Index::new();
+        files.doomed.extend(believed);
+    }
+
+    /// Whether nothing is believed of what was there before.
+    pub(super) fn is_doubted(&self) -> bool {
+        self.before.doubted.load(Ordering::Acquire)
+    }
+
+    /// What is noted in the journal after `number` is not for this process's use of the directory.
+    pub(super) fn heed_no_later(&self, number: u64) {
+        self.noted_until.store(number, Ordering::Release);
     }
 
     /// Has the journal forget what is gone for good. Waits for the disk.
@@ -859,7 +881,10 @@ impl Volume {
         if !self.scan.is_done() || self.health.state() != State::InService {
             return;
         }
-        let noted = self.terms.journal.of(&self.root);
+        // `All` was heeded only if nothing was believed: else it was noted while the directory was not in use.
+        let (until, heeded) = (self.noted_until.load(Ordering::Acquire), self.is_doubted());
+        let mut noted = self.terms.journal.of(&self.root);
+        noted.retain(|(doom, number)| *number <= until && (heeded || *doom != Doom::All));
         if noted.is_empty() || !self.free_doomed(|| {}) {
             return;
         }
