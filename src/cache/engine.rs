@@ -438,10 +438,11 @@ impl Engine {
             let total = freed.entry(seq).or_default();
             (total.0, total.1) = (total.0 + objects, total.1 + bytes);
         }
-        let done = on_disk.unswept.is_empty() && on_disk.oldest >= current;
+        let all_is_swept = on_disk.unswept.is_empty() && !on_disk.scanning;
+        let done = all_is_swept && on_disk.oldest >= current;
         self.purges.history.swept(&freed, done.then_some(current));
-        // A disk that could not be swept holds the purges back, but not for ever.
-        if on_disk.unswept.is_empty() || self.purges.marks() > MOST_MARKS {
+        // A disk that could not be swept holds the purges back, but not for ever; one that is still scanned, until it is.
+        if all_is_swept || !on_disk.scanning && self.purges.marks() > MOST_MARKS {
             for path in &on_disk.unswept {
                 tracing::warn!(
                     path = %path.display(),

@@ -41,6 +41,8 @@ pub struct DiskSwept {
     pub oldest: PurgeSeq,
     /// Directories that could not be swept, or not wholly.
     pub unswept: Vec<PathBuf>,
+    /// Of some it is not known yet what is in them: they are swept when it is.
+    pub scanning: bool,
 }
 
 /// What a sweep is for: the same for all directories.
@@ -70,12 +72,16 @@ impl DiskTier {
         let task = Arc::new(Task { purges: purges.clone(), suspects, current, durable: purges.durable() });
         let mut swept = DiskSwept { oldest: PurgeSeq(u64::MAX), ..DiskSwept::default() };
         let volumes = self.volumes.load_full();
+        let scanning: Vec<bool> = volumes.iter().map(|volume| volume.is_scanning()).collect();
         // Each by itself: one that hangs holds up no other.
         let running: Vec<Option<Running>> = volumes.iter().map(|volume| Running::begin(volume, &task)).collect();
-        for (volume, running) in volumes.iter().zip(running) {
+        for ((volume, running), was_scanning) in volumes.iter().zip(running).zip(scanning) {
             let one = running.and_then(|running| running.end(volume));
-            if !one.is_some_and(|one| swept.add(one)) {
-                swept.unswept.push(volume.root.clone());
+            match one.is_some_and(|one| swept.add(one)) {
+                true => {}
+                // If it was, it may just have come to its end.
+                false if volume.is_scanning() || was_scanning && volume.is_whole().is_some() => swept.scanning = true,
+                false => swept.unswept.push(volume.root.clone()),
             }
         }
         // What was read before is not to be promoted any more.

@@ -523,6 +523,11 @@ impl Volume {
         is_whole.then(|| self.scan.times())
     }
 
+    /// Whether it works, and it is still to be found out what is in it.
+    pub(super) fn is_scanning(&self) -> bool {
+        !self.scan.is_done() && self.health.state() == State::InService
+    }
+
     /// What keeps an object from being written now.
     pub fn obstacle(&self) -> Option<Trouble> {
         let obstacle = self.health.obstacle(Operation::Write);
