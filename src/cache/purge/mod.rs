@@ -114,6 +114,8 @@ pub struct Purges {
     log_id: AtomicU32,
     /// Up to which purges are forgotten.
     retired: Arc<AtomicU64>,
+    /// The newest number that a restart knows of.
+    durable: Arc<AtomicU64>,
     pub history: History,
 }
 
@@ -133,6 +135,7 @@ impl Purges {
             directory: state_dir.map(Path::to_owned),
             log_id: AtomicU32::new(0),
             retired: Arc::default(),
+            durable: Arc::default(),
             history: History::default(),
         };
         for record in &records {
@@ -144,6 +147,7 @@ impl Purges {
             purges.log.lock().append(std::slice::from_ref(&record))?;
             purges.put_in_force(&record);
         }
+        purges.durable.store(purges.log.lock().newest().0, Ordering::Release);
         Ok(purges)
     }
 
@@ -181,6 +185,7 @@ impl Purges {
             return Ok(());
         }
         let written = log.append(&records);
+        self.durable.store(log.newest().0, Ordering::Release);
         if written.is_err() {
             let mut unwritten = self.unwritten.lock();
             let later = std::mem::replace(&mut *unwritten, records);
@@ -191,7 +196,12 @@ impl Purges {
 
     /// The newest number that a restart knows of.
     pub fn durable(&self) -> PurgeSeq {
-        self.log.lock().newest()
+        PurgeSeq(self.durable.load(Ordering::Acquire))
+    }
+
+    /// The same; it goes on changing.
+    pub fn durable_number(&self) -> Arc<AtomicU64> {
+        self.durable.clone()
     }
 
     /// Whether an object is still to be used. One comparison unless there was a purge since the last time.

@@ -66,6 +66,8 @@ pub struct DiskTier {
     /// Of which purge log the sequences in the files are, and up to which purges are forgotten.
     log: u32,
     retired: Arc<AtomicU64>,
+    /// Up to which purges a restart knows of.
+    durable: Arc<AtomicU64>,
     journal: Arc<Journal>,
     places: Arc<Places>,
     /// Directories that were used once and are not now.
@@ -136,6 +138,7 @@ impl DiskTier {
             settings: ArcSwap::from_pointee(CacheDisk { directories: Vec::new(), ..config.clone() }),
             log: purges.log_id(),
             retired: purges.retired(),
+            durable: purges.durable_number(),
             journal,
             absent: ArcSwap::from_pointee(places.roots()),
             places,
@@ -155,6 +158,7 @@ impl DiskTier {
         let terms = Terms {
             log: self.log,
             retired: self.retired.clone(),
+            durable: self.durable.clone(),
             newest,
             journal: self.journal.clone(),
             places: self.places.clone(),

@@ -29,10 +29,10 @@ fn path(root: &Path) -> PathBuf {
     root.join("index")
 }
 
-/// Writes what is known of a directory.
+/// Writes what is known of a directory. `log`: which purge log the numbers are of, and the newest that a restart knows of.
 pub fn save<'a>(
     root: &Path,
-    log: u32,
+    log: (u32, PurgeSeq),
     index: &Index,
     doomed: impl ExactSizeIterator<Item = &'a FileId>,
 ) -> io::Result<()> {
@@ -57,7 +57,11 @@ pub fn take(root: &Path, log: u32) -> io::Result<Option<Known>> {
     Ok(removed.is_ok().then(|| decode(&bytes, log)).flatten())
 }
 
-fn encode<'a>(log: u32, index: &Index, doomed: impl ExactSizeIterator<Item = &'a FileId>) -> Vec<u8> {
+fn encode<'a>(
+    (log, durable): (u32, PurgeSeq),
+    index: &Index,
+    doomed: impl ExactSizeIterator<Item = &'a FileId>,
+) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(HEAD + index.len() * ENTRY + doomed.len() * ID + 4);
     bytes.extend_from_slice(&MAGIC);
     bytes.extend_from_slice(&log.to_le_bytes());
@@ -66,7 +70,7 @@ fn encode<'a>(log: u32, index: &Index, doomed: impl ExactSizeIterator<Item = &'a
     for entry in index.by_use() {
         push_id(&mut bytes, entry.id);
         bytes.extend_from_slice(&entry.size().to_le_bytes());
-        bytes.extend_from_slice(&entry.seq.0.to_le_bytes());
+        bytes.extend_from_slice(&entry.seq.min(durable).0.to_le_bytes());
         bytes.extend_from_slice(&entry.filter.0.to_le_bytes());
     }
     doomed.for_each(|id| push_id(&mut bytes, *id));
@@ -137,7 +141,9 @@ mod tests {
             index.insert(Entry::new(id(number), 5000, PurgeSeq(u64::from(number)), Filter(7)));
         }
         let doomed = [id(77)];
-        let bytes = encode(3, &index, doomed.iter());
+        let known = decode(&encode((3, PurgeSeq(4)), &index, [].iter()), 3).unwrap();
+        assert_eq!(known.entries.iter().map(|entry| entry.seq.0).max(), Some(4), "what a restart does not know of");
+        let bytes = encode((3, PurgeSeq(9)), &index, doomed.iter());
         let known = decode(&bytes, 3).unwrap();
         assert!(known.entries.iter().eq(index.by_use()));
         assert_eq!(known.doomed, doomed);
@@ -155,7 +161,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         fs::create_dir(root.path().join("tmp")).unwrap();
         assert!(take(root.path(), 3).unwrap().is_none());
-        save(root.path(), 3, &Index::new(), [].iter()).unwrap();
+        save(root.path(), (3, PurgeSeq(0)), &Index::new(), [].iter()).unwrap();
         assert!(take(root.path(), 3).unwrap().is_some());
         assert!(take(root.path(), 3).unwrap().is_none());
     }

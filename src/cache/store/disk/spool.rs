@@ -22,7 +22,6 @@ use super::file::{self, Patience};
 use super::format::{BLOCK, Header};
 use super::health::Operation;
 use super::id::{FileId, KeyHash};
-use super::restore;
 use super::volume::{Spooling, Volume};
 
 /// Files that are evicted for one piece of a body, at most.
@@ -208,12 +207,12 @@ impl Spool {
         let id = self.id;
         let object = object(FileBody::of_spool(volume.clone(), id, file.clone(), self.header));
         // The purges that it has survived may be more by now; the metadata are as they were.
-        let header = restore::header(&object, &self.meta, self.header.meta_room, volume.terms.log);
+        let header = volume.header_of(&object, &self.meta, self.header.meta_room);
         let mut head = header.encode().to_vec();
         head.extend_from_slice(&self.meta);
         file.write_all_at(&head, 0)?;
         // Out of date, it has a number that never counts: it is removed instead of put in its place.
-        let number = volume.begin_spooled(self.file.number, id, header.seq).unwrap_or(0);
+        let number = volume.begin_spooled(self.file.number, id, object.checked()).unwrap_or(0);
         volume
             .commit(id, number, &self.file.aside, &header, max_variants)
             .inspect_err(|_| volume.abandon_write(id, number))?;

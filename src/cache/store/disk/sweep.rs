@@ -217,7 +217,8 @@ fn sweep(volume: &Volume, task: &Task, progress: &Progress) -> Swept {
     let all_is_known = began.is_some() && began == volume.is_whole();
     swept.for_good =
         all_is_known && is_done_for_good(volume, swept.oldest.min(task.current).min(task.durable), progress);
-    swept.oldest = swept.oldest.min(before.unwrap_or(swept.oldest));
+    // What is written names no purge that a restart does not know of: none of those may be forgotten either.
+    swept.oldest = swept.oldest.min(before.unwrap_or(swept.oldest)).min(task.durable);
     swept
 }
 

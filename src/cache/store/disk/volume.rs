@@ -51,6 +51,9 @@ pub struct Terms {
     pub log: u32,
     /// Up to which purges are forgotten.
     pub retired: Arc<AtomicU64>,
+    /// Up to which purges a restart knows of. What is written says nothing of later ones: their numbers may be lost, and
+    /// given again.
+    pub durable: Arc<AtomicU64>,
     /// The newest purge when the directory was taken into use.
     pub newest: PurgeSeq,
     pub journal: Arc<Journal>,
@@ -598,7 +601,17 @@ impl Volume {
     /// Header and metadata of an object; `None`: they are too large to be kept.
     pub(super) fn head_of(&self, object: &Object) -> Option<(Header, Vec<u8>)> {
         let meta = restore::meta(object).encode()?;
-        Some((restore::header(object, &meta, room_for(meta.len()), self.terms.log), meta))
+        Some((self.header_of(object, &meta, room_for(meta.len())), meta))
+    }
+
+    /// The header of an object, as a restart may find it.
+    pub(super) fn header_of(&self, object: &Object, meta: &[u8], meta_room: u32) -> Header {
+        let header = restore::header(object, meta, meta_room, self.terms.log);
+        Header { seq: header.seq.min(self.durable()), ..header }
+    }
+
+    fn durable(&self) -> PurgeSeq {
+        PurgeSeq(self.terms.durable.load(Ordering::Acquire))
     }
 
     /// A number and a name for a file that is being written.
@@ -630,9 +643,11 @@ impl Volume {
             files.doomed.insert(id);
             return Ok(());
         }
-        files.writing.remove(&id);
+        // What is written may say less than is known.
+        let survived = files.writing.remove(&id).map_or(header.seq, |write| write.seq);
         files.doomed.remove(&id);
-        files.index.insert(Entry::new(id, header.file_length(), header.seq, header.filter));
+        let entry = Entry::new(id, header.file_length(), header.seq, header.filter);
+        files.index.insert(entry.having_survived(survived));
         self.displace_variants(&mut files, id, max_variants);
         if !files.doomed.is_empty() {
             self.chores.notify_all();
@@ -731,7 +746,7 @@ impl Volume {
             match file::rewrite_head(&id.path(&volume.root), Some(body.inode()), &header, &meta) {
                 Ok(Rewritten::Done) => {
                     volume.wrote(header.seq);
-                    volume.files.lock().index.survived(id, header.seq);
+                    volume.files.lock().index.survived(id, object.checked());
                 }
                 Ok(Rewritten::NoRoom) => volume.remove(id),
                 Ok(Rewritten::Another) => {}
@@ -918,13 +933,14 @@ impl Volume {
     pub fn save(&self) -> std::io::Result<()> {
         let files = self.files.lock();
         match self.scan.is_done() && self.health.state() == State::InService && files.writing.is_empty() {
-            true => snapshot::save(&self.root, self.terms.log, &files.index, files.doomed.iter()),
+            true => snapshot::save(&self.root, (self.terms.log, self.durable()), &files.index, files.doomed.iter()),
             false => Ok(()),
         }
     }
 
     /// Takes over what the last process knew of the directory.
     pub(super) fn restore(&self, known: Known) {
+        let mut outdated = 0;
         // In steps: whoever asks for something needs the same lock.
         for entries in known.entries.chunks(RESTORED_AT_ONCE) {
             let mut files = self.files.lock();
@@ -933,11 +949,14 @@ impl Volume {
                 // What was written or removed since the start is newer.
                 let is_outdated = !(retired..=up_to).contains(&entry.seq) || self.scan.is_forgotten(entry.id.key);
                 if is_outdated && files.index.get(entry.id).is_none() {
-                    files.doomed.insert(entry.id);
+                    outdated += usize::from(files.doomed.insert(entry.id));
                 } else if !is_outdated && !files.doomed.contains(&entry.id) {
                     files.index.insert_oldest(entry);
                 }
             }
+        }
+        if outdated > 0 {
+            tracing::warn!(path = %self.root.display(), files = outdated, "files of the disk cache are not used any more: it is not known that they have survived all purges");
         }
         self.files.lock().doomed.extend(known.doomed);
         self.scan.finish();
