@@ -55,7 +55,10 @@ impl Places {
     /// filled.
     pub fn check(&self, root: &Path) -> io::Result<()> {
         let known = self.known.lock().get(root).cloned();
-        let Some(known) = known.filter(|_| marker_of(root).is_none()) else { return Ok(()) };
+        let Some(known) = known else { return Ok(()) };
+        if marker_of(root)?.is_some() {
+            return Ok(());
+        }
         let now = self.place(root, String::new())?;
         if now.beside_root && !known.beside_root || now.beside_state && !known.beside_state {
             return Err(io::Error::other(
@@ -66,10 +69,10 @@ impl Places {
     }
 
     /// Marks a directory that is taken into use. `false`: it is another than was used under its name, or was used
-    /// elsewhere, and nobody knows what in it is still to be believed.
+    /// elsewhere, and nobody knows what in it is still to be believed. If that cannot be told, nothing is marked.
     pub fn recognise(&self, root: &Path) -> io::Result<bool> {
         let Some(state) = &self.state else { return Ok(true) };
-        let (known, found) = (self.known.lock().get(root).cloned(), marker_of(root));
+        let (known, found) = (self.known.lock().get(root).cloned(), marker_of(root)?);
         let is_same = known.as_ref().map(|known| &known.marker) == found.as_ref();
         let marker = match found {
             Some(marker) => marker,
@@ -105,8 +108,13 @@ impl Places {
     }
 }
 
-fn marker_of(root: &Path) -> Option<String> {
-    fs::read_to_string(root.join(MARKER)).ok()
+/// `None`: there is none. One that cannot be read is not one that is not there.
+fn marker_of(root: &Path) -> io::Result<Option<String>> {
+    match fs::read(root.join(MARKER)) {
+        Ok(marker) => Ok(Some(String::from_utf8_lossy(&marker).into_owned())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// Writes a small file as a whole and for good.
@@ -138,6 +146,12 @@ mod tests {
         fs::remove_file(root.join(MARKER)).unwrap();
         places.check(&root).unwrap();
         assert!(!places.recognise(&root).unwrap(), "it was emptied");
+        // One that cannot be read says nothing of what the directory is.
+        fs::remove_file(root.join(MARKER)).unwrap();
+        fs::create_dir(root.join(MARKER)).unwrap();
+        assert!(places.check(&root).is_err() && places.recognise(&root).is_err());
+        fs::remove_dir(root.join(MARKER)).unwrap();
+        fs::write(root.join(MARKER), "another").unwrap();
         // As if it had been on a disk of its own, which is not mounted now.
         places.known.lock().get_mut(&root).unwrap().beside_state = false;
         places.check(&root).unwrap();

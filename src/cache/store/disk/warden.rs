@@ -76,23 +76,23 @@ impl Warden {
     }
 
     fn open(&mut self) {
-        match open(&self.volume) {
-            Ok(opened) => self.take(opened),
-            Err(error) => self.give_up(&error),
+        let opened = open(&self.volume);
+        if let Err(error) = opened.and_then(|opened| self.take(opened)) {
+            self.give_up(&error);
         }
     }
 
-    fn take(&mut self, opened: Opened) {
+    /// Fails if it cannot be told which directory it is: it is tried again then.
+    fn take(&mut self, opened: Opened) -> io::Result<()> {
+        let volume = &self.volume;
+        if !volume.terms.places.recognise(&volume.root)? {
+            volume.doubt("it is not the directory that was used before");
+        }
         self.device = Some(opened.device);
         self.settled = None;
-        let volume = &self.volume;
-        match volume.terms.places.recognise(&volume.root) {
-            Ok(true) => {}
-            Ok(false) => volume.doubt("it is not the directory that was used before"),
-            Err(error) => tracing::warn!(path = %volume.root.display(), %error, "the disk cache cannot be marked"),
-        }
-        self.volume.hold(opened.lock.clone());
+        volume.hold(opened.lock.clone());
         self.opened = Some(opened);
+        Ok(())
     }
 
     fn give_up(&self, error: &io::Error) {
@@ -135,13 +135,14 @@ impl Warden {
         if !self.opened.as_ref().is_some_and(is_same) {
             self.opened = None;
             volume.let_go();
-            match open(&volume) {
+            let taken = match open(&volume) {
                 // What lies under a mount point while the disk is not mounted must not be filled.
                 Ok(opened) if self.device.is_some_and(|device| device != opened.device) => return,
                 Ok(opened) => self.take(opened),
-                Err(error) => {
-                    return tracing::debug!(path = %volume.root.display(), %error, "the disk cache cannot be opened yet");
-                }
+                Err(error) => Err(error),
+            };
+            if let Err(error) = taken {
+                return tracing::debug!(path = %volume.root.display(), %error, "the disk cache cannot be opened yet");
             }
             volume.forget_all();
         }
