@@ -210,7 +210,7 @@ impl DiskTier {
             return false;
         }
         let key = KeyHash::of(key);
-        volumes.iter().any(|volume| volume.may_have(key))
+        volumes.iter().any(|volume| volume.may_find(key))
     }
 
     /// Reads what there is under a key. Those who ask for the same at one time have it read once. `max_in_memory`: larger
@@ -259,7 +259,7 @@ impl DiskTier {
         let removals = self.removals.load(Ordering::Acquire);
         let (mut all, mut trouble) = (SmallVec::new(), None);
         // A disk that was away, or could not be written, may have older versions: whoever asks takes the newest.
-        for volume in self.volumes.load_full().iter().filter(|volume| volume.may_have(hash)) {
+        for volume in self.volumes.load_full().iter().filter(|volume| volume.may_find(hash)) {
             match volume.find(hash, key, max_in_memory).await {
                 Ok(found) => all.extend(found),
                 Err(other) => trouble = Some(other),
@@ -337,6 +337,9 @@ impl DiskTier {
         let volume = choose(&volumes, key)?;
         if let Some(obstacle) = volume.obstacle() {
             volume.count(obstacle);
+            return None;
+        }
+        if volume.is_opening() {
             return None;
         }
         let wanted = self.settings.load().admission == Admission::Always || self.seen.before(key);

@@ -84,6 +84,8 @@ pub struct Volume {
     noted_until: AtomicU64,
     /// It was left in order: nothing may be put in place any more.
     ended: AtomicBool,
+    /// It is known which directory it is, and that no other process uses it: until then it is of no use, and has no fault.
+    opened: AtomicBool,
     /// Held as long as this process uses the directory.
     lock: Mutex<Option<Arc<std::fs::File>>>,
     /// What is believed of files that are not in the index: they were there before this process was.
@@ -225,6 +227,7 @@ impl Volume {
             closed: AtomicBool::new(false),
             noted_until: AtomicU64::new(u64::MAX),
             ended: AtomicBool::new(false),
+            opened: AtomicBool::new(false),
             lock: Mutex::default(),
             counters: Counters::default(),
         });
@@ -255,6 +258,16 @@ impl Volume {
         self.waiting_bytes.load(Ordering::Relaxed)
     }
 
+    /// Whether it is still to be taken into use, and nothing is the matter so far.
+    pub fn is_opening(&self) -> bool {
+        !self.opened.load(Ordering::Acquire) && self.health.state() == State::InService
+    }
+
+    /// Whether there may be a file of a key that may be read now.
+    pub fn may_find(&self, key: KeyHash) -> bool {
+        !self.is_opening() && self.may_have(key)
+    }
+
     /// Whether there may be a file of a key.
     pub fn may_have(&self, key: KeyHash) -> bool {
         !self.scan.is_done() || !self.files.lock().index.variants(key).is_empty()
@@ -267,6 +280,9 @@ impl Volume {
         name: &str,
         max_in_memory: u64,
     ) -> Result<SmallVec<[Found; 1]>, Trouble> {
+        if self.is_opening() {
+            return Ok(SmallVec::new());
+        }
         if let Some(trouble) = self.health.obstacle(Operation::Read) {
             return Err(self.count(trouble));
         }
@@ -499,6 +515,9 @@ impl Volume {
     pub fn store(self: &Arc<Self>, object: Arc<Object>, max_variants: usize) {
         let id = FileId::new(KeyHash::of(object.key().as_str()), &object.variant);
         let number = self.begin_write(id, object.checked());
+        if self.is_opening() {
+            return self.abandon_write(id, number);
+        }
         let bytes = object.weight() as u64;
         let waiting = self.waiting_bytes.fetch_add(bytes, Ordering::Relaxed);
         let obstacle = self.obstacle().or((waiting + bytes > self.terms.write_buffer).then_some(Trouble::Slow));
@@ -811,7 +830,7 @@ impl Volume {
         self.scan.restart();
     }
 
-    /// The directory is this process's from now on.
+    /// The directory is this process's from now on, and is used.
     pub(super) fn hold(&self, lock: Arc<std::fs::File>) {
         *self.lock.lock() = Some(lock);
         let retired = self.terms.retired.load(Ordering::Acquire);
@@ -822,6 +841,7 @@ impl Volume {
         if swept > newest {
             self.doubt("it was swept for purges that the purge log does not have");
         }
+        self.opened.store(true, Ordering::Release);
     }
 
     /// Nothing is believed any more of what was there before.
