@@ -270,8 +270,9 @@ async fn sweep(node: Arc<Node>) {
     let mut swept_up_to = PurgeSeq(0);
     loop {
         tokio::time::sleep(SWEEP_EVERY).await;
-        let current = node.engine.purges.current();
-        if current == swept_up_to && node.engine.purges.marks() == 0 {
+        let purges = &node.engine.purges;
+        let current = purges.current();
+        if current == swept_up_to && purges.marks() == 0 && purges.is_all_written() {
             continue; // nothing was purged since, and no purge is kept for anything's sake
         }
         let engine = node.engine.clone();

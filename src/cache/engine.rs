@@ -416,6 +416,8 @@ impl Engine {
     /// Frees what purges have killed and forgets the purges that nothing is older than.
     pub fn sweep(&self) -> Result<Swept, LogError> {
         let mut swept = Swept::default();
+        // Also where a disk holds the purges back.
+        self.purges.flush();
         // What is stored while this runs comes from a fill that is running now, or began later than now.
         let current = self.purges.current();
         let mut oldest = self.flights.oldest_seq().unwrap_or(PurgeSeq(u64::MAX)).min(current);

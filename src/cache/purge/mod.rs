@@ -12,7 +12,7 @@ mod table;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use parking_lot::{Mutex, RwLock};
 use serde::{Deserialize, Serialize};
@@ -116,6 +116,8 @@ pub struct Purges {
     retired: Arc<AtomicU64>,
     /// The newest number that a restart knows of.
     durable: Arc<AtomicU64>,
+    /// The last flush has failed, which was told.
+    flush_failed: AtomicBool,
     pub history: History,
 }
 
@@ -136,6 +138,7 @@ impl Purges {
             log_id: AtomicU32::new(0),
             retired: Arc::default(),
             durable: Arc::default(),
+            flush_failed: AtomicBool::new(false),
             history: History::default(),
         };
         for record in &records {
@@ -176,6 +179,22 @@ impl Purges {
         let mut log = self.log.lock();
         self.write(&mut log)?;
         Ok(seq)
+    }
+
+    /// Tries again to write what could not be written. Waits for the disk.
+    pub fn flush(&self) {
+        let written = self.write(&mut self.log.lock());
+        let had_failed = self.flush_failed.swap(written.is_err(), Ordering::Relaxed);
+        if let Err(error) = written
+            && !had_failed
+        {
+            tracing::error!(%error, "purges are in force, but cannot be written: a restart would undo them");
+        }
+    }
+
+    /// Whether a restart would undo nothing.
+    pub fn is_all_written(&self) -> bool {
+        self.unwritten.lock().is_empty()
     }
 
     /// Writes what is not written yet, with what others have added meanwhile: who waited for them finds it done.
@@ -365,7 +384,10 @@ mod tests {
         let object = object_of_seq(0);
         assert!(purges.append(purge_all(), Timestamp::from_secs(1)).is_err());
         assert_eq!((purges.current(), purges.standing(&object)), (PurgeSeq(1), Standing::Dead));
+        assert_eq!((purges.is_all_written(), purges.durable()), (false, PurgeSeq(0)));
         purges.log.lock().exchange_file(log);
+        purges.flush();
+        assert_eq!((purges.is_all_written(), purges.durable()), (true, PurgeSeq(1)));
         assert_eq!(purges.append(purge_all(), Timestamp::from_secs(2)).unwrap(), PurgeSeq(2));
         drop(purges);
         let records = std::fs::read_to_string(directory.path().join("purge.log")).unwrap();
