@@ -15,6 +15,9 @@ use super::{Event, PurgeSeq, Record, Target};
 /// The log is rewritten when its records have more targets than this and most of them are no longer needed.
 pub const COMPACT_ABOVE: usize = 4096;
 
+/// No log has counted so far: a higher number is a damaged one.
+const HIGHEST: u64 = u64::MAX / 2;
+
 #[derive(Debug, thiserror::Error)]
 #[error("{what} {}: {source}", path.display())]
 pub struct LogError {
@@ -73,7 +76,7 @@ impl PurgeLog {
         let mut log = PurgeLog { file: Some(LogFile { path, file }), records: records.clone(), newest };
         let mut records = records;
         if damaged > 0 {
-            let seq = PurgeSeq(newest.0 + damaged as u64);
+            let seq = PurgeSeq(newest.0.saturating_add(damaged as u64));
             tracing::error!(
                 records = damaged,
                 "records in the purge log are damaged; as their purges are lost, everything stored before is treated as purged"
@@ -197,7 +200,7 @@ impl Replay {
     fn take(&mut self, record: Record) {
         let before = self.records.last().map_or(0, |record| record.seq.0);
         let counts = matches!(record.event, Event::Purge { .. } | Event::Version { .. });
-        let least = PurgeSeq(before + u64::from(counts));
+        let least = PurgeSeq(before.saturating_add(u64::from(counts)));
         self.damaged += usize::from(record.seq < least);
         self.records.push(Record { seq: record.seq.max(least), ..record });
     }
@@ -209,7 +212,16 @@ fn parse(line: &[u8]) -> Option<Record> {
     if u32::from_str_radix(crc, 16).ok()? != crc32fast::hash(json.as_bytes()) {
         return None;
     }
-    serde_json::from_str(json).ok()
+    serde_json::from_str(json).ok().filter(is_credible)
+}
+
+/// Whether its numbers are such as a log comes to.
+fn is_credible(record: &Record) -> bool {
+    let retired = match record.event {
+        Event::Retired { up_to } => up_to.0,
+        _ => 0,
+    };
+    record.seq.0 <= HIGHEST && retired <= HIGHEST
 }
 
 #[cfg(test)]
@@ -268,6 +280,17 @@ mod tests {
             assert!(seqs.iter().all(|seq| last.seq > PurgeSeq(*seq)), "{seqs:?}");
             let (_, again) = PurgeLog::open(directory.path()).unwrap();
             assert_eq!(again, records, "the damage is dealt with once");
+        }
+    }
+
+    #[test]
+    fn a_number_that_no_log_comes_to_is_damage() {
+        for seq in [HIGHEST + 1, u64::MAX] {
+            let text: Vec<u8> = [1, seq, 2].iter().flat_map(|seq| line(&record(*seq))).collect();
+            let (_, records, _) = open(&text);
+            let seqs: Vec<u64> = records.iter().map(|record| record.seq.0).collect();
+            assert_eq!(seqs, [1, 2, 3]);
+            assert_eq!(records[2].event, Event::Purge { soft: false, targets: vec![Target::All] });
         }
     }
 

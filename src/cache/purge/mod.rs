@@ -170,7 +170,7 @@ impl Purges {
     pub fn append(&self, event: Event, now: Timestamp) -> Result<PurgeSeq, LogError> {
         let seq = {
             let mut unwritten = self.unwritten.lock();
-            let record = Record { seq: PurgeSeq(self.current().0 + 1), time: now, event };
+            let record = Record { seq: PurgeSeq(self.current().0.saturating_add(1)), time: now, event };
             self.put_in_force(&record);
             unwritten.push(record);
             coarsen(&mut unwritten);
