@@ -2,7 +2,8 @@
 //!
 //! A crash can tear the last line; it is then cut off, since its purge was never answered. A damaged line
 //! before the last is another matter: a purge that was answered is lost. As nobody knows what it hit,
-//! everything older is treated as purged. So is a number that is not above the one before: two processes wrote.
+//! everything older is treated as purged. So is a number that is not above the one before: two processes wrote. What is
+//! there twice is not damage: it was written again since the disk did not say that it had it.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -33,6 +34,8 @@ pub struct PurgeLog {
     records: Vec<Record>,
     /// The highest number in it.
     newest: PurgeSeq,
+    /// Something that was not wholly written could not be cut off: the file is written anew before anything follows it.
+    dirty: bool,
 }
 
 struct LogFile {
@@ -43,7 +46,7 @@ struct LogFile {
 impl PurgeLog {
     /// For a node without a state directory: purges end with the process, as its memory tier does.
     pub fn in_memory() -> Self {
-        PurgeLog { file: None, records: Vec::new(), newest: PurgeSeq(0) }
+        PurgeLog { file: None, records: Vec::new(), newest: PurgeSeq(0), dirty: false }
     }
 
     /// The newest number that a restart knows of.
@@ -64,7 +67,7 @@ impl PurgeLog {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
             Err(error) => return Err(fail("cannot read the purge log")(error)),
         };
-        let Replay { records, intact, damaged } = replay(&text);
+        let Replay { records, intact, damaged, .. } = replay(&text);
         let file =
             OpenOptions::new().create(true).append(true).open(&path).map_err(fail("cannot open the purge log"))?;
         if intact < text.len() {
@@ -73,7 +76,8 @@ impl PurgeLog {
         }
         file.sync_all().and_then(|()| sync_directory(directory)).map_err(fail("cannot sync the purge log"))?;
         let newest = records.last().map_or(PurgeSeq(0), |record| record.seq);
-        let mut log = PurgeLog { file: Some(LogFile { path, file }), records: records.clone(), newest };
+        let file = Some(LogFile { path, file });
+        let mut log = PurgeLog { file, records: records.clone(), newest, dirty: false };
         let mut records = records;
         if damaged > 0 {
             let seq = PurgeSeq(newest.0.saturating_add(damaged as u64));
@@ -94,15 +98,17 @@ impl PurgeLog {
 
     /// Appends records and waits until the disk has them: all or none.
     pub fn append(&mut self, records: &[Record]) -> Result<(), LogError> {
+        if self.dirty {
+            self.rewrite()?;
+        }
         if let Some(log) = &mut self.file {
             let before = log.file.metadata().map(|meta| meta.len());
             let lines: Vec<u8> = records.iter().flat_map(line).collect();
             let result = log.file.write_all(&lines).and_then(|()| log.file.sync_data());
             if let Err(source) = result {
                 // Cut a half-written line off again, so that later records don't follow a damaged one.
-                if let Ok(length) = before {
-                    let _ = log.file.set_len(length); // the first error is what the operator must see
-                }
+                // The first error is what the operator must see.
+                self.dirty = before.and_then(|length| log.file.set_len(length)).is_err();
                 return Err(LogError { what: "cannot append to the purge log", path: log.path.clone(), source });
             }
             self.records.extend_from_slice(records);
@@ -140,6 +146,7 @@ impl PurgeLog {
             std::fs::rename(&aside, &log.path)?;
             // From here on this is the log, whatever else fails: what is appended to the other is lost.
             log.file = file;
+            self.dirty = false;
             log.path.parent().map_or(Ok(()), sync_directory)
         });
         let path = &log.path;
@@ -177,12 +184,14 @@ struct Replay {
     records: Vec<Record>,
     /// How many bytes from the start are whole lines.
     intact: usize,
-    /// Whole lines that are not records, and records whose number is not above the one before.
+    /// Whole lines that are not records, and records whose number is not above those before.
     damaged: usize,
+    /// The highest number so far, as it was written.
+    highest: u64,
 }
 
 fn replay(text: &[u8]) -> Replay {
-    let mut replay = Replay { records: Vec::new(), intact: 0, damaged: 0 };
+    let mut replay = Replay { records: Vec::new(), intact: 0, damaged: 0, highest: 0 };
     for line in text.split_inclusive(|byte| *byte == b'\n') {
         let last = replay.intact + line.len() == text.len();
         match parse(line) {
@@ -198,11 +207,20 @@ fn replay(text: &[u8]) -> Replay {
 
 impl Replay {
     fn take(&mut self, record: Record) {
+        let mut not_older = self.records.iter().rev().take_while(|known| known.seq >= record.seq);
+        if not_older.any(|known| *known == record) {
+            return;
+        }
         let before = self.records.last().map_or(0, |record| record.seq.0);
-        let counts = matches!(record.event, Event::Purge { .. } | Event::Version { .. });
-        let least = PurgeSeq(before.saturating_add(u64::from(counts)));
-        self.damaged += usize::from(record.seq < least);
-        self.records.push(Record { seq: record.seq.max(least), ..record });
+        let counts = u64::from(matches!(record.event, Event::Purge { .. } | Event::Version { .. }));
+        let is_damaged = record.seq.0 < self.highest.saturating_add(counts);
+        self.highest = self.highest.max(record.seq.0);
+        self.damaged += usize::from(is_damaged);
+        // Everything is purged then, and a purge needs no number of its own: those after it keep theirs.
+        if !is_damaged || !matches!(record.event, Event::Purge { .. }) {
+            let seq = record.seq.max(PurgeSeq(before.saturating_add(counts)));
+            self.records.push(Record { seq, ..record });
+        }
     }
 }
 
@@ -273,7 +291,10 @@ mod tests {
     #[test]
     fn a_number_that_was_given_twice_purges_everything() {
         for seqs in [[1, 2, 2, 3], [1, 5, 2, 3], [3, 4, 5, 1]] {
-            let text: Vec<u8> = seqs.iter().flat_map(|seq| line(&record(*seq))).collect();
+            // None is a copy of another.
+            let numbered =
+                |(time, seq): (usize, &u64)| Record { time: Timestamp::from_secs(time as u64), ..record(*seq) };
+            let text: Vec<u8> = seqs.iter().enumerate().map(numbered).flat_map(|record| line(&record)).collect();
             let (directory, records, _) = open(&text);
             let last = records.last().unwrap();
             assert_eq!(last.event, Event::Purge { soft: false, targets: vec![Target::All] });
@@ -284,10 +305,41 @@ mod tests {
     }
 
     #[test]
+    fn what_was_written_twice_is_there_once() {
+        for seqs in [&[1, 2, 2, 3][..], &[1, 2, 3, 2, 3], &[1, 1, 2, 3, 3, 3]] {
+            let text: Vec<u8> = seqs.iter().flat_map(|seq| line(&record(*seq))).collect();
+            assert_eq!(open(&text).1, [record(1), record(2), record(3)], "{seqs:?}");
+        }
+    }
+
+    #[test]
+    fn one_number_that_is_too_low_harms_no_later_one() {
+        let late = Record { time: Timestamp::from_secs(9), ..record(2) };
+        let text: Vec<u8> = [record(1), record(3), late, record(4), record(5)].iter().flat_map(line).collect();
+        let seqs: Vec<u64> = open(&text).1.iter().map(|record| record.seq.0).collect();
+        assert_eq!(seqs, [1, 3, 4, 5, 6]);
+    }
+
+    #[test]
+    fn what_could_not_be_cut_off_is_not_followed_by_anything() {
+        let (directory, _, mut log) = open(&log_of(1..=1));
+        // It can be written no more than cut off.
+        let path = directory.path().join("purge.log");
+        let writable = log.exchange_file(File::open(&path).unwrap());
+        assert!(log.append(&[record(2)]).is_err());
+        drop(log.exchange_file(writable));
+        std::fs::write(&path, [&log_of(1..=1)[..], b"torn"].concat()).unwrap();
+        log.append(&[record(2)]).unwrap();
+        let (_, records) = PurgeLog::open(directory.path()).unwrap();
+        assert_eq!(records, [record(1), record(2)]);
+    }
+
+    #[test]
     fn a_number_that_no_log_comes_to_is_damage() {
         for seq in [HIGHEST + 1, u64::MAX] {
-            let text: Vec<u8> = [1, seq, 2].iter().flat_map(|seq| line(&record(*seq))).collect();
-            let (_, records, _) = open(&text);
+            let damaged = Record { seq: PurgeSeq(seq), ..record(9) };
+            let text: Vec<u8> = [record(1), damaged, record(2)].iter().flat_map(line).collect();
+            let (_directory, records, _) = open(&text);
             let seqs: Vec<u64> = records.iter().map(|record| record.seq.0).collect();
             assert_eq!(seqs, [1, 2, 3]);
             assert_eq!(records[2].event, Event::Purge { soft: false, targets: vec![Target::All] });

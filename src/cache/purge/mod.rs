@@ -248,7 +248,12 @@ impl Purges {
         if seq == self.current() {
             return Standing::Live;
         }
-        self.table.read().standing(&Identity { key: key.view(), tags, seq })
+        let table = self.table.read();
+        // As above: purges are forgotten that may have hit it.
+        if seq < PurgeSeq(self.retired.load(Ordering::Acquire)) {
+            return Standing::Dead;
+        }
+        table.standing(&Identity { key: key.view(), tags, seq })
     }
 
     /// The version a site has: set at run time, unless the configuration has changed its own since.

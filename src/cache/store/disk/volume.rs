@@ -824,10 +824,12 @@ impl Volume {
 
     /// What was there is gone, or not to be trusted: it is looked for anew.
     pub(super) fn forget_all(&self) {
-        // What was replaced or removed while it was away stays doomed.
-        self.files.lock().index = Index::new();
+        let mut files = self.files.lock();
         self.before.up_to.fetch_max(self.before.written.load(Ordering::Acquire), Ordering::AcqRel);
+        // First: nobody is to take an empty index for all there is.
         self.scan.restart();
+        // What was replaced or removed while it was away stays doomed.
+        files.index = Index::new();
     }
 
     /// The directory is this process's from now on, and is used.
