@@ -29,17 +29,11 @@ fn path(root: &Path) -> PathBuf {
     root.join("index")
 }
 
-/// Writes what is known of a directory. `log`: which purge log the numbers are of, and the newest that a restart knows of.
-pub fn save<'a>(
-    root: &Path,
-    log: (u32, PurgeSeq),
-    index: &Index,
-    doomed: impl ExactSizeIterator<Item = &'a FileId>,
-) -> io::Result<()> {
-    let bytes = encode(log, index, doomed);
+/// Writes what was encoded of a directory.
+pub fn save(root: &Path, bytes: &[u8]) -> io::Result<()> {
     let aside = root.join("tmp").join("index");
     let mut file = File::create(&aside)?;
-    file.write_all(&bytes)?;
+    file.write_all(bytes)?;
     fs::rename(aside, path(root))
 }
 
@@ -57,7 +51,9 @@ pub fn take(root: &Path, log: u32) -> io::Result<Option<Known>> {
     Ok(removed.is_ok().then(|| decode(&bytes, log)).flatten())
 }
 
-fn encode<'a>(
+/// What is known of a directory. Of the numbers are told: which purge log they are of, and the newest that a restart knows
+/// of.
+pub fn encode<'a>(
     (log, durable): (u32, PurgeSeq),
     index: &Index,
     doomed: impl ExactSizeIterator<Item = &'a FileId>,
@@ -161,7 +157,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         fs::create_dir(root.path().join("tmp")).unwrap();
         assert!(take(root.path(), 3).unwrap().is_none());
-        save(root.path(), (3, PurgeSeq(0)), &Index::new(), [].iter()).unwrap();
+        save(root.path(), &encode((3, PurgeSeq(0)), &Index::new(), [].iter())).unwrap();
         assert!(take(root.path(), 3).unwrap().is_some());
         assert!(take(root.path(), 3).unwrap().is_none());
     }

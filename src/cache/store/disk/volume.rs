@@ -953,11 +953,14 @@ impl Volume {
 
     /// Saves what is known of the directory for the next start, if that is all there is to be known.
     pub fn save(&self) -> std::io::Result<()> {
-        let files = self.files.lock();
-        match self.scan.is_done() && self.health.state() == State::InService && files.writing.is_empty() {
-            true => snapshot::save(&self.root, (self.terms.log, self.durable()), &files.index, files.doomed.iter()),
-            false => Ok(()),
-        }
+        let encoded = {
+            let files = self.files.lock();
+            let is_known = self.scan.is_done() && self.health.state() == State::InService && files.writing.is_empty();
+            let log = (self.terms.log, self.durable());
+            is_known.then(|| snapshot::encode(log, &files.index, files.doomed.iter()))
+        };
+        // Whoever still asks for something does not wait for the disk meanwhile.
+        encoded.map_or(Ok(()), |bytes| snapshot::save(&self.root, &bytes))
     }
 
     /// Takes over what the last process knew of the directory.
