@@ -1005,3 +1005,23 @@ impl Default for Index {
         Index::new()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_on_its_way_is_spoilt_by_what_takes_it_out() {
+        let id = |key: u128, variant| FileId { key: KeyHash::from(key), variant };
+        let mut files = Files::default();
+        for (number, id) in [(1, id(7, 0)), (2, id(7, 1)), (3, id(8, 0))] {
+            files.spooling.insert(number, Spooling { id, seq: PurgeSeq(number), spoilt: false });
+        }
+        assert_eq!(files.spoil(|other| other == id(7, 1)), [id(7, 1)]);
+        let mut of_key = files.spoil(|other| other.key == KeyHash::from(7));
+        of_key.sort_unstable();
+        assert_eq!(of_key, [id(7, 0), id(7, 1)]);
+        assert!(!files.spooling[&3].spoilt && files.spooling[&1].spoilt);
+        assert_eq!(files.oldest_write(), Some(PurgeSeq(1)), "a sweep knows of it still");
+    }
+}
