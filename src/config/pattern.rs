@@ -35,22 +35,19 @@ impl std::str::FromStr for PathPattern {
 }
 
 /// What is known of the paths that a pattern matches.
+#[derive(Debug, PartialEq, Eq)]
 pub enum Anchor<'p> {
     Exact(&'p str),
-    Prefix(&'p str),
-    Suffix(&'p str),
-    None,
+    /// What they begin with, and what they end with.
+    Affixes(&'p str, &'p str),
 }
 
 impl PathPattern {
-    /// What all paths have that match it: the longer of their beginning and their end.
+    /// What all paths have that match it.
     pub fn anchor(&self) -> Anchor<'_> {
-        let Some((first, rest)) = self.text.split_once('*') else { return Anchor::Exact(&self.text) };
-        let last = rest.rsplit('*').next().unwrap_or_default();
-        match (first.len(), last.len()) {
-            (0, 0) => Anchor::None,
-            (of_first, of_last) if of_first >= of_last => Anchor::Prefix(first),
-            _ => Anchor::Suffix(last),
+        match self.text.split_once('*') {
+            None => Anchor::Exact(&self.text),
+            Some((first, rest)) => Anchor::Affixes(first, rest.rsplit('*').next().unwrap_or_default()),
         }
     }
 

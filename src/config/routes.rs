@@ -57,13 +57,23 @@ impl FromIterator<Route> for Routes {
         if routes.all.len() <= FEW {
             return routes;
         }
+        let (mut begin, mut end) = (HashMap::<&str, usize>::new(), HashMap::<&str, usize>::new());
+        for route in &routes.all {
+            if let Anchor::Affixes(first, last) = route.path.anchor() {
+                *begin.entry(first).or_default() += 1;
+                *end.entry(last).or_default() += 1;
+            }
+        }
         for (place, route) in routes.all.iter().enumerate() {
             let place = place as u32; // a configuration is far smaller
             match route.path.anchor() {
                 Anchor::Exact(path) => routes.exact.entry(path.as_bytes().into()).or_default().push(place),
-                Anchor::Prefix(prefix) => routes.prefixes.insert(prefix, place),
-                Anchor::Suffix(suffix) => routes.suffixes.insert(suffix, place),
-                Anchor::None => routes.others.push(place),
+                Anchor::Affixes("", "") => routes.others.push(place),
+                // By what fewer have.
+                Anchor::Affixes(first, last) if last.is_empty() || !first.is_empty() && begin[first] <= end[last] => {
+                    routes.prefixes.insert(first, place);
+                }
+                Anchor::Affixes(_, last) => routes.suffixes.insert(last, place),
             }
         }
         routes

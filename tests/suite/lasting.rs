@@ -275,6 +275,63 @@ fn what_was_stored_after_an_unsafe_request_is_there_after_a_restart() {
 }
 
 #[test]
+fn what_was_being_written_to_disk_when_it_was_changed_does_not_come_back() {
+    let gate = Gate::default();
+    let opened = gate.clone();
+    let origin = Origin::start(move |request| match request.head.starts_with("GET") {
+        true => {
+            let head = Reply::head(200, &["Cache-Control: max-age=3600", "Content-Length: 2000000"]);
+            let half = Step::Send(vec![b'x'; 1_000_000]);
+            vec![Step::Send(head), half.clone(), Step::Wait(opened.clone()), half]
+        }
+        false => Reply::ok(&[], "done"),
+    });
+    let place = Place::with_one_disk(&origin);
+    let mut node = place.start();
+    let mut client = node.client();
+    client.send("GET /a HTTP/1.1\r\nHost: shop.example\r\n\r\n");
+    client.head();
+    post(&node, "/a");
+    gate.open();
+    let mut read = 0;
+    while read < 2_000_000 {
+        let some = client.read_some().len();
+        assert!(some > 0, "after {read} bytes");
+        read += some;
+    }
+    let nothing = || place.files("cache").is_empty();
+    for _ in 0..50 {
+        assert!(nothing(), "it was put in its place");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    node.kill();
+    let node = place.start();
+    let response = node.get("/a");
+    assert!(!response.is_hit(), "{}", response.cache());
+}
+
+#[test]
+fn a_purge_that_could_not_be_written_costs_the_disk_nothing() {
+    let origin = large();
+    let mut place = Place::with_one_disk(&origin);
+    place.root = place.directory.path().join("state");
+    let node = place.start();
+    store(&node, (0..=20).map(|number| format!("/{number}")));
+    place.faults("write 28\n");
+    assert_eq!(node.admin("POST", "/v1/purge", "{\"url\": \"http://shop.example/20\"}").0, 500);
+    let files = place.files("cache").len();
+    wait_long("the sweep", || place.files("cache").len() < files);
+    store(&node, ["/since".to_owned()]);
+    stop(node);
+    place.faults("");
+    let node = place.start();
+    let mut client = node.client();
+    let lost: Vec<u32> = (0..20).filter(|number| !client.get(&format!("/{number}"), &[]).is_hit()).collect();
+    assert!(lost.is_empty(), "{lost:?}");
+    assert!(client.get("/since", &[]).is_hit());
+}
+
+#[test]
 fn what_was_on_a_disk_that_was_away_meanwhile_is_not_believed() {
     let origin = large();
     let disks_of = |paths: &str| format!("paths = [{paths}]");
