@@ -7,7 +7,7 @@
 //! little of what is; readers that are further behind read the file. A response that is not stored at all is dropped as
 //! soon as all readers have it, and its fill waits when the slowest reader is [`super::fill_buffer::WINDOW`] bytes behind.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -69,7 +69,7 @@ struct State {
     end: u64,
     readers: SmallVec<[Position; 4]>,
     /// Readers that wait for clients with many of them, until the body is stored and counts.
-    waiters: Vec<Holding>,
+    waiters: HashMap<usize, Holding>,
     next_reader: u64,
     keeping: Keeping,
     /// Room that was taken for what has not come.
@@ -199,7 +199,7 @@ impl Flight {
                 first: 0,
                 end: 0,
                 readers: SmallVec::new(),
-                waiters: Vec::new(),
+                waiters: HashMap::new(),
                 next_reader: 0,
                 keeping: Keeping::All,
                 reserved: 0,
@@ -345,7 +345,8 @@ impl Flight {
         let waiters = std::mem::take(&mut state.waiters);
         drop(state);
         if !body.is_empty() {
-            let holdings = waiters.into_iter().chain([Holding::new(0, &self.taken_at, self)]);
+            let live = waiters.into_values().filter(Holding::is_live);
+            let holdings = live.chain([Holding::new(0, &self.taken_at, self)]);
             let hold = |holding| self.buffer.waiting().hold_body(body.as_ptr().addr(), body.len() as u64, holding);
             *self.held.lock() = holdings.map(hold).collect();
         }
@@ -360,8 +361,11 @@ impl Flight {
             return Some((first.bytes.as_ptr().addr(), first.bytes.len() as u64));
         }
         let holding = waiter.holding();
-        if waiter.is_one_of_many() && !state.waiters.iter().any(|other| other.is_of_the_same(&holding)) {
-            state.waiters.push(holding);
+        if waiter.is_one_of_many() {
+            if state.waiters.len() == state.waiters.capacity() {
+                state.waiters.retain(|_, other| other.is_live()); // those that have left
+            }
+            state.waiters.insert(holding.address(), holding);
         }
         None
     }

@@ -136,9 +136,9 @@ impl Holding {
         Holding { connection, taken: taken.clone(), holder }
     }
 
-    /// Whether both are of one holder.
-    pub fn is_of_the_same(&self, other: &Holding) -> bool {
-        self.address() == other.address()
+    /// Whether its holder is there still.
+    pub fn is_live(&self) -> bool {
+        self.holder.strong_count() > 0
     }
 
     /// What is taken of what went before counts for nothing, and what has just come cannot have been taken yet.
@@ -146,7 +146,8 @@ impl Holding {
         self.taken.store(ticks(), Ordering::Relaxed);
     }
 
-    fn address(&self) -> usize {
+    /// What tells its holder from others that are there.
+    pub fn address(&self) -> usize {
         self.holder.as_ptr().cast::<()>().addr()
     }
 }
