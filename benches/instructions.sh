@@ -5,7 +5,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 record=benches/instructions.txt
-times=2000
+times=50000 # what setting up takes differs by some millions from run to run
 binary=$(cargo bench --bench micro --no-run --message-format json 2>/dev/null |
   python3 -c 'import json, sys
 for line in sys.stdin:
