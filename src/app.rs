@@ -79,6 +79,9 @@ fn give_large_blocks_back() {
     }
 }
 
+/// How long the first request waits for the disks of the cache to be recognised, which takes a moment unless one hangs.
+const DISKS_PATIENCE: Duration = Duration::from_secs(2);
+
 /// Raises the soft limit on open files to the hard one; how many there may be then.
 fn raise_descriptors() -> u64 {
     let limit = getrlimit(Resource::Nofile);
@@ -104,6 +107,7 @@ async fn run_node(config: Config, source: ConfigSource, allowed: u32) -> Result<
         None => None,
     };
     snapshot.pools.looked_up(node::NAMES_PATIENCE).await;
+    node.engine.disk.opened(DISKS_PATIENCE).await;
     let mut tasks = JoinSet::new();
     for bound in fronts {
         tracing::info!(address = %bound.address, "listening");

@@ -41,6 +41,11 @@ impl Taking {
         }
     }
 
+    /// Nothing waits any more, though it was not taken.
+    pub fn rest(&mut self) {
+        self.since = None;
+    }
+
     /// Since when it has taken nothing of what waits.
     pub fn waiting_since(&self) -> Option<Instant> {
         self.since

@@ -22,18 +22,20 @@ pub fn changes(request: &PassRequest, status: StatusCode) -> bool {
 /// Forgets the target URI, what `Location` and `Content-Location` point to at the same origin, and the groups. `false`:
 /// that is done, but a restart may undo it.
 pub async fn invalidate(engine: &std::sync::Arc<Engine>, request: &PassRequest, fields: &HeaderMap) -> bool {
-    let (mut sliced, mut number) = (Vec::new(), 0_u64);
+    let (mut sliced, mut urls, mut number) = (Vec::new(), Vec::new(), 0_u64);
     let mut forget = |path: &str, query: Option<&str>| {
         let site = request.snapshot.site(request.site);
         let version = request.snapshot.sites[request.site].version();
+        let route = site.find_route(&Method::GET, path).map(|index| &site.routes[index]);
+        let slice = route.and_then(|route| route.cache.slice);
         for uri in keyed_uris(site, &request.host, path, query) {
             let ports: &[Option<u16>] = if request.port.is_some() { &[None, request.port] } else { &[None] };
             for (tls, port) in [false, true].into_iter().flat_map(|tls| ports.iter().map(move |port| (tls, *port))) {
                 let key = CacheKey::of_uri(&site.name, version, tls, port, &uri);
                 number = number.max(engine.invalidate(&key));
-                let route = site.find_route(&Method::GET, path).map(|index| &site.routes[index]);
-                sliced.extend(route.and_then(|route| route.cache.slice).map(|size| (key, size)));
+                sliced.extend(slice.map(|size| (key, size)));
             }
+            urls.extend(slice.map(|_| PurgeTarget::Url { site: site.name.to_string(), uri }));
         }
     };
     forget(&request.path, request.query.as_deref());
@@ -45,32 +47,46 @@ pub async fn invalidate(engine: &std::sync::Arc<Engine>, request: &PassRequest, 
             forget(&target.path, target.query);
         }
     }
-    let number = number.max(forget_slices(engine, sliced).await);
+    // Of a disk that is not known yet each slice that there may be would have to be noted: a purge is one line.
+    let slices_are_kept = match engine.disk.is_scanning() {
+        true => purge(engine, request, urls).await,
+        false => {
+            number = number.max(forget_slices(engine, sliced).await);
+            true
+        }
+    };
     let groups_are_kept = forget_groups(engine, request, fields).await;
     let is_kept = engine.disk.kept(number).await;
     if !is_kept {
         let site = &request.snapshot.site(request.site).name;
         tracing::error!(%site, "what a request has changed is forgotten, but not for good: a restart may bring it back");
     }
-    is_kept && groups_are_kept
+    is_kept && slices_are_kept && groups_are_kept
 }
 
 /// Forgets the groups that an answer names, likewise.
 async fn forget_groups(engine: &std::sync::Arc<Engine>, request: &PassRequest, fields: &HeaderMap) -> bool {
     let origin = KeyOrigin { tls: request.scheme == Scheme::Https, host: &request.host, port: request.port };
     let groups = tags::groups(fields, &GROUP_INVALIDATION, origin);
-    if groups.is_empty() {
-        return true;
-    }
     let site = request.snapshot.site(request.site).name.to_string();
     let targets = groups.into_iter().map(|tag| PurgeTarget::Tag { site: Some(site.clone()), tag }).collect();
-    let engine = engine.clone();
+    purge(engine, request, targets).await
+}
+
+/// Purges, if there is something to purge, likewise.
+async fn purge(engine: &std::sync::Arc<Engine>, request: &PassRequest, targets: Vec<PurgeTarget>) -> bool {
+    if targets.is_empty() {
+        return true;
+    }
+    let (engine, site) = (engine.clone(), request.snapshot.site(request.site).name.clone());
     // Waits for the disk, so it may not be done on a worker.
     let append = move || engine.purges.append(Event::Purge { soft: false, targets }, Timestamp::now());
     match tokio::task::spawn_blocking(append).await {
         Ok(Ok(_)) => return true,
-        Ok(Err(error)) => tracing::error!(%site, %error, "a group is invalidated, but a restart would undo it"),
-        Err(error) => tracing::error!(%site, %error, "a group could not be invalidated"),
+        Ok(Err(error)) => {
+            tracing::error!(%site, %error, "what a request has changed is purged, but a restart would undo it")
+        }
+        Err(error) => tracing::error!(%site, %error, "what a request has changed could not be purged"),
     }
     false
 }

@@ -25,6 +25,8 @@ pub struct Streams {
     turns: VecDeque<u32>,
     /// Those whose turn has come while the connection's window was shut.
     waiting: Vec<u32>,
+    /// How the client takes what they have: together, since none of them can be taken before another.
+    taking: Taking,
     /// What the client takes of all bodies.
     pub window: i64,
     /// How quickly the client has to take each.
@@ -69,6 +71,7 @@ impl Streams {
             entries: BTreeMap::new(),
             turns: VecDeque::new(),
             waiting: Vec::new(),
+            taking: Taking::default(),
             window,
             pace: Pace::ANY,
             taken: 0,
@@ -147,17 +150,27 @@ impl Streams {
             let (out, more) = match entry.stream.next(room) {
                 Next::Nothing => continue,
                 Next::Blocked => {
-                    entry.taking.wait(|| now);
-                    if entry.window > 0 {
-                        entry.in_turn = true; // as soon as the connection's window opens, else its own
-                        self.waiting.push(id);
+                    match entry.window > 0 {
+                        true => {
+                            entry.in_turn = true; // as soon as the connection's window opens
+                            if !self.waiting.iter().any(|other| self.entries.contains_key(other)) {
+                                self.taking.rest(); // who was waited for before has left
+                            }
+                            self.taking.wait(|| now);
+                            self.waiting.push(id);
+                        }
+                        false => entry.taking.wait(|| now),
                     }
                     continue;
                 }
                 Next::Some(out, more) => (out, more),
             };
             let is_quick = match &out {
-                Out::Data(data, _) => entry.taking.take(data.len() as u64, self.pace, || now),
+                Out::Data(data, _) => {
+                    let bytes = data.len() as u64;
+                    // Both, whatever the first says.
+                    self.taking.take(bytes, self.pace, || now) & entry.taking.take(bytes, self.pace, || now)
+                }
                 Out::Section(..) | Out::Reset(_) => true,
             };
             let ends = match out {
@@ -250,14 +263,20 @@ impl Streams {
 
     /// Since when a stream has been waiting for the client's window, of those that do.
     pub fn blocked(&self) -> Option<Instant> {
-        self.entries.values().filter_map(|entry| entry.taking.waiting_since()).min()
+        let each = self.entries.values().filter_map(|entry| entry.taking.waiting_since());
+        each.chain(self.taking.waiting_since()).min()
     }
 
     /// Gives up on streams of which the client has taken nothing for too long.
     pub fn give_up(&mut self, now: Instant, patience: Duration, output: &mut Output) {
         let is_late =
-            |entry: &Entry| entry.taking.waiting_since().is_some_and(|since| now.duration_since(since) >= patience);
-        let late: Vec<u32> = self.entries.iter().filter(|(_, entry)| is_late(entry)).map(|(id, _)| *id).collect();
+            |taking: &Taking| taking.waiting_since().is_some_and(|since| now.duration_since(since) >= patience);
+        let each = self.entries.iter().filter(|(_, entry)| is_late(&entry.taking)).map(|(id, _)| *id);
+        let mut late: Vec<u32> = each.collect();
+        if is_late(&self.taking) {
+            self.taking = Taking::default();
+            late.append(&mut self.waiting);
+        }
         for id in late {
             wire::put_reset(output.frames(), id, Reason::Cancel);
             self.remove(id, Gone::Stalled);

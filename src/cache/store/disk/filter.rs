@@ -136,6 +136,7 @@ mod tests {
             (0..200_000).map(|number| Filter::of("other", &format!("h/{number}"), &[])).collect();
         let started = std::time::Instant::now();
         assert_eq!(filters.iter().filter(|filter| suspects.may_hit(**filter, PurgeSeq(0))).count(), 0);
-        assert!(started.elapsed() < std::time::Duration::from_secs(2), "{:?}", started.elapsed());
+        // Each against each would take minutes.
+        assert!(started.elapsed() < std::time::Duration::from_secs(30), "{:?}", started.elapsed());
     }
 }

@@ -30,7 +30,7 @@ mod warden;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
@@ -383,23 +383,56 @@ impl DiskTier {
         self.absent.load().iter().map(|root| self.journal.note(root, [Doom::All])).max().unwrap_or(0)
     }
 
-    /// Writes what waits to be written and ends all threads. Takes at most `patience`, and what saving an index takes: call it
-    /// where blocking is allowed.
+    /// Writes what waits to be written and ends all threads. Takes at most `patience`, and what saving an index may take: call
+    /// it where blocking is allowed. A disk that hangs is left to itself.
     pub fn stop(&self, patience: Duration) {
         let volumes = self.volumes.swap(Arc::default());
+        let (done, ended) = std::sync::mpsc::channel();
         // All at one time: systemd does not wait for one after the other.
-        std::thread::scope(|scope| {
-            for volume in volumes.iter() {
-                scope.spawn(move || stop(volume, patience));
+        let mut left: Vec<_> = volumes.iter().map(|volume| volume.root.clone()).collect();
+        for volume in volumes.iter().cloned() {
+            let done = done.clone();
+            let work = move || {
+                stop(&volume, patience);
+                let _ = done.send(volume.root.clone()); // it may have taken too long
+            };
+            if let Err(error) = std::thread::Builder::new().name("disk-stop".into()).spawn(work) {
+                tracing::warn!(%error, "a disk of the cache is not stopped orderly; the next start scans it");
             }
-        });
+        }
+        drop(done);
+        let deadline = Instant::now() + patience + SAVE_PATIENCE;
+        while let Ok(root) = ended.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            left.retain(|other| *other != root);
+        }
+        for path in left {
+            tracing::warn!(path = %path.display(), "the disk hangs: it is left as it is, and the next start scans it");
+        }
         self.journal.close(patience);
+    }
+
+    /// Waits until it is known which directories these are, for a while: until then they answer nothing.
+    pub async fn opened(&self, patience: Duration) {
+        let opening = async {
+            while self.volumes.load().iter().any(|volume| volume.is_opening()) {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        };
+        let _ = tokio::time::timeout(patience, opening).await; // it may come later
+    }
+
+    /// Whether it is still to be found out what is on some of them.
+    pub fn is_scanning(&self) -> bool {
+        self.volumes.load().iter().any(|volume| volume.is_scanning())
     }
 
     pub fn views(&self) -> Vec<DiskView> {
         self.volumes.load().iter().map(|volume| view(volume)).collect()
     }
 }
+
+/// How long saving an index and syncing its disk may take at the end.
+const SAVE_PATIENCE: Duration = Duration::from_secs(10);
 
 fn stop(volume: &Volume, patience: Duration) {
     volume.close();
