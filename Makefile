@@ -30,8 +30,10 @@ check:
 	@if command -v cargo-deny >/dev/null; then $(CARGO) deny --offline check licenses bans sources; \
 	else echo "cargo-deny is not installed; licences are checked by the test suite"; fi
 
+# Many tests wait for what the node does by the clock, so there are more at one time than cores.
 unit:
-	@if command -v cargo-nextest >/dev/null; then $(CARGO) nextest run; else $(CARGO) test; fi
+	@if command -v cargo-nextest >/dev/null; then $(CARGO) nextest run --test-threads $$(($$(nproc) * 2)); \
+	else $(CARGO) test; fi
 
 # Reloads and a killed origin under wrk's load: takes half a minute and prints what it saw.
 load-test: release test-tools

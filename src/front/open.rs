@@ -113,6 +113,8 @@ struct Crowd {
     spare: Vec<Arc<Place>>,
     /// When that was; 0: there may be more.
     looked: u64,
+    /// How many have come since.
+    came: usize,
 }
 
 /// Connections at rest that are found with one look at all, at most.
@@ -121,14 +123,23 @@ const SPARE: usize = 256;
 const LOOK_EVERY: u64 = 100;
 
 impl Crowd {
+    fn insert(&mut self, id: u64, place: &Arc<Place>) {
+        self.places.insert(id, place.clone());
+        self.came += 1;
+    }
+
     /// Has the one go that has rested longest. Whether there was one.
     fn make_room(&mut self, now: u64) -> bool {
         loop {
             match self.spare.pop() {
                 Some(place) if place.give_way() => return true,
                 Some(_) => {}
-                None if self.looked > 0 && now < self.looked + LOOK_EVERY => return false,
+                // Soon again only if many are new, so that looking costs each of them the same.
+                None if self.looked > 0 && now < self.looked + LOOK_EVERY && self.came * 2 < self.places.len() => {
+                    return false;
+                }
                 None => {
+                    self.came = 0;
                     let resting = self.places.values().filter_map(|place| Some((place.resting()?, place)));
                     let mut resting: Vec<(u64, &Arc<Place>)> = resting.collect();
                     resting.sort_unstable_by_key(|(since, _)| std::cmp::Reverse(*since));
@@ -220,9 +231,9 @@ impl Open {
         self.count.fetch_add(1, Ordering::AcqRel);
         crowds.next += 1;
         let (id, place) = (crowds.next, Place::new(now));
-        crowds.all.places.insert(id, place.clone());
+        crowds.all.insert(id, &place);
         if let Some(prefix) = prefix {
-            crowds.of.entry(prefix).or_default().places.insert(id, place.clone());
+            crowds.of.entry(prefix).or_default().insert(id, &place);
         }
         Some((id, prefix, place))
     }
@@ -293,7 +304,8 @@ mod tests {
         open.leave_place(id, of, &place);
         assert_eq!(open.count(), 3);
         places[0].2.work();
-        assert!(open.take_place(None, 3, 3, 1101).is_some(), "the next one goes");
+        let next = open.take_place(None, 3, 3, 1101).expect("the next one goes");
+        next.2.work();
         assert!(open.take_place(None, 3, 3, 1102).is_none());
         drop(entered);
     }
