@@ -283,7 +283,7 @@ async fn is_there(engine: &Arc<Engine>, request: &CacheRequest<'_>) -> bool {
 
 fn outcome(report: &Report) -> Outcome {
     match report {
-        Report::Forward(Forward { stored: Stored::Yes { .. }, .. }) => Outcome::Stored,
+        Report::Forward(Forward { stored: Stored::Yes { .. } | Stored::IfItFits { .. }, .. }) => Outcome::Stored,
         Report::Forward(Forward { stored: Stored::No(reason), .. }) => Outcome::Not(reason.as_str().to_owned()),
         Report::Hit { .. } | Report::HitStale { .. } | Report::HitMaxStale { .. } => Outcome::There,
         _ => Outcome::Not("it was not stored".to_owned()),

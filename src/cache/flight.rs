@@ -144,7 +144,13 @@ impl FlightHead {
     pub fn stored(&self) -> Stored {
         match self.skipped {
             Some(reason) => Stored::No(reason),
-            None => Stored::Yes { basis: self.freshness.basis, ttl: self.freshness.ttl(Timestamp::now()) },
+            None => {
+                let (basis, ttl) = (self.freshness.basis, self.freshness.ttl(Timestamp::now()));
+                match self.length {
+                    Some(_) => Stored::Yes { basis, ttl },
+                    None => Stored::IfItFits { basis, ttl },
+                }
+            }
         }
     }
 }

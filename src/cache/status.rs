@@ -62,6 +62,11 @@ pub enum Stored {
         basis: Basis,
         ttl: Duration,
     },
+    /// If it turns out to have room: its length is not stated.
+    IfItFits {
+        basis: Basis,
+        ttl: Duration,
+    },
     No(SkipReason),
     /// There was no response to store.
     Nothing,
@@ -118,7 +123,9 @@ impl Report {
     /// The word for why a response was stored or not (docs/reasons.md), where one was judged.
     pub fn reason(&self) -> Option<&'static str> {
         match self {
-            Report::Forward(Forward { stored: Stored::Yes { basis, .. }, .. }) => Some(basis.as_str()),
+            Report::Forward(Forward { stored: Stored::Yes { basis, .. } | Stored::IfItFits { basis, .. }, .. }) => {
+                Some(basis.as_str())
+            }
             Report::Forward(Forward { stored: Stored::No(reason), .. }) => Some(reason.as_str()),
             _ => None,
         }
@@ -153,8 +160,10 @@ impl Forward {
         if let Some(status) = self.status {
             write!(out, "; fwd-status={status}")?;
         }
-        if let Stored::Yes { ttl, .. } = self.stored {
-            write!(out, "; stored; ttl={}", ttl.as_secs())?;
+        match self.stored {
+            Stored::Yes { ttl, .. } => write!(out, "; stored; ttl={}", ttl.as_secs())?,
+            Stored::IfItFits { ttl, .. } => write!(out, "; ttl={}", ttl.as_secs())?,
+            Stored::No(_) | Stored::Nothing => {}
         }
         if self.collapsed {
             out.push_str("; collapsed");
@@ -164,7 +173,9 @@ impl Forward {
             (None, _) if self.trouble.is_some() => {
                 write!(out, "; detail={}", self.trouble.map_or("", Trouble::as_str))
             }
-            (None, Stored::Yes { basis, .. }) => write!(out, "; detail={}", basis.as_str()),
+            (None, Stored::Yes { basis, .. } | Stored::IfItFits { basis, .. }) => {
+                write!(out, "; detail={}", basis.as_str())
+            }
             (None, Stored::No(reason)) => write!(out, "; detail={}", reason.as_str()),
             (None, Stored::Nothing) => Ok(()),
         }
