@@ -236,15 +236,15 @@ impl Waiting {
         Held { waiting: self.clone(), key: body, holder }
     }
 
-    /// Enters somebody who holds pieces, if there is room; the stalled make some. What is the first of its connection is that
+    /// Enters somebody who holds pieces, if there is room; where there is none at all the stalled make some. What is the first of its connection is that
     /// connection's due: it has room in any case, and does not count. Who finds none holds nothing, and may ask again.
     pub fn hold_pieces(self: &Arc<Self>, bytes: u64, holder: &Arc<Waiter>) -> Option<Held> {
         if let Some(held) = self.enter_pieces(bytes, holder.holding()) {
             return Some(held);
         }
-        let (connection, now) = (holder.connection, ticks());
-        self.end_some(bytes, |group| group.is_of(connection) && group.is_stalled(now), |group| group.charge);
+        // What is above a connection's share waits: its streams wait for each other's turns, and none of them is slow by that.
         if self.held() + bytes > self.full() {
+            let now = ticks();
             self.end_some(bytes, |group| group.is_stalled(now), |group| group.bytes);
         }
         self.enter_pieces(bytes, holder.holding())
