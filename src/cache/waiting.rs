@@ -236,8 +236,9 @@ impl Waiting {
         Held { waiting: self.clone(), key: body, holder }
     }
 
-    /// Enters somebody who holds pieces, if there is room; where there is none at all the stalled make some. What is the first of its connection is that
-    /// connection's due: it has room in any case, and does not count. Who finds none holds nothing, and may ask again.
+    /// Enters somebody who holds pieces, if there is room; where there is none at all the stalled make some. What is the first
+    /// of its connection is that connection's due: it has room in any case, and does not count. Who finds none holds nothing,
+    /// and may ask again.
     pub fn hold_pieces(self: &Arc<Self>, bytes: u64, holder: &Arc<Waiter>) -> Option<Held> {
         if let Some(held) = self.enter_pieces(bytes, holder.holding()) {
             return Some(held);

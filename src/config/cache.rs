@@ -259,41 +259,43 @@ fn resolve_key(key: KeySection, errors: &mut Diagnostics) -> KeyRules {
     }
 }
 
-/// Fields of which no origin gets a client's own: the node writes them, or answers them itself.
-pub const NEVER_A_CLIENTS: &[&str] = &[
+/// Fields by which proxies tell where a request came from, and tokens of the node's. No origin gets a client's own.
+pub const FORWARDING_FIELDS: &[&str] = &[
+    "forwarded",
+    "x-forwarded",
     "x-forwarded-for",
     "x-forwarded-host",
     "x-forwarded-proto",
-    "via",
-    "cdn-loop",
-    "host",
-    "seawall-debug",
-    "forwarded",
-    "x-forwarded",
     "x-forwarded-port",
     "x-forwarded-server",
     "x-forwarded-scheme",
     "x-forwarded-prefix",
-    "x-forwarded-ssl",
-    "x-forwarded-protocol",
     "x-real-ip",
     "x-host",
+    "x-forwarded-ssl",
+    "x-forwarded-protocol",
     "x-url-scheme",
     "front-end-https",
-    "proxy",
-    "connection",
-    "transfer-encoding",
-    "content-length",
-    "content-type",
-    "expect",
-    "range",
+    "seawall-debug",
+    "proxy", // to CGI it is the variable HTTP_PROXY (CVE-2016-5385)
+];
+
+/// Fields of a client's request that the fill of a shared object must not have: its conditions and ranges
+/// are answered from the object, its body is not forwarded.
+pub const FILL_EXCLUDES: &[&str] = &[
     "if-match",
     "if-none-match",
     "if-modified-since",
     "if-unmodified-since",
     "if-range",
-    "te",
+    "range",
+    "expect",
+    "content-length",
+    "content-type",
 ];
+
+/// What else the node writes itself.
+const WRITTEN_FIELDS: &[&str] = &["via", "cdn-loop", "host", "connection", "transfer-encoding", "te"];
 
 /// A request field, or several by one star, that a key or `forward` names.
 pub fn resolve_field(name: At<String>, errors: &mut Diagnostics) -> Option<Pattern> {
@@ -309,7 +311,8 @@ pub fn resolve_field(name: At<String>, errors: &mut Diagnostics) -> Option<Patte
         errors.error_with_hint(name.place, "a key with all cookies hits nobody", hint);
         return None;
     }
-    if let Some(never) = NEVER_A_CLIENTS.iter().find(|never| pattern.matches(never)) {
+    let mut never = [FORWARDING_FIELDS, WRITTEN_FIELDS, FILL_EXCLUDES].into_iter().flatten();
+    if let Some(never) = never.find(|never| pattern.matches(never)) {
         let message = format!(
             "{:?} covers {never}: no origin gets a client's own, since the node writes it or answers it itself",
             name.value

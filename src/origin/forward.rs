@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use http::{HeaderMap, HeaderName, HeaderValue, Version, header};
 use smallvec::SmallVec;
 
+use crate::config::cache::{FILL_EXCLUDES, FORWARDING_FIELDS};
 use crate::config::model::{CacheMode, CacheRules, Node};
 use crate::config::read::IpRange;
 use crate::request::Scheme;
@@ -35,28 +36,6 @@ pub const CDN_LOOP: HeaderName = HeaderName::from_static("cdn-loop");
 pub const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
-
-/// Fields by which proxies tell where a request came from. A client's own are never believed; nor does an
-/// origin see a token of the node's.
-static FORWARDING_FIELDS: &[&str] = &[
-    "forwarded",
-    "x-forwarded",
-    "x-forwarded-for",
-    "x-forwarded-host",
-    "x-forwarded-proto",
-    "x-forwarded-port",
-    "x-forwarded-server",
-    "x-forwarded-scheme",
-    "x-forwarded-prefix",
-    "x-real-ip",
-    "x-host",
-    "x-forwarded-ssl",
-    "x-forwarded-protocol",
-    "x-url-scheme",
-    "front-end-https",
-    "seawall-debug",
-    "proxy", // to CGI it is the variable HTTP_PROXY (CVE-2016-5385)
-];
 
 /// Fields by which some frameworks and servers let a request be another than its line says: its host, path, method or
 /// scheme. No cache key has them, so on a cached route one visitor could have another page stored for all. A name that
@@ -180,20 +159,6 @@ static SAFE_FIELDS: [HeaderName; 9] = [
 /// What a fill with only safe fields says of itself.
 const USER_AGENT: HeaderValue = HeaderValue::from_static("seawall");
 
-/// Fields of a client's request that the fill of a shared object must not have: its conditions and ranges
-/// are answered from the object, its body is not forwarded.
-static FILL_EXCLUDES: [HeaderName; 9] = [
-    header::IF_MATCH,
-    header::IF_NONE_MATCH,
-    header::IF_MODIFIED_SINCE,
-    header::IF_UNMODIFIED_SINCE,
-    header::IF_RANGE,
-    header::RANGE,
-    header::EXPECT,
-    header::CONTENT_LENGTH,
-    header::CONTENT_TYPE,
-];
-
 /// Replaces the fields that tell of the client by what the node knows: `Via`, `CDN-Loop`, `X-Forwarded-*`.
 pub fn set_forwarding_fields(fields: &mut HeaderMap, forwarded: &Forwarded<'_>) {
     let before: Vec<&str> = fields.get_all(FORWARDED_FOR).iter().filter_map(|value| value.to_str().ok()).collect();
@@ -216,8 +181,8 @@ pub fn set_forwarding_fields(fields: &mut HeaderMap, forwarded: &Forwarded<'_>) 
 
 /// Prepares the fields of a fill; hop-by-hop fields are already gone.
 pub fn exclude_from_fill(fields: &mut HeaderMap, rules: &CacheRules) {
-    for name in &FILL_EXCLUDES {
-        fields.remove(name);
+    for name in FILL_EXCLUDES {
+        fields.remove(*name);
     }
     // By what tells where it came from, the node's own is made first: see set_forwarding_fields.
     remove(fields, |name| !goes_with_fill(name, rules) && !is_listed(name, FORWARDING_FIELDS));
@@ -323,8 +288,10 @@ fn is_trusted(ranges: &[IpRange], address: IpAddr) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
-    use crate::config::cache::NEVER_A_CLIENTS;
+    use crate::config::load;
     use crate::config::model::KeyRules;
     use crate::plan::tests::config;
 
@@ -348,9 +315,14 @@ mod tests {
 
     #[test]
     fn what_no_origin_gets_cannot_be_named_in_a_route() {
-        let never = |name: &str| NEVER_A_CLIENTS.contains(&name);
-        assert_eq!(FORWARDING_FIELDS.iter().find(|name| !never(name)), None);
-        assert_eq!(FILL_EXCLUDES.iter().find(|name| !never(name.as_str())), None);
+        for name in FORWARDING_FIELDS.iter().chain(FILL_EXCLUDES) {
+            let text = format!(
+                "[pool.app]\norigins = [\"127.0.0.1:1\"]\n[site.a]\nhosts = [\"a.example\"]\n[[site.a.route]]\n\
+                 path = \"/*\"\npool = \"app\"\nforward = [\"{name}\"]\ncache = {{ mode = \"respect\" }}"
+            );
+            let errors = load::parse(Path::new("test.toml"), &text).unwrap_err().to_string();
+            assert!(errors.contains("no origin gets a client's own"), "{name}: {errors}");
+        }
     }
 
     #[test]
