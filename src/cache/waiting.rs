@@ -30,6 +30,9 @@ const SHARE: u64 = 8;
 /// but a large body, if that is no more than a quarter.
 const LEAST_SHARE: u64 = 8 << 20;
 
+/// Why a reader had to end.
+pub const NO_ROOM: &str = "the client takes too little, and there is no room for what waits";
+
 /// Somebody that holds something for a client.
 pub trait Holder: Send + Sync {
     /// Is to let go of it, and to end.

@@ -13,7 +13,6 @@ use tokio::io::AsyncWrite;
 
 use crate::cache::engine::Kept;
 use crate::cache::status::Report;
-use crate::cache::waiting::Waiter;
 use crate::clock::Timestamp;
 use crate::snapshot::Snapshot;
 
@@ -110,16 +109,14 @@ impl Connection {
     pub(super) async fn finish(&mut self, mut answer: Box<Unfinished>, snapshot: Arc<Snapshot>) -> Next {
         self.stream.set_pace(Pace::of(&snapshot.config.limits));
         let tail = std::mem::take(&mut self.tail);
-        let waiter = Waiter::new(0);
-        let held = self.shared.engine.hold(&answer.kept, &waiter);
+        let kept = std::mem::replace(&mut answer.kept, Kept::Nothing);
         let (stream, writing) = (&mut self.stream, &mut answer);
-        let written = held_up(&waiter, |cx| {
+        let written = held_up(&self.shared.engine, &kept, |cx| {
             let before = writing.written;
             let polled = writing.write(stream, &tail, cx);
             (polled, writing.written > before)
         })
         .await;
-        drop(held); // before the body
         let before_body = answer.head.len() + tail.len();
         self.tail = tail;
         answer.sent.bytes = answer.written.saturating_sub(before_body) as u64;

@@ -12,11 +12,11 @@ use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode, Version};
 use tokio::io::AsyncWrite;
 
-use crate::cache::engine::Kept;
+use crate::cache::engine::{Engine, Kept};
 use crate::cache::object::{remove_hop_by_hop, serialise};
 use crate::cache::respond::Reply;
 use crate::cache::status::Report;
-use crate::cache::waiting::Waiter;
+use crate::cache::waiting::{NO_ROOM, Waiter};
 use crate::snapshot::Snapshot;
 
 use super::super::reply::{Body, ClientResponse};
@@ -130,10 +130,8 @@ impl Connection {
         if let Poll::Ready(done) = polled {
             return done;
         }
-        let waiter = Waiter::new(0);
-        let _held = self.shared.engine.hold(&kept, &waiter);
         let stream = &mut self.stream;
-        held_up(&waiter, |cx| {
+        held_up(&self.shared.engine, &kept, |cx| {
             let before = written;
             let polled = poll_write_all(stream, parts, &mut written, cx);
             (polled, written > before)
@@ -148,12 +146,15 @@ impl Connection {
     }
 }
 
-/// Writes for a client that has to be waited for, until it is done or the reader has to make room. `write` says also
-/// whether the client took something.
+/// Writes for a client that has to be waited for, until it is done or the reader has to make room; what is kept for it is
+/// entered meanwhile. `write` says also whether the client took something.
 pub(super) async fn held_up(
-    waiter: &Waiter,
+    engine: &Engine,
+    kept: &Kept,
     mut write: impl FnMut(&mut Context<'_>) -> (Poll<io::Result<()>>, bool),
 ) -> io::Result<()> {
+    let waiter = Waiter::new(0);
+    let _held = engine.hold(kept, &waiter);
     let writing = poll_fn(|cx| {
         let (polled, has_taken) = write(cx);
         if has_taken {
@@ -164,10 +165,7 @@ pub(super) async fn held_up(
     tokio::select! {
         biased;
         done = writing => done,
-        () = waiter.told() => {
-            let why = "the client takes too little, and there is no room for what waits";
-            Err(io::Error::new(io::ErrorKind::TimedOut, why))
-        }
+        () = waiter.told() => Err(io::Error::new(io::ErrorKind::TimedOut, NO_ROOM)),
     }
 }
 

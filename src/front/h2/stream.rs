@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
 
-use crate::cache::waiting::{Held, Waiter, Waiting};
+use crate::cache::waiting::{Held, NO_ROOM, Waiter, Waiting};
 
 use super::wire::Reason;
 
@@ -154,7 +154,7 @@ pub enum Gone {
     Stalled,
     #[error("the request's body is not what its head promised")]
     Malformed,
-    #[error("the client takes too little, and there is no room for what waits")]
+    #[error("{NO_ROOM}")]
     NoRoom,
 }
 
