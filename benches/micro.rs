@@ -32,6 +32,8 @@ mod origin;
 mod pass;
 #[path = "../src/plan/mod.rs"]
 mod plan;
+#[path = "../src/prefix.rs"]
+mod prefix;
 #[path = "../src/request.rs"]
 mod request;
 #[path = "../src/snapshot.rs"]

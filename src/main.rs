@@ -12,6 +12,7 @@ mod observe;
 mod origin;
 mod pass;
 mod plan;
+mod prefix;
 mod request;
 mod snapshot;
 mod state_dir;

@@ -85,6 +85,7 @@ pub async fn status(State(node): State<Arc<Node>>, caller: Caller) -> Result<Jso
             "readers": {
                 "bytes": node.engine.memory.waiting().held(),
                 "ended": node.engine.memory.waiting().ended(),
+                "streams_bytes": node.engine.memory.waiting().streams(),
             },
             "fill_buffer": { "bytes": node.engine.flights.buffer.held(), "max_bytes": node.engine.flights.buffer.most() },
         },

@@ -129,8 +129,8 @@ pub enum Hold {
     Nothing,
     /// It is entered.
     Entered(Held),
-    /// The piece that waits, and so many bytes behind it: for one of many streams, which enters them in its turn.
-    Piece(usize),
+    /// So many bytes are to be entered by one of many streams, in its turn.
+    InHand(usize),
 }
 
 /// What lies behind a piece that one of many streams holds: of a flight or of an origin's connection.
@@ -155,6 +155,7 @@ impl Engine {
         let disk = Arc::new(DiskTier::start(&config.disk, &purges));
         let memory = MemoryStore::new(&config.memory, write_evicted(&disk));
         let buffer = FillBuffer::new(config.memory.fill_buffer.0, memory.waiting().clone());
+        memory.waiting().set_prefix_share(config.limits.max_prefix_share);
         Engine {
             disk,
             compressor: Compressor::start(config.node.compress_threads, memory.clone(), metrics.clone()),
@@ -191,6 +192,7 @@ impl Engine {
         self.max_object.store(config.memory.max_object.0, Ordering::Relaxed);
         self.flights.set_most(config.limits.max_fills as usize);
         self.flights.buffer.set_most(config.memory.fill_buffer.0);
+        self.memory.waiting().set_prefix_share(config.limits.max_prefix_share);
         self.disk.configure(&config.disk, self.purges.current());
     }
 
@@ -554,8 +556,8 @@ impl Engine {
 }
 
 impl Engine {
-    /// Enters a reader that has to be waited for, with what is kept for it.
-    pub fn hold(&self, kept: &Kept, waiter: &Arc<Waiter>) -> Hold {
+    /// Enters a reader that has to be waited for, with what is kept for it; `piece`: bytes that it is given next.
+    pub fn hold(&self, kept: &Kept, piece: usize, waiter: &Arc<Waiter>) -> Hold {
         let entered = match kept {
             Kept::Nothing => return Hold::Nothing,
             Kept::Object(object) => self.hold_object(object, waiter),
@@ -569,8 +571,8 @@ impl Engine {
             (Some(held), _) => Hold::Entered(held),
             // 64 KiB are every connection's due.
             _ if !waiter.is_one_of_many() => Hold::Nothing,
-            (None, Kept::Object(_)) => Hold::Piece(0),
-            (None, _) => Hold::Piece(BEHIND),
+            (None, Kept::Object(object)) => Hold::InHand(object.weight()),
+            (None, _) => Hold::InHand(piece + BEHIND),
         }
     }
 

@@ -32,7 +32,7 @@ use super::status::Stored;
 use super::tags::Tags;
 use super::trouble::Trouble;
 use super::vary::{Presented, Variant};
-use super::waiting::{Held, Holder, Holding, Waiter};
+use super::waiting::{Client, Held, Holder, Holding, Waiter};
 
 /// One running fill.
 pub struct Flight {
@@ -352,7 +352,7 @@ impl Flight {
         drop(state);
         if !body.is_empty() {
             let live = waiters.into_values().filter(Holding::is_live);
-            let holdings = live.chain([Holding::new(0, &self.taken_at, self)]);
+            let holdings = live.chain([Holding::new(Client::NONE, &self.taken_at, self)]);
             let hold = |holding| self.buffer.waiting().hold_body(body.as_ptr().addr(), body.len() as u64, holding);
             *self.held.lock() = holdings.map(hold).collect();
         }

@@ -65,6 +65,9 @@ pub enum Content {
     Disk(Arc<dyn DiskBody>),
 }
 
+/// Bytes of a body that are read from a disk at once.
+pub const MOST_READ: usize = 128 << 10;
+
 /// A body that is read from a disk as it is needed.
 pub trait DiskBody: Debug + Send + Sync {
     /// Of the whole, in bytes.
@@ -77,7 +80,8 @@ pub trait DiskBody: Debug + Send + Sync {
     /// found undamaged, and have been in memory ever since.
     fn part(&self, from: u64, most: u64) -> Option<FilePart>;
 
-    /// Some bytes from a place before the end on, at least one. They are what was stored: damage is an error.
+    /// Some bytes from a place before the end on, at least one and at most [`MOST_READ`]. They are what was stored: damage
+    /// is an error.
     fn read(self: Arc<Self>, from: u64) -> Pin<Box<dyn Future<Output = Result<Bytes, Trouble>> + Send>>;
 }
 

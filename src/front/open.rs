@@ -11,6 +11,7 @@ use tokio::sync::{Notify, watch};
 
 use crate::clock::ticks;
 use crate::config::model::Limits;
+use crate::prefix::Prefix;
 
 use super::serve::Shared;
 
@@ -30,12 +31,13 @@ pub struct OpenGuard {
     open: Open,
     shared: Arc<Shared>,
     id: u64,
-    prefix: Option<Prefix>,
     pub place: Arc<Place>,
 }
 
 /// A connection's place among the others.
 pub struct Place {
+    /// Its client's network, unless that is no crowd: a trusted proxy.
+    pub prefix: Option<Prefix>,
     /// Since when it has had nothing to do: [`ticks`]; or [`BUSY`], or [`LEAVING`].
     rests: AtomicU64,
     told: Notify,
@@ -46,8 +48,8 @@ const LEAVING: u64 = u64::MAX;
 
 impl Place {
     /// One that has not sent anything has nothing to do.
-    fn new(now: u64) -> Arc<Self> {
-        Arc::new(Place { rests: AtomicU64::new(now), told: Notify::new() })
+    fn new(prefix: Option<Prefix>, now: u64) -> Arc<Self> {
+        Arc::new(Place { prefix, rests: AtomicU64::new(now), told: Notify::new() })
     }
 
     /// The connection has nothing to do from now on.
@@ -82,19 +84,6 @@ impl Place {
 
     fn change(&self, to: impl Fn(u64) -> Option<u64>) -> bool {
         self.rests.fetch_update(Ordering::Relaxed, Ordering::Relaxed, to).is_ok()
-    }
-}
-
-/// What clients that are next to each other have in common: an IPv4 network of 256 addresses, an IPv6 site.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-struct Prefix(u128);
-
-impl Prefix {
-    fn of(address: IpAddr) -> Self {
-        Prefix(match address.to_canonical() {
-            IpAddr::V4(address) => u128::from(address.to_bits() >> 8),
-            IpAddr::V6(address) => address.to_bits() >> 80 | 1 << 64, // apart from those of IPv4
-        })
     }
 }
 
@@ -199,22 +188,16 @@ impl Open {
             let most = self.most(&config.limits);
             self.take_place(prefix, most, share(most, config.limits.max_prefix_share), ticks())
         };
-        let Some((id, prefix, place)) = entered else {
+        let Some((id, place)) = entered else {
             metrics.connections_refused.inc();
             return None;
         };
         metrics.connections.inc();
         metrics.connections_total.inc();
-        Some(OpenGuard { open: self.clone(), shared: shared.clone(), id, prefix, place })
+        Some(OpenGuard { open: self.clone(), shared: shared.clone(), id, place })
     }
 
-    fn take_place(
-        &self,
-        prefix: Option<Prefix>,
-        most: u32,
-        share: u32,
-        now: u64,
-    ) -> Option<(u64, Option<Prefix>, Arc<Place>)> {
+    fn take_place(&self, prefix: Option<Prefix>, most: u32, share: u32, now: u64) -> Option<(u64, Arc<Place>)> {
         let mut crowds = self.crowds.lock();
         let open_of = |prefix| crowds.of.get(&prefix).map_or(0, |of| of.places.len());
         if self.count() >= with_those_who_go(most) || prefix.map_or(0, open_of) >= with_those_who_go(share) as usize {
@@ -230,19 +213,19 @@ impl Open {
         }
         self.count.fetch_add(1, Ordering::AcqRel);
         crowds.next += 1;
-        let (id, place) = (crowds.next, Place::new(now));
+        let (id, place) = (crowds.next, Place::new(prefix, now));
         crowds.all.insert(id, &place);
         if let Some(prefix) = prefix {
             crowds.of.entry(prefix).or_default().insert(id, &place);
         }
-        Some((id, prefix, place))
+        Some((id, place))
     }
 
-    fn leave_place(&self, id: u64, prefix: Option<Prefix>, place: &Place) {
+    fn leave_place(&self, id: u64, place: &Place) {
         place.rests.store(LEAVING, Ordering::Relaxed); // whoever looks for room finds none here
         let mut crowds = self.crowds.lock();
         crowds.all.places.remove(&id);
-        if let Some(prefix) = prefix
+        if let Some(prefix) = place.prefix
             && let Some(crowd) = crowds.of.get_mut(&prefix)
         {
             crowd.places.remove(&id);
@@ -275,7 +258,7 @@ fn with_those_who_go(most: u32) -> u32 {
 impl Drop for OpenGuard {
     fn drop(&mut self) {
         self.shared.observer.metrics.connections.dec();
-        self.open.leave_place(self.id, self.prefix, &self.place);
+        self.open.leave_place(self.id, &self.place);
     }
 }
 
@@ -291,21 +274,21 @@ mod tests {
     fn who_has_rested_longest_makes_room_and_nobody_who_is_busy() {
         let open = Open::new(u32::MAX);
         let mut places: Vec<_> = (0..3).map(|_| open.take_place(None, 3, 3, 1000).unwrap()).collect();
-        places.iter().for_each(|place| place.2.work());
+        places.iter().for_each(|place| place.1.work());
         assert!(open.take_place(None, 3, 3, 1000).is_none(), "all are busy");
         for (place, since) in places.iter().zip([500, 300, 400]) {
-            place.2.rests.store(since, Ordering::Relaxed);
+            place.1.rests.store(since, Ordering::Relaxed);
         }
         assert!(open.take_place(None, 3, 3, 1050).is_none(), "not looked for again yet");
         let entered = open.take_place(None, 3, 3, 1100).unwrap();
-        entered.2.work();
-        assert_eq!(places.iter().map(|place| place.2.resting()).collect::<Vec<_>>(), [Some(500), None, Some(400)]);
-        let (id, of, place) = places.remove(1);
-        open.leave_place(id, of, &place);
+        entered.1.work();
+        assert_eq!(places.iter().map(|place| place.1.resting()).collect::<Vec<_>>(), [Some(500), None, Some(400)]);
+        let (id, place) = places.remove(1);
+        open.leave_place(id, &place);
         assert_eq!(open.count(), 3);
-        places[0].2.work();
+        places[0].1.work();
         let next = open.take_place(None, 3, 3, 1101).expect("the next one goes");
-        next.2.work();
+        next.1.work();
         assert!(open.take_place(None, 3, 3, 1102).is_none());
         drop(entered);
     }
@@ -314,9 +297,9 @@ mod tests {
     fn clients_next_to_each_other_have_a_share() {
         let open = Open::new(u32::MAX);
         for _ in 0..32 {
-            open.take_place(prefix("192.0.2.7"), 100, 32, 1000).unwrap().2.work();
+            open.take_place(prefix("192.0.1.7"), 100, 32, 1000).unwrap().1.work();
         }
-        assert!(open.take_place(prefix("::ffff:192.0.2.9"), 100, 32, 1000).is_none());
+        assert!(open.take_place(prefix("::ffff:192.0.1.9"), 100, 32, 1000).is_none());
         assert!(open.take_place(prefix("192.0.3.7"), 100, 32, 1000).is_some(), "another network");
         assert!(open.take_place(None, 100, 32, 1000).is_some(), "a trusted proxy");
         assert_eq!([share(20_000, 25), share(2, 25), share(200, 25), share(200, 100)], [5_000, 2, 50, 200]);

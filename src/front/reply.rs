@@ -9,10 +9,10 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use tokio::sync::mpsc;
 
 use crate::cache::coding;
-use crate::cache::engine::{Engine, Kept, Source};
+use crate::cache::engine::{BEHIND, Engine, Kept, Source};
 use crate::cache::fill::PrivateBody;
 use crate::cache::flight::{FlightHead, FlightReader};
-use crate::cache::object::{Content, DiskBody, FilePart, Head, Object};
+use crate::cache::object::{Content, DiskBody, FilePart, Head, MOST_READ, Object};
 use crate::cache::respond::{self, Reply, Span};
 use crate::cache::slices::{HeadOf, SliceReader};
 use crate::cache::status::Report;
@@ -77,6 +77,16 @@ impl Pieces {
             Content::Disk(body) => Pieces::Disk(body.clone(), 0),
         }
     }
+}
+
+/// How the next piece of a body comes to be in memory.
+pub enum Coming {
+    /// It is there, whoever reads it.
+    AtHand,
+    /// It is read when it is asked for, and takes so many bytes at most.
+    Read(usize),
+    /// As that, but it may be long in coming; so many bytes are in memory whether it is asked for or not.
+    Awaited { behind: usize },
 }
 
 /// Fields of the whole response that a 304 has too (RFC 9110 section 15.4.5).
@@ -345,6 +355,16 @@ impl Body {
         if let Pieces::Disk(_, at) = &mut self.pieces {
             *at += std::mem::take(&mut self.skip) + sent;
             self.left -= sent.min(self.left);
+        }
+    }
+
+    /// How the next piece comes to be in memory.
+    pub fn coming(&self) -> Coming {
+        match &self.pieces {
+            Pieces::Whole(_) | Pieces::Parts(_) | Pieces::Flight(_) | Pieces::Slices(..) => Coming::AtHand,
+            Pieces::Disk(..) => Coming::Read(MOST_READ),
+            Pieces::Passed(..) => Coming::Awaited { behind: 0 },
+            Pieces::Private(_) => Coming::Awaited { behind: BEHIND },
         }
     }
 

@@ -15,6 +15,8 @@ const ROUTES: &str = "[[site.shop.route]]\npath = \"/passed/*\"\npool = \"app\"\
     [[site.shop.route]]\npath = \"/*\"\npool = \"app\"\ncache = { mode = \"respect\" }\n";
 
 const MEMORY: &str = "[cache.memory]\nmax_size = \"32MiB\"\nfill_buffer = \"32MiB\"\n";
+/// All clients of a test are of one network. Where the bound for all is tried, that has no share of its own.
+const ALL: &str = "[cache.memory]\nmax_size = \"32MiB\"\nfill_buffer = \"32MiB\"\n[limits]\nmax_prefix_share = 100\n";
 const LARGE: usize = 7 << 20;
 /// What the node may have in memory with so many connections: the limits, 64 MiB, and 64 KiB each.
 fn bound(connections: usize) -> u64 {
@@ -55,7 +57,7 @@ fn most_resident(node: &Node, mut work: impl FnMut(usize) -> bool) -> u64 {
 fn readers_that_take_nothing_take_no_memory_beyond_the_bound() {
     for tls in [false, true] {
         let origin = large();
-        let node = node(&origin, if tls { Protocol::H2 } else { Protocol::H1 }, MEMORY);
+        let node = node(&origin, if tls { Protocol::H2 } else { Protocol::H1 }, ALL);
         let mut plain = Vec::new();
         let mut coded = Vec::new();
         // Each is the first to ask, and some ask for what is in memory already.
@@ -85,7 +87,7 @@ fn readers_that_take_nothing_take_no_memory_beyond_the_bound() {
 #[test]
 fn streams_whose_windows_are_shut_take_no_memory_beyond_the_bound() {
     let origin = large();
-    let node = node(&origin, Protocol::H2, MEMORY);
+    let node = node(&origin, Protocol::H2, ALL);
     let mut stuck: Vec<Raw> = (0..2)
         .map(|_| {
             let mut raw = Raw::connect(&node);
@@ -103,6 +105,58 @@ fn streams_whose_windows_are_shut_take_no_memory_beyond_the_bound() {
     let ask = || h2::request(node.address(), &node.directory.path().join("test.pem"), ("GET", "/other"), &[], "");
     eventually("room again", || ask().cache().contains("; stored").then_some(()));
     assert!(ask().is_hit());
+}
+
+/// A stream takes memory whatever it is of: its task, the head of its answer, what is in hand for it.
+#[test]
+fn many_streams_whose_windows_are_shut_take_no_memory_beyond_the_bound() {
+    const STREAMS: usize = 100;
+    raise_descriptors();
+    let large_field = format!("X-Large: {}", "x".repeat(8 << 10));
+    let small = move |_: &_| Reply::ok(&["Cache-Control: max-age=600", &large_field], vec![b'x'; 4 << 10]);
+    let passed = |_: &_| Reply::ok(&["Cache-Control: no-store"], vec![b'x'; 1 << 20]);
+    let origins = [("/small", 120, Origin::start(small)), ("/passed", 30, Origin::start(passed))];
+    for (path, connections, origin) in origins {
+        let node = node(&origin, Protocol::H2, ALL);
+        let mut stuck = Vec::new();
+        let mut most = most_resident(&node, |number| {
+            let mut raw = Raw::connect(&node);
+            raw.send(&frame(SETTINGS, 0, 0, &[0, 4, 0, 0, 0, 0])); // windows of nothing
+            let ask = |stream| get(2 * stream as u32 + 1, &format!("{path}/{number}/{stream}"));
+            raw.send(&(0..STREAMS).flat_map(ask).collect::<Vec<u8>>());
+            stuck.push(raw);
+            number < connections - 1
+        });
+        let mut before = 0;
+        eventually("a standstill", || {
+            std::thread::sleep(Duration::from_millis(200));
+            let now = node.resident();
+            most = most.max(now);
+            (std::mem::replace(&mut before, now).abs_diff(now) < 1 << 20).then_some(())
+        });
+        assert!(most <= bound(connections), "{path}: {} MiB of {}", most >> 20, bound(connections) >> 20);
+        // Others are served meanwhile.
+        let answer = h2::request(node.address(), &node.directory.path().join("test.pem"), ("GET", "/other"), &[], "");
+        assert_eq!(answer.status, 200);
+    }
+}
+
+#[test]
+fn few_of_one_network_do_not_keep_what_is_large_from_being_stored() {
+    let origin = large();
+    let node = node(&origin, Protocol::H1, MEMORY);
+    let stuck: Vec<Client> = (0..12)
+        .map(|number| {
+            let mut client = node.client();
+            client.send(format!("GET /{number} HTTP/1.1\r\nHost: shop.example\r\n\r\n"));
+            origin.wait_for(number + 1);
+            client
+        })
+        .collect();
+    // They have taken something a moment ago: nobody is stalled.
+    assert!(node.get("/other").cache().contains("; stored"));
+    assert!(node.get("/other").is_hit());
+    drop(stuck);
 }
 
 #[test]
@@ -145,7 +199,7 @@ fn what_is_not_cached_takes_no_memory_beyond_the_bound() {
     raise_descriptors();
     let origin = Origin::start(|_| Reply::ok(&["Cache-Control: no-store"], vec![b'x'; LARGE]));
     for path in ["/passed/a", "/not-stored"] {
-        let node = node(&origin, Protocol::H1, MEMORY);
+        let node = node(&origin, Protocol::H1, ALL);
         let before = origin.count();
         let mut stuck = Vec::new(); // at one time
         let most = most_resident(&node, |number| {
@@ -169,7 +223,7 @@ fn parts_are_kept_only_while_there_is_room() {
         let head = Reply::head(206, &["ETag: \"v1\"", "Cache-Control: max-age=60", range, "Content-Length: 6291456"]);
         vec![Step::Send([head, vec![b'x'; PART - 1]].concat()), Step::Wait(opened.clone()), Step::Send(b"x".to_vec())]
     });
-    let node = node(&origin, Protocol::H1, "[cache.memory]\nmax_size = \"32MiB\"\nfill_buffer = \"32MiB\"\n");
+    let node = node(&origin, Protocol::H1, ALL);
     let mut stuck = Vec::new();
     let most = most_resident(&node, |number| {
         let mut client = node.client();

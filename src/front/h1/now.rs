@@ -111,7 +111,7 @@ impl Connection {
         let tail = std::mem::take(&mut self.tail);
         let kept = std::mem::replace(&mut answer.kept, Kept::Nothing);
         let (stream, writing) = (&mut self.stream, &mut answer);
-        let written = held_up(&self.shared.engine, &kept, |cx| {
+        let written = held_up(&self.shared.engine, &kept, self.place.prefix, |cx| {
             let before = writing.written;
             let polled = writing.write(stream, &tail, cx);
             (polled, writing.written > before)

@@ -16,7 +16,8 @@ use crate::cache::engine::{Engine, Kept};
 use crate::cache::object::{remove_hop_by_hop, serialise};
 use crate::cache::respond::Reply;
 use crate::cache::status::Report;
-use crate::cache::waiting::{NO_ROOM, Waiter};
+use crate::cache::waiting::{Client, NO_ROOM, Waiter};
+use crate::prefix::Prefix;
 use crate::snapshot::Snapshot;
 
 use super::super::reply::{Body, ClientResponse};
@@ -131,7 +132,7 @@ impl Connection {
             return done;
         }
         let stream = &mut self.stream;
-        held_up(&self.shared.engine, &kept, |cx| {
+        held_up(&self.shared.engine, &kept, self.place.prefix, |cx| {
             let before = written;
             let polled = poll_write_all(stream, parts, &mut written, cx);
             (polled, written > before)
@@ -151,10 +152,11 @@ impl Connection {
 pub(super) async fn held_up(
     engine: &Engine,
     kept: &Kept,
+    prefix: Option<Prefix>,
     mut write: impl FnMut(&mut Context<'_>) -> (Poll<io::Result<()>>, bool),
 ) -> io::Result<()> {
-    let waiter = Waiter::new(0);
-    let _held = engine.hold(kept, &waiter);
+    let waiter = Waiter::new(Client { connection: 0, prefix });
+    let _held = engine.hold(kept, 0, &waiter);
     let writing = poll_fn(|cx| {
         let (polled, has_taken) = write(cx);
         if has_taken {

@@ -9,7 +9,7 @@ use http::{HeaderMap, Method, StatusCode};
 use pingora_core::apps::HttpServerApp;
 use tokio::sync::watch;
 
-use crate::cache::engine::{Hold, Kept};
+use crate::cache::engine::{BEHIND, Hold, Kept};
 use crate::cache::object::remove_hop_by_hop;
 use crate::cache::respond::Reply;
 use crate::cache::status::Report;
@@ -22,7 +22,7 @@ use crate::request::Scheme;
 use crate::snapshot::Snapshot;
 
 use super::super::head::BodyFraming;
-use super::super::reply::ClientResponse;
+use super::super::reply::{ClientResponse, Coming};
 use super::super::serve::{self, Asking, Decision, Sent, Shared};
 use super::head::Parsed;
 use super::hpack::{self, Section};
@@ -75,8 +75,7 @@ pub(super) async fn answer(asked: Asked, mut stream: Handle) {
     };
     match decision {
         Decision::Respond { mut response, report, site } => {
-            let asked = (view.method, asked.section.weight());
-            let sent = write(&mut stream, shared, &snapshot, &mut response, report.as_ref(), asked).await;
+            let sent = write(&mut stream, shared, &snapshot, &mut response, report.as_ref(), view.method).await;
             serve::record(shared, &snapshot, &view, site, report.as_ref(), (now, started), &sent);
         }
         // Never planned for HTTP/2, which has no Upgrade.
@@ -105,32 +104,57 @@ pub(super) async fn answer(asked: Asked, mut stream: Handle) {
     }
 }
 
-/// Enters what is held while the client takes a piece; `own`: bytes of the request itself.
-async fn hold(
-    stream: &mut Handle,
-    shared: &Shared,
-    kept: &Kept,
-    (piece, own): (usize, usize),
-) -> Result<(Option<Held>, Option<Held>), Gone> {
-    match shared.engine.hold(kept, stream.waiter()) {
-        Hold::Nothing => Ok((None, None)),
-        Hold::Entered(body) => Ok((Some(body), Some(stream.hold_piece(0, own).await?))),
-        Hold::Piece(behind) => Ok((None, Some(stream.hold_piece(piece, behind + own).await?))),
+/// Enters what is held while the client takes a piece.
+async fn hold(stream: &mut Handle, shared: &Shared, kept: &Kept, piece: usize) -> Result<Option<Held>, Gone> {
+    match shared.engine.hold(kept, piece, stream.waiter()) {
+        Hold::Nothing => Ok(None),
+        Hold::Entered(body) => Ok(Some(body)),
+        Hold::InHand(bytes) => stream.hold_in_hand(bytes).await.map(Some),
     }
 }
 
-/// Writes a response to the stream. An error resets it, so that no client takes a part for the whole. `asked`: by which method, and
-/// bytes of the request that are kept meanwhile.
+/// The next piece of a body, with the room that it takes until the client has it. Nothing is read before there is room.
+async fn next(
+    stream: &mut Handle,
+    shared: &Shared,
+    response: &mut ClientResponse,
+) -> Result<Option<(Bytes, Option<Held>)>, String> {
+    let text = |gone: Gone| gone.to_string();
+    let (piece, held) = match response.body.coming() {
+        Coming::AtHand => {
+            let piece = tokio::select! {
+                biased;
+                piece = response.body.next() => piece,
+                gone = stream.gone() => return Err(text(gone)),
+            };
+            let piece = piece.map_err(|error| error.to_string())?;
+            let length = piece.as_ref().map_or(0, Bytes::len);
+            (piece, hold(stream, shared, &response.kept(), length).await.map_err(text)?)
+        }
+        Coming::Read(most) => {
+            let held = stream.hold_ahead(most).await.map_err(text)?;
+            (response.body.next().await.map_err(|error| error.to_string())?, Some(held))
+        }
+        Coming::Awaited { behind } => {
+            let read = stream.with_room(BEHIND + BEHIND, behind, response.body.next()).await;
+            let (piece, held) = read.map_err(text)?;
+            (piece.map_err(|error| error.to_string())?, Some(held))
+        }
+    };
+    Ok(piece.map(|piece| (piece, held)))
+}
+
+/// Writes a response to the stream. An error resets it, so that no client takes a part for the whole.
 async fn write(
     stream: &mut Handle,
     shared: &Shared,
     snapshot: &Snapshot,
     response: &mut ClientResponse,
     report: Option<&Report>,
-    asked: (&Method, usize),
+    method: &Method,
 ) -> Sent {
     let mut sent = Sent { status: response.status(), bytes: 0, error: None };
-    sent.error = write_parts(stream, shared, snapshot, response, report, asked).await.err();
+    sent.error = write_parts(stream, shared, snapshot, response, report, method).await.err();
     if sent.error.is_some() {
         stream.reset(Reason::InternalError);
     }
@@ -144,7 +168,7 @@ async fn write_parts(
     snapshot: &Snapshot,
     response: &mut ClientResponse,
     report: Option<&Report>,
-    (method, own): (&Method, usize),
+    method: &Method,
 ) -> Result<(), String> {
     let text = |gone: Gone| gone.to_string();
     let mut section = BytesMut::new();
@@ -157,23 +181,13 @@ async fn write_parts(
     stream.send_section(section, false);
     let kept = response.kept();
     if let Some(body) = response.body.whole() {
-        let held = hold(stream, shared, &kept, (body.len(), own)).await.map_err(text)?;
+        let held = hold(stream, shared, &kept, body.len()).await.map_err(text)?;
         return stream.send_held(body, true, held).await.map_err(text);
     }
-    loop {
-        let next = tokio::select! {
-            biased;
-            next = response.body.next() => next,
-            gone = stream.gone() => return Err(gone.to_string()),
-        };
-        match next.map_err(|error| error.to_string())? {
-            Some(piece) => {
-                let held = hold(stream, shared, &response.kept(), (piece.len(), own)).await.map_err(text)?;
-                stream.send_held(piece, false, held).await.map_err(text)?;
-            }
-            None => return stream.send(Bytes::new(), true).await.map_err(text),
-        }
+    while let Some((piece, held)) = next(stream, shared, response).await? {
+        stream.send_held(piece, false, held).await.map_err(text)?;
     }
+    stream.send(Bytes::new(), true).await.map_err(text)
 }
 
 /// Appends the field section of a response: what is stored, and what each answer gets anew. `scratch`: a buffer that is

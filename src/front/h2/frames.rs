@@ -277,9 +277,11 @@ impl Connection {
         drop(parsed);
         match body {
             Some((body, expects_continue)) => self.answer_later(id, section, body, expects_continue),
-            None => self.section = section,
+            None => {
+                self.section = section;
+                Ok(())
+            }
         }
-        Ok(())
     }
 
     /// Answers what is not a request.
@@ -349,7 +351,20 @@ impl Connection {
     }
 
     /// Gives the request a task.
-    fn answer_later(&mut self, id: u32, section: Section, body: BodyFraming, expects_continue: bool) {
+    fn answer_later(
+        &mut self,
+        id: u32,
+        section: Section,
+        body: BodyFraming,
+        expects_continue: bool,
+    ) -> Result<(), Reason> {
+        let Some(admitted) = self.outbox.admit(section.weight()) else {
+            // Nothing was done: the client may ask again (RFC 9113 section 8.7).
+            wire::put_reset(self.output.frames(), id, Reason::RefusedStream);
+            self.shared.observer.metrics.streams_refused.inc();
+            self.section = section;
+            return self.bear(1);
+        };
         let stream = Stream::new(id, self.outbox.clone());
         let expected = match body {
             BodyFraming::Length(length) => Some(length),
@@ -368,10 +383,11 @@ impl Connection {
             limits: self.limits.clone(),
             times: (Timestamp::now(), Instant::now()),
         };
-        let handle = Handle::new(stream.clone());
+        let handle = Handle::new(stream.clone(), admitted);
         if !open {
             stream.receive(BytesMut::new(), true);
         }
         tokio::spawn(answer::answer(asked, handle));
+        Ok(())
     }
 }

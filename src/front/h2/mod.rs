@@ -129,7 +129,7 @@ impl Connection {
             let snapshot = shared.snapshot.load();
             (snapshot.config.limits.clone(), snapshot.generation)
         };
-        let outbox = Outbox::new(shared.engine.memory.waiting().clone());
+        let outbox = Outbox::new(shared.engine.memory.waiting().clone(), place.prefix);
         let mut streams = Streams::new();
         streams.pace = Pace::of(&limits);
         Connection {

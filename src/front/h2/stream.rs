@@ -11,7 +11,8 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
 
-use crate::cache::waiting::{Held, NO_ROOM, Waiter, Waiting};
+use crate::cache::waiting::{Client, Held, NO_ROOM, Share, Waiter, Waiting};
+use crate::prefix::Prefix;
 
 use super::wire::Reason;
 
@@ -23,6 +24,8 @@ pub struct Outbox {
     live: AtomicUsize,
     /// Where those who hold something for the client are entered.
     waiting: Arc<Waiting>,
+    /// The client's network.
+    prefix: Option<Prefix>,
 }
 
 #[derive(Debug, Default)]
@@ -32,8 +35,17 @@ struct Ready {
 }
 
 impl Outbox {
-    pub fn new(waiting: Arc<Waiting>) -> Arc<Self> {
-        Arc::new(Outbox { waiting, ..Outbox::default() })
+    pub fn new(waiting: Arc<Waiting>, prefix: Option<Prefix>) -> Arc<Self> {
+        Arc::new(Outbox { waiting, prefix, ..Outbox::default() })
+    }
+
+    /// Whether one stream more, whose request takes so many bytes, has a place: some are every connection's due.
+    pub fn admit(&self, bytes: usize) -> Option<Admitted> {
+        if self.live() < DUE && bytes < OWN {
+            return Some(Admitted::default());
+        }
+        let share = self.waiting.enter_stream(self.prefix, (bytes + OWN) as u64)?;
+        Some(Admitted { _share: Some(share) })
     }
 
     pub fn live(&self) -> usize {
@@ -82,6 +94,12 @@ impl Outbox {
             waker.wake();
         }
     }
+}
+
+/// A place among all streams of the node.
+#[derive(Debug, Default)]
+pub struct Admitted {
+    _share: Option<Share>,
 }
 
 /// A stream that a task answers.
@@ -142,6 +160,8 @@ const JOINED: usize = 16 << 10;
 
 /// What a stream with its task takes while it waits, roughly.
 const OWN: usize = 8 << 10;
+/// Streams of a connection that are not counted, but for those with large requests: 64 KiB.
+const DUE: usize = 8;
 /// After this long one that has found no room asks again.
 const TURN: Duration = Duration::from_millis(20);
 
@@ -161,7 +181,8 @@ pub enum Gone {
 // What the connection does.
 impl Stream {
     pub fn new(id: u32, outbox: Arc<Outbox>) -> Arc<Self> {
-        let waiter = Waiter::new(Arc::as_ptr(&outbox).addr());
+        let client = Client { connection: Arc::as_ptr(&outbox).addr(), prefix: outbox.prefix };
+        let waiter = Waiter::new(client);
         Arc::new(Stream { id, outbox, waiter, state: Mutex::default() })
     }
 
@@ -264,12 +285,13 @@ pub enum Next {
 pub struct Handle {
     stream: Arc<Stream>,
     ended: bool,
+    _admitted: Admitted,
 }
 
 impl Handle {
-    pub fn new(stream: Arc<Stream>) -> Self {
+    pub fn new(stream: Arc<Stream>, admitted: Admitted) -> Self {
         stream.outbox.live.fetch_add(1, Ordering::AcqRel);
-        Handle { stream, ended: false }
+        Handle { stream, ended: false, _admitted: admitted }
     }
 
     /// Whether the response has been given in full, or the stream was reset.
@@ -293,11 +315,20 @@ impl Handle {
         &self.stream.waiter
     }
 
-    /// Enters a piece that is given next, and so many bytes behind it, with those that wait for clients; waits for room.
-    pub async fn hold_piece(&mut self, length: usize, behind: usize) -> Result<Held, Gone> {
-        let bytes = (length + behind + OWN) as u64;
+    /// Enters what is in hand for the client, with what lies behind it; waits for room. While there is none for it, it is
+    /// among what all may have in hand without room, and the stream ends where that is too much.
+    pub async fn hold_in_hand(&mut self, bytes: usize) -> Result<Held, Gone> {
+        if let Some(held) = self.hold_at_once(bytes) {
+            return Ok(held);
+        }
+        let _in_hand = self.stream.outbox.waiting.keep_in_hand(self.waiter(), bytes as u64).ok_or(Gone::NoRoom)?;
+        self.hold_ahead(bytes).await
+    }
+
+    /// Enters what is going to be in hand for the client, and is not yet; waits for room.
+    pub async fn hold_ahead(&mut self, bytes: usize) -> Result<Held, Gone> {
         loop {
-            if let Some(held) = self.stream.outbox.waiting.hold_pieces(bytes, &self.stream.waiter) {
+            if let Some(held) = self.hold_at_once(bytes) {
                 return Ok(held);
             }
             tokio::select! {
@@ -305,6 +336,42 @@ impl Handle {
                 () = tokio::time::sleep(TURN) => {}
             }
         }
+    }
+
+    /// Enters what is in hand for the client now, if there is room.
+    pub fn hold_at_once(&self, bytes: usize) -> Option<Held> {
+        self.stream.outbox.waiting.hold_pieces(bytes as u64, &self.stream.waiter)
+    }
+
+    /// Reads something for the client, only while there is room for it: as long as nothing comes it has none. `behind`: bytes
+    /// that are in hand meanwhile.
+    pub async fn with_room<T>(
+        &mut self,
+        bytes: usize,
+        behind: usize,
+        reading: impl Future<Output = T>,
+    ) -> Result<(T, Held), Gone> {
+        let (mut reading, mut turn) = (std::pin::pin!(reading), std::pin::pin!(tokio::time::sleep(TURN)));
+        let mut in_hand = None;
+        poll_fn(|cx| {
+            if let Poll::Ready(Err(gone)) = self.poll(cx, |_| None::<()>) {
+                return Poll::Ready(Err(gone));
+            }
+            loop {
+                if let Some(held) = self.hold_at_once(bytes) {
+                    return reading.as_mut().poll(cx).map(|read| Ok((read, held)));
+                }
+                if behind > 0 && in_hand.is_none() {
+                    in_hand = self.stream.outbox.waiting.keep_in_hand(self.waiter(), behind as u64);
+                    if in_hand.is_none() {
+                        return Poll::Ready(Err(Gone::NoRoom));
+                    }
+                }
+                std::task::ready!(turn.as_mut().poll(cx));
+                turn.as_mut().reset(tokio::time::Instant::now() + TURN);
+            }
+        })
+        .await
     }
 
     /// As [`Handle::send`]; what is held for it meanwhile may be wanted back, and then the stream ends.
@@ -401,18 +468,19 @@ impl Handle {
     }
 
     async fn wait<T>(&mut self, mut found: impl FnMut(&mut State) -> Option<T>) -> Result<T, Gone> {
-        poll_fn(|cx| {
-            let mut state = self.stream.state.lock();
-            if let Some(gone) = state.gone {
-                return Poll::Ready(Err(gone));
-            }
-            if let Some(found) = found(&mut state) {
-                return Poll::Ready(Ok(found));
-            }
-            state.waker = Some(cx.waker().clone());
-            Poll::Pending
-        })
-        .await
+        poll_fn(|cx| self.poll(cx, &mut found)).await
+    }
+
+    fn poll<T>(&self, cx: &mut Context<'_>, mut found: impl FnMut(&mut State) -> Option<T>) -> Poll<Result<T, Gone>> {
+        let mut state = self.stream.state.lock();
+        if let Some(gone) = state.gone {
+            return Poll::Ready(Err(gone));
+        }
+        if let Some(found) = found(&mut state) {
+            return Poll::Ready(Ok(found));
+        }
+        state.waker = Some(cx.waker().clone());
+        Poll::Pending
     }
 }
 
@@ -431,7 +499,7 @@ mod tests {
 
     fn pair() -> (Arc<Stream>, Handle) {
         let stream = Stream::new(1, Arc::default());
-        (stream.clone(), Handle::new(stream))
+        (stream.clone(), Handle::new(stream, Admitted::default()))
     }
 
     fn ready(stream: &Arc<Stream>) -> usize {

@@ -301,7 +301,7 @@ fn widened(window: i64, more: i64) -> Result<i64, Reason> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::stream::{Handle, Outbox};
+    use super::super::stream::{Admitted, Handle, Outbox};
     use super::super::wire::{FrameHeader, HEADER, flag, kind};
     use super::*;
 
@@ -312,7 +312,7 @@ mod tests {
         let handles = lengths.iter().enumerate().map(|(at, length)| {
             let stream = Stream::new(at as u32 * 2 + 1, outbox.clone());
             streams.insert(stream.clone(), window, false, None);
-            let mut handle = Handle::new(stream.clone());
+            let mut handle = Handle::new(stream.clone(), Admitted::default());
             handle.send_section(BytesMut::from("s"), false);
             let mut sending = Box::pin(handle.send(vec![0; *length].into(), true));
             let _ = sending.as_mut().poll(&mut std::task::Context::from_waker(std::task::Waker::noop()));
@@ -412,7 +412,7 @@ mod tests {
             let (mut streams, mut output) = (Streams::new(), Output::default());
             let stream = Stream::new(1, Arc::default());
             streams.insert(stream.clone(), 100, true, None);
-            let mut handle = Some(Handle::new(stream.clone()));
+            let mut handle = Some(Handle::new(stream.clone(), Admitted::default()));
             handle.as_mut().unwrap().send_section(BytesMut::from("s"), true);
             streams.look(&stream, &mut output);
             streams.send(&mut output, usize::MAX, Instant::now());

@@ -5,8 +5,10 @@ use std::cell::RefCell;
 
 use bytes::Bytes;
 
+use crate::cache::object::MOST_READ;
+
 /// Bytes of a buffer.
-pub const PIECE: usize = 128 << 10;
+pub const PIECE: usize = MOST_READ;
 /// Buffers that a thread keeps.
 const MOST: usize = 4;
 

@@ -1,20 +1,32 @@
 //! What is held in memory for readers alone: bodies that the store has let go of while somebody is still being sent them,
-//! and pieces that wait for clients by HTTP/2. Whoever has to be waited for enters here; who takes at once costs nothing.
+//! pieces that wait for clients by HTTP/2, and the streams themselves. Whoever has to be waited for enters here; who takes at
+//! once costs nothing.
 //!
 //! A body counts once, however many read it, and from the moment at which the store lets it go: until then it takes no
 //! memory of its own. Past three quarters of the bound those are ended of which nothing was taken for the longest time;
 //! past a half those that are stalled, and nothing large is kept in memory that is new. What one connection holds has a
-//! bound of its own.
+//! bound of its own, and so has what the clients of one network hold: few who trickle are not to switch off storing for all.
+//! The last quarter is for streams as such, and for what is in hand where there is no room for it yet.
+
+mod charges;
+mod quota;
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
-use smallvec::{SmallVec, smallvec};
+use smallvec::SmallVec;
 use tokio::sync::Notify;
 
 use crate::clock::ticks;
+use crate::prefix::Prefix;
+
+use charges::{Charged, Charges};
+use quota::Quota;
+
+pub use charges::Client;
+pub use quota::Share;
 
 use super::store::Variants;
 
@@ -29,6 +41,9 @@ const LOOK_EVERY: u64 = 100;
 const SHARE: u64 = 8;
 /// but a large body, if that is no more than a quarter.
 const LEAST_SHARE: u64 = 8 << 20;
+/// Streams as such may take so large a part of the bound, and what is in hand without room as much; but always so much.
+const SMALL_PART: u64 = 8;
+const LEAST_SMALL_PART: u64 = 1 << 20;
 
 /// Why a reader had to end.
 pub const NO_ROOM: &str = "the client takes too little, and there is no room for what waits";
@@ -41,8 +56,7 @@ pub trait Holder: Send + Sync {
 
 /// A holder as the account has it.
 pub struct Holding {
-    /// Of a client with many holders; 0: it has this one.
-    connection: usize,
+    client: Client,
     /// When the client took something last: [`ticks`].
     taken: Arc<AtomicU64>,
     holder: Weak<dyn Holder>,
@@ -58,7 +72,7 @@ pub struct Held {
 /// One client that has to be waited for.
 #[derive(Debug)]
 pub struct Waiter {
-    connection: usize,
+    client: Client,
     taken: Arc<AtomicU64>,
     told: Notify,
 }
@@ -71,6 +85,10 @@ pub struct Waiting {
     /// When the stalled were looked for.
     looked: AtomicU64,
     ended: AtomicU64,
+    /// Percent of the bound that the clients of one network may have.
+    prefix_share: AtomicU32,
+    streams: Arc<Quota>,
+    in_hand: Arc<Quota>,
     all: Mutex<All>,
 }
 
@@ -80,20 +98,13 @@ struct All {
     stored: HashMap<usize, Group>,
     /// What is here for readers alone: bodies likewise, pieces by the place of their holder.
     alone: HashMap<usize, Group>,
-    /// What each connection has a part in of the latter.
-    connections: HashMap<usize, Charged>,
-}
-
-/// Bytes of one connection: of everything, and of pieces.
-#[derive(Debug, Clone, Copy, Default)]
-struct Charged {
-    all: u64,
-    pieces: u64,
+    /// What everybody has a part in of the latter.
+    charges: Charges,
 }
 
 /// Those that hold one thing.
 struct Group {
-    /// Bytes that count in all, and in each of the connections.
+    /// Bytes that count in all and in each of the networks, and in each of the connections.
     bytes: u64,
     charge: u64,
     /// Since when it is held: [`ticks`].
@@ -103,13 +114,13 @@ struct Group {
 }
 
 impl Waiter {
-    pub fn new(connection: usize) -> Arc<Self> {
-        Arc::new(Waiter { connection, taken: Arc::new(AtomicU64::new(ticks())), told: Notify::new() })
+    pub fn new(client: Client) -> Arc<Self> {
+        Arc::new(Waiter { client, taken: Arc::new(AtomicU64::new(ticks())), told: Notify::new() })
     }
 
     /// Whether its client has others like it.
     pub fn is_one_of_many(&self) -> bool {
-        self.connection != 0
+        self.client.connection != 0
     }
 
     /// The client has taken something.
@@ -123,7 +134,7 @@ impl Waiter {
     }
 
     pub fn holding(self: &Arc<Self>) -> Holding {
-        Holding::new(self.connection, &self.taken, self)
+        Holding::new(self.client, &self.taken, self)
     }
 }
 
@@ -134,9 +145,9 @@ impl Holder for Waiter {
 }
 
 impl Holding {
-    pub fn new<H: Holder + 'static>(connection: usize, taken: &Arc<AtomicU64>, holder: &Arc<H>) -> Self {
+    pub fn new<H: Holder + 'static>(client: Client, taken: &Arc<AtomicU64>, holder: &Arc<H>) -> Self {
         let holder: Weak<H> = Arc::downgrade(holder);
-        Holding { connection, taken: taken.clone(), holder }
+        Holding { client, taken: taken.clone(), holder }
     }
 
     /// Whether its holder is there still.
@@ -169,6 +180,9 @@ impl Default for Waiting {
             holders: AtomicUsize::new(0),
             looked: AtomicU64::new(0),
             ended: AtomicU64::new(0),
+            prefix_share: AtomicU32::new(100),
+            streams: Quota::new(u64::MAX, u64::MAX),
+            in_hand: Quota::new(u64::MAX, u64::MAX),
             all: Mutex::default(),
         }
     }
@@ -183,13 +197,46 @@ impl std::fmt::Debug for Waiting {
 impl Waiting {
     pub fn set_most(&self, most: u64) {
         self.most.store(most, Ordering::Relaxed);
+        self.divide();
+    }
+
+    /// `percent` of the bound are what the clients of one network may have.
+    pub fn set_prefix_share(&self, percent: u32) {
+        self.prefix_share.store(percent, Ordering::Relaxed);
+        self.divide();
+    }
+
+    fn divide(&self) {
+        let part = (self.most() / SMALL_PART).max(LEAST_SMALL_PART);
+        [&self.streams, &self.in_hand].into_iter().for_each(|quota| quota.set(part, self.part_of_prefix(part)));
+    }
+
+    /// What of so many bytes the clients of one network may have.
+    fn part_of_prefix(&self, bytes: u64) -> u64 {
+        let part = u128::from(bytes) * u128::from(self.prefix_share.load(Ordering::Relaxed)) / 100;
+        u64::try_from(part).unwrap_or(u64::MAX)
     }
 
     fn most(&self) -> u64 {
         self.most.load(Ordering::Relaxed)
     }
 
-    /// Bytes that are held for readers alone.
+    /// Enters one stream more, whatever it is to wait for. `None`: there are too many.
+    pub fn enter_stream(&self, prefix: Option<Prefix>, bytes: u64) -> Option<Share> {
+        self.streams.take(prefix, bytes)
+    }
+
+    /// Enters what is in hand already while there is no room for it. `None`: there is too much of that.
+    pub fn keep_in_hand(&self, waiter: &Waiter, bytes: u64) -> Option<Share> {
+        self.in_hand.take(waiter.client.prefix, bytes)
+    }
+
+    /// Bytes of streams, and of what is in hand for them without room.
+    pub fn streams(&self) -> u64 {
+        self.streams.taken() + self.in_hand.taken()
+    }
+
+    /// Bytes that are held for readers alone, but for the streams themselves.
     pub fn held(&self) -> u64 {
         self.held.load(Ordering::Relaxed)
     }
@@ -210,31 +257,30 @@ impl Waiting {
         let mine = || self.looked.compare_exchange(looked, now, Ordering::Relaxed, Ordering::Relaxed).is_ok();
         if now >= looked + LOOK_EVERY && mine() {
             let over = self.held().saturating_sub(half);
-            self.end_some(over, |group| group.is_stalled(now), |group| group.bytes);
+            self.end_some(over, Whose::Stalled(now));
         }
         self.held() > half
     }
 
     /// Enters somebody who holds a body that lies at a place in memory; as far as is known the store has it, too.
     pub fn hold_body(self: &Arc<Self>, body: usize, bytes: u64, holding: Holding) -> Held {
-        let (holder, connection) = (holding.address(), holding.connection);
+        let (holder, client) = (holding.address(), holding.client);
         holding.enter();
         let is_alone = {
             let mut guard = self.all.lock();
-            let all = &mut *guard;
+            let All { stored, alone, charges } = &mut *guard;
             self.holders.fetch_add(1, Ordering::SeqCst);
-            let is_alone = all.alone.contains_key(&body);
-            let groups = if is_alone { &mut all.alone } else { &mut all.stored };
+            let is_alone = alone.contains_key(&body);
+            let groups = if is_alone { alone } else { stored };
             let group = groups.entry(body).or_insert_with(|| Group::of(bytes));
-            group.holders.push(holding);
             if is_alone {
-                let charge = group.charge;
-                all.charge(connection, charge, false);
+                group.charge_to(client, charges);
             }
+            group.holders.push(holding);
             is_alone
         };
         if is_alone {
-            self.bound_connection(connection, bytes);
+            self.bound_client(client, bytes);
         }
         Held { waiting: self.clone(), key: body, holder }
     }
@@ -248,30 +294,32 @@ impl Waiting {
         }
         // What is above a connection's share waits: its streams wait for each other's turns, and none of them is slow by that.
         if self.held() + bytes > self.full() {
-            let now = ticks();
-            self.end_some(bytes, |group| group.is_stalled(now), |group| group.bytes);
+            self.end_some(bytes, Whose::Stalled(ticks()));
         }
         self.enter_pieces(bytes, holder.holding())
     }
 
     fn enter_pieces(self: &Arc<Self>, bytes: u64, holding: Holding) -> Option<Held> {
-        let (key, connection) = (holding.address(), holding.connection);
+        let (key, client) = (holding.address(), holding.client);
         let mut guard = self.all.lock();
-        let all = &mut *guard;
-        let charged = all.connections.get(&connection).copied();
+        let All { alone, charges, .. } = &mut *guard;
+        let charged = charges.of_connection(client.connection);
         let counted = if charged.is_some() { bytes } else { 0 };
-        let has_room = |of: Charged| of.pieces + bytes <= self.share() / 2 && self.held() + bytes <= self.full();
+        let has_room = |of: Charged| {
+            of.pieces + bytes <= self.share() / 2
+                && charges.of_prefix(client.prefix) + bytes <= self.share_of_prefix()
+                && self.held() + bytes <= self.full()
+        };
         if !charged.is_none_or(has_room) {
             return None;
         }
         holding.enter();
         self.holders.fetch_add(1, Ordering::SeqCst);
         self.held.fetch_add(counted, Ordering::Relaxed);
-        all.charge(connection, bytes, true);
-        all.alone.insert(
-            key,
-            Group { bytes: counted, charge: bytes, entered: ticks(), is_pieces: true, holders: smallvec![holding] },
-        );
+        let mut group = Group { charge: bytes, is_pieces: true, ..Group::of(counted) };
+        group.charge_to(client, charges);
+        group.holders.push(holding);
+        alone.insert(key, group);
         Some(Held { waiting: self.clone(), key, holder: key })
     }
 
@@ -286,20 +334,18 @@ impl Waiting {
 
     /// The store does not have a body any more.
     pub fn left_body(&self, body: usize) {
-        let (bytes, mut connections) = {
+        let (bytes, clients) = {
             let mut guard = self.all.lock();
-            let all = &mut *guard;
-            let Some(group) = all.stored.remove(&body) else { return };
-            let connections: SmallVec<[usize; 4]> = group.holders.iter().map(|holding| holding.connection).collect();
-            connections.iter().for_each(|connection| all.charge(*connection, group.charge, false));
+            let All { stored, alone, charges } = &mut *guard;
+            let Some(group) = stored.remove(&body) else { return };
+            let group = Group { entered: ticks(), ..group };
             let bytes = group.bytes;
-            all.alone.insert(body, Group { entered: ticks(), ..group });
-            (bytes, connections)
+            let clients = group.charge_all(charges);
+            alone.insert(body, group);
+            (bytes, clients)
         };
         self.held.fetch_add(bytes, Ordering::Relaxed);
-        connections.sort_unstable();
-        connections.dedup();
-        connections.into_iter().for_each(|connection| self.bound_connection(connection, bytes));
+        clients.into_iter().for_each(|client| self.bound_client(client, bytes));
         self.bound_all(bytes);
     }
 
@@ -313,42 +359,60 @@ impl Waiting {
         self.most() / 4 * 3
     }
 
-    /// One connection has `bytes` more, of a body: it is to keep to its share.
-    fn bound_connection(&self, connection: usize, bytes: u64) {
-        let charged = self.all.lock().connections.get(&connection).map_or(0, |charged| charged.all);
-        // A single thing may be larger than the share.
-        if connection != 0 && charged > self.share().max(bytes) {
-            self.end_some(bytes, |group| group.is_of(connection) && !group.is_pieces, |group| group.charge);
+    /// What the clients of one network may.
+    fn share_of_prefix(&self) -> u64 {
+        self.part_of_prefix(self.most()).max(self.share())
+    }
+
+    /// A client has `bytes` more, of a body: its connection and its network are to keep to their shares. A single thing may
+    /// be larger than one.
+    fn bound_client(&self, client: Client, bytes: u64) {
+        let (of_connection, of_prefix) = {
+            let charges = &self.all.lock().charges;
+            let of_connection = charges.of_connection(client.connection).map_or(0, |charged| charged.all);
+            (of_connection, charges.of_prefix(client.prefix))
+        };
+        if of_connection > self.share().max(bytes) {
+            self.end_some(bytes, Whose::Connection(client.connection));
+        }
+        if let Some(prefix) = client.prefix
+            && of_prefix > self.share_of_prefix().max(bytes)
+        {
+            self.end_some(bytes, Whose::Prefix(prefix));
         }
     }
 
     /// There are `bytes` more: all together keep to the bound.
     fn bound_all(&self, bytes: u64) {
         if self.held() > self.full() {
-            self.end_some(bytes, |_| true, |group| group.bytes);
+            self.end_some(bytes, Whose::Anybody);
         }
     }
 
-    /// Ends those of which nothing was taken for the longest time, among some, until so many bytes are free; `frees`: what
-    /// each is worth.
-    fn end_some(&self, bytes: u64, among: impl Fn(&Group) -> bool, frees: impl Fn(&Group) -> u64) {
+    /// Ends those of which nothing was taken for the longest time, until so many bytes are free for whom it is done.
+    fn end_some(&self, bytes: u64, whose: Whose) {
         let (mut left, mut ended) = (bytes, Vec::new());
         {
             let mut guard = self.all.lock();
-            let all = &mut *guard;
+            let All { alone, charges, .. } = &mut *guard;
             while left > 0 {
-                let groups = all.alone.iter().filter(|(_, group)| frees(group) > 0 && among(group));
-                let oldest = groups.map(|(key, group)| (group.taken(), *key)).min();
-                let Some(group) = oldest.and_then(|(_, key)| all.alone.remove(&key)) else { break };
-                let pieces = group.is_pieces;
-                group.holders.iter().for_each(|holding| all.discharge(holding.connection, group.charge, pieces));
-                self.held.fetch_sub(group.bytes, Ordering::Relaxed);
-                left = left.saturating_sub(frees(&group));
-                ended.push(group);
+                let groups = alone.iter().filter(|(_, group)| whose.frees(group) > 0);
+                let Some((_, key)) = groups.map(|(key, group)| (group.taken(whose), *key)).min() else { break };
+                let Some(group) = alone.get_mut(&key) else { break };
+                left = left.saturating_sub(whose.frees(group));
+                while let Some(place) = group.holders.iter().position(|holding| whose.has(holding.client)) {
+                    let holding = group.holders.swap_remove(place);
+                    group.discharge(holding.client, charges);
+                    ended.push(holding);
+                }
+                if group.holders.is_empty() {
+                    self.held.fetch_sub(group.bytes, Ordering::Relaxed);
+                    alone.remove(&key);
+                }
             }
         }
         // Without the lock: whoever lets go may leave at once.
-        for holder in ended.iter().flat_map(|group| &group.holders).filter_map(|holding| holding.holder.upgrade()) {
+        for holder in ended.iter().filter_map(|holding| holding.holder.upgrade()) {
             self.ended.fetch_add(1, Ordering::Relaxed);
             holder.let_go();
         }
@@ -356,42 +420,54 @@ impl Waiting {
 
     fn leave(&self, key: usize, holder: usize) {
         let mut guard = self.all.lock();
-        let all = &mut *guard;
+        let All { stored, alone, charges } = &mut *guard;
         self.holders.fetch_sub(1, Ordering::SeqCst);
-        let is_alone = all.alone.contains_key(&key);
-        let groups = if is_alone { &mut all.alone } else { &mut all.stored };
+        let is_alone = alone.contains_key(&key);
+        let groups = if is_alone { alone } else { stored };
         // One that was ended has no group any more, or one of others.
         let Some(group) = groups.get_mut(&key) else { return };
         let Some(place) = group.holders.iter().position(|holding| holding.address() == holder) else { return };
-        let (left, pieces) = (group.holders.swap_remove(place), group.is_pieces);
-        let (bytes, charge) = (group.bytes, group.charge);
-        let is_empty = group.holders.is_empty();
+        let left = group.holders.swap_remove(place);
+        let (bytes, is_empty) = (group.bytes, group.holders.is_empty());
+        if is_alone {
+            group.discharge(left.client, charges);
+            self.held.fetch_sub(if is_empty { bytes } else { 0 }, Ordering::Relaxed);
+        }
         if is_empty {
             groups.remove(&key);
-        }
-        if is_alone {
-            all.discharge(left.connection, charge, pieces);
-            self.held.fetch_sub(if is_empty { bytes } else { 0 }, Ordering::Relaxed);
         }
     }
 }
 
-impl All {
-    fn charge(&mut self, connection: usize, bytes: u64, pieces: bool) {
-        if connection != 0 {
-            let charged = self.connections.entry(connection).or_default();
-            charged.all += bytes;
-            charged.pieces += if pieces { bytes } else { 0 };
+/// Who is to end, where somebody has to.
+#[derive(Clone, Copy)]
+enum Whose {
+    Anybody,
+    /// Whoever takes too little: [`ticks`].
+    Stalled(u64),
+    /// Bodies; its pieces wait for each other.
+    Connection(usize),
+    Prefix(Prefix),
+}
+
+impl Whose {
+    fn has(self, client: Client) -> bool {
+        match self {
+            Whose::Anybody | Whose::Stalled(_) => true,
+            Whose::Connection(connection) => client.connection == connection,
+            Whose::Prefix(prefix) => client.prefix == Some(prefix),
         }
     }
 
-    fn discharge(&mut self, connection: usize, bytes: u64, pieces: bool) {
-        if let Some(charged) = self.connections.get_mut(&connection) {
-            charged.all = charged.all.saturating_sub(bytes);
-            charged.pieces = charged.pieces.saturating_sub(if pieces { bytes } else { 0 });
-            if charged.all == 0 {
-                self.connections.remove(&connection);
-            }
+    /// What it is worth if its readers among them end.
+    fn frees(self, group: &Group) -> u64 {
+        let has_some = || group.holders.iter().any(|holding| self.has(holding.client));
+        match self {
+            Whose::Anybody => group.bytes,
+            Whose::Stalled(now) if group.is_stalled(now) => group.bytes,
+            Whose::Connection(_) if !group.is_pieces && has_some() => group.charge,
+            Whose::Prefix(_) if has_some() => group.bytes,
+            _ => 0,
         }
     }
 }
@@ -401,19 +477,52 @@ impl Group {
         Group { bytes, charge: bytes, entered: ticks(), is_pieces: false, holders: SmallVec::new() }
     }
 
-    fn is_of(&self, connection: usize) -> bool {
-        self.holders.iter().any(|holding| holding.connection == connection)
+    fn charged(&self) -> Charged {
+        if self.is_pieces { Charged::pieces(self.charge) } else { Charged::body(self.charge) }
+    }
+
+    /// One client more has a part in it, who is to be entered: each of its connection's streams counts, its network once.
+    fn charge_to(&self, client: Client, charges: &mut Charges) {
+        charges.charge_connection(client.connection, self.charged());
+        if !self.has_one_of(client.prefix) {
+            charges.charge_prefix(client.prefix, self.bytes);
+        }
+    }
+
+    /// All its holders, each client once.
+    fn charge_all(&self, charges: &mut Charges) -> Vec<Client> {
+        let mut clients: Vec<Client> = self.holders.iter().map(|holding| holding.client).collect();
+        clients.iter().for_each(|client| charges.charge_connection(client.connection, self.charged()));
+        clients.sort_unstable_by_key(|client| (client.prefix, client.connection));
+        clients.dedup();
+        clients
+            .chunk_by(|one, other| one.prefix == other.prefix)
+            .for_each(|of_one| charges.charge_prefix(of_one[0].prefix, self.bytes));
+        clients
+    }
+
+    /// One client less, who has left.
+    fn discharge(&self, client: Client, charges: &mut Charges) {
+        charges.discharge_connection(client.connection, self.charged());
+        if !self.has_one_of(client.prefix) {
+            charges.discharge_prefix(client.prefix, self.bytes);
+        }
+    }
+
+    fn has_one_of(&self, prefix: Option<Prefix>) -> bool {
+        self.holders.iter().any(|holding| holding.client.prefix == prefix)
     }
 
     /// Whether nothing of it was taken for a while, or so little that it is held for much too long.
     fn is_stalled(&self, now: u64) -> bool {
         let long = PATIENCE + self.charge * 1000 / BYTES_A_SECOND;
-        self.taken() + STALLED < now || self.entered + long < now
+        self.taken(Whose::Anybody) + STALLED < now || self.entered + long < now
     }
 
     /// When any of them took something last.
-    fn taken(&self) -> u64 {
-        self.holders.iter().map(|holding| holding.taken.load(Ordering::Relaxed)).max().unwrap_or(0)
+    fn taken(&self, whose: Whose) -> u64 {
+        let among = self.holders.iter().filter(|holding| whose.has(holding.client));
+        among.map(|holding| holding.taken.load(Ordering::Relaxed)).max().unwrap_or(0)
     }
 }
 
@@ -424,6 +533,8 @@ fn bodies(variants: &Variants) -> impl Iterator<Item = usize> {
 
 #[cfg(test)]
 mod tests {
+    use smallvec::smallvec;
+
     use super::*;
 
     const MOST: u64 = 64 << 20;
@@ -435,13 +546,17 @@ mod tests {
         waiting
     }
 
+    fn of(connection: usize) -> Client {
+        Client { connection, ..Client::NONE }
+    }
+
     fn waiter(connection: usize, taken: u64) -> Arc<Waiter> {
-        let waiter = Waiter::new(connection);
+        let waiter = Waiter::new(of(connection));
         waiter.taken.store(taken, Ordering::Relaxed);
         waiter
     }
 
-    fn is_told(waiter: &Waiter) -> bool {
+    fn is_told(waiter: &Arc<Waiter>) -> bool {
         let told = std::pin::pin!(waiter.told());
         told.poll(&mut std::task::Context::from_waker(std::task::Waker::noop())).is_ready()
     }
@@ -462,13 +577,13 @@ mod tests {
         drop((second, third));
         assert_eq!(waiting.held(), 0);
         let all = waiting.all.lock();
-        assert!(all.stored.is_empty() && all.alone.is_empty() && all.connections.is_empty());
+        assert!(all.stored.is_empty() && all.alone.is_empty() && all.charges.is_empty());
     }
 
     #[test]
     fn who_took_nothing_for_the_longest_time_goes_first() {
         let waiting = account();
-        let waiters: Vec<_> = (0..5).map(|_| Waiter::new(0)).collect();
+        let waiters: Vec<_> = (0..5).map(|_| Waiter::new(Client::NONE)).collect();
         let held: Vec<_> =
             (1..).zip(&waiters).map(|(at, one)| waiting.hold_body(at, 12 * MIB, one.holding())).collect();
         waiters.iter().zip([5, 3, 9, 7, 8]).for_each(|(one, taken)| one.taken.store(taken, Ordering::Relaxed));
@@ -476,7 +591,7 @@ mod tests {
         assert_eq!(waiting.held(), 48 * MIB, "three quarters");
         waiting.left_body(5);
         assert_eq!((waiting.held(), waiting.ended()), (48 * MIB, 1));
-        assert_eq!(waiters.iter().map(|one| is_told(one)).collect::<Vec<_>>(), [false, true, false, false, false]);
+        assert_eq!(waiters.iter().map(is_told).collect::<Vec<_>>(), [false, true, false, false, false]);
         drop(held);
         assert_eq!(waiting.held(), 0);
     }
@@ -487,18 +602,18 @@ mod tests {
         let (stalled, busy) = (waiter(0, 0), waiter(0, u64::MAX));
         let _held = [waiting.hold_body(1, 20 * MIB, stalled.holding()), waiting.hold_body(2, 20 * MIB, busy.holding())];
         stalled.taken.store(0, Ordering::Relaxed);
-        busy.taken.store(u64::MAX, Ordering::Relaxed);
+        busy.taken.store(1 << 40, Ordering::Relaxed);
         [1, 2].into_iter().for_each(|body| waiting.left_body(body));
         assert_eq!(waiting.held(), 40 * MIB, "more than a half, less than three quarters");
         // The clock of a test has only begun: what is stalled is said by hand.
-        waiting.end_some(MIB, |group| group.taken() < 1, |group| group.bytes);
+        waiting.end_some(MIB, Whose::Stalled(STALLED + 1));
         assert!(is_told(&stalled) && !is_told(&busy) && !waiting.is_crowded());
     }
 
     #[test]
     fn a_connection_keeps_to_its_share() {
         let waiting = account();
-        let waiters: Vec<_> = (1..=100).map(|_| Waiter::new(77)).collect();
+        let waiters: Vec<_> = (1..=100).map(|_| Waiter::new(of(77))).collect();
         let hold = |one: &Arc<Waiter>| waiting.hold_pieces(128 << 10, one);
         let mut held: Vec<_> = waiters.iter().map(hold).collect();
         assert_eq!((held.iter().flatten().count(), waiting.ended()), (32, 0), "nobody who takes is ended");
@@ -510,7 +625,28 @@ mod tests {
         waiting.left_body(1);
         assert!(!is_told(&one), "a single thing may be large");
         drop((held, large));
-        assert_eq!((waiting.held(), waiting.all.lock().connections.len()), (0, 0));
+        assert!(waiting.held() == 0 && waiting.all.lock().charges.is_empty());
+    }
+
+    #[test]
+    fn the_clients_of_one_network_keep_to_their_share() {
+        let waiting = account();
+        waiting.set_prefix_share(25);
+        let prefix = |text: &str| Some(Prefix::of(text.parse().unwrap()));
+        let client = |address: &str| Waiter::new(Client { connection: 0, prefix: prefix(address) });
+        let near: Vec<_> = (1..=4).map(|number| client(&format!("192.0.2.{number}"))).collect();
+        let far = client("198.51.100.1");
+        let hold = |body, waiter: &Arc<Waiter>| waiting.hold_body(body, 6 * MIB, waiter.holding());
+        let held = [hold(1, &near[0]), hold(1, &near[1]), hold(1, &far), hold(2, &near[2]), hold(3, &near[3])];
+        near.iter().zip([5, 3, 9, 10]).for_each(|(one, taken)| one.taken.store(taken, Ordering::Relaxed));
+        [1, 2].into_iter().for_each(|body| waiting.left_body(body));
+        assert_eq!((waiting.held(), waiting.ended()), (12 * MIB, 0), "what several of them read counts once");
+        waiting.left_body(3);
+        assert_eq!(near.iter().map(is_told).collect::<Vec<_>>(), [true, true, false, false], "18 of 16 MiB");
+        assert!(!is_told(&far), "who reads the same from elsewhere goes on");
+        assert_eq!(waiting.held(), 18 * MIB);
+        drop(held);
+        assert!(waiting.held() == 0 && waiting.all.lock().charges.is_empty());
     }
 
     #[test]

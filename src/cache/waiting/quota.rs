@@ -1,0 +1,107 @@
+//! So many bytes and no more: who finds none left goes without. Past a half of them each network has its share.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use crate::prefix::Prefix;
+
+#[derive(Debug)]
+pub struct Quota {
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    taken: u64,
+    most: u64,
+    /// Of that, what the clients of one network may have once others need some.
+    share: u64,
+    of: HashMap<Prefix, u64>,
+}
+
+/// Bytes that are given back when this is dropped.
+#[derive(Debug)]
+pub struct Share {
+    quota: Arc<Quota>,
+    prefix: Option<Prefix>,
+    bytes: u64,
+}
+
+impl Quota {
+    pub fn new(most: u64, share: u64) -> Arc<Self> {
+        Arc::new(Quota { state: Mutex::new(State { taken: 0, most, share, of: HashMap::new() }) })
+    }
+
+    pub fn set(&self, most: u64, share: u64) {
+        let mut state = self.state.lock();
+        (state.most, state.share) = (most, share);
+    }
+
+    pub fn taken(&self) -> u64 {
+        self.state.lock().taken
+    }
+
+    pub fn take(self: &Arc<Self>, prefix: Option<Prefix>, bytes: u64) -> Option<Share> {
+        let mut state = self.state.lock();
+        let of = prefix.and_then(|prefix| state.of.get(&prefix)).map_or(0, |taken| *taken);
+        let taken = state.taken.saturating_add(bytes);
+        let is_fair = taken <= state.most / 2 || prefix.is_none() || of.saturating_add(bytes) <= state.share;
+        if taken > state.most || !is_fair {
+            return None;
+        }
+        state.taken = taken;
+        if let Some(prefix) = prefix {
+            state.of.insert(prefix, of + bytes);
+        }
+        Some(Share { quota: self.clone(), prefix, bytes })
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        let mut state = self.quota.state.lock();
+        state.taken -= self.bytes;
+        if let Some(prefix) = self.prefix
+            && let Some(of) = state.of.get_mut(&prefix)
+        {
+            *of -= self.bytes;
+            if *of == 0 {
+                state.of.remove(&prefix);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn there_is_never_more_than_there_may_be() {
+        let quota = Quota::new(10, 10);
+        let (first, second) = (quota.take(None, 6), quota.take(None, 4));
+        assert!(first.is_some() && second.is_some());
+        assert!(quota.take(None, 1).is_none() && quota.take(None, u64::MAX).is_none());
+        drop(first);
+        assert_eq!(quota.taken(), 4);
+        quota.set(4, 4);
+        assert!(quota.take(None, 1).is_none());
+        drop(second);
+        assert!(quota.take(None, 4).is_some());
+    }
+
+    #[test]
+    fn one_network_leaves_some_for_others() {
+        let [one, other] = ["192.0.2.1", "2001:db8::1"].map(|address| Some(Prefix::of(address.parse().unwrap())));
+        let quota = Quota::new(100, 25);
+        let taken: Vec<Share> = std::iter::from_fn(|| quota.take(one, 10)).collect();
+        assert_eq!(taken.len(), 5, "a half, as long as nobody else needs it");
+        let more: Vec<Share> = std::iter::from_fn(|| quota.take(other, 10)).collect();
+        assert_eq!(more.len(), 2, "its share");
+        assert!(quota.take(None, 30).is_some(), "those who are no crowd have none");
+        drop((taken, more));
+        assert!(quota.taken() == 0 && quota.state.lock().of.is_empty());
+    }
+}

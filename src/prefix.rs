@@ -1,0 +1,16 @@
+//! What clients that are next to each other have in common.
+
+use std::net::IpAddr;
+
+/// An IPv4 network of 256 addresses, or an IPv6 site (/48).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Prefix(u128);
+
+impl Prefix {
+    pub fn of(address: IpAddr) -> Self {
+        Prefix(match address.to_canonical() {
+            IpAddr::V4(address) => u128::from(address.to_bits() >> 8),
+            IpAddr::V6(address) => address.to_bits() >> 80 | 1 << 64, // apart from those of IPv4
+        })
+    }
+}
