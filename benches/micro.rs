@@ -237,11 +237,11 @@ fn respond() -> Box<dyn FnMut()> {
     })
 }
 
-fn purges(count: usize) -> Purges {
-    let purges = Purges::open(None).unwrap();
+fn purges(count: usize) -> Arc<Purges> {
+    let purges = Arc::new(Purges::open(None).unwrap());
     for number in 0..count {
         let targets = vec![Target::Tag { site: None, tag: TagHash::of(&format!("tag-{number}")) }];
-        purges.append(Event::Purge { soft: false, targets }, NOW).unwrap();
+        purges.put(Event::Purge { soft: false, targets }, NOW);
     }
     purges
 }

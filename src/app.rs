@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 
 use crate::admin;
 use crate::cache::engine::Engine;
-use crate::cache::purge::{PurgeSeq, Purges};
+use crate::cache::purge::{CHANGE_PATIENCE, PurgeSeq, Purges};
 use crate::config::load;
 use crate::config::model::Config;
 use crate::config::watch::{self, ConfigWatch};
@@ -130,8 +130,12 @@ async fn run_node(config: Config, source: ConfigSource, allowed: u32) -> Result<
         let _ = tokio::time::timeout(admin::DRAIN, admin).await; // what still runs then is ended with the runtime
     }
     let engine = node.engine.clone();
-    if let Err(error) = tokio::task::spawn_blocking(move || engine.disk.stop(WRITE_OUT)).await {
-        tracing::error!(%error, "the disk cache could not be closed");
+    let close = move || {
+        engine.purges.close(CHANGE_PATIENCE);
+        engine.disk.stop(WRITE_OUT);
+    };
+    if let Err(error) = tokio::task::spawn_blocking(close).await {
+        tracing::error!(%error, "the cache could not be closed");
     }
     Ok(())
 }
@@ -147,7 +151,7 @@ fn build(
     let access_log = AccessLog::start(target, format, metrics.access_log_dropped.clone());
     let observer =
         Arc::new(Observer { metrics: metrics.clone(), access_log: access_log.map_err(StartError::AccessLog)? });
-    let purges = Purges::open(config.node.state_dir.as_deref())?;
+    let purges = Arc::new(Purges::open(config.node.state_dir.as_deref())?);
     let engine = Arc::new(Engine::new(&config, purges, metrics.clone()));
     let snapshot = node::first_snapshot(config, &engine, &metrics, Passage::new(state_dir.node_id.clone()));
     let snapshot: Arc<ArcSwap<Snapshot>> = Arc::new(ArcSwap::from_pointee(snapshot));
@@ -281,12 +285,11 @@ async fn sweep(node: Arc<Node>) {
         }
         let engine = node.engine.clone();
         match tokio::task::spawn_blocking(move || engine.sweep()).await {
-            Ok(Ok(swept)) => {
+            Ok(swept) => {
                 swept_up_to = current;
                 node.observer.metrics.swept_objects.inc_by(swept.objects);
                 node.observer.metrics.swept_bytes.inc_by(swept.bytes);
             }
-            Ok(Err(error)) => tracing::warn!(%error, "cannot compact the purge log; it will be tried again"),
             Err(error) => tracing::error!(%error, "the sweep of purged objects failed; it will be tried again"),
         }
     }

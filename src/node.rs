@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 
 use crate::cache::engine::Engine;
-use crate::cache::purge::{Event, LogError, PurgeSeq, Target};
+use crate::cache::purge::{Event, NotDurable, PURGE_PATIENCE, PurgeSeq, Target};
 use crate::clock::Timestamp;
 use crate::config::diagnose::ConfigErrors;
 use crate::config::load;
@@ -199,12 +199,12 @@ impl Node {
     }
 
     /// Puts a purge in force and makes it durable. Where that fails, it is in force until a restart.
-    pub async fn purge(&self, targets: Vec<Target>, soft: bool) -> Result<Purged, LogError> {
+    pub async fn purge(&self, targets: Vec<Target>, soft: bool) -> Result<Purged, NotDurable> {
         self.append(Event::Purge { soft, targets }).await
     }
 
     /// Sets a site's version until the configuration's own number changes.
-    pub async fn set_version(&self, site: &str, version: u64) -> Result<Option<Purged>, LogError> {
+    pub async fn set_version(&self, site: &str, version: u64) -> Result<Option<Purged>, NotDurable> {
         let Some(index) = self.snapshot.load().site_by_name(site) else { return Ok(None) };
         let configured = self.snapshot.load().site(index).version;
         let done = self.append(Event::Version { site: site.to_owned(), version, configured }).await;
@@ -217,11 +217,9 @@ impl Node {
         done.map(Some)
     }
 
-    async fn append(&self, event: Event) -> Result<Purged, LogError> {
-        let (engine, started) = (self.engine.clone(), Instant::now());
-        // It waits for the disk. The task is not cancelled with its caller, so what was begun is finished.
-        let append = tokio::task::spawn_blocking(move || engine.purges.append(event, Timestamp::now()));
-        let seq = append.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
+    async fn append(&self, event: Event) -> Result<Purged, NotDurable> {
+        let started = Instant::now();
+        let seq = self.engine.purges.append(event, Timestamp::now(), PURGE_PATIENCE).await?;
         Ok(Purged { seq, took_us: started.elapsed().as_micros() as u64 })
     }
 
@@ -352,9 +350,7 @@ fn forget_overruled_versions(engine: &Engine, config: &Config) {
             continue;
         }
         let event = Event::Version { site: site.name.to_string(), version: site.version, configured: site.version };
-        if let Err(error) = engine.purges.append(event, Timestamp::now()) {
-            tracing::warn!(site = %site.name, %error, "the overruled version of the site could not be forgotten");
-        }
+        engine.purges.put(event, Timestamp::now());
     }
 }
 

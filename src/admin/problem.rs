@@ -40,12 +40,12 @@ impl Problem {
     }
 }
 
-impl From<crate::cache::purge::LogError> for Problem {
-    fn from(error: crate::cache::purge::LogError) -> Self {
+impl From<crate::cache::purge::NotDurable> for Problem {
+    fn from(error: crate::cache::purge::NotDurable) -> Self {
         tracing::error!(%error, "a purge could not be made durable");
         Self::new(
             StatusCode::INTERNAL_SERVER_ERROR,
-            format!("it is in force, but could not be made durable, so a restart would undo it: {error}"),
+            format!("it is in force, but is not durable, so a restart would undo it: {error}"),
         )
     }
 }

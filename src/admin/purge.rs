@@ -90,9 +90,16 @@ async fn try_out(node: &Node, targets: Vec<Target>) -> Result<Json<Value>, Probl
     let engine = node.engine.clone();
     let counted = blocking(move || engine.would_hit(&targets)).await?;
     let busy = "another purge is being tried out: one at a time, for the disks have other things to do";
-    let [memory, disk] = counted.ok_or_else(|| Problem::new(StatusCode::SERVICE_UNAVAILABLE, busy))?;
-    let counts = |(objects, bytes): (u64, u64)| json!({ "objects": objects, "bytes": bytes });
-    Ok(Json(json!({ "dry_run": true, "memory": counts(memory), "disk": counts(disk) })))
+    let ((objects, bytes), disk) = counted.ok_or_else(|| Problem::new(StatusCode::SERVICE_UNAVAILABLE, busy))?;
+    let mut answer = json!({
+        "dry_run": true,
+        "memory": { "objects": objects, "bytes": bytes },
+        "disk": { "objects": disk.objects, "bytes": disk.bytes },
+    });
+    if !disk.unknown.is_empty() {
+        answer["disk"]["not_counted"] = json!(disk.unknown);
+    }
+    Ok(Json(answer))
 }
 
 /// The URLs of what a purge hits, as it is asked for.

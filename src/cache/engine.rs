@@ -32,11 +32,11 @@ use super::freshness::{Freshness, Usability};
 use super::lookup::{Lookup, Miss};
 use super::object::Object;
 use super::part::Part;
-use super::purge::{Freed, LogError, PurgeSeq, Purges, Standing, Target, Trial};
+use super::purge::{Freed, PurgeSeq, Purges, Standing, Target, Trial};
 use super::reason::SkipReason;
 use super::slices::{Slice, SliceReader};
 use super::status::{Forward, Report, Stored};
-use super::store::disk::Loaded;
+use super::store::disk::{Loaded, WouldHit};
 use super::store::{DiskTier, MemoryStore, Variants};
 use super::uncacheable::Uncacheable;
 use super::vary::{Presented, Variant};
@@ -150,8 +150,7 @@ pub struct FetchError {
 }
 
 impl Engine {
-    pub fn new(config: &Config, purges: Purges, metrics: Arc<Metrics>) -> Self {
-        let purges = Arc::new(purges);
+    pub fn new(config: &Config, purges: Arc<Purges>, metrics: Arc<Metrics>) -> Self {
         let disk = Arc::new(DiskTier::start(&config.disk, &purges));
         let memory = MemoryStore::new(&config.memory, write_evicted(&disk));
         let buffer = FillBuffer::new(config.memory.fill_buffer.0, memory.waiting().clone());
@@ -416,7 +415,7 @@ impl Engine {
     }
 
     /// Frees what purges have killed and forgets the purges that nothing is older than.
-    pub fn sweep(&self) -> Result<Swept, LogError> {
+    pub fn sweep(&self) -> Swept {
         let mut swept = Swept::default();
         // Also where a disk holds the purges back.
         self.purges.flush();
@@ -453,18 +452,18 @@ impl Engine {
                     "this disk cannot be swept, and more than {MOST_MARKS} purges wait for it: they are forgotten, and what it has from before them is not used any more"
                 );
             }
-            self.purges.retire(oldest.min(on_disk.oldest))?;
+            self.purges.retire(oldest.min(on_disk.oldest));
         }
-        Ok(swept)
+        swept
     }
 
     /// What a purge would hit, in memory and on disk: objects and bytes of each. `None`: another is being tried out.
-    pub fn would_hit(&self, targets: &[Target]) -> Option<[(u64, u64); 2]> {
+    pub fn would_hit(&self, targets: &[Target]) -> Option<((u64, u64), WouldHit)> {
         let on_disk = self.disk.would_hit(targets)?;
         let trial = Trial::of(targets);
         let hit = self.memory.objects().filter(|object| trial.hits(object));
         let in_memory = hit.fold((0, 0), |(objects, bytes), object| (objects + 1, bytes + object.weight() as u64));
-        Some([in_memory, on_disk])
+        Some((in_memory, on_disk))
     }
 
     /// The objects in memory that a purge hits, those asked for most often first.

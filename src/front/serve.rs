@@ -15,7 +15,7 @@ use crate::cache::control::ClientDirectives;
 use crate::cache::engine::{Answer, CacheRequest, Engine, FetchError, Source};
 use crate::cache::lookup::Lookup;
 use crate::cache::object::{add_date, remove_hop_by_hop};
-use crate::cache::purge::{Event, Target};
+use crate::cache::purge::{Event, PURGE_PATIENCE, Target};
 use crate::cache::status::Report;
 use crate::clock::Timestamp;
 use crate::config::model::{BodyLimit, Route};
@@ -312,21 +312,17 @@ async fn purge(
     let target = |uri| Target::Url { site: site.name.to_string(), uri };
     let targets = keyed_uris(site, view.host, view.path, view.query).map(target).collect();
     let event = Event::Purge { soft: false, targets };
-    let engine = shared.engine.clone();
-    // Waits for the disk, so it may not be done on a worker.
-    let done = tokio::task::spawn_blocking(move || engine.purges.append(event, now)).await;
-    match done {
-        Ok(Ok(seq)) => {
+    match shared.engine.purges.append(event, now, PURGE_PATIENCE).await {
+        Ok(seq) => {
             let body = format!("{{\"seq\":{}}}\n", seq.0);
             ClientResponse::own(StatusCode::OK, "application/json", body, view.method, now)
         }
-        Ok(Err(error)) => {
+        Err(error) => {
             tracing::error!(%error, "the purge could not be made durable");
             let status = StatusCode::INTERNAL_SERVER_ERROR;
             let text = "the purge is in force, but could not be made durable: a restart would undo it";
             ClientResponse::synthetic(status, text, view.method, now)
         }
-        Err(_) => ClientResponse::synthetic(StatusCode::INTERNAL_SERVER_ERROR, "the purge failed", view.method, now),
     }
 }
 

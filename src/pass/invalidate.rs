@@ -4,7 +4,7 @@
 use http::{HeaderMap, HeaderName, Method, StatusCode, header};
 
 use crate::cache::engine::Engine;
-use crate::cache::purge::{Event, Target as PurgeTarget};
+use crate::cache::purge::{CHANGE_PATIENCE, Event, Target as PurgeTarget};
 use crate::cache::tags;
 use crate::clock::Timestamp;
 use crate::plan::{CacheKey, KeyOrigin, keyed_uris};
@@ -78,17 +78,13 @@ async fn purge(engine: &std::sync::Arc<Engine>, request: &PassRequest, targets: 
     if targets.is_empty() {
         return true;
     }
-    let (engine, site) = (engine.clone(), request.snapshot.site(request.site).name.clone());
-    // Waits for the disk, so it may not be done on a worker.
-    let append = move || engine.purges.append(Event::Purge { soft: false, targets }, Timestamp::now());
-    match tokio::task::spawn_blocking(append).await {
-        Ok(Ok(_)) => return true,
-        Ok(Err(error)) => {
-            tracing::error!(%site, %error, "what a request has changed is purged, but a restart would undo it")
-        }
-        Err(error) => tracing::error!(%site, %error, "what a request has changed could not be purged"),
+    let event = Event::Purge { soft: false, targets };
+    let appended = engine.purges.append(event, Timestamp::now(), CHANGE_PATIENCE).await;
+    if let Err(error) = &appended {
+        let site = &request.snapshot.site(request.site).name;
+        tracing::error!(%site, %error, "what a request has changed is purged, but a restart would undo it");
     }
-    false
+    appended.is_ok()
 }
 
 /// Forgets the slices of what has these keys. There may be many, so no worker does it.

@@ -28,6 +28,12 @@ pub struct LogError {
     source: io::Error,
 }
 
+impl LogError {
+    pub fn no_thread(source: io::Error) -> Self {
+        LogError { what: "there is no thread to write", path: "purge.log".into(), source }
+    }
+}
+
 /// Where records are kept.
 pub struct PurgeLog {
     file: Option<LogFile>,

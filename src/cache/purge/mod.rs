@@ -8,11 +8,12 @@
 mod history;
 mod log;
 mod table;
+mod writer;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use parking_lot::{Mutex, RwLock};
 use serde::{Deserialize, Serialize};
@@ -27,6 +28,8 @@ pub use log::LogError;
 use log::PurgeLog;
 pub use table::Standing;
 use table::{Identity, PurgeTable};
+use writer::Writing;
+pub use writer::{CHANGE_PATIENCE, NotDurable, PURGE_PATIENCE};
 
 /// The number of a purge; an object's is that of the last purge before its fill began.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Hash, Serialize, Deserialize)]
@@ -116,8 +119,7 @@ pub struct Purges {
     retired: Arc<AtomicU64>,
     /// The newest number that a restart knows of.
     durable: Arc<AtomicU64>,
-    /// The last flush has failed, which was told.
-    flush_failed: AtomicBool,
+    writing: Writing,
     pub history: History,
 }
 
@@ -138,7 +140,7 @@ impl Purges {
             log_id: AtomicU32::new(0),
             retired: Arc::default(),
             durable: Arc::default(),
-            flush_failed: AtomicBool::new(false),
+            writing: Writing::default(),
             history: History::default(),
         };
         for record in &records {
@@ -164,53 +166,9 @@ impl Purges {
         self.directory.as_deref()
     }
 
-    /// Puts an event in force and makes it durable. If that fails it is in force all the same, and is written with the next
-    /// one or by the next sweep; only a restart before that would undo it. Waits for the disk: call it where blocking is
-    /// allowed.
-    pub fn append(&self, event: Event, now: Timestamp) -> Result<PurgeSeq, LogError> {
-        let seq = {
-            let mut unwritten = self.unwritten.lock();
-            let record = Record { seq: PurgeSeq(self.current().0.saturating_add(1)), time: now, event };
-            self.put_in_force(&record);
-            unwritten.push(record);
-            coarsen(&mut unwritten);
-            self.current()
-        };
-        let mut log = self.log.lock();
-        self.write(&mut log)?;
-        Ok(seq)
-    }
-
-    /// Tries again to write what could not be written. Waits for the disk.
-    pub fn flush(&self) {
-        let written = self.write(&mut self.log.lock());
-        let had_failed = self.flush_failed.swap(written.is_err(), Ordering::Relaxed);
-        if let Err(error) = written
-            && !had_failed
-        {
-            tracing::error!(%error, "purges are in force, but cannot be written: a restart would undo them");
-        }
-    }
-
     /// Whether a restart would undo nothing.
     pub fn is_all_written(&self) -> bool {
         self.unwritten.lock().is_empty()
-    }
-
-    /// Writes what is not written yet, with what others have added meanwhile: who waited for them finds it done.
-    fn write(&self, log: &mut PurgeLog) -> Result<(), LogError> {
-        let records = std::mem::take(&mut *self.unwritten.lock());
-        if records.is_empty() {
-            return Ok(());
-        }
-        let written = log.append(&records);
-        self.durable.store(log.newest().0, Ordering::Release);
-        if written.is_err() {
-            let mut unwritten = self.unwritten.lock();
-            let later = std::mem::replace(&mut *unwritten, records);
-            unwritten.extend(later);
-        }
-        written
     }
 
     /// The newest number that a restart knows of.
@@ -270,22 +228,11 @@ impl Purges {
     }
 
     /// Forgets the purges that nothing stored or being filled is older than.
-    pub fn retire(&self, oldest_in_use: PurgeSeq) -> Result<(), LogError> {
-        let mut log = self.log.lock();
-        let written = self.write(&mut log);
-        let oldest_in_use = oldest_in_use.min(log.newest());
+    pub fn retire(self: &Arc<Self>, oldest_in_use: PurgeSeq) {
+        let oldest_in_use = oldest_in_use.min(self.durable());
         self.retired.fetch_max(oldest_in_use.0, Ordering::AcqRel);
         self.table.write().retire(oldest_in_use);
-        let needed = |record: &Record| match &record.event {
-            Event::Purge { .. } => record.seq > oldest_in_use,
-            Event::Version { site, version, configured } => {
-                self.versions.read().get(site) == Some(&VersionOverride { version: *version, configured: *configured })
-            }
-            Event::Retired { .. } => false,
-            Event::Log { .. } => true,
-        };
-        written?;
-        log.compact(oldest_in_use, needed)
+        self.compact(oldest_in_use);
     }
 
     /// Up to which purges are forgotten; it goes on changing.
@@ -330,18 +277,6 @@ impl Purges {
     }
 }
 
-/// Purges that cannot be written one by one; above it, a restart takes everything older for purged.
-const MOST_UNWRITTEN: usize = 10_000;
-
-/// Bounds what waits for a log that cannot be written.
-fn coarsen(unwritten: &mut Vec<Record>) {
-    let is_purge = |record: &Record| matches!(record.event, Event::Purge { .. });
-    let Some(last) = unwritten.last().filter(|last| unwritten.len() > MOST_UNWRITTEN && is_purge(last)) else { return };
-    let all = Record { event: Event::Purge { soft: false, targets: vec![Target::All] }, ..last.clone() };
-    unwritten.retain(|record| !is_purge(record));
-    unwritten.push(all);
-}
-
 /// A purge that has not happened: what would it hit?
 pub struct Trial(PurgeTable);
 
@@ -360,7 +295,27 @@ impl Trial {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+
+    fn open(directory: Option<&Path>) -> Arc<Purges> {
+        Arc::new(Purges::open(directory).unwrap())
+    }
+
+    fn append_for(
+        purges: &Arc<Purges>,
+        event: Event,
+        now: Timestamp,
+        patience: Duration,
+    ) -> Result<PurgeSeq, NotDurable> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        runtime.block_on(purges.append(event, now, patience))
+    }
+
+    fn append(purges: &Arc<Purges>, event: Event, now: Timestamp) -> Result<PurgeSeq, NotDurable> {
+        append_for(purges, event, now, PURGE_PATIENCE)
+    }
 
     fn purge_all() -> Event {
         Event::Purge { soft: false, targets: vec![Target::All] }
@@ -369,12 +324,12 @@ mod tests {
     #[test]
     fn a_reopened_log_goes_on_where_it_was() {
         let directory = tempfile::tempdir().unwrap();
-        let first = Purges::open(Some(directory.path())).unwrap();
-        assert_eq!(first.append(purge_all(), Timestamp::from_secs(1)).unwrap(), PurgeSeq(1));
+        let first = open(Some(directory.path()));
+        assert_eq!(append(&first, purge_all(), Timestamp::from_secs(1)).unwrap(), PurgeSeq(1));
         let version = Event::Version { site: "shop".into(), version: 9, configured: 1 };
-        assert_eq!(first.append(version, Timestamp::from_secs(2)).unwrap(), PurgeSeq(2));
+        assert_eq!(append(&first, version, Timestamp::from_secs(2)).unwrap(), PurgeSeq(2));
         drop(first);
-        let second = Purges::open(Some(directory.path())).unwrap();
+        let second = open(Some(directory.path()));
         assert_eq!(second.current(), PurgeSeq(2));
         assert_eq!(second.marks(), 1);
         assert_eq!((second.version_of("shop", 1), second.version_of("shop", 2)), (9, 2));
@@ -383,47 +338,49 @@ mod tests {
     #[test]
     fn what_cannot_be_written_is_in_force_and_is_written_later() {
         let directory = tempfile::tempdir().unwrap();
-        let purges = Purges::open(Some(directory.path())).unwrap();
+        let purges = open(Some(directory.path()));
         let full = std::fs::OpenOptions::new().append(true).open("/dev/full").unwrap();
         let log = purges.log.lock().exchange_file(full);
         let object = object_of_seq(0);
-        assert!(purges.append(purge_all(), Timestamp::from_secs(1)).is_err());
+        assert!(append(&purges, purge_all(), Timestamp::from_secs(1)).is_err());
         assert_eq!((purges.current(), purges.standing(&object)), (PurgeSeq(1), Standing::Dead));
         assert_eq!((purges.is_all_written(), purges.durable()), (false, PurgeSeq(0)));
         purges.log.lock().exchange_file(log);
-        purges.flush();
+        purges.close(PURGE_PATIENCE);
         assert_eq!((purges.is_all_written(), purges.durable()), (true, PurgeSeq(1)));
-        assert_eq!(purges.append(purge_all(), Timestamp::from_secs(2)).unwrap(), PurgeSeq(2));
+        assert_eq!(append(&purges, purge_all(), Timestamp::from_secs(2)).unwrap(), PurgeSeq(2));
         drop(purges);
         let records = std::fs::read_to_string(directory.path().join("purge.log")).unwrap();
         assert_eq!(records.lines().count(), 3, "{records}");
-        assert_eq!(Purges::open(Some(directory.path())).unwrap().current(), PurgeSeq(2));
+        assert_eq!(open(Some(directory.path())).current(), PurgeSeq(2));
     }
 
     #[test]
-    fn what_waits_for_the_log_is_bounded() {
-        let mut unwritten = Vec::new();
-        for seq in 1..=MOST_UNWRITTEN as u64 + 5 {
-            let event = match seq {
-                3 => Event::Version { site: "shop".into(), version: 9, configured: 1 },
-                _ => Event::Purge { soft: true, targets: Vec::new() },
-            };
-            unwritten.push(Record { seq: PurgeSeq(seq), time: Timestamp::from_secs(seq), event });
-            coarsen(&mut unwritten);
+    fn a_log_that_hangs_holds_up_nobody_for_long_and_is_written_when_it_can() {
+        let directory = tempfile::tempdir().unwrap();
+        let purges = open(Some(directory.path()));
+        let hangs = purges.log.lock(); // whoever writes waits for it
+        for number in 1..=2 {
+            let slow = append_for(&purges, purge_all(), Timestamp::from_secs(number), Duration::from_millis(10));
+            assert!(matches!(slow, Err(NotDurable::Slow(_))), "{slow:?}");
+            assert_eq!(purges.current(), PurgeSeq(number), "in force");
         }
-        let seqs: Vec<u64> = unwritten.iter().map(|record| record.seq.0).collect();
-        assert_eq!(seqs, [3, 10_001, 10_002, 10_003, 10_004, 10_005]);
+        purges.retire(PurgeSeq(2));
+        assert_eq!(purges.marks(), 1, "nothing is forgotten that a restart does not know of");
+        drop(hangs);
+        purges.close(PURGE_PATIENCE);
+        assert_eq!((purges.is_all_written(), purges.durable()), (true, PurgeSeq(2)));
     }
 
     #[test]
     fn nothing_is_known_of_what_is_older_than_what_is_forgotten() {
-        let purges = Purges::open(None).unwrap();
+        let purges = open(None);
         let (old, new) = (object_of_seq(0), object_of_seq(1));
         let url = Target::Url { site: "shop".into(), uri: "h/other".into() };
         let purge = || Event::Purge { soft: false, targets: vec![url.clone()] };
-        purges.append(purge(), Timestamp::from_secs(1)).unwrap();
-        purges.append(purge(), Timestamp::from_secs(2)).unwrap();
-        purges.retire(PurgeSeq(1)).unwrap();
+        append(&purges, purge(), Timestamp::from_secs(1)).unwrap();
+        append(&purges, purge(), Timestamp::from_secs(2)).unwrap();
+        purges.retire(PurgeSeq(1));
         assert_eq!([purges.standing(&old), purges.standing(&new)], [Standing::Dead, Standing::Live]);
     }
 
@@ -435,42 +392,42 @@ mod tests {
 
     #[test]
     fn what_was_soft_purged_stays_so_when_the_purge_is_forgotten() {
-        let purges = Purges::open(None).unwrap();
+        let purges = open(None);
         let key = crate::plan::CacheKey::from_written("shop\u{1f}1\u{1f}h/a");
         let head = super::super::object::Head::private(http::StatusCode::OK, http::HeaderMap::new());
         let object = Object::new(key.view(), head, bytes::Bytes::new(), Default::default(), PurgeSeq(0));
         let at = |secs| Timestamp::from_secs(secs);
         let purge = |soft| Event::Purge { soft, targets: vec![Target::All] };
         for time in [10, 20] {
-            purges.append(purge(true), at(time)).unwrap();
+            append(&purges, purge(true), at(time)).unwrap();
             assert_eq!(purges.standing(&object), Standing::SoftPurged { since: at(10) });
-            purges.retire(object.checked()).unwrap();
+            purges.retire(object.checked());
             assert_eq!(purges.marks(), 0, "nobody has to ask for the object");
             assert_eq!(purges.standing(&object), Standing::SoftPurged { since: at(10) });
         }
-        purges.append(purge(false), at(30)).unwrap();
+        append(&purges, purge(false), at(30)).unwrap();
         assert_eq!(purges.standing(&object), Standing::Dead);
     }
 
     #[test]
     fn compaction_keeps_the_count_the_versions_and_what_is_still_needed() {
         let directory = tempfile::tempdir().unwrap();
-        let purges = Purges::open(Some(directory.path())).unwrap();
+        let purges = open(Some(directory.path()));
         for version in 1..=3 {
             let event = Event::Version { site: "shop".into(), version, configured: 1 };
-            purges.append(event, Timestamp::from_secs(0)).unwrap();
+            append(&purges, event, Timestamp::from_secs(0)).unwrap();
         }
         for _ in 0..log::COMPACT_ABOVE * 2 {
-            purges.append(purge_all(), Timestamp::from_secs(0)).unwrap();
+            append(&purges, purge_all(), Timestamp::from_secs(0)).unwrap();
         }
         let url = Target::Url { site: "shop".into(), uri: "h/a".into() };
-        let last = purges.append(Event::Purge { soft: true, targets: vec![url] }, Timestamp::from_secs(0)).unwrap();
-        purges.retire(PurgeSeq(last.0 - 1)).unwrap();
+        let last = append(&purges, Event::Purge { soft: true, targets: vec![url] }, Timestamp::from_secs(0)).unwrap();
+        purges.retire(PurgeSeq(last.0 - 1));
         assert_eq!(purges.marks(), 1);
-        drop(purges);
+        purges.close(PURGE_PATIENCE);
         let size = std::fs::metadata(directory.path().join("purge.log")).unwrap().len();
         assert!(size < 1000, "{size}");
-        let purges = Purges::open(Some(directory.path())).unwrap();
+        let purges = open(Some(directory.path()));
         assert_eq!((purges.current(), purges.marks(), purges.version_of("shop", 1)), (last, 1, 3));
     }
 }

@@ -1,7 +1,7 @@
 /* Makes system calls fail or hang, the clock jump, or what is not synced be lost, as a control file says: LD_PRELOADed
  * into the node under test.
  *
- * FAULTS_CONTROL names the file; its lines are "CALL ERRNO" (read, write, open, unlink), "hang 1" (reads and opens),
+ * FAULTS_CONTROL names the file; its lines are "CALL ERRNO" (read, write, open, unlink), "hang 1" (reads and opens), "hang-write 1",
  * "slow MILLISECONDS" (writes), "slow-unlink MILLISECONDS", "clock SECONDS" or "panic NUMBER". Only files under FAULTS_ROOT are
  * concerned. Without the file, all is as it would be without this.
  *
@@ -69,11 +69,11 @@ static int concerns(int fd)
 }
 
 /* Waits as long as the disk hangs. */
-static void hang_if(int concerned)
+static void hang_if(int concerned, const char *word)
 {
     struct timespec moment = {0, 20000000};
     int kept = errno;
-    while (concerned && control("hang")) nanosleep(&moment, NULL);
+    while (concerned && control(word)) nanosleep(&moment, NULL);
     errno = kept;
 }
 
@@ -165,7 +165,7 @@ static void synced_fd(int fd)
 ssize_t pread64(int fd, void *buffer, size_t count, off64_t offset)
 {
     REAL("pread64", ssize_t (*)(int, void *, size_t, off64_t));
-    hang_if(concerns(fd));
+    hang_if(concerns(fd), "hang");
     FAIL_IF(concerns(fd), "read", -1);
     return real(fd, buffer, count, offset);
 }
@@ -187,6 +187,7 @@ ssize_t preadv2(int fd, const struct iovec *vector, int count, off_t offset, int
 ssize_t write(int fd, const void *buffer, size_t count)
 {
     REAL("write", ssize_t (*)(int, const void *, size_t));
+    hang_if(concerns(fd), "hang-write");
     slow_if(concerns(fd), "slow");
     FAIL_IF(concerns(fd), "write", -1);
     return real(fd, buffer, count);
@@ -260,7 +261,7 @@ int open64(const char *path, int flags, ...)
     va_start(arguments, flags);
     int mode = va_arg(arguments, int);
     va_end(arguments);
-    hang_if(concerns_path(path));
+    hang_if(concerns_path(path), "hang");
     FAIL_IF(concerns_path(path), "open", -1);
     return real(path, flags, mode);
 }

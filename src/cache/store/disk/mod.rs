@@ -19,11 +19,13 @@ mod page_cache;
 mod places;
 mod pool;
 mod restore;
+mod running;
 mod scan;
 mod snapshot;
 mod spool;
 mod stamp;
 mod sweep;
+mod trial;
 mod volume;
 mod warden;
 
@@ -40,7 +42,7 @@ use crate::config::model::{Admission, CacheDisk, DiskDirectory, WriteWhen};
 use crate::plan::CacheKey;
 
 use super::super::object::Object;
-use super::super::purge::{PurgeSeq, Purges};
+use super::super::purge::{CHANGE_PATIENCE, PurgeSeq, Purges};
 use super::super::trouble::Trouble;
 use admission::Seen;
 use id::{FileId, KeyHash};
@@ -50,14 +52,13 @@ use places::Places;
 use volume::{FoundHead, Terms, Volume};
 
 pub use spool::Spool;
+pub use trial::WouldHit;
 pub use volume::Found;
 
 /// How long a directory that leaves may take to write what waits to be written.
 const WRITE_OUT: Duration = Duration::from_secs(30);
 /// Files that are removed for good before a directory is left, at most.
 const MOST_REMOVED_AT_END: usize = 10_000;
-/// How long a response waits until it is certain that what it has made out of date does not come back.
-const JOURNAL_PATIENCE: Duration = Duration::from_secs(2);
 
 /// All directories together.
 pub struct DiskTier {
@@ -374,7 +375,7 @@ impl DiskTier {
 
     /// Waits until what was taken out is so for good. `false`: it is out of use, but a restart may bring it back.
     pub async fn kept(&self, number: u64) -> bool {
-        self.journal.kept(number, JOURNAL_PATIENCE).await
+        self.journal.kept(number, CHANGE_PATIENCE).await
     }
 
     /// Of what is in directories that are not used now, nothing is known: something is made out of date, and so it may

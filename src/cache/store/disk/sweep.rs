@@ -2,12 +2,10 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::super::super::object::Object;
-use super::super::super::purge::{Freed, PurgeSeq, Purges, Standing, Target, Trial};
+use super::super::super::purge::{Freed, PurgeSeq, Purges, Standing};
 use super::super::super::trouble::Trouble;
 use super::DiskTier;
 use super::file::{self, Patience, Rewritten};
@@ -17,18 +15,14 @@ use super::health::{Operation, State};
 use super::id::FileId;
 use super::index::Entry;
 use super::restore;
+use super::running::{Pace, Progress, Running, STEP, Work};
 use super::stamp;
 use super::volume::Volume;
-use super::warden::pause;
 
-/// Entries that are looked at under one lock.
-const STEP: usize = 1024;
-/// Files that are opened or removed in a second, at most: the disk has other things to do.
-const MOST_OPENED: u32 = 10_000;
-/// How long one step of a sweep may take, before the disk is taken for one that hangs; and how long syncing may, which waits
-/// for all that was written lately.
-const PATIENCE: u64 = 15;
-const SYNC_PATIENCE: u64 = 600;
+/// How long syncing may take, which waits for all that was written lately.
+const SYNC_PATIENCE: Duration = Duration::from_secs(600);
+const SWEEP: Work =
+    Work { name: "disk-sweep", what: "the sweep of the disk cache", patience: 15, busy: |volume| &volume.sweeping };
 
 /// What a sweep did.
 #[derive(Default)]
@@ -74,7 +68,11 @@ impl DiskTier {
         let volumes = self.volumes.load_full();
         let scanning: Vec<bool> = volumes.iter().map(|volume| volume.is_scanning()).collect();
         // Each by itself: one that hangs holds up no other.
-        let running: Vec<Option<Running>> = volumes.iter().map(|volume| Running::begin(volume, &task)).collect();
+        let begin = |volume| {
+            let task = task.clone();
+            Running::begin(volume, &SWEEP, move |volume, progress| sweep(volume, &task, progress))
+        };
+        let running: Vec<Option<Running<Swept>>> = volumes.iter().map(begin).collect();
         for ((volume, running), was_scanning) in volumes.iter().zip(running).zip(scanning) {
             let one = running.and_then(|running| running.end(volume));
             match one.is_some_and(|one| swept.add(one)) {
@@ -88,36 +86,6 @@ impl DiskTier {
         self.note_removal();
         swept
     }
-
-    /// What a purge would hit: objects and bytes. Takes as long as it takes, as a sweep does. `None`: another is tried out.
-    pub fn would_hit(&self, targets: &[Target]) -> Option<(u64, u64)> {
-        let _one_at_a_time = self.trial.try_lock()?;
-        let trial = Trial::of(targets);
-        let suspects = Suspects::of(targets.iter().map(|target| (target, PurgeSeq(1))));
-        let everything = targets.contains(&Target::All);
-        let (mut objects, mut bytes) = (0, 0);
-        let volumes = self.volumes.load_full();
-        for volume in volumes.iter().filter(|volume| volume.health.obstacle(Operation::Read).is_none()) {
-            let (mut pace, mut from) = (Pace::new(), Some(0));
-            while let Some(place) = from {
-                let (entries, next) = volume.files.lock().index.walk(place, STEP);
-                from = next;
-                for entry in entries.iter().filter(|entry| suspects.may_hit(entry.filter, PurgeSeq(0))) {
-                    if everything || is_hit(volume, entry, &trial, &mut pace) {
-                        objects += 1;
-                        bytes += entry.size();
-                    }
-                }
-            }
-        }
-        Some((objects, bytes))
-    }
-}
-
-fn is_hit(volume: &Volume, entry: &Entry, trial: &Trial, pace: &mut Pace) -> bool {
-    pace.keep();
-    let record = file::read(&entry.id.path(&volume.root), volume.trust(Some(entry)), 0, Patience::Disk).ok();
-    record.and_then(|record| headed(&record).ok()).is_some_and(|object| trial.hits(&object))
 }
 
 impl DiskSwept {
@@ -133,79 +101,6 @@ impl DiskSwept {
             self.oldest = self.oldest.min(one.oldest);
         }
         one.for_good
-    }
-}
-
-/// The sweep of one directory, in a thread of its own.
-struct Running {
-    result: Receiver<Swept>,
-    progress: Arc<Progress>,
-}
-
-/// How far it has come.
-struct Progress {
-    steps: AtomicU64,
-    /// How long the next step may take, in seconds.
-    patience: AtomicU64,
-}
-
-impl Progress {
-    fn step(&self) {
-        self.steps.fetch_add(1, Ordering::Relaxed);
-    }
-}
-
-/// Held while a directory is swept.
-struct Sweeping(Arc<Volume>);
-
-impl Drop for Sweeping {
-    fn drop(&mut self) {
-        self.0.sweeping.store(false, Ordering::Release);
-    }
-}
-
-impl Running {
-    /// `None`: it cannot be read, or an earlier sweep is still at it.
-    fn begin(volume: &Arc<Volume>, task: &Arc<Task>) -> Option<Self> {
-        if volume.health.obstacle(Operation::Read).is_some() || volume.sweeping.swap(true, Ordering::AcqRel) {
-            return None;
-        }
-        let one_at_a_time = Sweeping(volume.clone());
-        let progress = Arc::new(Progress { steps: AtomicU64::new(0), patience: AtomicU64::new(PATIENCE) });
-        let (done, result) = mpsc::channel();
-        let (task, for_thread) = (task.clone(), progress.clone());
-        let work = move || {
-            let swept = sweep(&one_at_a_time.0, &task, &for_thread);
-            drop(one_at_a_time);
-            drop(done.send(swept)); // nobody may wait for it any more
-        };
-        match std::thread::Builder::new().name("disk-sweep".into()).spawn(work) {
-            Ok(_) => Some(Running { result, progress }),
-            Err(error) => {
-                tracing::warn!(%error, "the disk cache cannot be swept for want of a thread");
-                None
-            }
-        }
-    }
-
-    /// Waits for its end. `None`: the disk hangs, or the sweep failed badly.
-    fn end(self, volume: &Volume) -> Option<Swept> {
-        let mut before = 0;
-        loop {
-            let patience = Duration::from_secs(self.progress.patience.load(Ordering::Relaxed));
-            match self.result.recv_timeout(patience) {
-                Ok(swept) => return Some(swept),
-                Err(RecvTimeoutError::Disconnected) => return None,
-                Err(RecvTimeoutError::Timeout) => {}
-            }
-            let steps = self.progress.steps.load(Ordering::Relaxed);
-            if steps == before {
-                tracing::warn!(path = %volume.root.display(), "the sweep of the disk cache does not go on");
-                volume.strike(&std::io::ErrorKind::TimedOut.into());
-                return None;
-            }
-            before = steps;
-        }
     }
 }
 
@@ -258,7 +153,7 @@ fn is_done_for_good(volume: &Volume, swept: PurgeSeq, progress: &Progress) -> bo
         return false;
     }
     // What was removed or changed must not come back when the power fails, for the purges will be forgotten.
-    progress.patience.store(SYNC_PATIENCE, Ordering::Relaxed);
+    progress.allow(SYNC_PATIENCE);
     match volume.sync().and_then(|()| stamp::write(&volume.root, volume.terms.log, swept)) {
         Ok(()) => {
             volume.wrote(swept);
@@ -318,41 +213,7 @@ fn look_at(volume: &Volume, purges: &Purges, id: FileId) -> Verdict {
 }
 
 /// The object of a file, without its body.
-fn headed(record: &file::Record) -> Result<Object, Corrupt> {
+pub fn headed(record: &file::Record) -> Result<Object, Corrupt> {
     let meta = Meta::decode(&record.meta)?;
     restore::object(&record.header, &meta, bytes::Bytes::new().into())
-}
-
-/// Bounds the rate.
-pub struct Pace {
-    since: Instant,
-    opened: u32,
-}
-
-impl Pace {
-    pub fn new() -> Self {
-        Pace { since: Instant::now(), opened: 0 }
-    }
-
-    pub fn keep(&mut self) {
-        self.opened += 1;
-        let due = Duration::from_secs(1) * self.opened / MOST_OPENED;
-        let ahead = due.saturating_sub(self.since.elapsed());
-        if ahead > Duration::from_millis(10) {
-            pause(ahead);
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_rate_is_bounded() {
-        let started = Instant::now();
-        let mut pace = Pace::new();
-        (0..MOST_OPENED / 5).for_each(|_| pace.keep());
-        assert!(started.elapsed() > Duration::from_millis(150), "{:?}", started.elapsed());
-    }
 }

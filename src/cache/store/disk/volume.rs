@@ -28,10 +28,10 @@ use super::journal::{Doom, Journal};
 use super::places::Places;
 use super::pool::IoPool;
 use super::restore;
+use super::running::Pace;
 use super::scan::{self, Scan};
 use super::snapshot::{self, Known};
 use super::stamp::{self, Trust};
-use super::sweep::Pace;
 
 /// Bodies up to this are read whole, if they may get into memory; larger ones are streamed.
 pub const READ_WHOLE: u64 = 1 << 20;
@@ -92,6 +92,8 @@ pub struct Volume {
     before: Before,
     /// A sweep is going through it: not another, should that one hang.
     pub(super) sweeping: AtomicBool,
+    /// A dry run is at it.
+    pub(super) trying: AtomicBool,
     pub counters: Counters,
 }
 
@@ -212,6 +214,7 @@ impl Volume {
             terms,
             before,
             sweeping: AtomicBool::new(false),
+            trying: AtomicBool::new(false),
             max_size: AtomicU64::new(config.max_size.0),
             min_free: AtomicU64::new(config.min_free.0),
             files: Mutex::default(),

@@ -1,0 +1,226 @@
+//! Writing to the purge log: one thread at a time does it, for all who wait. A state directory that hangs holds up that
+//! thread and nobody else; who waits for it is told after a while.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use crate::clock::Timestamp;
+
+use super::log::{LogError, PurgeLog};
+use super::{Event, PurgeSeq, Purges, Record, Target, VersionOverride};
+
+/// How long whoever purges waits for the disk.
+pub const PURGE_PATIENCE: Duration = Duration::from_secs(10);
+/// How long the answer to a request waits that has changed something.
+pub const CHANGE_PATIENCE: Duration = Duration::from_secs(2);
+/// How often it is looked whether the thread is done, when the process ends.
+const LOOK_EVERY: Duration = Duration::from_millis(5);
+/// Purges that cannot be written one by one; above it, a restart takes everything older for purged.
+const MOST_UNWRITTEN: usize = 10_000;
+
+/// Why what is in force may be undone by a restart.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum NotDurable {
+    #[error("{0}")]
+    Failed(Arc<LogError>),
+    #[error("the state directory has not answered for {} s", .0.as_secs())]
+    Slow(Duration),
+}
+
+/// What is to be done, and what came of it.
+#[derive(Debug)]
+pub(super) struct Writing {
+    wanted: Mutex<Wanted>,
+    tried: watch::Sender<Tried>,
+}
+
+#[derive(Debug, Default)]
+struct Wanted {
+    /// A thread is at it.
+    running: bool,
+    /// The log is to be written anew without what is forgotten up to here, if that is worth it.
+    compact: Option<PurgeSeq>,
+}
+
+/// Up to which number it was tried, and why it failed the last time, if it did.
+#[derive(Debug, Clone, Default)]
+struct Tried {
+    up_to: PurgeSeq,
+    error: Option<Arc<LogError>>,
+}
+
+impl Default for Writing {
+    fn default() -> Self {
+        Writing { wanted: Mutex::default(), tried: watch::Sender::new(Tried::default()) }
+    }
+}
+
+impl Purges {
+    /// Puts an event in force and has it written. If that fails it is written with the next one or by the next sweep; only a
+    /// restart before that would undo it.
+    pub fn put(self: &Arc<Self>, event: Event, now: Timestamp) -> PurgeSeq {
+        let seq = {
+            let mut unwritten = self.unwritten.lock();
+            let record = Record { seq: PurgeSeq(self.current().0.saturating_add(1)), time: now, event };
+            self.put_in_force(&record);
+            unwritten.push(record);
+            coarsen(&mut unwritten);
+            self.current()
+        };
+        self.flush();
+        seq
+    }
+
+    /// As [`Purges::put`], and waits until it is durable.
+    pub async fn append(
+        self: &Arc<Self>,
+        event: Event,
+        now: Timestamp,
+        patience: Duration,
+    ) -> Result<PurgeSeq, NotDurable> {
+        let mut tried = self.writing.tried.subscribe();
+        let seq = self.put(event, now);
+        let done = tokio::time::timeout(patience, tried.wait_for(|tried| tried.up_to >= seq)).await;
+        let error = done.ok().and_then(|tried| tried.ok()?.error.clone());
+        match error {
+            _ if self.durable() >= seq => Ok(seq),
+            Some(error) => Err(NotDurable::Failed(error)),
+            None => Err(NotDurable::Slow(patience)),
+        }
+    }
+
+    /// Has what is not written yet written.
+    pub fn flush(self: &Arc<Self>) {
+        self.start(|_| {});
+    }
+
+    /// Writes what is not written yet; tries for so long. Call it where blocking is allowed.
+    pub fn close(self: &Arc<Self>, patience: Duration) {
+        let deadline = Instant::now() + patience;
+        loop {
+            self.flush();
+            if self.is_all_written() && !self.writing.wanted.lock().running {
+                return;
+            }
+            if Instant::now() > deadline {
+                return tracing::error!("purges could not be written: the next start does not know of them");
+            }
+            std::thread::park_timeout(LOOK_EVERY);
+        }
+    }
+
+    /// Has the log written anew without the purges that are forgotten, if that is worth it.
+    pub(super) fn compact(self: &Arc<Self>, retired: PurgeSeq) {
+        self.start(|wanted| wanted.compact = Some(retired));
+    }
+
+    fn start(self: &Arc<Self>, want: impl FnOnce(&mut Wanted)) {
+        let mut wanted = self.writing.wanted.lock();
+        want(&mut wanted);
+        let is_idle = wanted.compact.is_none() && self.is_all_written();
+        if is_idle || std::mem::replace(&mut wanted.running, true) {
+            return;
+        }
+        if self.directory.is_none() {
+            drop(wanted);
+            return self.work(); // it waits for no disk
+        }
+        let purges = self.clone();
+        let thread = std::thread::Builder::new().name("purge-log".into());
+        if let Err(source) = thread.spawn(move || purges.work()) {
+            wanted.running = false;
+            self.tell(self.current(), Err(LogError::no_thread(source)));
+        }
+    }
+
+    /// Does what is to be done, until there is nothing more or it fails.
+    fn work(&self) {
+        let mut log = self.log.lock();
+        loop {
+            let compact = self.writing.wanted.lock().compact.take();
+            let (up_to, written) = self.write(&mut log);
+            let has_failed = written.is_err();
+            self.tell(up_to, written);
+            if let Some(retired) = compact.filter(|_| !has_failed)
+                && let Err(error) = self.write_anew(&mut log, retired)
+            {
+                tracing::warn!(%error, "cannot compact the purge log; it will be tried again");
+            }
+            let mut wanted = self.writing.wanted.lock();
+            let newest = self.unwritten.lock().last().map(|record| record.seq);
+            // What has come since is tried at once, also after a failure: somebody waits for it.
+            if wanted.compact.is_none() && newest.is_none_or(|newest| has_failed && newest <= up_to) {
+                wanted.running = false;
+                return;
+            }
+        }
+    }
+
+    /// Writes what is not written yet, with what others have added meanwhile. Gives up to which number it was tried.
+    fn write(&self, log: &mut PurgeLog) -> (PurgeSeq, Result<(), LogError>) {
+        let records = std::mem::take(&mut *self.unwritten.lock());
+        let Some(last) = records.last().map(|record| record.seq) else { return (log.newest(), Ok(())) };
+        let written = log.append(&records);
+        self.durable.store(log.newest().0, Ordering::Release);
+        if written.is_err() {
+            let mut unwritten = self.unwritten.lock();
+            let later = std::mem::replace(&mut *unwritten, records);
+            unwritten.extend(later);
+        }
+        (last, written)
+    }
+
+    /// Tells those who wait, and of a failure the operator, once.
+    fn tell(&self, up_to: PurgeSeq, written: Result<(), LogError>) {
+        let error = written.err().map(Arc::new);
+        let had_failed = self.writing.tried.send_replace(Tried { up_to, error: error.clone() }).error.is_some();
+        if let Some(error) = error.filter(|_| !had_failed) {
+            tracing::error!(%error, "purges are in force, but cannot be written: a restart would undo them");
+        }
+    }
+
+    fn write_anew(&self, log: &mut PurgeLog, retired: PurgeSeq) -> Result<(), LogError> {
+        let needed = |record: &Record| match &record.event {
+            Event::Purge { .. } => record.seq > retired,
+            Event::Version { site, version, configured } => {
+                self.versions.read().get(site) == Some(&VersionOverride { version: *version, configured: *configured })
+            }
+            Event::Retired { .. } => false,
+            Event::Log { .. } => true,
+        };
+        log.compact(retired, needed)
+    }
+}
+
+/// Bounds what waits for a log that cannot be written.
+fn coarsen(unwritten: &mut Vec<Record>) {
+    let is_purge = |record: &Record| matches!(record.event, Event::Purge { .. });
+    let Some(last) = unwritten.last().filter(|last| unwritten.len() > MOST_UNWRITTEN && is_purge(last)) else { return };
+    let all = Record { event: Event::Purge { soft: false, targets: vec![Target::All] }, ..last.clone() };
+    unwritten.retain(|record| !is_purge(record));
+    unwritten.push(all);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_waits_for_the_log_is_bounded() {
+        let mut unwritten = Vec::new();
+        for seq in 1..=MOST_UNWRITTEN as u64 + 5 {
+            let event = match seq {
+                3 => Event::Version { site: "shop".into(), version: 9, configured: 1 },
+                _ => Event::Purge { soft: true, targets: Vec::new() },
+            };
+            unwritten.push(Record { seq: PurgeSeq(seq), time: Timestamp::from_secs(seq), event });
+            coarsen(&mut unwritten);
+        }
+        let seqs: Vec<u64> = unwritten.iter().map(|record| record.seq.0).collect();
+        assert_eq!(seqs, [3, 10_001, 10_002, 10_003, 10_004, 10_005]);
+    }
+}
