@@ -108,6 +108,7 @@ fn describe_match(answer: &mut Value, snapshot: &Snapshot, matched: &Matched<'_>
 fn describe_cache(answer: &mut Value, node: &Node, request: &CacheRequest<'_>, version: u64) {
     let (view, matched, key) = (request.view, &request.matched, Key::of_written(request.key));
     let now = Timestamp::now();
+    answer["would_say"] = json!(node.engine.forecast(request, now));
     let stored = node.engine.inspect(request, now);
     let terms = stored.iter().filter_map(|object| object.explanation.terms.as_ref());
     let mut tags: Vec<&String> = terms.flat_map(|terms| &terms.tags).collect();

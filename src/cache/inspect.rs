@@ -7,12 +7,15 @@ use serde::Serialize;
 
 use crate::clock::Timestamp;
 use crate::origin::connect::OriginError;
+use crate::plan::PassReason;
 
 use super::engine::{CacheRequest, Engine};
 use super::explain::{Explanation, Terms};
 use super::fill::{self, FillRequest};
+use super::lookup::{Lookup, Miss};
 use super::object::Object;
 use super::part::ContentRange;
+use super::status::{Forward, Report, Stored};
 
 /// One stored response.
 #[derive(Debug, Serialize)]
@@ -46,6 +49,27 @@ pub struct TriedOut {
 }
 
 impl Engine {
+    /// What `Cache-Status` would say of an answer to the request now, as far as that can be told without asking an origin or a
+    /// disk.
+    pub fn forecast(&self, request: &CacheRequest<'_>, now: Timestamp) -> String {
+        let report = match self.lookup(request, &request.asks, now) {
+            Lookup::Hit(_, report) | Lookup::StaleHit(_, report) | Lookup::PartHit(_, report) => report,
+            Lookup::Miss(miss) if miss.stale.is_none() && miss.part.is_none() && self.disk.may_have(request.key) => {
+                return "not in memory; a disk may have it".into();
+            }
+            _ if request.asks.only_if_cached => Report::OnlyIfCached,
+            Lookup::HitForMiss => Report::Pass(PassReason::HitForMiss.cache_status()),
+            Lookup::NotForAuthorized => Report::Pass(PassReason::Authorization.cache_status()),
+            Lookup::Miss(Miss { why, .. }) => {
+                let (status, stored, collapsed, error, trouble) = (None, Stored::Nothing, false, None, None);
+                Report::Forward(Forward { why, status, stored, collapsed, error, trouble })
+            }
+        };
+        let mut text = String::new();
+        report.write(&mut text, "");
+        text.trim_start_matches("; ").to_owned()
+    }
+
     /// What is stored under a key, the newest first.
     pub fn inspect(&self, request: &CacheRequest<'_>, now: Timestamp) -> Vec<Inspected> {
         let Some(variants) = self.memory.get(request.key) else { return Vec::new() };
@@ -59,11 +83,15 @@ impl Engine {
             .map(|(object, range)| {
                 let usability = self.usability(object, now);
                 let shown = usability.unwrap_or_else(|| object.freshness.usability(now));
-                let terms = Terms {
+                let purged = usability.is_none();
+                let mut terms = Terms {
                     selected_by: object.variant.describe(),
                     tags: object.tags().names().map(str::to_owned).collect(),
                     ..Terms::of(&object.freshness, shown, now)
                 };
+                if purged {
+                    terms.state = "purged";
+                }
                 Inspected {
                     selected: selected.is_some_and(|selected| Arc::ptr_eq(selected, object)),
                     status: object.head.status.as_u16(),
@@ -72,7 +100,7 @@ impl Engine {
                     range: range.map(|ContentRange { first, last, total }| format!("{first}-{last}/{total}")),
                     etag: object.head.etag().map(str::to_owned),
                     purge_seq: object.checked().0,
-                    purged: usability.is_none(),
+                    purged,
                     explanation: Explanation::of(true, object.freshness.basis.reason(), Some(terms)),
                 }
             })

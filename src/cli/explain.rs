@@ -240,6 +240,7 @@ fn render_answer(answer: &Value) -> String {
     if answer["decision"] != "cache" {
         return out;
     }
+    let _ = writeln!(out, "would say {}", text(&answer["would_say"]));
     let key = &answer["key"];
     let tls = if key["tls"] == true { ", TLS" } else { "" };
     let _ =

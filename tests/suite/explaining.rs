@@ -50,7 +50,40 @@ fn a_url_is_explained_before_and_after_it_is_stored() {
     let other = explain(&node, "url=shop.example/a%3Fq%3D1&header=X-A:2");
     assert_eq!(other["stored"][0]["selected"], false);
     node.purge("{\"tags\": [\"b\"]}");
-    assert_eq!(explain(&node, "url=shop.example/a%3Fq%3D1")["stored"][0]["purged"], true);
+    let purged = explain(&node, "url=shop.example/a%3Fq%3D1");
+    assert_eq!((&purged["stored"][0]["purged"], &purged["stored"][0]["state"]), (&true.into(), &"purged".into()));
+}
+
+/// What it says of a request is what that request then gets.
+#[test]
+fn what_a_request_would_get_is_what_it_gets() {
+    let origin = Origin::start(|request| match request.path() {
+        "/private" => Reply::ok(&["Cache-Control: private"], "x"),
+        _ => Reply::ok(&["Cache-Control: max-age=600"], "x"),
+    });
+    let node = Node::caching(origin.address);
+    node.get("/private");
+    let (authorized, no_cache) = ("Authorization: Basic eA==", "Cache-Control: no-cache");
+    for (path, field) in [
+        ("/new", ""),
+        ("/a", ""),
+        ("/a", authorized),
+        ("/a", no_cache),
+        ("/a", "Cache-Control: max-age=0"),
+        ("/private", ""),
+        ("/never", "Cache-Control: only-if-cached"),
+    ] {
+        if path == "/a" {
+            node.get(path);
+        }
+        let header = if field.is_empty() { String::new() } else { format!("&header={}", field.replace(' ', "+")) };
+        let said = explain(&node, &format!("url=shop.example{path}{header}"))["would_say"].as_str().unwrap().to_owned();
+        let got = node.get_with(path, &if field.is_empty() { vec![] } else { vec![field] }).cache().to_owned();
+        let got = got.strip_prefix("seawall; ").unwrap();
+        // The rest is known only when an origin has answered; a second may have passed.
+        let word = |text: &str| text.split("; ").next().unwrap().to_owned();
+        assert_eq!(word(&said), word(got), "{path} {field}: {said} / {got}");
+    }
 }
 
 #[test]
