@@ -7,32 +7,31 @@
 //! little of what is; readers that are further behind read the file. A response that is not stored at all is dropped as
 //! soon as all readers have it, and its fill waits when the slowest reader is [`super::fill_buffer::WINDOW`] bytes behind.
 
+mod outcome;
+mod reader;
+
 use std::collections::{HashMap, VecDeque};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bytes::Bytes;
-use http::HeaderMap;
 use parking_lot::Mutex;
 use smallvec::SmallVec;
 use tokio::sync::Notify;
 
-use crate::clock::{Timestamp, ticks};
+use crate::clock::ticks;
 use crate::origin::connect::OriginError;
 use crate::plan::CacheKey;
 
 use super::fill_buffer::{Account, FillBuffer};
-use super::freshness::Freshness;
-use super::object::{Head, Object};
-use super::part::ContentRange;
 use super::purge::PurgeSeq;
-use super::reason::SkipReason;
-use super::status::Stored;
-use super::tags::Tags;
 use super::trouble::Trouble;
-use super::vary::{Presented, Variant};
+use super::vary::Variant;
 use super::waiting::{Client, Held, Holder, Holding, Waiter};
+
+pub use outcome::{Arrival, FlightHead, ObjectUse, Settled};
+pub use reader::FlightReader;
 
 /// One running fill.
 pub struct Flight {
@@ -122,70 +121,6 @@ enum Phase {
     Settled(Settled),
 }
 
-/// The head of a response that may be shared.
-#[derive(Debug)]
-pub struct FlightHead {
-    pub head: Head,
-    /// Of the body.
-    pub length: Option<u64>,
-    /// Which part of the whole the body is, if it is one.
-    pub part: Option<ContentRange>,
-    pub freshness: Freshness,
-    pub variant: Variant,
-    pub tags: Tags,
-    /// Fields for the request alone that caused the fill.
-    pub own: HeaderMap,
-    /// Why it will not be stored, where that is known from the beginning.
-    pub skipped: Option<SkipReason>,
-}
-
-impl FlightHead {
-    /// What is said of its storing.
-    pub fn stored(&self) -> Stored {
-        match self.skipped {
-            Some(reason) => Stored::No(reason),
-            None => {
-                let (basis, ttl) = (self.freshness.basis, self.freshness.ttl(Timestamp::now()));
-                match self.length {
-                    Some(_) => Stored::Yes { basis, ttl },
-                    None => Stored::IfItFits { basis, ttl },
-                }
-            }
-        }
-    }
-}
-
-/// How a fill ended that brought nothing to stream.
-#[derive(Debug, Clone)]
-pub enum Settled {
-    /// A stored response is to be used: validated by the origin, or stale because the origin failed.
-    Object(Arc<Object>, ObjectUse),
-    /// The response is for the request alone that caused the fill; what became of it.
-    Private(Stored),
-    Failed(OriginError),
-    /// A slice was asked for, and the origin does not give any that could be used.
-    NotInSlices,
-    /// Another fill had just stored what is wanted: look again.
-    NotNeeded,
-}
-
-/// Why a fill ended with an object that was stored before.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ObjectUse {
-    /// The origin answered 304.
-    Validated,
-    /// The origin failed or answered with this status, and stale is better than nothing.
-    StaleIfError { status: Option<u16> },
-}
-
-/// What a request that waits for a flight gets to know first.
-pub enum Arrival {
-    Stream(FlightReader),
-    Settled(Settled),
-    /// It is another variant, or gone beyond joining: look again.
-    Missed,
-}
-
 impl Flight {
     /// `joinable`: by whom; `None`: by nobody.
     pub fn new(key: CacheKey, seq: PurgeSeq, joinable: Option<Option<Variant>>, buffer: Arc<FillBuffer>) -> Arc<Self> {
@@ -231,38 +166,6 @@ impl Flight {
         match &self.state.lock().phase {
             Phase::Streaming(head) | Phase::Complete(head) | Phase::Broken(head, _) => Some(head.clone()),
             Phase::Waiting | Phase::Settled(_) => None,
-        }
-    }
-
-    /// Keeps a place at the first byte for a reader that has yet to see the head.
-    pub fn seat(self: &Arc<Self>) -> Option<Seat> {
-        let mut state = self.state.lock();
-        if state.first > state.on_disk() {
-            return None;
-        }
-        let reader = state.next_reader;
-        state.next_reader += 1;
-        state.readers.push(Position { reader, at: 0 });
-        Some(Seat { flight: self.clone(), reader })
-    }
-
-    /// Waits for the head. Ends when the fill does, and every wait of a fill has a deadline.
-    pub async fn arrival(self: &Arc<Self>, seat: Option<Seat>, request: Presented<'_>) -> Arrival {
-        loop {
-            let changed = self.changed.notified();
-            let phase = self.state.lock().phase.clone();
-            match phase {
-                Phase::Waiting => changed.await,
-                Phase::Settled(settled) => return Arrival::Settled(settled),
-                Phase::Streaming(head) | Phase::Complete(head) | Phase::Broken(head, _) => {
-                    if !head.variant.matches(request) {
-                        return Arrival::Missed;
-                    }
-                    let leads = seat.is_some();
-                    let seat = seat.or_else(|| self.seat());
-                    return seat.map_or(Arrival::Missed, |seat| Arrival::Stream(FlightReader { seat, head, leads }));
-                }
-            }
         }
     }
 
@@ -513,121 +416,15 @@ impl State {
     }
 }
 
-/// A reader's place in a flight. Dropping it is leaving; the fill goes on.
-pub struct Seat {
-    flight: Arc<Flight>,
-    reader: u64,
-}
-
-/// One reader of a flight.
-pub struct FlightReader {
-    seat: Seat,
-    pub head: Arc<FlightHead>,
-    /// Whether it is of the request that caused the fill.
-    pub leads: bool,
-}
-
-impl FlightReader {
-    pub fn flight(&self) -> &Arc<Flight> {
-        &self.seat.flight
-    }
-
-    /// The next piece of the body; `None` at its proper end. Safe to cancel: nothing is taken before it
-    /// returns.
-    pub async fn next(&mut self) -> Result<Option<Bytes>, OriginError> {
-        loop {
-            let changed = self.seat.flight.changed.notified();
-            match self.seat.take()? {
-                Taken::Piece(piece) => return Ok(Some(piece)),
-                Taken::End => return Ok(None),
-                Taken::Nothing => changed.await,
-                Taken::OnDisk { file, at, until } => {
-                    let piece = file.read(at, until).await.map_err(OriginError::stored_body_lost)?;
-                    self.seat.advance(piece.len());
-                    return Ok(Some(piece));
-                }
-            }
-        }
-    }
-}
-
-/// What a reader finds at its place.
-enum Taken {
-    Piece(Bytes),
-    /// The bytes up to `until` are no longer in memory.
-    OnDisk {
-        file: Arc<dyn PartlyWritten>,
-        at: u64,
-        until: u64,
-    },
-    /// Not yet there.
-    Nothing,
-    End,
-}
-
-impl Seat {
-    fn take(&self) -> Result<Taken, OriginError> {
-        let mut state = self.flight.state.lock();
-        let Some(at) = state.readers.iter().find(|position| position.reader == self.reader).map(|found| found.at)
-        else {
-            return Ok(Taken::End);
-        };
-        // Bytes are only dropped when they are on disk or every reader has them.
-        if at < state.first {
-            return match state.file.clone() {
-                Some(file) => Ok(Taken::OnDisk { file, at, until: state.first }),
-                None => Err(let_go()), // never an end
-            };
-        }
-        if let Some(piece) = state.piece(at) {
-            self.moved(&mut state, piece.len());
-            return Ok(Taken::Piece(piece));
-        }
-        match &state.phase {
-            Phase::Complete(_) => Ok(Taken::End),
-            Phase::Broken(_, error) => Err(error.clone()),
-            Phase::Settled(Settled::Failed(error)) => Err(error.clone()),
-            Phase::Waiting | Phase::Streaming(_) | Phase::Settled(_) => Ok(Taken::Nothing),
-        }
-    }
-
-    /// Goes on to what lies some bytes further.
-    fn advance(&self, bytes: usize) {
-        self.moved(&mut self.flight.state.lock(), bytes);
-    }
-
-    fn moved(&self, state: &mut State, bytes: usize) {
-        if let Some(position) = state.readers.iter_mut().find(|position| position.reader == self.reader) {
-            position.at += bytes as u64;
-        }
-        self.flight.trim(state);
-        if state.keeping != Keeping::All {
-            self.flight.taken.notify_waiters();
-        }
-        self.flight.taken_at.store(ticks(), Ordering::Relaxed);
-    }
-}
-
-fn let_go() -> OriginError {
-    let cause = "its readers took too little, and there was no room for it".to_owned();
-    OriginError::Broken { origin: "".into(), cause }
-}
-
-impl Drop for Seat {
-    fn drop(&mut self) {
-        let mut state = self.flight.state.lock();
-        state.readers.retain(|position| position.reader != self.reader);
-        self.flight.trim(&mut state);
-        drop(state);
-        self.flight.taken.notify_waiters();
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use http::StatusCode;
+    use http::{HeaderMap, StatusCode};
 
     use super::super::fill_buffer::WINDOW;
+    use super::super::freshness::Freshness;
+    use super::super::object::Head;
+    use super::super::tags::Tags;
+    use super::super::vary::Presented;
     use super::*;
     use crate::request::Fields;
 

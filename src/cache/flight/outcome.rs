@@ -1,0 +1,81 @@
+//! What a fill comes to: a head with a body that follows, or something else in its place.
+
+use std::sync::Arc;
+
+use http::HeaderMap;
+
+use crate::clock::Timestamp;
+use crate::origin::connect::OriginError;
+
+use super::super::freshness::Freshness;
+use super::super::object::{Head, Object};
+use super::super::part::ContentRange;
+use super::super::reason::SkipReason;
+use super::super::status::Stored;
+use super::super::tags::Tags;
+use super::super::vary::Variant;
+use super::FlightReader;
+
+/// The head of a response that may be shared.
+#[derive(Debug)]
+pub struct FlightHead {
+    pub head: Head,
+    /// Of the body.
+    pub length: Option<u64>,
+    /// Which part of the whole the body is, if it is one.
+    pub part: Option<ContentRange>,
+    pub freshness: Freshness,
+    pub variant: Variant,
+    pub tags: Tags,
+    /// Fields for the request alone that caused the fill.
+    pub own: HeaderMap,
+    /// Why it will not be stored, where that is known from the beginning.
+    pub skipped: Option<SkipReason>,
+}
+
+impl FlightHead {
+    /// What is said of its storing.
+    pub fn stored(&self) -> Stored {
+        match self.skipped {
+            Some(reason) => Stored::No(reason),
+            None => {
+                let (basis, ttl) = (self.freshness.basis, self.freshness.ttl(Timestamp::now()));
+                match self.length {
+                    Some(_) => Stored::Yes { basis, ttl },
+                    None => Stored::IfItFits { basis, ttl },
+                }
+            }
+        }
+    }
+}
+
+/// How a fill ended that brought nothing to stream.
+#[derive(Debug, Clone)]
+pub enum Settled {
+    /// A stored response is to be used: validated by the origin, or stale because the origin failed.
+    Object(Arc<Object>, ObjectUse),
+    /// The response is for the request alone that caused the fill; what became of it.
+    Private(Stored),
+    Failed(OriginError),
+    /// A slice was asked for, and the origin does not give any that could be used.
+    NotInSlices,
+    /// Another fill had just stored what is wanted: look again.
+    NotNeeded,
+}
+
+/// Why a fill ended with an object that was stored before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ObjectUse {
+    /// The origin answered 304.
+    Validated,
+    /// The origin failed or answered with this status, and stale is better than nothing.
+    StaleIfError { status: Option<u16> },
+}
+
+/// What a request that waits for a flight gets to know first.
+pub enum Arrival {
+    Stream(FlightReader),
+    Settled(Settled),
+    /// It is another variant, or gone beyond joining: look again.
+    Missed,
+}
