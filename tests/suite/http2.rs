@@ -249,6 +249,31 @@ fn streams_beyond_the_limit_are_refused() {
 }
 
 #[test]
+fn connections_that_are_open_take_over_the_limits_of_a_reload() {
+    let gate = Gate::default();
+    let for_origin = gate.clone();
+    let origin = Origin::start(move |_| {
+        let answer = Reply::ok(&["Cache-Control: max-age=60"], "x");
+        [vec![Step::Wait(for_origin.clone())], answer].concat()
+    });
+    let node = node(&origin, "max_h2_streams = 50");
+    let mut raw = Raw::connect(&node);
+    assert!(raw.is_alive());
+    let config = std::fs::read_to_string(node.config_path()).unwrap();
+    std::fs::write(node.config_path(), config.replace("max_h2_streams = 50", "max_h2_streams = 2")).unwrap();
+    node.wait_for_generation(2);
+    raw.send(&frame(PING, 0, 0, b"reloaded"));
+    let told = std::iter::from_fn(|| raw.frame()).find(|frame| frame.kind == SETTINGS && frame.flags == 0);
+    let told = told.expect("the client is told").payload;
+    assert!(told.chunks(6).any(|setting| setting == [0, 3, 0, 0, 0, 2]), "{told:?}");
+    for stream in [1, 3, 5] {
+        raw.send(&get(stream, &format!("/{stream}")));
+    }
+    assert_eq!(raw.reset(5), Some(REFUSED_STREAM));
+    gate.open();
+}
+
+#[test]
 fn idle_and_unfinished_connections_end() {
     let origin = cached("x");
     let node = node(&origin, "keepalive_timeout = \"200ms\"\nheader_timeout = \"200ms\"");
