@@ -1,6 +1,7 @@
 //! Requests that could be read in two ways are refused, and nothing of them reaches the origin.
 
-use crate::harness::{Node, Origin, Reply, eventually};
+use crate::harness::origin::Gate;
+use crate::harness::{Node, Origin, Reply, Step, eventually};
 
 fn refusing_node() -> (Node, Origin) {
     let origin = Origin::start(|_| Reply::ok(&["Cache-Control: max-age=60"], "ok"));
@@ -190,5 +191,38 @@ fn a_body_that_the_origin_did_not_wait_for_is_never_taken_for_a_request() {
     drop(node);
     for head in heads.try_iter() {
         assert!(!head.contains("GET /cached/smuggled"), "{head}");
+    }
+}
+
+/// What an origin sends behind a response that has no body is nobody's, least of all the next one's.
+#[test]
+fn a_body_that_comes_late_is_no_response() {
+    const POISON: &[u8] = b"HTTP/1.1 200 OK\r\nCache-Control: max-age=600\r\nContent-Length: 6\r\n\r\npoison";
+    let gate = Gate::default();
+    let opened = gate.clone();
+    let origin = Origin::start(move |request| {
+        let length = format!("Content-Length: {}", POISON.len());
+        let late = |status| {
+            let head = Reply::head(status, &["ETag: \"a\"", &length]);
+            vec![Step::Send(head), Step::Wait(opened.clone()), Step::Send(POISON.to_vec())]
+        };
+        match (request.head.starts_with("HEAD"), request.field("if-none-match")) {
+            (true, _) => late(200),
+            (false, Some(_)) => late(304),
+            (false, None) => Reply::ok(&["Cache-Control: max-age=0", "ETag: \"a\""], "fine"),
+        }
+    });
+    let routes = "[[site.shop.route]]\npath = \"/passed/*\"\npool = \"app\"\n\
+        [[site.shop.route]]\npath = \"/*\"\npool = \"app\"\ncache = { mode = \"respect\" }\n";
+    let node = Node::start(&crate::harness::node::site(&[origin.address], "", routes));
+    node.get("/a");
+    assert_eq!(node.get("/a").text(), "fine", "validated");
+    let mut client = node.client();
+    client.send("HEAD /passed/a HTTP/1.1\r\nHost: shop.example\r\n\r\n");
+    assert_eq!(client.response("HEAD").status, 200);
+    gate.open();
+    for number in 0..20 {
+        let path = format!("/{}{number}", if number % 2 == 0 { "passed/" } else { "" });
+        assert_eq!(node.get(&path).text(), "fine", "{path}");
     }
 }

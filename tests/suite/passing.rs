@@ -227,11 +227,11 @@ fn an_upgrade_to_h2c_is_not_made_and_the_request_is_served() {
     }
 }
 
-/// One connection to the origin serves them all: whatever has no body gives it back as well.
+/// One connection to the origin serves them all: whatever has no body, and announces none, gives it back as well.
 #[test]
 fn connections_to_origins_are_used_again() {
     let origin = Origin::start(|request| match request.path() {
-        _ if request.head.starts_with("HEAD ") => Reply::head_only(200, &["ETag: \"e\"", "Content-Length: 4"]),
+        _ if request.head.starts_with("HEAD ") => Reply::head_only(200, &["ETag: \"e\""]),
         "/none" => Reply::head_only(204, &[]),
         "/same" => Reply::head_only(304, &["ETag: \"e\""]),
         _ => Reply::ok(&["ETag: \"e\""], "body"),

@@ -95,6 +95,20 @@ mod tests {
     use super::*;
 
     #[tokio::test]
+    async fn what_came_unasked_is_found_at_once() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (kept, idle) = (Kept::default(), Duration::from_secs(60));
+        let stream = TcpStream::connect(address).await.unwrap();
+        let end = listener.accept().await.unwrap().0;
+        kept.put(0, address, Connection::new(OriginStream::Plain(stream)));
+        end.writable().await.unwrap();
+        end.try_write(b"HTTP/1.1 200 OK\r\n").unwrap();
+        // Nothing has been waited for since: tokio does not know of it.
+        assert!(kept.take(0, address, idle).is_none());
+    }
+
+    #[tokio::test]
     async fn only_connections_that_are_alive_come_back() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();

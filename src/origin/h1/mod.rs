@@ -106,8 +106,7 @@ impl Connection {
         if head.status.is_informational() {
             return Ok(head);
         }
-        // Where two might disagree on where the response ends, it is the connection's last.
-        let is_clear = body::is_clear(head.status, &head.fields);
+        let is_clear = !body::announces_in_vain(method, head.status, &head.fields);
         self.body = Body::of(method, head.status, &mut head.fields).map_err(Error::Invalid)?;
         self.keep_alive = head.keep_alive && is_clear && self.body != Body::UntilClose;
         Ok(head)

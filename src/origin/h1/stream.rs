@@ -6,6 +6,7 @@ use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker};
 
 use pingora_core::protocols::Stream;
+use rustix::net::RecvFlags;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::task::coop::unconstrained;
@@ -22,7 +23,9 @@ impl OriginStream {
         let mut space = [0; 1];
         match self {
             OriginStream::Plain(stream) => {
-                matches!(stream.try_read(&mut space), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+                // The kernel itself is asked: tokio hears of what has come only when it looks for it.
+                let peeked = rustix::net::recv(&*stream, &mut space, RecvFlags::PEEK | RecvFlags::DONTWAIT);
+                matches!(peeked, Err(rustix::io::Errno::WOULDBLOCK))
             }
             OriginStream::Tls(stream) => {
                 let mut buf = ReadBuf::new(&mut space);
