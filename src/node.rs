@@ -207,20 +207,21 @@ impl Node {
     pub async fn set_version(&self, site: &str, version: u64) -> Result<Option<Purged>, NotDurable> {
         let Some(index) = self.snapshot.load().site_by_name(site) else { return Ok(None) };
         let configured = self.snapshot.load().site(index).version;
-        let done = self.append(Event::Version { site: site.to_owned(), version, configured }).await;
-        // In force, durable or not; also in a snapshot that came into use meanwhile.
+        let durable = self.append(Event::Version { site: site.to_owned(), version, configured });
+        // In force, durable or not, and whether its caller waits or not; also in a snapshot that came into use meanwhile.
         let snapshot = self.snapshot.load();
         if let Some(index) = snapshot.site_by_name(site) {
             let version = self.engine.purges.version_of(site, snapshot.site(index).version);
             snapshot.sites[index].set_version(version);
         }
-        done.map(Some)
+        durable.await.map(Some)
     }
 
-    async fn append(&self, event: Event) -> Result<Purged, NotDurable> {
+    /// It is in force when this returns; what it gives waits until it is durable.
+    fn append(&self, event: Event) -> impl Future<Output = Result<Purged, NotDurable>> + Send + use<> {
         let started = Instant::now();
-        let seq = self.engine.purges.append(event, Timestamp::now(), PURGE_PATIENCE).await?;
-        Ok(Purged { seq, took_us: started.elapsed().as_micros() as u64 })
+        let durable = self.engine.purges.append(event, Timestamp::now(), PURGE_PATIENCE);
+        async move { Ok(Purged { seq: durable.await?, took_us: started.elapsed().as_micros() as u64 }) }
     }
 
     async fn apply(&self, mut config: Config) -> ReloadReport {

@@ -129,8 +129,10 @@ pub enum Hold {
     Nothing,
     /// It is entered.
     Entered(Held),
-    /// So many bytes are to be entered by one of many streams, in its turn.
+    /// So many bytes are to be entered by one of many streams, in its turn; they are here for it alone.
     InHand(usize),
+    /// Likewise, but until then they are counted elsewhere.
+    Ahead(usize),
 }
 
 /// What lies behind a piece that one of many streams holds: of a flight or of an origin's connection.
@@ -571,7 +573,7 @@ impl Engine {
             // 64 KiB are every connection's due.
             _ if !waiter.is_one_of_many() => Hold::Nothing,
             (None, Kept::Object(object)) => Hold::InHand(object.weight()),
-            (None, _) => Hold::InHand(piece + BEHIND),
+            (None, _) => Hold::Ahead(piece + BEHIND),
         }
     }
 

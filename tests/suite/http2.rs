@@ -248,6 +248,32 @@ fn streams_beyond_the_limit_are_refused() {
     }
 }
 
+/// Clients that give room for each frame of a body may do so when its stream is over already.
+#[test]
+fn room_that_is_given_late_is_no_abuse() {
+    const LENGTH: usize = 1 << 20;
+    let origin = Origin::start(|_| Reply::ok(&["Cache-Control: max-age=600"], vec![b'x'; LENGTH]));
+    let node = Node::caching_by(Protocol::H2, origin.address);
+    let mut raw = Raw::connect(&node);
+    let room = (8_u32 << 20).to_be_bytes();
+    raw.send(&frame(SETTINGS, 0, 0, &[&[0, 4][..], &room].concat()));
+    for number in 0..40 {
+        let stream = 2 * number + 1;
+        raw.send(&[frame(WINDOW_UPDATE, 0, 0, &room), get(stream, "/a")].concat());
+        let (mut late, mut ended) = (Vec::new(), false);
+        while !ended {
+            let frame_read = raw.frame().unwrap_or_else(|| panic!("the connection ended at request {number}"));
+            assert_ne!(frame_read.kind, GOAWAY, "request {number}");
+            if frame_read.kind == DATA {
+                late.extend(frame(WINDOW_UPDATE, 0, stream, &(16_u32 << 10).to_be_bytes()));
+                ended = frame_read.flags & END_STREAM != 0;
+            }
+        }
+        raw.send(&late);
+    }
+    assert!(raw.is_alive());
+}
+
 #[test]
 fn connections_that_are_open_take_over_the_limits_of_a_reload() {
     let gate = Gate::default();

@@ -33,6 +33,9 @@ use super::waiting::{Client, Held, Holder, Holding, Waiter};
 pub use outcome::{Arrival, FlightHead, ObjectUse, Settled};
 pub use reader::FlightReader;
 
+/// A reader with so many bytes left does not wait for more.
+const READ_AHEAD: u64 = 256 << 10;
+
 /// One running fill.
 pub struct Flight {
     pub key: CacheKey,
@@ -310,9 +313,10 @@ impl Flight {
         self.state.lock().end
     }
 
-    /// Whether somebody follows it.
-    pub fn has_readers(&self) -> bool {
-        !self.state.lock().readers.is_empty()
+    /// Whether any reader has read nearly all that has come, and waits for more.
+    pub fn has_waiting_readers(&self) -> bool {
+        let state = self.state.lock();
+        state.readers.iter().any(|reader| state.end - reader.at <= READ_AHEAD)
     }
 
     /// Whether all that did have left.

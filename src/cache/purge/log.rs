@@ -5,6 +5,7 @@
 //! everything older is treated as purged. So is a number that is not above the one before: two processes wrote. What is
 //! there twice is not damage: it was written again since the disk did not say that it had it.
 
+use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -129,15 +130,28 @@ impl PurgeLog {
         std::mem::replace(&mut self.file.as_mut().unwrap().file, file)
     }
 
-    /// Rewrites the log without the records that are no longer needed, when that is worth it. `retired`: up to which purges
-    /// are forgotten.
-    pub fn compact(&mut self, retired: PurgeSeq, needed: impl Fn(&Record) -> bool) -> Result<(), LogError> {
+    /// Rewrites the log without the purges up to `retired`, which are forgotten, and the versions that later ones of their
+    /// sites replace, when that is worth it.
+    pub fn compact(&mut self, retired: PurgeSeq) -> Result<(), LogError> {
+        // By what is in the log: what is in force may not be written yet.
+        let mut versions: HashMap<&str, PurgeSeq> = HashMap::new();
+        for record in &self.records {
+            if let Event::Version { site, .. } = &record.event {
+                versions.insert(site, record.seq);
+            }
+        }
+        let needed = |record: &&Record| match &record.event {
+            Event::Purge { .. } => record.seq > retired,
+            Event::Version { site, .. } => versions.get(site.as_str()) == Some(&record.seq),
+            Event::Retired { .. } => false,
+            Event::Log { .. } => true,
+        };
         let all: usize = self.records.iter().map(size).sum();
-        let keep: usize = self.records.iter().filter(|record| needed(record)).map(size).sum();
+        let keep: usize = self.records.iter().filter(needed).map(size).sum();
         if all < COMPACT_ABOVE || keep > all / 2 {
             return Ok(());
         }
-        self.records.retain(needed);
+        self.records = self.records.iter().filter(needed).cloned().collect();
         // Its number goes on counting where the log was.
         let event = Event::Retired { up_to: retired };
         self.records.push(Record { seq: self.newest, time: Timestamp::now(), event });
@@ -146,15 +160,16 @@ impl PurgeLog {
 
     fn rewrite(&mut self) -> Result<(), LogError> {
         let Some(log) = &mut self.file else { return Ok(()) };
+        self.dirty = true; // until all of it is done, the directory's part too
         let aside = log.path.with_extension("log.new");
         let lines: Vec<u8> = self.records.iter().flat_map(line).collect();
         let rewritten = write_aside(&aside, &lines).and_then(|file| {
             std::fs::rename(&aside, &log.path)?;
             // From here on this is the log, whatever else fails: what is appended to the other is lost.
             log.file = file;
-            self.dirty = false;
             log.path.parent().map_or(Ok(()), sync_directory)
         });
+        self.dirty = rewritten.is_err();
         let path = &log.path;
         rewritten.map_err(|source| LogError { what: "cannot rewrite the purge log", path: path.clone(), source })
     }

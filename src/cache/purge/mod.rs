@@ -410,6 +410,27 @@ mod tests {
     }
 
     #[test]
+    fn a_version_in_the_log_is_dropped_only_for_a_later_one_in_the_log() {
+        let directory = tempfile::tempdir().unwrap();
+        let purges = open(Some(directory.path()));
+        let version = |version| Event::Version { site: "shop".into(), version, configured: 1 };
+        append(&purges, version(7), Timestamp::from_secs(0)).unwrap();
+        for _ in 0..=log::COMPACT_ABOVE {
+            append(&purges, purge_all(), Timestamp::from_secs(0)).unwrap();
+        }
+        let mut log = purges.log.lock();
+        purges.put(version(8), Timestamp::from_secs(0)); // in force, and not written
+        log.compact(purges.durable()).unwrap();
+        let copy = tempfile::tempdir().unwrap();
+        std::fs::copy(directory.path().join("purge.log"), copy.path().join("purge.log")).unwrap();
+        drop(log);
+        let after_a_crash = open(Some(copy.path()));
+        assert!(after_a_crash.current() >= PurgeSeq(log::COMPACT_ABOVE as u64));
+        assert_eq!(after_a_crash.version_of("shop", 1), 7);
+        purges.close(PURGE_PATIENCE);
+    }
+
+    #[test]
     fn compaction_keeps_the_count_the_versions_and_what_is_still_needed() {
         let directory = tempfile::tempdir().unwrap();
         let purges = open(Some(directory.path()));

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use crate::clock::Timestamp;
 
 use super::log::{LogError, PurgeLog};
-use super::{Event, PurgeSeq, Purges, Record, Target, VersionOverride};
+use super::{Event, PurgeSeq, Purges, Record, Target};
 
 /// How long whoever purges waits for the disk.
 pub const PURGE_PATIENCE: Duration = Duration::from_secs(10);
@@ -75,15 +75,24 @@ impl Purges {
         seq
     }
 
-    /// As [`Purges::put`], and waits until it is durable.
-    pub async fn append(
+    /// As [`Purges::put`]; what it gives waits until it is durable.
+    pub fn append(
         self: &Arc<Self>,
         event: Event,
         now: Timestamp,
         patience: Duration,
-    ) -> Result<PurgeSeq, NotDurable> {
-        let mut tried = self.writing.tried.subscribe();
+    ) -> impl Future<Output = Result<PurgeSeq, NotDurable>> + Send + use<> {
+        let tried = self.writing.tried.subscribe();
         let seq = self.put(event, now);
+        self.clone().durable_by(seq, tried, patience)
+    }
+
+    async fn durable_by(
+        self: Arc<Self>,
+        seq: PurgeSeq,
+        mut tried: watch::Receiver<Tried>,
+        patience: Duration,
+    ) -> Result<PurgeSeq, NotDurable> {
         let done = tokio::time::timeout(patience, tried.wait_for(|tried| tried.up_to >= seq)).await;
         let error = done.ok().and_then(|tried| tried.ok()?.error.clone());
         match error {
@@ -146,7 +155,7 @@ impl Purges {
             let has_failed = written.is_err();
             self.tell(up_to, written);
             if let Some(retired) = compact.filter(|_| !has_failed)
-                && let Err(error) = self.write_anew(&mut log, retired)
+                && let Err(error) = log.compact(retired)
             {
                 tracing::warn!(%error, "cannot compact the purge log; it will be tried again");
             }
@@ -181,18 +190,6 @@ impl Purges {
         if let Some(error) = error.filter(|_| !had_failed) {
             tracing::error!(%error, "purges are in force, but cannot be written: a restart would undo them");
         }
-    }
-
-    fn write_anew(&self, log: &mut PurgeLog, retired: PurgeSeq) -> Result<(), LogError> {
-        let needed = |record: &Record| match &record.event {
-            Event::Purge { .. } => record.seq > retired,
-            Event::Version { site, version, configured } => {
-                self.versions.read().get(site) == Some(&VersionOverride { version: *version, configured: *configured })
-            }
-            Event::Retired { .. } => false,
-            Event::Log { .. } => true,
-        };
-        log.compact(retired, needed)
     }
 }
 

@@ -41,6 +41,8 @@ const LOOK_EVERY: u64 = 100;
 const SHARE: u64 = 8;
 /// but a large body, if that is no more than a quarter.
 const LEAST_SHARE: u64 = 8 << 20;
+/// Bytes that are every connection's due.
+const DUE: u64 = 64 << 10;
 /// Streams as such may take so large a part of the bound, and what is in hand without room as much; but always so much.
 const SMALL_PART: u64 = 8;
 const LEAST_SMALL_PART: u64 = 1 << 20;
@@ -286,7 +288,7 @@ impl Waiting {
     }
 
     /// Enters somebody who holds pieces, if there is room; where there is none at all the stalled make some. What is the first
-    /// of its connection is that connection's due: it has room in any case, and does not count. Who finds none holds nothing,
+    /// of its connection is that connection's due: it has room in any case, and 64 KiB of it do not count. Who finds none holds nothing,
     /// and may ask again.
     pub fn hold_pieces(self: &Arc<Self>, bytes: u64, holder: &Arc<Waiter>) -> Option<Held> {
         if let Some(held) = self.enter_pieces(bytes, holder.holding()) {
@@ -304,7 +306,7 @@ impl Waiting {
         let mut guard = self.all.lock();
         let All { alone, charges, .. } = &mut *guard;
         let charged = charges.of_connection(client.connection);
-        let counted = if charged.is_some() { bytes } else { 0 };
+        let counted = if charged.is_some() { bytes } else { bytes.saturating_sub(DUE) };
         let has_room = |of: Charged| {
             of.pieces + bytes <= self.share() / 2
                 && charges.of_prefix(client.prefix) + bytes <= self.share_of_prefix()
@@ -342,9 +344,9 @@ impl Waiting {
             let bytes = group.bytes;
             let clients = group.charge_all(charges);
             alone.insert(body, group);
+            self.held.fetch_add(bytes, Ordering::Relaxed); // before anybody can take it off
             (bytes, clients)
         };
-        self.held.fetch_add(bytes, Ordering::Relaxed);
         clients.into_iter().for_each(|client| self.bound_client(client, bytes));
         self.bound_all(bytes);
     }
@@ -373,7 +375,7 @@ impl Waiting {
             (of_connection, charges.of_prefix(client.prefix))
         };
         if of_connection > self.share().max(bytes) {
-            self.end_some(bytes, Whose::Connection(client.connection));
+            self.end_some(bytes, Whose::Connection(client.connection, ticks()));
         }
         if let Some(prefix) = client.prefix
             && of_prefix > self.share_of_prefix().max(bytes)
@@ -445,8 +447,8 @@ enum Whose {
     Anybody,
     /// Whoever takes too little: [`ticks`].
     Stalled(u64),
-    /// Bodies; its pieces wait for each other.
-    Connection(usize),
+    /// Bodies of which nothing was taken for a while; its pieces wait for each other.
+    Connection(usize, u64),
     Prefix(Prefix),
 }
 
@@ -454,7 +456,7 @@ impl Whose {
     fn has(self, client: Client) -> bool {
         match self {
             Whose::Anybody | Whose::Stalled(_) => true,
-            Whose::Connection(connection) => client.connection == connection,
+            Whose::Connection(connection, _) => client.connection == connection,
             Whose::Prefix(prefix) => client.prefix == Some(prefix),
         }
     }
@@ -465,7 +467,7 @@ impl Whose {
         match self {
             Whose::Anybody => group.bytes,
             Whose::Stalled(now) if group.is_stalled(now) => group.bytes,
-            Whose::Connection(_) if !group.is_pieces && has_some() => group.charge,
+            Whose::Connection(_, now) if !group.is_pieces && has_some() && group.is_stalled(now) => group.charge,
             Whose::Prefix(_) if has_some() => group.bytes,
             _ => 0,
         }

@@ -110,6 +110,7 @@ async fn hold(stream: &mut Handle, shared: &Shared, kept: &Kept, piece: usize) -
         Hold::Nothing => Ok(None),
         Hold::Entered(body) => Ok(Some(body)),
         Hold::InHand(bytes) => stream.hold_in_hand(bytes).await.map(Some),
+        Hold::Ahead(bytes) => stream.hold_ahead(bytes).await.map(Some),
     }
 }
 

@@ -91,6 +91,8 @@ pub struct Connection {
     last_stream: u32,
     served: u32,
     patience: Patience,
+    /// Window updates of streams that were over.
+    late_updates: u64,
     leaving: Leaving,
     alarm: Alarm,
     /// When something last came or a stream ended.
@@ -156,6 +158,7 @@ impl Connection {
             last_stream: 0,
             served: 0,
             patience: Patience::new(Instant::now()),
+            late_updates: 0,
             leaving: Leaving::No,
             alarm: Alarm::new(),
             active: Instant::now(),

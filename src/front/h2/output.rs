@@ -29,6 +29,8 @@ pub struct Output {
     stuck: Option<Instant>,
     /// Whether all parts are copies.
     is_own: bool,
+    /// Frames of bodies so far.
+    data_frames: u64,
 }
 
 impl Output {
@@ -37,8 +39,13 @@ impl Output {
         &mut self.last
     }
 
+    pub fn data_frames(&self) -> u64 {
+        self.data_frames
+    }
+
     /// Appends a DATA frame.
     pub fn put_data(&mut self, stream: u32, data: Bytes, ends_stream: bool) {
+        self.data_frames += 1;
         let flags = if ends_stream { flag::END_STREAM } else { 0 };
         wire::put_header(&mut self.last, data.len(), kind::DATA, flags, stream);
         if data.len() <= COPIED {

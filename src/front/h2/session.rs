@@ -118,7 +118,8 @@ impl PassSession {
     async fn give(&mut self, data: Bytes, ends: bool) -> Result<()> {
         let held = match data.len() {
             0 => None,
-            length => Some(self.stream.hold_in_hand(length + BEHIND).await.map_err(gone)?),
+            // Without a quota: the origin has carried the request out, and it may not be repeated.
+            length => Some(self.stream.hold_ahead(length + BEHIND).await.map_err(gone)?),
         };
         self.stream.send_held(data, ends, held).await.map_err(gone)
     }

@@ -162,8 +162,9 @@ const JOINED: usize = 16 << 10;
 const OWN: usize = 8 << 10;
 /// Streams of a connection that are not counted, but for those with large requests: 64 KiB.
 const DUE: usize = 8;
-/// After this long one that has found no room asks again.
+/// After this long one that has found no room asks again; each time after twice as long, up to the latter.
 const TURN: Duration = Duration::from_millis(20);
+const LONGEST_TURN: Duration = Duration::from_millis(320);
 
 /// How a stream ended before its task had.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -327,13 +328,14 @@ impl Handle {
 
     /// Enters what is going to be in hand for the client, and is not yet; waits for room.
     pub async fn hold_ahead(&mut self, bytes: usize) -> Result<Held, Gone> {
+        let mut turn = TURN;
         loop {
             if let Some(held) = self.hold_at_once(bytes) {
                 return Ok(held);
             }
             tokio::select! {
                 gone = self.gone() => return Err(gone),
-                () = tokio::time::sleep(TURN) => {}
+                () = tokio::time::sleep(turn) => turn = LONGEST_TURN.min(turn * 2),
             }
         }
     }
@@ -351,14 +353,15 @@ impl Handle {
         behind: usize,
         reading: impl Future<Output = T>,
     ) -> Result<(T, Held), Gone> {
-        let (mut reading, mut turn) = (std::pin::pin!(reading), std::pin::pin!(tokio::time::sleep(TURN)));
-        let mut in_hand = None;
+        let (mut reading, mut asks) = (std::pin::pin!(reading), std::pin::pin!(tokio::time::sleep(TURN)));
+        let (mut turn, mut in_hand) = (TURN, None);
         poll_fn(|cx| {
             if let Poll::Ready(Err(gone)) = self.poll(cx, |_| None::<()>) {
                 return Poll::Ready(Err(gone));
             }
             loop {
                 if let Some(held) = self.hold_at_once(bytes) {
+                    in_hand = None;
                     return reading.as_mut().poll(cx).map(|read| Ok((read, held)));
                 }
                 if behind > 0 && in_hand.is_none() {
@@ -367,8 +370,9 @@ impl Handle {
                         return Poll::Ready(Err(Gone::NoRoom));
                     }
                 }
-                std::task::ready!(turn.as_mut().poll(cx));
-                turn.as_mut().reset(tokio::time::Instant::now() + TURN);
+                std::task::ready!(asks.as_mut().poll(cx));
+                turn = LONGEST_TURN.min(turn * 2);
+                asks.as_mut().reset(tokio::time::Instant::now() + turn);
             }
         })
         .await
