@@ -257,10 +257,11 @@ fn room_that_is_given_late_is_no_abuse() {
     let mut raw = Raw::connect(&node);
     let room = (8_u32 << 20).to_be_bytes();
     raw.send(&frame(SETTINGS, 0, 0, &[&[0, 4][..], &room].concat()));
+    let mut late = Vec::new();
     for number in 0..40 {
         let stream = 2 * number + 1;
         raw.send(&[frame(WINDOW_UPDATE, 0, 0, &room), get(stream, "/a")].concat());
-        let (mut late, mut ended) = (Vec::new(), false);
+        let mut ended = false;
         while !ended {
             let frame_read = raw.frame().unwrap_or_else(|| panic!("the connection ended at request {number}"));
             assert_ne!(frame_read.kind, GOAWAY, "request {number}");
@@ -269,8 +270,8 @@ fn room_that_is_given_late_is_no_abuse() {
                 ended = frame_read.flags & END_STREAM != 0;
             }
         }
-        raw.send(&late);
     }
+    raw.send(&late);
     assert!(raw.is_alive());
 }
 
