@@ -33,9 +33,6 @@ use super::waiting::{Client, Held, Holder, Holding, Waiter};
 pub use outcome::{Arrival, FlightHead, ObjectUse, Settled};
 pub use reader::FlightReader;
 
-/// A reader with so many bytes left does not wait for more.
-const READ_AHEAD: u64 = 256 << 10;
-
 /// One running fill.
 pub struct Flight {
     pub key: CacheKey,
@@ -313,10 +310,10 @@ impl Flight {
         self.state.lock().end
     }
 
-    /// Whether any reader has read nearly all that has come, and waits for more.
-    pub fn has_waiting_readers(&self) -> bool {
+    /// Whether any reader had read all that had come before the last `length` bytes, and waited for them.
+    pub fn has_waiting_readers(&self, length: usize) -> bool {
         let state = self.state.lock();
-        state.readers.iter().any(|reader| state.end - reader.at <= READ_AHEAD)
+        state.readers.iter().any(|reader| reader.at + length as u64 >= state.end)
     }
 
     /// Whether all that did have left.
