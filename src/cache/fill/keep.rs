@@ -83,7 +83,8 @@ impl<'a> Keeper<'a> {
             Keeping::Disk(spool) => {
                 // A slow disk must not make anybody wait; if nobody does, or all have enough to read, there is time.
                 let in_time = spool.has_room_for(piece.len())
-                    || !self.flight.has_waiting_readers(piece.len()) && timeout(DISK_PATIENCE, spool.room()).await.is_ok();
+                    || !self.flight.has_waiting_readers(piece.len())
+                        && timeout(DISK_PATIENCE, spool.room()).await.is_ok();
                 if !(in_time && spool.write(piece)) {
                     self.give_up(SkipReason::Disk);
                 }

@@ -14,6 +14,7 @@ use std::collections::{HashMap, VecDeque};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -32,6 +33,9 @@ use super::waiting::{Client, Held, Holder, Holding, Waiter};
 
 pub use outcome::{Arrival, FlightHead, ObjectUse, Settled};
 pub use reader::FlightReader;
+
+/// After this long without anything taken readers are stalled.
+const SHED_AFTER: Duration = Duration::from_secs(10);
 
 /// One running fill.
 pub struct Flight {
@@ -322,7 +326,8 @@ impl Flight {
         state.next_reader > 0 && state.readers.is_empty()
     }
 
-    /// Waits until the slowest reader is near enough to go on. `false`: there are no readers left.
+    /// Waits until the slowest reader is near enough to go on. `false`: there are no readers left, or none takes anything and
+    /// there is no room for what waits for them.
     pub async fn wait_for_readers(&self) -> bool {
         loop {
             let taken = self.taken.notified();
@@ -335,8 +340,22 @@ impl Flight {
                     return true;
                 }
             }
-            taken.await;
+            if tokio::time::timeout(SHED_AFTER, taken).await.is_err() && self.shed() {
+                return false;
+            }
         }
+    }
+
+    /// Lets go of what is only passed on to readers that take nothing, if there is no room. Whether it did.
+    fn shed(&self) -> bool {
+        let mut state = self.state.lock();
+        if state.keeping != Keeping::Unread || self.buffer.held() <= self.buffer.most() {
+            return false;
+        }
+        self.buffer.give_back(state.end - state.first, state.account());
+        state.first = state.end;
+        state.chunks.clear();
+        true
     }
 
     fn trim(&self, state: &mut State) {
@@ -535,6 +554,25 @@ mod tests {
         assert!(matches!(flight.arrival(None, nobody()).await, Arrival::Missed), "the start is gone");
         drop((slow, fast));
         assert!(!flight.wait_for_readers().await, "nobody is left to read for");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_takes_nothing_of_what_is_passed_on_makes_room_where_there_is_none() {
+        for (most, goes_on) in [(8 << 20, true), (1, false)] {
+            let buffer = Arc::new(FillBuffer::new(most, Arc::default()));
+            let flight = flight_in(&buffer);
+            flight.start(head());
+            let mut stalled = reader(&flight).await;
+            flight.stop_keeping();
+            flight.append(vec![b'x'; WINDOW as usize + 1].into());
+            let waiting = tokio::time::timeout(SHED_AFTER * 3, flight.wait_for_readers()).await;
+            // Whoever only waits has as long as its connection has.
+            assert_eq!(waiting.is_err(), goes_on, "{most}");
+            if !goes_on {
+                assert_eq!((waiting, buffer.held()), (Ok(false), 0));
+                assert!(stalled.next().await.is_err());
+            }
+        }
     }
 
     #[tokio::test]
