@@ -514,7 +514,7 @@ fn a_state_directory_that_hangs_holds_up_nobody_for_long() {
         assert_eq!(client.response("POST").status, expected);
     }
     assert!(started.elapsed() < Duration::from_secs(25), "{:?}", started.elapsed());
-    assert!(threads() <= before + 4, "{} of {before}: one waits, not one for each", threads());
+    assert!(threads() < before + 10, "{} of {before}: one waits, not one for each of twenty", threads());
     // In force all the same, and written as soon as it can be.
     assert!(!node.get("/a").is_hit());
     place.faults("");
