@@ -1,7 +1,7 @@
 //! Compression in the background: a few threads of low priority that code what was stored and add it to the object.
 //! A request never waits for them.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Weak};
 
@@ -38,6 +38,8 @@ struct Job {
     object: Weak<Object>,
     length: u64,
     codings: Arc<[Coding]>,
+    /// Whether it is being done, for all objects with this body.
+    begun: Arc<AtomicBool>,
 }
 
 impl Compressor {
@@ -57,14 +59,12 @@ impl Compressor {
 
     /// Has an object coded, if there is room in the queue.
     pub fn offer(&self, object: Arc<Object>, codings: Arc<[Coding]>) {
-        if !object.begin_coding() {
-            return;
-        }
+        let Some(begun) = object.begin_coding() else { return };
         let length = object.length();
         let waiting = self.shared.waiting_bytes.fetch_add(length, Ordering::Relaxed);
         // A single one may be larger than the bound.
         let room = waiting == 0 || waiting + length <= MAX_WAITING_BYTES;
-        if !room || self.jobs.try_send(Job { object: Arc::downgrade(&object), length, codings }).is_err() {
+        if !room || self.jobs.try_send(Job { object: Arc::downgrade(&object), begun, length, codings }).is_err() {
             object.give_up_coding();
             self.shared.waiting_bytes.fetch_sub(length, Ordering::Relaxed);
             self.shared.metrics.compress_skipped.inc();
@@ -78,9 +78,11 @@ fn work(queue: &Mutex<Receiver<Job>>, shared: &Shared) {
     }
     loop {
         let job = queue.lock().recv();
-        let Ok(Job { object, length, codings }) = job else { return };
-        if let Some(object) = object.upgrade() {
-            code(&object, &codings, shared);
+        let Ok(Job { object, begun, length, codings }) = job else { return };
+        match object.upgrade() {
+            Some(object) => code(&object, &codings, shared),
+            // It has gone; if that is since it was confirmed, the one in its place is offered at its next use.
+            None => begun.store(false, Ordering::Release),
         }
         shared.waiting_bytes.fetch_sub(length, Ordering::Relaxed);
     }

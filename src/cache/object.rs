@@ -401,9 +401,10 @@ impl Object {
         }
     }
 
-    /// Whether nobody has begun to code the body, and it may be. The caller does, or says so.
-    pub fn begin_coding(&self) -> bool {
-        self.coding.as_ref().is_some_and(|coding| !coding.begun.swap(true, Ordering::AcqRel))
+    /// If nobody has begun to code the body, and it may be: what says that somebody has. The caller does, or takes it back.
+    pub fn begin_coding(&self) -> Option<Arc<AtomicBool>> {
+        let coding = self.coding.as_ref()?;
+        (!coding.begun.swap(true, Ordering::AcqRel)).then(|| coding.begun.clone())
     }
 
     pub fn give_up_coding(&self) {
