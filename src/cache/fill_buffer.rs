@@ -9,13 +9,15 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::prefix::Prefix;
+
 use super::waiting::Waiting;
 
 /// How far the slowest reader of a response that is not stored may be behind the origin; and how much is kept of what
 /// is on disk already, for the readers that are not far behind.
 pub const WINDOW: u64 = 1 << 20;
 /// The same when there is no room: a piece at a time.
-const NARROW_WINDOW: u64 = 1;
+pub const NARROW_WINDOW: u64 = 1;
 /// A body that is no larger is always kept: it is no more than every connection's due.
 pub const SMALL: u64 = 64 << 10;
 
@@ -80,18 +82,19 @@ impl FillBuffer {
         self.passing.load(Ordering::Relaxed).min(self.most() / 4) + self.waiting.held()
     }
 
-    /// Whether nothing large that is new may be kept in memory. Not to be asked with a flight locked.
-    pub fn is_full(&self) -> bool {
-        self.waiting.is_crowded() || self.fills.load(Ordering::Relaxed) + self.others() > self.most()
+    /// Whether nothing large that is new may be kept in memory for a client of this network. Not to be asked with a flight
+    /// locked.
+    pub fn is_full(&self, prefix: Option<Prefix>) -> bool {
+        self.waiting.is_crowded(prefix) || self.fills.load(Ordering::Relaxed) + self.others() > self.most()
     }
 
-    /// Takes room ahead, for what is to be stored. `false`: there is none.
-    pub fn reserve(&self, bytes: u64) -> bool {
+    /// Takes room ahead, for what is to be stored because a client of this network asked. `false`: there is none.
+    pub fn reserve(&self, bytes: u64, prefix: Option<Prefix>) -> bool {
         if bytes <= SMALL {
             self.take(bytes, Account::Fills);
             return true;
         }
-        if self.waiting.is_crowded() {
+        if self.waiting.is_crowded(prefix) {
             return false;
         }
         let (most, others) = (self.most(), self.others());
@@ -100,8 +103,8 @@ impl FillBuffer {
     }
 
     /// The same, given back with the last use of it.
-    pub fn room(self: &Arc<Self>, bytes: u64) -> Option<Room> {
-        self.reserve(bytes).then(|| Room { buffer: self.clone(), bytes })
+    pub fn room(self: &Arc<Self>, bytes: u64, prefix: Option<Prefix>) -> Option<Room> {
+        self.reserve(bytes, prefix).then(|| Room { buffer: self.clone(), bytes })
     }
 
     pub fn window(&self) -> u64 {

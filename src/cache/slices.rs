@@ -386,6 +386,15 @@ impl SliceReader {
         }
     }
 
+    /// Whether what is read next is kept nowhere, or on disk alone.
+    pub fn is_passed_on(&self) -> bool {
+        match self.kept() {
+            Kept::Flight(flight) => !flight.keeps_all(),
+            Kept::Pieces => self.piece.is_some(),
+            Kept::Nothing | Kept::Object(_) => false,
+        }
+    }
+
     async fn next_piece(&self, number: u64) -> Result<Piece, OriginError> {
         let Answer { source, .. } = self.request.acquire(&self.engine, number).await.map_err(|failed| failed.error)?;
         let changed = |reason: &str| OriginError::Broken { origin: "".into(), cause: reason.to_owned() };

@@ -1,7 +1,7 @@
 //! The configuration as the node uses it: validated, every reference resolved, nothing left to interpret.
 
 use std::collections::HashSet;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,6 +14,7 @@ use super::file::StatusRange;
 use super::host::HostMap;
 use super::pattern::PathPattern;
 use super::read::{ByteSize, IpRange};
+use crate::prefix::Prefix;
 use crate::request::{RequestView, as_decoded, merge_slashes};
 
 pub use super::disk::{Admission, CacheDisk, DiskDirectory, WriteWhen};
@@ -56,6 +57,14 @@ pub struct Node {
     pub drain_timeout: Duration,
     /// Proxies whose `X-Forwarded-For` is believed.
     pub trusted_proxies: Vec<IpRange>,
+}
+
+impl Node {
+    /// The network of a client. `None`: its clients are no crowd, since it is a trusted proxy.
+    pub fn prefix_of(&self, client: IpAddr) -> Option<Prefix> {
+        let is_trusted = self.trusted_proxies.iter().any(|range| range.contains(client));
+        (!is_trusted).then(|| Prefix::of(client))
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -183,8 +183,7 @@ impl Open {
         let entered = {
             let snapshot = shared.snapshot.load();
             let config = &snapshot.config;
-            let is_trusted = config.node.trusted_proxies.iter().any(|range| range.contains(client));
-            let prefix = (!is_trusted).then(|| Prefix::of(client));
+            let prefix = config.node.prefix_of(client);
             let most = self.most(&config.limits);
             self.take_place(prefix, most, share(most, config.limits.max_prefix_share), ticks())
         };

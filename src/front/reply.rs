@@ -361,6 +361,9 @@ impl Body {
     /// How the next piece comes to be in memory.
     pub fn coming(&self) -> Coming {
         match &self.pieces {
+            // While it is there whoever reads it, it is counted by whoever keeps it.
+            Pieces::Flight(reader) if !reader.flight().keeps_all() => Coming::Awaited { behind: 0 },
+            Pieces::Slices(reader, _) if reader.is_passed_on() => Coming::Awaited { behind: 0 },
             Pieces::Whole(_) | Pieces::Parts(_) | Pieces::Flight(_) | Pieces::Slices(..) => Coming::AtHand,
             Pieces::Disk(..) => Coming::Read(MOST_READ),
             Pieces::Passed(..) => Coming::Awaited { behind: 0 },

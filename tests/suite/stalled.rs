@@ -141,10 +141,33 @@ fn many_streams_whose_windows_are_shut_take_no_memory_beyond_the_bound() {
     }
 }
 
+/// What a disk is too slow for, or has no room for in its buffer, is not read ahead for those who take nothing.
+#[test]
+fn streams_whose_windows_are_shut_have_nothing_read_that_no_disk_takes() {
+    const CONNECTIONS: usize = 40;
+    let origin = large();
+    let disk = format!(
+        "{ALL}[node]\nstate_dir = \"state\"\n[cache.disk]\npath = \"cache\"\nmax_size = \"1GiB\"\nwrite_buffer = \"2MiB\"\n"
+    );
+    let node = node(&origin, Protocol::H2, &disk);
+    let mut stuck = Vec::new();
+    let most = most_resident(&node, |number| {
+        let mut raw = Raw::connect(&node);
+        raw.send(&frame(SETTINGS, 0, 0, &[0, 4, 0, 0, 0, 0])); // windows of nothing
+        raw.send(&(0..8).flat_map(|stream| get(2 * stream + 1, &format!("/{number}/{stream}"))).collect::<Vec<u8>>());
+        origin.wait_for(8 * (number + 1));
+        stuck.push(raw);
+        number < CONNECTIONS - 1
+    });
+    assert!(most <= bound(CONNECTIONS) + (2 << 20), "{} MiB of {}", most >> 20, (bound(CONNECTIONS) >> 20) + 2);
+    let answer = h2::request(node.address(), &node.directory.path().join("test.pem"), ("GET", "/other"), &[], "");
+    assert_eq!((answer.status, answer.body.len()), (200, LARGE));
+}
+
 #[test]
 fn few_of_one_network_do_not_keep_what_is_large_from_being_stored() {
     let origin = large();
-    let node = node(&origin, Protocol::H1, MEMORY);
+    let node = node(&origin, Protocol::H1, &MEMORY.replace("fill_buffer = \"32MiB\"", "fill_buffer = \"64MiB\""));
     let stuck: Vec<Client> = (0..12)
         .map(|number| {
             let mut client = node.client();
@@ -153,20 +176,27 @@ fn few_of_one_network_do_not_keep_what_is_large_from_being_stored() {
             client
         })
         .collect();
-    // They have taken something a moment ago: nobody is stalled.
-    assert!(node.get("/other").cache().contains("; stored"));
-    assert!(node.get("/other").is_hit());
+    // They have taken something a moment ago: nobody is stalled. Nothing more that is large is kept for their network.
+    assert!(!node.get("/near").cache().contains("; stored"));
+    let mut far = Client::connect_from([127, 0, 1, 1], node.address());
+    let mut ask = || far.get("/far", &[]);
+    assert!(ask().cache().contains("; stored"));
+    assert!(ask().is_hit());
     drop(stuck);
 }
 
 #[test]
 fn who_takes_many_streams_at_once_gets_all_of_them() {
     const STREAMS: u32 = 100;
-    let origin = Origin::start(|_| Reply::ok(&["Cache-Control: no-store"], vec![b'x'; 1 << 20]));
+    let origin = Origin::start(|request| {
+        let is_stored = request.head.starts_with("GET /stored");
+        let rule = if is_stored { "Cache-Control: max-age=600" } else { "Cache-Control: no-store" };
+        Reply::ok(&[rule], vec![b'x'; 1 << 20])
+    });
     let node = node(&origin, Protocol::H2, MEMORY);
     let window = 1_u32 << 30;
     // The last asks by POST: the whole of 0x83 instead of 0x82.
-    for (path, is_post) in [("/passed/", false), ("/a", false), ("/passed/", true)] {
+    for (path, is_post) in [("/passed/", false), ("/a", false), ("/stored/", false), ("/passed/", true)] {
         let mut raw = Raw::connect(&node);
         raw.send(&frame(SETTINGS, 0, 0, &[&[0, 4][..], &window.to_be_bytes()].concat()));
         raw.send(&frame(WINDOW_UPDATE, 0, 0, &window.to_be_bytes()));

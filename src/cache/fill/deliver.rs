@@ -58,8 +58,8 @@ pub(super) async fn stream(
     let mut keeper = Keeper::new(engine, flight, request, head, storable);
     match length.map(|length| length.saturating_sub(received)) {
         _ if length.is_some_and(|length| length > engine.max_object()) => keeper.leave_memory(SkipReason::TooLarge),
-        Some(missing) if flight.reserve(missing) => keeper.set_room(),
-        None if !engine.flights.buffer.is_full() => {}
+        Some(missing) if flight.reserve(missing, request.prefix()) => keeper.set_room(),
+        None if !engine.flights.buffer.is_full(request.prefix()) => {}
         _ => keeper.leave_memory(SkipReason::FillBuffer),
     }
     if let Some(head) = &mut unsent {
@@ -68,6 +68,11 @@ pub(super) async fn stream(
     let whole = loop {
         if let Some(head) = unsent.take_if(|_| length != Some(received)) {
             flight.start(head);
+        }
+        // Behind the last byte there is nothing that would need room.
+        if length != Some(received) && !keeper.goes_on(received, length).await {
+            let cause = "nobody waits for it any more".to_owned();
+            break Err(OriginError::Broken { origin: exchange.origin.clone(), cause });
         }
         let chunk = match exchange.read_body().await {
             Ok(Some(chunk)) => chunk,
@@ -87,10 +92,6 @@ pub(super) async fn stream(
         } else {
             flight.append(chunk.clone());
             keeper.take(chunk, received).await;
-        }
-        if !keeper.goes_on(received, length).await {
-            let cause = "nobody waits for it any more".to_owned();
-            break Err(OriginError::Broken { origin: exchange.origin.clone(), cause });
         }
     };
     if let Err(error) = whole {
@@ -128,7 +129,7 @@ pub(super) async fn hand_over_part(
     owner: oneshot::Sender<PrivateResponse>,
 ) {
     let fields = std::mem::take(&mut exchange.fields);
-    let room = engine.flights.buffer.room(range.length());
+    let room = engine.flights.buffer.room(range.length(), request.prefix());
     let stored = match &room {
         Some(_) => Stored::Yes { basis: storable.freshness.basis, ttl: storable.freshness.ttl(Timestamp::now()) },
         None => Stored::No(SkipReason::FillBuffer),

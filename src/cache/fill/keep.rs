@@ -17,11 +17,14 @@ use super::super::object::{Head, Object};
 use super::super::part;
 use super::super::policy::Storable;
 use super::super::reason::SkipReason;
-use super::super::store::disk::Spool;
+use super::super::store::disk::{Spool, WriteBuffer, WriteRoom};
 use super::FillRequest;
 
 /// How long a fill that nobody follows waits for a disk to take more.
 const DISK_PATIENCE: Duration = Duration::from_secs(30);
+
+/// An origin gives no more at once.
+const PIECE: u64 = 64 << 10;
 
 /// What may be left of a fill that goes on though nobody wants most of it.
 const LITTLE: u64 = 256 << 10;
@@ -46,6 +49,8 @@ pub(super) struct Keeper<'a> {
     skipped: Option<SkipReason>,
     /// Room was taken for all of it.
     has_room: bool,
+    /// Room for the next piece, where that waits to be written.
+    next: Option<WriteRoom>,
 }
 
 impl<'a> Keeper<'a> {
@@ -56,7 +61,8 @@ impl<'a> Keeper<'a> {
         head: Head,
         storable: Storable,
     ) -> Self {
-        Keeper { engine, flight, request, head, storable, keeping: Keeping::Memory, skipped: None, has_room: false }
+        let keeping = Keeping::Memory;
+        Keeper { engine, flight, request, head, storable, keeping, skipped: None, has_room: false, next: None }
     }
 
     /// Room was taken for all of it.
@@ -71,10 +77,13 @@ impl<'a> Keeper<'a> {
 
     /// Takes a piece that the flight has got; `received`: bytes so far, with it.
     pub(super) async fn take(&mut self, piece: Bytes, received: u64) {
+        let kept = self.next.take().map_or(0, |next| next.bytes()); // given back: the piece itself is entered now
         match &self.keeping {
             Keeping::Memory if received > self.engine.max_object() => self.leave_memory(SkipReason::TooLarge),
             Keeping::Memory
-                if !self.has_room && received > fill_buffer::SMALL && self.engine.flights.buffer.is_full() =>
+                if !self.has_room
+                    && received > fill_buffer::SMALL
+                    && self.engine.flights.buffer.is_full(self.request.prefix()) =>
             {
                 self.leave_memory(SkipReason::FillBuffer);
             }
@@ -82,9 +91,11 @@ impl<'a> Keeper<'a> {
             Keeping::Disk(_) if received > self.engine.max_stored() => self.give_up(SkipReason::TooLarge),
             Keeping::Disk(spool) => {
                 // A slow disk must not make anybody wait; if nobody does, or all have enough to read, there is time.
-                let in_time = spool.has_room_for(piece.len())
-                    || !self.flight.has_waiting_readers(piece.len())
-                        && timeout(DISK_PATIENCE, spool.room()).await.is_ok();
+                let length = piece.len() as u64;
+                let in_time = length <= kept
+                    || spool.buffer().has_room_for(length)
+                    || !self.flight.has_waiting_readers()
+                        && timeout(DISK_PATIENCE, spool.buffer().room()).await.is_ok();
                 if !(in_time && spool.write(piece)) {
                     self.give_up(SkipReason::Disk);
                 }
@@ -118,10 +129,16 @@ impl<'a> Keeper<'a> {
         }
     }
 
-    /// Whether to read on, when there is room for more.
-    pub(super) async fn goes_on(&self, received: u64, length: Option<u64>) -> bool {
-        if let Keeping::Nothing = self.keeping {
-            return self.flight.wait_for_readers().await;
+    /// Whether to read on, when there is room for more. Nothing is read for which there is none: what is in hand takes
+    /// memory, too.
+    pub(super) async fn goes_on(&mut self, received: u64, length: Option<u64>) -> bool {
+        match &self.keeping {
+            Keeping::Nothing => return self.flight.wait_for_readers().await,
+            Keeping::Disk(spool) => {
+                let room = room_ahead(spool.buffer(), self.flight);
+                self.next = timeout(DISK_PATIENCE, room).await.ok().flatten();
+            }
+            Keeping::Memory => {}
         }
         if !self.flight.is_deserted() {
             return true;
@@ -200,5 +217,18 @@ impl<'a> Keeper<'a> {
 
     fn object(&self, body: Bytes) -> Object {
         Object::new(self.request.key.view(), self.head.clone(), body, self.storable.clone(), self.flight.seq)
+    }
+}
+
+/// Waits for room for the next piece. `None`: a reader wants that first.
+async fn room_ahead(buffer: &Arc<WriteBuffer>, flight: &Flight) -> Option<WriteRoom> {
+    loop {
+        if let Some(room) = buffer.keep(PIECE) {
+            return Some(room);
+        }
+        tokio::select! {
+            () = buffer.room() => {}
+            () = flight.wanted_on() => return None,
+        }
     }
 }

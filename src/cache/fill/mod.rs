@@ -14,6 +14,7 @@ use crate::origin::connect::OriginError;
 use crate::origin::exchange::{self, Exchange, OriginRequest};
 use crate::origin::forward::{self, Forwarded};
 use crate::plan::CacheKey;
+use crate::prefix::Prefix;
 use crate::request::Fields;
 use crate::snapshot::Snapshot;
 
@@ -143,6 +144,11 @@ impl FillRequest {
             version: self.version,
             trusted_proxies: &self.snapshot.config.node.trusted_proxies,
         }
+    }
+
+    /// The network for whose sake it is stored. `None`: its clients are no crowd, as those behind a trusted proxy.
+    fn prefix(&self) -> Option<Prefix> {
+        self.snapshot.config.node.prefix_of(self.client)
     }
 
     fn facts(&self) -> RequestFacts<'_> {

@@ -24,8 +24,9 @@ use tokio::sync::Notify;
 use crate::clock::ticks;
 use crate::origin::connect::OriginError;
 use crate::plan::CacheKey;
+use crate::prefix::Prefix;
 
-use super::fill_buffer::{Account, FillBuffer};
+use super::fill_buffer::{Account, FillBuffer, NARROW_WINDOW};
 use super::purge::PurgeSeq;
 use super::trouble::Trouble;
 use super::vary::Variant;
@@ -92,6 +93,8 @@ struct Chunk {
 struct Position {
     reader: u64,
     at: u64,
+    /// It has taken all that was there, and wants more.
+    waits: bool,
 }
 
 /// What becomes of bytes that have come.
@@ -201,9 +204,9 @@ impl Flight {
         }
     }
 
-    /// Takes room for so many bytes before they come. `false`: there is none.
-    pub fn reserve(&self, bytes: u64) -> bool {
-        let has_room = self.buffer.reserve(bytes); // before the lock: it may end readers, of this flight too
+    /// Takes room for so many bytes before they come, for a client of this network. `false`: there is none.
+    pub fn reserve(&self, bytes: u64, prefix: Option<Prefix>) -> bool {
+        let has_room = self.buffer.reserve(bytes, prefix); // before the lock: it may end readers, of this flight too
         if has_room {
             self.state.lock().reserved = bytes;
         }
@@ -309,15 +312,33 @@ impl Flight {
         self.trim(state);
     }
 
+    /// Whether all that has come is here, to be stored or stored already.
+    pub fn keeps_all(&self) -> bool {
+        self.state.lock().keeping == Keeping::All
+    }
+
     /// Bytes that have come.
     pub fn received(&self) -> u64 {
         self.state.lock().end
     }
 
-    /// Whether any reader had read all that had come before the last `length` bytes, and waited for them.
-    pub fn has_waiting_readers(&self, length: usize) -> bool {
-        let state = self.state.lock();
-        state.readers.iter().any(|reader| reader.at + length as u64 >= state.end)
+    /// Whether any reader had taken all that had come, and wanted more.
+    pub fn has_waiting_readers(&self) -> bool {
+        self.state.lock().has_waiting_readers()
+    }
+
+    /// Waits until a reader has taken all that has come, and wants more; or none is left.
+    pub async fn wanted_on(&self) {
+        loop {
+            let taken = self.taken.notified();
+            {
+                let state = self.state.lock();
+                if state.readers.is_empty() || state.has_waiting_readers() {
+                    return;
+                }
+            }
+            taken.await;
+        }
     }
 
     /// Whether all that did have left.
@@ -326,8 +347,8 @@ impl Flight {
         state.next_reader > 0 && state.readers.is_empty()
     }
 
-    /// Waits until the slowest reader is near enough to go on. `false`: there are no readers left, or none takes anything and
-    /// there is no room for what waits for them.
+    /// Waits until the slowest reader is near enough to go on; where there is no room, until one wants more. `false`: there
+    /// are no readers left, or none takes anything and there is no room for what waits for them.
     pub async fn wait_for_readers(&self) -> bool {
         loop {
             let taken = self.taken.notified();
@@ -336,7 +357,8 @@ impl Flight {
                 if state.readers.is_empty() {
                     return false;
                 }
-                if state.end - state.first < self.buffer.window() {
+                let window = self.buffer.window();
+                if state.end - state.first < window && (window > NARROW_WINDOW || state.has_waiting_readers()) {
                     return true;
                 }
             }
@@ -404,6 +426,10 @@ impl State {
     /// Where what is here is counted.
     fn account(&self) -> Account {
         if self.keeping == Keeping::Unread { Account::Passing } else { Account::Fills }
+    }
+
+    fn has_waiting_readers(&self) -> bool {
+        self.readers.iter().any(|position| position.waits)
     }
 
     /// Bytes from the start of the body that can be read from disk.
@@ -582,7 +608,7 @@ mod tests {
         stored.start(head());
         stored.append(Bytes::from_static(b"0123456789"));
         let mut slow = reader(&stored).await;
-        assert_eq!((buffer.held(), buffer.is_full()), (10, false));
+        assert_eq!((buffer.held(), buffer.is_full(None)), (10, false));
         let body = stored.body_between(b"", b"ab");
         stored.share(&body);
         assert_eq!(buffer.held(), 0, "it is counted where it is stored");
@@ -598,7 +624,7 @@ mod tests {
         passed.stop_keeping();
         let mut reader = reader(&passed).await;
         passed.append(Bytes::from(vec![0; 100_000]));
-        assert!(!buffer.is_full(), "who is only passed something keeps nobody from being stored");
+        assert!(!buffer.is_full(None), "who is only passed something keeps nobody from being stored");
         {
             let wait = passed.wait_for_readers();
             tokio::pin!(wait);

@@ -34,7 +34,7 @@ impl Flight {
         }
         let reader = state.next_reader;
         state.next_reader += 1;
-        state.readers.push(Position { reader, at: 0 });
+        state.readers.push(Position { reader, at: 0, waits: false });
         Some(Seat { flight: self.clone(), reader })
     }
 
@@ -119,7 +119,19 @@ impl Seat {
             Phase::Complete(_) => Ok(Taken::End),
             Phase::Broken(_, error) => Err(error.clone()),
             Phase::Settled(Settled::Failed(error)) => Err(error.clone()),
-            Phase::Waiting | Phase::Streaming(_) | Phase::Settled(_) => Ok(Taken::Nothing),
+            Phase::Waiting | Phase::Streaming(_) | Phase::Settled(_) => {
+                self.wait(&mut state);
+                Ok(Taken::Nothing)
+            }
+        }
+    }
+
+    /// It wants more than there is.
+    fn wait(&self, state: &mut State) {
+        if let Some(position) = state.readers.iter_mut().find(|position| position.reader == self.reader)
+            && !std::mem::replace(&mut position.waits, true)
+        {
+            self.flight.taken.notify_waiters();
         }
     }
 
@@ -131,6 +143,7 @@ impl Seat {
     fn moved(&self, state: &mut State, bytes: usize) {
         if let Some(position) = state.readers.iter_mut().find(|position| position.reader == self.reader) {
             position.at += bytes as u64;
+            position.waits = false;
         }
         self.flight.trim(state);
         if state.keeping != Keeping::All {

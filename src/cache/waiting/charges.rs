@@ -51,6 +51,11 @@ impl Charges {
         prefix.and_then(|prefix| self.prefixes.get(&prefix)).map_or(0, |bytes| *bytes)
     }
 
+    /// What all networks together have above a share each.
+    pub fn above(&self, share: u64) -> u64 {
+        self.prefixes.values().map(|bytes| bytes.saturating_sub(share)).sum()
+    }
+
     pub fn charge_connection(&mut self, connection: usize, bytes: Charged) {
         if connection != 0 {
             let charged = self.connections.entry(connection).or_default();

@@ -5,7 +5,8 @@
 //! A body counts once, however many read it, and from the moment at which the store lets it go: until then it takes no
 //! memory of its own. Past three quarters of the bound those are ended of which nothing was taken for the longest time;
 //! past a half those that are stalled, and nothing large is kept in memory that is new. What one connection holds has a
-//! bound of its own, and so has what the clients of one network hold: few who trickle are not to switch off storing for all.
+//! bound of its own, and so has what the clients of one network hold: for a network that has its share nothing large that is
+//! new is kept, so that few who trickle do not switch off storing for all. Nobody is ended for a share who keeps taking.
 //! The last quarter is for streams as such, and for what is in hand where there is no room for it yet.
 
 mod charges;
@@ -248,20 +249,28 @@ impl Waiting {
         self.ended.load(Ordering::Relaxed)
     }
 
-    /// Whether so much is held that nothing large that is new is to be kept in memory. The stalled make room first. Not to
-    /// be asked with a lock of a holder's held.
-    pub fn is_crowded(&self) -> bool {
-        let half = self.most() / 2;
-        if self.held() <= half {
+    /// Whether so much is held that nothing large that is new is to be kept in memory: by all, or by those of the network
+    /// for which it would be. The stalled make room first. Not to be asked with a lock of a holder's held.
+    pub fn is_crowded(&self, prefix: Option<Prefix>) -> bool {
+        let (half, share) = (self.most() / 2, self.share_of_prefix());
+        if self.held() > half {
+            self.end_stalled(self.held().saturating_sub(half), Whose::Stalled);
+        }
+        if self.held() <= half && prefix.is_none() {
             return false;
         }
+        let charges = &self.all.lock().charges;
+        // What a network has above its share is its own concern, as far as the bound for all allows.
+        charges.of_prefix(prefix) >= share || self.held().saturating_sub(charges.above(share)) > half
+    }
+
+    /// Ends stalled ones until so many bytes are free; looks for them now and then, however often it is asked.
+    fn end_stalled(&self, bytes: u64, whose: impl FnOnce(u64) -> Whose) {
         let (now, looked) = (ticks(), self.looked.load(Ordering::Relaxed));
         let mine = || self.looked.compare_exchange(looked, now, Ordering::Relaxed, Ordering::Relaxed).is_ok();
         if now >= looked + LOOK_EVERY && mine() {
-            let over = self.held().saturating_sub(half);
-            self.end_some(over, Whose::Stalled(now));
+            self.end_some(bytes, whose(now));
         }
-        self.held() > half
     }
 
     /// Enters somebody who holds a body that lies at a place in memory; as far as is known the store has it, too.
@@ -287,16 +296,20 @@ impl Waiting {
         Held { waiting: self.clone(), key: body, holder }
     }
 
-    /// Enters somebody who holds pieces, if there is room; where there is none at all the stalled make some. What is the first
-    /// of its connection is that connection's due: it has room in any case, and 64 KiB of it do not count. Who finds none holds nothing,
-    /// and may ask again.
+    /// Enters somebody who holds pieces, if there is room; where there is none the stalled make some. Of the first of its
+    /// connection 64 KiB are that connection's due: they do not count, and for the rest there is a quarter that others leave.
+    /// Who finds no room holds nothing, and may ask again.
     pub fn hold_pieces(self: &Arc<Self>, bytes: u64, holder: &Arc<Waiter>) -> Option<Held> {
         if let Some(held) = self.enter_pieces(bytes, holder.holding()) {
             return Some(held);
         }
         // What is above a connection's share waits: its streams wait for each other's turns, and none of them is slow by that.
-        if self.held() + bytes > self.full() {
-            self.end_some(bytes, Whose::Stalled(ticks()));
+        if self.held() + bytes > full(self.most()) {
+            self.end_stalled(bytes, Whose::Stalled);
+        } else if let Some(prefix) = holder.client.prefix
+            && self.all.lock().charges.of_prefix(Some(prefix)) + bytes > full(self.share_of_prefix())
+        {
+            self.end_stalled(bytes, |now| Whose::Prefix(prefix, now));
         }
         self.enter_pieces(bytes, holder.holding())
     }
@@ -306,13 +319,16 @@ impl Waiting {
         let mut guard = self.all.lock();
         let All { alone, charges, .. } = &mut *guard;
         let charged = charges.of_connection(client.connection);
-        let counted = if charged.is_some() { bytes } else { bytes.saturating_sub(DUE) };
-        let has_room = |of: Charged| {
-            of.pieces + bytes <= self.share() / 2
-                && charges.of_prefix(client.prefix) + bytes <= self.share_of_prefix()
-                && self.held() + bytes <= self.full()
+        let has_room_in = |part: fn(u64) -> u64, bytes| {
+            charges.of_prefix(client.prefix) + bytes <= part(self.share_of_prefix())
+                && self.held() + bytes <= part(self.most())
         };
-        if !charged.is_none_or(has_room) {
+        let counted = if charged.is_some() { bytes } else { bytes.saturating_sub(DUE) };
+        let has_room = match charged {
+            Some(of) => of.pieces + bytes <= self.share() / 2 && has_room_in(full, bytes),
+            None => counted == 0 || has_room_in(|all| all, counted),
+        };
+        if !has_room {
             return None;
         }
         holding.enter();
@@ -356,18 +372,13 @@ impl Waiting {
         (self.most() / SHARE).max(LEAST_SHARE.min(self.most() / 4))
     }
 
-    /// Above this somebody has to make room.
-    fn full(&self) -> u64 {
-        self.most() / 4 * 3
-    }
-
     /// What the clients of one network may.
     fn share_of_prefix(&self) -> u64 {
         self.part_of_prefix(self.most()).max(self.share())
     }
 
-    /// A client has `bytes` more, of a body: its connection and its network are to keep to their shares. A single thing may
-    /// be larger than one.
+    /// A client has `bytes` more, of a body: its connection and its network are to keep to their shares, as far as they have
+    /// stalled ones. A single thing may be larger than a share.
     fn bound_client(&self, client: Client, bytes: u64) {
         let (of_connection, of_prefix) = {
             let charges = &self.all.lock().charges;
@@ -380,13 +391,13 @@ impl Waiting {
         if let Some(prefix) = client.prefix
             && of_prefix > self.share_of_prefix().max(bytes)
         {
-            self.end_some(bytes, Whose::Prefix(prefix));
+            self.end_some(bytes, Whose::Prefix(prefix, ticks()));
         }
     }
 
     /// There are `bytes` more: all together keep to the bound.
     fn bound_all(&self, bytes: u64) {
-        if self.held() > self.full() {
+        if self.held() > full(self.most()) {
             self.end_some(bytes, Whose::Anybody);
         }
     }
@@ -441,15 +452,21 @@ impl Waiting {
     }
 }
 
+/// Above this part of a bound somebody has to make room.
+fn full(most: u64) -> u64 {
+    most / 4 * 3
+}
+
 /// Who is to end, where somebody has to.
 #[derive(Clone, Copy)]
 enum Whose {
     Anybody,
     /// Whoever takes too little: [`ticks`].
     Stalled(u64),
-    /// Bodies of which nothing was taken for a while; its pieces wait for each other.
+    /// Bodies of which nothing was taken for a while; pieces wait for each other.
     Connection(usize, u64),
-    Prefix(Prefix),
+    /// Likewise, and pieces that are held for much too long.
+    Prefix(Prefix, u64),
 }
 
 impl Whose {
@@ -457,7 +474,7 @@ impl Whose {
         match self {
             Whose::Anybody | Whose::Stalled(_) => true,
             Whose::Connection(connection, _) => client.connection == connection,
-            Whose::Prefix(prefix) => client.prefix == Some(prefix),
+            Whose::Prefix(prefix, _) => client.prefix == Some(prefix),
         }
     }
 
@@ -466,9 +483,10 @@ impl Whose {
         let has_some = || group.holders.iter().any(|holding| self.has(holding.client));
         match self {
             Whose::Anybody => group.bytes,
-            Whose::Stalled(now) if group.is_stalled(now) => group.bytes,
-            Whose::Connection(_, now) if !group.is_pieces && has_some() && group.is_stalled(now) => group.charge,
-            Whose::Prefix(_) if has_some() => group.bytes,
+            Whose::Stalled(now) if group.is_stalled(now, self) => group.bytes,
+            Whose::Connection(_, now) if !group.is_pieces && has_some() && group.is_stalled(now, self) => group.charge,
+            Whose::Prefix(_, now) if group.is_pieces && has_some() && group.is_overdue(now) => group.bytes,
+            Whose::Prefix(_, now) if !group.is_pieces && has_some() && group.is_stalled(now, self) => group.bytes,
             _ => 0,
         }
     }
@@ -515,10 +533,13 @@ impl Group {
         self.holders.iter().any(|holding| holding.client.prefix == prefix)
     }
 
-    /// Whether nothing of it was taken for a while, or so little that it is held for much too long.
-    fn is_stalled(&self, now: u64) -> bool {
-        let long = PATIENCE + self.charge * 1000 / BYTES_A_SECOND;
-        self.taken(Whose::Anybody) + STALLED < now || self.entered + long < now
+    /// Whether nothing of it was taken by them for a while, or so little that it is held for much too long.
+    fn is_stalled(&self, now: u64, whose: Whose) -> bool {
+        self.taken(whose) + STALLED < now || self.is_overdue(now)
+    }
+
+    fn is_overdue(&self, now: u64) -> bool {
+        self.entered + PATIENCE + self.charge * 1000 / BYTES_A_SECOND < now
     }
 
     /// When any of them took something last.
@@ -609,7 +630,7 @@ mod tests {
         assert_eq!(waiting.held(), 40 * MIB, "more than a half, less than three quarters");
         // The clock of a test has only begun: what is stalled is said by hand.
         waiting.end_some(MIB, Whose::Stalled(STALLED + 1));
-        assert!(is_told(&stalled) && !is_told(&busy) && !waiting.is_crowded());
+        assert!(is_told(&stalled) && !is_told(&busy) && !waiting.is_crowded(None));
     }
 
     #[test]
@@ -640,11 +661,21 @@ mod tests {
         let far = client("198.51.100.1");
         let hold = |body, waiter: &Arc<Waiter>| waiting.hold_body(body, 6 * MIB, waiter.holding());
         let held = [hold(1, &near[0]), hold(1, &near[1]), hold(1, &far), hold(2, &near[2]), hold(3, &near[3])];
-        near.iter().zip([5, 3, 9, 10]).for_each(|(one, taken)| one.taken.store(taken, Ordering::Relaxed));
         [1, 2].into_iter().for_each(|body| waiting.left_body(body));
-        assert_eq!((waiting.held(), waiting.ended()), (12 * MIB, 0), "what several of them read counts once");
+        assert_eq!(waiting.held(), 12 * MIB, "what several of them read counts once");
+        assert!(!waiting.is_crowded(near[0].client.prefix));
         waiting.left_body(3);
-        assert_eq!(near.iter().map(is_told).collect::<Vec<_>>(), [true, true, false, false], "18 of 16 MiB");
+        assert_eq!(waiting.ended(), 0, "18 of 16 MiB, but all of them take what they get");
+        let [here, elsewhere] = [&near[0], &far].map(|waiter| waiter.client.prefix);
+        let is_crowded = [here, elsewhere, None].map(|prefix| waiting.is_crowded(prefix));
+        assert_eq!(is_crowded, [true, false, false], "no more is kept for them");
+        // The clock of a test has only begun: what is stalled is said by hand.
+        let later = |taken| STALLED + taken;
+        near.iter().zip([5, 3, 9, 10]).for_each(|(one, taken)| one.taken.store(taken, Ordering::Relaxed));
+        waiting.end_some(6 * MIB, Whose::Prefix(here.unwrap(), later(5)));
+        assert_eq!(near.iter().map(is_told).collect::<Vec<_>>(), [false; 4], "of each body somebody takes");
+        waiting.end_some(6 * MIB, Whose::Prefix(here.unwrap(), later(8)));
+        assert_eq!(near.iter().map(is_told).collect::<Vec<_>>(), [true, true, false, false]);
         assert!(!is_told(&far), "who reads the same from elsewhere goes on");
         assert_eq!(waiting.held(), 18 * MIB);
         drop(held);
@@ -665,7 +696,7 @@ mod tests {
             (128 << 10, 99_999, 87_999, true), // takes a byte now and then
             (7 * MIB, 99_999, 0, false),
         ] {
-            let is_stalled = group(charge, taken, entered).is_stalled(100_000);
+            let is_stalled = group(charge, taken, entered).is_stalled(100_000, Whose::Anybody);
             assert_eq!(is_stalled, expected, "{charge} {taken} {entered}");
         }
     }

@@ -28,6 +28,7 @@ mod sweep;
 mod trial;
 mod volume;
 mod warden;
+mod write_buffer;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -54,6 +55,7 @@ use volume::{FoundHead, Terms, Volume};
 pub use spool::Spool;
 pub use trial::WouldHit;
 pub use volume::Found;
+pub use write_buffer::{WriteBuffer, WriteRoom};
 
 /// How long a directory that leaves may take to write what waits to be written.
 const WRITE_OUT: Duration = Duration::from_secs(30);
@@ -476,7 +478,7 @@ fn view(volume: &Volume) -> DiskView {
         max_bytes: volume.max_size(),
         objects,
         index_bytes,
-        waiting_bytes: volume.waiting_bytes(),
+        waiting_bytes: volume.write_buffer.bytes(),
         scan: ScanView { done: volume.scan.is_done(), percent: volume.scan.percent(), files, removed },
         hits: count(&counters.hits),
         written: count(&counters.written),

@@ -23,6 +23,7 @@ use super::format::{BLOCK, Header};
 use super::health::Operation;
 use super::id::{FileId, KeyHash};
 use super::volume::{Spooling, Volume};
+use super::write_buffer::WriteBuffer;
 
 /// Files that are evicted for one piece of a body, at most.
 const EVICT_AT_ONCE: usize = 256;
@@ -135,23 +136,9 @@ impl Spool {
         self.file.clone().push(piece)
     }
 
-    /// Waits until there is room for more, or it has failed.
-    pub async fn room(&self) {
-        let volume = &self.file.volume;
-        loop {
-            let progress = self.file.progress.notified();
-            let state_failed = self.file.state.lock().failed.is_some();
-            if state_failed || volume.waiting_bytes() < volume.terms.write_buffer / 2 {
-                return;
-            }
-            progress.await;
-        }
-    }
-
-    /// Whether a piece of this length would find room.
-    pub fn has_room_for(&self, length: usize) -> bool {
-        let volume = &self.file.volume;
-        volume.waiting_bytes() + length as u64 <= volume.terms.write_buffer
+    /// What waits to be written to its disk.
+    pub fn buffer(&self) -> &Arc<WriteBuffer> {
+        &self.file.volume.write_buffer
     }
 
     /// Writes what is left and puts the file in its place. `object`: makes the object of its body.
@@ -257,7 +244,7 @@ impl SpoolFile {
         if state.failed.is_some() {
             return false;
         }
-        self.volume.add_waiting(piece.len() as i64);
+        self.volume.write_buffer.add(piece.len() as u64);
         state.queue.push_back(piece);
         if !std::mem::replace(&mut state.running, true) {
             drop(state);
@@ -283,7 +270,7 @@ impl SpoolFile {
             };
             let bytes: usize = pieces.iter().map(Bytes::len).sum();
             let written = self.write(&pieces, file);
-            self.volume.add_waiting(-(bytes as i64));
+            self.volume.write_buffer.give_back(bytes as u64);
             if let Err(error) = written {
                 return self.fail(self.volume.fault(Operation::Write, &error));
             }
@@ -328,7 +315,7 @@ impl SpoolFile {
         state.running = false;
         let waiting: usize = state.queue.drain(..).map(|piece| piece.len()).sum();
         drop(state);
-        self.volume.add_waiting(-(waiting as i64));
+        self.volume.write_buffer.give_back(waiting as u64);
         self.progress.notify_waiters();
     }
 }

@@ -30,6 +30,7 @@ use super::pool::IoPool;
 use super::scan::Scan;
 use super::snapshot::{self, Known};
 use super::stamp::{self, Trust};
+use super::write_buffer::WriteBuffer;
 
 pub use find::{Found, FoundHead};
 
@@ -66,7 +67,8 @@ pub struct Volume {
     pub pool: IoPool,
     pub health: Health,
     pub scan: Scan,
-    waiting_bytes: AtomicU64,
+    /// What waits to be written.
+    pub write_buffer: Arc<WriteBuffer>,
     spooled: AtomicU64,
     /// The file system has less than `min_free` left, or has said that it is full.
     pub full: AtomicBool,
@@ -171,6 +173,7 @@ impl Volume {
         let before = Before { up_to: AtomicU64::new(terms.newest.0), ..Before::default() };
         let volume = Arc::new(Volume {
             root: config.path.clone(),
+            write_buffer: WriteBuffer::new(terms.write_buffer),
             terms,
             before,
             sweeping: AtomicBool::new(false),
@@ -182,7 +185,6 @@ impl Volume {
             pool: IoPool::start("disk", threads),
             health: Health::new(Timestamp::now()),
             scan: Scan::default(),
-            waiting_bytes: AtomicU64::new(0),
             spooled: AtomicU64::new(0),
             full: AtomicBool::new(false),
             next_aside: AtomicU64::new(0),
@@ -214,11 +216,6 @@ impl Volume {
     pub fn usage(&self) -> (u64, u64, u64) {
         let files = self.files.lock();
         (files.index.bytes(), files.index.len() as u64, files.index.memory())
-    }
-
-    /// Bytes that wait to be written.
-    pub fn waiting_bytes(&self) -> u64 {
-        self.waiting_bytes.load(Ordering::Relaxed)
     }
 
     /// Whether it is still to be taken into use, and nothing is the matter so far.

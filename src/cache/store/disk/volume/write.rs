@@ -28,23 +28,24 @@ impl Volume {
             return self.abandon_write(id, number);
         }
         let bytes = object.weight() as u64;
-        let waiting = self.waiting_bytes.fetch_add(bytes, Ordering::Relaxed);
-        let obstacle = self.obstacle().or((waiting + bytes > self.terms.write_buffer).then_some(Trouble::Slow));
+        let obstacle = self.obstacle().or((!self.write_buffer.take(bytes)).then_some(Trouble::Slow));
         let volume = self.clone();
         let write = move || {
             if let Err(error) = volume.write(id, number, &object, max_variants) {
                 volume.fault(Operation::Write, &error);
                 volume.abandon_write(id, number);
             }
-            volume.waiting_bytes.fetch_sub(bytes, Ordering::Relaxed);
+            volume.write_buffer.give_back(bytes);
         };
         let obstacle = match obstacle {
             None if self.pool.write(write) => return,
-            None => Trouble::Slow,
+            None => {
+                self.write_buffer.give_back(bytes);
+                Trouble::Slow
+            }
             Some(obstacle) => obstacle,
         };
         self.count(obstacle);
-        self.waiting_bytes.fetch_sub(bytes, Ordering::Relaxed);
         self.abandon_write(id, number);
     }
 
@@ -189,10 +190,6 @@ impl Volume {
     /// Counts bytes of files that are being written as their bodies come.
     pub fn spooled(&self, bytes: i64) {
         self.spooled.fetch_add(bytes as u64, Ordering::Relaxed); // wraps: what is taken away was added before
-    }
-
-    pub fn add_waiting(&self, bytes: i64) {
-        self.waiting_bytes.fetch_add(bytes as u64, Ordering::Relaxed); // likewise
     }
 
     /// Frees the place of a file that is not in the index; whether that is done.
