@@ -12,8 +12,8 @@ mod reader;
 
 use std::collections::{HashMap, VecDeque};
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -110,6 +110,9 @@ enum Keeping {
 
 /// A body on its way to a disk: it can be read as far as it is written.
 pub trait PartlyWritten: std::fmt::Debug + Send + Sync {
+    /// Has it tell the flight of what is written from now on.
+    fn tell(&self, flight: Weak<Flight>);
+
     /// Bytes from the start that are written.
     fn written(&self) -> u64;
 
@@ -287,7 +290,8 @@ impl Flight {
     }
 
     /// From now on it is written to disk. What has come so far is for the caller to write.
-    pub fn write_to(&self, file: Arc<dyn PartlyWritten>) -> Vec<Bytes> {
+    pub fn write_to(self: &Arc<Self>, file: Arc<dyn PartlyWritten>) -> Vec<Bytes> {
+        file.tell(Arc::downgrade(self));
         let mut state = self.state.lock();
         self.buffer.give_back(std::mem::take(&mut state.reserved), Account::Fills);
         state.keeping = Keeping::Unwritten;
@@ -310,6 +314,11 @@ impl Flight {
         self.buffer.take(here, Account::Passing);
         state.keeping = Keeping::Unread;
         self.trim(state);
+    }
+
+    /// More is on disk: drops it here, as far as nobody is near it or there is no room.
+    pub fn let_go_of_written(&self) {
+        self.trim(&mut self.state.lock());
     }
 
     /// Whether all that has come is here, to be stored or stored already.
@@ -381,7 +390,8 @@ impl Flight {
     }
 
     fn trim(&self, state: &mut State) {
-        let dropped = state.trim(self.buffer.window());
+        let window = self.buffer.window();
+        let dropped = state.trim(if window == NARROW_WINDOW { 0 } else { window });
         self.buffer.give_back(dropped, state.account());
     }
 

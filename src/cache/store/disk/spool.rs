@@ -6,14 +6,14 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use super::super::super::flight::PartlyWritten;
+use super::super::super::flight::{Flight, PartlyWritten};
 use super::super::super::object::Object;
 use super::super::super::trouble::Trouble;
 use super::body::{FileBody, PATIENCE};
@@ -52,6 +52,8 @@ pub struct SpoolFile {
     state: Mutex<State>,
     /// Something was written, or that has failed.
     progress: Notify,
+    /// Whose memory is free once it is written.
+    flight: OnceLock<Weak<Flight>>,
 }
 
 #[derive(Default)]
@@ -114,6 +116,7 @@ impl Spool {
             written: AtomicU64::new(0),
             state: Mutex::default(),
             progress: Notify::new(),
+            flight: OnceLock::new(),
         });
         let id = FileId::new(KeyHash::of(head.key().as_str()), &head.variant);
         // A sweep must know of it, for it is older than purges that come while it is written; and so must what takes it out.
@@ -275,6 +278,9 @@ impl SpoolFile {
                 return self.fail(self.volume.fault(Operation::Write, &error));
             }
             self.progress.notify_waiters();
+            if let Some(flight) = self.flight.get().and_then(Weak::upgrade) {
+                flight.let_go_of_written();
+            }
         }
         self.progress.notify_waiters();
     }
@@ -327,6 +333,10 @@ impl std::fmt::Debug for SpoolFile {
 }
 
 impl PartlyWritten for SpoolFile {
+    fn tell(&self, flight: Weak<Flight>) {
+        let _ = self.flight.set(flight); // one file is of one flight
+    }
+
     fn written(&self) -> u64 {
         self.written.load(Ordering::Acquire)
     }
