@@ -13,6 +13,9 @@ use super::rules::{
 };
 
 /// As the operator wrote it.
+/// What is not cacheable now may be later.
+const LONGEST_HIT_FOR_MISS: Duration = Duration::from_secs(3600);
+
 #[derive(Debug)]
 pub struct CacheSection {
     place: Place,
@@ -31,7 +34,7 @@ pub struct CacheSection {
     fetch_ranges: bool,
     finish_fill: FinishFill,
     slice: Option<At<ByteSize>>,
-    hit_for_miss: Duration,
+    hit_for_miss: Option<At<Duration>>,
     max_variants: At<u32>,
     key: Option<KeySection>,
     compress: Vec<At<Coding>>,
@@ -89,7 +92,7 @@ pub fn read(mut table: Table, errors: &mut Diagnostics) -> CacheSection {
         slice: table.get("slice", errors),
         finish_fill: table.get_or("finish_fill", FinishFill::Always, errors),
         store_set_cookie: table.get_or("store_set_cookie", false, errors),
-        hit_for_miss: table.get_or("hit_for_miss", Duration::from_secs(10), errors),
+        hit_for_miss: table.get("hit_for_miss", errors),
         max_variants: table.get("max_variants", errors).unwrap_or(At { value: 64, place }),
         key: table.table("key", &key_name, errors).map(|key| read_key(key, errors)),
         compress: table.list("compress", errors),
@@ -154,6 +157,9 @@ pub fn resolve(cache: CacheSection, errors: &mut Diagnostics) -> CacheRules {
     if !(1..=1024).contains(&cache.max_variants.value) {
         errors.error(cache.max_variants.place, "max_variants must be from 1 to 1024");
     }
+    if let Some(time) = cache.hit_for_miss.as_ref().filter(|time| time.value > LONGEST_HIT_FOR_MISS) {
+        errors.error(time.place, "hit_for_miss must be at most an hour");
+    }
     let default = CacheRules::default();
     let percent = cache.heuristic_percent;
     if let Some(percent) = percent.as_ref().filter(|percent| percent.value > 100) {
@@ -183,7 +189,7 @@ pub fn resolve(cache: CacheSection, errors: &mut Diagnostics) -> CacheRules {
         fetch_ranges: cache.fetch_ranges,
         finish_fill: cache.finish_fill,
         slice: check_slice(cache.slice, errors),
-        hit_for_miss: cache.hit_for_miss,
+        hit_for_miss: cache.hit_for_miss.map_or(default.hit_for_miss, |time| time.value),
         max_variants: cache.max_variants.value as usize,
     }
 }

@@ -120,7 +120,10 @@ impl Metrics {
             connections: new.gauge("connections", "Open client connections"),
             connections_total: new.counter("connections_total", "Accepted client connections"),
             connections_refused: new.counter("connections_refused_total", "Connections above the limit"),
-            streams_refused: new.counter("streams_refused_total", "HTTP/2 streams for which there was no memory"),
+            streams_refused: new.counter(
+                "streams_refused_total",
+                "HTTP/2 streams refused, above max_h2_streams or for want of memory; they may be asked for again",
+            ),
             tls_failures: new.counter("tls_handshake_failures_total", "TLS handshakes that failed"),
             access_log_dropped: new.counter("access_log_dropped_total", "Access log lines that were dropped"),
             cache_bytes: new.gauge("cache_memory_bytes", "Bytes in the memory tier"),

@@ -229,7 +229,7 @@ const ARROWS: [(&str, &[&str]); 18] = [
     ("clock", &[]),
     ("request", &[]),
     ("prefix", &[]),
-    ("config", &["request"]),
+    ("config", &["prefix", "request"]),
     ("state_dir", &[]),
     ("observe", &["clock", "config"]),
     ("plan", &["config", "request"]),

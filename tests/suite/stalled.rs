@@ -115,7 +115,16 @@ fn many_streams_whose_windows_are_shut_take_no_memory_beyond_the_bound() {
     let large_field = format!("X-Large: {}", "x".repeat(8 << 10));
     let small = move |_: &_| Reply::ok(&["Cache-Control: max-age=600", &large_field], vec![b'x'; 4 << 10]);
     let passed = |_: &_| Reply::ok(&["Cache-Control: no-store"], vec![b'x'; 1 << 20]);
-    let origins = [("/small", 120, Origin::start(small)), ("/passed", 30, Origin::start(passed))];
+    let fields: Vec<String> = (0..30).map(|number| format!("X-{number}: {}", "x".repeat(1000))).collect();
+    let heads = move |_: &_| {
+        let fields: Vec<&str> = fields.iter().map(String::as_str).chain(["Cache-Control: no-store"]).collect();
+        Reply::ok(&fields, b"x".to_vec())
+    };
+    let origins = [
+        ("/small", 120, Origin::start(small)),
+        ("/passed", 30, Origin::start(passed)),
+        ("/passed/heads", 60, Origin::start(heads)),
+    ];
     for (path, connections, origin) in origins {
         let node = node(&origin, Protocol::H2, ALL);
         let mut stuck = Vec::new();

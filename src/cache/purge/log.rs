@@ -71,14 +71,31 @@ impl PurgeLog {
         std::fs::create_dir_all(directory).map_err(fail("cannot create the directory of the purge log"))?;
         let text = match std::fs::read(&path) {
             Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                if directory.join("disks.json").exists() {
+                    tracing::warn!(
+                        path = %path.display(),
+                        "the purge log is gone and is begun anew: what disks have is not believed without it, and is removed"
+                    );
+                }
+                Vec::new()
+            }
             Err(error) => return Err(fail("cannot read the purge log")(error)),
         };
         let Replay { records, intact, damaged, .. } = replay(&text);
         let file =
             OpenOptions::new().create(true).append(true).open(&path).map_err(fail("cannot open the purge log"))?;
         if intact < text.len() {
-            tracing::warn!(path = %path.display(), bytes = text.len() - intact, "the purge log's last record was torn by a crash and is cut off; its purge was never confirmed");
+            let bytes = text.len() - intact;
+            match intact {
+                0 => tracing::warn!(
+                    path = %path.display(), bytes,
+                    "the purge log begins with what is no record, torn by a crash or not of a purge log, and is begun anew"
+                ),
+                _ => {
+                    tracing::warn!(path = %path.display(), bytes, "the purge log's last record was torn by a crash and is cut off; its purge was never confirmed")
+                }
+            }
             file.set_len(intact as u64).map_err(fail("cannot cut off the torn end of the purge log"))?;
         }
         file.sync_all().and_then(|()| sync_directory(directory)).map_err(fail("cannot sync the purge log"))?;

@@ -174,12 +174,17 @@ async fn write_parts(
     let text = |gone: Gone| gone.to_string();
     let mut section = BytesMut::new();
     write_section(&mut section, &mut String::new(), response, report, &snapshot.config.node.name);
+    let head = stream.keep_head(section.len()).map_err(text)?;
     if !response.has_body(method) {
         stream.send_section(section, true);
         response.forget(); // a HEAD or a 304 needs nothing of what it is of
         return stream.sent().await.map_err(text);
     }
     stream.send_section(section, false);
+    if let Some(head) = head {
+        stream.sent().await.map_err(text)?;
+        drop(head);
+    }
     let kept = response.kept();
     if let Some(body) = response.body.whole() {
         let held = hold(stream, shared, &kept, body.len()).await.map_err(text)?;

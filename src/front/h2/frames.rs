@@ -254,6 +254,7 @@ impl Connection {
         // Tasks may have something to do after their streams are over; not without bound.
         if self.streams.len() >= most || self.outbox.live() >= 2 * most {
             self.section = section;
+            self.shared.observer.metrics.streams_refused.inc();
             wire::put_reset(self.output.frames(), id, Reason::RefusedStream);
             return self.bear(1);
         }

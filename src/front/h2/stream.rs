@@ -160,6 +160,8 @@ const JOINED: usize = 16 << 10;
 
 /// What a stream with its task takes while it waits, roughly.
 const OWN: usize = 8 << 10;
+/// A head that is larger is counted.
+const LARGE_HEAD: usize = 4 << 10;
 /// Streams of a connection that are not counted, but for those with large requests: 64 KiB.
 const DUE: usize = 8;
 /// After this long one that has found no room asks again; each time after twice as long, up to the latter.
@@ -314,6 +316,15 @@ impl Handle {
     /// The task, as one that waits for the client.
     pub fn waiter(&self) -> &Arc<Waiter> {
         &self.stream.waiter
+    }
+
+    /// Enters a head that is large, as it is written down and as it came, until it has gone: among what all may have in hand.
+    pub fn keep_head(&self, bytes: usize) -> Result<Option<Share>, Gone> {
+        if bytes <= LARGE_HEAD {
+            return Ok(None);
+        }
+        let share = self.stream.outbox.waiting.keep_in_hand(self.waiter(), 2 * bytes as u64);
+        share.map(Some).ok_or(Gone::NoRoom)
     }
 
     /// Enters what is in hand for the client, with what lies behind it; waits for room. While there is none for it, it is
