@@ -1,17 +1,17 @@
 //! What fills hold in memory that is not stored yet, all together, and what is only passed on: bounded, however many clients
 //! want however much.
 //!
-//! A fill whose length is known takes its room before anything comes, or knows then that it will not be stored. Past the
-//! bound nothing large that is new is kept in memory: its body goes to disk, or is only passed on, at the pace of its
-//! slowest reader and a small window at a time. What is passed on is counted apart, so that slow readers of it do not keep
-//! others from being stored. What readers hold of what was stored, [`super::waiting`] counts, under the same bound.
+//! A fill whose length is known takes its room before anything comes, or knows then that it will not be stored. Past three
+//! quarters of the bound, which are all that readers may hold, nothing large that is new is kept in memory: its body goes to
+//! disk, or is only passed on, at the pace of its slowest reader and a small window at a time. What is passed on is counted
+//! apart, so that slow readers of it do not keep others from being stored. What readers hold of what was stored, [`super::waiting`] counts, under the same bound.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::prefix::Prefix;
 
-use super::waiting::Waiting;
+use super::waiting::{self, Waiting};
 
 /// How far the slowest reader of a response that is not stored may be behind the origin; and how much is kept of what
 /// is on disk already, for the readers that are not far behind.
@@ -85,7 +85,8 @@ impl FillBuffer {
     /// Whether nothing large that is new may be kept in memory for a client of this network. Not to be asked with a flight
     /// locked.
     pub fn is_full(&self, prefix: Option<Prefix>) -> bool {
-        self.waiting.is_crowded(prefix) || self.fills.load(Ordering::Relaxed) + self.others() > self.most()
+        self.waiting.is_crowded(prefix)
+            || self.fills.load(Ordering::Relaxed) + self.others() > waiting::full(self.most())
     }
 
     /// Takes room ahead, for what is to be stored because a client of this network asked. `false`: there is none.
@@ -97,8 +98,17 @@ impl FillBuffer {
         if self.waiting.is_crowded(prefix) {
             return false;
         }
+        self.take_room(bytes) || {
+            self.waiting.make_room(bytes);
+            self.take_room(bytes)
+        }
+    }
+
+    fn take_room(&self, bytes: u64) -> bool {
         let (most, others) = (self.most(), self.others());
-        let add = |fills: u64| Some(fills + bytes).filter(|after| after + others <= most);
+        // What is stored may push out what others are being sent, and must not push them out, too. One alone may be larger.
+        let bound = |before: u64| if before == 0 { most } else { waiting::full(most) };
+        let add = |fills: u64| Some(fills + bytes).filter(|after| after + others <= bound(fills + others));
         self.fills.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add).is_ok()
     }
 

@@ -205,7 +205,14 @@ fn who_takes_many_streams_at_once_gets_all_of_them() {
     let node = node(&origin, Protocol::H2, MEMORY);
     let window = 1_u32 << 30;
     // The last asks by POST: the whole of 0x83 instead of 0x82.
-    for (path, is_post) in [("/passed/", false), ("/a", false), ("/stored/", false), ("/passed/", true)] {
+    for (path, is_post) in [
+        ("/passed/", false),
+        ("/a", false),
+        ("/stored/one/", false),
+        ("/stored/other/", false),
+        ("/stored/one/", false),
+        ("/passed/", true),
+    ] {
         let mut raw = Raw::connect(&node);
         raw.send(&frame(SETTINGS, 0, 0, &[&[0, 4][..], &window.to_be_bytes()].concat()));
         raw.send(&frame(WINDOW_UPDATE, 0, 0, &window.to_be_bytes()));

@@ -613,7 +613,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_fills_hold_is_counted_until_it_is_stored_or_gone() {
-        let buffer = Arc::new(FillBuffer::new(10, Arc::default()));
+        let buffer = Arc::new(FillBuffer::new(16, Arc::default()));
         let stored = flight_in(&buffer);
         stored.start(head());
         stored.append(Bytes::from_static(b"0123456789"));

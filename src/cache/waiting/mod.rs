@@ -264,6 +264,13 @@ impl Waiting {
         charges.of_prefix(prefix) >= share || self.held().saturating_sub(charges.above(share)) > half
     }
 
+    /// Has the stalled make room for so many bytes, if there are any.
+    pub fn make_room(&self, bytes: u64) {
+        if self.held() > 0 {
+            self.end_stalled(bytes, Whose::Stalled);
+        }
+    }
+
     /// Ends stalled ones until so many bytes are free; looks for them now and then, however often it is asked.
     fn end_stalled(&self, bytes: u64, whose: impl FnOnce(u64) -> Whose) {
         let (now, looked) = (ticks(), self.looked.load(Ordering::Relaxed));
@@ -453,7 +460,7 @@ impl Waiting {
 }
 
 /// Above this part of a bound somebody has to make room.
-fn full(most: u64) -> u64 {
+pub fn full(most: u64) -> u64 {
     most / 4 * 3
 }
 

@@ -110,7 +110,15 @@ async fn hold(stream: &mut Handle, shared: &Shared, kept: &Kept, piece: usize) -
         Hold::Nothing => Ok(None),
         Hold::Entered(body) => Ok(Some(body)),
         Hold::InHand(bytes) => stream.hold_in_hand(bytes).await.map(Some),
-        Hold::Ahead(bytes) => stream.hold_ahead(bytes).await.map(Some),
+        // Meanwhile it may be stored, and then it is held as that: it must not wait for room that it takes itself.
+        Hold::Ahead(_) => {
+            let ask = |stream: &Handle| match shared.engine.hold(kept, piece, stream.waiter()) {
+                Hold::Entered(body) => Some(body),
+                Hold::Ahead(bytes) | Hold::InHand(bytes) => stream.hold_at_once(bytes),
+                Hold::Nothing => stream.hold_at_once(piece),
+            };
+            stream.hold_once(ask).await.map(Some)
+        }
     }
 }
 

@@ -339,9 +339,14 @@ impl Handle {
 
     /// Enters what is going to be in hand for the client, and is not yet; waits for room.
     pub async fn hold_ahead(&mut self, bytes: usize) -> Result<Held, Gone> {
+        self.hold_once(|stream| stream.hold_at_once(bytes)).await
+    }
+
+    /// The same, asking in its own way whether there is room.
+    pub async fn hold_once(&mut self, ask: impl Fn(&Self) -> Option<Held>) -> Result<Held, Gone> {
         let mut turn = TURN;
         loop {
-            if let Some(held) = self.hold_at_once(bytes) {
+            if let Some(held) = ask(self) {
                 return Ok(held);
             }
             tokio::select! {
