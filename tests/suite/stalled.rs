@@ -118,7 +118,7 @@ fn many_streams_whose_windows_are_shut_take_no_memory_beyond_the_bound() {
     let fields: Vec<String> = (0..30).map(|number| format!("X-{number}: {}", "x".repeat(1000))).collect();
     let heads = move |_: &_| {
         let fields: Vec<&str> = fields.iter().map(String::as_str).chain(["Cache-Control: no-store"]).collect();
-        Reply::ok(&fields, b"x".to_vec())
+        Reply::ok(&fields, b"x")
     };
     let origins = [
         ("/small", 120, Origin::start(small)),
