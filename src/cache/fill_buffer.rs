@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::prefix::Prefix;
 
-use super::waiting::{self, Waiting};
+use super::waiting::{self, OfNetwork, Waiting};
 
 /// How far the slowest reader of a response that is not stored may be behind the origin; and how much is kept of what
 /// is on disk already, for the readers that are not far behind.
@@ -43,6 +43,7 @@ pub struct FillBuffer {
 pub struct Room {
     buffer: Arc<FillBuffer>,
     bytes: u64,
+    _of_network: Option<OfNetwork>,
 }
 
 impl Drop for Room {
@@ -114,7 +115,10 @@ impl FillBuffer {
 
     /// The same, given back with the last use of it.
     pub fn room(self: &Arc<Self>, bytes: u64, prefix: Option<Prefix>) -> Option<Room> {
-        self.reserve(bytes, prefix).then(|| Room { buffer: self.clone(), bytes })
+        self.reserve(bytes, prefix).then(|| {
+            let of_network = self.waiting.enter_fill(prefix, bytes);
+            Room { buffer: self.clone(), bytes, _of_network: of_network }
+        })
     }
 
     pub fn window(&self) -> u64 {

@@ -30,7 +30,7 @@ use super::fill_buffer::{Account, FillBuffer, NARROW_WINDOW};
 use super::purge::PurgeSeq;
 use super::trouble::Trouble;
 use super::vary::Variant;
-use super::waiting::{Client, Held, Holder, Holding, Waiter};
+use super::waiting::{Client, Held, Holder, Holding, OfNetwork, Waiter};
 
 pub use outcome::{Arrival, FlightHead, ObjectUse, Settled};
 pub use reader::FlightReader;
@@ -78,6 +78,8 @@ struct State {
     keeping: Keeping,
     /// Room that was taken for what has not come.
     reserved: u64,
+    /// The same, as what is fetched for the clients of a network.
+    of_network: Option<OfNetwork>,
     /// What is here is the stored body itself, and counted where that is.
     shared: bool,
     /// The beginning of the body, on disk.
@@ -154,6 +156,7 @@ impl Flight {
                 next_reader: 0,
                 keeping: Keeping::All,
                 reserved: 0,
+                of_network: None,
                 shared: false,
                 file: None,
             }),
@@ -211,7 +214,9 @@ impl Flight {
     pub fn reserve(&self, bytes: u64, prefix: Option<Prefix>) -> bool {
         let has_room = self.buffer.reserve(bytes, prefix); // before the lock: it may end readers, of this flight too
         if has_room {
-            self.state.lock().reserved = bytes;
+            let of_network = self.buffer.waiting().enter_fill(prefix, bytes);
+            let mut state = self.state.lock();
+            (state.reserved, state.of_network) = (bytes, of_network);
         }
         has_room
     }
@@ -259,7 +264,7 @@ impl Flight {
             return;
         }
         self.buffer.give_back(state.end + std::mem::take(&mut state.reserved), Account::Fills);
-        state.shared = true;
+        (state.shared, state.of_network) = (true, None);
         state.chunks = VecDeque::from([Chunk { at: 0, bytes: body.slice(..state.end as usize) }]);
         let waiters = std::mem::take(&mut state.waiters);
         drop(state);
@@ -294,7 +299,7 @@ impl Flight {
         file.tell(Arc::downgrade(self));
         let mut state = self.state.lock();
         self.buffer.give_back(std::mem::take(&mut state.reserved), Account::Fills);
-        state.keeping = Keeping::Unwritten;
+        (state.keeping, state.of_network) = (Keeping::Unwritten, None);
         state.file = Some(file);
         state.chunks.iter().map(|chunk| chunk.bytes.clone()).collect()
     }
@@ -312,7 +317,7 @@ impl Flight {
         let here = state.end - state.first;
         self.buffer.give_back(here + std::mem::take(&mut state.reserved), Account::Fills);
         self.buffer.take(here, Account::Passing);
-        state.keeping = Keeping::Unread;
+        (state.keeping, state.of_network) = (Keeping::Unread, None);
         self.trim(state);
     }
 

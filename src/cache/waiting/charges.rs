@@ -24,6 +24,8 @@ pub struct Charged {
 pub struct Charges {
     connections: HashMap<usize, Charged>,
     prefixes: HashMap<Prefix, u64>,
+    /// What is being fetched for the clients of each network, to be stored in memory.
+    fills: HashMap<Prefix, u64>,
 }
 
 impl Client {
@@ -49,6 +51,23 @@ impl Charges {
 
     pub fn of_prefix(&self, prefix: Option<Prefix>) -> u64 {
         prefix.and_then(|prefix| self.prefixes.get(&prefix)).map_or(0, |bytes| *bytes)
+    }
+
+    pub fn fills_of(&self, prefix: Option<Prefix>) -> u64 {
+        prefix.and_then(|prefix| self.fills.get(&prefix)).map_or(0, |bytes| *bytes)
+    }
+
+    pub fn add_fill(&mut self, prefix: Prefix, bytes: u64) {
+        *self.fills.entry(prefix).or_default() += bytes;
+    }
+
+    pub fn end_fill(&mut self, prefix: Prefix, bytes: u64) {
+        if let Some(of) = self.fills.get_mut(&prefix) {
+            *of = of.saturating_sub(bytes);
+            if *of == 0 {
+                self.fills.remove(&prefix);
+            }
+        }
     }
 
     /// What all networks together have above a share each.
@@ -93,6 +112,6 @@ impl Charges {
 
     #[cfg(test)]
     pub fn is_empty(&self) -> bool {
-        self.connections.is_empty() && self.prefixes.is_empty()
+        self.connections.is_empty() && self.prefixes.is_empty() && self.fills.is_empty()
     }
 }

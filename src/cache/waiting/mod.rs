@@ -169,6 +169,19 @@ impl Holding {
     }
 }
 
+/// Bytes that are being fetched for the clients of a network, until this is dropped.
+pub struct OfNetwork {
+    waiting: Arc<Waiting>,
+    prefix: Prefix,
+    bytes: u64,
+}
+
+impl Drop for OfNetwork {
+    fn drop(&mut self) {
+        self.waiting.all.lock().charges.end_fill(self.prefix, self.bytes);
+    }
+}
+
 impl Drop for Held {
     fn drop(&mut self) {
         self.waiting.leave(self.key, self.holder);
@@ -261,7 +274,15 @@ impl Waiting {
         }
         let charges = &self.all.lock().charges;
         // What a network has above its share is its own concern, as far as the bound for all allows.
-        charges.of_prefix(prefix) >= share || self.held().saturating_sub(charges.above(share)) > half
+        charges.of_prefix(prefix) + charges.fills_of(prefix) >= share
+            || self.held().saturating_sub(charges.above(share)) > half
+    }
+
+    /// Enters what is being fetched for a client of a network, until the answer is dropped.
+    pub fn enter_fill(self: &Arc<Self>, prefix: Option<Prefix>, bytes: u64) -> Option<OfNetwork> {
+        let prefix = prefix?;
+        self.all.lock().charges.add_fill(prefix, bytes);
+        Some(OfNetwork { waiting: self.clone(), prefix, bytes })
     }
 
     /// Has the stalled make room for so many bytes, if there are any.
