@@ -84,6 +84,7 @@ fn what_breaks_the_protocol_ends_the_connection() {
             PROTOCOL_ERROR,
         ),
         ("a frame that is too large", frame(DATA, 0, 1, &[0; 16_385]), FRAME_SIZE_ERROR),
+        ("a stream below one that is open", [get(3, "/"), get(1, "/")].concat(), PROTOCOL_ERROR),
         (
             "trailers that do not end",
             [upload, frame(HEADERS, END_HEADERS, 1, &[0, 1, b'a', 1, b'b'])].concat(),
@@ -114,6 +115,11 @@ fn what_breaks_a_stream_ends_it_alone() {
         frame(HEADERS, END_HEADERS, 1, &block)
     };
     let request = |fields: &[(&str, &str)]| frame(HEADERS, END_HEADERS | END_STREAM, 1, &section("/", fields));
+    let trailers = |name: &str, value: &str| {
+        let all = section("/", &[(name, value)]);
+        let block = &all[section("/", &[]).len()..];
+        frame(HEADERS, END_HEADERS | END_STREAM, 1, block)
+    };
     for (what, frames, code) in [
         ("a name in upper case", request(&[("Upper", "x")]), PROTOCOL_ERROR),
         ("a field of connections", request(&[("connection", "close")]), PROTOCOL_ERROR),
@@ -131,6 +137,16 @@ fn what_breaks_a_stream_ends_it_alone() {
             [post(&[("content-length", "1")]), frame(DATA, 0, 1, b"ab")].concat(),
             PROTOCOL_ERROR,
         ),
+        ("a space before a value", request(&[("x", " a")]), PROTOCOL_ERROR),
+        ("a tab behind a value", request(&[("x", "a\t")]), PROTOCOL_ERROR),
+        (
+            "a body where there is to be none",
+            [post(&[("content-length", "0")]), frame(DATA, 1, 1, b"a")].concat(),
+            PROTOCOL_ERROR,
+        ),
+        ("a pseudo-header field in trailers", [post(&[]), trailers(":path", "/b")].concat(), PROTOCOL_ERROR),
+        ("a field of connections in trailers", [post(&[]), trailers("connection", "x")].concat(), PROTOCOL_ERROR),
+        ("a line end in trailers", [post(&[]), trailers("x", "a\r\nb: c")].concat(), PROTOCOL_ERROR),
         ("a body after its end", [post(&[]), frame(DATA, 1, 1, b"a"), frame(DATA, 1, 1, b"b")].concat(), STREAM_CLOSED),
         ("a window wider by nothing", [post(&[]), frame(WINDOW_UPDATE, 0, 1, &[0; 4])].concat(), PROTOCOL_ERROR),
         (

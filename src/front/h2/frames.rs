@@ -13,7 +13,7 @@ use super::super::head::{BodyFraming, Refusal, RequestHead};
 use super::super::reply::ClientResponse;
 use super::super::serve::{self, Sent};
 use super::answer::{self, Asked};
-use super::head::{Fault, Parsed};
+use super::head::{Fault, Parsed, are_trailers};
 use super::hpack::Section;
 use super::stream::{Gone, Handle, Stream};
 use super::streams::{Received, WORTHWHILE};
@@ -72,7 +72,7 @@ impl Connection {
 
     /// Whether no request has come on a stream. Of those that come too late nothing is remembered.
     fn is_unheard_of(&self, stream: u32) -> bool {
-        stream > self.last_stream && self.leaving != Leaving::Final
+        stream > self.opened.last && self.leaving != Leaving::Final
     }
 
     /// Ends a stream with an error.
@@ -227,15 +227,23 @@ impl Connection {
         self.decoder
             .decode(block, self.limits.max_head.0 as usize, &mut section)
             .map_err(|_| Reason::CompressionError)?;
-        if id > self.last_stream && self.leaving != Leaving::Final {
-            self.last_stream = id;
+        if self.opened.was_passed_over(id) {
+            return Err(Reason::ProtocolError); // section 5.1.1
+        }
+        if id > self.opened.last && self.leaving != Leaving::Final {
+            self.opened.open(id);
             self.active = Instant::now();
             self.on_request(id, ends_stream, section)?;
         } else {
+            let is_well_formed = are_trailers(&section);
             self.section = section;
             match self.streams.contains(id) {
-                // Trailers; nobody asks for those of requests.
                 true if !ends_stream => return Err(Reason::ProtocolError),
+                true if !is_well_formed => {
+                    self.reset(id, Reason::ProtocolError); // section 8.1
+                    self.bear(MALFORMED)?;
+                }
+                // Trailers; nobody asks for those of requests.
                 true => {
                     let ended = self.streams.receive(id, BytesMut::new(), 0, true, &mut self.output);
                     if let Received::Error(reason) = ended {

@@ -48,7 +48,7 @@ impl<'b> Parsed<'b> {
         }
         let mut parsed = Parsed { method: None, scheme: None, authority: None, path: None, fields: SmallVec::new() };
         for (name, value) in section.lines() {
-            if value.iter().any(|byte| is_control(*byte)) {
+            if !is_value(value) {
                 return Err(Fault::Malformed);
             }
             match name {
@@ -74,11 +74,9 @@ impl<'b> Parsed<'b> {
     }
 
     fn push_field(&mut self, name: &'b [u8], value: &'b [u8]) -> Result<(), Fault> {
-        let is_name = !name.is_empty() && name.iter().all(|byte| NAME_BYTES[usize::from(*byte)]);
-        if !is_name || CONNECTION_FIELDS.contains(&name) {
+        if !is_name(name) {
             return Err(Fault::Malformed);
         }
-        let value = value.trim_ascii();
         if name == b"te" && !value.eq_ignore_ascii_case(b"trailers") {
             return Err(Fault::Malformed);
         }
@@ -97,7 +95,13 @@ impl<'b> Parsed<'b> {
         }
         let method = Method::from_bytes(self.method.ok_or(Fault::Malformed)?).map_err(|_| Fault::Malformed)?;
         refuse_method(&method).map_err(Fault::Refused)?;
-        let (Some(path), Some(_)) = (self.path, self.scheme) else { return Err(Fault::Malformed) };
+        let (Some(path), Some(scheme)) = (self.path, self.scheme) else { return Err(Fault::Malformed) };
+        if path.is_empty() || !is_scheme(scheme) {
+            return Err(Fault::Malformed); // section 8.3.1
+        }
+        if !scheme.eq_ignore_ascii_case(b"https") && !scheme.eq_ignore_ascii_case(b"http") {
+            return Err(bad("the :scheme is neither https nor http"));
+        }
         if path.len() > limits.max_target.0 as usize {
             return Err(refuse(StatusCode::URI_TOO_LONG, "the request target is too long"));
         }
@@ -158,6 +162,30 @@ impl<'b> Parsed<'b> {
             (false, None) => Ok(BodyFraming::Chunked),
         }
     }
+}
+
+/// Whether a section is one of trailers: no pseudo-header fields, and nothing that a request may not have either (RFC 9113
+/// section 8.1).
+pub(super) fn are_trailers(section: &Section) -> bool {
+    section.lines().all(|(name, value)| is_name(name) && is_value(value))
+}
+
+/// Whether a field may have this name: one that HTTP/2 has, in lower case.
+fn is_name(name: &[u8]) -> bool {
+    let is_token = !name.is_empty() && name.iter().all(|byte| NAME_BYTES[usize::from(*byte)]);
+    is_token && !CONNECTION_FIELDS.contains(&name)
+}
+
+/// Whether a field may have this value (RFC 9113 section 8.2.1).
+fn is_value(value: &[u8]) -> bool {
+    let is_space = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
+    !is_space(value.first()) && !is_space(value.last()) && !value.iter().any(|byte| is_control(*byte))
+}
+
+/// RFC 3986 section 3.1.
+fn is_scheme(scheme: &[u8]) -> bool {
+    let is_part = |byte: &u8| byte.is_ascii_alphanumeric() || b"+-.".contains(byte);
+    scheme.first().is_some_and(u8::is_ascii_alphabetic) && scheme.iter().all(is_part)
 }
 
 fn is_control(byte: u8) -> bool {
@@ -223,7 +251,8 @@ mod tests {
         let usual = "GET shop.example Shop.example:8443 /a";
         for (changes, more, ended, head, body) in [
             (&[][..], &[][..], true, usual, BodyFraming::None),
-            (&[], &[("te", "trailers"), ("x", " a ")], true, usual, BodyFraming::None),
+            (&[], &[("te", "trailers"), ("x", ""), ("y", "a  b")], true, usual, BodyFraming::None),
+            (&[(":scheme", Some("HTTP"))], &[], true, usual, BodyFraming::None),
             (&[], &[("host", "shop.example:8443")], true, usual, BodyFraming::None),
             (&[], &[("content-length", "0")], true, usual, BodyFraming::None),
             (&[], &[("content-length", "12")], false, usual, BodyFraming::Length(12)),
@@ -254,6 +283,14 @@ mod tests {
             (&[], &[("a\r\nb", "x")], 0),
             (&[], &[("x", "a\r\nb: c")], 0),
             (&[], &[("x", "a\0b")], 0),
+            (&[], &[("x", " a")], 0),
+            (&[], &[("x", "a\t")], 0),
+            (&[], &[("x", " ")], 0),
+            (&[(":path", Some(""))], &[], 0),
+            (&[(":scheme", Some(""))], &[], 0),
+            (&[(":scheme", Some("ht tp"))], &[], 0),
+            (&[(":scheme", Some("https://b/"))], &[], 0),
+            (&[(":scheme", Some("ftp"))], &[], 400),
             (&[(":path", Some("/a\r\nx: y"))], &[], 0),
             (&[], &[("connection", "close")], 0),
             (&[], &[("keep-alive", "1")], 0),
@@ -271,7 +308,6 @@ mod tests {
             (&[], &[("host", "shop.example:8443"), ("host", "shop.example:8443")], 400),
             (&[(":path", Some("a"))], &[], 400),
             (&[(":path", Some("*"))], &[], 400),
-            (&[(":path", Some(""))], &[], 400),
             (&[(":path", Some("http://b/"))], &[], 400),
             (&[(":path", Some("/%zz"))], &[], 400),
             (&[(":path", Some("/ä"))], &[], 400),

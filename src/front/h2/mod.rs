@@ -8,6 +8,7 @@ mod frames;
 pub mod head;
 pub mod hpack;
 mod huffman;
+mod opened;
 mod output;
 mod patience;
 mod session;
@@ -37,6 +38,7 @@ use super::stream::ClientStream;
 
 use frames::OpenSection;
 use hpack::{Decoder, Section};
+use opened::Opened;
 use output::Output;
 use patience::Patience;
 use stream::{Gone, Outbox};
@@ -88,7 +90,7 @@ pub struct Connection {
     credit: i64,
     taken: u32,
     has_settings: bool,
-    last_stream: u32,
+    opened: Opened,
     served: u32,
     patience: Patience,
     /// Window updates of streams that were over.
@@ -155,7 +157,7 @@ impl Connection {
             credit: i64::from(CONNECTION_WINDOW),
             taken: 0,
             has_settings: false,
-            last_stream: 0,
+            opened: Opened::default(),
             served: 0,
             patience: Patience::new(Instant::now()),
             late_updates: 0,
@@ -191,7 +193,7 @@ impl Connection {
                 Event::Gone => break None,
                 Event::GiveWay => {
                     // Whoever is to make room is not waited for; but it may hear of it.
-                    wire::put_goaway(self.output.frames(), self.last_stream, Reason::NoError);
+                    wire::put_goaway(self.output.frames(), self.opened.last, Reason::NoError);
                     let mut cx = Context::from_waker(std::task::Waker::noop());
                     let _ = self.output.poll_write(&mut self.stream, &mut cx); // best effort
                     break None;
@@ -390,7 +392,7 @@ impl Connection {
     /// Requests that come from now on are not served; the client is told which was the last.
     fn leave(&mut self) {
         self.leaving = Leaving::Final;
-        wire::put_goaway(self.output.frames(), self.last_stream, Reason::NoError);
+        wire::put_goaway(self.output.frames(), self.opened.last, Reason::NoError);
     }
 
     /// Ends the connection: says why, if there is somebody to say it to, and waits for the tasks to know.
@@ -398,7 +400,7 @@ impl Connection {
         self.streams.clear(Gone::Client);
         if let Some(reason) = reason {
             if reason != Reason::NoError || self.leaving != Leaving::Final {
-                wire::put_goaway(self.output.frames(), self.last_stream, reason);
+                wire::put_goaway(self.output.frames(), self.opened.last, reason);
             }
             let (most, patience) = (self.limits.max_drain.0 as usize, self.limits.write_timeout);
             let Connection { stream, output, .. } = &mut self;
