@@ -22,9 +22,15 @@ enum State {
         size: u64,
         digits: usize,
     },
+    /// Blanks behind a size: an extension is to follow (BWS).
+    Blanks {
+        size: u64,
+        length: usize,
+    },
     Extension {
         size: u64,
         length: usize,
+        quoted: Quoted,
     },
     SizeLf {
         size: u64,
@@ -38,7 +44,11 @@ enum State {
     LineStart {
         length: usize,
     },
-    Trailer {
+    /// In the name of a trailer field, and in its value.
+    TrailerName {
+        length: usize,
+    },
+    TrailerValue {
         length: usize,
     },
     TrailerLf {
@@ -46,6 +56,26 @@ enum State {
     },
     LastLf,
     Done,
+}
+
+/// Where in a quoted string an extension is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Quoted {
+    No,
+    Yes,
+    /// Behind a backslash.
+    Pair,
+}
+
+impl Quoted {
+    fn after(self, byte: u8) -> Self {
+        match (self, byte) {
+            (Quoted::No, b'"') | (Quoted::Pair, _) => Quoted::Yes,
+            (Quoted::Yes, b'"') => Quoted::No,
+            (Quoted::Yes, b'\\') => Quoted::Pair,
+            (quoted, _) => quoted,
+        }
+    }
 }
 
 const NEXT_SIZE: State = State::Size { size: 0, digits: 0 };
@@ -81,25 +111,36 @@ impl State {
     fn after(self, byte: u8) -> Result<State, Malformed> {
         Ok(match (self, byte) {
             (State::Size { digits: 1.., size }, b'\r') => State::SizeLf { size },
-            (State::Size { digits: 1.., size }, b';' | b' ' | b'\t') => State::Extension { size, length: 1 },
+            (State::Size { digits: 1.., size }, b' ' | b'\t') => State::Blanks { size, length: 1 },
+            (State::Size { digits: 1.., size }, b';') => State::Extension { size, length: 1, quoted: Quoted::No },
             (State::Size { size, digits: digits @ ..MAX_DIGITS }, byte) => {
                 let digit = char::from(byte).to_digit(16).ok_or(Malformed)?;
                 State::Size { size: size << 4 | u64::from(digit), digits: digits + 1 }
             }
-            (State::Extension { size, .. }, b'\r') => State::SizeLf { size },
-            (State::Extension { size, length: length @ ..MAX_EXTENSION }, byte) if is_text(byte) => {
-                State::Extension { size, length: length + 1 }
+            (State::Blanks { size, length: length @ ..MAX_EXTENSION }, b' ' | b'\t') => {
+                State::Blanks { size, length: length + 1 }
+            }
+            (State::Blanks { size, length }, b';') => State::Extension { size, length, quoted: Quoted::No },
+            (State::Extension { size, quoted: Quoted::No, .. }, b'\r') => State::SizeLf { size },
+            (State::Extension { size, length: length @ ..MAX_EXTENSION, quoted }, byte) if is_text(byte) => {
+                State::Extension { size, length: length + 1, quoted: quoted.after(byte) }
             }
             (State::SizeLf { size: 0 }, b'\n') => State::LineStart { length: 0 },
             (State::SizeLf { size }, b'\n') => State::Data { left: size },
             (State::DataCr, b'\r') => State::DataLf,
             (State::DataLf, b'\n') => NEXT_SIZE,
             (State::LineStart { .. }, b'\r') => State::LastLf,
-            (State::Trailer { length }, b'\r') => State::TrailerLf { length },
-            (State::LineStart { length } | State::Trailer { length }, byte)
-                if is_text(byte) && length < MAX_TRAILERS =>
+            (State::TrailerValue { length }, b'\r') => State::TrailerLf { length },
+            (State::TrailerName { length: length @ ..MAX_TRAILERS }, b':') => {
+                State::TrailerValue { length: length + 1 }
+            }
+            (State::TrailerValue { length: length @ ..MAX_TRAILERS }, byte) if is_text(byte) => {
+                State::TrailerValue { length: length + 1 }
+            }
+            (State::LineStart { length } | State::TrailerName { length }, byte)
+                if is_tchar(byte) && length < MAX_TRAILERS =>
             {
-                State::Trailer { length: length + 1 }
+                State::TrailerName { length: length + 1 }
             }
             (State::TrailerLf { length }, b'\n') => State::LineStart { length },
             (State::LastLf, b'\n') => State::Done,
@@ -111,6 +152,11 @@ impl State {
 /// What a line may have before its end.
 fn is_text(byte: u8) -> bool {
     byte == b'\t' || byte >= 0x20 && byte != 0x7f
+}
+
+/// What a field's name consists of (RFC 9110 section 5.6.2).
+fn is_tchar(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
 #[cfg(test)]
@@ -133,6 +179,8 @@ mod tests {
             ("a;name=value\r\n0123456789\r\n0 ;x=\"y\"\r\n\r\n", ""),
             ("2\r\n\r\n\r\n0\r\n\r\n0\r\n\r\n", "0\r\n\r\n"),
             ("0\r\nx-sum: 1\r\ny: 2\r\n\r\nz", "z"),
+            ("1;a=\"x;\\\"y\" ;b\r\nz\r\n0 \t;\r\n\r\n", ""),
+            ("0\r\nempty:\r\n\r\n", ""),
         ] {
             assert_eq!(rest(text), Ok(Some(left)), "{text:?}");
             let mut chunks = Chunks::new();
@@ -166,6 +214,16 @@ mod tests {
             "0\r\nx\ny",
             "1;a\nb",
             "1;\u{0}\r\n",
+            "1;a=\"b\r\n",
+            "1;a=\"b\\\"\r\n",
+            "1 \r\n",
+            "1 2\r\n",
+            "0\r\nno colon\r\n\r\n",
+            "0\r\nname\r\n\r\n",
+            "0\r\n: value\r\n\r\n",
+            "0\r\nname : value\r\n\r\n",
+            "0\r\n folded: value\r\n\r\n",
+            "0\r\nGET / HTTP/1.1\r\n\r\n",
             " 1\r\n",
             &long,
             &extension,

@@ -307,6 +307,14 @@ fn refuse_foreign_version(head: &[u8]) -> Result<(), Refusal> {
     }
 }
 
+/// Takes a request of a later HTTP/1 for one of 1.1, the highest minor version that is known here (RFC 9110 section 2.5).
+pub fn settle_version(head: &mut [u8]) {
+    let Some(end) = memchr::memchr(b'\n', head) else { return };
+    if let [.., b' ', b'H', b'T', b'T', b'P', b'/', b'1', b'.', minor @ b'2'..=b'9', b'\r'] = &mut head[..end] {
+        *minor = b'1';
+    }
+}
+
 fn parse_error(error: httparse::Error) -> Refusal {
     match error {
         httparse::Error::TooManyHeaders => {

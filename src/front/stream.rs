@@ -69,6 +69,9 @@ enum Transport {
     Tls(Box<TlsStream<TcpStream>>),
 }
 
+/// What a client is told whose body is no chunked one.
+pub const MALFORMED: &str = "the body is not chunked as RFC 9112 section 7.1 says";
+
 /// How many more bytes may be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Gate {
@@ -77,7 +80,7 @@ pub enum Gate {
     Bytes(u64),
     /// To the end of a chunked body; after it as with `Bytes(0)`.
     Chunks(Chunks),
-    /// The body is not what its head promised. What comes is let through for pingora to refuse it.
+    /// The body is not what its head promised: nothing more of it is read.
     Malformed,
 }
 
@@ -270,12 +273,17 @@ impl ClientStream {
     }
 }
 
+fn malformed() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, MALFORMED)
+}
+
 impl AsyncRead for ClientStream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
         match this.gate {
-            Gate::Open | Gate::Malformed if this.held.is_empty() => this.poll_transport(cx, buf),
-            Gate::Open | Gate::Malformed => {
+            Gate::Malformed => Poll::Ready(Err(malformed())),
+            Gate::Open if this.held.is_empty() => this.poll_transport(cx, buf),
+            Gate::Open => {
                 let n = this.held.len().min(buf.remaining());
                 buf.put_slice(&this.held[..n]);
                 this.held.advance(n);
@@ -292,7 +300,11 @@ impl AsyncRead for ClientStream {
                         buf.set_filled(before + used);
                         this.gate = if chunks.is_done() { Gate::Bytes(0) } else { Gate::Chunks(chunks) };
                     }
-                    Err(Malformed) => this.gate = Gate::Malformed,
+                    Err(Malformed) => {
+                        this.gate = Gate::Malformed;
+                        buf.set_filled(before);
+                        return Poll::Ready(Err(malformed()));
+                    }
                 }
                 result
             }

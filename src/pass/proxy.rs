@@ -374,10 +374,17 @@ fn client_status(error: &Error) -> Option<StatusCode> {
         }
         (_, ErrorSource::Upstream) => Some(StatusCode::BAD_GATEWAY),
         (ErrorType::ReadTimedout, ErrorSource::Downstream) => Some(StatusCode::REQUEST_TIMEOUT),
+        (ErrorType::ReadError, ErrorSource::Downstream) if is_malformed(error) => Some(StatusCode::BAD_REQUEST),
         (ErrorType::WriteError | ErrorType::ReadError | ErrorType::ConnectionClosed, ErrorSource::Downstream) => None,
         (_, ErrorSource::Downstream) => Some(StatusCode::BAD_REQUEST),
         (_, ErrorSource::Internal | ErrorSource::Unset) => Some(StatusCode::INTERNAL_SERVER_ERROR),
     }
+}
+
+/// Whether what came is no body, so that there is somebody who can be told.
+fn is_malformed(error: &Error) -> bool {
+    let cause = error.root_cause().downcast_ref::<std::io::Error>();
+    cause.is_some_and(|cause| cause.kind() == std::io::ErrorKind::InvalidData)
 }
 
 fn error_response(status: StatusCode, ctx: &PassContext) -> (ResponseHeader, Bytes) {

@@ -226,3 +226,51 @@ fn a_body_that_comes_late_is_no_response() {
         assert_eq!(node.get(&path).text(), "fine", "{path}");
     }
 }
+
+/// Whether the body comes with its head or after it, and whatever the origin would make of it.
+#[test]
+fn bodies_that_are_not_chunked_as_they_say_are_refused_at_once() {
+    let (node, origin) = refusing_node();
+    for body in [
+        "\r\n5\r\nhello\r\n0\r\n\r\n",
+        "5\r\nhello0\r\n\r\n",
+        "5\nhello\n0\n\n",
+        "5;a\0\r\nhello\r\n0\r\n\r\n",
+        "5;a=\"b\r\nhello\r\n0\r\n\r\n",
+        "5 \r\nhello\r\n0\r\n\r\n",
+        "5\r\nhello\r\n0\r\njunk\r\n\r\n",
+        "5\r\nhello\r\n0\r\nGET /smuggled HTTP/1.1\r\n\r\n",
+        "5\r\nhello\r\n0\r\nname : value\r\n\r\n",
+        "5\r\nhello\r\n-0\r\n\r\n",
+    ] {
+        for apart in [false, true] {
+            let head = "POST /p HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
+            let mut client = node.client();
+            if apart {
+                client.send(head);
+                client.send("1\r\nx\r\n");
+                let is_asked = || node.origin("app", origin.address)["active"] == 1;
+                eventually("the origin to be asked", || is_asked().then_some(()));
+                client.send(body);
+            } else {
+                client.send(&format!("{head}{body}"));
+            }
+            let response = client.response("POST");
+            assert_eq!(response.status, 400, "{body:?} {apart}: {}", response.text());
+            assert!(client.is_closed(), "{body:?} {apart}");
+            eventually("the end of it", || (node.origin("app", origin.address)["active"] == 0).then_some(()));
+            assert!(origin.requests().iter().all(|request| !request.complete), "{body:?} {apart}");
+        }
+    }
+}
+
+#[test]
+fn later_versions_of_http_1_and_empty_lines_before_a_request_are_taken() {
+    let (node, origin) = refusing_node();
+    let mut client = node.client();
+    for request in ["GET /p HTTP/1.2\r\nHost: a\r\n\r\n", "\r\n\r\n\r\nGET /p HTTP/1.1\r\nHost: a\r\n\r\n"] {
+        client.send(request);
+        assert_eq!(client.response("GET").status, 200, "{request:?}");
+    }
+    assert!(origin.requests().iter().all(|request| request.head.starts_with("GET /p HTTP/1.1\r\n")));
+}

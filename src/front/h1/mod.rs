@@ -26,12 +26,12 @@ use crate::snapshot::Snapshot;
 
 use super::alarm::Alarm;
 use super::chunks::{Chunks, Malformed};
-use super::head::{BodyFraming, Refusal, RequestHead, field_space, find_end};
+use super::head::{BodyFraming, Refusal, RequestHead, field_space, find_end, settle_version};
 use super::open::Place;
 use super::pace::Pace;
 use super::reply::ClientResponse;
 use super::serve::{self, Asking, Decision, Shared};
-use super::stream::{ClientStream, Gate};
+use super::stream::{ClientStream, Gate, MALFORMED};
 
 use now::Answered;
 use write::{Framing, Writing};
@@ -147,7 +147,7 @@ impl Connection {
         let (mut since, mut begun) = (Instant::now(), false);
         loop {
             // RFC 9112 section 2.2: an empty line before a request line is ignored.
-            if scanned == 0 && self.buffer.starts_with(b"\r\n") {
+            while scanned == 0 && self.buffer.starts_with(b"\r\n") {
                 self.buffer.advance(2);
             }
             let patience = {
@@ -219,7 +219,8 @@ impl Connection {
         let (now, started) = (Timestamp::now(), Instant::now());
         let limits = &snapshot.config.limits;
         // The head leaves the buffer, so that both can be used at once.
-        let head_bytes = self.buffer.split_to(end);
+        let mut head_bytes = self.buffer.split_to(end);
+        settle_version(&mut head_bytes);
         let mut space = field_space(&head_bytes);
         let head = match RequestHead::parse(&head_bytes, &mut space, limits) {
             Ok(head) => head,
@@ -328,7 +329,7 @@ impl Connection {
     }
 
     /// Hands the connection to pingora for one request and takes it back. `None`: it is of no use any more.
-    async fn pass(mut self, passing: Passing, snapshot: &Snapshot) -> Option<Self> {
+    async fn pass(mut self, passing: Passing, snapshot: &Arc<Snapshot>) -> Option<Self> {
         let limits = &snapshot.config.limits;
         let Passing { request, canonical: mut prefix, body } = passing;
         let gate = match body {
@@ -350,10 +351,11 @@ impl Connection {
             }
         };
         if gate == Gate::Malformed {
-            prefix.unsplit(std::mem::take(&mut self.buffer));
-        } else {
-            self.stream.put_back(std::mem::take(&mut self.buffer));
+            let refusal = Refusal { status: StatusCode::BAD_REQUEST, why: MALFORMED };
+            self.refuse(snapshot, refusal).await;
+            return None;
         }
+        self.stream.put_back(std::mem::take(&mut self.buffer));
         self.stream.set_gate(gate);
         let mut session = ServerSession::new_http1(Box::new(self.stream));
         session.set_pipelined_prefix(prefix);
