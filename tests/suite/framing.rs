@@ -253,7 +253,7 @@ fn bodies_that_are_not_chunked_as_they_say_are_refused_at_once() {
                 eventually("the origin to be asked", || is_asked().then_some(()));
                 client.send(body);
             } else {
-                client.send(&format!("{head}{body}"));
+                client.send(format!("{head}{body}"));
             }
             let response = client.response("POST");
             assert_eq!(response.status, 400, "{body:?} {apart}: {}", response.text());
