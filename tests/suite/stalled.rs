@@ -176,8 +176,8 @@ fn streams_whose_windows_are_shut_have_nothing_read_that_no_disk_takes() {
 #[test]
 fn few_of_one_network_do_not_keep_what_is_large_from_being_stored() {
     let origin = large();
-    let node = node(&origin, Protocol::H1, &MEMORY.replace("fill_buffer = \"32MiB\"", "fill_buffer = \"64MiB\""));
-    let stuck: Vec<Client> = (0..12)
+    let node = node(&origin, Protocol::H1, &MEMORY.replace("fill_buffer = \"32MiB\"", "fill_buffer = \"128MiB\""));
+    let stuck: Vec<Client> = (0..24)
         .map(|number| {
             let mut client = node.client();
             client.send(format!("GET /{number} HTTP/1.1\r\nHost: shop.example\r\n\r\n"));

@@ -57,6 +57,10 @@ impl Charges {
         prefix.and_then(|prefix| self.fills.get(&prefix)).map_or(0, |bytes| *bytes)
     }
 
+    pub fn all_fills(&self) -> u64 {
+        self.fills.values().sum()
+    }
+
     pub fn add_fill(&mut self, prefix: Prefix, bytes: u64) {
         *self.fills.entry(prefix).or_default() += bytes;
     }

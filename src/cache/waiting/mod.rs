@@ -274,7 +274,8 @@ impl Waiting {
         }
         let charges = &self.all.lock().charges;
         // What a network has above its share is its own concern, as far as the bound for all allows.
-        charges.of_prefix(prefix) + charges.fills_of(prefix) >= share
+        let has_its_share = charges.of_prefix(prefix) + charges.fills_of(prefix) >= share;
+        has_its_share && self.held() + charges.all_fills() > half
             || self.held().saturating_sub(charges.above(share)) > half
     }
 
@@ -691,12 +692,15 @@ mod tests {
         let held = [hold(1, &near[0]), hold(1, &near[1]), hold(1, &far), hold(2, &near[2]), hold(3, &near[3])];
         [1, 2].into_iter().for_each(|body| waiting.left_body(body));
         assert_eq!(waiting.held(), 12 * MIB, "what several of them read counts once");
-        assert!(!waiting.is_crowded(near[0].client.prefix));
+        let fill = waiting.enter_fill(near[0].client.prefix, 20 * MIB);
+        assert!(!waiting.is_crowded(near[0].client.prefix), "others have enough: half of all is free");
         waiting.left_body(3);
         assert_eq!(waiting.ended(), 0, "18 of 16 MiB, but all of them take what they get");
         let [here, elsewhere] = [&near[0], &far].map(|waiter| waiter.client.prefix);
         let is_crowded = [here, elsewhere, None].map(|prefix| waiting.is_crowded(prefix));
         assert_eq!(is_crowded, [true, false, false], "no more is kept for them");
+        drop(fill);
+        assert!(!waiting.is_crowded(here));
         // The clock of a test has only begun: what is stalled is said by hand.
         let later = |taken| STALLED + taken;
         near.iter().zip([5, 3, 9, 10]).for_each(|(one, taken)| one.taken.store(taken, Ordering::Relaxed));
