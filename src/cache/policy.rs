@@ -95,6 +95,9 @@ pub fn judge(
     if request.no_store {
         return Err(SkipReason::ClientNoStore);
     }
+    if response.status.as_u16() >= 600 {
+        return Err(SkipReason::Status); // no class that anybody knows (RFC 9110 section 15)
+    }
     if is_about_form(response.status) && request.is_unusual() {
         return Err(SkipReason::RequestForm);
     }

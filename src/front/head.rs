@@ -45,6 +45,13 @@ pub enum BodyFraming {
     Chunked,
 }
 
+impl BodyFraming {
+    /// Whether nothing is to come: a length of 0 is no body.
+    pub fn is_empty(self) -> bool {
+        matches!(self, BodyFraming::None | BodyFraming::Length(0))
+    }
+}
+
 /// Why a request was refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Refusal {

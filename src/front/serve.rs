@@ -235,6 +235,7 @@ async fn ask(
     let (site, route, pool) = (matched.site_index, matched.route_index, matched.route.pool);
     let mut fields = view.fields.to_map();
     remove_hop_by_hop(&mut fields);
+    forward::exclude_bodys(&mut fields); // requests with one do not come here
     forward::exclude_unkeyed(&mut fields, &matched.route.cache);
     forward::join_cookies(&mut fields);
     let forwarded = Forwarded {

@@ -6,9 +6,11 @@ use std::time::Duration;
 
 use http::StatusCode;
 use pingora_core::connectors::TransportConnector;
+use pingora_core::protocols::http::client::HttpSession;
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_core::utils::tls::{WrappedX509, parse_x509};
 use pingora_core::{Error, ErrorType};
+use pingora_http::RequestHeader;
 use rustix::io::Errno;
 use rustls::pki_types::CertificateDer;
 use tokio::net::TcpStream;
@@ -218,6 +220,18 @@ pub fn describe(error: &Error) -> String {
         (Some(context), _) => format!("{kind}: {}", context.as_str()),
         (None, Some(cause)) => format!("{kind}: {cause}"),
         (None, None) => kind.to_owned(),
+    }
+}
+
+/// Sends a request that has no body by what pingora speaks.
+pub async fn send_head(session: &mut HttpSession, head: RequestHeader) -> pingora_core::Result<()> {
+    match session {
+        // The head ends the stream: a DATA frame of nothing would say until then that there may be a body.
+        HttpSession::H2(session) => session.write_request_header(Box::new(head), true),
+        session => {
+            session.write_request_header(Box::new(head)).await?;
+            session.finish_request_body().await
+        }
     }
 }
 

@@ -18,6 +18,7 @@ use crate::clock::Timestamp;
 use crate::config::model::{OriginProtocol, PoolId};
 
 use super::connect::{self, Connector, OriginError};
+use super::forward;
 use super::h1::{self, OriginStream};
 use super::pool::{FailedStage, Picked, PoolRuntime, PoolSet, Tried};
 use super::state::ActiveGuard;
@@ -96,7 +97,8 @@ pub async fn get(connector: &Connector, pools: &PoolSet, request: &OriginRequest
     loop {
         let picked = pools.pick(request.pool, request.hash, &tried)?;
         let (origin, address, pool) = (picked.origin.clone(), picked.address, picked.pool.clone());
-        let failure = match attempt(connector, request, picked, deadline, stale_connections == 0).await {
+        let attempted = attempt(connector, request, picked, deadline, stale_connections == 0).await;
+        let failure = match attempted.and_then(|exchange| request.made_sense_of(exchange)) {
             Ok(exchange) => {
                 if request.avoid_errors && exchange.status.is_server_error() {
                     tried.push((origin, address));
@@ -238,8 +240,7 @@ async fn by_pingora(connector: &Connector, request: &OriginRequest, picked: Pick
         origin.connected(at);
         session.set_read_timeout(peer.options.read_timeout);
         session.set_write_timeout(peer.options.write_timeout);
-        session.write_request_header(Box::new(head)).await?;
-        session.finish_request_body().await?;
+        connect::send_head(&mut session, head).await?;
         for _ in 0..MAX_INTERIM {
             session.read_response_header().await?;
             match session.response_header() {
@@ -269,6 +270,16 @@ async fn by_pingora(connector: &Connector, request: &OriginRequest, picked: Pick
 }
 
 impl OriginRequest {
+    /// An answer that answers the request: a 304 is one only if it was asked conditionally (RFC 9110 section 15.4.5).
+    fn made_sense_of(&self, exchange: Exchange) -> Result<Exchange, Failure> {
+        if exchange.status != StatusCode::NOT_MODIFIED || forward::is_conditional(&self.fields) {
+            return Ok(exchange);
+        }
+        let cause = "a 304 to a request without a condition".to_owned();
+        let error = OriginError::Invalid { origin: exchange.origin.clone(), cause };
+        Err(Failure { error, stage: FailedStage::Connected, on_kept_connection: false })
+    }
+
     fn is_final(&self, status: StatusCode) -> bool {
         !status.is_informational() || status == StatusCode::SWITCHING_PROTOCOLS && self.upgrade.is_some()
     }

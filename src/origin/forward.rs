@@ -179,6 +179,17 @@ pub fn set_forwarding_fields(fields: &mut HeaderMap, forwarded: &Forwarded<'_>) 
     }
 }
 
+/// Whether an origin may answer with a 304.
+pub fn is_conditional(fields: &HeaderMap) -> bool {
+    fields.contains_key(header::IF_NONE_MATCH) || fields.contains_key(header::IF_MODIFIED_SINCE)
+}
+
+/// Takes out what is said of a body where there is none: servers that read it otherwise would wait for one.
+pub fn exclude_bodys(fields: &mut HeaderMap) {
+    fields.remove(header::CONTENT_LENGTH);
+    fields.remove(header::EXPECT);
+}
+
 /// Prepares the fields of a fill; hop-by-hop fields are already gone.
 pub fn exclude_from_fill(fields: &mut HeaderMap, rules: &CacheRules) {
     for name in FILL_EXCLUDES {

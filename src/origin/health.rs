@@ -15,7 +15,7 @@ use tokio::task::{JoinHandle, JoinSet};
 
 use crate::config::model::{Health, Probe};
 
-use super::connect::{describe, is_our_own_fault};
+use super::connect::{describe, is_our_own_fault, send_head};
 use super::pool::PoolRuntime;
 use super::state::{HealthChange, OriginState};
 
@@ -150,8 +150,7 @@ async fn ask(session: &mut HttpSession, path: &str, host: &str) -> Result<u16, F
     for (name, value) in [(header::HOST, host), (header::USER_AGENT, "seawall-health"), (header::ACCEPT, "*/*")] {
         request.insert_header(name, value)?;
     }
-    session.write_request_header(Box::new(request)).await?;
-    session.finish_request_body().await?;
+    send_head(session, request).await?;
     for _ in 0..MAX_INTERIM {
         session.read_response_header().await?;
         let status = session.response_header().map_or(0, |head| head.status.as_u16());

@@ -194,14 +194,20 @@ impl ProxyHttp for Pass {
 
     async fn upstream_response_filter(
         &self,
-        _session: &mut Session,
+        session: &mut Session,
         response: &mut ResponseHeader,
         _ctx: &mut PassContext,
     ) -> Result<()> {
-        if response.status != StatusCode::SWITCHING_PROTOCOLS {
-            remove_nominated(response);
-        }
-        Ok(())
+        let is_conditional = forward::is_conditional(&session.req_header().headers);
+        let why = match response.status {
+            StatusCode::SWITCHING_PROTOCOLS => "a 101 to a request that asks for no other protocol",
+            StatusCode::NOT_MODIFIED if !is_conditional => "a 304 to a request without a condition",
+            _ => {
+                remove_nominated(response);
+                return Ok(());
+            }
+        };
+        Err(Error::explain(ErrorType::InvalidHTTPHeader, why).into_up())
     }
 
     async fn response_filter(

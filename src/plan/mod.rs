@@ -163,7 +163,9 @@ pub fn keyed_uris(site: &Site, host: &str, path: &str, query: Option<&str>) -> i
 /// RFC 9110 section 7.8: `Upgrade` counts only where `Connection` names it, and not in HTTP/1.0 or HTTP/2. With
 /// a body, which would have to be sent first, it is left unheeded, as the section allows.
 pub fn asks_for_upgrade(request: &RequestView<'_>) -> bool {
-    let has_body = [header::CONTENT_LENGTH, header::TRANSFER_ENCODING].iter().any(|name| request.fields.contains(name));
+    let is_zero = |length: &[u8]| length.iter().all(|digit| *digit == b'0');
+    let has_body = request.fields.contains(&header::TRANSFER_ENCODING)
+        || request.fields.get(&header::CONTENT_LENGTH).is_some_and(|length| !is_zero(length));
     *request.method == Method::GET
         && request.version == Version::HTTP_11
         && !has_body

@@ -1,6 +1,6 @@
 //! What the cache does not answer: bodies, upgrades, errors of origins.
 
-use crate::harness::node::site;
+use crate::harness::node::{Protocol, site};
 use crate::harness::origin::DeadPort;
 use crate::harness::{Node, Origin, Reply, Step, eventually};
 
@@ -239,7 +239,7 @@ fn connections_to_origins_are_used_again() {
     let node = Node::with_routes(&[origin.address], UNCACHED);
     for _ in 0..3 {
         for (method, path) in [("GET", "/a"), ("HEAD", "/a"), ("OPTIONS", "/none"), ("GET", "/same"), ("GET", "/b")] {
-            let response = node.request(method, path, &[], "");
+            let response = node.request(method, path, &["If-None-Match: \"e\""], "");
             assert!(response.status < 400 && response.field("date").is_some(), "{method} {path}: {}", response.head);
         }
     }
@@ -253,9 +253,47 @@ fn an_upgrade_that_nobody_asked_for_is_no_answer() {
         let head = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n".to_vec();
         [vec![Step::Send(head)], Reply::ok(&[], "evil")].concat()
     });
-    let response = Node::with_routes(&[origin.address], UNCACHED).get("/a");
-    assert_eq!(response.status, 502);
-    assert!(!response.head.contains("101") && !response.text().contains("evil"), "{}", response.head);
+    for protocol in [Protocol::H1, Protocol::H2] {
+        let node = Node::speaking(protocol, &[origin.address], UNCACHED);
+        for method in ["GET", "POST"] {
+            let response = node.request(method, "/a", &[], "");
+            assert_eq!(response.status, 502, "{protocol:?} {method}");
+            assert!(!response.head.contains("101") && !response.text().contains("evil"), "{}", response.head);
+        }
+    }
+}
+
+/// RFC 9110 section 15.4.5.
+#[test]
+fn a_304_to_a_request_without_a_condition_is_no_answer() {
+    let origin = Origin::start(|_| vec![Step::Send("HTTP/1.1 304 Not Modified\r\nETag: \"a\"\r\n\r\n".into())]);
+    let cached = "[[site.shop.route]]\npath = \"/cached/*\"\npool = \"app\"\ncache = { mode = \"respect\" }\n";
+    for protocol in [Protocol::H1, Protocol::H2] {
+        let node = Node::speaking(protocol, &[origin.address], &format!("{cached}{UNCACHED}"));
+        for (method, path) in [("GET", "/cached/a"), ("GET", "/a"), ("POST", "/a")] {
+            assert_eq!(node.request(method, path, &[], "").status, 502, "{protocol:?} {method} {path}");
+        }
+        assert_eq!(node.request("GET", "/a", &["If-None-Match: \"a\""], "").status, 304);
+    }
+}
+
+#[test]
+fn a_length_of_nothing_is_no_body() {
+    let origin = Origin::start(|request| match request.field("upgrade") {
+        Some(_) => {
+            vec![Step::Send("HTTP/1.1 101 Switching Protocols\r\nUpgrade: echo\r\nConnection: upgrade\r\n\r\n".into())]
+        }
+        None => Reply::ok(&[], "ok"),
+    });
+    let node = Node::with_routes(&[origin.address], UNCACHED);
+    let fields = ["Content-Length: 0", "Connection: upgrade", "Upgrade: echo"];
+    let mut client = node.client();
+    client.send(format!("GET /t HTTP/1.1\r\nHost: a\r\n{}\r\n\r\n", fields.join("\r\n")));
+    assert!(client.read_some().starts_with(b"HTTP/1.1 101 "));
+    let response = node.request("GET", "/a", &["Content-Length: 0", "Expect: 100-continue"], "");
+    assert_eq!(response.status, 200);
+    let plain = &origin.requests()[1];
+    assert_eq!((plain.field("content-length"), plain.field("expect")), (None, None), "{}", plain.head);
 }
 
 /// However many connections an origin has closed without a word, the next request gets its answer.

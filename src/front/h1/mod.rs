@@ -234,7 +234,7 @@ impl Connection {
         // HTTP/1.0 has no interim responses (RFC 9110 section 15.2).
         let interims: Arc<Interims> = Arc::default();
         let wanted = (head.version != Version::HTTP_10).then(|| interims.clone());
-        let asking = Asking { has_body: head.body != BodyFraming::None, interims: wanted };
+        let asking = Asking { has_body: !head.body.is_empty(), interims: wanted };
         let decision = {
             let mut deciding = std::pin::pin!(serve::decide(&self.shared, snapshot, &view, &mut key, now, asking));
             loop {

@@ -53,7 +53,7 @@ pub(super) async fn answer(asked: Asked, mut stream: Handle) {
     let view = head.view(asked.client.ip(), asked.local, Scheme::Https);
     let mut key = String::new();
     let interims: Arc<Interims> = Arc::default();
-    let asking = Asking { has_body: asked.body != BodyFraming::None, interims: Some(interims.clone()) };
+    let asking = Asking { has_body: !asked.body.is_empty(), interims: Some(interims.clone()) };
     let decision = {
         let mut deciding = std::pin::pin!(serve::decide(shared, &snapshot, &view, &mut key, now, asking));
         loop {
@@ -82,7 +82,7 @@ pub(super) async fn answer(asked: Asked, mut stream: Handle) {
         Decision::Tunnel { .. } => stream.reset(Reason::InternalError),
         Decision::Pass { site, route, reason } => {
             let mut request = serve::pass_request(&snapshot, &view, site, route, reason, now, started);
-            let is_empty = matches!(asked.body, BodyFraming::None | BodyFraming::Length(0));
+            let is_empty = asked.body.is_empty();
             if !is_empty {
                 request.progress = Some(Progress::new(started));
             }
