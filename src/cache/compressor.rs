@@ -18,6 +18,8 @@ use super::store::MemoryStore;
 /// Objects that may wait, and their bytes; what would be more stays as it is.
 const MAX_JOBS: usize = 4096;
 const MAX_WAITING_BYTES: u64 = 64 << 20;
+/// How often an object may be confirmed while its codings are set.
+const MAX_ROUNDS: usize = 8;
 /// Of the threads: whoever answers requests goes first.
 const NICE: i32 = 10;
 
@@ -90,13 +92,16 @@ fn work(queue: &Mutex<Receiver<Job>>, shared: &Shared) {
 
 fn code(object: &Object, codings: &[Coding], shared: &Shared) {
     let coded = encode_all(object, codings, shared);
-    // It may have been confirmed meanwhile: then another object has this body.
-    if let Some(current) = shared.memory.with_body_of(object) {
-        let grows = !coded.is_empty();
-        current.set_codings(coded);
-        if grows {
-            shared.memory.weigh_again(&current);
+    // It may have been confirmed meanwhile, and may be again: then another object has this body. Who confirms it looks, too,
+    // whether there is something now, once the other is stored.
+    let mut current = shared.memory.with_body_of(object);
+    for _ in 0..MAX_ROUNDS {
+        let Some(coding) = current else { return };
+        coding.set_codings(coded.iter().cloned());
+        if !coded.is_empty() {
+            shared.memory.weigh_again(&coding);
         }
+        current = shared.memory.with_body_of(object).filter(|now| !Arc::ptr_eq(now, &coding));
     }
 }
 

@@ -396,9 +396,16 @@ impl Object {
     pub fn share_coding(&mut self, before: &Object) {
         let (Some(mine), Some(theirs)) = (&mut self.coding, &before.coding) else { return };
         mine.begun = theirs.begun.clone();
-        if let Some(done) = theirs.done.get() {
-            self.set_codings(done.iter().map(|coded| (coded.coding, coded.body.clone())));
+        self.take_codings(before);
+    }
+
+    /// Takes over what has been made of the same body; whether there was something that it had not.
+    pub fn take_codings(&self, before: &Object) -> bool {
+        let takes = self.codings().is_empty() && !before.codings().is_empty();
+        if takes {
+            self.set_codings(before.codings().iter().map(|coded| (coded.coding, coded.body.clone())));
         }
+        takes
     }
 
     /// If nobody has begun to code the body, and it may be: what says that somebody has. The caller does, or takes it back.

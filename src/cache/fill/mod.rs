@@ -400,7 +400,11 @@ fn freshen(
             let mut object = Object::new(request.key.view(), head, stale.content.clone(), storable, flight.seq);
             object.share_coding(stale);
             object.continue_uses(stale);
-            return Settled::Object(engine.store(object, request.rules(), flight), ObjectUse::Validated);
+            let object = engine.store(object, request.rules(), flight);
+            if object.take_codings(stale) {
+                engine.memory.weigh_again(&object); // they were made while it was stored
+            }
+            return Settled::Object(object, ObjectUse::Validated);
         }
         // No longer to be stored, but confirmed for those who wait.
         Err(reason) if reason.concerns_every_request() && !engine.is_fresh(stale) => engine.discard(stale),
