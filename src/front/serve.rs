@@ -87,6 +87,7 @@ pub async fn decide(
         Plan::Tunnel(matched) => {
             return Box::pin(ask(shared, snapshot, view, matched, PassReason::CacheOff, now, asking)).await;
         }
+        Plan::Cache(matched) if asking.has_body => (matched, PassReason::Body),
         Plan::Cache(matched) => match from_cache(shared, snapshot, view, matched, key, now).await {
             Ok(decision) => return decision,
             Err(reason) => (matched, reason),

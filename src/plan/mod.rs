@@ -44,6 +44,8 @@ pub enum PassReason {
     CacheOff,
     /// Only GET and HEAD are answered from the cache.
     Method,
+    /// A GET or HEAD has a body, which no key knows.
+    Body,
     /// The key was found uncacheable a short while ago.
     HitForMiss,
     /// The path hides dot segments, and the site lets such paths through.
@@ -62,6 +64,7 @@ impl PassReason {
         match self {
             PassReason::CacheOff => "bypass",
             PassReason::Method => "method",
+            PassReason::Body => "bypass; detail=request-body",
             PassReason::HitForMiss => "bypass; detail=hit-for-miss",
             PassReason::EncodedDots => "bypass; detail=encoded-dots",
             PassReason::Authorization => "bypass; detail=authorization",
@@ -143,6 +146,9 @@ pub fn plan<'c>(config: &'c Config, request: &RequestView<'_>) -> Plan<'c> {
     if !matches!(*request.method, Method::GET | Method::HEAD) {
         return Plan::Pass(matched, PassReason::Method);
     }
+    if announces_body(request) {
+        return Plan::Pass(matched, PassReason::Body);
+    }
     Plan::Cache(matched)
 }
 
@@ -160,15 +166,19 @@ pub fn keyed_uris(site: &Site, host: &str, path: &str, query: Option<&str>) -> i
     std::iter::once(written).chain(keyed)
 }
 
+/// Whether a request says that it has a body: a length of 0 is none. By HTTP/2 it may have one without saying so.
+fn announces_body(request: &RequestView<'_>) -> bool {
+    let is_zero = |length: &[u8]| length.iter().all(|digit| *digit == b'0');
+    request.fields.contains(&header::TRANSFER_ENCODING)
+        || request.fields.get(&header::CONTENT_LENGTH).is_some_and(|length| !is_zero(length))
+}
+
 /// RFC 9110 section 7.8: `Upgrade` counts only where `Connection` names it, and not in HTTP/1.0 or HTTP/2. With
 /// a body, which would have to be sent first, it is left unheeded, as the section allows.
 pub fn asks_for_upgrade(request: &RequestView<'_>) -> bool {
-    let is_zero = |length: &[u8]| length.iter().all(|digit| *digit == b'0');
-    let has_body = request.fields.contains(&header::TRANSFER_ENCODING)
-        || request.fields.get(&header::CONTENT_LENGTH).is_some_and(|length| !is_zero(length));
     *request.method == Method::GET
         && request.version == Version::HTTP_11
-        && !has_body
+        && !announces_body(request)
         && request.fields.get(&header::UPGRADE).is_some_and(|protocol| !protocol.is_empty())
         && request.fields.joined(&header::CONNECTION).is_some_and(|options| {
             options.split(|byte| *byte == b',').any(|option| option.trim_ascii().eq_ignore_ascii_case(b"upgrade"))
