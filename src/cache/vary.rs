@@ -396,7 +396,7 @@ mod tests {
             ("x-forwarded-for", &spoofed, [192, 0, 2, 2], false),
             ("via", &spoofed, [192, 0, 2, 1], false),
             // The key has them.
-            ("x-forwarded-proto, x-forwarded-host", &spoofed, [192, 0, 2, 2], true),
+            ("x-forwarded-proto, x-forwarded-host, x-forwarded-port", &spoofed, [192, 0, 2, 2], true),
             // No origin gets them.
             ("forwarded, x-device-class, true-client-ip, x-real-ip", &spoofed, [192, 0, 2, 2], true),
         ] {

@@ -7,6 +7,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Version, header};
 use smallvec::SmallVec;
 
 use crate::config::cache::{FILL_EXCLUDES, FORWARDING_FIELDS};
+use crate::config::host::parse_authority;
 use crate::config::model::{CacheMode, CacheRules, Node};
 use crate::config::read::IpRange;
 use crate::request::Scheme;
@@ -36,6 +37,7 @@ pub const CDN_LOOP: HeaderName = HeaderName::from_static("cdn-loop");
 pub const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
 
 /// Fields by which some frameworks and servers let a request be another than its line says: its host, path, method or
 /// scheme. No cache key has them, so on a cached route one visitor could have another page stored for all. A name that
@@ -171,6 +173,8 @@ pub fn set_forwarding_fields(fields: &mut HeaderMap, forwarded: &Forwarded<'_>) 
     if let Ok(authority) = HeaderValue::from_str(forwarded.authority) {
         fields.insert(FORWARDED_HOST, authority);
     }
+    let port = parse_authority(forwarded.authority).and_then(|(_, port)| port);
+    fields.insert(FORWARDED_PORT, port.unwrap_or(forwarded.scheme.default_port()).into());
     if let Ok(via) = HeaderValue::try_from(via(forwarded.version, &forwarded.node.name)) {
         fields.append(header::VIA, via);
     }
@@ -347,6 +351,7 @@ mod tests {
                 ("x-forwarded-host", "evil"),
                 ("forwarded", "for=x"),
                 ("x-real-ip", "1"),
+                ("x-forwarded-port", "1"),
                 ("front-end-https", "on"),
                 ("x_other", "stays"),
             ],
@@ -355,6 +360,7 @@ mod tests {
             ("x-forwarded-for", Some("192.0.2.1")),
             ("x-forwarded-host", Some("shop.example:8443")),
             ("x-forwarded-proto", Some("https")),
+            ("x-forwarded-port", Some("8443")),
             ("via", Some("2.0 edge-1")),
             ("forwarded", None),
             ("x-real-ip", None),

@@ -339,6 +339,7 @@ fn what_is_private_to_the_node_or_the_connection_is_not_passed_on() {
         ("x-forwarded-host", Some("shop.example")),
         ("x-forwarded-for", Some("127.0.0.1")),
         ("x-forwarded-proto", Some("http")),
+        ("x-forwarded-port", Some("80")),
         ("via", Some("1.1 seawall")),
         ("x-original-url", None),
         ("x-http-method-override", None),
