@@ -1,7 +1,7 @@
 //! What the cache does not answer: bodies, upgrades, errors of origins.
 
 use crate::harness::node::{Protocol, site};
-use crate::harness::origin::DeadPort;
+use crate::harness::origin::{DeadPort, Gate};
 use crate::harness::{Node, Origin, Reply, Step, eventually};
 
 const UNCACHED: &str = "[[site.shop.route]]\npath = \"/small/*\"\npool = \"app\"\nmax_body = \"10B\"\n\
@@ -310,5 +310,29 @@ fn connections_that_died_meanwhile_cost_no_request() {
     });
     for _ in 0..5 {
         assert_eq!(node.get("/next").status, 200);
+    }
+}
+
+/// Whoever sends no more may wait for an answer all the same.
+#[test]
+fn a_client_that_has_ended_its_side_is_answered() {
+    let gate = Gate::default();
+    let for_origin = gate.clone();
+    let origin =
+        Origin::start(move |request| [vec![Step::Wait(for_origin.clone())], Reply::ok(&[], &request.body)].concat());
+    let node = Node::with_routes(&[origin.address], UNCACHED);
+    for (number, body) in
+        ["Content-Length: 5\r\n\r\nhello", "Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n"]
+            .into_iter()
+            .enumerate()
+    {
+        let mut client = node.client();
+        client.send(format!("POST /a HTTP/1.1\r\nHost: a\r\n{body}"));
+        client.finish();
+        origin.wait_for(number + 1);
+        gate.open();
+        let response = client.response("POST");
+        assert_eq!((response.status, response.text().as_str()), (200, "hello"));
+        assert!(client.is_closed());
     }
 }
