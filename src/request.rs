@@ -143,6 +143,15 @@ impl<'a> Fields<'a> {
     }
 }
 
+/// What tokens consist of, as a field's name is one (RFC 9110 section 5.6.2).
+pub const fn is_tchar(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric()
+        || matches!(
+            byte,
+            b'!' | b'#' | b'$' | b'%' | b'&' | b'\'' | b'*' | b'+' | b'-' | b'.' | b'^' | b'_' | b'`' | b'|' | b'~'
+        )
+}
+
 /// A `Content-Length` (RFC 9110 section 8.6): digits and nothing else. Eighteen of them are less than 2^63, so they cannot
 /// overflow.
 pub fn content_length(value: &[u8]) -> Option<u64> {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderName, header};
 use sfv::{BareItem, Dictionary, ListEntry, Parser};
 
-use crate::request::Fields;
+use crate::request::{Fields, is_tchar};
 
 /// The fields that take the place of `Cache-Control` and `Expires`, the most specific first (RFC 9213 section 2).
 pub static TARGETED: [HeaderName; 2] =
@@ -204,7 +204,6 @@ fn parts_of(line: &str) -> impl Iterator<Item = Part<'_>> {
 
 /// RFC 9110 section 5.6.2.
 fn is_token(text: &str) -> bool {
-    let is_tchar = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
     !text.is_empty() && text.bytes().all(is_tchar)
 }
 

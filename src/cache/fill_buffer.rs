@@ -4,7 +4,8 @@
 //! A fill whose length is known takes its room before anything comes, or knows then that it will not be stored. Past three
 //! quarters of the bound, which are all that readers may hold, nothing large that is new is kept in memory: its body goes to
 //! disk, or is only passed on, at the pace of its slowest reader and a small window at a time. What is passed on is counted
-//! apart, so that slow readers of it do not keep others from being stored. What readers hold of what was stored, [`super::waiting`] counts, under the same bound.
+//! apart, so that slow readers of it do not keep others from being stored. What readers hold of what was stored,
+//! [`super::waiting`] counts, under the same bound.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,8 +17,6 @@ use super::waiting::{self, OfNetwork, Waiting};
 /// How far the slowest reader of a response that is not stored may be behind the origin; and how much is kept of what
 /// is on disk already, for the readers that are not far behind.
 pub const WINDOW: u64 = 1 << 20;
-/// The same when there is no room: a piece at a time.
-pub const NARROW_WINDOW: u64 = 1;
 /// A body that is no larger is always kept: it is no more than every connection's due.
 pub const SMALL: u64 = 64 << 10;
 
@@ -121,11 +120,10 @@ impl FillBuffer {
         })
     }
 
-    pub fn window(&self) -> u64 {
+    /// Whether there is so little room that there is no [`WINDOW`]: a piece at a time.
+    pub fn is_tight(&self) -> bool {
         let (fills, passing) = (self.fills.load(Ordering::Relaxed), self.passing.load(Ordering::Relaxed));
-        let is_tight =
-            passing > self.most() / 4 || self.waiting.held() > self.most() / 2 || fills + self.others() > self.most();
-        if is_tight { NARROW_WINDOW } else { WINDOW }
+        passing > self.most() / 4 || self.waiting.held() > self.most() / 2 || fills + self.others() > self.most()
     }
 
     pub fn take(&self, bytes: u64, account: Account) {

@@ -12,10 +12,10 @@ use super::rules::{
     CacheMode, CacheRules, Coding, CompressRules, FinishFill, KeyRules, OutageWindow, Pattern, QueryRule,
 };
 
-/// As the operator wrote it.
 /// What is not cacheable now may be later.
 const LONGEST_HIT_FOR_MISS: Duration = Duration::from_secs(3600);
 
+/// As the operator wrote it.
 #[derive(Debug)]
 pub struct CacheSection {
     place: Place,

@@ -1,6 +1,8 @@
 //! Where a chunked body ends (RFC 9112 section 7.1), so that what a client sends after it is told from it.
 //! Strict: what is not exactly the grammar has no end that two parsers would agree on.
 
+use crate::request::is_tchar;
+
 /// Bytes of chunk extensions in one chunk, at most.
 const MAX_EXTENSION: usize = 1024;
 /// Bytes of trailers, at most.
@@ -152,11 +154,6 @@ impl State {
 /// What a line may have before its end.
 fn is_text(byte: u8) -> bool {
     byte == b'\t' || byte >= 0x20 && byte != 0x7f
-}
-
-/// What a field's name consists of (RFC 9110 section 5.6.2).
-fn is_tchar(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
 #[cfg(test)]

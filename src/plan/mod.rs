@@ -9,7 +9,7 @@ use http::{Method, StatusCode, Version, header};
 
 use crate::config::model::{CacheMode, Config, EncodedDots, KeyRules, Route, Site};
 use crate::config::read::IpRange;
-use crate::request::RequestView;
+use crate::request::{RequestView, content_length};
 
 /// The decision about one request.
 #[derive(Debug, Clone, Copy)]
@@ -168,9 +168,8 @@ pub fn keyed_uris(site: &Site, host: &str, path: &str, query: Option<&str>) -> i
 
 /// Whether a request says that it has a body: a length of 0 is none. By HTTP/2 it may have one without saying so.
 fn announces_body(request: &RequestView<'_>) -> bool {
-    let is_zero = |length: &[u8]| length.iter().all(|digit| *digit == b'0');
     request.fields.contains(&header::TRANSFER_ENCODING)
-        || request.fields.get(&header::CONTENT_LENGTH).is_some_and(|length| !is_zero(length))
+        || request.fields.get(&header::CONTENT_LENGTH).is_some_and(|length| content_length(length) != Some(0))
 }
 
 /// RFC 9110 section 7.8: `Upgrade` counts only where `Connection` names it, and not in HTTP/1.0 or HTTP/2. With
@@ -178,11 +177,11 @@ fn announces_body(request: &RequestView<'_>) -> bool {
 pub fn asks_for_upgrade(request: &RequestView<'_>) -> bool {
     *request.method == Method::GET
         && request.version == Version::HTTP_11
-        && !announces_body(request)
         && request.fields.get(&header::UPGRADE).is_some_and(|protocol| !protocol.is_empty())
         && request.fields.joined(&header::CONNECTION).is_some_and(|options| {
             options.split(|byte| *byte == b',').any(|option| option.trim_ascii().eq_ignore_ascii_case(b"upgrade"))
         })
+        && !announces_body(request)
 }
 
 fn refuse_unrouted<'c>(site: &Site, request: &RequestView<'_>) -> Plan<'c> {

@@ -26,7 +26,7 @@ use crate::origin::connect::OriginError;
 use crate::plan::CacheKey;
 use crate::prefix::Prefix;
 
-use super::fill_buffer::{Account, FillBuffer, NARROW_WINDOW};
+use super::fill_buffer::{Account, FillBuffer, WINDOW};
 use super::purge::PurgeSeq;
 use super::trouble::Trouble;
 use super::vary::Variant;
@@ -371,8 +371,12 @@ impl Flight {
                 if state.readers.is_empty() {
                     return false;
                 }
-                let window = self.buffer.window();
-                if state.end - state.first < window && (window > NARROW_WINDOW || state.has_waiting_readers()) {
+                let behind = state.end - state.first;
+                let goes_on = match self.buffer.is_tight() {
+                    true => behind == 0 && state.has_waiting_readers(),
+                    false => behind < WINDOW,
+                };
+                if goes_on {
                     return true;
                 }
             }
@@ -395,8 +399,7 @@ impl Flight {
     }
 
     fn trim(&self, state: &mut State) {
-        let window = self.buffer.window();
-        let dropped = state.trim(if window == NARROW_WINDOW { 0 } else { window });
+        let dropped = state.trim(if self.buffer.is_tight() { 0 } else { WINDOW });
         self.buffer.give_back(dropped, state.account());
     }
 
@@ -481,7 +484,6 @@ impl State {
 mod tests {
     use http::{HeaderMap, StatusCode};
 
-    use super::super::fill_buffer::WINDOW;
     use super::super::freshness::Freshness;
     use super::super::object::Head;
     use super::super::tags::Tags;

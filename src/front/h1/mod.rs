@@ -340,7 +340,11 @@ impl Connection {
                         prefix.unsplit(self.buffer.split_to(used));
                         if chunks.is_done() { Gate::Bytes(0) } else { Gate::Chunks(chunks) }
                     }
-                    Err(Malformed) => Gate::Malformed,
+                    Err(Malformed) => {
+                        let refusal = Refusal { status: StatusCode::BAD_REQUEST, why: MALFORMED };
+                        self.refuse(snapshot, refusal).await;
+                        return None;
+                    }
                 }
             }
             BodyFraming::None => Gate::Bytes(0),
@@ -350,11 +354,6 @@ impl Connection {
                 Gate::Bytes(length - there as u64)
             }
         };
-        if gate == Gate::Malformed {
-            let refusal = Refusal { status: StatusCode::BAD_REQUEST, why: MALFORMED };
-            self.refuse(snapshot, refusal).await;
-            return None;
-        }
         self.stream.put_back(std::mem::take(&mut self.buffer));
         self.stream.set_gate(gate);
         let mut session = ServerSession::new_http1(Box::new(self.stream));

@@ -110,8 +110,11 @@ async fn hold(stream: &mut Handle, shared: &Shared, kept: &Kept, piece: usize) -
         Hold::Nothing => Ok(None),
         Hold::Entered(body) => Ok(Some(body)),
         Hold::InHand(bytes) => stream.hold_in_hand(bytes).await.map(Some),
-        // Meanwhile it may be stored, and then it is held as that: it must not wait for room that it takes itself.
-        Hold::Ahead(_) => {
+        Hold::Ahead(bytes) => {
+            if let Some(held) = stream.hold_at_once(bytes) {
+                return Ok(Some(held));
+            }
+            // Meanwhile it may be stored, and then it is held as that: it must not wait for room that it takes itself.
             let ask = |stream: &Handle| match shared.engine.hold(kept, piece, stream.waiter()) {
                 Hold::Entered(body) => Some(body),
                 Hold::Ahead(bytes) | Hold::InHand(bytes) => stream.hold_at_once(bytes),

@@ -261,10 +261,7 @@ impl Connection {
         let most = self.limits.max_h2_streams as usize;
         // Tasks may have something to do after their streams are over; not without bound.
         if self.streams.len() >= most || self.outbox.live() >= 2 * most {
-            self.section = section;
-            self.shared.observer.metrics.streams_refused.inc();
-            wire::put_reset(self.output.frames(), id, Reason::RefusedStream);
-            return self.bear(1);
+            return self.refuse_stream(id, section);
         }
         self.served += 1;
         if self.served >= self.limits.max_requests_per_connection {
@@ -295,6 +292,14 @@ impl Connection {
                 Ok(())
             }
         }
+    }
+
+    /// There is no room for a stream. Nothing was done: the client may ask again (RFC 9113 section 8.7).
+    fn refuse_stream(&mut self, id: u32, section: Section) -> Result<(), Reason> {
+        self.section = section;
+        self.shared.observer.metrics.streams_refused.inc();
+        wire::put_reset(self.output.frames(), id, Reason::RefusedStream);
+        self.bear(1)
     }
 
     /// Answers what is not a request.
@@ -372,11 +377,7 @@ impl Connection {
         expects_continue: bool,
     ) -> Result<(), Reason> {
         let Some(admitted) = self.outbox.admit(section.weight()) else {
-            // Nothing was done: the client may ask again (RFC 9113 section 8.7).
-            wire::put_reset(self.output.frames(), id, Reason::RefusedStream);
-            self.shared.observer.metrics.streams_refused.inc();
-            self.section = section;
-            return self.bear(1);
+            return self.refuse_stream(id, section);
         };
         let stream = Stream::new(id, self.outbox.clone());
         let expected = match body {

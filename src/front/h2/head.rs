@@ -5,7 +5,7 @@ use smallvec::SmallVec;
 
 use crate::config::host::parse_authority;
 use crate::config::model::Limits;
-use crate::request::{Target, content_length};
+use crate::request::{Target, content_length, is_tchar};
 
 use super::super::head::{BodyFraming, Refusal, RequestHead, expects_continue, refuse_method, target_error};
 use super::hpack::Section;
@@ -198,14 +198,8 @@ const NAME_BYTES: [bool; 256] = {
     let mut byte = 0;
     while byte < 128 {
         let at = byte as u8;
-        table[byte] = at.is_ascii_lowercase() || at.is_ascii_digit();
+        table[byte] = is_tchar(at) && !at.is_ascii_uppercase();
         byte += 1;
-    }
-    let others = b"!#$%&'*+-.^_`|~";
-    let mut at = 0;
-    while at < others.len() {
-        table[others[at] as usize] = true;
-        at += 1;
     }
     table
 };
