@@ -28,6 +28,8 @@ mod node;
 mod observe;
 #[path = "../src/origin/mod.rs"]
 mod origin;
+#[path = "../src/pace.rs"]
+mod pace;
 #[path = "../src/pass/mod.rs"]
 mod pass;
 #[path = "../src/plan/mod.rs"]

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use pingora_core::server::configuration::ServerConf;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
@@ -24,7 +23,6 @@ use crate::observe::Observer;
 use crate::observe::access_log::AccessLog;
 use crate::observe::metrics::Metrics;
 use crate::origin::passage::Passage;
-use crate::pass::Pass;
 use crate::snapshot::Snapshot;
 use crate::state_dir::{StateDir, StateError};
 
@@ -155,10 +153,8 @@ fn build(
     let engine = Arc::new(Engine::new(&config, purges, metrics.clone()));
     let snapshot = node::first_snapshot(config, &engine, &metrics, Passage::new(state_dir.node_id.clone()));
     let snapshot: Arc<ArcSwap<Snapshot>> = Arc::new(ArcSwap::from_pointee(snapshot));
-    let pass = Pass { observer: observer.clone(), engine: engine.clone() };
-    let proxy = pingora_proxy::http_proxy(&Arc::new(ServerConf::default()), pass);
     let node = Node::new(snapshot.clone(), engine.clone(), observer.clone(), source, allowed);
-    let shared = Arc::new(Shared { snapshot, engine, observer, proxy: Arc::new(proxy) });
+    let shared = Arc::new(Shared { snapshot, engine, observer });
     Ok((node, shared))
 }
 

@@ -10,6 +10,7 @@ mod front;
 mod node;
 mod observe;
 mod origin;
+mod pace;
 mod pass;
 mod plan;
 mod prefix;

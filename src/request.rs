@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::net::IpAddr;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Version};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Version, header};
 
 /// Fields that a request gets beside its own on its way to an origin.
 const FORWARDED: usize = 4;
@@ -62,6 +62,26 @@ impl RequestView<'_> {
             Some(query) => format!("{}?{query}", self.path),
             None => self.path.to_owned(),
         }
+    }
+
+    /// Whether the client takes trailers (RFC 9110 section 10.1.4).
+    pub fn takes_trailers(&self) -> bool {
+        let lists = |line: &[u8]| {
+            line.split(|byte| *byte == b',').any(|token| token.trim_ascii().eq_ignore_ascii_case(b"trailers"))
+        };
+        let mut found = false;
+        self.fields.for_each(&header::TE, |line| found |= lists(line));
+        found
+    }
+
+    /// Whether it is a call by gRPC, which HTTP/2 carries.
+    pub fn is_grpc(&self) -> bool {
+        self.version == Version::HTTP_2
+            && *self.method == Method::POST
+            && self.fields.get(&header::CONTENT_TYPE).is_some_and(|kind| {
+                let kind = kind.strip_prefix(b"application/grpc");
+                kind.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
+            })
     }
 }
 

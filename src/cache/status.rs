@@ -21,6 +21,8 @@ pub enum Report {
     OnlyIfCached,
     /// Did not meet the cache.
     Pass(&'static str),
+    /// Likewise; and what it has changed is forgotten, which a restart may undo.
+    PassNotDurable(&'static str),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -117,6 +119,7 @@ impl Report {
             Report::OnlyIfCached => write!(out, "; detail=only-if-cached"),
             Report::Forward(forward) => forward.write(out),
             Report::Pass(why) => write!(out, "; fwd={why}"),
+            Report::PassNotDurable(why) => write!(out, "; fwd={why}; detail=invalidation-not-durable"),
         };
     }
 
@@ -142,7 +145,7 @@ impl Report {
                 (None, _, Why::Stale) => CacheResult::Expired,
                 (None, _, _) => CacheResult::Miss,
             },
-            Report::Pass(_) => CacheResult::Pass,
+            Report::Pass(_) | Report::PassNotDurable(_) => CacheResult::Pass,
         }
     }
 }

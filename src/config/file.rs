@@ -124,6 +124,7 @@ pub struct RouteSection {
     pub methods: Vec<At<String>>,
     pub pool: At<String>,
     pub max_body: Option<ByteSize>,
+    pub stream_timeout: Option<Duration>,
     pub forward: Vec<At<String>>,
     pub cache: Option<cache::CacheSection>,
 }
@@ -376,6 +377,7 @@ fn read_pool(name: At<String>, mut table: Table, errors: &mut Diagnostics) -> Po
             total: table.get_or("total_timeout", default.total, errors),
             idle: table.get_or("idle_timeout", default.idle, errors),
             tunnel: table.get_or("tunnel_timeout", default.tunnel, errors),
+            stream: read_stream_timeout(&mut table, errors),
         },
         protocol: table.get("protocol", errors).unwrap_or(At { value: OriginProtocol::H1, place }),
         tls: table.get_or("tls", false, errors),
@@ -473,9 +475,18 @@ fn read_route(mut table: Table, errors: &mut Diagnostics) -> Option<RouteSection
     let pool = table.require("pool", errors);
     let methods = table.list("methods", errors);
     let max_body = table.get("max_body", errors).map(|at| at.value);
+    let stream_timeout = read_stream_timeout(&mut table, errors);
     let forward = table.list("forward", errors);
     let name = table.name.replace("[[", "cache of [[");
     let cache = table.table("cache", &name, errors).map(|cache| cache::read(cache, errors));
     table.finish(errors);
-    Some(RouteSection { path: path?, methods, pool: pool?, max_body, forward, cache })
+    Some(RouteSection { path: path?, methods, pool: pool?, max_body, stream_timeout, forward, cache })
+}
+
+fn read_stream_timeout(table: &mut Table, errors: &mut Diagnostics) -> Option<Duration> {
+    let timeout: At<Duration> = table.get("stream_timeout", errors)?;
+    if timeout.value.is_zero() {
+        errors.error(timeout.place, format!("stream_timeout in {} must be more than zero", table.name));
+    }
+    Some(timeout.value)
 }

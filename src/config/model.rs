@@ -307,6 +307,8 @@ pub struct PoolTimeouts {
     pub idle: Duration,
     /// How long both sides of a tunnel (WebSocket) may be silent.
     pub tunnel: Duration,
+    /// How long a response that is passed on may be silent; `None`: as long as `read`, but for streams of HTTP/2.
+    pub stream: Option<Duration>,
 }
 
 impl Default for PoolTimeouts {
@@ -318,6 +320,7 @@ impl Default for PoolTimeouts {
             total: Duration::from_secs(60),
             idle: Duration::from_secs(60),
             tunnel: Duration::from_secs(3600),
+            stream: None,
         }
     }
 }
@@ -405,6 +408,8 @@ pub struct Route {
     pub methods: Option<HashSet<Method>>,
     pub pool: PoolId,
     pub max_body: BodyLimit,
+    /// Instead of the pool's.
+    pub stream_timeout: Option<Duration>,
     pub cache: CacheRules,
 }
 

@@ -137,11 +137,6 @@ fn resolve_listeners(
         if protocols.is_empty() {
             protocols = if section.tls { vec![Protocol::H1, Protocol::H2] } else { vec![Protocol::H1] };
         }
-        if !section.tls
-            && let Some(h2) = section.protocols.iter().find(|at| at.value == Protocol::H2)
-        {
-            errors.error_with_hint(h2.place, "HTTP/2 is offered over TLS only", "add tls = true or remove \"h2\"");
-        }
         listeners.push(Listener { address: section.address.value, tls: section.tls, protocols });
     }
     listeners
@@ -518,6 +513,7 @@ fn resolve_route(route: file::RouteSection, pool_ids: &PoolIds, errors: &mut Dia
         methods: (!methods.is_empty()).then_some(methods),
         pool: pool?,
         max_body: route.max_body.map_or(BodyLimit::Unlimited, |ByteSize(bytes)| BodyLimit::Bytes(bytes)),
+        stream_timeout: route.stream_timeout,
         cache,
     })
 }

@@ -1,18 +1,32 @@
 //! Where a chunked body ends (RFC 9112 section 7.1), so that what a client sends after it is told from it.
 //! Strict: what is not exactly the grammar has no end that two parsers would agree on.
 
+use bytes::{Buf, Bytes, BytesMut};
+use http::{HeaderMap, HeaderName, HeaderValue};
+
 use crate::request::is_tchar;
 
 /// Bytes of chunk extensions in one chunk, at most.
 const MAX_EXTENSION: usize = 1024;
 /// Bytes of trailers, at most.
 const MAX_TRAILERS: usize = 16 << 10;
+/// Fields in trailers, at most.
+const MOST_TRAILERS: usize = 64;
 /// Hexadecimal digits of a size: fewer than 64 bits.
 const MAX_DIGITS: usize = 15;
 
 /// How far into a chunked body its bytes have gone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Chunks(State);
+
+/// What the bytes that are there have come to.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Taken {
+    Data(Bytes),
+    Trailers(HeaderMap),
+    End,
+    NeedsMore,
+}
 
 /// It is not a chunked body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,8 +106,58 @@ impl Chunks {
         self.0 == State::Done
     }
 
+    /// Takes what is body off the front of what has been read. Trailers are left there until they have come in full.
+    pub fn take(&mut self, read: &mut BytesMut) -> Result<Taken, Malformed> {
+        let mut at = 0;
+        while at < read.len() {
+            match self.0 {
+                State::Done => break,
+                State::Data { left } => {
+                    read.advance(at);
+                    let piece = read.split_to(read.len().min(usize::try_from(left).unwrap_or(usize::MAX))).freeze();
+                    let left = left - piece.len() as u64;
+                    self.0 = if left == 0 { State::DataCr } else { State::Data { left } };
+                    return Ok(Taken::Data(piece));
+                }
+                State::LineStart { length: 0 } => return self.take_trailers(read, at),
+                state => {
+                    self.0 = state.after(read[at])?;
+                    at += 1;
+                }
+            }
+        }
+        read.advance(at);
+        Ok(if self.is_done() { Taken::End } else { Taken::NeedsMore })
+    }
+
+    fn take_trailers(&mut self, read: &mut BytesMut, from: usize) -> Result<Taken, Malformed> {
+        read.advance(from);
+        let mut end = *self;
+        let length = end.advance(read)?;
+        if !end.is_done() {
+            return Ok(Taken::NeedsMore);
+        }
+        *self = end;
+        let mut space = [httparse::EMPTY_HEADER; MOST_TRAILERS];
+        let lines = read.split_to(length);
+        let (_, parsed) = match httparse::parse_headers(&lines, &mut space) {
+            Ok(httparse::Status::Complete(parsed)) => parsed,
+            _ => return Err(Malformed),
+        };
+        let fields = parsed.iter().map(|field| {
+            let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| Malformed)?;
+            Ok((name, HeaderValue::from_bytes(field.value).map_err(|_| Malformed)?))
+        });
+        let mut trailers = HeaderMap::new();
+        for field in fields {
+            let (name, value) = field?;
+            trailers.append(name, value);
+        }
+        Ok(if trailers.is_empty() { Taken::End } else { Taken::Trailers(trailers) })
+    }
+
     /// Takes the next bytes that came and says how many of them are the body's: all, unless it ends in them.
-    pub fn advance(&mut self, bytes: &[u8]) -> Result<usize, Malformed> {
+    fn advance(&mut self, bytes: &[u8]) -> Result<usize, Malformed> {
         let mut at = 0;
         while at < bytes.len() && self.0 != State::Done {
             if let State::Data { left } = self.0 {

@@ -1,15 +1,14 @@
 //! The head of a request: parsed strictly, checked once, everything ambiguous refused. Here that of HTTP/1; that of
 //! HTTP/2 comes to the same [`RequestHead`].
 //!
-//! What is accepted here is written anew before it goes on ([`RequestHead::canonical`]), so that no origin and
-//! no other parser behind this one can read a request otherwise than it was read here.
+//! What is accepted here is written anew before it goes on, so that no origin can read a request otherwise than it was read
+//! here.
 
 use std::borrow::Cow;
 use std::mem::MaybeUninit;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::LazyLock;
 
-use bytes::{BufMut, BytesMut};
 use http::{Method, StatusCode, Version};
 use memchr::memmem::Finder;
 use smallvec::SmallVec;
@@ -33,8 +32,6 @@ pub struct RequestHead<'b> {
     /// Whether the client lets the connection go on.
     pub keep_alive: bool,
     pub expects_continue: bool,
-    /// Bytes of the head in the buffer.
-    pub length: usize,
 }
 
 /// How long the request's body is (RFC 9112 section 6.3).
@@ -49,6 +46,14 @@ impl BodyFraming {
     /// Whether nothing is to come: a length of 0 is no body.
     pub fn is_empty(self) -> bool {
         matches!(self, BodyFraming::None | BodyFraming::Length(0))
+    }
+
+    /// The length that the head states.
+    pub fn length(self) -> Option<u64> {
+        match self {
+            BodyFraming::Length(length) => Some(length),
+            BodyFraming::None | BodyFraming::Chunked => None,
+        }
     }
 }
 
@@ -144,7 +149,6 @@ impl<'b> RequestHead<'b> {
             authority,
             version,
             fields,
-            length: head.len(),
         })
     }
 
@@ -168,44 +172,6 @@ impl<'b> RequestHead<'b> {
 
     pub fn fields(&self) -> Fields<'b> {
         Fields::Parsed(self.fields)
-    }
-
-    /// The head written anew, as pingora's session is to read it: one `Host`, the normalised target, exactly
-    /// one statement of the body's length, and no hop-by-hop fields but what pingora needs. `last` says
-    /// that the connection ends with this request.
-    pub fn canonical(&self, last: bool) -> BytesMut {
-        let mut out = BytesMut::with_capacity(self.length + 64);
-        for part in [self.method.as_str(), " ", &self.target.path] {
-            out.put_slice(part.as_bytes());
-        }
-        if let Some(query) = self.target.query {
-            out.put_u8(b'?');
-            out.put_slice(query.as_bytes());
-        }
-        let version = if self.version == Version::HTTP_10 { " HTTP/1.0\r\n" } else { " HTTP/1.1\r\n" };
-        out.put_slice(version.as_bytes());
-        put_field(&mut out, "Host", self.authority.as_bytes());
-        match self.body {
-            BodyFraming::None => {}
-            BodyFraming::Length(length) => put_field(&mut out, "Content-Length", length.to_string().as_bytes()),
-            BodyFraming::Chunked => put_field(&mut out, "Transfer-Encoding", b"chunked"),
-        }
-        match (self.keep_alive && !last, self.version) {
-            (false, _) => put_field(&mut out, "Connection", b"close"),
-            (true, Version::HTTP_10) => put_field(&mut out, "Connection", b"keep-alive"),
-            (true, _) => {}
-        }
-        for field in self.fields {
-            // Expected of who speaks HTTP/1.1 only (RFC 9110 section 10.1.1).
-            let unexpected = self.version == Version::HTTP_10 && field.name.eq_ignore_ascii_case("expect");
-            let rewritten = unexpected || REWRITTEN.iter().any(|name| field.name.eq_ignore_ascii_case(name));
-            let te_trailers = field.name.eq_ignore_ascii_case("te") && field.value.eq_ignore_ascii_case(b"trailers");
-            if te_trailers || !rewritten {
-                put_field(&mut out, field.name, field.value);
-            }
-        }
-        out.put_slice(b"\r\n");
-        out
     }
 }
 
@@ -267,26 +233,6 @@ const STAYS: [&str; 12] = [
     "transfer-encoding",
     "upgrade",
 ];
-
-/// Fields that [`RequestHead::canonical`] writes itself or leaves out.
-const REWRITTEN: [&str; 9] = [
-    "host",
-    "content-length",
-    "transfer-encoding",
-    "connection",
-    "keep-alive",
-    "proxy-connection",
-    "upgrade",
-    "te",
-    "trailer",
-];
-
-fn put_field(out: &mut BytesMut, name: &str, value: &[u8]) {
-    out.put_slice(name.as_bytes());
-    out.put_slice(b": ");
-    out.put_slice(value);
-    out.put_slice(b"\r\n");
-}
 
 /// NUL and its like in names, values and targets; carriage returns that end no line.
 fn refuse_controls(head: &[u8]) -> Result<(), Refusal> {
@@ -425,7 +371,15 @@ pub(super) fn expects_continue(fields: &[httparse::Header<'_>], version: Version
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::task::{Context, Poll};
+
     use super::*;
+    use crate::cache::object::remove_hop_by_hop;
+    use crate::config::model::PoolId;
+    use crate::origin::exchange::OriginRequest;
+    use crate::origin::forward;
+    use crate::origin::upload::{BodyError, Frame, RequestBody, Upload, UploadRules};
 
     fn check(request: &[u8]) -> Result<(BodyFraming, bool, String), u16> {
         let limits = Limits::default();
@@ -436,9 +390,41 @@ mod tests {
         };
         let mut space = field_space(&request[..end]);
         match RequestHead::parse(&request[..end], &mut space, &limits) {
-            Ok(head) => Ok((head.body, head.keep_alive, String::from_utf8_lossy(&head.canonical(false)).into_owned())),
+            Ok(head) => Ok((head.body, head.keep_alive, written_anew(&head))),
             Err(refusal) => Err(refusal.status.as_u16()),
         }
+    }
+
+    /// As it goes to an origin; the node's own fields are not in it.
+    fn written_anew(head: &RequestHead<'_>) -> String {
+        struct NoBody;
+        impl RequestBody for NoBody {
+            fn poll_frame(&mut self, _: &mut Context<'_>) -> Poll<Result<Option<Frame>, BodyError>> {
+                Poll::Ready(Ok(None))
+            }
+        }
+        let view = head.view([127, 0, 0, 1].into(), ([127, 0, 0, 1], 80).into(), Scheme::Http);
+        let mut fields = view.fields.to_map();
+        remove_hop_by_hop(&mut fields);
+        forward::exclude_bodys(&mut fields);
+        let request = OriginRequest {
+            method: head.method.clone(),
+            path_and_query: view.path_and_query(),
+            authority: view.authority.to_owned(),
+            fields,
+            pool: PoolId(0),
+            hash: 0,
+            upgrade: None,
+            takes_trailers: view.takes_trailers(),
+            silence: None,
+            interims: None,
+        };
+        let upload = (!head.body.is_empty()).then(|| {
+            let expects = head.expects_continue.then(Arc::default);
+            let rules = UploadRules { length: head.body.length(), most: None, pace: None, expects };
+            Upload::new(Box::new(NoBody), rules)
+        });
+        String::from_utf8_lossy(&request.wire_head(None, upload.as_ref())).into_owned()
     }
 
     #[test]
@@ -525,38 +511,33 @@ mod tests {
                 "GET http://a/x HTTP/1.1\r\nHost: a\r\nConnection: close, X-Hop\r\nX-Hop: 1\r\nX-End: 2\r\n\r\n",
                 BodyFraming::None,
                 false,
-                "GET /x HTTP/1.1\r\nHost: a\r\nConnection: close\r\nX-End: 2\r\n\r\n",
+                "GET /x HTTP/1.1\r\nHost: a\r\nx-end: 2\r\n\r\n",
             ),
             (
                 "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 007\r\nTE: trailers, deflate\r\n\r\n",
                 BodyFraming::Length(7),
                 true,
-                "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 7\r\n\r\n",
+                "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 7\r\nConnection: TE\r\nTE: trailers\r\n\r\n",
             ),
             (
                 "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: CHUNKED\r\nTE: trailers\r\n\r\n",
                 BodyFraming::Chunked,
                 true,
-                "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nTE: trailers\r\n\r\n",
+                "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nConnection: TE\r\nTE: trailers\r\n\r\n",
             ),
             (
                 "GET /ws HTTP/1.1\r\nHost: a\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: k\r\n\r\n",
                 BodyFraming::None,
                 true,
-                "GET /ws HTTP/1.1\r\nHost: a\r\nSec-WebSocket-Key: k\r\n\r\n",
+                "GET /ws HTTP/1.1\r\nHost: a\r\nsec-websocket-key: k\r\n\r\n",
             ),
             (
                 "GET / HTTP/1.0\r\nHost: a\r\nConnection: keep-alive\r\n\r\n",
                 BodyFraming::None,
                 true,
-                "GET / HTTP/1.0\r\nHost: a\r\nConnection: keep-alive\r\n\r\n",
+                "GET / HTTP/1.1\r\nHost: a\r\n\r\n",
             ),
-            (
-                "GET / HTTP/1.0\r\nHost: a\r\n\r\n",
-                BodyFraming::None,
-                false,
-                "GET / HTTP/1.0\r\nHost: a\r\nConnection: close\r\n\r\n",
-            ),
+            ("GET / HTTP/1.0\r\nHost: a\r\n\r\n", BodyFraming::None, false, "GET / HTTP/1.1\r\nHost: a\r\n\r\n"),
         ] {
             assert_eq!(check(request.as_bytes()), Ok((framing, keep_alive, canonical.into())), "{request:?}");
         }
@@ -565,8 +546,8 @@ mod tests {
     #[test]
     fn what_is_written_anew_reads_the_same_again() {
         let request = "POST /%41/./b?q HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nX: ä\r\n\r\n";
-        let (framing, keep_alive, once) = check(request.as_bytes()).unwrap();
-        assert_eq!(check(once.as_bytes()), Ok((framing, keep_alive, once.clone())));
+        let (framing, _, once) = check(request.as_bytes()).unwrap();
+        assert_eq!(check(once.as_bytes()), Ok((framing, true, once.clone())));
     }
 
     /// Whatever is done to a request: it is refused, or what is written of it reads the same again, with one
@@ -609,9 +590,14 @@ mod tests {
                 }
             }
             request.extend_from_slice(b"\r\n\r\n");
-            let Ok((framing, keep_alive, once)) = check(&request) else { continue };
+            let Ok((framing, _, once)) = check(&request) else { continue };
             accepted += 1;
-            assert_eq!(check(once.as_bytes()), Ok((framing, keep_alive, once.clone())), "{request:?}");
+            let (again, _, twice) = check(once.as_bytes()).unwrap();
+            assert_eq!(
+                (again.length().unwrap_or(0), twice),
+                (framing.length().unwrap_or(0), once.clone()),
+                "{request:?}"
+            );
             let count = |name: &str| once.lines().filter(|line| line.to_ascii_lowercase().starts_with(name)).count();
             assert_eq!(count("host:"), 1, "{once}");
             assert!(count("content-length:") + count("transfer-encoding:") <= 1, "{once}");

@@ -5,20 +5,21 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::BytesMut;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use crate::config::model::Listener;
+use crate::config::model::{Listener, Protocol};
 
 use super::open::{Open, Place};
-use super::pace::Pace;
 use super::serve::Shared;
 use super::stream::ClientStream;
 use super::tls;
 use super::{h1, h2};
+use crate::pace::Pace;
 
 const BACKLOG: u32 = 4096;
 /// After accept has failed for want of something (file descriptors above all), so that it doesn't spin.
@@ -29,6 +30,16 @@ pub struct Bound {
     pub address: SocketAddr,
     listener: TcpListener,
     acceptor: Option<TlsAcceptor>,
+    offers: Offers,
+}
+
+/// What may be spoken where nothing is agreed on by ALPN.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Offers {
+    H1,
+    /// By prior knowledge (RFC 9113 section 3.3).
+    H2,
+    Both,
 }
 
 /// Opens one listener. The error says which.
@@ -40,7 +51,13 @@ pub fn bind(listener: &Listener, shared: &Shared) -> Result<Bound, String> {
         true => Some(tls::acceptor(shared.snapshot.clone(), &listener.protocols).map_err(|error| fail(&error))?),
         false => None,
     };
-    Ok(Bound { address, listener: socket, acceptor })
+    let has = |protocol| !listener.tls && listener.protocols.contains(&protocol);
+    let offers = match (has(Protocol::H1), has(Protocol::H2)) {
+        (_, false) => Offers::H1,
+        (false, true) => Offers::H2,
+        (true, true) => Offers::Both,
+    };
+    Ok(Bound { address, listener: socket, acceptor, offers })
 }
 
 fn open_socket(address: SocketAddr) -> io::Result<TcpListener> {
@@ -76,10 +93,10 @@ pub async fn serve(bound: Bound, shared: Arc<Shared>, open: Open, mut shutdown: 
         // Where there is no room a connection is closed at once: its client can go elsewhere.
         let Some(guard) = open.enter(&shared, client.ip()) else { continue };
         let (shared, shutdown) = (shared.clone(), shutdown.clone());
-        let (acceptor, local) = (bound.acceptor.clone(), bound.address);
+        let (acceptor, local, offers) = (bound.acceptor.clone(), bound.address, bound.offers);
         tokio::spawn(async move {
             let place = guard.place.clone();
-            serve_connection(stream, client, local, acceptor, shared, shutdown, place).await;
+            serve_connection(stream, (client, local), acceptor, offers, shared, shutdown, place).await;
             drop(guard);
         });
     }
@@ -87,9 +104,9 @@ pub async fn serve(bound: Bound, shared: Arc<Shared>, open: Open, mut shutdown: 
 
 async fn serve_connection(
     stream: TcpStream,
-    client: SocketAddr,
-    local: SocketAddr,
+    (client, local): (SocketAddr, SocketAddr),
     acceptor: Option<TlsAcceptor>,
+    offers: Offers,
     shared: Arc<Shared>,
     shutdown: watch::Receiver<bool>,
     place: Arc<Place>,
@@ -112,10 +129,15 @@ async fn serve_connection(
             }
         },
     };
-    if stream.is_h2() {
-        Box::pin(h2::Connection::new(shared, shutdown, stream, place).serve()).await; // large, and not for all
-    } else {
-        h1::Connection::new(shared, shutdown, stream, place).serve().await;
+    let begun = match stream.is_h2() || offers == Offers::H2 {
+        true => Some((stream, BytesMut::new())),
+        false => {
+            let takes_h2 = offers == Offers::Both;
+            h1::Connection::new(shared.clone(), shutdown.clone(), stream, place.clone()).serve(takes_h2).await
+        }
+    };
+    if let Some((stream, read)) = begun {
+        Box::pin(h2::Connection::new(shared, shutdown, stream, place).serve(read)).await; // large, and not for all
     }
 }
 

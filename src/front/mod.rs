@@ -8,7 +8,6 @@ pub mod h2;
 pub mod head;
 pub mod listen;
 pub mod open;
-mod pace;
 pub mod reply;
 pub mod serve;
 pub mod stream;

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -19,6 +20,7 @@ use crate::cache::status::Report;
 use crate::clock::Timestamp;
 use crate::origin::connect::OriginError;
 use crate::origin::exchange::Exchange;
+use crate::origin::forward;
 use crate::request::Fields;
 
 /// A response to one request.
@@ -32,6 +34,8 @@ pub struct ClientResponse {
     /// The cache key, for who may see it.
     pub key: Option<String>,
     pub body: Body,
+    /// Why there is nothing better, in an answer of the node's own.
+    why: Option<&'static str>,
 }
 
 enum HeadSource {
@@ -66,8 +70,38 @@ enum Pieces {
     Disk(Arc<dyn DiskBody>, u64),
     /// Likewise.
     Slices(Box<SliceReader>, u64),
-    /// Read at the client's pace; when it has ended, the connection is given back.
-    Passed(Option<Box<Exchange>>, Arc<Engine>),
+    /// As the origin sends it, at the client's pace.
+    Passed(Passing),
+}
+
+/// The body of an origin's answer while it is read.
+struct Passing {
+    /// `None`: it has ended, and the connection is given back.
+    exchange: Option<Box<Exchange>>,
+    engine: Arc<Engine>,
+    trailers: Option<HeaderMap>,
+}
+
+impl Passing {
+    fn new(exchange: Option<Box<Exchange>>, engine: Arc<Engine>) -> Self {
+        Passing { exchange, engine, trailers: None }
+    }
+
+    async fn next(&mut self) -> Result<Option<Bytes>, OriginError> {
+        let Some(exchange) = &mut self.exchange else { return Ok(None) };
+        let piece = exchange.read_body().await?;
+        self.end_with(&piece).await;
+        Ok(piece)
+    }
+
+    /// Gives the connection back if all has been read, before the client has the last piece: its next request may come at
+    /// once, and should find it.
+    async fn end_with(&mut self, piece: &Option<Bytes>) {
+        if let Some(mut ended) = self.exchange.take_if(|exchange| piece.is_none() || exchange.is_over()) {
+            self.trailers = ended.take_trailers();
+            ended.release(&self.engine.connector).await; // of HTTP/1.1 nothing is waited for
+        }
+    }
 }
 
 impl Pieces {
@@ -146,13 +180,13 @@ impl ClientResponse {
                 (head, length, Some(age).filter(|age| age.as_secs() > 0), Pieces::Slices(reader, 0))
             }
             Source::Passed { status, fields, exchange, engine } => {
-                return Self::passed(status, fields, Pieces::Passed(exchange, engine), method);
+                return Self::passed(status, fields, Pieces::Passed(Passing::new(exchange, engine)), method);
             }
             Source::Private(private) => {
                 let head = HeadSource::Own(Box::new(private.head));
                 let pieces = match private.body {
                     PrivateBody::Kept(pieces) => Pieces::Private(pieces),
-                    PrivateBody::Passed(exchange, engine) => Pieces::Passed(Some(exchange), engine),
+                    PrivateBody::Passed(exchange, engine) => Pieces::Passed(Passing::new(Some(exchange), engine)),
                 };
                 (head, private.length, None, pieces)
             }
@@ -178,7 +212,7 @@ impl ClientResponse {
         {
             reader.flight().want(); // `bytes=0-`, as players ask
         }
-        ClientResponse { head, reply, length, multipart, age, key: None, body: Body { pieces, skip, left } }
+        ClientResponse { head, reply, length, multipart, age, key: None, body: Body { pieces, skip, left }, why: None }
     }
 
     /// An origin's answer to this very request, conditions and ranges included: there is nothing to be decided.
@@ -193,14 +227,32 @@ impl ClientResponse {
             age: None,
             key: None,
             body: Body { pieces, skip: 0, left },
+            why: None,
         }
     }
 
     /// A response of the node's own: a status and one line that says why.
-    pub fn synthetic(status: StatusCode, why: &str, method: &Method, now: Timestamp) -> Self {
+    pub fn synthetic(status: StatusCode, why: &'static str, method: &Method, now: Timestamp) -> Self {
         let reason = status.canonical_reason().unwrap_or("Error");
         let body = format!("{} {reason}: {why}\n", status.as_u16());
-        Self::own(status, "text/plain; charset=utf-8", body, method, now)
+        let response = Self::own(status, "text/plain; charset=utf-8", body, method, now);
+        ClientResponse { why: Some(why), ..response }
+    }
+
+    /// The same as a client of gRPC understands it: an answer of trailers only.
+    pub fn in_grpc(self) -> Self {
+        let Some(why) = self.why else { return self };
+        let code = grpc_status(self.status());
+        let mut fields = self.head().fields();
+        fields.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        fields.insert("grpc-status", code.into());
+        fields.insert("grpc-message", HeaderValue::from_static(why));
+        ClientResponse {
+            head: HeadSource::Own(Box::new(Head::private(StatusCode::OK, fields))),
+            length: None,
+            body: Body { pieces: Pieces::Whole(None), skip: 0, left: 0 },
+            ..self
+        }
     }
 
     /// A response of the node's own with a body of any type.
@@ -220,6 +272,7 @@ impl ClientResponse {
             age: None,
             key: None,
             body: Body { pieces: Pieces::Whole(Some(body.into())), skip: 0, left },
+            why: None,
         }
     }
 
@@ -324,6 +377,21 @@ impl ClientResponse {
     }
 }
 
+/// The status of gRPC for one of HTTP (the protocol's `http-grpc-status-mapping`, and what it leaves out).
+fn grpc_status(status: StatusCode) -> u16 {
+    match status {
+        StatusCode::BAD_REQUEST => 13,                                 // INTERNAL
+        StatusCode::UNAUTHORIZED => 16,                                // UNAUTHENTICATED
+        StatusCode::FORBIDDEN => 7,                                    // PERMISSION_DENIED
+        StatusCode::NOT_FOUND => 12,                                   // UNIMPLEMENTED
+        StatusCode::PAYLOAD_TOO_LARGE => 8,                            // RESOURCE_EXHAUSTED
+        StatusCode::REQUEST_TIMEOUT => 1,                              // CANCELLED
+        StatusCode::TOO_MANY_REQUESTS | StatusCode::BAD_GATEWAY => 14, // UNAVAILABLE
+        StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT => 14,
+        _ => 2, // UNKNOWN
+    }
+}
+
 impl HeadSource {
     fn get(&self) -> &Head {
         match self {
@@ -371,6 +439,49 @@ impl Body {
         }
     }
 
+    /// Whether nothing is to come: the origin has said so with the head.
+    pub fn is_over(&self) -> bool {
+        matches!(&self.pieces, Pieces::Passed(Passing { exchange: None, .. }) | Pieces::Whole(None))
+    }
+
+    /// Whether some of the request is still to be sent.
+    pub fn is_sending(&self) -> bool {
+        matches!(&self.pieces, Pieces::Passed(Passing { exchange: Some(exchange), .. }) if exchange.is_sending())
+    }
+
+    /// Sends what is there of the request.
+    pub fn send_on(&mut self, cx: &mut Context<'_>) {
+        if let Pieces::Passed(Passing { exchange: Some(exchange), .. }) = &mut self.pieces {
+            exchange.send_on(cx);
+        }
+    }
+
+    /// The next piece of an origin's answer while the request is still sent. After it, [`Body::have_read`] is to be called.
+    pub fn poll_next_while_sending(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, OriginError>> {
+        match &mut self.pieces {
+            Pieces::Passed(Passing { exchange: Some(exchange), .. }) => exchange.poll_body(cx),
+            _ => Poll::Ready(Ok(None)),
+        }
+    }
+
+    /// A piece was read by itself.
+    pub async fn have_read(&mut self, piece: &Option<Bytes>) {
+        if let Pieces::Passed(passing) = &mut self.pieces {
+            passing.end_with(piece).await;
+        }
+    }
+
+    /// The trailers of a body that has been read to its end.
+    pub fn take_trailers(&mut self) -> Option<HeaderMap> {
+        match &mut self.pieces {
+            Pieces::Passed(passing) => passing.trailers.take().map(|mut trailers| {
+                forward::exclude_from_trailers(&mut trailers);
+                trailers
+            }),
+            _ => None,
+        }
+    }
+
     /// The next piece to be sent; `None` at the end.
     pub async fn next(&mut self) -> Result<Option<Bytes>, OriginError> {
         while self.left > 0 {
@@ -390,17 +501,7 @@ impl Body {
                         false => None,
                     }
                 }
-                Pieces::Passed(exchange, engine) => {
-                    let Some(reading) = exchange.as_mut() else { return Ok(None) };
-                    let piece = reading.read_body().await?;
-                    // Before the client has the last piece: its next request may come at once, and should find it.
-                    if (piece.is_none() || reading.is_over())
-                        && let Some(ended) = exchange.take()
-                    {
-                        ended.release(&engine.connector).await; // of HTTP/1.1 nothing is waited for
-                    }
-                    piece
-                }
+                Pieces::Passed(passing) => passing.next().await?,
                 Pieces::Private(receiver) => match receiver.recv().await {
                     Some(piece) => Some(piece?).filter(|piece| !piece.is_empty()),
                     None => return Err(lost()),

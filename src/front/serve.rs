@@ -8,13 +8,11 @@ use std::task::Poll;
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
-use http::{HeaderValue, Method, StatusCode, header};
-use pingora_proxy::HttpProxy;
+use http::{Method, StatusCode, header};
 
 use crate::cache::control::ClientDirectives;
 use crate::cache::engine::{Answer, CacheRequest, Engine, FetchError, Source};
 use crate::cache::lookup::Lookup;
-use crate::cache::object::{add_date, remove_hop_by_hop};
 use crate::cache::purge::{Event, PURGE_PATIENCE, Target};
 use crate::cache::status::Report;
 use crate::clock::Timestamp;
@@ -22,10 +20,14 @@ use crate::config::model::{BodyLimit, Route};
 use crate::config::tokens;
 use crate::observe::{Observer, Outcome};
 use crate::origin::connect::OriginError;
-use crate::origin::exchange::{self, Exchange, Interims, OriginRequest};
-use crate::origin::forward::{self, Forwarded};
-use crate::pass::{Pass, PassRequest, excuse};
-use crate::plan::{self, Matched, PassReason, Plan, keyed_uris, plan};
+use crate::origin::exchange::Exchange;
+use crate::origin::forward;
+use crate::origin::interims::Interims;
+use crate::pass::{self, excuse};
+use crate::plan::{Matched, PassReason, Plan, keyed_uris, plan};
+
+pub use crate::pass::Incoming;
+
 use crate::request::RequestView;
 use crate::snapshot::Snapshot;
 
@@ -36,7 +38,6 @@ pub struct Shared {
     pub snapshot: Arc<ArcSwap<Snapshot>>,
     pub engine: Arc<Engine>,
     pub observer: Arc<Observer>,
-    pub proxy: Arc<HttpProxy<Pass>>,
 }
 
 /// What is to be done for a request.
@@ -46,11 +47,6 @@ pub enum Decision {
         response: ClientResponse,
         report: Option<Report>,
         site: Option<usize>,
-    },
-    Pass {
-        site: usize,
-        route: usize,
-        reason: PassReason,
     },
     /// The origin has answered 101.
     Tunnel {
@@ -62,6 +58,22 @@ pub enum Decision {
 
 /// Decides, fetching from the origin where the cache has nothing. `key` is a buffer that is reused.
 pub async fn decide(
+    shared: &Shared,
+    snapshot: &Arc<Snapshot>,
+    view: &RequestView<'_>,
+    key: &mut String,
+    now: Timestamp,
+    asking: Asking,
+) -> Decision {
+    match decide_by_http(shared, snapshot, view, key, now, asking).await {
+        Decision::Respond { response, report, site } if view.is_grpc() => {
+            Decision::Respond { response: response.in_grpc(), report, site }
+        }
+        decision => decision,
+    }
+}
+
+async fn decide_by_http(
     shared: &Shared,
     snapshot: &Arc<Snapshot>,
     view: &RequestView<'_>,
@@ -87,17 +99,14 @@ pub async fn decide(
         Plan::Tunnel(matched) => {
             return Box::pin(ask(shared, snapshot, view, matched, PassReason::CacheOff, now, asking)).await;
         }
-        Plan::Cache(matched) if asking.has_body => (matched, PassReason::Body),
+        Plan::Cache(matched) if asking.body.is_some() => (matched, PassReason::Body),
         Plan::Cache(matched) => match from_cache(shared, snapshot, view, matched, key, now).await {
             Ok(decision) => return decision,
             Err(reason) => (matched, reason),
         },
     };
-    if asking.has_body || !view.method.is_safe() {
-        return Decision::Pass { site: matched.site_index, route: matched.route_index, reason };
-    }
-    // What has no body and changes nothing takes the short way; pingora's proxy, which can do all the rest, costs more.
-    ask(shared, snapshot, view, matched, reason, now, asking).await
+    // Boxed: large, and most requests do not come here.
+    Box::pin(ask(shared, snapshot, view, matched, reason, now, asking)).await
 }
 
 /// What is to be done with a request; with one that goes in circles nothing, before anything else.
@@ -210,14 +219,20 @@ fn no_answer(
     view: &RequestView<'_>,
     now: Timestamp,
 ) -> Decision {
-    tracing::warn!(site = %matched.site.name, %error, "no answer from the origin");
+    match error {
+        OriginError::Request(error) => {
+            tracing::debug!(site = %matched.site.name, %error, "a request did not come whole")
+        }
+        error => tracing::warn!(site = %matched.site.name, %error, "no answer from the origin"),
+    }
     let response = ClientResponse::synthetic(error.status(), excuse(error.status()), view.method, now);
     Decision::Respond { response, report: Some(report), site: Some(matched.site_index) }
 }
 
-/// What a front knows of a request beside its head.
+/// What a front has of a request beside its head.
 pub struct Asking {
-    pub has_body: bool,
+    /// Its body, if there is one.
+    pub body: Option<Incoming>,
     /// Where interim responses go, if the client may have them.
     pub interims: Option<Arc<Interims>>,
 }
@@ -233,56 +248,22 @@ async fn ask(
     now: Timestamp,
     asking: Asking,
 ) -> Decision {
-    let (site, route, pool) = (matched.site_index, matched.route_index, matched.route.pool);
-    let mut fields = view.fields.to_map();
-    remove_hop_by_hop(&mut fields);
-    forward::exclude_bodys(&mut fields); // requests with one do not come here
-    forward::exclude_unkeyed(&mut fields, &matched.route.cache);
-    forward::join_cookies(&mut fields);
-    let forwarded = Forwarded {
-        node: &snapshot.config.node,
-        client: view.client,
-        authority: view.authority,
-        scheme: view.scheme,
-        version: view.version,
-        passage: &snapshot.passage,
-    };
-    forward::set_forwarding_fields(&mut fields, &forwarded);
-    let upgrade = plan::asks_for_upgrade(view).then(|| view.fields.get(&header::UPGRADE)).flatten();
-    let request = OriginRequest {
-        method: view.method.clone(),
-        path_and_query: view.path_and_query(),
-        authority: view.authority.to_owned(),
-        fields,
-        pool,
-        hash: snapshot.pools.hash(pool, view),
-        avoid_errors: false,
-        upgrade: upgrade.and_then(|protocol| HeaderValue::from_bytes(protocol).ok()),
-        interims: asking.interims,
-    };
-    let report = Report::Pass(reason.cache_status());
-    match exchange::get(&shared.engine.connector, &snapshot.pools, &request).await {
-        Ok(exchange) if exchange.status == StatusCode::SWITCHING_PROTOCOLS => {
-            Decision::Tunnel { exchange: Box::new(exchange), site, route }
+    let (site, route) = (matched.site_index, matched.route_index);
+    let Asking { body, interims } = asking;
+    match pass::pass(&shared.engine, snapshot, view, matched, body, interims).await {
+        Ok(passed) if passed.exchange.status == StatusCode::SWITCHING_PROTOCOLS => {
+            Decision::Tunnel { exchange: Box::new(passed.exchange), site, route }
         }
-        Ok(mut exchange) => {
-            let (status, mut fields) = (exchange.status, std::mem::take(&mut exchange.fields));
-            add_date(&mut fields, Timestamp::now());
-            let has_body =
-                view.method != Method::HEAD && !matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
-            let exchange = match has_body {
-                true => Some(Box::new(exchange)),
-                // Nobody will read to its end: it has ended.
-                false => {
-                    exchange.release(&shared.engine.connector).await;
-                    None
-                }
+        Ok(passed) => {
+            let report = match passed.is_undone_by_restart {
+                true => Report::PassNotDurable(reason.cache_status()),
+                false => Report::Pass(reason.cache_status()),
             };
-            let source = Source::Passed { status, fields, exchange, engine: shared.engine.clone() };
+            let source = passed.into_source(&shared.engine, view.method).await;
             let response = ClientResponse::new(source, view.method, view.fields, now);
             Decision::Respond { response, report: Some(report), site: Some(site) }
         }
-        Err(error) => no_answer(&error, report, matched, view, now),
+        Err(error) => no_answer(&error, Report::Pass(reason.cache_status()), matched, view, now),
     }
 }
 
@@ -325,40 +306,6 @@ async fn purge(
             let text = "the purge is in force, but could not be made durable: a restart would undo it";
             ClientResponse::synthetic(status, text, view.method, now)
         }
-    }
-}
-
-/// What the pass path has to know.
-pub fn pass_request(
-    snapshot: &Arc<Snapshot>,
-    view: &RequestView<'_>,
-    site: usize,
-    route: usize,
-    reason: PassReason,
-    now: Timestamp,
-    started: Instant,
-) -> PassRequest {
-    PassRequest {
-        snapshot: snapshot.clone(),
-        site,
-        route,
-        reason,
-        method: view.method.clone(),
-        host: view.host.to_owned(),
-        port: snapshot.site(site).keyed_port(view),
-        authority: view.authority.to_owned(),
-        path: view.path.to_owned(),
-        query: view.query.map(str::to_owned),
-        client: view.client,
-        scheme: view.scheme,
-        version: view.version,
-        hash: snapshot.pools.hash(snapshot.route(site, route).pool, view),
-        referer: view.fields.get_str(&header::REFERER).map(str::to_owned),
-        user_agent: view.fields.get_str(&header::USER_AGENT).map(str::to_owned),
-        reset: None,
-        progress: None,
-        time: now,
-        started,
     }
 }
 

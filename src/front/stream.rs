@@ -1,58 +1,71 @@
-//! A client's connection, plain or TLS, with a gate for handing it to pingora and getting it back.
+//! A client's connection, plain or TLS, and what comes on it of a request's body.
 //!
-//! pingora's HTTP/1 session treats any byte after a request as a fault of that request, and it decides by its
-//! own parser where a request ends. The gate lets it read exactly the bytes of the request it was given:
-//! what a client sends beyond them is held back for the front's own parser.
+//! A body is read while its response is written: both sides of the connection are used at once, by one task. So the
+//! connection is shared, behind a lock that nobody ever waits for.
 //!
-//! Writing has a deadline here, where all writers meet: pingora has none for the heads it writes.
+//! Writing has a deadline here, where all writers meet.
 
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use async_trait::async_trait;
-use bytes::{Buf, BytesMut};
-use pingora_core::protocols::l4::socket::SocketAddr as PeerAddr;
-use pingora_core::protocols::raw_connect::ProxyDigest;
-use pingora_core::protocols::{
-    ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, TimingDigest, UniqueID,
-};
-use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
+use bytes::BytesMut;
+use parking_lot::Mutex;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Sleep;
 use tokio_rustls::server::TlsStream;
 
 use crate::cache::object::FilePart;
+use crate::origin::upload::{BodyError, Frame, RequestBody};
+use crate::pace::{Pace, Taking};
 use crate::request::Scheme;
 
-use super::chunks::{Chunks, Malformed};
-use super::pace::{Pace, Taking};
+use super::chunks::{Chunks, Malformed, Taken};
+use super::head::BodyFraming;
 
-/// Bytes of later requests that are held back while one is passed on.
-const MAX_HELD: usize = 64 << 10;
+/// Bytes of a body that are read at once, and the least that there is room for.
+const PIECE: usize = 64 << 10;
+const FIRST_READ: usize = 4 << 10;
 
 /// A client's connection.
 #[derive(Debug)]
 pub struct ClientStream {
-    transport: Transport,
-    gate: Gate,
-    /// To be read before anything from the transport, or held back by the gate.
-    held: BytesMut,
+    shared: Arc<Mutex<Shared>>,
     client: SocketAddr,
     local: SocketAddr,
+    scheme: Scheme,
+    is_h2: bool,
+}
+
+#[derive(Debug)]
+struct Shared {
+    transport: Transport,
     /// How quickly the client has to take what is written, and how it does.
     pace: Pace,
     taking: Taking,
     /// Runs while nothing more can be written.
     stalled: Option<Stall>,
     /// Whether the connection is to end with a reset.
-    reset: Arc<AtomicBool>,
+    reset: bool,
+    /// The body of the request that is answered, and what was read behind it.
+    left: Left,
+    read: BytesMut,
+}
+
+/// What is still to come of a request's body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Left {
+    Nothing,
+    Bytes(u64),
+    Chunks(Chunks),
+    /// It is not what its head promised: nothing more of it is read.
+    Malformed,
 }
 
 /// A wait for the client.
@@ -72,18 +85,6 @@ enum Transport {
 /// What a client is told whose body is no chunked one.
 pub const MALFORMED: &str = "the body is not chunked as RFC 9112 section 7.1 says";
 
-/// How many more bytes may be read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Gate {
-    Open,
-    /// This many; after them, reading waits, but still notices when the client resets the connection.
-    Bytes(u64),
-    /// To the end of a chunked body; after it as with `Bytes(0)`.
-    Chunks(Chunks),
-    /// The body is not what its head promised: nothing more of it is read.
-    Malformed,
-}
-
 impl Transport {
     fn socket(&self) -> &TcpStream {
         match self {
@@ -95,25 +96,31 @@ impl Transport {
 
 impl ClientStream {
     pub fn plain(stream: TcpStream, client: SocketAddr, local: SocketAddr, pace: Pace) -> Self {
-        Self::new(Transport::Plain(stream), client, local, pace)
+        Self::new(Transport::Plain(stream), Scheme::Http, false, (client, local), pace)
     }
 
     pub fn tls(stream: TlsStream<TcpStream>, client: SocketAddr, local: SocketAddr, pace: Pace) -> Self {
-        Self::new(Transport::Tls(Box::new(stream)), client, local, pace)
+        let is_h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+        Self::new(Transport::Tls(Box::new(stream)), Scheme::Https, is_h2, (client, local), pace)
     }
 
-    fn new(transport: Transport, client: SocketAddr, local: SocketAddr, pace: Pace) -> Self {
-        ClientStream {
+    fn new(
+        transport: Transport,
+        scheme: Scheme,
+        is_h2: bool,
+        (client, local): (SocketAddr, SocketAddr),
+        pace: Pace,
+    ) -> Self {
+        let shared = Shared {
             transport,
-            gate: Gate::Open,
-            held: BytesMut::new(),
-            client,
-            local,
             pace,
             taking: Taking::default(),
             stalled: None,
-            reset: Arc::default(),
-        }
+            reset: false,
+            left: Left::Nothing,
+            read: BytesMut::new(),
+        };
+        ClientStream { shared: Arc::new(Mutex::new(shared)), client, local, scheme, is_h2 }
     }
 
     pub fn client(&self) -> SocketAddr {
@@ -125,80 +132,79 @@ impl ClientStream {
     }
 
     pub fn scheme(&self) -> Scheme {
-        match self.transport {
-            Transport::Plain(_) => Scheme::Http,
-            Transport::Tls(_) => Scheme::Https,
-        }
+        self.scheme
     }
 
     /// Whether the client chose HTTP/2 by ALPN.
     pub fn is_h2(&self) -> bool {
-        match &self.transport {
-            Transport::Plain(_) => false,
-            Transport::Tls(tls) => tls.get_ref().1.alpn_protocol() == Some(b"h2"),
-        }
+        self.is_h2
     }
 
     pub fn set_pace(&mut self, pace: Pace) {
-        self.pace = pace;
+        self.shared.lock().pace = pace;
     }
 
-    pub fn gate(&self) -> Gate {
-        self.gate
+    /// The body of the request whose head was read; `read`: what was read behind that.
+    pub fn receive(&mut self, framing: BodyFraming, read: BytesMut) -> Box<dyn RequestBody> {
+        let mut shared = self.shared.lock();
+        shared.read = read;
+        shared.left = match framing {
+            BodyFraming::None | BodyFraming::Length(0) => Left::Nothing,
+            BodyFraming::Length(length) => Left::Bytes(length),
+            BodyFraming::Chunked => Left::Chunks(Chunks::new()),
+        };
+        Box::new(IncomingBody(self.shared.clone()))
     }
 
-    pub fn set_gate(&mut self, gate: Gate) {
-        self.gate = gate;
+    /// What is still to come of the body.
+    pub fn left(&self) -> Left {
+        self.shared.lock().left
     }
 
-    /// Puts bytes back, to be read first.
-    pub fn put_back(&mut self, bytes: BytesMut) {
-        self.held = bytes;
+    /// The request is answered: takes back what was read of its body or behind that, and says what has not been.
+    pub fn end_body(&mut self) -> (BytesMut, Left) {
+        let mut shared = self.shared.lock();
+        (std::mem::take(&mut shared.read), std::mem::replace(&mut shared.left, Left::Nothing))
     }
 
-    /// What was held back.
-    pub fn take_held(&mut self) -> BytesMut {
-        std::mem::take(&mut self.held)
-    }
-
-    /// Set, it makes the end of the connection a reset: the only way to tell a client whose response ends with
-    /// the connection that it did not end well.
-    pub fn reset(&self) -> &Arc<AtomicBool> {
-        &self.reset
+    /// Makes the end of the connection a reset: the only way to tell a client whose response ends with the connection that it
+    /// did not end well.
+    pub fn end_by_reset(&mut self) {
+        self.shared.lock().reset = true;
     }
 
     /// Whether files can be sent without being read.
     pub fn sends_files(&self) -> bool {
-        matches!(self.transport, Transport::Plain(_))
+        self.scheme == Scheme::Http
     }
 
     /// Waits until the client takes more.
     pub async fn writable(&mut self) -> io::Result<()> {
         poll_fn(|cx| {
-            let ready = self.socket().poll_write_ready(cx);
-            self.watch(cx, ready, |()| 0)
+            let mut shared = self.shared.lock();
+            let ready = shared.transport.socket().poll_write_ready(cx);
+            shared.watch(cx, ready, |()| 0)
         })
         .await
     }
 
     /// Has the kernel send some of a part of a file; says how much. It may be nothing, if the client takes no more.
     pub fn try_send_file(&mut self, part: &FilePart) -> io::Result<u64> {
-        let Transport::Plain(stream) = &self.transport else { return Err(io::ErrorKind::Unsupported.into()) };
+        let shared = &mut *self.shared.lock();
+        let Transport::Plain(stream) = &shared.transport else { return Err(io::ErrorKind::Unsupported.into()) };
         let (mut at, most) = (part.at, usize::try_from(part.length).unwrap_or(usize::MAX));
         let send = || Ok(rustix::fs::sendfile(stream, &part.file, Some(&mut at), most)?);
         match stream.try_io(Interest::WRITABLE, send) {
             Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()), // the file was cut off under our hands
-            Ok(sent) if !self.taking.take(sent as u64, self.pace, Instant::now) => Err(timed_out(TOO_SLOW)),
+            Ok(sent) if !shared.taking.take(sent as u64, shared.pace, Instant::now) => Err(timed_out(TOO_SLOW)),
             Ok(sent) => Ok(sent as u64),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
             Err(error) => Err(error),
         }
     }
+}
 
-    fn socket(&self) -> &TcpStream {
-        self.transport.socket()
-    }
-
+impl Shared {
     /// Gives up on a client that has taken nothing for too long, or too little. `length`: bytes that were taken.
     fn watch<T>(
         &mut self,
@@ -249,86 +255,7 @@ impl ClientStream {
         }
     }
 
-    fn poll_transport(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        match &mut self.transport {
-            Transport::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
-            Transport::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
-        }
-    }
-
-    /// Behind a shut gate: collects what comes, so that a reset is noticed. The end is no leaving: a client may say that it
-    /// sends no more, and wait for its answer (RFC 9112 section 9.6 has servers do so). Who has left resets what comes.
-    fn poll_shut(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        loop {
-            if self.held.len() >= MAX_HELD {
-                return Poll::Pending; // not read on: the client has to wait for the running request
-            }
-            let mut space = [0; 4096];
-            let mut buf = ReadBuf::new(&mut space);
-            match self.poll_transport(cx, &mut buf) {
-                Poll::Ready(Ok(())) if buf.filled().is_empty() => return Poll::Pending,
-                Poll::Ready(Ok(())) => self.held.extend_from_slice(buf.filled()),
-                other => return other,
-            }
-        }
-    }
-}
-
-fn malformed() -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, MALFORMED)
-}
-
-impl AsyncRead for ClientStream {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let this = &mut *self;
-        match this.gate {
-            Gate::Malformed => Poll::Ready(Err(malformed())),
-            Gate::Open if this.held.is_empty() => this.poll_transport(cx, buf),
-            Gate::Open => {
-                let n = this.held.len().min(buf.remaining());
-                buf.put_slice(&this.held[..n]);
-                this.held.advance(n);
-                Poll::Ready(Ok(()))
-            }
-            Gate::Bytes(0) => this.poll_shut(cx),
-            Gate::Chunks(mut chunks) => {
-                let before = buf.filled().len();
-                let result = this.poll_transport(cx, buf);
-                let read = &buf.filled()[before..];
-                match chunks.advance(read) {
-                    Ok(used) => {
-                        this.held.extend_from_slice(&read[used..]);
-                        buf.set_filled(before + used);
-                        this.gate = if chunks.is_done() { Gate::Bytes(0) } else { Gate::Chunks(chunks) };
-                    }
-                    Err(Malformed) => {
-                        this.gate = Gate::Malformed;
-                        buf.set_filled(before);
-                        return Poll::Ready(Err(malformed()));
-                    }
-                }
-                result
-            }
-            Gate::Bytes(left) => {
-                let most = usize::try_from(left).unwrap_or(usize::MAX).min(buf.remaining());
-                let mut limited = buf.take(most);
-                let before = limited.filled().len();
-                let result = this.poll_transport(cx, &mut limited);
-                let read = limited.filled().len() - before;
-                let initialised = limited.initialized().len();
-                // SAFETY: `limited` is a view on the unfilled part of `buf`, and its own invariant is that its
-                // first `initialised` bytes are initialised; `read` of them have been filled.
-                unsafe { buf.assume_init(initialised) };
-                buf.advance(read);
-                this.gate = Gate::Bytes(left - read as u64);
-                result
-            }
-        }
-    }
-}
-
-impl AsyncWrite for ClientStream {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(&mut self, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
         let written = match &mut self.transport {
             Transport::Plain(stream) => Pin::new(stream).poll_write(cx, data),
             Transport::Tls(stream) => Pin::new(stream).poll_write(cx, data),
@@ -336,11 +263,7 @@ impl AsyncWrite for ClientStream {
         self.watch(cx, written, |written| *written)
     }
 
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        data: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
+    fn poll_write_vectored(&mut self, cx: &mut Context<'_>, data: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
         let written = match &mut self.transport {
             Transport::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, data),
             Transport::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, data),
@@ -348,11 +271,7 @@ impl AsyncWrite for ClientStream {
         self.watch(cx, written, |written| *written)
     }
 
-    fn is_write_vectored(&self) -> bool {
-        true
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let flushed = match &mut self.transport {
             Transport::Plain(stream) => Pin::new(stream).poll_flush(cx),
             Transport::Tls(stream) => Pin::new(stream).poll_flush(cx),
@@ -360,12 +279,110 @@ impl AsyncWrite for ClientStream {
         self.watch(cx, flushed, |()| 0)
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let shut = match &mut self.transport {
             Transport::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
             Transport::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
         };
         self.watch(cx, shut, |()| 0)
+    }
+
+    /// The next of the body, from what has been read or what comes.
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Frame>, BodyError>> {
+        loop {
+            match self.left.take(&mut self.read) {
+                Ok(Taken::Data(piece)) => {
+                    let last = self.left == Left::Nothing;
+                    return Poll::Ready(Ok(Some(Frame::Data { piece, last })));
+                }
+                Ok(Taken::Trailers(trailers)) => return Poll::Ready(Ok(Some(Frame::Trailers(trailers)))),
+                Ok(Taken::End) => return Poll::Ready(Ok(None)),
+                Ok(Taken::NeedsMore) => {}
+                Err(Malformed) => {
+                    self.left = Left::Malformed;
+                    return Poll::Ready(Err(BodyError::Malformed(MALFORMED)));
+                }
+            }
+            let expected = match self.left {
+                Left::Bytes(left) => usize::try_from(left).unwrap_or(PIECE),
+                _ => PIECE,
+            };
+            self.read.reserve(expected.clamp(FIRST_READ, PIECE));
+            let read = match &mut self.transport {
+                Transport::Plain(stream) => pin!(stream.read_buf(&mut self.read)).poll(cx),
+                Transport::Tls(stream) => pin!(stream.read_buf(&mut self.read)).poll(cx),
+            };
+            if !matches!(ready!(read), Ok(1..)) {
+                return Poll::Ready(Err(BodyError::Left));
+            }
+        }
+    }
+}
+
+impl Left {
+    fn take(&mut self, read: &mut BytesMut) -> Result<Taken, Malformed> {
+        match self {
+            Left::Nothing => Ok(Taken::End),
+            Left::Malformed => Err(Malformed),
+            _ if read.is_empty() => Ok(Taken::NeedsMore),
+            Left::Bytes(left) => {
+                let length = read.len().min(usize::try_from(*left).unwrap_or(usize::MAX));
+                let left = *left - length as u64;
+                *self = if left == 0 { Left::Nothing } else { Left::Bytes(left) };
+                Ok(Taken::Data(read.split_to(length).freeze()))
+            }
+            Left::Chunks(chunks) => {
+                let taken = chunks.take(read)?;
+                if chunks.is_done() {
+                    *self = Left::Nothing;
+                }
+                Ok(taken)
+            }
+        }
+    }
+}
+
+/// A body as an exchange takes it from the connection.
+struct IncomingBody(Arc<Mutex<Shared>>);
+
+impl RequestBody for IncomingBody {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Frame>, BodyError>> {
+        self.0.lock().poll_frame(cx)
+    }
+}
+
+impl AsyncRead for ClientStream {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match &mut self.shared.lock().transport {
+            Transport::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
+            Transport::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for ClientStream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        self.shared.lock().poll_write(cx, data)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        data: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.shared.lock().poll_write_vectored(cx, data)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.shared.lock().poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.shared.lock().poll_shutdown(cx)
     }
 }
 
@@ -383,63 +400,18 @@ fn timed_out(why: &'static str) -> io::Error {
     io::Error::new(io::ErrorKind::TimedOut, why)
 }
 
-impl Drop for ClientStream {
+impl Drop for Shared {
     fn drop(&mut self) {
-        if self.reset.load(Ordering::Relaxed) {
-            let _ = socket2::SockRef::from(self.socket()).set_linger(Some(Duration::ZERO)); // it may be gone already
+        if self.reset {
+            let socket = socket2::SockRef::from(self.transport.socket());
+            let _ = socket.set_linger(Some(Duration::ZERO)); // it may be gone already
         }
     }
 }
 
-// What pingora wants to know of a connection.
-
-#[async_trait]
-impl Shutdown for ClientStream {
-    async fn shutdown(&mut self) {
-        let _ = tokio::io::AsyncWriteExt::shutdown(self).await; // the client may have gone first
-    }
-}
-
-impl UniqueID for ClientStream {
-    fn id(&self) -> i32 {
-        use std::os::fd::AsRawFd;
-        self.socket().as_raw_fd()
-    }
-}
-
-impl Ssl for ClientStream {
-    fn selected_alpn_proto(&self) -> Option<ALPN> {
-        Some(if self.is_h2() { ALPN::H2 } else { ALPN::H1 })
-    }
-}
-
-impl GetTimingDigest for ClientStream {
-    fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {
-        Vec::new()
-    }
-}
-
-impl GetProxyDigest for ClientStream {
-    fn get_proxy_digest(&self) -> Option<Arc<ProxyDigest>> {
-        None
-    }
-}
-
-impl GetSocketDigest for ClientStream {
-    fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
-        let digest = SocketDigest::from_raw_fd(self.id());
-        // Both cells are new, so setting them cannot fail.
-        let _ = digest.peer_addr.set(Some(PeerAddr::Inet(self.client)));
-        let _ = digest.local_addr.set(Some(PeerAddr::Inet(self.local)));
-        Some(Arc::new(digest))
-    }
-}
-
-impl Peek for ClientStream {}
-
 #[cfg(test)]
 mod tests {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::io::AsyncWriteExt;
     use tokio::net::TcpListener;
 
     use super::*;
@@ -453,40 +425,44 @@ mod tests {
         (ClientStream::plain(server, peer, address, pace), client)
     }
 
-    /// Whether nothing is there to be read.
-    async fn waits(server: &mut ClientStream) -> bool {
-        let mut space = [0; 16];
-        let mut buf = ReadBuf::new(&mut space);
-        std::future::poll_fn(|cx| Poll::Ready(Pin::new(&mut *server).poll_read(cx, &mut buf).is_pending())).await
-    }
-
-    #[tokio::test]
-    async fn behind_the_gate_later_bytes_wait_and_an_end_is_no_leaving() {
-        let (mut server, mut client) = pair().await;
-        client.write_all(b"bodynext request").await.unwrap();
-        server.set_gate(Gate::Bytes(4));
-        let mut body = [0; 16];
-        let mut read = 0;
-        while read < 4 {
-            read += server.read(&mut body[read..]).await.unwrap();
+    /// The body's bytes, and how it ended.
+    async fn read(body: &mut Box<dyn RequestBody>) -> (Vec<u8>, Result<(), BodyError>) {
+        let mut all = Vec::new();
+        loop {
+            match poll_fn(|cx| body.poll_frame(cx)).await {
+                Ok(Some(Frame::Data { piece, .. })) => all.extend_from_slice(&piece),
+                Ok(Some(Frame::Trailers(_))) => {}
+                Ok(None) => return (all, Ok(())),
+                Err(error) => return (all, Err(error)),
+            }
         }
-        assert_eq!(&body[..read], b"body");
-        client.shutdown().await.unwrap();
-        assert!(waits(&mut server).await);
-        assert_eq!(server.take_held(), "next request");
     }
 
     #[tokio::test]
-    async fn a_chunked_body_ends_where_it_says() {
-        let (mut server, mut client) = pair().await;
-        client.write_all(b"3\r\nabc\r\n0\r\n\r\nnext request").await.unwrap();
-        client.shutdown().await.unwrap();
-        server.set_gate(Gate::Chunks(Chunks::new()));
-        let mut body = [0; 13];
-        server.read_exact(&mut body).await.unwrap();
-        assert_eq!(&body, b"3\r\nabc\r\n0\r\n\r\n");
-        assert!(waits(&mut server).await);
-        assert_eq!((server.gate(), server.take_held()), (Gate::Bytes(0), BytesMut::from("next request")));
+    async fn a_body_ends_where_it_says_and_what_follows_is_kept() {
+        for (framing, wire, expected, end, behind) in [
+            (BodyFraming::Length(4), "bodynext", "body", Ok(()), "next"),
+            (BodyFraming::Length(9), "body", "body", Err(BodyError::Left), ""),
+            (BodyFraming::Chunked, "3\r\nabc\r\n0\r\n\r\nnext", "abc", Ok(()), "next"),
+            (BodyFraming::Chunked, "3\r\nabc\r\n0\r\nx-sum: 1\r\n\r\n", "abc", Ok(()), ""),
+            (BodyFraming::Chunked, "3\r\nabc\r\n", "abc", Err(BodyError::Left), ""),
+            (BodyFraming::Chunked, "3\nabc", "", Err(BodyError::Malformed(MALFORMED)), "abc"),
+        ] {
+            for before in [0, 1, 5, wire.len()] {
+                let (mut server, mut client) = pair().await;
+                let before = before.min(wire.len());
+                client.write_all(&wire.as_bytes()[before..]).await.unwrap();
+                client.shutdown().await.unwrap();
+                let mut body = server.receive(framing, BytesMut::from(&wire.as_bytes()[..before]));
+                assert_eq!(read(&mut body).await, (expected.as_bytes().to_vec(), end), "{wire:?} {before}");
+                if end.is_ok() {
+                    let (rest, left) = server.end_body();
+                    let mut rest = rest.to_vec();
+                    server.read_to_end(&mut rest).await.unwrap();
+                    assert_eq!((rest.as_slice(), left), (behind.as_bytes(), Left::Nothing), "{wire:?} {before}");
+                }
+            }
+        }
     }
 
     #[tokio::test(start_paused = true)]
@@ -498,16 +474,5 @@ mod tests {
             }
         };
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
-    }
-
-    #[tokio::test]
-    async fn what_was_put_back_is_read_first() {
-        let (mut server, mut client) = pair().await;
-        client.write_all(b"world").await.unwrap();
-        client.shutdown().await.unwrap();
-        server.put_back(BytesMut::from("hello "));
-        let mut all = String::new();
-        server.read_to_string(&mut all).await.unwrap();
-        assert_eq!(all, "hello world");
     }
 }

@@ -19,8 +19,12 @@ use tokio::time::{Instant, timeout_at};
 use crate::config::model::{Endpoint, Origin, OriginProtocol, Pool};
 
 use super::balance;
+use super::exchange::{By, Failure, FailureKind, OriginRequest};
 use super::h1::{self, OriginStream};
+use super::h2;
+use super::link::LinkError;
 use super::pool::{FailedStage, Picked};
+use super::upload::{BodyError, Upload};
 
 /// Makes connections to origins.
 pub struct Connector {
@@ -34,41 +38,114 @@ impl Connector {
         Connector { http: pingora_core::connectors::http::Connector::new(None), tls: TransportConnector::new(None) }
     }
 
-    /// A new connection that speaks HTTP/1.1. With an error goes whether it says something of the origin: what the request
-    /// had no time for, or the node no descriptors, does not.
-    pub async fn connect(
+    /// A connection to send a request by, and whether it was kept from another. What an origin speaks is known by the pool,
+    /// or agreed on by ALPN.
+    pub(super) async fn open(
         &self,
+        request: &OriginRequest,
+        upload: Option<&Upload>,
         picked: &Picked,
         deadline: Instant,
-    ) -> Result<h1::Connection, (OriginError, FailedStage)> {
-        let (origin, timeouts) = (&picked.origin.address, &picked.pool.config.timeouts);
-        let by = deadline.min(Instant::now() + timeouts.connect);
+        may_be_kept: bool,
+    ) -> Result<(By, bool), Failure> {
+        let pool = &picked.pool;
+        if may_be_kept
+            && pool.config.protocol != OriginProtocol::H2
+            && let Some(connection) = pool.kept.take(picked.index, picked.address, pool.config.timeouts.idle)
+        {
+            return Ok((By::H1(connection), true));
+        }
+        // HTTP/2 has no Upgrade.
+        let is_h1 = pool.config.protocol == OriginProtocol::H1;
+        if is_h1 || request.upgrade.is_some() || picked.origin.wants_http11() {
+            return self.connect(picked, deadline).await.map(|connection| (By::H1(connection), false));
+        }
+        // Boxed: large, and most origins speak HTTP/1.1.
+        Box::pin(self.open_by_pingora(request, upload, picked, deadline)).await
+    }
+
+    /// A new connection that speaks HTTP/1.1. With an error goes whether it says something of the origin: what the request
+    /// had no time for, or the node no descriptors, does not.
+    async fn connect(&self, picked: &Picked, deadline: Instant) -> Result<h1::Connection, Failure> {
+        let origin = &picked.origin.address;
         let stream = async {
             if picked.pool.config.tls.is_some() {
                 let mut peer = picked.peer();
                 peer.options.set_http_version(1, 1);
                 let stream = Box::pin(self.tls.new_stream(&peer)).await;
-                let fail = |error: Box<Error>| (OriginError::from_pingora(&error, origin, true), stage_of(&error));
-                return stream.map(OriginStream::Tls).map_err(fail);
+                return stream.map(OriginStream::Tls).map_err(|error| cannot_connect(&error, origin));
             }
             let fail = |error: std::io::Error| {
                 let stage = if is_our_own(&error) { FailedStage::Ours } else { FailedStage::Connecting };
-                (OriginError::Connect { origin: origin.clone(), cause: error.to_string() }, stage)
+                let error = OriginError::Connect { origin: origin.clone(), cause: error.to_string() };
+                Failure { error, kind: FailureKind::Connect(stage) }
             };
             let stream = TcpStream::connect(picked.address).await.map_err(fail)?;
             stream.set_nodelay(true).map_err(fail)?;
             Ok(OriginStream::Plain(stream))
         };
-        match timeout_at(by, stream).await {
-            Ok(stream) => stream.map(h1::Connection::new),
-            Err(_) if by == deadline => {
-                let cause = "the pool's total_timeout is over".to_owned();
-                Err((OriginError::Timeout { origin: origin.clone(), cause }, FailedStage::Connected))
+        within(picked, deadline, stream).await.map(h1::Connection::new)
+    }
+
+    async fn open_by_pingora(
+        &self,
+        request: &OriginRequest,
+        upload: Option<&Upload>,
+        picked: &Picked,
+        deadline: Instant,
+    ) -> Result<(By, bool), Failure> {
+        let (peer, origin) = (picked.peer(), &picked.origin.address);
+        let session = async {
+            let session = self.http.get_http_session(&peer).await;
+            session.map_err(|error| cannot_connect(&error, origin))
+        };
+        let (session, reused) = within(picked, deadline, session).await?;
+        match session {
+            HttpSession::H2(session) => {
+                // An error here is no fault of the origin's, but for a connection that has just ended.
+                let fail = |error: Box<Error>| {
+                    let kind = match error.etype() {
+                        ErrorType::H2Error => FailureKind::Unprocessed,
+                        _ => FailureKind::Broken,
+                    };
+                    Failure { error: OriginError::from_pingora(&error, origin, false), kind }
+                };
+                let head = request.head(picked.pool.config.host.as_deref(), upload).map_err(fail)?;
+                let stream = h2::Stream::send(session, peer, head, upload.is_none()).map_err(fail)?;
+                Ok((By::H2(Box::new(stream)), reused))
             }
-            Err(_) => {
-                let cause = format!("no connection within {:?}", timeouts.connect);
-                Err((OriginError::Timeout { origin: origin.clone(), cause }, FailedStage::Connecting))
+            HttpSession::H1(session) => {
+                let stream = OriginStream::Tls(session.into_inner());
+                Ok((By::H1(h1::Connection::new(stream)), false))
             }
+            HttpSession::Custom(_) => {
+                let cause = "a protocol that was not asked for".to_owned();
+                let error = OriginError::Invalid { origin: origin.clone(), cause };
+                Err(Failure { error, kind: FailureKind::Broken })
+            }
+        }
+    }
+}
+
+fn cannot_connect(error: &Error, origin: &Arc<str>) -> Failure {
+    Failure { error: OriginError::from_pingora(error, origin, true), kind: FailureKind::Connect(stage_of(error)) }
+}
+
+/// Connects within the time that there is for it.
+async fn within<T>(
+    picked: &Picked,
+    deadline: Instant,
+    connecting: impl Future<Output = Result<T, Failure>>,
+) -> Result<T, Failure> {
+    let (origin, patience) = (&picked.origin.address, picked.pool.config.timeouts.connect);
+    let by = deadline.min(Instant::now() + patience);
+    let fail = |cause, kind| Failure { error: OriginError::Timeout { origin: origin.clone(), cause }, kind };
+    match timeout_at(by, connecting).await {
+        Ok(done) => done,
+        Err(_) if by == deadline => Err(fail("the pool's total_timeout is over".to_owned(), FailureKind::TimedOut)),
+        Err(_) => {
+            let kind = FailureKind::Connect(FailedStage::Connecting);
+            Err(fail(format!("no connection within {patience:?}"), kind))
         }
     }
 }
@@ -162,16 +239,21 @@ pub enum OriginError {
     FillLost,
     #[error("the origin gives no slices of it that could be put together")]
     NotInSlices,
+    /// No origin's doing.
+    #[error("{0}")]
+    Request(#[from] BodyError),
 }
 
 impl OriginError {
-    /// Sorts an error of an exchange by HTTP/1.1.
-    pub fn from_h1(error: &h1::Error, origin: &Arc<str>) -> Self {
+    /// Sorts an error of an exchange.
+    pub fn from_link(error: &LinkError, origin: &Arc<str>) -> Self {
         let (origin, cause) = (origin.clone(), error.to_string());
         match error {
-            h1::Error::Timeout(_) => OriginError::Timeout { origin, cause },
-            h1::Error::Invalid(_) => OriginError::Invalid { origin, cause },
-            h1::Error::Io(_) | h1::Error::Closed => OriginError::Broken { origin, cause },
+            LinkError::Timeout(_) => OriginError::Timeout { origin, cause },
+            LinkError::Invalid(_) => OriginError::Invalid { origin, cause },
+            LinkError::Io(_) | LinkError::Closed | LinkError::Unprocessed(_) | LinkError::NeedsHttp11 => {
+                OriginError::Broken { origin, cause }
+            }
         }
     }
 
@@ -194,8 +276,14 @@ impl OriginError {
         match self {
             OriginError::NoOrigin(_) | OriginError::TooManyFills => StatusCode::SERVICE_UNAVAILABLE,
             OriginError::Timeout { .. } => StatusCode::GATEWAY_TIMEOUT,
+            OriginError::Request(error) => error.status(),
             _ => StatusCode::BAD_GATEWAY,
         }
+    }
+
+    /// Whether an origin may have got the request.
+    pub fn may_have_been_sent(&self) -> bool {
+        !matches!(self, OriginError::NoOrigin(_) | OriginError::TooManyFills | OriginError::Connect { .. })
     }
 
     /// One word for `Cache-Status`, logs and metrics.
@@ -209,6 +297,7 @@ impl OriginError {
             OriginError::Invalid { .. } => "invalid",
             OriginError::FillLost => "fill-lost",
             OriginError::NotInSlices => "not-in-slices",
+            OriginError::Request(_) => "request-body",
         }
     }
 }

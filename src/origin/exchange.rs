@@ -1,75 +1,61 @@
-//! One exchange with an origin: choose it, send a request, read the head; when that fails before the head is there,
-//! another origin is tried. The body is then read at the caller's pace, or, after a 101, the connection is taken
-//! as it is.
+//! One exchange with an origin: a request is sent, its body as it comes, and a response read, its body at the caller's pace.
+//! Both go on at once. After a 101 the connection is taken as it is.
 
 use std::net::SocketAddr;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
-use parking_lot::Mutex;
-use pingora_core::protocols::http::client::HttpSession;
-use pingora_core::upstreams::peer::{HttpPeer, Peer};
 use pingora_http::RequestHeader;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::clock::Timestamp;
-use crate::config::model::{OriginProtocol, PoolId};
+use crate::config::model::PoolId;
 
-use super::connect::{self, Connector, OriginError};
+use super::connect::{Connector, OriginError};
 use super::forward;
 use super::h1::{self, OriginStream};
-use super::pool::{FailedStage, Picked, PoolRuntime, PoolSet, Tried};
+use super::h2;
+use super::interims::Interims;
+use super::link::{Link, LinkError, ResponseHead};
+use super::pool::{FailedStage, Picked, PoolRuntime};
 use super::state::ActiveGuard;
+use super::upload::{BodyError, Upload, UploadError};
 
-/// Interim responses (1xx) that are skipped before the final one.
+/// Interim responses (1xx) before the final one.
 const MAX_INTERIM: usize = 8;
-/// Kept connections that may turn out to be closed, before that counts as the origin's failure.
-const MAX_STALE_CONNECTIONS: usize = 3;
 
-/// Interim responses (1xx) for who wants to pass them on, and looks for them whenever the exchange has been polled.
-#[derive(Debug, Default)]
-pub struct Interims(Mutex<Vec<(StatusCode, HeaderMap)>>);
-
-/// Interim responses that may wait to be passed on. Who does not keep up does without: they are hints.
-const MAX_WAITING: usize = 4;
-
-impl Interims {
-    /// The next one.
-    pub fn take(&self) -> Option<(StatusCode, HeaderMap)> {
-        let mut waiting = self.0.lock();
-        if waiting.is_empty() { None } else { Some(waiting.remove(0)) }
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.0.lock().is_empty()
-    }
-
-    fn push(&self, status: StatusCode, fields: HeaderMap) {
-        let mut waiting = self.0.lock();
-        if waiting.len() < MAX_WAITING {
-            waiting.push((status, fields));
-        }
-    }
-}
-
-/// The request that is sent, without a body; every attempt sends the same.
+/// The request that is sent; every attempt sends the same.
 pub struct OriginRequest {
     pub method: Method,
     pub path_and_query: String,
     /// The client's `Host`, unless the pool has one of its own.
     pub authority: String,
+    /// Without what frames the body.
     pub fields: HeaderMap,
     pub pool: PoolId,
     /// For pools that balance by hash.
     pub hash: u64,
-    /// Whether another origin is asked after an answer with a 5xx status, if there is one.
-    pub avoid_errors: bool,
     /// The protocol to change to (RFC 9110 section 7.8).
     pub upgrade: Option<HeaderValue>,
+    /// The client takes trailers.
+    pub takes_trailers: bool,
+    /// How long nothing may come of the response's body, instead of the pool's `read_timeout`.
+    pub silence: Option<Silence>,
     /// Who is told of interim responses, if anybody.
     pub interims: Option<Arc<Interims>>,
+}
+
+/// How long a response may be silent that is a stream of events or messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Silence {
+    /// So long.
+    Of(Duration),
+    /// As long as the connection is known to live.
+    WhileAlive,
 }
 
 /// A response whose head has come and whose body is to be read.
@@ -79,217 +65,273 @@ pub struct Exchange {
     pub origin: Arc<str>,
     pub request_time: Timestamp,
     by: By,
+    /// Where the connection is to.
+    pool: Arc<PoolRuntime>,
+    index: usize,
+    address: SocketAddr,
+    /// What is still to be sent of the request.
+    upload: Option<Box<Upload>>,
+    /// The request does not go to its end: the origin has answered, or the client has failed to send it.
+    is_cut: bool,
+    broken: Option<BodyError>,
+    /// How long nothing may come of the body.
+    patience: Option<Duration>,
+    waits: Option<Waits>,
     _active: ActiveGuard,
 }
 
-/// How the origin is spoken to.
-enum By {
-    H1 { connection: h1::Connection, pool: Arc<PoolRuntime>, index: usize, address: SocketAddr },
-    Pingora { session: Box<HttpSession>, peer: Box<HttpPeer>, idle: Duration },
+/// A wait for more of a body.
+struct Waits {
+    /// What the request had come to when it began.
+    steps: u64,
+    over: Pin<Box<Sleep>>,
 }
 
-/// Sends a request to an origin of the pool and reads the response head.
-pub async fn get(connector: &Connector, pools: &PoolSet, request: &OriginRequest) -> Result<Exchange, OriginError> {
-    let config = &pools.get(request.pool).config;
-    let deadline = Instant::now() + config.timeouts.total;
-    let mut tried = Tried::new();
-    let mut stale_connections = 0;
-    loop {
-        let picked = pools.pick(request.pool, request.hash, &tried)?;
-        let (origin, address, pool) = (picked.origin.clone(), picked.address, picked.pool.clone());
-        let attempted = attempt(connector, request, picked, deadline, stale_connections == 0).await;
-        let failure = match attempted.and_then(|exchange| request.made_sense_of(exchange)) {
-            Ok(exchange) => {
-                if request.avoid_errors && exchange.status.is_server_error() {
-                    tried.push((origin, address));
-                    if tried.len() <= config.retries as usize && pools.has_another(request.pool, &tried) {
-                        continue;
+/// How the origin is spoken to.
+#[expect(clippy::large_enum_variant, reason = "most are of HTTP/1.1")]
+pub(super) enum By {
+    H1(h1::Connection),
+    H2(Box<h2::Stream>),
+}
+
+impl By {
+    fn link(&mut self) -> &mut dyn Link {
+        match self {
+            By::H1(connection) => connection,
+            By::H2(stream) => &mut **stream,
+        }
+    }
+}
+
+/// Why an attempt brought no response.
+pub(super) struct Failure {
+    pub error: OriginError,
+    pub kind: FailureKind,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum FailureKind {
+    /// Before anything was sent.
+    Connect(FailedStage),
+    /// The origin may simply have closed a connection that lay idle: nobody has seen anything of the request.
+    DeadConnection,
+    /// The origin says that it has not processed the request.
+    Unprocessed,
+    NeedsHttp11,
+    /// Nothing came in time.
+    TimedOut,
+    /// Something else happened before there was a head.
+    Broken,
+    /// The request came to no end.
+    Client,
+}
+
+/// Sends a request to an origin and reads the head of its response. `upload`: the request's body; of what is not sent when
+/// the head is there, the exchange takes care.
+pub(super) async fn attempt(
+    connector: &Connector,
+    request: &OriginRequest,
+    upload: &mut Option<Box<Upload>>,
+    picked: Picked,
+    deadline: Instant,
+    may_be_kept: bool,
+) -> Result<Exchange, Failure> {
+    let timeouts = picked.pool.config.timeouts.clone();
+    let name = picked.origin.address.clone();
+    let request_time = Timestamp::now();
+    let (mut by, kept) = connector.open(request, upload.as_deref(), &picked, deadline, may_be_kept).await?;
+    picked.origin.connected(picked.address);
+    let Picked { pool, origin, index, address, active } = picked;
+    let alive = matches!(by, By::H2(_)); // pinged
+    if let By::H1(connection) = &mut by {
+        let chunked = upload.as_ref().is_some_and(|upload| upload.length().is_none());
+        connection.begin(request.wire_head(pool.config.host.as_deref(), upload.as_deref()), chunked);
+    }
+    if let Some(upload) = upload {
+        // What HTTP/2 can say that it has not processed, may be sent again whatever the method.
+        upload.begin(timeouts.write, alive || request.method.is_idempotent());
+        if alive {
+            upload.go_on(); // its interim responses are not to be had from pingora
+        }
+    }
+    let sending = Sending { request, upload, is_sending: true, error: None, interim: 0 };
+    let read = request.patience(None, alive).unwrap_or(Some(timeouts.read));
+    match sending.head(by.link(), timeouts.write, read, deadline).await {
+        Ok(head) => {
+            let patience = request.patience(Some(&head.fields), alive).unwrap_or(Some(timeouts.read));
+            let ResponseHead { status, fields } = head;
+            let is_cut = upload.as_ref().is_some_and(|upload| !upload.is_done());
+            Ok(Exchange {
+                status,
+                fields,
+                origin: name,
+                request_time,
+                by,
+                pool,
+                index,
+                address,
+                upload: None,
+                is_cut,
+                broken: None,
+                patience,
+                waits: None,
+                _active: active,
+            })
+        }
+        Err(HeadError::Client(error)) => Err(Failure { error: error.into(), kind: FailureKind::Client }),
+        Err(HeadError::Link(error)) => {
+            let kind = match &error {
+                LinkError::NeedsHttp11 => FailureKind::NeedsHttp11,
+                LinkError::Unprocessed(_) => FailureKind::Unprocessed,
+                LinkError::Timeout(_) => FailureKind::TimedOut,
+                LinkError::Io(_) | LinkError::Closed if kept && by.link().has_heard_nothing() => {
+                    FailureKind::DeadConnection
+                }
+                _ => FailureKind::Broken,
+            };
+            if kept && !alive {
+                pool.kept.forget(address);
+            }
+            if kind == FailureKind::NeedsHttp11 {
+                origin.remember_http11();
+            }
+            Err(Failure { error: OriginError::from_link(&error, &name), kind })
+        }
+    }
+}
+
+/// A request on its way, until the head of its response is there.
+struct Sending<'a> {
+    request: &'a OriginRequest,
+    upload: &'a mut Option<Box<Upload>>,
+    is_sending: bool,
+    /// The origin takes no more; it may have answered.
+    error: Option<LinkError>,
+    interim: usize,
+}
+
+enum HeadError {
+    Client(BodyError),
+    Link(LinkError),
+}
+
+impl Sending<'_> {
+    /// The head of the final response. What is sent has `write`, what is then waited for `read`; an upload has deadlines of
+    /// its own, and is no part of the whole that has until `deadline`.
+    async fn head(
+        mut self,
+        link: &mut dyn Link,
+        write: Duration,
+        read: Option<Duration>,
+        deadline: Instant,
+    ) -> Result<ResponseHead, HeadError> {
+        let whole = self.upload.is_none().then_some(deadline);
+        let by = |patience: Option<Duration>| {
+            let by = Instant::now() + patience.unwrap_or(FOREVER);
+            whole.map_or(by, |whole| by.min(whole))
+        };
+        let mut over = pin!(sleep_until(by(Some(write))));
+        std::future::poll_fn(|cx| {
+            loop {
+                if self.is_sending {
+                    match self.poll_send(cx, link) {
+                        Poll::Ready(Err(error)) => return Poll::Ready(Err(HeadError::Client(error))),
+                        Poll::Ready(Ok(())) => {
+                            self.is_sending = false;
+                            over.as_mut().reset(by(read));
+                        }
+                        Poll::Pending => {}
                     }
                 }
-                return Ok(exchange);
+                match link.poll_head(cx, &self.request.method) {
+                    Poll::Ready(Ok(head)) => {
+                        if self.is_final(&head).map_err(HeadError::Link)? {
+                            return Poll::Ready(Ok(head));
+                        }
+                        if !self.is_sending {
+                            over.as_mut().reset(by(read));
+                        }
+                    }
+                    Poll::Ready(Err(error)) => {
+                        return Poll::Ready(Err(HeadError::Link(self.error.take().unwrap_or(error))));
+                    }
+                    Poll::Pending if matches!(self.error, Some(LinkError::Timeout(_))) => {
+                        return Poll::Ready(Err(HeadError::Link(LinkError::Timeout(TAKES_NOTHING))));
+                    }
+                    Poll::Pending if self.is_sending && self.upload.is_some() => return Poll::Pending,
+                    Poll::Pending => {
+                        ready!(over.as_mut().poll(cx));
+                        let why = match (whole, self.is_sending) {
+                            (Some(whole), _) if Instant::now() >= whole => "the pool's total_timeout is over",
+                            (_, true) => TAKES_NOTHING,
+                            (_, false) => "no response head in time",
+                        };
+                        return Poll::Ready(Err(HeadError::Link(LinkError::Timeout(why))));
+                    }
+                }
             }
-            Err(failure) => failure,
+        })
+        .await
+    }
+
+    /// Sends what is there. Ready when there is nothing more to be sent.
+    fn poll_send(&mut self, cx: &mut Context<'_>, link: &mut dyn Link) -> Poll<Result<(), BodyError>> {
+        let sent = match &mut *self.upload {
+            Some(upload) => ready!(upload.poll(cx, link)),
+            None => ready!(link.poll_gone(cx)).map_err(UploadError::Origin),
         };
-        if failure.on_kept_connection && stale_connections < MAX_STALE_CONNECTIONS {
-            stale_connections += 1;
-            continue;
+        match sent {
+            Ok(()) => {}
+            Err(UploadError::Client(error)) => return Poll::Ready(Err(error)),
+            Err(UploadError::Origin(error)) if error.kind() == std::io::ErrorKind::TimedOut => {
+                self.error = Some(LinkError::Timeout(TAKES_NOTHING));
+            }
+            Err(UploadError::Origin(error)) => self.error = Some(LinkError::Io(error)),
         }
-        tracing::debug!(pool = %pool.config.name, error = %failure.error, "attempt failed");
-        pool.exchange_failed(&origin, address, failure.stage, &failure.error.to_string());
-        tried.push((origin, address));
-        let exhausted = tried.len() > config.retries as usize || Instant::now() >= deadline;
-        if exhausted || !pools.has_another(request.pool, &tried) {
-            return Err(failure.error);
-        }
+        Poll::Ready(Ok(()))
     }
-}
 
-struct Failure {
-    error: OriginError,
-    stage: FailedStage,
-    /// The origin may simply have closed a connection that lay idle.
-    on_kept_connection: bool,
-}
-
-impl Failure {
-    /// No final response: an upgrade that nobody asked for leaves none that could be passed on.
-    fn no_response(origin: &Arc<str>) -> Self {
-        let error = OriginError::Invalid { origin: origin.clone(), cause: "no final response".to_owned() };
-        Failure { error, stage: FailedStage::Connected, on_kept_connection: false }
-    }
-}
-
-async fn attempt(
-    connector: &Connector,
-    request: &OriginRequest,
-    picked: Picked,
-    deadline: Instant,
-    may_be_kept: bool,
-) -> Result<Exchange, Failure> {
-    // HTTP/2 has no Upgrade.
-    if picked.pool.config.protocol == OriginProtocol::H1 || request.upgrade.is_some() {
-        return by_h1(connector, request, picked, deadline, may_be_kept).await;
-    }
-    let (address, pool) = (picked.origin.address.clone(), picked.pool.config.name.clone());
-    // Boxed: large, and most origins speak HTTP/1.1.
-    match timeout_at(deadline, Box::pin(by_pingora(connector, request, picked))).await {
-        Ok(done) => done,
-        Err(_) => {
-            let error =
-                OriginError::Timeout { origin: address, cause: format!("the total_timeout of pool {pool} is over") };
-            Err(Failure { error, stage: FailedStage::Connected, on_kept_connection: false })
-        }
-    }
-}
-
-/// One attempt by HTTP/1.1.
-async fn by_h1(
-    connector: &Connector,
-    request: &OriginRequest,
-    picked: Picked,
-    deadline: Instant,
-    may_be_kept: bool,
-) -> Result<Exchange, Failure> {
-    let (name, timeouts) = (picked.origin.address.clone(), &picked.pool.config.timeouts);
-    let by = |patience: Duration| deadline.min(Instant::now() + patience);
-    let request_time = Timestamp::now();
-    let take = || picked.pool.kept.take(picked.index, picked.address, timeouts.idle);
-    let kept = may_be_kept.then(take).flatten();
-    let on_kept_connection = kept.is_some();
-    let mut connection = match kept {
-        Some(connection) => connection,
-        None => {
-            let connected = connector.connect(&picked, deadline).await;
-            connected.map_err(|(error, stage)| Failure { error, stage, on_kept_connection: false })?
-        }
-    };
-    picked.origin.connected(picked.address);
-    let exchanged = async {
-        connection.send(&wire_head(request, picked.pool.config.host.as_deref()), by(timeouts.write)).await?;
-        let mut interim = 0;
-        loop {
-            let head = connection.read_head(&request.method, by(timeouts.read)).await?;
-            let is_final = request.is_final(head.status);
+    /// Whether a head is that of the response; an interim one is passed on.
+    fn is_final(&mut self, head: &ResponseHead) -> Result<bool, LinkError> {
+        match head.status {
+            StatusCode::SWITCHING_PROTOCOLS if self.request.upgrade.is_some() => Ok(true),
             // After a 101 that nobody asked for the origin speaks what nobody understands.
-            if is_final || interim == MAX_INTERIM || head.status == StatusCode::SWITCHING_PROTOCOLS {
-                return Ok::<_, h1::Error>(is_final.then_some(head));
+            StatusCode::SWITCHING_PROTOCOLS => Err("a 101 to a request that asks for no other protocol".into()),
+            StatusCode::NOT_MODIFIED if !forward::is_conditional(&self.request.fields) => {
+                Err("a 304 to a request without a condition".into()) // RFC 9110 section 15.4.5
             }
-            interim += 1;
-            request.tell(head.status, &head.fields);
-        }
-    };
-    match exchanged.await {
-        Ok(Some(head)) => {
-            let (status, fields) = (head.status, head.fields);
-            let Picked { pool, index, address, active, .. } = picked;
-            let by = By::H1 { connection, pool, index, address };
-            Ok(Exchange { status, fields, origin: name, request_time, by, _active: active })
-        }
-        Ok(None) => Err(Failure::no_response(&name)),
-        Err(error) => {
-            // Closed while it lay idle: nothing of this request has been seen by anybody.
-            let is_dead = matches!(error, h1::Error::Io(_) | h1::Error::Closed) && connection.has_heard_nothing();
-            if on_kept_connection {
-                picked.pool.kept.forget(picked.address);
+            status if !status.is_informational() => Ok(true),
+            _ if self.interim == MAX_INTERIM => Err("too many interim responses".into()),
+            StatusCode::CONTINUE => {
+                self.interim += 1;
+                self.upload.iter_mut().for_each(|upload| upload.go_on());
+                Ok(false)
             }
-            let error = OriginError::from_h1(&error, &name);
-            let on_kept_connection = on_kept_connection && is_dead;
-            Err(Failure { error, stage: FailedStage::Connected, on_kept_connection })
+            status => {
+                self.interim += 1;
+                if let Some(interims) = &self.request.interims {
+                    interims.push(status, head.fields.clone());
+                }
+                Ok(false)
+            }
         }
     }
 }
 
-/// One attempt by whichever protocol pingora's connector and the origin agree on.
-async fn by_pingora(connector: &Connector, request: &OriginRequest, picked: Picked) -> Result<Exchange, Failure> {
-    let peer = picked.peer();
-    let Picked { pool, origin, address: at, active, .. } = picked;
-    let address = origin.address.clone();
-    let mut kept = false;
-    let mut connecting = true;
-    let head = match request_head(request, pool.config.host.as_deref()) {
-        Ok(head) => head,
-        // No fault of the origin's.
-        Err(error) => {
-            let error = OriginError::Invalid { origin: address, cause: connect::describe(&error) };
-            return Err(Failure { error, stage: FailedStage::Connected, on_kept_connection: false });
-        }
-    };
-    let result = async {
-        let (mut session, reused) = connector.http.get_http_session(&peer).await?;
-        (kept, connecting) = (reused, false);
-        origin.connected(at);
-        session.set_read_timeout(peer.options.read_timeout);
-        session.set_write_timeout(peer.options.write_timeout);
-        connect::send_head(&mut session, head).await?;
-        for _ in 0..MAX_INTERIM {
-            session.read_response_header().await?;
-            match session.response_header() {
-                Some(head) if head.status == StatusCode::SWITCHING_PROTOCOLS => break,
-                Some(head) if !request.is_final(head.status) => request.tell(head.status, &head.headers),
-                _ => break,
-            }
-        }
-        Ok::<_, Box<pingora_core::Error>>(session)
-    };
-    let request_time = Timestamp::now();
-    let session = match result.await {
-        Ok(session) => session,
-        Err(error) => {
-            let stage = if connecting { connect::stage_of(&error) } else { FailedStage::Connected };
-            let error = OriginError::from_pingora(&error, &address, connecting);
-            let timed_out = matches!(error, OriginError::Timeout { .. });
-            return Err(Failure { error, stage, on_kept_connection: kept && !timed_out });
-        }
-    };
-    let (status, fields) = match session.response_header() {
-        Some(head) if request.is_final(head.status) => (head.status, head.headers.clone()),
-        _ => return Err(Failure::no_response(&address)),
-    };
-    let by = By::Pingora { session: Box::new(session), peer: Box::new(peer), idle: pool.config.timeouts.idle };
-    Ok(Exchange { status, fields, origin: address, request_time, by, _active: active })
-}
+/// Longer than anything lasts.
+const FOREVER: Duration = Duration::from_secs(86_400 * 365);
+
+const TAKES_NOTHING: &str = "it took too long to take the request";
 
 impl OriginRequest {
-    /// An answer that answers the request: a 304 is one only if it was asked conditionally (RFC 9110 section 15.4.5).
-    fn made_sense_of(&self, exchange: Exchange) -> Result<Exchange, Failure> {
-        if exchange.status != StatusCode::NOT_MODIFIED || forward::is_conditional(&self.fields) {
-            return Ok(exchange);
-        }
-        let cause = "a 304 to a request without a condition".to_owned();
-        let error = OriginError::Invalid { origin: exchange.origin.clone(), cause };
-        Err(Failure { error, stage: FailedStage::Connected, on_kept_connection: false })
-    }
-
-    fn is_final(&self, status: StatusCode) -> bool {
-        !status.is_informational() || status == StatusCode::SWITCHING_PROTOCOLS && self.upgrade.is_some()
-    }
-
-    /// Passes an interim response on.
-    fn tell(&self, status: StatusCode, fields: &HeaderMap) {
-        if let Some(interims) = &self.interims
-            && status != StatusCode::CONTINUE
-        {
-            interims.push(status, fields.clone());
+    /// How long nothing may come of the head, or of a body whose head has these fields, where that is not the pool's
+    /// `read_timeout`. `alive`: the connection shows by itself that it lives.
+    fn patience(&self, fields: Option<&HeaderMap>, alive: bool) -> Option<Option<Duration>> {
+        match self.silence {
+            Some(Silence::Of(patience)) => Some(Some(patience)),
+            Some(Silence::WhileAlive) if alive => Some(None),
+            None if alive && fields.is_some_and(is_event_stream) => Some(None),
+            _ => None,
         }
     }
 
@@ -297,35 +339,63 @@ impl OriginRequest {
     fn other_fields(&self) -> impl Iterator<Item = (&HeaderName, &HeaderValue)> {
         self.fields.iter().filter(|(name, _)| **name != header::HOST)
     }
+
+    /// The request's head in pingora's terms.
+    pub(super) fn head(&self, host: Option<&str>, upload: Option<&Upload>) -> pingora_core::Result<RequestHeader> {
+        let path = self.path_and_query.as_bytes();
+        let mut head = RequestHeader::build(self.method.clone(), path, Some(self.fields.len() + 3))?;
+        head.insert_header(header::HOST, host.unwrap_or(&self.authority))?;
+        for (name, value) in self.other_fields() {
+            head.append_header(name.clone(), value.clone())?;
+        }
+        if let Some(length) = self.stated_length(upload) {
+            head.insert_header(header::CONTENT_LENGTH, length)?;
+        }
+        if self.takes_trailers {
+            head.insert_header(header::TE, "trailers")?;
+        }
+        Ok(head)
+    }
+
+    /// The request's head as HTTP/1.1 bytes: one `Host`, and one statement of the body's length at most.
+    pub fn wire_head(&self, host: Option<&str>, upload: Option<&Upload>) -> Vec<u8> {
+        let mut out = Vec::with_capacity(512);
+        let mut put = |parts: &[&[u8]]| parts.iter().for_each(|part| out.extend_from_slice(part));
+        put(&[self.method.as_str().as_bytes(), b" ", self.path_and_query.as_bytes(), b" HTTP/1.1\r\nHost: "]);
+        put(&[host.unwrap_or(&self.authority).as_bytes(), b"\r\n"]);
+        for (name, value) in self.other_fields() {
+            put(&[name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"]);
+        }
+        match (self.stated_length(upload), upload) {
+            (Some(length), _) => {
+                put(&[b"Content-Length: ", itoa::Buffer::new().format(length).as_bytes(), b"\r\n"]);
+            }
+            (None, Some(_)) => put(&[b"Transfer-Encoding: chunked\r\n"]),
+            (None, None) => {}
+        }
+        if upload.is_some_and(Upload::expects_continue) {
+            put(&[b"Expect: 100-continue\r\n"]);
+        }
+        match &self.upgrade {
+            Some(protocol) => put(&[b"Connection: upgrade\r\nUpgrade: ", protocol.as_bytes(), b"\r\n"]),
+            None if self.takes_trailers => put(&[b"Connection: TE\r\nTE: trailers\r\n"]),
+            None => {}
+        }
+        put(&[b"\r\n"]);
+        out
+    }
+
+    /// What `Content-Length` says. Methods that are made for a body say so if there is none (RFC 9110 section 8.6).
+    fn stated_length(&self, upload: Option<&Upload>) -> Option<u64> {
+        match upload {
+            Some(upload) => upload.length(),
+            None => matches!(self.method, Method::POST | Method::PUT | Method::PATCH).then_some(0),
+        }
+    }
 }
 
-/// The request's head as HTTP/1.1 bytes.
-fn wire_head(request: &OriginRequest, host: Option<&str>) -> Vec<u8> {
-    let mut out = Vec::with_capacity(512);
-    let mut put = |parts: &[&[u8]]| parts.iter().for_each(|part| out.extend_from_slice(part));
-    put(&[request.method.as_str().as_bytes(), b" ", request.path_and_query.as_bytes(), b" HTTP/1.1\r\nHost: "]);
-    put(&[host.unwrap_or(&request.authority).as_bytes(), b"\r\n"]);
-    for (name, value) in request.other_fields() {
-        put(&[name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"]);
-    }
-    if let Some(protocol) = &request.upgrade {
-        put(&[b"Connection: upgrade\r\nUpgrade: ", protocol.as_bytes(), b"\r\n"]);
-    }
-    put(&[b"\r\n"]);
-    out
-}
-
-fn request_head(request: &OriginRequest, host: Option<&str>) -> pingora_core::Result<RequestHeader> {
-    let mut head = RequestHeader::build(
-        request.method.clone(),
-        request.path_and_query.as_bytes(),
-        Some(request.fields.len() + 1),
-    )?;
-    head.insert_header(header::HOST, host.unwrap_or(&request.authority))?;
-    for (name, value) in request.other_fields() {
-        head.append_header(name.clone(), value.clone())?;
-    }
-    Ok(head)
+fn is_event_stream(fields: &HeaderMap) -> bool {
+    fields.get(header::CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream"))
 }
 
 impl Exchange {
@@ -337,39 +407,97 @@ impl Exchange {
 
     /// The next piece of the body; `None` when it ended as it should.
     pub async fn read_body(&mut self) -> Result<Option<Bytes>, OriginError> {
-        match &mut self.by {
-            By::H1 { connection, pool, .. } => {
-                let read = connection.read_body(pool.config.timeouts.read).await;
-                read.map_err(|error| OriginError::from_h1(&error, &self.origin))
+        std::future::poll_fn(|cx| self.poll_body(cx)).await
+    }
+
+    /// The same. What is left of the request is sent meanwhile.
+    pub fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, OriginError>> {
+        self.send_on(cx);
+        if let Some(error) = self.broken {
+            return Poll::Ready(Err(error.into()));
+        }
+        let fail = |error: &LinkError, origin| Poll::Ready(Err(OriginError::from_link(error, origin)));
+        match self.by.link().poll_body(cx) {
+            Poll::Ready(Ok(piece)) => {
+                self.waits = None;
+                return Poll::Ready(Ok(piece));
             }
-            By::Pingora { session, .. } => {
-                let read = session.read_response_body().await;
-                read.map_err(|error| OriginError::from_pingora(&error, &self.origin, false))
+            Poll::Ready(Err(error)) => return fail(&error, &self.origin),
+            Poll::Pending => {}
+        }
+        let Some(patience) = self.patience else { return Poll::Pending };
+        // An origin may have nothing to say as long as the request goes on.
+        let steps = self.upload.as_ref().map_or(0, |upload| upload.steps());
+        if self.waits.as_ref().is_none_or(|waits| waits.steps != steps) {
+            self.waits = Some(Waits { steps, over: Box::pin(tokio::time::sleep(patience)) });
+        }
+        let Some(waits) = &mut self.waits else { return Poll::Pending };
+        ready!(waits.over.as_mut().poll(cx));
+        fail(&LinkError::Timeout("nothing came of the body for too long"), &self.origin)
+    }
+
+    /// The trailers of a body that has been read to its end.
+    pub fn take_trailers(&mut self) -> Option<HeaderMap> {
+        self.by.link().take_trailers()
+    }
+
+    /// The answer is the one that the client gets: the rest of its request goes on to this origin.
+    pub(super) fn settle(&mut self, upload: Option<Box<Upload>>) {
+        if let Some(mut upload) = upload.filter(|upload| !upload.is_done() && !upload.expects_continue()) {
+            upload.settle();
+            (self.upload, self.is_cut) = (Some(upload), false);
+        }
+    }
+
+    /// Sends what is there of the request. Whoever waits for something else than the response's body calls it, too: a client
+    /// may take no answer before it has been heard.
+    pub fn send_on(&mut self, cx: &mut Context<'_>) {
+        let Some(upload) = &mut self.upload else { return };
+        match upload.poll(cx, self.by.link()) {
+            Poll::Pending => {}
+            Poll::Ready(Ok(())) => self.upload = None,
+            Poll::Ready(Err(error)) => {
+                (self.upload, self.is_cut) = (None, true);
+                // If it is the origin that wants no more, it has answered.
+                self.broken = match error {
+                    UploadError::Client(error) => Some(error),
+                    UploadError::Origin(_) => None,
+                };
             }
         }
     }
 
-    /// Whether all of the body has been read; by what pingora speaks that is not known.
+    /// Whether some of the request is still to be sent.
+    pub fn is_sending(&self) -> bool {
+        self.upload.is_some()
+    }
+
+    /// Whether all of the body has been read.
     pub fn is_over(&self) -> bool {
-        matches!(&self.by, By::H1 { connection, .. } if connection.is_over())
+        match &self.by {
+            By::H1(connection) => connection.is_over(),
+            By::H2(stream) => stream.is_over(),
+        }
     }
 
     /// The connection itself after a 101, with what the origin has already sent on it. The origin counts as in
     /// use until the guard is dropped.
     pub fn into_tunnel(self) -> Option<(Bytes, OriginStream, ActiveGuard)> {
-        let By::H1 { connection, .. } = self.by else { return None };
+        let By::H1(connection) = self.by else { return None };
         let (early, stream) = connection.into_parts();
         Some((early, stream, self._active))
     }
 
-    /// Gives the connection back after the whole body was read.
+    /// Gives the connection back after the whole body was read. One that is still to be sent something is of no use.
     pub async fn release(self, connector: &Connector) {
         match self.by {
-            By::H1 { connection, pool, index, address } => pool.kept.put(index, address, connection),
-            By::Pingora { session, peer, idle } => {
-                let idle = peer.idle_timeout().unwrap_or(idle);
+            By::H1(_) if self.upload.is_some() || self.is_cut => {}
+            By::H1(connection) => self.pool.kept.put(self.index, self.address, connection),
+            By::H2(stream) => {
+                let (session, peer) = stream.into_session();
+                let idle = self.pool.config.timeouts.idle;
                 // Boxed: large.
-                Box::pin(connector.http.release_http_session(*session, &*peer, Some(idle))).await;
+                Box::pin(connector.http.release_http_session(session, &peer, Some(idle))).await;
             }
         }
     }

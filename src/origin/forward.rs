@@ -143,6 +143,35 @@ static IDENTITY_FIELDS: &[&str] = &[
     "x-ms-client-principal",
 ];
 
+/// Fields that are no trailers: framing, routing, conditions, credentials, and how content is to be handled.
+static NO_TRAILERS: &[&str] = &[
+    "content-", // length, encoding, type, range
+    "transfer-encoding",
+    "connection",
+    "keep-alive",
+    "proxy-",
+    "upgrade",
+    "te",
+    "trailer",
+    "host",
+    "if-",
+    "range",
+    "expect",
+    "max-forwards",
+    "authorization",
+    "www-authenticate",
+    "cookie",
+    "set-cookie",
+    "age",
+    "cache-",
+    "date",
+    "expires",
+    "location",
+    "vary",
+    "retry-after",
+    "cdn-loop",
+];
+
 /// The fields of a client's request that the fill of a route with `mode = "force"` has, beside those that its key names:
 /// what content negotiation is done by, which origins name in `Vary`, what traces a request, and `Authorization`, since an
 /// answer to that is not shared without the origin's word.
@@ -192,6 +221,12 @@ pub fn is_conditional(fields: &HeaderMap) -> bool {
 pub fn exclude_bodys(fields: &mut HeaderMap) {
     fields.remove(header::CONTENT_LENGTH);
     fields.remove(header::EXPECT);
+}
+
+/// Takes out of trailers what is heeded before the body or is of one connection (RFC 9110 section 6.5.1): whoever merges
+/// them into the head must not be led astray.
+pub fn exclude_from_trailers(fields: &mut HeaderMap) {
+    remove(fields, |name| is_listed(name, NO_TRAILERS) || is_listed(name, FORWARDING_FIELDS));
 }
 
 /// Prepares the fields of a fill; hop-by-hop fields are already gone.

@@ -13,6 +13,7 @@ use crate::config::model::{HashKey, Pool, PoolId};
 use crate::request::RequestView;
 
 use super::balance::{self, Candidate};
+use super::budget::RetryBudget;
 use super::connect;
 use super::h1::Kept;
 use super::health::Probes;
@@ -28,6 +29,7 @@ pub struct PoolRuntime {
     turns: Mutex<Vec<i64>>,
     /// Connections by HTTP/1.1 that wait for their next exchange.
     pub kept: Kept,
+    pub budget: RetryBudget,
     /// Hashes of the origins' addresses.
     identities: Vec<u64>,
 }
@@ -212,7 +214,7 @@ impl PoolRuntime {
         let peers = config.origins.iter().map(|origin| connect::peer_template(&config, origin)).collect();
         let identities = origins.iter().map(|origin| balance::hash_bytes(origin.address.as_bytes())).collect();
         let turns = Mutex::new(vec![0; origins.len()]);
-        PoolRuntime { peers, turns, kept: Kept::default(), identities, origins, config }
+        PoolRuntime { peers, turns, kept: Kept::default(), budget: RetryBudget::default(), identities, origins, config }
     }
 
     fn start_tasks(self: &Arc<Self>, probes: &Arc<Probes>) -> Vec<AbortOnDrop> {

@@ -25,6 +25,8 @@ pub struct OriginState {
     active: AtomicU32,
     /// Whether its name has been looked up at least once, with whatever result.
     looked_up: watch::Sender<bool>,
+    /// It has said that it wants HTTP/1.1 (RFC 9113 section 7).
+    wants_http11: AtomicBool,
     pub requests: AtomicU64,
     pub failures: AtomicU64,
 }
@@ -92,6 +94,7 @@ impl OriginState {
             last_error: Mutex::default(),
             active: AtomicU32::new(0),
             looked_up: watch::Sender::new(known),
+            wants_http11: AtomicBool::new(false),
             requests: AtomicU64::new(0),
             failures: AtomicU64::new(0),
         }
@@ -153,6 +156,15 @@ impl OriginState {
     pub async fn looked_up(&self) {
         // An error means that the origin is gone, and with it the wait.
         let _ = self.looked_up.subscribe().wait_for(|done| *done).await;
+    }
+
+    /// Whether it is to be asked by HTTP/1.1, whatever its pool says.
+    pub fn wants_http11(&self) -> bool {
+        self.wants_http11.load(Ordering::Relaxed)
+    }
+
+    pub fn remember_http11(&self) {
+        self.wants_http11.store(true, Ordering::Relaxed);
     }
 
     pub fn set_draining(&self, draining: bool) {

@@ -1,6 +1,8 @@
 //! What a successful unsafe request makes of the cache: the responses it may have changed are forgotten (RFC 9111
 //! section 4.4), and the groups that its answer names (RFC 9875 section 3).
 
+use std::sync::Arc;
+
 use http::{HeaderMap, HeaderName, Method, StatusCode, header};
 
 use crate::cache::engine::Engine;
@@ -8,87 +10,102 @@ use crate::cache::purge::{CHANGE_PATIENCE, Event, Target as PurgeTarget};
 use crate::cache::tags;
 use crate::clock::Timestamp;
 use crate::plan::{CacheKey, KeyOrigin, keyed_uris};
-use crate::request::{Scheme, Target};
-
-use super::PassRequest;
+use crate::request::{RequestView, Scheme, Target};
+use crate::snapshot::Snapshot;
 
 static GROUP_INVALIDATION: HeaderName = HeaderName::from_static("cache-group-invalidation");
 
-/// Whether the answer to a request says that something has changed.
-pub fn changes(request: &PassRequest, status: StatusCode) -> bool {
-    !request.method.is_safe() && (status.is_success() || status.is_redirection())
+/// A request that may have changed something.
+pub struct Changed<'a> {
+    pub engine: &'a Arc<Engine>,
+    pub snapshot: &'a Snapshot,
+    pub site: usize,
+    pub view: &'a RequestView<'a>,
 }
 
-/// Forgets the target URI, what `Location` and `Content-Location` point to at the same origin, and the groups. `false`:
-/// that is done, but a restart may undo it.
-pub async fn invalidate(engine: &std::sync::Arc<Engine>, request: &PassRequest, fields: &HeaderMap) -> bool {
-    let (mut sliced, mut urls, mut number) = (Vec::new(), Vec::new(), 0_u64);
-    let mut forget = |path: &str, query: Option<&str>| {
-        let site = request.snapshot.site(request.site);
-        let version = request.snapshot.sites[request.site].version();
-        let route = site.find_route(&Method::GET, path).map(|index| &site.routes[index]);
-        let slice = route.and_then(|route| route.cache.slice);
-        for uri in keyed_uris(site, &request.host, path, query) {
-            let ports: &[Option<u16>] = if request.port.is_some() { &[None, request.port] } else { &[None] };
-            for (tls, port) in [false, true].into_iter().flat_map(|tls| ports.iter().map(move |port| (tls, *port))) {
-                let key = CacheKey::of_uri(&site.name, version, tls, port, &uri);
-                number = number.max(engine.invalidate(&key));
-                sliced.extend(slice.map(|size| (key, size)));
+impl Changed<'_> {
+    /// Whether an answer says that something has changed.
+    pub fn may_be(&self, status: StatusCode) -> bool {
+        !self.view.method.is_safe() && (status.is_success() || status.is_redirection())
+    }
+
+    fn site_name(&self) -> &str {
+        &self.snapshot.site(self.site).name
+    }
+
+    /// Forgets the target URI, what `Location` and `Content-Location` point to at the same origin, and the groups. `false`:
+    /// that is done, but a restart may undo it.
+    pub async fn invalidate(&self, fields: &HeaderMap) -> bool {
+        let port = self.snapshot.site(self.site).keyed_port(self.view);
+        let (mut sliced, mut urls, mut number) = (Vec::new(), Vec::new(), 0_u64);
+        let mut forget = |path: &str, query: Option<&str>| {
+            let site = self.snapshot.site(self.site);
+            let version = self.snapshot.sites[self.site].version();
+            let route = site.find_route(&Method::GET, path).map(|index| &site.routes[index]);
+            let slice = route.and_then(|route| route.cache.slice);
+            for uri in keyed_uris(site, self.view.host, path, query) {
+                let ports: &[Option<u16>] = if port.is_some() { &[None, port] } else { &[None] };
+                for (tls, port) in [false, true].into_iter().flat_map(|tls| ports.iter().map(move |port| (tls, *port)))
+                {
+                    let key = CacheKey::of_uri(&site.name, version, tls, port, &uri);
+                    number = number.max(self.engine.invalidate(&key));
+                    sliced.extend(slice.map(|size| (key, size)));
+                }
+                urls.extend(slice.map(|_| PurgeTarget::Url { site: site.name.to_string(), uri }));
             }
-            urls.extend(slice.map(|_| PurgeTarget::Url { site: site.name.to_string(), uri }));
+        };
+        forget(self.view.path, self.view.query);
+        for name in [header::LOCATION, header::CONTENT_LOCATION] {
+            let reference = fields.get(name).and_then(|value| value.to_str().ok());
+            if let Some(reference) = reference.and_then(|reference| absolute(reference, self.view))
+                && let Ok(target) = Target::parse(&reference)
+            {
+                forget(&target.path, target.query);
+            }
         }
-    };
-    forget(&request.path, request.query.as_deref());
-    for name in [header::LOCATION, header::CONTENT_LOCATION] {
-        let reference = fields.get(name).and_then(|value| value.to_str().ok());
-        if let Some(reference) = reference.and_then(|reference| absolute(reference, request))
-            && let Ok(target) = Target::parse(&reference)
-        {
-            forget(&target.path, target.query);
+        // Of a disk that is not known yet each slice that there may be would have to be noted: a purge is one line.
+        let slices_are_kept = match self.engine.disk.is_scanning() {
+            true => self.purge(urls).await,
+            false => {
+                number = number.max(forget_slices(self.engine, sliced).await);
+                true
+            }
+        };
+        let groups_are_kept = self.forget_groups(fields, port).await;
+        let is_kept = self.engine.disk.kept(number).await;
+        if !is_kept {
+            let site = self.site_name();
+            tracing::error!(%site, "what a request has changed is forgotten, but not for good: a restart may bring it back");
         }
+        is_kept && slices_are_kept && groups_are_kept
     }
-    // Of a disk that is not known yet each slice that there may be would have to be noted: a purge is one line.
-    let slices_are_kept = match engine.disk.is_scanning() {
-        true => purge(engine, request, urls).await,
-        false => {
-            number = number.max(forget_slices(engine, sliced).await);
-            true
-        }
-    };
-    let groups_are_kept = forget_groups(engine, request, fields).await;
-    let is_kept = engine.disk.kept(number).await;
-    if !is_kept {
-        let site = &request.snapshot.site(request.site).name;
-        tracing::error!(%site, "what a request has changed is forgotten, but not for good: a restart may bring it back");
-    }
-    is_kept && slices_are_kept && groups_are_kept
-}
 
-/// Forgets the groups that an answer names, likewise.
-async fn forget_groups(engine: &std::sync::Arc<Engine>, request: &PassRequest, fields: &HeaderMap) -> bool {
-    let origin = KeyOrigin { tls: request.scheme == Scheme::Https, host: &request.host, port: request.port };
-    let groups = tags::groups(fields, &GROUP_INVALIDATION, origin);
-    let site = request.snapshot.site(request.site).name.to_string();
-    let targets = groups.into_iter().map(|tag| PurgeTarget::Tag { site: Some(site.clone()), tag }).collect();
-    purge(engine, request, targets).await
-}
+    /// Forgets the groups that an answer names, likewise.
+    async fn forget_groups(&self, fields: &HeaderMap, port: Option<u16>) -> bool {
+        let origin = KeyOrigin { tls: self.view.scheme == Scheme::Https, host: self.view.host, port };
+        let groups = tags::groups(fields, &GROUP_INVALIDATION, origin);
+        let site = self.site_name().to_owned();
+        let targets = groups.into_iter().map(|tag| PurgeTarget::Tag { site: Some(site.clone()), tag }).collect();
+        self.purge(targets).await
+    }
 
-/// Purges, if there is something to purge, likewise.
-async fn purge(engine: &std::sync::Arc<Engine>, request: &PassRequest, targets: Vec<PurgeTarget>) -> bool {
-    if targets.is_empty() {
-        return true;
+    /// Purges, if there is something to purge, likewise.
+    async fn purge(&self, targets: Vec<PurgeTarget>) -> bool {
+        if targets.is_empty() {
+            return true;
+        }
+        let event = Event::Purge { soft: false, targets };
+        let appended = self.engine.purges.append(event, Timestamp::now(), CHANGE_PATIENCE).await;
+        if let Err(error) = &appended {
+            let site = self.site_name();
+            tracing::error!(%site, %error, "what a request has changed is purged, but a restart would undo it");
+        }
+        appended.is_ok()
     }
-    let event = Event::Purge { soft: false, targets };
-    let appended = engine.purges.append(event, Timestamp::now(), CHANGE_PATIENCE).await;
-    if let Err(error) = &appended {
-        let site = &request.snapshot.site(request.site).name;
-        tracing::error!(%site, %error, "what a request has changed is purged, but a restart would undo it");
-    }
-    appended.is_ok()
 }
 
 /// Forgets the slices of what has these keys. There may be many, so no worker does it.
-async fn forget_slices(engine: &std::sync::Arc<Engine>, sliced: Vec<(CacheKey, u64)>) -> u64 {
+async fn forget_slices(engine: &Arc<Engine>, sliced: Vec<(CacheKey, u64)>) -> u64 {
     if sliced.is_empty() {
         return 0;
     }
@@ -104,12 +121,12 @@ async fn forget_slices(engine: &std::sync::Arc<Engine>, sliced: Vec<(CacheKey, u
 }
 
 /// A URI reference as a target in origin form, if it is of the request's own origin (RFC 3986 section 5).
-fn absolute(reference: &str, request: &PassRequest) -> Option<String> {
+fn absolute(reference: &str, request: &RequestView<'_>) -> Option<String> {
     let reference = reference.split('#').next().unwrap_or_default();
     if let Some((scheme, rest)) = reference.split_once("://") {
         let end = rest.find(['/', '?']).unwrap_or(rest.len());
-        let same = scheme.eq_ignore_ascii_case(request.scheme.as_str())
-            && rest[..end].eq_ignore_ascii_case(&request.authority);
+        let same =
+            scheme.eq_ignore_ascii_case(request.scheme.as_str()) && rest[..end].eq_ignore_ascii_case(request.authority);
         let path = &rest[end..];
         return same.then(|| if path.starts_with('/') { path.to_owned() } else { format!("/{path}") });
     }

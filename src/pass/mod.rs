@@ -1,110 +1,154 @@
-//! Requests that the cache does not answer: POST, upgrades, gRPC, uncached routes. pingora's proxy carries
-//! them; this is the glue that tells it where to and what to add.
-//!
-//! The front has parsed, checked and planned the request. What it found comes along as a task-local
-//! [`PassRequest`], so that nothing is decided twice and both see one snapshot of the configuration.
+//! Requests that the cache does not answer: each goes straight to an origin, whatever its method, body or protocol, and the
+//! origin's answer to the client as it comes.
 
-mod http10;
 mod invalidate;
-mod proxy;
-mod watchdog;
 
-use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
-use std::time::{Duration, Instant};
 
-use http::{Method, StatusCode, Version};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 
+use crate::cache::engine::{Engine, Source};
+use crate::cache::object::{add_date, remove_hop_by_hop};
 use crate::clock::Timestamp;
-use crate::observe::{Observer, Outcome};
-use crate::plan::PassReason;
-use crate::request::Scheme;
+use crate::config::model::BodyLimit;
+use crate::origin::attempts;
+use crate::origin::connect::OriginError;
+use crate::origin::exchange::{Exchange, OriginRequest, Silence};
+use crate::origin::forward::{self, Forwarded};
+use crate::origin::interims::Interims;
+use crate::origin::upload::{RequestBody, Upload, UploadRules};
+use crate::pace::Pace;
+use crate::plan::{self, Matched};
+use crate::request::RequestView;
 use crate::snapshot::Snapshot;
 
-pub use proxy::Pass;
-pub use watchdog::Progress;
+pub use invalidate::Changed;
 
-/// What the front knows of a request that it passes on.
-#[derive(Clone)]
-pub struct PassRequest {
-    pub snapshot: Arc<Snapshot>,
-    pub site: usize,
-    pub route: usize,
-    pub reason: PassReason,
-    pub method: Method,
-    pub host: String,
-    /// The port, where it counts.
-    pub port: Option<u16>,
-    pub authority: String,
-    pub path: String,
-    pub query: Option<String>,
-    pub client: IpAddr,
-    pub scheme: Scheme,
-    pub version: Version,
-    /// For pools that balance by hash.
-    pub hash: u64,
-    pub referer: Option<String>,
-    pub user_agent: Option<String>,
-    /// Of the client's connection, if it is HTTP/1: set when a reset is all that can tell of a broken response.
-    pub reset: Option<Arc<AtomicBool>>,
-    /// Of a request with a body.
-    pub progress: Option<Arc<Progress>>,
-    pub time: Timestamp,
-    pub started: Instant,
+/// A body that comes with a request.
+pub struct Incoming {
+    pub body: Box<dyn RequestBody>,
+    /// The length that the client has stated.
+    pub length: Option<u64>,
+    /// Who is told when the client may go on, if it waits for that.
+    pub expects: Option<Arc<Interims>>,
 }
 
-/// After an origin's own deadline for its answer, which is the better one to tell the client of.
-const GRACE: Duration = Duration::from_secs(1);
+/// An origin's answer.
+pub struct Passed {
+    pub exchange: Exchange,
+    /// What it has changed is forgotten, but not for good.
+    pub is_undone_by_restart: bool,
+}
 
-impl PassRequest {
-    /// Ends when nothing has happened for too long; never for a request without a body.
-    pub async fn stalled(&self) {
-        let Some(progress) = &self.progress else { return std::future::pending().await };
-        let pool = &self.snapshot.config.pool(self.snapshot.route(self.site, self.route).pool).timeouts;
-        progress.stalled(self.snapshot.config.limits.read_timeout, pool.read + GRACE).await;
-    }
-
-    /// What became of it, for the log and the metrics.
-    pub fn record(&self, observer: &Observer, status: StatusCode, bytes: u64, error: Option<&str>) {
-        let outcome = Outcome {
-            time: self.time,
-            client: self.client,
-            method: &self.method,
-            scheme: self.scheme.as_str(),
-            host: &self.host,
-            path: &self.path,
-            query: self.query.as_deref(),
-            version: self.version,
-            status,
-            bytes_sent: bytes,
-            duration: self.started.elapsed(),
-            site: &self.snapshot.site(self.site).name,
-            cache: "pass",
-            reason: None,
-            referer: self.referer.as_deref(),
-            user_agent: self.user_agent.as_deref(),
-            error,
+/// Passes a request on.
+pub async fn pass(
+    engine: &Arc<Engine>,
+    snapshot: &Arc<Snapshot>,
+    view: &RequestView<'_>,
+    matched: Matched<'_>,
+    body: Option<Incoming>,
+    interims: Option<Arc<Interims>>,
+) -> Result<Passed, OriginError> {
+    let request = origin_request(snapshot, view, matched, interims);
+    let upload = body.map(|body| {
+        let limits = &snapshot.config.limits;
+        let most = match matched.route.max_body {
+            BodyLimit::Bytes(most) => Some(most),
+            BodyLimit::Unlimited => None,
         };
-        observer.record(&outcome, Some(&self.snapshot.sites[self.site].metrics));
-    }
+        // A stream of messages may be silent for as long as it is allowed to.
+        let pace = match request.silence {
+            Some(Silence::WhileAlive) => None,
+            Some(Silence::Of(patience)) => Some(Pace { patience, least: 0 }),
+            None => Some(Pace { patience: limits.read_timeout, least: limits.min_rate.0 }),
+        };
+        let Incoming { body, length, expects } = body;
+        Upload::new(body, UploadRules { length, most, pace, expects })
+    });
+    let answer = attempts::send(&engine.connector, &snapshot.pools, &request, upload).await;
+    let changed = Changed { engine, snapshot, site: matched.site_index, view };
+    let is_kept = match &answer {
+        Ok(exchange) if !changed.may_be(exchange.status) => true,
+        Ok(exchange) => changed.invalidate(&exchange.fields).await,
+        // Nobody knows whether it was carried out (RFC 9111 section 4.4).
+        Err(error) if error.may_have_been_sent() && !view.method.is_safe() => {
+            changed.invalidate(&HeaderMap::new()).await
+        }
+        Err(_) => true,
+    };
+    answer.map(|exchange| Passed { exchange, is_undone_by_restart: !is_kept })
+}
 
-    /// It was given up, since nothing happened for too long.
-    pub fn record_stalled(&self, observer: &Observer) {
-        self.record(observer, StatusCode::REQUEST_TIMEOUT, 0, Some("nothing came or went for too long"));
+/// What an origin is asked.
+fn origin_request(
+    snapshot: &Snapshot,
+    view: &RequestView<'_>,
+    matched: Matched<'_>,
+    interims: Option<Arc<Interims>>,
+) -> OriginRequest {
+    let pool = matched.route.pool;
+    let mut fields = view.fields.to_map();
+    remove_hop_by_hop(&mut fields);
+    forward::exclude_bodys(&mut fields); // said anew of what is sent
+    forward::exclude_unkeyed(&mut fields, &matched.route.cache);
+    forward::join_cookies(&mut fields);
+    let forwarded = Forwarded {
+        node: &snapshot.config.node,
+        client: view.client,
+        authority: view.authority,
+        scheme: view.scheme,
+        version: view.version,
+        passage: &snapshot.passage,
+    };
+    forward::set_forwarding_fields(&mut fields, &forwarded);
+    let upgrade = plan::asks_for_upgrade(view).then(|| view.fields.get(&header::UPGRADE)).flatten();
+    let stream_timeout = matched.route.stream_timeout.or(snapshot.config.pool(pool).timeouts.stream);
+    OriginRequest {
+        method: view.method.clone(),
+        path_and_query: view.path_and_query(),
+        authority: view.authority.to_owned(),
+        fields,
+        pool,
+        hash: snapshot.pools.hash(pool, view),
+        upgrade: upgrade.and_then(|protocol| HeaderValue::from_bytes(protocol).ok()),
+        takes_trailers: view.takes_trailers(),
+        silence: match stream_timeout {
+            Some(patience) => Some(Silence::Of(patience)),
+            None => view.is_grpc().then_some(Silence::WhileAlive),
+        },
+        interims,
     }
 }
 
-tokio::task_local! {
-    /// The request that the running task passes on. Set around `HttpProxy::process_new_http`.
-    pub static REQUEST: PassRequest;
+impl Passed {
+    /// What a client is answered with.
+    pub async fn into_source(self, engine: &Arc<Engine>, method: &Method) -> Source {
+        let mut exchange = self.exchange;
+        let (status, mut fields) = (exchange.status, std::mem::take(&mut exchange.fields));
+        add_date(&mut fields, Timestamp::now());
+        let has_body = *method != Method::HEAD
+            && !matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
+            && !exchange.is_over();
+        let exchange = match has_body {
+            true => Some(Box::new(exchange)),
+            // Nobody will read to its end: it has ended.
+            false => {
+                exchange.release(&engine.connector).await;
+                None
+            }
+        };
+        Source::Passed { status, fields, exchange, engine: engine.clone() }
+    }
 }
 
-/// What a client is told of an origin's failure: the kind, but no names from inside.
+/// What a client is told of an origin's failure, or of its own: the kind, but no names from inside.
 pub fn excuse(status: StatusCode) -> &'static str {
     match status {
         StatusCode::GATEWAY_TIMEOUT => "the origin did not answer in time",
         StatusCode::SERVICE_UNAVAILABLE => "no origin can serve this now",
+        StatusCode::PAYLOAD_TOO_LARGE => "the body is larger than is allowed here",
+        StatusCode::REQUEST_TIMEOUT => "the request did not come in time",
+        StatusCode::BAD_REQUEST => "the request is not valid",
         _ => "the origin gave no usable answer",
     }
 }

@@ -10,8 +10,9 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::clock::Timestamp;
 use crate::config::model::CacheRules;
+use crate::origin::attempts;
 use crate::origin::connect::OriginError;
-use crate::origin::exchange::{self, Exchange, OriginRequest};
+use crate::origin::exchange::{Exchange, OriginRequest};
 use crate::origin::forward::{self, Forwarded};
 use crate::plan::CacheKey;
 use crate::prefix::Prefix;
@@ -113,8 +114,9 @@ impl FillRequest {
                 fields,
                 pool,
                 hash: request.snapshot.pools.hash(pool, view),
-                avoid_errors: stale.is_some(),
                 upgrade: None,
+                takes_trailers: false,
+                silence: None,
                 interims: None,
             },
             snapshot: request.snapshot.clone(),
@@ -195,7 +197,7 @@ pub async fn run(
     request.let_the_dead_rest(&engine);
     add_conditions(&mut request);
     let missing = ask_for_the_rest(&mut request);
-    let mut answer = exchange::get(&engine.connector, &request.snapshot.pools, &request.origin).await;
+    let mut answer = attempts::send(&engine.connector, &request.snapshot.pools, &request.origin, None).await;
     if let (Ok(exchange), Some(missing), Some(part)) = (&mut answer, missing, &request.part)
         && matches!(exchange.status, StatusCode::PARTIAL_CONTENT | StatusCode::RANGE_NOT_SATISFIABLE)
     {
@@ -216,7 +218,7 @@ pub async fn run(
                 }
                 request.origin.fields.remove(header::RANGE);
                 request.origin.fields.remove(header::IF_RANGE);
-                answer = exchange::get(&engine.connector, &request.snapshot.pools, &request.origin).await;
+                answer = attempts::send(&engine.connector, &request.snapshot.pools, &request.origin, None).await;
             }
         }
     }
@@ -231,7 +233,7 @@ pub async fn run(
         request.stale = None;
         request.origin.fields.remove(header::IF_NONE_MATCH);
         request.origin.fields.remove(header::IF_MODIFIED_SINCE);
-        answer = exchange::get(&engine.connector, &request.snapshot.pools, &request.origin).await;
+        answer = attempts::send(&engine.connector, &request.snapshot.pools, &request.origin, None).await;
     }
     if let (Ok(exchange), Some(slice)) = (&answer, request.slice.take()) {
         match slice.verdict(exchange.status, &exchange.fields) {
@@ -424,7 +426,7 @@ fn with_age(stored: HeaderMap, received: &HeaderMap) -> HeaderMap {
 
 /// Gets a response and judges it; its body is not read and nothing is stored.
 pub async fn try_out(engine: &Engine, request: FillRequest) -> Result<TriedOut, OriginError> {
-    let mut exchange = exchange::get(&engine.connector, &request.snapshot.pools, &request.origin).await?;
+    let mut exchange = attempts::send(&engine.connector, &request.snapshot.pools, &request.origin, None).await?;
     let times = ExchangeTimes { request: exchange.request_time, response: Timestamp::now() };
     add_date(&mut exchange.fields, times.response);
     let facts = request.facts();

@@ -1,6 +1,5 @@
 //! HTTP/1.1 and 1.0: one connection, request after request. A memory hit is answered at once with one vectored
-//! write ([`now`]); what must pass is handed to pingora with a gate in front of it, and the connection comes back. What
-//! the origin agrees to change into another protocol is carried both ways here.
+//! write ([`now`]). What the origin agrees to change into another protocol is carried both ways here.
 
 mod now;
 mod tunnel;
@@ -12,26 +11,22 @@ use std::time::{Duration, Instant};
 
 use bytes::{Buf, BytesMut};
 use http::{Method, StatusCode, Version};
-use pingora_core::apps::HttpServerApp;
-use pingora_core::protocols::http::ServerSession;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::clock::Timestamp;
 use crate::config::model::Limits;
-use crate::origin::exchange::Interims;
-use crate::pass::{self, Progress};
+use crate::origin::interims::Interims;
 use crate::snapshot::Snapshot;
 
 use super::alarm::Alarm;
-use super::chunks::{Chunks, Malformed};
-use super::head::{BodyFraming, Refusal, RequestHead, field_space, find_end, settle_version};
+use super::head::{Refusal, RequestHead, field_space, find_end, settle_version};
 use super::open::Place;
-use super::pace::Pace;
 use super::reply::ClientResponse;
 use super::serve::{self, Asking, Decision, Shared};
-use super::stream::{ClientStream, Gate, MALFORMED};
+use super::stream::{ClientStream, Left};
+use crate::pace::Pace;
 
 use now::Answered;
 use write::{Framing, Writing};
@@ -41,6 +36,9 @@ const FIRST_BUFFER: usize = 4096;
 /// How long a connection that is closed while its client still sends is read on, so that the client gets to
 /// read the response before the reset.
 const LINGER: Duration = Duration::from_secs(2);
+
+/// What a connection of HTTP/2 begins with is almost a head (RFC 9113 section 3.4).
+const PREFACE_HEAD: &[u8] = b"PRI * HTTP/2.0\r\n\r\n";
 
 /// A connection that has been idle for so long gives its buffers back.
 const TRIM_AFTER: Duration = Duration::from_secs(1);
@@ -72,20 +70,6 @@ enum Next {
     Gone,
 }
 
-/// How far a request was handled.
-enum Handled {
-    Wholly(Next),
-    /// It is for pingora, which needs the connection itself.
-    ToPass(Box<Passing>),
-}
-
-/// A request for pingora, and its head as that reads it.
-struct Passing {
-    request: pass::PassRequest,
-    canonical: BytesMut,
-    body: BodyFraming,
-}
-
 impl Connection {
     pub fn new(shared: Arc<Shared>, shutdown: watch::Receiver<bool>, stream: ClientStream, place: Arc<Place>) -> Self {
         let buffer = BytesMut::with_capacity(FIRST_BUFFER);
@@ -93,17 +77,21 @@ impl Connection {
         Connection { shared, shutdown, stream, buffer, served: 0, key, tail, alarm, place }
     }
 
-    /// Serves requests until the connection ends.
-    pub async fn serve(mut self) {
+    /// Serves requests until the connection ends. `takes_h2`: it may turn out to be one of HTTP/2; then it is given back, with
+    /// what was read of it.
+    pub async fn serve(mut self, takes_h2: bool) -> Option<(ClientStream, BytesMut)> {
         loop {
             let end = match self.read_head().await {
-                Ok(Some(end)) => end,
-                Ok(None) => return,
+                Ok(end) => end?,
                 Err(refusal) => {
                     let snapshot = self.shared.snapshot.load_full();
-                    return Box::pin(self.refuse(&snapshot, refusal)).await;
+                    Box::pin(self.refuse(&snapshot, refusal)).await;
+                    return None;
                 }
             };
+            if takes_h2 && self.served == 0 && self.buffer.starts_with(PREFACE_HEAD) {
+                return Some((self.stream, self.buffer));
+            }
             self.served += 1;
             let next = match self.answer_now(end) {
                 Answered::Wholly(next) => next,
@@ -113,29 +101,21 @@ impl Connection {
                     // Loaded when the request is there, so that it meets the configuration in force now.
                     let snapshot = self.shared.snapshot.load_full();
                     self.stream.set_pace(Pace::of(&snapshot.config.limits));
-                    match Box::pin(self.handle(&snapshot, end)).await {
-                        Handled::Wholly(next) => next,
-                        Handled::ToPass(passing) => match Box::pin(self.pass(*passing, &snapshot)).await {
-                            Some(connection) => {
-                                self = connection;
-                                Next::Request
-                            }
-                            None => return,
-                        },
-                    }
+                    Box::pin(self.handle(&snapshot, end)).await
                 }
             };
             match next {
                 Next::Request => {}
                 Next::Linger => {
                     let most = self.shared.snapshot.load().config.limits.max_drain.0;
-                    return Box::pin(self.linger(most)).await;
+                    Box::pin(self.linger(most)).await;
+                    return None;
                 }
                 Next::Close => {
                     let _ = timeout(LINGER, self.stream.shutdown()).await; // the client may be gone already
-                    return;
+                    return None;
                 }
-                Next::Gone => return,
+                Next::Gone => return None,
             }
         }
     }
@@ -209,13 +189,14 @@ impl Connection {
         let client = self.stream.client().ip();
         serve::record_refusal(&self.shared, client, self.stream.scheme().as_str(), refusal.status, now);
         let response = ClientResponse::synthetic(refusal.status, refusal.why, &Method::GET, now);
-        let writing = Writing { method: &Method::GET, version: Version::HTTP_11, keep_alive: false };
+        let writing =
+            Writing { method: &Method::GET, version: Version::HTTP_11, keep_alive: false, takes_trailers: false };
         let _ = self.write(snapshot, response, None, &writing).await; // the connection ends either way
         self.linger(snapshot.config.limits.max_drain.0).await;
     }
 
     /// Handles the request whose head is the first `end` bytes of the buffer.
-    async fn handle(&mut self, snapshot: &Arc<Snapshot>, end: usize) -> Handled {
+    async fn handle(&mut self, snapshot: &Arc<Snapshot>, end: usize) -> Next {
         let (now, started) = (Timestamp::now(), Instant::now());
         let limits = &snapshot.config.limits;
         // The head leaves the buffer, so that both can be used at once.
@@ -226,7 +207,7 @@ impl Connection {
             Ok(head) => head,
             Err(refusal) => {
                 Box::pin(self.refuse(snapshot, refusal)).await;
-                return Handled::Wholly(Next::Gone);
+                return Next::Gone;
             }
         };
         let view = head.view(self.stream.client().ip(), self.stream.local(), self.stream.scheme());
@@ -234,15 +215,21 @@ impl Connection {
         // HTTP/1.0 has no interim responses (RFC 9110 section 15.2).
         let interims: Arc<Interims> = Arc::default();
         let wanted = (head.version != Version::HTTP_10).then(|| interims.clone());
-        let asking = Asking { has_body: !head.body.is_empty(), interims: wanted };
+        let mut expects_continue = head.expects_continue && !head.body.is_empty();
+        let body = (!head.body.is_empty()).then(|| {
+            let body = self.stream.receive(head.body, std::mem::take(&mut self.buffer));
+            let expects = wanted.clone().filter(|_| expects_continue);
+            serve::Incoming { body, length: head.body.length(), expects }
+        });
+        let asking = Asking { body, interims: wanted };
         let decision = {
             let mut deciding = std::pin::pin!(serve::decide(&self.shared, snapshot, &view, &mut key, now, asking));
             loop {
                 let decided = serve::step(&mut deciding, &interims).await;
                 while let Some((status, fields)) = interims.take() {
-                    if write::write_interim(&mut self.stream, status, fields).await.is_err() {
-                        return Handled::Wholly(Next::Gone);
-                    }
+                    expects_continue &= status != StatusCode::CONTINUE;
+                    // A client that has left may have changed something all the same: what it asked for comes to its end.
+                    let _ = write::write_interim(&mut self.stream, status, fields).await;
                 }
                 if let Some(decision) = decided {
                     break decision;
@@ -252,43 +239,39 @@ impl Connection {
         self.key = key;
         match decision {
             Decision::Respond { response, report, site } => {
-                let body = self.body_to_drain(&head, limits);
-                let mut writing = Writing { method: &head.method, version: head.version, keep_alive: false };
+                let mut writing =
+                    Writing { method: &head.method, version: head.version, keep_alive: false, takes_trailers: false };
                 let ends_with_connection = Framing::of(&response, &writing) == Framing::UntilClose;
-                let keep_alive = head.keep_alive && body.is_some() && !ends_with_connection && !self.is_last(limits);
-                writing.keep_alive = keep_alive;
+                let drains = !expects_continue && self.may_drain(limits);
+                writing.keep_alive = head.keep_alive && drains && !ends_with_connection && !self.is_last(limits);
+                writing.takes_trailers = view.takes_trailers();
                 let sent = self.write(snapshot, response, report.as_ref(), &writing).await;
                 serve::record(&self.shared, snapshot, &view, site, report.as_ref(), (now, started), &sent);
-                Handled::Wholly(match (sent.error, keep_alive, body) {
-                    (Some(_), _, _) => Next::Gone,
-                    (None, true, Some(body)) if self.drain(body, limits).await => Next::Request,
-                    (None, false, Some(0)) => Next::Close,
+                let (read, left) = self.stream.end_body();
+                if !read.is_empty() {
+                    self.buffer = read;
+                }
+                match (sent.error, writing.keep_alive) {
+                    (Some(_), _) => Next::Gone,
+                    (None, true) if self.drain(left, limits).await => Next::Request,
+                    (None, false) if left == Left::Nothing => Next::Close,
                     _ => Next::Linger,
-                })
+                }
             }
             Decision::Tunnel { exchange, site, route } => {
                 let (sent, report) = Box::pin(self.tunnel(snapshot, *exchange, site, route)).await;
                 serve::record(&self.shared, snapshot, &view, Some(site), Some(&report), (now, started), &sent);
-                Handled::Wholly(Next::Close)
-            }
-            Decision::Pass { site, route, reason } => {
-                let mut request = serve::pass_request(snapshot, &view, site, route, reason, now, started);
-                request.reset = Some(self.stream.reset().clone());
-                request.progress = (head.body != BodyFraming::None).then(|| Progress::new(started));
-                let canonical = head.canonical(self.is_last(limits));
-                Handled::ToPass(Box::new(Passing { request, canonical, body: head.body }))
+                Next::Close
             }
         }
     }
 
-    /// How many bytes of a body that nobody wants are to be read and thrown away; `None`: too many, or not
-    /// known, so that the connection has to be closed.
-    fn body_to_drain(&self, head: &RequestHead<'_>, limits: &Limits) -> Option<u64> {
-        match head.body {
-            BodyFraming::None => Some(0),
-            BodyFraming::Length(0) => Some(0),
-            BodyFraming::Length(length) if length <= limits.max_drain.0 && !head.expects_continue => Some(length),
-            _ => None,
+    /// Whether what is left of a body that nobody wants is little enough to be read and thrown away.
+    fn may_drain(&self, limits: &Limits) -> bool {
+        match self.stream.left() {
+            Left::Nothing => true,
+            Left::Bytes(left) => left <= limits.max_drain.0,
+            Left::Chunks(_) | Left::Malformed => false,
         }
     }
 
@@ -296,7 +279,9 @@ impl Connection {
         self.served >= limits.max_requests_per_connection || *self.shutdown.borrow()
     }
 
-    async fn drain(&mut self, mut left: u64, limits: &Limits) -> bool {
+    /// Reads what is left of a body and throws it away.
+    async fn drain(&mut self, left: Left, limits: &Limits) -> bool {
+        let Left::Bytes(mut left) = left else { return left == Left::Nothing };
         while left > 0 {
             let there = left.min(self.buffer.len() as u64);
             self.buffer.advance(there as usize);
@@ -326,61 +311,5 @@ impl Connection {
             Ok::<_, io::Error>(())
         };
         let _ = timeout(LINGER, reading).await; // best effort
-    }
-
-    /// Hands the connection to pingora for one request and takes it back. `None`: it is of no use any more.
-    async fn pass(mut self, passing: Passing, snapshot: &Arc<Snapshot>) -> Option<Self> {
-        let limits = &snapshot.config.limits;
-        let Passing { request, canonical: mut prefix, body } = passing;
-        let gate = match body {
-            BodyFraming::Chunked => {
-                let mut chunks = Chunks::new();
-                match chunks.advance(&self.buffer) {
-                    Ok(used) => {
-                        prefix.unsplit(self.buffer.split_to(used));
-                        if chunks.is_done() { Gate::Bytes(0) } else { Gate::Chunks(chunks) }
-                    }
-                    Err(Malformed) => {
-                        let refusal = Refusal { status: StatusCode::BAD_REQUEST, why: MALFORMED };
-                        self.refuse(snapshot, refusal).await;
-                        return None;
-                    }
-                }
-            }
-            BodyFraming::None => Gate::Bytes(0),
-            BodyFraming::Length(length) => {
-                let there = self.buffer.len().min(usize::try_from(length).unwrap_or(usize::MAX));
-                prefix.unsplit(self.buffer.split_to(there));
-                Gate::Bytes(length - there as u64)
-            }
-        };
-        self.stream.put_back(std::mem::take(&mut self.buffer));
-        self.stream.set_gate(gate);
-        let mut session = ServerSession::new_http1(Box::new(self.stream));
-        session.set_pipelined_prefix(prefix);
-        session.set_keepalive(Some(limits.keepalive_timeout.as_secs().max(1)));
-        session.set_read_timeout(Some(limits.read_timeout));
-        let shutdown = self.shutdown.clone();
-        let proxy = self.shared.proxy.clone();
-        let passing =
-            pass::REQUEST.scope(request.clone(), async move { proxy.process_new_http(session, &shutdown).await });
-        let reused = tokio::select! {
-            biased;
-            // Boxed: pingora's future is large, and most connections never need it.
-            reused = Box::pin(passing) => reused,
-            () = request.stalled() => {
-                request.record_stalled(&self.shared.observer);
-                None
-            }
-        };
-        let (stream, _) = reused?.consume();
-        let mut stream = *stream.into_any().downcast::<ClientStream>().ok()?;
-        // Whatever pingora thinks of the connection: bytes of a body must never be taken for a request.
-        if matches!(stream.gate(), Gate::Bytes(1..) | Gate::Chunks(_) | Gate::Malformed) {
-            return None;
-        }
-        stream.set_gate(Gate::Open);
-        self.buffer = stream.take_held();
-        Some(Connection { stream, ..self })
     }
 }

@@ -17,10 +17,10 @@ use crate::clock::Timestamp;
 use crate::snapshot::Snapshot;
 
 use super::super::head::{BodyFraming, RequestHead, field_space};
-use super::super::pace::Pace;
 use super::super::serve::{self, Sent};
 use super::write::{Framing, Writing, head_of, held_up, poll_write_all, write_tail};
 use super::{Connection, Next};
+use crate::pace::Pace;
 
 /// How far a request was answered.
 pub(super) enum Answered {
@@ -63,7 +63,8 @@ impl Connection {
         let Some((mut response, report, site)) = serve::in_memory(&shared, &snapshot, &view, &mut self.key, now) else {
             return Answered::NotYet;
         };
-        let mut writing = Writing { method: &head.method, version: head.version, keep_alive: false };
+        let mut writing =
+            Writing { method: &head.method, version: head.version, keep_alive: false, takes_trailers: false };
         let framing = Framing::of(&response, &writing);
         let kept = response.kept();
         let body = match response.has_body(&head.method) {

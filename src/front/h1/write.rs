@@ -5,7 +5,6 @@ use std::fmt::Write as _;
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
@@ -42,7 +41,7 @@ impl Connection {
         self.tail = tail;
         if let Err(error) = result {
             if framing == Framing::UntilClose {
-                self.stream.reset().store(true, Ordering::Relaxed);
+                self.stream.end_by_reset();
             }
             sent.error = Some(error.to_string());
         }
@@ -59,10 +58,10 @@ impl Connection {
     ) -> io::Result<()> {
         let (head, kept) = (head_of(response), response.kept());
         if !response.has_body(writing.method) {
-            return self.write_held([&head, tail.as_bytes()], kept).await;
+            return self.write_held([&head, tail.as_bytes()], kept, |_| {}).await;
         }
         if let Some(body) = response.body.whole() {
-            self.write_held([&head, tail.as_bytes(), &body], kept).await?;
+            self.write_held([&head, tail.as_bytes(), &body], kept, |_| {}).await?;
             *bytes += body.len() as u64;
             return Ok(());
         }
@@ -92,17 +91,20 @@ impl Connection {
             }
             let (head, tail) = before.take().unwrap_or_default();
             let kept = response.kept();
-            self.write_held([&head, tail.as_bytes(), size.as_bytes(), &piece], kept).await?;
+            // A client may take nothing before it has been heard.
+            let meanwhile = |cx: &mut Context<'_>| response.body.send_on(cx);
+            self.write_held([&head, tail.as_bytes(), size.as_bytes(), &piece], kept, meanwhile).await?;
             *bytes += piece.len() as u64;
             next = response.body.next().await;
         }
         let (head, tail) = before.take().unwrap_or_default();
-        let end: &[u8] = match (framing, size.is_empty()) {
-            (Framing::Chunked, true) => b"0\r\n\r\n",
-            (Framing::Chunked, false) => b"\r\n0\r\n\r\n",
-            _ => b"",
-        };
-        self.write_all([&head, tail.as_bytes(), end]).await
+        let (mut end, mut trailers) = ("", Bytes::new());
+        if framing == Framing::Chunked {
+            end = if size.is_empty() { "0\r\n" } else { "\r\n0\r\n" };
+            let fields = response.body.take_trailers().filter(|_| writing.takes_trailers);
+            trailers = end_of_chunks(&fields.unwrap_or_default());
+        }
+        self.write_all([&head, tail.as_bytes(), end.as_bytes(), &trailers]).await
     }
 
     /// Writes a body that is in a file: what may be sent as it is, and otherwise read.
@@ -123,8 +125,14 @@ impl Connection {
         }
     }
 
-    /// Writes all parts. From when the client has to be waited for, what is kept for it is entered with those who wait.
-    async fn write_held<const N: usize>(&mut self, parts: [&[u8]; N], kept: Kept) -> io::Result<()> {
+    /// Writes all parts. From when the client has to be waited for, what is kept for it is entered with those who wait, and
+    /// something else may be done.
+    async fn write_held<const N: usize>(
+        &mut self,
+        parts: [&[u8]; N],
+        kept: Kept,
+        mut meanwhile: impl FnMut(&mut Context<'_>),
+    ) -> io::Result<()> {
         let mut written = 0;
         // What cannot be written at once wakes nobody here.
         let polled = poll_write_all(&mut self.stream, parts, &mut written, &mut Context::from_waker(Waker::noop()));
@@ -135,6 +143,9 @@ impl Connection {
         held_up(&self.shared.engine, &kept, self.place.prefix, |cx| {
             let before = written;
             let polled = poll_write_all(stream, parts, &mut written, cx);
+            if polled.is_pending() {
+                meanwhile(cx);
+            }
             (polled, written > before)
         })
         .await
@@ -214,6 +225,7 @@ pub(super) struct Writing<'a> {
     pub method: &'a Method,
     pub version: Version,
     pub keep_alive: bool,
+    pub takes_trailers: bool,
 }
 
 /// How the client is told where the body ends (RFC 9112 section 6).
@@ -234,6 +246,21 @@ impl Framing {
             None => Framing::Chunked,
         }
     }
+}
+
+/// What comes behind the last chunk.
+fn end_of_chunks(trailers: &HeaderMap) -> Bytes {
+    if trailers.is_empty() {
+        return Bytes::from_static(b"\r\n");
+    }
+    let mut out = Vec::new();
+    for (name, value) in trailers {
+        [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"]
+            .iter()
+            .for_each(|part| out.extend_from_slice(part));
+    }
+    out.extend_from_slice(b"\r\n");
+    out.into()
 }
 
 /// Passes an interim response on.

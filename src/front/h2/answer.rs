@@ -1,13 +1,13 @@
 //! The task of a request that was not answered where it was read: it decides, and gives the answer to its stream.
 
+use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, Method, StatusCode};
-use pingora_core::apps::HttpServerApp;
-use tokio::sync::watch;
 
 use crate::cache::engine::{BEHIND, Hold, Kept};
 use crate::cache::object::remove_hop_by_hop;
@@ -16,17 +16,15 @@ use crate::cache::status::Report;
 use crate::cache::waiting::Held;
 use crate::clock::Timestamp;
 use crate::config::model::Limits;
-use crate::origin::exchange::Interims;
-use crate::pass::{self, Progress};
+use crate::origin::interims::Interims;
 use crate::request::Scheme;
 use crate::snapshot::Snapshot;
 
 use super::super::head::BodyFraming;
 use super::super::reply::{ClientResponse, Coming};
-use super::super::serve::{self, Asking, Decision, Sent, Shared};
+use super::super::serve::{self, Asking, Decision, Incoming, Sent, Shared};
 use super::head::Parsed;
 use super::hpack::{self, Section};
-use super::session::PassSession;
 use super::stream::{Gone, Handle};
 use super::wire::Reason;
 
@@ -38,8 +36,8 @@ pub(super) struct Asked {
     pub expects_continue: bool,
     pub client: SocketAddr,
     pub local: SocketAddr,
+    pub scheme: Scheme,
     pub shared: Arc<Shared>,
-    pub shutdown: watch::Receiver<bool>,
     pub limits: Limits,
     pub times: (Timestamp, Instant),
 }
@@ -50,17 +48,23 @@ pub(super) async fn answer(asked: Asked, mut stream: Handle) {
     let snapshot = shared.snapshot.load_full();
     let Ok(parsed) = Parsed::of(&asked.section) else { return };
     let Ok(head) = parsed.head(asked.body == BodyFraming::None, &asked.limits) else { return };
-    let view = head.view(asked.client.ip(), asked.local, Scheme::Https);
+    let view = head.view(asked.client.ip(), asked.local, asked.scheme);
     let mut key = String::new();
     let interims: Arc<Interims> = Arc::default();
-    let asking = Asking { has_body: !asked.body.is_empty(), interims: Some(interims.clone()) };
+    let body = (!asked.body.is_empty()).then(|| {
+        let expects = asked.expects_continue.then(|| interims.clone());
+        Incoming { body: stream.body(), length: asked.body.length(), expects }
+    });
+    // What may change something comes to its end though its client leaves: somebody has to know what to forget.
+    let may_be_left = view.method.is_safe();
+    let asking = Asking { body, interims: Some(interims.clone()) };
     let decision = {
         let mut deciding = std::pin::pin!(serve::decide(shared, &snapshot, &view, &mut key, now, asking));
         loop {
             let decided = tokio::select! {
                 biased;
                 decided = serve::step(&mut deciding, &interims) => decided,
-                _ = stream.gone() => {
+                _ = stream.gone(), if may_be_left => {
                     let sent = Sent::client_left();
                     return serve::record(shared, &snapshot, &view, None, None, (now, started), &sent);
                 }
@@ -80,27 +84,6 @@ pub(super) async fn answer(asked: Asked, mut stream: Handle) {
         }
         // Never planned for HTTP/2, which has no Upgrade.
         Decision::Tunnel { .. } => stream.reset(Reason::InternalError),
-        Decision::Pass { site, route, reason } => {
-            let mut request = serve::pass_request(&snapshot, &view, site, route, reason, now, started);
-            let is_empty = asked.body.is_empty();
-            if !is_empty {
-                request.progress = Some(Progress::new(started));
-            }
-            if asked.expects_continue && !is_empty {
-                stream.send_section(head_section(StatusCode::CONTINUE, HeaderMap::new()), false);
-            }
-            let session = PassSession::new(stream, &view, is_empty, (asked.client, asked.local));
-            let Some(session) = session else { return };
-            let session = session.with_timeouts(&asked.limits).into_server_session();
-            let passing = shared.proxy.process_new_http(session, &asked.shutdown);
-            tokio::select! {
-                biased;
-                // Boxed: pingora's future is large.
-                _ = Box::pin(pass::REQUEST.scope(request.clone(), passing)) => {}
-                // Dropping the session resets the stream.
-                () = request.stalled() => request.record_stalled(&shared.observer),
-            }
-        }
     }
 }
 
@@ -147,9 +130,25 @@ async fn next(
             let held = stream.hold_ahead(most).await.map_err(text)?;
             (response.body.next().await.map_err(|error| error.to_string())?, Some(held))
         }
+        // Both ways at once: where there is no room for what the origin says, it is still told what the client says.
+        Coming::Awaited { behind } if response.body.is_sending() => {
+            let body = &mut response.body;
+            let read = |cx: &mut Context<'_>, may: bool| match may {
+                true => body.poll_next_while_sending(cx),
+                false => {
+                    body.send_on(cx);
+                    Poll::Pending
+                }
+            };
+            let (piece, held) = stream.with_room(BEHIND + BEHIND, behind, read).await.map_err(text)?;
+            let piece = piece.map_err(|error| error.to_string())?;
+            response.body.have_read(&piece).await;
+            (piece, Some(held))
+        }
         Coming::Awaited { behind } => {
-            let read = stream.with_room(BEHIND + BEHIND, behind, response.body.next()).await;
-            let (piece, held) = read.map_err(text)?;
+            let mut reading = std::pin::pin!(response.body.next());
+            let read = |cx: &mut Context<'_>, may: bool| if may { reading.as_mut().poll(cx) } else { Poll::Pending };
+            let (piece, held) = stream.with_room(BEHIND + BEHIND, behind, read).await.map_err(text)?;
             (piece.map_err(|error| error.to_string())?, Some(held))
         }
     };
@@ -186,7 +185,7 @@ async fn write_parts(
     let mut section = BytesMut::new();
     write_section(&mut section, &mut String::new(), response, report, &snapshot.config.node.name);
     let head = stream.keep_head(section.len()).map_err(text)?;
-    if !response.has_body(method) {
+    if !response.has_body(method) || response.body.is_over() {
         stream.send_section(section, true);
         response.forget(); // a HEAD or a 304 needs nothing of what it is of
         return stream.sent().await.map_err(text);
@@ -202,9 +201,27 @@ async fn write_parts(
         return stream.send_held(body, true, held).await.map_err(text);
     }
     while let Some((piece, held)) = next(stream, shared, response).await? {
-        stream.send_held(piece, false, held).await.map_err(text)?;
+        // A client may take nothing before it has been heard.
+        let mut sending = std::pin::pin!(stream.send_held(piece, false, held));
+        let sent = poll_fn(|cx| {
+            let sent = sending.as_mut().poll(cx);
+            if sent.is_pending() {
+                response.body.send_on(cx);
+            }
+            sent
+        });
+        sent.await.map_err(text)?;
     }
-    stream.send(Bytes::new(), true).await.map_err(text)
+    match response.body.take_trailers().filter(|trailers| !trailers.is_empty()) {
+        Some(trailers) => {
+            let mut section = BytesMut::new();
+            hpack::put_no_table(&mut section);
+            put_map(&mut section, &trailers);
+            stream.send_section(section, true);
+            stream.sent().await.map_err(text)
+        }
+        None => stream.send(Bytes::new(), true).await.map_err(text),
+    }
 }
 
 /// Appends the field section of a response: what is stored, and what each answer gets anew. `scratch`: a buffer that is

@@ -13,7 +13,7 @@ use super::super::head::{BodyFraming, Refusal, RequestHead};
 use super::super::reply::ClientResponse;
 use super::super::serve::{self, Sent};
 use super::answer::{self, Asked};
-use super::head::{Fault, Parsed, are_trailers};
+use super::head::{Fault, Parsed, are_trailers, trailers};
 use super::hpack::Section;
 use super::stream::{Gone, Handle, Stream};
 use super::streams::{Received, WORTHWHILE};
@@ -243,8 +243,8 @@ impl Connection {
                     self.reset(id, Reason::ProtocolError); // section 8.1
                     self.bear(MALFORMED)?;
                 }
-                // Trailers; nobody asks for those of requests.
                 true => {
+                    self.streams.receive_trailers(id, || trailers(&self.section));
                     let ended = self.streams.receive(id, BytesMut::new(), 0, true, &mut self.output);
                     if let Received::Error(reason) = ended {
                         self.reset(id, reason);
@@ -305,7 +305,8 @@ impl Connection {
     /// Answers what is not a request.
     fn refuse(&mut self, id: u32, ended: bool, refusal: Refusal, is_head: bool) {
         let now = Timestamp::now();
-        serve::record_refusal(&self.shared, self.stream.client().ip(), "https", refusal.status, now);
+        let scheme = self.stream.scheme().as_str();
+        serve::record_refusal(&self.shared, self.stream.client().ip(), scheme, refusal.status, now);
         let mut response = ClientResponse::synthetic(refusal.status, refusal.why, &Method::GET, now);
         let body = response.body.whole().unwrap_or_default();
         let node = self.shared.snapshot.load().config.node.name.clone();
@@ -392,8 +393,8 @@ impl Connection {
             expects_continue,
             client: self.stream.client(),
             local: self.stream.local(),
+            scheme: self.stream.scheme(),
             shared: Arc::clone(&self.shared),
-            shutdown: self.shutdown.clone(),
             limits: self.limits.clone(),
             times: (Timestamp::now(), Instant::now()),
         };

@@ -1,6 +1,6 @@
 //! The head of an HTTP/2 request: what its field section says, checked as strictly as that of HTTP/1 is.
 
-use http::{Method, StatusCode, Version, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header};
 use smallvec::SmallVec;
 
 use crate::config::host::parse_authority;
@@ -123,7 +123,6 @@ impl<'b> Parsed<'b> {
             body: self.body_framing(ended)?,
             keep_alive: true,
             expects_continue: expects_continue(&self.fields, Version::HTTP_2).map_err(Fault::Refused)?,
-            length: 0,
         })
     }
 
@@ -168,6 +167,17 @@ impl<'b> Parsed<'b> {
 /// section 8.1).
 pub(super) fn are_trailers(section: &Section) -> bool {
     section.lines().all(|(name, value)| is_name(name) && is_value(value))
+}
+
+/// The fields of a section of trailers.
+pub(super) fn trailers(section: &Section) -> HeaderMap {
+    let mut fields = HeaderMap::new();
+    for (name, value) in section.lines() {
+        if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name), HeaderValue::from_bytes(value)) {
+            fields.append(name, value);
+        }
+    }
+    fields
 }
 
 /// Whether a field may have this name: one that HTTP/2 has, in lower case.

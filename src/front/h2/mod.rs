@@ -11,7 +11,6 @@ mod huffman;
 mod opened;
 mod output;
 mod patience;
-mod session;
 mod stream;
 mod streams;
 mod wire;
@@ -32,9 +31,9 @@ use crate::config::model::Limits;
 
 use super::alarm::Alarm;
 use super::open::Place;
-use super::pace::Pace;
 use super::serve::Shared;
 use super::stream::ClientStream;
+use crate::pace::Pace;
 
 use frames::OpenSection;
 use hpack::{Decoder, Section};
@@ -61,6 +60,11 @@ const LINGER: Duration = Duration::from_secs(2);
 const FAREWELL: Duration = Duration::from_secs(1);
 /// What the ping says that goes with it.
 const FAREWELL_PING: [u8; 8] = *b"farewell";
+/// A client that has open streams and has said nothing for so long is asked whether it is still there, and has so long to
+/// answer.
+const PING_AFTER: Duration = Duration::from_secs(20);
+const PING_PATIENCE: Duration = Duration::from_secs(20);
+const ALIVE_PING: [u8; 8] = *b"alive?  ";
 
 /// One client's connection.
 pub struct Connection {
@@ -99,6 +103,9 @@ pub struct Connection {
     alarm: Alarm,
     /// When something last came or a stream ended.
     active: Instant,
+    /// When something last came at all, and when it was asked whether the client is still there.
+    heard: Instant,
+    pinged: Option<Instant>,
     /// When something is to be done though nothing happens.
     deadline: Instant,
     /// Since when the head of a request, or a frame that is none of a body, has not come in full.
@@ -117,7 +124,9 @@ enum Leaving {
 
 /// What has happened.
 enum Event {
-    /// Something was read, written or left by a task.
+    /// Something was read.
+    Read,
+    /// Something was written or left by a task.
     Io,
     Time,
     Shutdown,
@@ -164,21 +173,29 @@ impl Connection {
             leaving: Leaving::No,
             alarm: Alarm::new(),
             active: Instant::now(),
+            heard: Instant::now(),
+            pinged: None,
             deadline: Instant::now(),
             unfinished: None,
         }
     }
 
-    /// Serves requests until the connection ends.
-    pub async fn serve(mut self) {
-        let mut preface = [0; PREFACE.len()];
-        let begun = tokio::select! {
-            begun = timeout(self.limits.header_timeout, self.stream.read_exact(&mut preface)) => begun,
-            () = self.place.told() => return,
+    /// Serves requests until the connection ends. `read`: what was read of it already.
+    pub async fn serve(mut self, read: BytesMut) {
+        self.input = read;
+        let Connection { stream, input, place, limits, .. } = &mut self;
+        let beginning = async {
+            while input.len() < PREFACE.len() && stream.read_buf(input).await? > 0 {}
+            Ok::<_, io::Error>(input.starts_with(PREFACE))
         };
-        if !matches!(begun, Ok(Ok(_)) if preface == *PREFACE) {
+        let begun = tokio::select! {
+            begun = timeout(limits.header_timeout, beginning) => begun,
+            () = place.told() => return,
+        };
+        if !matches!(begun, Ok(Ok(true))) {
             return;
         }
+        self.input.advance(PREFACE.len());
         self.put_settings();
         wire::put_window_update(self.output.frames(), 0, CONNECTION_WINDOW - wire::INITIAL_WINDOW);
         self.active = Instant::now();
@@ -199,7 +216,10 @@ impl Connection {
                     break None;
                 }
                 Event::Shutdown => self.announce_end(),
-                Event::Io | Event::Time => {
+                Event::Read | Event::Io | Event::Time => {
+                    if matches!(event, Event::Read) {
+                        (self.heard, self.pinged) = (Instant::now(), None);
+                    }
                     // Where something is always to be read, the time and the shutdown have their turn all the same.
                     if *self.shutdown.borrow() {
                         self.announce_end();
@@ -305,7 +325,7 @@ impl Connection {
             }
             match poll_read(stream, input, cx) {
                 Poll::Ready(Ok(0) | Err(_)) => Poll::Ready(Event::Gone),
-                Poll::Ready(Ok(_)) => Poll::Ready(Event::Io),
+                Poll::Ready(Ok(_)) => Poll::Ready(Event::Read),
                 Poll::Pending => Poll::Pending,
             }
         });
@@ -337,7 +357,12 @@ impl Connection {
             let since = self.output.pins_since().unwrap_or_else(Instant::now);
             since + COPY_AFTER
         });
-        let deadlines = [idle, blocked, head, farewell, pins];
+        // A stream may be silent for long; whether the client is still there, it has to show.
+        let ping = (self.streams.len() > 0).then(|| match self.pinged {
+            Some(pinged) => pinged + PING_PATIENCE,
+            None => self.heard + PING_AFTER,
+        });
+        let deadlines = [idle, blocked, head, farewell, pins, ping];
         deadlines.into_iter().flatten().min().unwrap_or_else(|| Instant::now() + self.limits.keepalive_timeout)
     }
 
@@ -363,6 +388,16 @@ impl Connection {
         }
         if matches!(self.leaving, Leaving::Announced(since) if now >= since + FAREWELL) {
             self.leave();
+        }
+        if self.streams.len() > 0 {
+            match self.pinged {
+                Some(pinged) if now >= pinged + PING_PATIENCE => return Some(None),
+                None if now >= self.heard + PING_AFTER => {
+                    self.pinged = Some(now);
+                    wire::put_ping(self.output.frames(), ALIVE_PING, 0);
+                }
+                _ => {}
+            }
         }
         if self.output.pins_since().is_some_and(|since| now >= since + COPY_AFTER) {
             self.output.copy();

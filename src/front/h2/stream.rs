@@ -9,9 +9,11 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use http::HeaderMap;
 use parking_lot::Mutex;
 
 use crate::cache::waiting::{Client, Held, NO_ROOM, Share, Waiter, Waiting};
+use crate::origin::upload::{BodyError, Frame, RequestBody};
 use crate::prefix::Prefix;
 
 use super::wire::Reason;
@@ -122,6 +124,7 @@ struct State {
     /// From the client; in each part at least so much of a buffer is used that many small ones take no more than it.
     body: VecDeque<BytesMut>,
     body_ended: bool,
+    trailers: Option<HeaderMap>,
     /// Bytes that the task has taken and the client's window has not got back.
     taken: usize,
     /// The stream is over, whatever the task may still have.
@@ -232,6 +235,11 @@ impl Stream {
         Next::Some(out, more)
     }
 
+    /// The request's body is about to end, with trailers.
+    pub fn receive_trailers(&self, trailers: HeaderMap) {
+        self.state.lock().trailers = Some(trailers).filter(|trailers| !trailers.is_empty());
+    }
+
     /// Some of the request's body has come, or its end.
     pub fn receive(&self, data: BytesMut, ended: bool) {
         let mut state = self.state.lock();
@@ -274,6 +282,42 @@ fn wake(mut state: parking_lot::MutexGuard<'_, State>) {
     }
 }
 
+// What a task does.
+impl Stream {
+    fn tell(self: &Arc<Self>) {
+        if !std::mem::replace(&mut self.state.lock().told, true) {
+            self.outbox.push(self);
+        }
+    }
+}
+
+/// A request's body as an exchange takes it from its stream.
+struct IncomingBody(Arc<Stream>);
+
+impl RequestBody for IncomingBody {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Frame>, BodyError>> {
+        let mut state = self.0.state.lock();
+        if let Some(gone) = state.gone {
+            return Poll::Ready(Err(match gone {
+                Gone::Malformed => BodyError::Malformed("the request's body is not what its head promised"),
+                Gone::Client | Gone::Stalled | Gone::NoRoom => BodyError::Left,
+            }));
+        }
+        if let Some(piece) = state.body.pop_front() {
+            state.taken += piece.len();
+            let last = state.body_ended && state.body.is_empty() && state.trailers.is_none();
+            drop(state);
+            self.0.tell();
+            return Poll::Ready(Ok(Some(Frame::Data { piece: piece.freeze(), last })));
+        }
+        if !state.body_ended {
+            state.waker = Some(cx.waker().clone());
+            return Poll::Pending;
+        }
+        Poll::Ready(Ok(state.trailers.take().map(Frame::Trailers)))
+    }
+}
+
 /// What [`Stream::next`] has found.
 #[derive(Debug)]
 pub enum Next {
@@ -295,11 +339,6 @@ impl Handle {
     pub fn new(stream: Arc<Stream>, admitted: Admitted) -> Self {
         stream.outbox.live.fetch_add(1, Ordering::AcqRel);
         Handle { stream, ended: false, _admitted: admitted }
-    }
-
-    /// Whether the response has been given in full, or the stream was reset.
-    pub fn is_ended(&self) -> bool {
-        self.ended
     }
 
     /// Bytes of the response's body that have gone to the client.
@@ -361,15 +400,15 @@ impl Handle {
         self.stream.outbox.waiting.hold_pieces(bytes as u64, &self.stream.waiter)
     }
 
-    /// Reads something for the client, only while there is room for it: as long as nothing comes it has none. `behind`: bytes
-    /// that are in hand meanwhile.
+    /// Reads something for the client, only while there is room for it: as long as nothing comes it has none. `read` is told
+    /// whether there is; where there is not, it may do something else. `behind`: bytes that are in hand meanwhile.
     pub async fn with_room<T>(
         &mut self,
         bytes: usize,
         behind: usize,
-        reading: impl Future<Output = T>,
+        mut read: impl FnMut(&mut Context<'_>, bool) -> Poll<T>,
     ) -> Result<(T, Held), Gone> {
-        let (mut reading, mut asks) = (std::pin::pin!(reading), std::pin::pin!(tokio::time::sleep(TURN)));
+        let mut asks = std::pin::pin!(tokio::time::sleep(TURN));
         let (mut turn, mut in_hand) = (TURN, None);
         poll_fn(|cx| {
             if let Poll::Ready(Err(gone)) = self.poll(cx, |_| None::<()>) {
@@ -378,7 +417,7 @@ impl Handle {
             loop {
                 if let Some(held) = self.hold_at_once(bytes) {
                     in_hand = None;
-                    return reading.as_mut().poll(cx).map(|read| Ok((read, held)));
+                    return read(cx, true).map(|read| Ok((read, held)));
                 }
                 if behind > 0 && in_hand.is_none() {
                     in_hand = self.stream.outbox.waiting.keep_in_hand(self.waiter(), behind as u64);
@@ -386,6 +425,7 @@ impl Handle {
                         return Poll::Ready(Err(Gone::NoRoom));
                     }
                 }
+                let _ = read(cx, false);
                 std::task::ready!(asks.as_mut().poll(cx));
                 turn = LONGEST_TURN.min(turn * 2);
                 asks.as_mut().reset(tokio::time::Instant::now() + turn);
@@ -442,26 +482,9 @@ impl Handle {
         self.ended = true;
     }
 
-    /// The next piece of the request's body; `None` at its end.
-    pub async fn read(&mut self) -> Result<Option<Bytes>, Gone> {
-        let read = self.wait(|state| match state.body.pop_front() {
-            Some(piece) => {
-                state.taken += piece.len();
-                Some(Some(piece.freeze()))
-            }
-            None => state.body_ended.then_some(None),
-        });
-        let piece = read.await?;
-        if piece.is_some() {
-            self.tell();
-        }
-        Ok(piece)
-    }
-
-    /// Whether the request's body has been read to its end.
-    pub fn is_body_done(&self) -> bool {
-        let state = self.stream.state.lock();
-        state.body_ended && state.body.is_empty()
+    /// The request's body.
+    pub fn body(&self) -> Box<dyn RequestBody> {
+        Box::new(IncomingBody(self.stream.clone()))
     }
 
     /// Waits for the stream to end from outside.
@@ -482,9 +505,7 @@ impl Handle {
     }
 
     fn tell(&self) {
-        if !std::mem::replace(&mut self.stream.state.lock().told, true) {
-            self.stream.outbox.push(&self.stream);
-        }
+        self.stream.tell();
     }
 
     async fn wait<T>(&mut self, mut found: impl FnMut(&mut State) -> Option<T>) -> Result<T, Gone> {
@@ -549,25 +570,30 @@ mod tests {
     async fn what_is_read_is_told_and_the_end_of_the_stream_ends_all_waiting() {
         let (stream, mut handle) = pair();
         stream.receive(BytesMut::from("abc"), false);
-        assert_eq!(handle.read().await.unwrap().unwrap(), "abc");
+        let mut body = handle.body();
+        let Ok(Some(Frame::Data { piece, last: false })) = poll_fn(|cx| body.poll_frame(cx)).await else { panic!() };
+        assert_eq!(piece, "abc");
         assert_eq!(ready(&stream), 1);
         assert_eq!(stream.look(), Look { taken: 3, has_more: false, is_dropped: false });
-        let waiting = tokio::spawn(async move { (handle.read().await, handle.gone().await) });
+        let waiting = tokio::spawn(async move {
+            let read = poll_fn(|cx| body.poll_frame(cx)).await;
+            (read.err(), handle.gone().await)
+        });
         tokio::task::yield_now().await;
         stream.end(Gone::Client);
-        assert_eq!(waiting.await.unwrap(), (Err(Gone::Client), Gone::Client));
+        assert_eq!(waiting.await.unwrap(), (Some(BodyError::Left), Gone::Client));
         assert_eq!(stream.outbox.live(), 0);
     }
 
     #[tokio::test]
     async fn a_body_that_is_thrown_away_never_looks_whole() {
-        let (stream, mut handle) = pair();
+        let (stream, handle) = pair();
+        let mut body = handle.body();
         (0..1000).for_each(|_| stream.receive(BytesMut::from("x"), false));
         assert_eq!(stream.state.lock().body.len(), 1, "small pieces are put together");
         stream.receive(BytesMut::from(&[0; SMALL][..]), true);
         assert_eq!(stream.end(Gone::Client), 1000 + SMALL);
-        assert!(!handle.is_body_done());
-        assert_eq!(handle.read().await, Err(Gone::Client));
+        assert_eq!(poll_fn(|cx| body.poll_frame(cx)).await.err(), Some(BodyError::Left));
         drop(handle);
         assert_eq!(stream.look(), Look { taken: 0, has_more: false, is_dropped: true });
     }

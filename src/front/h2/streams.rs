@@ -5,11 +5,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
+use http::HeaderMap;
 
-use super::super::pace::{Pace, Taking};
 use super::output::Output;
 use super::stream::{Gone, Look, Next, Out, Stream};
 use super::wire::{self, MAX_PAYLOAD, Reason};
+use crate::pace::{Pace, Taking};
 
 /// What a client may send of one request's body before its task has taken it. More than HTTP/2's own 64 KiB: one upload
 /// that waits must not be slowed by the way there and back.
@@ -118,6 +119,13 @@ impl Streams {
             self.entries.remove(&id);
         }
         Received::Kept
+    }
+
+    /// The trailers of a request, whose end is to be received next.
+    pub fn receive_trailers(&mut self, id: u32, trailers: impl FnOnce() -> HeaderMap) {
+        if let Some(entry) = self.entries.get(&id).filter(|entry| entry.open) {
+            entry.stream.receive_trailers(trailers());
+        }
     }
 
     /// A stream's task has left word.
@@ -304,6 +312,7 @@ mod tests {
     use super::super::stream::{Admitted, Handle, Outbox};
     use super::super::wire::{FrameHeader, HEADER, flag, kind};
     use super::*;
+    use crate::origin::upload::Frame;
 
     /// Streams with a body to send each.
     fn sending(window: u32, lengths: &[usize]) -> (Streams, Vec<Handle>) {
@@ -423,10 +432,10 @@ mod tests {
                 assert_eq!(frames(&mut output), [(1, kind::RST_STREAM, 4, false)]);
             } else {
                 streams.receive(1, BytesMut::from("rest"), 4, true, &mut output);
-                let mut handle = handle.take().unwrap();
-                let mut read = Box::pin(handle.read());
-                let read = read.as_mut().poll(&mut std::task::Context::from_waker(std::task::Waker::noop()));
-                assert!(matches!(read, std::task::Poll::Ready(Ok(Some(rest))) if rest == "rest"));
+                let mut body = handle.as_ref().unwrap().body();
+                let read = body.poll_frame(&mut std::task::Context::from_waker(std::task::Waker::noop()));
+                let std::task::Poll::Ready(Ok(Some(Frame::Data { piece, last: true }))) = read else { panic!() };
+                assert_eq!(piece, "rest");
             }
             assert_eq!(streams.len(), 0);
         }

@@ -28,7 +28,7 @@ pub enum Chunk {
     Data(u64),
     /// After a chunk's data: the end of its line.
     DataEnd,
-    /// In the trailers, so many bytes of them read. Nobody asks for them.
+    /// In the trailers, so many bytes of them read.
     Trailers(usize),
     Done,
 }
@@ -102,8 +102,8 @@ impl Body {
         }
     }
 
-    /// Takes the next bytes of the body from what has been read.
-    pub fn take(&mut self, read: &mut BytesMut) -> Result<Taken, &'static str> {
+    /// Takes the next bytes of the body from what has been read; the lines of its trailers are appended to `trailers`.
+    pub fn take(&mut self, read: &mut BytesMut, trailers: &mut BytesMut) -> Result<Taken, &'static str> {
         loop {
             match self {
                 Body::Length(0) | Body::Chunked(Chunk::Done) => return Ok(Taken::End),
@@ -122,7 +122,7 @@ impl Body {
                         return Ok(Taken::Some(piece));
                     }
                     _ => {
-                        let Some(next) = chunk.after_line(read)? else { return Ok(Taken::NeedsMore) };
+                        let Some(next) = chunk.after_line(read, trailers)? else { return Ok(Taken::NeedsMore) };
                         *chunk = next;
                     }
                 },
@@ -133,7 +133,7 @@ impl Body {
 
 impl Chunk {
     /// Reads a line of the framing, if it has come in full.
-    fn after_line(self, read: &mut BytesMut) -> Result<Option<Chunk>, &'static str> {
+    fn after_line(self, read: &mut BytesMut, trailers: &mut BytesMut) -> Result<Option<Chunk>, &'static str> {
         let Some(end) = memchr::memchr(b'\n', read) else {
             return if read.len() > MAX_LINE { Err("a line of chunked framing that is too long") } else { Ok(None) };
         };
@@ -150,7 +150,10 @@ impl Chunk {
             }
             Chunk::DataEnd if line.is_empty() => Chunk::Size,
             Chunk::Trailers(_) if line.is_empty() => Chunk::Done,
-            Chunk::Trailers(length) if length + end < MAX_TRAILERS => Chunk::Trailers(length + end),
+            Chunk::Trailers(length) if length + end < MAX_TRAILERS => {
+                trailers.extend_from_slice(&read[..=end]);
+                Chunk::Trailers(length + end)
+            }
             Chunk::Trailers(_) => return Err("trailers that are too long"),
             _ => return Err("a chunk that is longer than stated"),
         };
@@ -219,7 +222,7 @@ mod tests {
         let (mut out, mut read) = (Vec::new(), BytesMut::new());
         let mut rest = wire.as_bytes().chunks(step);
         loop {
-            match body.take(&mut read)? {
+            match body.take(&mut read, &mut BytesMut::new())? {
                 Taken::Some(piece) => out.extend_from_slice(&piece),
                 Taken::End => break,
                 Taken::NeedsMore => match rest.next() {
@@ -303,7 +306,7 @@ mod tests {
     fn a_small_piece_holds_no_large_buffer() {
         let mut read = BytesMut::with_capacity(16 << 10);
         read.extend_from_slice(b"hello");
-        let Ok(Taken::Some(piece)) = Body::Length(5).take(&mut read) else { panic!("a piece") };
+        let Ok(Taken::Some(piece)) = Body::Length(5).take(&mut read, &mut BytesMut::new()) else { panic!("a piece") };
         assert_eq!(piece, "hello");
         assert!(read.capacity() > 15 << 10, "the buffer is used again");
     }

@@ -4,20 +4,24 @@
 
 mod body;
 mod kept;
+mod outgoing;
 mod response;
 mod stream;
 
 use std::io;
-use std::time::Duration;
+use std::pin::pin;
+use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes, BytesMut};
-use http::Method;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::time::{Instant, timeout_at};
+use http::{HeaderMap, Method};
+use tokio::io::AsyncReadExt;
+
+use super::link::{Link, LinkError, ResponseHead};
+use super::upload::Sink;
 
 use body::{Body, Taken};
 pub use kept::Kept;
-pub use response::ResponseHead;
+use outgoing::Outgoing;
 pub use stream::OriginStream;
 
 /// A connection's buffer: most heads fit, with a small body.
@@ -30,125 +34,52 @@ const KEPT_BUFFER: usize = 2 * FIRST_READ;
 /// A connection to an origin.
 pub struct Connection {
     stream: OriginStream,
-    /// What was read and not yet used.
+    out: Outgoing,
+    /// What was read and not yet used, and how far it was looked through for the end of a head.
     read: BytesMut,
+    scanned: usize,
     body: Body,
+    /// The field lines of trailers.
+    trailers: BytesMut,
     /// Whether it can be used again after the body.
     keep_alive: bool,
     /// Some head has come since the request was sent.
     has_heard: bool,
 }
 
-/// Why an exchange failed.
-#[derive(Debug)]
-pub enum Error {
-    Io(io::Error),
-    /// The origin has closed the connection.
-    Closed,
-    Timeout(&'static str),
-    Invalid(&'static str),
-}
-
-impl From<io::Error> for Error {
-    fn from(error: io::Error) -> Self {
-        Error::Io(error)
-    }
-}
-
-impl std::fmt::Display for Error {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Error::Io(error) => write!(f, "{error}"),
-            Error::Closed => write!(f, "the origin closed the connection"),
-            Error::Timeout(what) => write!(f, "{what}"),
-            Error::Invalid(what) => write!(f, "the response has {what}"),
-        }
-    }
-}
-
 impl Connection {
     pub fn new(stream: OriginStream) -> Self {
-        Connection { stream, read: BytesMut::new(), body: Body::Length(0), keep_alive: true, has_heard: false }
+        Connection {
+            stream,
+            out: Outgoing::default(),
+            read: BytesMut::new(),
+            scanned: 0,
+            body: Body::Length(0),
+            trailers: BytesMut::new(),
+            keep_alive: true,
+            has_heard: false,
+        }
     }
 
-    /// Sends a request's head.
-    pub async fn send(&mut self, head: &[u8], deadline: Instant) -> Result<(), Error> {
+    /// Begins to send a request: its head, and what is put of its body. `chunked`: how that is framed.
+    pub fn begin(&mut self, head: Vec<u8>, chunked: bool) {
         self.has_heard = false;
-        let sending = async {
-            self.stream.write_all(head).await?;
-            self.stream.flush().await
-        };
-        timeout_at(deadline, sending)
-            .await
-            .map_err(|_| Error::Timeout("it took too long to take the request"))?
-            .map_err(Error::Io)
-    }
-
-    /// Reads a response's head, an interim one too.
-    pub async fn read_head(&mut self, method: &Method, deadline: Instant) -> Result<ResponseHead, Error> {
-        let mut scanned = 0;
-        let length = loop {
-            if let Some(length) = response::find_end(&self.read, scanned).map_err(Error::Invalid)? {
-                break length;
-            }
-            scanned = self.read.len().saturating_sub(3);
-            self.read.reserve(FIRST_READ);
-            let reading = timeout_at(deadline, self.stream.read_buf(&mut self.read));
-            match reading.await.map_err(|_| Error::Timeout("no response head in time"))? {
-                Ok(0) => return Err(Error::Closed),
-                Ok(_) => {}
-                Err(error) => return Err(error.into()),
-            }
-        };
-        let mut head = ResponseHead::parse(&self.read[..length]).map_err(Error::Invalid)?;
-        self.read.advance(length);
-        self.has_heard = true;
-        if head.status.is_informational() {
-            return Ok(head);
-        }
-        let is_clear = !body::announces_in_vain(method, head.status, &head.fields);
-        self.body = Body::of(method, head.status, &mut head.fields).map_err(Error::Invalid)?;
-        self.keep_alive = head.keep_alive && is_clear && self.body != Body::UntilClose;
-        Ok(head)
-    }
-
-    /// The next piece of the body; `None` at its end. `patience` is for each read.
-    pub async fn read_body(&mut self, patience: Duration) -> Result<Option<Bytes>, Error> {
-        loop {
-            match self.body.take(&mut self.read).map_err(Error::Invalid)? {
-                Taken::Some(piece) => return self.gather(piece).map(Some),
-                Taken::End => return Ok(None),
-                Taken::NeedsMore => {}
-            }
-            let expected = usize::try_from(self.body.expected()).unwrap_or(PIECE);
-            self.read.reserve(expected.clamp(FIRST_READ, PIECE));
-            let reading = timeout_at(Instant::now() + patience, self.stream.read_buf(&mut self.read));
-            match reading.await.map_err(|_| Error::Timeout("nothing came of the body for too long"))? {
-                Ok(0) if self.body == Body::UntilClose => return Ok(None),
-                Ok(0) => return Err(Error::Closed),
-                Ok(_) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
+        self.scanned = 0;
+        self.out = Outgoing::new(head, chunked);
     }
 
     /// A piece with what comes after it and is there already, if it is small: each is kept, sent and counted by itself.
-    fn gather(&mut self, piece: Bytes) -> Result<Bytes, Error> {
+    fn gather(&mut self, piece: Bytes) -> Result<Bytes, &'static str> {
         if piece.len() >= FIRST_READ || self.read.is_empty() || !matches!(self.body, Body::Chunked(_)) {
             return Ok(piece);
         }
         let mut all = BytesMut::from(&piece[..]);
         while all.len() < PIECE
-            && let Taken::Some(more) = self.body.take(&mut self.read).map_err(Error::Invalid)?
+            && let Taken::Some(more) = self.body.take(&mut self.read, &mut self.trailers)?
         {
             all.extend_from_slice(&more);
         }
         Ok(all.freeze())
-    }
-
-    /// Whether nothing at all has come since the request was sent.
-    pub fn has_heard_nothing(&self) -> bool {
-        !self.has_heard && self.read.is_empty()
     }
 
     /// Whether all of the body has been read.
@@ -164,5 +95,76 @@ impl Connection {
     /// The connection itself, with what has been read of it.
     pub fn into_parts(self) -> (Bytes, OriginStream) {
         (self.read.freeze(), self.stream)
+    }
+}
+
+impl Sink for Connection {
+    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.out.poll_write(&mut self.stream, cx)
+    }
+
+    fn gone(&self) -> u64 {
+        self.out.gone()
+    }
+
+    fn put_data(&mut self, piece: Bytes, last: bool) {
+        self.out.put_data(piece, last);
+    }
+
+    fn put_end(&mut self, trailers: Option<HeaderMap>) {
+        self.out.put_end(trailers.as_ref());
+    }
+}
+
+impl Link for Connection {
+    fn poll_head(&mut self, cx: &mut Context<'_>, method: &Method) -> Poll<Result<ResponseHead, LinkError>> {
+        let length = loop {
+            if let Some(length) = response::find_end(&self.read, self.scanned)? {
+                break length;
+            }
+            self.scanned = self.read.len().saturating_sub(3);
+            self.read.reserve(FIRST_READ);
+            if ready!(pin!(self.stream.read_buf(&mut self.read)).poll(cx))? == 0 {
+                return Poll::Ready(Err(LinkError::Closed));
+            }
+        };
+        self.scanned = 0;
+        let (mut head, keeps_alive) = response::parse(&self.read[..length])?;
+        self.read.advance(length);
+        self.has_heard = true;
+        if head.status.is_informational() {
+            return Poll::Ready(Ok(head));
+        }
+        let is_clear = !body::announces_in_vain(method, head.status, &head.fields);
+        self.body = Body::of(method, head.status, &mut head.fields)?;
+        self.trailers.clear();
+        self.keep_alive = keeps_alive && is_clear && self.body != Body::UntilClose;
+        Poll::Ready(Ok(head))
+    }
+
+    fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, LinkError>> {
+        loop {
+            match self.body.take(&mut self.read, &mut self.trailers)? {
+                Taken::Some(piece) => return Poll::Ready(Ok(Some(self.gather(piece)?))),
+                Taken::End => return Poll::Ready(Ok(None)),
+                Taken::NeedsMore => {}
+            }
+            let expected = usize::try_from(self.body.expected()).unwrap_or(PIECE);
+            self.read.reserve(expected.clamp(FIRST_READ, PIECE));
+            match ready!(pin!(self.stream.read_buf(&mut self.read)).poll(cx))? {
+                0 if self.body == Body::UntilClose => return Poll::Ready(Ok(None)),
+                0 => return Poll::Ready(Err(LinkError::Closed)),
+                _ => {}
+            }
+        }
+    }
+
+    fn take_trailers(&mut self) -> Option<HeaderMap> {
+        let lines = std::mem::take(&mut self.trailers);
+        if lines.is_empty() { None } else { response::parse_fields(&lines).ok() }
+    }
+
+    fn has_heard_nothing(&self) -> bool {
+        !self.has_heard && self.read.is_empty()
     }
 }

@@ -3,18 +3,10 @@
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
-/// Bytes of a head, and fields in it.
-const MAX_HEAD: usize = 128 << 10;
-const MAX_FIELDS: usize = 256;
+use super::super::link::{MAX_FIELDS, MAX_HEAD, ResponseHead};
 
-/// A response's status line and fields.
-#[derive(Debug)]
-pub struct ResponseHead {
-    pub status: StatusCode,
-    pub fields: HeaderMap,
-    /// Whether the connection may go on after the body, as far as the head says.
-    pub keep_alive: bool,
-}
+/// Fields in trailers.
+const MAX_TRAILERS: usize = 64;
 
 /// Where the head ends that some bytes begin with, if it has come in full. `scanned`: how far earlier calls have looked.
 pub fn find_end(read: &[u8], scanned: usize) -> Result<Option<usize>, &'static str> {
@@ -28,30 +20,45 @@ pub fn find_end(read: &[u8], scanned: usize) -> Result<Option<usize>, &'static s
     if read.len() > MAX_HEAD { Err("a head that is too large") } else { Ok(None) }
 }
 
-impl ResponseHead {
-    /// Reads a whole head. Its values share one copy of it.
-    pub fn parse(head: &[u8]) -> Result<Self, &'static str> {
-        let head = Bytes::copy_from_slice(head);
-        let mut space = [const { std::mem::MaybeUninit::uninit() }; MAX_FIELDS];
-        let mut parsed = httparse::Response::new(&mut []);
-        let mut config = httparse::ParserConfig::default();
-        config.allow_spaces_after_header_name_in_responses(true);
-        config.allow_obsolete_multiline_headers_in_responses(true);
-        match config.parse_response_with_uninit_headers(&mut parsed, &head, &mut space) {
-            Ok(httparse::Status::Complete(_)) => {}
-            Ok(httparse::Status::Partial) => return Err("no whole head"),
-            Err(httparse::Error::TooManyHeaders) => return Err("too many header fields"),
-            Err(_) => return Err("a head that is not valid"),
-        }
-        let status = parsed.code.and_then(|code| StatusCode::from_u16(code).ok()).ok_or("no valid status")?;
-        let mut fields = HeaderMap::with_capacity(parsed.headers.len() + 2);
-        for field in parsed.headers.iter() {
-            let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| "a field name that is not valid")?;
-            fields.append(name, value(&head, field.value)?);
-        }
-        let keep_alive = keeps_alive(parsed.version == Some(1), &fields);
-        Ok(ResponseHead { status, fields, keep_alive })
+/// Reads a whole head; with it, whether the connection may go on after the body, as far as the head says. The values share
+/// one copy of it.
+pub fn parse(head: &[u8]) -> Result<(ResponseHead, bool), &'static str> {
+    let head = Bytes::copy_from_slice(head);
+    let mut space = [const { std::mem::MaybeUninit::uninit() }; MAX_FIELDS];
+    let mut parsed = httparse::Response::new(&mut []);
+    let mut config = httparse::ParserConfig::default();
+    config.allow_spaces_after_header_name_in_responses(true);
+    config.allow_obsolete_multiline_headers_in_responses(true);
+    match config.parse_response_with_uninit_headers(&mut parsed, &head, &mut space) {
+        Ok(httparse::Status::Complete(_)) => {}
+        Ok(httparse::Status::Partial) => return Err("no whole head"),
+        Err(httparse::Error::TooManyHeaders) => return Err("too many header fields"),
+        Err(_) => return Err("a head that is not valid"),
     }
+    let status = parsed.code.and_then(|code| StatusCode::from_u16(code).ok()).ok_or("no valid status")?;
+    let mut fields = HeaderMap::with_capacity(parsed.headers.len() + 2);
+    for field in parsed.headers.iter() {
+        let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| "a field name that is not valid")?;
+        fields.append(name, value(&head, field.value)?);
+    }
+    let keep_alive = keeps_alive(parsed.version == Some(1), &fields);
+    Ok((ResponseHead { status, fields }, keep_alive))
+}
+
+/// Reads the lines of trailers.
+pub fn parse_fields(lines: &[u8]) -> Result<HeaderMap, &'static str> {
+    let mut space = [httparse::EMPTY_HEADER; MAX_TRAILERS];
+    let lines = [lines, b"\r\n"].concat();
+    let Ok(httparse::Status::Complete((_, parsed))) = httparse::parse_headers(&lines, &mut space) else {
+        return Err("trailers that are not valid");
+    };
+    let mut fields = HeaderMap::with_capacity(parsed.len());
+    for field in parsed {
+        let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| "a field name that is not valid")?;
+        let value = HeaderValue::from_bytes(field.value).map_err(|_| "a field value that is not valid")?;
+        fields.append(name, value);
+    }
+    Ok(fields)
 }
 
 fn value(head: &Bytes, value: &[u8]) -> Result<HeaderValue, &'static str> {
@@ -95,10 +102,10 @@ mod tests {
         ] {
             let end = find_end(wire.as_bytes(), 0).unwrap().unwrap();
             assert_eq!(wire.len() - end, rest, "{wire:?}");
-            let head = ResponseHead::parse(&wire.as_bytes()[..end]).unwrap();
+            let (head, kept) = parse(&wire.as_bytes()[..end]).unwrap();
             let found: Vec<_> = head.fields.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
             let expected: Vec<_> = fields.iter().map(|(name, value)| (*name, value.as_bytes())).collect();
-            assert_eq!((head.status.as_u16(), found, head.keep_alive), (status, expected, keep_alive), "{wire:?}");
+            assert_eq!((head.status.as_u16(), found, kept), (status, expected, keep_alive), "{wire:?}");
             for cut in 0..end {
                 assert_eq!(find_end(&wire.as_bytes()[..cut], 0), Ok(None), "{wire:?} cut at {cut}");
             }
@@ -113,10 +120,10 @@ mod tests {
             "HTTP/1.1 200 OK\r\na b: c\r\n\r\n",
             "HTTP/1.1 200 OK\r\n: c\r\n\r\n",
         ] {
-            assert!(ResponseHead::parse(wire.as_bytes()).is_err(), "{wire:?}");
+            assert!(parse(wire.as_bytes()).is_err(), "{wire:?}");
         }
         let many = format!("HTTP/1.1 200 OK\r\n{}\r\n", "a: b\r\n".repeat(257));
-        assert!(ResponseHead::parse(many.as_bytes()).is_err());
+        assert!(parse(many.as_bytes()).is_err());
         assert!(find_end(&vec![b'x'; MAX_HEAD + 1], 0).is_err());
         let mut random = fastrand::Rng::with_seed(5);
         let head = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nA: b\r\n c\r\n\r\n";
@@ -126,7 +133,7 @@ mod tests {
                 let at = random.usize(..head.len());
                 head[at] = random.u8(..);
             }
-            let _ = ResponseHead::parse(&head); // whatever it is, it is no panic
+            let _ = parse(&head); // whatever it is, it is no panic
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The bytes to and from an origin, plain or by TLS.
 
 use std::future::poll_fn;
-use std::io;
+use std::io::{self, IoSlice};
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker};
 
@@ -52,6 +52,21 @@ impl AsyncWrite for OriginStream {
             OriginStream::Plain(stream) => Pin::new(stream).poll_write(cx, data),
             OriginStream::Tls(stream) => Pin::new(stream).poll_write(cx, data),
         }
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        data: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match &mut *self {
+            OriginStream::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, data),
+            OriginStream::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, data),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -1,0 +1,103 @@
+//! Which origins are asked for one response, and how often: the one rule for retries.
+//!
+//! - What was not sent is sent to another origin: the connection could not be made.
+//! - What an origin surely did not process goes again, whatever its method, also to the same origin: it said so by HTTP/2
+//!   (RFC 9113 section 8.7), or it had closed the connection on which nobody waited for anything.
+//! - What broke before there was a head, or was answered with 502, 503 or 504, goes to another origin that is up, if its
+//!   method is idempotent and its body can be sent again. Such retries are a part of the pool's requests at most.
+//! - What was sent and not answered in time goes nowhere else.
+//!
+//! The last answer is the client's.
+
+use http::StatusCode;
+use tokio::time::Instant;
+
+use super::connect::{Connector, OriginError};
+use super::exchange::{self, Exchange, FailureKind, OriginRequest};
+use super::pool::{FailedStage, PoolSet, Tried};
+use super::upload::Upload;
+
+/// Times that a request is sent again that surely was not processed, before that counts as the origin's failure.
+const MAX_UNPROCESSED: usize = 3;
+
+/// Sends a request to an origin of its pool and reads the head of the response.
+pub async fn send(
+    connector: &Connector,
+    pools: &PoolSet,
+    request: &OriginRequest,
+    upload: Option<Upload>,
+) -> Result<Exchange, OriginError> {
+    let first = pools.get(request.pool);
+    first.budget.requested();
+    let config = &first.config;
+    let deadline = Instant::now() + config.timeouts.total;
+    let mut upload = upload.map(Box::new);
+    let (mut tried, mut unprocessed) = (Tried::new(), 0);
+    let mut answer: Option<Exchange> = None;
+    loop {
+        let picked = match pools.pick(request.pool, request.hash, &tried) {
+            Ok(picked) => picked,
+            Err(error) => return settled(answer, upload).ok_or_else(|| error.into()),
+        };
+        let (origin, address, pool) = (picked.origin.clone(), picked.address, picked.pool.clone());
+        let attempted = exchange::attempt(connector, request, &mut upload, picked, deadline, unprocessed == 0).await;
+        let may_repeat = request.method.is_idempotent() && upload.as_ref().is_none_or(|upload| upload.is_repeatable());
+        let (error, is_retried) = match attempted {
+            Ok(exchange) => {
+                let retried = may_repeat && is_outage(exchange.status);
+                answer = Some(exchange);
+                (None, retried && first.budget.may_retry())
+            }
+            Err(failure) => {
+                if answer.is_some() {
+                    upload = None; // what is left of it is not for who has answered
+                }
+                tracing::debug!(pool = %pool.config.name, error = %failure.error, "attempt failed");
+                let is_repeatable = upload.as_ref().is_none_or(|upload| upload.is_repeatable());
+                let again = match failure.kind {
+                    FailureKind::NeedsHttp11 | FailureKind::Unprocessed => is_repeatable,
+                    FailureKind::DeadConnection => may_repeat,
+                    _ => false,
+                };
+                if again && unprocessed < MAX_UNPROCESSED {
+                    unprocessed += 1;
+                    continue;
+                }
+                let stage = match failure.kind {
+                    FailureKind::Client => return Err(failure.error),
+                    FailureKind::Connect(stage) => stage,
+                    _ => FailedStage::Connected,
+                };
+                pool.exchange_failed(&origin, address, stage, &failure.error.to_string());
+                let is_retried = match failure.kind {
+                    FailureKind::Connect(_) => true, // nothing was sent: it is nobody's load
+                    FailureKind::TimedOut => false,
+                    _ => may_repeat && first.budget.may_retry(),
+                };
+                (Some(failure.error), is_retried)
+            }
+        };
+        tried.push((origin, address));
+        let is_last = tried.len() > config.retries as usize || Instant::now() >= deadline;
+        if is_last || !is_retried || !pools.has_another(request.pool, &tried) {
+            return match (settled(answer, upload), error) {
+                (Some(answer), _) => Ok(answer),
+                (None, Some(error)) => Err(error),
+                (None, None) => Err(OriginError::FillLost), // there is an answer, or an error
+            };
+        }
+    }
+}
+
+/// The answer that the client gets, with what is still to be sent of its request.
+fn settled(answer: Option<Exchange>, upload: Option<Box<Upload>>) -> Option<Exchange> {
+    answer.map(|mut answer| {
+        answer.settle(upload);
+        answer
+    })
+}
+
+/// Whether an answer says that this origin cannot serve now, and another might.
+fn is_outage(status: StatusCode) -> bool {
+    matches!(status, StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT)
+}

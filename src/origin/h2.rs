@@ -1,0 +1,183 @@
+//! HTTP/2 to origins: a stream of one of pingora's connections.
+
+use std::io;
+use std::pin::pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use h2::{Reason, SendStream};
+use http::{HeaderMap, Method};
+use pingora_core::protocols::http::client::HttpSession;
+use pingora_core::protocols::http::v2::client::Http2Session;
+use pingora_core::upstreams::peer::HttpPeer;
+use pingora_http::RequestHeader;
+
+use super::link::{Link, LinkError, MAX_FIELDS, MAX_HEAD, ResponseHead};
+use super::upload::Sink;
+
+/// Bytes of a body that are given to the connection at once.
+const PIECE: usize = 64 << 10;
+
+/// One request's stream.
+pub struct Stream {
+    session: Http2Session,
+    /// How the connection is known to pingora.
+    pub peer: HttpPeer,
+    sender: Option<SendStream<Bytes>>,
+    /// What is put and has not gone.
+    piece: Bytes,
+    end: Option<Option<HeaderMap>>,
+    gone: u64,
+    has_heard: bool,
+    /// The response's body has been read to its end; with that, its trailers.
+    is_over: bool,
+    trailers: Option<HeaderMap>,
+}
+
+impl Stream {
+    /// Sends a request's head. `ends`: nothing comes after it.
+    pub fn send(
+        mut session: Http2Session,
+        peer: HttpPeer,
+        head: RequestHeader,
+        ends: bool,
+    ) -> pingora_core::Result<Self> {
+        session.read_timeout = None; // the exchange has deadlines of its own
+        session.write_request_header(Box::new(head), ends)?;
+        let sender = session.take_request_body_writer().filter(|_| !ends);
+        Ok(Stream {
+            session,
+            peer,
+            sender,
+            piece: Bytes::new(),
+            end: None,
+            gone: 0,
+            has_heard: false,
+            is_over: false,
+            trailers: None,
+        })
+    }
+
+    /// What pingora takes back, once the exchange has ended.
+    pub fn into_session(self) -> (HttpSession, HttpPeer) {
+        (HttpSession::H2(self.session), self.peer)
+    }
+
+    /// Whether the response has been read to its end.
+    pub fn is_over(&self) -> bool {
+        self.is_over
+    }
+
+    fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), h2::Error>> {
+        let Some(sender) = &mut self.sender else { return Poll::Ready(Ok(())) };
+        while !self.piece.is_empty() {
+            sender.reserve_capacity(self.piece.len().min(PIECE));
+            while sender.capacity() == 0 {
+                match ready!(sender.poll_capacity(cx)) {
+                    Some(room) => _ = room?,
+                    None => return Poll::Ready(Err(Reason::STREAM_CLOSED.into())),
+                }
+            }
+            let piece = self.piece.split_to(self.piece.len().min(sender.capacity()));
+            self.gone += piece.len() as u64;
+            let ends = self.piece.is_empty() && self.end == Some(None);
+            if ends {
+                self.end = None;
+            }
+            sender.send_data(piece, ends)?;
+            if ends {
+                self.sender = None;
+                return Poll::Ready(Ok(()));
+            }
+        }
+        match self.end.take() {
+            Some(Some(trailers)) => sender.send_trailers(trailers)?,
+            Some(None) => sender.send_data(Bytes::new(), true)?,
+            None => return Poll::Ready(Ok(())),
+        }
+        self.sender = None;
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Sink for Stream {
+    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_send(cx).map_err(io::Error::other)
+    }
+
+    fn gone(&self) -> u64 {
+        self.gone
+    }
+
+    fn put_data(&mut self, piece: Bytes, last: bool) {
+        self.piece = piece;
+        self.end = last.then_some(None);
+    }
+
+    fn put_end(&mut self, trailers: Option<HeaderMap>) {
+        self.end = Some(trailers);
+    }
+}
+
+impl Link for Stream {
+    fn poll_head(&mut self, cx: &mut Context<'_>, _method: &Method) -> Poll<Result<ResponseHead, LinkError>> {
+        if let Err(error) = ready!(self.session.poll_read_response_header(cx)) {
+            return Poll::Ready(Err(sort(&error)));
+        }
+        self.has_heard = true;
+        self.is_over = matches!(self.session.check_response_end_or_error(), Ok(true));
+        let head = self.session.response_header().ok_or("no head")?;
+        let bytes: usize = head.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
+        if bytes > MAX_HEAD || head.headers.len() > MAX_FIELDS {
+            return Poll::Ready(Err("a head that is too large".into()));
+        }
+        Poll::Ready(Ok(ResponseHead { status: head.status, fields: head.headers.clone() }))
+    }
+
+    fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, LinkError>> {
+        if self.is_over {
+            return Poll::Ready(Ok(None));
+        }
+        match ready!(self.session.poll_read_response_body(cx)) {
+            Some(Ok(piece)) => return Poll::Ready(Ok(Some(piece))),
+            Some(Err(error)) if self.wants_no_more(&error) => {}
+            Some(Err(error)) => return Poll::Ready(Err(sort(&error))),
+            None => match ready!(pin!(self.session.read_trailers()).poll(cx)) {
+                Ok(trailers) => self.trailers = trailers,
+                Err(error) => return Poll::Ready(Err(LinkError::Invalid(super::connect::describe(&error).into()))),
+            },
+        }
+        self.is_over = true;
+        Poll::Ready(Ok(None))
+    }
+
+    fn take_trailers(&mut self) -> Option<HeaderMap> {
+        self.trailers.take()
+    }
+
+    fn has_heard_nothing(&self) -> bool {
+        !self.has_heard
+    }
+}
+
+impl Stream {
+    /// Whether the origin has answered in full and wants no more of the request (RFC 9113 section 8.1).
+    fn wants_no_more(&self, error: &h2::Error) -> bool {
+        self.sender.is_some() && error.is_reset() && error.is_remote() && error.reason() == Some(Reason::NO_ERROR)
+    }
+}
+
+/// What an error of a stream says.
+fn sort(error: &h2::Error) -> LinkError {
+    let refused = error.is_reset() && error.reason() == Some(Reason::REFUSED_STREAM);
+    match error.reason() {
+        Some(Reason::HTTP_1_1_REQUIRED) if error.is_remote() => LinkError::NeedsHttp11,
+        // Of a GOAWAY hear only the streams above its last number.
+        _ if error.is_remote() && (refused || error.is_go_away()) => LinkError::Unprocessed(error.to_string()),
+        _ if error.is_io() => LinkError::Io(io::Error::other(error.to_string())),
+        Some(Reason::PROTOCOL_ERROR | Reason::FRAME_SIZE_ERROR | Reason::COMPRESSION_ERROR) => {
+            LinkError::Invalid(error.to_string().into())
+        }
+        _ => LinkError::Io(io::Error::other(error.to_string())),
+    }
+}

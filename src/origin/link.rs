@@ -1,0 +1,57 @@
+//! What an exchange goes by: a connection of HTTP/1.1, or a stream of HTTP/2.
+
+use std::borrow::Cow;
+use std::io;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, StatusCode};
+
+use super::upload::Sink;
+
+/// Bytes of a response's head, and fields in it: by whichever protocol.
+pub const MAX_HEAD: usize = 128 << 10;
+pub const MAX_FIELDS: usize = 256;
+
+/// A response's status line and fields.
+#[derive(Debug)]
+pub struct ResponseHead {
+    pub status: StatusCode,
+    pub fields: HeaderMap,
+}
+
+/// Where a request goes and its response comes from.
+pub trait Link: Sink + Send {
+    /// A response's head, an interim one too.
+    fn poll_head(&mut self, cx: &mut Context<'_>, method: &Method) -> Poll<Result<ResponseHead, LinkError>>;
+    /// The next piece of the body; `None` at its end.
+    fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, LinkError>>;
+    /// The trailers of a body that has been read to its end.
+    fn take_trailers(&mut self) -> Option<HeaderMap>;
+    /// Whether nothing at all has come since the request was sent.
+    fn has_heard_nothing(&self) -> bool;
+}
+
+/// Why it failed.
+#[derive(Debug, thiserror::Error)]
+pub enum LinkError {
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    #[error("the origin closed the connection")]
+    Closed,
+    #[error("{0}")]
+    Timeout(&'static str),
+    #[error("the response has {0}")]
+    Invalid(Cow<'static, str>),
+    /// The origin has surely not processed the request (RFC 9113 section 8.7).
+    #[error("the origin did not process the request: {0}")]
+    Unprocessed(String),
+    #[error("the origin wants HTTP/1.1")]
+    NeedsHttp11,
+}
+
+impl From<&'static str> for LinkError {
+    fn from(what: &'static str) -> Self {
+        LinkError::Invalid(what.into())
+    }
+}
