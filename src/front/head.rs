@@ -421,7 +421,8 @@ mod tests {
         };
         let upload = (!head.body.is_empty()).then(|| {
             let expects = head.expects_continue.then(Arc::default);
-            let rules = UploadRules { length: head.body.length(), most: None, pace: None, expects };
+            let rules =
+                UploadRules { length: head.body.length(), most: None, pace: None, expects, replayed: (0, None) };
             Upload::new(Box::new(NoBody), rules)
         });
         String::from_utf8_lossy(&request.wire_head(None, upload.as_ref())).into_owned()

@@ -14,10 +14,9 @@ use tokio::time::Sleep;
 
 use crate::pace::{Pace, Taking};
 
+use super::forward;
 use super::interims::Interims;
 
-/// Bytes of a body that are kept to be sent again.
-const REPLAYED: u64 = 64 << 10;
 /// How long an origin may take to say that it wants the body. One that does not know `Expect` says nothing, and then the
 /// client is told to go on (RFC 9110 section 10.1.1).
 const CONTINUE_PATIENCE: Duration = Duration::from_secs(1);
@@ -94,7 +93,12 @@ pub struct UploadRules {
     pub pace: Option<Pace>,
     /// The client waits with the body until it is told to go on, by these.
     pub expects: Option<Arc<Interims>>,
+    /// Room for what is kept of it to be sent again: so many bytes, until this is dropped.
+    pub replayed: (u64, Option<Box<dyn Send + Sync>>),
 }
+
+/// Bytes of a body that are kept to be sent again, at most.
+pub const REPLAYED: u64 = 64 << 10;
 
 /// A request's body while it is sent.
 pub struct Upload {
@@ -195,6 +199,7 @@ impl Upload {
     /// The origin has answered: nothing is sent again.
     pub fn settle(&mut self) {
         (self.kept, self.keeps) = (None, false);
+        self.rules.replayed = (0, None);
     }
 
     /// The origin wants it: the client is told, if it waits for that.
@@ -256,7 +261,10 @@ impl Upload {
         if self.has_ended {
             return Poll::Ready(Ok(None));
         }
-        let frame = ready!(self.body.poll_frame(cx)).map_err(UploadError::Client)?;
+        let mut frame = ready!(self.body.poll_frame(cx)).map_err(UploadError::Client)?;
+        if let Some(Frame::Trailers(trailers)) = &mut frame {
+            forward::exclude_from_trailers(trailers);
+        }
         self.rules.expects = None; // it has not waited
         let (length, last) = match &frame {
             Some(Frame::Data { piece, last }) => (piece.len() as u64, *last),
@@ -274,7 +282,9 @@ impl Upload {
             return Poll::Ready(Err(UploadError::Client(BodyError::TooSlow)));
         }
         match (&mut self.kept, &frame) {
-            (Some(kept), Some(frame)) if self.keeps && self.received <= REPLAYED => kept.push(frame.clone()),
+            (Some(kept), Some(frame)) if self.keeps && self.received <= self.rules.replayed.0 => {
+                kept.push(frame.clone())
+            }
             (Some(_), None) => {}
             (kept, _) => *kept = None,
         }

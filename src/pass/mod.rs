@@ -5,7 +5,7 @@ mod invalidate;
 
 use std::sync::Arc;
 
-use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Version, header};
 
 use crate::cache::engine::{Engine, Source};
 use crate::cache::object::{add_date, remove_hop_by_hop};
@@ -16,7 +16,7 @@ use crate::origin::connect::OriginError;
 use crate::origin::exchange::{Exchange, OriginRequest, Silence};
 use crate::origin::forward::{self, Forwarded};
 use crate::origin::interims::Interims;
-use crate::origin::upload::{RequestBody, Upload, UploadRules};
+use crate::origin::upload::{REPLAYED, RequestBody, Upload, UploadRules};
 use crate::pace::Pace;
 use crate::plan::{self, Matched};
 use crate::request::RequestView;
@@ -63,7 +63,8 @@ pub async fn pass(
             None => Some(Pace { patience: limits.read_timeout, least: limits.min_rate.0 }),
         };
         let Incoming { body, length, expects } = body;
-        Upload::new(body, UploadRules { length, most, pace, expects })
+        let replayed = room_to_replay(engine, snapshot, view, length);
+        Upload::new(body, UploadRules { length, most, pace, expects, replayed })
     });
     let answer = attempts::send(&engine.connector, &snapshot.pools, &request, upload).await;
     let changed = Changed { engine, snapshot, site: matched.site_index, view };
@@ -77,6 +78,24 @@ pub async fn pass(
         Err(_) => true,
     };
     answer.map(|exchange| Passed { exchange, is_undone_by_restart: !is_kept })
+}
+
+/// Room for what is kept of a body to be sent again. By HTTP/1 a connection has one, and that is its due.
+fn room_to_replay(
+    engine: &Engine,
+    snapshot: &Snapshot,
+    view: &RequestView<'_>,
+    length: Option<u64>,
+) -> (u64, Option<Box<dyn Send + Sync>>) {
+    let bytes = length.unwrap_or(REPLAYED).min(REPLAYED);
+    if view.version != Version::HTTP_2 {
+        return (bytes, None);
+    }
+    let prefix = snapshot.config.node.prefix_of(view.client);
+    match engine.memory.waiting().enter_upload(prefix, bytes) {
+        Some(room) => (bytes, Some(Box::new(room))),
+        None => (0, None),
+    }
 }
 
 /// What an origin is asked.

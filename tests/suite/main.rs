@@ -37,4 +37,5 @@ mod sharing;
 mod slices;
 mod stalled;
 mod tls;
+mod uploads;
 mod warming;

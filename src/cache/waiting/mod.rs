@@ -48,6 +48,9 @@ const DUE: u64 = 64 << 10;
 const SMALL_PART: u64 = 8;
 const LEAST_SMALL_PART: u64 = 1 << 20;
 
+/// What requests' bodies may take at least.
+const LEAST_UPLOADS: u64 = 16 << 20;
+
 /// Why a reader had to end.
 pub const NO_ROOM: &str = "the client takes too little, and there is no room for what waits";
 
@@ -92,6 +95,7 @@ pub struct Waiting {
     prefix_share: AtomicU32,
     streams: Arc<Quota>,
     in_hand: Arc<Quota>,
+    uploads: Arc<Quota>,
     all: Mutex<All>,
 }
 
@@ -199,6 +203,7 @@ impl Default for Waiting {
             prefix_share: AtomicU32::new(100),
             streams: Quota::new(u64::MAX, u64::MAX),
             in_hand: Quota::new(u64::MAX, u64::MAX),
+            uploads: Quota::new(u64::MAX, u64::MAX),
             all: Mutex::default(),
         }
     }
@@ -225,6 +230,8 @@ impl Waiting {
     fn divide(&self) {
         let part = (self.most() / SMALL_PART).max(LEAST_SMALL_PART);
         [&self.streams, &self.in_hand].into_iter().for_each(|quota| quota.set(part, self.part_of_prefix(part)));
+        let part = part.max(LEAST_UPLOADS);
+        self.uploads.set(part, self.part_of_prefix(part));
     }
 
     /// What of so many bytes the clients of one network may have.
@@ -242,6 +249,12 @@ impl Waiting {
         self.streams.take(prefix, bytes)
     }
 
+    /// Enters what clients may send of bodies before it is taken, and what is kept to be sent again, beyond what is every
+    /// connection's due. `None`: there is too much of that.
+    pub fn enter_upload(&self, prefix: Option<Prefix>, bytes: u64) -> Option<Share> {
+        self.uploads.take(prefix, bytes)
+    }
+
     /// Enters what is in hand already while there is no room for it. `None`: there is too much of that.
     pub fn keep_in_hand(&self, waiter: &Waiter, bytes: u64) -> Option<Share> {
         self.in_hand.take(waiter.client.prefix, bytes)
@@ -249,7 +262,7 @@ impl Waiting {
 
     /// Bytes of streams, and of what is in hand for them without room.
     pub fn streams(&self) -> u64 {
-        self.streams.taken() + self.in_hand.taken()
+        self.streams.taken() + self.in_hand.taken() + self.uploads.taken()
     }
 
     /// Bytes that are held for readers alone, but for the streams themselves.

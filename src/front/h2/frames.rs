@@ -386,7 +386,9 @@ impl Connection {
             BodyFraming::None | BodyFraming::Chunked => None,
         };
         let open = body != BodyFraming::None;
-        self.streams.insert(stream.clone(), self.peer.initial_window, open, expected);
+        if !self.streams.insert(stream.clone(), self.peer.initial_window, open, expected) {
+            return self.refuse_stream(id, section);
+        }
         let asked = Asked {
             section,
             body,

@@ -41,7 +41,7 @@ use opened::Opened;
 use output::Output;
 use patience::Patience;
 use stream::{Gone, Outbox};
-use streams::{STREAM_WINDOW, Streams};
+use streams::{STREAM_WINDOW, Streams, Uploads};
 use wire::{FrameHeader, PREFACE, PeerSettings, Reason, kind};
 
 /// What a client may send of all requests' bodies before their tasks have taken it.
@@ -143,7 +143,7 @@ impl Connection {
             (snapshot.config.limits.clone(), snapshot.generation)
         };
         let outbox = Outbox::new(shared.engine.memory.waiting().clone(), place.prefix);
-        let mut streams = Streams::new();
+        let mut streams = Streams::new(Uploads::new(outbox.clone()));
         streams.pace = Pace::of(&limits);
         Connection {
             shared,

@@ -50,6 +50,11 @@ impl Outbox {
         Some(Admitted { _share: Some(share) })
     }
 
+    /// Room for so many bytes of requests' bodies.
+    pub fn enter_upload(&self, bytes: u64) -> Option<Share> {
+        self.waiting.enter_upload(self.prefix, bytes)
+    }
+
     pub fn live(&self) -> usize {
         self.live.load(Ordering::Acquire)
     }

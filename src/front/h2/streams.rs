@@ -7,14 +7,17 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 use http::HeaderMap;
 
+use super::CONNECTION_WINDOW;
 use super::output::Output;
-use super::stream::{Gone, Look, Next, Out, Stream};
+use super::stream::{Gone, Look, Next, Out, Outbox, Stream};
 use super::wire::{self, MAX_PAYLOAD, Reason};
+use crate::cache::waiting::Share;
 use crate::pace::{Pace, Taking};
 
-/// What a client may send of one request's body before its task has taken it. More than HTTP/2's own 64 KiB: one upload
-/// that waits must not be slowed by the way there and back.
-pub const STREAM_WINDOW: u32 = 256 << 10;
+/// What a client may send of one request's body before its task has taken it, to begin with: every connection's due.
+pub const STREAM_WINDOW: u32 = 64 << 10;
+/// And from when its task takes it, if there is room: one upload must not be slowed by the way there and back.
+const WIDE_WINDOW: u32 = 256 << 10;
 
 /// A window update of so many bytes and more is what downloads are made of. Smaller ones bring nothing.
 pub const WORTHWHILE: u32 = 4 << 10;
@@ -34,14 +37,16 @@ pub struct Streams {
     pub pace: Pace,
     /// Bytes of requests' bodies that have been taken, or are not wanted, and that the client may send again.
     pub taken: usize,
+    pub uploads: Uploads,
 }
 
 struct Entry {
     stream: Arc<Stream>,
     /// What the client takes of this response's body.
     window: i64,
-    /// What the client may still send of the request's body.
+    /// What the client may still send of the request's body, and may have sent before any of it was taken.
     credit: i64,
+    upload: u32,
     /// Bytes that were taken and whose room the client has not been told of.
     taken: u32,
     /// Whether the client may send at all.
@@ -66,7 +71,7 @@ pub enum Received {
 }
 
 impl Streams {
-    pub fn new() -> Self {
+    pub fn new(uploads: Uploads) -> Self {
         let window = i64::from(wire::INITIAL_WINDOW);
         Streams {
             entries: BTreeMap::new(),
@@ -76,6 +81,7 @@ impl Streams {
             window,
             pace: Pace::ANY,
             taken: 0,
+            uploads,
         }
     }
 
@@ -87,13 +93,27 @@ impl Streams {
         self.entries.contains_key(&id)
     }
 
-    /// A new stream that a task answers. `open`: a body comes, of the stated length if there is one.
-    pub fn insert(&mut self, stream: Arc<Stream>, window: u32, open: bool, expected: Option<u64>) {
+    /// A new stream that a task answers. `open`: a body comes, of the stated length if there is one. Whether there was room
+    /// for what the client may send of it.
+    pub fn insert(&mut self, stream: Arc<Stream>, window: u32, open: bool, expected: Option<u64>) -> bool {
         let (window, credit) = (i64::from(window), i64::from(STREAM_WINDOW));
+        let most = expected.map_or(STREAM_WINDOW, |length| length.min(u64::from(STREAM_WINDOW)) as u32);
+        let upload = if open { most } else { 0 };
+        if !self.uploads.enter(upload) {
+            return false;
+        }
         let id = stream.id;
         let (taken, answered, in_turn, taking) = (0, false, false, Taking::default());
-        let entry = Entry { stream, window, credit, taken, open, expected, answered, in_turn, taking };
+        let entry = Entry { stream, window, credit, upload, taken, open, expected, answered, in_turn, taking };
         self.entries.insert(id, entry);
+        true
+    }
+
+    /// A stream is over.
+    fn forget(&mut self, id: u32) -> Option<Entry> {
+        let entry = self.entries.remove(&id)?;
+        self.uploads.leave(entry.upload);
+        Some(entry)
     }
 
     /// Some of a request's body, `length` bytes with its padding; nothing, where trailers end it.
@@ -106,7 +126,7 @@ impl Streams {
         if entry.credit < 0 {
             return Received::Error(Reason::FlowControlError);
         }
-        entry.give_back(length - data.len(), output); // padding
+        entry.give_back(length - data.len(), output, &mut self.uploads); // padding
         let left = entry.expected.map(|left| left.checked_sub(data.len() as u64));
         match left {
             Some(None) => return Received::Error(Reason::ProtocolError),
@@ -116,7 +136,7 @@ impl Streams {
         entry.open = !ended;
         entry.stream.receive(data, ended);
         if ended && entry.answered {
-            self.entries.remove(&id);
+            self.forget(id);
         }
         Received::Kept
     }
@@ -133,7 +153,7 @@ impl Streams {
         let Look { taken, has_more, is_dropped } = stream.look();
         self.taken += taken;
         let Some(entry) = self.entries.get_mut(&stream.id) else { return };
-        entry.give_back(taken, output);
+        entry.give_back(taken, output, &mut self.uploads);
         if has_more && !entry.in_turn {
             entry.in_turn = true;
             self.turns.push_back(stream.id);
@@ -141,7 +161,7 @@ impl Streams {
         if is_dropped && entry.answered {
             // Nobody wants the rest of the request (RFC 9113 section 8.1).
             wire::put_reset(output.frames(), stream.id, Reason::NoError);
-            self.entries.remove(&stream.id);
+            self.forget(stream.id);
         }
     }
 
@@ -196,7 +216,7 @@ impl Streams {
                 }
                 Out::Reset(reason) => {
                     wire::put_reset(output.frames(), id, reason);
-                    if let Some(entry) = self.entries.remove(&id) {
+                    if let Some(entry) = self.forget(id) {
                         self.taken += entry.stream.look().taken; // what came after its task had gone
                     }
                     continue;
@@ -207,7 +227,7 @@ impl Streams {
                 entry.answered = true;
                 let stream = entry.stream.clone();
                 if !entry.open {
-                    self.entries.remove(&id);
+                    self.forget(id);
                 }
                 self.look(&stream, output); // its task may have gone already
             } else if !is_quick {
@@ -255,7 +275,7 @@ impl Streams {
 
     /// Ends a stream. Whether there was one.
     pub fn remove(&mut self, id: u32, gone: Gone) -> bool {
-        let entry = self.entries.remove(&id);
+        let entry = self.forget(id);
         if let Some(entry) = &entry {
             self.taken += entry.stream.end(gone);
         }
@@ -265,6 +285,7 @@ impl Streams {
     /// Ends all streams.
     pub fn clear(&mut self, gone: Gone) {
         for entry in std::mem::take(&mut self.entries).into_values() {
+            self.uploads.leave(entry.upload);
             entry.stream.end(gone);
         }
     }
@@ -292,14 +313,64 @@ impl Streams {
     }
 }
 
+/// The room for what a connection's client may send of bodies before it is taken. 64 KiB are its due.
+pub struct Uploads {
+    outbox: Arc<Outbox>,
+    /// Bytes that the streams' windows come to.
+    windows: u64,
+    shares: Vec<Share>,
+}
+
+/// Room is taken in steps of so many bytes.
+const STEP: u64 = 64 << 10;
+
+impl Uploads {
+    pub fn new(outbox: Arc<Outbox>) -> Self {
+        Uploads { outbox, windows: 0, shares: Vec::new() }
+    }
+
+    /// So many bytes more. Whether there is room.
+    fn enter(&mut self, bytes: u32) -> bool {
+        let windows = self.windows + u64::from(bytes);
+        while self.shares.len() < Self::steps(windows) {
+            match self.outbox.enter_upload(STEP) {
+                Some(share) => self.shares.push(share),
+                None => {
+                    self.leave(0);
+                    return false;
+                }
+            }
+        }
+        self.windows = windows;
+        true
+    }
+
+    fn leave(&mut self, bytes: u32) {
+        self.windows -= u64::from(bytes);
+        self.shares.truncate(Self::steps(self.windows));
+    }
+
+    /// More than its own window lets it nobody can send.
+    fn steps(windows: u64) -> usize {
+        (windows.min(u64::from(CONNECTION_WINDOW)).div_ceil(STEP) as usize).saturating_sub(1)
+    }
+}
+
 impl Entry {
     /// The client may send so many bytes more; it is told when they are enough for it to matter.
-    fn give_back(&mut self, bytes: usize, output: &mut Output) {
+    fn give_back(&mut self, bytes: usize, output: &mut Output, uploads: &mut Uploads) {
         self.taken += bytes as u32; // never more than the window
-        if self.open && self.taken >= STREAM_WINDOW / 2 {
-            self.credit += i64::from(self.taken);
-            wire::put_window_update(output.frames(), self.stream.id, std::mem::take(&mut self.taken));
+        if !self.open || self.taken < STREAM_WINDOW / 2 {
+            return;
         }
+        // A body whose end is near needs no wider one.
+        let wider = WIDE_WINDOW - STREAM_WINDOW;
+        let lasts = self.expected.is_none_or(|left| left > u64::from(WIDE_WINDOW));
+        let wider = if self.upload == STREAM_WINDOW && lasts && uploads.enter(wider) { wider } else { 0 };
+        self.upload += wider;
+        let more = std::mem::take(&mut self.taken) + wider;
+        self.credit += i64::from(more);
+        wire::put_window_update(output.frames(), self.stream.id, more);
     }
 }
 
@@ -309,7 +380,7 @@ fn widened(window: i64, more: i64) -> Result<i64, Reason> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::stream::{Admitted, Handle, Outbox};
+    use super::super::stream::{Admitted, Handle};
     use super::super::wire::{FrameHeader, HEADER, flag, kind};
     use super::*;
     use crate::origin::upload::Frame;
@@ -317,7 +388,7 @@ mod tests {
     /// Streams with a body to send each.
     fn sending(window: u32, lengths: &[usize]) -> (Streams, Vec<Handle>) {
         let outbox: Arc<Outbox> = Arc::default();
-        let mut streams = Streams::new();
+        let mut streams = Streams::new(Uploads::new(Arc::default()));
         let handles = lengths.iter().enumerate().map(|(at, length)| {
             let stream = Stream::new(at as u32 * 2 + 1, outbox.clone());
             streams.insert(stream.clone(), window, false, None);
@@ -401,7 +472,7 @@ mod tests {
     #[test]
     fn what_is_thrown_away_may_be_sent_again() {
         let mut output = Output::default();
-        let mut streams = Streams::new();
+        let mut streams = Streams::new(Uploads::new(Arc::default()));
         let stream = Stream::new(1, Arc::default());
         streams.insert(stream.clone(), 0, true, None);
         streams.receive(1, BytesMut::from("hello"), 5, false, &mut output);
@@ -418,7 +489,7 @@ mod tests {
     #[test]
     fn a_request_may_outlast_its_response() {
         for task_goes_first in [true, false] {
-            let (mut streams, mut output) = (Streams::new(), Output::default());
+            let (mut streams, mut output) = (Streams::new(Uploads::new(Arc::default())), Output::default());
             let stream = Stream::new(1, Arc::default());
             streams.insert(stream.clone(), 100, true, None);
             let mut handle = Some(Handle::new(stream.clone(), Admitted::default()));
@@ -453,7 +524,7 @@ mod tests {
             (None, &[STREAM_WINDOW as usize], false, Received::Kept),
             (None, &[STREAM_WINDOW as usize, 1], false, Received::Error(Reason::FlowControlError)),
         ] {
-            let mut streams = Streams::new();
+            let mut streams = Streams::new(Uploads::new(Arc::default()));
             streams.insert(Stream::new(1, Arc::default()), 0, true, expected);
             let mut last = Received::Dropped;
             for (at, length) in pieces.iter().enumerate() {

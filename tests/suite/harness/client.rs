@@ -123,6 +123,20 @@ impl Client {
         std::mem::take(&mut self.buffer)
     }
 
+    /// What has come by now.
+    pub fn read_now(&mut self) -> Vec<u8> {
+        let mut space = [0; 4096];
+        self.stream.set_nonblocking(true).unwrap();
+        let read = self.stream.read(&mut space).unwrap_or(0);
+        self.stream.set_nonblocking(false).unwrap();
+        [std::mem::take(&mut self.buffer).as_slice(), &space[..read]].concat()
+    }
+
+    /// The connection itself, for a thread that only writes.
+    pub fn stream(&self) -> TcpStream {
+        self.stream.try_clone().unwrap()
+    }
+
     /// Whether the node has closed the connection and nothing more came.
     pub fn is_closed(&mut self) -> bool {
         self.buffer.is_empty() && !self.fill()
