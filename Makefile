@@ -108,6 +108,9 @@ build-tools:
 
 test-tools:
 	@$(call need,$(TEST_TOOLS))
+	@/usr/bin/python3 -c "import grpc" 2>/dev/null || { echo "installing python3-grpcio"; \
+	  $(SUDO) apt-get update -q >/dev/null && \
+	  DEBIAN_FRONTEND=noninteractive $(SUDO) apt-get install -q -y --no-install-recommends python3-grpcio >/dev/null; }
 
 # $(call need,command:package ...): installs the packages of the commands that are not there.
 need = missing=""; for pair in $(1); do \

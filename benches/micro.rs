@@ -262,7 +262,8 @@ fn look_up(count: usize) -> Box<dyn FnMut()> {
     for number in 1..OBJECTS {
         engine.memory.insert(Arc::new(object(&format!("{key}{number}"), &config)), 8);
     }
-    let request = CacheRequest { view, snapshot, matched, key, slice: None, asks: ClientDirectives::default() };
+    let request =
+        CacheRequest { view, snapshot, matched, key, slice: None, asks: ClientDirectives::default(), interims: None };
     Box::new(move || {
         let found = engine.lookup(black_box(&request), &request.asks, NOW);
         assert!(matches!(found, Lookup::Hit(..)));

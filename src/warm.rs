@@ -248,7 +248,7 @@ async fn fetch(engine: &Arc<Engine>, snapshot: &Arc<Snapshot>, wanted: &Wanted) 
     let mut key = String::new();
     matched.write_key(&mut key, snapshot.sites[matched.site_index].version(), &view);
     let asks = ClientDirectives::default();
-    let request = CacheRequest { view: &view, snapshot, matched, key: &key, slice: None, asks };
+    let request = CacheRequest { view: &view, snapshot, matched, key: &key, slice: None, asks, interims: None };
     let answer = match engine.look_up(&request, Timestamp::now()).await {
         Lookup::Hit(..) | Lookup::PartHit(..) => return Outcome::There,
         Lookup::StaleHit(object, _) => engine.fetch(&request, Miss::of(Some(object), Why::Stale)).await,

@@ -86,7 +86,8 @@ pub async fn explain(
         true => ClientDirectives::parse(view.fields),
         false => ClientDirectives::default(),
     };
-    let request = CacheRequest { view: &view, snapshot: &snapshot, matched, key: &key, slice: None, asks };
+    let request =
+        CacheRequest { view: &view, snapshot: &snapshot, matched, key: &key, slice: None, asks, interims: None };
     describe_cache(&mut answer, &node, &request, version);
     if question.fetch {
         // As a fill would; nothing is stored.

@@ -17,6 +17,7 @@ use crate::config::model::{CacheRules, Config, OutageWindow};
 use crate::observe::metrics::Metrics;
 use crate::origin::connect::{Connector, OriginError};
 use crate::origin::exchange::Exchange;
+use crate::origin::interims::Interims;
 use crate::plan::{CacheKey, Matched};
 use crate::request::RequestView;
 use crate::snapshot::Snapshot;
@@ -84,6 +85,8 @@ pub struct CacheRequest<'a> {
     /// Of what the key is a slice, if it is one.
     pub slice: Option<Slice<'a>>,
     pub asks: ClientDirectives,
+    /// Who is told of interim responses, if anybody.
+    pub interims: Option<&'a Arc<Interims>>,
 }
 
 impl CacheRequest<'_> {
@@ -231,7 +234,7 @@ impl Engine {
                 Turn::Full => return self.too_many_fills(request, &miss),
             };
             let collapsed = |stored| Forward { collapsed: true, ..forward(&miss, stored) };
-            match flight.arrival(None, presented).await {
+            match flight.arrival(None, presented, request.interims).await {
                 // What is not fresh must be validated for each request by itself (RFC 9111 section 4).
                 Arrival::Stream(reader) if !reader.head.freshness.may_be_shared(Timestamp::now()) => break,
                 Arrival::Stream(reader) => {
@@ -528,7 +531,7 @@ impl Engine {
             owner,
         ));
         let answer = |source, stored| Answer { source, report: Report::Forward(forward(&miss, stored)) };
-        match flight.arrival(seat, request.presented()).await {
+        match flight.arrival(seat, request.presented(), request.interims).await {
             Arrival::Stream(reader) => {
                 let stored = reader.head.stored();
                 Ok(answer(Source::Stream(reader), stored))

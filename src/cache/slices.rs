@@ -224,7 +224,15 @@ impl OwnedRequest {
         let key = CacheKey::slice(&self.key, self.size, number);
         let slice = Some(Slice { of: &self.key, size: self.size, number });
         let asks = self.asks;
-        let request = CacheRequest { view: &view, snapshot: &self.snapshot, matched, key: key.as_str(), slice, asks };
+        let request = CacheRequest {
+            view: &view,
+            snapshot: &self.snapshot,
+            matched,
+            key: key.as_str(),
+            slice,
+            asks,
+            interims: None,
+        };
         match engine.look_up(&request, Timestamp::now()).await {
             Lookup::Hit(object, report) => Ok(Answer { source: Source::Stored(object), report }),
             Lookup::StaleHit(object, report) => {

@@ -100,10 +100,12 @@ async fn decide_by_http(
             return Box::pin(ask(shared, snapshot, view, matched, PassReason::CacheOff, now, asking)).await;
         }
         Plan::Cache(matched) if asking.body.is_some() => (matched, PassReason::Body),
-        Plan::Cache(matched) => match from_cache(shared, snapshot, view, matched, key, now).await {
-            Ok(decision) => return decision,
-            Err(reason) => (matched, reason),
-        },
+        Plan::Cache(matched) => {
+            match from_cache(shared, snapshot, view, matched, key, now, asking.interims.as_ref()).await {
+                Ok(decision) => return decision,
+                Err(reason) => (matched, reason),
+            }
+        }
     };
     // Boxed: large, and most requests do not come here.
     Box::pin(ask(shared, snapshot, view, matched, reason, now, asking)).await
@@ -135,9 +137,10 @@ async fn from_cache(
     matched: Matched<'_>,
     key: &mut String,
     now: Timestamp,
+    interims: Option<&Arc<Interims>>,
 ) -> Result<Decision, PassReason> {
     let site = Some(matched.site_index);
-    let request = cache_request(view, snapshot, matched, key);
+    let request = cache_request(view, snapshot, matched, key, interims);
     let (source, report) = match shared.engine.look_up(&request, now).await {
         Lookup::Hit(object, report) => (Source::Stored(object), report),
         Lookup::PartHit(part, report) => (Source::Part(part), report),
@@ -176,7 +179,7 @@ pub fn in_memory(
     now: Timestamp,
 ) -> Option<(ClientResponse, Report, usize)> {
     let Plan::Cache(matched) = plan_of(snapshot, view) else { return None };
-    let request = cache_request(view, snapshot, matched, key);
+    let request = cache_request(view, snapshot, matched, key, None);
     match shared.engine.lookup(&request, &request.asks, now) {
         Lookup::Hit(object, report) if object.content.in_memory().is_some() => {
             let response = response_from_cache(snapshot, view, matched, Source::Stored(object), request.key, now);
@@ -273,6 +276,7 @@ fn cache_request<'a>(
     snapshot: &'a Arc<Snapshot>,
     matched: Matched<'a>,
     key: &'a mut String,
+    interims: Option<&'a Arc<Interims>>,
 ) -> CacheRequest<'a> {
     let version = snapshot.sites[matched.site_index].version();
     matched.write_key(key, version, view);
@@ -280,7 +284,7 @@ fn cache_request<'a>(
         true => ClientDirectives::parse(view.fields),
         false => ClientDirectives::default(),
     };
-    CacheRequest { view, snapshot, matched, key, slice: None, asks }
+    CacheRequest { view, snapshot, matched, key, slice: None, asks, interims }
 }
 
 /// The method `PURGE` on a URL.

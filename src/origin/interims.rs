@@ -1,31 +1,50 @@
-//! Interim responses (1xx) on their way to the client.
+//! Interim responses (1xx) on their way to clients.
 
 use http::{HeaderMap, StatusCode};
 use parking_lot::Mutex;
+use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
 
-/// Interim responses for who wants to pass them on, and looks for them whenever the exchange has been polled.
+/// Interim responses of one exchange, for who wants to pass them on.
 #[derive(Debug, Default)]
-pub struct Interims(Mutex<Vec<(StatusCode, HeaderMap)>>);
+pub struct Interims {
+    waiting: Mutex<Vec<(StatusCode, HeaderMap)>>,
+    more: Notify,
+}
 
 /// Interim responses that may wait to be passed on. Who does not keep up does without: they are hints, but for the one that
 /// a client waits for.
-const MAX_WAITING: usize = 4;
+const MAX_WAITING: usize = 8;
 
 impl Interims {
-    /// The next one.
+    pub fn push(&self, status: StatusCode, fields: HeaderMap) {
+        let mut waiting = self.waiting.lock();
+        if waiting.len() < MAX_WAITING || status == StatusCode::CONTINUE {
+            waiting.push((status, fields));
+            drop(waiting);
+            self.more.notify_waiters();
+        }
+    }
+
+    /// The next one, for the only one who passes them on: it looks whenever it has polled the exchange.
     pub fn take(&self) -> Option<(StatusCode, HeaderMap)> {
-        let mut waiting = self.0.lock();
+        let mut waiting = self.waiting.lock();
         if waiting.is_empty() { None } else { Some(waiting.remove(0)) }
     }
 
     pub fn is_empty(&self) -> bool {
-        self.0.lock().is_empty()
+        self.waiting.lock().is_empty()
     }
 
-    pub fn push(&self, status: StatusCode, fields: HeaderMap) {
-        let mut waiting = self.0.lock();
-        if waiting.len() < MAX_WAITING || status == StatusCode::CONTINUE {
-            waiting.push((status, fields));
-        }
+    /// Tells another those from a place on, where many pass them on; gives the place after them.
+    pub fn tell(&self, other: &Interims, from: usize) -> usize {
+        let waiting = self.waiting.lock();
+        waiting.iter().skip(from).for_each(|(status, fields)| other.push(*status, fields.clone()));
+        waiting.len()
+    }
+
+    /// Ends when there is one more from now on.
+    pub fn more(&self) -> Notified<'_> {
+        self.more.notified()
     }
 }

@@ -92,7 +92,7 @@ fn room_to_replay(
         return (bytes, None);
     }
     let prefix = snapshot.config.node.prefix_of(view.client);
-    match engine.memory.waiting().enter_upload(prefix, bytes) {
+    match engine.memory.waiting().enter_replay(prefix, bytes) {
         Some(room) => (bytes, Some(Box::new(room))),
         None => (0, None),
     }

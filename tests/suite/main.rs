@@ -21,6 +21,7 @@ mod disk_faults;
 mod explaining;
 mod fills;
 mod framing;
+mod grpc;
 mod http2;
 mod keys;
 mod large;

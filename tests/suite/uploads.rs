@@ -512,3 +512,35 @@ fn a_call_by_grpc_is_refused_as_such() {
     raw.send(&frame(DATA, END_STREAM, 3, b"{}"));
     assert_eq!(raw.first(HEADERS).unwrap().flags, END_HEADERS, "502, with a line that says why");
 }
+
+/// Whoever waits for a page hears what its origin says before it, also who follows another's fill.
+#[test]
+fn hints_reach_those_who_wait_for_a_fill() {
+    let (hint, gate) = (Gate::default(), Gate::default());
+    let (for_hint, for_origin) = (hint.clone(), gate.clone());
+    let origin = Origin::start(move |_| {
+        let early = b"HTTP/1.1 103 Early Hints\r\nLink: </a.css>; rel=preload\r\n\r\n".to_vec();
+        let waits = vec![Step::Wait(for_hint.clone()), Step::Send(early), Step::Wait(for_origin.clone())];
+        [waits, Reply::ok(&["Cache-Control: max-age=60"], "page")].concat()
+    });
+    let node = Node::caching(origin.address);
+    let ask = || {
+        let mut client = node.client();
+        client.send("GET /a HTTP/1.1\r\nHost: shop.example\r\n\r\n");
+        client
+    };
+    let mut first = ask();
+    origin.wait_for(1);
+    let mut others = [ask(), ask()];
+    hint.open();
+    assert!(first.head().starts_with("HTTP/1.1 103 "));
+    for other in &mut others {
+        let head = other.head();
+        assert!(head.starts_with("HTTP/1.1 103 ") && head.contains("link: </a.css>; rel=preload"), "{head}");
+    }
+    gate.open();
+    assert_eq!(first.response("GET").text(), "page");
+    others.iter_mut().for_each(|other| assert_eq!(other.response("GET").text(), "page"));
+    assert_eq!(origin.count(), 1);
+    assert!(ask().response("GET").is_hit());
+}

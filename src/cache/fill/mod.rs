@@ -195,6 +195,7 @@ pub async fn run(
 ) {
     let ended = EndGuard { engine: &engine, flight: &flight };
     request.let_the_dead_rest(&engine);
+    request.origin.interims = Some(flight.interims.clone());
     add_conditions(&mut request);
     let missing = ask_for_the_rest(&mut request);
     let mut answer = attempts::send(&engine.connector, &request.snapshot.pools, &request.origin, None).await;

@@ -23,6 +23,7 @@ use tokio::sync::Notify;
 
 use crate::clock::ticks;
 use crate::origin::connect::OriginError;
+use crate::origin::interims::Interims;
 use crate::plan::CacheKey;
 use crate::prefix::Prefix;
 
@@ -59,6 +60,8 @@ pub struct Flight {
     /// it is to be dropped first.
     held: Mutex<Vec<Held>>,
     state: Mutex<State>,
+    /// What goes before the head.
+    pub interims: Arc<Interims>,
     /// Something new for readers.
     changed: Notify,
     /// A reader took something or left.
@@ -160,6 +163,7 @@ impl Flight {
                 shared: false,
                 file: None,
             }),
+            interims: Arc::default(),
             changed: Notify::new(),
             taken: Notify::new(),
         })
@@ -518,7 +522,7 @@ mod tests {
     }
 
     async fn reader(flight: &Arc<Flight>) -> FlightReader {
-        match flight.arrival(None, nobody()).await {
+        match flight.arrival(None, nobody(), None).await {
             Arrival::Stream(reader) => reader,
             _ => panic!("expected a stream"),
         }
@@ -571,7 +575,7 @@ mod tests {
     async fn a_fill_that_ends_before_its_head_tells_those_who_wait() {
         let flight = flight();
         flight.abort(broken());
-        let arrival = flight.arrival(None, nobody()).await;
+        let arrival = flight.arrival(None, nobody(), None).await;
         assert!(matches!(arrival, Arrival::Settled(Settled::Failed(error)) if error == broken()));
     }
 
@@ -594,7 +598,7 @@ mod tests {
         slow.next().await.unwrap();
         assert!(wait.await);
         assert_eq!(flight.state.lock().chunks.len(), 0);
-        assert!(matches!(flight.arrival(None, nobody()).await, Arrival::Missed), "the start is gone");
+        assert!(matches!(flight.arrival(None, nobody(), None).await, Arrival::Missed), "the start is gone");
         drop((slow, fast));
         assert!(!flight.wait_for_readers().await, "nobody is left to read for");
     }

@@ -7,6 +7,7 @@ use bytes::Bytes;
 
 use crate::clock::ticks;
 use crate::origin::connect::OriginError;
+use crate::origin::interims::Interims;
 
 use super::super::vary::Presented;
 use super::{Arrival, Flight, FlightHead, Keeping, PartlyWritten, Phase, Position, Settled, State};
@@ -39,12 +40,25 @@ impl Flight {
     }
 
     /// Waits for the head. Ends when the fill does, and every wait of a fill has a deadline.
-    pub async fn arrival(self: &Arc<Self>, seat: Option<Seat>, request: Presented<'_>) -> Arrival {
+    /// `interims`: who is told of what goes before it.
+    pub async fn arrival(
+        self: &Arc<Self>,
+        seat: Option<Seat>,
+        request: Presented<'_>,
+        interims: Option<&Arc<Interims>>,
+    ) -> Arrival {
+        let mut told = 0;
         loop {
-            let changed = self.changed.notified();
+            let (changed, more) = (self.changed.notified(), self.interims.more());
+            if let Some(interims) = interims {
+                told = self.interims.tell(interims, told);
+            }
             let phase = self.state.lock().phase.clone();
             match phase {
-                Phase::Waiting => changed.await,
+                Phase::Waiting => tokio::select! {
+                    () = changed => {}
+                    () = more, if interims.is_some() => {}
+                },
                 Phase::Settled(settled) => return Arrival::Settled(settled),
                 Phase::Streaming(head) | Phase::Complete(head) | Phase::Broken(head, _) => {
                     if !head.variant.matches(request) {

@@ -249,10 +249,15 @@ impl Waiting {
         self.streams.take(prefix, bytes)
     }
 
-    /// Enters what clients may send of bodies before it is taken, and what is kept to be sent again, beyond what is every
-    /// connection's due. `None`: there is too much of that.
+    /// Enters what clients may send of bodies before it is taken, beyond what is every connection's due. `None`: there is too
+    /// much of that.
     pub fn enter_upload(&self, prefix: Option<Prefix>, bytes: u64) -> Option<Share> {
         self.uploads.take(prefix, bytes)
+    }
+
+    /// Enters what is kept of bodies to be sent again, where others do not need the room.
+    pub fn enter_replay(&self, prefix: Option<Prefix>, bytes: u64) -> Option<Share> {
+        self.uploads.take_of_half(prefix, bytes)
     }
 
     /// Enters what is in hand already while there is no room for it. `None`: there is too much of that.

@@ -43,6 +43,15 @@ impl Quota {
         self.state.lock().taken
     }
 
+    /// The same of the first half, for what can be done without.
+    pub fn take_of_half(self: &Arc<Self>, prefix: Option<Prefix>, bytes: u64) -> Option<Share> {
+        let has_room = {
+            let state = self.state.lock();
+            state.taken.saturating_add(bytes) <= state.most / 2
+        };
+        if has_room { self.take(prefix, bytes) } else { None }
+    }
+
     pub fn take(self: &Arc<Self>, prefix: Option<Prefix>, bytes: u64) -> Option<Share> {
         let mut state = self.state.lock();
         let of = prefix.and_then(|prefix| state.of.get(&prefix)).map_or(0, |taken| *taken);

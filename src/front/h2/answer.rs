@@ -55,8 +55,9 @@ pub(super) async fn answer(asked: Asked, mut stream: Handle) {
         let expects = asked.expects_continue.then(|| interims.clone());
         Incoming { body: stream.body(), length: asked.body.length(), expects }
     });
-    // What may change something comes to its end though its client leaves: somebody has to know what to forget.
-    let may_be_left = view.method.is_safe();
+    // What may change something comes to its end though its client leaves: somebody has to know what to forget. Calls by
+    // gRPC are cancelled, by their protocol.
+    let may_be_left = view.method.is_safe() || view.is_grpc();
     let asking = Asking { body, interims: Some(interims.clone()) };
     let decision = {
         let mut deciding = std::pin::pin!(serve::decide(shared, &snapshot, &view, &mut key, now, asking));

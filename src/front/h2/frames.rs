@@ -22,6 +22,9 @@ use super::{Connection, FAREWELL_PING, Leaving};
 
 /// A body of up to so many bytes is sent at once, if the client's windows let it; a larger one takes turns with others.
 const SENT_AT_ONCE: usize = 128 << 10;
+/// So many window updates of a few bytes for streams count as one frame that brings nothing: clients by gRPC send one when they begin a
+/// stream, and one for each message.
+const SMALL_UPDATES: u32 = 4;
 /// What a malformed request counts among the frames that bring nothing.
 const MALFORMED: u32 = 30;
 
@@ -175,7 +178,11 @@ impl Connection {
         if !is_known {
             self.late_updates += 1;
         }
-        if more < WORTHWHILE || !is_known && self.late_updates > self.output.data_frames() {
+        if more < WORTHWHILE {
+            self.small_updates += if header.stream == 0 { SMALL_UPDATES } else { 1 };
+        }
+        if self.small_updates >= SMALL_UPDATES || !is_known && self.late_updates > self.output.data_frames() {
+            self.small_updates = 0;
             self.bear(1)?;
         }
         if header.stream == 0 {

@@ -99,6 +99,8 @@ pub struct Connection {
     patience: Patience,
     /// Window updates of streams that were over.
     late_updates: u64,
+    /// Those of a few bytes that have not been counted yet.
+    small_updates: u32,
     leaving: Leaving,
     alarm: Alarm,
     /// When something last came or a stream ended.
@@ -170,6 +172,7 @@ impl Connection {
             served: 0,
             patience: Patience::new(Instant::now()),
             late_updates: 0,
+            small_updates: 0,
             leaving: Leaving::No,
             alarm: Alarm::new(),
             active: Instant::now(),
