@@ -17,7 +17,7 @@ use super::waiting::{self, OfNetwork, Waiting};
 /// How far the slowest reader of a response that is not stored may be behind the origin; and how much is kept of what
 /// is on disk already, for the readers that are not far behind.
 pub const WINDOW: u64 = 1 << 20;
-/// A body that is no larger is always kept: it is no more than every connection's due.
+/// A body that is no larger is kept for as long as there is any room: it is no more than every connection's due.
 pub const SMALL: u64 = 64 << 10;
 
 /// What bytes are held for.
@@ -32,9 +32,9 @@ pub enum Account {
 /// The accounts of bytes.
 #[derive(Debug)]
 pub struct FillBuffer {
-    fills: AtomicU64,
     passing: AtomicU64,
     most: AtomicU64,
+    /// What readers hold, and what fills do: they have one bound.
     waiting: Arc<Waiting>,
 }
 
@@ -55,7 +55,7 @@ impl FillBuffer {
     /// `waiting`: what readers hold, which has the same bound.
     pub fn new(most: u64, waiting: Arc<Waiting>) -> Self {
         waiting.set_most(most);
-        FillBuffer { fills: AtomicU64::new(0), passing: AtomicU64::new(0), most: AtomicU64::new(most), waiting }
+        FillBuffer { passing: AtomicU64::new(0), most: AtomicU64::new(most), waiting }
     }
 
     pub fn set_most(&self, most: u64) {
@@ -69,7 +69,11 @@ impl FillBuffer {
 
     /// Bytes that are held now, for whatever.
     pub fn held(&self) -> u64 {
-        self.fills.load(Ordering::Relaxed) + self.passing.load(Ordering::Relaxed) + self.waiting.held()
+        self.fills() + self.passing.load(Ordering::Relaxed) + self.waiting.held()
+    }
+
+    fn fills(&self) -> u64 {
+        self.waiting.fills.load(Ordering::Relaxed)
     }
 
     /// Bytes that may be.
@@ -85,31 +89,38 @@ impl FillBuffer {
     /// Whether nothing large that is new may be kept in memory for a client of this network. Not to be asked with a flight
     /// locked.
     pub fn is_full(&self, prefix: Option<Prefix>) -> bool {
-        self.waiting.is_crowded(prefix)
-            || self.fills.load(Ordering::Relaxed) + self.others() > waiting::full(self.most())
+        self.waiting.is_crowded(prefix) || self.fills() + self.others() > waiting::full(self.most())
     }
 
     /// Takes room ahead, for what is to be stored because a client of this network asked. `false`: there is none.
     pub fn reserve(&self, bytes: u64, prefix: Option<Prefix>) -> bool {
-        if bytes <= SMALL {
-            self.take(bytes, Account::Fills);
+        let most = self.most();
+        // As long as half is free nobody is asked whether there is room for what is small.
+        if bytes <= SMALL && self.take_room(bytes, most / 2) {
             return true;
         }
         if self.waiting.is_crowded(prefix) {
             return false;
         }
-        self.take_room(bytes) || {
+        // What is stored may push out what others are being sent, and must not push them out, too. What is small, and a
+        // network that has next to nothing, are not kept from being stored by the others.
+        let has_little = prefix.is_some() && self.waiting.fills_of(prefix) + bytes <= most / 8;
+        let bound = match bytes <= SMALL || has_little {
+            true => most / 8 * 7,
+            false => waiting::full(most),
+        };
+        self.take_room(bytes, bound) || {
             self.waiting.make_room(bytes);
-            self.take_room(bytes)
+            self.take_room(bytes, bound)
         }
     }
 
-    fn take_room(&self, bytes: u64) -> bool {
+    /// One body alone may have all.
+    fn take_room(&self, bytes: u64, bound: u64) -> bool {
         let (most, others) = (self.most(), self.others());
-        // What is stored may push out what others are being sent, and must not push them out, too. One alone may be larger.
-        let bound = |before: u64| if before == 0 { most } else { waiting::full(most) };
+        let bound = |before: u64| if before == 0 { most } else { bound };
         let add = |fills: u64| Some(fills + bytes).filter(|after| after + others <= bound(fills + others));
-        self.fills.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add).is_ok()
+        self.waiting.fills.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add).is_ok()
     }
 
     /// The same, given back with the last use of it.
@@ -122,7 +133,7 @@ impl FillBuffer {
 
     /// Whether there is so little room that there is no [`WINDOW`]: a piece at a time.
     pub fn is_tight(&self) -> bool {
-        let (fills, passing) = (self.fills.load(Ordering::Relaxed), self.passing.load(Ordering::Relaxed));
+        let (fills, passing) = (self.fills(), self.passing.load(Ordering::Relaxed));
         passing > self.most() / 4 || self.waiting.held() > self.most() / 2 || fills + self.others() > self.most()
     }
 
@@ -136,7 +147,7 @@ impl FillBuffer {
 
     fn of(&self, account: Account) -> &AtomicU64 {
         match account {
-            Account::Fills => &self.fills,
+            Account::Fills => &self.waiting.fills,
             Account::Passing => &self.passing,
         }
     }

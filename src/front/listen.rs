@@ -22,6 +22,8 @@ use super::{h1, h2};
 use crate::pace::Pace;
 
 const BACKLOG: u32 = 4096;
+/// What a connection's TLS keeps of what is written and does not go out: two records.
+const TLS_BUFFER: usize = 32 << 10;
 /// After accept has failed for want of something (file descriptors above all), so that it doesn't spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -121,7 +123,10 @@ async fn serve_connection(
     let stream = match acceptor {
         None => ClientStream::plain(stream, client, local, pace),
         Some(acceptor) => match Box::pin(shake_hands(acceptor, stream, tls_timeout, &place)).await {
-            Ok(stream) => ClientStream::tls(stream, client, local, pace),
+            Ok(mut stream) => {
+                stream.get_mut().1.set_buffer_limit(Some(TLS_BUFFER));
+                ClientStream::tls(stream, client, local, pace)
+            }
             Err(error) => {
                 shared.observer.metrics.tls_failures.inc();
                 tracing::debug!(%client, %error, "TLS handshake failed");

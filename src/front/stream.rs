@@ -178,6 +178,11 @@ impl ClientStream {
         self.scheme == Scheme::Http
     }
 
+    /// What tells how much the kernel has for the client, while somebody writes.
+    pub fn kernel(&self) -> Kernel {
+        Kernel(self.shared.clone())
+    }
+
     /// Waits until the client takes more.
     pub async fn writable(&mut self) -> io::Result<()> {
         poll_fn(|cx| {
@@ -339,6 +344,16 @@ impl Left {
                 Ok(taken)
             }
         }
+    }
+}
+
+/// The kernel's side of a connection.
+pub struct Kernel(Arc<Mutex<Shared>>);
+
+impl Kernel {
+    /// Bytes that wait there for the client.
+    pub fn queued(&self) -> u64 {
+        queued(self.0.lock().transport.socket())
     }
 }
 

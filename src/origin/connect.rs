@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use http::StatusCode;
 use pingora_core::connectors::TransportConnector;
+use pingora_core::protocols::TcpKeepalive;
 use pingora_core::protocols::http::client::HttpSession;
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_core::utils::tls::{WrappedX509, parse_x509};
@@ -176,8 +177,18 @@ pub fn stage_of(error: &Error) -> FailedStage {
 
 /// HTTP/2 streams at one time on a connection to an origin.
 const ORIGIN_H2_STREAMS: usize = 100;
-/// How soon a silently dead HTTP/2 connection is noticed, before every fill takes its turn to time out on it.
-const H2_PING_INTERVAL: Duration = Duration::from_secs(10);
+/// What may come of a response before it is read; and of all on a connection: no reader that takes nothing holds up another.
+const ORIGIN_H2_WINDOW: u32 = 256 << 10;
+const ORIGIN_H2_CONNECTION_WINDOW: u32 = ORIGIN_H2_WINDOW * ORIGIN_H2_STREAMS as u32;
+/// How often an HTTP/2 connection is asked whether it lives. Servers by gRPC take more than one ping in five minutes without
+/// data for an attack. A dead host is noticed by TCP long before.
+const H2_PING_INTERVAL: Duration = Duration::from_secs(330);
+const TCP_KEEPALIVE: TcpKeepalive = TcpKeepalive {
+    idle: Duration::from_secs(10),
+    interval: Duration::from_secs(5),
+    count: 3,
+    user_timeout: Duration::from_secs(25),
+};
 
 /// Everything about reaching an origin but its address, which is put in for each request.
 pub fn peer_template(pool: &Pool, origin: &Origin) -> HttpPeer {
@@ -196,6 +207,9 @@ pub fn peer_template(pool: &Pool, origin: &Origin) -> HttpPeer {
     options.idle_timeout = Some(pool.timeouts.idle);
     options.max_h2_streams = ORIGIN_H2_STREAMS;
     options.h2_ping_interval = Some(H2_PING_INTERVAL);
+    options.h2_stream_window_size = Some(ORIGIN_H2_WINDOW);
+    options.h2_connection_window_size = Some(ORIGIN_H2_CONNECTION_WINDOW);
+    options.tcp_keepalive = Some(TCP_KEEPALIVE);
     match pool.protocol {
         OriginProtocol::H1 => options.set_http_version(1, 1),
         OriginProtocol::H2 => options.set_http_version(2, 2),

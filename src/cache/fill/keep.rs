@@ -136,7 +136,12 @@ impl<'a> Keeper<'a> {
             Keeping::Nothing => return self.flight.wait_for_readers().await,
             Keeping::Disk(spool) => {
                 let room = room_ahead(spool.buffer(), self.flight);
-                self.next = timeout(DISK_PATIENCE, room).await.ok().flatten();
+                match timeout(DISK_PATIENCE, room).await {
+                    Ok(room) => self.next = room,
+                    // Nobody waits for it, and there is no place where it could go.
+                    Err(_) if self.flight.is_deserted() => return false,
+                    Err(_) => {}
+                }
             }
             Keeping::Memory => {}
         }
@@ -228,7 +233,11 @@ async fn room_ahead(buffer: &Arc<WriteBuffer>, flight: &Flight) -> Option<WriteR
         }
         tokio::select! {
             () = buffer.room() => {}
-            () = flight.wanted_on() => return None,
+            () = flight.wanted_on(), if !flight.is_deserted() => {
+                if flight.has_waiting_readers() {
+                    return None;
+                }
+            }
         }
     }
 }

@@ -75,7 +75,7 @@ struct State {
     first: u64,
     end: u64,
     readers: SmallVec<[Position; 4]>,
-    /// Readers that wait for clients with many of them, until the body is stored and counts.
+    /// Readers that wait for their clients, until the body is stored and counts.
     waiters: HashMap<usize, Holding>,
     next_reader: u64,
     keeping: Keeping,
@@ -289,12 +289,10 @@ impl Flight {
             return Some((first.bytes.as_ptr().addr(), first.bytes.len() as u64));
         }
         let holding = waiter.holding();
-        if waiter.is_one_of_many() {
-            if state.waiters.len() == state.waiters.capacity() {
-                state.waiters.retain(|_, other| other.is_live()); // those that have left
-            }
-            state.waiters.insert(holding.address(), holding);
+        if state.waiters.len() == state.waiters.capacity() {
+            state.waiters.retain(|_, other| other.is_live()); // those that have left
         }
+        state.waiters.insert(holding.address(), holding);
         None
     }
 

@@ -48,6 +48,8 @@ const DUE: u64 = 64 << 10;
 const SMALL_PART: u64 = 8;
 const LEAST_SMALL_PART: u64 = 1 << 20;
 
+/// Bytes that a client has to take to have taken something.
+const LEAST_STEP: u64 = 4 << 10;
 /// What requests' bodies may take at least.
 const LEAST_UPLOADS: u64 = 16 << 20;
 
@@ -80,12 +82,16 @@ pub struct Held {
 pub struct Waiter {
     client: Client,
     taken: Arc<AtomicU64>,
+    /// Bytes that were taken since.
+    little: AtomicU64,
     told: Notify,
 }
 
 /// The account.
 pub struct Waiting {
     held: AtomicU64,
+    /// Bytes of fills that are to be stored, which [`super::fill_buffer`] counts.
+    pub fills: AtomicU64,
     most: AtomicU64,
     holders: AtomicUsize,
     /// When the stalled were looked for.
@@ -122,7 +128,8 @@ struct Group {
 
 impl Waiter {
     pub fn new(client: Client) -> Arc<Self> {
-        Arc::new(Waiter { client, taken: Arc::new(AtomicU64::new(ticks())), told: Notify::new() })
+        let taken = Arc::new(AtomicU64::new(ticks()));
+        Arc::new(Waiter { client, taken, little: AtomicU64::new(0), told: Notify::new() })
     }
 
     /// Whether its client has others like it.
@@ -130,9 +137,13 @@ impl Waiter {
         self.client.connection != 0
     }
 
-    /// The client has taken something.
-    pub fn step(&self) {
-        self.taken.store(ticks(), Ordering::Relaxed);
+    /// The client has taken so many bytes. Few of them are no step: who takes a byte now and then must not outlast who takes
+    /// steadily.
+    pub fn step(&self, bytes: u64) {
+        if self.little.fetch_add(bytes, Ordering::Relaxed) + bytes >= LEAST_STEP {
+            self.little.store(0, Ordering::Relaxed);
+            self.taken.store(ticks(), Ordering::Relaxed);
+        }
     }
 
     /// Ends when the reader is to end.
@@ -196,6 +207,7 @@ impl Default for Waiting {
     fn default() -> Self {
         Waiting {
             held: AtomicU64::new(0),
+            fills: AtomicU64::new(0),
             most: AtomicU64::new(u64::MAX),
             holders: AtomicUsize::new(0),
             looked: AtomicU64::new(0),
@@ -302,6 +314,11 @@ impl Waiting {
         let prefix = prefix?;
         self.all.lock().charges.add_fill(prefix, bytes);
         Some(OfNetwork { waiting: self.clone(), prefix, bytes })
+    }
+
+    /// Bytes that are being fetched for the clients of a network.
+    pub fn fills_of(&self, prefix: Option<Prefix>) -> u64 {
+        self.all.lock().charges.fills_of(prefix)
     }
 
     /// Has the stalled make room for so many bytes, if there are any.
@@ -444,7 +461,8 @@ impl Waiting {
 
     /// There are `bytes` more: all together keep to the bound.
     fn bound_all(&self, bytes: u64) {
-        if self.held() > full(self.most()) {
+        let held = self.held();
+        if held > full(self.most()) || held + self.fills.load(Ordering::Relaxed) > self.most() {
             self.end_some(bytes, Whose::Anybody);
         }
     }

@@ -111,11 +111,12 @@ impl Connection {
         self.stream.set_pace(Pace::of(&snapshot.config.limits));
         let tail = std::mem::take(&mut self.tail);
         let kept = std::mem::replace(&mut answer.kept, Kept::Nothing);
+        let (kernel, bytes) = (self.stream.kernel(), answer.head.len() + tail.len() + answer.body.len());
         let (stream, writing) = (&mut self.stream, &mut answer);
-        let written = held_up(&self.shared.engine, &kept, self.place.prefix, |cx| {
-            let before = writing.written;
+        let queued = || kernel.queued();
+        let written = held_up(&self.shared.engine, &kept, bytes, self.place.prefix, queued, |cx| {
             let polled = writing.write(stream, &tail, cx);
-            (polled, writing.written > before)
+            (polled, writing.written)
         })
         .await;
         let before_body = answer.head.len() + tail.len();

@@ -6,12 +6,13 @@ use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode, Version};
 use tokio::io::AsyncWrite;
 
-use crate::cache::engine::{Engine, Kept};
+use crate::cache::engine::{Engine, Hold, Kept};
 use crate::cache::object::{remove_hop_by_hop, serialise};
 use crate::cache::respond::Reply;
 use crate::cache::status::Report;
@@ -139,15 +140,22 @@ impl Connection {
         if let Poll::Ready(done) = polled {
             return done;
         }
-        let stream = &mut self.stream;
-        held_up(&self.shared.engine, &kept, self.place.prefix, |cx| {
-            let before = written;
-            let polled = poll_write_all(stream, parts, &mut written, cx);
-            if polled.is_pending() {
-                meanwhile(cx);
-            }
-            (polled, written > before)
-        })
+        let bytes = parts.iter().map(|part| part.len()).sum();
+        let (kernel, stream) = (self.stream.kernel(), &mut self.stream);
+        held_up(
+            &self.shared.engine,
+            &kept,
+            bytes,
+            self.place.prefix,
+            || kernel.queued(),
+            |cx| {
+                let polled = poll_write_all(stream, parts, &mut written, cx);
+                if polled.is_pending() {
+                    meanwhile(cx);
+                }
+                (polled, written)
+            },
+        )
         .await
     }
 
@@ -159,28 +167,50 @@ impl Connection {
 }
 
 /// Writes for a client that has to be waited for, until it is done or the reader has to make room; what is kept for it is
-/// entered meanwhile. `write` says also whether the client took something.
+/// entered meanwhile, and what is in hand, `bytes`, if it is more than every connection's due. `write` says how much is written.
 pub(super) async fn held_up(
     engine: &Engine,
     kept: &Kept,
+    bytes: usize,
     prefix: Option<Prefix>,
-    mut write: impl FnMut(&mut Context<'_>) -> (Poll<io::Result<()>>, bool),
+    queued: impl Fn() -> u64,
+    mut write: impl FnMut(&mut Context<'_>) -> (Poll<io::Result<()>>, usize),
 ) -> io::Result<()> {
+    let no_room = || io::Error::new(io::ErrorKind::TimedOut, NO_ROOM);
     let waiter = Waiter::new(Client { connection: 0, prefix });
-    let _held = engine.hold(kept, 0, &waiter);
+    let held = engine.hold(kept, 0, &waiter);
+    let _in_hand = match held {
+        Hold::Nothing if bytes > DUE => {
+            Some(engine.memory.waiting().keep_in_hand(&waiter, bytes as u64).ok_or_else(no_room)?)
+        }
+        _ => None,
+    };
+    // The kernel takes more only when much of what it has is gone: how far the client is, it says.
+    let mut looks = std::pin::pin!(tokio::time::sleep(LOOK_EVERY));
+    let mut taken = 0;
     let writing = poll_fn(|cx| {
-        let (polled, has_taken) = write(cx);
-        if has_taken {
-            waiter.step();
+        let (polled, written) = write(cx);
+        if polled.is_pending() {
+            while looks.as_mut().poll(cx).is_ready() {
+                looks.as_mut().reset(tokio::time::Instant::now() + LOOK_EVERY);
+                let now = (written as u64).saturating_sub(queued());
+                waiter.step(now.saturating_sub(taken));
+                taken = taken.max(now);
+            }
         }
         polled
     });
     tokio::select! {
         biased;
         done = writing => done,
-        () = waiter.told() => Err(io::Error::new(io::ErrorKind::TimedOut, NO_ROOM)),
+        () = waiter.told() => Err(no_room()),
     }
 }
+
+/// Bytes that are every connection's due.
+const DUE: usize = 64 << 10;
+/// How often it is looked how far a client is that has to be waited for.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// Bytes in one call, of what is too much for the processor's caches: measured with 128 KiB bodies, of which the kernel's
 /// copy is read again at once. What is larger by far gets nothing from it, and more calls.

@@ -222,7 +222,7 @@ impl Stream {
                 let piece = data.split_to(data.len().min(most));
                 state.queued -= piece.len();
                 state.sent += piece.len() as u64;
-                self.waiter.step();
+                self.waiter.step(piece.len() as u64);
                 let more = !data.is_empty();
                 if more {
                     state.out.push_front(Out::Data(data, ends));

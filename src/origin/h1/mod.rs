@@ -27,7 +27,7 @@ pub use stream::OriginStream;
 /// A connection's buffer: most heads fit, with a small body.
 const FIRST_READ: usize = 4 << 10;
 /// Bytes of a body that are read at once.
-const PIECE: usize = 64 << 10;
+const PIECE: usize = 32 << 10;
 /// A connection that is kept does not keep more of a buffer.
 const KEPT_BUFFER: usize = 2 * FIRST_READ;
 

@@ -292,7 +292,9 @@ impl SpoolFile {
                 let file = Arc::new(file::create(&self.aside)?);
                 let mut state = self.state.lock();
                 if state.failed.is_some() {
-                    std::fs::remove_file(&self.aside)?; // given up before it was begun
+                    // Given up before it was begun. Whoever gave it up removes it as well: it may be gone.
+                    let _ = std::fs::remove_file(&self.aside);
+                    return Ok(());
                 }
                 state.file.insert(file).clone()
             }
