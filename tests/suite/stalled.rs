@@ -1,11 +1,14 @@
 //! Clients that do not take what waits for them: what they may pin, measured from outside.
 
+use std::io::Write;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-use crate::harness::frames::{DATA, END_STREAM, RST_STREAM, Raw, SETTINGS, WINDOW_UPDATE, frame, get};
+use crate::harness::frames::{
+    DATA, END_HEADERS, END_STREAM, HEADERS, RST_STREAM, Raw, SETTINGS, WINDOW_UPDATE, frame, get, section,
+};
 use crate::harness::node::{Protocol, site};
 use crate::harness::origin::Gate;
 use crate::harness::{Client, Node, Origin, Reply, Step, eventually, h2, raise_descriptors};
@@ -457,4 +460,100 @@ fn what_somebody_else_wants_is_fetched_whole() {
         read += some.len();
     }
     assert!(node.get("/a").is_hit());
+}
+
+/// Heads are memory, too.
+#[test]
+fn large_heads_that_nobody_reads_take_no_memory_beyond_the_bound() {
+    const CLIENTS: usize = 1_500;
+    raise_descriptors();
+    let fields: Vec<String> = (0..120).map(|number| format!("X-{number}: {}", "y".repeat(1000))).collect();
+    let fields: Vec<&str> = fields.iter().map(String::as_str).chain(["Cache-Control: no-store"]).collect();
+    let answer = Reply::ok(&fields, "x");
+    let origin = Origin::start(move |_| answer.clone());
+    let node = node(&origin, Protocol::H1, &format!("{ALL}write_timeout = \"20s\"\n"));
+    let mut stuck = Vec::new();
+    let most = most_resident(&node, |number| {
+        // What the kernel takes of it for the client is little.
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        socket.set_recv_buffer_size(2048).unwrap();
+        socket.connect(&node.address().into()).unwrap();
+        let mut client = std::net::TcpStream::from(socket);
+        for path in 0..40 {
+            let _ = write!(client, "GET /passed/{number}-{path} HTTP/1.1\r\nHost: shop.example\r\n\r\n");
+        }
+        stuck.push(client);
+        number < CLIENTS - 1
+    });
+    assert!(most <= bound(CLIENTS), "{} MiB of {}", most >> 20, bound(CLIENTS) >> 20);
+}
+
+/// What clients send of bodies that no origin takes.
+#[test]
+fn bodies_that_no_origin_reads_take_no_memory_beyond_the_bound() {
+    const CONNECTIONS: usize = 150;
+    raise_descriptors();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || listener.incoming().flatten().collect::<Vec<_>>()); // takes connections, and nothing of them
+    let directory = Arc::new(TempDir::new().unwrap());
+    h2::certificate(directory.path(), "test", &[h2::HOST]);
+    let listen = "[[listen]]\naddress = \"127.0.0.1:0\"\ntls = true\n[admin]\naddress = \"127.0.0.1:0\"\n\
+        [[certificate]]\ncert = \"test.pem\"\nkey = \"test.key\"\n";
+    let config = format!("{ALL}[log]\naccess = \"off\"\n{}", site(&[address], "", ROUTES));
+    let node = Node::start_in(directory, &format!("{config}{listen}"));
+    let block = [&[0x83][..], &section("/passed/a", &[])[1..]].concat();
+    let mut stuck = Vec::new();
+    let most = most_resident(&node, |number| {
+        let mut raw = Raw::connect(&node);
+        // As much as the windows let one send before any of it is taken: 1 MiB in sixteen streams.
+        for stream in (1..32).step_by(2) {
+            raw.send(&frame(HEADERS, END_HEADERS, stream, &block));
+            (0..3).for_each(|_| raw.send(&frame(DATA, 0, stream, &[b'x'; 16_000])));
+        }
+        stuck.push(raw);
+        number < CONNECTIONS - 1
+    });
+    assert!(most <= bound(CONNECTIONS), "{} MiB of {}", most >> 20, bound(CONNECTIONS) >> 20);
+}
+
+/// All streams of a connection to an origin share its window: one reader that takes nothing must not use it up.
+#[test]
+fn a_stalled_reader_holds_up_nobody_at_an_origin_of_http2() {
+    let address = h2_origin(|path| vec![b'x'; if path == "/passed/large" { 50 << 20 } else { 1 << 20 }]);
+    let node = Node::start(&site(&[address], "protocol = \"h2\"\n", ROUTES));
+    let mut stuck = node.client();
+    stuck.send("GET /passed/large HTTP/1.1\r\nHost: shop.example\r\n\r\n");
+    assert!(stuck.head().starts_with("HTTP/1.1 200 "));
+    let started = Instant::now();
+    for path in ["/passed/a", "/cached"] {
+        let answer = node.get(path);
+        assert_eq!((answer.status, answer.body.len()), (200, 1 << 20));
+    }
+    assert!(started.elapsed() < Duration::from_secs(10), "not once the other was given up");
+}
+
+/// An origin of HTTP/2 by prior knowledge, with a body for each path.
+fn h2_origin(body: impl Fn(&str) -> Vec<u8> + Send + Sync + Copy + 'static) -> std::net::SocketAddr {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    listener.set_nonblocking(true).unwrap();
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async move {
+            let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+            while let Ok((stream, _)) = listener.accept().await {
+                tokio::spawn(async move {
+                    let mut connection = ::h2::server::handshake(stream).await.unwrap();
+                    while let Some(Ok((request, mut respond))) = connection.accept().await {
+                        let body = body(request.uri().path());
+                        let response = http::Response::builder().header("cache-control", "max-age=600");
+                        let mut send = respond.send_response(response.body(()).unwrap(), false).unwrap();
+                        let _ = send.send_data(body.into(), true);
+                    }
+                });
+            }
+        });
+    });
+    address
 }
