@@ -16,6 +16,7 @@ use crate::cache::engine::Engine;
 use crate::cache::purge::{Event, NotDurable, PURGE_PATIENCE, PurgeSeq, Target};
 use crate::clock::Timestamp;
 use crate::config::diagnose::ConfigErrors;
+use crate::config::host::HostPattern;
 use crate::config::load;
 use crate::config::model::{Config, Limits, Listener};
 use crate::config::read::ByteSize;
@@ -224,6 +225,19 @@ impl Node {
         async move { Ok(Purged { seq: durable.await?, took_us: started.elapsed().as_micros() as u64 }) }
     }
 
+    /// What hosts have under a site that serves them no more is forgotten: purges of their URLs go to the site that does, and
+    /// with the next move it would be back.
+    async fn forget_moved_hosts(&self, before: &Config, now: &Config) {
+        let targets = moved_hosts(before, now);
+        if targets.is_empty() {
+            return;
+        }
+        tracing::info!(hosts = targets.len(), "what hosts had under another site is forgotten");
+        if let Err(error) = self.purge(targets, false).await {
+            tracing::error!(%error, "what hosts had under another site is forgotten, but a restart may bring it back");
+        }
+    }
+
     async fn apply(&self, mut config: Config) -> ReloadReport {
         let before = self.snapshot.load_full();
         // Listeners stay until the next start, and so must what they serve.
@@ -250,6 +264,7 @@ impl Node {
         let generation = snapshot.generation;
         self.snapshot.store(snapshot.clone());
         self.settle_versions(&snapshot).await;
+        self.forget_moved_hosts(&before.config, &snapshot.config).await;
         let names: HashSet<&str> = snapshot.config.sites.iter().map(|site| &*site.name).collect();
         for site in before.config.sites.iter().filter(|site| !names.contains(&*site.name)) {
             metrics.remove_site(&site.name);
@@ -366,3 +381,27 @@ fn internal(error: &dyn std::fmt::Display) -> crate::config::diagnose::Diagnosti
         hint: None,
     }
 }
+/// Hosts that a configuration moves from one site to another, as what is to be purged of the old one.
+fn moved_hosts(before: &Config, now: &Config) -> Vec<Target> {
+    let name = |config: &Config, site: usize| config.sites[site].name.to_string();
+    let all = before.hosts.patterns().chain(now.hosts.patterns()).map(|(pattern, _)| pattern);
+    let patterns: HashSet<HostPattern> = all.collect();
+    let moved = patterns.into_iter().filter_map(|pattern| {
+        let old = name(before, before.hosts.of_pattern(&pattern)?);
+        let new = name(now, now.hosts.of_pattern(&pattern)?);
+        (old != new).then_some((pattern, old))
+    });
+    let (mut hosts, mut sites) = (Vec::new(), HashSet::new());
+    for (pattern, old) in moved {
+        match pattern {
+            HostPattern::Exact(host) if hosts.len() < MOST_MOVED => {
+                hosts.push(Target::Prefix { site: old, prefix: format!("{host}/") });
+            }
+            _ => _ = sites.insert(old),
+        }
+    }
+    hosts.into_iter().chain(sites.into_iter().map(|site| Target::Site { site })).collect()
+}
+
+/// Hosts that are forgotten one by one; of more, whole sites are.
+const MOST_MOVED: usize = 1_000;

@@ -244,6 +244,7 @@ impl Engine {
                     let report = Report::Forward(collapsed(reader.head.stored()));
                     return Ok(Answer { source: Source::Stream(reader), report });
                 }
+                Arrival::Settled(Settled::Object(_, ObjectUse::Confirmed(_))) => break,
                 Arrival::Settled(Settled::Object(object, ObjectUse::Validated))
                     if !object.freshness.may_be_shared(Timestamp::now()) =>
                 {
@@ -633,6 +634,7 @@ fn stored(freshness: &Freshness) -> Stored {
 fn settled(object: Arc<Object>, how: ObjectUse, forward: Forward) -> Answer {
     let forward = match how {
         ObjectUse::Validated => Forward { status: Some(304), stored: stored(&object.freshness), ..forward },
+        ObjectUse::Confirmed(reason) => Forward { status: Some(304), stored: Stored::No(reason), ..forward },
         ObjectUse::StaleIfError { status } => {
             let error = if status.is_some() { "status" } else { "failed" };
             Forward { status, error: Some(error), ..forward }

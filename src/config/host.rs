@@ -60,7 +60,7 @@ fn is_reg_name(host: &str) -> bool {
 }
 
 /// `shop.example.com`, `*.shop.example.com`, or `*` for every host that no site names.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum HostPattern {
     Exact(String),
     /// The part after `*.`; matches any number of labels before it, but not the part itself.
@@ -111,6 +111,22 @@ impl<T: Copy> HostMap<T> {
             HostPattern::Exact(name) => self.exact.insert(name, target),
             HostPattern::Below(name) => self.below.insert(name, target),
             HostPattern::Any => self.any.replace(target),
+        }
+    }
+
+    /// All patterns, with what they lead to.
+    pub fn patterns(&self) -> impl Iterator<Item = (HostPattern, T)> {
+        let exact = self.exact.iter().map(|(name, target)| (HostPattern::Exact(name.clone()), *target));
+        let below = self.below.iter().map(|(name, target)| (HostPattern::Below(name.clone()), *target));
+        exact.chain(below).chain(self.any.map(|target| (HostPattern::Any, target)))
+    }
+
+    /// What a pattern itself leads to.
+    pub fn of_pattern(&self, pattern: &HostPattern) -> Option<T> {
+        match pattern {
+            HostPattern::Exact(host) => self.find(host),
+            HostPattern::Below(name) => self.find(&format!("x.{name}")),
+            HostPattern::Any => self.any,
         }
     }
 

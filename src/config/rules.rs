@@ -140,6 +140,11 @@ pub struct KeyRules {
 }
 
 impl KeyRules {
+    /// Whether keys may have another query than URLs.
+    pub fn changes_queries(&self) -> bool {
+        self.sort_query || self.query != QueryRule::All
+    }
+
     /// Whether a field is one of those that count; `name`: in lower case.
     pub fn names_field(&self, name: &str) -> bool {
         self.headers.iter().any(|pattern| pattern.matches(name))

@@ -359,8 +359,13 @@ fn interim_responses_are_not_taken_for_the_answer() {
         steps
     });
     let node = Node::caching(origin.address);
+    let mut client = node.client();
     for hit in [false, true] {
-        let response = node.get("/a");
+        client.send("GET /a HTTP/1.1\r\nHost: shop.example\r\n\r\n");
+        if !hit {
+            assert!(client.head().starts_with("HTTP/1.1 103 "), "who waits hears of it");
+        }
+        let response = client.response("GET");
         assert_eq!((response.status, response.text().as_str(), response.is_hit()), (200, "final", hit));
     }
 }

@@ -372,3 +372,46 @@ fn a_missing_date_is_added_and_one_that_is_there_is_kept() {
     assert_eq!(node.get("/twice").fields("date"), [first.as_str()], "the time at which it was generated, not served");
     assert_eq!(node.get("/private").fields("date").len(), 1);
 }
+
+/// RFC 9111 section 4.3.4, and no stronger tag than what is stored has: what is coded is not what the origin compared.
+#[test]
+fn a_304_makes_no_tag_stronger_and_confirms_only_its_own() {
+    for (stored, told, served) in [
+        ("W/\"1\"", "\"1\"", Some("W/\"1\"")),
+        ("\"1\"", "W/\"1\"", Some("W/\"1\"")),
+        ("\"1\"", "\"1\"", Some("\"1\"")),
+        ("W/\"1\"", "W/\"2\"", None),
+        ("\"1\"", "W/\"2\"", None),
+    ] {
+        let origin = Origin::start(move |request| match request.field("if-none-match") {
+            Some(_) => Reply::head_only(304, &[&format!("ETag: {told}"), "Cache-Control: max-age=60"]),
+            None => Reply::ok(&[&format!("ETag: {stored}"), "Cache-Control: no-cache"], "page"),
+        });
+        let node = Node::caching(origin.address);
+        node.get("/a");
+        let response = node.get("/a");
+        assert_eq!((response.status, response.text().as_str()), (200, "page"), "{stored} {told}");
+        match served {
+            Some(tag) => assert_eq!((response.field("etag"), origin.count()), (Some(tag), 2), "{stored} {told}"),
+            None => assert_eq!(origin.count(), 3, "{stored} {told}: asked anew, without a condition"),
+        }
+    }
+}
+
+/// What a 304 makes unfit for the cache is not said to be stored, and is for who asked.
+#[test]
+fn what_a_304_takes_out_of_the_cache_is_not_called_stored() {
+    let origin = Origin::start(|request| match request.field("if-none-match") {
+        Some(_) => Reply::head_only(304, &["ETag: \"1\"", "Cache-Control: private"]),
+        None => Reply::ok(&["ETag: \"1\"", "Cache-Control: no-cache"], "page"),
+    });
+    let node = Node::caching(origin.address);
+    node.get("/a");
+    let response = node.get("/a");
+    assert_eq!(response.text(), "page");
+    assert!(
+        response.cache().contains("fwd-status=304") && !response.cache().contains("stored"),
+        "{}",
+        response.cache()
+    );
+}

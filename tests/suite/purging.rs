@@ -218,3 +218,48 @@ fn a_soft_purge_leaves_no_more_than_the_stale_windows_allow() {
     node.purge(r#"{"all": true, "soft": true}"#);
     assert_eq!(node.get("/a").status, 503, "without stale-if-error it may only be validated");
 }
+
+/// Keys may have another query than URLs: a prefix with one hits all that begin with it all the same.
+#[test]
+fn a_prefix_with_a_query_misses_nothing_whose_key_has_another() {
+    let origin = tagged();
+    for (key, url, prefix) in [
+        ("keep_query = []", "/z?x=1", "/z?x"),
+        ("drop_query = [\"utm_*\"]", "/z?utm_a=1", "/z?utm_"),
+        ("sort_query = true", "/z?b=2&a=1", "/z?b=2"),
+        ("", "/z?b=2&a=1", "/z?b=2"),
+    ] {
+        let cache = format!("cache = {{ mode = \"respect\", key = {{ {key} }} }}");
+        let node = Node::with_routes(
+            &[origin.address],
+            &format!("[[site.shop.route]]\npath = \"/*\"\npool = \"app\"\n{cache}\n"),
+        );
+        warm(&node, &[url, "/zz?b=2"]);
+        node.purge(&format!("{{\"prefix\": \"http://shop.example{prefix}\"}}"));
+        assert!(!node.get(url).is_hit(), "{key}");
+        assert!(node.get("/zz?b=2").is_hit(), "{key}: another path");
+    }
+}
+
+/// Purges go to the site that serves a host. What the host had under another must not come back when it moves.
+#[test]
+fn what_was_purged_does_not_come_back_when_its_host_moves() {
+    let origin = tagged();
+    let route = "[[site.NAME.route]]\npath = \"/*\"\npool = \"app\"\ncache = { mode = \"respect\" }\n";
+    let site = |name: &str, host: &str| format!("[site.{name}]\nhosts = [\"{host}\"]\n{}", route.replace("NAME", name));
+    let alone = format!("[pool.app]\norigins = [\"{}\"]\n{}", origin.address, site("rest", "*"));
+    let both = alone.clone() + &site("shop", "shop.example");
+    for (first, second) in [(&alone, &both), (&both, &alone)] {
+        let node = Node::start(first);
+        let reload = |config: &str| {
+            let generation = node.generation();
+            std::fs::write(node.config_path(), crate::harness::node::complete(config)).unwrap();
+            node.wait_for_generation(generation + 1);
+        };
+        warm(&node, &["/a"]);
+        reload(second);
+        node.purge(r#"{"url": "http://shop.example/a"}"#);
+        reload(first);
+        assert!(!node.get("/a").is_hit());
+    }
+}

@@ -340,12 +340,15 @@ async fn receive(
     }
 }
 
-/// Whether a 304 has a strong validator that is not the stored one. Against one that is stored as weak it is compared
-/// weakly: nginx weakens the tag of what it codes, but not in the 304.
+/// Whether a 304 has another validator than what is stored (RFC 9111 section 4.3.4). They are compared weakly: nginx weakens the
+/// tag of what it codes, but not in the 304.
 fn confirms_another(fields: &HeaderMap, stale: &Object) -> bool {
-    let Some(given) = fields.get(header::ETAG).filter(|etag| !etag.as_bytes().starts_with(b"W/")) else { return false };
-    let stored = stale.head.get(&header::ETAG);
-    stored.map(|etag| etag.strip_prefix(b"W/").unwrap_or(etag)) != Some(given.as_bytes())
+    let opaque = |etag: &[u8]| etag.strip_prefix(b"W/").unwrap_or(etag).to_vec();
+    let Some(given) = fields.get(header::ETAG).map(|etag| etag.as_bytes()) else { return false };
+    match stale.head.get(&header::ETAG) {
+        Some(stored) => opaque(stored) != opaque(given),
+        None => !given.starts_with(b"W/"),
+    }
 }
 
 fn judge(
@@ -407,13 +410,16 @@ fn freshen(
             if object.take_codings(stale) {
                 engine.memory.weigh_again(&object); // they were made while it was stored
             }
-            return Settled::Object(object, ObjectUse::Validated);
+            Settled::Object(object, ObjectUse::Validated)
         }
-        // No longer to be stored, but confirmed for those who wait.
-        Err(reason) if reason.concerns_every_request() && !engine.is_fresh(stale) => engine.discard(stale),
-        Err(_) => {}
+        // No longer to be stored, but confirmed for who asked.
+        Err(reason) => {
+            if reason.concerns_every_request() && !engine.is_fresh(stale) {
+                engine.discard(stale);
+            }
+            Settled::Object(stale.clone(), ObjectUse::Confirmed(reason))
+        }
     }
-    Settled::Object(stale.clone(), ObjectUse::Validated)
 }
 
 /// The fields to judge freshness by: `Age` is not kept in stored heads, but counts in the exchange it came by.

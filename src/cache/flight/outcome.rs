@@ -68,6 +68,8 @@ pub enum Settled {
 pub enum ObjectUse {
     /// The origin answered 304.
     Validated,
+    /// Likewise, and what it said besides is a reason not to keep it: it is for who asked alone.
+    Confirmed(SkipReason),
     /// The origin failed or answered with this status, and stale is better than nothing.
     StaleIfError { status: Option<u16> },
 }
