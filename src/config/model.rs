@@ -427,6 +427,11 @@ pub enum BodyLimit {
 }
 
 impl Config {
+    /// How long a response of a route may be silent, where that is said.
+    pub fn stream_timeout(&self, route: &Route) -> Option<Duration> {
+        route.stream_timeout.or(self.pool(route.pool).timeouts.stream)
+    }
+
     /// Whether a listener has a port.
     pub fn listens_on(&self, port: u16) -> bool {
         self.listeners.iter().any(|listener| listener.address.port() == port)

@@ -34,8 +34,9 @@ pub struct ClientResponse {
     /// The cache key, for who may see it.
     pub key: Option<String>,
     pub body: Body,
-    /// Why there is nothing better, in an answer of the node's own.
+    /// Why there is nothing better, in an answer of the node's own; and more of it, for the log alone.
     why: Option<&'static str>,
+    cause: Option<String>,
 }
 
 enum HeadSource {
@@ -212,7 +213,17 @@ impl ClientResponse {
         {
             reader.flight().want(); // `bytes=0-`, as players ask
         }
-        ClientResponse { head, reply, length, multipart, age, key: None, body: Body { pieces, skip, left }, why: None }
+        ClientResponse {
+            head,
+            reply,
+            length,
+            multipart,
+            age,
+            key: None,
+            body: Body { pieces, skip, left },
+            why: None,
+            cause: None,
+        }
     }
 
     /// An origin's answer to this very request, conditions and ranges included: there is nothing to be decided.
@@ -228,6 +239,7 @@ impl ClientResponse {
             key: None,
             body: Body { pieces, skip: 0, left },
             why: None,
+            cause: None,
         }
     }
 
@@ -237,6 +249,16 @@ impl ClientResponse {
         let body = format!("{} {reason}: {why}\n", status.as_u16());
         let response = Self::own(status, "text/plain; charset=utf-8", body, method, now);
         ClientResponse { why: Some(why), ..response }
+    }
+
+    /// The same, with what the log says of it.
+    pub fn because(self, cause: String) -> Self {
+        ClientResponse { cause: Some(cause), ..self }
+    }
+
+    /// What the log says of an answer of the node's own.
+    pub fn take_cause(&mut self) -> Option<String> {
+        self.cause.take().or_else(|| self.why.map(str::to_owned))
     }
 
     /// The same as a client of gRPC understands it: an answer of trailers only.
@@ -273,6 +295,7 @@ impl ClientResponse {
             key: None,
             body: Body { pieces: Pieces::Whole(Some(body.into())), skip: 0, left },
             why: None,
+            cause: None,
         }
     }
 

@@ -162,7 +162,7 @@ async fn from_cache(
             // The cache fails open: its own faults and limits are nothing to the client.
             Err(FetchError { error: OriginError::FillLost, .. }) => return Err(PassReason::FillLost),
             Err(FetchError { error: OriginError::TooManyFills, .. }) => return Err(PassReason::FillsFull),
-            Err(FetchError { error, report }) => return Ok(no_answer(&error, report, matched, view, now)),
+            Err(FetchError { error, report }) => return Ok(no_answer(&error, report, matched, view)),
         },
     };
     let response = response_from_cache(snapshot, view, matched, source, key, now);
@@ -215,20 +215,16 @@ fn may_see_key(snapshot: &Snapshot, view: &RequestView<'_>, matched: Matched<'_>
     tokens::find(&admin.tokens, given).is_some_and(|token| token.may_read(&matched.site.name))
 }
 
-fn no_answer(
-    error: &OriginError,
-    report: Report,
-    matched: Matched<'_>,
-    view: &RequestView<'_>,
-    now: Timestamp,
-) -> Decision {
+fn no_answer(error: &OriginError, report: Report, matched: Matched<'_>, view: &RequestView<'_>) -> Decision {
+    let (site, RequestView { method, host, path, client, .. }) = (&matched.site.name, view);
     match error {
         OriginError::Request(error) => {
-            tracing::debug!(site = %matched.site.name, %error, "a request did not come whole")
+            tracing::debug!(%site, %client, %method, host, path, %error, "a request did not come whole");
         }
-        error => tracing::warn!(site = %matched.site.name, %error, "no answer from the origin"),
+        error => tracing::warn!(%site, %client, %method, host, path, %error, "no answer from the origin"),
     }
-    let response = ClientResponse::synthetic(error.status(), excuse(error.status()), view.method, now);
+    let response = ClientResponse::synthetic(error.status(), excuse(error.status()), method, Timestamp::now());
+    let response = response.because(error.to_string());
     Decision::Respond { response, report: Some(report), site: Some(matched.site_index) }
 }
 
@@ -266,7 +262,7 @@ async fn ask(
             let response = ClientResponse::new(source, view.method, view.fields, now);
             Decision::Respond { response, report: Some(report), site: Some(site) }
         }
-        Err(error) => no_answer(&error, Report::Pass(reason.cache_status()), matched, view, now),
+        Err(error) => no_answer(&error, Report::Pass(reason.cache_status()), matched, view),
     }
 }
 
@@ -317,14 +313,17 @@ async fn purge(
 pub struct Sent {
     pub status: StatusCode,
     pub bytes: u64,
+    /// Why it did not end well.
     pub error: Option<String>,
+    /// Why there was nothing better.
+    pub why: Option<String>,
 }
 
 impl Sent {
     /// Of a request whose client did not wait for the answer. The status is nginx's for this.
     pub fn client_left() -> Self {
         let status = StatusCode::from_u16(499).unwrap_or_default(); // three digits are a status
-        Sent { status, bytes: 0, error: Some("the client left".to_owned()) }
+        Sent { status, bytes: 0, error: Some("the client left".to_owned()), why: None }
     }
 }
 
@@ -355,7 +354,7 @@ pub fn record(
         reason: report.and_then(Report::reason),
         referer: view.fields.get_str(&header::REFERER),
         user_agent: view.fields.get_str(&header::USER_AGENT),
-        error: sent.error.as_deref(),
+        error: sent.error.as_deref().or(sent.why.as_deref()),
     };
     shared.observer.record(&outcome, site.map(|site| snapshot.sites[site].metrics.as_ref()));
 }

@@ -42,11 +42,11 @@ pub async fn send(
         let (origin, address, pool) = (picked.origin.clone(), picked.address, picked.pool.clone());
         let attempted = exchange::attempt(connector, request, &mut upload, picked, deadline, unprocessed == 0).await;
         let may_repeat = request.method.is_idempotent() && upload.as_ref().is_none_or(|upload| upload.is_repeatable());
-        let (error, is_retried) = match attempted {
+        let (error, again) = match attempted {
             Ok(exchange) => {
-                let retried = may_repeat && is_outage(exchange.status);
+                let again = if may_repeat && is_outage(exchange.status) { Again::IfBudgeted } else { Again::No };
                 answer = Some(exchange);
-                (None, retried && first.budget.may_retry())
+                (None, again)
             }
             Err(failure) => {
                 if answer.is_some() {
@@ -69,17 +69,22 @@ pub async fn send(
                     _ => FailedStage::Connected,
                 };
                 pool.exchange_failed(&origin, address, stage, &failure.error.to_string());
-                let is_retried = match failure.kind {
-                    FailureKind::Connect(_) => true, // nothing was sent: it is nobody's load
-                    FailureKind::TimedOut => false,
-                    _ => may_repeat && first.budget.may_retry(),
+                let again = match failure.kind {
+                    FailureKind::Connect(_) => Again::Yes, // nothing was sent: it is nobody's load
+                    FailureKind::TimedOut => Again::No,
+                    _ if may_repeat => Again::IfBudgeted,
+                    _ => Again::No,
                 };
-                (Some(failure.error), is_retried)
+                (Some(failure.error), again)
             }
         };
         tried.push((origin, address));
         let is_last = tried.len() > config.retries as usize || Instant::now() >= deadline;
-        if is_last || !is_retried || !pools.has_another(request.pool, &tried) {
+        let is_retried = again != Again::No
+            && !is_last
+            && pools.has_another(request.pool, &tried)
+            && (again == Again::Yes || first.budget.may_retry());
+        if !is_retried {
             return match (settled(answer, upload), error) {
                 (Some(answer), _) => Ok(answer),
                 (None, Some(error)) => Err(error),
@@ -87,6 +92,14 @@ pub async fn send(
             };
         }
     }
+}
+
+/// Whether another origin is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Again {
+    Yes,
+    IfBudgeted,
+    No,
 }
 
 /// The answer that the client gets, with what is still to be sent of its request.

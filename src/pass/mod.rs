@@ -121,7 +121,7 @@ fn origin_request(
     };
     forward::set_forwarding_fields(&mut fields, &forwarded);
     let upgrade = plan::asks_for_upgrade(view).then(|| view.fields.get(&header::UPGRADE)).flatten();
-    let stream_timeout = matched.route.stream_timeout.or(snapshot.config.pool(pool).timeouts.stream);
+    let stream_timeout = snapshot.config.stream_timeout(matched.route);
     OriginRequest {
         method: view.method.clone(),
         path_and_query: view.path_and_query(),

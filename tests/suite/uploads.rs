@@ -364,6 +364,9 @@ fn a_fifth_of_a_pools_requests_may_be_sent_again_and_what_timed_out_is_not() {
     (0..50).for_each(|_| assert_eq!(node.get("/a").status, 503));
     let asked = failing.count() + also.count();
     assert!((53..=63).contains(&asked), "{asked}: 50 and a fifth");
+    let few = Node::with_routes(&[failing.address, also.address], UNCACHED);
+    (0..4).for_each(|_| assert_eq!(few.get("/a").status, 503));
+    assert_eq!(failing.count() + also.count() - asked, 7, "always three");
     let gate = Gate::default();
     let for_origin = gate.clone();
     let silent = Origin::start(move |_| vec![Step::Wait(for_origin.clone()), Step::Close]);
@@ -543,4 +546,40 @@ fn hints_reach_those_who_wait_for_a_fill() {
     others.iter_mut().for_each(|other| assert_eq!(other.response("GET").text(), "page"));
     assert_eq!(origin.count(), 1);
     assert!(ask().response("GET").is_hit());
+}
+
+/// What an operator reads of a request that had no answer: which, from where, and why.
+#[test]
+fn a_request_without_an_answer_is_told_in_one_line() {
+    let port = DeadPort::new();
+    let log = "[log]\naccess = \"stdout\"\n";
+    let node = Node::start(&format!("{log}{}", site(&[port.address], "", UNCACHED)));
+    assert_eq!(node.request("POST", "/a", &[], "x").status, 502);
+    let line = eventually("the line", || node.stdout().lines().next().map(str::to_owned));
+    let origin = format!("cannot connect to origin {}", port.address);
+    assert!(line.contains(&origin) && line.contains("\"status\":502"), "{line}");
+    let told = node.wait_for_log("no answer from the origin");
+    for part in [origin.as_str(), "method=POST", "path=\"/a\"", "client=127.0.0.1"] {
+        assert!(told.contains(part), "{part}: {told}");
+    }
+}
+
+/// `stream_timeout` holds for what is cached, too: an event stream is not known as one before it is there.
+#[test]
+fn a_stream_may_be_silent_as_long_as_its_route_says() {
+    let address = raw_origin(|_, mut stream| {
+        read_head(&mut stream);
+        let head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nCache-Control: no-cache\r\nConnection: close\r\n\r\n";
+        stream.write_all(format!("{head}data: 1\n\n").as_bytes()).unwrap();
+        std::thread::sleep(Duration::from_millis(600)); // the silence
+        let _ = stream.write_all(b"data: 2\n\n");
+    });
+    let cached = "[[site.shop.route]]\npath = \"/cached\"\npool = \"app\"\ncache = { mode = \"respect\" }\n";
+    let short = "[[site.shop.route]]\npath = \"/short\"\npool = \"app\"\nstream_timeout = \"250ms\"\n";
+    let pool = "read_timeout = \"250ms\"\nstream_timeout = \"5s\"\n";
+    let node = node(&[address], "", pool, &format!("{cached}{short}{UNCACHED}"));
+    for (path, is_whole) in [("/cached", true), ("/a", true), ("/short", false)] {
+        let response = node.get(path);
+        assert_eq!((response.status, response.text().contains("data: 2")), (200, is_whole), "{path}");
+    }
 }

@@ -12,7 +12,7 @@ use crate::clock::Timestamp;
 use crate::config::model::CacheRules;
 use crate::origin::attempts;
 use crate::origin::connect::OriginError;
-use crate::origin::exchange::{Exchange, OriginRequest};
+use crate::origin::exchange::{Exchange, OriginRequest, Silence};
 use crate::origin::forward::{self, Forwarded};
 use crate::plan::CacheKey;
 use crate::prefix::Prefix;
@@ -116,7 +116,7 @@ impl FillRequest {
                 hash: request.snapshot.pools.hash(pool, view),
                 upgrade: None,
                 takes_trailers: false,
-                silence: None,
+                silence: request.snapshot.config.stream_timeout(request.matched.route).map(Silence::Of),
                 interims: None,
             },
             snapshot: request.snapshot.clone(),

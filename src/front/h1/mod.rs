@@ -248,8 +248,9 @@ impl Connection {
                 let sent = self.write(snapshot, response, report.as_ref(), &writing).await;
                 serve::record(&self.shared, snapshot, &view, site, report.as_ref(), (now, started), &sent);
                 let (read, left) = self.stream.end_body();
-                if !read.is_empty() {
+                if !head.body.is_empty() {
                     self.buffer = read;
+                    self.buffer.reserve(FIRST_BUFFER / 2); // or the next head is read in two pieces
                 }
                 match (sent.error, writing.keep_alive) {
                     (Some(_), _) => Next::Gone,

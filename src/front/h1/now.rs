@@ -85,7 +85,7 @@ impl Connection {
             written: 0,
             site,
             report,
-            sent: Sent { status: response.status(), bytes: 0, error: None },
+            sent: Sent { status: response.status(), bytes: 0, error: None, why: None },
             keep_alive: writing.keep_alive,
             times: (now, started),
         };

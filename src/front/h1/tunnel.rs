@@ -31,7 +31,7 @@ impl Connection {
         route: usize,
     ) -> (Sent, Report) {
         let report = Report::Pass(PassReason::CacheOff.cache_status());
-        let mut sent = Sent { status: StatusCode::SWITCHING_PROTOCOLS, bytes: 0, error: None };
+        let mut sent = Sent { status: StatusCode::SWITCHING_PROTOCOLS, bytes: 0, error: None, why: None };
         let idle = snapshot.config.pool(snapshot.route(site, route).pool).timeouts.tunnel;
         let protocol = exchange.fields.get(header::UPGRADE).cloned();
         let head = Head::private(exchange.status, std::mem::take(&mut exchange.fields));

@@ -37,7 +37,7 @@ impl Connection {
         let framing = Framing::of(&response, writing);
         let mut tail = std::mem::take(&mut self.tail);
         write_tail(&mut tail, &response, report, &snapshot.config.node.name, framing, writing);
-        let mut sent = Sent { status: response.status(), bytes: 0, error: None };
+        let mut sent = Sent { status: response.status(), bytes: 0, error: None, why: response.take_cause() };
         let result = self.write_parts(&mut response, &tail, framing, writing, &mut sent.bytes).await;
         self.tail = tail;
         if let Err(error) = result {

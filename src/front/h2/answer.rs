@@ -165,7 +165,7 @@ async fn write(
     report: Option<&Report>,
     method: &Method,
 ) -> Sent {
-    let mut sent = Sent { status: response.status(), bytes: 0, error: None };
+    let mut sent = Sent { status: response.status(), bytes: 0, error: None, why: response.take_cause() };
     sent.error = write_parts(stream, shared, snapshot, response, report, method).await.err();
     if sent.error.is_some() {
         stream.reset(Reason::InternalError);

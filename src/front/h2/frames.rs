@@ -357,7 +357,7 @@ impl Connection {
             let piece = body.split_to(body.len().min(wire::MAX_PAYLOAD));
             self.output.put_data(id, piece, body.is_empty());
         }
-        let sent = Sent { status: response.status(), bytes: length as u64, error: None };
+        let sent = Sent { status: response.status(), bytes: length as u64, error: None, why: None };
         serve::record(&shared, &snapshot, &view, Some(site), Some(&report), (now, started), &sent);
         self.patience.calm(2 + (length / wire::MAX_PAYLOAD) as u32);
         true

@@ -129,6 +129,8 @@ impl Streams {
         entry.give_back(length - data.len(), output, &mut self.uploads); // padding
         let left = entry.expected.map(|left| left.checked_sub(data.len() as u64));
         match left {
+            // Who has the answer may leave the rest out.
+            Some(Some(1..)) if ended && entry.answered => entry.expected = None,
             Some(None) => return Received::Error(Reason::ProtocolError),
             Some(Some(1..)) if ended => return Received::Error(Reason::ProtocolError),
             left => entry.expected = left.flatten(),
