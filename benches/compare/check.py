@@ -60,6 +60,10 @@ def check(peer, case, origin):
         time.sleep(0.1)
 
 
+# Bytes that are posted, by script.
+POSTED = {"post": 1024, "upload": 1024 * 1024}
+
+
 def fetch_counted(peer, case, origin, path):
     """The answer, and how many requests it made to the origin."""
     before = origin.requests()
@@ -75,8 +79,9 @@ def fetch(peer, case, path, headers):
                "-o", body_file, peer.url(path)]
     for line in headers:
         command += ["-H", line]
-    if case.script == "post":
-        command += ["--data-binary", "p" * 1024, "-H", "Content-Type: text/plain"]
+    if case.script in POSTED:
+        (peer.dir / "posted").write_text("p" * POSTED[case.script])
+        command += ["--data-binary", f"@{peer.dir}/posted", "-H", "Content-Type: text/plain", "-H", "Expect:"]
     done = subprocess.run([str(word) for word in command], capture_output=True, text=True, check=False)
     if done.returncode:
         raise Failed(done.stderr.strip())

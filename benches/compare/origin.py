@@ -41,6 +41,7 @@ server {{ listen 127.0.0.1:{self.status_port}; location / {{ stub_status; }} }}
 server {{
 listen 127.0.0.1:{self.port} backlog=4096;
 {nginx_conf.files(self.root)}
+client_body_buffer_size 1100k;
 location /miss/ {{ try_files /16k =404; add_header Cache-Control "public, max-age=86400"; }}
 location /object/ {{ try_files /1k =404; add_header Cache-Control "public, max-age=86400"; }}
 location /pass/ {{ try_files /1k =404; add_header Cache-Control "no-store"; }}

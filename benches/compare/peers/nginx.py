@@ -21,7 +21,7 @@ listen 127.0.0.1:{self.tls_port} ssl http2 backlog=4096;
 ssl_certificate {self.lab.certificate}; ssl_certificate_key {self.lab.key};
 ssl_protocols TLSv1.3; ssl_session_cache shared:tls:64m;
 location /pass/ {{ proxy_pass http://origin; }}
-location = /post {{ proxy_pass http://origin; }}
+location = /post {{ proxy_pass http://origin; proxy_request_buffering off; client_body_buffer_size 64k; }}
 {locations}
 }}"""
 

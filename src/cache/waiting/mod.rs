@@ -369,7 +369,8 @@ impl Waiting {
         }
         // What is above a connection's share waits: its streams wait for each other's turns, and none of them is slow by that.
         if self.held() + bytes > full(self.most()) {
-            self.end_stalled(bytes, Whose::Stalled);
+            // More than the one that asks needs: the next look is a while off, and others ask, too.
+            self.end_stalled(bytes.max(self.most() / 16), Whose::Stalled);
         } else if let Some(prefix) = holder.client.prefix
             && self.all.lock().charges.of_prefix(Some(prefix)) + bytes > full(self.share_of_prefix())
         {
