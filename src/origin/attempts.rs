@@ -13,7 +13,7 @@ use http::StatusCode;
 use tokio::time::Instant;
 
 use super::connect::{Connector, OriginError};
-use super::exchange::{self, Exchange, FailureKind, OriginRequest};
+use super::exchange::{self, Attempt, Exchange, FailureKind, OriginRequest};
 use super::pool::{FailedStage, PoolSet, Tried};
 use super::upload::Upload;
 
@@ -32,15 +32,18 @@ pub async fn send(
     let config = &first.config;
     let deadline = Instant::now() + config.timeouts.total;
     let mut upload = upload.map(Box::new);
-    let (mut tried, mut unprocessed) = (Tried::new(), 0);
-    let mut answer: Option<Exchange> = None;
+    let (mut tried, mut unprocessed, mut by_http11) = (Tried::new(), 0, false);
+    // The last answer, and whether nobody was asked after it: only then is what is left of the body for whom it is of.
+    let (mut answer, mut is_latest): (Option<Exchange>, bool) = (None, false);
     loop {
         let picked = match pools.pick(request.pool, request.hash, &tried) {
             Ok(picked) => picked,
-            Err(error) => return settled(answer, upload).ok_or_else(|| error.into()),
+            Err(error) => return settled(answer, upload.filter(|_| is_latest)).ok_or_else(|| error.into()),
         };
         let (origin, address, pool) = (picked.origin.clone(), picked.address, picked.pool.clone());
-        let attempted = exchange::attempt(connector, request, &mut upload, picked, deadline, unprocessed == 0).await;
+        let how = Attempt { deadline, may_be_kept: unprocessed == 0, by_http11 };
+        let attempted = exchange::attempt(connector, request, &mut upload, picked, how).await;
+        is_latest = attempted.is_ok();
         let may_repeat = request.method.is_idempotent() && upload.as_ref().is_none_or(|upload| upload.is_repeatable());
         let (error, again) = match attempted {
             Ok(exchange) => {
@@ -49,9 +52,6 @@ pub async fn send(
                 (None, again)
             }
             Err(failure) => {
-                if answer.is_some() {
-                    upload = None; // what is left of it is not for who has answered
-                }
                 tracing::debug!(pool = %pool.config.name, error = %failure.error, "attempt failed");
                 let is_repeatable = upload.as_ref().is_none_or(|upload| upload.is_repeatable());
                 let again = match failure.kind {
@@ -60,6 +60,7 @@ pub async fn send(
                     _ => false,
                 };
                 if again && unprocessed < MAX_UNPROCESSED {
+                    by_http11 |= failure.kind == FailureKind::NeedsHttp11;
                     unprocessed += 1;
                     continue;
                 }
@@ -85,7 +86,7 @@ pub async fn send(
             && pools.has_another(request.pool, &tried)
             && (again == Again::Yes || first.budget.may_retry());
         if !is_retried {
-            return match (settled(answer, upload), error) {
+            return match (settled(answer, upload.filter(|_| is_latest)), error) {
                 (Some(answer), _) => Ok(answer),
                 (None, Some(error)) => Err(error),
                 (None, None) => Err(OriginError::FillLost), // there is an answer, or an error

@@ -20,7 +20,7 @@ use tokio::time::{Instant, timeout_at};
 use crate::config::model::{Endpoint, Origin, OriginProtocol, Pool};
 
 use super::balance;
-use super::exchange::{By, Failure, FailureKind, OriginRequest};
+use super::exchange::{Attempt, By, Failure, FailureKind, OriginRequest};
 use super::h1::{self, OriginStream};
 use super::h2;
 use super::link::LinkError;
@@ -46,8 +46,7 @@ impl Connector {
         request: &OriginRequest,
         upload: Option<&Upload>,
         picked: &Picked,
-        deadline: Instant,
-        may_be_kept: bool,
+        Attempt { deadline, may_be_kept, by_http11 }: Attempt,
     ) -> Result<(By, bool), Failure> {
         let pool = &picked.pool;
         if may_be_kept
@@ -58,7 +57,7 @@ impl Connector {
         }
         // HTTP/2 has no Upgrade.
         let is_h1 = pool.config.protocol == OriginProtocol::H1;
-        if is_h1 || request.upgrade.is_some() || picked.origin.wants_http11() {
+        if is_h1 || by_http11 || request.upgrade.is_some() || picked.origin.wants_http11() {
             return self.connect(picked, deadline).await.map(|connection| (By::H1(connection), false));
         }
         // Boxed: large, and most origins speak HTTP/1.1.
@@ -265,9 +264,11 @@ impl OriginError {
         match error {
             LinkError::Timeout(_) => OriginError::Timeout { origin, cause },
             LinkError::Invalid(_) => OriginError::Invalid { origin, cause },
-            LinkError::Io(_) | LinkError::Closed | LinkError::Unprocessed(_) | LinkError::NeedsHttp11 => {
-                OriginError::Broken { origin, cause }
-            }
+            LinkError::Io(_)
+            | LinkError::Closed
+            | LinkError::Reset(_)
+            | LinkError::Unprocessed(_)
+            | LinkError::NeedsHttp11 => OriginError::Broken { origin, cause },
         }
     }
 

@@ -126,6 +126,17 @@ pub(super) enum FailureKind {
     Client,
 }
 
+/// How an attempt is made.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Attempt {
+    /// Of all attempts together.
+    pub deadline: Instant,
+    /// By a connection that was kept, if there is one.
+    pub may_be_kept: bool,
+    /// The origin has asked for that.
+    pub by_http11: bool,
+}
+
 /// Sends a request to an origin and reads the head of its response. `upload`: the request's body; of what is not sent when
 /// the head is there, the exchange takes care.
 pub(super) async fn attempt(
@@ -133,13 +144,12 @@ pub(super) async fn attempt(
     request: &OriginRequest,
     upload: &mut Option<Box<Upload>>,
     picked: Picked,
-    deadline: Instant,
-    may_be_kept: bool,
+    how: Attempt,
 ) -> Result<Exchange, Failure> {
     let timeouts = picked.pool.config.timeouts.clone();
     let name = picked.origin.address.clone();
     let request_time = Timestamp::now();
-    let (mut by, kept) = connector.open(request, upload.as_deref(), &picked, deadline, may_be_kept).await?;
+    let (mut by, kept) = connector.open(request, upload.as_deref(), &picked, how).await?;
     picked.origin.connected(picked.address);
     let Picked { pool, origin, index, address, active } = picked;
     let alive = matches!(by, By::H2(_)); // pinged
@@ -156,8 +166,11 @@ pub(super) async fn attempt(
     }
     let sending = Sending { request, upload, is_sending: true, error: None, interim: 0 };
     let read = request.patience(None, alive).unwrap_or(Some(timeouts.read));
-    match sending.head(by.link(), timeouts.write, read, deadline).await {
+    match sending.head(by.link(), timeouts.write, read, how.deadline).await {
         Ok(head) => {
+            if how.by_http11 {
+                origin.remember_http11();
+            }
             let patience = request.patience(Some(&head.fields), alive).unwrap_or(Some(timeouts.read));
             let ResponseHead { status, fields } = head;
             let is_cut = upload.as_ref().is_some_and(|upload| !upload.is_done());
@@ -191,9 +204,6 @@ pub(super) async fn attempt(
             };
             if kept && !alive {
                 pool.kept.forget(address);
-            }
-            if kind == FailureKind::NeedsHttp11 {
-                origin.remember_http11();
             }
             Err(Failure { error: OriginError::from_link(&error, &name), kind })
         }
@@ -310,7 +320,9 @@ impl Sending<'_> {
             status => {
                 self.interim += 1;
                 if let Some(interims) = &self.request.interims {
-                    interims.push(status, head.fields.clone());
+                    let mut fields = head.fields.clone();
+                    fields.remove(header::CONTENT_LENGTH); // RFC 9110 section 8.6
+                    interims.push(status, fields);
                 }
                 Ok(false)
             }

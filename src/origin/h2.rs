@@ -6,11 +6,13 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use h2::{Reason, SendStream};
-use http::{HeaderMap, Method};
+use http::{HeaderMap, Method, header};
 use pingora_core::protocols::http::client::HttpSession;
 use pingora_core::protocols::http::v2::client::Http2Session;
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_http::RequestHeader;
+
+use crate::request::content_length;
 
 use super::link::{Link, LinkError, MAX_FIELDS, MAX_HEAD, ResponseHead};
 use super::upload::Sink;
@@ -29,6 +31,8 @@ pub struct Stream {
     end: Option<Option<HeaderMap>>,
     gone: u64,
     has_heard: bool,
+    /// What is left of the length that the response states.
+    left: Option<u64>,
     /// The response's body has been read to its end; with that, its trailers.
     is_over: bool,
     trailers: Option<HeaderMap>,
@@ -53,6 +57,7 @@ impl Stream {
             end: None,
             gone: 0,
             has_heard: false,
+            left: None,
             is_over: false,
             trailers: None,
         })
@@ -131,6 +136,8 @@ impl Link for Stream {
         if bytes > MAX_HEAD || head.headers.len() > MAX_FIELDS {
             return Poll::Ready(Err("a head that is too large".into()));
         }
+        let length = head.headers.get(header::CONTENT_LENGTH);
+        self.left = length.and_then(|length| content_length(length.as_bytes()));
         Poll::Ready(Ok(ResponseHead { status: head.status, fields: head.headers.clone() }))
     }
 
@@ -139,7 +146,10 @@ impl Link for Stream {
             return Poll::Ready(Ok(None));
         }
         match ready!(self.session.poll_read_response_body(cx)) {
-            Some(Ok(piece)) => return Poll::Ready(Ok(Some(piece))),
+            Some(Ok(piece)) => {
+                self.left = self.left.map(|left| left.saturating_sub(piece.len() as u64));
+                return Poll::Ready(Ok(Some(piece)));
+            }
             Some(Err(error)) if self.wants_no_more(&error) => {}
             Some(Err(error)) => return Poll::Ready(Err(sort(&error))),
             None => match ready!(pin!(self.session.read_trailers()).poll(cx)) {
@@ -161,9 +171,14 @@ impl Link for Stream {
 }
 
 impl Stream {
-    /// Whether the origin has answered in full and wants no more of the request (RFC 9113 section 8.1).
+    /// Whether the origin has answered in full and wants no more of the request (RFC 9113 section 8.1). That it has ended its
+    /// side before is not to be had any more: of a response that does not state its length it is not believed.
     fn wants_no_more(&self, error: &h2::Error) -> bool {
-        self.sender.is_some() && error.is_reset() && error.is_remote() && error.reason() == Some(Reason::NO_ERROR)
+        self.sender.is_some()
+            && self.left == Some(0)
+            && error.is_reset()
+            && error.is_remote()
+            && error.reason() == Some(Reason::NO_ERROR)
     }
 }
 
@@ -174,7 +189,7 @@ fn sort(error: &h2::Error) -> LinkError {
         Some(Reason::HTTP_1_1_REQUIRED) if error.is_remote() => LinkError::NeedsHttp11,
         // Of a GOAWAY hear only the streams above its last number.
         _ if error.is_remote() && (refused || error.is_go_away()) => LinkError::Unprocessed(error.to_string()),
-        _ if error.is_io() => LinkError::Io(io::Error::other(error.to_string())),
+        _ if error.is_reset() && error.is_remote() => LinkError::Reset(error.to_string()),
         Some(Reason::PROTOCOL_ERROR | Reason::FRAME_SIZE_ERROR | Reason::COMPRESSION_ERROR) => {
             LinkError::Invalid(error.to_string().into())
         }

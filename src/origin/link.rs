@@ -39,6 +39,9 @@ pub enum LinkError {
     Io(#[from] io::Error),
     #[error("the origin closed the connection")]
     Closed,
+    /// The origin has ended this request's stream alone.
+    #[error("the origin ended the stream: {0}")]
+    Reset(String),
     #[error("{0}")]
     Timeout(&'static str),
     #[error("the response has {0}")]

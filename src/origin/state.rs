@@ -9,7 +9,11 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
+use crate::clock::ticks;
 use crate::config::model::Endpoint;
+
+/// Milliseconds for which it is remembered that an origin wants HTTP/1.1. It may have been for one request's sake.
+const HTTP11_FOR: u64 = 600_000;
 
 /// One origin of one pool.
 #[derive(Debug)]
@@ -25,8 +29,8 @@ pub struct OriginState {
     active: AtomicU32,
     /// Whether its name has been looked up at least once, with whatever result.
     looked_up: watch::Sender<bool>,
-    /// It has said that it wants HTTP/1.1 (RFC 9113 section 7).
-    wants_http11: AtomicBool,
+    /// It has said that it wants HTTP/1.1 (RFC 9113 section 7), and answered by that: until when it is asked so, [`ticks`].
+    http11_until: AtomicU64,
     pub requests: AtomicU64,
     pub failures: AtomicU64,
 }
@@ -94,7 +98,7 @@ impl OriginState {
             last_error: Mutex::default(),
             active: AtomicU32::new(0),
             looked_up: watch::Sender::new(known),
-            wants_http11: AtomicBool::new(false),
+            http11_until: AtomicU64::new(0),
             requests: AtomicU64::new(0),
             failures: AtomicU64::new(0),
         }
@@ -160,11 +164,11 @@ impl OriginState {
 
     /// Whether it is to be asked by HTTP/1.1, whatever its pool says.
     pub fn wants_http11(&self) -> bool {
-        self.wants_http11.load(Ordering::Relaxed)
+        ticks() < self.http11_until.load(Ordering::Relaxed)
     }
 
     pub fn remember_http11(&self) {
-        self.wants_http11.store(true, Ordering::Relaxed);
+        self.http11_until.store(ticks() + HTTP11_FOR, Ordering::Relaxed);
     }
 
     pub fn set_draining(&self, draining: bool) {

@@ -54,12 +54,12 @@ pub enum BodyError {
 }
 
 impl BodyError {
-    /// What the client is answered. 499, which is nginx's, is for the log alone.
+    /// What the client is answered.
     pub fn status(self) -> StatusCode {
         match self {
-            BodyError::Left => StatusCode::from_u16(499).unwrap_or(StatusCode::BAD_REQUEST), // it is a status
             BodyError::Stalled | BodyError::TooSlow => StatusCode::REQUEST_TIMEOUT,
-            BodyError::Malformed(_) => StatusCode::BAD_REQUEST,
+            // It may have ended its side alone, and wait.
+            BodyError::Left | BodyError::Malformed(_) => StatusCode::BAD_REQUEST,
             BodyError::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
         }
     }

@@ -583,3 +583,69 @@ fn a_stream_may_be_silent_as_long_as_its_route_says() {
         assert_eq!((response.status, response.text().contains("data: 2")), (200, is_whole), "{path}");
     }
 }
+
+/// Whoever gets a request after others have failed gets all of it.
+#[test]
+fn what_is_sent_again_has_its_body_however_the_others_have_failed() {
+    let failing = Origin::start(|_| Reply::status(503, &[], ""));
+    let port = DeadPort::new();
+    let sound = Origin::start(|request| Reply::ok(&[], &request.body));
+    let origins = [failing.address, port.address, sound.address];
+    for turn in 0..3 {
+        let node =
+            node(&[origins[turn], origins[(turn + 1) % 3], origins[(turn + 2) % 3]], "", "retries = 2\n", UNCACHED);
+        for body in ["Content-Length: 4\r\n\r\nbody", "Transfer-Encoding: chunked\r\n\r\n4\r\nbody\r\n0\r\n\r\n"] {
+            let mut client = node.client();
+            client.send(format!("PUT /a HTTP/1.1\r\nHost: a\r\n{body}"));
+            let response = client.response("PUT");
+            assert_eq!((response.status, response.text().as_str()), (200, "body"), "{turn}");
+        }
+    }
+}
+
+/// A stream that ends without its end is no whole answer, whatever reason is given; and another stream's end is no reason to
+/// send a request again and again.
+#[test]
+fn streams_that_origins_reset_are_no_answers_and_are_not_repeated() {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let counted = asked.clone();
+    let address = raw_origin(move |_, stream| {
+        stream.set_nonblocking(true).unwrap();
+        let counted = counted.clone();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async move {
+            let stream = tokio::net::TcpStream::from_std(stream).unwrap();
+            let mut connection = ::h2::server::handshake(stream).await.unwrap();
+            while let Some(Ok((request, mut respond))) = connection.accept().await {
+                counted.fetch_add(1, Ordering::SeqCst);
+                let head = http::Response::builder().status(200);
+                match request.uri().path() {
+                    "/first" => _ = respond.send_response(head.body(()).unwrap(), true),
+                    "/reset" => respond.send_reset(::h2::Reason::INTERNAL_ERROR),
+                    path => {
+                        let head = if path == "/stated" { head.header("content-length", 40) } else { head };
+                        let mut send = respond.send_response(head.body(()).unwrap(), false).unwrap();
+                        send.send_data("part".into(), false).unwrap();
+                        tokio::spawn(async move {
+                            tokio::time::sleep(Duration::from_millis(50)).await; // the data goes first
+                            send.send_reset(::h2::Reason::NO_ERROR);
+                            drop(request);
+                        });
+                    }
+                }
+            }
+        });
+    });
+    let node = node(&[address], "", "protocol = \"h2\"\n", UNCACHED);
+    assert_eq!(node.get("/first").status, 200); // so that the connection is a kept one
+    let before = asked.load(Ordering::SeqCst);
+    assert_eq!(node.get("/reset").status, 502);
+    assert_eq!(asked.load(Ordering::SeqCst) - before, 1, "sent once");
+    for path in ["/stated", "/unstated"] {
+        let mut client = node.client();
+        client.send(format!("POST {path} HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nbody\r\n"));
+        let response = client.response("POST");
+        assert!(!response.complete, "{path}: {}", response.head);
+        assert!(client.is_closed(), "{path}: nothing may follow");
+    }
+}

@@ -283,18 +283,17 @@ impl Connection {
     /// Reads what is left of a body and throws it away.
     async fn drain(&mut self, left: Left, limits: &Limits) -> bool {
         let Left::Bytes(mut left) = left else { return left == Left::Nothing };
-        while left > 0 {
-            let there = left.min(self.buffer.len() as u64);
-            self.buffer.advance(there as usize);
-            left -= there;
-            if left > 0 {
-                match timeout(limits.read_timeout, self.stream.read_buf(&mut self.buffer)).await {
-                    Ok(Ok(read)) if read > 0 => {}
-                    _ => return false,
+        let draining = async {
+            loop {
+                let there = left.min(self.buffer.len() as u64);
+                self.buffer.advance(there as usize);
+                left -= there;
+                if left == 0 || !matches!(self.stream.read_buf(&mut self.buffer).await, Ok(1..)) {
+                    return left == 0;
                 }
             }
-        }
-        true
+        };
+        timeout(limits.read_timeout, draining).await.unwrap_or(false)
     }
 
     /// Closes the sending side and reads on for a moment: a reset that overtakes the response would hide it.

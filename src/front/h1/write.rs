@@ -40,6 +40,13 @@ impl Connection {
         let mut sent = Sent { status: response.status(), bytes: 0, error: None, why: response.take_cause() };
         let result = self.write_parts(&mut response, &tail, framing, writing, &mut sent.bytes).await;
         self.tail = tail;
+        // What is shorter than its head says must not be followed by anything.
+        let result = result.and_then(|()| match framing {
+            Framing::Length(length) if response.has_body(writing.method) && sent.bytes != length => {
+                Err(io::Error::other("the body is not as long as its head says"))
+            }
+            _ => Ok(()),
+        });
         if let Err(error) = result {
             if framing == Framing::UntilClose {
                 self.stream.end_by_reset();

@@ -201,7 +201,9 @@ async fn write_parts(
         let held = hold(stream, shared, &kept, body.len()).await.map_err(text)?;
         return stream.send_held(body, true, held).await.map_err(text);
     }
+    let mut length = 0;
     while let Some((piece, held)) = next(stream, shared, response).await? {
+        length += piece.len() as u64;
         // A client may take nothing before it has been heard.
         let mut sending = std::pin::pin!(stream.send_held(piece, false, held));
         let sent = poll_fn(|cx| {
@@ -212,6 +214,9 @@ async fn write_parts(
             sent
         });
         sent.await.map_err(text)?;
+    }
+    if response.content_length().is_some_and(|stated| stated != length) {
+        return Err("the body is not as long as its head says".to_owned());
     }
     match response.body.take_trailers().filter(|trailers| !trailers.is_empty()) {
         Some(trailers) => {
