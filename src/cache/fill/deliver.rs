@@ -218,6 +218,8 @@ async fn pump<F: FnOnce(Bytes)>(
     // come at once, and should find it.
     let (mut received, mut last) = (0, None);
     loop {
+        // Nothing is read before there is a place for it.
+        let Some(place) = place(&sender, &mut keep).await else { return }; // the client left
         match exchange.read_body().await {
             Ok(Some(chunk)) if chunk.is_empty() => {}
             Ok(Some(chunk)) => {
@@ -231,15 +233,12 @@ async fn pump<F: FnOnce(Bytes)>(
                 }
                 if received == length && last.is_none() {
                     last = Some(chunk);
-                } else if !give(&sender, chunk, &mut keep).await {
-                    return; // the client left
+                } else {
+                    place.send(Ok(chunk));
                 }
             }
             Ok(None) => break,
-            Err(error) => {
-                let _ = sender.send(Err(error)).await; // if the client left as well, nobody needs to know
-                return;
-            }
+            Err(error) => return place.send(Err(error)),
         }
     }
     if let Err(error) = ended(&exchange, Some(length), received) {
@@ -257,21 +256,16 @@ async fn pump<F: FnOnce(Bytes)>(
     let _ = sender.send(Ok(Bytes::new())).await;
 }
 
-/// Gives a piece to the client; one that is slow to take it has its part not kept. Whether it is still there.
-async fn give<F>(
-    sender: &mpsc::Sender<Result<Bytes, OriginError>>,
-    piece: Bytes,
+/// A place for a piece for the client; one that is slow to take what was before it has its part not kept. `None`: it left.
+async fn place<'s, F>(
+    sender: &'s mpsc::Sender<Result<Bytes, OriginError>>,
     keep: &mut Option<Keeping<F>>,
-) -> bool {
+) -> Option<mpsc::Permit<'s, Result<Bytes, OriginError>>> {
     if keep.is_some() {
         match timeout(PART_PATIENCE, sender.reserve()).await {
-            Ok(Ok(permit)) => {
-                permit.send(Ok(piece));
-                return true;
-            }
-            Ok(Err(_)) => return false,
+            Ok(place) => return place.ok(),
             Err(_) => *keep = None, // its room is given back
         }
     }
-    sender.send(Ok(piece)).await.is_ok()
+    sender.reserve().await.ok()
 }

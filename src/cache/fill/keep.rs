@@ -11,7 +11,7 @@ use tokio::time::timeout;
 use crate::config::model::FinishFill;
 
 use super::super::engine::Engine;
-use super::super::fill_buffer;
+use super::super::fill_buffer::{self, FillBuffer};
 use super::super::flight::Flight;
 use super::super::object::{Head, Object};
 use super::super::part;
@@ -135,10 +135,11 @@ impl<'a> Keeper<'a> {
         match &self.keeping {
             Keeping::Nothing => return self.flight.wait_for_readers().await,
             Keeping::Disk(spool) => {
-                let room = room_ahead(spool.buffer(), self.flight);
+                let room = room_ahead(spool.buffer(), self.flight, &self.engine.flights.buffer);
                 match timeout(DISK_PATIENCE, room).await {
-                    Ok(room) => self.next = room,
-                    // Nobody waits for it, and there is no place where it could go.
+                    Ok(Ahead::Room(room)) => self.next = Some(room),
+                    Ok(Ahead::Wanted) => {}
+                    Ok(Ahead::Nowhere) => return false,
                     Err(_) if self.flight.is_deserted() => return false,
                     Err(_) => {}
                 }
@@ -225,19 +226,34 @@ impl<'a> Keeper<'a> {
     }
 }
 
-/// Waits for room for the next piece. `None`: a reader wants that first.
-async fn room_ahead(buffer: &Arc<WriteBuffer>, flight: &Flight) -> Option<WriteRoom> {
+/// What comes first: room for the next piece, or a reader that wants it.
+enum Ahead {
+    Room(WriteRoom),
+    Wanted,
+    /// Nobody waits for it, and there is no place where it could go.
+    Nowhere,
+}
+
+/// How often one for which there is no room looks whether there is any in memory.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+async fn room_ahead(written: &Arc<WriteBuffer>, flight: &Flight, memory: &FillBuffer) -> Ahead {
     loop {
-        if let Some(room) = buffer.keep(PIECE) {
-            return Some(room);
+        if let Some(room) = written.keep(PIECE) {
+            return Ahead::Room(room);
+        }
+        // What has come of it waits in memory, too.
+        if flight.is_deserted() && memory.is_tight() {
+            return Ahead::Nowhere;
         }
         tokio::select! {
-            () = buffer.room() => {}
+            () = written.room() => {}
             () = flight.wanted_on(), if !flight.is_deserted() => {
                 if flight.has_waiting_readers() {
-                    return None;
+                    return Ahead::Wanted;
                 }
             }
+            () = tokio::time::sleep(LOOK_EVERY) => {}
         }
     }
 }
