@@ -10,7 +10,7 @@ use pingora_core::protocols::TcpKeepalive;
 use pingora_core::protocols::http::client::HttpSession;
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_core::utils::tls::{WrappedX509, parse_x509};
-use pingora_core::{Error, ErrorType};
+use pingora_core::{Error, ErrorType, OrErr};
 use pingora_http::RequestHeader;
 use rustix::io::Errno;
 use rustls::pki_types::CertificateDer;
@@ -110,7 +110,7 @@ impl Connector {
                     };
                     Failure { error: OriginError::from_pingora(&error, origin, false), kind }
                 };
-                let head = request.head(picked.pool.config.host.as_deref(), upload).map_err(fail)?;
+                let head = request.head(&picked.pool.config, upload).map_err(fail)?;
                 let stream = h2::Stream::send(session, peer, head, upload.is_none()).map_err(fail)?;
                 Ok((By::H2(Box::new(stream)), reused))
             }
@@ -325,6 +325,13 @@ pub fn describe(error: &Error) -> String {
         (None, Some(cause)) => format!("{kind}: {cause}"),
         (None, None) => kind.to_owned(),
     }
+}
+
+/// Says for whom a request by HTTP/2 is: in `:authority`. nginx refuses those that say it in `Host` as well.
+pub fn set_authority(head: &mut RequestHeader, scheme: &str, host: &str, path: &str) -> pingora_core::Result<()> {
+    let uri = http::Uri::builder().scheme(scheme).authority(host).path_and_query(path);
+    head.set_uri(uri.build().or_err(ErrorType::InvalidHTTPHeader, "the target as a URI")?);
+    Ok(())
 }
 
 /// Sends a request that has no body by what pingora speaks.

@@ -13,9 +13,9 @@ use pingora_http::RequestHeader;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::clock::Timestamp;
-use crate::config::model::PoolId;
+use crate::config::model::{Pool, PoolId};
 
-use super::connect::{Connector, OriginError};
+use super::connect::{Connector, OriginError, set_authority};
 use super::forward;
 use super::h1::{self, OriginStream};
 use super::h2;
@@ -352,11 +352,12 @@ impl OriginRequest {
         self.fields.iter().filter(|(name, _)| **name != header::HOST)
     }
 
-    /// The request's head in pingora's terms.
-    pub(super) fn head(&self, host: Option<&str>, upload: Option<&Upload>) -> pingora_core::Result<RequestHeader> {
+    /// The request's head in pingora's terms, for HTTP/2.
+    pub(super) fn head(&self, pool: &Pool, upload: Option<&Upload>) -> pingora_core::Result<RequestHeader> {
         let path = self.path_and_query.as_bytes();
         let mut head = RequestHeader::build(self.method.clone(), path, Some(self.fields.len() + 3))?;
-        head.insert_header(header::HOST, host.unwrap_or(&self.authority))?;
+        let scheme = if pool.tls.is_some() { "https" } else { "http" };
+        set_authority(&mut head, scheme, pool.host.as_deref().unwrap_or(&self.authority), &self.path_and_query)?;
         for (name, value) in self.other_fields() {
             head.append_header(name.clone(), value.clone())?;
         }

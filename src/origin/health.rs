@@ -15,7 +15,7 @@ use tokio::task::{JoinHandle, JoinSet};
 
 use crate::config::model::{Health, Probe};
 
-use super::connect::{describe, is_our_own_fault, send_head};
+use super::connect::{describe, is_our_own_fault, send_head, set_authority};
 use super::pool::PoolRuntime;
 use super::state::{HealthChange, OriginState};
 
@@ -147,7 +147,11 @@ async fn probe(
 /// The status that an origin answers with. It has the deadlines of the session.
 async fn ask(session: &mut HttpSession, path: &str, host: &str) -> Result<u16, Failure> {
     let mut request = RequestHeader::build("GET", path.as_bytes(), None)?;
-    for (name, value) in [(header::HOST, host), (header::USER_AGENT, "seawall-health"), (header::ACCEPT, "*/*")] {
+    match session.as_http2() {
+        Some(_) => set_authority(&mut request, "https", host, path)?, // as pingora has it
+        None => request.insert_header(header::HOST, host)?,
+    }
+    for (name, value) in [(header::USER_AGENT, "seawall-health"), (header::ACCEPT, "*/*")] {
         request.insert_header(name, value)?;
     }
     send_head(session, request).await?;

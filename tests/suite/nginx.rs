@@ -17,6 +17,11 @@ struct Nginx {
 
 impl Nginx {
     fn start(site: &str) -> Self {
+        Self::speaking("", site)
+    }
+
+    /// `protocol`: of its listener, `http2` for that by prior knowledge.
+    fn speaking(protocol: &str, site: &str) -> Self {
         let directory = TempDir::new().unwrap();
         let root = directory.path();
         // nginx cannot be asked which port it got, so a free one is looked for; the race is tried again.
@@ -27,7 +32,7 @@ impl Nginx {
              http {{ access_log off; default_type text/plain; types {{ text/css css; text/html html; }}\n\
              client_body_temp_path {root}/body; proxy_temp_path {root}/proxy; fastcgi_temp_path {root}/f;\n\
              uwsgi_temp_path {root}/u; scgi_temp_path {root}/s;\n\
-             server {{ listen {address}; root {root}/www; {site} }} }}",
+             server {{ listen {address} {protocol}; root {root}/www; {site} }} }}",
             root = root.display()
         );
         std::fs::write(root.join("nginx.conf"), config).unwrap();
@@ -127,4 +132,23 @@ fn compressed_variants_are_kept_apart() {
             assert_eq!(std::fs::read_to_string(&output).unwrap(), text);
         }
     }
+}
+
+/// nginx refuses by HTTP/2 what others let pass.
+#[test]
+fn nginx_is_an_origin_by_http2_and_healthy() {
+    let nginx = Nginx::speaking("http2", "location /posted { return 200 $host:$content_length; }");
+    nginx.write("a.css", b"body {}");
+    let route = "[[site.shop.route]]\npath = \"PATH\"\npool = \"app\"\n";
+    let cached = route.replace("PATH", "/*") + "cache = { mode = \"respect\", default_ttl = \"1m\" }\n";
+    let pool = "protocol = \"h2\"\nhealth = { path = \"/a.css\", interval = \"20ms\", fall = 1 }\n";
+    let routes = route.replace("PATH", "/posted") + &route.replace("PATH", "/passed/*") + &cached;
+    let node = Node::start(&crate::harness::node::site(&[nginx.address], pool, &routes));
+    nginx.write("passed/b.css", b"more");
+    assert_eq!((node.get("/a.css").text().as_str(), node.get("/a.css").is_hit()), ("body {}", true));
+    assert_eq!(node.get("/passed/b.css").text(), "more");
+    let posted = node.request("POST", "/posted", &[], "hello");
+    assert_eq!((posted.status, posted.text().as_str()), (200, "shop.example:5"));
+    assert_eq!(node.origin_status("app", nginx.address), "up");
+    assert_eq!(node.origin("app", nginx.address)["last_error"], serde_json::Value::Null);
 }
