@@ -80,6 +80,7 @@ fn what_was_stored_is_there_after_a_restart() {
     let place = Place::new();
     let node = place.node(origin.address, "");
     let before = node.get("/a?b=c");
+    wait_for_scan(&node); // one that stops before leaves the next to look for itself
     stop(node);
     let node = place.node(origin.address, "");
     let after = node.get("/a?b=c");
