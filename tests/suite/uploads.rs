@@ -386,7 +386,9 @@ fn a_dripped_head_is_not_waited_for_and_a_large_one_is_refused() {
         let fields = "X: y\r\n".repeat(if head.contains("/many") { 300 } else { 100 });
         let bytes = format!("X: {}\r\n", "y".repeat(1000)).repeat(if head.contains("/long") { 140 } else { 1 });
         if !head.contains("/drip") {
-            let _ = stream.write_all(format!("HTTP/1.1 200 OK\r\n{fields}{bytes}Content-Length: 0\r\n\r\n").as_bytes());
+            let _ = stream.write_all(
+                format!("HTTP/1.1 200 OK\r\nConnection: close\r\n{fields}{bytes}Content-Length: 0\r\n\r\n").as_bytes(),
+            );
         }
         while stream.write_all(b"H").is_ok() && head.contains("/drip") {
             std::thread::sleep(Duration::from_millis(20)); // the drip
