@@ -172,6 +172,31 @@ pub const fn is_tchar(byte: u8) -> bool {
         )
 }
 
+/// Fields in trailers, at most.
+const MOST_TRAILERS: usize = 64;
+
+/// Reads the lines of trailers, with the empty one that ends them. `None`: they are none, or too many.
+pub fn parse_trailers(lines: &[u8]) -> Option<HeaderMap> {
+    let mut space = [httparse::EMPTY_HEADER; MOST_TRAILERS];
+    let Ok(httparse::Status::Complete((_, parsed))) = httparse::parse_headers(lines, &mut space) else { return None };
+    let mut fields = HeaderMap::with_capacity(parsed.len());
+    for field in parsed {
+        let name = HeaderName::from_bytes(field.name.as_bytes()).ok()?;
+        fields.append(name, HeaderValue::from_bytes(field.value).ok()?);
+    }
+    Some(fields)
+}
+
+/// Writes the lines of trailers, with the empty one that ends them.
+pub fn put_trailers(out: &mut Vec<u8>, fields: &HeaderMap) {
+    for (name, value) in fields {
+        for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
+            out.extend_from_slice(part);
+        }
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
 /// A `Content-Length` (RFC 9110 section 8.6): digits and nothing else. Eighteen of them are less than 2^63, so they cannot
 /// overflow.
 pub fn content_length(value: &[u8]) -> Option<u64> {

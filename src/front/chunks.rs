@@ -2,16 +2,14 @@
 //! Strict: what is not exactly the grammar has no end that two parsers would agree on.
 
 use bytes::{Buf, Bytes, BytesMut};
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::HeaderMap;
 
-use crate::request::is_tchar;
+use crate::request::{is_tchar, parse_trailers};
 
 /// Bytes of chunk extensions in one chunk, at most.
 const MAX_EXTENSION: usize = 1024;
 /// Bytes of trailers, at most.
 const MAX_TRAILERS: usize = 16 << 10;
-/// Fields in trailers, at most.
-const MOST_TRAILERS: usize = 64;
 /// Hexadecimal digits of a size: fewer than 64 bits.
 const MAX_DIGITS: usize = 15;
 
@@ -138,21 +136,7 @@ impl Chunks {
             return Ok(Taken::NeedsMore);
         }
         *self = end;
-        let mut space = [httparse::EMPTY_HEADER; MOST_TRAILERS];
-        let lines = read.split_to(length);
-        let (_, parsed) = match httparse::parse_headers(&lines, &mut space) {
-            Ok(httparse::Status::Complete(parsed)) => parsed,
-            _ => return Err(Malformed),
-        };
-        let fields = parsed.iter().map(|field| {
-            let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| Malformed)?;
-            Ok((name, HeaderValue::from_bytes(field.value).map_err(|_| Malformed)?))
-        });
-        let mut trailers = HeaderMap::new();
-        for field in fields {
-            let (name, value) = field?;
-            trailers.append(name, value);
-        }
+        let trailers = parse_trailers(&read.split_to(length)).ok_or(Malformed)?;
         Ok(if trailers.is_empty() { Taken::End } else { Taken::Trailers(trailers) })
     }
 

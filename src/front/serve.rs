@@ -65,22 +65,6 @@ pub async fn decide(
     now: Timestamp,
     asking: Asking,
 ) -> Decision {
-    match decide_by_http(shared, snapshot, view, key, now, asking).await {
-        Decision::Respond { response, report, site } if view.is_grpc() => {
-            Decision::Respond { response: response.in_grpc(), report, site }
-        }
-        decision => decision,
-    }
-}
-
-async fn decide_by_http(
-    shared: &Shared,
-    snapshot: &Arc<Snapshot>,
-    view: &RequestView<'_>,
-    key: &mut String,
-    now: Timestamp,
-    asking: Asking,
-) -> Decision {
     let (matched, reason) = match plan_of(snapshot, view) {
         Plan::Refuse { status, why } => {
             let response = ClientResponse::synthetic(status, why, view.method, now);

@@ -44,7 +44,8 @@ pub async fn send(
         let how = Attempt { deadline, may_be_kept: unprocessed == 0, by_http11 };
         let attempted = exchange::attempt(connector, request, &mut upload, picked, how).await;
         is_latest = attempted.is_ok();
-        let may_repeat = request.method.is_idempotent() && upload.as_ref().is_none_or(|upload| upload.is_repeatable());
+        let is_repeatable = upload.as_ref().is_none_or(|upload| upload.is_repeatable());
+        let may_repeat = request.method.is_idempotent() && is_repeatable;
         let (error, again) = match attempted {
             Ok(exchange) => {
                 let again = if may_repeat && is_outage(exchange.status) { Again::IfBudgeted } else { Again::No };
@@ -53,7 +54,6 @@ pub async fn send(
             }
             Err(failure) => {
                 tracing::debug!(pool = %pool.config.name, error = %failure.error, "attempt failed");
-                let is_repeatable = upload.as_ref().is_none_or(|upload| upload.is_repeatable());
                 let again = match failure.kind {
                     FailureKind::NeedsHttp11 | FailureKind::Unprocessed => is_repeatable,
                     FailureKind::DeadConnection => may_repeat,

@@ -18,6 +18,7 @@ use crate::cache::respond::Reply;
 use crate::cache::status::Report;
 use crate::cache::waiting::{Client, NO_ROOM, Waiter};
 use crate::prefix::Prefix;
+use crate::request::put_trailers;
 use crate::snapshot::Snapshot;
 
 use super::super::reply::{Body, ClientResponse};
@@ -106,11 +107,11 @@ impl Connection {
             next = response.body.next().await;
         }
         let (head, tail) = before.take().unwrap_or_default();
-        let (mut end, mut trailers) = ("", Bytes::new());
+        let (mut end, mut trailers) = ("", Vec::new());
         if framing == Framing::Chunked {
             end = if size.is_empty() { "0\r\n" } else { "\r\n0\r\n" };
             let fields = response.body.take_trailers().filter(|_| writing.takes_trailers);
-            trailers = end_of_chunks(&fields.unwrap_or_default());
+            put_trailers(&mut trailers, &fields.unwrap_or_default());
         }
         self.write_all([&head, tail.as_bytes(), end.as_bytes(), &trailers]).await
     }
@@ -283,21 +284,6 @@ impl Framing {
             None => Framing::Chunked,
         }
     }
-}
-
-/// What comes behind the last chunk.
-fn end_of_chunks(trailers: &HeaderMap) -> Bytes {
-    if trailers.is_empty() {
-        return Bytes::from_static(b"\r\n");
-    }
-    let mut out = Vec::new();
-    for (name, value) in trailers {
-        [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"]
-            .iter()
-            .for_each(|part| out.extend_from_slice(part));
-    }
-    out.extend_from_slice(b"\r\n");
-    out.into()
 }
 
 /// Passes an interim response on.

@@ -79,7 +79,8 @@ pub(super) async fn answer(asked: Asked, mut stream: Handle) {
         }
     };
     match decision {
-        Decision::Respond { mut response, report, site } => {
+        Decision::Respond { response, report, site } => {
+            let mut response = if view.is_grpc() { response.in_grpc() } else { response };
             let sent = write(&mut stream, shared, &snapshot, &mut response, report.as_ref(), view.method).await;
             serve::record(shared, &snapshot, &view, site, report.as_ref(), (now, started), &sent);
         }

@@ -16,6 +16,8 @@ use bytes::{Buf, Bytes, BytesMut};
 use http::{HeaderMap, Method};
 use tokio::io::AsyncReadExt;
 
+use crate::request::parse_trailers;
+
 use super::link::{Link, LinkError, ResponseHead};
 use super::upload::Sink;
 
@@ -160,8 +162,12 @@ impl Link for Connection {
     }
 
     fn take_trailers(&mut self) -> Option<HeaderMap> {
-        let lines = std::mem::take(&mut self.trailers);
-        if lines.is_empty() { None } else { response::parse_fields(&lines).ok() }
+        if self.trailers.is_empty() {
+            return None;
+        }
+        let mut lines = std::mem::take(&mut self.trailers);
+        lines.extend_from_slice(b"\r\n"); // the empty one, which the body has taken
+        parse_trailers(&lines)
     }
 
     fn has_heard_nothing(&self) -> bool {

@@ -8,6 +8,8 @@ use bytes::Bytes;
 use http::HeaderMap;
 use tokio::io::AsyncWrite;
 
+use crate::request::put_trailers;
+
 /// A piece of up to so many bytes is cheaper copied behind what goes before it than written as a part of its own.
 const COPIED: usize = 4 << 10;
 
@@ -69,12 +71,10 @@ impl Outgoing {
         self.is_flushed = false;
         self.end_chunk();
         self.first.extend_from_slice(b"0\r\n");
-        for (name, value) in trailers.into_iter().flatten() {
-            for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
-                self.first.extend_from_slice(part);
-            }
+        match trailers {
+            Some(trailers) => put_trailers(&mut self.first, trailers),
+            None => self.first.extend_from_slice(b"\r\n"),
         }
-        self.first.extend_from_slice(b"\r\n");
     }
 
     fn end_chunk(&mut self) {

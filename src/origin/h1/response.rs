@@ -5,9 +5,6 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
 use super::super::link::{MAX_FIELDS, MAX_HEAD, ResponseHead};
 
-/// Fields in trailers.
-const MAX_TRAILERS: usize = 64;
-
 /// Where the head ends that some bytes begin with, if it has come in full. `scanned`: how far earlier calls have looked.
 pub fn find_end(read: &[u8], scanned: usize) -> Result<Option<usize>, &'static str> {
     for at in memchr::memchr_iter(b'\n', &read[scanned..]).map(|at| at + scanned) {
@@ -43,22 +40,6 @@ pub fn parse(head: &[u8]) -> Result<(ResponseHead, bool), &'static str> {
     }
     let keep_alive = keeps_alive(parsed.version == Some(1), &fields);
     Ok((ResponseHead { status, fields }, keep_alive))
-}
-
-/// Reads the lines of trailers.
-pub fn parse_fields(lines: &[u8]) -> Result<HeaderMap, &'static str> {
-    let mut space = [httparse::EMPTY_HEADER; MAX_TRAILERS];
-    let lines = [lines, b"\r\n"].concat();
-    let Ok(httparse::Status::Complete((_, parsed))) = httparse::parse_headers(&lines, &mut space) else {
-        return Err("trailers that are not valid");
-    };
-    let mut fields = HeaderMap::with_capacity(parsed.len());
-    for field in parsed {
-        let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| "a field name that is not valid")?;
-        let value = HeaderValue::from_bytes(field.value).map_err(|_| "a field value that is not valid")?;
-        fields.append(name, value);
-    }
-    Ok(fields)
 }
 
 fn value(head: &Bytes, value: &[u8]) -> Result<HeaderValue, &'static str> {
