@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 
 use crate::cache::coding;
 use crate::cache::engine::{BEHIND, Engine, Kept, Source};
-use crate::cache::fill::PrivateBody;
+use crate::cache::fill::{Given, PrivateBody, Unread};
 use crate::cache::flight::{FlightHead, FlightReader};
 use crate::cache::object::{Content, DiskBody, FilePart, Head, MOST_READ, Object};
 use crate::cache::respond::{self, Reply, Span};
@@ -66,7 +66,7 @@ enum Pieces {
     /// Of a multipart body, with what goes between them.
     Parts(VecDeque<Bytes>),
     Flight(FlightReader),
-    Private(mpsc::Receiver<Result<Bytes, OriginError>>),
+    Private(mpsc::Receiver<Result<Given, OriginError>>),
     /// From a place on; what is to be left out before it need not be read.
     Disk(Arc<dyn DiskBody>, u64),
     /// Likewise.
@@ -80,17 +80,30 @@ struct Passing {
     /// `None`: it has ended, and the connection is given back.
     exchange: Option<Box<Exchange>>,
     engine: Arc<Engine>,
+    /// Bytes that come at most.
+    left: u64,
     trailers: Option<HeaderMap>,
 }
 
 impl Passing {
     fn new(exchange: Option<Box<Exchange>>, engine: Arc<Engine>) -> Self {
-        Passing { exchange, engine, trailers: None }
+        Passing { exchange, engine, left: u64::MAX, trailers: None }
+    }
+
+    fn of(unread: Unread) -> Self {
+        let left = unread.left.unwrap_or(u64::MAX);
+        Passing { exchange: Some(unread.exchange), engine: unread.engine, left, trailers: None }
     }
 
     async fn next(&mut self) -> Result<Option<Bytes>, OriginError> {
         let Some(exchange) = &mut self.exchange else { return Ok(None) };
         let piece = exchange.read_body().await?;
+        let length = piece.as_ref().map_or(0, Bytes::len) as u64;
+        let Some(left) = self.left.checked_sub(length) else {
+            let cause = "the body has more bytes than its head says".to_owned();
+            return Err(OriginError::Broken { origin: exchange.origin.clone(), cause });
+        };
+        self.left = left;
         self.end_with(&piece).await;
         Ok(piece)
     }
@@ -123,6 +136,9 @@ pub enum Coming {
     /// As that, but it may be long in coming; so many bytes are in memory whether it is asked for or not.
     Awaited { behind: usize },
 }
+
+/// A head that is larger is not kept while its body is sent.
+const LARGE_HEAD: usize = 4 << 10;
 
 /// Fields of the whole response that a 304 has too (RFC 9110 section 15.4.5).
 const NOT_MODIFIED_FIELDS: [HeaderName; 7] = [
@@ -187,7 +203,7 @@ impl ClientResponse {
                 let head = HeadSource::Own(Box::new(private.head));
                 let pieces = match private.body {
                     PrivateBody::Kept(pieces) => Pieces::Private(pieces),
-                    PrivateBody::Passed(exchange, engine) => Pieces::Passed(Passing::new(Some(exchange), engine)),
+                    PrivateBody::Passed(unread) => Pieces::Passed(Passing::of(unread)),
                 };
                 (head, private.length, None, pieces)
             }
@@ -318,6 +334,15 @@ impl ClientResponse {
     pub fn forget(&mut self) {
         self.head = HeadSource::Own(Box::new(Head::private(StatusCode::OK, HeaderMap::new())));
         self.body.pieces = Pieces::Whole(None);
+    }
+
+    /// Lets go of a large head that nobody else has, when it has gone.
+    pub fn forget_head(&mut self) {
+        if let HeadSource::Own(head) = &mut self.head
+            && head.h1().len() > LARGE_HEAD
+        {
+            **head = Head::private(head.status, HeaderMap::new());
+        }
     }
 
     pub fn status(&self) -> StatusCode {
@@ -525,9 +550,12 @@ impl Body {
                     }
                 }
                 Pieces::Passed(passing) => passing.next().await?,
-                Pieces::Private(receiver) => match receiver.recv().await {
-                    Some(piece) => Some(piece?).filter(|piece| !piece.is_empty()),
-                    None => return Err(lost()),
+                Pieces::Private(receiver) => match receiver.recv().await.ok_or_else(lost)?? {
+                    Given::Piece(piece) => Some(piece).filter(|piece| !piece.is_empty()),
+                    Given::Rest(unread) => {
+                        self.pieces = Pieces::Passed(Passing::of(unread));
+                        continue;
+                    }
                 },
             };
             let Some(piece) = piece else { return Ok(None) };

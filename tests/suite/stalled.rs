@@ -153,6 +153,28 @@ fn many_streams_whose_windows_are_shut_take_no_memory_beyond_the_bound() {
     }
 }
 
+/// Windows say nothing of clients whose sockets are never read: what is on its way to each is a connection's due.
+#[test]
+fn connections_by_http2_that_are_never_read_take_no_memory_beyond_the_bound() {
+    const CONNECTIONS: usize = 700;
+    raise_descriptors();
+    let origin = Origin::start(|_| Reply::ok(&["Cache-Control: no-store"], vec![b'x'; 1 << 20]));
+    let node = node(&origin, Protocol::H2, ALL);
+    let mut stuck = Vec::new();
+    let most = most_resident(&node, |number| {
+        let mut raw = Raw::connect(&node);
+        let wide = (1u32 << 30).to_be_bytes();
+        raw.send(&frame(SETTINGS, 0, 0, &[&[0, 4][..], &wide].concat()));
+        raw.send(&frame(WINDOW_UPDATE, 0, 0, &wide));
+        let streams = (0..8).flat_map(|stream| get(2 * stream + 1, &format!("/passed/{number}/{stream}")));
+        raw.send(&streams.collect::<Vec<u8>>());
+        origin.wait_for(2 * (number + 1)); // the others may find that there are too many
+        stuck.push(raw);
+        number < CONNECTIONS - 1
+    });
+    assert!(most <= bound(CONNECTIONS), "{} MiB of {}", most >> 20, bound(CONNECTIONS) >> 20);
+}
+
 /// What a disk is too slow for, or has no room for in its buffer, is not read ahead for those who take nothing.
 #[test]
 fn streams_whose_windows_are_shut_have_nothing_read_that_no_disk_takes() {
@@ -305,6 +327,37 @@ fn parts_are_kept_only_while_there_is_room() {
         part.cache().contains("; stored").then_some(())
     };
     eventually("room again", stored);
+}
+
+/// A part whose reader is slow is not kept; the reader has it all the same, and no more than was announced.
+#[test]
+fn who_is_slow_to_take_a_part_gets_all_of_it() {
+    const PART: usize = 6 << 20;
+    let part: Arc<Vec<u8>> = Arc::new((0..PART).map(|at| (at % 251) as u8).collect());
+    let sent = part.clone();
+    let origin = Origin::start(move |request| {
+        let fields = ["ETag: \"v1\"", "Cache-Control: max-age=60", "Content-Range: bytes 0-6291455/8388608"];
+        let too_much = if request.path().ends_with("/long") { "2\r\n!!\r\n" } else { "" };
+        let head = Reply::head(206, &[&fields[..], &["Transfer-Encoding: chunked"]].concat());
+        let begin = format!("{PART:x}\r\n");
+        vec![Step::Send([&head, begin.as_bytes(), &sent, b"\r\n", too_much.as_bytes(), b"0\r\n\r\n"].concat())]
+    });
+    let node = node(&origin, Protocol::H1, ALL);
+    for (path, is_whole) in [("/ranges/right", true), ("/ranges/long", false)] {
+        let mut client = node.client();
+        let range = "Range: bytes=0-6291455";
+        client.send(format!("GET {path} HTTP/1.1\r\nHost: shop.example\r\n{range}\r\n\r\n"));
+        let kept = || node.admin("GET", "/v1/status", "").1["cache"]["fill_buffer"]["bytes"].as_u64();
+        eventually("the part to be kept", || (kept() >= Some(PART as u64)).then_some(()));
+        eventually("the part to be let go of", || (kept() == Some(0)).then_some(()));
+        let answer = client.try_response();
+        match answer {
+            Some(answer) if is_whole => assert!(answer.complete && answer.body == *part),
+            Some(answer) => assert!(!answer.complete && answer.body.len() <= PART),
+            None => assert!(!is_whole),
+        }
+        assert!(!node.get_with(path, &["Range: bytes=0-9"]).is_hit(), "{path}");
+    }
 }
 
 #[test]

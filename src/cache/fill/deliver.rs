@@ -23,7 +23,7 @@ use super::super::status::Stored;
 use super::super::vary::Variant;
 use super::complete::Around;
 use super::keep::Keeper;
-use super::{FillRequest, PrivateBody, PrivateResponse};
+use super::{FillRequest, Given, PrivateBody, PrivateResponse, Unread};
 
 /// How long a client may hold up its part before that is not kept any more: what waits for it waits in memory.
 const PART_PATIENCE: Duration = Duration::from_secs(1);
@@ -129,19 +129,19 @@ pub(super) async fn hand_over_part(
     owner: oneshot::Sender<PrivateResponse>,
 ) {
     let fields = std::mem::take(&mut exchange.fields);
-    let room = engine.flights.buffer.room(range.length(), request.prefix());
-    let stored = match &room {
-        Some(_) => Stored::Yes { basis: storable.freshness.basis, ttl: storable.freshness.ttl(Timestamp::now()) },
-        None => Stored::No(SkipReason::FillBuffer),
-    };
-    if room.is_none() {
+    let head = Head::private(exchange.status, fields.clone());
+    let private = |body| PrivateResponse { head, length: Some(range.length()), body };
+    let Some(room) = engine.flights.buffer.room(range.length(), request.prefix()) else {
         engine.metrics.not_stored(SkipReason::FillBuffer.as_str());
-    }
-    flight.settle(Settled::Private(stored));
+        flight.settle(Settled::Private(Stored::No(SkipReason::FillBuffer)));
+        let rest = Unread { exchange: exchange.into(), engine: engine.clone(), left: Some(range.length()) };
+        let _ = owner.send(private(PrivateBody::Passed(rest))); // nobody waits for it: the client left
+        return;
+    };
+    let (basis, ttl) = (storable.freshness.basis, storable.freshness.ttl(Timestamp::now()));
+    flight.settle(Settled::Private(Stored::Yes { basis, ttl }));
     let (sender, body) = mpsc::channel(PRIVATE_PIECES);
-    let own = Head::private(exchange.status, fields.clone());
-    let response = PrivateResponse { head: own, length: Some(range.length()), body: PrivateBody::Kept(body) };
-    if owner.send(response).is_err() {
+    if owner.send(private(PrivateBody::Kept(body))).is_err() {
         return;
     }
     let mut whole = fields;
@@ -153,9 +153,8 @@ pub(super) async fn hand_over_part(
             engine.store_part(part, request.rules(), flight);
         }
     };
-    let bytes = Vec::with_capacity(room.as_ref().map_or(0, |_| range.length() as usize)); // bounded when it was judged
-    let keep = room.map(|room| Keeping { bytes, store, _room: room });
-    pump(engine, exchange, range.length(), sender, keep).await;
+    let bytes = Vec::with_capacity(range.length() as usize); // bounded when it was judged
+    pump(engine, exchange, range.length(), sender, Keeping { bytes, store, _room: room }).await;
 }
 
 /// Gives a response that is not to be shared to the request that caused it, at that client's pace.
@@ -195,7 +194,7 @@ pub(super) async fn hand_over(
     engine.flights.remove(flight);
     flight.settle(Settled::Private(Stored::No(reason)));
     let head = Head::private(exchange.status, std::mem::take(&mut exchange.fields));
-    let body = PrivateBody::Passed(Box::new(exchange), engine.clone());
+    let body = PrivateBody::Passed(Unread { exchange: exchange.into(), engine: engine.clone(), left: None });
     let _ = owner.send(PrivateResponse { head, length, body }); // nobody waits for it: a refresh, or the client left
 }
 
@@ -206,20 +205,34 @@ struct Keeping<F> {
     _room: Room,
 }
 
-/// Sends a part piece by piece, at its reader's pace; what is kept of it is stored if all of it came.
+/// Sends a part piece by piece, at its reader's pace, and stores it if all of it came. A reader that is slow to take a piece
+/// reads the rest by itself, and nothing is kept.
 async fn pump<F: FnOnce(Bytes)>(
-    engine: &Engine,
+    engine: &Arc<Engine>,
     mut exchange: Exchange,
     length: u64,
-    sender: mpsc::Sender<Result<Bytes, OriginError>>,
-    mut keep: Option<Keeping<F>>,
+    sender: mpsc::Sender<Result<Given, OriginError>>,
+    mut keep: Keeping<F>,
 ) {
     // What completes the response is sent after the connection is given back: the client's next request may
     // come at once, and should find it.
     let (mut received, mut last) = (0, None);
     loop {
-        // Nothing is read before there is a place for it.
-        let Some(place) = place(&sender, &mut keep).await else { return }; // the client left
+        // Nothing is read before there is a place for it; after the last piece nothing comes that would need one.
+        let place = match last {
+            Some(_) => None,
+            None => match timeout(PART_PATIENCE, sender.reserve()).await {
+                Ok(Ok(place)) => Some(place),
+                Ok(Err(_)) => return, // the client left
+                Err(_) => {
+                    drop(keep); // its room is given back
+                    let left = Some(length - received);
+                    let rest = Unread { exchange: exchange.into(), engine: engine.clone(), left };
+                    let _ = sender.send(Ok(Given::Rest(rest))).await; // if the client left, nobody needs it
+                    return;
+                }
+            },
+        };
         match exchange.read_body().await {
             Ok(Some(chunk)) if chunk.is_empty() => {}
             Ok(Some(chunk)) => {
@@ -228,17 +241,18 @@ async fn pump<F: FnOnce(Bytes)>(
                 if received > length {
                     break;
                 }
-                if let Some(keep) = &mut keep {
-                    keep.bytes.extend_from_slice(&chunk);
-                }
-                if received == length && last.is_none() {
-                    last = Some(chunk);
-                } else {
-                    place.send(Ok(chunk));
+                keep.bytes.extend_from_slice(&chunk);
+                match place {
+                    Some(place) if received < length => place.send(Ok(Given::Piece(chunk))),
+                    _ => last = Some(chunk),
                 }
             }
             Ok(None) => break,
-            Err(error) => return place.send(Err(error)),
+            Err(error) => {
+                drop(place);
+                let _ = sender.send(Err(error)).await; // if the client left, nobody needs to know
+                return;
+            }
         }
     }
     if let Err(error) = ended(&exchange, Some(length), received) {
@@ -246,26 +260,11 @@ async fn pump<F: FnOnce(Bytes)>(
         return;
     }
     exchange.release(&engine.connector).await;
-    if let Some(Keeping { bytes, store, _room }) = keep {
-        store(bytes.into());
-    }
+    let Keeping { bytes, store, _room } = keep;
+    store(bytes.into());
     if let Some(last) = last {
-        let _ = sender.send(Ok(last)).await; // if the client left, nobody needs it
+        let _ = sender.send(Ok(Given::Piece(last))).await; // if the client left, nobody needs it
     }
     // The end is said: a channel that merely closes is a fill that was lost.
-    let _ = sender.send(Ok(Bytes::new())).await;
-}
-
-/// A place for a piece for the client; one that is slow to take what was before it has its part not kept. `None`: it left.
-async fn place<'s, F>(
-    sender: &'s mpsc::Sender<Result<Bytes, OriginError>>,
-    keep: &mut Option<Keeping<F>>,
-) -> Option<mpsc::Permit<'s, Result<Bytes, OriginError>>> {
-    if keep.is_some() {
-        match timeout(PART_PATIENCE, sender.reserve()).await {
-            Ok(place) => return place.ok(),
-            Err(_) => *keep = None, // its room is given back
-        }
-    }
-    sender.reserve().await.ok()
+    let _ = sender.send(Ok(Given::Piece(Bytes::new()))).await;
 }

@@ -181,9 +181,26 @@ pub struct PrivateResponse {
 /// How the body of such a response comes.
 pub enum PrivateBody {
     /// By the fill, which keeps it.
-    Kept(mpsc::Receiver<Result<Bytes, OriginError>>),
-    /// As its reader reads it; the engine keeps the connection.
-    Passed(Box<Exchange>, Arc<Engine>),
+    Kept(mpsc::Receiver<Result<Given, OriginError>>),
+    /// As its reader reads it.
+    Passed(Unread),
+}
+
+/// What the reader of a response gets that the fill keeps.
+pub enum Given {
+    /// An empty one is the end.
+    Piece(Bytes),
+    /// It is not kept any more.
+    Rest(Unread),
+}
+
+/// What is to be read of an origin's answer.
+pub struct Unread {
+    pub exchange: Box<Exchange>,
+    /// Keeps the connection for the next request.
+    pub engine: Arc<Engine>,
+    /// Bytes that come at most, where that is known from elsewhere than the framing.
+    pub left: Option<u64>,
 }
 
 /// Runs a fill to its end. The flight is always settled when this returns, or when it is dropped or panics.

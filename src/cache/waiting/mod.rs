@@ -44,9 +44,11 @@ const SHARE: u64 = 8;
 const LEAST_SHARE: u64 = 8 << 20;
 /// Bytes that are every connection's due.
 const DUE: u64 = 64 << 10;
-/// Streams as such may take so large a part of the bound, and what is in hand without room as much; but always so much.
+/// Streams as such may take so large a part of the bound, and what is in hand without room as much; but always so much,
 const SMALL_PART: u64 = 8;
 const LEAST_SMALL_PART: u64 = 1 << 20;
+/// and streams so much more, for those whose connections have only come for something that is slow.
+const STREAMS_TOO: u64 = 8 << 20;
 
 /// Bytes that a client has to take to have taken something.
 const LEAST_STEP: u64 = 4 << 10;
@@ -241,9 +243,9 @@ impl Waiting {
 
     fn divide(&self) {
         let part = (self.most() / SMALL_PART).max(LEAST_SMALL_PART);
-        [&self.streams, &self.in_hand].into_iter().for_each(|quota| quota.set(part, self.part_of_prefix(part)));
-        let part = part.max(LEAST_UPLOADS);
-        self.uploads.set(part, self.part_of_prefix(part));
+        let quotas =
+            [(&self.streams, part + STREAMS_TOO), (&self.in_hand, part), (&self.uploads, part.max(LEAST_UPLOADS))];
+        quotas.into_iter().for_each(|(quota, part)| quota.set(part, self.part_of_prefix(part)));
     }
 
     /// What of so many bytes the clients of one network may have.

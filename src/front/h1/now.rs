@@ -111,7 +111,7 @@ impl Connection {
         self.stream.set_pace(Pace::of(&snapshot.config.limits));
         let tail = std::mem::take(&mut self.tail);
         let kept = std::mem::replace(&mut answer.kept, Kept::Nothing);
-        let (kernel, bytes) = (self.stream.kernel(), answer.head.len() + tail.len() + answer.body.len());
+        let (kernel, bytes) = (self.stream.kernel(), 2 * answer.head.len() + tail.len() + answer.body.len());
         let (stream, writing) = (&mut self.stream, &mut answer);
         let queued = || kernel.queued();
         let written = held_up(&self.shared.engine, &kept, bytes, self.place.prefix, queued, |cx| {

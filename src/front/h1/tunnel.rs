@@ -10,6 +10,7 @@ use std::time::Duration;
 use http::{StatusCode, header};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf, copy_bidirectional};
 
+use crate::cache::engine::Kept;
 use crate::cache::object::Head;
 use crate::cache::status::Report;
 use crate::origin::exchange::Exchange;
@@ -49,7 +50,7 @@ impl Connection {
         };
         let moved = Moved::default();
         let carried = async {
-            self.write_all([head.h1(), tail.as_bytes(), &early]).await?;
+            self.write_held([head.h1(), tail.as_bytes(), &early], Kept::Nothing, |_| {}).await?;
             // What the client did not wait to send until it was told.
             let before = std::mem::take(&mut self.buffer);
             let giving = async {

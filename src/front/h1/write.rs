@@ -75,7 +75,7 @@ impl Connection {
             return Ok(());
         }
         if self.stream.sends_files() && response.body.file_part().is_some() {
-            self.write_all([&head, tail.as_bytes()]).await?;
+            self.write_held([&head, tail.as_bytes()], kept, |_| {}).await?;
             return self.write_file(&mut response.body, bytes).await;
         }
         let mut before = Some((head, tail));
@@ -86,7 +86,7 @@ impl Connection {
                 Poll::Ready(Ok(piece)) => Ok(piece),
                 other => {
                     if let Some((head, tail)) = before.take() {
-                        self.write_all([&head, tail.as_bytes()]).await?;
+                        self.write_held([&head, tail.as_bytes()], kept, |_| {}).await?;
                     }
                     if let Poll::Ready(failed) = other { failed } else { next.await }
                 }
@@ -104,6 +104,7 @@ impl Connection {
             let meanwhile = |cx: &mut Context<'_>| response.body.send_on(cx);
             self.write_held([&head, tail.as_bytes(), size.as_bytes(), &piece], kept, meanwhile).await?;
             *bytes += piece.len() as u64;
+            response.forget_head();
             next = response.body.next().await;
         }
         let (head, tail) = before.take().unwrap_or_default();
@@ -113,7 +114,7 @@ impl Connection {
             let fields = response.body.take_trailers().filter(|_| writing.takes_trailers);
             put_trailers(&mut trailers, &fields.unwrap_or_default());
         }
-        self.write_all([&head, tail.as_bytes(), end.as_bytes(), &trailers]).await
+        self.write_held([&head, tail.as_bytes(), end.as_bytes(), &trailers], response.kept(), |_| {}).await
     }
 
     /// Writes a body that is in a file: what may be sent as it is, and otherwise read.
@@ -126,7 +127,7 @@ impl Connection {
                 body.skip_sent(sent);
                 *bytes += sent;
             } else if let Some(piece) = body.next().await.map_err(io::Error::other)? {
-                self.write_all([&piece]).await?;
+                self.write_held([b"", &piece], Kept::Nothing, |_| {}).await?;
                 *bytes += piece.len() as u64;
             } else {
                 return Ok(());
@@ -134,9 +135,9 @@ impl Connection {
         }
     }
 
-    /// Writes all parts. From when the client has to be waited for, what is kept for it is entered with those who wait, and
-    /// something else may be done.
-    async fn write_held<const N: usize>(
+    /// Writes all parts, of which the first is a head. From when the client has to be waited for, what is kept for it is
+    /// entered with those who wait, and something else may be done.
+    pub(super) async fn write_held<const N: usize>(
         &mut self,
         parts: [&[u8]; N],
         kept: Kept,
@@ -148,7 +149,7 @@ impl Connection {
         if let Poll::Ready(done) = polled {
             return done;
         }
-        let bytes = parts.iter().map(|part| part.len()).sum();
+        let bytes = parts[0].len() + parts.iter().map(|part| part.len()).sum::<usize>();
         let (kernel, stream) = (self.stream.kernel(), &mut self.stream);
         held_up(
             &self.shared.engine,
@@ -166,16 +167,11 @@ impl Connection {
         )
         .await
     }
-
-    /// Writes all parts.
-    pub(super) async fn write_all<const N: usize>(&mut self, parts: [&[u8]; N]) -> io::Result<()> {
-        let mut written = 0;
-        std::future::poll_fn(|cx| poll_write_all(&mut self.stream, parts, &mut written, cx)).await
-    }
 }
 
 /// Writes for a client that has to be waited for, until it is done or the reader has to make room; what is kept for it is
-/// entered meanwhile, and what is in hand, `bytes`, if it is more than every connection's due. `write` says how much is written.
+/// entered meanwhile, and what is in hand, `bytes`, if it is more than every connection's due; a head is there twice, as it is
+/// written and as it came. `write` says how much is written.
 pub(super) async fn held_up(
     engine: &Engine,
     kept: &Kept,
@@ -215,8 +211,8 @@ pub(super) async fn held_up(
     }
 }
 
-/// Bytes that are every connection's due.
-const DUE: usize = 64 << 10;
+/// Bytes that are every connection's due: with what TLS keeps, 64 KiB.
+const DUE: usize = 40 << 10;
 /// How often it is looked how far a client is that has to be waited for.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 

@@ -195,6 +195,7 @@ async fn write_parts(
     stream.send_section(section, false);
     if let Some(head) = head {
         stream.sent().await.map_err(text)?;
+        response.forget_head();
         drop(head);
     }
     let kept = response.kept();

@@ -313,6 +313,7 @@ impl Connection {
         let Connection { stream, input, output, outbox, alarm, shutdown, place, .. } = self;
         // Frames that are not used yet wait until the client has taken what is there.
         let may_read = output.len() < MOST_OUTPUT;
+        let has_more = !may_read || self.streams.has_turns();
         let mut left = Vec::new();
         let io = poll_fn(|cx| {
             match output.poll_write(stream, cx) {
@@ -320,7 +321,8 @@ impl Connection {
                 Poll::Ready(Ok(())) if is_over => return Poll::Ready(Event::Io),
                 _ => {}
             }
-            if outbox.poll_ready(cx, &mut left).is_ready() || !may_read && output.len() <= MOST_OUTPUT / 2 {
+            let has_room = output.len() <= MOST_OUTPUT / 2 && !output.is_stuck();
+            if outbox.poll_ready(cx, &mut left).is_ready() || has_more && has_room {
                 return Poll::Ready(Event::Io);
             }
             if !may_read {

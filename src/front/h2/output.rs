@@ -25,7 +25,7 @@ pub struct Output {
     /// After all parts.
     last: BytesMut,
     unflushed: bool,
-    /// Since when nothing of it was taken.
+    /// Since when it has been waited for the client to take some.
     stuck: Option<Instant>,
     /// Whether all parts are copies.
     is_own: bool,
@@ -67,6 +67,11 @@ impl Output {
     pub fn copy(&mut self) {
         self.parts.iter_mut().for_each(|part| *part = Bytes::copy_from_slice(part));
         self.is_own = true;
+    }
+
+    /// Whether the client is waited for: what more would be put in would only lie here.
+    pub fn is_stuck(&self) -> bool {
+        self.stuck.is_some()
     }
 
     /// Bytes that wait.
@@ -114,8 +119,12 @@ impl Output {
             }
         }
         if self.unflushed {
-            ready!(Pin::new(stream).poll_flush(cx))?;
-            self.unflushed = false;
+            let flushed = Pin::new(stream).poll_flush(cx);
+            if flushed.is_pending() {
+                self.stuck.get_or_insert_with(Instant::now);
+            }
+            ready!(flushed)?;
+            (self.unflushed, self.stuck) = (false, None);
         }
         Poll::Ready(Ok(()))
     }

@@ -167,11 +167,11 @@ const SMALL: usize = 4 << 10;
 const JOINED: usize = 16 << 10;
 
 /// What a stream with its task takes while it waits, roughly.
-const OWN: usize = 8 << 10;
+const OWN: usize = 10 << 10;
 /// A head that is larger is counted.
 const LARGE_HEAD: usize = 4 << 10;
-/// Streams of a connection that are not counted, but for those with large requests: 64 KiB.
-const DUE: usize = 8;
+/// Streams of a connection that are not counted, but for those with large requests: with what TLS keeps, some 64 KiB.
+const DUE: usize = 2;
 /// After this long one that has found no room asks again; each time after twice as long, up to the latter.
 const TURN: Duration = Duration::from_millis(20);
 const LONGEST_TURN: Duration = Duration::from_millis(320);

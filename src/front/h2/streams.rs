@@ -167,11 +167,17 @@ impl Streams {
         }
     }
 
-    /// Lets the streams send in turn, a frame each, while the output has less than `most` bytes. Gives what
-    /// the client has earned of its [`super::patience`], and how many responses ended.
+    /// Whether some stream has something that the output had no room for.
+    pub fn has_turns(&self) -> bool {
+        !self.turns.is_empty()
+    }
+
+    /// Lets the streams send in turn, a frame each, while the output has less than `most` bytes and the client takes it. Gives
+    /// what the client has earned of its [`super::patience`], and how many responses ended.
     pub fn send(&mut self, output: &mut Output, most: usize, now: Instant) -> (u32, u32) {
         let (mut earned, mut ended) = (0, 0);
         while output.len() < most
+            && !output.is_stuck()
             && let Some(id) = self.turns.pop_front()
         {
             let Some(entry) = self.entries.get_mut(&id) else { continue };
