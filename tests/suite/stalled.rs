@@ -149,7 +149,7 @@ fn many_streams_whose_windows_are_shut_take_no_memory_beyond_the_bound() {
         assert!(most <= bound(connections), "{path}: {} MiB of {}", most >> 20, bound(connections) >> 20);
         // Others are served meanwhile.
         let answer = h2::request(node.address(), &node.directory.path().join("test.pem"), ("GET", "/other"), &[], "");
-        assert_eq!(answer.status, 200);
+        assert_eq!(answer.status, 200, "{path}");
     }
 }
 
@@ -353,7 +353,8 @@ fn who_is_slow_to_take_a_part_gets_all_of_it() {
         let answer = client.try_response();
         match answer {
             Some(answer) if is_whole => assert!(answer.complete && answer.body == *part),
-            Some(answer) => assert!(!answer.complete && answer.body.len() <= PART),
+            // What is too much may come when all that was announced has gone.
+            Some(_) => assert!(client.is_closed(), "nothing follows it"),
             None => assert!(!is_whole),
         }
         assert!(!node.get_with(path, &["Range: bytes=0-9"]).is_hit(), "{path}");

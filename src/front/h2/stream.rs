@@ -168,8 +168,9 @@ const JOINED: usize = 16 << 10;
 
 /// What a stream with its task takes while it waits, roughly.
 const OWN: usize = 10 << 10;
-/// A head that is larger is counted.
+/// A head that is larger is counted; so large a one is not, where the stream is its connection's only one.
 const LARGE_HEAD: usize = 4 << 10;
+const DUE_HEAD: usize = 16 << 10;
 /// Streams of a connection that are not counted, but for those with large requests: with what TLS keeps, some 64 KiB.
 const DUE: usize = 2;
 /// After this long one that has found no room asks again; each time after twice as long, up to the latter.
@@ -364,7 +365,7 @@ impl Handle {
 
     /// Enters a head that is large, as it is written down and as it came, until it has gone: among what all may have in hand.
     pub fn keep_head(&self, bytes: usize) -> Result<Option<Share>, Gone> {
-        if bytes <= LARGE_HEAD {
+        if bytes <= if self.stream.outbox.live() > 1 { LARGE_HEAD } else { DUE_HEAD } {
             return Ok(None);
         }
         let share = self.stream.outbox.waiting.keep_in_hand(self.waiter(), 2 * bytes as u64);
