@@ -30,7 +30,7 @@ class Case:
     part: tuple = None          # the first and last byte of the range that is asked for
     body_path: str = None       # the file that is answered with, if not that of `path`
     generator: str = "wrk"      # or "h2load", which HTTP/2 needs and which knows HTTP/1.1 as well
-    script: str = None          # of lua/, for wrk
+    script: str = None          # of lua/, for wrk; or what is posted: see check.py
     script_argument: str = None
     paths: tuple = ()           # instead of `path`: asked for in this order
     connections: int = 16
@@ -96,6 +96,9 @@ def all_cases(etags):
              targets={"nginx": 1.30, "haproxy": 1.25}),
         Case("upload", "POST passed on, 1 MiB", "/post", PROXIES, answered="pass", script="upload", connections=4,
              targets={"nginx": 1.20}),
+        Case("grpc", "unary call by gRPC, 100 bytes, HTTP/2 with 16 streams to the node and to the origin", "/grpc/call",
+             ("seawall", "nginx"), answered="pass", tls=True, h2=True, generator="h2load", script="grpc", connections=4,
+             streams=16, headers=("Content-Type: application/grpc", "TE: trailers"), targets={"nginx": 1.20}),
         Case("cores", "memory hit, 1 KiB, on two cores", "/1k", ("seawall", "seawall-2"), kind="cores", connections=64,
              at_least=1.8),
         Case("idle", "idle connection", "/1k", PROXIES, kind="idle", limit=8 * 1024),

@@ -39,7 +39,8 @@ def wrk(lab, peer, case, seconds):
 
 def h2load(peer, case, seconds):
     version = [] if case.h2 else ["--h1"]
-    said = _run(["h2load", *version, "-t1", f"-c{case.connections}", f"-m{case.streams}", "-D", seconds,
+    data = ["-d", peer.dir / "posted"] if case.script else []  # as it was checked
+    said = _run(["h2load", *version, *data, "-t1", f"-c{case.connections}", f"-m{case.streams}", "-D", seconds,
                  # As wrk and the OpenSSL that it is linked to prefer.
                  "--tls13-ciphers=TLS_AES_256_GCM_SHA384", *_headers(case), peer.url(case.path)], seconds)
     if case.h2 and "Application protocol: h2\n" not in said:

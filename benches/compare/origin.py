@@ -9,6 +9,7 @@ from server import Server
 
 KIB, MIB = 1024, 1024 * 1024
 SIZES = {"/1k": KIB, "/posted": KIB, "/16k": 16 * KIB, "/128k": 128 * KIB, "/1m": MIB, "/100m": 100 * MIB}
+CALLED = "the answer to a call"
 HOT_KEYS = 10_000
 DISK_FILES = 64
 
@@ -28,7 +29,7 @@ class Origin(Server):
     def __init__(self, lab):
         super().__init__(lab)
         self.cores = [lab.origin_core]
-        self.status_port = lab.free_port()
+        self.status_port, self.h2_port = lab.free_port(), lab.free_port()
         self.root = self.dir / "www"
         self.asked = 0  # how often it was asked for its requests, which are requests, too
 
@@ -40,11 +41,14 @@ access_log off;
 server {{ listen 127.0.0.1:{self.status_port}; location / {{ stub_status; }} }}
 server {{
 listen 127.0.0.1:{self.port} backlog=4096;
+listen 127.0.0.1:{self.h2_port} http2 backlog=4096;
+http2_max_concurrent_streams 1000;
 {nginx_conf.files(self.root)}
 client_body_buffer_size 1100k;
 location /miss/ {{ try_files /16k =404; add_header Cache-Control "public, max-age=86400"; }}
 location /object/ {{ try_files /1k =404; add_header Cache-Control "public, max-age=86400"; }}
 location /pass/ {{ try_files /1k =404; add_header Cache-Control "no-store"; }}
+location /grpc/ {{ return 200 "{CALLED}"; }}
 {READ_THEN_ANSWER}
 }}""")
 
@@ -62,6 +66,8 @@ location /pass/ {{ try_files /1k =404; add_header Cache-Control "no-store"; }}
 
     def body(self, path):
         """The bytes that a request for `path` is to be answered with."""
+        if path.startswith("/grpc/"):
+            return CALLED.encode()
         for prefix, file in (("/miss/", "/16k"), ("/object/", "/1k"), ("/pass/", "/1k"), ("/post", "/posted")):
             if path.startswith(prefix):
                 path = file

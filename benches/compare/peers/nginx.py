@@ -14,12 +14,14 @@ class _Nginx(Peer):
         return f"""
 access_log {self.access_log} combined buffer=64k flush=1s;
 upstream origin {{ server 127.0.0.1:{self.origin.port}; {kept} }}
+upstream h2_origin {{ server 127.0.0.1:{self.origin.h2_port}; {kept} }}
 proxy_http_version 1.1; proxy_set_header Connection "";
 server {{
 listen 127.0.0.1:{self.port} backlog=4096;
 listen 127.0.0.1:{self.tls_port} ssl http2 backlog=4096;
 ssl_certificate {self.lab.certificate}; ssl_certificate_key {self.lab.key};
 ssl_protocols TLSv1.3; ssl_session_cache shared:tls:64m;
+location /grpc/ {{ grpc_pass grpc://h2_origin; }}
 location /pass/ {{ proxy_pass http://origin; }}
 location = /post {{ proxy_pass http://origin; proxy_request_buffering off; client_body_buffer_size 64k; }}
 {locations}

@@ -71,8 +71,14 @@ max_object = "{max_object}"
 {disk}
 [pool.origin]
 origins = ["127.0.0.1:{self.origin.port}"]
+[pool.h2_origin]
+origins = ["127.0.0.1:{self.origin.h2_port}"]
+protocol = "h2"
 [site.all]
 hosts = ["*"]
+[[site.all.route]]
+path = "/grpc/*"
+pool = "h2_origin"
 [[site.all.route]]
 path = "/pass/*"
 pool = "origin"
