@@ -91,8 +91,7 @@ impl Passing {
     }
 
     fn of(unread: Unread) -> Self {
-        let left = unread.left.unwrap_or(u64::MAX);
-        Passing { exchange: Some(unread.exchange), engine: unread.engine, left, trailers: None }
+        Passing { left: unread.left, ..Passing::new(Some(unread.exchange), unread.engine) }
     }
 
     async fn next(&mut self) -> Result<Option<Bytes>, OriginError> {
@@ -137,8 +136,8 @@ pub enum Coming {
     Awaited { behind: usize },
 }
 
-/// A head that is larger is not kept while its body is sent.
-const LARGE_HEAD: usize = 4 << 10;
+/// A head that is larger is counted while the client is waited for, and not kept while its body is sent.
+pub const LARGE_HEAD: usize = 4 << 10;
 
 /// Fields of the whole response that a 304 has too (RFC 9110 section 15.4.5).
 const NOT_MODIFIED_FIELDS: [HeaderName; 7] = [

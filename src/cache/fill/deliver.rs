@@ -134,7 +134,7 @@ pub(super) async fn hand_over_part(
     let Some(room) = engine.flights.buffer.room(range.length(), request.prefix()) else {
         engine.metrics.not_stored(SkipReason::FillBuffer.as_str());
         flight.settle(Settled::Private(Stored::No(SkipReason::FillBuffer)));
-        let rest = Unread { exchange: exchange.into(), engine: engine.clone(), left: Some(range.length()) };
+        let rest = Unread { exchange: exchange.into(), engine: engine.clone(), left: range.length() };
         let _ = owner.send(private(PrivateBody::Passed(rest))); // nobody waits for it: the client left
         return;
     };
@@ -194,7 +194,7 @@ pub(super) async fn hand_over(
     engine.flights.remove(flight);
     flight.settle(Settled::Private(Stored::No(reason)));
     let head = Head::private(exchange.status, std::mem::take(&mut exchange.fields));
-    let body = PrivateBody::Passed(Unread { exchange: exchange.into(), engine: engine.clone(), left: None });
+    let body = PrivateBody::Passed(Unread { exchange: exchange.into(), engine: engine.clone(), left: u64::MAX });
     let _ = owner.send(PrivateResponse { head, length, body }); // nobody waits for it: a refresh, or the client left
 }
 
@@ -226,7 +226,7 @@ async fn pump<F: FnOnce(Bytes)>(
                 Ok(Err(_)) => return, // the client left
                 Err(_) => {
                     drop(keep); // its room is given back
-                    let left = Some(length - received);
+                    let left = length - received;
                     let rest = Unread { exchange: exchange.into(), engine: engine.clone(), left };
                     let _ = sender.send(Ok(Given::Rest(rest))).await; // if the client left, nobody needs it
                     return;

@@ -199,8 +199,8 @@ pub struct Unread {
     pub exchange: Box<Exchange>,
     /// Keeps the connection for the next request.
     pub engine: Arc<Engine>,
-    /// Bytes that come at most, where that is known from elsewhere than the framing.
-    pub left: Option<u64>,
+    /// Bytes that come at most, where the framing does not say so.
+    pub left: u64,
 }
 
 /// Runs a fill to its end. The flight is always settled when this returns, or when it is dropped or panics.

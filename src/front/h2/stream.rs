@@ -16,6 +16,7 @@ use crate::cache::waiting::{Client, Held, NO_ROOM, Share, Waiter, Waiting};
 use crate::origin::upload::{BodyError, Frame, RequestBody};
 use crate::prefix::Prefix;
 
+use super::super::reply::LARGE_HEAD;
 use super::wire::Reason;
 
 /// Where tasks leave word that they have something for the connection.
@@ -168,8 +169,7 @@ const JOINED: usize = 16 << 10;
 
 /// What a stream with its task takes while it waits, roughly.
 const OWN: usize = 10 << 10;
-/// A head that is larger is counted; so large a one is not, where the stream is its connection's only one.
-const LARGE_HEAD: usize = 4 << 10;
+/// So large a head is not counted where the stream is its connection's only one.
 const DUE_HEAD: usize = 16 << 10;
 /// Streams of a connection that are not counted, but for those with large requests: with what TLS keeps, some 64 KiB.
 const DUE: usize = 2;
