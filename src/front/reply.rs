@@ -14,6 +14,7 @@ use crate::cache::engine::{BEHIND, Engine, Kept, Source};
 use crate::cache::fill::{Given, PrivateBody, Unread};
 use crate::cache::flight::{FlightHead, FlightReader};
 use crate::cache::object::{Content, DiskBody, FilePart, Head, MOST_READ, Object};
+use crate::cache::part::Part;
 use crate::cache::respond::{self, Reply, Span};
 use crate::cache::slices::{HeadOf, SliceReader};
 use crate::cache::status::Report;
@@ -67,6 +68,8 @@ enum Pieces {
     Parts(VecDeque<Bytes>),
     Flight(FlightReader),
     Private(mpsc::Receiver<Result<Given, OriginError>>),
+    /// Of something that is stored, or was.
+    Stored(Arc<Object>, Option<Bytes>),
     /// From a place on; what is to be left out before it need not be read.
     Disk(Arc<dyn DiskBody>, u64),
     /// Likewise.
@@ -323,6 +326,7 @@ impl ClientResponse {
         match (&self.body.pieces, &self.head) {
             (Pieces::Flight(reader), _) => Kept::Flight(reader.flight().clone()),
             (Pieces::Slices(reader, _), _) => reader.kept(),
+            (Pieces::Stored(object, _), _) => Kept::Object(object.clone()),
             (Pieces::Disk(..) | Pieces::Passed(..) | Pieces::Private(_), _) => Kept::Pieces,
             (_, HeadSource::Object(object) | HeadSource::Coded(object, _)) => Kept::Object(object.clone()),
             _ => Kept::Nothing,
@@ -479,7 +483,9 @@ impl Body {
             // While it is there whoever reads it, it is counted by whoever keeps it.
             Pieces::Flight(reader) if !reader.flight().keeps_all() => Coming::Awaited { behind: 0 },
             Pieces::Slices(reader, _) if reader.is_passed_on() => Coming::Awaited { behind: 0 },
-            Pieces::Whole(_) | Pieces::Parts(_) | Pieces::Flight(_) | Pieces::Slices(..) => Coming::AtHand,
+            Pieces::Whole(_) | Pieces::Parts(_) | Pieces::Stored(..) | Pieces::Flight(_) | Pieces::Slices(..) => {
+                Coming::AtHand
+            }
             Pieces::Disk(..) => Coming::Read(MOST_READ),
             Pieces::Passed(..) => Coming::Awaited { behind: 0 },
             Pieces::Private(_) => Coming::Awaited { behind: BEHIND },
@@ -529,11 +535,20 @@ impl Body {
         }
     }
 
+    /// Goes on with what is stored now. The first piece, which was asked for as one that is read, is a copy: what is kept for
+    /// the others is known when they are asked for.
+    fn go_on_with(&mut self, part: &Part, from: u64) -> Option<Bytes> {
+        let mut rest = part.body().slice(part.body().len().min(from as usize)..);
+        let first = rest.split_to(rest.len().min(BEHIND));
+        self.pieces = Pieces::Stored(part.object.clone(), Some(rest));
+        Some(Bytes::copy_from_slice(&first))
+    }
+
     /// The next piece to be sent; `None` at the end.
     pub async fn next(&mut self) -> Result<Option<Bytes>, OriginError> {
         while self.left > 0 {
             let piece = match &mut self.pieces {
-                Pieces::Whole(body) => body.take(),
+                Pieces::Whole(body) | Pieces::Stored(_, body) => body.take(),
                 Pieces::Parts(parts) => parts.pop_front(),
                 Pieces::Flight(reader) => reader.next().await?,
                 Pieces::Slices(reader, at) => {
@@ -550,11 +565,8 @@ impl Body {
                 }
                 Pieces::Passed(passing) => passing.next().await?,
                 Pieces::Private(receiver) => match receiver.recv().await.ok_or_else(lost)?? {
-                    Given::Piece(piece) => Some(piece).filter(|piece| !piece.is_empty()),
-                    Given::Rest(unread) => {
-                        self.pieces = Pieces::Passed(Passing::of(unread));
-                        continue;
-                    }
+                    Given::Piece(piece) => Some(piece),
+                    Given::Stored { part, from } => self.go_on_with(&part, from),
                 },
             };
             let Some(piece) = piece else { return Ok(None) };

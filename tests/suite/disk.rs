@@ -10,8 +10,8 @@ use tempfile::TempDir;
 
 use crate::harness::client::Response;
 use crate::harness::node::site;
-use crate::harness::origin::Request;
-use crate::harness::{Node, Origin, Reply, Step, eventually};
+use crate::harness::origin::{Gate, Request};
+use crate::harness::{Client, Node, Origin, Reply, Step, eventually};
 
 const CACHED: &str = "[[site.shop.route]]\npath = \"/*\"\npool = \"app\"\ncache = { mode = \"respect\" }\n";
 
@@ -322,6 +322,48 @@ fn no_more_is_kept_than_may_be_and_what_is_used_stays() {
     }
     assert!(place.files().len() <= 16);
     assert!(disk(&node)["evicted"].as_u64().unwrap() >= 44);
+}
+
+/// What is said to be stored has its room from then on; and fills that come to nothing push out half of what is there at most.
+#[test]
+fn what_is_written_as_it_comes_has_its_room_before() {
+    const LENGTH: usize = 3 << 20;
+    let gate = Gate::default();
+    let opened = gate.clone();
+    let origin = Origin::start(move |request| {
+        if request.path().starts_with("/small") {
+            return Reply::ok(&["Cache-Control: max-age=3600"], vec![b's'; 60 << 10]);
+        }
+        let head = Reply::head(200, &["Cache-Control: max-age=3600", &format!("Content-Length: {LENGTH}")]);
+        let some = [head, vec![b'x'; LENGTH / 2]].concat();
+        vec![Step::Send(some), Step::Wait(opened.clone()), Step::Send(vec![b'x'; LENGTH - LENGTH / 2])]
+    });
+    let place = Place::new();
+    let small = "[cache.memory]\nmax_size = \"128KiB\"\nmax_object = \"64KiB\"";
+    let node = place.node_with(origin.address, "max_size = \"8MiB\"", small, CACHED);
+    for number in 0..60 {
+        node.get(&format!("/small/{number}"));
+        wait_for_written(&node, number + 1);
+    }
+    let mut clients: Vec<Client> = (0..4).map(|_| node.client()).collect();
+    let heads = clients.iter_mut().enumerate().map(|(number, client)| {
+        client.send(format!("GET /large/{number} HTTP/1.1\r\nHost: shop.example\r\n\r\n"));
+        client.head()
+    });
+    let is_said_to_be_stored: Vec<bool> = heads.map(|head| head.contains("; stored; ttl=")).collect();
+    assert_eq!(is_said_to_be_stored, [true, false, false, false], "two would take more than half");
+    gate.open();
+    for client in &mut clients {
+        let mut received = 0;
+        while received < LENGTH {
+            let some = client.read_some().len();
+            assert!(some > 0, "the body ended after {received} bytes");
+            received += some;
+        }
+    }
+    wait_for_written(&node, 61);
+    assert!(node.get("/large/0").is_hit(), "it is stored as its head said");
+    assert!((0..60).all(|number| node.get(&format!("/small/{number}")).is_hit()), "what was there is there");
 }
 
 #[test]

@@ -1,22 +1,19 @@
 //! How a response gets from the origin to those who wait for it, and into the store.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use http::{StatusCode, header};
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::timeout;
 
 use crate::clock::Timestamp;
 use crate::origin::connect::OriginError;
 use crate::origin::exchange::Exchange;
 
 use super::super::engine::Engine;
-use super::super::fill_buffer::Room;
 use super::super::flight::{Flight, FlightHead, Settled};
 use super::super::object::{Head, Object};
-use super::super::part::{ContentRange, Part};
+use super::super::part::{self, ContentRange, Part};
 use super::super::policy::Storable;
 use super::super::reason::SkipReason;
 use super::super::status::Stored;
@@ -25,10 +22,9 @@ use super::complete::Around;
 use super::keep::Keeper;
 use super::{FillRequest, Given, PrivateBody, PrivateResponse, Unread};
 
-/// How long a client may hold up its part before that is not kept any more: what waits for it waits in memory.
-const PART_PATIENCE: Duration = Duration::from_secs(1);
-/// Pieces that may wait for a client whose response is kept.
-const PRIVATE_PIECES: usize = 1;
+/// Pieces that may wait for the reader of a part that is collected, and how large each is at most.
+const PIECES_OF_A_PART: usize = 1;
+const MOST_OF_A_PART: usize = 32 << 10;
 
 /// Streams a response that is to be stored to whoever follows, and stores it when it is whole.
 ///
@@ -55,7 +51,7 @@ pub(super) async fn stream(
     if !around.before.is_empty() {
         flight.append(std::mem::take(&mut around.before));
     }
-    let mut keeper = Keeper::new(engine, flight, request, head, storable);
+    let mut keeper = Keeper::new(engine, flight, request, head, storable, length);
     match length.map(|length| length.saturating_sub(received)) {
         _ if length.is_some_and(|length| length > engine.max_object()) => keeper.leave_memory(SkipReason::TooLarge),
         Some(missing) if flight.reserve(missing, request.prefix()) => keeper.set_room(),
@@ -70,7 +66,7 @@ pub(super) async fn stream(
             flight.start(head);
         }
         // Behind the last byte there is nothing that would need room.
-        if length != Some(received) && !keeper.goes_on(received, length).await {
+        if length != Some(received) && !keeper.goes_on(received).await {
             let cause = "nobody waits for it any more".to_owned();
             break Err(OriginError::Broken { origin: exchange.origin.clone(), cause });
         }
@@ -95,7 +91,7 @@ pub(super) async fn stream(
         }
     };
     if let Err(error) = whole {
-        keeper.keep_prefix(length);
+        keeper.keep_prefix();
         return flight.abort(error);
     }
     exchange.release(&engine.connector).await;
@@ -129,32 +125,39 @@ pub(super) async fn hand_over_part(
     owner: oneshot::Sender<PrivateResponse>,
 ) {
     let fields = std::mem::take(&mut exchange.fields);
-    let head = Head::private(exchange.status, fields.clone());
-    let private = |body| PrivateResponse { head, length: Some(range.length()), body };
-    let Some(room) = engine.flights.buffer.room(range.length(), request.prefix()) else {
-        engine.metrics.not_stored(SkipReason::FillBuffer.as_str());
-        flight.settle(Settled::Private(Stored::No(SkipReason::FillBuffer)));
-        let rest = Unread { exchange: exchange.into(), engine: engine.clone(), left: range.length() };
-        let _ = owner.send(private(PrivateBody::Passed(rest))); // nobody waits for it: the client left
-        return;
-    };
-    let (basis, ttl) = (storable.freshness.basis, storable.freshness.ttl(Timestamp::now()));
-    flight.settle(Settled::Private(Stored::Yes { basis, ttl }));
-    let (sender, body) = mpsc::channel(PRIVATE_PIECES);
-    if owner.send(private(PrivateBody::Kept(body))).is_err() {
-        return;
-    }
+    let private = Head::private(exchange.status, fields.clone());
+    let private = |body| PrivateResponse { head: private, length: Some(range.length()), body };
     let mut whole = fields;
     whole.remove(header::CONTENT_RANGE);
     let (head, _) = Head::split(StatusCode::OK, whole, &storable.excluded);
-    let store = |bytes: Bytes| {
-        let object = Object::new(request.key.view(), head, bytes, storable, flight.seq);
-        if let Some(part) = Part::new(object, range) {
-            engine.store_part(part, request.rules(), flight);
+    let room = match part::strong_etag(&head) {
+        Some(_) => engine.flights.buffer.room(range.length(), request.prefix()).ok_or(SkipReason::FillBuffer),
+        None => Err(SkipReason::Partial), // its entity tag is among what may not be stored
+    };
+    let room = match room {
+        Ok(room) => room,
+        Err(reason) => {
+            engine.metrics.not_stored(reason.as_str());
+            flight.settle(Settled::Private(Stored::No(reason)));
+            let rest = Unread { exchange: exchange.into(), engine: engine.clone(), left: range.length() };
+            let _ = owner.send(private(PrivateBody::Passed(rest))); // nobody waits for it: the client left
+            return;
         }
     };
-    let bytes = Vec::with_capacity(range.length() as usize); // bounded when it was judged
-    pump(engine, exchange, range.length(), sender, Keeping { bytes, store, _room: room }).await;
+    let (basis, ttl) = (storable.freshness.basis, storable.freshness.ttl(Timestamp::now()));
+    flight.settle(Settled::Private(Stored::Yes { basis, ttl }));
+    let (sender, body) = mpsc::channel(PIECES_OF_A_PART);
+    if owner.send(private(PrivateBody::Kept(body))).is_err() {
+        return;
+    }
+    let store = |bytes: Bytes| {
+        let object = Object::new(request.key.view(), head, bytes, storable, flight.seq);
+        let part = Part::new(object, range)?;
+        engine.store_part(part.clone(), request.rules(), flight);
+        drop(room);
+        Some(part)
+    };
+    pump(engine, exchange, range.length(), sender, store).await;
 }
 
 /// Gives a response that is not to be shared to the request that caused it, at that client's pace.
@@ -198,73 +201,49 @@ pub(super) async fn hand_over(
     let _ = owner.send(PrivateResponse { head, length, body }); // nobody waits for it: a refresh, or the client left
 }
 
-/// A part as it is being kept.
-struct Keeping<F> {
-    bytes: Vec<u8>,
-    store: F,
-    _room: Room,
-}
-
-/// Sends a part piece by piece, at its reader's pace, and stores it if all of it came. A reader that is slow to take a piece
-/// reads the rest by itself, and nothing is kept.
-async fn pump<F: FnOnce(Bytes)>(
+/// Collects a part as the origin sends it, and stores it. Its reader gets what has come whenever it takes more, and what it
+/// has not got by the end from what is stored: so that a slow one changes nothing of what its head says.
+async fn pump(
     engine: &Arc<Engine>,
     mut exchange: Exchange,
     length: u64,
     sender: mpsc::Sender<Result<Given, OriginError>>,
-    mut keep: Keeping<F>,
+    store: impl FnOnce(Bytes) -> Option<Part>,
 ) {
-    // What completes the response is sent after the connection is given back: the client's next request may
-    // come at once, and should find it.
-    let (mut received, mut last) = (0, None);
-    loop {
-        // Nothing is read before there is a place for it; after the last piece nothing comes that would need one.
-        let place = match last {
-            Some(_) => None,
-            None => match timeout(PART_PATIENCE, sender.reserve()).await {
-                Ok(Ok(place)) => Some(place),
-                Ok(Err(_)) => return, // the client left
-                Err(_) => {
-                    drop(keep); // its room is given back
-                    let left = length - received;
-                    let rest = Unread { exchange: exchange.into(), engine: engine.clone(), left };
-                    let _ = sender.send(Ok(Given::Rest(rest))).await; // if the client left, nobody needs it
-                    return;
-                }
-            },
+    let mut bytes = Vec::with_capacity(length as usize); // bounded when it was judged
+    let mut sent = 0;
+    let whole = loop {
+        // What completes the response is sent when it is stored: the client's next request may come at once, and should find
+        // it, and the origin's connection.
+        let is_behind = sent < bytes.len() && (bytes.len() as u64) < length;
+        let chunk = tokio::select! {
+            biased;
+            place = sender.reserve(), if is_behind => {
+                let Ok(place) = place else { return }; // the client left
+                let piece = &bytes[sent..bytes.len().min(sent + MOST_OF_A_PART)];
+                place.send(Ok(Given::Piece(Bytes::copy_from_slice(piece))));
+                sent += piece.len();
+                continue;
+            }
+            chunk = exchange.read_body() => chunk,
         };
-        match exchange.read_body().await {
-            Ok(Some(chunk)) if chunk.is_empty() => {}
-            Ok(Some(chunk)) => {
-                received += chunk.len() as u64;
-                // The length is that of the range, which the framing need not have.
-                if received > length {
-                    break;
-                }
-                keep.bytes.extend_from_slice(&chunk);
-                match place {
-                    Some(place) if received < length => place.send(Ok(Given::Piece(chunk))),
-                    _ => last = Some(chunk),
-                }
-            }
-            Ok(None) => break,
-            Err(error) => {
-                drop(place);
-                let _ = sender.send(Err(error)).await; // if the client left, nobody needs to know
-                return;
-            }
+        match chunk {
+            Ok(Some(chunk)) => bytes.extend_from_slice(&chunk),
+            Ok(None) => break ended(&exchange, Some(length), bytes.len() as u64),
+            Err(error) => break Err(error),
         }
-    }
-    if let Err(error) = ended(&exchange, Some(length), received) {
+        // The length is that of the range, which the framing need not have.
+        if bytes.len() as u64 > length {
+            break ended(&exchange, Some(length), bytes.len() as u64);
+        }
+    };
+    if let Err(error) = whole {
         let _ = sender.send(Err(error)).await; // if the client left, nobody needs to know
         return;
     }
+    let unlike =
+        || OriginError::Broken { origin: exchange.origin.clone(), cause: "this is no part of anything".into() };
+    let rest = store(bytes.into()).map(|part| Given::Stored { part, from: sent as u64 }).ok_or_else(unlike);
     exchange.release(&engine.connector).await;
-    let Keeping { bytes, store, _room } = keep;
-    store(bytes.into());
-    if let Some(last) = last {
-        let _ = sender.send(Ok(Given::Piece(last))).await; // if the client left, nobody needs it
-    }
-    // The end is said: a channel that merely closes is a fill that was lost.
-    let _ = sender.send(Ok(Given::Piece(Bytes::new()))).await;
+    let _ = sender.send(rest).await; // if the client left, nobody needs it
 }

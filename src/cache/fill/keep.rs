@@ -44,6 +44,8 @@ pub(super) struct Keeper<'a> {
     request: &'a FillRequest,
     head: Head,
     storable: Storable,
+    /// Of the whole body, where it is known.
+    length: Option<u64>,
     keeping: Keeping,
     /// Why it is not stored, if that is known already.
     skipped: Option<SkipReason>,
@@ -60,9 +62,10 @@ impl<'a> Keeper<'a> {
         request: &'a FillRequest,
         head: Head,
         storable: Storable,
+        length: Option<u64>,
     ) -> Self {
-        let keeping = Keeping::Memory;
-        Keeper { engine, flight, request, head, storable, keeping, skipped: None, has_room: false, next: None }
+        let (keeping, skipped, has_room, next) = (Keeping::Memory, None, false, None);
+        Keeper { engine, flight, request, head, storable, length, keeping, skipped, has_room, next }
     }
 
     /// Room was taken for all of it.
@@ -108,7 +111,7 @@ impl<'a> Keeper<'a> {
         if self.engine.max_stored() <= self.engine.max_object() {
             return self.give_up(reason);
         }
-        let spool = self.engine.disk.spool(&self.object(Bytes::new()));
+        let spool = self.engine.disk.spool(&self.object(Bytes::new()), self.length);
         let Some(spool) = spool else { return self.give_up(SkipReason::Disk) };
         let written = self.flight.write_to(spool.file()).into_iter().all(|piece| spool.write(piece));
         self.keeping = Keeping::Disk(spool);
@@ -131,7 +134,7 @@ impl<'a> Keeper<'a> {
 
     /// Whether to read on, when there is room for more. Nothing is read for which there is none: what is in hand takes
     /// memory, too.
-    pub(super) async fn goes_on(&mut self, received: u64, length: Option<u64>) -> bool {
+    pub(super) async fn goes_on(&mut self, received: u64) -> bool {
         match &self.keeping {
             Keeping::Nothing => return self.flight.wait_for_readers().await,
             Keeping::Disk(spool) => {
@@ -149,8 +152,8 @@ impl<'a> Keeper<'a> {
         if !self.flight.is_deserted() {
             return true;
         }
-        let half_done = length.is_some_and(|length| received >= length / 2);
-        let little_left = length.map_or(received <= LITTLE, |length| length.saturating_sub(received) <= LITTLE);
+        let half_done = self.length.is_some_and(|length| received >= length / 2);
+        let little_left = self.length.map_or(received <= LITTLE, |length| length.saturating_sub(received) <= LITTLE);
         match self.request.rules().finish_fill {
             // Who asks for a byte must not be able to have megabytes moved.
             FinishFill::Always => self.flight.is_wanted() || half_done || little_left,
@@ -209,13 +212,13 @@ impl<'a> Keeper<'a> {
     }
 
     /// Keeps what came of a response that broke off, to go on from there (RFC 9111 section 3.3).
-    pub(super) fn keep_prefix(self, length: Option<u64>) {
+    pub(super) fn keep_prefix(self) {
         let whole = self.head.status == StatusCode::OK
             && self.storable.part.is_none()
             && part::strong_etag(&self.head).is_some();
         if whole && matches!(self.keeping, Keeping::Memory) {
             let object = self.object(self.flight.body_between(&[], &[]));
-            if let Some(part) = part::prefix(object, length) {
+            if let Some(part) = part::prefix(object, self.length) {
                 self.engine.store_part(part, self.request.rules(), self.flight);
             }
         }

@@ -188,10 +188,12 @@ pub enum PrivateBody {
 
 /// What the reader of a response gets that the fill keeps.
 pub enum Given {
-    /// An empty one is the end.
     Piece(Bytes),
-    /// It is not kept any more.
-    Rest(Unread),
+    /// All of it is stored; its reader has what comes before a place in it.
+    Stored {
+        part: Part,
+        from: u64,
+    },
 }
 
 /// What is to be read of an origin's answer.

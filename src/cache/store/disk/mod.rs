@@ -333,8 +333,9 @@ impl DiskTier {
         }
     }
 
-    /// Takes a body in as it comes. `head`: the object, as yet without it; `None`: it is not to be stored.
-    pub fn spool(&self, head: &Object) -> Option<Spool> {
+    /// Takes a body in as it comes, `length` bytes if that is known. `head`: the object, as yet without it. `None`: it is not to
+    /// be stored, or there is no room for it.
+    pub fn spool(&self, head: &Object, length: Option<u64>) -> Option<Spool> {
         let volumes = self.volumes.load();
         let key = KeyHash::of(head.key().as_str());
         let volume = choose(&volumes, key)?;
@@ -347,7 +348,7 @@ impl DiskTier {
         }
         let wanted = self.settings.load().admission == Admission::Always || self.seen.before(key);
         let others = volumes.iter().filter(|other| !Arc::ptr_eq(other, volume)).cloned().collect();
-        wanted.then(|| Spool::begin(volume, others, head)).flatten()
+        wanted.then(|| Spool::begin(volume, others, head, length)).flatten()
     }
 
     /// Takes one object out, also of what is there after a restart, once the number that it gives is [`DiskTier::kept`].

@@ -48,6 +48,8 @@ pub struct SpoolFile {
     /// Its bytes are no longer counted as being written.
     settled: AtomicBool,
     body_at: u64,
+    /// Bytes of its body that there is room for, and that are written.
+    room: AtomicU64,
     written: AtomicU64,
     state: Mutex<State>,
     /// Something was written, or that has failed.
@@ -103,9 +105,14 @@ impl Sums {
 }
 
 impl Spool {
-    /// `head`: the object, as yet without its body.
-    pub fn begin(volume: &Arc<Volume>, others: Vec<Arc<Volume>>, head: &Object) -> Option<Self> {
+    /// `head`: the object, as yet without its body; `length`: of that, if it is known. `None`: there is no room for it.
+    pub fn begin(volume: &Arc<Volume>, others: Vec<Arc<Volume>>, head: &Object, length: Option<u64>) -> Option<Self> {
         let (header, meta) = volume.head_of(head)?;
+        let room = length.unwrap_or(0);
+        if !volume.take_room(room) {
+            volume.count(Trouble::Full);
+            return None;
+        }
         let (number, aside) = volume.aside();
         let file = Arc::new(SpoolFile {
             volume: volume.clone(),
@@ -113,6 +120,7 @@ impl Spool {
             number,
             settled: AtomicBool::new(false),
             body_at: header.body_at(),
+            room: AtomicU64::new(room),
             written: AtomicU64::new(0),
             state: Mutex::default(),
             progress: Notify::new(),
@@ -239,6 +247,7 @@ impl SpoolFile {
     fn settle(&self) {
         if !self.settled.swap(true, Ordering::AcqRel) {
             self.volume.spooled(-(self.written.load(Ordering::Relaxed) as i64));
+            self.volume.give_room_back(self.room.load(Ordering::Relaxed));
         }
     }
 
@@ -274,8 +283,8 @@ impl SpoolFile {
             let bytes: usize = pieces.iter().map(Bytes::len).sum();
             let written = self.write(&pieces, file);
             self.volume.write_buffer.give_back(bytes as u64);
-            if let Err(error) = written {
-                return self.fail(self.volume.fault(Operation::Write, &error));
+            if let Err(trouble) = written {
+                return self.fail(trouble);
             }
             self.progress.notify_waiters();
             if let Some(flight) = self.flight.get().and_then(Weak::upgrade) {
@@ -285,11 +294,12 @@ impl SpoolFile {
         self.progress.notify_waiters();
     }
 
-    fn write(&self, pieces: &VecDeque<Bytes>, file: Option<Arc<File>>) -> io::Result<()> {
+    fn write(&self, pieces: &VecDeque<Bytes>, file: Option<Arc<File>>) -> Result<(), Trouble> {
+        let fault = |error: io::Error| self.volume.fault(Operation::Write, &error);
         let file = match file {
             Some(file) => file,
             None => {
-                let file = Arc::new(file::create(&self.aside)?);
+                let file = Arc::new(file::create(&self.aside).map_err(fault)?);
                 let mut state = self.state.lock();
                 if state.failed.is_some() {
                     // Given up before it was begun. Whoever gave it up removes it as well: it may be gone.
@@ -303,13 +313,15 @@ impl SpoolFile {
             if self.state.lock().failed.is_some() {
                 return Ok(()); // given up meanwhile
             }
-            let length = piece.len() as u64;
-            self.volume.make_room(length, EVICT_AT_ONCE);
-            if !self.volume.fits(length) {
-                return Err(io::Error::from(rustix::io::Errno::NOSPC));
+            let (length, at) = (piece.len() as u64, self.written.load(Ordering::Relaxed));
+            // Of a body whose length is not known room is taken as it comes.
+            let more = (at + length).saturating_sub(self.room.load(Ordering::Relaxed));
+            if !self.volume.take_room(more) {
+                return Err(self.volume.count(Trouble::Full));
             }
-            let at = self.written.load(Ordering::Relaxed);
-            file.write_all_at(piece, self.body_at + at)?;
+            self.room.fetch_add(more, Ordering::Relaxed);
+            self.volume.make_room(length, EVICT_AT_ONCE);
+            file.write_all_at(piece, self.body_at + at).map_err(fault)?;
             self.volume.spooled(length as i64);
             self.written.store(at + length, Ordering::Release);
             self.state.lock().sums.update(piece);

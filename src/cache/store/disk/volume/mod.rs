@@ -69,7 +69,9 @@ pub struct Volume {
     pub scan: Scan,
     /// What waits to be written.
     pub write_buffer: Arc<WriteBuffer>,
+    /// Bytes of bodies that are being written as they come, and bytes that they have room for.
     spooled: AtomicU64,
+    for_spools: AtomicU64,
     /// The file system has less than `min_free` left, or has said that it is full.
     pub full: AtomicBool,
     next_aside: AtomicU64,
@@ -186,6 +188,7 @@ impl Volume {
             health: Health::new(Timestamp::now()),
             scan: Scan::default(),
             spooled: AtomicU64::new(0),
+            for_spools: AtomicU64::new(0),
             full: AtomicBool::new(false),
             next_aside: AtomicU64::new(0),
             chores: Condvar::new(),

@@ -183,8 +183,23 @@ impl Volume {
     }
 
     /// Whether something of this length is within the limit, besides what is there.
-    pub fn fits(&self, length: u64) -> bool {
+    fn fits(&self, length: u64) -> bool {
         self.files.lock().index.bytes() + self.spooled.load(Ordering::Relaxed) + length <= self.max_size()
+    }
+
+    /// Takes room for a body that is written as it comes, at the expense of what is there. All of them may have half of the
+    /// limit, and one alone all of it: most of what is stored outlives fills that come to nothing.
+    pub fn take_room(&self, bytes: u64) -> bool {
+        let max = self.max_size();
+        let take = |taken: u64| {
+            let after = taken + bytes;
+            (after <= max / 2 || taken == 0 && after <= max).then_some(after)
+        };
+        bytes == 0 || self.for_spools.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok()
+    }
+
+    pub fn give_room_back(&self, bytes: u64) {
+        self.for_spools.fetch_sub(bytes, Ordering::Relaxed); // it was taken before
     }
 
     /// Counts bytes of files that are being written as their bodies come.
