@@ -126,6 +126,9 @@ impl From<Bytes> for Content {
 
 const NEVER: u32 = u32::MAX;
 
+/// A head that is larger is counted by itself, as long as something waits for a client.
+pub const LARGE_HEAD: usize = 4 << 10;
+
 /// The head of a response that may be shared, cleaned of what concerns one connection or this cache only.
 #[derive(Debug, Clone)]
 pub struct Head {
@@ -288,6 +291,11 @@ impl Head {
     pub fn etag(&self) -> Option<&str> {
         let (from, to) = self.etag?;
         std::str::from_utf8(&self.h1()[from.get() as usize..to as usize]).ok()
+    }
+
+    /// Whether it is counted by itself, and not kept while its body is sent.
+    pub fn is_large(&self) -> bool {
+        self.h1().len() > LARGE_HEAD
     }
 
     /// Bytes of memory beyond the struct itself.

@@ -139,9 +139,6 @@ pub enum Coming {
     Awaited { behind: usize },
 }
 
-/// A head that is larger is counted while the client is waited for, and not kept while its body is sent.
-pub const LARGE_HEAD: usize = 4 << 10;
-
 /// Fields of the whole response that a 304 has too (RFC 9110 section 15.4.5).
 const NOT_MODIFIED_FIELDS: [HeaderName; 7] = [
     header::CACHE_CONTROL,
@@ -342,7 +339,7 @@ impl ClientResponse {
     /// Lets go of a large head that nobody else has, when it has gone.
     pub fn forget_head(&mut self) {
         if let HeadSource::Own(head) = &mut self.head
-            && head.h1().len() > LARGE_HEAD
+            && head.is_large()
         {
             **head = Head::private(head.status, HeaderMap::new());
         }
@@ -553,7 +550,8 @@ impl Body {
                 Pieces::Flight(reader) => reader.next().await?,
                 Pieces::Slices(reader, at) => {
                     *at += std::mem::take(&mut self.skip);
-                    reader.read(*at).await?.inspect(|piece| *at += piece.len() as u64)
+                    // Boxed: large, and few bodies are in slices.
+                    Box::pin(reader.read(*at)).await?.inspect(|piece| *at += piece.len() as u64)
                 }
                 Pieces::Disk(body, at) => {
                     *at += std::mem::take(&mut self.skip);

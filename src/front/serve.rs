@@ -235,7 +235,7 @@ async fn ask(
     let Asking { body, interims } = asking;
     match pass::pass(&shared.engine, snapshot, view, matched, body, interims).await {
         Ok(passed) if passed.exchange.status == StatusCode::SWITCHING_PROTOCOLS => {
-            Decision::Tunnel { exchange: Box::new(passed.exchange), site, route }
+            Decision::Tunnel { exchange: passed.exchange, site, route }
         }
         Ok(passed) => {
             let report = match passed.is_undone_by_restart {

@@ -26,7 +26,7 @@ pub async fn send(
     pools: &PoolSet,
     request: &OriginRequest,
     upload: Option<Upload>,
-) -> Result<Exchange, OriginError> {
+) -> Result<Box<Exchange>, OriginError> {
     let first = pools.get(request.pool);
     first.budget.requested();
     let config = &first.config;
@@ -34,7 +34,7 @@ pub async fn send(
     let mut upload = upload.map(Box::new);
     let (mut tried, mut unprocessed, mut by_http11) = (Tried::new(), 0, false);
     // The last answer, and whether nobody was asked after it: only then is what is left of the body for whom it is of.
-    let (mut answer, mut is_latest): (Option<Exchange>, bool) = (None, false);
+    let (mut answer, mut is_latest): (Option<Box<Exchange>>, bool) = (None, false);
     loop {
         let picked = match pools.pick(request.pool, request.hash, &tried) {
             Ok(picked) => picked,
@@ -104,7 +104,7 @@ enum Again {
 }
 
 /// The answer that the client gets, with what is still to be sent of its request.
-fn settled(answer: Option<Exchange>, upload: Option<Box<Upload>>) -> Option<Exchange> {
+fn settled(answer: Option<Box<Exchange>>, upload: Option<Box<Upload>>) -> Option<Box<Exchange>> {
     answer.map(|mut answer| {
         answer.settle(upload);
         answer

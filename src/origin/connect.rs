@@ -58,9 +58,10 @@ impl Connector {
         // HTTP/2 has no Upgrade.
         let is_h1 = pool.config.protocol == OriginProtocol::H1;
         if is_h1 || by_http11 || request.upgrade.is_some() || picked.origin.wants_http11() {
-            return self.connect(picked, deadline).await.map(|connection| (By::H1(connection), false));
+            // Boxed: large, and most requests find a connection that was kept.
+            return Box::pin(self.connect(picked, deadline)).await.map(|connection| (By::H1(connection), false));
         }
-        // Boxed: large, and most origins speak HTTP/1.1.
+        // Likewise; and most origins speak HTTP/1.1.
         Box::pin(self.open_by_pingora(request, upload, picked, deadline)).await
     }
 

@@ -58,7 +58,8 @@ pub enum Silence {
     WhileAlive,
 }
 
-/// A response whose head has come and whose body is to be read.
+/// A response whose head has come and whose body is to be read. Boxed as soon as it is there: it is large, and goes from hand
+/// to hand.
 pub struct Exchange {
     pub status: StatusCode,
     pub fields: HeaderMap,
@@ -145,7 +146,7 @@ pub(super) async fn attempt(
     upload: &mut Option<Box<Upload>>,
     picked: Picked,
     how: Attempt,
-) -> Result<Exchange, Failure> {
+) -> Result<Box<Exchange>, Failure> {
     let timeouts = picked.pool.config.timeouts.clone();
     let name = picked.origin.address.clone();
     let request_time = Timestamp::now();
@@ -174,7 +175,7 @@ pub(super) async fn attempt(
             let patience = request.patience(Some(&head.fields), alive).unwrap_or(Some(timeouts.read));
             let ResponseHead { status, fields } = head;
             let is_cut = upload.as_ref().is_some_and(|upload| !upload.is_done());
-            Ok(Exchange {
+            Ok(Box::new(Exchange {
                 status,
                 fields,
                 origin: name,
@@ -189,7 +190,7 @@ pub(super) async fn attempt(
                 patience,
                 waits: None,
                 _active: active,
-            })
+            }))
         }
         Err(HeadError::Client(error)) => Err(Failure { error: error.into(), kind: FailureKind::Client }),
         Err(HeadError::Link(error)) => {
@@ -502,16 +503,26 @@ impl Exchange {
     }
 
     /// Gives the connection back after the whole body was read. One that is still to be sent something is of no use.
-    pub async fn release(self, connector: &Connector) {
-        match self.by {
-            By::H1(_) if self.upload.is_some() || self.is_cut => {}
-            By::H1(connection) => self.pool.kept.put(self.index, self.address, connection),
-            By::H2(stream) => {
+    pub async fn release(self: Box<Self>, connector: &Connector) {
+        if let Some((stream, idle)) = self.keep() {
+            // Boxed: large, and most origins speak HTTP/1.1.
+            Box::pin(async move {
                 let (session, peer) = stream.into_session();
-                let idle = self.pool.config.timeouts.idle;
-                // Boxed: large.
-                Box::pin(connector.http.release_http_session(session, &peer, Some(idle))).await;
+                connector.http.release_http_session(session, &peer, Some(idle)).await;
+            })
+            .await;
+        }
+    }
+
+    /// Keeps a connection of HTTP/1.1; a stream of HTTP/2 has its own keeper, which keeps it idle for so long.
+    fn keep(self: Box<Self>) -> Option<(Box<h2::Stream>, Duration)> {
+        match self.by {
+            By::H1(_) if self.upload.is_some() || self.is_cut => None,
+            By::H1(connection) => {
+                self.pool.kept.put(self.index, self.address, connection);
+                None
             }
+            By::H2(stream) => Some((stream, self.pool.config.timeouts.idle)),
         }
     }
 }

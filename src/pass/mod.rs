@@ -35,7 +35,7 @@ pub struct Incoming {
 
 /// An origin's answer.
 pub struct Passed {
-    pub exchange: Exchange,
+    pub exchange: Box<Exchange>,
     /// What it has changed is forgotten, but not for good.
     pub is_undone_by_restart: bool,
 }
@@ -149,7 +149,7 @@ impl Passed {
             && !matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
             && !exchange.is_over();
         let exchange = match has_body {
-            true => Some(Box::new(exchange)),
+            true => Some(exchange),
             // Nobody will read to its end: it has ended.
             false => {
                 exchange.release(&engine.connector).await;

@@ -34,7 +34,7 @@ pub(super) async fn stream(
     engine: &Arc<Engine>,
     flight: &Arc<Flight>,
     request: &FillRequest,
-    mut exchange: Exchange,
+    mut exchange: Box<Exchange>,
     storable: Storable,
     length: Option<u64>,
     mut around: Around,
@@ -51,10 +51,13 @@ pub(super) async fn stream(
     if !around.before.is_empty() {
         flight.append(std::mem::take(&mut around.before));
     }
+    // The head is there as long as the body is.
+    let with_head = if head.is_large() { head.h1().len() as u64 } else { 0 };
+    let room = length.map(|length| length.saturating_sub(received) + with_head);
     let mut keeper = Keeper::new(engine, flight, request, head, storable, length);
-    match length.map(|length| length.saturating_sub(received)) {
+    match room {
         _ if length.is_some_and(|length| length > engine.max_object()) => keeper.leave_memory(SkipReason::TooLarge),
-        Some(missing) if flight.reserve(missing, request.prefix()) => keeper.set_room(),
+        Some(room) if flight.reserve(room, request.prefix()) => keeper.set_room(),
         None if !engine.flights.buffer.is_full(request.prefix()) => {}
         _ => keeper.leave_memory(SkipReason::FillBuffer),
     }
@@ -95,7 +98,7 @@ pub(super) async fn stream(
         return flight.abort(error);
     }
     exchange.release(&engine.connector).await;
-    keeper.keep(&held).await;
+    let held = keeper.keep(held, &mut unsent).await;
     if let Some(head) = unsent {
         flight.start(head);
     }
@@ -119,7 +122,7 @@ pub(super) async fn hand_over_part(
     engine: &Arc<Engine>,
     flight: &Arc<Flight>,
     request: &FillRequest,
-    mut exchange: Exchange,
+    mut exchange: Box<Exchange>,
     storable: Storable,
     range: ContentRange,
     owner: oneshot::Sender<PrivateResponse>,
@@ -139,7 +142,7 @@ pub(super) async fn hand_over_part(
         Err(reason) => {
             engine.metrics.not_stored(reason.as_str());
             flight.settle(Settled::Private(Stored::No(reason)));
-            let rest = Unread { exchange: exchange.into(), engine: engine.clone(), left: range.length() };
+            let rest = Unread { exchange, engine: engine.clone(), left: range.length() };
             let _ = owner.send(private(PrivateBody::Passed(rest))); // nobody waits for it: the client left
             return;
         }
@@ -165,7 +168,7 @@ pub(super) async fn hand_over(
     engine: &Arc<Engine>,
     flight: &Arc<Flight>,
     request: &FillRequest,
-    mut exchange: Exchange,
+    mut exchange: Box<Exchange>,
     reason: SkipReason,
     length: Option<u64>,
     owner: oneshot::Sender<PrivateResponse>,
@@ -197,7 +200,7 @@ pub(super) async fn hand_over(
     engine.flights.remove(flight);
     flight.settle(Settled::Private(Stored::No(reason)));
     let head = Head::private(exchange.status, std::mem::take(&mut exchange.fields));
-    let body = PrivateBody::Passed(Unread { exchange: exchange.into(), engine: engine.clone(), left: u64::MAX });
+    let body = PrivateBody::Passed(Unread { exchange, engine: engine.clone(), left: u64::MAX });
     let _ = owner.send(PrivateResponse { head, length, body }); // nobody waits for it: a refresh, or the client left
 }
 
@@ -205,7 +208,7 @@ pub(super) async fn hand_over(
 /// has not got by the end from what is stored: so that a slow one changes nothing of what its head says.
 async fn pump(
     engine: &Arc<Engine>,
-    mut exchange: Exchange,
+    mut exchange: Box<Exchange>,
     length: u64,
     sender: mpsc::Sender<Result<Given, OriginError>>,
     store: impl FnOnce(Bytes) -> Option<Part>,

@@ -12,7 +12,7 @@ use crate::config::model::FinishFill;
 
 use super::super::engine::Engine;
 use super::super::fill_buffer::{self, FillBuffer};
-use super::super::flight::Flight;
+use super::super::flight::{Flight, FlightHead};
 use super::super::object::{Head, Object};
 use super::super::part;
 use super::super::policy::Storable;
@@ -162,26 +162,37 @@ impl<'a> Keeper<'a> {
         }
     }
 
-    /// Stores what came, `last` included, which the flight has not got yet.
-    pub(super) async fn keep(self, last: &Bytes) {
+    /// Stores what came, `last` included, which the flight has not got yet, and gives what it still has not after that.
+    /// `unsent`: the head, if nobody has that yet.
+    pub(super) async fn keep(self, last: Bytes, unsent: &mut Option<FlightHead>) -> Bytes {
         let (engine, flight, rules) = (self.engine, self.flight, self.request.rules());
         match self.keeping {
             Keeping::Memory => {
                 // Key, head and body in one piece. While that is made a large body is there twice, so one is made at a time.
                 let _alone = (flight.received() > fill_buffer::SMALL).then(|| engine.joining.lock());
                 let key = self.request.key.view();
-                let mut body = flight.body_between(&self.head.behind(key), last);
+                let mut body = flight.body_between(&self.head.behind(key), &last);
                 let head = self.head.taken_off(&mut body, key);
+                let twice = match unsent {
+                    Some(unsent) => {
+                        unsent.head = head.clone();
+                        0
+                    }
+                    None => head.h1().len(),
+                };
                 let object = Object::new(key, head, body.clone(), self.storable, flight.seq);
                 let object = engine.store(object, rules, flight);
-                flight.share(&body);
+                let is_shared = flight.share(&body, (object.weight() + twice) as u64);
                 if !engine.memory.has_body_of(&object) {
                     engine.memory.waiting().left_body(body.as_ptr().addr()); // it was not stored, or not for long
+                }
+                if is_shared {
+                    return Bytes::new();
                 }
             }
             Keeping::Disk(spool) => {
                 if !last.is_empty() && !spool.write(last.clone()) {
-                    return;
+                    return last;
                 }
                 // It may have been changed before there was a spool that could be told of it.
                 if flight.is_spoilt() {
@@ -209,6 +220,7 @@ impl<'a> Keeper<'a> {
             }
             Keeping::Nothing => {}
         }
+        last
     }
 
     /// Keeps what came of a response that broke off, to go on from there (RFC 9111 section 3.3).

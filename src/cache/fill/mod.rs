@@ -71,7 +71,7 @@ pub struct FillRequest {
 
 impl FillRequest {
     /// What a fill for a request asks the origin; `stale`: what may be validated; `part`: what may be completed.
-    pub fn new(request: &CacheRequest<'_>, stale: Option<Arc<Object>>, part: Option<Arc<Part>>) -> Self {
+    pub fn new(request: &CacheRequest<'_>, stale: Option<Arc<Object>>, part: Option<Arc<Part>>) -> Box<Self> {
         let view = request.view;
         let rules = &request.matched.route.cache;
         let client_fields = view.fields.to_map();
@@ -106,7 +106,7 @@ impl FillRequest {
         forward::set_forwarding_fields(&mut fields, &forwarded);
         let pool = request.matched.route.pool;
         let key = CacheKey::from_written(request.key);
-        FillRequest {
+        Box::new(FillRequest {
             origin: OriginRequest {
                 method: Method::GET,
                 path_and_query: key.view().path_and_query().to_owned(),
@@ -131,7 +131,7 @@ impl FillRequest {
             no_store: request.asks.no_store,
             part: part.filter(|_| !request.asks.no_store),
             stale: stale.filter(|_| !request.asks.no_store),
-        }
+        })
     }
 
     fn rules(&self) -> &CacheRules {
@@ -209,7 +209,7 @@ pub struct Unread {
 pub async fn run(
     engine: Arc<Engine>,
     flight: Arc<Flight>,
-    mut request: FillRequest,
+    mut request: Box<FillRequest>,
     owner: oneshot::Sender<PrivateResponse>,
 ) {
     let ended = EndGuard { engine: &engine, flight: &flight };
@@ -309,7 +309,7 @@ async fn receive(
     engine: &Arc<Engine>,
     flight: &Arc<Flight>,
     request: &FillRequest,
-    mut exchange: Exchange,
+    mut exchange: Box<Exchange>,
     owner: oneshot::Sender<PrivateResponse>,
 ) {
     let times = ExchangeTimes { request: exchange.request_time, response: Timestamp::now() };
@@ -344,7 +344,11 @@ async fn receive(
                     exchange.status = StatusCode::OK;
                     stream(engine, flight, request, exchange, storable, Some(range.length()), Around::default()).await;
                 }
-                Some(range) => hand_over_part(engine, flight, request, exchange, storable, range, owner).await,
+                // Boxed: large and rare.
+                Some(range) => {
+                    let handing = hand_over_part(engine, flight, request, exchange, storable, range, owner);
+                    Box::pin(handing).await;
+                }
                 None => stream(engine, flight, request, exchange, storable, length, Around::default()).await,
             }
         }
@@ -451,7 +455,7 @@ fn with_age(stored: HeaderMap, received: &HeaderMap) -> HeaderMap {
 }
 
 /// Gets a response and judges it; its body is not read and nothing is stored.
-pub async fn try_out(engine: &Engine, request: FillRequest) -> Result<TriedOut, OriginError> {
+pub async fn try_out(engine: &Engine, request: Box<FillRequest>) -> Result<TriedOut, OriginError> {
     let mut exchange = attempts::send(&engine.connector, &request.snapshot.pools, &request.origin, None).await?;
     let times = ExchangeTimes { request: exchange.request_time, response: Timestamp::now() };
     add_date(&mut exchange.fields, times.response);

@@ -83,8 +83,8 @@ struct State {
     reserved: u64,
     /// The same, as what is fetched for the clients of a network.
     of_network: Option<OfNetwork>,
-    /// What is here is the stored body itself, and counted where that is.
-    shared: bool,
+    /// What is here is the stored body itself, and counted where that is: so many bytes.
+    shared: Option<u64>,
     /// The beginning of the body, on disk.
     file: Option<Arc<dyn PartlyWritten>>,
 }
@@ -160,7 +160,7 @@ impl Flight {
                 keeping: Keeping::All,
                 reserved: 0,
                 of_network: None,
-                shared: false,
+                shared: None,
                 file: None,
             }),
             interims: Arc::default(),
@@ -238,7 +238,7 @@ impl Flight {
         let mut state = self.state.lock();
         let (at, length) = (state.end, chunk.len() as u64);
         state.end += length;
-        if !state.shared {
+        if state.shared.is_none() {
             let ahead = state.reserved.min(length);
             state.reserved -= ahead;
             self.buffer.take(length - ahead, state.account());
@@ -260,33 +260,35 @@ impl Flight {
         whole.into()
     }
 
-    /// All that was appended is the beginning of a body that is stored in memory now: readers get that, and nothing is
-    /// there twice.
-    pub fn share(self: &Arc<Self>, body: &Bytes) {
+    /// The body is stored in memory now, all of it, and takes `weight` bytes there: readers get that, and nothing is there
+    /// twice. `false`: they do not, since they have not been given all that has come.
+    pub fn share(self: &Arc<Self>, body: &Bytes, weight: u64) -> bool {
         let mut state = self.state.lock();
-        if state.keeping != Keeping::All || state.shared || state.end > body.len() as u64 {
-            return;
+        if state.keeping != Keeping::All || state.shared.is_some() || state.end > body.len() as u64 {
+            return false;
         }
         self.buffer.give_back(state.end + std::mem::take(&mut state.reserved), Account::Fills);
-        (state.shared, state.of_network) = (true, None);
-        state.chunks = VecDeque::from([Chunk { at: 0, bytes: body.slice(..state.end as usize) }]);
+        (state.shared, state.of_network) = (Some(weight), None);
+        (state.chunks, state.end) = (VecDeque::from([Chunk { at: 0, bytes: body.clone() }]), body.len() as u64);
         let waiters = std::mem::take(&mut state.waiters);
         drop(state);
+        self.changed.notify_waiters();
         if !body.is_empty() {
             let live = waiters.into_values().filter(Holding::is_live);
             let holdings = live.chain([Holding::new(Client::NONE, &self.taken_at, self)]);
-            let hold = |holding| self.buffer.waiting().hold_body(body.as_ptr().addr(), body.len() as u64, holding);
+            let hold = |holding| self.buffer.waiting().hold_body(body.as_ptr().addr(), weight, holding);
             *self.held.lock() = holdings.map(hold).collect();
         }
+        true
     }
 
-    /// Where the stored body lies that its readers have, and how long it is. `None`: it is not stored, or not yet; then
+    /// Where the stored body lies that its readers have, and what it takes. `None`: it is not stored, or not yet; then
     /// the `waiter` is entered as soon as it is.
     pub fn stored_body(&self, waiter: &Arc<Waiter>) -> Option<(usize, u64)> {
         let mut state = self.state.lock();
-        if state.shared {
+        if let Some(weight) = state.shared {
             let first = state.chunks.front().filter(|first| first.at == 0 && !first.bytes.is_empty())?;
-            return Some((first.bytes.as_ptr().addr(), first.bytes.len() as u64));
+            return Some((first.bytes.as_ptr().addr(), weight));
         }
         let holding = waiter.holding();
         if state.waiters.len() == state.waiters.capacity() {
@@ -313,7 +315,7 @@ impl Flight {
 
     /// From now on what all readers have is dropped, and what is here counts as only passed on.
     fn pass_on(&self, state: &mut State) {
-        if state.shared || state.keeping == Keeping::Unread {
+        if state.shared.is_some() || state.keeping == Keeping::Unread {
             return;
         }
         let here = state.end - state.first;
@@ -423,7 +425,7 @@ impl Flight {
 impl Drop for Flight {
     fn drop(&mut self) {
         let state = self.state.get_mut();
-        if !state.shared {
+        if state.shared.is_none() {
             self.buffer.give_back(state.end - state.first + state.reserved, state.account());
         }
     }
@@ -433,7 +435,7 @@ impl Holder for Flight {
     /// Drops the body. Whoever has not read it to its end gets an error.
     fn let_go(&self) {
         let mut state = self.state.lock();
-        if state.shared {
+        if state.shared.is_some() {
             state.chunks.clear();
             state.first = state.end;
         }
@@ -629,13 +631,14 @@ mod tests {
         let mut slow = reader(&stored).await;
         assert_eq!((buffer.held(), buffer.is_full(None)), (10, false));
         let body = stored.body_between(b"", b"ab");
-        stored.share(&body);
+        assert!(stored.share(&body, 12));
         assert_eq!(buffer.held(), 0, "it is counted where it is stored");
-        stored.append(Bytes::from_static(b"ab"));
+        buffer.waiting().left_body(body.as_ptr().addr());
+        assert_eq!(buffer.held(), 12, "by all that it takes");
         stored.complete();
         let first = slow.next().await.unwrap().unwrap();
         assert_eq!(first.as_ptr(), body.as_ptr(), "it is not there twice");
-        assert_eq!((first, rest(slow).await.unwrap()), (body.slice(..10), b"ab".to_vec()));
+        assert_eq!((first, rest(slow).await.unwrap()), (body, Vec::new()), "the last piece with it");
         drop(stored);
         assert_eq!(buffer.held(), 0);
         let passed = flight_in(&buffer);
@@ -663,7 +666,7 @@ mod tests {
         flight.append(Bytes::from_static(b"0123456789"));
         let (slow, mut done) = (reader(&flight).await, reader(&flight).await);
         let body = flight.body_between(b"", b"");
-        flight.share(&body);
+        flight.share(&body, 10);
         flight.complete();
         assert_eq!(done.next().await.unwrap().unwrap(), "0123456789");
         flight.let_go();

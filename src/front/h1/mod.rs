@@ -260,7 +260,7 @@ impl Connection {
                 }
             }
             Decision::Tunnel { exchange, site, route } => {
-                let (sent, report) = Box::pin(self.tunnel(snapshot, *exchange, site, route)).await;
+                let (sent, report) = Box::pin(self.tunnel(snapshot, exchange, site, route)).await;
                 serve::record(&self.shared, snapshot, &view, Some(site), Some(&report), (now, started), &sent);
                 Next::Close
             }

@@ -27,7 +27,7 @@ impl Connection {
     pub(super) async fn tunnel(
         &mut self,
         snapshot: &Snapshot,
-        mut exchange: Exchange,
+        mut exchange: Box<Exchange>,
         site: usize,
         route: usize,
     ) -> (Sent, Report) {

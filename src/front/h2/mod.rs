@@ -241,7 +241,7 @@ impl Connection {
                 break Some(Reason::NoError);
             }
         };
-        self.end(reason).await;
+        Box::pin(self.end(reason)).await; // large, and only then
     }
 
     /// Takes over what a reload has changed.
@@ -448,7 +448,7 @@ impl Connection {
                 poll_fn(|cx| output.poll_write(stream, cx)).await?;
                 stream.shutdown().await?;
                 // A reset that overtakes the last frames would hide them. As long as the client says something it reads.
-                let mut space = [0; 4096];
+                let mut space = vec![0; 4096];
                 let mut left = most;
                 while left > 0 {
                     match timeout(LINGER, stream.read(&mut space)).await?? {

@@ -16,8 +16,8 @@ use crate::cache::waiting::{Client, Held, NO_ROOM, Share, Waiter, Waiting};
 use crate::origin::upload::{BodyError, Frame, RequestBody};
 use crate::prefix::Prefix;
 
-use super::super::reply::LARGE_HEAD;
 use super::wire::Reason;
+use crate::cache::object::LARGE_HEAD;
 
 /// Where tasks leave word that they have something for the connection.
 #[derive(Debug, Default)]
