@@ -520,7 +520,7 @@ impl Engine {
         request: &CacheRequest<'_>,
         miss: Miss,
     ) -> Result<Answer, FetchError> {
-        let (owner, mine) = oneshot::channel();
+        let (owner, mut mine) = oneshot::channel();
         if wants_most(request) {
             flight.want();
         }
@@ -537,7 +537,13 @@ impl Engine {
                 let stored = reader.head.stored();
                 Ok(answer(Source::Stream(reader), stored))
             }
-            Arrival::Settled(Settled::Object(object, how)) => Ok(settled(object, how, forward(&miss, Stored::Nothing))),
+            Arrival::Settled(Settled::Object(object, how)) => {
+                let answer = settled(object, how, forward(&miss, Stored::Nothing));
+                Ok(match mine.try_recv() {
+                    Ok(private) => Answer { source: Source::Private(private), ..answer },
+                    Err(_) => answer, // a 304 that said nothing to this request alone, or none
+                })
+            }
             Arrival::Settled(Settled::Private(stored)) => match mine.await {
                 Ok(private) => Ok(answer(Source::Private(private), stored)),
                 Err(_) => Err(failed(lost(), forward(&miss, Stored::Nothing))),

@@ -21,12 +21,12 @@ use super::vary::{Presented, Variant};
 pub struct RequestFacts<'a> {
     pub presented: Presented<'a>,
     pub has_authorization: bool,
-    /// As the origin gets it.
-    has_cookie: bool,
     /// The client wants nothing stored (RFC 9111 section 5.2.1.5).
     pub no_store: bool,
     /// Bytes of its target.
     target: usize,
+    /// What the lifetime rests on of a stored response that is confirmed: whom that was made for, it tells.
+    confirmed: Option<Basis>,
 }
 
 /// A head of more bytes than this is unusual: many origins refuse twice as much.
@@ -36,8 +36,27 @@ impl<'a> RequestFacts<'a> {
     /// `target`: bytes of the request's target.
     pub fn new(presented: Presented<'a>, target: usize, no_store: bool) -> Self {
         let has_authorization = presented.fields.contains(&header::AUTHORIZATION);
-        let has_cookie = presented.fields.contains(&header::COOKIE);
-        RequestFacts { presented, has_authorization, has_cookie, no_store, target }
+        RequestFacts { presented, has_authorization, no_store, target, confirmed: None }
+    }
+
+    /// The same where the response confirms what is stored.
+    pub fn confirming(self, confirmed: Option<Basis>) -> Self {
+        RequestFacts { confirmed, ..self }
+    }
+
+    /// Whether the response may be about who asks: for a cookie or another field that may tell the origin who that is, and that
+    /// is not keyed. What is confirmed was made for another.
+    fn may_be_about_who_asks(&self, rules: &CacheRules) -> bool {
+        match self.confirmed {
+            Some(Basis::Visitor) => return true,
+            Some(Basis::Heuristic | Basis::Validator) => return false,
+            _ => {}
+        }
+        let mut tells = false;
+        self.presented.fields.for_all(|name, _| {
+            tells |= may_tell_who_asks(name, rules);
+        });
+        tells
     }
 
     /// Whether its form is such that an origin may refuse it, though it would not refuse others for the same: a large head,
@@ -117,7 +136,7 @@ pub fn judge(
     let mut freshness = freshness_of(rules, response, &directives, (lifetime, basis));
     match basis {
         // Nobody said that it may be shared.
-        Basis::Validator => {
+        Basis::Validator | Basis::Visitor => {
             freshness = Freshness { stale_use: StaleUse::Forbidden, ..freshness.without_stale_windows() };
         }
         // An error is not to outlive the time the operator gave it.
@@ -182,8 +201,7 @@ fn respected_lifetime(
     }
     // It may have been meant to state one: then nobody here does.
     if directives.malformed {
-        let kept = may_be_guessed && has_validator(response.headers);
-        return if kept { Ok((Duration::ZERO, Basis::Validator)) } else { Err(SkipReason::NoFreshness) };
+        return if may_be_guessed { only_validated(rules, request, response) } else { Err(SkipReason::NoFreshness) };
     }
     if let Some(ttl) = rules.negative_ttl(response.status).filter(|_| is_final_status(response.status)) {
         return Ok((ttl, Basis::NegativeTtl)); // the more specific of the two
@@ -195,11 +213,27 @@ fn respected_lifetime(
         return Err(SkipReason::Status);
     }
     // What may be about one visitor is not guessed to be for all.
-    let percent = if request.has_cookie { 0 } else { rules.heuristic_percent };
+    let percent = if request.may_be_about_who_asks(rules) { 0 } else { rules.heuristic_percent };
     match freshness::heuristic_lifetime(response.headers, response.times.response, percent, rules.heuristic_max) {
         Some(lifetime) => Ok((lifetime, Basis::Heuristic)),
-        None if has_validator(response.headers) => Ok((Duration::ZERO, Basis::Validator)),
-        None => Err(SkipReason::NoFreshness),
+        None => only_validated(rules, request, response),
+    }
+}
+
+/// What nobody gave a lifetime is kept for its validator alone. A date tells nothing of the pages that visitors have of their
+/// own, and an origin that asks nobody's cookie before it answers 304 would have one go to another.
+fn only_validated(
+    rules: &CacheRules,
+    request: &RequestFacts<'_>,
+    response: &ResponseFacts<'_>,
+) -> Result<(Duration, Basis), SkipReason> {
+    let (has_etag, has_date) =
+        (response.headers.contains_key(header::ETAG), response.headers.contains_key(header::LAST_MODIFIED));
+    match request.may_be_about_who_asks(rules) {
+        true if has_etag => Ok((Duration::ZERO, Basis::Visitor)),
+        true if has_date => Err(SkipReason::NoEtag),
+        false if has_etag || has_date => Ok((Duration::ZERO, Basis::Validator)),
+        _ => Err(SkipReason::NoFreshness),
     }
 }
 
@@ -264,6 +298,11 @@ fn freshness_of(
         stale_while_revalidate: window(directives.stale_while_revalidate, rules.stale_while_revalidate).into(),
         stale_if_error: window(directives.stale_if_error, rules.stale_if_error).into(),
     }
+}
+
+/// Whether a request's field may tell the origin who asks. What is keyed is for those who say the same.
+pub fn may_tell_who_asks(name: &str, rules: &CacheRules) -> bool {
+    forward::may_tell_who_asks(name) && !rules.key.names_field(name)
 }
 
 /// Statuses by which an origin may answer to the form of one request rather than to what it asks for.

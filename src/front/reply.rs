@@ -140,7 +140,7 @@ pub enum Coming {
 }
 
 /// Fields of the whole response that a 304 has too (RFC 9110 section 15.4.5).
-const NOT_MODIFIED_FIELDS: [HeaderName; 7] = [
+const NOT_MODIFIED_FIELDS: [HeaderName; 8] = [
     header::CACHE_CONTROL,
     header::CONTENT_LOCATION,
     header::DATE,
@@ -148,6 +148,8 @@ const NOT_MODIFIED_FIELDS: [HeaderName; 7] = [
     header::EXPIRES,
     header::VARY,
     header::LAST_MODIFIED,
+    // of an answer to this request alone
+    header::SET_COOKIE,
 ];
 
 impl ClientResponse {
@@ -203,6 +205,10 @@ impl ClientResponse {
                 let pieces = match private.body {
                     PrivateBody::Kept(pieces) => Pieces::Private(pieces),
                     PrivateBody::Passed(unread) => Pieces::Passed(Passing::of(unread)),
+                    PrivateBody::Stored(object) => match &object.content {
+                        Content::Memory(body) => Pieces::Stored(object.clone(), Some(body.clone())),
+                        Content::Disk(body) => Pieces::Disk(body.clone(), 0),
+                    },
                 };
                 (head, private.length, None, pieces)
             }

@@ -143,6 +143,58 @@ static IDENTITY_FIELDS: &[&str] = &[
     "x-ms-client-principal",
 ];
 
+/// Fields of a client that do not tell who it is: what browsers and proxies say of what they want, how they want it and which
+/// way it went. Any other may be a credential.
+static IMPERSONAL_FIELDS: &[&str] = &[
+    "host",
+    "user-agent",
+    "referer",
+    "origin",
+    "date",
+    "pragma",
+    "cache-control",
+    "range",
+    "if-",
+    "accept",
+    "accept-",
+    "sec-",
+    "dnt",
+    "save-data",
+    "priority",
+    "purpose",
+    "x-purpose",
+    "x-moz",
+    "x-requested-with",
+    "upgrade-insecure-requests",
+    "device-memory",
+    "dpr",
+    "width",
+    "viewport-width",
+    "downlink",
+    "ect",
+    "rtt",
+    "early-data",
+    "te",
+    "via",
+    "cdn-loop",
+    "max-forwards",
+    "forwarded",
+    "x-forwarded-for",
+    "x-forwarded-proto",
+    "x-forwarded-host",
+    "x-forwarded-port",
+    // what traces a request
+    "traceparent",
+    "tracestate",
+    "request-id",
+    "x-request-id",
+    "x-correlation-id",
+    "x-amzn-trace-id",
+    "x-cloud-trace-context",
+    "b3",
+    "x-b3-",
+];
+
 /// Fields that are no trailers: framing, routing, conditions, credentials, and how content is to be handled.
 static NO_TRAILERS: &[&str] = &[
     "content-", // length, encoding, type, range
@@ -210,6 +262,12 @@ pub fn set_forwarding_fields(fields: &mut HeaderMap, forwarded: &Forwarded<'_>) 
     if let Ok(passed) = HeaderValue::try_from(forwarded.passage.cdn_loop()) {
         fields.append(CDN_LOOP, passed);
     }
+}
+
+/// Whether a field may tell an origin who asks: `Cookie`, `Authorization`, a key of an API, and whatever else is not known to
+/// say nothing of the kind.
+pub fn may_tell_who_asks(name: &str) -> bool {
+    !is_listed(name, IMPERSONAL_FIELDS)
 }
 
 /// Whether an origin may answer with a 304.

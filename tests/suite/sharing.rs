@@ -60,13 +60,83 @@ fn the_packaged_route_shares_nothing_that_has_no_lifetime() {
 fn no_lifetime_is_guessed_for_a_request_with_a_cookie() {
     let origin = greets(&["Last-Modified: Tue, 24 Nov 2020 12:00:00 GMT"]);
     let node = Node::speaking(Protocol::H1, &[origin.address], PACKAGED);
-    for name in ["sid=1", "sid=2"] {
-        let answer = node.get_with("/a", &[&format!("Cookie: {name}")]);
-        assert_eq!(answer.text(), name, "{}", answer.cache());
+    for field in ["Cookie", "X-Name"] {
+        for name in ["sid=1", "sid=2"] {
+            let answer = node.get_with(&format!("/{field}"), &[&format!("{field}: {name}")]);
+            assert_eq!(answer.text(), name, "{}", answer.cache());
+        }
     }
     // Without one it is as RFC 9111 section 4.2.2 has it.
     assert!(node.get("/b").cache().contains("detail=heuristic"));
     assert!(node.get("/b").is_hit());
+}
+
+/// An origin that looks at no cookie before it answers 304 confirms one visitor's page to another. That makes no lifetime.
+#[test]
+fn what_was_made_for_one_visitor_gets_no_lifetime_when_it_is_confirmed_to_another() {
+    let origin = Origin::start(|request| {
+        let fields = ["Last-Modified: Tue, 24 Nov 2020 12:00:00 GMT", "ETag: \"1\""];
+        let is_dated = request.path() == "/dated";
+        let fields = if is_dated { &fields[..1] } else { &fields[..] };
+        match request.field("if-none-match").or(request.field("if-modified-since")) {
+            Some(_) => Reply::status(304, fields, ""),
+            None => Reply::ok(fields, request.field("cookie").unwrap_or("nobody")),
+        }
+    });
+    let node = Node::speaking(Protocol::H1, &[origin.address], PACKAGED);
+    let stored = node.get_with("/tagged", &["Cookie: sid=1"]);
+    assert!(stored.cache().ends_with("; stored; ttl=0; detail=visitor"), "{}", stored.cache());
+    let confirmed = node.get("/tagged");
+    assert_eq!(confirmed.text(), "sid=1", "the origin says that it has this ETag, too");
+    let before = origin.count();
+    assert!(!node.get_with("/tagged", &["Cookie: sid=2"]).is_hit());
+    assert_eq!(origin.count(), before + 1);
+    // A date tells no pages apart.
+    let dated = node.get_with("/dated", &["Cookie: sid=1"]);
+    assert!(dated.cache().ends_with("; detail=no-etag"), "{}", dated.cache());
+    assert_eq!(node.get("/dated").text(), "nobody");
+    // What was made for nobody in particular keeps its lifetime, whoever it is confirmed to.
+    let confirmed = node.get_with("/dated", &["Cache-Control: no-cache", "Cookie: sid=1"]);
+    assert!(confirmed.cache().ends_with("; detail=heuristic"), "{}", confirmed.cache());
+    assert!(node.get("/dated").is_hit());
+}
+
+/// A 304 is an answer to one request: its cookies are for who asked, and with `private` all that it says is.
+#[test]
+fn what_a_304_says_to_one_visitor_goes_to_that_visitor_alone() {
+    let origin = Origin::start(|request| {
+        let tag = "ETag: \"1\"";
+        let lifetime = "Cache-Control: max-age=0";
+        let Some(cookie) = request.field("cookie").filter(|_| request.field("if-none-match").is_some()) else {
+            return Reply::ok(&[tag, lifetime, "X-Name: first"], "0123456789");
+        };
+        let (name, cookie) = (format!("X-Name: {cookie}"), format!("Set-Cookie: seen={cookie}"));
+        match request.path() {
+            "/private" => Reply::status(304, &[tag, "Cache-Control: private", &name, &cookie], ""),
+            _ => Reply::status(304, &[tag, &cookie], ""),
+        }
+    });
+    for protocol in [Protocol::H1, Protocol::H2] {
+        let node = Node::speaking(protocol, &[origin.address], PACKAGED);
+        for path in ["/shared", "/private"] {
+            assert_eq!(node.get(path).field("x-name"), Some("first"));
+            let other = node.get_with(path, &["Cookie: b"]);
+            assert!(other.cache().contains("fwd-status=304"), "{path}: {}", other.cache());
+            assert_eq!((other.text().as_str(), other.field("set-cookie")), ("0123456789", Some("seen=b")), "{path}");
+            let name = if path == "/private" { "b" } else { "first" };
+            assert_eq!(other.field("x-name"), Some(name), "{path}");
+            // Also where that is a part, or a 304 itself.
+            let part = node.get_with(path, &["Cookie: c", "Range: bytes=2-4"]);
+            assert_eq!((part.status, part.text().as_str()), (206, "234"), "{path}");
+            let is_confirmed = path == "/shared"; // what was private is not kept, and asked for anew
+            assert_eq!(part.field("set-cookie"), is_confirmed.then_some("seen=c"), "{path}");
+            let confirmed = node.get_with(path, &["Cookie: d", "If-None-Match: \"1\""]);
+            assert_eq!((confirmed.status, confirmed.field("set-cookie")), (304, Some("seen=d")), "{path}");
+            let nobody = node.get(path);
+            assert_eq!((nobody.text().as_str(), nobody.field("set-cookie")), ("0123456789", None), "{path}");
+            assert_eq!(nobody.field("x-name"), Some("first"), "{path}");
+        }
+    }
 }
 
 #[test]

@@ -184,9 +184,15 @@ pub(super) async fn hand_over(
         && !exchange.status.is_server_error()
         && !request.origin.fields.contains_key(header::RANGE)
         && !outdated.is_some_and(|stored| engine.is_fresh(stored));
+    let is_about_who_asked = reason == SkipReason::NoEtag;
     if of_all {
-        // For whom it is, it says itself; `Vary: *` is for nobody else.
-        let variant = Variant::of(&exchange.fields, request.presented(), request.rules()).unwrap_or_default();
+        // For whom it is, it says itself; `Vary: *` is for nobody else. If it may be about who asked, it is for those who say
+        // the same.
+        let mut fields = exchange.fields.clone();
+        if is_about_who_asked {
+            request.what_may_tell_who_asks().into_iter().for_each(|name| _ = fields.append(header::VARY, name));
+        }
+        let variant = Variant::of(&fields, request.presented(), request.rules()).unwrap_or_default();
         engine.remember_uncacheable(&request.key, variant, reason, request.rules());
     }
     engine.metrics.not_stored(reason.as_str());
@@ -194,6 +200,7 @@ pub(super) async fn hand_over(
     // got it, or if it is an error that will pass.
     if let Some(stale) = outdated
         && of_all
+        && !is_about_who_asked
     {
         engine.discard(stale);
     }

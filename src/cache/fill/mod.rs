@@ -157,6 +157,22 @@ impl FillRequest {
         RequestFacts::new(self.presented(), self.target, self.no_store)
     }
 
+    /// The names of fields by which the origin may tell who asks, as [`policy::RequestFacts`] has it; some of them, if there are
+    /// many.
+    fn what_may_tell_who_asks(&self) -> Vec<HeaderValue> {
+        const MOST: usize = 8;
+        let mut names = Vec::new();
+        self.presented().fields.for_all(|name, _| {
+            if names.len() < MOST
+                && policy::may_tell_who_asks(name, self.rules())
+                && let Ok(name) = HeaderValue::from_str(name)
+            {
+                names.push(name);
+            }
+        });
+        names
+    }
+
     /// Leaves out what a purge has killed by the time the fill's number was taken: it is not to be validated back to life.
     fn let_the_dead_rest(&mut self, engine: &Engine) {
         let lives = |object: &Object| engine.purges.standing(object) != Standing::Dead;
@@ -184,6 +200,8 @@ pub enum PrivateBody {
     Kept(mpsc::Receiver<Result<Given, OriginError>>),
     /// As its reader reads it.
     Passed(Unread),
+    /// What is stored, or was.
+    Stored(Arc<Object>),
 }
 
 /// What the reader of a response gets that the fill keeps.
@@ -317,7 +335,12 @@ async fn receive(
     if exchange.status == StatusCode::NOT_MODIFIED
         && let Some(stale) = &request.stale
     {
-        let settled = freshen(engine, flight, request, stale, &exchange.fields, times);
+        let (settled, own) = freshen(engine, flight, request, stale, &exchange.fields, times);
+        // A slice is a part of what is answered, which has its head from elsewhere.
+        if let (Settled::Object(object, _), Some(head), None) = (&settled, own, &request.slice) {
+            let (length, body) = (Some(object.length()), PrivateBody::Stored(object.clone()));
+            let _ = owner.send(PrivateResponse { head, length, body }); // nobody waits for it: a refresh, or the client left
+        }
         exchange.release(&engine.connector).await;
         return flight.settle(settled);
     }
@@ -327,7 +350,7 @@ async fn receive(
         return flight.settle(settled);
     }
     let length = exchange.content_length();
-    match judge(engine, request, exchange.status, &exchange.fields, times, length) {
+    match judge(engine, request, exchange.status, &exchange.fields, times, length, None) {
         Ok(mut storable) => {
             let groups = tags::groups(&exchange.fields, &GROUPS, request.key.view().origin());
             if !groups.is_empty() {
@@ -374,6 +397,7 @@ fn confirms_another(fields: &HeaderMap, stale: &Object) -> bool {
     }
 }
 
+/// `confirmed`: of what is stored, where the response says that it, or the rest of it, is still the same.
 fn judge(
     engine: &Engine,
     request: &FillRequest,
@@ -381,12 +405,17 @@ fn judge(
     fields: &HeaderMap,
     times: ExchangeTimes,
     length: Option<u64>,
+    confirmed: Option<&Object>,
 ) -> Result<Storable, SkipReason> {
     // Parts that are no slices are kept in memory alone.
     let is_part = status == StatusCode::PARTIAL_CONTENT && request.slice.is_none();
     let max_object = if is_part { engine.max_object() } else { engine.max_stored() };
     let response = ResponseFacts { status, headers: fields, times, length, max_object };
-    let storable = policy::judge(request.rules(), &request.facts(), &response)?;
+    let storable = policy::judge(
+        request.rules(),
+        &request.facts().confirming(confirmed.map(|stored| stored.freshness.basis)),
+        &response,
+    )?;
     let needs_disk = length.is_some_and(|length| length > engine.max_object());
     match needs_disk.then(|| engine.disk.obstacle(&request.key)).flatten() {
         Some(_) => Err(SkipReason::Disk),
@@ -402,7 +431,8 @@ fn stale_instead(engine: &Engine, request: &FillRequest, status: Option<StatusCo
     Some(Settled::Object(stale.clone(), ObjectUse::StaleIfError { status }))
 }
 
-/// RFC 9111 section 4.3.4: the stored response with the fields of the 304 is stored anew.
+/// RFC 9111 section 4.3.4: the stored response with the fields of the 304 is stored anew. What the 304 says to the request
+/// alone that it answers, cookies above all, goes into a head for that.
 fn freshen(
     engine: &Engine,
     flight: &Flight,
@@ -410,7 +440,9 @@ fn freshen(
     stale: &Arc<Object>,
     fields: &HeaderMap,
     times: ExchangeTimes,
-) -> Settled {
+) -> (Settled, Option<Head>) {
+    let mut own = HeaderMap::new();
+    own.extend(fields.get_all(header::SET_COOKIE).iter().map(|cookie| (header::SET_COOKIE, cookie.clone())));
     let mut head = stale.head.freshened_by(fields.clone());
     if let Some(compress) = &request.rules().compress
         && coding::suits(compress, head.status, &head.fields(), Some(stale.length()))
@@ -418,14 +450,18 @@ fn freshen(
         head = head.varying_by_coding();
     }
     // Tags are not among the fields that clients see: they stay as stored.
-    match judge(engine, request, head.status, &with_age(head.fields(), fields), times, Some(stale.length())) {
+    let merged = with_age(head.fields(), fields);
+    match judge(engine, request, head.status, &merged, times, Some(stale.length()), Some(stale)) {
         Ok(mut storable) => {
             storable.tags = stale.tags().clone();
             storable.variant = stale.variant.clone();
             storable.part = stale.part();
             if !storable.excluded.is_empty() {
-                head = Head::split(head.status, head.fields(), &storable.excluded).0;
+                let (kept, excluded) = Head::split(head.status, head.fields(), &storable.excluded);
+                head = kept;
+                own.extend(excluded);
             }
+            let own = (!own.is_empty()).then(|| head.with(&own));
             let mut object = Object::new(request.key.view(), head, stale.content.clone(), storable, flight.seq);
             object.share_coding(stale);
             object.continue_uses(stale);
@@ -433,14 +469,14 @@ fn freshen(
             if object.take_codings(stale) {
                 engine.memory.weigh_again(&object); // they were made while it was stored
             }
-            Settled::Object(object, ObjectUse::Validated)
+            (Settled::Object(object, ObjectUse::Validated), own)
         }
         // No longer to be stored, but confirmed for who asked.
         Err(reason) => {
             if reason.concerns_every_request() && !engine.is_fresh(stale) {
                 engine.discard(stale);
             }
-            Settled::Object(stale.clone(), ObjectUse::Confirmed(reason))
+            (Settled::Object(stale.clone(), ObjectUse::Confirmed(reason)), Some(head.with(&own)))
         }
     }
 }
