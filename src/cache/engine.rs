@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode, header};
 use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
@@ -36,7 +37,7 @@ use super::part::Part;
 use super::purge::{Freed, PurgeSeq, Purges, Standing, Target, Trial};
 use super::reason::SkipReason;
 use super::slices::{Slice, SliceReader};
-use super::status::{Forward, Report, Stored};
+use super::status::{Failed, Forward, Report, Stored};
 use super::store::disk::{Loaded, WouldHit};
 use super::store::{DiskTier, MemoryStore, Variants};
 use super::uncacheable::Uncacheable;
@@ -389,6 +390,15 @@ impl Engine {
         self.compress(object, rules);
     }
 
+    /// Gives the readers of a flight what is stored of it; `beside`: bytes that it keeps besides.
+    pub fn share(&self, flight: &Arc<Flight>, body: &Bytes, object: &Object, beside: usize) -> bool {
+        let is_shared = flight.share(body, (object.weight() + beside) as u64);
+        if !self.memory.has_body_of(object) {
+            self.memory.waiting().left_body(body.as_ptr().addr()); // it was not stored, or not for long
+        }
+        is_shared
+    }
+
     /// Takes an object out of all tiers.
     pub fn discard(&self, object: &Arc<Object>) {
         // Disk first: what is being promoted from there sees that something was removed, or is removed from memory below.
@@ -550,7 +560,7 @@ impl Engine {
             },
             Arrival::Settled(Settled::Failed(error)) => match self.part_instead(request, &miss) {
                 Some(part) => {
-                    let report = Forward { error: Some("failed"), ..forward(&miss, Stored::Nothing) };
+                    let report = Forward { error: Some(Failed::Covered("failed")), ..forward(&miss, Stored::Nothing) };
                     Ok(Answer { source: Source::Part(part), report: Report::Forward(report) })
                 }
                 None => Err(failed(error, forward(&miss, Stored::Nothing))),
@@ -643,14 +653,14 @@ fn settled(object: Arc<Object>, how: ObjectUse, forward: Forward) -> Answer {
         ObjectUse::Confirmed(reason) => Forward { status: Some(304), stored: Stored::No(reason), ..forward },
         ObjectUse::StaleIfError { status } => {
             let error = if status.is_some() { "status" } else { "failed" };
-            Forward { status, error: Some(error), ..forward }
+            Forward { status, error: Some(Failed::Covered(error)), ..forward }
         }
     };
     Answer { source: Source::Stored(object), report: Report::Forward(forward) }
 }
 
 fn failed(error: OriginError, forward: Forward) -> FetchError {
-    let report = Report::Forward(Forward { error: Some(error.reason()), ..forward });
+    let report = Report::Forward(Forward { error: Some(Failed::Told(error.reason())), ..forward });
     FetchError { error, report }
 }
 

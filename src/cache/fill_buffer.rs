@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::prefix::Prefix;
 
-use super::waiting::{self, OfNetwork, Waiting};
+use super::waiting::{self, Waiting};
 
 /// How far the slowest reader of a response that is not stored may be behind the origin; and how much is kept of what
 /// is on disk already, for the readers that are not far behind.
@@ -36,19 +36,6 @@ pub struct FillBuffer {
     most: AtomicU64,
     /// What readers hold, and what fills do: they have one bound.
     waiting: Arc<Waiting>,
-}
-
-/// Room that is taken until this is dropped.
-pub struct Room {
-    buffer: Arc<FillBuffer>,
-    bytes: u64,
-    _of_network: Option<OfNetwork>,
-}
-
-impl Drop for Room {
-    fn drop(&mut self) {
-        self.buffer.give_back(self.bytes, Account::Fills);
-    }
 }
 
 impl FillBuffer {
@@ -121,14 +108,6 @@ impl FillBuffer {
         let bound = |before: u64| if before == 0 { most } else { bound };
         let add = |fills: u64| Some(fills + bytes).filter(|after| after + others <= bound(fills + others));
         self.waiting.fills.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add).is_ok()
-    }
-
-    /// The same, given back with the last use of it.
-    pub fn room(self: &Arc<Self>, bytes: u64, prefix: Option<Prefix>) -> Option<Room> {
-        self.reserve(bytes, prefix).then(|| {
-            let of_network = self.waiting.enter_fill(prefix, bytes);
-            Room { buffer: self.clone(), bytes, _of_network: of_network }
-        })
     }
 
     /// Whether there is so little room that there is no [`WINDOW`]: a piece at a time.

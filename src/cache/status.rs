@@ -33,10 +33,26 @@ pub struct Forward {
     pub stored: Stored,
     /// It waited for another request's fill.
     pub collapsed: bool,
-    /// One word on an error that was covered by a stale response, or that the client sees.
-    pub error: Option<&'static str>,
+    /// What went wrong with the origin.
+    pub error: Option<Failed>,
     /// Why a disk could not say whether it has it.
     pub trouble: Option<Trouble>,
+}
+
+/// How an origin failed, in one word, and who sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Failed {
+    /// What is stored covers for it.
+    Covered(&'static str),
+    /// The client gets an error.
+    Told(&'static str),
+}
+
+impl Failed {
+    fn as_str(self) -> &'static str {
+        let (Failed::Covered(word) | Failed::Told(word)) = self;
+        word
+    }
 }
 
 /// Where a stored response was.
@@ -111,10 +127,10 @@ impl Report {
                 Ok(())
             }
             Report::HitStale { stale_for } => {
-                write!(out, "; hit; ttl=-{}; detail=stale-while-revalidate", stale_for.as_secs())
+                write!(out, "; hit; ttl=-{}; detail=stale-while-revalidate", whole_seconds(*stale_for))
             }
             Report::HitMaxStale { stale_for } => {
-                write!(out, "; hit; ttl=-{}; detail=max-stale", stale_for.as_secs())
+                write!(out, "; hit; ttl=-{}; detail=max-stale", whole_seconds(*stale_for))
             }
             Report::OnlyIfCached => write!(out, "; detail=only-if-cached"),
             Report::Forward(forward) => forward.write(out),
@@ -134,20 +150,38 @@ impl Report {
         }
     }
 
+    /// What the log says of a failure that the client does not see.
+    pub fn covered(&self) -> Option<&'static str> {
+        match self {
+            Report::Forward(Forward { error: Some(Failed::Covered(_)), status: Some(_), .. }) => {
+                Some("the origin answered with an error; a stored response covers for it")
+            }
+            Report::Forward(Forward { error: Some(Failed::Covered(_)), .. }) => {
+                Some("no origin gave an answer; a stored response covers for it")
+            }
+            _ => None,
+        }
+    }
+
     pub fn result(&self) -> CacheResult {
         match self {
             Report::Hit { .. } => CacheResult::Hit,
             Report::HitStale { .. } | Report::HitMaxStale { .. } => CacheResult::Stale,
             Report::OnlyIfCached => CacheResult::Miss,
-            Report::Forward(forward) => match (forward.error, forward.stored, forward.why) {
-                (Some(_), Stored::Nothing, Why::Stale) => CacheResult::Stale,
-                (Some(_), _, _) => CacheResult::Error,
-                (None, _, Why::Stale) => CacheResult::Expired,
-                (None, _, _) => CacheResult::Miss,
+            Report::Forward(forward) => match (forward.error, forward.why) {
+                (Some(Failed::Covered(_)), _) => CacheResult::Stale,
+                (Some(Failed::Told(_)), _) => CacheResult::Error,
+                (None, Why::Stale) => CacheResult::Expired,
+                (None, _) => CacheResult::Miss,
             },
             Report::Pass(_) | Report::PassNotDurable(_) => CacheResult::Pass,
         }
     }
+}
+
+/// Less than a second is one: `ttl=-0` would be fresh.
+fn whole_seconds(stale_for: Duration) -> u64 {
+    stale_for.as_secs().max(1)
 }
 
 impl Forward {
@@ -172,7 +206,7 @@ impl Forward {
             out.push_str("; collapsed");
         }
         match (self.error, self.stored) {
-            (Some(error), _) => write!(out, "; detail=origin-{error}"),
+            (Some(error), _) => write!(out, "; detail=origin-{}", error.as_str()),
             (None, _) if self.trouble.is_some() => {
                 write!(out, "; detail={}", self.trouble.map_or("", Trouble::as_str))
             }
@@ -227,12 +261,23 @@ mod tests {
                     why: Why::Stale,
                     status: Some(503),
                     stored: Stored::Nothing,
-                    error: Some("status"),
+                    error: Some(Failed::Covered("status")),
                     ..miss
                 }),
                 "n; fwd=stale; fwd-status=503; detail=origin-status",
                 "stale",
             ),
+            (
+                Report::Forward(Forward {
+                    why: Why::Stale,
+                    stored: Stored::Nothing,
+                    error: Some(Failed::Told("connect")),
+                    ..miss
+                }),
+                "n; fwd=stale; detail=origin-connect",
+                "error",
+            ),
+            (Report::HitMaxStale { stale_for: Duration::ZERO }, "n; hit; ttl=-1; detail=max-stale", "stale"),
             (Report::Pass("bypass"), "n; fwd=bypass", "pass"),
             (Report::OnlyIfCached, "n; detail=only-if-cached", "miss"),
             (Report::HitMaxStale { stale_for: Duration::from_secs(3) }, "n; hit; ttl=-3; detail=max-stale", "stale"),

@@ -7,14 +7,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
-use tokio::sync::mpsc;
 
 use crate::cache::coding;
-use crate::cache::engine::{BEHIND, Engine, Kept, Source};
-use crate::cache::fill::{Given, PrivateBody, Unread};
+use crate::cache::engine::{Engine, Kept, Source};
+use crate::cache::fill::{PrivateBody, Unread};
 use crate::cache::flight::{FlightHead, FlightReader};
 use crate::cache::object::{Content, DiskBody, FilePart, Head, MOST_READ, Object};
-use crate::cache::part::Part;
 use crate::cache::respond::{self, Reply, Span};
 use crate::cache::slices::{HeadOf, SliceReader};
 use crate::cache::status::Report;
@@ -67,7 +65,6 @@ enum Pieces {
     /// Of a multipart body, with what goes between them.
     Parts(VecDeque<Bytes>),
     Flight(FlightReader),
-    Private(mpsc::Receiver<Result<Given, OriginError>>),
     /// Of something that is stored, or was.
     Stored(Arc<Object>, Option<Bytes>),
     /// From a place on; what is to be left out before it need not be read.
@@ -135,8 +132,8 @@ pub enum Coming {
     AtHand,
     /// It is read when it is asked for, and takes so many bytes at most.
     Read(usize),
-    /// As that, but it may be long in coming; so many bytes are in memory whether it is asked for or not.
-    Awaited { behind: usize },
+    /// As that, but it may be long in coming.
+    Awaited,
 }
 
 /// Fields of the whole response that a 304 has too (RFC 9110 section 15.4.5).
@@ -203,7 +200,7 @@ impl ClientResponse {
             Source::Private(private) => {
                 let head = HeadSource::Own(Box::new(private.head));
                 let pieces = match private.body {
-                    PrivateBody::Kept(pieces) => Pieces::Private(pieces),
+                    PrivateBody::Kept(reader) => Pieces::Flight(reader),
                     PrivateBody::Passed(unread) => Pieces::Passed(Passing::of(unread)),
                     PrivateBody::Stored(object) => match &object.content {
                         Content::Memory(body) => Pieces::Stored(object.clone(), Some(body.clone())),
@@ -330,7 +327,7 @@ impl ClientResponse {
             (Pieces::Flight(reader), _) => Kept::Flight(reader.flight().clone()),
             (Pieces::Slices(reader, _), _) => reader.kept(),
             (Pieces::Stored(object, _), _) => Kept::Object(object.clone()),
-            (Pieces::Disk(..) | Pieces::Passed(..) | Pieces::Private(_), _) => Kept::Pieces,
+            (Pieces::Disk(..) | Pieces::Passed(..), _) => Kept::Pieces,
             (_, HeadSource::Object(object) | HeadSource::Coded(object, _)) => Kept::Object(object.clone()),
             _ => Kept::Nothing,
         }
@@ -484,14 +481,13 @@ impl Body {
     pub fn coming(&self) -> Coming {
         match &self.pieces {
             // While it is there whoever reads it, it is counted by whoever keeps it.
-            Pieces::Flight(reader) if !reader.flight().keeps_all() => Coming::Awaited { behind: 0 },
-            Pieces::Slices(reader, _) if reader.is_passed_on() => Coming::Awaited { behind: 0 },
+            Pieces::Flight(reader) if !reader.flight().keeps_all() => Coming::Awaited,
+            Pieces::Slices(reader, _) if reader.is_passed_on() => Coming::Awaited,
             Pieces::Whole(_) | Pieces::Parts(_) | Pieces::Stored(..) | Pieces::Flight(_) | Pieces::Slices(..) => {
                 Coming::AtHand
             }
             Pieces::Disk(..) => Coming::Read(MOST_READ),
-            Pieces::Passed(..) => Coming::Awaited { behind: 0 },
-            Pieces::Private(_) => Coming::Awaited { behind: BEHIND },
+            Pieces::Passed(..) => Coming::Awaited,
         }
     }
 
@@ -538,15 +534,6 @@ impl Body {
         }
     }
 
-    /// Goes on with what is stored now. The first piece, which was asked for as one that is read, is a copy: what is kept for
-    /// the others is known when they are asked for.
-    fn go_on_with(&mut self, part: &Part, from: u64) -> Option<Bytes> {
-        let mut rest = part.body().slice(part.body().len().min(from as usize)..);
-        let first = rest.split_to(rest.len().min(BEHIND));
-        self.pieces = Pieces::Stored(part.object.clone(), Some(rest));
-        Some(Bytes::copy_from_slice(&first))
-    }
-
     /// The next piece to be sent; `None` at the end.
     pub async fn next(&mut self) -> Result<Option<Bytes>, OriginError> {
         while self.left > 0 {
@@ -568,10 +555,6 @@ impl Body {
                     }
                 }
                 Pieces::Passed(passing) => passing.next().await?,
-                Pieces::Private(receiver) => match receiver.recv().await.ok_or_else(lost)?? {
-                    Given::Piece(piece) => Some(piece),
-                    Given::Stored { part, from } => self.go_on_with(&part, from),
-                },
             };
             let Some(piece) = piece else { return Ok(None) };
             let piece = cut(piece, &mut self.skip, &mut self.left);
@@ -604,10 +587,6 @@ fn multipart(parts: &[Span], total: u64, body: &Bytes, head: &Head) -> (VecDeque
     let content_type = format!("multipart/byteranges; boundary={boundary}");
     let content_type = HeaderValue::try_from(content_type).unwrap_or(HeaderValue::from_static("multipart/byteranges"));
     (pieces, Multipart { content_type, length })
-}
-
-fn lost() -> OriginError {
-    OriginError::Broken { origin: "".into(), cause: "the fill ended before the response did".into() }
 }
 
 /// The part of a piece that lies in the window.

@@ -338,7 +338,7 @@ pub fn record(
         reason: report.and_then(Report::reason),
         referer: view.fields.get_str(&header::REFERER),
         user_agent: view.fields.get_str(&header::USER_AGENT),
-        error: sent.error.as_deref().or(sent.why.as_deref()),
+        error: sent.error.as_deref().or(sent.why.as_deref()).or(report.and_then(Report::covered)),
     };
     shared.observer.record(&outcome, site.map(|site| snapshot.sites[site].metrics.as_ref()));
 }

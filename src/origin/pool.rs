@@ -289,7 +289,10 @@ impl PoolRuntime {
         if stage == FailedStage::Ours {
             return;
         }
-        origin.failures.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        if let Some(failures) = origin.failed(error) {
+            let pool = &self.config.name;
+            tracing::warn!(%pool, origin = %origin.address, failures, error, "requests to an origin fail");
+        }
         if stage == FailedStage::Connecting
             && let Some(check) = &self.config.health
         {

@@ -15,6 +15,9 @@ use crate::config::model::Endpoint;
 /// Milliseconds for which it is remembered that an origin wants HTTP/1.1. It may have been for one request's sake.
 const HTTP11_FOR: u64 = 600_000;
 
+/// Milliseconds between two lines in the log about the failures of one origin.
+const TELL_EVERY: u64 = 10_000;
+
 /// One origin of one pool.
 #[derive(Debug)]
 pub struct OriginState {
@@ -33,6 +36,8 @@ pub struct OriginState {
     http11_until: AtomicU64,
     pub requests: AtomicU64,
     pub failures: AtomicU64,
+    /// When its failures were told of last, [`ticks`], and how many there were then.
+    told: Mutex<(u64, u64)>,
 }
 
 /// One of the addresses that an origin's name stands for. Each has a health of its own: one of them may be dead, as
@@ -101,6 +106,7 @@ impl OriginState {
             http11_until: AtomicU64::new(0),
             requests: AtomicU64::new(0),
             failures: AtomicU64::new(0),
+            told: Mutex::default(),
         }
     }
 
@@ -181,6 +187,20 @@ impl OriginState {
 
     pub fn last_error(&self) -> Option<String> {
         self.last_error.lock().clone()
+    }
+
+    /// A request failed. How many have since the last time that this was to be told; `None`: that is not long ago.
+    pub fn failed(&self, error: &str) -> Option<u64> {
+        let failures = self.failures.fetch_add(1, Ordering::Relaxed) + 1;
+        *self.last_error.lock() = Some(error.to_owned());
+        let mut told = self.told.lock();
+        let now = ticks();
+        if told.1 > 0 && now < told.0 + TELL_EVERY {
+            return None;
+        }
+        let since = failures - told.1;
+        *told = (now, failures);
+        Some(since)
     }
 
     /// A connection for a request was made.

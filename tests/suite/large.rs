@@ -75,8 +75,7 @@ fn a_large_body_is_stored_as_it_comes_and_followed_meanwhile() {
         let mut first = node.client();
         first.send("GET /a HTTP/1.1\r\nHost: shop.example\r\n\r\n");
         let head = first.head();
-        let told = if stated { "fwd=uri-miss; stored; ttl" } else { "fwd=uri-miss; ttl" };
-        assert!(head.contains(told), "{head}");
+        assert!(head.contains("fwd=uri-miss; ttl"), "whether the disk keeps up is not known yet: {head}");
         // The origin waits: what has come is there for the client nevertheless.
         let mut came = first.read_some().len();
         while came < LENGTH / 2 {

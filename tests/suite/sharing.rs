@@ -496,6 +496,30 @@ fn when_no_origin_can_be_reached_what_is_stored_covers() {
     }
 }
 
+/// What nobody sees, the operator does: in the node's log, in the requests' and by the admin API, also without a health check.
+#[test]
+fn an_outage_that_is_covered_is_told_of() {
+    let origin = Origin::start(|_| Reply::ok(&["Cache-Control: max-age=1"], "page"));
+    let log = "[log]\naccess = \"stdout\"\n";
+    let node = Node::start(&format!("{log}{}", node::site(&[origin.address], "", &route("mode = \"respect\""))));
+    node.get("/a");
+    eventually("its end", || (!node.get_with("/a", &["Cache-Control: only-if-cached"]).is_hit()).then_some(()));
+    origin.stop();
+    for _ in 0..3 {
+        assert_eq!(node.get("/a").text(), "page");
+    }
+    let line = node.wait_for_log("requests to an origin fail");
+    assert!(line.contains("WARN") && line.contains(&format!("origin={}", origin.address)), "{line}");
+    assert!(line.contains("failures=1") && line.contains("refused"), "{line}");
+    let told = node.log().iter().filter(|line| line.contains("requests to an origin fail")).count();
+    assert_eq!(told, 1, "and not by each request");
+    let is_covered =
+        |line: &str| line.contains("\"cache\":\"stale\"") && line.contains("a stored response covers for it");
+    eventually("three lines", || (node.stdout().lines().filter(|line| is_covered(line)).count() == 3).then_some(()));
+    let pools = node.admin("GET", "/v1/pools", "").1.to_string();
+    assert!(pools.contains("refused"), "{pools}");
+}
+
 #[test]
 fn what_covers_for_an_outage_is_still_purged() {
     for (soft, covers) in [(false, false), (true, true)] {

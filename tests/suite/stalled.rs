@@ -330,6 +330,39 @@ fn parts_are_kept_only_while_there_is_room() {
     eventually("room again", stored);
 }
 
+/// Parts that are stored, and that memory lets go of again, count for those who are still being sent them.
+#[test]
+fn stored_parts_that_nobody_takes_take_no_memory_beyond_the_bound() {
+    const PART: usize = 6 << 20;
+    let origin = Origin::start(|_| {
+        let range = "Content-Range: bytes 0-6291455/8388608";
+        let head = Reply::head(206, &["ETag: \"v1\"", "Cache-Control: max-age=60", range, "Content-Length: 6291456"]);
+        vec![Step::Send([head, vec![b'x'; PART]].concat())]
+    });
+    for tls in [false, true] {
+        let node = node(&origin, if tls { Protocol::H2 } else { Protocol::H1 }, ALL);
+        let (mut plain, mut coded) = (Vec::new(), Vec::new());
+        let before = origin.count();
+        let most = most_resident(&node, |number| {
+            let range = "Range: bytes=0-6291455";
+            let text = format!("GET /ranges/{number} HTTP/1.1\r\nHost: shop.example\r\n{range}\r\n\r\n");
+            if tls {
+                let mut client = Raw::by_h1(&node);
+                client.send(text.as_bytes());
+                coded.push(client);
+            } else {
+                let mut client = node.client();
+                client.send(text);
+                plain.push(client);
+            }
+            let fills = || node.admin("GET", "/v1/status", "").1["cache"]["fills"].as_u64().unwrap();
+            eventually("its end", || (origin.count() > before + number && fills() == 0).then_some(()));
+            number < 79
+        });
+        assert!(most <= bound(80), "tls {tls}: {} MiB", most >> 20);
+    }
+}
+
 /// A part is stored as its head says, however slow its reader is; the reader has all of it, and no more than was announced.
 #[test]
 fn who_is_slow_to_take_a_part_gets_all_of_it() {

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{StatusCode, header};
-use tokio::sync::{mpsc, oneshot};
+use http::{HeaderMap, StatusCode, header};
+use tokio::sync::oneshot;
 
 use crate::clock::Timestamp;
 use crate::origin::connect::OriginError;
@@ -20,11 +20,7 @@ use super::super::status::Stored;
 use super::super::vary::Variant;
 use super::complete::Around;
 use super::keep::Keeper;
-use super::{FillRequest, Given, PrivateBody, PrivateResponse, Unread};
-
-/// Pieces that may wait for the reader of a part that is collected, and how large each is at most.
-const PIECES_OF_A_PART: usize = 1;
-const MOST_OF_A_PART: usize = 32 << 10;
+use super::{FillRequest, PrivateBody, PrivateResponse, Unread};
 
 /// Streams a response that is to be stored to whoever follows, and stores it when it is whole.
 ///
@@ -44,8 +40,17 @@ pub(super) async fn stream(
         exchange.fields.remove(header::CONTENT_RANGE); // each answer says its own
     }
     let (head, own) = Head::split(exchange.status, std::mem::take(&mut exchange.fields), &excluded);
-    let mut unsent =
-        Some(FlightHead { head: head.clone(), length, part, freshness, variant, tags, own, skipped: None });
+    let mut unsent = Some(FlightHead {
+        head: head.clone(),
+        length,
+        part,
+        freshness,
+        variant,
+        tags,
+        own,
+        skipped: None,
+        has_room: false,
+    });
     let mut held = Bytes::new();
     let mut received = around.before.len() as u64;
     if !around.before.is_empty() {
@@ -62,7 +67,7 @@ pub(super) async fn stream(
         _ => keeper.leave_memory(SkipReason::FillBuffer),
     }
     if let Some(head) = &mut unsent {
-        head.skipped = keeper.skipped();
+        (head.skipped, head.has_room) = (keeper.skipped(), keeper.has_room());
     }
     let whole = loop {
         if let Some(head) = unsent.take_if(|_| length != Some(received)) {
@@ -133,34 +138,37 @@ pub(super) async fn hand_over_part(
     let mut whole = fields;
     whole.remove(header::CONTENT_RANGE);
     let (head, _) = Head::split(StatusCode::OK, whole, &storable.excluded);
-    let room = match part::strong_etag(&head) {
-        Some(_) => engine.flights.buffer.room(range.length(), request.prefix()).ok_or(SkipReason::FillBuffer),
-        None => Err(SkipReason::Partial), // its entity tag is among what may not be stored
+    let body = Flight::new(request.key.clone(), flight.seq, None, engine.flights.buffer.clone());
+    let obstacle = match part::strong_etag(&head) {
+        None => Some(SkipReason::Partial), // its entity tag is among what may not be stored
+        Some(_) if body.reserve(range.length(), request.prefix()) => None,
+        Some(_) => Some(SkipReason::FillBuffer),
     };
-    let room = match room {
-        Ok(room) => room,
-        Err(reason) => {
-            engine.metrics.not_stored(reason.as_str());
-            flight.settle(Settled::Private(Stored::No(reason)));
-            let rest = Unread { exchange, engine: engine.clone(), left: range.length() };
-            let _ = owner.send(private(PrivateBody::Passed(rest))); // nobody waits for it: the client left
-            return;
-        }
-    };
+    if let Some(reason) = obstacle {
+        engine.metrics.not_stored(reason.as_str());
+        flight.settle(Settled::Private(Stored::No(reason)));
+        let rest = Unread { exchange, engine: engine.clone(), left: range.length() };
+        let _ = owner.send(private(PrivateBody::Passed(rest))); // nobody waits for it: the client left
+        return;
+    }
     let (basis, ttl) = (storable.freshness.basis, storable.freshness.ttl(Timestamp::now()));
     flight.settle(Settled::Private(Stored::Yes { basis, ttl }));
-    let (sender, body) = mpsc::channel(PIECES_OF_A_PART);
-    if owner.send(private(PrivateBody::Kept(body))).is_err() {
+    let Storable { freshness, variant, tags, .. } = storable.clone();
+    let (length, part, own) = (Some(range.length()), Some(range), HeaderMap::new());
+    let (head_of_all, skipped, has_room) = (head.clone(), None, true);
+    let seen = FlightHead { head: head_of_all, length, part, freshness, variant, tags, own, skipped, has_room };
+    let Some(reader) = body.start_for_one(seen) else { return };
+    if owner.send(private(PrivateBody::Kept(reader))).is_err() {
         return;
     }
     let store = |bytes: Bytes| {
         let object = Object::new(request.key.view(), head, bytes, storable, flight.seq);
         let part = Part::new(object, range)?;
-        engine.store_part(part.clone(), request.rules(), flight);
-        drop(room);
-        Some(part)
+        let object = part.object.clone();
+        engine.store_part(part, request.rules(), flight);
+        Some(object)
     };
-    pump(engine, exchange, range.length(), sender, store).await;
+    collect(engine, exchange, range.length(), &body, store).await;
 }
 
 /// Gives a response that is not to be shared to the request that caused it, at that client's pace.
@@ -211,49 +219,43 @@ pub(super) async fn hand_over(
     let _ = owner.send(PrivateResponse { head, length, body }); // nobody waits for it: a refresh, or the client left
 }
 
-/// Collects a part as the origin sends it, and stores it. Its reader gets what has come whenever it takes more, and what it
-/// has not got by the end from what is stored: so that a slow one changes nothing of what its head says.
-async fn pump(
+/// Collects a part as the origin sends it, and stores it, however slow its reader is. What completes it is held back until it
+/// is stored.
+async fn collect(
     engine: &Arc<Engine>,
     mut exchange: Box<Exchange>,
     length: u64,
-    sender: mpsc::Sender<Result<Given, OriginError>>,
-    store: impl FnOnce(Bytes) -> Option<Part>,
+    body: &Arc<Flight>,
+    store: impl FnOnce(Bytes) -> Option<Arc<Object>>,
 ) {
-    let mut bytes = Vec::with_capacity(length as usize); // bounded when it was judged
-    let mut sent = 0;
+    let (mut received, mut last) = (0, Bytes::new());
     let whole = loop {
-        // What completes the response is sent when it is stored: the client's next request may come at once, and should find
-        // it, and the origin's connection.
-        let is_behind = sent < bytes.len() && (bytes.len() as u64) < length;
-        let chunk = tokio::select! {
-            biased;
-            place = sender.reserve(), if is_behind => {
-                let Ok(place) = place else { return }; // the client left
-                let piece = &bytes[sent..bytes.len().min(sent + MOST_OF_A_PART)];
-                place.send(Ok(Given::Piece(Bytes::copy_from_slice(piece))));
-                sent += piece.len();
-                continue;
-            }
-            chunk = exchange.read_body() => chunk,
-        };
-        match chunk {
-            Ok(Some(chunk)) => bytes.extend_from_slice(&chunk),
-            Ok(None) => break ended(&exchange, Some(length), bytes.len() as u64),
+        let chunk = match exchange.read_body().await {
+            Ok(Some(chunk)) => chunk,
+            Ok(None) => break ended(&exchange, Some(length), received),
             Err(error) => break Err(error),
-        }
+        };
+        received += chunk.len() as u64;
         // The length is that of the range, which the framing need not have.
-        if bytes.len() as u64 > length {
-            break ended(&exchange, Some(length), bytes.len() as u64);
+        if received > length {
+            break ended(&exchange, Some(length), received);
+        }
+        match received == length && last.is_empty() {
+            true => last = chunk,
+            false => body.append(chunk),
+        }
+        if body.is_deserted() {
+            return; // the client left
         }
     };
     if let Err(error) = whole {
-        let _ = sender.send(Err(error)).await; // if the client left, nobody needs to know
-        return;
+        return body.abort(error);
     }
-    let unlike =
-        || OriginError::Broken { origin: exchange.origin.clone(), cause: "this is no part of anything".into() };
-    let rest = store(bytes.into()).map(|part| Given::Stored { part, from: sent as u64 }).ok_or_else(unlike);
     exchange.release(&engine.connector).await;
-    let _ = sender.send(rest).await; // if the client left, nobody needs it
+    let bytes = body.body_between(&[], &last);
+    let is_shared = store(bytes.clone()).is_some_and(|object| engine.share(body, &bytes, &object, 0));
+    if !is_shared {
+        body.append(last);
+    }
+    body.complete();
 }

@@ -73,6 +73,11 @@ impl<'a> Keeper<'a> {
         self.has_room = true;
     }
 
+    /// Whether room in memory is taken for all of it.
+    pub(super) fn has_room(&self) -> bool {
+        self.has_room
+    }
+
     /// Why it is not stored, if that is known already.
     pub(super) fn skipped(&self) -> Option<SkipReason> {
         self.skipped
@@ -182,11 +187,7 @@ impl<'a> Keeper<'a> {
                 };
                 let object = Object::new(key, head, body.clone(), self.storable, flight.seq);
                 let object = engine.store(object, rules, flight);
-                let is_shared = flight.share(&body, (object.weight() + twice) as u64);
-                if !engine.memory.has_body_of(&object) {
-                    engine.memory.waiting().left_body(body.as_ptr().addr()); // it was not stored, or not for long
-                }
-                if is_shared {
+                if engine.share(flight, &body, &object, twice) {
                     return Bytes::new();
                 }
             }

@@ -4,9 +4,8 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 
 use crate::clock::Timestamp;
 use crate::config::model::CacheRules;
@@ -22,7 +21,7 @@ use crate::snapshot::Snapshot;
 use super::coding;
 use super::engine::{CacheRequest, Engine};
 use super::explain;
-use super::flight::{Flight, ObjectUse, Settled};
+use super::flight::{Flight, FlightReader, ObjectUse, Settled};
 use super::freshness::ExchangeTimes;
 use super::inspect::TriedOut;
 use super::object::{Head, Object, add_date, remove_hop_by_hop};
@@ -197,21 +196,11 @@ pub struct PrivateResponse {
 /// How the body of such a response comes.
 pub enum PrivateBody {
     /// By the fill, which keeps it.
-    Kept(mpsc::Receiver<Result<Given, OriginError>>),
+    Kept(FlightReader),
     /// As its reader reads it.
     Passed(Unread),
     /// What is stored, or was.
     Stored(Arc<Object>),
-}
-
-/// What the reader of a response gets that the fill keeps.
-pub enum Given {
-    Piece(Bytes),
-    /// All of it is stored; its reader has what comes before a place in it.
-    Stored {
-        part: Part,
-        from: u64,
-    },
 }
 
 /// What is to be read of an origin's answer.

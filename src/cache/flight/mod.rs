@@ -518,6 +518,7 @@ mod tests {
             tags: Tags::default(),
             own: HeaderMap::new(),
             skipped: None,
+            has_room: true,
         }
     }
 

@@ -31,6 +31,8 @@ pub struct FlightHead {
     pub own: HeaderMap,
     /// Why it will not be stored, where that is known from the beginning.
     pub skipped: Option<SkipReason>,
+    /// Whether room in memory is taken for all of it: else nobody knows whether it will be stored.
+    pub has_room: bool,
 }
 
 impl FlightHead {
@@ -40,9 +42,9 @@ impl FlightHead {
             Some(reason) => Stored::No(reason),
             None => {
                 let (basis, ttl) = (self.freshness.basis, self.freshness.ttl(Timestamp::now()));
-                match self.length {
-                    Some(_) => Stored::Yes { basis, ttl },
-                    None => Stored::IfItFits { basis, ttl },
+                match self.has_room {
+                    true => Stored::Yes { basis, ttl },
+                    false => Stored::IfItFits { basis, ttl },
                 }
             }
         }

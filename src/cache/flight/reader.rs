@@ -39,6 +39,13 @@ impl Flight {
         Some(Seat { flight: self.clone(), reader })
     }
 
+    /// Gives a head, and the body behind it, to one request alone: to the first reader.
+    pub fn start_for_one(self: &Arc<Self>, head: FlightHead) -> Option<FlightReader> {
+        let (seat, head) = (self.seat()?, Arc::new(head));
+        self.enter(Phase::Streaming(head.clone()));
+        Some(FlightReader { seat, head, leads: true })
+    }
+
     /// Waits for the head. Ends when the fill does, and every wait of a fill has a deadline.
     /// `interims`: who is told of what goes before it.
     pub async fn arrival(

@@ -133,7 +133,7 @@ async fn next(
             (response.body.next().await.map_err(|error| error.to_string())?, Some(held))
         }
         // Both ways at once: where there is no room for what the origin says, it is still told what the client says.
-        Coming::Awaited { behind } if response.body.is_sending() => {
+        Coming::Awaited if response.body.is_sending() => {
             let body = &mut response.body;
             let read = |cx: &mut Context<'_>, may: bool| match may {
                 true => body.poll_next_while_sending(cx),
@@ -142,15 +142,15 @@ async fn next(
                     Poll::Pending
                 }
             };
-            let (piece, held) = stream.with_room(BEHIND + BEHIND, behind, read).await.map_err(text)?;
+            let (piece, held) = stream.with_room(BEHIND + BEHIND, read).await.map_err(text)?;
             let piece = piece.map_err(|error| error.to_string())?;
             response.body.have_read(&piece).await;
             (piece, Some(held))
         }
-        Coming::Awaited { behind } => {
+        Coming::Awaited => {
             let mut reading = std::pin::pin!(response.body.next());
             let read = |cx: &mut Context<'_>, may: bool| if may { reading.as_mut().poll(cx) } else { Poll::Pending };
-            let (piece, held) = stream.with_room(BEHIND + BEHIND, behind, read).await.map_err(text)?;
+            let (piece, held) = stream.with_room(BEHIND + BEHIND, read).await.map_err(text)?;
             (piece.map_err(|error| error.to_string())?, Some(held))
         }
     };

@@ -407,29 +407,21 @@ impl Handle {
     }
 
     /// Reads something for the client, only while there is room for it: as long as nothing comes it has none. `read` is told
-    /// whether there is; where there is not, it may do something else. `behind`: bytes that are in hand meanwhile.
+    /// whether there is; where there is not, it may do something else.
     pub async fn with_room<T>(
         &mut self,
         bytes: usize,
-        behind: usize,
         mut read: impl FnMut(&mut Context<'_>, bool) -> Poll<T>,
     ) -> Result<(T, Held), Gone> {
         let mut asks = std::pin::pin!(tokio::time::sleep(TURN));
-        let (mut turn, mut in_hand) = (TURN, None);
+        let mut turn = TURN;
         poll_fn(|cx| {
             if let Poll::Ready(Err(gone)) = self.poll(cx, |_| None::<()>) {
                 return Poll::Ready(Err(gone));
             }
             loop {
                 if let Some(held) = self.hold_at_once(bytes) {
-                    in_hand = None;
                     return read(cx, true).map(|read| Ok((read, held)));
-                }
-                if behind > 0 && in_hand.is_none() {
-                    in_hand = self.stream.outbox.waiting.keep_in_hand(self.waiter(), behind as u64);
-                    if in_hand.is_none() {
-                        return Poll::Ready(Err(Gone::NoRoom));
-                    }
                 }
                 let _ = read(cx, false);
                 std::task::ready!(asks.as_mut().poll(cx));

@@ -108,7 +108,7 @@ impl Spool {
     /// `head`: the object, as yet without its body; `length`: of that, if it is known. `None`: there is no room for it.
     pub fn begin(volume: &Arc<Volume>, others: Vec<Arc<Volume>>, head: &Object, length: Option<u64>) -> Option<Self> {
         let (header, meta) = volume.head_of(head)?;
-        let room = length.unwrap_or(0);
+        let room = length.map_or(0, |body| Header { body, ..header }.file_length());
         if !volume.take_room(room) {
             volume.count(Trouble::Full);
             return None;
@@ -247,8 +247,12 @@ impl SpoolFile {
     fn settle(&self) {
         if !self.settled.swap(true, Ordering::AcqRel) {
             self.volume.spooled(-(self.written.load(Ordering::Relaxed) as i64));
-            self.volume.give_room_back(self.room.load(Ordering::Relaxed));
+            self.give_room_back();
         }
+    }
+
+    fn give_room_back(&self) {
+        self.volume.give_room_back(self.room.swap(0, Ordering::AcqRel));
     }
 
     fn push(self: Arc<Self>, piece: Bytes) -> bool {
@@ -335,6 +339,8 @@ impl SpoolFile {
         state.running = false;
         let waiting: usize = state.queue.drain(..).map(|piece| piece.len()).sum();
         drop(state);
+        // Nothing more is written; what is there may be read for long, and counts as long.
+        self.give_room_back();
         self.volume.write_buffer.give_back(waiting as u64);
         self.progress.notify_waiters();
     }

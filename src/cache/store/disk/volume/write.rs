@@ -188,13 +188,10 @@ impl Volume {
     }
 
     /// Takes room for a body that is written as it comes, at the expense of what is there. All of them may have half of the
-    /// limit, and one alone all of it: most of what is stored outlives fills that come to nothing.
+    /// limit: the other half of what is stored outlives fills that come to nothing.
     pub fn take_room(&self, bytes: u64) -> bool {
         let max = self.max_size();
-        let take = |taken: u64| {
-            let after = taken + bytes;
-            (after <= max / 2 || taken == 0 && after <= max).then_some(after)
-        };
+        let take = |taken: u64| Some(taken + bytes).filter(|after| *after <= max / 2);
         bytes == 0 || self.for_spools.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok()
     }
 
