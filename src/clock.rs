@@ -51,8 +51,14 @@ impl Timestamp {
 
 /// Milliseconds since about the start of the process, never 0: for what is only compared with itself.
 pub fn ticks() -> u64 {
-    static START: std::sync::LazyLock<std::time::Instant> = std::sync::LazyLock::new(std::time::Instant::now);
-    START.elapsed().as_millis() as u64 + 1
+    // The coarse clock goes on every few milliseconds, and costs a quarter of the other.
+    let now = || {
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::MonotonicCoarse);
+        now.tv_sec as u64 * 1000 + now.tv_nsec as u64 / 1_000_000
+    };
+    static START: std::sync::OnceLock<u64> = std::sync::OnceLock::new();
+    let now = now();
+    now - START.get_or_init(|| now).min(&now) + 1
 }
 
 /// A length of time in whole milliseconds: half the size of a `Duration`, for what is kept a million times.

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Version, header};
 
 /// Fields that a request gets beside its own on its way to an origin.
-const FORWARDED: usize = 4;
+const FORWARDED: usize = 6;
 
 /// A request as the decisions see it. Everything in it has been checked by the front.
 #[derive(Clone, Copy)]

@@ -80,9 +80,9 @@ pub async fn send(
             }
         };
         tried.push((origin, address));
-        let is_last = tried.len() > config.retries as usize || Instant::now() >= deadline;
+        let is_last = || tried.len() > config.retries as usize || Instant::now() >= deadline;
         let is_retried = again != Again::No
-            && !is_last
+            && !is_last()
             && pools.has_another(request.pool, &tried)
             && (again == Again::Yes || first.budget.may_retry());
         if !is_retried {

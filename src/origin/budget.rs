@@ -1,8 +1,8 @@
 //! How much of a pool's work may be retries: where many requests fail, each one that is sent twice makes it worse.
 
-use std::time::Instant;
-
 use parking_lot::Mutex;
+
+use crate::clock::ticks;
 
 /// Seconds that are looked back on.
 const WINDOW: u64 = 10;
@@ -11,11 +11,8 @@ const PERCENT: u64 = 20;
 const LEAST: u64 = 3;
 
 /// Counts a pool's requests and retries of the last seconds.
-#[derive(Debug)]
-pub struct RetryBudget {
-    since: Instant,
-    counted: Mutex<Counted>,
-}
+#[derive(Debug, Default)]
+pub struct RetryBudget(Mutex<Counted>);
 
 #[derive(Debug, Default)]
 struct Counted {
@@ -30,23 +27,15 @@ struct Second {
     retries: u64,
 }
 
-impl Default for RetryBudget {
-    fn default() -> Self {
-        RetryBudget { since: Instant::now(), counted: Mutex::default() }
-    }
-}
-
 impl RetryBudget {
     /// A request has come.
     pub fn requested(&self) {
-        let now = self.since.elapsed().as_secs();
-        self.counted.lock().second(now).requests += 1;
+        self.0.lock().second(ticks() / 1000).requests += 1;
     }
 
     /// Whether one may be sent again; it counts as that then.
     pub fn may_retry(&self) -> bool {
-        let now = self.since.elapsed().as_secs();
-        self.counted.lock().may_retry(now)
+        self.0.lock().may_retry(ticks() / 1000)
     }
 }
 

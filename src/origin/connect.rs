@@ -67,7 +67,7 @@ impl Connector {
 
     /// A new connection that speaks HTTP/1.1. With an error goes whether it says something of the origin: what the request
     /// had no time for, or the node no descriptors, does not.
-    async fn connect(&self, picked: &Picked, deadline: Instant) -> Result<h1::Connection, Failure> {
+    async fn connect(&self, picked: &Picked, deadline: Instant) -> Result<Box<h1::Connection>, Failure> {
         let origin = &picked.origin.address;
         let stream = async {
             if picked.pool.config.tls.is_some() {
@@ -85,7 +85,7 @@ impl Connector {
             stream.set_nodelay(true).map_err(fail)?;
             Ok(OriginStream::Plain(stream))
         };
-        within(picked, deadline, stream).await.map(h1::Connection::new)
+        within(picked, deadline, stream).await.map(|stream| Box::new(h1::Connection::new(stream)))
     }
 
     async fn open_by_pingora(
@@ -117,7 +117,7 @@ impl Connector {
             }
             HttpSession::H1(session) => {
                 let stream = OriginStream::Tls(session.into_inner());
-                Ok((By::H1(h1::Connection::new(stream)), false))
+                Ok((By::H1(Box::new(h1::Connection::new(stream))), false))
             }
             HttpSession::Custom(_) => {
                 let cause = "a protocol that was not asked for".to_owned();

@@ -88,17 +88,16 @@ struct Waits {
     over: Pin<Box<Sleep>>,
 }
 
-/// How the origin is spoken to.
-#[expect(clippy::large_enum_variant, reason = "most are of HTTP/1.1")]
+/// How the origin is spoken to. Boxed for as long as the connection lives: it goes from hand to hand, too.
 pub(super) enum By {
-    H1(h1::Connection),
+    H1(Box<h1::Connection>),
     H2(Box<h2::Stream>),
 }
 
 impl By {
     fn link(&mut self) -> &mut dyn Link {
         match self {
-            By::H1(connection) => connection,
+            By::H1(connection) => &mut **connection,
             By::H2(stream) => &mut **stream,
         }
     }
@@ -237,19 +236,22 @@ impl Sending<'_> {
         deadline: Instant,
     ) -> Result<ResponseHead, HeadError> {
         let whole = self.upload.is_none().then_some(deadline);
-        let by = |patience: Option<Duration>| {
-            let by = Instant::now() + patience.unwrap_or(FOREVER);
+        let by = |now: Instant, patience: Option<Duration>| {
+            let by = now + patience.unwrap_or(FOREVER);
             whole.map_or(by, |whole| by.min(whole))
         };
-        let mut over = pin!(sleep_until(by(Some(write))));
+        let began = Instant::now();
+        let mut over = pin!(sleep_until(by(began, Some(write))));
+        let mut first = Some(began); // most requests are sent as soon as they begin: the clock is asked once for both
         std::future::poll_fn(|cx| {
+            let began = first.take();
             loop {
                 if self.is_sending {
                     match self.poll_send(cx, link) {
                         Poll::Ready(Err(error)) => return Poll::Ready(Err(HeadError::Client(error))),
                         Poll::Ready(Ok(())) => {
                             self.is_sending = false;
-                            over.as_mut().reset(by(read));
+                            over.as_mut().reset(by(began.unwrap_or_else(Instant::now), read));
                         }
                         Poll::Pending => {}
                     }
@@ -260,7 +262,7 @@ impl Sending<'_> {
                             return Poll::Ready(Ok(head));
                         }
                         if !self.is_sending {
-                            over.as_mut().reset(by(read));
+                            over.as_mut().reset(by(Instant::now(), read));
                         }
                     }
                     Poll::Ready(Err(error)) => {

@@ -259,9 +259,7 @@ pub fn set_forwarding_fields(fields: &mut HeaderMap, forwarded: &Forwarded<'_>) 
     if let Ok(via) = HeaderValue::try_from(via(forwarded.version, &forwarded.node.name)) {
         fields.append(header::VIA, via);
     }
-    if let Ok(passed) = HeaderValue::try_from(forwarded.passage.cdn_loop()) {
-        fields.append(CDN_LOOP, passed);
-    }
+    fields.append(CDN_LOOP, forwarded.passage.cdn_loop().clone());
 }
 
 /// Whether a field may tell an origin who asks: `Cookie`, `Authorization`, a key of an API, and whatever else is not known to

@@ -1,6 +1,8 @@
 //! What tells a request that goes in circles (RFC 8586): each node adds itself to `CDN-Loop`, by an identifier that no other
 //! has. Names would not do: two nodes in a row may share theirs.
 
+use http::HeaderValue;
+
 use crate::request::Fields;
 
 use super::forward::CDN_LOOP;
@@ -14,6 +16,7 @@ const MOST_NODES: usize = 16;
 #[derive(Debug)]
 pub struct Passage {
     id: Box<str>,
+    entry: HeaderValue,
 }
 
 /// Why a request has gone far enough.
@@ -38,12 +41,13 @@ impl Loop {
 impl Passage {
     /// `id`: random, of letters and digits.
     pub fn new(id: Box<str>) -> Self {
-        Passage { id }
+        let entry = HeaderValue::try_from(format!("{CDN}; node={id}"));
+        Passage { id, entry: entry.unwrap_or(HeaderValue::from_static(CDN)) } // letters and digits are no obstacle
     }
 
     /// The node's entry.
-    pub fn cdn_loop(&self) -> String {
-        format!("{CDN}; node={}", self.id)
+    pub fn cdn_loop(&self) -> &HeaderValue {
+        &self.entry
     }
 
     /// Whether a request goes in circles.
@@ -87,7 +91,7 @@ mod tests {
             (&["seawall"], None),
             (&[others.as_str()], None),
             (&[others.as_str(), "seawall; node=c3"], Some(Loop::TooLong)),
-            (&[others.as_str(), passage.cdn_loop().as_str()], Some(Loop::Here)),
+            (&[others.as_str(), passage.cdn_loop().to_str().unwrap()], Some(Loop::Here)),
         ] {
             let mut fields = HeaderMap::new();
             lines.iter().for_each(|line| _ = fields.append(CDN_LOOP, line.parse().unwrap()));

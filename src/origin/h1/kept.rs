@@ -1,10 +1,12 @@
 //! Connections that are kept for the next exchange.
 
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::BytesMut;
 use parking_lot::Mutex;
+
+use crate::clock::ticks;
 
 use super::{Connection, KEPT_BUFFER};
 
@@ -26,34 +28,42 @@ struct All {
 struct Resting {
     origin: usize,
     address: SocketAddr,
-    since: Instant,
-    connection: Connection,
+    /// [`ticks`].
+    since: u64,
+    connection: Box<Connection>,
+}
+
+impl Resting {
+    fn is_alive(&mut self, most_idle: Duration) -> bool {
+        let rested = Duration::from_millis(ticks().saturating_sub(self.since));
+        rested < most_idle && self.connection.stream.is_quiet()
+    }
 }
 
 impl Kept {
     /// The one that was used last, to an origin at an address. It was alive a moment ago, but may have been closed since.
-    pub fn take(&self, origin: usize, address: SocketAddr, most_idle: Duration) -> Option<Connection> {
+    pub fn take(&self, origin: usize, address: SocketAddr, most_idle: Duration) -> Option<Box<Connection>> {
         loop {
             let mut resting = {
                 let all = &mut self.0.lock().resting;
                 let place = all.iter().rposition(|kept| kept.origin == origin && kept.address == address)?;
                 all.remove(place)
             };
-            if resting.since.elapsed() < most_idle && resting.connection.stream.is_quiet() {
+            if resting.is_alive(most_idle) {
                 return Some(resting.connection);
             }
         }
     }
 
     /// Keeps a connection, if it can be used again.
-    pub fn put(&self, origin: usize, address: SocketAddr, mut connection: Connection) {
+    pub fn put(&self, origin: usize, address: SocketAddr, mut connection: Box<Connection>) {
         if !connection.can_be_kept() {
             return;
         }
         if connection.read.capacity() > KEPT_BUFFER {
             connection.read = BytesMut::new();
         }
-        let resting = Resting { origin, address, since: Instant::now(), connection };
+        let resting = Resting { origin, address, since: ticks(), connection };
         let mut all = self.0.lock();
         if all.resting.len() < MOST && !all.closed {
             all.resting.push(resting);
@@ -75,9 +85,8 @@ impl Kept {
     /// Closes those that have rested for too long or that their origins have closed.
     pub fn tidy(&self, most_idle: Duration) {
         let all = std::mem::take(&mut self.0.lock().resting);
-        let alive = |resting: &mut Resting| resting.since.elapsed() < most_idle && resting.connection.stream.is_quiet();
         let alive: Vec<Resting> =
-            all.into_iter().filter_map(|mut resting| alive(&mut resting).then_some(resting)).collect();
+            all.into_iter().filter_map(|mut resting| resting.is_alive(most_idle).then_some(resting)).collect();
         let mut newer = self.0.lock();
         if newer.closed {
             return;
@@ -101,7 +110,7 @@ mod tests {
         let (kept, idle) = (Kept::default(), Duration::from_secs(60));
         let stream = TcpStream::connect(address).await.unwrap();
         let end = listener.accept().await.unwrap().0;
-        kept.put(0, address, Connection::new(OriginStream::Plain(stream)));
+        kept.put(0, address, Box::new(Connection::new(OriginStream::Plain(stream))));
         end.writable().await.unwrap();
         end.try_write(b"HTTP/1.1 200 OK\r\n").unwrap();
         // Nothing has been waited for since: tokio does not know of it.
@@ -117,7 +126,7 @@ mod tests {
         for _ in 0..3 {
             let stream = TcpStream::connect(address).await.unwrap();
             ends.push(listener.accept().await.unwrap().0);
-            kept.put(0, address, Connection::new(OriginStream::Plain(stream)));
+            kept.put(0, address, Box::new(Connection::new(OriginStream::Plain(stream))));
         }
         assert!(kept.take(1, address, idle).is_none(), "another origin's");
         drop(ends.remove(2)); // of the one that was used last
@@ -136,12 +145,12 @@ mod tests {
         assert!(kept.take(0, address, idle).is_none(), "it has rested for too long");
         for last in [Kept::forget as fn(&Kept, SocketAddr), |kept, _| kept.close()] {
             let stream = TcpStream::connect(address).await.unwrap();
-            kept.put(0, address, Connection::new(OriginStream::Plain(stream)));
+            kept.put(0, address, Box::new(Connection::new(OriginStream::Plain(stream))));
             last(&kept, address);
             assert!(kept.take(0, address, idle).is_none());
         }
         let stream = TcpStream::connect(address).await.unwrap();
-        kept.put(0, address, Connection::new(OriginStream::Plain(stream)));
+        kept.put(0, address, Box::new(Connection::new(OriginStream::Plain(stream))));
         assert!(kept.0.lock().resting.is_empty(), "it is closed for good");
     }
 }
