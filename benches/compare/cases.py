@@ -18,7 +18,7 @@ class Case:
     title: str
     path: str
     peers: tuple
-    kind: str = "load"          # "load", "cores", "idle" or "objects": see measure.py
+    kind: str = "load"          # "load", "cores", "echo", "idle" or "objects": see measure.py
     answered: str = "hit"       # "hit", "disk hit", "stored" (a miss that is) or "pass": what the check insists on
     storage: str = "memory"     # where caches keep objects, if they have the choice
     tls: bool = False
@@ -99,6 +99,8 @@ def all_cases(etags):
         Case("grpc", "unary call by gRPC, 100 bytes, HTTP/2 with 16 streams to the node and to the origin", "/grpc/call",
              ("seawall", "nginx"), answered="pass", tls=True, h2=True, generator="h2load", script="grpc", connections=4,
              streams=16, headers=("Content-Type: application/grpc", "TE: trailers"), targets={"nginx": 1.20}),
+        Case("echo", "message of 100 bytes by WebSocket, there and back", "/echo", ("seawall", "nginx", "haproxy"),
+             kind="echo", answered="pass"),
         Case("cores", "memory hit, 1 KiB, on two cores", "/1k", ("seawall", "seawall-2"), kind="cores", connections=64,
              at_least=1.8),
         Case("idle", "idle connection", "/1k", PROXIES, kind="idle", limit=8 * 1024),

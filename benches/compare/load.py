@@ -3,6 +3,7 @@
 import re
 import resource
 import subprocess
+import sys
 from dataclasses import dataclass
 from itertools import count
 
@@ -50,6 +51,15 @@ def h2load(peer, case, seconds):
     failed = int(re.search(r"(\d+) failed", said)[1])
     # Those under way at the end count as failed.
     return Run(succeeded, 0, time, max(0, failed - case.connections * case.streams))
+
+
+def echo(lab, peer, connections, seconds):
+    said = _run(["taskset", "-c", lab.load_core, sys.executable, HERE / "echo.py", "load", peer.port, connections,
+                 seconds], seconds)
+    result = re.search(r"^RESULT (\d+) ([\d.]+)$", said, re.M)
+    if not result:
+        raise Failed(f"echo.py said:\n{said}")
+    return Run(int(result[1]), 0, float(result[2]), 0)
 
 
 def ask_for_each(peer, paths, list_file):

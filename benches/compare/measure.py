@@ -45,7 +45,19 @@ def measure(lab, peer, case, origin, options):
         return options.idle, idle_connections(peer, case, options.idle)
     if case.kind == "objects":
         return options.objects, stored_objects(peer, case, origin, options.objects)
+    if case.kind == "echo":
+        return case.connections, echoed_messages(lab, peer, case, options.seconds)
     return requests_under_load(lab, peer, case, origin, options.seconds)
+
+def echoed_messages(lab, peer, case, seconds):
+    """Processor time for each message that goes to the origin and comes back."""
+    before, load_before = peer.cpu_ns(), load.cpu_seconds()
+    run = load.echo(lab, peer, case.connections, seconds)
+    load_seconds = load.cpu_seconds() - load_before
+    if run.requests < seconds:
+        raise Failed(f"{run.requests} messages in {run.seconds:.1f} s")
+    return Sample(cpu_between(before, settle(peer)) / 1000 / run.requests, run.requests / run.seconds,
+                  load_seconds * 1e6 / run.requests)
 
 def requests_under_load(lab, peer, case, origin, seconds):
     """How many there were, and what one took."""

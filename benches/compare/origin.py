@@ -5,6 +5,7 @@ import random
 import urllib.request
 
 import nginx_conf
+from echo import Echo
 from server import Server
 
 KIB, MIB = 1024, 1024 * 1024
@@ -31,6 +32,7 @@ class Origin(Server):
         self.cores = [lab.origin_core]
         self.status_port, self.h2_port = lab.free_port(), lab.free_port()
         self.root = self.dir / "www"
+        self.echo = Echo(lab)
         self.asked = 0  # how often it was asked for its requests, which are requests, too
 
     def command(self):
@@ -51,6 +53,14 @@ location /pass/ {{ try_files /1k =404; add_header Cache-Control "no-store"; }}
 location /grpc/ {{ return 200 "{CALLED}"; }}
 {READ_THEN_ANSWER}
 }}""")
+
+    def start(self):
+        super().start()
+        self.echo.start()
+
+    def stop(self):
+        self.echo.stop()
+        super().stop()
 
     def requests(self):
         """How many requests it has had, without those that ask this."""

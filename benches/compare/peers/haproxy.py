@@ -49,12 +49,16 @@ frontend clients
   bind 127.0.0.1:{self.port}
   bind 127.0.0.1:{self.tls_port} ssl crt {self.lab.dir}/both.pem alpn h2,http/1.1
   use_backend passed if {{ path_beg /pass/ /post }}
+  use_backend echo if {{ path /echo }}
   default_backend cached
 
 backend cached
   http-request cache-use memory
   http-response cache-store memory
   server origin 127.0.0.1:{self.origin.port}
+
+backend echo
+  server echo 127.0.0.1:{self.origin.echo.port}
 
 backend passed
   server origin 127.0.0.1:{self.origin.port}

@@ -23,6 +23,8 @@ ssl_certificate {self.lab.certificate}; ssl_certificate_key {self.lab.key};
 ssl_protocols TLSv1.3; ssl_session_cache shared:tls:64m;
 location /grpc/ {{ grpc_pass grpc://h2_origin; }}
 location /pass/ {{ proxy_pass http://origin; }}
+location = /echo {{ proxy_pass http://127.0.0.1:{self.origin.echo.port}; proxy_http_version 1.1;
+  proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection "upgrade"; }}
 location = /post {{ proxy_pass http://origin; proxy_request_buffering off; client_body_buffer_size 64k; }}
 {locations}
 }}"""

@@ -74,11 +74,16 @@ origins = ["127.0.0.1:{self.origin.port}"]
 [pool.h2_origin]
 origins = ["127.0.0.1:{self.origin.h2_port}"]
 protocol = "h2"
+[pool.echo]
+origins = ["127.0.0.1:{self.origin.echo.port}"]
 [site.all]
 hosts = ["*"]
 [[site.all.route]]
 path = "/grpc/*"
 pool = "h2_origin"
+[[site.all.route]]
+path = "/echo"
+pool = "echo"
 [[site.all.route]]
 path = "/pass/*"
 pool = "origin"
