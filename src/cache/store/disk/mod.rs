@@ -317,7 +317,8 @@ impl DiskTier {
 
     /// The largest body that is stored; 0 if nothing is.
     pub fn max_object(&self) -> u64 {
-        if self.volumes.load().is_empty() { 0 } else { self.settings.load().max_object.0 }
+        let most = self.volumes.load().iter().map(|volume| volume.most_for_spools()).max();
+        most.unwrap_or(0).min(self.settings.load().max_object.0)
     }
 
     /// How long anything waits for a disk.

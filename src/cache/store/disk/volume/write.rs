@@ -190,9 +190,13 @@ impl Volume {
     /// Takes room for a body that is written as it comes, at the expense of what is there. All of them may have half of the
     /// limit: the other half of what is stored outlives fills that come to nothing.
     pub fn take_room(&self, bytes: u64) -> bool {
-        let max = self.max_size();
-        let take = |taken: u64| Some(taken + bytes).filter(|after| *after <= max / 2);
+        let take = |taken: u64| Some(taken + bytes).filter(|after| *after <= self.most_for_spools());
         bytes == 0 || self.for_spools.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok()
+    }
+
+    /// Bytes that all bodies may have together that are written as they come.
+    pub fn most_for_spools(&self) -> u64 {
+        self.max_size() / 2
     }
 
     pub fn give_room_back(&self, bytes: u64) {
