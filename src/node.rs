@@ -174,6 +174,9 @@ impl Node {
         };
         self.tried.notify_one();
         let mut last = self.last_reload.lock();
+        if report.ok && !report.changed && last.as_ref().is_some_and(|last| !last.ok) {
+            tracing::info!("the configuration is valid again, and is the one in force: nothing was changed");
+        }
         // Looking at files that had not changed is no event, unless it ends one.
         if report.changed || !report.ok || last.is_some() {
             *last = Some(report.clone());

@@ -111,6 +111,9 @@ fn a_signal_or_a_call_reloads_and_a_broken_file_changes_nothing() {
     assert_eq!(node.metric("seawall_config_last_reload_ok"), Some(0.0));
     assert!(node.metric("seawall_config_reloads_total{result=\"refused\"}").unwrap() >= 1.0);
     node.wait_for_log("the configuration is refused and nothing was changed");
+    std::fs::write(node.config_path(), named("one", &origin)).unwrap();
+    node.signal("HUP");
+    node.wait_for_log("the configuration is valid again, and is the one in force");
     std::fs::write(node.config_path(), named("two", &origin)).unwrap();
     node.signal("HUP");
     node.wait_for_generation(2);
