@@ -109,8 +109,13 @@ fn describe_match(answer: &mut Value, snapshot: &Snapshot, matched: &Matched<'_>
 fn describe_cache(answer: &mut Value, node: &Node, request: &CacheRequest<'_>, version: u64) {
     let (view, matched, key) = (request.view, &request.matched, Key::of_written(request.key));
     let now = Timestamp::now();
-    answer["would_say"] = json!(node.engine.forecast(request, now));
-    let stored = node.engine.inspect(request, now);
+    let first = node.engine.first_slice(request);
+    let of_slice =
+        first.as_ref().map(|(slice, key)| CacheRequest { key: key.as_str(), slice: Some(*slice), ..*request });
+    let looked_up = of_slice.as_ref().unwrap_or(request);
+    answer["slice"] = json!(first.as_ref().map(|(slice, _)| json!({ "bytes": slice.size, "number": slice.number })));
+    answer["would_say"] = json!(node.engine.forecast(looked_up, now));
+    let stored = node.engine.inspect(looked_up, now);
     let terms = stored.iter().filter_map(|object| object.explanation.terms.as_ref());
     let mut tags: Vec<&String> = terms.flat_map(|terms| &terms.tags).collect();
     tags.sort_unstable();

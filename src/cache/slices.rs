@@ -122,6 +122,16 @@ impl Engine {
         }
     }
 
+    /// The slice that a request begins with, and its key, where what it asks for is in slices as far as is known.
+    pub fn first_slice<'a>(&self, request: &CacheRequest<'a>) -> Option<(Slice<'a>, CacheKey)> {
+        let size = request.matched.route.cache.slice?;
+        if self.is_unsliced(request.key) || self.memory.get(request.key).is_some() {
+            return None;
+        }
+        let number = first_byte(request.view.method, request.view.fields) / size;
+        Some((Slice { of: request.key, size, number }, CacheKey::slice(request.key, size, number)))
+    }
+
     /// Answers from slices: begins with that which has the first byte wanted.
     async fn slices(self: &Arc<Self>, request: &CacheRequest<'_>, size: u64) -> Sliced {
         let first = first_byte(request.view.method, request.view.fields) / size;

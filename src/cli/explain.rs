@@ -241,6 +241,12 @@ fn render_answer(answer: &Value) -> String {
         return out;
     }
     let _ = writeln!(out, "would say {}", text(&answer["would_say"]));
+    if let (Some(bytes), Some(number)) = (answer["slice"]["bytes"].as_u64(), answer["slice"]["number"].as_u64()) {
+        let _ = writeln!(
+            out,
+            "in slices of {bytes} bytes; what follows is of number {number}, with which the answer begins"
+        );
+    }
     let key = &answer["key"];
     let tls = if key["tls"] == true { ", TLS" } else { "" };
     let _ =

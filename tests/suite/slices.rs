@@ -94,6 +94,13 @@ fn only_the_slices_that_are_needed_are_moved() {
         assert_eq!((middle.status, &middle.body[..]), (206, &body[140_000..140_010]), "{}", middle.head);
         assert_eq!(middle.field("content-range"), Some(format!("bytes 140000-140009/{}", body.len()).as_str()));
         assert_eq!(asked(&origin), ["bytes=131072-196607"]);
+        let scheme = if matches!(protocol, Protocol::H2) { "https" } else { "http" };
+        let query = |more| format!("/v1/explain?url={scheme}://shop.example/film{more}");
+        let explained = |more| node.admin("GET", &query(more), "").1;
+        let of_range = explained("&header=Range:bytes%3D140000-140009");
+        assert_eq!(of_range["slice"], serde_json::json!({ "bytes": 65536, "number": 2 }), "{of_range}");
+        assert!(of_range["would_say"].as_str().unwrap().starts_with("hit; ttl="), "{of_range}");
+        assert_eq!(explained("")["would_say"], "fwd=uri-miss", "the first slice is not there");
         assert!(range(&node, "140000-150000").is_hit());
         // Over the edge of two.
         let across = range(&node, "196000-197000");
