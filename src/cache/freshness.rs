@@ -88,19 +88,6 @@ impl Freshness {
         Freshness { stale_while_revalidate: Millis::ZERO, stale_if_error: Millis::ZERO, ..self }
     }
 
-    /// The same without a lifetime that was guessed, for what may be about another visitor than the one it is confirmed to.
-    pub fn unless_guessed(self) -> Self {
-        match self.basis {
-            Basis::Heuristic => Freshness {
-                lifetime: Millis::ZERO,
-                basis: Basis::Visitor,
-                stale_use: StaleUse::Forbidden,
-                ..self.without_stale_windows()
-            },
-            _ => self,
-        }
-    }
-
     /// Whether it may go to all who waited for it. They asked before it came, so whoever gave it a lifetime above zero
     /// gave it to them, though that may be over as it comes. Without one, each request must ask for itself.
     pub fn may_be_shared(&self, now: Timestamp) -> bool {

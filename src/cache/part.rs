@@ -10,7 +10,6 @@ use http::{HeaderMap, HeaderValue, Method, header};
 use crate::request::Fields;
 
 use super::object::{Head, Object};
-use super::reason::Basis;
 use super::respond::{self, Reply, Selected};
 
 /// Which bytes of how many (RFC 9110 section 14.4), `first` and `last` included.
@@ -134,12 +133,7 @@ impl Part {
         if old.last > new.last {
             body.extend_from_slice(&self.body[(new.last + 1 - old.first) as usize..]);
         }
-        let mut object = newer.object.with_body(body.into(), self.object.checked());
-        // What is in part about one visitor is not for all because another has the rest.
-        if self.object.freshness.basis == Basis::Visitor {
-            object.freshness = object.freshness.unless_guessed();
-        }
-        Part::new(object, range)
+        Part::new(newer.object.with_body(body.into(), self.object.checked()), range)
     }
 
     /// The object, if nothing is missing.

@@ -25,8 +25,8 @@ pub struct RequestFacts<'a> {
     pub no_store: bool,
     /// Bytes of its target.
     target: usize,
-    /// What the lifetime rests on of a stored response that is confirmed: whom that was made for, it tells.
-    confirmed: Option<Basis>,
+    /// The response confirms what is stored: that was not made for who asks now.
+    confirms: bool,
 }
 
 /// A head of more bytes than this is unusual: many origins refuse twice as much.
@@ -36,25 +36,20 @@ impl<'a> RequestFacts<'a> {
     /// `target`: bytes of the request's target.
     pub fn new(presented: Presented<'a>, target: usize, no_store: bool) -> Self {
         let has_authorization = presented.fields.contains(&header::AUTHORIZATION);
-        RequestFacts { presented, has_authorization, no_store, target, confirmed: None }
+        RequestFacts { presented, has_authorization, no_store, target, confirms: false }
     }
 
     /// The same where the response confirms what is stored.
-    pub fn confirming(self, confirmed: Option<Basis>) -> Self {
-        RequestFacts { confirmed, ..self }
+    pub fn confirming(self) -> Self {
+        RequestFacts { confirms: true, ..self }
     }
 
     /// Whether the response may be about who asks: for a cookie or another field that may tell the origin who that is, and that
-    /// is not keyed. What is confirmed was made for another.
-    fn may_be_about_who_asks(&self, rules: &CacheRules) -> bool {
-        match self.confirmed {
-            Some(Basis::Visitor) => return true,
-            Some(Basis::Heuristic | Basis::Validator) => return false,
-            _ => {}
-        }
+    /// is not keyed.
+    pub fn may_be_about_who_asks(&self, rules: &CacheRules) -> bool {
         let mut tells = false;
-        self.presented.fields.for_all(|name, _| {
-            tells |= may_tell_who_asks(name, rules);
+        self.presented.fields.for_all(|name, value| {
+            tells |= !value.is_empty() && may_tell_who_asks(name, rules);
         });
         tells
     }
@@ -136,7 +131,7 @@ pub fn judge(
     let mut freshness = freshness_of(rules, response, &directives, (lifetime, basis));
     match basis {
         // Nobody said that it may be shared.
-        Basis::Validator | Basis::Visitor => {
+        Basis::Validator => {
             freshness = Freshness { stale_use: StaleUse::Forbidden, ..freshness.without_stale_windows() };
         }
         // An error is not to outlive the time the operator gave it.
@@ -213,27 +208,25 @@ fn respected_lifetime(
         return Err(SkipReason::Status);
     }
     // What may be about one visitor is not guessed to be for all.
-    let percent = if request.may_be_about_who_asks(rules) { 0 } else { rules.heuristic_percent };
+    let is_guessed = request.confirms || !request.may_be_about_who_asks(rules);
+    let percent = if is_guessed { rules.heuristic_percent } else { 0 };
     match freshness::heuristic_lifetime(response.headers, response.times.response, percent, rules.heuristic_max) {
         Some(lifetime) => Ok((lifetime, Basis::Heuristic)),
         None => only_validated(rules, request, response),
     }
 }
 
-/// What nobody gave a lifetime is kept for its validator alone. A date tells nothing of the pages that visitors have of their
-/// own, and an origin that asks nobody's cookie before it answers 304 would have one go to another.
+/// What nobody gave a lifetime is kept for its validator alone, if it is about nobody: an origin that looks at no cookie before it
+/// answers 304 would have one visitor's page go to another.
 fn only_validated(
     rules: &CacheRules,
     request: &RequestFacts<'_>,
     response: &ResponseFacts<'_>,
 ) -> Result<(Duration, Basis), SkipReason> {
-    let (has_etag, has_date) =
-        (response.headers.contains_key(header::ETAG), response.headers.contains_key(header::LAST_MODIFIED));
-    match request.may_be_about_who_asks(rules) {
-        true if has_etag => Ok((Duration::ZERO, Basis::Visitor)),
-        true if has_date => Err(SkipReason::NoEtag),
-        false if has_etag || has_date => Ok((Duration::ZERO, Basis::Validator)),
-        _ => Err(SkipReason::NoFreshness),
+    match has_validator(response.headers) {
+        true if !request.confirms && request.may_be_about_who_asks(rules) => Err(SkipReason::Visitor),
+        true => Ok((Duration::ZERO, Basis::Validator)),
+        false => Err(SkipReason::NoFreshness),
     }
 }
 
@@ -300,9 +293,10 @@ fn freshness_of(
     }
 }
 
-/// Whether a request's field may tell the origin who asks. What is keyed is for those who say the same.
+/// Whether a request's field may tell the origin who asks. What is keyed is for those who say the same, and what no origin gets
+/// tells nothing.
 pub fn may_tell_who_asks(name: &str, rules: &CacheRules) -> bool {
-    forward::may_tell_who_asks(name) && !rules.key.names_field(name)
+    forward::may_tell_who_asks(name) && !rules.key.names_field(name) && forward::goes_with_fill(name, rules)
 }
 
 /// Statuses by which an origin may answer to the form of one request rather than to what it asks for.

@@ -17,8 +17,6 @@ pub enum Basis {
     Validator,
     /// The route's `ttl` in mode `force`.
     Forced,
-    /// Nothing, and it may be about who asked: neither is one guessed for it, nor later when it is confirmed to another.
-    Visitor,
 }
 
 /// Why a response is not stored.
@@ -37,8 +35,8 @@ pub enum SkipReason {
     /// An error that the request's unusual form may have caused.
     RequestForm,
     NoFreshness,
-    /// There is a date to validate by, but the response may be about who asked.
-    NoEtag,
+    /// Likewise, and the response may be about who asked: it is not kept for its validator either.
+    Visitor,
     Expired,
     TooLarge,
     TagsTooLarge,
@@ -69,7 +67,6 @@ pub fn all() -> impl Iterator<Item = (bool, Reason)> {
         Basis::NegativeTtl,
         Basis::Heuristic,
         Basis::Validator,
-        Basis::Visitor,
         Basis::Forced,
     ];
     let skipped = [
@@ -83,7 +80,7 @@ pub fn all() -> impl Iterator<Item = (bool, Reason)> {
         SkipReason::Status,
         SkipReason::RequestForm,
         SkipReason::NoFreshness,
-        SkipReason::NoEtag,
+        SkipReason::Visitor,
         SkipReason::Expired,
         SkipReason::TooLarge,
         SkipReason::TagsTooLarge,
@@ -129,11 +126,6 @@ impl Basis {
                 "validator",
                 "RFC 9111 section 4.3",
                 "the response states no lifetime, but has a validator: it is kept and validated before each use",
-            ),
-            Basis::Visitor => (
-                "visitor",
-                "RFC 9111 section 4.3",
-                "the response states no lifetime, and the request had a cookie or another field that may tell who asks: it is kept for its ETag and validated before each use",
             ),
             Basis::Forced => {
                 ("forced", "mode = \"force\" of the route", "the route's ttl, whatever the response states")
@@ -183,10 +175,10 @@ impl SkipReason {
                 "a limit of Seawall's",
                 "400, 413, 414, 431 or 501, and the request's form may be why: a head above 4 KiB, bytes outside printable ASCII, a field that overrides something",
             ),
-            SkipReason::NoEtag => (
-                "no-etag",
-                "RFC 9111 section 4.3",
-                "the response states no lifetime and has no ETag, and the request had a cookie or another field that may tell who asks",
+            SkipReason::Visitor => (
+                "visitor",
+                "RFC 9111 section 4.2.2",
+                "nothing says for how long it is fresh, and the request had a cookie or another field that may tell who asks",
             ),
             SkipReason::NoFreshness => (
                 "no-freshness",

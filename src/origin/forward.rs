@@ -183,6 +183,16 @@ static IMPERSONAL_FIELDS: &[&str] = &[
     "x-forwarded-proto",
     "x-forwarded-host",
     "x-forwarded-port",
+    // of one connection, and of a body
+    "connection",
+    "keep-alive",
+    "proxy-connection",
+    "upgrade",
+    "http2-settings",
+    "trailer",
+    "transfer-encoding",
+    "content-",
+    "expect",
     // what traces a request
     "traceparent",
     "tracestate",

@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use pingora_core::upstreams::peer::HttpPeer;
 use smallvec::SmallVec;
 
-use crate::config::model::{HashKey, Pool, PoolId};
+use crate::config::model::{Balance, HashKey, Pool, PoolId};
 use crate::request::RequestView;
 
 use super::balance::{self, Candidate};
@@ -37,6 +37,8 @@ pub struct PoolRuntime {
 /// All pools of one configuration.
 pub struct PoolSet {
     pools: Vec<Arc<PoolRuntime>>,
+    /// Whether any of them balances by hash: be it one that is fallen back to.
+    hashes: bool,
 }
 
 /// The tasks that look after the pools; they end when this is dropped.
@@ -104,7 +106,8 @@ impl PoolSet {
                 old => Arc::new(PoolRuntime::build(config.clone(), old)),
             }
         };
-        PoolSet { pools: pools.iter().map(build_one).collect() }
+        let hashes = pools.iter().any(|pool| pool.balance == Balance::Hash);
+        PoolSet { pools: pools.iter().map(build_one).collect(), hashes }
     }
 
     pub fn get(&self, id: PoolId) -> &Arc<PoolRuntime> {
@@ -161,8 +164,11 @@ impl PoolSet {
         let _ = tokio::time::timeout(patience, all).await; // what is not resolved by then comes when it comes
     }
 
-    /// Hash of a request for pools that balance by hash.
+    /// Hash of a request for pools that balance by hash; 0 where there are none.
     pub fn hash(&self, id: PoolId, request: &RequestView<'_>) -> u64 {
+        if !self.hashes {
+            return 0;
+        }
         let pool = &self.get(id).config;
         match &pool.hash_key {
             HashKey::Url => balance::hash_bytes(request.path_and_query().as_bytes()),

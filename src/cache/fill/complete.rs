@@ -50,7 +50,7 @@ pub(super) fn completion(
     let head = part.object.head.freshened_by(received.clone());
     let fields = with_age(head.fields(), &received);
     let length = Some(part.range.total);
-    let Ok(mut storable) = judge(engine, request, StatusCode::OK, &fields, times, length, Some(&part.object)) else {
+    let Ok(mut storable) = judge(engine, request, StatusCode::OK, &fields, times, length, true) else {
         exchange.fields = received;
         return None;
     };

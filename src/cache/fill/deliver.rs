@@ -192,7 +192,7 @@ pub(super) async fn hand_over(
         && !exchange.status.is_server_error()
         && !request.origin.fields.contains_key(header::RANGE)
         && !outdated.is_some_and(|stored| engine.is_fresh(stored));
-    let is_about_who_asked = reason == SkipReason::NoEtag;
+    let is_about_who_asked = reason == SkipReason::Visitor;
     if of_all {
         // For whom it is, it says itself; `Vary: *` is for nobody else. If it may be about who asked, it is for those who say
         // the same.

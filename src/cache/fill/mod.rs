@@ -28,7 +28,7 @@ use super::object::{Head, Object, add_date, remove_hop_by_hop};
 use super::part::{self, Part};
 use super::policy::{self, RequestFacts, ResponseFacts, Storable};
 use super::purge::Standing;
-use super::reason::SkipReason;
+use super::reason::{Basis, SkipReason};
 use super::slices::{OwnedSlice, Slice, SliceVerdict};
 use super::tags;
 use super::vary::{self, Presented};
@@ -339,7 +339,7 @@ async fn receive(
         return flight.settle(settled);
     }
     let length = exchange.content_length();
-    match judge(engine, request, exchange.status, &exchange.fields, times, length, None) {
+    match judge(engine, request, exchange.status, &exchange.fields, times, length, false) {
         Ok(mut storable) => {
             let groups = tags::groups(&exchange.fields, &GROUPS, request.key.view().origin());
             if !groups.is_empty() {
@@ -386,7 +386,7 @@ fn confirms_another(fields: &HeaderMap, stale: &Object) -> bool {
     }
 }
 
-/// `confirmed`: of what is stored, where the response says that it, or the rest of it, is still the same.
+/// `confirms`: the response says that what is stored, or the rest of it, is still the same.
 fn judge(
     engine: &Engine,
     request: &FillRequest,
@@ -394,17 +394,14 @@ fn judge(
     fields: &HeaderMap,
     times: ExchangeTimes,
     length: Option<u64>,
-    confirmed: Option<&Object>,
+    confirms: bool,
 ) -> Result<Storable, SkipReason> {
     // Parts that are no slices are kept in memory alone.
     let is_part = status == StatusCode::PARTIAL_CONTENT && request.slice.is_none();
     let max_object = if is_part { engine.max_object() } else { engine.max_stored() };
     let response = ResponseFacts { status, headers: fields, times, length, max_object };
-    let storable = policy::judge(
-        request.rules(),
-        &request.facts().confirming(confirmed.map(|stored| stored.freshness.basis)),
-        &response,
-    )?;
+    let facts = if confirms { request.facts().confirming() } else { request.facts() };
+    let storable = policy::judge(request.rules(), &facts, &response)?;
     let needs_disk = length.is_some_and(|length| length > engine.max_object());
     match needs_disk.then(|| engine.disk.obstacle(&request.key)).flatten() {
         Some(_) => Err(SkipReason::Disk),
@@ -440,7 +437,7 @@ fn freshen(
     }
     // Tags are not among the fields that clients see: they stay as stored.
     let merged = with_age(head.fields(), fields);
-    match judge(engine, request, head.status, &merged, times, Some(stale.length()), Some(stale)) {
+    match judge(engine, request, head.status, &merged, times, Some(stale.length()), true) {
         Ok(mut storable) => {
             storable.tags = stale.tags().clone();
             storable.variant = stale.variant.clone();
@@ -450,7 +447,15 @@ fn freshen(
                 head = kept;
                 own.extend(excluded);
             }
-            let own = (!own.is_empty()).then(|| head.with(&own));
+            let is_guessed = matches!(storable.freshness.basis, Basis::Heuristic | Basis::Validator);
+            let is_about_who_asks = is_guessed && request.facts().may_be_about_who_asks(request.rules());
+            let own = (is_about_who_asks || !own.is_empty()).then(|| head.with(&own));
+            if is_about_who_asks {
+                // Nobody has said that what this request got is for all: to them it says only that nothing has changed.
+                let is_date = |(name, _): &(HeaderName, HeaderValue)| *name == header::DATE;
+                let all = fields.iter().map(|(name, value)| (name.clone(), value.clone()));
+                head = stale.head.freshened_by(all.filter(is_date).collect());
+            }
             let mut object = Object::new(request.key.view(), head, stale.content.clone(), storable, flight.seq);
             object.share_coding(stale);
             object.continue_uses(stale);

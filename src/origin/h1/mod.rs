@@ -12,7 +12,7 @@ use std::io;
 use std::pin::pin;
 use std::task::{Context, Poll, ready};
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, Method};
 use tokio::io::AsyncReadExt;
 
@@ -131,8 +131,7 @@ impl Link for Connection {
             }
         };
         self.scanned = 0;
-        let (mut head, keeps_alive) = response::parse(&self.read[..length])?;
-        self.read.advance(length);
+        let (mut head, keeps_alive) = response::parse(self.read.split_to(length).freeze())?;
         self.has_heard = true;
         if head.status.is_informational() {
             return Poll::Ready(Ok(head));

@@ -18,9 +18,8 @@ pub fn find_end(read: &[u8], scanned: usize) -> Result<Option<usize>, &'static s
 }
 
 /// Reads a whole head; with it, whether the connection may go on after the body, as far as the head says. The values share
-/// one copy of it.
-pub fn parse(head: &[u8]) -> Result<(ResponseHead, bool), &'static str> {
-    let head = Bytes::copy_from_slice(head);
+/// its bytes, and so the buffer that those lie in: whoever keeps them for long copies them.
+pub fn parse(head: Bytes) -> Result<(ResponseHead, bool), &'static str> {
     let mut space = [const { std::mem::MaybeUninit::uninit() }; MAX_FIELDS];
     let mut parsed = httparse::Response::new(&mut []);
     let mut config = httparse::ParserConfig::default();
@@ -83,7 +82,7 @@ mod tests {
         ] {
             let end = find_end(wire.as_bytes(), 0).unwrap().unwrap();
             assert_eq!(wire.len() - end, rest, "{wire:?}");
-            let (head, kept) = parse(&wire.as_bytes()[..end]).unwrap();
+            let (head, kept) = parse(Bytes::copy_from_slice(&wire.as_bytes()[..end])).unwrap();
             let found: Vec<_> = head.fields.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
             let expected: Vec<_> = fields.iter().map(|(name, value)| (*name, value.as_bytes())).collect();
             assert_eq!((head.status.as_u16(), found, kept), (status, expected, keep_alive), "{wire:?}");
@@ -101,10 +100,10 @@ mod tests {
             "HTTP/1.1 200 OK\r\na b: c\r\n\r\n",
             "HTTP/1.1 200 OK\r\n: c\r\n\r\n",
         ] {
-            assert!(parse(wire.as_bytes()).is_err(), "{wire:?}");
+            assert!(parse(Bytes::from(wire)).is_err(), "{wire:?}");
         }
         let many = format!("HTTP/1.1 200 OK\r\n{}\r\n", "a: b\r\n".repeat(257));
-        assert!(parse(many.as_bytes()).is_err());
+        assert!(parse(many.into()).is_err());
         assert!(find_end(&vec![b'x'; MAX_HEAD + 1], 0).is_err());
         let mut random = fastrand::Rng::with_seed(5);
         let head = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nA: b\r\n c\r\n\r\n";
@@ -114,7 +113,7 @@ mod tests {
                 let at = random.usize(..head.len());
                 head[at] = random.u8(..);
             }
-            let _ = parse(&head); // whatever it is, it is no panic
+            let _ = parse(head.into()); // whatever it is, it is no panic
         }
     }
 }
