@@ -199,6 +199,42 @@ fn streams_whose_windows_are_shut_have_nothing_read_that_no_disk_takes() {
     assert_eq!((answer.status, answer.body.len()), (200, LARGE));
 }
 
+/// What is read of a disk for readers that take nothing ends nobody who takes what it is sent.
+#[test]
+fn readers_of_a_disk_that_take_nothing_end_nobody_who_does() {
+    const STUCK: usize = 60;
+    let origin = large();
+    let node = node(
+        &origin,
+        Protocol::H2,
+        "[cache.memory]\nmax_size = \"8MiB\"\nmax_object = \"64KiB\"\nfill_buffer = \"8MiB\"\n\
+         [limits]\nmax_prefix_share = 100\n\
+         [node]\nstate_dir = \"state\"\n[cache.disk]\npath = \"cache\"\nmax_size = \"64MiB\"\n",
+    );
+    let certificate = node.directory.path().join("test.pem");
+    let stored = || h2::request(node.address(), &certificate, ("GET", "/film"), &[], "");
+    eventually("it is on disk", || stored().cache().contains("detail=disk").then_some(()));
+    let ask = || {
+        let mut client = Raw::by_h1(&node);
+        client.send(b"GET /film HTTP/1.1\r\nHost: shop.example\r\nConnection: close\r\n\r\n");
+        assert!(client.read_some().starts_with(b"HTTP/1.1 200 OK"));
+        client
+    };
+    let stuck: Vec<Raw> = (0..STUCK).map(|_| ask()).collect();
+    for number in 0..4 {
+        let (mut client, mut read) = (ask(), 0);
+        loop {
+            match client.read_some().len() {
+                0 => break,
+                some => read += some,
+            }
+        }
+        assert!(read >= LARGE - (64 << 10), "{number}: cut after {read} bytes"); // some came with the head
+    }
+    assert_eq!(origin.count(), 1);
+    drop(stuck);
+}
+
 #[test]
 fn few_of_one_network_do_not_keep_what_is_large_from_being_stored() {
     let origin = large();

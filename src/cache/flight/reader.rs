@@ -12,6 +12,9 @@ use crate::origin::interims::Interims;
 use super::super::vary::Presented;
 use super::{Arrival, Flight, FlightHead, Keeping, PartlyWritten, Phase, Position, Settled, State};
 
+/// Bytes that are read of a file at once.
+const MOST_IN_HAND: u64 = 32 << 10;
+
 /// A reader's place in a flight. Dropping it is leaving; the fill goes on.
 pub struct Seat {
     flight: Arc<Flight>,
@@ -95,7 +98,9 @@ impl FlightReader {
                 Taken::End => return Ok(None),
                 Taken::Nothing => changed.await,
                 Taken::OnDisk { file, at, until } => {
-                    let piece = file.read(at, until).await.map_err(OriginError::stored_body_lost)?;
+                    // Of a body that is read for its reader alone no more is in hand than is every connection's due.
+                    let piece =
+                        file.read(at, until.min(at + MOST_IN_HAND)).await.map_err(OriginError::stored_body_lost)?;
                     self.seat.advance(piece.len());
                     return Ok(Some(piece));
                 }

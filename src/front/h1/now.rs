@@ -114,7 +114,7 @@ impl Connection {
         let (kernel, bytes) = (self.stream.kernel(), 2 * answer.head.len() + tail.len() + answer.body.len());
         let (stream, writing) = (&mut self.stream, &mut answer);
         let queued = || kernel.queued();
-        let written = held_up(&self.shared.engine, &kept, bytes, self.place.prefix, queued, |cx| {
+        let written = held_up(&self.shared.engine, &kept, bytes, (self.place.prefix, None), queued, |cx| {
             let polled = writing.write(stream, &tail, cx);
             (polled, writing.written)
         })

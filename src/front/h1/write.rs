@@ -5,23 +5,25 @@ use std::fmt::Write as _;
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode, Version};
 use tokio::io::AsyncWrite;
+use tokio::time::timeout;
 
 use crate::cache::engine::{Engine, Hold, Kept};
 use crate::cache::object::{remove_hop_by_hop, serialise};
 use crate::cache::respond::Reply;
 use crate::cache::status::Report;
-use crate::cache::waiting::{Client, NO_ROOM, Waiter};
+use crate::cache::waiting::{Client, Held, NO_ROOM, Waiter};
 use crate::prefix::Prefix;
 use crate::request::put_trailers;
 use crate::snapshot::Snapshot;
 
-use super::super::reply::{Body, ClientResponse};
+use super::super::reply::{Body, ClientResponse, Coming};
 use super::super::serve::Sent;
 use super::super::stream::ClientStream;
 use super::Connection;
@@ -79,6 +81,7 @@ impl Connection {
             return self.write_file(&mut response.body, bytes).await;
         }
         let mut before = Some((head, tail));
+        let mut ahead = self.room_ahead(&response.body).await?;
         let mut next = {
             let mut next = std::pin::pin!(response.body.next());
             match poll_fn(|cx| Poll::Ready(next.as_mut().poll(cx))).await {
@@ -102,9 +105,12 @@ impl Connection {
             let kept = response.kept();
             // A client may take nothing before it has been heard.
             let meanwhile = |cx: &mut Context<'_>| response.body.send_on(cx);
-            self.write_held([&head, tail.as_bytes(), size.as_bytes(), &piece], kept, meanwhile).await?;
+            let parts = [&head[..], tail.as_bytes(), size.as_bytes(), &piece];
+            self.write_entered(parts, kept, ahead.take(), meanwhile).await?;
             *bytes += piece.len() as u64;
             response.forget_head();
+            drop(piece);
+            ahead = self.room_ahead(&response.body).await?;
             next = response.body.next().await;
         }
         let (head, tail) = before.take().unwrap_or_default();
@@ -126,11 +132,11 @@ impl Connection {
                 let sent = self.stream.try_send_file(&part)?;
                 body.skip_sent(sent);
                 *bytes += sent;
-            } else if let Some(piece) = body.next().await.map_err(io::Error::other)? {
-                self.write_held([b"", &piece], Kept::Nothing, |_| {}).await?;
-                *bytes += piece.len() as u64;
             } else {
-                return Ok(());
+                let ahead = self.room_ahead(body).await?;
+                let Some(piece) = body.next().await.map_err(io::Error::other)? else { return Ok(()) };
+                self.write_entered([b"", &piece], Kept::Nothing, ahead, |_| {}).await?;
+                *bytes += piece.len() as u64;
             }
         }
     }
@@ -141,6 +147,38 @@ impl Connection {
         &mut self,
         parts: [&[u8]; N],
         kept: Kept,
+        meanwhile: impl FnMut(&mut Context<'_>),
+    ) -> io::Result<()> {
+        self.write_entered(parts, kept, None, meanwhile).await
+    }
+
+    /// Room for the next piece of a body that is read when it is asked for, before it is. Who finds none waits for it: those that are
+    /// stalled make some, and nobody who takes what it gets is ended for what they hold.
+    async fn room_ahead(&self, body: &Body) -> io::Result<Option<Ahead>> {
+        let Coming::Read(bytes) = body.coming() else { return Ok(None) };
+        let waiter = Waiter::new(Client { connection: 0, prefix: self.place.prefix });
+        let waiting = self.shared.engine.memory.waiting();
+        let asking = async {
+            let mut turn = TURN;
+            loop {
+                if let Some(held) = waiting.hold_pieces(bytes as u64, &waiter) {
+                    return held;
+                }
+                tokio::time::sleep(turn).await;
+                turn = LONGEST_TURN.min(turn * 2);
+            }
+        };
+        let held =
+            timeout(ROOM_PATIENCE, asking).await.map_err(|_| io::Error::new(io::ErrorKind::TimedOut, NO_ROOM))?;
+        Ok(Some(Ahead { _held: held, waiter }))
+    }
+
+    /// As [`Connection::write_held`]; `ahead`: what was entered before.
+    async fn write_entered<const N: usize>(
+        &mut self,
+        parts: [&[u8]; N],
+        kept: Kept,
+        ahead: Option<Ahead>,
         mut meanwhile: impl FnMut(&mut Context<'_>),
     ) -> io::Result<()> {
         let mut written = 0;
@@ -155,7 +193,7 @@ impl Connection {
             &self.shared.engine,
             &kept,
             bytes,
-            self.place.prefix,
+            (self.place.prefix, ahead),
             || kernel.queued(),
             |cx| {
                 let polled = poll_write_all(stream, parts, &mut written, cx);
@@ -169,6 +207,12 @@ impl Connection {
     }
 }
 
+/// Room that was taken for something before it was read, and who is told when it is wanted back.
+pub(super) struct Ahead {
+    _held: Held,
+    waiter: Arc<Waiter>,
+}
+
 /// Writes for a client that has to be waited for, until it is done or the reader has to make room; what is kept for it is
 /// entered meanwhile, and what is in hand, `bytes`, if it is more than every connection's due; a head is there twice, as it is
 /// written and as it came. `write` says how much is written.
@@ -176,15 +220,18 @@ pub(super) async fn held_up(
     engine: &Engine,
     kept: &Kept,
     bytes: usize,
-    prefix: Option<Prefix>,
+    (prefix, ahead): (Option<Prefix>, Option<Ahead>),
     queued: impl Fn() -> u64,
     mut write: impl FnMut(&mut Context<'_>) -> (Poll<io::Result<()>>, usize),
 ) -> io::Result<()> {
     let no_room = || io::Error::new(io::ErrorKind::TimedOut, NO_ROOM);
-    let waiter = Waiter::new(Client { connection: 0, prefix });
+    let waiter = match &ahead {
+        Some(ahead) => ahead.waiter.clone(),
+        None => Waiter::new(Client { connection: 0, prefix }),
+    };
     let held = engine.hold(kept, 0, &waiter);
     let _in_hand = match held {
-        Hold::Nothing if bytes > DUE => {
+        Hold::Nothing if bytes > DUE && ahead.is_none() => {
             Some(engine.memory.waiting().keep_in_hand(&waiter, bytes as u64).ok_or_else(no_room)?)
         }
         _ => None,
@@ -213,6 +260,10 @@ pub(super) async fn held_up(
 
 /// Bytes that are every connection's due: with what TLS keeps, 64 KiB.
 const DUE: usize = 40 << 10;
+/// After this long one that has found no room asks again; each time after twice as long, up to the latter; and for so long in all.
+const TURN: Duration = Duration::from_millis(20);
+const LONGEST_TURN: Duration = Duration::from_millis(320);
+const ROOM_PATIENCE: Duration = Duration::from_secs(10);
 /// How often it is looked how far a client is that has to be waited for.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 

@@ -101,6 +101,14 @@ impl Raw {
         let _ = self.0.flush();
     }
 
+    /// Whatever has come, at least one byte; empty at the end.
+    pub fn read_some(&mut self) -> Vec<u8> {
+        let mut space = vec![0; 64 << 10];
+        let read = self.0.read(&mut space).unwrap_or(0);
+        space.truncate(read);
+        space
+    }
+
     /// The next frame; `None`: the connection has ended.
     pub fn frame(&mut self) -> Option<Frame> {
         let mut header = [0; 9];
