@@ -2,7 +2,8 @@
 //!
 //! - What was not sent is sent to another origin: the connection could not be made.
 //! - What an origin surely did not process goes again, whatever its method, also to the same origin: it said so by HTTP/2
-//!   (RFC 9113 section 8.7), or it had closed the connection on which nobody waited for anything.
+//!   (RFC 9113 section 8.7). So does what is idempotent, if the origin had closed the connection on which nobody waited for
+//!   anything.
 //! - What broke before there was a head, or was answered with 502, 503 or 504, goes to another origin that is up, if its
 //!   method is idempotent and its body can be sent again. Such retries are a part of the pool's requests at most.
 //! - What was sent and not answered in time goes nowhere else.
@@ -18,7 +19,7 @@ use super::pool::{FailedStage, PoolSet, Tried};
 use super::upload::Upload;
 
 /// Times that a request is sent again that surely was not processed, before that counts as the origin's failure.
-const MAX_UNPROCESSED: usize = 3;
+const MAX_UNPROCESSED: usize = 8;
 
 /// Sends a request to an origin of its pool and reads the head of the response.
 pub async fn send(

@@ -265,6 +265,10 @@ impl Sending<'_> {
                             over.as_mut().reset(by(Instant::now(), read));
                         }
                     }
+                    // That the origin has not processed it says more than that it took no more.
+                    Poll::Ready(Err(error @ (LinkError::Unprocessed(_) | LinkError::NeedsHttp11))) => {
+                        return Poll::Ready(Err(HeadError::Link(error)));
+                    }
                     Poll::Ready(Err(error)) => {
                         return Poll::Ready(Err(HeadError::Link(self.error.take().unwrap_or(error))));
                     }

@@ -476,6 +476,14 @@ fn what_an_origin_of_http2_did_not_process_is_sent_again() {
             assert_eq!(node.origin("app", address)["failures"], 0, "{refuse} is no failure");
         }
     }
+    // Also while it is being sent, as long as all of it is kept to be sent again.
+    for _ in 0..5 {
+        let (address, served) = refusing_h2("refused");
+        let node = node(&[address], "", "protocol = \"h2\"\nretries = 0\n", UNCACHED);
+        let response = node.request("POST", "/a", &[], &"x".repeat(60_000));
+        assert_eq!((response.status, response.text()), (200, "two 60000".to_owned()));
+        assert_eq!(served.load(Ordering::SeqCst), 1);
+    }
 }
 
 #[test]
