@@ -205,6 +205,10 @@ static IMPERSONAL_FIELDS: &[&str] = &[
     "x-b3-",
 ];
 
+/// What frames a body is said anew of what is sent. Servers that read a name's underscore as a hyphen, as CGI does, must not take
+/// another length from a name that looks like one of these.
+static FRAMING_FIELDS: &[&str] = &["content-length", "transfer-encoding"];
+
 /// Fields that are no trailers: framing, routing, conditions, credentials, and how content is to be handled.
 static NO_TRAILERS: &[&str] = &[
     "content-", // length, encoding, type, range
@@ -256,7 +260,7 @@ const USER_AGENT: HeaderValue = HeaderValue::from_static("seawall");
 pub fn set_forwarding_fields(fields: &mut HeaderMap, forwarded: &Forwarded<'_>) {
     let before: Vec<&str> = fields.get_all(FORWARDED_FOR).iter().filter_map(|value| value.to_str().ok()).collect();
     let chain = believed_chain(&before.join(", "), forwarded.client, &forwarded.node.trusted_proxies);
-    remove(fields, |name| is_listed(name, FORWARDING_FIELDS));
+    remove(fields, |name| is_listed(name, FORWARDING_FIELDS) || is_listed(name, FRAMING_FIELDS));
     fields.insert(FORWARDED_PROTO, HeaderValue::from_static(forwarded.scheme.as_str()));
     if let Ok(chain) = HeaderValue::try_from(chain) {
         fields.insert(FORWARDED_FOR, chain);
@@ -454,6 +458,8 @@ mod tests {
                 ("x-real-ip", "1"),
                 ("x-forwarded-port", "1"),
                 ("front-end-https", "on"),
+                ("content_length", "30"),
+                ("transfer_encoding", "chunked"),
                 ("x_other", "stays"),
             ],
         );
@@ -464,6 +470,8 @@ mod tests {
             ("x-forwarded-port", Some("8443")),
             ("via", Some("2.0 edge-1")),
             ("forwarded", None),
+            ("content_length", None),
+            ("transfer_encoding", None),
             ("x-real-ip", None),
             ("x_forwarded_for", None),
             ("x-forwarded_host", None),

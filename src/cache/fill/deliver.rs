@@ -11,6 +11,7 @@ use crate::origin::connect::OriginError;
 use crate::origin::exchange::Exchange;
 
 use super::super::engine::Engine;
+use super::super::fill_buffer;
 use super::super::flight::{Flight, FlightHead, Settled};
 use super::super::object::{Head, Object};
 use super::super::part::{self, ContentRange, Part};
@@ -252,8 +253,12 @@ async fn collect(
         return body.abort(error);
     }
     exchange.release(&engine.connector).await;
-    let bytes = body.body_between(&[], &last);
-    let is_shared = store(bytes.clone()).is_some_and(|object| engine.share(body, &bytes, &object, 0));
+    let is_shared = {
+        // While it is made a large body is there twice, so one is made at a time.
+        let _alone = (length > fill_buffer::SMALL).then(|| engine.joining.lock());
+        let bytes = body.body_between(&[], &last);
+        store(bytes.clone()).is_some_and(|object| engine.share(body, &bytes, &object, 0))
+    };
     if !is_shared {
         body.append(last);
     }

@@ -429,12 +429,13 @@ fn freshen(
 ) -> (Settled, Option<Head>) {
     let mut own = HeaderMap::new();
     own.extend(fields.get_all(header::SET_COOKIE).iter().map(|cookie| (header::SET_COOKIE, cookie.clone())));
-    let mut head = stale.head.freshened_by(fields.clone());
-    if let Some(compress) = &request.rules().compress
-        && coding::suits(compress, head.status, &head.fields(), Some(stale.length()))
-    {
-        head = head.varying_by_coding();
-    }
+    let freshened_by = |fields: HeaderMap| {
+        let head = stale.head.freshened_by(fields);
+        let compress = request.rules().compress.as_ref();
+        let suits = |rules| coding::suits(rules, head.status, &head.fields(), Some(stale.length()));
+        if compress.is_some_and(suits) { head.varying_by_coding() } else { head }
+    };
+    let mut head = freshened_by(fields.clone());
     // Tags are not among the fields that clients see: they stay as stored.
     let merged = with_age(head.fields(), fields);
     match judge(engine, request, head.status, &merged, times, Some(stale.length()), true) {
@@ -454,7 +455,7 @@ fn freshen(
                 // Nobody has said that what this request got is for all: to them it says only that nothing has changed.
                 let is_date = |(name, _): &(HeaderName, HeaderValue)| *name == header::DATE;
                 let all = fields.iter().map(|(name, value)| (name.clone(), value.clone()));
-                head = stale.head.freshened_by(all.filter(is_date).collect());
+                head = freshened_by(all.filter(is_date).collect());
             }
             let mut object = Object::new(request.key.view(), head, stale.content.clone(), storable, flight.seq);
             object.share_coding(stale);
