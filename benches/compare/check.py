@@ -80,8 +80,7 @@ def fetch(peer, case, path, headers):
     for line in headers:
         command += ["-H", line]
     if case.script in POSTED:
-        posted(peer, case)
-        command += ["--data-binary", f"@{peer.dir}/posted", "-H", "Expect:"]
+        command += ["--data-binary", f"@{posted(peer, case)}", "-H", "Expect:"]
         command += [] if case.headers else ["-H", "Content-Type: text/plain"]
     done = subprocess.run([str(word) for word in command], capture_output=True, text=True, check=False)
     if done.returncode:

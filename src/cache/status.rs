@@ -80,7 +80,7 @@ pub enum Stored {
         basis: Basis,
         ttl: Duration,
     },
-    /// If it turns out to have room: its length is not stated.
+    /// If it turns out to have room: its length is not stated, or it goes to a disk as it comes.
     IfItFits {
         basis: Basis,
         ttl: Duration,

@@ -486,6 +486,8 @@ impl Body {
             Pieces::Whole(_) | Pieces::Parts(_) | Pieces::Stored(..) | Pieces::Flight(_) | Pieces::Slices(..) => {
                 Coming::AtHand
             }
+            // At its end there is nothing that would need room.
+            Pieces::Disk(body, at) if self.left == 0 || *at + self.skip >= body.length() => Coming::AtHand,
             Pieces::Disk(..) => Coming::Read(MOST_READ),
             Pieces::Passed(..) => Coming::Awaited,
         }

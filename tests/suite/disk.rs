@@ -324,7 +324,8 @@ fn no_more_is_kept_than_may_be_and_what_is_used_stays() {
     assert!(disk(&node)["evicted"].as_u64().unwrap() >= 44);
 }
 
-/// What is said to be stored has its room from then on; and fills that come to nothing push out half of what is there at most.
+/// What goes to the disk as it comes has its room from the beginning; and fills that come to nothing push out half of what is
+/// there at most.
 #[test]
 fn what_is_written_as_it_comes_has_its_room_before() {
     const LENGTH: usize = 3 << 20;

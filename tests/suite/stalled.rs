@@ -1,5 +1,6 @@
 //! Clients that do not take what waits for them: what they may pin, measured from outside.
 
+use std::any::Any;
 use std::io::Write;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -44,6 +45,18 @@ fn large() -> Origin {
     Origin::start(|_| Reply::ok(&["Cache-Control: max-age=600"], vec![b'x'; LARGE]))
 }
 
+/// Asks by HTTP/1.1 and reads nothing. The client is there as long as this is kept.
+fn ask_and_stall(node: &Node, tls: bool, request: &str) -> Box<dyn Any> {
+    if tls {
+        let mut client = Raw::by_h1(node);
+        client.send(request.as_bytes());
+        return Box::new(client);
+    }
+    let mut client = node.client();
+    client.send(request);
+    Box::new(client)
+}
+
 /// The most memory that the process has had while this was done.
 fn most_resident(node: &Node, mut work: impl FnMut(usize) -> bool) -> u64 {
     let mut most = 0;
@@ -61,20 +74,11 @@ fn readers_that_take_nothing_take_no_memory_beyond_the_bound() {
     for tls in [false, true] {
         let origin = large();
         let node = node(&origin, if tls { Protocol::H2 } else { Protocol::H1 }, ALL);
-        let mut plain = Vec::new();
-        let mut coded = Vec::new();
+        let mut stuck = Vec::new();
         // Each is the first to ask, and some ask for what is in memory already.
         let most = most_resident(&node, |number| {
             let text = format!("GET /{} HTTP/1.1\r\nHost: shop.example\r\n\r\n", number - number % 2);
-            if tls {
-                let mut client = Raw::by_h1(&node);
-                client.send(text.as_bytes());
-                coded.push(client);
-            } else {
-                let mut client = node.client();
-                client.send(text);
-                plain.push(client);
-            }
+            stuck.push(ask_and_stall(&node, tls, &text));
             origin.wait_for(number / 2 + 1);
             number < 59
         });
@@ -378,20 +382,12 @@ fn stored_parts_that_nobody_takes_take_no_memory_beyond_the_bound() {
     });
     for tls in [false, true] {
         let node = node(&origin, if tls { Protocol::H2 } else { Protocol::H1 }, ALL);
-        let (mut plain, mut coded) = (Vec::new(), Vec::new());
+        let mut stuck = Vec::new();
         let before = origin.count();
         let most = most_resident(&node, |number| {
             let range = "Range: bytes=0-6291455";
             let text = format!("GET /ranges/{number} HTTP/1.1\r\nHost: shop.example\r\n{range}\r\n\r\n");
-            if tls {
-                let mut client = Raw::by_h1(&node);
-                client.send(text.as_bytes());
-                coded.push(client);
-            } else {
-                let mut client = node.client();
-                client.send(text);
-                plain.push(client);
-            }
+            stuck.push(ask_and_stall(&node, tls, &text));
             let fills = || node.admin("GET", "/v1/status", "").1["cache"]["fills"].as_u64().unwrap();
             eventually("its end", || (origin.count() > before + number && fills() == 0).then_some(()));
             number < CLIENTS - 1
@@ -419,10 +415,11 @@ fn who_is_slow_to_take_a_part_gets_all_of_it() {
         let range = "Range: bytes=0-6291455";
         client.send(format!("GET {path} HTTP/1.1\r\nHost: shop.example\r\n{range}\r\n\r\n"));
         let cache = |what: &str| node.admin("GET", "/v1/status", "").1["cache"][what]["bytes"].as_u64().unwrap();
+        let nothing_is_left = || eventually("no fill to be left", || (cache("fill_buffer") == 0).then_some(()));
         if is_whole {
             eventually("the part to be stored", || (cache("memory") >= PART as u64).then_some(()));
+            nothing_is_left();
         }
-        eventually("no fill to be left", || (cache("fill_buffer") == 0).then_some(()));
         let answer = client.try_response();
         match answer {
             Some(answer) if is_whole => assert!(answer.complete && answer.body == *part),
@@ -430,6 +427,7 @@ fn who_is_slow_to_take_a_part_gets_all_of_it() {
             Some(_) => assert!(client.is_closed(), "nothing follows it"),
             None => assert!(!is_whole),
         }
+        nothing_is_left(); // what is not stored waits for its reader until now
         let is_stored = node.get_with(path, &["Range: bytes=0-9"]).is_hit();
         assert_eq!(is_stored, is_whole, "{path}: its head said that it is stored");
     }

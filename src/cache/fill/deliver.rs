@@ -195,13 +195,12 @@ pub(super) async fn hand_over(
         && !outdated.is_some_and(|stored| engine.is_fresh(stored));
     let is_about_who_asked = reason == SkipReason::Visitor;
     if of_all {
-        // For whom it is, it says itself; `Vary: *` is for nobody else. If it may be about who asked, it is for those who say
-        // the same.
-        let mut fields = exchange.fields.clone();
-        if is_about_who_asked {
-            request.what_may_tell_who_asks().into_iter().for_each(|name| _ = fields.append(header::VARY, name));
-        }
-        let variant = Variant::of(&fields, request.presented(), request.rules()).unwrap_or_default();
+        // For whom it is, it says itself; `Vary: *` is for nobody else.
+        let variant_of = |fields| Variant::of(fields, request.presented(), request.rules()).unwrap_or_default();
+        let variant = match is_about_who_asked {
+            true => variant_of(&request.varying_by_who_asks(exchange.fields.clone())),
+            false => variant_of(&exchange.fields),
+        };
         engine.remember_uncacheable(&request.key, variant, reason, request.rules());
     }
     engine.metrics.not_stored(reason.as_str());

@@ -156,20 +156,21 @@ impl FillRequest {
         RequestFacts::new(self.presented(), self.target, self.no_store)
     }
 
-    /// The names of fields by which the origin may tell who asks, as [`policy::RequestFacts`] has it; some of them, if there are
-    /// many.
-    fn what_may_tell_who_asks(&self) -> Vec<HeaderValue> {
+    /// The fields of a response, as if it varied by all that may tell the origin who asks, as [`policy::RequestFacts`] has it; by
+    /// some of that, if it is much.
+    fn varying_by_who_asks(&self, mut fields: HeaderMap) -> HeaderMap {
         const MOST: usize = 8;
-        let mut names = Vec::new();
+        let mut names = 0;
         self.presented().fields.for_all(|name, _| {
-            if names.len() < MOST
+            if names < MOST
                 && policy::may_tell_who_asks(name, self.rules())
                 && let Ok(name) = HeaderValue::from_str(name)
             {
-                names.push(name);
+                fields.append(header::VARY, name);
+                names += 1;
             }
         });
-        names
+        fields
     }
 
     /// Leaves out what a purge has killed by the time the fill's number was taken: it is not to be validated back to life.

@@ -11,6 +11,7 @@
 
 mod charges;
 mod quota;
+mod turns;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
@@ -28,6 +29,7 @@ use quota::Quota;
 
 pub use charges::Client;
 pub use quota::Share;
+pub use turns::Turns;
 
 use super::store::Variants;
 

@@ -18,7 +18,7 @@ use crate::cache::engine::{Engine, Hold, Kept};
 use crate::cache::object::{remove_hop_by_hop, serialise};
 use crate::cache::respond::Reply;
 use crate::cache::status::Report;
-use crate::cache::waiting::{Client, Held, NO_ROOM, Waiter};
+use crate::cache::waiting::{Client, Held, NO_ROOM, Turns, Waiter};
 use crate::prefix::Prefix;
 use crate::request::put_trailers;
 use crate::snapshot::Snapshot;
@@ -159,13 +159,12 @@ impl Connection {
         let waiter = Waiter::new(Client { connection: 0, prefix: self.place.prefix });
         let waiting = self.shared.engine.memory.waiting();
         let asking = async {
-            let mut turn = TURN;
+            let mut turns = Turns::new();
             loop {
                 if let Some(held) = waiting.hold_pieces(bytes as u64, &waiter) {
                     return held;
                 }
-                tokio::time::sleep(turn).await;
-                turn = LONGEST_TURN.min(turn * 2);
+                tokio::time::sleep(turns.next()).await;
             }
         };
         let held =
@@ -260,9 +259,7 @@ pub(super) async fn held_up(
 
 /// Bytes that are every connection's due: with what TLS keeps, 64 KiB.
 const DUE: usize = 40 << 10;
-/// After this long one that has found no room asks again; each time after twice as long, up to the latter; and for so long in all.
-const TURN: Duration = Duration::from_millis(20);
-const LONGEST_TURN: Duration = Duration::from_millis(320);
+/// How long a client waits for room.
 const ROOM_PATIENCE: Duration = Duration::from_secs(10);
 /// How often it is looked how far a client is that has to be waited for.
 const LOOK_EVERY: Duration = Duration::from_millis(500);

@@ -125,8 +125,10 @@ async fn next(
                 gone = stream.gone() => return Err(text(gone)),
             };
             let piece = piece.map_err(|error| error.to_string())?;
-            let length = piece.as_ref().map_or(0, Bytes::len);
-            (piece, hold(stream, shared, &response.kept(), length).await.map_err(text)?)
+            // At the end there is nothing that would need room.
+            let Some(piece) = piece else { return Ok(None) };
+            let held = hold(stream, shared, &response.kept(), piece.len()).await.map_err(text)?;
+            (Some(piece), held)
         }
         Coming::Read(most) => {
             let held = stream.hold_ahead(most).await.map_err(text)?;

@@ -6,13 +6,12 @@ use std::future::poll_fn;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 use parking_lot::Mutex;
 
-use crate::cache::waiting::{Client, Held, NO_ROOM, Share, Waiter, Waiting};
+use crate::cache::waiting::{Client, Held, NO_ROOM, Share, Turns, Waiter, Waiting};
 use crate::origin::upload::{BodyError, Frame, RequestBody};
 use crate::prefix::Prefix;
 
@@ -173,9 +172,6 @@ const OWN: usize = 10 << 10;
 const DUE_HEAD: usize = 16 << 10;
 /// Streams of a connection that are not counted, but for those with large requests: with what TLS keeps, some 64 KiB.
 const DUE: usize = 2;
-/// After this long one that has found no room asks again; each time after twice as long, up to the latter.
-const TURN: Duration = Duration::from_millis(20);
-const LONGEST_TURN: Duration = Duration::from_millis(320);
 
 /// How a stream ended before its task had.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -389,14 +385,14 @@ impl Handle {
 
     /// The same, asking in its own way whether there is room.
     pub async fn hold_once(&mut self, ask: impl Fn(&Self) -> Option<Held>) -> Result<Held, Gone> {
-        let mut turn = TURN;
+        let mut turns = Turns::new();
         loop {
             if let Some(held) = ask(self) {
                 return Ok(held);
             }
             tokio::select! {
                 gone = self.gone() => return Err(gone),
-                () = tokio::time::sleep(turn) => turn = LONGEST_TURN.min(turn * 2),
+                () = tokio::time::sleep(turns.next()) => {}
             }
         }
     }
@@ -413,8 +409,8 @@ impl Handle {
         bytes: usize,
         mut read: impl FnMut(&mut Context<'_>, bool) -> Poll<T>,
     ) -> Result<(T, Held), Gone> {
-        let mut asks = std::pin::pin!(tokio::time::sleep(TURN));
-        let mut turn = TURN;
+        let mut turns = Turns::new();
+        let mut asks = std::pin::pin!(tokio::time::sleep(turns.next()));
         poll_fn(|cx| {
             if let Poll::Ready(Err(gone)) = self.poll(cx, |_| None::<()>) {
                 return Poll::Ready(Err(gone));
@@ -425,8 +421,7 @@ impl Handle {
                 }
                 let _ = read(cx, false);
                 std::task::ready!(asks.as_mut().poll(cx));
-                turn = LONGEST_TURN.min(turn * 2);
-                asks.as_mut().reset(tokio::time::Instant::now() + turn);
+                asks.as_mut().reset(tokio::time::Instant::now() + turns.next());
             }
         })
         .await
