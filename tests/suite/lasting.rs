@@ -534,7 +534,8 @@ fn one_dry_run_at_a_time() {
     let run = "{\"prefix\": \"http://shop.example/\", \"dry_run\": true}";
     let mut clients = [Client::connect(node.admin), Client::connect(node.admin)];
     for client in &mut clients {
-        client.send(format!("POST /v1/purge HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n{run}", run.len()));
+        client
+            .send(format!("POST /v1/purge HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n{run}", run.len()));
     }
     let mut answers = clients.map(|mut client| client.response("POST"));
     answers.sort_by_key(|answer| answer.status);

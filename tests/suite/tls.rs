@@ -59,6 +59,9 @@ fn either_protocol_shares_one_cache() {
     assert_eq!(origin.requests()[0].field("x-forwarded-proto"), Some("https"));
 }
 
+/// What it says then: a failed write has its cause behind it.
+const CURL_GIVES_UP: &str = "curl: (55) Failed sending data to the peer";
+
 #[test]
 fn requests_pass_over_http_2() {
     let origin = Origin::start(|request| Reply::ok(&[], &request.body));
@@ -69,7 +72,11 @@ fn requests_pass_over_http_2() {
     let upload = format!("@{}", upload.display());
     for version in ["--http2", "--http1.1"] {
         let arguments = [version, "--data-binary", &upload, "-H", "X-Forwarded-Host: evil"];
-        let answer = curl(&node, "one", "shop.example", "/passed/../passed/a?q", &arguments).unwrap();
+        let send = || curl(&node, "one", "shop.example", "/passed/../passed/a?q", &arguments);
+        // curl 7.88 gives up, without a reason, where its socket is full while it reads (`h2_process_pending_input` takes
+        // CURLE_AGAIN for an error).
+        let is_curls = |answer: &Result<String, String>| matches!(answer, Err(why) if why.trim() == CURL_GIVES_UP);
+        let answer = (0..5).map(|_| send()).find(|answer| !is_curls(answer)).unwrap().unwrap();
         assert!(answer.contains(" 200") && answer.ends_with(&body), "{version}");
     }
     for request in origin.requests() {
