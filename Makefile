@@ -27,6 +27,7 @@ test: build-tools test-tools check unit
 check:
 	$(CARGO) fmt --check
 	$(CARGO) clippy --all-targets -- --deny warnings
+	RUSTDOCFLAGS="--deny warnings" $(CARGO) doc --quiet --no-deps --document-private-items
 	@if command -v cargo-deny >/dev/null; then $(CARGO) deny --offline check licenses bans sources; \
 	else echo "cargo-deny is not installed; licences are checked by the test suite"; fi
 

@@ -1,49 +1,7 @@
 //! The steps of a request, each by itself: `cargo bench --bench micro`. With `--count STEP TIMES` a step is only repeated,
 //! for who counts its instructions (`benches/instructions.sh`).
 
-#![allow(
-    dead_code,
-    unused_imports,
-    reason = "the program's modules are here as they are, for a few of their functions"
-)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a benchmark ends by panicking")]
-
-#[path = "../src/admin/mod.rs"]
-mod admin;
-#[path = "../src/app.rs"]
-mod app;
-#[path = "../src/cache/mod.rs"]
-mod cache;
-#[path = "../src/cli/mod.rs"]
-mod cli;
-#[path = "../src/clock.rs"]
-mod clock;
-#[path = "../src/config/mod.rs"]
-mod config;
-#[path = "../src/front/mod.rs"]
-mod front;
-#[path = "../src/node.rs"]
-mod node;
-#[path = "../src/observe/mod.rs"]
-mod observe;
-#[path = "../src/origin/mod.rs"]
-mod origin;
-#[path = "../src/pace.rs"]
-mod pace;
-#[path = "../src/pass/mod.rs"]
-mod pass;
-#[path = "../src/plan/mod.rs"]
-mod plan;
-#[path = "../src/prefix.rs"]
-mod prefix;
-#[path = "../src/request.rs"]
-mod request;
-#[path = "../src/snapshot.rs"]
-mod snapshot;
-#[path = "../src/state_dir.rs"]
-mod state_dir;
-#[path = "../src/warm.rs"]
-mod warm;
 
 use std::hint::black_box;
 use std::path::Path;
@@ -52,30 +10,14 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use criterion::Criterion;
-use http::{HeaderMap, HeaderValue, Method, StatusCode, Version, header};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
 
-use cache::control::ClientDirectives;
-use cache::engine::{CacheRequest, Engine};
-use cache::freshness::ExchangeTimes;
-use cache::lookup::Lookup;
-use cache::object::{Head, Object};
-use cache::policy::{self, RequestFacts, ResponseFacts, Storable};
-use cache::purge::{Event, PurgeSeq, Purges, Target};
-use cache::respond;
-use cache::tags::TagHash;
-use cache::vary::Presented;
-use clock::Timestamp;
-use config::load;
-use config::model::{AccessLogTarget, Config, Limits, LogFormat};
-use front::h2::head::Parsed;
-use front::h2::hpack::{self, Decoder, Section};
-use front::head::{RequestHead, field_space, find_end};
-use observe::access_log::AccessLog;
-use observe::metrics::Metrics;
-use observe::{Observer, Outcome};
-use origin::passage::Passage;
-use plan::{CacheKey, Key, Plan, plan};
-use request::{Fields, RequestView, Scheme};
+use seawall::internals::{
+    AccessLog, AccessLogTarget, CacheRequest, ClientDirectives, Config, Decoder, Engine, Event, ExchangeTimes, Head,
+    Key, Limits, LogFormat, Lookup, Metrics, Object, Observer, Outcome, Parsed, Passage, Plan, Presented, PurgeSeq,
+    Purges, RequestFacts, RequestHead, RequestView, ResponseFacts, Scheme, Section, Storable, TagHash, Target,
+    Timestamp, field_space, find_end, first_snapshot, hpack, judge as judge_response, load, plan, respond as answer,
+};
 
 /// A request as browsers send it.
 const REQUEST: &[u8] = b"GET /catalogue/shoes/41?colour=red&page=2 HTTP/1.1\r\nHost: site-7.example\r\n\
@@ -217,7 +159,7 @@ fn storable(config: &Config, fields: &HeaderMap, view: &RequestView<'_>) -> Stor
         length: Some(1024),
         max_object: 1 << 20,
     };
-    policy::judge(&config.sites[0].routes[1].cache, &request, &response).unwrap()
+    judge_response(&config.sites[0].routes[1].cache, &request, &response).unwrap()
 }
 
 fn judge() -> Box<dyn FnMut()> {
@@ -235,7 +177,7 @@ fn object(key: &str, config: &Config) -> Object {
 fn respond() -> Box<dyn FnMut()> {
     let (object, view) = (object("key", &config(1)), view());
     Box::new(move || {
-        black_box(respond::respond(view.method, black_box(view.fields), &object.head.selected(Some(1024))));
+        black_box(answer(view.method, black_box(view.fields), &object.head.selected(Some(1024))));
     })
 }
 
@@ -252,7 +194,7 @@ fn look_up(count: usize) -> Box<dyn FnMut()> {
     let config = config(1);
     let metrics = Arc::new(Metrics::new());
     let engine = Engine::new(&config, purges(count), metrics.clone());
-    let snapshot = node::first_snapshot(self::config(1), &engine, &metrics, Passage::new("0".into()));
+    let snapshot = first_snapshot(self::config(1), &engine, &metrics, Passage::new("0".into()));
     let (snapshot, view) = (&*Box::leak(Box::new(Arc::new(snapshot))), &*Box::leak(Box::new(view())));
     let Plan::Cache(matched) = plan(&snapshot.config, view) else { panic!("it is cached") };
     let mut key = String::new();

@@ -1,6 +1,6 @@
 //! Configuration: from TOML files to the validated model that every request reads.
 //!
-//! One direction: text -> [`file`] (as written) -> [`model`] (as used). All mistakes of a load are
+//! One direction: text -> [`mod@file`] (as written) -> [`model`] (as used). All mistakes of a load are
 //! collected by [`diagnose`] and reported together; a configuration with a mistake is never used.
 
 pub mod cache;

@@ -2,7 +2,7 @@
 //! is what both do with a request.
 
 mod alarm;
-mod chunks;
+pub mod chunks;
 pub mod h1;
 pub mod h2;
 pub mod head;

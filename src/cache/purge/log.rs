@@ -82,7 +82,7 @@ impl PurgeLog {
             }
             Err(error) => return Err(fail("cannot read the purge log")(error)),
         };
-        let Replay { records, intact, damaged, .. } = replay(&text);
+        let Replay { records, intact, damaged, .. } = Replay::of(&text);
         let file =
             OpenOptions::new().create(true).append(true).open(&path).map_err(fail("cannot open the purge log"))?;
         if intact < text.len() {
@@ -218,32 +218,33 @@ fn size(record: &Record) -> usize {
     }
 }
 
-struct Replay {
-    records: Vec<Record>,
+/// What a log's text says.
+pub struct Replay {
+    pub records: Vec<Record>,
     /// How many bytes from the start are whole lines.
-    intact: usize,
+    pub intact: usize,
     /// Whole lines that are not records, and records whose number is not above those before.
-    damaged: usize,
+    pub damaged: usize,
     /// The highest number so far, as it was written.
     highest: u64,
 }
 
-fn replay(text: &[u8]) -> Replay {
-    let mut replay = Replay { records: Vec::new(), intact: 0, damaged: 0, highest: 0 };
-    for line in text.split_inclusive(|byte| *byte == b'\n') {
-        let last = replay.intact + line.len() == text.len();
-        match parse(line) {
-            Some(record) => replay.take(record),
-            // Without its end: torn in the act of writing. What has one was answered, and is damaged since.
-            None if last && !line.ends_with(b"\n") => break,
-            None => replay.damaged += 1,
-        }
-        replay.intact += line.len();
-    }
-    replay
-}
-
 impl Replay {
+    pub fn of(text: &[u8]) -> Self {
+        let mut replay = Replay { records: Vec::new(), intact: 0, damaged: 0, highest: 0 };
+        for line in text.split_inclusive(|byte| *byte == b'\n') {
+            let last = replay.intact + line.len() == text.len();
+            match parse(line) {
+                Some(record) => replay.take(record),
+                // Without its end: torn in the act of writing. What has one was answered, and is damaged since.
+                None if last && !line.ends_with(b"\n") => break,
+                None => replay.damaged += 1,
+            }
+            replay.intact += line.len();
+        }
+        replay
+    }
+
     fn take(&mut self, record: Record) {
         let mut not_older = self.records.iter().rev().take_while(|known| known.seq >= record.seq);
         if not_older.any(|known| *known == record) {

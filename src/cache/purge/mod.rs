@@ -24,8 +24,8 @@ use super::object::Object;
 use super::tags::TagHash;
 
 pub use history::{Freed, History};
-pub use log::LogError;
 use log::PurgeLog;
+pub use log::{LogError, Replay};
 pub use table::Standing;
 use table::{Identity, PurgeTable};
 use writer::Writing;

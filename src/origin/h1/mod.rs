@@ -2,10 +2,10 @@
 //! all the rest of a request that is passed on: a task for each connection that is kept, a peer and a session for each
 //! request.
 
-mod body;
+pub mod body;
 mod kept;
 mod outgoing;
-mod response;
+pub mod response;
 mod stream;
 
 use std::io;

@@ -1,6 +1,6 @@
 //! The disk tier: one file a response, spread over one or more directories, found by its key alone.
 //!
-//! [`format`] is what is in a file, [`index`] what is known of all, [`volume`] one directory with its files and threads,
+//! [`mod@format`] is what is in a file, [`index`] what is known of all, [`volume`] one directory with its files and threads,
 //! [`warden`] who looks after it, [`scan`] how it is taken into use. It fails open: whatever is the matter with a disk
 //! is a [`Trouble`], and the request goes to the origin.
 
@@ -9,7 +9,7 @@ mod body;
 mod buffers;
 mod file;
 mod filter;
-mod format;
+pub mod format;
 mod health;
 mod id;
 mod index;

@@ -1,0 +1,30 @@
+//! What the benchmarks and the fuzz targets of this repository call. No API: it changes with the code.
+
+pub use crate::cache::control::{ClientDirectives, Directives};
+pub use crate::cache::engine::{CacheRequest, Engine};
+pub use crate::cache::freshness::ExchangeTimes;
+pub use crate::cache::lookup::Lookup;
+pub use crate::cache::object::{Head, Object};
+pub use crate::cache::policy::{RequestFacts, ResponseFacts, Storable, judge};
+pub use crate::cache::purge::{Event, PurgeSeq, Purges, Record, Replay, Target};
+pub use crate::cache::respond::{Reply, respond};
+pub use crate::cache::store::disk::format::{HEADER, Header, Meta};
+pub use crate::cache::tags::TagHash;
+pub use crate::cache::vary::{Presented, Variant};
+pub use crate::clock::Timestamp;
+pub use crate::config::load;
+pub use crate::config::model::{AccessLogTarget, Config, Limits, LogFormat};
+pub use crate::config::read::ByteSize;
+pub use crate::front::chunks::{Chunks, Taken as TakenChunk};
+pub use crate::front::h2::head::Parsed;
+pub use crate::front::h2::hpack::{self, Decoder, Section};
+pub use crate::front::head::{BodyFraming, RequestHead, field_space, find_end, settle_version};
+pub use crate::node::first_snapshot;
+pub use crate::observe::access_log::AccessLog;
+pub use crate::observe::metrics::Metrics;
+pub use crate::observe::{Observer, Outcome};
+pub use crate::origin::h1::body::{Body, Taken};
+pub use crate::origin::h1::response;
+pub use crate::origin::passage::Passage;
+pub use crate::plan::{CacheKey, Key, Plan, plan};
+pub use crate::request::{Fields, RequestView, Scheme};

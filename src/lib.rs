@@ -1,0 +1,26 @@
+//! Seawall: a Layer-7 reverse proxy and edge cache, one node of a CDN. See ARCHITECTURE.md.
+//!
+//! The program is [`Cli`]; the binary only calls it and prints what went wrong.
+
+mod admin;
+mod app;
+mod cache;
+mod cli;
+mod clock;
+mod config;
+mod front;
+#[doc(hidden)]
+pub mod internals;
+mod node;
+mod observe;
+mod origin;
+mod pace;
+mod pass;
+mod plan;
+mod prefix;
+mod request;
+mod snapshot;
+mod state_dir;
+mod warm;
+
+pub use cli::Cli;
