@@ -11,7 +11,7 @@ BUILD_TOOLS := cmake:cmake cc:build-essential
 COMPARE_TOOLS := haproxy:haproxy varnishd:varnish traffic_server:trafficserver h2load:nghttp2-client taskset:util-linux
 TEST_TOOLS := curl:curl nginx:nginx-light wrk:wrk openssl:openssl systemd-analyze:systemd
 
-.PHONY: run build release test check unit load-test bench-hit bench-micro bench-instructions bench-scale bench-compare bench-storage bench-memory crash-test certs install deb fmt clean build-tools test-tools
+.PHONY: run build release test check unit fuzz-smoke load-test bench-hit bench-micro bench-instructions bench-scale bench-compare bench-storage bench-memory crash-test certs install deb fmt clean build-tools test-tools
 
 run: build-tools
 	$(CARGO) run --release -- demo
@@ -35,6 +35,11 @@ check:
 unit:
 	@if command -v cargo-nextest >/dev/null; then $(CARGO) nextest run --test-threads $$(($$(nproc) * 2)); \
 	else $(CARGO) test; fi
+
+# What comes from the network or from files, made up by chance: ten seconds for each parser (FUZZ_SECONDS, FUZZ_SEED).
+# `make unit` runs it, too. With a nightly compiler and cargo-fuzz: cargo +nightly fuzz run h1_request_head.
+fuzz-smoke: build-tools
+	$(CARGO) test --test fuzz -- --nocapture
 
 # Reloads and a killed origin under wrk's load: takes half a minute and prints what it saw.
 load-test: release test-tools

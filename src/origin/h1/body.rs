@@ -134,9 +134,12 @@ impl Body {
 impl Chunk {
     /// Reads a line of the framing, if it has come in full.
     fn after_line(self, read: &mut BytesMut, trailers: &mut BytesMut) -> Result<Option<Chunk>, &'static str> {
-        let Some(end) = memchr::memchr(b'\n', read) else {
-            return if read.len() > MAX_LINE { Err("a line of chunked framing that is too long") } else { Ok(None) };
-        };
+        let end = memchr::memchr(b'\n', read);
+        // Whether its end has come or not: what is read must not depend on how the bytes come.
+        if end.unwrap_or(read.len()) > MAX_LINE {
+            return Err("a line of chunked framing that is too long");
+        }
+        let Some(end) = end else { return Ok(None) };
         // Whoever takes another line end for one finds other chunks (RFC 9112 section 2.2).
         let line = read[..end].strip_suffix(b"\r").filter(|line| !line.iter().any(|byte| b"\r\0".contains(byte)));
         let line = line.ok_or("a line of chunked framing that does not end with CRLF")?;

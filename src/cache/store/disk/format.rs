@@ -115,6 +115,9 @@ impl Header {
             return Err(Corrupt::Length);
         }
         let soft_purged = Some(soft).filter(|soft| *soft != NEVER).map(Timestamp::from_secs);
+        if soft_purged.is_some_and(|time| time.as_secs() != soft) {
+            return Err(Corrupt::Header); // a time that no clock has shown
+        }
         Ok(Header { log, meta, meta_crc, meta_room, body, seq: PurgeSeq(seq), soft_purged, filter: Filter(filter) })
     }
 

@@ -1,0 +1,309 @@
+//! What is fuzzed: one function a target. Each takes any bytes, and fails by a panic: its own, or one of an assertion that
+//! must hold for every input. `smoke.rs` runs them on a stable compiler, `fuzz_targets/` under libFuzzer.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::Path;
+
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version};
+
+use seawall::internals::{
+    Body, ByteSize, Chunks, ClientDirectives, Config, Decoder, ExchangeTimes, Fields, HEADER, Head, Header, Limits,
+    Meta, Presented, Replay, Reply, RequestFacts, RequestHead, RequestView, ResponseFacts, Scheme, Section, Taken,
+    TakenChunk, Timestamp, Variant, field_space, find_end, hpack, judge, load, respond, response, settle_version,
+};
+
+/// A target's name, which is also that of its corpus, and what it does.
+pub type Target = (&'static str, fn(&[u8]));
+
+pub const TARGETS: [Target; 9] = [
+    ("h1_request_head", h1_request_head),
+    ("h1_origin_response", h1_origin_response),
+    ("chunked_request", chunked_request),
+    ("chunked_response", chunked_response),
+    ("hpack", hpack),
+    ("configuration", configuration),
+    ("purge_log", purge_log),
+    ("disk_header", disk_header),
+    ("cache_control_and_vary", cache_control_and_vary),
+];
+
+/// A head of HTTP/1: what is accepted must be read the same when it is written anew, which is what an origin gets.
+pub fn h1_request_head(data: &[u8]) {
+    let limits = Limits::default();
+    let Ok(Some(end)) = find_end(data, 0, &limits) else { return };
+    for scanned in [1, end / 2, end.saturating_sub(4)] {
+        // However the bytes came, the head ends in one place, or is refused before.
+        let scanned = scanned.min(end.saturating_sub(4));
+        assert_eq!(find_end(data, scanned, &limits), Ok(Some(end)), "looked through from {scanned}");
+    }
+    let mut head = data[..end].to_vec();
+    settle_version(&mut head);
+    let mut space = field_space(&head);
+    let Ok(read) = RequestHead::parse(&head, &mut space, &limits) else { return };
+
+    let target = match read.target.query {
+        Some(query) => format!("{}?{query}", read.target.path),
+        None => read.target.path.to_string(),
+    };
+    let version = u8::from(read.version == Version::HTTP_11);
+    let mut anew = format!("{} {target} HTTP/1.{version}\r\n", read.method).into_bytes();
+    for field in read.fields {
+        assert!(!field.value.iter().any(|byte| b"\r\n\0".contains(byte)), "a value with a line end");
+        anew.extend([field.name.as_bytes(), b": ", field.value, b"\r\n"].concat());
+    }
+    anew.extend(b"\r\n");
+    let limits = Limits { max_head: ByteSize(1 << 20), max_target: ByteSize(1 << 20), ..limits };
+    assert_eq!(find_end(&anew, 0, &limits), Ok(Some(anew.len())));
+    let mut space = field_space(&anew);
+    let again = RequestHead::parse(&anew, &mut space, &limits);
+    let anew = String::from_utf8_lossy(&anew);
+    let again = again.unwrap_or_else(|refusal| panic!("refused when written anew: {refusal:?} {anew:?}"));
+    assert_eq!((&read.method, &read.host, read.port), (&again.method, &again.host, again.port), "{anew:?}");
+    assert_eq!((&read.target.path, read.target.query), (&again.target.path, again.target.query), "{anew:?}");
+    assert_eq!((read.body, read.expects_continue), (again.body, again.expects_continue), "{anew:?}");
+}
+
+/// A response of an origin by HTTP/1: however its bytes come, it comes to the same.
+pub fn h1_origin_response(data: &[u8]) {
+    let Ok(Some(end)) = response::find_end(data, 0) else { return };
+    let Ok((mut head, _)) = response::parse(Bytes::copy_from_slice(&data[..end])) else { return };
+    for value in head.fields.values() {
+        assert!(!value.as_bytes().iter().any(|byte| b"\r\n\0".contains(byte)), "{value:?}");
+    }
+    let Ok(body) = Body::of(&Method::GET, head.status, &mut head.fields) else { return };
+    let whole = received(body, &data[end..], usize::MAX);
+    for step in [1, 7] {
+        assert_eq!(received(body, &data[end..], step), whole, "{step} bytes at a time");
+    }
+}
+
+/// What a body has come to: its bytes, its trailers' lines and what follows it, or that it is broken.
+type Received = Result<(Vec<u8>, Vec<u8>, Option<usize>), ()>;
+
+fn received(mut body: Body, wire: &[u8], step: usize) -> Received {
+    let (mut content, mut trailers, mut read) = (Vec::new(), BytesMut::new(), BytesMut::new());
+    let mut at = 0;
+    loop {
+        match body.take(&mut read, &mut trailers).map_err(|_| ())? {
+            Taken::Some(piece) => content.extend_from_slice(&piece),
+            Taken::End => return Ok((content, trailers.to_vec(), Some(wire.len() - at + read.len()))),
+            // A line that is too long is seen in whatever step it comes.
+            Taken::NeedsMore if at == wire.len() => return Ok((content, Vec::new(), None)),
+            Taken::NeedsMore => {
+                let to = at.saturating_add(step).min(wire.len());
+                read.extend_from_slice(&wire[at..to]);
+                at = to;
+            }
+        }
+    }
+}
+
+/// A chunked body of a client: however its bytes come, it comes to the same; and an origin, whose parser is another, would
+/// read it as we do.
+pub fn chunked_request(data: &[u8]) {
+    let whole = chunks(data, usize::MAX);
+    for step in [1, 5] {
+        assert_eq!(chunks(data, step), whole, "{step} bytes at a time");
+    }
+    let Ok((content, Some(rest))) = whole else { return };
+    let origins = received(chunked(), data, usize::MAX);
+    let origins = origins.map(|(content, _, rest)| (content, rest));
+    // Its lines may be shorter than ours.
+    if data.len() < 4096 {
+        assert_eq!(origins, Ok((content, Some(rest))), "two parsers, two bodies");
+    }
+}
+
+fn chunks(wire: &[u8], step: usize) -> Result<(Vec<u8>, Option<usize>), ()> {
+    let (mut state, mut content, mut read, mut at) = (Chunks::new(), Vec::new(), BytesMut::new(), 0);
+    loop {
+        match state.take(&mut read).map_err(|_| ())? {
+            TakenChunk::Data(piece) => content.extend_from_slice(&piece),
+            TakenChunk::Trailers(_) | TakenChunk::End => return Ok((content, Some(wire.len() - at + read.len()))),
+            TakenChunk::NeedsMore if at == wire.len() => return Ok((content, None)),
+            TakenChunk::NeedsMore => {
+                let to = at.saturating_add(step).min(wire.len());
+                read.extend_from_slice(&wire[at..to]);
+                at = to;
+            }
+        }
+    }
+}
+
+fn chunked() -> Body {
+    let mut fields = HeaderMap::new();
+    fields.insert("transfer-encoding", HeaderValue::from_static("chunked"));
+    Body::of(&Method::GET, StatusCode::OK, &mut fields).expect("it is chunked")
+}
+
+/// A chunked body of an origin: however its bytes come, it comes to the same.
+pub fn chunked_response(data: &[u8]) {
+    let whole = received(chunked(), data, usize::MAX);
+    for step in [1, 3, 64] {
+        assert_eq!(received(chunked(), data, step), whole, "{step} bytes at a time");
+    }
+}
+
+/// Field sections of one connection: what is read is bounded, and reads the same when it is written anew.
+pub fn hpack(data: &[u8]) {
+    const MOST: usize = 16 << 10;
+    let mut decoder = Decoder::new();
+    let mut section = Section::default();
+    // Each block begins with its length.
+    let mut rest = data;
+    while let Some((&length, block)) = rest.split_first() {
+        let (block, behind) = block.split_at(usize::from(length).min(block.len()));
+        rest = behind;
+        section.clear();
+        if decoder.decode(block, MOST, &mut section).is_err() {
+            return;
+        }
+        let size: usize = section.lines().map(|(name, value)| name.len() + value.len() + 32).sum();
+        assert!(size <= MOST, "{size} bytes of fields");
+        if section.too_large {
+            continue;
+        }
+        let mut anew = BytesMut::new();
+        section.lines().for_each(|(name, value)| hpack::put_field(&mut anew, name, value));
+        let mut again = Section::default();
+        Decoder::new().decode(&anew, MOST, &mut again).expect("what we write is well formed");
+        assert!(section.lines().eq(again.lines()), "{section:?}");
+    }
+}
+
+/// A configuration's text: every mistake has a place in it.
+pub fn configuration(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("nowhere");
+    if let Err(errors) = load::parse(&directory.join("seawall.toml"), text) {
+        assert!(!errors.diagnostics.is_empty(), "refused without a word");
+        let lines = text.matches('\n').count() + 1;
+        for mistake in &errors.diagnostics {
+            assert!(mistake.line <= lines && !mistake.message.is_empty(), "{mistake:?} of {lines} lines");
+        }
+        assert!(!errors.to_string().is_empty());
+    }
+}
+
+/// A purge log: what is read of it counts upwards, and is read the same if the log ended there.
+pub fn purge_log(data: &[u8]) {
+    replay(data);
+    // Chance finds no checksum.
+    let lines = data.split_inclusive(|byte| *byte == b'\n');
+    let right: Vec<u8> = lines
+        .flat_map(|line| {
+            let json = line.get(9..).unwrap_or_default();
+            let checked = json.strip_suffix(b"\n").unwrap_or(json);
+            [format!("{:08x} ", crc32fast::hash(checked)).as_bytes(), json].concat()
+        })
+        .collect();
+    replay(&right);
+}
+
+fn replay(data: &[u8]) {
+    let replay = Replay::of(data);
+    assert!(replay.intact <= data.len());
+    let again = Replay::of(&data[..replay.intact]);
+    assert_eq!((&again.records, again.intact, again.damaged), (&replay.records, replay.intact, replay.damaged));
+    for pair in replay.records.windows(2) {
+        assert!(pair[0].seq <= pair[1].seq, "{pair:?}");
+    }
+    for record in &replay.records {
+        let json = serde_json::to_string(record).expect("a record is strings, numbers and lists");
+        let line = format!("{:08x} {json}\n", crc32fast::hash(json.as_bytes()));
+        assert_eq!(Replay::of(line.as_bytes()).records, std::slice::from_ref(record), "{line}");
+    }
+}
+
+/// The beginning of a file on disk: header and metadata.
+pub fn disk_header(data: &[u8]) {
+    if let Some(first) = data.first_chunk::<HEADER>() {
+        header(first);
+        // Chance finds no checksum.
+        let mut right = *first;
+        let crc = crc32fast::hash(&first[..HEADER - 4]);
+        right[HEADER - 4..].copy_from_slice(&crc.to_le_bytes());
+        header(&right);
+    }
+    let meta = data.get(HEADER..).unwrap_or(data);
+    let Ok(meta) = Meta::decode(meta) else { return };
+    let _ = meta.head(); // it may be none, but is no panic
+    let encoded = meta.encode().expect("it was no larger");
+    assert_eq!(Meta::decode(&encoded), Ok(meta));
+}
+
+fn header(bytes: &[u8; HEADER]) {
+    let Ok(header) = Header::decode(bytes) else { return };
+    assert_eq!(&header.encode(), bytes);
+    assert!(header.body_at() <= header.checksum_at(0) && header.checksum_at(0) <= header.file_length());
+}
+
+/// A request and a response of any fields: what is decided of them holds together.
+pub fn cache_control_and_vary(data: &[u8]) {
+    // Lines of the request, an empty one, lines of the response.
+    let text = String::from_utf8_lossy(data);
+    let (request, response) = text.split_once("\n\n").unwrap_or((&text, ""));
+    let (request, fields) = (header_map(request), header_map(response));
+    let config = config();
+    let view = RequestView {
+        method: &Method::GET,
+        host: "shop.example",
+        port: None,
+        local_port: 80,
+        authority: "shop.example",
+        path: "/a",
+        hides_dots: false,
+        query: None,
+        fields: Fields::Map(&request),
+        client: IpAddr::V4(Ipv4Addr::LOCALHOST),
+        scheme: Scheme::Http,
+        version: Version::HTTP_11,
+    };
+    let _ = ClientDirectives::parse(view.fields);
+    let presented = Presented::new(&view, &config.node);
+    let now = Timestamp::from_secs(1_700_000_000);
+    for site in &config.sites {
+        let rules = &site.routes[0].cache;
+        if let Some(variant) = Variant::of(&fields, presented, rules) {
+            assert!(variant.matches(presented), "a request selects what it has stored: {variant:?}");
+            assert_eq!(variant.of_another(presented), variant);
+        }
+        let facts = RequestFacts::new(presented, view.path.len(), false);
+        let times = ExchangeTimes { request: now, response: now };
+        for status in [200, 206, 301, 404] {
+            let status = StatusCode::from_u16(status).expect("a status");
+            let response = ResponseFacts { status, headers: &fields, times, length: Some(1000), max_object: 1 << 20 };
+            let _ = judge(rules, &facts, &response);
+        }
+    }
+    let head = Head::from_origin(StatusCode::OK, fields);
+    match respond(&Method::GET, view.fields, &head.selected(Some(1000))) {
+        Reply::Partial { first, last, total } => assert!(first <= last && last < total),
+        Reply::Multiple { parts, total } => {
+            assert!(parts.iter().all(|part| part.first <= part.last && part.last < total));
+            assert!(parts.windows(2).all(|pair| pair[0].last < pair[1].first), "no byte twice: {parts:?}");
+        }
+        _ => {}
+    }
+}
+
+fn header_map(text: &str) -> HeaderMap {
+    let fields = text.lines().filter_map(|line| {
+        let (name, value) = line.split_once(':')?;
+        Some((HeaderName::from_bytes(name.as_bytes()).ok()?, HeaderValue::from_str(value.trim()).ok()?))
+    });
+    fields.take(64).collect()
+}
+
+/// One route that heeds what responses say, and one that does not and keys by much.
+fn config() -> &'static Config {
+    static CONFIG: std::sync::LazyLock<Config> = std::sync::LazyLock::new(|| {
+        let text = "[pool.app]\norigins = [\"127.0.0.1:1\"]\n\
+                    [site.one]\nhosts = [\"one\"]\n[[site.one.route]]\npath = \"/*\"\npool = \"app\"\ncache = { mode = \"respect\" }\n\
+                    [site.two]\nhosts = [\"two\"]\n[[site.two.route]]\npath = \"/*\"\npool = \"app\"\n\
+                    cache = { mode = \"force\", ttl = \"1h\", key = { headers = [\"x-a\"], cookies = [\"c\"], device = true } }\n";
+        load::parse(Path::new("fuzz.toml"), text).expect("it is right")
+    });
+    &CONFIG
+}
