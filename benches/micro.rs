@@ -200,14 +200,14 @@ fn look_up(count: usize) -> Box<dyn FnMut()> {
     let mut key = String::new();
     matched.write_key(&mut key, 0, view);
     let key = &*key.leak();
-    engine.memory.insert(Arc::new(object(key, &config)), 8);
+    engine.cache.memory.insert(Arc::new(object(key, &config)), 8);
     for number in 1..OBJECTS {
-        engine.memory.insert(Arc::new(object(&format!("{key}{number}"), &config)), 8);
+        engine.cache.memory.insert(Arc::new(object(&format!("{key}{number}"), &config)), 8);
     }
     let request =
         CacheRequest { view, snapshot, matched, key, slice: None, asks: ClientDirectives::default(), interims: None };
     Box::new(move || {
-        let found = engine.lookup(black_box(&request), &request.asks, NOW);
+        let found = engine.cache.lookup(black_box(&request), &request.asks, NOW);
         assert!(matches!(found, Lookup::Hit(..)));
     })
 }

@@ -105,7 +105,7 @@ async fn run_node(config: Config, source: ConfigSource, allowed: u32) -> Result<
         None => None,
     };
     snapshot.pools.looked_up(node::NAMES_PATIENCE).await;
-    node.engine.disk.opened(DISKS_PATIENCE).await;
+    node.engine.cache.disk.opened(DISKS_PATIENCE).await;
     let mut tasks = JoinSet::new();
     for bound in fronts {
         tracing::info!(address = %bound.address, "listening");
@@ -129,8 +129,8 @@ async fn run_node(config: Config, source: ConfigSource, allowed: u32) -> Result<
     }
     let engine = node.engine.clone();
     let close = move || {
-        engine.purges.close(CHANGE_PATIENCE);
-        engine.disk.stop(WRITE_OUT);
+        engine.cache.purges.close(CHANGE_PATIENCE);
+        engine.cache.disk.stop(WRITE_OUT);
     };
     if let Err(error) = tokio::task::spawn_blocking(close).await {
         tracing::error!(%error, "the cache could not be closed");
@@ -274,7 +274,7 @@ async fn sweep(node: Arc<Node>) {
     let mut swept_up_to = PurgeSeq(0);
     loop {
         tokio::time::sleep(SWEEP_EVERY).await;
-        let purges = &node.engine.purges;
+        let purges = &node.engine.cache.purges;
         let current = purges.current();
         if current == swept_up_to && purges.marks() == 0 && purges.is_all_written() {
             continue; // nothing was purged since, and no purge is kept for anything's sake

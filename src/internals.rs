@@ -1,12 +1,13 @@
 //! What the benchmarks and the fuzz targets of this repository call. No API: it changes with the code.
 
 pub use crate::cache::control::{ClientDirectives, Directives};
-pub use crate::cache::engine::{CacheRequest, Engine};
+pub use crate::cache::engine::Engine;
 pub use crate::cache::freshness::ExchangeTimes;
 pub use crate::cache::lookup::Lookup;
 pub use crate::cache::object::{Head, Object};
 pub use crate::cache::policy::{RequestFacts, ResponseFacts, Storable, judge};
 pub use crate::cache::purge::{Event, PurgeSeq, Purges, Record, Replay, Target};
+pub use crate::cache::request::CacheRequest;
 pub use crate::cache::respond::{Reply, respond};
 pub use crate::cache::store::disk::format::{HEADER, Header, Meta};
 pub use crate::cache::tags::TagHash;

@@ -104,7 +104,7 @@ fn build_snapshot(
         .flat_map(|before| before.config.sites.iter().map(|site| &*site.name).zip(&before.sites))
         .collect();
     let site_runtime = |site: &Arc<crate::config::model::Site>| {
-        let version = engine.purges.version_of(&site.name, site.version);
+        let version = engine.cache.purges.version_of(&site.name, site.version);
         let known = known.get(&*site.name).map(|known| known.metrics.clone());
         SiteRuntime::new(known.unwrap_or_else(|| metrics.site(&site.name)), version)
     };
@@ -215,7 +215,7 @@ impl Node {
         // In force, durable or not, and whether its caller waits or not; also in a snapshot that came into use meanwhile.
         let snapshot = self.snapshot.load();
         if let Some(index) = snapshot.site_by_name(site) {
-            let version = self.engine.purges.version_of(site, snapshot.site(index).version);
+            let version = self.engine.cache.purges.version_of(site, snapshot.site(index).version);
             snapshot.sites[index].set_version(version);
         }
         durable.await.map(Some)
@@ -224,7 +224,7 @@ impl Node {
     /// It is in force when this returns; what it gives waits until it is durable.
     fn append(&self, event: Event) -> impl Future<Output = Result<Purged, NotDurable>> + Send + use<> {
         let started = Instant::now();
-        let durable = self.engine.purges.append(event, Timestamp::now(), PURGE_PATIENCE);
+        let durable = self.engine.cache.purges.append(event, Timestamp::now(), PURGE_PATIENCE);
         async move { Ok(Purged { seq: durable.await?, took_us: started.elapsed().as_micros() as u64 }) }
     }
 
@@ -295,7 +295,7 @@ impl Node {
         }
         // One may have been set while this configuration was being built.
         for (site, runtime) in snapshot.config.sites.iter().zip(&snapshot.sites) {
-            runtime.set_version(self.engine.purges.version_of(&site.name, site.version));
+            runtime.set_version(self.engine.cache.purges.version_of(&site.name, site.version));
         }
     }
 
@@ -365,11 +365,11 @@ impl Fixed {
 /// back when that number does.
 fn forget_overruled_versions(engine: &Engine, config: &Config) {
     for site in &config.sites {
-        if !engine.purges.is_overruled(&site.name, site.version) {
+        if !engine.cache.purges.is_overruled(&site.name, site.version) {
             continue;
         }
         let event = Event::Version { site: site.name.to_string(), version: site.version, configured: site.version };
-        engine.purges.put(event, Timestamp::now());
+        engine.cache.purges.put(event, Timestamp::now());
     }
 }
 

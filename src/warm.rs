@@ -13,8 +13,10 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use crate::cache::control::ClientDirectives;
-use crate::cache::engine::{Answer, CacheRequest, Engine, Source};
+use crate::cache::engine::{Engine, Source};
 use crate::cache::lookup::{Lookup, Miss};
+use crate::cache::request::CacheRequest;
+use crate::cache::slices::Answer;
 use crate::cache::status::{Forward, Report, Stored, Why};
 use crate::clock::Timestamp;
 use crate::plan::{Plan, plan};
@@ -249,9 +251,9 @@ async fn fetch(engine: &Arc<Engine>, snapshot: &Arc<Snapshot>, wanted: &Wanted) 
     matched.write_key(&mut key, snapshot.sites[matched.site_index].version(), &view);
     let asks = ClientDirectives::default();
     let request = CacheRequest { view: &view, snapshot, matched, key: &key, slice: None, asks, interims: None };
-    let answer = match engine.look_up(&request, Timestamp::now()).await {
+    let answer = match engine.cache.look_up(&request, Timestamp::now()).await {
         Lookup::Hit(..) | Lookup::PartHit(..) => return Outcome::There,
-        Lookup::StaleHit(object, _) => engine.fetch(&request, Miss::of(Some(object), Why::Stale)).await,
+        Lookup::StaleHit(object, _) => engine.get(&request, Miss::of(Some(object), Why::Stale)).await,
         Lookup::NotForAuthorized => {
             return Outcome::Not("what is stored is not for requests with Authorization".to_owned());
         }
@@ -259,7 +261,7 @@ async fn fetch(engine: &Arc<Engine>, snapshot: &Arc<Snapshot>, wanted: &Wanted) 
         Lookup::Miss(miss) => engine.get(&request, miss).await,
     };
     match answer {
-        Ok(Answer { source, report }) => match drain(source).await {
+        Ok((answer, report)) => match drain(answer).await {
             Ok(()) => match outcome(&report) {
                 // What the head promised may have come to nothing for want of room.
                 Outcome::Stored if matched.route.cache.slice.is_none() && !is_there(engine, &request).await => {
@@ -274,7 +276,7 @@ async fn fetch(engine: &Arc<Engine>, snapshot: &Arc<Snapshot>, wanted: &Wanted) 
 }
 
 async fn is_there(engine: &Arc<Engine>, request: &CacheRequest<'_>) -> bool {
-    match engine.look_up(request, Timestamp::now()).await {
+    match engine.cache.look_up(request, Timestamp::now()).await {
         Lookup::Hit(..) | Lookup::PartHit(..) | Lookup::StaleHit(..) => true,
         Lookup::Miss(miss) => miss.stale.is_some() || miss.part.is_some(),
         Lookup::HitForMiss | Lookup::NotForAuthorized => false,
@@ -291,11 +293,13 @@ fn outcome(report: &Report) -> Outcome {
 }
 
 /// Reads a response to its end: then it is stored.
-async fn drain(source: Source) -> Result<(), String> {
-    match source {
-        Source::Stored(_) | Source::Part(_) | Source::Private(_) | Source::Passed { .. } => {}
-        Source::Stream(mut reader) => while reader.next().await.map_err(|error| error.to_string())?.is_some() {},
-        Source::Slices(mut reader) => {
+async fn drain(answer: Answer) -> Result<(), String> {
+    match answer {
+        Answer::Whole(Source::Stored(_) | Source::Part(_) | Source::Private(_)) => {}
+        Answer::Whole(Source::Stream(mut reader)) => {
+            while reader.next().await.map_err(|error| error.to_string())?.is_some() {}
+        }
+        Answer::Slices(mut reader) => {
             let mut at = 0;
             while let Some(piece) = reader.read(at).await.map_err(|error| error.to_string())? {
                 at += piece.len() as u64;

@@ -8,7 +8,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version};
 use serde_json::{Value, json};
 
 use crate::cache::control::ClientDirectives;
-use crate::cache::engine::CacheRequest;
+use crate::cache::request::CacheRequest;
 use crate::clock::Timestamp;
 use crate::config::model::TokenRight;
 use crate::node::Node;
@@ -114,8 +114,8 @@ fn describe_cache(answer: &mut Value, node: &Node, request: &CacheRequest<'_>, v
         first.as_ref().map(|(slice, key)| CacheRequest { key: key.as_str(), slice: Some(*slice), ..*request });
     let looked_up = of_slice.as_ref().unwrap_or(request);
     answer["slice"] = json!(first.as_ref().map(|(slice, _)| json!({ "bytes": slice.size, "number": slice.number })));
-    answer["would_say"] = json!(node.engine.forecast(looked_up, now));
-    let stored = node.engine.inspect(looked_up, now);
+    answer["would_say"] = json!(node.engine.cache.forecast(looked_up, now));
+    let stored = node.engine.cache.inspect(looked_up, now);
     let terms = stored.iter().filter_map(|object| object.explanation.terms.as_ref());
     let mut tags: Vec<&String> = terms.flat_map(|terms| &terms.tags).collect();
     tags.sort_unstable();
@@ -125,7 +125,7 @@ fn describe_cache(answer: &mut Value, node: &Node, request: &CacheRequest<'_>, v
     answer["key"] = json!({
         "site": key.site(), "version": version, "tls": origin.tls, "port": origin.port, "uri": key.uri(),
     });
-    answer["not_cacheable_for"] = json!(node.engine.uncacheable_for(request, now).map(|left| left.as_secs()));
+    answer["not_cacheable_for"] = json!(node.engine.cache.uncacheable_for(request, now).map(|left| left.as_secs()));
     answer["purged_by"] = json!({ "urls": uris, "tags": tags, "site": matched.site.name });
     answer["stored"] = json!(stored);
 }

@@ -51,7 +51,7 @@ pub async fn wrong_method() -> Problem {
 pub async fn status(State(node): State<Arc<Node>>, caller: Caller) -> Result<Json<Value>, Problem> {
     caller.need(TokenRight::Read)?;
     let snapshot = node.snapshot.load();
-    let (bytes, keys) = node.engine.memory.usage();
+    let (bytes, keys) = node.engine.cache.memory.usage();
     let sites: Vec<Value> = snapshot
         .config
         .sites
@@ -79,17 +79,17 @@ pub async fn status(State(node): State<Arc<Node>>, caller: Caller) -> Result<Jso
             "needs_restart": node.needs_restart(),
         },
         "cache": {
-            "memory": { "bytes": bytes, "max_bytes": node.engine.memory.max_size(), "keys": keys },
-            "disk": node.engine.disk.views(),
+            "memory": { "bytes": bytes, "max_bytes": node.engine.cache.memory.max_size(), "keys": keys },
+            "disk": node.engine.cache.disk.views(),
             "fills": node.engine.flights.len(),
             "readers": {
-                "bytes": node.engine.memory.waiting().held(),
-                "ended": node.engine.memory.waiting().ended(),
-                "streams_bytes": node.engine.memory.waiting().streams(),
+                "bytes": node.engine.cache.memory.waiting().held(),
+                "ended": node.engine.cache.memory.waiting().ended(),
+                "streams_bytes": node.engine.cache.memory.waiting().streams(),
             },
             "fill_buffer": { "bytes": node.engine.flights.buffer.held(), "max_bytes": node.engine.flights.buffer.most() },
         },
-        "purges": { "seq": node.engine.purges.current(), "marks": node.engine.purges.marks() },
+        "purges": { "seq": node.engine.cache.purges.current(), "marks": node.engine.cache.purges.marks() },
         "sites": sites,
     })))
 }

@@ -19,16 +19,16 @@ pub async fn metrics(State(node): State<Arc<Node>>, caller: Caller) -> Result<im
     caller.need_all_sites()?;
     let metrics = &node.observer.metrics;
     let _one_at_a_time = metrics.scraping.lock();
-    let (bytes, keys) = node.engine.memory.usage();
+    let (bytes, keys) = node.engine.cache.memory.usage();
     metrics.cache_bytes.set(bytes as i64);
     metrics.cache_keys.set(keys as i64);
     metrics.fills.set(node.engine.flights.len() as i64);
-    metrics.purge_seq.set(node.engine.purges.current().0 as i64);
-    metrics.purge_marks.set(node.engine.purges.marks() as i64);
+    metrics.purge_seq.set(node.engine.cache.purges.current().0 as i64);
+    metrics.purge_marks.set(node.engine.cache.purges.marks() as i64);
     // Directories come and go with the configuration: their series are made anew.
     metrics.disk.reset();
     metrics.disk_troubles.reset();
-    for disk in node.engine.disk.views() {
+    for disk in node.engine.cache.disk.views() {
         for (what, number) in [
             ("in_service", u64::from(disk.reason.is_none())),
             ("bytes", disk.bytes),

@@ -70,7 +70,7 @@ pub async fn purge(State(node): State<Arc<Node>>, caller: Caller, body: Bytes) -
     let wanted = if refetch > 0 { most_used(&node, targets.clone(), refetch).await? } else { Vec::new() };
     let done = node.purge(targets, soft).await?;
     if let Some(names) = names {
-        node.engine.purges.history.name(done.seq, names);
+        node.engine.cache.purges.history.name(done.seq, names);
     }
     tracing::info!(caller = caller.name, seq = done.seq.0, targets = count, soft, "purged");
     let mut answer = json!(done);
@@ -88,7 +88,7 @@ pub async fn purge(State(node): State<Arc<Node>>, caller: Caller, body: Bytes) -
 /// What a purge would hit.
 async fn try_out(node: &Node, targets: Vec<Target>) -> Result<Json<Value>, Problem> {
     let engine = node.engine.clone();
-    let counted = blocking(move || engine.would_hit(&targets)).await?;
+    let counted = blocking(move || engine.cache.would_hit(&targets)).await?;
     let busy = "another purge is being tried out: one at a time, for the disks have other things to do";
     let ((objects, bytes), disk) = counted.ok_or_else(|| Problem::new(StatusCode::SERVICE_UNAVAILABLE, busy))?;
     let mut answer = json!({
@@ -105,7 +105,7 @@ async fn try_out(node: &Node, targets: Vec<Target>) -> Result<Json<Value>, Probl
 /// The URLs of what a purge hits, as it is asked for.
 async fn most_used(node: &Node, targets: Vec<Target>, most: usize) -> Result<Vec<Wanted>, Problem> {
     let engine = node.engine.clone();
-    let objects = blocking(move || engine.most_used(&targets, most)).await?;
+    let objects = blocking(move || engine.cache.most_used(&targets, most)).await?;
     let wanted = |object: &Arc<Object>| {
         let KeyOrigin { tls, host, port } = object.key().origin();
         let (path, query) = match object.key().path_and_query().split_once('?') {

@@ -19,13 +19,13 @@ const MOST: usize = 100;
 pub async fn list(State(node): State<Arc<Node>>, caller: Caller) -> Result<Json<Value>, Problem> {
     caller.need(TokenRight::Read)?;
     caller.need_all_sites()?; // a purge may be of several
-    Ok(Json(json!({ "purges": node.engine.purges.history.latest(MOST) })))
+    Ok(Json(json!({ "purges": node.engine.cache.purges.history.latest(MOST) })))
 }
 
 pub async fn one(State(node): State<Arc<Node>>, caller: Caller, Path(seq): Path<u64>) -> Result<Json<Value>, Problem> {
     caller.need(TokenRight::Read)?;
     caller.need_all_sites()?;
-    let past = node.engine.purges.history.get(PurgeSeq(seq));
+    let past = node.engine.cache.purges.history.get(PurgeSeq(seq));
     let past =
         past.ok_or_else(|| Problem::not_found(format!("there is no purge {seq}; only the latest are remembered")))?;
     Ok(Json(json!(past)))

@@ -26,6 +26,8 @@ pub struct Flights {
     /// More than this are not started: a fill goes on when its client has left, so clients do not bound them.
     most: AtomicUsize,
     pub buffer: Arc<FillBuffer>,
+    /// Held for the moment in which the pieces of a large body become one.
+    pub joining: Mutex<()>,
     hasher: RandomState,
 }
 
@@ -47,6 +49,7 @@ impl Flights {
             running: AtomicUsize::new(0),
             most: AtomicUsize::new(most),
             buffer: Arc::new(buffer),
+            joining: Mutex::new(()),
             hasher: RandomState::new(),
         }
     }

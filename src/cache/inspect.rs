@@ -6,16 +6,21 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::clock::Timestamp;
+use crate::origin::attempts;
 use crate::origin::connect::OriginError;
 use crate::plan::PassReason;
 
-use super::engine::{CacheRequest, Engine};
-use super::explain::{Explanation, Terms};
-use super::fill::{self, FillRequest};
+use super::engine::Engine;
+use super::explain::{self, Explanation, Terms};
+use super::fill::FillRequest;
+use super::freshness::ExchangeTimes;
 use super::lookup::{Lookup, Miss};
-use super::object::Object;
+use super::object::{Object, add_date};
 use super::part::ContentRange;
+use super::policy::ResponseFacts;
+use super::request::CacheRequest;
 use super::status::{Forward, Report, Stored};
+use super::stored::Cache;
 
 /// One stored response.
 #[derive(Debug, Serialize)]
@@ -48,7 +53,7 @@ pub struct TriedOut {
     pub explanation: Explanation,
 }
 
-impl Engine {
+impl Cache {
     /// What `Cache-Status` would say of an answer to the request now, as far as that can be told without asking an origin or a
     /// disk.
     pub fn forecast(&self, request: &CacheRequest<'_>, now: Timestamp) -> String {
@@ -114,9 +119,27 @@ impl Engine {
             .map(|until| until.since(now))
             .filter(|left| !left.is_zero())
     }
+}
 
-    /// Asks an origin as a fill would and judges the answer, but stores nothing.
+impl Engine {
+    /// Asks an origin as a fill would and judges the answer; its body is not read and nothing is stored.
     pub async fn try_out(&self, request: &CacheRequest<'_>) -> Result<TriedOut, OriginError> {
-        fill::try_out(self, FillRequest::new(request, None, None)).await
+        let asked = FillRequest::new(request, None, None);
+        let mut exchange = attempts::send(&self.connector, &asked.snapshot.pools, &asked.origin, None).await?;
+        let times = ExchangeTimes { request: exchange.request_time, response: Timestamp::now() };
+        add_date(&mut exchange.fields, times.response);
+        let response = ResponseFacts {
+            status: exchange.status,
+            headers: &exchange.fields,
+            times,
+            length: exchange.content_length(),
+            max_object: self.cache.max_stored(),
+        };
+        Ok(TriedOut {
+            origin: exchange.origin.clone(),
+            status: exchange.status.as_u16(),
+            fields: explain::deciding_fields(&exchange.fields),
+            explanation: explain::explain(asked.rules(), &asked.facts(), &response),
+        })
     }
 }

@@ -9,13 +9,13 @@ use http::{StatusCode, header};
 use crate::clock::Timestamp;
 
 use super::control::ClientDirectives;
-use super::engine::{CacheRequest, Engine};
 use super::freshness::Usability;
 use super::object::Object;
 use super::part::Part;
 use super::policy;
-use super::purge::Standing;
+use super::request::CacheRequest;
 use super::status::{Report, Tier, Why};
+use super::stored::Cache;
 use super::trouble::Trouble;
 
 /// What is in the cache for a request.
@@ -57,7 +57,7 @@ impl Miss {
     }
 }
 
-impl Engine {
+impl Cache {
     /// What the memory tier has for a request, which asks for this.
     pub fn lookup(&self, request: &CacheRequest<'_>, asks: &ClientDirectives, now: Timestamp) -> Lookup {
         let Some(variants) = self.memory.get(request.key) else {
@@ -170,15 +170,6 @@ impl Engine {
                 let part = Some(part.clone()).filter(|_| useful);
                 Lookup::Miss(Miss { part, ..Miss::of(None, Why::Partial) })
             }
-        }
-    }
-
-    /// What may be done with a stored response; `None` if a purge has killed it.
-    pub fn usability(&self, object: &Object, now: Timestamp) -> Option<Usability> {
-        match self.purges.standing(object) {
-            Standing::Dead => None,
-            Standing::Live => Some(object.freshness.usability(now)),
-            Standing::SoftPurged { since } => Some(object.freshness.usability_soft_purged(since, now)),
         }
     }
 }

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, StatusCode, Version, header};
+use http::{HeaderMap, Method, Version, header};
 
 use crate::clock::Timestamp;
 use crate::origin::connect::OriginError;
@@ -14,118 +14,46 @@ use crate::request::{Fields, RequestView, Scheme};
 use crate::snapshot::Snapshot;
 
 use super::control::ClientDirectives;
-use super::engine::{Answer, CacheRequest, Engine, FetchError, Kept, Source};
+use super::engine::{Engine, FetchError, Fetched, NotStored, Source};
 use super::flight::{FlightHead, FlightReader};
 use super::freshness::Freshness;
-use super::lookup::{Lookup, Miss};
+use super::hold::Kept;
+use super::lookup::Miss;
 use super::object::{Content, Head, Object};
 use super::part::ContentRange;
+use super::request::CacheRequest;
+use super::slice::{Slice, first_byte};
 use super::status::Report;
 
 /// Slices that are looked for when all are to be forgotten and nobody knows how many there are.
 const MOST_SLICES: u64 = 65_536;
 
-/// Which slice of what.
-#[derive(Debug, Clone, Copy)]
-pub struct Slice<'a> {
-    /// The key of the whole.
-    pub of: &'a str,
-    pub size: u64,
-    pub number: u64,
-}
-
-/// The same, to be kept.
-#[derive(Debug, Clone)]
-pub struct OwnedSlice {
-    pub of: CacheKey,
-    size: u64,
-    number: u64,
-}
-
-/// What an origin's answer is to who asked for a slice.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SliceVerdict {
-    Slice,
-    /// The whole: the origin gives no ranges of it.
-    Whole,
-    /// Something that is not about ranges: an error, a redirect.
-    Other,
-    /// A part, but not one that could be put together with others.
-    Unusable,
-}
-
-impl Slice<'_> {
-    pub fn to_owned(self) -> OwnedSlice {
-        OwnedSlice { of: CacheKey::from_written(self.of), size: self.size, number: self.number }
-    }
-}
-
-impl OwnedSlice {
-    /// The value of `Range` that asks for it.
-    pub fn range(&self) -> HeaderValue {
-        let first = self.number.saturating_mul(self.size);
-        let range = format!("bytes={first}-{}", first.saturating_add(self.size - 1));
-        HeaderValue::try_from(range).unwrap_or(HeaderValue::from_static("bytes=0-")) // digits are valid
-    }
-
-    pub fn verdict(&self, status: StatusCode, fields: &HeaderMap) -> SliceVerdict {
-        match status {
-            StatusCode::PARTIAL_CONTENT => {
-                let first = self.number.saturating_mul(self.size);
-                let end = first.saturating_add(self.size);
-                let fits = |range: ContentRange| range.first == first && range.last == range.total.min(end) - 1;
-                let strong = fields.get(header::ETAG).is_some_and(|etag| etag.as_bytes().starts_with(b"\""));
-                match ContentRange::of(fields).is_some_and(fits) && strong {
-                    true => SliceVerdict::Slice,
-                    false => SliceVerdict::Unusable,
-                }
-            }
-            StatusCode::NOT_MODIFIED => SliceVerdict::Slice,
-            StatusCode::OK => SliceVerdict::Whole,
-            _ => SliceVerdict::Other,
-        }
-    }
-}
-
-/// The first byte that a request wants, as far as that can be told without knowing how many there are.
-pub fn first_byte(method: &Method, request: Fields<'_>) -> u64 {
-    let range = request.get_str(&header::RANGE).filter(|_| *method == Method::GET).unwrap_or_default();
-    let spec = range.split_once('=').map_or("", |(_, set)| set.trim());
-    match spec.split_once('-') {
-        Some((first, _)) if !spec.contains(',') => first.trim().parse().unwrap_or(0),
-        _ => 0,
-    }
-}
-
-/// What a request for something in slices is answered from.
-enum Sliced {
-    Slices(Box<SliceReader>, Report),
-    /// It turned out not to be in slices; the answer is that to the request as it is.
-    Whole(Answer),
-    /// It cannot be had in slices: to be asked for as on any other route.
-    NotInSlices,
-    Failed(FetchError),
+/// What a request is answered with.
+pub enum Answer {
+    /// In one piece.
+    Whole(Source),
+    /// Put together as it is read.
+    Slices(Box<SliceReader>),
 }
 
 impl Engine {
     /// Gets what is not there: in slices, where the route says so and the origin gives them.
-    pub async fn get(self: &Arc<Self>, request: &CacheRequest<'_>, miss: Miss) -> Result<Answer, FetchError> {
-        let whole = || miss.stale.is_some() || self.is_unsliced(request.key);
-        let Some(size) = request.matched.route.cache.slice.filter(|_| !whole()) else {
-            return self.fetch(request, miss).await;
-        };
-        match self.slices(request, size).await {
-            Sliced::Slices(reader, report) => Ok(Answer { source: Source::Slices(reader), report }),
-            Sliced::Whole(answer) => Ok(answer),
-            Sliced::NotInSlices => self.fetch(request, miss).await,
-            Sliced::Failed(error) => Err(error),
+    pub async fn get(self: &Arc<Self>, request: &CacheRequest<'_>, miss: Miss) -> Result<(Answer, Report), FetchError> {
+        let whole = || miss.stale.is_some() || self.cache.is_unsliced(request.key);
+        if let Some(size) = request.matched.route.cache.slice.filter(|_| !whole()) {
+            let sliced = self.slices(request, size).await;
+            if !matches!(sliced, Err(FetchError { error: OriginError::NotInSlices, .. })) {
+                return sliced;
+            }
         }
+        let Fetched { source, report } = self.fetch(request, miss).await?;
+        Ok((Answer::Whole(source), report))
     }
 
     /// The slice that a request begins with, and its key, where what it asks for is in slices as far as is known.
     pub fn first_slice<'a>(&self, request: &CacheRequest<'a>) -> Option<(Slice<'a>, CacheKey)> {
         let size = request.matched.route.cache.slice?;
-        if self.is_unsliced(request.key) || self.memory.get(request.key).is_some() {
+        if self.cache.is_unsliced(request.key) || self.cache.memory.get(request.key).is_some() {
             return None;
         }
         let number = first_byte(request.view.method, request.view.fields) / size;
@@ -133,32 +61,26 @@ impl Engine {
     }
 
     /// Answers from slices: begins with that which has the first byte wanted.
-    async fn slices(self: &Arc<Self>, request: &CacheRequest<'_>, size: u64) -> Sliced {
+    async fn slices(self: &Arc<Self>, request: &CacheRequest<'_>, size: u64) -> Result<(Answer, Report), FetchError> {
         let first = first_byte(request.view.method, request.view.fields) / size;
         let mut owned = OwnedRequest::new(request, size);
-        let (answer, piece) = match owned.acquire(self, first).await {
-            Ok(answer) => {
-                let Answer { source, report } = answer;
-                match Piece::of(source) {
-                    Ok(piece) => (report, piece),
-                    Err(source) => return Sliced::Whole(Answer { source: *source, report }),
-                }
-            }
-            Err(FetchError { error: OriginError::NotInSlices, .. }) => return Sliced::NotInSlices,
-            Err(error) => return Sliced::Failed(error),
+        let Fetched { source, report } = owned.acquire(self, first).await?;
+        let piece = match Piece::of(source) {
+            Ok(piece) => piece,
+            Err(source) => return Ok((Answer::Whole(*source), report)),
         };
         // For all further slices the client's own cache directives say nothing.
         owned.asks = ClientDirectives::default();
         let head = piece.head.detached();
         let reader = SliceReader { engine: self.clone(), request: owned, head, size, piece: Some((first, piece)) };
-        Sliced::Slices(Box::new(reader), answer)
+        Ok((Answer::Slices(Box::new(reader)), report))
     }
 
     /// Forgets all slices of what has a key: see [`Engine::invalidate`]. `total`: its length, if it is known.
     pub fn discard_slices(&self, of: &str, size: u64, total: Option<u64>, except: Option<u64>) -> u64 {
-        let first = || self.memory.get(CacheKey::slice(of, size, 0).as_str());
+        let first = || self.cache.memory.get(CacheKey::slice(of, size, 0).as_str());
         let known = || first()?.whole().find_map(|object| object.part()).map(|range| range.total);
-        let most = total.or_else(known).unwrap_or(self.disk.max_object().max(self.max_object()));
+        let most = total.or_else(known).unwrap_or(self.cache.disk.max_object().max(self.cache.max_object()));
         let numbers = (0..most.div_ceil(size).min(MOST_SLICES)).filter(|number| Some(*number) != except);
         numbers.map(|number| self.invalidate(&CacheKey::slice(of, size, number))).max().unwrap_or(0)
     }
@@ -210,7 +132,7 @@ impl OwnedRequest {
     }
 
     /// Gets one slice, from wherever it is.
-    async fn acquire(&self, engine: &Arc<Engine>, number: u64) -> Result<Answer, FetchError> {
+    async fn acquire(&self, engine: &Arc<Engine>, number: u64) -> Result<Fetched, FetchError> {
         let view = RequestView {
             method: &self.method,
             host: &self.host,
@@ -243,17 +165,14 @@ impl OwnedRequest {
             asks,
             interims: None,
         };
-        match engine.look_up(&request, Timestamp::now()).await {
-            Lookup::Hit(object, report) => Ok(Answer { source: Source::Stored(object), report }),
-            Lookup::StaleHit(object, report) => {
-                engine.refresh(&request, &object);
-                Ok(Answer { source: Source::Stored(object), report })
-            }
-            Lookup::Miss(miss) => engine.fetch(&request, miss).await,
-            // These are not made of slices.
-            Lookup::PartHit(..) | Lookup::HitForMiss | Lookup::NotForAuthorized => {
+        let found = engine.cache.look_up(&request, Timestamp::now()).await;
+        match engine.answer_from(&request, found) {
+            Ok(Fetched { source: Source::Part(_), .. }) | Err(NotStored::Pass(_)) => {
+                // These are not made of slices.
                 Err(FetchError { error: OriginError::NotInSlices, report: Report::Pass("bypass") })
             }
+            Ok(fetched) => Ok(fetched),
+            Err(NotStored::Miss(miss)) => engine.fetch(&request, miss).await,
         }
     }
 }
@@ -414,7 +333,7 @@ impl SliceReader {
     }
 
     async fn next_piece(&self, number: u64) -> Result<Piece, OriginError> {
-        let Answer { source, .. } = self.request.acquire(&self.engine, number).await.map_err(|failed| failed.error)?;
+        let Fetched { source, .. } = self.request.acquire(&self.engine, number).await.map_err(|failed| failed.error)?;
         let changed = |reason: &str| OriginError::Broken { origin: "".into(), cause: reason.to_owned() };
         let Ok(piece) = Piece::of(source) else { return Err(changed("it is no longer given in slices")) };
         if piece.head.is_of_the_same(&self.head) {
@@ -428,56 +347,5 @@ impl SliceReader {
         let discard = move || engine.discard_slices(&key, size, Some(total), newest);
         let _ = tokio::task::spawn_blocking(discard).await; // a panic has been reported, and tags keep versions apart
         Err(changed("it has changed while it was being read"))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn map(fields: &[(&'static str, &str)]) -> HeaderMap {
-        fields.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect()
-    }
-
-    #[test]
-    fn what_an_origin_answers_to_who_asks_for_a_slice() {
-        let slice = OwnedSlice { of: CacheKey::from_written("k"), size: 10, number: 2 };
-        assert_eq!(slice.range(), "bytes=20-29");
-        for (status, range, etag, expected) in [
-            (206, "bytes 20-29/100", "\"a\"", SliceVerdict::Slice),
-            (206, "bytes 20-24/25", "\"a\"", SliceVerdict::Slice),
-            (206, "bytes 20-24/100", "\"a\"", SliceVerdict::Unusable),
-            (206, "bytes 19-29/100", "\"a\"", SliceVerdict::Unusable),
-            (206, "bytes 20-30/100", "\"a\"", SliceVerdict::Unusable),
-            (206, "bytes 20-29/*", "\"a\"", SliceVerdict::Unusable),
-            (206, "bytes 20-29/100", "W/\"a\"", SliceVerdict::Unusable),
-            (206, "bytes 20-29/100", "", SliceVerdict::Unusable),
-            (200, "", "\"a\"", SliceVerdict::Whole),
-            (304, "", "", SliceVerdict::Slice),
-            (404, "", "", SliceVerdict::Other),
-            (416, "bytes */15", "", SliceVerdict::Other),
-        ] {
-            let fields = map(&[("content-range", range), ("etag", etag)]);
-            let verdict = slice.verdict(StatusCode::from_u16(status).unwrap(), &fields);
-            assert_eq!(verdict, expected, "{status} {range} {etag}");
-        }
-    }
-
-    #[test]
-    fn where_a_request_begins() {
-        for (range, first) in [
-            ("bytes=0-1", 0),
-            ("bytes=500-", 500),
-            ("bytes= 500 -600", 500),
-            ("bytes=-500", 0),
-            ("bytes=500-600,1-2", 0),
-            ("bytes=99999999999999999999-", 0),
-            ("nonsense", 0),
-            ("", 0),
-        ] {
-            let fields = map(&[("range", range)]);
-            assert_eq!(first_byte(&Method::GET, Fields::Map(&fields)), first, "{range}");
-            assert_eq!(first_byte(&Method::HEAD, Fields::Map(&fields)), 0);
-        }
     }
 }

@@ -9,15 +9,17 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 
 use crate::cache::coding;
-use crate::cache::engine::{Engine, Kept, Source};
+use crate::cache::engine::Source;
 use crate::cache::fill::{PrivateBody, Unread};
 use crate::cache::flight::{FlightHead, FlightReader};
+use crate::cache::hold::Kept;
 use crate::cache::object::{Content, DiskBody, FilePart, Head, MOST_READ, Object};
 use crate::cache::respond::{self, Reply, Span};
+use crate::cache::slices::Answer;
 use crate::cache::slices::{HeadOf, SliceReader};
 use crate::cache::status::Report;
 use crate::clock::Timestamp;
-use crate::origin::connect::OriginError;
+use crate::origin::connect::{Connector, OriginError};
 use crate::origin::exchange::Exchange;
 use crate::origin::forward;
 use crate::request::Fields;
@@ -79,19 +81,19 @@ enum Pieces {
 struct Passing {
     /// `None`: it has ended, and the connection is given back.
     exchange: Option<Box<Exchange>>,
-    engine: Arc<Engine>,
+    connector: Arc<Connector>,
     /// Bytes that come at most.
     left: u64,
     trailers: Option<HeaderMap>,
 }
 
 impl Passing {
-    fn new(exchange: Option<Box<Exchange>>, engine: Arc<Engine>) -> Self {
-        Passing { exchange, engine, left: u64::MAX, trailers: None }
+    fn new(exchange: Option<Box<Exchange>>, connector: Arc<Connector>) -> Self {
+        Passing { exchange, connector, left: u64::MAX, trailers: None }
     }
 
     fn of(unread: Unread) -> Self {
-        Passing { left: unread.left, ..Passing::new(Some(unread.exchange), unread.engine) }
+        Passing { left: unread.left, ..Passing::new(Some(unread.exchange), unread.connector) }
     }
 
     async fn next(&mut self) -> Result<Option<Bytes>, OriginError> {
@@ -112,7 +114,7 @@ impl Passing {
     async fn end_with(&mut self, piece: &Option<Bytes>) {
         if let Some(mut ended) = self.exchange.take_if(|exchange| piece.is_none() || exchange.is_over()) {
             self.trailers = ended.take_trailers();
-            ended.release(&self.engine.connector).await; // of HTTP/1.1 nothing is waited for
+            ended.release(&self.connector).await; // of HTTP/1.1 nothing is waited for
         }
     }
 }
@@ -151,11 +153,11 @@ const NOT_MODIFIED_FIELDS: [HeaderName; 8] = [
 
 impl ClientResponse {
     /// What a source answers to a request.
-    pub fn new(source: Source, method: &Method, request: Fields<'_>, now: Timestamp) -> Self {
+    pub fn new(answer: Answer, method: &Method, request: Fields<'_>, now: Timestamp) -> Self {
         // Of the first byte that is there; a part only gets requests that it answers.
         let mut offset = 0;
-        let (head, length, age, pieces) = match source {
-            Source::Stored(object) => {
+        let (head, length, age, pieces) = match answer {
+            Answer::Whole(Source::Stored(object)) => {
                 let age = Some(object.freshness.current_age(now));
                 match coding::select(object.codings(), method, request) {
                     Some(number) => {
@@ -169,13 +171,13 @@ impl ClientResponse {
                     }
                 }
             }
-            Source::Part(part) => {
+            Answer::Whole(Source::Part(part)) => {
                 let age = part.object.freshness.current_age(now);
                 let pieces = Pieces::Whole(Some(part.body().clone()));
                 offset = part.range.first;
                 (HeadSource::Object(part.object.clone()), Some(part.range.total), Some(age), pieces)
             }
-            Source::Stream(reader) => {
+            Answer::Whole(Source::Stream(reader)) => {
                 let age = reader.head.freshness.current_age(now);
                 let age = Some(age).filter(|age| age.as_secs() > 0);
                 let head = if reader.leads && !reader.head.own.is_empty() {
@@ -185,7 +187,7 @@ impl ClientResponse {
                 };
                 (head, reader.head.length, age, Pieces::Flight(reader))
             }
-            Source::Slices(reader) => {
+            Answer::Slices(reader) => {
                 let (age, length) = (reader.head.age(now), Some(reader.head.total()));
                 let head = match &reader.head.source {
                     HeadOf::Object(object) => HeadSource::Object(object.clone()),
@@ -194,10 +196,7 @@ impl ClientResponse {
                 };
                 (head, length, Some(age).filter(|age| age.as_secs() > 0), Pieces::Slices(reader, 0))
             }
-            Source::Passed { status, fields, exchange, engine } => {
-                return Self::passed(status, fields, Pieces::Passed(Passing::new(exchange, engine)), method);
-            }
-            Source::Private(private) => {
+            Answer::Whole(Source::Private(private)) => {
                 let head = HeadSource::Own(Box::new(private.head));
                 let pieces = match private.body {
                     PrivateBody::Kept(reader) => Pieces::Flight(reader),
@@ -245,7 +244,13 @@ impl ClientResponse {
     }
 
     /// An origin's answer to this very request, conditions and ranges included: there is nothing to be decided.
-    fn passed(status: StatusCode, fields: HeaderMap, pieces: Pieces, method: &Method) -> Self {
+    /// `exchange`: `None`: it has no body.
+    pub fn passed(
+        (status, fields, exchange): (StatusCode, HeaderMap, Option<Box<Exchange>>),
+        connector: Arc<Connector>,
+        method: &Method,
+    ) -> Self {
+        let pieces = Pieces::Passed(Passing::new(exchange, connector));
         let length = fields.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.trim().parse().ok());
         let left = if *method == Method::HEAD { 0 } else { u64::MAX };
         ClientResponse {

@@ -11,9 +11,11 @@ use arc_swap::ArcSwap;
 use http::{Method, StatusCode, header};
 
 use crate::cache::control::ClientDirectives;
-use crate::cache::engine::{Answer, CacheRequest, Engine, FetchError, Source};
+use crate::cache::engine::{Engine, FetchError, Fetched, NotStored, Source};
 use crate::cache::lookup::Lookup;
 use crate::cache::purge::{Event, PURGE_PATIENCE, Target};
+use crate::cache::request::CacheRequest;
+use crate::cache::slices::Answer;
 use crate::cache::status::Report;
 use crate::clock::Timestamp;
 use crate::config::model::{BodyLimit, Route};
@@ -81,7 +83,7 @@ pub async fn decide(
         }
         Plan::Pass(matched, reason) => (matched, reason),
         Plan::Tunnel(matched) => {
-            return Box::pin(ask(shared, snapshot, view, matched, PassReason::CacheOff, now, asking)).await;
+            return Box::pin(ask(shared, snapshot, view, matched, PassReason::CacheOff, asking)).await;
         }
         Plan::Cache(matched) if asking.body.is_some() => (matched, PassReason::Body),
         Plan::Cache(matched) => {
@@ -92,7 +94,7 @@ pub async fn decide(
         }
     };
     // Boxed: large, and most requests do not come here.
-    Box::pin(ask(shared, snapshot, view, matched, reason, now, asking)).await
+    Box::pin(ask(shared, snapshot, view, matched, reason, asking)).await
 }
 
 /// What is to be done with a request; with one that goes in circles nothing, before anything else.
@@ -125,31 +127,26 @@ async fn from_cache(
 ) -> Result<Decision, PassReason> {
     let site = Some(matched.site_index);
     let request = cache_request(view, snapshot, matched, key, interims);
-    let (source, report) = match shared.engine.look_up(&request, now).await {
-        Lookup::Hit(object, report) => (Source::Stored(object), report),
-        Lookup::PartHit(part, report) => (Source::Part(part), report),
-        Lookup::StaleHit(object, report) => {
-            shared.engine.refresh(&request, &object);
-            (Source::Stored(object), report)
-        }
-        Lookup::Miss(_) | Lookup::HitForMiss | Lookup::NotForAuthorized if request.asks.only_if_cached => {
+    let found = shared.engine.cache.look_up(&request, now).await;
+    let (answer, report) = match shared.engine.answer_from(&request, found) {
+        Ok(Fetched { source, report }) => (Answer::Whole(source), report),
+        Err(_) if request.asks.only_if_cached => {
             let status = StatusCode::GATEWAY_TIMEOUT; // RFC 9111 section 5.2.1.7
             let why = "it is not in the cache, and the request wants nothing else";
             let response = ClientResponse::synthetic(status, why, view.method, now);
             return Ok(Decision::Respond { response, report: Some(Report::OnlyIfCached), site });
         }
-        Lookup::HitForMiss => return Err(PassReason::HitForMiss),
-        Lookup::NotForAuthorized => return Err(PassReason::Authorization),
+        Err(NotStored::Pass(reason)) => return Err(reason),
         // Boxed: large, and most requests do not come here.
-        Lookup::Miss(miss) => match Box::pin(shared.engine.get(&request, miss)).await {
-            Ok(Answer { source, report }) => (source, report),
+        Err(NotStored::Miss(miss)) => match Box::pin(shared.engine.get(&request, miss)).await {
+            Ok(answer) => answer,
             // The cache fails open: its own faults and limits are nothing to the client.
             Err(FetchError { error: OriginError::FillLost, .. }) => return Err(PassReason::FillLost),
             Err(FetchError { error: OriginError::TooManyFills, .. }) => return Err(PassReason::FillsFull),
             Err(FetchError { error, report }) => return Ok(no_answer(&error, report, matched, view)),
         },
     };
-    let response = response_from_cache(snapshot, view, matched, source, key, now);
+    let response = response_from_cache(snapshot, view, matched, answer, key, now);
     Ok(Decision::Respond { response, report: Some(report), site })
 }
 
@@ -164,9 +161,10 @@ pub fn in_memory(
 ) -> Option<(ClientResponse, Report, usize)> {
     let Plan::Cache(matched) = plan_of(snapshot, view) else { return None };
     let request = cache_request(view, snapshot, matched, key, None);
-    match shared.engine.lookup(&request, &request.asks, now) {
+    match shared.engine.cache.lookup(&request, &request.asks, now) {
         Lookup::Hit(object, report) if object.content.in_memory().is_some() => {
-            let response = response_from_cache(snapshot, view, matched, Source::Stored(object), request.key, now);
+            let response =
+                response_from_cache(snapshot, view, matched, Answer::Whole(Source::Stored(object)), request.key, now);
             Some((response, report, matched.site_index))
         }
         _ => None,
@@ -177,11 +175,11 @@ fn response_from_cache(
     snapshot: &Snapshot,
     view: &RequestView<'_>,
     matched: Matched<'_>,
-    source: Source,
+    answer: Answer,
     key: &str,
     now: Timestamp,
 ) -> ClientResponse {
-    let mut response = ClientResponse::new(source, view.method, view.fields, now);
+    let mut response = ClientResponse::new(answer, view.method, view.fields, now);
     response.key = may_see_key(snapshot, view, matched).then(|| key.to_owned());
     response
 }
@@ -228,7 +226,6 @@ async fn ask(
     view: &RequestView<'_>,
     matched: Matched<'_>,
     reason: PassReason,
-    now: Timestamp,
     asking: Asking,
 ) -> Decision {
     let (site, route) = (matched.site_index, matched.route_index);
@@ -242,8 +239,9 @@ async fn ask(
                 true => Report::PassNotDurable(reason.cache_status()),
                 false => Report::Pass(reason.cache_status()),
             };
-            let source = passed.into_source(&shared.engine, view.method).await;
-            let response = ClientResponse::new(source, view.method, view.fields, now);
+            let connector = &shared.engine.connector;
+            let passed = passed.into_response(connector, view.method).await;
+            let response = ClientResponse::passed(passed, connector.clone(), view.method);
             Decision::Respond { response, report: Some(report), site: Some(site) }
         }
         Err(error) => no_answer(&error, Report::Pass(reason.cache_status()), matched, view),
@@ -279,7 +277,7 @@ async fn purge(
     let target = |uri| Target::Url { site: site.name.to_string(), uri };
     let targets = keyed_uris(site, view.host, view.path, view.query).map(target).collect();
     let event = Event::Purge { soft: false, targets };
-    match shared.engine.purges.append(event, now, PURGE_PATIENCE).await {
+    match shared.engine.cache.purges.append(event, now, PURGE_PATIENCE).await {
         Ok(seq) => {
             let body = format!("{{\"seq\":{}}}\n", seq.0);
             ClientResponse::own(StatusCode::OK, "application/json", body, view.method, now)

@@ -64,7 +64,7 @@ impl Changed<'_> {
             }
         }
         // Of a disk that is not known yet each slice that there may be would have to be noted: a purge is one line.
-        let slices_are_kept = match self.engine.disk.is_scanning() {
+        let slices_are_kept = match self.engine.cache.disk.is_scanning() {
             true => self.purge(urls).await,
             false => {
                 number = number.max(forget_slices(self.engine, sliced).await);
@@ -72,7 +72,7 @@ impl Changed<'_> {
             }
         };
         let groups_are_kept = self.forget_groups(fields, port).await;
-        let is_kept = self.engine.disk.kept(number).await;
+        let is_kept = self.engine.cache.disk.kept(number).await;
         if !is_kept {
             let site = self.site_name();
             tracing::error!(%site, "what a request has changed is forgotten, but not for good: a restart may bring it back");
@@ -95,7 +95,7 @@ impl Changed<'_> {
             return true;
         }
         let event = Event::Purge { soft: false, targets };
-        let appended = self.engine.purges.append(event, Timestamp::now(), CHANGE_PATIENCE).await;
+        let appended = self.engine.cache.purges.append(event, Timestamp::now(), CHANGE_PATIENCE).await;
         if let Err(error) = &appended {
             let site = self.site_name();
             tracing::error!(%site, %error, "what a request has changed is purged, but a restart would undo it");

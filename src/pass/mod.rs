@@ -7,12 +7,12 @@ use std::sync::Arc;
 
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Version, header};
 
-use crate::cache::engine::{Engine, Source};
+use crate::cache::engine::Engine;
 use crate::cache::object::{add_date, remove_hop_by_hop};
 use crate::clock::Timestamp;
 use crate::config::model::BodyLimit;
 use crate::origin::attempts;
-use crate::origin::connect::OriginError;
+use crate::origin::connect::{Connector, OriginError};
 use crate::origin::exchange::{Exchange, OriginRequest, Silence};
 use crate::origin::forward::{self, Forwarded};
 use crate::origin::interims::Interims;
@@ -92,7 +92,7 @@ fn room_to_replay(
         return (bytes, None);
     }
     let prefix = snapshot.config.node.prefix_of(view.client);
-    match engine.memory.waiting().enter_replay(prefix, bytes) {
+    match engine.cache.memory.waiting().enter_replay(prefix, bytes) {
         Some(room) => (bytes, Some(Box::new(room))),
         None => (0, None),
     }
@@ -140,8 +140,12 @@ fn origin_request(
 }
 
 impl Passed {
-    /// What a client is answered with.
-    pub async fn into_source(self, engine: &Arc<Engine>, method: &Method) -> Source {
+    /// What a client is answered with: status, fields, and what its body is read from, if it has one.
+    pub async fn into_response(
+        self,
+        connector: &Connector,
+        method: &Method,
+    ) -> (StatusCode, HeaderMap, Option<Box<Exchange>>) {
         let mut exchange = self.exchange;
         let (status, mut fields) = (exchange.status, std::mem::take(&mut exchange.fields));
         add_date(&mut fields, Timestamp::now());
@@ -152,11 +156,11 @@ impl Passed {
             true => Some(exchange),
             // Nobody will read to its end: it has ended.
             false => {
-                exchange.release(&engine.connector).await;
+                exchange.release(connector).await;
                 None
             }
         };
-        Source::Passed { status, fields, exchange, engine: engine.clone() }
+        (status, fields, exchange)
     }
 }
 

@@ -1,71 +1,87 @@
 //! Going on with a response of which a part is stored (RFC 9111 section 3.4).
 
+use std::sync::Arc;
+
 use bytes::Bytes;
-use http::StatusCode;
+use http::{StatusCode, header};
 
 use crate::clock::Timestamp;
+use crate::origin::connect::OriginError;
 use crate::origin::exchange::Exchange;
 
 use super::super::coding;
-use super::super::engine::Engine;
-use super::super::flight::Flight;
 use super::super::freshness::ExchangeTimes;
+use super::super::object::add_date;
 use super::super::part::{Missing, Part};
 use super::super::policy::Storable;
 use super::super::purge::Standing;
-use super::{FillRequest, add_date, judge, with_age};
+use super::Fill;
+use super::deliver::Around;
+use super::receive::with_age;
 
-/// Asks for what a stored part lacks, if that is in one piece.
-pub(super) fn ask_for_the_rest(request: &mut FillRequest) -> Option<Missing> {
-    let part = request.part.as_ref()?;
-    let missing = part.missing()?;
-    part.ask_for(&missing, &mut request.origin.fields);
-    Some(missing)
-}
-
-/// What goes before and after the bytes of an exchange to make a body whole.
-#[derive(Default)]
-pub(super) struct Around {
-    pub before: Bytes,
-    pub after: Bytes,
-}
-
-/// Makes of a 206 that brings what a part lacks the head of the whole, with the newer fields (RFC 9111 section 3.4).
-/// `None`: it does not bring that, or what it brings may no longer be stored.
-pub(super) fn completion(
-    engine: &Engine,
-    flight: &Flight,
-    request: &FillRequest,
-    part: &Part,
-    missing: &Missing,
-    exchange: &mut Exchange,
-) -> Option<(Storable, Around)> {
-    let live = engine.purges.standing(&part.object) != Standing::Dead && !flight.is_spoilt();
-    if !live || !part.is_completed_by(missing, &exchange.fields) {
-        return None;
+impl Fill {
+    /// Asks an origin; if a part of the response is stored, for what that lacks, and goes on with it where the answer brings
+    /// that. `None`: then all is done.
+    pub(super) async fn complete(&mut self) -> Option<Result<Box<Exchange>, OriginError>> {
+        let Some((part, missing)) = self.ask_for_the_rest() else { return Some(self.ask().await) };
+        let mut exchange = match self.ask().await {
+            Ok(exchange)
+                if matches!(exchange.status, StatusCode::PARTIAL_CONTENT | StatusCode::RANGE_NOT_SATISFIABLE) =>
+            {
+                exchange
+            }
+            answer => return Some(answer),
+        };
+        if let Some((storable, around)) = self.completion(&part, &missing, &mut exchange) {
+            self.stream(exchange, storable, Some(part.range.total), around).await;
+            return None;
+        }
+        // What is here is of something that is no more, unless only this answer is not for all: the whole is asked for.
+        let agrees = exchange.status == StatusCode::PARTIAL_CONTENT && part.is_completed_by(&missing, &exchange.fields);
+        if !(agrees && self.cache.is_fresh(&part.object)) {
+            self.cache.discard(&part.object);
+        }
+        Some(self.ask_without(&[header::RANGE, header::IF_RANGE]).await)
     }
-    let times = ExchangeTimes { request: exchange.request_time, response: Timestamp::now() };
-    add_date(&mut exchange.fields, times.response);
-    let received = std::mem::take(&mut exchange.fields);
-    let head = part.object.head.freshened_by(received.clone());
-    let fields = with_age(head.fields(), &received);
-    let length = Some(part.range.total);
-    let Ok(mut storable) = judge(engine, request, StatusCode::OK, &fields, times, length, true) else {
-        exchange.fields = received;
-        return None;
-    };
-    (exchange.status, exchange.fields) = (StatusCode::OK, head.fields());
-    if let Some(compress) = &request.rules().compress
-        && coding::suits(compress, StatusCode::OK, &exchange.fields, length)
-    {
-        coding::add_vary(&mut exchange.fields);
+
+    /// Asks for what a stored part lacks, if that is in one piece.
+    fn ask_for_the_rest(&mut self) -> Option<(Arc<Part>, Missing)> {
+        let part = self.request.part.clone()?;
+        let missing = part.missing()?;
+        part.ask_for(&missing, &mut self.request.origin.fields);
+        Some((part, missing))
     }
-    storable.variant = part.object.variant.clone();
-    storable.tags = part.object.tags().clone();
-    let body = part.body().clone();
-    let around = match missing.after {
-        true => Around { before: body, after: Bytes::new() },
-        false => Around { before: Bytes::new(), after: body },
-    };
-    Some((storable, around))
+
+    /// Makes of a 206 that brings what a part lacks the head of the whole, with the newer fields (RFC 9111 section 3.4).
+    /// `None`: it does not bring that, or what it brings may no longer be stored.
+    fn completion(&self, part: &Part, missing: &Missing, exchange: &mut Exchange) -> Option<(Storable, Around)> {
+        let live = self.cache.purges.standing(&part.object) != Standing::Dead && !self.flight.is_spoilt();
+        if !live || !part.is_completed_by(missing, &exchange.fields) {
+            return None;
+        }
+        let times = ExchangeTimes { request: exchange.request_time, response: Timestamp::now() };
+        add_date(&mut exchange.fields, times.response);
+        let received = std::mem::take(&mut exchange.fields);
+        let head = part.object.head.freshened_by(received.clone());
+        let fields = with_age(head.fields(), &received);
+        let length = Some(part.range.total);
+        let Ok(mut storable) = self.judge(StatusCode::OK, &fields, times, length, true) else {
+            exchange.fields = received;
+            return None;
+        };
+        (exchange.status, exchange.fields) = (StatusCode::OK, head.fields());
+        if let Some(compress) = &self.request.rules().compress
+            && coding::suits(compress, StatusCode::OK, &exchange.fields, length)
+        {
+            coding::add_vary(&mut exchange.fields);
+        }
+        storable.variant = part.object.variant.clone();
+        storable.tags = part.object.tags().clone();
+        let body = part.body().clone();
+        let around = match missing.after {
+            true => Around { before: body, after: Bytes::new() },
+            false => Around { before: Bytes::new(), after: body },
+        };
+        Some((storable, around))
+    }
 }

@@ -10,7 +10,6 @@ use tokio::time::timeout;
 
 use crate::config::model::FinishFill;
 
-use super::super::engine::Engine;
 use super::super::fill_buffer::{self, FillBuffer};
 use super::super::flight::{Flight, FlightHead};
 use super::super::object::{Head, Object};
@@ -18,7 +17,7 @@ use super::super::part;
 use super::super::policy::Storable;
 use super::super::reason::SkipReason;
 use super::super::store::disk::{Spool, WriteBuffer, WriteRoom};
-use super::FillRequest;
+use super::Fill;
 
 /// How long a fill that nobody follows waits for a disk to take more.
 const DISK_PATIENCE: Duration = Duration::from_secs(30);
@@ -39,9 +38,7 @@ enum Keeping {
 
 /// Keeps a body as it comes.
 pub(super) struct Keeper<'a> {
-    engine: &'a Arc<Engine>,
-    flight: &'a Arc<Flight>,
-    request: &'a FillRequest,
+    fill: &'a Fill,
     head: Head,
     storable: Storable,
     /// Of the whole body, where it is known.
@@ -56,16 +53,9 @@ pub(super) struct Keeper<'a> {
 }
 
 impl<'a> Keeper<'a> {
-    pub(super) fn new(
-        engine: &'a Arc<Engine>,
-        flight: &'a Arc<Flight>,
-        request: &'a FillRequest,
-        head: Head,
-        storable: Storable,
-        length: Option<u64>,
-    ) -> Self {
+    pub(super) fn new(fill: &'a Fill, head: Head, storable: Storable, length: Option<u64>) -> Self {
         let (keeping, skipped, has_room, next) = (Keeping::Memory, None, false, None);
-        Keeper { engine, flight, request, head, storable, length, keeping, skipped, has_room, next }
+        Keeper { fill, head, storable, length, keeping, skipped, has_room, next }
     }
 
     /// Room was taken for all of it.
@@ -87,22 +77,22 @@ impl<'a> Keeper<'a> {
     pub(super) async fn take(&mut self, piece: Bytes, received: u64) {
         let kept = self.next.take().map_or(0, |next| next.bytes()); // given back: the piece itself is entered now
         match &self.keeping {
-            Keeping::Memory if received > self.engine.max_object() => self.leave_memory(SkipReason::TooLarge),
+            Keeping::Memory if received > self.fill.cache.max_object() => self.leave_memory(SkipReason::TooLarge),
             Keeping::Memory
                 if !self.has_room
                     && received > fill_buffer::SMALL
-                    && self.engine.flights.buffer.is_full(self.request.prefix()) =>
+                    && self.fill.flights.buffer.is_full(self.fill.request.prefix()) =>
             {
                 self.leave_memory(SkipReason::FillBuffer);
             }
             Keeping::Memory | Keeping::Nothing => {}
-            Keeping::Disk(_) if received > self.engine.max_stored() => self.give_up(SkipReason::TooLarge),
+            Keeping::Disk(_) if received > self.fill.cache.max_stored() => self.give_up(SkipReason::TooLarge),
             Keeping::Disk(spool) => {
                 // A slow disk must not make anybody wait; if nobody does, or all have enough to read, there is time.
                 let length = piece.len() as u64;
                 let in_time = length <= kept
                     || spool.buffer().has_room_for(length)
-                    || !self.flight.has_waiting_readers()
+                    || !self.fill.flight.has_waiting_readers()
                         && timeout(DISK_PATIENCE, spool.buffer().room()).await.is_ok();
                 if !(in_time && spool.write(piece)) {
                     self.give_up(SkipReason::Disk);
@@ -113,12 +103,12 @@ impl<'a> Keeper<'a> {
 
     /// From now on it goes to disk, with all that has come; or nowhere, for a reason, if there is no disk for it.
     pub(super) fn leave_memory(&mut self, reason: SkipReason) {
-        if self.engine.max_stored() <= self.engine.max_object() {
+        if self.fill.cache.max_stored() <= self.fill.cache.max_object() {
             return self.give_up(reason);
         }
-        let spool = self.engine.disk.spool(&self.object(Bytes::new()), self.length);
+        let spool = self.fill.cache.disk.spool(&self.object(Bytes::new()), self.length);
         let Some(spool) = spool else { return self.give_up(SkipReason::Disk) };
-        let written = self.flight.write_to(spool.file()).into_iter().all(|piece| spool.write(piece));
+        let written = self.fill.flight.write_to(spool.file()).into_iter().all(|piece| spool.write(piece));
         self.keeping = Keeping::Disk(spool);
         if !written {
             self.give_up(SkipReason::Disk);
@@ -129,11 +119,11 @@ impl<'a> Keeper<'a> {
     fn give_up(&mut self, reason: SkipReason) {
         self.keeping = Keeping::Nothing;
         self.skipped = Some(reason);
-        self.flight.stop_keeping();
-        self.engine.metrics.not_stored(reason.as_str());
+        self.fill.flight.stop_keeping();
+        self.fill.cache.metrics.not_stored(reason.as_str());
         if reason.concerns_every_request() {
-            let (key, variant) = (&self.request.key, self.storable.variant.clone());
-            self.engine.remember_uncacheable(key, variant, reason, self.request.rules());
+            let (key, variant) = (&self.fill.request.key, self.storable.variant.clone());
+            self.fill.cache.remember_uncacheable(key, variant, reason, self.fill.request.rules());
         }
     }
 
@@ -141,27 +131,27 @@ impl<'a> Keeper<'a> {
     /// memory, too.
     pub(super) async fn goes_on(&mut self, received: u64) -> bool {
         match &self.keeping {
-            Keeping::Nothing => return self.flight.wait_for_readers().await,
+            Keeping::Nothing => return self.fill.flight.wait_for_readers().await,
             Keeping::Disk(spool) => {
-                let room = room_ahead(spool.buffer(), self.flight, &self.engine.flights.buffer);
+                let room = room_ahead(spool.buffer(), &self.fill.flight, &self.fill.flights.buffer);
                 match timeout(DISK_PATIENCE, room).await {
                     Ok(Ahead::Room(room)) => self.next = Some(room),
                     Ok(Ahead::Wanted) => {}
                     Ok(Ahead::Nowhere) => return false,
-                    Err(_) if self.flight.is_deserted() => return false,
+                    Err(_) if self.fill.flight.is_deserted() => return false,
                     Err(_) => {}
                 }
             }
             Keeping::Memory => {}
         }
-        if !self.flight.is_deserted() {
+        if !self.fill.flight.is_deserted() {
             return true;
         }
         let half_done = self.length.is_some_and(|length| received >= length / 2);
         let little_left = self.length.map_or(received <= LITTLE, |length| length.saturating_sub(received) <= LITTLE);
-        match self.request.rules().finish_fill {
+        match self.fill.request.rules().finish_fill {
             // Who asks for a byte must not be able to have megabytes moved.
-            FinishFill::Always => self.flight.is_wanted() || half_done || little_left,
+            FinishFill::Always => self.fill.flight.is_wanted() || half_done || little_left,
             FinishFill::Never => false,
             FinishFill::Half => half_done,
         }
@@ -170,12 +160,13 @@ impl<'a> Keeper<'a> {
     /// Stores what came, `last` included, which the flight has not got yet, and gives what it still has not after that.
     /// `unsent`: the head, if nobody has that yet.
     pub(super) async fn keep(self, last: Bytes, unsent: &mut Option<FlightHead>) -> Bytes {
-        let (engine, flight, rules) = (self.engine, self.flight, self.request.rules());
+        let Fill { cache, flights, flight, request, .. } = self.fill;
+        let rules = request.rules();
         match self.keeping {
             Keeping::Memory => {
                 // Key, head and body in one piece. While that is made a large body is there twice, so one is made at a time.
-                let _alone = (flight.received() > fill_buffer::SMALL).then(|| engine.joining.lock());
-                let key = self.request.key.view();
+                let _alone = (flight.received() > fill_buffer::SMALL).then(|| flights.joining.lock());
+                let key = request.key.view();
                 let mut body = flight.body_between(&self.head.behind(key), &last);
                 let head = self.head.taken_off(&mut body, key);
                 let twice = match unsent {
@@ -186,8 +177,8 @@ impl<'a> Keeper<'a> {
                     None => head.h1().len(),
                 };
                 let object = Object::new(key, head, body.clone(), self.storable, flight.seq);
-                let object = engine.store(object, rules, flight);
-                if engine.share(flight, &body, &object, twice) {
+                let object = cache.store(object, rules, flight);
+                if cache.share(flight, &body, &object, twice) {
                     return Bytes::new();
                 }
             }
@@ -199,19 +190,19 @@ impl<'a> Keeper<'a> {
                 if flight.is_spoilt() {
                     spool.spoil();
                 }
-                let (engine, flight, most) = (engine.clone(), flight.clone(), rules.max_variants);
-                let (head, storable, patience) = (self.head, self.storable, engine.disk.patience());
-                let (key, seq) = (self.request.key.clone(), flight.seq);
+                let (cache, flight, most) = (cache.clone(), flight.clone(), rules.max_variants);
+                let (head, storable, patience) = (self.head, self.storable, cache.disk.patience());
+                let (key, seq) = (request.key.clone(), flight.seq);
                 // Removals when the fill was no longer waited for: from then on the flight is told of none.
                 let left = Arc::new(OnceLock::new());
-                let (left_at, disk) = (left.clone(), self.engine.disk.clone());
+                let (left_at, disk) = (left.clone(), self.fill.cache.disk.clone());
                 // It ends also if nobody waits for that.
                 let finish = tokio::spawn(async move {
                     let object =
                         spool.finish(move |body| Object::new(key.view(), head, body, storable, seq), most).await;
                     if let Ok(object) = object {
-                        let untold = left_at.get().is_some_and(|removals| *removals != engine.disk.removals());
-                        engine.stored_on_disk(&object, &flight, untold);
+                        let untold = left_at.get().is_some_and(|removals| *removals != cache.disk.removals());
+                        cache.stored_on_disk(&object, &flight, untold);
                     }
                 });
                 // A slow disk does not hold anybody up.
@@ -230,15 +221,15 @@ impl<'a> Keeper<'a> {
             && self.storable.part.is_none()
             && part::strong_etag(&self.head).is_some();
         if whole && matches!(self.keeping, Keeping::Memory) {
-            let object = self.object(self.flight.body_between(&[], &[]));
+            let object = self.object(self.fill.flight.body_between(&[], &[]));
             if let Some(part) = part::prefix(object, self.length) {
-                self.engine.store_part(part, self.request.rules(), self.flight);
+                self.fill.cache.store_part(part, self.fill.request.rules(), &self.fill.flight);
             }
         }
     }
 
     fn object(&self, body: Bytes) -> Object {
-        Object::new(self.request.key.view(), self.head.clone(), body, self.storable.clone(), self.flight.seq)
+        Object::new(self.fill.request.key.view(), self.head.clone(), body, self.storable.clone(), self.fill.flight.seq)
     }
 }
 

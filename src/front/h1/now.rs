@@ -11,7 +11,7 @@ use arc_swap::Guard;
 use bytes::{Buf, Bytes};
 use tokio::io::AsyncWrite;
 
-use crate::cache::engine::Kept;
+use crate::cache::hold::Kept;
 use crate::cache::status::Report;
 use crate::clock::Timestamp;
 use crate::snapshot::Snapshot;

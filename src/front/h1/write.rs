@@ -14,7 +14,8 @@ use http::{HeaderMap, Method, StatusCode, Version};
 use tokio::io::AsyncWrite;
 use tokio::time::timeout;
 
-use crate::cache::engine::{Engine, Hold, Kept};
+use crate::cache::engine::Engine;
+use crate::cache::hold::{Hold, Kept};
 use crate::cache::object::{remove_hop_by_hop, serialise};
 use crate::cache::respond::Reply;
 use crate::cache::status::Report;
@@ -157,7 +158,7 @@ impl Connection {
     async fn room_ahead(&self, body: &Body) -> io::Result<Option<Ahead>> {
         let Coming::Read(bytes) = body.coming() else { return Ok(None) };
         let waiter = Waiter::new(Client { connection: 0, prefix: self.place.prefix });
-        let waiting = self.shared.engine.memory.waiting();
+        let waiting = self.shared.engine.cache.memory.waiting();
         let asking = async {
             let mut turns = Turns::new();
             loop {
@@ -228,10 +229,10 @@ pub(super) async fn held_up(
         Some(ahead) => ahead.waiter.clone(),
         None => Waiter::new(Client { connection: 0, prefix }),
     };
-    let held = engine.hold(kept, 0, &waiter);
+    let held = engine.cache.hold(kept, 0, &waiter);
     let _in_hand = match held {
         Hold::Nothing if bytes > DUE && ahead.is_none() => {
-            Some(engine.memory.waiting().keep_in_hand(&waiter, bytes as u64).ok_or_else(no_room)?)
+            Some(engine.cache.memory.waiting().keep_in_hand(&waiter, bytes as u64).ok_or_else(no_room)?)
         }
         _ => None,
     };

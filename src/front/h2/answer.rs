@@ -9,7 +9,7 @@ use std::time::Instant;
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, Method, StatusCode};
 
-use crate::cache::engine::{BEHIND, Hold, Kept};
+use crate::cache::hold::{BEHIND, Hold, Kept};
 use crate::cache::object::remove_hop_by_hop;
 use crate::cache::respond::Reply;
 use crate::cache::status::Report;
@@ -91,7 +91,7 @@ pub(super) async fn answer(asked: Asked, mut stream: Handle) {
 
 /// Enters what is held while the client takes a piece.
 async fn hold(stream: &mut Handle, shared: &Shared, kept: &Kept, piece: usize) -> Result<Option<Held>, Gone> {
-    match shared.engine.hold(kept, piece, stream.waiter()) {
+    match shared.engine.cache.hold(kept, piece, stream.waiter()) {
         Hold::Nothing => Ok(None),
         Hold::Entered(body) => Ok(Some(body)),
         Hold::InHand(bytes) => stream.hold_in_hand(bytes).await.map(Some),
@@ -100,7 +100,7 @@ async fn hold(stream: &mut Handle, shared: &Shared, kept: &Kept, piece: usize) -
                 return Ok(Some(held));
             }
             // Meanwhile it may be stored, and then it is held as that: it must not wait for room that it takes itself.
-            let ask = |stream: &Handle| match shared.engine.hold(kept, piece, stream.waiter()) {
+            let ask = |stream: &Handle| match shared.engine.cache.hold(kept, piece, stream.waiter()) {
                 Hold::Entered(body) => Some(body),
                 Hold::Ahead(bytes) | Hold::InHand(bytes) => stream.hold_at_once(bytes),
                 Hold::Nothing => stream.hold_at_once(piece),

@@ -144,7 +144,7 @@ impl Connection {
             let snapshot = shared.snapshot.load();
             (snapshot.config.limits.clone(), snapshot.generation)
         };
-        let outbox = Outbox::new(shared.engine.memory.waiting().clone(), place.prefix);
+        let outbox = Outbox::new(shared.engine.cache.memory.waiting().clone(), place.prefix);
         let mut streams = Streams::new(Uploads::new(outbox.clone()));
         streams.pace = Pace::of(&limits);
         Connection {

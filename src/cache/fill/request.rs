@@ -1,0 +1,178 @@
+//! What a fill asks an origin, and what it needs to know of the request that caused it.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use http::{HeaderMap, HeaderValue, Method, Version, header};
+
+use crate::config::model::CacheRules;
+use crate::origin::exchange::{OriginRequest, Silence};
+use crate::origin::forward::{self, Forwarded};
+use crate::plan::CacheKey;
+use crate::prefix::Prefix;
+use crate::request::Fields;
+use crate::snapshot::Snapshot;
+
+use super::super::object::{Object, remove_hop_by_hop};
+use super::super::part::{self, Part};
+use super::super::policy::{self, RequestFacts};
+use super::super::purge::{Purges, Standing};
+use super::super::request::CacheRequest;
+use super::super::slice::{OwnedSlice, Slice};
+use super::super::vary::{self, Presented};
+
+/// Everything a fill needs to know; owned, since it outlives the request that caused it.
+pub struct FillRequest {
+    pub snapshot: Arc<Snapshot>,
+    pub site_index: usize,
+    pub route_index: usize,
+    /// What the response is stored under.
+    pub key: CacheKey,
+    /// Of what a slice is asked for.
+    pub slice: Option<OwnedSlice>,
+    /// The client's fields, for `Vary` and `Authorization`.
+    pub client_fields: HeaderMap,
+    client: IpAddr,
+    version: Version,
+    /// Bytes of the target that the client sent.
+    pub target: usize,
+    /// The client wants nothing stored.
+    pub no_store: bool,
+    /// What is sent to the origin, before conditions are added.
+    pub origin: OriginRequest,
+    /// A stored response that may be validated, or used if the origin fails.
+    pub stale: Option<Arc<Object>>,
+    /// A part of a response, to be completed.
+    pub part: Option<Arc<Part>>,
+}
+
+impl FillRequest {
+    /// What a fill for a request asks the origin; `stale`: what may be validated; `part`: what may be completed.
+    pub fn new(request: &CacheRequest<'_>, stale: Option<Arc<Object>>, part: Option<Arc<Part>>) -> Box<Self> {
+        let view = request.view;
+        let rules = &request.matched.route.cache;
+        let client_fields = view.fields.to_map();
+        let mut fields = client_fields.clone();
+        remove_hop_by_hop(&mut fields);
+        if !rules.heeds_clients() {
+            // Not heeded here, so caches further on are not to heed it for all of this one's clients either.
+            fields.remove(header::CACHE_CONTROL);
+            fields.remove(header::PRAGMA);
+        }
+        forward::exclude_from_fill(&mut fields, rules);
+        vary::normalise(&mut fields, &rules.key);
+        let slice = request.slice.map(Slice::to_owned);
+        let range = match &slice {
+            Some(slice) => Some(slice.range()),
+            None if part.is_none() => asked_range(request, stale.as_ref()),
+            None => None,
+        };
+        if let Some(range) = range {
+            fields.insert(header::RANGE, range);
+        }
+        // As it is keyed: a port of the client's choosing must not shape what all get.
+        let authority = request.matched.keyed_authority(view);
+        let forwarded = Forwarded {
+            node: &request.snapshot.config.node,
+            client: view.client,
+            authority: &authority,
+            scheme: view.scheme,
+            version: view.version,
+            passage: &request.snapshot.passage,
+        };
+        forward::set_forwarding_fields(&mut fields, &forwarded);
+        let pool = request.matched.route.pool;
+        let key = CacheKey::from_written(request.key);
+        Box::new(FillRequest {
+            origin: OriginRequest {
+                method: Method::GET,
+                path_and_query: key.view().path_and_query().to_owned(),
+                authority,
+                fields,
+                pool,
+                hash: request.snapshot.pools.hash(pool, view),
+                upgrade: None,
+                takes_trailers: false,
+                silence: request.snapshot.config.stream_timeout(request.matched.route).map(Silence::Of),
+                interims: None,
+            },
+            snapshot: request.snapshot.clone(),
+            site_index: request.matched.site_index,
+            route_index: request.matched.route_index,
+            key,
+            slice,
+            client_fields,
+            client: view.client,
+            version: view.version,
+            target: view.path.len() + view.query.map_or(0, str::len),
+            no_store: request.asks.no_store,
+            part: part.filter(|_| !request.asks.no_store),
+            stale: stale.filter(|_| !request.asks.no_store),
+        })
+    }
+
+    pub fn rules(&self) -> &CacheRules {
+        &self.snapshot.route(self.site_index, self.route_index).cache
+    }
+
+    /// As stored responses are selected by it.
+    pub(super) fn presented(&self) -> Presented<'_> {
+        Presented {
+            fields: Fields::Map(&self.client_fields),
+            client: self.client,
+            version: self.version,
+            trusted_proxies: &self.snapshot.config.node.trusted_proxies,
+        }
+    }
+
+    /// The network for whose sake it is stored. `None`: its clients are no crowd, as those behind a trusted proxy.
+    pub(super) fn prefix(&self) -> Option<Prefix> {
+        self.snapshot.config.node.prefix_of(self.client)
+    }
+
+    pub fn facts(&self) -> RequestFacts<'_> {
+        RequestFacts::new(self.presented(), self.target, self.no_store)
+    }
+
+    /// The fields of a response, as if it varied by all that may tell the origin who asks, as [`policy::RequestFacts`] has it; by
+    /// some of that, if it is much.
+    pub(super) fn varying_by_who_asks(&self, mut fields: HeaderMap) -> HeaderMap {
+        const MOST: usize = 8;
+        let mut names = 0;
+        self.presented().fields.for_all(|name, _| {
+            if names < MOST
+                && policy::may_tell_who_asks(name, self.rules())
+                && let Ok(name) = HeaderValue::from_str(name)
+            {
+                fields.append(header::VARY, name);
+                names += 1;
+            }
+        });
+        fields
+    }
+
+    /// Leaves out what a purge has killed by the time the fill's number was taken: it is not to be validated back to life.
+    pub(super) fn let_the_dead_rest(&mut self, purges: &Purges) {
+        let lives = |object: &Object| purges.standing(object) != Standing::Dead;
+        self.stale = self.stale.take().filter(|stale| lives(stale));
+        self.part = self.part.take().filter(|part| lives(&part.object));
+    }
+
+    /// Asks the origin to confirm what is stored (RFC 9111 section 4.3.1).
+    pub(super) fn add_conditions(&mut self) {
+        let Some(stale) = &self.stale else { return };
+        for (stored, condition) in
+            [(header::ETAG, header::IF_NONE_MATCH), (header::LAST_MODIFIED, header::IF_MODIFIED_SINCE)]
+        {
+            if let Some(value) = stale.head.get(&stored).and_then(|value| HeaderValue::from_bytes(value).ok()) {
+                self.origin.fields.insert(condition, value);
+            }
+        }
+    }
+}
+
+/// The range to ask the origin for, where the route says so and nothing whole is there to be validated.
+pub fn asked_range(request: &CacheRequest<'_>, stale: Option<&Arc<Object>>) -> Option<HeaderValue> {
+    let asks = request.matched.route.cache.fetch_ranges && stale.is_none() && *request.view.method == Method::GET;
+    asks.then(|| part::single_range(request.view.fields)).flatten().and_then(|range| range.parse().ok())
+}

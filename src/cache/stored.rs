@@ -1,0 +1,246 @@
+//! What is stored: the memory and the disk tier, the purges that decide what of it lives, and what is known not to be
+//! storable. What it has for a request, [`super::lookup`] says.
+
+use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use moka::policy::EvictionPolicy;
+
+use crate::clock::Timestamp;
+use crate::config::model::{CacheRules, Config, OutageWindow};
+use crate::observe::metrics::Metrics;
+use crate::plan::CacheKey;
+
+use super::coding;
+use super::compressor::Compressor;
+use super::flight::Flight;
+use super::freshness::Usability;
+use super::object::Object;
+use super::part::Part;
+use super::purge::{Purges, Standing};
+use super::reason::SkipReason;
+use super::store::disk::Loaded;
+use super::store::{DiskTier, MemoryStore, Variants};
+use super::uncacheable::Uncacheable;
+use super::vary::Variant;
+
+/// Keys that are remembered as not to be had in slices, at most, and for how long.
+const MAX_UNSLICED: u64 = 100_000;
+const LONGEST_UNSLICED: Duration = Duration::from_secs(3600);
+/// Variants of a key on disk where the route is not at hand that says how many.
+const MOST_VARIANTS: usize = 100;
+
+/// The cache of the node. It outlives configurations.
+pub struct Cache {
+    pub memory: MemoryStore,
+    pub disk: Arc<DiskTier>,
+    pub purges: Arc<Purges>,
+    pub metrics: Arc<Metrics>,
+    pub uncacheable: Uncacheable,
+    compressor: Compressor,
+    /// Keys of what cannot be had in slices.
+    unsliced: moka::sync::Cache<KeyHash, ()>,
+    hasher: RandomState,
+    max_object: AtomicU64,
+}
+
+/// Stands for a key where keys of any length would take too much; secretly seeded, so that nobody can look
+/// for two of the same.
+type KeyHash = u64;
+
+impl Cache {
+    pub fn new(config: &Config, purges: Arc<Purges>, metrics: Arc<Metrics>) -> Self {
+        let disk = Arc::new(DiskTier::start(&config.disk, &purges));
+        let memory = MemoryStore::new(&config.memory, write_evicted(&disk));
+        memory.waiting().set_prefix_share(config.limits.max_prefix_share);
+        Cache {
+            disk,
+            compressor: Compressor::start(config.node.compress_threads, memory.clone(), metrics.clone()),
+            memory,
+            purges,
+            metrics,
+            uncacheable: Uncacheable::new(),
+            unsliced: moka::sync::Cache::builder()
+                .max_capacity(MAX_UNSLICED)
+                .eviction_policy(EvictionPolicy::lru())
+                .time_to_live(LONGEST_UNSLICED)
+                .build(),
+            hasher: RandomState::new(),
+            max_object: AtomicU64::new(config.memory.max_object.0),
+        }
+    }
+
+    /// Takes over what a new configuration may change while the node runs.
+    pub fn configure(&self, config: &Config) {
+        self.memory.configure(&config.memory);
+        self.max_object.store(config.memory.max_object.0, Ordering::Relaxed);
+        self.memory.waiting().set_prefix_share(config.limits.max_prefix_share);
+        self.disk.configure(&config.disk, self.purges.current());
+    }
+
+    /// The largest body that is kept in memory.
+    pub fn max_object(&self) -> u64 {
+        self.max_object.load(Ordering::Relaxed)
+    }
+
+    /// The largest body that is stored at all.
+    pub fn max_stored(&self) -> u64 {
+        self.max_object().max(self.disk.max_object())
+    }
+
+    /// Whether something is to be fetched whole, though its route says otherwise.
+    pub fn is_unsliced(&self, key: &str) -> bool {
+        self.unsliced.contains_key(&self.hasher.hash_one(key))
+    }
+
+    pub fn remember_unsliced(&self, key: &CacheKey) {
+        self.unsliced.insert(self.hasher.hash_one(key.as_str()), ());
+    }
+
+    /// What may be done with a stored response; `None` if a purge has killed it.
+    pub fn usability(&self, object: &Object, now: Timestamp) -> Option<Usability> {
+        match self.purges.standing(object) {
+            Standing::Dead => None,
+            Standing::Live => Some(object.freshness.usability(now)),
+            Standing::SoftPurged { since } => Some(object.freshness.usability_soft_purged(since, now)),
+        }
+    }
+
+    /// Whether a stored response is fresh now. What one client's `no-cache` brought does not count against it.
+    pub fn is_fresh(&self, object: &Object) -> bool {
+        matches!(self.usability(object, Timestamp::now()), Some(Usability::Fresh { .. }))
+    }
+
+    /// Whether a stored response may be used although the origin failed to confirm it (RFC 5861 section 4). It may have
+    /// been purged meanwhile. `unreachable`: no origin gave a head at all, and for how long that may be covered.
+    pub fn may_stand_in(&self, stale: &Object, unreachable: Option<OutageWindow>) -> bool {
+        let now = Timestamp::now();
+        let (usability, since) = match self.purges.standing(stale) {
+            Standing::Dead => return false,
+            Standing::Live => (stale.freshness.usability(now), None),
+            Standing::SoftPurged { since } => (stale.freshness.usability_soft_purged(since, now), Some(since)),
+        };
+        !matches!(usability, Usability::Stale { .. })
+            || unreachable.is_some_and(|window| stale.freshness.outlasts_origins(window, since, now))
+    }
+
+    /// Stores what a fill has brought, unless a purge has hit it or an unsafe request changed it meanwhile.
+    pub fn store(&self, object: Object, rules: &CacheRules, flight: &Flight) -> Arc<Object> {
+        let object = Arc::new(object);
+        if self.purges.standing(&object) != Standing::Dead && !flight.is_spoilt() {
+            self.uncacheable.forget(object.key().as_str(), &object.variant);
+            self.metrics.stored(object.freshness.basis.as_str());
+            if object.content.in_memory().is_some() {
+                self.memory.insert(object.clone(), rules.max_variants);
+            }
+            if self.disk.writes_at_once() || object.content.in_memory().is_none() {
+                self.disk.store(&object, rules.max_variants);
+            }
+            if flight.is_spoilt() {
+                self.discard(&object); // spoilt between the question and the insertion
+            }
+            self.compress(&object, rules);
+        }
+        object
+    }
+
+    fn compress(&self, object: &Arc<Object>, rules: &CacheRules) {
+        if let Some(compress) = &rules.compress
+            && object.part().is_none()
+            && object.head.varies_by_coding() // else caches further on would not know
+            && object.content.in_memory().is_some()
+            && coding::suits(compress, object.head.status, &object.head.fields(), Some(object.length()))
+        {
+            self.compressor.offer(object.clone(), compress.codings.clone());
+        }
+    }
+
+    /// Enters what a fill has written to disk, under the same conditions. `untold`: something was removed that the
+    /// flight could not be told of; perhaps this.
+    pub fn stored_on_disk(&self, object: &Arc<Object>, flight: &Flight, untold: bool) {
+        self.memory.remove_like(object); // something smaller was there before
+        self.uncacheable.forget(object.key().as_str(), &object.variant);
+        self.metrics.stored(object.freshness.basis.as_str());
+        if untold || flight.is_spoilt() || self.purges.standing(object) == Standing::Dead {
+            self.disk.remove(object);
+        }
+    }
+
+    /// Stores a part of a response, under the same conditions.
+    pub fn store_part(&self, part: Part, rules: &CacheRules, flight: &Flight) {
+        if self.purges.standing(&part.object) != Standing::Dead && !flight.is_spoilt() {
+            self.metrics.stored(part.object.freshness.basis.as_str());
+            let object = part.object.clone();
+            // What a purge has killed is not to come back in new company.
+            let may_join = |other: &Object| self.purges.standing(other) != Standing::Dead;
+            self.memory.insert_part(part, rules.max_variants, self.max_object(), may_join);
+            if flight.is_spoilt() {
+                self.memory.remove(&object);
+            }
+        }
+    }
+
+    /// Puts what was read from disk into memory, if it is not too large for that and nothing was removed meanwhile.
+    pub fn promote(&self, object: &Arc<Object>, loaded: &Loaded, rules: &CacheRules) {
+        let fits = object.content.in_memory().is_some() && object.length() <= self.max_object();
+        if !fits || self.purges.standing(object) == Standing::Dead || !self.disk.is_current(loaded) {
+            return;
+        }
+        self.memory.promote(object.clone(), rules.max_variants);
+        if !self.disk.is_current(loaded) {
+            self.memory.remove(object); // removed between the question and the insertion
+        }
+        self.compress(object, rules);
+    }
+
+    /// Gives the readers of a flight what is stored of it; `beside`: bytes that it keeps besides.
+    pub fn share(&self, flight: &Arc<Flight>, body: &Bytes, object: &Object, beside: usize) -> bool {
+        let is_shared = flight.share(body, (object.weight() + beside) as u64);
+        if !self.memory.has_body_of(object) {
+            self.memory.waiting().left_body(body.as_ptr().addr()); // it was not stored, or not for long
+        }
+        is_shared
+    }
+
+    /// Takes an object out of all tiers.
+    pub fn discard(&self, object: &Arc<Object>) {
+        // Disk first: what is being promoted from there sees that something was removed, or is removed from memory below.
+        self.disk.remove(object);
+        self.memory.remove(object);
+        if !self.disk.writes_at_once() {
+            self.disk.remove(object); // memory may just have given it to the disk
+        }
+    }
+
+    /// Keeps requests for a key that would get the like from waiting for each other for a while.
+    pub fn remember_uncacheable(&self, key: &CacheKey, variant: Variant, reason: SkipReason, rules: &CacheRules) {
+        if !rules.hit_for_miss.is_zero() {
+            tracing::debug!(key = key.view().uri(), reason = reason.as_str(), "remembered as not cacheable");
+            self.uncacheable.remember(key.as_str(), variant, Timestamp::now() + rules.hit_for_miss);
+        }
+    }
+
+    /// Takes all variants of a key out of all tiers. It outlasts a restart once the number that it gives is
+    /// [`DiskTier::kept`].
+    pub fn remove_key(&self, key: &CacheKey) -> u64 {
+        let number = self.disk.remove_key(key);
+        self.memory.remove_key(key);
+        match self.disk.writes_at_once() {
+            true => number,
+            false => number.max(self.disk.remove_key(key)), // memory may just have given it to the disk
+        }
+    }
+}
+
+/// Writes to disk what leaves memory, where it was not written at once.
+fn write_evicted(disk: &Arc<DiskTier>) -> impl Fn(&Variants) + Send + Sync + 'static {
+    let disk = disk.clone();
+    move |evicted| {
+        if !disk.writes_at_once() {
+            evicted.whole().for_each(|object| disk.store(object, MOST_VARIANTS));
+        }
+    }
+}

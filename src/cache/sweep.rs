@@ -1,0 +1,82 @@
+//! What purges hit: freed, counted, or listed.
+
+use std::sync::Arc;
+
+use super::object::Object;
+use super::purge::{Freed, PurgeSeq, Standing, Target, Trial};
+use super::store::disk::WouldHit;
+use super::stored::Cache;
+
+/// Purges that are kept for the sake of a disk that cannot be swept.
+const MOST_MARKS: usize = 100_000;
+
+/// What a sweep freed.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Swept {
+    pub objects: u64,
+    pub bytes: u64,
+}
+
+impl Cache {
+    /// Frees what purges have killed and forgets the purges that nothing is older than; `oldest_fill`: the number of the oldest
+    /// fill that is running.
+    pub fn sweep(&self, oldest_fill: Option<PurgeSeq>) -> Swept {
+        let mut swept = Swept::default();
+        // Also where a disk holds the purges back.
+        self.purges.flush();
+        // What is stored while this runs comes from a fill that is running now, or began later than now.
+        let current = self.purges.current();
+        let mut oldest = oldest_fill.unwrap_or(PurgeSeq(u64::MAX)).min(current);
+        let mut freed = Freed::new();
+        for object in self.memory.objects() {
+            if self.purges.standing(&object) == Standing::Dead {
+                swept.objects += 1;
+                swept.bytes += object.weight() as u64;
+                let (objects, bytes) = freed.entry(self.purges.killer(&object).unwrap_or_default()).or_default();
+                (*objects, *bytes) = (*objects + 1, *bytes + object.weight() as u64);
+                self.memory.remove(&object);
+            } else {
+                oldest = oldest.min(object.checked());
+            }
+        }
+        let on_disk = self.disk.sweep(&self.purges);
+        swept.objects += on_disk.objects;
+        swept.bytes += on_disk.bytes;
+        for (seq, (objects, bytes)) in on_disk.freed {
+            let total = freed.entry(seq).or_default();
+            (total.0, total.1) = (total.0 + objects, total.1 + bytes);
+        }
+        let all_is_swept = on_disk.unswept.is_empty() && !on_disk.scanning;
+        let done = all_is_swept && on_disk.oldest >= current;
+        self.purges.history.swept(&freed, done.then_some(current));
+        // A disk that could not be swept holds the purges back, but not for ever; one that is still scanned, until it is.
+        if all_is_swept || !on_disk.scanning && self.purges.marks() > MOST_MARKS {
+            for path in &on_disk.unswept {
+                tracing::warn!(
+                    path = %path.display(),
+                    "this disk cannot be swept, and more than {MOST_MARKS} purges wait for it: they are forgotten, and what it has from before them is not used any more"
+                );
+            }
+            self.purges.retire(oldest.min(on_disk.oldest));
+        }
+        swept
+    }
+
+    /// What a purge would hit, in memory and on disk: objects and bytes of each. `None`: another is being tried out.
+    pub fn would_hit(&self, targets: &[Target]) -> Option<((u64, u64), WouldHit)> {
+        let on_disk = self.disk.would_hit(targets)?;
+        let trial = Trial::of(targets);
+        let hit = self.memory.objects().filter(|object| trial.hits(object));
+        let in_memory = hit.fold((0, 0), |(objects, bytes), object| (objects + 1, bytes + object.weight() as u64));
+        Some((in_memory, on_disk))
+    }
+
+    /// The objects in memory that a purge hits, those asked for most often first.
+    pub fn most_used(&self, targets: &[Target], most: usize) -> Vec<Arc<Object>> {
+        let trial = Trial::of(targets);
+        let mut hit: Vec<Arc<Object>> = self.memory.objects().filter(|object| trial.hits(object)).collect();
+        hit.sort_by_key(|object| std::cmp::Reverse(object.uses()));
+        hit.truncate(most);
+        hit
+    }
+}
