@@ -28,8 +28,11 @@ check:
 	$(CARGO) fmt --check
 	$(CARGO) clippy --all-targets -- --deny warnings
 	RUSTDOCFLAGS="--deny warnings" $(CARGO) doc --quiet --no-deps --document-private-items
-	@if command -v cargo-deny >/dev/null; then $(CARGO) deny --offline check licenses bans sources; \
-	else echo "cargo-deny is not installed; licences are checked by the test suite"; fi
+	@if command -v cargo-deny >/dev/null; then $(CARGO) deny --offline check licenses bans sources && \
+	  if $(CARGO) deny fetch db >/dev/null 2>&1; then $(CARGO) deny --offline check advisories; \
+	  else echo "the advisory database cannot be had: advisories are not checked"; fi; \
+	else echo "cargo-deny is not installed: licences are checked by the test suite, advisories are not"; fi
+	@if command -v typos >/dev/null; then typos; else echo "typos is not installed: spelling is not checked"; fi
 
 # Many tests wait for what the node does by the clock, so there are more at one time than cores.
 unit:
