@@ -195,8 +195,8 @@ fn the_manual_has_every_trouble_of_a_disk() {
 #[test]
 fn the_tests_that_the_manual_names_exist() {
     let mut files = Vec::new();
-    sources(&root().join("src"), &mut files);
-    sources(&root().join("tests/suite"), &mut files);
+    crate::architecture::sources(&root().join("src"), &mut files);
+    crate::architecture::sources(&root().join("tests/suite"), &mut files);
     let all: String = files.iter().map(read).collect();
     let mut found = 0;
     let tables = read("docs/conformance.md") + &read("docs/reliability.md");
@@ -221,115 +221,6 @@ fn the_readmes_links_lead_somewhere() {
             let target = root().join(file).parent().unwrap().join(link.split('#').next().unwrap());
             assert!(target.exists(), "{file}: {link}");
         }
-    }
-}
-
-/// Which modules each module may use (ARCHITECTURE.md): arrows point one way.
-const ARROWS: [(&str, &[&str]); 21] = [
-    ("clock", &[]),
-    ("request", &[]),
-    ("prefix", &[]),
-    ("config", &["prefix", "request"]),
-    ("state_dir", &[]),
-    ("observe", &["clock", "config"]),
-    ("plan", &["config", "request"]),
-    ("pace", &["config"]),
-    ("origin", &["clock", "config", "pace", "plan", "request"]),
-    ("snapshot", &["config", "observe", "origin"]),
-    ("cache", &["clock", "config", "observe", "origin", "plan", "prefix", "request", "snapshot"]),
-    ("pass", &["cache", "clock", "config", "origin", "pace", "plan", "request", "snapshot"]),
-    (
-        "front",
-        &["cache", "clock", "config", "observe", "origin", "pace", "pass", "plan", "prefix", "request", "snapshot"],
-    ),
-    ("warm", &["cache", "clock", "plan", "request", "snapshot"]),
-    ("node", &["cache", "clock", "config", "front", "observe", "origin", "snapshot", "warm"]),
-    ("admin", &["cache", "clock", "config", "node", "observe", "origin", "plan", "request", "snapshot", "warm"]),
-    ("app", &["admin", "cache", "config", "front", "node", "observe", "origin", "snapshot", "state_dir"]),
-    ("cli", &["app", "cache", "clock", "config", "node", "plan", "request"]),
-    ("internals", &["cache", "clock", "config", "front", "node", "observe", "origin", "plan", "request"]),
-    ("lib", &[]),
-    ("main", &[]),
-];
-
-/// Files that do no I/O and read no clock.
-const PURE: [&str; 17] = [
-    "cache/part.rs",
-    "cache/coding.rs",
-    "cache/explain.rs",
-    "cache/reason.rs",
-    "cache/negotiate.rs",
-    "plan/mod.rs",
-    "plan/key.rs",
-    "cache/policy.rs",
-    "cache/freshness.rs",
-    "cache/respond.rs",
-    "cache/control.rs",
-    "cache/vary.rs",
-    "cache/tags.rs",
-    "cache/status.rs",
-    "cache/purge/table.rs",
-    "origin/balance.rs",
-    "request.rs",
-];
-
-fn sources(directory: &Path, into: &mut Vec<PathBuf>) {
-    for entry in std::fs::read_dir(directory).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            sources(&path, into);
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
-            into.push(path);
-        }
-    }
-}
-
-/// A file's code without its tests.
-fn code(path: &Path) -> String {
-    let text = std::fs::read_to_string(path).unwrap();
-    text.split("#[cfg(test)]").next().unwrap().to_owned()
-}
-
-#[test]
-fn the_arrows_between_modules_point_one_way() {
-    let src = root().join("src");
-    let mut files = Vec::new();
-    sources(&src, &mut files);
-    for file in files {
-        let relative = file.strip_prefix(&src).unwrap();
-        let module = relative.iter().next().unwrap().to_str().unwrap().trim_end_matches(".rs");
-        let allowed = ARROWS.iter().find(|(name, _)| *name == module);
-        let (_, allowed) = allowed.unwrap_or_else(|| panic!("{module} is not in the list of modules"));
-        for used in code(&file).split("crate::").skip(1) {
-            let used: String = used.chars().take_while(|c| c.is_ascii_lowercase() || *c == '_').collect();
-            let fine = used == module || allowed.contains(&used.as_str());
-            assert!(fine, "{} uses {used}, which {module} may not", relative.display());
-        }
-    }
-}
-
-#[test]
-fn decisions_touch_no_socket_no_clock_and_no_global() {
-    for file in PURE {
-        let code = code(&root().join("src").join(file));
-        for word in
-            ["tokio", "Instant::now", "Timestamp::now", "SystemTime", "static mut", "std::fs", "pingora", "fastrand"]
-        {
-            assert!(!code.contains(word), "{file} has {word}");
-        }
-    }
-}
-
-#[test]
-fn pingoras_types_stay_where_they_belong() {
-    let src = root().join("src");
-    let mut files = Vec::new();
-    sources(&src, &mut files);
-    let places = ["origin/"];
-    for file in files {
-        let relative = file.strip_prefix(&src).unwrap().to_str().unwrap().to_owned();
-        let names_pingora = code(&file).lines().any(|line| line.contains("pingora_"));
-        assert!(!names_pingora || places.iter().any(|place| relative.starts_with(place)), "{relative}");
     }
 }
 

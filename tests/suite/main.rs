@@ -11,6 +11,7 @@
 mod harness;
 
 mod admin_api;
+mod architecture;
 mod caching;
 mod compression;
 mod conformance;

@@ -23,7 +23,7 @@ use super::purge::Standing;
 use super::slice::SliceVerdict;
 use super::stored::Cache;
 
-use receive::confirms_another;
+use request::confirms_another;
 pub use request::{FillRequest, asked_range};
 
 /// One fill. However it ends, by a panic even, whoever follows its flight is told.

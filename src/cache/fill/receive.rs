@@ -165,17 +165,6 @@ impl Fill {
     }
 }
 
-/// Whether a 304 has another validator than what is stored (RFC 9111 section 4.3.4). They are compared weakly: nginx weakens the
-/// tag of what it codes, but not in the 304.
-pub(super) fn confirms_another(fields: &HeaderMap, stale: &Object) -> bool {
-    let opaque = |etag: &[u8]| etag.strip_prefix(b"W/").unwrap_or(etag).to_vec();
-    let Some(given) = fields.get(header::ETAG).map(|etag| etag.as_bytes()) else { return false };
-    match stale.head.get(&header::ETAG) {
-        Some(stored) => opaque(stored) != opaque(given),
-        None => !given.starts_with(b"W/"),
-    }
-}
-
 /// The fields to judge freshness by: `Age` is not kept in stored heads, but counts in the exchange it came by.
 pub(super) fn with_age(stored: HeaderMap, received: &HeaderMap) -> HeaderMap {
     let mut fields = stored;

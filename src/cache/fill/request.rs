@@ -171,6 +171,17 @@ impl FillRequest {
     }
 }
 
+/// Whether a 304 has another validator than what is stored (RFC 9111 section 4.3.4). They are compared weakly: nginx weakens the
+/// tag of what it codes, but not in the 304.
+pub(super) fn confirms_another(fields: &HeaderMap, stale: &Object) -> bool {
+    let opaque = |etag: &[u8]| etag.strip_prefix(b"W/").unwrap_or(etag).to_vec();
+    let Some(given) = fields.get(header::ETAG).map(|etag| etag.as_bytes()) else { return false };
+    match stale.head.get(&header::ETAG) {
+        Some(stored) => opaque(stored) != opaque(given),
+        None => !given.starts_with(b"W/"),
+    }
+}
+
 /// The range to ask the origin for, where the route says so and nothing whole is there to be validated.
 pub fn asked_range(request: &CacheRequest<'_>, stale: Option<&Arc<Object>>) -> Option<HeaderValue> {
     let asks = request.matched.route.cache.fetch_ranges && stale.is_none() && *request.view.method == Method::GET;
