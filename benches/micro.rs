@@ -20,6 +20,8 @@ mod cli;
 mod clock;
 #[path = "../src/config/mod.rs"]
 mod config;
+#[path = "../src/fields.rs"]
+mod fields;
 #[path = "../src/front/mod.rs"]
 mod front;
 #[path = "../src/node.rs"]
@@ -57,8 +59,9 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, Version, header};
 use cache::control::ClientDirectives;
 use cache::engine::{CacheRequest, Engine};
 use cache::freshness::ExchangeTimes;
+use cache::head::Head;
 use cache::lookup::Lookup;
-use cache::object::{Head, Object};
+use cache::object::Object;
 use cache::policy::{self, RequestFacts, ResponseFacts, Storable};
 use cache::purge::{Event, PurgeSeq, Purges, Target};
 use cache::respond;
@@ -275,7 +278,7 @@ fn purge_check(count: usize) -> Box<dyn FnMut()> {
     let (purges, config) = (purges(count), config(1));
     let object = object("shop|0|http://site-7.example/catalogue/shoes/41", &config);
     Box::new(move || {
-        black_box(purges.standing(black_box(&object)));
+        black_box(black_box(&object).standing(&purges));
     })
 }
 

@@ -6,6 +6,7 @@ mod cache;
 mod cli;
 mod clock;
 mod config;
+mod fields;
 mod front;
 mod node;
 mod observe;

@@ -34,7 +34,7 @@ use super::freshness::{Freshness, Usability};
 use super::lookup::{Lookup, Miss};
 use super::object::Object;
 use super::part::Part;
-use super::purge::{Freed, PurgeSeq, Purges, Standing, Target, Trial};
+use super::purge::{DryRun, Freed, Identity, PurgeSeq, Purges, Standing, Target};
 use super::reason::SkipReason;
 use super::slices::{Slice, SliceReader};
 use super::status::{Failed, Forward, Report, Stored};
@@ -295,7 +295,7 @@ impl Engine {
     /// been purged meanwhile. `unreachable`: no origin gave a head at all, and for how long that may be covered.
     pub fn may_stand_in(&self, stale: &Object, unreachable: Option<OutageWindow>) -> bool {
         let now = Timestamp::now();
-        let (usability, since) = match self.purges.standing(stale) {
+        let (usability, since) = match stale.standing(&self.purges) {
             Standing::Dead => return false,
             Standing::Live => (stale.freshness.usability(now), None),
             Standing::SoftPurged { since } => (stale.freshness.usability_soft_purged(since, now), Some(since)),
@@ -324,7 +324,7 @@ impl Engine {
     /// Stores what a fill has brought, unless a purge has hit it or an unsafe request changed it meanwhile.
     pub fn store(&self, object: Object, rules: &CacheRules, flight: &Flight) -> Arc<Object> {
         let object = Arc::new(object);
-        if self.purges.standing(&object) != Standing::Dead && !flight.is_spoilt() {
+        if object.standing(&self.purges) != Standing::Dead && !flight.is_spoilt() {
             self.uncacheable.forget(object.key().as_str(), &object.variant);
             self.metrics.stored(object.freshness.basis.as_str());
             if object.content.in_memory().is_some() {
@@ -358,18 +358,18 @@ impl Engine {
         self.memory.remove_like(object); // something smaller was there before
         self.uncacheable.forget(object.key().as_str(), &object.variant);
         self.metrics.stored(object.freshness.basis.as_str());
-        if untold || flight.is_spoilt() || self.purges.standing(object) == Standing::Dead {
+        if untold || flight.is_spoilt() || object.standing(&self.purges) == Standing::Dead {
             self.disk.remove(object);
         }
     }
 
     /// Stores a part of a response, under the same conditions.
     pub fn store_part(&self, part: Part, rules: &CacheRules, flight: &Flight) {
-        if self.purges.standing(&part.object) != Standing::Dead && !flight.is_spoilt() {
+        if part.object.standing(&self.purges) != Standing::Dead && !flight.is_spoilt() {
             self.metrics.stored(part.object.freshness.basis.as_str());
             let object = part.object.clone();
             // What a purge has killed is not to come back in new company.
-            let may_join = |other: &Object| self.purges.standing(other) != Standing::Dead;
+            let may_join = |other: &Object| other.standing(&self.purges) != Standing::Dead;
             self.memory.insert_part(part, rules.max_variants, self.max_object(), may_join);
             if flight.is_spoilt() {
                 self.memory.remove(&object);
@@ -380,7 +380,7 @@ impl Engine {
     /// Puts what was read from disk into memory, if it is not too large for that and nothing was removed meanwhile.
     pub fn promote(&self, object: &Arc<Object>, loaded: &Loaded, rules: &CacheRules) {
         let fits = object.content.in_memory().is_some() && object.length() <= self.max_object();
-        if !fits || self.purges.standing(object) == Standing::Dead || !self.disk.is_current(loaded) {
+        if !fits || object.standing(&self.purges) == Standing::Dead || !self.disk.is_current(loaded) {
             return;
         }
         self.memory.promote(object.clone(), rules.max_variants);
@@ -440,10 +440,11 @@ impl Engine {
         let mut oldest = self.flights.oldest_seq().unwrap_or(PurgeSeq(u64::MAX)).min(current);
         let mut freed = Freed::new();
         for object in self.memory.objects() {
-            if self.purges.standing(&object) == Standing::Dead {
+            if object.standing(&self.purges) == Standing::Dead {
                 swept.objects += 1;
                 swept.bytes += object.weight() as u64;
-                let (objects, bytes) = freed.entry(self.purges.killer(&object).unwrap_or_default()).or_default();
+                let (objects, bytes) =
+                    freed.entry(self.purges.killer(&object.identity()).unwrap_or_default()).or_default();
                 (*objects, *bytes) = (*objects + 1, *bytes + object.weight() as u64);
                 self.memory.remove(&object);
             } else {
@@ -476,16 +477,17 @@ impl Engine {
     /// What a purge would hit, in memory and on disk: objects and bytes of each. `None`: another is being tried out.
     pub fn would_hit(&self, targets: &[Target]) -> Option<((u64, u64), WouldHit)> {
         let on_disk = self.disk.would_hit(targets)?;
-        let trial = Trial::of(targets);
-        let hit = self.memory.objects().filter(|object| trial.hits(object));
+        let dry_run = DryRun::of(targets);
+        let hit = self.memory.objects().filter(|object| dry_run.hits(&object.identity()));
         let in_memory = hit.fold((0, 0), |(objects, bytes), object| (objects + 1, bytes + object.weight() as u64));
         Some((in_memory, on_disk))
     }
 
     /// The objects in memory that a purge hits, those asked for most often first.
     pub fn most_used(&self, targets: &[Target], most: usize) -> Vec<Arc<Object>> {
-        let trial = Trial::of(targets);
-        let mut hit: Vec<Arc<Object>> = self.memory.objects().filter(|object| trial.hits(object)).collect();
+        let dry_run = DryRun::of(targets);
+        let mut hit: Vec<Arc<Object>> =
+            self.memory.objects().filter(|object| dry_run.hits(&object.identity())).collect();
         hit.sort_by_key(|object| std::cmp::Reverse(object.uses()));
         hit.truncate(most);
         hit
@@ -519,7 +521,8 @@ impl Engine {
                 takes_any
                     && matches!(head.freshness.usability(Timestamp::now()), Usability::Fresh { .. })
                     && head.variant.matches(presented)
-                    && self.purges.standing_of_fill(key, &head.tags.hashes, flight.seq) == Standing::Live
+                    && self.purges.standing(&Identity { key: key.view(), tags: &head.tags.hashes, seq: flight.seq })
+                        == Standing::Live
             }
         })
     }

@@ -14,7 +14,7 @@ use super::explain::{Explanation, Terms};
 use super::fill::{self, FillRequest};
 use super::lookup::{Lookup, Miss};
 use super::object::Object;
-use super::part::ContentRange;
+use super::range::ContentRange;
 use super::status::{Forward, Report, Stored};
 
 /// One stored response.

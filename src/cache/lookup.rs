@@ -175,7 +175,7 @@ impl Engine {
 
     /// What may be done with a stored response; `None` if a purge has killed it.
     pub fn usability(&self, object: &Object, now: Timestamp) -> Option<Usability> {
-        match self.purges.standing(object) {
+        match object.standing(&self.purges) {
             Standing::Dead => None,
             Standing::Live => Some(object.freshness.usability(now)),
             Standing::SoftPurged { since } => Some(object.freshness.usability_soft_purged(since, now)),

@@ -13,6 +13,7 @@ mod fill_buffer;
 pub mod flight;
 mod flights;
 pub mod freshness;
+pub mod head;
 mod inspect;
 pub mod lookup;
 mod negotiate;
@@ -20,6 +21,7 @@ pub mod object;
 pub mod part;
 pub mod policy;
 pub mod purge;
+pub mod range;
 pub mod reason;
 pub mod respond;
 pub mod slices;
@@ -33,3 +35,5 @@ pub mod waiting;
 
 #[cfg(test)]
 mod properties;
+#[cfg(test)]
+mod testing;

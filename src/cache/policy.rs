@@ -11,7 +11,7 @@ use crate::origin::forward;
 
 use super::control::Directives;
 use super::freshness::{self, ExchangeTimes, Freshness, StaleUse};
-use super::part::ContentRange;
+use super::range::ContentRange;
 use super::reason::{Basis, SkipReason};
 use super::tags::{Tags, TooManyTags};
 use super::vary::{Presented, Variant};

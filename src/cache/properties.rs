@@ -8,16 +8,17 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 
 use crate::clock::{Millis, Timestamp};
 use crate::config::model::{CacheMode, CacheRules, Coding, KeyRules};
+use crate::fields::remove_hop_by_hop;
 use crate::plan::KeyOrigin;
 use crate::request::Fields;
 
 use super::control::ClientDirectives;
 use super::freshness::{ExchangeTimes, Freshness, StaleUse, Usability};
-use super::object::{Head, remove_hop_by_hop};
+use super::head::Head;
 use super::policy::{self, RequestFacts, ResponseFacts};
 use super::respond::{self, Reply, Selected};
 use super::vary::Presented;
-use super::{coding, explain, negotiate, tags, vary};
+use super::{explain, negotiate, tags, vary};
 
 fn presented(fields: &HeaderMap) -> Presented<'_> {
     let (fields, client) = (Fields::Map(fields), [192, 0, 2, 1].into());
@@ -293,7 +294,7 @@ fn any_fields_can_be_read() {
         let variant = vary::Variant::of(&map, presented(&map), &rules);
         assert!(variant.is_none_or(|variant| variant.matches(presented(&map))), "{map:?}");
         let mut varied = map.clone();
-        coding::add_vary(&mut varied);
+        vary::add_coding(&mut varied);
         let mut cleaned = map.clone();
         remove_hop_by_hop(&mut cleaned);
         assert!(!cleaned.contains_key("connection") && !cleaned.contains_key("te"), "{map:?}");

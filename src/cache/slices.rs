@@ -17,9 +17,10 @@ use super::control::ClientDirectives;
 use super::engine::{Answer, CacheRequest, Engine, FetchError, Kept, Source};
 use super::flight::{FlightHead, FlightReader};
 use super::freshness::Freshness;
+use super::head::Head;
 use super::lookup::{Lookup, Miss};
-use super::object::{Content, Head, Object};
-use super::part::ContentRange;
+use super::object::{Content, Object};
+use super::range::ContentRange;
 use super::status::Report;
 
 /// Slices that are looked for when all are to be forgotten and nobody knows how many there are.

@@ -225,8 +225,9 @@ fn the_readmes_links_lead_somewhere() {
 }
 
 /// Which modules each module may use (ARCHITECTURE.md): arrows point one way.
-const ARROWS: [(&str, &[&str]); 19] = [
+const ARROWS: [(&str, &[&str]); 20] = [
     ("clock", &[]),
+    ("fields", &["clock"]),
     ("request", &[]),
     ("prefix", &[]),
     ("config", &["prefix", "request"]),
@@ -236,11 +237,14 @@ const ARROWS: [(&str, &[&str]); 19] = [
     ("pace", &["config"]),
     ("origin", &["clock", "config", "pace", "plan", "request"]),
     ("snapshot", &["config", "observe", "origin"]),
-    ("cache", &["clock", "config", "observe", "origin", "plan", "prefix", "request", "snapshot"]),
-    ("pass", &["cache", "clock", "config", "origin", "pace", "plan", "request", "snapshot"]),
+    ("cache", &["clock", "config", "fields", "observe", "origin", "plan", "prefix", "request", "snapshot"]),
+    ("pass", &["cache", "clock", "config", "fields", "origin", "pace", "plan", "request", "snapshot"]),
     (
         "front",
-        &["cache", "clock", "config", "observe", "origin", "pace", "pass", "plan", "prefix", "request", "snapshot"],
+        &[
+            "cache", "clock", "config", "fields", "observe", "origin", "pace", "pass", "plan", "prefix", "request",
+            "snapshot",
+        ],
     ),
     ("warm", &["cache", "clock", "plan", "request", "snapshot"]),
     ("node", &["cache", "clock", "config", "front", "observe", "origin", "snapshot", "warm"]),
@@ -251,7 +255,10 @@ const ARROWS: [(&str, &[&str]); 19] = [
 ];
 
 /// Files that do no I/O and read no clock.
-const PURE: [&str; 17] = [
+const PURE: [&str; 24] = [
+    "fields.rs",
+    "cache/head.rs",
+    "cache/range.rs",
     "cache/part.rs",
     "cache/coding.rs",
     "cache/explain.rs",
@@ -263,9 +270,13 @@ const PURE: [&str; 17] = [
     "cache/freshness.rs",
     "cache/respond.rs",
     "cache/control.rs",
-    "cache/vary.rs",
+    "cache/vary/mod.rs",
+    "cache/vary/axis.rs",
+    "cache/vary/normalise.rs",
+    "cache/vary/presented.rs",
     "cache/tags.rs",
     "cache/status.rs",
+    "cache/purge/record.rs",
     "cache/purge/table.rs",
     "origin/balance.rs",
     "request.rs",

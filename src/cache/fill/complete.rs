@@ -4,6 +4,7 @@ use bytes::Bytes;
 use http::StatusCode;
 
 use crate::clock::Timestamp;
+use crate::fields::add_date;
 use crate::origin::exchange::Exchange;
 
 use super::super::coding;
@@ -13,7 +14,8 @@ use super::super::freshness::ExchangeTimes;
 use super::super::part::{Missing, Part};
 use super::super::policy::Storable;
 use super::super::purge::Standing;
-use super::{FillRequest, add_date, judge, with_age};
+use super::super::vary;
+use super::{FillRequest, judge, with_age};
 
 /// Asks for what a stored part lacks, if that is in one piece.
 pub(super) fn ask_for_the_rest(request: &mut FillRequest) -> Option<Missing> {
@@ -40,7 +42,7 @@ pub(super) fn completion(
     missing: &Missing,
     exchange: &mut Exchange,
 ) -> Option<(Storable, Around)> {
-    let live = engine.purges.standing(&part.object) != Standing::Dead && !flight.is_spoilt();
+    let live = part.object.standing(&engine.purges) != Standing::Dead && !flight.is_spoilt();
     if !live || !part.is_completed_by(missing, &exchange.fields) {
         return None;
     }
@@ -58,7 +60,7 @@ pub(super) fn completion(
     if let Some(compress) = &request.rules().compress
         && coding::suits(compress, StatusCode::OK, &exchange.fields, length)
     {
-        coding::add_vary(&mut exchange.fields);
+        vary::add_coding(&mut exchange.fields);
     }
     storable.variant = part.object.variant.clone();
     storable.tags = part.object.tags().clone();

@@ -9,6 +9,7 @@ use tokio::sync::oneshot;
 
 use crate::clock::Timestamp;
 use crate::config::model::CacheRules;
+use crate::fields::{add_date, remove_hop_by_hop};
 use crate::origin::attempts;
 use crate::origin::connect::OriginError;
 use crate::origin::exchange::{Exchange, OriginRequest, Silence};
@@ -23,11 +24,13 @@ use super::engine::{CacheRequest, Engine};
 use super::explain;
 use super::flight::{Flight, FlightReader, ObjectUse, Settled};
 use super::freshness::ExchangeTimes;
+use super::head::Head;
 use super::inspect::TriedOut;
-use super::object::{Head, Object, add_date, remove_hop_by_hop};
-use super::part::{self, Part};
+use super::object::Object;
+use super::part::Part;
 use super::policy::{self, RequestFacts, ResponseFacts, Storable};
 use super::purge::Standing;
+use super::range;
 use super::reason::{Basis, SkipReason};
 use super::slices::{OwnedSlice, Slice, SliceVerdict};
 use super::tags;
@@ -175,7 +178,7 @@ impl FillRequest {
 
     /// Leaves out what a purge has killed by the time the fill's number was taken: it is not to be validated back to life.
     fn let_the_dead_rest(&mut self, engine: &Engine) {
-        let lives = |object: &Object| engine.purges.standing(object) != Standing::Dead;
+        let lives = |object: &Object| object.standing(&engine.purges) != Standing::Dead;
         self.stale = self.stale.take().filter(|stale| lives(stale));
         self.part = self.part.take().filter(|part| lives(&part.object));
     }
@@ -184,7 +187,7 @@ impl FillRequest {
 /// The range to ask the origin for, where the route says so and nothing whole is there to be validated.
 pub(super) fn asked_range(request: &CacheRequest<'_>, stale: Option<&Arc<Object>>) -> Option<HeaderValue> {
     let asks = request.matched.route.cache.fetch_ranges && stale.is_none() && *request.view.method == Method::GET;
-    asks.then(|| part::single_range(request.view.fields)).flatten().and_then(|range| range.parse().ok())
+    asks.then(|| range::single_range(request.view.fields)).flatten().and_then(|range| range.parse().ok())
 }
 
 /// A response that only the request which caused the fill may have.
@@ -252,7 +255,7 @@ pub async fn run(
     }
     if let (Ok(exchange), Some(stale)) = (&answer, &request.stale)
         && exchange.status == StatusCode::NOT_MODIFIED
-        && (confirms_another(&exchange.fields, stale) || engine.purges.standing(stale) == Standing::Dead)
+        && (confirms_another(&exchange.fields, stale) || stale.standing(&engine.purges) == Standing::Dead)
     {
         // It says nothing about what is stored here (RFC 9111 section 4.3.4), or a purge has killed that meanwhile.
         if !engine.is_fresh(stale) {
@@ -349,7 +352,7 @@ async fn receive(
             if let Some(rules) = &request.rules().compress
                 && coding::suits(rules, exchange.status, &exchange.fields, length)
             {
-                coding::add_vary(&mut exchange.fields);
+                vary::add_coding(&mut exchange.fields);
             }
             match storable.part {
                 // What it is a slice of may be larger than anything that is stored.

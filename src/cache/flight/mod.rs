@@ -489,7 +489,7 @@ mod tests {
     use http::{HeaderMap, StatusCode};
 
     use super::super::freshness::Freshness;
-    use super::super::object::Head;
+    use super::super::head::Head;
     use super::super::tags::Tags;
     use super::super::vary::Presented;
     use super::*;

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::clock::Timestamp;
 
-use super::{Event, PurgeSeq, Record, Target};
+use super::record::{Event, PurgeSeq, Record, Target};
 
 /// Purges that are remembered.
 const MOST: usize = 1000;

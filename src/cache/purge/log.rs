@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use crate::clock::Timestamp;
 
-use super::{Event, PurgeSeq, Record, Target};
+use super::record::{Event, PurgeSeq, Record, Target};
 
 /// The log is rewritten when its records have more targets than this and most of them are no longer needed.
 pub const COMPACT_ABOVE: usize = 4096;

@@ -6,7 +6,7 @@ use crate::clock::Timestamp;
 use crate::plan::Key;
 
 use super::super::tags::TagHash;
-use super::{PurgeSeq, Target};
+use super::record::{PurgeSeq, Target};
 
 /// What an object is to purges.
 pub struct Identity<'a> {

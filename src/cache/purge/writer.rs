@@ -10,8 +10,9 @@ use tokio::sync::watch;
 
 use crate::clock::Timestamp;
 
+use super::Purges;
 use super::log::{LogError, PurgeLog};
-use super::{Event, PurgeSeq, Purges, Record, Target};
+use super::record::{Event, PurgeSeq, Record, Target};
 
 /// How long whoever purges waits for the disk.
 pub const PURGE_PATIENCE: Duration = Duration::from_secs(10);

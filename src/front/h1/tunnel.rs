@@ -11,7 +11,7 @@ use http::{StatusCode, header};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf, copy_bidirectional};
 
 use crate::cache::engine::Kept;
-use crate::cache::object::Head;
+use crate::cache::head::Head;
 use crate::cache::status::Report;
 use crate::origin::exchange::Exchange;
 use crate::origin::h1::OriginStream;
