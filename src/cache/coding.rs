@@ -103,15 +103,8 @@ pub fn encode(coding: Coding, body: &[u8]) -> std::io::Result<Option<Bytes>> {
 mod tests {
     use std::io::Read;
 
+    use super::super::testing::map;
     use super::*;
-
-    fn map(fields: &[(&'static str, &str)]) -> HeaderMap {
-        let mut map = HeaderMap::new();
-        for (name, value) in fields {
-            map.append(*name, value.parse().unwrap());
-        }
-        map
-    }
 
     fn rules() -> CompressRules {
         CompressRules {

@@ -221,18 +221,11 @@ fn http_date(headers: &HeaderMap, name: &http::HeaderName) -> Option<Timestamp> 
 
 #[cfg(test)]
 mod tests {
+    use super::super::testing::map;
     use super::*;
 
     /// 1994-11-06 08:49:37 GMT, the RFC's own example date.
     const DATE: Timestamp = Timestamp::from_secs(784_111_777);
-
-    fn headers(fields: &[(&str, &str)]) -> HeaderMap {
-        let mut map = HeaderMap::new();
-        for (name, value) in fields {
-            map.append(http::HeaderName::from_bytes(name.as_bytes()).unwrap(), value.parse().unwrap());
-        }
-        map
-    }
 
     const fn secs(secs: u64) -> Duration {
         Duration::from_secs(secs)
@@ -269,7 +262,7 @@ mod tests {
             (vec![("cdn-cache-control", "public"), ("expires", "Sun, 06 Nov 1994 08:50:37 GMT")], None),
             (vec![("cdn-cache-control", "max-age=7"), ("cache-control", "no-store, max-age=9")], Some(secs(7))),
         ] {
-            let headers = headers(&fields);
+            let headers = map(&fields);
             let directives = Directives::parse(&headers);
             assert_eq!(explicit_lifetime(&headers, &directives, DATE + secs(10)), lifetime, "{fields:?}");
         }
@@ -295,7 +288,7 @@ mod tests {
             (vec![("age", "99999999999999999999999")], secs((1 << 31) + 2)),
             (vec![("date", "Sun, 06 Nov 1994 08:49:37 GMT"), ("age", "3")], secs(10)),
         ] {
-            assert_eq!(initial_age(&headers(&fields), times), age.into(), "{fields:?}");
+            assert_eq!(initial_age(&map(&fields), times), age.into(), "{fields:?}");
         }
     }
 
@@ -306,7 +299,7 @@ mod tests {
         {
             let at = |millis| DATE + Duration::from_millis(millis);
             let times = ExchangeTimes { request: at(asked), response: at(arrived) };
-            let found = Duration::from(initial_age(&headers(&sent), times)).as_millis();
+            let found = Duration::from(initial_age(&map(&sent), times)).as_millis();
             assert_eq!(found, age, "{asked} {arrived}");
         }
     }

@@ -288,15 +288,8 @@ fn serialise_those(status: StatusCode, fields: &HeaderMap, is_sent: impl Fn(&Hea
 
 #[cfg(test)]
 mod tests {
+    use super::super::testing::map;
     use super::*;
-
-    fn map(fields: &[(&'static str, &str)]) -> HeaderMap {
-        let mut map = HeaderMap::new();
-        for (name, value) in fields {
-            map.append(*name, value.parse().unwrap());
-        }
-        map
-    }
 
     #[test]
     fn a_head_is_cleaned_of_what_must_not_be_shared() {

@@ -131,14 +131,10 @@ fn joined<'r>(request: Fields<'r>, name: &HeaderName) -> Option<Cow<'r, str>> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use http::HeaderMap;
 
-    fn map(name: &'static str, value: &str) -> HeaderMap {
-        let mut map = HeaderMap::new();
-        map.insert(name, value.parse().unwrap());
-        map
-    }
+    use super::super::testing::map;
+    use super::*;
 
     #[test]
     fn codings_are_chosen_by_weight_then_by_the_servers_order() {
@@ -172,7 +168,7 @@ mod tests {
             (";q=1, ,gzip", &all, Some("gzip")),
             ("br;level=5;q=0, gzip", &all, Some("gzip")),
         ] {
-            let request = map("accept-encoding", accept);
+            let request = map(&[("accept-encoding", accept)]);
             let found = best_coding(Fields::Map(&request), offered.iter().copied()).map(Coding::as_str);
             assert_eq!(found, expected, "{accept:?} of {offered:?}");
         }
@@ -196,7 +192,7 @@ mod tests {
             ("de;q=0", None),
             ("", None),
         ] {
-            let request = map("accept-language", accept);
+            let request = map(&[("accept-language", accept)]);
             assert_eq!(best_language(Fields::Map(&request), &offered), expected, "{accept}");
         }
     }
@@ -211,9 +207,9 @@ mod tests {
             ("Mozilla/5.0 (X11; Linux x86_64; rv:120.0) Gecko/20100101 Firefox/120.0", "desktop"),
             ("curl/8.0", "desktop"),
         ] {
-            assert_eq!(device(Fields::Map(&map("user-agent", agent))), expected, "{agent}");
+            assert_eq!(device(Fields::Map(&map(&[("user-agent", agent)]))), expected, "{agent}");
         }
-        assert_eq!(device(Fields::Map(&map("sec-ch-ua-mobile", "?1"))), "mobile");
+        assert_eq!(device(Fields::Map(&map(&[("sec-ch-ua-mobile", "?1")]))), "mobile");
         assert_eq!(device(Fields::Map(&HeaderMap::new())), "desktop");
     }
 
@@ -228,7 +224,7 @@ mod tests {
             ("a", None),
             ("b=a=1", None),
         ] {
-            let request = map("cookie", line);
+            let request = map(&[("cookie", line)]);
             assert_eq!(cookie(Fields::Map(&request), "a"), expected.map(str::as_bytes), "{line}");
         }
     }

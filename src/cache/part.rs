@@ -132,20 +132,13 @@ pub fn strong_etag(head: &Head) -> Option<&str> {
 
 #[cfg(test)]
 mod tests {
-    use http::{HeaderName, StatusCode};
+    use http::StatusCode;
 
     use super::super::policy::Storable;
     use super::super::purge::PurgeSeq;
+    use super::super::testing::map;
     use super::*;
     use crate::plan::CacheKey;
-
-    fn map(fields: &[(&str, &str)]) -> HeaderMap {
-        let mut map = HeaderMap::new();
-        for (name, value) in fields {
-            map.append(HeaderName::from_bytes(name.as_bytes()).unwrap(), value.parse().unwrap());
-        }
-        map
-    }
 
     fn part(first: u64, body: &'static str, total: u64, etag: &str, seq: u64) -> Option<Part> {
         let head = Head::from_origin(StatusCode::OK, map(&[("etag", etag)]));

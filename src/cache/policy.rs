@@ -348,9 +348,9 @@ fn is_understood(status: StatusCode) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::testing::{map, presented};
     use super::*;
     use crate::clock::Timestamp;
-    use crate::request::Fields;
 
     const NOW: Timestamp = Timestamp::from_secs(784_111_777);
     const TEN_HOURS_AGO: &str = "Sat, 05 Nov 1994 22:49:37 GMT";
@@ -362,24 +362,12 @@ mod tests {
     };
     const FORCE: CacheMode = CacheMode::Force { ttl: Duration::from_secs(5) };
 
-    fn presented(fields: &HeaderMap) -> Presented<'_> {
-        let (fields, client) = (Fields::Map(fields), [192, 0, 2, 1].into());
-        Presented { fields, client, version: http::Version::HTTP_11, trusted_proxies: &[] }
-    }
-
     fn judge_with(
         rules: &CacheRules,
         request: &[(&str, &str)],
         status: u16,
         response: &[(&str, &str)],
     ) -> Result<Storable, SkipReason> {
-        let map = |fields: &[(&str, &str)]| -> HeaderMap {
-            let mut map = HeaderMap::new();
-            for (name, value) in fields {
-                map.append(http::HeaderName::from_bytes(name.as_bytes()).unwrap(), value.parse().unwrap());
-            }
-            map
-        };
         let (request, headers) = (map(request), map(response));
         judge(
             rules,

@@ -17,13 +17,8 @@ use super::freshness::{ExchangeTimes, Freshness, StaleUse, Usability};
 use super::head::Head;
 use super::policy::{self, RequestFacts, ResponseFacts};
 use super::respond::{self, Reply, Selected};
-use super::vary::Presented;
+use super::testing::presented;
 use super::{explain, negotiate, tags, vary};
-
-fn presented(fields: &HeaderMap) -> Presented<'_> {
-    let (fields, client) = (Fields::Map(fields), [192, 0, 2, 1].into());
-    Presented { fields, client, version: http::Version::HTTP_11, trusted_proxies: &[] }
-}
 
 const ROUNDS: usize = 20_000;
 /// The fields that anything here reads.

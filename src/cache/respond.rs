@@ -127,8 +127,7 @@ fn if_range_holds(request: Fields<'_>, selected: &Selected<'_>) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use http::{HeaderMap, HeaderName};
-
+    use super::super::testing::map;
     use super::*;
 
     const MODIFIED: Timestamp = Timestamp::from_secs(784_111_777);
@@ -143,14 +142,8 @@ mod tests {
             let columns: Vec<&str> = row.split(" | ").collect();
             let [methods, stored, request, expected] = columns[..] else { panic!("{row}") };
             let stored: Vec<&str> = stored.split(' ').collect();
-            let headers: HeaderMap = request
-                .split("; ")
-                .filter_map(|field| field.split_once(':'))
-                .map(|(name, value)| (name.parse::<HeaderName>().unwrap(), value.trim().parse().unwrap()))
-                .fold(HeaderMap::new(), |mut map, (name, value)| {
-                    map.append(name, value);
-                    map
-                });
+            let fields: Vec<(&str, &str)> = request.split("; ").filter_map(|field| field.split_once(':')).collect();
+            let headers = map(&fields.iter().map(|(name, value)| (*name, value.trim())).collect::<Vec<_>>());
             let selected = Selected {
                 status: stored[0].parse().unwrap(),
                 etag: Some(stored[1]).filter(|etag| *etag != "-"),
@@ -196,7 +189,7 @@ mod tests {
             length: Some(10),
         };
         for (since, expected) in [(AT, Reply::NotModified), (BEFORE, Reply::Full)] {
-            let headers = HeaderMap::from_iter([(header::IF_MODIFIED_SINCE, since.parse().unwrap())]);
+            let headers = map(&[("if-modified-since", since)]);
             assert_eq!(respond(&Method::GET, Fields::Map(&headers), &selected), expected, "{since}");
         }
     }

@@ -106,30 +106,19 @@ impl Uncacheable {
 
 #[cfg(test)]
 mod tests {
-    use http::{HeaderMap, Version};
+    use http::HeaderMap;
 
+    use super::super::testing::{map, presented};
     use super::*;
     use crate::config::model::{CacheMode, CacheRules};
-    use crate::request::Fields;
 
     fn cookie(value: &str) -> HeaderMap {
-        let mut fields = HeaderMap::new();
-        if !value.is_empty() {
-            fields.insert("cookie", value.parse().unwrap());
-        }
-        fields
-    }
-
-    fn presented(fields: &HeaderMap) -> Presented<'_> {
-        let (fields, client) = (Fields::Map(fields), [192, 0, 2, 1].into());
-        Presented { fields, client, version: Version::HTTP_11, trusted_proxies: &[] }
+        if value.is_empty() { HeaderMap::new() } else { map(&[("cookie", value)]) }
     }
 
     fn by_cookie(value: &str) -> Variant {
-        let mut response = HeaderMap::new();
-        response.insert("vary", "cookie".parse().unwrap());
         let rules = CacheRules { mode: CacheMode::Respect { default_ttl: None }, ..CacheRules::default() };
-        Variant::of(&response, presented(&cookie(value)), &rules).unwrap()
+        Variant::of(&map(&[("vary", "cookie")]), presented(&cookie(value)), &rules).unwrap()
     }
 
     #[test]

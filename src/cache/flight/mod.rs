@@ -486,14 +486,15 @@ impl State {
 
 #[cfg(test)]
 mod tests {
+    use std::task::{Context, Waker};
+
     use http::{HeaderMap, StatusCode};
 
     use super::super::freshness::Freshness;
     use super::super::head::Head;
     use super::super::tags::Tags;
-    use super::super::vary::Presented;
+    use super::super::testing::presented;
     use super::*;
-    use crate::request::Fields;
 
     fn flight() -> Arc<Flight> {
         flight_in(&Arc::new(FillBuffer::new(u64::MAX, Arc::default())))
@@ -501,11 +502,6 @@ mod tests {
 
     fn flight_in(buffer: &Arc<FillBuffer>) -> Arc<Flight> {
         Flight::new(CacheKey::from_written("s\u{1f}1\u{1f}h/"), PurgeSeq(0), Some(None), buffer.clone())
-    }
-
-    fn nobody() -> Presented<'static> {
-        let (fields, client) = (Fields::Parsed(&[]), [192, 0, 2, 1].into());
-        Presented { fields, client, version: http::Version::HTTP_11, trusted_proxies: &[] }
     }
 
     fn head() -> FlightHead {
@@ -523,7 +519,7 @@ mod tests {
     }
 
     async fn reader(flight: &Arc<Flight>) -> FlightReader {
-        match flight.arrival(None, nobody(), None).await {
+        match flight.arrival(None, presented(&HeaderMap::new()), None).await {
             Arrival::Stream(reader) => reader,
             _ => panic!("expected a stream"),
         }
@@ -535,6 +531,10 @@ mod tests {
             all.extend_from_slice(&chunk);
         }
         Ok(all)
+    }
+
+    fn is_pending(future: Pin<&mut impl Future>) -> bool {
+        future.poll(&mut Context::from_waker(Waker::noop())).is_pending()
     }
 
     fn broken() -> OriginError {
@@ -576,7 +576,7 @@ mod tests {
     async fn a_fill_that_ends_before_its_head_tells_those_who_wait() {
         let flight = flight();
         flight.abort(broken());
-        let arrival = flight.arrival(None, nobody(), None).await;
+        let arrival = flight.arrival(None, presented(&HeaderMap::new()), None).await;
         assert!(matches!(arrival, Arrival::Settled(Settled::Failed(error)) if error == broken()));
     }
 
@@ -594,12 +594,15 @@ mod tests {
         assert_eq!(flight.state.lock().chunks.len(), 2);
         let wait = flight.wait_for_readers();
         tokio::pin!(wait);
-        assert!(futures_are_pending(wait.as_mut()).await);
+        assert!(is_pending(wait.as_mut()));
         slow.next().await.unwrap();
         slow.next().await.unwrap();
         assert!(wait.await);
         assert_eq!(flight.state.lock().chunks.len(), 0);
-        assert!(matches!(flight.arrival(None, nobody(), None).await, Arrival::Missed), "the start is gone");
+        assert!(
+            matches!(flight.arrival(None, presented(&HeaderMap::new()), None).await, Arrival::Missed),
+            "the start is gone"
+        );
         drop((slow, fast));
         assert!(!flight.wait_for_readers().await, "nobody is left to read for");
     }
@@ -651,7 +654,7 @@ mod tests {
         {
             let wait = passed.wait_for_readers();
             tokio::pin!(wait);
-            assert!(futures_are_pending(wait.as_mut()).await, "the window is narrow");
+            assert!(is_pending(wait.as_mut()), "the window is narrow");
         }
         reader.next().await.unwrap();
         assert_eq!(buffer.held(), 0);
@@ -673,14 +676,5 @@ mod tests {
         flight.let_go();
         assert!(rest(slow).await.is_err());
         assert_eq!(done.next().await, Ok(None), "who had all of it had all of it");
-    }
-
-    async fn futures_are_pending<F: Future>(future: std::pin::Pin<&mut F>) -> bool {
-        let mut future = Some(future);
-        std::future::poll_fn(|cx| {
-            let future = future.take().expect("polled once");
-            std::task::Poll::Ready(future.poll(cx).is_pending())
-        })
-        .await
     }
 }
