@@ -6,6 +6,7 @@ use http::{HeaderMap, header};
 
 use crate::clock::{Millis, Timestamp};
 use crate::config::model::OutageWindow;
+use crate::fields;
 
 use super::control::{self, Directives};
 use super::reason::Basis;
@@ -172,7 +173,7 @@ impl Freshness {
 /// what is computed from them is cut down too: else `max-age=1` would be over before it came.
 pub fn initial_age(headers: &HeaderMap, times: ExchangeTimes) -> Millis {
     let whole = |age: Duration| Duration::from_secs(age.as_secs());
-    let date = http_date(headers, &header::DATE);
+    let date = fields::date(headers, &header::DATE);
     let apparent_age = date.map_or(Duration::ZERO, |date| whole(times.response.since(date)));
     let corrected_age = age_value(headers) + whole(times.response.since(times.request));
     apparent_age.max(corrected_age).into()
@@ -194,16 +195,21 @@ pub fn heuristic_lifetime(
     percent: u32,
     most: Duration,
 ) -> Option<Duration> {
-    let modified = http_date(headers, &header::LAST_MODIFIED)?;
-    let date = http_date(headers, &header::DATE).unwrap_or(response_time);
+    let modified = fields::date(headers, &header::LAST_MODIFIED)?;
+    let date = fields::date(headers, &header::DATE).unwrap_or(response_time);
     let lifetime = date.since(modified).as_secs().saturating_mul(u64::from(percent)) / 100;
     Some(Duration::from_secs(lifetime).min(most)).filter(|lifetime| !lifetime.is_zero())
 }
 
-/// The lifetime that the response itself states (RFC 9111 section 4.2.1), or `None` if it states none.
-pub fn explicit_lifetime(headers: &HeaderMap, directives: &Directives, response_time: Timestamp) -> Option<Duration> {
-    if let Some(lifetime) = directives.s_maxage.or(directives.max_age) {
-        return Some(lifetime);
+/// The lifetime that the response itself states and where (RFC 9111 section 4.2.1), or `None` if it states none.
+pub fn explicit_lifetime(
+    headers: &HeaderMap,
+    directives: &Directives,
+    response_time: Timestamp,
+) -> Option<(Duration, Basis)> {
+    let stated = directives.s_maxage.map(|lifetime| (lifetime, Basis::SMaxage));
+    if let Some(stated) = stated.or(directives.max_age.map(|lifetime| (lifetime, Basis::MaxAge))) {
+        return Some(stated);
     }
     if directives.targeted {
         return None; // RFC 9213 section 2.2: Expires is ignored
@@ -211,12 +217,8 @@ pub fn explicit_lifetime(headers: &HeaderMap, directives: &Directives, response_
     let expires = headers.get(header::EXPIRES)?;
     // An invalid date, "0" above all, is a time in the past (section 5.3).
     let expires = expires.to_str().ok().and_then(Timestamp::from_http_date);
-    let date = http_date(headers, &header::DATE).unwrap_or(response_time);
-    Some(expires.map_or(Duration::ZERO, |expires| expires.since(date)))
-}
-
-fn http_date(headers: &HeaderMap, name: &http::HeaderName) -> Option<Timestamp> {
-    headers.get(name).and_then(|value| value.to_str().ok()).and_then(Timestamp::from_http_date)
+    let date = fields::date(headers, &header::DATE).unwrap_or(response_time);
+    Some((expires.map_or(Duration::ZERO, |expires| expires.since(date)), Basis::Expires))
 }
 
 #[cfg(test)]
@@ -229,43 +231,6 @@ mod tests {
 
     const fn secs(secs: u64) -> Duration {
         Duration::from_secs(secs)
-    }
-
-    #[test]
-    fn lifetimes() {
-        let date = ("date", "Sun, 06 Nov 1994 08:49:37 GMT");
-        for (fields, lifetime) in [
-            (vec![date], None),
-            (vec![("cache-control", "max-age=60"), ("expires", "0")], Some(secs(60))),
-            (vec![("cache-control", "max-age=60, s-maxage=7")], Some(secs(7))),
-            (vec![date, ("expires", "Sun, 06 Nov 1994 08:50:37 GMT")], Some(secs(60))),
-            (vec![("expires", "Sun, 06 Nov 1994 08:50:37 GMT")], Some(secs(50))),
-            (vec![date, ("expires", "Sunday, 06-Nov-94 08:50:37 GMT")], Some(secs(60))),
-            (vec![date, ("expires", "Sun Nov  6 08:50:37 1994")], Some(secs(60))),
-            (vec![date, ("expires", "Sun, 06 Nov 1994 08:00:00 GMT")], Some(secs(0))),
-            (vec![date, ("expires", "0")], Some(secs(0))),
-            (vec![date, ("expires", "sun, 06 NOV 1994 08:50:37 gmt")], Some(secs(60))),
-            (vec![date, ("expires", "Mon, 06 Nov 1994 08:50:37 GMT")], Some(secs(60))),
-            (vec![date, ("expires", "Monday, 06-Nov-94 08:50:37 GMT")], Some(secs(60))),
-            (vec![date, ("expires", "Mon Nov  6 08:50:37 1994")], Some(secs(60))),
-            (vec![date, ("expires", "Xyz, 06 Nov 1994 08:50:37 GMT")], Some(secs(0))),
-            (vec![date, ("expires", "Mon, 31 Feb 1994 08:50:37 GMT")], Some(secs(0))),
-            (vec![date, ("expires", "Sun, 06 Nov 1994 08:50:37 UTC")], Some(secs(0))),
-            (vec![date, ("expires", "Sun, 06 Nov 1994 08:50:37")], Some(secs(0))),
-            (vec![date, ("expires", "Sun, 06 Nov 1994 8:50:37 GMT")], Some(secs(0))),
-            (vec![date, ("expires", "Sun, 06 Nov 94 08:50:37 GMT")], Some(secs(0))),
-            (vec![date, ("expires", "Sun, 06-Nov-1994 08:50:37 GMT")], Some(secs(0))),
-            (vec![date, ("expires", "Sun, 06 Nov 1994 08.50.37 GMT")], Some(secs(0))),
-            (vec![date, ("expires", "Sun,  06 Nov 1994 08:50:37 GMT")], Some(secs(0))),
-            (vec![("date", "nonsense"), ("expires", "Sun, 06 Nov 1994 08:50:37 GMT")], Some(secs(50))),
-            (vec![date, ("expires", "Sun, 06 Nov 1994 08:50:37 GMT"), ("expires", "0")], Some(secs(60))),
-            (vec![("cdn-cache-control", "public"), ("expires", "Sun, 06 Nov 1994 08:50:37 GMT")], None),
-            (vec![("cdn-cache-control", "max-age=7"), ("cache-control", "no-store, max-age=9")], Some(secs(7))),
-        ] {
-            let headers = map(&fields);
-            let directives = Directives::parse(&headers);
-            assert_eq!(explicit_lifetime(&headers, &directives, DATE + secs(10)), lifetime, "{fields:?}");
-        }
     }
 
     #[test]
