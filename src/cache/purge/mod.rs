@@ -62,10 +62,7 @@ pub struct Purges {
 impl Purges {
     /// Replays the log in `state_dir`, or keeps purges in memory only when there is none.
     pub fn open(state_dir: Option<&Path>) -> Result<Self, LogError> {
-        let (log, records) = match state_dir {
-            Some(directory) => PurgeLog::open(directory)?,
-            None => (PurgeLog::in_memory(), Vec::new()),
-        };
+        let log = state_dir.map_or_else(|| Ok(PurgeLog::in_memory()), PurgeLog::open)?;
         let purges = Purges {
             newest: AtomicU64::new(0),
             table: RwLock::default(),
@@ -79,16 +76,17 @@ impl Purges {
             writing: Writing::default(),
             history: History::default(),
         };
-        for record in &records {
-            purges.put_in_force(record);
+        {
+            let mut log = purges.log.lock();
+            log.records().iter().for_each(|record| purges.put_in_force(record));
+            if purges.log_id() == 0 {
+                let event = Event::Log { id: fastrand::u32(1..) };
+                let record = Record { seq: purges.current(), time: Timestamp::now(), event };
+                log.append(std::slice::from_ref(&record))?;
+                purges.put_in_force(&record);
+            }
+            purges.durable.store(log.newest().0, Ordering::Release);
         }
-        if purges.log_id() == 0 {
-            let id = fastrand::u32(1..);
-            let record = Record { seq: purges.current(), time: Timestamp::now(), event: Event::Log { id } };
-            purges.log.lock().append(std::slice::from_ref(&record))?;
-            purges.put_in_force(&record);
-        }
-        purges.durable.store(purges.log.lock().newest().0, Ordering::Release);
         Ok(purges)
     }
 
