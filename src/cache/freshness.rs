@@ -122,50 +122,48 @@ impl Freshness {
             StaleUse::Permitted => true,
             StaleUse::ByWindowOnly => window.is_stated,
         };
-        let mut stale_for = self.age(now).saturating_sub(self.lifetime);
-        if self.response_time > now + CLOCK_SLACK {
-            stale_for = Millis::ZERO; // nobody knows
-        }
-        if let Some(since) = soft_purged {
-            stale_for = stale_for.max(Millis::between(since, now));
-        }
+        let stale_for = if self.is_ahead(now) { Millis::ZERO } else { self.stale_for(now) };
+        let stale_for = stale_for.max(soft_purged.map_or(Millis::ZERO, |since| Millis::between(since, now)));
         // An error is not to outlive the time that the operator gave it.
         let is_error = self.basis == Basis::NegativeTtl;
         permitted && !is_error && !self.lifetime.is_zero() && stale_for < window.length.into()
     }
 
     pub fn usability(&self, now: Timestamp) -> Usability {
-        let age = self.age(now);
-        if self.response_time > now + CLOCK_SLACK {
-            // It came while the clock was ahead. How old it really is nobody knows.
-            return self.usability_when_stale(Millis::ZERO);
+        if self.is_ahead(now) {
+            let validated = Freshness { stale_while_revalidate: Millis::ZERO, ..*self };
+            return validated.usability_when_stale(Millis::ZERO);
         }
-        if age < self.lifetime {
-            return Usability::Fresh { ttl: self.lifetime.saturating_sub(age).into() };
-        }
-        let stale_for = age.saturating_sub(self.lifetime);
-        if stale_for < self.stale_while_revalidate {
-            Usability::StaleWhileRevalidate { stale_for: stale_for.into() }
-        } else {
-            self.usability_when_stale(stale_for)
+        match self.ttl(now) {
+            ttl if ttl.is_zero() => self.usability_when_stale(self.stale_for(now)),
+            ttl => Usability::Fresh { ttl },
         }
     }
 
     /// What may be done with it when an operator declared it stale (soft purge) at `since`.
     pub fn usability_soft_purged(&self, since: Timestamp, now: Timestamp) -> Usability {
-        let stale_for = self.age(now).saturating_sub(self.lifetime).max(Millis::between(since, now));
-        if stale_for < self.stale_while_revalidate {
-            return Usability::StaleWhileRevalidate { stale_for: stale_for.into() };
-        }
-        self.usability_when_stale(stale_for)
+        self.usability_when_stale(self.stale_for(now).max(Millis::between(since, now)))
     }
 
     fn usability_when_stale(&self, stale_for: Millis) -> Usability {
-        if stale_for < self.stale_if_error {
-            Usability::StaleIfError { stale_for: stale_for.into() }
+        let for_how_long = stale_for.into();
+        if stale_for < self.stale_while_revalidate {
+            Usability::StaleWhileRevalidate { stale_for: for_how_long }
+        } else if stale_for < self.stale_if_error {
+            Usability::StaleIfError { stale_for: for_how_long }
         } else {
-            Usability::Stale { stale_for: stale_for.into() }
+            Usability::Stale { stale_for: for_how_long }
         }
+    }
+
+    /// Whether it came while the clock was ahead: how old it really is nobody knows.
+    fn is_ahead(&self, now: Timestamp) -> bool {
+        self.response_time > now + CLOCK_SLACK
+    }
+
+    /// How long ago its lifetime ended; zero if it has not.
+    fn stale_for(&self, now: Timestamp) -> Millis {
+        self.age(now).saturating_sub(self.lifetime)
     }
 }
 
