@@ -44,8 +44,7 @@ pub fn suits(rules: &CompressRules, status: StatusCode, fields: &HeaderMap, leng
 
 /// `no-transform` of a request or a response (RFC 9111 sections 5.2.1.6 and 5.2.2.6).
 fn forbids_transformation(fields: Fields<'_>) -> bool {
-    let Some(value) = fields.joined(&header::CACHE_CONTROL) else { return false };
-    let value = String::from_utf8_lossy(&value);
+    let value = fields.joined_text(&header::CACHE_CONTROL).unwrap_or_default();
     control::split_list(&value).any(|directive| directive.eq_ignore_ascii_case("no-transform"))
 }
 

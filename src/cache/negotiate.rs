@@ -1,8 +1,6 @@
 //! What a request says of the representations it takes, reduced to the few answers that are told apart: the best
 //! content coding, the best language, the kind of device, one cookie (RFC 9110 section 12, RFC 6265 section 4.2).
 
-use std::borrow::Cow;
-
 use http::{HeaderName, header};
 
 use crate::config::model::Coding;
@@ -13,12 +11,12 @@ pub static DEVICE_CLASS: HeaderName = HeaderName::from_static("x-device-class");
 static MOBILE_HINT: HeaderName = HeaderName::from_static("sec-ch-ua-mobile");
 
 /// Members of `Accept-*` that are looked at; what a client lists beyond that does not count.
-const MOST_MEMBERS: usize = 32;
+const MAX_MEMBERS: usize = 32;
 
 /// The content coding to use, of those offered, in the order of the server's preference; `None`: none (RFC 9110
 /// section 12.5.3).
 pub fn best_coding(request: Fields<'_>, offered: impl IntoIterator<Item = Coding>) -> Option<Coding> {
-    let accepted = joined(request, &header::ACCEPT_ENCODING)?;
+    let accepted = request.joined_text(&header::ACCEPT_ENCODING)?;
     let weight = |token: &str| {
         let mut any = None;
         for (name, weight) in members(&accepted) {
@@ -45,7 +43,7 @@ pub fn best_coding(request: Fields<'_>, offered: impl IntoIterator<Item = Coding
 /// The language to use, of those offered, by RFC 4647 section 3.4: for each range the client names, best first, the
 /// tag itself, then with its last subtags left out. `None`: nothing that is offered suits.
 pub fn best_language<'o>(request: Fields<'_>, offered: &'o [Box<str>]) -> Option<&'o str> {
-    let accepted = joined(request, &header::ACCEPT_LANGUAGE)?;
+    let accepted = request.joined_text(&header::ACCEPT_LANGUAGE)?;
     let mut ranges: Vec<(&str, u16)> = members(&accepted).filter(|(_, weight)| *weight > 0).collect();
     ranges.sort_by_key(|(_, weight)| std::cmp::Reverse(*weight));
     ranges
@@ -100,7 +98,7 @@ pub fn cookie<'r>(request: Fields<'r>, name: &str) -> Option<&'r [u8]> {
 
 /// The members of a list with their weights in thousandths (RFC 9110 section 12.4.2).
 fn members(list: &str) -> impl Iterator<Item = (&str, u16)> {
-    list.split(',').take(MOST_MEMBERS).filter_map(|member| {
+    list.split(',').take(MAX_MEMBERS).filter_map(|member| {
         let mut parts = member.split(';').map(str::trim);
         let name = parts.next().filter(|name| !name.is_empty())?;
         let weight = parts.find_map(|parameter| parameter.strip_prefix("q=").or(parameter.strip_prefix("Q=")));
@@ -119,13 +117,6 @@ fn thousandths(weight: &str) -> u16 {
         "0" => fraction,
         "1" if fraction == 0 => 1000,
         _ => 0,
-    }
-}
-
-fn joined<'r>(request: Fields<'r>, name: &HeaderName) -> Option<Cow<'r, str>> {
-    match request.joined(name)? {
-        Cow::Borrowed(value) => Some(String::from_utf8_lossy(value)),
-        Cow::Owned(value) => Some(Cow::Owned(String::from_utf8_lossy(&value).into_owned())),
     }
 }
 

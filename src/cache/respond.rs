@@ -69,7 +69,7 @@ pub fn respond(method: &Method, request: Fields<'_>, selected: &Selected<'_>) ->
 }
 
 fn precondition(request: Fields<'_>, selected: &Selected<'_>) -> Option<Reply> {
-    if let Some(list) = joined(request, &header::IF_MATCH) {
+    if let Some(list) = request.joined_text(&header::IF_MATCH) {
         if !matches_any(&list, selected.etag, strong_match) {
             return Some(Reply::PreconditionFailed);
         }
@@ -78,16 +78,12 @@ fn precondition(request: Fields<'_>, selected: &Selected<'_>) -> Option<Reply> {
     {
         return Some(Reply::PreconditionFailed);
     }
-    if let Some(list) = joined(request, &header::IF_NONE_MATCH) {
+    if let Some(list) = request.joined_text(&header::IF_NONE_MATCH) {
         return matches_any(&list, selected.etag, weak_match).then_some(Reply::NotModified);
     }
     let since = date(request, &header::IF_MODIFIED_SINCE)?;
     let modified = selected.last_modified.or(selected.date);
     modified.is_some_and(|modified| modified <= since).then_some(Reply::NotModified)
-}
-
-fn joined(request: Fields<'_>, name: &http::HeaderName) -> Option<String> {
-    request.joined(name).map(|value| String::from_utf8_lossy(&value).into_owned())
 }
 
 fn date(request: Fields<'_>, name: &http::HeaderName) -> Option<Timestamp> {
