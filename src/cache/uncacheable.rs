@@ -16,11 +16,11 @@ use crate::clock::Timestamp;
 use super::vary::{Presented, Variant};
 
 /// Bytes that all marks may take.
-const MOST_BYTES: u64 = 16 << 20;
+const MAX_BYTES: u64 = 16 << 20;
 /// Bytes of a mark's bookkeeping, about.
 const MARK: usize = 96;
 /// Marks of one key, for as many values of what its responses vary by. The oldest goes.
-const MOST_MARKS: usize = 16;
+const MAX_MARKS: usize = 16;
 /// However long a route wants to remember them.
 const LONGEST: Duration = Duration::from_secs(3600);
 
@@ -47,7 +47,7 @@ impl Uncacheable {
         let weight = |marks: &Arc<[Mark]>| marks.iter().map(|mark| MARK + mark.variant.weight()).sum::<usize>();
         Uncacheable {
             keys: Cache::builder()
-                .max_capacity(MOST_BYTES)
+                .max_capacity(MAX_BYTES)
                 .weigher(move |_, marks| u32::try_from(weight(marks)).unwrap_or(u32::MAX))
                 .eviction_policy(EvictionPolicy::lru())
                 .time_to_live(LONGEST)
@@ -75,7 +75,7 @@ impl Uncacheable {
         let before = self.marks(key);
         let others = before.iter().flat_map(|marks| marks.iter()).filter(|mark| mark.variant != variant).cloned();
         let mut marks: Vec<Mark> = others.collect();
-        if marks.len() >= MOST_MARKS {
+        if marks.len() >= MAX_MARKS {
             marks.remove(0);
         }
         marks.push(Mark { variant, until });
@@ -152,7 +152,7 @@ mod tests {
     fn marks_of_one_key_are_bounded() {
         let (marks, until) = (Uncacheable::new(), Timestamp::from_secs(9));
         (0..100).for_each(|n| marks.remember("k", by_cookie(&format!("sid={n}")), until));
-        assert_eq!(marks.marks("k").unwrap().len(), MOST_MARKS);
+        assert_eq!(marks.marks("k").unwrap().len(), MAX_MARKS);
         assert_eq!(marks.until("k", presented(&cookie("sid=99"))), Some(until));
         assert_eq!(marks.until("k", presented(&cookie("sid=1"))), None);
     }

@@ -14,7 +14,7 @@ use super::body::{Next, Retention};
 use super::{Arrival, Flight, FlightHead, Phase, Settled, State};
 
 /// Bytes that are read of a file at once.
-const MOST_IN_HAND: u64 = 32 << 10;
+const MAX_IN_HAND: u64 = 32 << 10;
 
 /// A reader's place in a flight. Dropping it is leaving; the fill goes on.
 pub struct Seat {
@@ -95,7 +95,7 @@ impl FlightReader {
                 Some(Next::OnDisk { file, at, until }) => {
                     // Of a body that is read for its reader alone no more is in hand than is every connection's due.
                     let piece =
-                        file.read(at, until.min(at + MOST_IN_HAND)).await.map_err(OriginError::stored_body_lost)?;
+                        file.read(at, until.min(at + MAX_IN_HAND)).await.map_err(OriginError::stored_body_lost)?;
                     self.seat.moved(&mut self.seat.flight.state.lock(), piece.len());
                     return Ok(Some(piece));
                 }
