@@ -3,8 +3,9 @@
 pub use crate::cache::control::{ClientDirectives, Directives};
 pub use crate::cache::engine::Engine;
 pub use crate::cache::freshness::ExchangeTimes;
+pub use crate::cache::head::Head;
 pub use crate::cache::lookup::Lookup;
-pub use crate::cache::object::{Head, Object};
+pub use crate::cache::object::Object;
 pub use crate::cache::policy::{RequestFacts, ResponseFacts, Storable, judge};
 pub use crate::cache::purge::{Event, PurgeSeq, Purges, Record, Replay, Target};
 pub use crate::cache::request::CacheRequest;

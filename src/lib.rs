@@ -8,6 +8,7 @@ mod cache;
 mod cli;
 mod clock;
 mod config;
+mod fields;
 mod front;
 #[doc(hidden)]
 pub mod internals;

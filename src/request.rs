@@ -143,6 +143,14 @@ impl<'a> Fields<'a> {
         joined
     }
 
+    /// The same as text.
+    pub fn joined_text(self, name: &HeaderName) -> Option<Cow<'a, str>> {
+        Some(match self.joined(name)? {
+            Cow::Borrowed(value) => String::from_utf8_lossy(value),
+            Cow::Owned(value) => String::from_utf8_lossy(&value).into_owned().into(),
+        })
+    }
+
     /// An owned copy of all fields. Fields whose name or value `http` refuses were refused by the front.
     pub fn to_map(self) -> HeaderMap {
         match self {

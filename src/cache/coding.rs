@@ -10,8 +10,8 @@ use crate::config::model::{Coding, CompressRules};
 use crate::request::Fields;
 
 use super::control;
+use super::head::Head;
 use super::negotiate;
-use super::object::Head;
 
 /// A coded body must be so much smaller to be kept: this part of the whole.
 const WORTH: usize = 20;
@@ -44,8 +44,7 @@ pub fn suits(rules: &CompressRules, status: StatusCode, fields: &HeaderMap, leng
 
 /// `no-transform` of a request or a response (RFC 9111 sections 5.2.1.6 and 5.2.2.6).
 fn forbids_transformation(fields: Fields<'_>) -> bool {
-    let Some(value) = fields.joined(&header::CACHE_CONTROL) else { return false };
-    let value = String::from_utf8_lossy(&value);
+    let value = fields.joined_text(&header::CACHE_CONTROL).unwrap_or_default();
     control::split_list(&value).any(|directive| directive.eq_ignore_ascii_case("no-transform"))
 }
 
@@ -57,20 +56,6 @@ pub fn select(codings: &[Coded], method: &Method, request: Fields<'_>) -> Option
     }
     let best = negotiate::best_coding(request, codings.iter().map(|coded| coded.coding))?;
     codings.iter().position(|coded| coded.coding == best).filter(|_| !forbids_transformation(request))
-}
-
-/// Whether a response says that it is selected by `Accept-Encoding`.
-pub fn varies(fields: &HeaderMap) -> bool {
-    let lines = fields.get_all(header::VARY).iter().filter_map(|line| line.to_str().ok());
-    let named = |name: &str| name == "*" || name.eq_ignore_ascii_case(header::ACCEPT_ENCODING.as_str());
-    lines.flat_map(|line| line.split(',')).any(|name| named(name.trim()))
-}
-
-/// Says in a response that it is selected by `Accept-Encoding`, as caches further on have to know.
-pub fn add_vary(fields: &mut HeaderMap) {
-    if !varies(fields) {
-        fields.append(header::VARY, HeaderValue::from_static("accept-encoding"));
-    }
 }
 
 /// The head of the coded response: its coding named, its entity tag weak (RFC 9110 section 8.8.3.3: it is equivalent,
@@ -117,15 +102,8 @@ pub fn encode(coding: Coding, body: &[u8]) -> std::io::Result<Option<Bytes>> {
 mod tests {
     use std::io::Read;
 
+    use super::super::testing::map;
     use super::*;
-
-    fn map(fields: &[(&'static str, &str)]) -> HeaderMap {
-        let mut map = HeaderMap::new();
-        for (name, value) in fields {
-            map.append(*name, value.parse().unwrap());
-        }
-        map
-    }
 
     fn rules() -> CompressRules {
         CompressRules {
@@ -198,24 +176,6 @@ mod tests {
             let fields = map(&[("etag", etag), ("accept-ranges", "bytes"), ("content-digest", "x"), ("x-a", "1")]);
             let head = head_of(&Head::from_origin(StatusCode::OK, fields), Coding::Br);
             assert_eq!(head.fields(), map(&[("etag", expected), ("x-a", "1"), ("content-encoding", "br")]));
-        }
-    }
-
-    #[test]
-    fn vary_is_added_once() {
-        for (before, after) in [
-            (vec![], vec!["accept-encoding"]),
-            (vec!["Accept-Encoding"], vec!["Accept-Encoding"]),
-            (vec!["x-a, ACCEPT-ENCODING"], vec!["x-a, ACCEPT-ENCODING"]),
-            (vec!["x-a"], vec!["x-a", "accept-encoding"]),
-            (vec!["*"], vec!["*"]),
-        ] {
-            let mut fields = HeaderMap::new();
-            for value in before {
-                fields.append("vary", value.parse().unwrap());
-            }
-            add_vary(&mut fields);
-            assert_eq!(fields.get_all("vary").iter().collect::<Vec<_>>(), after);
         }
     }
 

@@ -282,15 +282,8 @@ pub fn split_list(text: &str) -> impl Iterator<Item = &str> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::testing::map;
     use super::*;
-
-    fn parse(lines: &[&str]) -> Directives {
-        let mut headers = HeaderMap::new();
-        for line in lines {
-            headers.append(header::CACHE_CONTROL, line.parse().unwrap());
-        }
-        Directives::parse(&headers)
-    }
 
     const fn secs(secs: u64) -> Option<Duration> {
         Some(Duration::from_secs(secs))
@@ -359,19 +352,15 @@ mod tests {
                 Directives { private: true, stale_while_revalidate: secs(3), stale_if_error: secs(4), ..d() },
             ),
         ] {
-            assert_eq!(parse(lines), expected, "{lines:?}");
+            let lines: Vec<(&str, &str)> = lines.iter().map(|line| ("cache-control", *line)).collect();
+            assert_eq!(Directives::parse(&map(&lines)), expected, "{lines:?}");
         }
     }
 
     #[test]
     fn the_most_specific_targeted_field_that_is_valid_counts() {
         let parse = |fields: &[(&str, &str)]| {
-            let mut headers = HeaderMap::new();
-            headers.insert(header::CACHE_CONTROL, "max-age=1".parse().unwrap());
-            for (name, value) in fields {
-                headers.append(HeaderName::from_bytes(name.as_bytes()).unwrap(), value.parse().unwrap());
-            }
-            let directives = Directives::parse(&headers);
+            let directives = Directives::parse(&map(&[&[("cache-control", "max-age=1")], fields].concat()));
             (directives.max_age.map(|age| age.as_secs()), directives.no_store, directives.targeted)
         };
         let (own, cdn) = ("seawall-cache-control", "cdn-cache-control");
@@ -420,9 +409,7 @@ mod tests {
             (&[("pragma", "no-cache"), ("cache-control", "max-age=5")], ClientDirectives { max_age: secs(5), ..d }),
             (&[("pragma", "other")], d),
         ] {
-            let fields: Vec<httparse::Header<'_>> =
-                fields.iter().map(|(name, value)| httparse::Header { name, value: value.as_bytes() }).collect();
-            assert_eq!(ClientDirectives::parse(Fields::Parsed(&fields)), expected, "{fields:?}");
+            assert_eq!(ClientDirectives::parse(Fields::Map(&map(fields))), expected, "{fields:?}");
         }
     }
 

@@ -21,7 +21,7 @@ use super::freshness::{Freshness, Usability};
 use super::lookup::{Lookup, Miss};
 use super::object::Object;
 use super::part::Part;
-use super::purge::{Purges, Standing};
+use super::purge::{Identity, Purges, Standing};
 use super::request::CacheRequest;
 use super::status::{Failed, Forward, Report, Stored};
 use super::stored::Cache;
@@ -227,7 +227,11 @@ impl Engine {
                 takes_any
                     && matches!(head.freshness.usability(Timestamp::now()), Usability::Fresh { .. })
                     && head.variant.matches(presented)
-                    && self.cache.purges.standing_of_fill(key, &head.tags.hashes, flight.seq) == Standing::Live
+                    && self.cache.purges.standing(&Identity {
+                        key: key.view(),
+                        tags: &head.tags.hashes,
+                        seq: flight.seq,
+                    }) == Standing::Live
             }
         })
     }

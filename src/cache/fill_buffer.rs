@@ -33,7 +33,6 @@ pub enum Account {
 #[derive(Debug)]
 pub struct FillBuffer {
     passing: AtomicU64,
-    most: AtomicU64,
     /// What readers hold, and what fills do: they have one bound.
     waiting: Arc<Waiting>,
 }
@@ -42,11 +41,10 @@ impl FillBuffer {
     /// `waiting`: what readers hold, which has the same bound.
     pub fn new(most: u64, waiting: Arc<Waiting>) -> Self {
         waiting.set_most(most);
-        FillBuffer { passing: AtomicU64::new(0), most: AtomicU64::new(most), waiting }
+        FillBuffer { passing: AtomicU64::new(0), waiting }
     }
 
     pub fn set_most(&self, most: u64) {
-        self.most.store(most, Ordering::Relaxed);
         self.waiting.set_most(most);
     }
 
@@ -65,7 +63,7 @@ impl FillBuffer {
 
     /// Bytes that may be.
     pub fn most(&self) -> u64 {
-        self.most.load(Ordering::Relaxed)
+        self.waiting.most()
     }
 
     /// What is not for fills. Slow readers of what is only passed on must not keep others from being stored.

@@ -17,7 +17,8 @@ use super::vary::Variant;
 
 const SHARDS: usize = 32;
 
-type Shard = Mutex<HashMap<CacheKey, SmallVec<[Arc<Flight>; 1]>>>;
+type Running = HashMap<CacheKey, SmallVec<[Arc<Flight>; 1]>>;
+type Shard = Mutex<Running>;
 
 /// Running fills. A key has more than one while its variants are being filled.
 pub struct Flights {
@@ -73,22 +74,12 @@ impl Flights {
         {
             return Turn::Follow(found.clone());
         }
-        if !self.take_place() {
-            return Turn::Full;
-        }
-        let flight = Flight::new(key.clone(), seq, Some(alike.cloned()), self.buffer.clone());
-        shard.entry(key.clone()).or_default().push(flight.clone());
-        Turn::Lead(flight)
+        self.enter(&mut shard, key, seq, Some(alike.cloned())).map_or(Turn::Full, Turn::Lead)
     }
 
     /// Enters a fill that nobody else may follow; `None` if there are too many.
     pub fn alone(&self, key: &CacheKey, seq: PurgeSeq) -> Option<Arc<Flight>> {
-        if !self.take_place() {
-            return None;
-        }
-        let flight = Flight::new(key.clone(), seq, None, self.buffer.clone());
-        self.shard(key).lock().entry(key.clone()).or_default().push(flight.clone());
-        Some(flight)
+        self.enter(&mut self.shard(key).lock(), key, seq, None)
     }
 
     /// Spoils all fills of a key.
@@ -120,9 +111,20 @@ impl Flights {
         self.shards.iter().filter_map(of_shard).min()
     }
 
-    fn take_place(&self) -> bool {
+    /// Enters a new one, if there is room; `joinable`: by whom.
+    fn enter(
+        &self,
+        shard: &mut Running,
+        key: &CacheKey,
+        seq: PurgeSeq,
+        joinable: Option<Option<Variant>>,
+    ) -> Option<Arc<Flight>> {
         let most = self.most.load(Ordering::Relaxed);
-        self.running.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |now| (now < most).then_some(now + 1)).is_ok()
+        let one_more = |now| (now < most).then_some(now + 1);
+        self.running.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).ok()?;
+        let flight = Flight::new(key.clone(), seq, joinable, self.buffer.clone());
+        shard.entry(key.clone()).or_default().push(flight.clone());
+        Some(flight)
     }
 
     fn shard(&self, key: &CacheKey) -> &Shard {

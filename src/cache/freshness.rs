@@ -6,6 +6,7 @@ use http::{HeaderMap, header};
 
 use crate::clock::{Millis, Timestamp};
 use crate::config::model::OutageWindow;
+use crate::fields;
 
 use super::control::{self, Directives};
 use super::reason::Basis;
@@ -121,50 +122,48 @@ impl Freshness {
             StaleUse::Permitted => true,
             StaleUse::ByWindowOnly => window.is_stated,
         };
-        let mut stale_for = self.age(now).saturating_sub(self.lifetime);
-        if self.response_time > now + CLOCK_SLACK {
-            stale_for = Millis::ZERO; // nobody knows
-        }
-        if let Some(since) = soft_purged {
-            stale_for = stale_for.max(Millis::between(since, now));
-        }
+        let stale_for = if self.is_ahead(now) { Millis::ZERO } else { self.stale_for(now) };
+        let stale_for = stale_for.max(soft_purged.map_or(Millis::ZERO, |since| Millis::between(since, now)));
         // An error is not to outlive the time that the operator gave it.
         let is_error = self.basis == Basis::NegativeTtl;
         permitted && !is_error && !self.lifetime.is_zero() && stale_for < window.length.into()
     }
 
     pub fn usability(&self, now: Timestamp) -> Usability {
-        let age = self.age(now);
-        if self.response_time > now + CLOCK_SLACK {
-            // It came while the clock was ahead. How old it really is nobody knows.
-            return self.usability_when_stale(Millis::ZERO);
+        if self.is_ahead(now) {
+            let validated = Freshness { stale_while_revalidate: Millis::ZERO, ..*self };
+            return validated.usability_when_stale(Millis::ZERO);
         }
-        if age < self.lifetime {
-            return Usability::Fresh { ttl: self.lifetime.saturating_sub(age).into() };
-        }
-        let stale_for = age.saturating_sub(self.lifetime);
-        if stale_for < self.stale_while_revalidate {
-            Usability::StaleWhileRevalidate { stale_for: stale_for.into() }
-        } else {
-            self.usability_when_stale(stale_for)
+        match self.ttl(now) {
+            ttl if ttl.is_zero() => self.usability_when_stale(self.stale_for(now)),
+            ttl => Usability::Fresh { ttl },
         }
     }
 
     /// What may be done with it when an operator declared it stale (soft purge) at `since`.
     pub fn usability_soft_purged(&self, since: Timestamp, now: Timestamp) -> Usability {
-        let stale_for = self.age(now).saturating_sub(self.lifetime).max(Millis::between(since, now));
-        if stale_for < self.stale_while_revalidate {
-            return Usability::StaleWhileRevalidate { stale_for: stale_for.into() };
-        }
-        self.usability_when_stale(stale_for)
+        self.usability_when_stale(self.stale_for(now).max(Millis::between(since, now)))
     }
 
     fn usability_when_stale(&self, stale_for: Millis) -> Usability {
-        if stale_for < self.stale_if_error {
-            Usability::StaleIfError { stale_for: stale_for.into() }
+        let for_how_long = stale_for.into();
+        if stale_for < self.stale_while_revalidate {
+            Usability::StaleWhileRevalidate { stale_for: for_how_long }
+        } else if stale_for < self.stale_if_error {
+            Usability::StaleIfError { stale_for: for_how_long }
         } else {
-            Usability::Stale { stale_for: stale_for.into() }
+            Usability::Stale { stale_for: for_how_long }
         }
+    }
+
+    /// Whether it came while the clock was ahead: how old it really is nobody knows.
+    fn is_ahead(&self, now: Timestamp) -> bool {
+        self.response_time > now + CLOCK_SLACK
+    }
+
+    /// How long ago its lifetime ended; zero if it has not.
+    fn stale_for(&self, now: Timestamp) -> Millis {
+        self.age(now).saturating_sub(self.lifetime)
     }
 }
 
@@ -172,7 +171,7 @@ impl Freshness {
 /// what is computed from them is cut down too: else `max-age=1` would be over before it came.
 pub fn initial_age(headers: &HeaderMap, times: ExchangeTimes) -> Millis {
     let whole = |age: Duration| Duration::from_secs(age.as_secs());
-    let date = http_date(headers, &header::DATE);
+    let date = fields::date(headers, &header::DATE);
     let apparent_age = date.map_or(Duration::ZERO, |date| whole(times.response.since(date)));
     let corrected_age = age_value(headers) + whole(times.response.since(times.request));
     apparent_age.max(corrected_age).into()
@@ -194,16 +193,21 @@ pub fn heuristic_lifetime(
     percent: u32,
     most: Duration,
 ) -> Option<Duration> {
-    let modified = http_date(headers, &header::LAST_MODIFIED)?;
-    let date = http_date(headers, &header::DATE).unwrap_or(response_time);
+    let modified = fields::date(headers, &header::LAST_MODIFIED)?;
+    let date = fields::date(headers, &header::DATE).unwrap_or(response_time);
     let lifetime = date.since(modified).as_secs().saturating_mul(u64::from(percent)) / 100;
     Some(Duration::from_secs(lifetime).min(most)).filter(|lifetime| !lifetime.is_zero())
 }
 
-/// The lifetime that the response itself states (RFC 9111 section 4.2.1), or `None` if it states none.
-pub fn explicit_lifetime(headers: &HeaderMap, directives: &Directives, response_time: Timestamp) -> Option<Duration> {
-    if let Some(lifetime) = directives.s_maxage.or(directives.max_age) {
-        return Some(lifetime);
+/// The lifetime that the response itself states and where (RFC 9111 section 4.2.1), or `None` if it states none.
+pub fn explicit_lifetime(
+    headers: &HeaderMap,
+    directives: &Directives,
+    response_time: Timestamp,
+) -> Option<(Duration, Basis)> {
+    let stated = directives.s_maxage.map(|lifetime| (lifetime, Basis::SMaxage));
+    if let Some(stated) = stated.or(directives.max_age.map(|lifetime| (lifetime, Basis::MaxAge))) {
+        return Some(stated);
     }
     if directives.targeted {
         return None; // RFC 9213 section 2.2: Expires is ignored
@@ -211,68 +215,20 @@ pub fn explicit_lifetime(headers: &HeaderMap, directives: &Directives, response_
     let expires = headers.get(header::EXPIRES)?;
     // An invalid date, "0" above all, is a time in the past (section 5.3).
     let expires = expires.to_str().ok().and_then(Timestamp::from_http_date);
-    let date = http_date(headers, &header::DATE).unwrap_or(response_time);
-    Some(expires.map_or(Duration::ZERO, |expires| expires.since(date)))
-}
-
-fn http_date(headers: &HeaderMap, name: &http::HeaderName) -> Option<Timestamp> {
-    headers.get(name).and_then(|value| value.to_str().ok()).and_then(Timestamp::from_http_date)
+    let date = fields::date(headers, &header::DATE).unwrap_or(response_time);
+    Some((expires.map_or(Duration::ZERO, |expires| expires.since(date)), Basis::Expires))
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::testing::map;
     use super::*;
 
     /// 1994-11-06 08:49:37 GMT, the RFC's own example date.
     const DATE: Timestamp = Timestamp::from_secs(784_111_777);
 
-    fn headers(fields: &[(&str, &str)]) -> HeaderMap {
-        let mut map = HeaderMap::new();
-        for (name, value) in fields {
-            map.append(http::HeaderName::from_bytes(name.as_bytes()).unwrap(), value.parse().unwrap());
-        }
-        map
-    }
-
     const fn secs(secs: u64) -> Duration {
         Duration::from_secs(secs)
-    }
-
-    #[test]
-    fn lifetimes() {
-        let date = ("date", "Sun, 06 Nov 1994 08:49:37 GMT");
-        for (fields, lifetime) in [
-            (vec![date], None),
-            (vec![("cache-control", "max-age=60"), ("expires", "0")], Some(secs(60))),
-            (vec![("cache-control", "max-age=60, s-maxage=7")], Some(secs(7))),
-            (vec![date, ("expires", "Sun, 06 Nov 1994 08:50:37 GMT")], Some(secs(60))),
-            (vec![("expires", "Sun, 06 Nov 1994 08:50:37 GMT")], Some(secs(50))),
-            (vec![date, ("expires", "Sunday, 06-Nov-94 08:50:37 GMT")], Some(secs(60))),
-            (vec![date, ("expires", "Sun Nov  6 08:50:37 1994")], Some(secs(60))),
-            (vec![date, ("expires", "Sun, 06 Nov 1994 08:00:00 GMT")], Some(secs(0))),
-            (vec![date, ("expires", "0")], Some(secs(0))),
-            (vec![date, ("expires", "sun, 06 NOV 1994 08:50:37 gmt")], Some(secs(60))),
-            (vec![date, ("expires", "Mon, 06 Nov 1994 08:50:37 GMT")], Some(secs(60))),
-            (vec![date, ("expires", "Monday, 06-Nov-94 08:50:37 GMT")], Some(secs(60))),
-            (vec![date, ("expires", "Mon Nov  6 08:50:37 1994")], Some(secs(60))),
-            (vec![date, ("expires", "Xyz, 06 Nov 1994 08:50:37 GMT")], Some(secs(0))),
-            (vec![date, ("expires", "Mon, 31 Feb 1994 08:50:37 GMT")], Some(secs(0))),
-            (vec![date, ("expires", "Sun, 06 Nov 1994 08:50:37 UTC")], Some(secs(0))),
-            (vec![date, ("expires", "Sun, 06 Nov 1994 08:50:37")], Some(secs(0))),
-            (vec![date, ("expires", "Sun, 06 Nov 1994 8:50:37 GMT")], Some(secs(0))),
-            (vec![date, ("expires", "Sun, 06 Nov 94 08:50:37 GMT")], Some(secs(0))),
-            (vec![date, ("expires", "Sun, 06-Nov-1994 08:50:37 GMT")], Some(secs(0))),
-            (vec![date, ("expires", "Sun, 06 Nov 1994 08.50.37 GMT")], Some(secs(0))),
-            (vec![date, ("expires", "Sun,  06 Nov 1994 08:50:37 GMT")], Some(secs(0))),
-            (vec![("date", "nonsense"), ("expires", "Sun, 06 Nov 1994 08:50:37 GMT")], Some(secs(50))),
-            (vec![date, ("expires", "Sun, 06 Nov 1994 08:50:37 GMT"), ("expires", "0")], Some(secs(60))),
-            (vec![("cdn-cache-control", "public"), ("expires", "Sun, 06 Nov 1994 08:50:37 GMT")], None),
-            (vec![("cdn-cache-control", "max-age=7"), ("cache-control", "no-store, max-age=9")], Some(secs(7))),
-        ] {
-            let headers = headers(&fields);
-            let directives = Directives::parse(&headers);
-            assert_eq!(explicit_lifetime(&headers, &directives, DATE + secs(10)), lifetime, "{fields:?}");
-        }
     }
 
     #[test]
@@ -295,7 +251,7 @@ mod tests {
             (vec![("age", "99999999999999999999999")], secs((1 << 31) + 2)),
             (vec![("date", "Sun, 06 Nov 1994 08:49:37 GMT"), ("age", "3")], secs(10)),
         ] {
-            assert_eq!(initial_age(&headers(&fields), times), age.into(), "{fields:?}");
+            assert_eq!(initial_age(&map(&fields), times), age.into(), "{fields:?}");
         }
     }
 
@@ -306,7 +262,7 @@ mod tests {
         {
             let at = |millis| DATE + Duration::from_millis(millis);
             let times = ExchangeTimes { request: at(asked), response: at(arrived) };
-            let found = Duration::from(initial_age(&headers(&sent), times)).as_millis();
+            let found = Duration::from(initial_age(&map(&sent), times)).as_millis();
             assert_eq!(found, age, "{asked} {arrived}");
         }
     }

@@ -13,6 +13,7 @@ mod fill_buffer;
 pub mod flight;
 mod flights;
 pub mod freshness;
+pub mod head;
 pub mod hold;
 mod inspect;
 pub mod lookup;
@@ -21,6 +22,7 @@ pub mod object;
 pub mod part;
 pub mod policy;
 pub mod purge;
+pub mod range;
 pub mod reason;
 pub mod request;
 pub mod respond;
@@ -38,3 +40,5 @@ pub mod waiting;
 
 #[cfg(test)]
 mod properties;
+#[cfg(test)]
+mod testing;

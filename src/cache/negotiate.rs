@@ -1,8 +1,6 @@
 //! What a request says of the representations it takes, reduced to the few answers that are told apart: the best
 //! content coding, the best language, the kind of device, one cookie (RFC 9110 section 12, RFC 6265 section 4.2).
 
-use std::borrow::Cow;
-
 use http::{HeaderName, header};
 
 use crate::config::model::Coding;
@@ -13,12 +11,12 @@ pub static DEVICE_CLASS: HeaderName = HeaderName::from_static("x-device-class");
 static MOBILE_HINT: HeaderName = HeaderName::from_static("sec-ch-ua-mobile");
 
 /// Members of `Accept-*` that are looked at; what a client lists beyond that does not count.
-const MOST_MEMBERS: usize = 32;
+const MAX_MEMBERS: usize = 32;
 
 /// The content coding to use, of those offered, in the order of the server's preference; `None`: none (RFC 9110
 /// section 12.5.3).
 pub fn best_coding(request: Fields<'_>, offered: impl IntoIterator<Item = Coding>) -> Option<Coding> {
-    let accepted = joined(request, &header::ACCEPT_ENCODING)?;
+    let accepted = request.joined_text(&header::ACCEPT_ENCODING)?;
     let weight = |token: &str| {
         let mut any = None;
         for (name, weight) in members(&accepted) {
@@ -45,7 +43,7 @@ pub fn best_coding(request: Fields<'_>, offered: impl IntoIterator<Item = Coding
 /// The language to use, of those offered, by RFC 4647 section 3.4: for each range the client names, best first, the
 /// tag itself, then with its last subtags left out. `None`: nothing that is offered suits.
 pub fn best_language<'o>(request: Fields<'_>, offered: &'o [Box<str>]) -> Option<&'o str> {
-    let accepted = joined(request, &header::ACCEPT_LANGUAGE)?;
+    let accepted = request.joined_text(&header::ACCEPT_LANGUAGE)?;
     let mut ranges: Vec<(&str, u16)> = members(&accepted).filter(|(_, weight)| *weight > 0).collect();
     ranges.sort_by_key(|(_, weight)| std::cmp::Reverse(*weight));
     ranges
@@ -100,7 +98,7 @@ pub fn cookie<'r>(request: Fields<'r>, name: &str) -> Option<&'r [u8]> {
 
 /// The members of a list with their weights in thousandths (RFC 9110 section 12.4.2).
 fn members(list: &str) -> impl Iterator<Item = (&str, u16)> {
-    list.split(',').take(MOST_MEMBERS).filter_map(|member| {
+    list.split(',').take(MAX_MEMBERS).filter_map(|member| {
         let mut parts = member.split(';').map(str::trim);
         let name = parts.next().filter(|name| !name.is_empty())?;
         let weight = parts.find_map(|parameter| parameter.strip_prefix("q=").or(parameter.strip_prefix("Q=")));
@@ -122,23 +120,12 @@ fn thousandths(weight: &str) -> u16 {
     }
 }
 
-fn joined<'r>(request: Fields<'r>, name: &HeaderName) -> Option<Cow<'r, str>> {
-    match request.joined(name)? {
-        Cow::Borrowed(value) => Some(String::from_utf8_lossy(value)),
-        Cow::Owned(value) => Some(Cow::Owned(String::from_utf8_lossy(&value).into_owned())),
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
     use http::HeaderMap;
 
-    fn map(name: &'static str, value: &str) -> HeaderMap {
-        let mut map = HeaderMap::new();
-        map.insert(name, value.parse().unwrap());
-        map
-    }
+    use super::super::testing::map;
+    use super::*;
 
     #[test]
     fn codings_are_chosen_by_weight_then_by_the_servers_order() {
@@ -172,7 +159,7 @@ mod tests {
             (";q=1, ,gzip", &all, Some("gzip")),
             ("br;level=5;q=0, gzip", &all, Some("gzip")),
         ] {
-            let request = map("accept-encoding", accept);
+            let request = map(&[("accept-encoding", accept)]);
             let found = best_coding(Fields::Map(&request), offered.iter().copied()).map(Coding::as_str);
             assert_eq!(found, expected, "{accept:?} of {offered:?}");
         }
@@ -196,7 +183,7 @@ mod tests {
             ("de;q=0", None),
             ("", None),
         ] {
-            let request = map("accept-language", accept);
+            let request = map(&[("accept-language", accept)]);
             assert_eq!(best_language(Fields::Map(&request), &offered), expected, "{accept}");
         }
     }
@@ -211,9 +198,9 @@ mod tests {
             ("Mozilla/5.0 (X11; Linux x86_64; rv:120.0) Gecko/20100101 Firefox/120.0", "desktop"),
             ("curl/8.0", "desktop"),
         ] {
-            assert_eq!(device(Fields::Map(&map("user-agent", agent))), expected, "{agent}");
+            assert_eq!(device(Fields::Map(&map(&[("user-agent", agent)]))), expected, "{agent}");
         }
-        assert_eq!(device(Fields::Map(&map("sec-ch-ua-mobile", "?1"))), "mobile");
+        assert_eq!(device(Fields::Map(&map(&[("sec-ch-ua-mobile", "?1")]))), "mobile");
         assert_eq!(device(Fields::Map(&HeaderMap::new())), "desktop");
     }
 
@@ -228,7 +215,7 @@ mod tests {
             ("a", None),
             ("b=a=1", None),
         ] {
-            let request = map("cookie", line);
+            let request = map(&[("cookie", line)]);
             assert_eq!(cookie(Fields::Map(&request), "a"), expected.map(str::as_bytes), "{line}");
         }
     }

@@ -9,35 +9,10 @@ use http::{HeaderMap, HeaderValue, Method, header};
 
 use crate::request::Fields;
 
-use super::object::{Head, Object};
+use super::head::Head;
+use super::object::Object;
+use super::range::ContentRange;
 use super::respond::{self, Reply, Selected};
-
-/// Which bytes of how many (RFC 9110 section 14.4), `first` and `last` included.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct ContentRange {
-    pub first: u64,
-    pub last: u64,
-    pub total: u64,
-}
-
-impl ContentRange {
-    /// Of a 206 response; `None` also for several ranges, for a total that is not stated, and for what cannot be.
-    pub fn of(fields: &HeaderMap) -> Option<Self> {
-        let mut lines = fields.get_all(header::CONTENT_RANGE).iter();
-        let (line, None) = (lines.next()?.to_str().ok()?, lines.next()) else { return None };
-        let (unit, range) = line.trim().split_once(' ')?;
-        let (span, total) = range.trim().split_once('/')?;
-        let (first, last) = span.split_once('-')?;
-        let number = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten();
-        let range = ContentRange { first: number(first)?, last: number(last)?, total: number(total)? };
-        let valid = unit.eq_ignore_ascii_case("bytes") && range.first <= range.last && range.last < range.total;
-        valid.then_some(range)
-    }
-
-    pub fn length(&self) -> u64 {
-        self.last - self.first + 1
-    }
-}
 
 /// A part of a response, under a strong entity tag.
 #[derive(Debug, Clone)]
@@ -97,9 +72,10 @@ impl Part {
     /// Asks for what is missing, if what is here is still current (RFC 9110 section 13.1.5).
     pub fn ask_for(&self, missing: &Missing, fields: &mut HeaderMap) {
         let range = HeaderValue::try_from(format!("bytes={}-{}", missing.first, missing.last));
-        if let (Ok(range), Some(etag)) = (range, self.object.head.fields().get(header::ETAG).cloned()) {
+        let etag = self.object.head.get(&header::ETAG).map(HeaderValue::from_bytes);
+        if let (Ok(range), Some(Ok(etag))) = (range, etag) {
             fields.insert(header::RANGE, range);
-            fields.insert(header::IF_RANGE, etag.clone());
+            fields.insert(header::IF_RANGE, etag);
         }
     }
 
@@ -155,33 +131,15 @@ pub fn strong_etag(head: &Head) -> Option<&str> {
     head.etag().filter(|etag| etag.starts_with('"'))
 }
 
-/// The request's range, if it asks for one alone and under no condition of its own: what may be asked of an origin in
-/// the node's name.
-pub fn single_range(request: Fields<'_>) -> Option<&str> {
-    let range = request.get_str(&header::RANGE)?.trim();
-    let spec = range.get(..6).filter(|unit| unit.eq_ignore_ascii_case("bytes=")).map(|_| range[6..].trim())?;
-    let (first, last) = spec.split_once('-')?;
-    let digits = |text: &str| text.len() < 19 && text.bytes().all(|byte| byte.is_ascii_digit());
-    let one = digits(first) && digits(last) && !(first.is_empty() && last.is_empty());
-    (one && !request.contains(&header::IF_RANGE)).then_some(range)
-}
-
 #[cfg(test)]
 mod tests {
-    use http::{HeaderName, StatusCode};
+    use http::StatusCode;
 
     use super::super::policy::Storable;
     use super::super::purge::PurgeSeq;
+    use super::super::testing::map;
     use super::*;
     use crate::plan::CacheKey;
-
-    fn map(fields: &[(&str, &str)]) -> HeaderMap {
-        let mut map = HeaderMap::new();
-        for (name, value) in fields {
-            map.append(HeaderName::from_bytes(name.as_bytes()).unwrap(), value.parse().unwrap());
-        }
-        map
-    }
 
     fn part(first: u64, body: &'static str, total: u64, etag: &str, seq: u64) -> Option<Part> {
         let head = Head::from_origin(StatusCode::OK, map(&[("etag", etag)]));
@@ -189,35 +147,6 @@ mod tests {
         let object = Object::new(key.view(), head, Bytes::from(body), Storable::default(), PurgeSeq(seq));
         let last = (first + body.len() as u64).saturating_sub(1);
         Part::new(object, ContentRange { first, last, total })
-    }
-
-    #[test]
-    fn content_ranges() {
-        let range = |first, last, total| Some(ContentRange { first, last, total });
-        for (value, expected) in [
-            ("bytes 0-4/10", range(0, 4, 10)),
-            ("Bytes 5-9/10", range(5, 9, 10)),
-            ("bytes  5-9/10", range(5, 9, 10)),
-            ("bytes 0-0/1", range(0, 0, 1)),
-            ("bytes 0-4/*", None),
-            ("bytes */10", None),
-            ("bytes 5-4/10", None),
-            ("bytes 5-10/10", None),
-            ("bytes 0-4", None),
-            ("bytes=0-4/10", None),
-            ("items 0-4/10", None),
-            ("bytes -4/10", None),
-            ("bytes +0-4/10", None),
-            ("bytes 0-4/99999999999999999999", None),
-            ("", None),
-        ] {
-            assert_eq!(ContentRange::of(&map(&[("content-range", value)])), expected, "{value}");
-        }
-        assert_eq!(
-            ContentRange::of(&map(&[("content-range", "bytes 0-4/10"), ("content-range", "bytes 0-4/10")])),
-            None
-        );
-        assert_eq!(ContentRange::of(&map(&[])), None);
     }
 
     #[test]
@@ -305,22 +234,5 @@ mod tests {
         assert!(old.joined(&other, 10).is_none());
         let longer = part(2, "23", 11, "\"a\"", 1).unwrap();
         assert!(old.joined(&longer, 10).is_none());
-    }
-
-    #[test]
-    fn which_ranges_are_asked_of_origins() {
-        for (fields, expected) in [
-            (&[("range", "bytes=0-4")][..], true),
-            (&[("range", "Bytes=-5")], true),
-            (&[("range", "bytes=5-")], true),
-            (&[("range", "bytes=-")], false),
-            (&[("range", "bytes=0-1,3-4")], false),
-            (&[("range", "bytes=a-b")], false),
-            (&[("range", "items=0-4")], false),
-            (&[("range", "bytes=0-4"), ("if-range", "\"a\"")], false),
-            (&[], false),
-        ] {
-            assert_eq!(single_range(Fields::Map(&map(fields))).is_some(), expected, "{fields:?}");
-        }
     }
 }

@@ -11,7 +11,7 @@ use crate::origin::forward;
 
 use super::control::Directives;
 use super::freshness::{self, ExchangeTimes, Freshness, StaleUse};
-use super::part::ContentRange;
+use super::range::ContentRange;
 use super::reason::{Basis, SkipReason};
 use super::tags::{Tags, TooManyTags};
 use super::vary::{Presented, Variant};
@@ -184,7 +184,7 @@ fn respected_lifetime(
     if concerns_the_client(response.status) && !directives.public && rules.negative_ttl(response.status).is_none() {
         return Err(SkipReason::Status);
     }
-    let explicit = explicit_lifetime(response, directives);
+    let explicit = freshness::explicit_lifetime(response.headers, directives, response.times.response);
     let may_be_guessed = is_heuristically_cacheable(response.status) || directives.public;
     if directives.no_cache {
         // It may be stored, but is validated before each use (section 5.2.2.4).
@@ -228,17 +228,6 @@ fn only_validated(
         true => Ok((Duration::ZERO, Basis::Validator)),
         false => Err(SkipReason::NoFreshness),
     }
-}
-
-/// The lifetime that the response states, and where (RFC 9111 section 4.2.1).
-fn explicit_lifetime(response: &ResponseFacts<'_>, directives: &Directives) -> Option<(Duration, Basis)> {
-    let lifetime = freshness::explicit_lifetime(response.headers, directives, response.times.response)?;
-    let basis = match directives {
-        Directives { s_maxage: Some(_), .. } => Basis::SMaxage,
-        Directives { max_age: Some(_), .. } => Basis::MaxAge,
-        _ => Basis::Expires,
-    };
-    Some((lifetime, basis))
 }
 
 fn forced_lifetime(
@@ -348,12 +337,11 @@ fn is_understood(status: StatusCode) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::testing::{map, presented};
     use super::*;
     use crate::clock::Timestamp;
-    use crate::request::Fields;
 
     const NOW: Timestamp = Timestamp::from_secs(784_111_777);
-    const TEN_HOURS_AGO: &str = "Sat, 05 Nov 1994 22:49:37 GMT";
     const RESPECT: CacheMode = CacheMode::Respect { default_ttl: None };
     const DEFAULT_HOUR: CacheMode = CacheMode::Respect { default_ttl: Some(Duration::from_secs(3600)) };
     const LARGE: &str = match std::str::from_utf8(&[b'x'; USUAL_HEAD]) {
@@ -362,24 +350,12 @@ mod tests {
     };
     const FORCE: CacheMode = CacheMode::Force { ttl: Duration::from_secs(5) };
 
-    fn presented(fields: &HeaderMap) -> Presented<'_> {
-        let (fields, client) = (Fields::Map(fields), [192, 0, 2, 1].into());
-        Presented { fields, client, version: http::Version::HTTP_11, trusted_proxies: &[] }
-    }
-
     fn judge_with(
         rules: &CacheRules,
         request: &[(&str, &str)],
         status: u16,
         response: &[(&str, &str)],
     ) -> Result<Storable, SkipReason> {
-        let map = |fields: &[(&str, &str)]| -> HeaderMap {
-            let mut map = HeaderMap::new();
-            for (name, value) in fields {
-                map.append(http::HeaderName::from_bytes(name.as_bytes()).unwrap(), value.parse().unwrap());
-            }
-            map
-        };
         let (request, headers) = (map(request), map(response));
         judge(
             rules,
@@ -431,9 +407,13 @@ mod tests {
             "off" => CacheRules { mode: CacheMode::Off, ..respect },
             "stale" => CacheRules { stale_while_revalidate: secs(1), stale_if_error: secs(2), ..respect },
             "cookies" => CacheRules { store_set_cookie: true, ..respect },
-            "negative" => {
-                let ttls = [("404", 30), ("500-504", 2)].map(|(range, ttl)| (range.parse().unwrap(), secs(ttl)));
-                CacheRules { negative_ttl: ttls.to_vec(), ..respect }
+            "negative" | "negative-default" | "negative-force" => {
+                let mode = [("negative", RESPECT), ("negative-default", DEFAULT_HOUR), ("negative-force", FORCE)]
+                    .into_iter()
+                    .find_map(|(name, of)| (name == mode).then_some(of));
+                let ttls = [("404", 30), ("500-504", 2), ("302", 9), ("308", 8), ("410", 7)]
+                    .map(|(range, ttl)| (range.parse().unwrap(), secs(ttl)));
+                CacheRules { mode: mode.unwrap(), negative_ttl: ttls.to_vec(), stale_if_error: secs(99), ..respect }
             }
             "refusals" | "force-400" => {
                 let ttls = ["400", "403", "429"].map(|status| (status.parse().unwrap(), secs(30)));
@@ -465,45 +445,6 @@ mod tests {
             }
         }
         out
-    }
-
-    #[test]
-    fn redirects_and_errors_have_lifetimes_of_their_own() {
-        let negative_ttl = [("404", 30), ("500-504", 2), ("302", 9), ("308", 8), ("410", 7)]
-            .map(|(range, secs)| (range.parse().unwrap(), Duration::from_secs(secs)));
-        let rules = |mode| CacheRules {
-            mode,
-            negative_ttl: negative_ttl.to_vec(),
-            stale_if_error: Duration::from_secs(99),
-            ..CacheRules::default()
-        };
-        for (mode, status, response, expected) in [
-            (RESPECT, 404, vec![], "30"),
-            (RESPECT, 404, vec![("cache-control", "max-age=7")], "7"),
-            (RESPECT, 404, vec![("cache-control", "no-store")], "no-store"),
-            (RESPECT, 404, vec![("last-modified", TEN_HOURS_AGO)], "30"),
-            (RESPECT, 302, vec![], "9"),
-            (RESPECT, 301, vec![], "no-freshness"),
-            (RESPECT, 503, vec![], "2"),
-            (RESPECT, 505, vec![], "status"),
-            (DEFAULT_HOUR, 404, vec![], "30"),
-            (DEFAULT_HOUR, 301, vec![], "3600"),
-            (DEFAULT_HOUR, 308, vec![], "8"),
-            (DEFAULT_HOUR, 410, vec![], "7"),
-            (FORCE, 404, vec![("cache-control", "max-age=7")], "30"),
-            (FORCE, 505, vec![], "status"),
-            (FORCE, 200, vec![], "5"),
-        ] {
-            let found = match judge_with(&rules(mode), &[], status, &response) {
-                Ok(storable) => {
-                    let negative = storable.freshness.basis == Basis::NegativeTtl;
-                    assert_eq!(storable.freshness.stale_if_error.is_zero(), negative, "{status} {response:?}");
-                    storable.freshness.lifetime.as_secs().to_string()
-                }
-                Err(reason) => reason.as_str().to_owned(),
-            };
-            assert_eq!(found, expected, "{mode:?} {status} {response:?}");
-        }
     }
 
     #[test]

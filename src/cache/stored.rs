@@ -102,7 +102,7 @@ impl Cache {
 
     /// What may be done with a stored response; `None` if a purge has killed it.
     pub fn usability(&self, object: &Object, now: Timestamp) -> Option<Usability> {
-        match self.purges.standing(object) {
+        match object.standing(&self.purges) {
             Standing::Dead => None,
             Standing::Live => Some(object.freshness.usability(now)),
             Standing::SoftPurged { since } => Some(object.freshness.usability_soft_purged(since, now)),
@@ -118,7 +118,7 @@ impl Cache {
     /// been purged meanwhile. `unreachable`: no origin gave a head at all, and for how long that may be covered.
     pub fn may_stand_in(&self, stale: &Object, unreachable: Option<OutageWindow>) -> bool {
         let now = Timestamp::now();
-        let (usability, since) = match self.purges.standing(stale) {
+        let (usability, since) = match stale.standing(&self.purges) {
             Standing::Dead => return false,
             Standing::Live => (stale.freshness.usability(now), None),
             Standing::SoftPurged { since } => (stale.freshness.usability_soft_purged(since, now), Some(since)),
@@ -130,7 +130,7 @@ impl Cache {
     /// Stores what a fill has brought, unless a purge has hit it or an unsafe request changed it meanwhile.
     pub fn store(&self, object: Object, rules: &CacheRules, flight: &Flight) -> Arc<Object> {
         let object = Arc::new(object);
-        if self.purges.standing(&object) != Standing::Dead && !flight.is_spoilt() {
+        if object.standing(&self.purges) != Standing::Dead && !flight.is_spoilt() {
             self.uncacheable.forget(object.key().as_str(), &object.variant);
             self.metrics.stored(object.freshness.basis.as_str());
             if object.content.in_memory().is_some() {
@@ -164,18 +164,18 @@ impl Cache {
         self.memory.remove_like(object); // something smaller was there before
         self.uncacheable.forget(object.key().as_str(), &object.variant);
         self.metrics.stored(object.freshness.basis.as_str());
-        if untold || flight.is_spoilt() || self.purges.standing(object) == Standing::Dead {
+        if untold || flight.is_spoilt() || object.standing(&self.purges) == Standing::Dead {
             self.disk.remove(object);
         }
     }
 
     /// Stores a part of a response, under the same conditions.
     pub fn store_part(&self, part: Part, rules: &CacheRules, flight: &Flight) {
-        if self.purges.standing(&part.object) != Standing::Dead && !flight.is_spoilt() {
+        if part.object.standing(&self.purges) != Standing::Dead && !flight.is_spoilt() {
             self.metrics.stored(part.object.freshness.basis.as_str());
             let object = part.object.clone();
             // What a purge has killed is not to come back in new company.
-            let may_join = |other: &Object| self.purges.standing(other) != Standing::Dead;
+            let may_join = |other: &Object| other.standing(&self.purges) != Standing::Dead;
             self.memory.insert_part(part, rules.max_variants, self.max_object(), may_join);
             if flight.is_spoilt() {
                 self.memory.remove(&object);
@@ -186,7 +186,7 @@ impl Cache {
     /// Puts what was read from disk into memory, if it is not too large for that and nothing was removed meanwhile.
     pub fn promote(&self, object: &Arc<Object>, loaded: &Loaded, rules: &CacheRules) {
         let fits = object.content.in_memory().is_some() && object.length() <= self.max_object();
-        if !fits || self.purges.standing(object) == Standing::Dead || !self.disk.is_current(loaded) {
+        if !fits || object.standing(&self.purges) == Standing::Dead || !self.disk.is_current(loaded) {
             return;
         }
         self.memory.promote(object.clone(), rules.max_variants);

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::object::Object;
-use super::purge::{Freed, PurgeSeq, Standing, Target, Trial};
+use super::purge::{DryRun, Freed, PurgeSeq, Standing, Target};
 use super::store::disk::WouldHit;
 use super::stored::Cache;
 
@@ -29,10 +29,11 @@ impl Cache {
         let mut oldest = oldest_fill.unwrap_or(PurgeSeq(u64::MAX)).min(current);
         let mut freed = Freed::new();
         for object in self.memory.objects() {
-            if self.purges.standing(&object) == Standing::Dead {
+            if object.standing(&self.purges) == Standing::Dead {
                 swept.objects += 1;
                 swept.bytes += object.weight() as u64;
-                let (objects, bytes) = freed.entry(self.purges.killer(&object).unwrap_or_default()).or_default();
+                let (objects, bytes) =
+                    freed.entry(self.purges.killer(&object.identity()).unwrap_or_default()).or_default();
                 (*objects, *bytes) = (*objects + 1, *bytes + object.weight() as u64);
                 self.memory.remove(&object);
             } else {
@@ -65,16 +66,17 @@ impl Cache {
     /// What a purge would hit, in memory and on disk: objects and bytes of each. `None`: another is being tried out.
     pub fn would_hit(&self, targets: &[Target]) -> Option<((u64, u64), WouldHit)> {
         let on_disk = self.disk.would_hit(targets)?;
-        let trial = Trial::of(targets);
-        let hit = self.memory.objects().filter(|object| trial.hits(object));
+        let dry_run = DryRun::of(targets);
+        let hit = self.memory.objects().filter(|object| dry_run.hits(&object.identity()));
         let in_memory = hit.fold((0, 0), |(objects, bytes), object| (objects + 1, bytes + object.weight() as u64));
         Some((in_memory, on_disk))
     }
 
     /// The objects in memory that a purge hits, those asked for most often first.
     pub fn most_used(&self, targets: &[Target], most: usize) -> Vec<Arc<Object>> {
-        let trial = Trial::of(targets);
-        let mut hit: Vec<Arc<Object>> = self.memory.objects().filter(|object| trial.hits(object)).collect();
+        let dry_run = DryRun::of(targets);
+        let mut hit: Vec<Arc<Object>> =
+            self.memory.objects().filter(|object| dry_run.hits(&object.identity())).collect();
         hit.sort_by_key(|object| std::cmp::Reverse(object.uses()));
         hit.truncate(most);
         hit

@@ -126,19 +126,13 @@ pub struct TooManyTags;
 
 #[cfg(test)]
 mod tests {
+    use super::super::testing::map;
     use super::*;
-
-    fn headers(fields: &[(&str, &str)]) -> HeaderMap {
-        fields
-            .iter()
-            .map(|(name, value)| (HeaderName::from_bytes(name.as_bytes()).unwrap(), value.parse().unwrap()))
-            .collect()
-    }
 
     #[test]
     fn tags_of_all_three_fields() {
         let fields = [("surrogate-key", "a b  a"), ("cache-tag", "c, d e"), ("cache-tags", "F")];
-        let tags = Tags::parse(&headers(&fields)).unwrap();
+        let tags = Tags::parse(&map(&fields)).unwrap();
         let expected: Vec<_> = ["a", "b", "c", "d e", "f"].iter().map(|tag| TagHash::of(tag)).collect();
         assert_eq!(tags.hashes.as_ref(), expected);
         assert_eq!(tags.names().collect::<Vec<_>>(), ["a", "b", "c", "d e", "F"]);
@@ -148,7 +142,7 @@ mod tests {
     #[test]
     fn groups_belong_to_one_origin() {
         let name = HeaderName::from_static("cache-groups");
-        let of = |value: &str, origin| groups(&headers(&[("cache-groups", value)]), &name, origin);
+        let of = |value: &str, origin| groups(&map(&[("cache-groups", value)]), &name, origin);
         let here = KeyOrigin { tls: true, host: "a.example", port: None };
         assert_eq!(of("\"x\", \"y\";p=1", here).len(), 2);
         assert_eq!(of("\"x\"", here), of("\"x\"", here));
@@ -165,9 +159,9 @@ mod tests {
     #[test]
     fn too_many_or_too_long_tags_are_not_cut() {
         let longest = "x".repeat(MAX_TAG);
-        assert_eq!(Tags::parse(&headers(&[("cache-tag", &longest)])).unwrap().hashes.len(), 1);
-        assert_eq!(Tags::parse(&headers(&[("cache-tag", &format!("{longest}x"))])), Err(TooManyTags));
+        assert_eq!(Tags::parse(&map(&[("cache-tag", &longest)])).unwrap().hashes.len(), 1);
+        assert_eq!(Tags::parse(&map(&[("cache-tag", &format!("{longest}x"))])), Err(TooManyTags));
         let many = "ab ".repeat(MAX_TAGS / 3 + 1);
-        assert_eq!(Tags::parse(&headers(&[("surrogate-key", &many)])), Err(TooManyTags));
+        assert_eq!(Tags::parse(&map(&[("surrogate-key", &many)])), Err(TooManyTags));
     }
 }

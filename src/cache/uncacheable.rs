@@ -16,11 +16,11 @@ use crate::clock::Timestamp;
 use super::vary::{Presented, Variant};
 
 /// Bytes that all marks may take.
-const MOST_BYTES: u64 = 16 << 20;
+const MAX_BYTES: u64 = 16 << 20;
 /// Bytes of a mark's bookkeeping, about.
 const MARK: usize = 96;
 /// Marks of one key, for as many values of what its responses vary by. The oldest goes.
-const MOST_MARKS: usize = 16;
+const MAX_MARKS: usize = 16;
 /// However long a route wants to remember them.
 const LONGEST: Duration = Duration::from_secs(3600);
 
@@ -47,7 +47,7 @@ impl Uncacheable {
         let weight = |marks: &Arc<[Mark]>| marks.iter().map(|mark| MARK + mark.variant.weight()).sum::<usize>();
         Uncacheable {
             keys: Cache::builder()
-                .max_capacity(MOST_BYTES)
+                .max_capacity(MAX_BYTES)
                 .weigher(move |_, marks| u32::try_from(weight(marks)).unwrap_or(u32::MAX))
                 .eviction_policy(EvictionPolicy::lru())
                 .time_to_live(LONGEST)
@@ -75,7 +75,7 @@ impl Uncacheable {
         let before = self.marks(key);
         let others = before.iter().flat_map(|marks| marks.iter()).filter(|mark| mark.variant != variant).cloned();
         let mut marks: Vec<Mark> = others.collect();
-        if marks.len() >= MOST_MARKS {
+        if marks.len() >= MAX_MARKS {
             marks.remove(0);
         }
         marks.push(Mark { variant, until });
@@ -106,30 +106,19 @@ impl Uncacheable {
 
 #[cfg(test)]
 mod tests {
-    use http::{HeaderMap, Version};
+    use http::HeaderMap;
 
+    use super::super::testing::{map, presented};
     use super::*;
     use crate::config::model::{CacheMode, CacheRules};
-    use crate::request::Fields;
 
     fn cookie(value: &str) -> HeaderMap {
-        let mut fields = HeaderMap::new();
-        if !value.is_empty() {
-            fields.insert("cookie", value.parse().unwrap());
-        }
-        fields
-    }
-
-    fn presented(fields: &HeaderMap) -> Presented<'_> {
-        let (fields, client) = (Fields::Map(fields), [192, 0, 2, 1].into());
-        Presented { fields, client, version: Version::HTTP_11, trusted_proxies: &[] }
+        if value.is_empty() { HeaderMap::new() } else { map(&[("cookie", value)]) }
     }
 
     fn by_cookie(value: &str) -> Variant {
-        let mut response = HeaderMap::new();
-        response.insert("vary", "cookie".parse().unwrap());
         let rules = CacheRules { mode: CacheMode::Respect { default_ttl: None }, ..CacheRules::default() };
-        Variant::of(&response, presented(&cookie(value)), &rules).unwrap()
+        Variant::of(&map(&[("vary", "cookie")]), presented(&cookie(value)), &rules).unwrap()
     }
 
     #[test]
@@ -163,7 +152,7 @@ mod tests {
     fn marks_of_one_key_are_bounded() {
         let (marks, until) = (Uncacheable::new(), Timestamp::from_secs(9));
         (0..100).for_each(|n| marks.remember("k", by_cookie(&format!("sid={n}")), until));
-        assert_eq!(marks.marks("k").unwrap().len(), MOST_MARKS);
+        assert_eq!(marks.marks("k").unwrap().len(), MAX_MARKS);
         assert_eq!(marks.until("k", presented(&cookie("sid=99"))), Some(until));
         assert_eq!(marks.until("k", presented(&cookie("sid=1"))), None);
     }

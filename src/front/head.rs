@@ -375,8 +375,8 @@ mod tests {
     use std::task::{Context, Poll};
 
     use super::*;
-    use crate::cache::object::remove_hop_by_hop;
     use crate::config::model::PoolId;
+    use crate::fields::remove_hop_by_hop;
     use crate::origin::exchange::OriginRequest;
     use crate::origin::forward;
     use crate::origin::upload::{BodyError, Frame, RequestBody, Upload, UploadRules};

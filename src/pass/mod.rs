@@ -8,9 +8,9 @@ use std::sync::Arc;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Version, header};
 
 use crate::cache::engine::Engine;
-use crate::cache::object::{add_date, remove_hop_by_hop};
 use crate::clock::Timestamp;
 use crate::config::model::BodyLimit;
+use crate::fields::{add_date, remove_hop_by_hop};
 use crate::origin::attempts;
 use crate::origin::connect::{Connector, OriginError};
 use crate::origin::exchange::{Exchange, OriginRequest, Silence};

@@ -8,8 +8,9 @@ fn root() -> PathBuf {
 }
 
 /// Which modules each module may use (ARCHITECTURE.md): arrows point one way.
-const ARROWS: [(&str, &[&str]); 21] = [
+const ARROWS: [(&str, &[&str]); 22] = [
     ("clock", &[]),
+    ("fields", &["clock"]),
     ("request", &[]),
     ("prefix", &[]),
     ("config", &["prefix", "request"]),
@@ -19,11 +20,14 @@ const ARROWS: [(&str, &[&str]); 21] = [
     ("pace", &["config"]),
     ("origin", &["clock", "config", "pace", "plan", "request"]),
     ("snapshot", &["config", "observe", "origin"]),
-    ("cache", &["clock", "config", "observe", "origin", "plan", "prefix", "request", "snapshot"]),
-    ("pass", &["cache", "clock", "config", "origin", "pace", "plan", "request", "snapshot"]),
+    ("cache", &["clock", "config", "fields", "observe", "origin", "plan", "prefix", "request", "snapshot"]),
+    ("pass", &["cache", "clock", "config", "fields", "origin", "pace", "plan", "request", "snapshot"]),
     (
         "front",
-        &["cache", "clock", "config", "observe", "origin", "pace", "pass", "plan", "prefix", "request", "snapshot"],
+        &[
+            "cache", "clock", "config", "fields", "observe", "origin", "pace", "pass", "plan", "prefix", "request",
+            "snapshot",
+        ],
     ),
     ("warm", &["cache", "clock", "plan", "request", "snapshot"]),
     ("node", &["cache", "clock", "config", "front", "observe", "origin", "snapshot", "warm"]),
@@ -36,7 +40,10 @@ const ARROWS: [(&str, &[&str]); 21] = [
 ];
 
 /// Files that do no I/O and read no clock.
-const PURE: [&str; 17] = [
+const PURE: [&str; 24] = [
+    "fields.rs",
+    "cache/head.rs",
+    "cache/range.rs",
     "cache/part.rs",
     "cache/coding.rs",
     "cache/explain.rs",
@@ -48,9 +55,13 @@ const PURE: [&str; 17] = [
     "cache/freshness.rs",
     "cache/respond.rs",
     "cache/control.rs",
-    "cache/vary.rs",
+    "cache/vary/mod.rs",
+    "cache/vary/axis.rs",
+    "cache/vary/normalise.rs",
+    "cache/vary/presented.rs",
     "cache/tags.rs",
     "cache/status.rs",
+    "cache/purge/record.rs",
     "cache/purge/table.rs",
     "origin/balance.rs",
     "request.rs",

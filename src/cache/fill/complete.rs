@@ -6,15 +6,16 @@ use bytes::Bytes;
 use http::{StatusCode, header};
 
 use crate::clock::Timestamp;
+use crate::fields::add_date;
 use crate::origin::connect::OriginError;
 use crate::origin::exchange::Exchange;
 
 use super::super::coding;
 use super::super::freshness::ExchangeTimes;
-use super::super::object::add_date;
 use super::super::part::{Missing, Part};
 use super::super::policy::Storable;
 use super::super::purge::Standing;
+use super::super::vary;
 use super::Fill;
 use super::deliver::Around;
 use super::receive::with_age;
@@ -55,7 +56,7 @@ impl Fill {
     /// Makes of a 206 that brings what a part lacks the head of the whole, with the newer fields (RFC 9111 section 3.4).
     /// `None`: it does not bring that, or what it brings may no longer be stored.
     fn completion(&self, part: &Part, missing: &Missing, exchange: &mut Exchange) -> Option<(Storable, Around)> {
-        let live = self.cache.purges.standing(&part.object) != Standing::Dead && !self.flight.is_spoilt();
+        let live = part.object.standing(&self.cache.purges) != Standing::Dead && !self.flight.is_spoilt();
         if !live || !part.is_completed_by(missing, &exchange.fields) {
             return None;
         }
@@ -73,7 +74,7 @@ impl Fill {
         if let Some(compress) = &self.request.rules().compress
             && coding::suits(compress, StatusCode::OK, &exchange.fields, length)
         {
-            coding::add_vary(&mut exchange.fields);
+            vary::add_coding(&mut exchange.fields);
         }
         storable.variant = part.object.variant.clone();
         storable.tags = part.object.tags().clone();

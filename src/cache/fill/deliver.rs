@@ -12,9 +12,11 @@ use crate::origin::exchange::Exchange;
 
 use super::super::fill_buffer;
 use super::super::flight::{Flight, FlightHead, Settled};
-use super::super::object::{Head, Object};
-use super::super::part::{self, ContentRange, Part};
+use super::super::head::Head;
+use super::super::object::Object;
+use super::super::part::{self, Part};
 use super::super::policy::Storable;
+use super::super::range::ContentRange;
 use super::super::reason::SkipReason;
 use super::super::status::Stored;
 use super::super::vary::Variant;

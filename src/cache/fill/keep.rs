@@ -12,7 +12,8 @@ use crate::config::model::FinishFill;
 
 use super::super::fill_buffer::{self, FillBuffer};
 use super::super::flight::{Flight, FlightHead};
-use super::super::object::{Head, Object};
+use super::super::head::Head;
+use super::super::object::Object;
 use super::super::part;
 use super::super::policy::Storable;
 use super::super::reason::SkipReason;

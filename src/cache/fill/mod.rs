@@ -18,7 +18,8 @@ use crate::origin::exchange::Exchange;
 
 use super::flight::{Flight, FlightReader, Settled};
 use super::flights::Flights;
-use super::object::{Head, Object};
+use super::head::Head;
+use super::object::Object;
 use super::purge::Standing;
 use super::slice::SliceVerdict;
 use super::stored::Cache;
@@ -73,7 +74,7 @@ impl Fill {
         };
         if let (Ok(exchange), Some(stale)) = (&answer, &self.request.stale)
             && exchange.status == StatusCode::NOT_MODIFIED
-            && (confirms_another(&exchange.fields, stale) || self.cache.purges.standing(stale) == Standing::Dead)
+            && (confirms_another(&exchange.fields, stale) || stale.standing(&self.cache.purges) == Standing::Dead)
         {
             // It says nothing about what is stored here (RFC 9111 section 4.3.4), or a purge has killed that meanwhile.
             if !self.cache.is_fresh(stale) {

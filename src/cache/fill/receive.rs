@@ -6,15 +6,18 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use tokio::sync::oneshot;
 
 use crate::clock::Timestamp;
+use crate::fields::add_date;
 use crate::origin::exchange::Exchange;
 
 use super::super::coding;
 use super::super::flight::{ObjectUse, Settled};
 use super::super::freshness::ExchangeTimes;
-use super::super::object::{Head, Object, add_date};
+use super::super::head::Head;
+use super::super::object::Object;
 use super::super::policy::{self, ResponseFacts, Storable};
 use super::super::reason::{Basis, SkipReason};
 use super::super::tags;
+use super::super::vary;
 use super::deliver::Around;
 use super::{Fill, PrivateBody, PrivateResponse};
 
@@ -52,7 +55,7 @@ impl Fill {
                 if let Some(rules) = &self.request.rules().compress
                     && coding::suits(rules, exchange.status, &exchange.fields, length)
                 {
-                    coding::add_vary(&mut exchange.fields);
+                    vary::add_coding(&mut exchange.fields);
                 }
                 match storable.part {
                     // What it is a slice of may be larger than anything that is stored.

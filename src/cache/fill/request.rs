@@ -6,6 +6,7 @@ use std::sync::Arc;
 use http::{HeaderMap, HeaderValue, Method, Version, header};
 
 use crate::config::model::CacheRules;
+use crate::fields::remove_hop_by_hop;
 use crate::origin::exchange::{OriginRequest, Silence};
 use crate::origin::forward::{self, Forwarded};
 use crate::plan::CacheKey;
@@ -13,10 +14,11 @@ use crate::prefix::Prefix;
 use crate::request::Fields;
 use crate::snapshot::Snapshot;
 
-use super::super::object::{Object, remove_hop_by_hop};
-use super::super::part::{self, Part};
+use super::super::object::Object;
+use super::super::part::Part;
 use super::super::policy::{self, RequestFacts};
 use super::super::purge::{Purges, Standing};
+use super::super::range;
 use super::super::request::CacheRequest;
 use super::super::slice::{OwnedSlice, Slice};
 use super::super::vary::{self, Presented};
@@ -153,7 +155,7 @@ impl FillRequest {
 
     /// Leaves out what a purge has killed by the time the fill's number was taken: it is not to be validated back to life.
     pub(super) fn let_the_dead_rest(&mut self, purges: &Purges) {
-        let lives = |object: &Object| purges.standing(object) != Standing::Dead;
+        let lives = |object: &Object| object.standing(purges) != Standing::Dead;
         self.stale = self.stale.take().filter(|stale| lives(stale));
         self.part = self.part.take().filter(|part| lives(&part.object));
     }
@@ -185,5 +187,5 @@ pub(super) fn confirms_another(fields: &HeaderMap, stale: &Object) -> bool {
 /// The range to ask the origin for, where the route says so and nothing whole is there to be validated.
 pub fn asked_range(request: &CacheRequest<'_>, stale: Option<&Arc<Object>>) -> Option<HeaderValue> {
     let asks = request.matched.route.cache.fetch_ranges && stale.is_none() && *request.view.method == Method::GET;
-    asks.then(|| part::single_range(request.view.fields)).flatten().and_then(|range| range.parse().ok())
+    asks.then(|| range::single_range(request.view.fields)).flatten().and_then(|range| range.parse().ok())
 }

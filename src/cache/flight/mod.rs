@@ -7,18 +7,17 @@
 //! little of what is; readers that are further behind read the file. A response that is not stored at all is dropped as
 //! soon as all readers have it, and its fill waits when the slowest reader is [`super::fill_buffer::WINDOW`] bytes behind.
 
+mod body;
 mod outcome;
 mod reader;
 
-use std::collections::{HashMap, VecDeque};
-use std::pin::Pin;
+use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use smallvec::SmallVec;
 use tokio::sync::Notify;
 
 use crate::clock::ticks;
@@ -29,10 +28,12 @@ use crate::prefix::Prefix;
 
 use super::fill_buffer::{Account, FillBuffer, WINDOW};
 use super::purge::PurgeSeq;
-use super::trouble::Trouble;
 use super::vary::Variant;
 use super::waiting::{Client, Held, Holder, Holding, OfNetwork, Waiter};
 
+use body::{Body, Retention};
+
+pub use body::PartlyWritten;
 pub use outcome::{Arrival, FlightHead, ObjectUse, Settled};
 pub use reader::FlightReader;
 
@@ -70,59 +71,15 @@ pub struct Flight {
 
 struct State {
     phase: Phase,
-    chunks: VecDeque<Chunk>,
-    /// Where the first byte that is still here lies in the body, and where the next will.
-    first: u64,
-    end: u64,
-    readers: SmallVec<[Position; 4]>,
+    body: Body,
     /// Readers that wait for their clients, until the body is stored and counts.
     waiters: HashMap<usize, Holding>,
-    next_reader: u64,
-    keeping: Keeping,
     /// Room that was taken for what has not come.
     reserved: u64,
     /// The same, as what is fetched for the clients of a network.
     of_network: Option<OfNetwork>,
     /// What is here is the stored body itself, and counted where that is: so many bytes.
     shared: Option<u64>,
-    /// The beginning of the body, on disk.
-    file: Option<Arc<dyn PartlyWritten>>,
-}
-
-struct Chunk {
-    at: u64,
-    bytes: Bytes,
-}
-
-/// How far a reader has come.
-struct Position {
-    reader: u64,
-    at: u64,
-    /// It has taken all that was there, and wants more.
-    waits: bool,
-}
-
-/// What becomes of bytes that have come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Keeping {
-    /// All stay here.
-    All,
-    /// Those that are on disk go.
-    Unwritten,
-    /// Those that all readers have go.
-    Unread,
-}
-
-/// A body on its way to a disk: it can be read as far as it is written.
-pub trait PartlyWritten: std::fmt::Debug + Send + Sync {
-    /// Has it tell the flight of what is written from now on.
-    fn tell(&self, flight: Weak<Flight>);
-
-    /// Bytes from the start that are written.
-    fn written(&self) -> u64;
-
-    /// Some bytes from a place on that is written, at least one, and none from `until` on.
-    fn read(self: Arc<Self>, from: u64, until: u64) -> Pin<Box<dyn Future<Output = Result<Bytes, Trouble>> + Send>>;
 }
 
 #[derive(Clone)]
@@ -151,17 +108,11 @@ impl Flight {
             held: Mutex::default(),
             state: Mutex::new(State {
                 phase: Phase::Waiting,
-                chunks: VecDeque::new(),
-                first: 0,
-                end: 0,
-                readers: SmallVec::new(),
+                body: Body::default(),
                 waiters: HashMap::new(),
-                next_reader: 0,
-                keeping: Keeping::All,
                 reserved: 0,
                 of_network: None,
                 shared: None,
-                file: None,
             }),
             interims: Arc::default(),
             changed: Notify::new(),
@@ -204,7 +155,7 @@ impl Flight {
     pub fn abort(&self, error: OriginError) {
         self.end(|head| Phase::Broken(head, error.clone()));
         let mut state = self.state.lock();
-        if matches!(state.phase, Phase::Broken(..)) && state.keeping == Keeping::All {
+        if matches!(state.phase, Phase::Broken(..)) && state.body.retention == Retention::All {
             self.pass_on(&mut state); // it will not be stored: what is left of it is for its readers alone
         }
         if matches!(state.phase, Phase::Waiting) {
@@ -236,14 +187,13 @@ impl Flight {
 
     pub fn append(&self, chunk: Bytes) {
         let mut state = self.state.lock();
-        let (at, length) = (state.end, chunk.len() as u64);
-        state.end += length;
+        let length = chunk.len() as u64;
         if state.shared.is_none() {
             let ahead = state.reserved.min(length);
             state.reserved -= ahead;
             self.buffer.take(length - ahead, state.account());
         }
-        state.chunks.push_back(Chunk { at, bytes: chunk });
+        state.body.append(chunk);
         self.trim(&mut state);
         drop(state);
         self.changed.notify_waiters();
@@ -253,9 +203,9 @@ impl Flight {
     pub fn body_between(&self, before: &[u8], last: &[u8]) -> Bytes {
         let state = self.state.lock();
         // Copied even if it is one piece: its buffer may be larger than what is used of it.
-        let mut whole = Vec::with_capacity(before.len() + (state.end - state.first) as usize + last.len());
+        let mut whole = Vec::with_capacity(before.len() + state.body.here() as usize + last.len());
         whole.extend_from_slice(before);
-        state.chunks.iter().for_each(|chunk| whole.extend_from_slice(&chunk.bytes));
+        state.body.pieces().for_each(|piece| whole.extend_from_slice(piece));
         whole.extend_from_slice(last);
         whole.into()
     }
@@ -264,12 +214,13 @@ impl Flight {
     /// twice. `false`: they do not, since they have not been given all that has come.
     pub fn share(self: &Arc<Self>, body: &Bytes, weight: u64) -> bool {
         let mut state = self.state.lock();
-        if state.keeping != Keeping::All || state.shared.is_some() || state.end > body.len() as u64 {
+        if state.body.retention != Retention::All || state.shared.is_some() || state.body.received() > body.len() as u64
+        {
             return false;
         }
-        self.buffer.give_back(state.end + std::mem::take(&mut state.reserved), Account::Fills);
+        self.buffer.give_back(state.body.received() + std::mem::take(&mut state.reserved), Account::Fills);
         (state.shared, state.of_network) = (Some(weight), None);
-        (state.chunks, state.end) = (VecDeque::from([Chunk { at: 0, bytes: body.clone() }]), body.len() as u64);
+        state.body.replace(body.clone());
         let waiters = std::mem::take(&mut state.waiters);
         drop(state);
         self.changed.notify_waiters();
@@ -287,8 +238,8 @@ impl Flight {
     pub fn stored_body(&self, waiter: &Arc<Waiter>) -> Option<(usize, u64)> {
         let mut state = self.state.lock();
         if let Some(weight) = state.shared {
-            let first = state.chunks.front().filter(|first| first.at == 0 && !first.bytes.is_empty())?;
-            return Some((first.bytes.as_ptr().addr(), weight));
+            let body = state.body.beginning().filter(|body| !body.is_empty())?;
+            return Some((body.as_ptr().addr(), weight));
         }
         let holding = waiter.holding();
         if state.waiters.len() == state.waiters.capacity() {
@@ -303,9 +254,9 @@ impl Flight {
         file.tell(Arc::downgrade(self));
         let mut state = self.state.lock();
         self.buffer.give_back(std::mem::take(&mut state.reserved), Account::Fills);
-        (state.keeping, state.of_network) = (Keeping::Unwritten, None);
-        state.file = Some(file);
-        state.chunks.iter().map(|chunk| chunk.bytes.clone()).collect()
+        (state.body.retention, state.of_network) = (Retention::Unwritten, None);
+        state.body.file = Some(file);
+        state.body.pieces().cloned().collect()
     }
 
     /// From now on it is not stored: bytes that all readers have are dropped.
@@ -315,13 +266,13 @@ impl Flight {
 
     /// From now on what all readers have is dropped, and what is here counts as only passed on.
     fn pass_on(&self, state: &mut State) {
-        if state.shared.is_some() || state.keeping == Keeping::Unread {
+        if state.shared.is_some() || state.body.retention == Retention::Unread {
             return;
         }
-        let here = state.end - state.first;
+        let here = state.body.here();
         self.buffer.give_back(here + std::mem::take(&mut state.reserved), Account::Fills);
         self.buffer.take(here, Account::Passing);
-        (state.keeping, state.of_network) = (Keeping::Unread, None);
+        (state.body.retention, state.of_network) = (Retention::Unread, None);
         self.trim(state);
     }
 
@@ -332,17 +283,17 @@ impl Flight {
 
     /// Whether all that has come is here, to be stored or stored already.
     pub fn keeps_all(&self) -> bool {
-        self.state.lock().keeping == Keeping::All
+        self.state.lock().body.retention == Retention::All
     }
 
     /// Bytes that have come.
     pub fn received(&self) -> u64 {
-        self.state.lock().end
+        self.state.lock().body.received()
     }
 
     /// Whether any reader had taken all that had come, and wanted more.
     pub fn has_waiting_readers(&self) -> bool {
-        self.state.lock().has_waiting_readers()
+        self.state.lock().body.has_waiting_readers()
     }
 
     /// Waits until a reader has taken all that has come, and wants more; or none is left.
@@ -351,7 +302,7 @@ impl Flight {
             let taken = self.taken.notified();
             {
                 let state = self.state.lock();
-                if state.readers.is_empty() || state.has_waiting_readers() {
+                if !state.body.has_readers() || state.body.has_waiting_readers() {
                     return;
                 }
             }
@@ -361,8 +312,7 @@ impl Flight {
 
     /// Whether all that did have left.
     pub fn is_deserted(&self) -> bool {
-        let state = self.state.lock();
-        state.next_reader > 0 && state.readers.is_empty()
+        self.state.lock().body.is_deserted()
     }
 
     /// Waits until the slowest reader is near enough to go on; where there is no room, until one wants more. `false`: there
@@ -372,12 +322,12 @@ impl Flight {
             let taken = self.taken.notified();
             {
                 let state = self.state.lock();
-                if state.readers.is_empty() {
+                if !state.body.has_readers() {
                     return false;
                 }
-                let behind = state.end - state.first;
+                let behind = state.body.here();
                 let goes_on = match self.buffer.is_tight() {
-                    true => behind == 0 && state.has_waiting_readers(),
+                    true => behind == 0 && state.body.has_waiting_readers(),
                     false => behind < WINDOW,
                 };
                 if goes_on {
@@ -393,17 +343,16 @@ impl Flight {
     /// Lets go of what is only passed on to readers that take nothing, if there is no room. Whether it did.
     fn shed(&self) -> bool {
         let mut state = self.state.lock();
-        if state.keeping != Keeping::Unread || self.buffer.held() <= self.buffer.most() {
+        if state.body.retention != Retention::Unread || self.buffer.held() <= self.buffer.most() {
             return false;
         }
-        self.buffer.give_back(state.end - state.first, state.account());
-        state.first = state.end;
-        state.chunks.clear();
+        self.buffer.give_back(state.body.here(), state.account());
+        state.body.clear();
         true
     }
 
     fn trim(&self, state: &mut State) {
-        let dropped = state.trim(if self.buffer.is_tight() { 0 } else { WINDOW });
+        let dropped = state.body.trim(if self.buffer.is_tight() { 0 } else { WINDOW });
         self.buffer.give_back(dropped, state.account());
     }
 
@@ -426,7 +375,7 @@ impl Drop for Flight {
     fn drop(&mut self) {
         let state = self.state.get_mut();
         if state.shared.is_none() {
-            self.buffer.give_back(state.end - state.first + state.reserved, state.account());
+            self.buffer.give_back(state.body.here() + state.reserved, state.account());
         }
     }
 }
@@ -436,8 +385,7 @@ impl Holder for Flight {
     fn let_go(&self) {
         let mut state = self.state.lock();
         if state.shared.is_some() {
-            state.chunks.clear();
-            state.first = state.end;
+            state.body.clear();
         }
         drop(state);
         self.changed.notify_waiters();
@@ -447,53 +395,22 @@ impl Holder for Flight {
 impl State {
     /// Where what is here is counted.
     fn account(&self) -> Account {
-        if self.keeping == Keeping::Unread { Account::Passing } else { Account::Fills }
-    }
-
-    fn has_waiting_readers(&self) -> bool {
-        self.readers.iter().any(|position| position.waits)
-    }
-
-    /// Bytes from the start of the body that can be read from disk.
-    fn on_disk(&self) -> u64 {
-        self.file.as_ref().map_or(0, |file| file.written())
-    }
-
-    /// Drops what nobody needs any more; how many bytes. `window`: what is kept of what is on disk already.
-    fn trim(&mut self, window: u64) -> u64 {
-        let slowest = || self.readers.iter().map(|position| position.at).min().unwrap_or(self.end);
-        let until = match self.keeping {
-            Keeping::All => return 0,
-            Keeping::Unread => slowest(),
-            Keeping::Unwritten => self.on_disk().min(slowest().max(self.end.saturating_sub(window))),
-        };
-        let before = self.first;
-        while let Some(chunk) = self.chunks.front().filter(|chunk| chunk.at + chunk.bytes.len() as u64 <= until) {
-            self.first = chunk.at + chunk.bytes.len() as u64;
-            self.chunks.pop_front();
-        }
-        self.first - before
-    }
-
-    /// The bytes from a place on that are at hand, up to the end of a piece.
-    fn piece(&self, at: u64) -> Option<Bytes> {
-        let after = self.chunks.partition_point(|chunk| chunk.at <= at);
-        let chunk = self.chunks.get(after.checked_sub(1)?)?;
-        let skip = (at - chunk.at) as usize;
-        (skip < chunk.bytes.len()).then(|| chunk.bytes.slice(skip..))
+        if self.body.retention == Retention::Unread { Account::Passing } else { Account::Fills }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::pin::Pin;
+    use std::task::{Context, Waker};
+
     use http::{HeaderMap, StatusCode};
 
     use super::super::freshness::Freshness;
-    use super::super::object::Head;
+    use super::super::head::Head;
     use super::super::tags::Tags;
-    use super::super::vary::Presented;
+    use super::super::testing::presented;
     use super::*;
-    use crate::request::Fields;
 
     fn flight() -> Arc<Flight> {
         flight_in(&Arc::new(FillBuffer::new(u64::MAX, Arc::default())))
@@ -501,11 +418,6 @@ mod tests {
 
     fn flight_in(buffer: &Arc<FillBuffer>) -> Arc<Flight> {
         Flight::new(CacheKey::from_written("s\u{1f}1\u{1f}h/"), PurgeSeq(0), Some(None), buffer.clone())
-    }
-
-    fn nobody() -> Presented<'static> {
-        let (fields, client) = (Fields::Parsed(&[]), [192, 0, 2, 1].into());
-        Presented { fields, client, version: http::Version::HTTP_11, trusted_proxies: &[] }
     }
 
     fn head() -> FlightHead {
@@ -523,7 +435,7 @@ mod tests {
     }
 
     async fn reader(flight: &Arc<Flight>) -> FlightReader {
-        match flight.arrival(None, nobody(), None).await {
+        match flight.arrival(None, presented(&HeaderMap::new()), None).await {
             Arrival::Stream(reader) => reader,
             _ => panic!("expected a stream"),
         }
@@ -535,6 +447,10 @@ mod tests {
             all.extend_from_slice(&chunk);
         }
         Ok(all)
+    }
+
+    fn is_pending(future: Pin<&mut impl Future>) -> bool {
+        future.poll(&mut Context::from_waker(Waker::noop())).is_pending()
     }
 
     fn broken() -> OriginError {
@@ -576,7 +492,7 @@ mod tests {
     async fn a_fill_that_ends_before_its_head_tells_those_who_wait() {
         let flight = flight();
         flight.abort(broken());
-        let arrival = flight.arrival(None, nobody(), None).await;
+        let arrival = flight.arrival(None, presented(&HeaderMap::new()), None).await;
         assert!(matches!(arrival, Arrival::Settled(Settled::Failed(error)) if error == broken()));
     }
 
@@ -591,15 +507,18 @@ mod tests {
         flight.append(Bytes::from(vec![b'b'; WINDOW as usize]));
         fast.next().await.unwrap();
         fast.next().await.unwrap();
-        assert_eq!(flight.state.lock().chunks.len(), 2);
+        assert_eq!(flight.state.lock().body.pieces().count(), 2);
         let wait = flight.wait_for_readers();
         tokio::pin!(wait);
-        assert!(futures_are_pending(wait.as_mut()).await);
+        assert!(is_pending(wait.as_mut()));
         slow.next().await.unwrap();
         slow.next().await.unwrap();
         assert!(wait.await);
-        assert_eq!(flight.state.lock().chunks.len(), 0);
-        assert!(matches!(flight.arrival(None, nobody(), None).await, Arrival::Missed), "the start is gone");
+        assert_eq!(flight.state.lock().body.pieces().count(), 0);
+        assert!(
+            matches!(flight.arrival(None, presented(&HeaderMap::new()), None).await, Arrival::Missed),
+            "the start is gone"
+        );
         drop((slow, fast));
         assert!(!flight.wait_for_readers().await, "nobody is left to read for");
     }
@@ -651,7 +570,7 @@ mod tests {
         {
             let wait = passed.wait_for_readers();
             tokio::pin!(wait);
-            assert!(futures_are_pending(wait.as_mut()).await, "the window is narrow");
+            assert!(is_pending(wait.as_mut()), "the window is narrow");
         }
         reader.next().await.unwrap();
         assert_eq!(buffer.held(), 0);
@@ -673,14 +592,5 @@ mod tests {
         flight.let_go();
         assert!(rest(slow).await.is_err());
         assert_eq!(done.next().await, Ok(None), "who had all of it had all of it");
-    }
-
-    async fn futures_are_pending<F: Future>(future: std::pin::Pin<&mut F>) -> bool {
-        let mut future = Some(future);
-        std::future::poll_fn(|cx| {
-            let future = future.take().expect("polled once");
-            std::task::Poll::Ready(future.poll(cx).is_pending())
-        })
-        .await
     }
 }

@@ -8,8 +8,9 @@ use crate::clock::Timestamp;
 use crate::origin::connect::OriginError;
 
 use super::super::freshness::Freshness;
-use super::super::object::{Head, Object};
-use super::super::part::ContentRange;
+use super::super::head::Head;
+use super::super::object::Object;
+use super::super::range::ContentRange;
 use super::super::reason::SkipReason;
 use super::super::status::Stored;
 use super::super::tags::Tags;

@@ -10,10 +10,11 @@ use crate::origin::connect::OriginError;
 use crate::origin::interims::Interims;
 
 use super::super::vary::Presented;
-use super::{Arrival, Flight, FlightHead, Keeping, PartlyWritten, Phase, Position, Settled, State};
+use super::body::{Next, Retention};
+use super::{Arrival, Flight, FlightHead, Phase, Settled, State};
 
 /// Bytes that are read of a file at once.
-const MOST_IN_HAND: u64 = 32 << 10;
+const MAX_IN_HAND: u64 = 32 << 10;
 
 /// A reader's place in a flight. Dropping it is leaving; the fill goes on.
 pub struct Seat {
@@ -32,13 +33,7 @@ pub struct FlightReader {
 impl Flight {
     /// Keeps a place at the first byte for a reader that has yet to see the head.
     pub fn seat(self: &Arc<Self>) -> Option<Seat> {
-        let mut state = self.state.lock();
-        if state.first > state.on_disk() {
-            return None;
-        }
-        let reader = state.next_reader;
-        state.next_reader += 1;
-        state.readers.push(Position { reader, at: 0, waits: false });
+        let reader = self.state.lock().body.enter_reader()?;
         Some(Seat { flight: self.clone(), reader })
     }
 
@@ -94,14 +89,14 @@ impl FlightReader {
         loop {
             let changed = self.seat.flight.changed.notified();
             match self.seat.take()? {
-                Taken::Piece(piece) => return Ok(Some(piece)),
-                Taken::End => return Ok(None),
-                Taken::Nothing => changed.await,
-                Taken::OnDisk { file, at, until } => {
+                None => return Ok(None),
+                Some(Next::Piece(piece)) => return Ok(Some(piece)),
+                Some(Next::Nothing) => changed.await,
+                Some(Next::OnDisk { file, at, until }) => {
                     // Of a body that is read for its reader alone no more is in hand than is every connection's due.
                     let piece =
-                        file.read(at, until.min(at + MOST_IN_HAND)).await.map_err(OriginError::stored_body_lost)?;
-                    self.seat.advance(piece.len());
+                        file.read(at, until.min(at + MAX_IN_HAND)).await.map_err(OriginError::stored_body_lost)?;
+                    self.seat.moved(&mut self.seat.flight.state.lock(), piece.len());
                     return Ok(Some(piece));
                 }
             }
@@ -109,76 +104,40 @@ impl FlightReader {
     }
 }
 
-/// What a reader finds at its place.
-enum Taken {
-    Piece(Bytes),
-    /// The bytes up to `until` are no longer in memory.
-    OnDisk {
-        file: Arc<dyn PartlyWritten>,
-        at: u64,
-        until: u64,
-    },
-    /// Not yet there.
-    Nothing,
-    End,
-}
-
 impl Seat {
-    fn take(&self) -> Result<Taken, OriginError> {
-        let mut state = self.flight.state.lock();
-        let Some(at) = state.readers.iter().find(|position| position.reader == self.reader).map(|found| found.at)
-        else {
-            return Ok(Taken::End);
-        };
-        // Bytes are only dropped when they are on disk or every reader has them.
-        if at < state.first {
-            return match state.file.clone() {
-                Some(file) => Ok(Taken::OnDisk { file, at, until: state.first }),
-                None => Err(let_go()), // never an end
-            };
-        }
-        if let Some(piece) = state.piece(at) {
-            self.moved(&mut state, piece.len());
-            return Ok(Taken::Piece(piece));
-        }
-        match &state.phase {
-            Phase::Complete(_) => Ok(Taken::End),
-            Phase::Broken(_, error) => Err(error.clone()),
-            Phase::Settled(Settled::Failed(error)) => Err(error.clone()),
-            Phase::Waiting | Phase::Streaming(_) | Phase::Settled(_) => {
-                self.wait(&mut state);
-                Ok(Taken::Nothing)
+    /// What there is for it; `None`: the body has come to its proper end.
+    fn take(&self) -> Result<Option<Next>, OriginError> {
+        let mut guard = self.flight.state.lock();
+        let state = &mut *guard;
+        let next = state.body.next(self.reader).ok_or_else(let_go)?;
+        match (&next, &state.phase) {
+            (Next::OnDisk { .. }, _) => {}
+            (Next::Piece(piece), _) => self.moved(state, piece.len()),
+            (Next::Nothing, Phase::Complete(_)) => return Ok(None),
+            (Next::Nothing, Phase::Broken(_, error) | Phase::Settled(Settled::Failed(error))) => {
+                return Err(error.clone());
+            }
+            (Next::Nothing, Phase::Waiting | Phase::Streaming(_) | Phase::Settled(_)) => {
+                if state.body.wait(self.reader) {
+                    self.flight.taken.notify_waiters();
+                }
             }
         }
+        Ok(Some(next))
     }
 
-    /// It wants more than there is.
-    fn wait(&self, state: &mut State) {
-        if let Some(position) = state.readers.iter_mut().find(|position| position.reader == self.reader)
-            && !std::mem::replace(&mut position.waits, true)
-        {
-            self.flight.taken.notify_waiters();
-        }
-    }
-
-    /// Goes on to what lies some bytes further.
-    fn advance(&self, bytes: usize) {
-        self.moved(&mut self.flight.state.lock(), bytes);
-    }
-
+    /// It goes on to what lies some bytes further.
     fn moved(&self, state: &mut State, bytes: usize) {
-        if let Some(position) = state.readers.iter_mut().find(|position| position.reader == self.reader) {
-            position.at += bytes as u64;
-            position.waits = false;
-        }
+        state.body.advance(self.reader, bytes);
         self.flight.trim(state);
-        if state.keeping != Keeping::All {
+        if state.body.retention != Retention::All {
             self.flight.taken.notify_waiters();
         }
         self.flight.taken_at.store(ticks(), Ordering::Relaxed);
     }
 }
 
+/// Of one whose flight let go of what it had not read.
 fn let_go() -> OriginError {
     let cause = "its readers took too little, and there was no room for it".to_owned();
     OriginError::Broken { origin: "".into(), cause }
@@ -187,7 +146,7 @@ fn let_go() -> OriginError {
 impl Drop for Seat {
     fn drop(&mut self) {
         let mut state = self.flight.state.lock();
-        state.readers.retain(|position| position.reader != self.reader);
+        state.body.remove_reader(self.reader);
         self.flight.trim(&mut state);
         drop(state);
         self.flight.taken.notify_waiters();

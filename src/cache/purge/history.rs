@@ -7,12 +7,12 @@ use serde::Serialize;
 
 use crate::clock::Timestamp;
 
-use super::{Event, PurgeSeq, Record, Target};
+use super::record::{Event, PurgeSeq, Record, Target};
 
 /// Purges that are remembered.
-const MOST: usize = 1000;
+const MAX_PURGES: usize = 1000;
 /// Targets that are shown of each.
-const MOST_TARGETS: usize = 20;
+const MAX_TARGETS: usize = 20;
 
 /// One purge.
 #[derive(Debug, Clone, Serialize, PartialEq, Eq)]
@@ -49,14 +49,14 @@ impl History {
     pub fn note(&self, record: &Record) {
         let Event::Purge { soft, targets } = &record.event else { return };
         let mut all = self.0.lock();
-        if all.len() >= MOST {
+        if all.len() >= MAX_PURGES {
             all.pop_front();
         }
         all.push_back(Past {
             seq: record.seq,
             time: record.time,
             soft: *soft,
-            targets: targets.iter().take(MOST_TARGETS).map(describe).collect(),
+            targets: targets.iter().take(MAX_TARGETS).map(describe).collect(),
             targets_total: targets.len(),
             state: State::InForce,
             objects: 0,
@@ -67,7 +67,7 @@ impl History {
     /// Puts what the caller wrote in the place of what the log keeps: of tags that is only a hash.
     pub fn name(&self, seq: PurgeSeq, targets: Vec<String>) {
         if let Some(past) = self.0.lock().iter_mut().rev().find(|past| past.seq == seq) {
-            past.targets = targets.into_iter().take(MOST_TARGETS).collect();
+            past.targets = targets.into_iter().take(MAX_TARGETS).collect();
         }
     }
 
@@ -112,18 +112,18 @@ mod tests {
     #[test]
     fn what_came_of_purges_is_remembered_for_a_while() {
         let history = History::default();
-        for seq in 1..=MOST as u64 + 5 {
+        for seq in 1..=MAX_PURGES as u64 + 5 {
             let event = Event::Purge { soft: false, targets: vec![Target::All; 30] };
             history.note(&Record { seq: PurgeSeq(seq), time: Timestamp::from_secs(seq), event });
         }
         assert_eq!(history.get(PurgeSeq(5)), None);
         history.swept(&Freed::from([(PurgeSeq(10), (3, 300))]), Some(PurgeSeq(11)));
         let past = history.get(PurgeSeq(10)).unwrap();
-        assert_eq!((past.state, past.objects, past.bytes, past.targets.len()), (State::Swept, 3, 300, MOST_TARGETS));
+        assert_eq!((past.state, past.objects, past.bytes, past.targets.len()), (State::Swept, 3, 300, MAX_TARGETS));
         assert_eq!(past.targets_total, 30);
         assert_eq!(history.get(PurgeSeq(12)).unwrap().state, State::InForce);
         history.swept(&Freed::new(), None);
         assert_eq!(history.get(PurgeSeq(12)).unwrap().state, State::InForce, "not all was looked at");
-        assert_eq!(history.latest(2)[0].seq, PurgeSeq(MOST as u64 + 5));
+        assert_eq!(history.latest(2)[0].seq, PurgeSeq(MAX_PURGES as u64 + 5));
     }
 }

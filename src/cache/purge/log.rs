@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use crate::clock::Timestamp;
 
-use super::{Event, PurgeSeq, Record, Target};
+use super::record::{Event, PurgeSeq, Record, Target};
 
 /// The log is rewritten when its records have more targets than this and most of them are no longer needed.
 pub const COMPACT_ABOVE: usize = 4096;
@@ -61,8 +61,13 @@ impl PurgeLog {
         self.newest
     }
 
+    /// What is in it. Of one in memory nothing is kept.
+    pub fn records(&self) -> &[Record] {
+        &self.records
+    }
+
     /// Opens or creates `purge.log` in a directory and reads what is in it.
-    pub fn open(directory: &Path) -> Result<(Self, Vec<Record>), LogError> {
+    pub fn open(directory: &Path) -> Result<Self, LogError> {
         let path = directory.join("purge.log");
         let fail = |what| {
             let path = path.clone();
@@ -100,9 +105,7 @@ impl PurgeLog {
         }
         file.sync_all().and_then(|()| sync_directory(directory)).map_err(fail("cannot sync the purge log"))?;
         let newest = records.last().map_or(PurgeSeq(0), |record| record.seq);
-        let file = Some(LogFile { path, file });
-        let mut log = PurgeLog { file, records: records.clone(), newest, dirty: false };
-        let mut records = records;
+        let mut log = PurgeLog { file: Some(LogFile { path, file }), records, newest, dirty: false };
         if damaged > 0 {
             let seq = PurgeSeq(newest.0.saturating_add(damaged as u64));
             tracing::error!(
@@ -110,14 +113,12 @@ impl PurgeLog {
                 "records in the purge log are damaged; as their purges are lost, everything stored before is treated as purged"
             );
             let all = Event::Purge { soft: false, targets: vec![Target::All] };
-            let record = Record { seq, time: Timestamp::now(), event: all };
-            records.push(record.clone());
-            log.records.push(record);
+            log.records.push(Record { seq, time: Timestamp::now(), event: all });
             log.newest = seq;
             // Without the damaged lines, so that the next start does not find them again.
             log.rewrite()?;
         }
-        Ok((log, records))
+        Ok(log)
     }
 
     /// Appends records and waits until the disk has them: all or none.
@@ -297,8 +298,12 @@ mod tests {
     fn open(text: &[u8]) -> (tempfile::TempDir, Vec<Record>, PurgeLog) {
         let directory = tempfile::tempdir().unwrap();
         std::fs::write(directory.path().join("purge.log"), text).unwrap();
-        let (log, records) = PurgeLog::open(directory.path()).unwrap();
-        (directory, records, log)
+        let log = PurgeLog::open(directory.path()).unwrap();
+        (directory, log.records().to_vec(), log)
+    }
+
+    fn reopened(directory: &tempfile::TempDir) -> Vec<Record> {
+        PurgeLog::open(directory.path()).unwrap().records
     }
 
     #[test]
@@ -309,8 +314,7 @@ mod tests {
             let (directory, records, mut log) = open(&whole[..cut]);
             assert_eq!(records, [record(1), record(2)], "cut at {cut}");
             log.append(&[record(4)]).unwrap();
-            let (_, records) = PurgeLog::open(directory.path()).unwrap();
-            assert_eq!(records, [record(1), record(2), record(4)], "cut at {cut}");
+            assert_eq!(reopened(&directory), [record(1), record(2), record(4)], "cut at {cut}");
         }
     }
 
@@ -323,8 +327,7 @@ mod tests {
         let last = records.last().unwrap();
         assert_eq!(last.event, Event::Purge { soft: false, targets: vec![Target::All] });
         assert_eq!(last.seq, PurgeSeq(4));
-        let (_, again) = PurgeLog::open(directory.path()).unwrap();
-        assert_eq!(again, records, "the damage is dealt with once");
+        assert_eq!(reopened(&directory), records, "the damage is dealt with once");
     }
 
     #[test]
@@ -338,8 +341,7 @@ mod tests {
             let last = records.last().unwrap();
             assert_eq!(last.event, Event::Purge { soft: false, targets: vec![Target::All] });
             assert!(seqs.iter().all(|seq| last.seq > PurgeSeq(*seq)), "{seqs:?}");
-            let (_, again) = PurgeLog::open(directory.path()).unwrap();
-            assert_eq!(again, records, "the damage is dealt with once");
+            assert_eq!(reopened(&directory), records, "the damage is dealt with once");
         }
     }
 
@@ -369,8 +371,7 @@ mod tests {
         drop(log.exchange_file(writable));
         std::fs::write(&path, [&log_of(1..=1)[..], b"torn"].concat()).unwrap();
         log.append(&[record(2)]).unwrap();
-        let (_, records) = PurgeLog::open(directory.path()).unwrap();
-        assert_eq!(records, [record(1), record(2)]);
+        assert_eq!(reopened(&directory), [record(1), record(2)]);
     }
 
     #[test]

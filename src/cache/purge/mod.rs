@@ -7,6 +7,7 @@
 
 mod history;
 mod log;
+mod record;
 mod table;
 mod writer;
 
@@ -16,82 +17,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use parking_lot::{Mutex, RwLock};
-use serde::{Deserialize, Serialize};
 
 use crate::clock::Timestamp;
-
-use super::object::Object;
-use super::tags::TagHash;
 
 pub use history::{Freed, History};
 use log::PurgeLog;
 pub use log::{LogError, Replay};
-pub use table::Standing;
-use table::{Identity, PurgeTable};
+pub use record::{Event, PurgeSeq, Record, Target};
+use table::PurgeTable;
+pub use table::{Identity, Standing};
 use writer::Writing;
 pub use writer::{CHANGE_PATIENCE, NotDurable, PURGE_PATIENCE};
-
-/// The number of a purge; an object's is that of the last purge before its fill began.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Hash, Serialize, Deserialize)]
-pub struct PurgeSeq(pub u64);
-
-/// What one purge hits.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Target {
-    /// One URL of a site in all its variants and versions: `host/path?query`.
-    Url {
-        site: String,
-        uri: String,
-    },
-    /// All URLs of a site that begin with `host/path`.
-    Prefix {
-        site: String,
-        prefix: String,
-    },
-    /// Everything with a tag, of one site or of all.
-    Tag {
-        site: Option<String>,
-        tag: TagHash,
-    },
-    Site {
-        site: String,
-    },
-    All,
-}
-
-/// One entry of the log.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Record {
-    pub seq: PurgeSeq,
-    pub time: Timestamp,
-    #[serde(flatten)]
-    pub event: Event,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Event {
-    Purge {
-        soft: bool,
-        targets: Vec<Target>,
-    },
-    /// The admin API set a site's version. It holds until the configuration's own number changes from what it
-    /// was then.
-    Version {
-        site: String,
-        version: u64,
-        configured: u64,
-    },
-    /// What a compacted log has in the place of purges that nothing was older than.
-    Retired {
-        up_to: PurgeSeq,
-    },
-    /// What a new log begins with: tells it from all others.
-    Log {
-        id: u32,
-    },
-}
 
 /// A version set at run time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -126,10 +62,7 @@ pub struct Purges {
 impl Purges {
     /// Replays the log in `state_dir`, or keeps purges in memory only when there is none.
     pub fn open(state_dir: Option<&Path>) -> Result<Self, LogError> {
-        let (log, records) = match state_dir {
-            Some(directory) => PurgeLog::open(directory)?,
-            None => (PurgeLog::in_memory(), Vec::new()),
-        };
+        let log = state_dir.map_or_else(|| Ok(PurgeLog::in_memory()), PurgeLog::open)?;
         let purges = Purges {
             newest: AtomicU64::new(0),
             table: RwLock::default(),
@@ -143,16 +76,17 @@ impl Purges {
             writing: Writing::default(),
             history: History::default(),
         };
-        for record in &records {
-            purges.put_in_force(record);
+        {
+            let mut log = purges.log.lock();
+            log.records().iter().for_each(|record| purges.put_in_force(record));
+            if purges.log_id() == 0 {
+                let event = Event::Log { id: fastrand::u32(1..) };
+                let record = Record { seq: purges.current(), time: Timestamp::now(), event };
+                log.append(std::slice::from_ref(&record))?;
+                purges.put_in_force(&record);
+            }
+            purges.durable.store(log.newest().0, Ordering::Release);
         }
-        if purges.log_id() == 0 {
-            let id = fastrand::u32(1..);
-            let record = Record { seq: purges.current(), time: Timestamp::now(), event: Event::Log { id } };
-            purges.log.lock().append(std::slice::from_ref(&record))?;
-            purges.put_in_force(&record);
-        }
-        purges.durable.store(purges.log.lock().newest().0, Ordering::Release);
         Ok(purges)
     }
 
@@ -181,37 +115,17 @@ impl Purges {
         self.durable.clone()
     }
 
-    /// Whether an object is still to be used. One comparison unless there was a purge since the last time.
-    pub fn standing(&self, object: &Object) -> Standing {
-        let current = self.current();
-        let checked = object.checked();
-        if checked < current {
-            let identity = Identity { key: object.key(), tags: &object.tags().hashes, seq: checked };
-            let table = self.table.read();
-            // Purges are forgotten that may have hit it: nobody knows any more.
-            if checked < PurgeSeq(self.retired.load(Ordering::Acquire)) {
-                return Standing::Dead;
-            }
-            match table.standing(&identity) {
-                Standing::Dead => return Standing::Dead,
-                Standing::SoftPurged { since } => object.survived(current, Some(since)),
-                Standing::Live => object.survived(current, None),
-            }
-        }
-        object.soft_purged().map_or(Standing::Live, |since| Standing::SoftPurged { since })
-    }
-
-    /// Whether what a fill that began at `seq` brings would still be live when stored.
-    pub fn standing_of_fill(&self, key: &crate::plan::CacheKey, tags: &[TagHash], seq: PurgeSeq) -> Standing {
-        if seq == self.current() {
+    /// Whether something is still to be used, by all purges since its own.
+    pub fn standing(&self, of: &Identity<'_>) -> Standing {
+        if of.seq >= self.current() {
             return Standing::Live;
         }
         let table = self.table.read();
-        // As above: purges are forgotten that may have hit it.
-        if seq < PurgeSeq(self.retired.load(Ordering::Acquire)) {
+        // Purges are forgotten that may have hit it: nobody knows any more.
+        if of.seq < PurgeSeq(self.retired.load(Ordering::Acquire)) {
             return Standing::Dead;
         }
-        table.standing(&Identity { key: key.view(), tags, seq })
+        table.standing(of)
     }
 
     /// The version a site has: set at run time, unless the configuration has changed its own since.
@@ -240,9 +154,9 @@ impl Purges {
         self.retired.clone()
     }
 
-    /// The purge that killed an object: of several the first that is still known.
-    pub fn killer(&self, object: &Object) -> Option<PurgeSeq> {
-        self.table.read().killer(&Identity { key: object.key(), tags: &object.tags().hashes, seq: object.checked() })
+    /// The purge that killed something: of several the first that is still known.
+    pub fn killer(&self, of: &Identity<'_>) -> Option<PurgeSeq> {
+        self.table.read().killer(of)
     }
 
     /// What purges are in force for: each target with its newest purge.
@@ -278,18 +192,17 @@ impl Purges {
 }
 
 /// A purge that has not happened: what would it hit?
-pub struct Trial(PurgeTable);
+pub struct DryRun(PurgeTable);
 
-impl Trial {
+impl DryRun {
     pub fn of(targets: &[Target]) -> Self {
         let mut table = PurgeTable::default();
-        table.mark(targets, false, PurgeSeq(1), Timestamp::default());
-        Trial(table)
+        table.mark(targets, false, PurgeSeq(u64::MAX), Timestamp::default());
+        DryRun(table)
     }
 
-    pub fn hits(&self, object: &Object) -> bool {
-        let identity = Identity { key: object.key(), tags: &object.tags().hashes, seq: PurgeSeq(0) };
-        self.0.standing(&identity) == Standing::Dead
+    pub fn hits(&self, what: &Identity<'_>) -> bool {
+        self.0.standing(what) == Standing::Dead
     }
 }
 
@@ -298,6 +211,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::plan::Key;
 
     fn open(directory: Option<&Path>) -> Arc<Purges> {
         Arc::new(Purges::open(directory).unwrap())
@@ -315,6 +229,11 @@ mod tests {
 
     fn append(purges: &Arc<Purges>, event: Event, now: Timestamp) -> Result<PurgeSeq, NotDurable> {
         append_for(purges, event, now, PURGE_PATIENCE)
+    }
+
+    /// Of something that carries this number.
+    fn standing(purges: &Purges, seq: u64) -> Standing {
+        purges.standing(&Identity { key: Key::of_written("shop\u{1f}1\u{1f}h/a"), tags: &[], seq: PurgeSeq(seq) })
     }
 
     fn purge_all() -> Event {
@@ -341,9 +260,8 @@ mod tests {
         let purges = open(Some(directory.path()));
         let full = std::fs::OpenOptions::new().append(true).open("/dev/full").unwrap();
         let log = purges.log.lock().exchange_file(full);
-        let object = object_of_seq(0);
         assert!(append(&purges, purge_all(), Timestamp::from_secs(1)).is_err());
-        assert_eq!((purges.current(), purges.standing(&object)), (PurgeSeq(1), Standing::Dead));
+        assert_eq!((purges.current(), standing(&purges, 0)), (PurgeSeq(1), Standing::Dead));
         assert_eq!((purges.is_all_written(), purges.durable()), (false, PurgeSeq(0)));
         purges.log.lock().exchange_file(log);
         purges.close(PURGE_PATIENCE);
@@ -375,38 +293,12 @@ mod tests {
     #[test]
     fn nothing_is_known_of_what_is_older_than_what_is_forgotten() {
         let purges = open(None);
-        let (old, new) = (object_of_seq(0), object_of_seq(1));
         let url = Target::Url { site: "shop".into(), uri: "h/other".into() };
         let purge = || Event::Purge { soft: false, targets: vec![url.clone()] };
         append(&purges, purge(), Timestamp::from_secs(1)).unwrap();
         append(&purges, purge(), Timestamp::from_secs(2)).unwrap();
         purges.retire(PurgeSeq(1));
-        assert_eq!([purges.standing(&old), purges.standing(&new)], [Standing::Dead, Standing::Live]);
-    }
-
-    fn object_of_seq(seq: u64) -> Object {
-        let key = crate::plan::CacheKey::from_written("shop\u{1f}1\u{1f}h/a");
-        let head = super::super::object::Head::private(http::StatusCode::OK, http::HeaderMap::new());
-        Object::new(key.view(), head, bytes::Bytes::new(), Default::default(), PurgeSeq(seq))
-    }
-
-    #[test]
-    fn what_was_soft_purged_stays_so_when_the_purge_is_forgotten() {
-        let purges = open(None);
-        let key = crate::plan::CacheKey::from_written("shop\u{1f}1\u{1f}h/a");
-        let head = super::super::object::Head::private(http::StatusCode::OK, http::HeaderMap::new());
-        let object = Object::new(key.view(), head, bytes::Bytes::new(), Default::default(), PurgeSeq(0));
-        let at = |secs| Timestamp::from_secs(secs);
-        let purge = |soft| Event::Purge { soft, targets: vec![Target::All] };
-        for time in [10, 20] {
-            append(&purges, purge(true), at(time)).unwrap();
-            assert_eq!(purges.standing(&object), Standing::SoftPurged { since: at(10) });
-            purges.retire(object.checked());
-            assert_eq!(purges.marks(), 0, "nobody has to ask for the object");
-            assert_eq!(purges.standing(&object), Standing::SoftPurged { since: at(10) });
-        }
-        append(&purges, purge(false), at(30)).unwrap();
-        assert_eq!(purges.standing(&object), Standing::Dead);
+        assert_eq!([standing(&purges, 0), standing(&purges, 1)], [Standing::Dead, Standing::Live]);
     }
 
     #[test]

@@ -1,12 +1,12 @@
 //! The purges in force, arranged so that asking about one object takes a handful of hash lookups.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeSet, HashMap};
 
 use crate::clock::Timestamp;
 use crate::plan::Key;
 
 use super::super::tags::TagHash;
-use super::{PurgeSeq, Target};
+use super::record::{PurgeSeq, Target};
 
 /// What an object is to purges.
 pub struct Identity<'a> {
@@ -35,21 +35,21 @@ struct Marks {
     soft_time: Timestamp,
 }
 
+/// The marks of one site, or of all.
 #[derive(Debug, Default)]
-struct SiteMarks {
+struct Scope {
     whole: Marks,
+    tags: HashMap<TagHash, Marks>,
     urls: HashMap<Box<str>, Marks>,
     prefixes: HashMap<Box<str>, Marks>,
-    /// How many prefixes have each length: only these cuts of a URL have to be looked up.
-    prefix_lengths: BTreeMap<usize, usize>,
-    tags: HashMap<TagHash, Marks>,
+    /// The lengths that prefixes have: only these cuts of a URL have to be looked up.
+    prefix_lengths: BTreeSet<usize>,
 }
 
 #[derive(Debug, Default)]
 pub struct PurgeTable {
-    all: Marks,
-    sites: HashMap<Box<str>, SiteMarks>,
-    tags: HashMap<TagHash, Marks>,
+    everywhere: Scope,
+    sites: HashMap<Box<str>, Scope>,
 }
 
 impl Marks {
@@ -102,40 +102,35 @@ impl PurgeTable {
 
     /// The marks of all targets that an object belongs to.
     fn each_mark(&self, object: &Identity<'_>, mut each: impl FnMut(&Marks)) {
-        each(&self.all);
-        for tag in object.tags {
-            self.tags.get(tag).into_iter().for_each(&mut each);
-        }
-        if let Some(site) = self.sites.get(object.key.site()) {
-            each(&site.whole);
-            let uri = object.key.uri();
-            site.urls.get(uri).into_iter().for_each(&mut each);
-            for length in site.prefix_lengths.keys().take_while(|length| **length <= uri.len()) {
-                uri.get(..*length).and_then(|cut| site.prefixes.get(cut)).into_iter().for_each(&mut each);
-            }
+        let uri = object.key.uri();
+        for scope in self.sites.get(object.key.site()).into_iter().chain([&self.everywhere]) {
+            each(&scope.whole);
             for tag in object.tags {
-                site.tags.get(tag).into_iter().for_each(&mut each);
+                scope.tags.get(tag).into_iter().for_each(&mut each);
+            }
+            scope.urls.get(uri).into_iter().for_each(&mut each);
+            for length in scope.prefix_lengths.iter().take_while(|length| **length <= uri.len()) {
+                uri.get(..*length).and_then(|cut| scope.prefixes.get(cut)).into_iter().for_each(&mut each);
             }
         }
     }
 
     /// What it holds: each target with its newest purge.
     pub fn targets(&self) -> Vec<(Target, PurgeSeq)> {
-        let mut targets = vec![(Target::All, self.all.newest())];
-        for (tag, marks) in &self.tags {
-            targets.push((Target::Tag { site: None, tag: *tag }, marks.newest()));
-        }
-        for (name, of) in &self.sites {
-            let site = || name.to_string();
-            targets.push((Target::Site { site: site() }, of.whole.newest()));
-            for (uri, marks) in &of.urls {
-                targets.push((Target::Url { site: site(), uri: uri.to_string() }, marks.newest()));
+        let mut targets = Vec::new();
+        let sites = self.sites.iter().map(|(site, scope)| (Some(site.to_string()), scope));
+        for (site, scope) in sites.chain([(None, &self.everywhere)]) {
+            let whole = site.clone().map_or(Target::All, |site| Target::Site { site });
+            targets.push((whole, scope.whole.newest()));
+            for (tag, marks) in &scope.tags {
+                targets.push((Target::Tag { site: site.clone(), tag: *tag }, marks.newest()));
             }
-            for (prefix, marks) in &of.prefixes {
-                targets.push((Target::Prefix { site: site(), prefix: prefix.to_string() }, marks.newest()));
+            let site = site.unwrap_or_default(); // there are no URLs without one
+            for (uri, marks) in &scope.urls {
+                targets.push((Target::Url { site: site.clone(), uri: uri.to_string() }, marks.newest()));
             }
-            for (tag, marks) in &of.tags {
-                targets.push((Target::Tag { site: Some(site()), tag: *tag }, marks.newest()));
+            for (prefix, marks) in &scope.prefixes {
+                targets.push((Target::Prefix { site: site.clone(), prefix: prefix.to_string() }, marks.newest()));
             }
         }
         targets.retain(|(_, newest)| *newest > PurgeSeq(0));
@@ -144,50 +139,53 @@ impl PurgeTable {
 
     /// Drops what no object can be older than.
     pub fn retire(&mut self, oldest_in_use: PurgeSeq) {
-        let needed = |marks: &Marks| marks.newest() > oldest_in_use;
-        if !needed(&self.all) {
-            self.all = Marks::default();
-        }
-        self.tags.retain(|_, marks| needed(marks));
-        self.sites.retain(|_, site| {
-            site.urls.retain(|_, marks| needed(marks));
-            site.tags.retain(|_, marks| needed(marks));
-            site.prefixes.retain(|_, marks| needed(marks));
-            site.prefix_lengths.clear();
-            for prefix in site.prefixes.keys() {
-                *site.prefix_lengths.entry(prefix.len()).or_default() += 1;
-            }
-            needed(&site.whole) || !(site.urls.is_empty() && site.tags.is_empty() && site.prefixes.is_empty())
+        self.everywhere.retire(oldest_in_use);
+        self.sites.retain(|_, scope| {
+            scope.retire(oldest_in_use);
+            scope.len() > 0
         });
     }
 
     /// How many marks there are.
     pub fn len(&self) -> usize {
-        let one = |marks: &Marks| usize::from(marks.newest() > PurgeSeq(0));
-        let of_sites =
-            self.sites.values().map(|site| one(&site.whole) + site.urls.len() + site.prefixes.len() + site.tags.len());
-        one(&self.all) + self.tags.len() + of_sites.sum::<usize>()
+        self.everywhere.len() + self.sites.values().map(Scope::len).sum::<usize>()
     }
 
     fn marks_of(&mut self, target: &Target) -> &mut Marks {
         match target {
-            Target::All => &mut self.all,
-            Target::Tag { site: None, tag } => self.tags.entry(*tag).or_default(),
+            Target::All => &mut self.everywhere.whole,
+            Target::Tag { site: None, tag } => self.everywhere.tags.entry(*tag).or_default(),
             Target::Tag { site: Some(site), tag } => self.site(site).tags.entry(*tag).or_default(),
             Target::Site { site } => &mut self.site(site).whole,
             Target::Url { site, uri } => self.site(site).urls.entry(uri.as_str().into()).or_default(),
             Target::Prefix { site, prefix } => {
                 let site = self.site(site);
-                if !site.prefixes.contains_key(prefix.as_str()) {
-                    *site.prefix_lengths.entry(prefix.len()).or_default() += 1;
-                }
+                site.prefix_lengths.insert(prefix.len());
                 site.prefixes.entry(prefix.as_str().into()).or_default()
             }
         }
     }
 
-    fn site(&mut self, name: &str) -> &mut SiteMarks {
+    fn site(&mut self, name: &str) -> &mut Scope {
         self.sites.entry(name.into()).or_default()
+    }
+}
+
+impl Scope {
+    fn retire(&mut self, oldest_in_use: PurgeSeq) {
+        let is_needed = |marks: &Marks| marks.newest() > oldest_in_use;
+        if !is_needed(&self.whole) {
+            self.whole = Marks::default();
+        }
+        self.tags.retain(|_, marks| is_needed(marks));
+        self.urls.retain(|_, marks| is_needed(marks));
+        self.prefixes.retain(|_, marks| is_needed(marks));
+        self.prefix_lengths = self.prefixes.keys().map(|prefix| prefix.len()).collect();
+    }
+
+    fn len(&self) -> usize {
+        let whole = usize::from(self.whole.newest() > PurgeSeq(0));
+        whole + self.tags.len() + self.urls.len() + self.prefixes.len()
     }
 }
 

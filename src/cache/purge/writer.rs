@@ -10,8 +10,9 @@ use tokio::sync::watch;
 
 use crate::clock::Timestamp;
 
+use super::Purges;
 use super::log::{LogError, PurgeLog};
-use super::{Event, PurgeSeq, Purges, Record, Target};
+use super::record::{Event, PurgeSeq, Record, Target};
 
 /// How long whoever purges waits for the disk.
 pub const PURGE_PATIENCE: Duration = Duration::from_secs(10);
@@ -20,7 +21,7 @@ pub const CHANGE_PATIENCE: Duration = Duration::from_secs(2);
 /// How often it is looked whether the thread is done, when the process ends.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 /// Purges that cannot be written one by one; above it, a restart takes everything older for purged.
-const MOST_UNWRITTEN: usize = 10_000;
+const MAX_UNWRITTEN: usize = 10_000;
 
 /// Why what is in force may be undone by a restart.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -35,7 +36,7 @@ pub enum NotDurable {
 #[derive(Debug)]
 pub(super) struct Writing {
     wanted: Mutex<Wanted>,
-    tried: watch::Sender<Tried>,
+    attempts: watch::Sender<Attempt>,
 }
 
 #[derive(Debug, Default)]
@@ -46,16 +47,16 @@ struct Wanted {
     compact: Option<PurgeSeq>,
 }
 
-/// Up to which number it was tried, and why it failed the last time, if it did.
+/// Up to which number it was tried the last time, and why it failed, if it did.
 #[derive(Debug, Clone, Default)]
-struct Tried {
+struct Attempt {
     up_to: PurgeSeq,
     error: Option<Arc<LogError>>,
 }
 
 impl Default for Writing {
     fn default() -> Self {
-        Writing { wanted: Mutex::default(), tried: watch::Sender::new(Tried::default()) }
+        Writing { wanted: Mutex::default(), attempts: watch::Sender::new(Attempt::default()) }
     }
 }
 
@@ -82,19 +83,19 @@ impl Purges {
         now: Timestamp,
         patience: Duration,
     ) -> impl Future<Output = Result<PurgeSeq, NotDurable>> + Send + use<> {
-        let tried = self.writing.tried.subscribe();
+        let attempts = self.writing.attempts.subscribe();
         let seq = self.put(event, now);
-        self.clone().durable_by(seq, tried, patience)
+        self.clone().durable_by(seq, attempts, patience)
     }
 
     async fn durable_by(
         self: Arc<Self>,
         seq: PurgeSeq,
-        mut tried: watch::Receiver<Tried>,
+        mut attempts: watch::Receiver<Attempt>,
         patience: Duration,
     ) -> Result<PurgeSeq, NotDurable> {
-        let done = tokio::time::timeout(patience, tried.wait_for(|tried| tried.up_to >= seq)).await;
-        let error = done.ok().and_then(|tried| tried.ok()?.error.clone());
+        let done = tokio::time::timeout(patience, attempts.wait_for(|attempt| attempt.up_to >= seq)).await;
+        let error = done.ok().and_then(|attempt| attempt.ok()?.error.clone());
         match error {
             _ if self.durable() >= seq => Ok(seq),
             Some(error) => Err(NotDurable::Failed(error)),
@@ -186,7 +187,7 @@ impl Purges {
     /// Tells those who wait, and of a failure the operator, once.
     fn tell(&self, up_to: PurgeSeq, written: Result<(), LogError>) {
         let error = written.err().map(Arc::new);
-        let had_failed = self.writing.tried.send_replace(Tried { up_to, error: error.clone() }).error.is_some();
+        let had_failed = self.writing.attempts.send_replace(Attempt { up_to, error: error.clone() }).error.is_some();
         if let Some(error) = error.filter(|_| !had_failed) {
             tracing::error!(%error, "purges are in force, but cannot be written: a restart would undo them");
         }
@@ -196,7 +197,7 @@ impl Purges {
 /// Bounds what waits for a log that cannot be written.
 fn coarsen(unwritten: &mut Vec<Record>) {
     let is_purge = |record: &Record| matches!(record.event, Event::Purge { .. });
-    let Some(last) = unwritten.last().filter(|last| unwritten.len() > MOST_UNWRITTEN && is_purge(last)) else { return };
+    let Some(last) = unwritten.last().filter(|last| unwritten.len() > MAX_UNWRITTEN && is_purge(last)) else { return };
     let all = Record { event: Event::Purge { soft: false, targets: vec![Target::All] }, ..last.clone() };
     unwritten.retain(|record| !is_purge(record));
     unwritten.push(all);
@@ -209,7 +210,7 @@ mod tests {
     #[test]
     fn what_waits_for_the_log_is_bounded() {
         let mut unwritten = Vec::new();
-        for seq in 1..=MOST_UNWRITTEN as u64 + 5 {
+        for seq in 1..=MAX_UNWRITTEN as u64 + 5 {
             let event = match seq {
                 3 => Event::Version { site: "shop".into(), version: 9, configured: 1 },
                 _ => Event::Purge { soft: true, targets: Vec::new() },

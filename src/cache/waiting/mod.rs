@@ -10,34 +10,32 @@
 //! The last quarter is for streams as such, and for what is in hand where there is no room for it yet.
 
 mod charges;
+mod group;
+mod holder;
 mod quota;
 mod turns;
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 use smallvec::SmallVec;
-use tokio::sync::Notify;
 
 use crate::clock::ticks;
 use crate::prefix::Prefix;
 
-use charges::{Charged, Charges};
+use charges::Charges;
+use group::{Group, Whose};
 use quota::Quota;
 
 pub use charges::Client;
+pub use holder::{Holder, Holding, Waiter};
 pub use quota::Share;
 pub use turns::Turns;
 
 use super::store::Variants;
 
-/// Milliseconds after which a reader that has taken nothing is stalled.
-const STALLED: u64 = 2_000;
-/// So is one that holds the same for longer than this and a second for each so many bytes, however often it takes a little.
-const PATIENCE: u64 = 10_000;
-const BYTES_A_SECOND: u64 = 64 << 10;
 /// Milliseconds between two looks for the stalled.
 const LOOK_EVERY: u64 = 100;
 /// What one connection may hold, and half as much in pieces: so large a part of the bound,
@@ -52,43 +50,17 @@ const LEAST_SMALL_PART: u64 = 1 << 20;
 /// and streams so much more, for those whose connections have only come for something that is slow.
 const STREAMS_TOO: u64 = 8 << 20;
 
-/// Bytes that a client has to take to have taken something.
-const LEAST_STEP: u64 = 4 << 10;
 /// What requests' bodies may take at least.
 const LEAST_UPLOADS: u64 = 16 << 20;
 
 /// Why a reader had to end.
 pub const NO_ROOM: &str = "the client takes too little, and there is no room for what waits";
 
-/// Somebody that holds something for a client.
-pub trait Holder: Send + Sync {
-    /// Is to let go of it, and to end.
-    fn let_go(&self);
-}
-
-/// A holder as the account has it.
-pub struct Holding {
-    client: Client,
-    /// When the client took something last: [`ticks`].
-    taken: Arc<AtomicU64>,
-    holder: Weak<dyn Holder>,
-}
-
 /// Something that is held, until this is dropped: before the thing itself, whose place in memory is its name here.
 pub struct Held {
     waiting: Arc<Waiting>,
     key: usize,
     holder: usize,
-}
-
-/// One client that has to be waited for.
-#[derive(Debug)]
-pub struct Waiter {
-    client: Client,
-    taken: Arc<AtomicU64>,
-    /// Bytes that were taken since.
-    little: AtomicU64,
-    told: Notify,
 }
 
 /// The account.
@@ -119,75 +91,6 @@ struct All {
     charges: Charges,
 }
 
-/// Those that hold one thing.
-struct Group {
-    /// Bytes that count in all and in each of the networks, and in each of the connections.
-    bytes: u64,
-    charge: u64,
-    /// Since when it is held: [`ticks`].
-    entered: u64,
-    is_pieces: bool,
-    holders: SmallVec<[Holding; 1]>,
-}
-
-impl Waiter {
-    pub fn new(client: Client) -> Arc<Self> {
-        let taken = Arc::new(AtomicU64::new(ticks()));
-        Arc::new(Waiter { client, taken, little: AtomicU64::new(0), told: Notify::new() })
-    }
-
-    /// Whether its client has others like it.
-    pub fn is_one_of_many(&self) -> bool {
-        self.client.connection != 0
-    }
-
-    /// The client has taken so many bytes. Few of them are no step: who takes a byte now and then must not outlast who takes
-    /// steadily.
-    pub fn step(&self, bytes: u64) {
-        if self.little.fetch_add(bytes, Ordering::Relaxed) + bytes >= LEAST_STEP {
-            self.little.store(0, Ordering::Relaxed);
-            self.taken.store(ticks(), Ordering::Relaxed);
-        }
-    }
-
-    /// Ends when the reader is to end.
-    pub async fn told(&self) {
-        self.told.notified().await;
-    }
-
-    pub fn holding(self: &Arc<Self>) -> Holding {
-        Holding::new(self.client, &self.taken, self)
-    }
-}
-
-impl Holder for Waiter {
-    fn let_go(&self) {
-        self.told.notify_one();
-    }
-}
-
-impl Holding {
-    pub fn new<H: Holder + 'static>(client: Client, taken: &Arc<AtomicU64>, holder: &Arc<H>) -> Self {
-        let holder: Weak<H> = Arc::downgrade(holder);
-        Holding { client, taken: taken.clone(), holder }
-    }
-
-    /// Whether its holder is there still.
-    pub fn is_live(&self) -> bool {
-        self.holder.strong_count() > 0
-    }
-
-    /// What is taken of what went before counts for nothing, and what has just come cannot have been taken yet.
-    fn enter(&self) {
-        self.taken.store(ticks(), Ordering::Relaxed);
-    }
-
-    /// What tells its holder from others that are there.
-    pub fn address(&self) -> usize {
-        self.holder.as_ptr().cast::<()>().addr()
-    }
-}
-
 /// Bytes that are being fetched for the clients of a network, until this is dropped.
 pub struct OfNetwork {
     waiting: Arc<Waiting>,
@@ -197,7 +100,7 @@ pub struct OfNetwork {
 
 impl Drop for OfNetwork {
     fn drop(&mut self) {
-        self.waiting.all.lock().charges.end_fill(self.prefix, self.bytes);
+        self.waiting.all.lock().charges.fills.subtract(Some(self.prefix), self.bytes);
     }
 }
 
@@ -256,7 +159,7 @@ impl Waiting {
         u64::try_from(part).unwrap_or(u64::MAX)
     }
 
-    fn most(&self) -> u64 {
+    pub fn most(&self) -> u64 {
         self.most.load(Ordering::Relaxed)
     }
 
@@ -308,21 +211,21 @@ impl Waiting {
         }
         let charges = &self.all.lock().charges;
         // What a network has above its share is its own concern, as far as the bound for all allows.
-        let has_its_share = charges.of_prefix(prefix) + charges.fills_of(prefix) >= share;
-        has_its_share && self.held() + charges.all_fills() > half
-            || self.held().saturating_sub(charges.above(share)) > half
+        let has_its_share = charges.networks.of(prefix) + charges.fills.of(prefix) >= share;
+        has_its_share && self.held() + charges.fills.above(0) > half
+            || self.held().saturating_sub(charges.networks.above(share)) > half
     }
 
     /// Enters what is being fetched for a client of a network, until the answer is dropped.
     pub fn enter_fill(self: &Arc<Self>, prefix: Option<Prefix>, bytes: u64) -> Option<OfNetwork> {
         let prefix = prefix?;
-        self.all.lock().charges.add_fill(prefix, bytes);
+        self.all.lock().charges.fills.add(Some(prefix), bytes);
         Some(OfNetwork { waiting: self.clone(), prefix, bytes })
     }
 
     /// Bytes that are being fetched for the clients of a network.
     pub fn fills_of(&self, prefix: Option<Prefix>) -> u64 {
-        self.all.lock().charges.fills_of(prefix)
+        self.all.lock().charges.fills.of(prefix)
     }
 
     /// Has the stalled make room for so many bytes, if there are any.
@@ -376,7 +279,7 @@ impl Waiting {
             // More than the one that asks needs: the next look is a while off, and others ask, too.
             self.end_stalled(bytes.max(self.most() / 16), Whose::Stalled);
         } else if let Some(prefix) = holder.client.prefix
-            && self.all.lock().charges.of_prefix(Some(prefix)) + bytes > full(self.share_of_prefix())
+            && self.all.lock().charges.networks.of(Some(prefix)) + bytes > full(self.share_of_prefix())
         {
             self.end_stalled(bytes, |now| Whose::Prefix(prefix, now));
         }
@@ -387,15 +290,18 @@ impl Waiting {
         let (key, client) = (holding.address(), holding.client);
         let mut guard = self.all.lock();
         let All { alone, charges, .. } = &mut *guard;
-        let charged = charges.of_connection(client.connection);
+        let is_first = charges.connections.of(client.connection()) == 0;
         let has_room_in = |part: fn(u64) -> u64, bytes| {
-            charges.of_prefix(client.prefix) + bytes <= part(self.share_of_prefix())
+            charges.networks.of(client.prefix) + bytes <= part(self.share_of_prefix())
                 && self.held() + bytes <= part(self.most())
         };
-        let counted = if charged.is_some() { bytes } else { bytes.saturating_sub(DUE) };
-        let has_room = match charged {
-            Some(of) => of.pieces + bytes <= self.share() / 2 && has_room_in(full, bytes),
-            None => counted == 0 || has_room_in(|all| all, counted),
+        let counted = if is_first { bytes.saturating_sub(DUE) } else { bytes };
+        let has_room = match is_first {
+            true => counted == 0 || has_room_in(|all| all, counted),
+            false => {
+                let pieces = charges.pieces.of(client.connection());
+                pieces + bytes <= self.share() / 2 && has_room_in(full, bytes)
+            }
         };
         if !has_room {
             return None;
@@ -451,8 +357,7 @@ impl Waiting {
     fn bound_client(&self, client: Client, bytes: u64) {
         let (of_connection, of_prefix) = {
             let charges = &self.all.lock().charges;
-            let of_connection = charges.of_connection(client.connection).map_or(0, |charged| charged.all);
-            (of_connection, charges.of_prefix(client.prefix))
+            (charges.connections.of(client.connection()), charges.networks.of(client.prefix))
         };
         if of_connection > self.share().max(bytes) {
             self.end_some(bytes, Whose::Connection(client.connection, ticks()));
@@ -495,7 +400,7 @@ impl Waiting {
             }
         }
         // Without the lock: whoever lets go may leave at once.
-        for holder in ended.iter().filter_map(|holding| holding.holder.upgrade()) {
+        for holder in ended.iter().filter_map(Holding::holder) {
             self.ended.fetch_add(1, Ordering::Relaxed);
             holder.let_go();
         }
@@ -527,98 +432,6 @@ pub fn full(most: u64) -> u64 {
     most / 4 * 3
 }
 
-/// Who is to end, where somebody has to.
-#[derive(Clone, Copy)]
-enum Whose {
-    Anybody,
-    /// Whoever takes too little: [`ticks`].
-    Stalled(u64),
-    /// Bodies of which nothing was taken for a while; pieces wait for each other.
-    Connection(usize, u64),
-    /// Likewise, and pieces that are held for much too long.
-    Prefix(Prefix, u64),
-}
-
-impl Whose {
-    fn has(self, client: Client) -> bool {
-        match self {
-            Whose::Anybody | Whose::Stalled(_) => true,
-            Whose::Connection(connection, _) => client.connection == connection,
-            Whose::Prefix(prefix, _) => client.prefix == Some(prefix),
-        }
-    }
-
-    /// What it is worth if its readers among them end.
-    fn frees(self, group: &Group) -> u64 {
-        let has_some = || group.holders.iter().any(|holding| self.has(holding.client));
-        match self {
-            Whose::Anybody => group.bytes,
-            Whose::Stalled(now) if group.is_stalled(now, self) => group.bytes,
-            Whose::Connection(_, now) if !group.is_pieces && has_some() && group.is_stalled(now, self) => group.charge,
-            Whose::Prefix(_, now) if group.is_pieces && has_some() && group.is_overdue(now) => group.bytes,
-            Whose::Prefix(_, now) if !group.is_pieces && has_some() && group.is_stalled(now, self) => group.bytes,
-            _ => 0,
-        }
-    }
-}
-
-impl Group {
-    fn of(bytes: u64) -> Self {
-        Group { bytes, charge: bytes, entered: ticks(), is_pieces: false, holders: SmallVec::new() }
-    }
-
-    fn charged(&self) -> Charged {
-        if self.is_pieces { Charged::pieces(self.charge) } else { Charged::body(self.charge) }
-    }
-
-    /// One client more has a part in it, who is to be entered: each of its connection's streams counts, its network once.
-    fn charge_to(&self, client: Client, charges: &mut Charges) {
-        charges.charge_connection(client.connection, self.charged());
-        if !self.has_one_of(client.prefix) {
-            charges.charge_prefix(client.prefix, self.bytes);
-        }
-    }
-
-    /// All its holders, each client once.
-    fn charge_all(&self, charges: &mut Charges) -> Vec<Client> {
-        let mut clients: Vec<Client> = self.holders.iter().map(|holding| holding.client).collect();
-        clients.iter().for_each(|client| charges.charge_connection(client.connection, self.charged()));
-        clients.sort_unstable_by_key(|client| (client.prefix, client.connection));
-        clients.dedup();
-        clients
-            .chunk_by(|one, other| one.prefix == other.prefix)
-            .for_each(|of_one| charges.charge_prefix(of_one[0].prefix, self.bytes));
-        clients
-    }
-
-    /// One client less, who has left.
-    fn discharge(&self, client: Client, charges: &mut Charges) {
-        charges.discharge_connection(client.connection, self.charged());
-        if !self.has_one_of(client.prefix) {
-            charges.discharge_prefix(client.prefix, self.bytes);
-        }
-    }
-
-    fn has_one_of(&self, prefix: Option<Prefix>) -> bool {
-        self.holders.iter().any(|holding| holding.client.prefix == prefix)
-    }
-
-    /// Whether nothing of it was taken by them for a while, or so little that it is held for much too long.
-    fn is_stalled(&self, now: u64, whose: Whose) -> bool {
-        self.taken(whose) + STALLED < now || self.is_overdue(now)
-    }
-
-    fn is_overdue(&self, now: u64) -> bool {
-        self.entered + PATIENCE + self.charge * 1000 / BYTES_A_SECOND < now
-    }
-
-    /// When any of them took something last.
-    fn taken(&self, whose: Whose) -> u64 {
-        let among = self.holders.iter().filter(|holding| whose.has(holding.client));
-        among.map(|holding| holding.taken.load(Ordering::Relaxed)).max().unwrap_or(0)
-    }
-}
-
 /// Where the bodies of some responses lie.
 fn bodies(variants: &Variants) -> impl Iterator<Item = usize> {
     variants.objects().filter_map(|object| object.content.in_memory()).map(|body| body.as_ptr().addr())
@@ -626,8 +439,6 @@ fn bodies(variants: &Variants) -> impl Iterator<Item = usize> {
 
 #[cfg(test)]
 mod tests {
-    use smallvec::smallvec;
-
     use super::*;
 
     const MOST: u64 = 64 << 20;
@@ -645,7 +456,7 @@ mod tests {
 
     fn waiter(connection: usize, taken: u64) -> Arc<Waiter> {
         let waiter = Waiter::new(of(connection));
-        waiter.taken.store(taken, Ordering::Relaxed);
+        waiter.took_at(taken);
         waiter
     }
 
@@ -679,7 +490,7 @@ mod tests {
         let waiters: Vec<_> = (0..5).map(|_| Waiter::new(Client::NONE)).collect();
         let held: Vec<_> =
             (1..).zip(&waiters).map(|(at, one)| waiting.hold_body(at, 12 * MIB, one.holding())).collect();
-        waiters.iter().zip([5, 3, 9, 7, 8]).for_each(|(one, taken)| one.taken.store(taken, Ordering::Relaxed));
+        waiters.iter().zip([5, 3, 9, 7, 8]).for_each(|(one, taken)| one.took_at(taken));
         (1..=4).for_each(|body| waiting.left_body(body));
         assert_eq!(waiting.held(), 48 * MIB, "three quarters");
         waiting.left_body(5);
@@ -694,12 +505,11 @@ mod tests {
         let waiting = account();
         let (stalled, busy) = (waiter(0, 0), waiter(0, u64::MAX));
         let _held = [waiting.hold_body(1, 20 * MIB, stalled.holding()), waiting.hold_body(2, 20 * MIB, busy.holding())];
-        stalled.taken.store(0, Ordering::Relaxed);
-        busy.taken.store(1 << 40, Ordering::Relaxed);
+        stalled.took_at(0);
+        busy.took_at(1 << 40);
         [1, 2].into_iter().for_each(|body| waiting.left_body(body));
         assert_eq!(waiting.held(), 40 * MIB, "more than a half, less than three quarters");
-        // The clock of a test has only begun: what is stalled is said by hand.
-        waiting.end_some(MIB, Whose::Stalled(STALLED + 1));
+        waiting.end_some(MIB, Whose::Stalled(group::STALLED + 1));
         assert!(is_told(&stalled) && !is_told(&busy) && !waiting.is_crowded(None));
     }
 
@@ -742,9 +552,8 @@ mod tests {
         assert_eq!(is_crowded, [true, false, false], "no more is kept for them");
         drop(fill);
         assert!(!waiting.is_crowded(here));
-        // The clock of a test has only begun: what is stalled is said by hand.
-        let later = |taken| STALLED + taken;
-        near.iter().zip([5, 3, 9, 10]).for_each(|(one, taken)| one.taken.store(taken, Ordering::Relaxed));
+        let later = |taken| group::STALLED + taken;
+        near.iter().zip([5, 3, 9, 10]).for_each(|(one, taken)| one.took_at(taken));
         waiting.end_some(6 * MIB, Whose::Prefix(here.unwrap(), later(5)));
         assert_eq!(near.iter().map(is_told).collect::<Vec<_>>(), [false; 4], "of each body somebody takes");
         waiting.end_some(6 * MIB, Whose::Prefix(here.unwrap(), later(8)));
@@ -753,24 +562,5 @@ mod tests {
         assert_eq!(waiting.held(), 18 * MIB);
         drop(held);
         assert!(waiting.held() == 0 && waiting.all.lock().charges.is_empty());
-    }
-
-    #[test]
-    fn who_is_stalled() {
-        let group = |charge, taken, entered| {
-            let one = waiter(1, taken);
-            let holders = smallvec![one.holding()];
-            Group { bytes: charge, charge, entered, is_pieces: false, holders }
-        };
-        for (charge, taken, entered, expected) in [
-            (MIB, 98_001, 90_000, false),
-            (MIB, 97_999, 97_999, true), // takes nothing
-            (128 << 10, 99_999, 88_001, false),
-            (128 << 10, 99_999, 87_999, true), // takes a byte now and then
-            (7 * MIB, 99_999, 0, false),
-        ] {
-            let is_stalled = group(charge, taken, entered).is_stalled(100_000, Whose::Anybody);
-            assert_eq!(is_stalled, expected, "{charge} {taken} {entered}");
-        }
     }
 }

@@ -1,11 +1,12 @@
 //! So many bytes and no more: who finds none left goes without. Past a half of them each network has its share.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 
 use crate::prefix::Prefix;
+
+use super::charges::Tally;
 
 #[derive(Debug)]
 pub struct Quota {
@@ -18,7 +19,7 @@ struct State {
     most: u64,
     /// Of that, what the clients of one network may have once others need some.
     share: u64,
-    of: HashMap<Prefix, u64>,
+    of: Tally<Prefix>,
 }
 
 /// Bytes that are given back when this is dropped.
@@ -31,7 +32,7 @@ pub struct Share {
 
 impl Quota {
     pub fn new(most: u64, share: u64) -> Arc<Self> {
-        Arc::new(Quota { state: Mutex::new(State { taken: 0, most, share, of: HashMap::new() }) })
+        Arc::new(Quota { state: Mutex::new(State { taken: 0, most, share, of: Tally::default() }) })
     }
 
     pub fn set(&self, most: u64, share: u64) {
@@ -54,16 +55,14 @@ impl Quota {
 
     pub fn take(self: &Arc<Self>, prefix: Option<Prefix>, bytes: u64) -> Option<Share> {
         let mut state = self.state.lock();
-        let of = prefix.and_then(|prefix| state.of.get(&prefix)).map_or(0, |taken| *taken);
         let taken = state.taken.saturating_add(bytes);
-        let is_fair = taken <= state.most / 2 || prefix.is_none() || of.saturating_add(bytes) <= state.share;
+        let is_fair =
+            taken <= state.most / 2 || prefix.is_none() || state.of.of(prefix).saturating_add(bytes) <= state.share;
         if taken > state.most || !is_fair {
             return None;
         }
         state.taken = taken;
-        if let Some(prefix) = prefix {
-            state.of.insert(prefix, of + bytes);
-        }
+        state.of.add(prefix, bytes);
         Some(Share { quota: self.clone(), prefix, bytes })
     }
 }
@@ -72,14 +71,7 @@ impl Drop for Share {
     fn drop(&mut self) {
         let mut state = self.quota.state.lock();
         state.taken -= self.bytes;
-        if let Some(prefix) = self.prefix
-            && let Some(of) = state.of.get_mut(&prefix)
-        {
-            *of -= self.bytes;
-            if *of == 0 {
-                state.of.remove(&prefix);
-            }
-        }
+        state.of.subtract(self.prefix, self.bytes);
     }
 }
 

@@ -10,8 +10,8 @@ use std::time::Duration;
 use http::{StatusCode, header};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf, copy_bidirectional};
 
+use crate::cache::head::Head;
 use crate::cache::hold::Kept;
-use crate::cache::object::Head;
 use crate::cache::status::Report;
 use crate::origin::exchange::Exchange;
 use crate::origin::h1::OriginStream;

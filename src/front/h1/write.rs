@@ -15,11 +15,12 @@ use tokio::io::AsyncWrite;
 use tokio::time::timeout;
 
 use crate::cache::engine::Engine;
+use crate::cache::head::serialise;
 use crate::cache::hold::{Hold, Kept};
-use crate::cache::object::{remove_hop_by_hop, serialise};
 use crate::cache::respond::Reply;
 use crate::cache::status::Report;
 use crate::cache::waiting::{Client, Held, NO_ROOM, Turns, Waiter};
+use crate::fields::remove_hop_by_hop;
 use crate::prefix::Prefix;
 use crate::request::put_trailers;
 use crate::snapshot::Snapshot;

@@ -10,12 +10,12 @@ use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, Method, StatusCode};
 
 use crate::cache::hold::{BEHIND, Hold, Kept};
-use crate::cache::object::remove_hop_by_hop;
 use crate::cache::respond::Reply;
 use crate::cache::status::Report;
 use crate::cache::waiting::Held;
 use crate::clock::Timestamp;
 use crate::config::model::Limits;
+use crate::fields::remove_hop_by_hop;
 use crate::origin::interims::Interims;
 use crate::request::Scheme;
 use crate::snapshot::Snapshot;

@@ -16,7 +16,7 @@ use crate::origin::upload::{BodyError, Frame, RequestBody};
 use crate::prefix::Prefix;
 
 use super::wire::Reason;
-use crate::cache::object::LARGE_HEAD;
+use crate::cache::head::LARGE_HEAD;
 
 /// Where tasks leave word that they have something for the connection.
 #[derive(Debug, Default)]

@@ -17,8 +17,8 @@ use serde::{Deserialize, Serialize};
 use crate::clock::Timestamp;
 
 use super::super::super::freshness::Freshness;
-use super::super::super::part::ContentRange;
 use super::super::super::purge::PurgeSeq;
+use super::super::super::range::ContentRange;
 use super::super::super::tags::Tags;
 use super::super::super::vary::Variant;
 use super::filter::Filter;

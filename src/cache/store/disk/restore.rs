@@ -2,7 +2,8 @@
 
 use crate::plan::Key;
 
-use super::super::super::object::{Content, Head, Object};
+use super::super::super::head::Head;
+use super::super::super::object::{Content, Object};
 use super::super::super::policy::Storable;
 use super::filter::Filter;
 use super::format::{Corrupt, Header, Meta};

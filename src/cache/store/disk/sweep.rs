@@ -193,8 +193,8 @@ fn look_at(volume: &Volume, purges: &Purges, id: FileId) -> Verdict {
     };
     let Ok(object) = headed(&record) else { return Verdict::Dead(None) };
     object.survived(entry.seq, None);
-    match purges.standing(&object) {
-        Standing::Dead => return Verdict::Dead(purges.killer(&object)),
+    match object.standing(purges) {
+        Standing::Dead => return Verdict::Dead(purges.killer(&object.identity())),
         Standing::Live => {}
         Standing::SoftPurged { .. } if record.header.soft_purged == object.soft_purged() => {}
         // It has to outlive the purge's record.

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::super::super::purge::{PurgeSeq, Target, Trial};
+use super::super::super::purge::{DryRun, PurgeSeq, Target};
 use super::DiskTier;
 use super::file::{self, Patience};
 use super::filter::Suspects;
@@ -26,7 +26,7 @@ pub struct WouldHit {
 }
 
 struct Task {
-    trial: Trial,
+    dry_run: DryRun,
     suspects: Suspects,
     everything: bool,
 }
@@ -36,7 +36,7 @@ impl DiskTier {
     pub fn would_hit(&self, targets: &[Target]) -> Option<WouldHit> {
         let _one_at_a_time = self.trial.try_lock()?;
         let task = Arc::new(Task {
-            trial: Trial::of(targets),
+            dry_run: DryRun::of(targets),
             suspects: Suspects::of(targets.iter().map(|target| (target, PurgeSeq(1)))),
             everything: targets.contains(&Target::All),
         });
@@ -68,7 +68,7 @@ fn count(volume: &Volume, task: &Task, progress: &Progress) -> (u64, u64) {
         from = next;
         progress.step();
         for entry in entries.iter().filter(|entry| task.suspects.may_hit(entry.filter, PurgeSeq(0))) {
-            if task.everything || is_hit(volume, entry, &task.trial, &mut pace) {
+            if task.everything || is_hit(volume, entry, &task.dry_run, &mut pace) {
                 objects += 1;
                 bytes += entry.size();
             }
@@ -78,8 +78,8 @@ fn count(volume: &Volume, task: &Task, progress: &Progress) -> (u64, u64) {
     (objects, bytes)
 }
 
-fn is_hit(volume: &Volume, entry: &Entry, trial: &Trial, pace: &mut Pace) -> bool {
+fn is_hit(volume: &Volume, entry: &Entry, dry_run: &DryRun, pace: &mut Pace) -> bool {
     pace.keep();
     let record = file::read(&entry.id.path(&volume.root), volume.trust(Some(entry)), 0, Patience::Disk).ok();
-    record.and_then(|record| headed(&record).ok()).is_some_and(|object| trial.hits(&object))
+    record.and_then(|record| headed(&record).ok()).is_some_and(|object| dry_run.hits(&object.identity()))
 }

@@ -337,7 +337,7 @@ mod tests {
     use bytes::Bytes;
     use http::{HeaderMap, StatusCode};
 
-    use super::super::super::object::Head;
+    use super::super::super::head::Head;
     use super::super::super::policy::Storable;
     use super::super::super::purge::PurgeSeq;
     use super::*;

@@ -1,0 +1,89 @@
+//! A request on its way to an origin, reduced to what stored responses are selected by.
+
+use http::{HeaderMap, HeaderName, HeaderValue, header};
+use smallvec::SmallVec;
+
+use crate::config::model::{Coding, KeyRules, Pattern};
+use crate::request::Fields;
+
+use super::super::negotiate;
+use super::axis::cookies_like;
+
+/// Reduces the fields of a request on its way to an origin to what the rules tell apart: what is not keyed must not
+/// shape what all get.
+pub fn normalise(fields: &mut HeaderMap, rules: &KeyRules) {
+    let request = Fields::Map(fields);
+    let mut wanted: SmallVec<[(HeaderName, Option<Vec<u8>>); 4]> = SmallVec::new();
+    if let Some(offered) = &rules.accept_encoding {
+        let coding = negotiate::best_coding(request, offered.iter().copied()).map_or("identity", Coding::as_str);
+        wanted.push((header::ACCEPT_ENCODING, Some(coding.into())));
+    }
+    if let Some(offered) = &rules.accept_language {
+        let language = negotiate::best_language(request, offered);
+        wanted.push((header::ACCEPT_LANGUAGE, language.map(Into::into)));
+    }
+    if let Some(patterns) = &rules.cookies {
+        let one = |name: &str| Some([name.as_bytes(), b"=", negotiate::cookie(request, name)?].concat());
+        let like = |pattern: &Pattern| match pattern.exact() {
+            Some(name) => one(name).into_iter().collect(),
+            None => cookies_like(request, pattern),
+        };
+        let pairs: Vec<Vec<u8>> = patterns.iter().flat_map(like).collect();
+        wanted.push((header::COOKIE, (!pairs.is_empty()).then(|| pairs.join(&b"; "[..]))));
+    }
+    if rules.device {
+        wanted.push((negotiate::DEVICE_CLASS.clone(), Some(negotiate::device(request).into())));
+    }
+    for (name, value) in wanted {
+        match value.and_then(|value| HeaderValue::from_bytes(&value).ok()) {
+            Some(value) => fields.insert(name, value),
+            None => fields.remove(name),
+        };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::testing::map;
+    use super::*;
+
+    #[test]
+    fn cookies_that_are_like_a_name_go_in_the_order_of_their_names() {
+        let patterns = ["wordpress_logged_in*", "currency"].map(|name| name.parse().unwrap());
+        let rules = KeyRules { cookies: Some(patterns.into()), ..KeyRules::default() };
+        let mut sent = map(&[("cookie", "sid=1; wordpress_logged_in_b=2; currency=EUR; wordpress_logged_in_a=1")]);
+        normalise(&mut sent, &rules);
+        assert_eq!(sent["cookie"], "wordpress_logged_in_a=1; wordpress_logged_in_b=2; currency=EUR");
+    }
+
+    #[test]
+    fn origins_see_only_what_is_told_apart() {
+        let rules = KeyRules {
+            cookies: Some(["a", "b"].map(|name| name.parse().unwrap()).into()),
+            device: true,
+            accept_language: Some(["en".into()].into()),
+            accept_encoding: Some([].into()),
+            ..KeyRules::default()
+        };
+        let mut fields = map(&[
+            ("cookie", "sid=1; b=2"),
+            ("cookie", "a=1"),
+            ("accept-language", "fr, en-GB;q=0.5"),
+            ("accept-encoding", "gzip"),
+            ("x-device-class", "spoofed"),
+            ("accept", "*/*"),
+        ]);
+        normalise(&mut fields, &rules);
+        let expected = map(&[
+            ("cookie", "a=1; b=2"),
+            ("accept-language", "en"),
+            ("accept-encoding", "identity"),
+            ("x-device-class", "desktop"),
+            ("accept", "*/*"),
+        ]);
+        assert_eq!(fields, expected);
+        let mut fields = map(&[("cookie", "sid=1"), ("accept-language", "fr")]);
+        normalise(&mut fields, &KeyRules { device: false, accept_encoding: None, ..rules });
+        assert!(fields.is_empty(), "{fields:?}");
+    }
+}

@@ -1,0 +1,66 @@
+//! A request as stored responses are selected by it.
+
+use std::borrow::Cow;
+use std::net::IpAddr;
+
+use http::{HeaderName, Version, header};
+use smallvec::SmallVec;
+
+use crate::config::model::Node;
+use crate::config::read::IpRange;
+use crate::origin::forward;
+use crate::request::{Fields, RequestView};
+
+/// Its fields, and what the node would say of it to an origin.
+#[derive(Clone, Copy)]
+pub struct Presented<'a> {
+    pub fields: Fields<'a>,
+    pub client: IpAddr,
+    pub version: Version,
+    pub trusted_proxies: &'a [IpRange],
+}
+
+impl<'a> Presented<'a> {
+    pub fn new(view: &RequestView<'a>, node: &'a Node) -> Self {
+        let (fields, client, version) = (view.fields, view.client, view.version);
+        Presented { fields, client, version, trusted_proxies: &node.trusted_proxies }
+    }
+
+    /// A field's lines as one list, as the node would send them.
+    fn sent(self, name: &HeaderName) -> Option<Cow<'a, [u8]>> {
+        let own = self.fields.joined(name);
+        if *name == forward::FORWARDED_FOR {
+            let before = own.as_deref().map(String::from_utf8_lossy).unwrap_or_default();
+            return Some(forward::believed_chain(&before, self.client, self.trusted_proxies).into_bytes().into());
+        }
+        if *name == header::VIA {
+            let before = own.map(|via| [&via, &b", "[..]].concat()).unwrap_or_default();
+            return Some([&before, forward::via(self.version, "").as_bytes()].concat().into());
+        }
+        own
+    }
+
+    /// The same as it is compared: white space around list separators removed, in lower case where case means nothing (RFC
+    /// 9110 sections 12.5.3 and 12.5.4).
+    pub(super) fn value(self, name: &HeaderName) -> Option<Box<[u8]>> {
+        if *name == header::COOKIE {
+            return self.cookies(); // no list: a comma is part of a value, and origins get one line
+        }
+        let mut joined = self.sent(name)?;
+        if matches!(*name, header::ACCEPT_LANGUAGE | header::ACCEPT_ENCODING) {
+            joined = joined.to_ascii_lowercase().into();
+        }
+        if !joined.contains(&b',') {
+            return Some(joined.trim_ascii().into());
+        }
+        let parts: Vec<&[u8]> = joined.split(|b| *b == b',').map(<[u8]>::trim_ascii).collect();
+        Some(parts.join(&b',').into())
+    }
+
+    /// All lines of `Cookie` as one, as they are sent to origins (RFC 9113 section 8.2.3).
+    fn cookies(self) -> Option<Box<[u8]>> {
+        let mut lines: SmallVec<[&[u8]; 4]> = SmallVec::new();
+        self.fields.for_each(&header::COOKIE, |line| lines.push(line.trim_ascii()));
+        (!lines.is_empty()).then(|| lines.join(&b"; "[..]).into())
+    }
+}
