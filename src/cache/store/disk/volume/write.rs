@@ -28,7 +28,7 @@ impl Volume {
             return self.abandon_write(id, number);
         }
         let bytes = object.weight() as u64;
-        let obstacle = self.obstacle().or((!self.write_buffer.take(bytes)).then_some(Trouble::Slow));
+        let obstacle = self.obstacle().or_else(|| (!self.write_buffer.take(bytes)).then_some(Trouble::Slow));
         let volume = self.clone();
         let write = move || {
             if let Err(error) = volume.write(id, number, &object, max_variants) {
@@ -263,5 +263,51 @@ impl Volume {
         if !self.pool.write(rewrite) {
             self.count(Trouble::Slow);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use bytes::Bytes;
+    use http::{HeaderMap, StatusCode};
+
+    use super::super::super::journal::Journal;
+    use super::super::super::places::Places;
+    use super::super::Terms;
+    use super::*;
+    use crate::cache::object::Head;
+    use crate::cache::policy::Storable;
+    use crate::config::model::DiskDirectory;
+    use crate::config::read::ByteSize;
+    use crate::plan::CacheKey;
+
+    #[test]
+    fn what_is_not_written_takes_no_room_in_the_write_buffer() {
+        let root = tempfile::tempdir().unwrap();
+        let terms = Terms {
+            log: 1,
+            retired: Arc::default(),
+            durable: Arc::default(),
+            newest: PurgeSeq(0),
+            journal: Journal::open(None).0,
+            places: Arc::new(Places::open(None)),
+            write_buffer: 1 << 20,
+            read_timeout: Duration::from_secs(20),
+        };
+        let path = root.path().join("cache");
+        let volume =
+            Volume::start(&DiskDirectory { path, max_size: ByteSize(1 << 30), min_free: ByteSize(0) }, 1, terms);
+        while volume.is_opening() {
+            std::thread::yield_now();
+        }
+        volume.close();
+        let key = CacheKey::from_written("s\u{1f}1\u{1f}h/a");
+        let head = Head::from_origin(StatusCode::OK, HeaderMap::new());
+        let object = Object::new(key.view(), head, Bytes::from_static(b"body"), Storable::default(), PurgeSeq(0));
+        volume.store(Arc::new(object), 1);
+        assert_eq!(volume.write_buffer.bytes(), 0);
+        assert_eq!(volume.obstacle(), Some(Trouble::OutOfService));
     }
 }
