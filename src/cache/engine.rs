@@ -198,7 +198,7 @@ impl Engine {
         self.flights.set_most(config.limits.max_fills as usize);
         self.flights.buffer.set_most(config.memory.fill_buffer.0);
         self.memory.waiting().set_prefix_share(config.limits.max_prefix_share);
-        self.disk.configure(&config.disk, self.purges.current());
+        self.disk.configure(&config.disk);
     }
 
     /// Whether something is to be fetched whole, though its route says otherwise.
@@ -450,10 +450,10 @@ impl Engine {
                 oldest = oldest.min(object.checked());
             }
         }
-        let on_disk = self.disk.sweep(&self.purges);
-        swept.objects += on_disk.objects;
-        swept.bytes += on_disk.bytes;
+        let on_disk = self.disk.sweep();
         for (seq, (objects, bytes)) in on_disk.freed {
+            swept.objects += objects;
+            swept.bytes += bytes;
             let total = freed.entry(seq).or_default();
             (total.0, total.1) = (total.0 + objects, total.1 + bytes);
         }

@@ -116,9 +116,9 @@ pub struct Purges {
     /// 0 until the log has one.
     log_id: AtomicU32,
     /// Up to which purges are forgotten.
-    retired: Arc<AtomicU64>,
+    retired: AtomicU64,
     /// The newest number that a restart knows of.
-    durable: Arc<AtomicU64>,
+    durable: AtomicU64,
     writing: Writing,
     pub history: History,
 }
@@ -138,8 +138,8 @@ impl Purges {
             log: Mutex::new(log),
             directory: state_dir.map(Path::to_owned),
             log_id: AtomicU32::new(0),
-            retired: Arc::default(),
-            durable: Arc::default(),
+            retired: AtomicU64::new(0),
+            durable: AtomicU64::new(0),
             writing: Writing::default(),
             history: History::default(),
         };
@@ -176,11 +176,6 @@ impl Purges {
         PurgeSeq(self.durable.load(Ordering::Acquire))
     }
 
-    /// The same; it goes on changing.
-    pub fn durable_number(&self) -> Arc<AtomicU64> {
-        self.durable.clone()
-    }
-
     /// Whether an object is still to be used. One comparison unless there was a purge since the last time.
     pub fn standing(&self, object: &Object) -> Standing {
         let current = self.current();
@@ -189,7 +184,7 @@ impl Purges {
             let identity = Identity { key: object.key(), tags: &object.tags().hashes, seq: checked };
             let table = self.table.read();
             // Purges are forgotten that may have hit it: nobody knows any more.
-            if checked < PurgeSeq(self.retired.load(Ordering::Acquire)) {
+            if checked < self.retired() {
                 return Standing::Dead;
             }
             match table.standing(&identity) {
@@ -208,7 +203,7 @@ impl Purges {
         }
         let table = self.table.read();
         // As above: purges are forgotten that may have hit it.
-        if seq < PurgeSeq(self.retired.load(Ordering::Acquire)) {
+        if seq < self.retired() {
             return Standing::Dead;
         }
         table.standing(&Identity { key: key.view(), tags, seq })
@@ -235,9 +230,9 @@ impl Purges {
         self.compact(oldest_in_use);
     }
 
-    /// Up to which purges are forgotten; it goes on changing.
-    pub fn retired(&self) -> Arc<AtomicU64> {
-        self.retired.clone()
+    /// Up to which purges are forgotten.
+    pub fn retired(&self) -> PurgeSeq {
+        PurgeSeq(self.retired.load(Ordering::Acquire))
     }
 
     /// The purge that killed an object: of several the first that is still known.

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use super::super::object::Object;
-use super::super::part::Part;
-use super::super::vary::Presented;
+use crate::cache::object::Object;
+use crate::cache::part::Part;
+use crate::cache::vary::Presented;
 
 /// The stored responses of one key, never none: one, unless the origin varies them; and the parts of some that are not
 /// whole. A clone is the same responses.

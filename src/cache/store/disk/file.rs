@@ -90,7 +90,7 @@ pub fn read_exact_at(file: &File, buffer: &mut [u8], offset: u64, patience: Pati
 }
 
 /// Something that tells this file apart from others and from itself before or after a change.
-pub fn print(file: &File) -> io::Result<u32> {
+pub fn fingerprint(file: &File) -> io::Result<u32> {
     let of = file.metadata()?;
     let parts = [of.dev(), of.ino(), of.len(), of.mtime() as u64, of.mtime_nsec() as u64, of.ctime() as u64];
     let mut hasher = crc32fast::Hasher::new();
@@ -169,6 +169,29 @@ pub fn read_blocks(
     read_exact_at(file, &mut sums, header.checksum_at(first), patience)?;
     format::check_blocks(bytes.as_ref(), &sums)?;
     Ok(bytes.freeze())
+}
+
+/// `None` where there is nothing of the name.
+pub fn if_there<T>(done: io::Result<T>) -> io::Result<Option<T>> {
+    match done {
+        Ok(done) => Ok(Some(done)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Puts a small file in the place of another, by way of one beside it, as a whole and for good.
+pub fn replace(path: &Path, aside: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = File::create(aside)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    fs::rename(aside, path)?;
+    sync_parent(path)
+}
+
+/// Waits until the disk has the names in the directory of a path.
+pub fn sync_parent(path: &Path) -> io::Result<()> {
+    path.parent().map_or(Ok(()), |directory| File::open(directory)?.sync_all())
 }
 
 /// Writes a file aside. It is not to be seen before it is [`rename`]d.

@@ -11,17 +11,20 @@
 
 use std::borrow::Cow;
 
+use bytes::{Buf, BufMut};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Timestamp;
 
-use super::super::super::freshness::Freshness;
-use super::super::super::part::ContentRange;
-use super::super::super::purge::PurgeSeq;
-use super::super::super::tags::Tags;
-use super::super::super::vary::Variant;
 use super::filter::Filter;
+use super::id::FileId;
+use super::index::Entry;
+use crate::cache::freshness::Freshness;
+use crate::cache::part::ContentRange;
+use crate::cache::purge::PurgeSeq;
+use crate::cache::tags::Tags;
+use crate::cache::vary::Variant;
 
 /// Bytes of a header.
 pub const HEADER: usize = 64;
@@ -77,37 +80,30 @@ pub enum Corrupt {
 impl Header {
     pub fn encode(&self) -> [u8; HEADER] {
         let mut bytes = [0; HEADER];
-        let fields: [&[u8]; 10] = [
-            &MAGIC,
-            &VERSION.to_le_bytes(),
-            &self.log.to_le_bytes(),
-            &self.meta.to_le_bytes(),
-            &self.meta_crc.to_le_bytes(),
-            &self.meta_room.to_le_bytes(),
-            &self.body.to_le_bytes(),
-            &self.seq.0.to_le_bytes(),
-            &self.soft_purged.map_or(NEVER, Timestamp::as_secs).to_le_bytes(),
-            &self.filter.0.to_le_bytes(),
-        ];
-        let mut at = 0;
-        for field in fields {
-            bytes[at..at + field.len()].copy_from_slice(field);
-            at += field.len();
-        }
-        let crc = crc32fast::hash(&bytes[..at]);
-        bytes[at..].copy_from_slice(&crc.to_le_bytes());
+        let (fields, crc) = bytes.split_at_mut(HEADER - 4);
+        let mut left = &mut *fields;
+        left.put_slice(&MAGIC);
+        left.put_u32_le(VERSION);
+        left.put_u32_le(self.log);
+        left.put_u32_le(self.meta);
+        left.put_u32_le(self.meta_crc);
+        left.put_u32_le(self.meta_room);
+        left.put_u64_le(self.body);
+        left.put_u64_le(self.seq.0);
+        left.put_u64_le(self.soft_purged.map_or(NEVER, Timestamp::as_secs));
+        left.put_u64_le(self.filter.0);
+        crc.copy_from_slice(&crc32fast::hash(fields).to_le_bytes());
         bytes
     }
 
     pub fn decode(bytes: &[u8; HEADER]) -> Result<Self, Corrupt> {
         let mut left = bytes.as_slice();
-        if take::<8>(&mut left) != MAGIC || u32::from_le_bytes(take(&mut left)) != VERSION {
+        if left.split_off(..MAGIC.len()).is_none_or(|magic| magic != MAGIC) || left.get_u32_le() != VERSION {
             return Err(Corrupt::Foreign);
         }
-        let mut small = || u32::from_le_bytes(take(&mut left));
-        let (log, meta, meta_crc, meta_room) = (small(), small(), small(), small());
-        let mut large = || u64::from_le_bytes(take(&mut left));
-        let (body, seq, soft, filter) = (large(), large(), large(), large());
+        let (log, meta, meta_crc, meta_room) =
+            (left.get_u32_le(), left.get_u32_le(), left.get_u32_le(), left.get_u32_le());
+        let (body, seq, soft, filter) = (left.get_u64_le(), left.get_u64_le(), left.get_u64_le(), left.get_u64_le());
         if left != crc32fast::hash(&bytes[..HEADER - 4]).to_le_bytes() {
             return Err(Corrupt::Header);
         }
@@ -132,19 +128,15 @@ impl Header {
         self.checksum_at(self.body.div_ceil(BLOCK))
     }
 
+    /// What the index has of the file.
+    pub fn entry(&self, id: FileId) -> Entry {
+        Entry::new(id, self.file_length(), self.seq, self.filter)
+    }
+
     /// Whether these are the metadata that it speaks of.
     pub fn check_meta(&self, meta: &[u8]) -> Result<(), Corrupt> {
         if crc32fast::hash(meta) == self.meta_crc { Ok(()) } else { Err(Corrupt::Meta) }
     }
-}
-
-/// The first bytes of what is left; there are as many, since [`HEADER`] is the sum of all fields.
-fn take<const N: usize>(left: &mut &[u8]) -> [u8; N] {
-    let mut bytes = [0; N];
-    let (first, rest) = left.split_at(N);
-    bytes.copy_from_slice(first);
-    *left = rest;
-    bytes
 }
 
 /// The checksums of a body that is there in one piece.
@@ -224,8 +216,8 @@ pub fn room_for(meta: usize) -> u32 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::super::reason::Basis;
     use super::*;
+    use crate::cache::reason::Basis;
 
     fn header() -> Header {
         Header {

@@ -16,8 +16,9 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
+use super::file::{if_there, replace, sync_parent};
 use super::id::{FileId, KeyHash};
-use super::warden::pause;
+use super::pool::pause;
 
 /// Lines that are kept of one directory. Above that, nothing that is in it is believed after a restart.
 const MOST: usize = 100_000;
@@ -135,9 +136,8 @@ impl Journal {
     pub fn open(directory: Option<&Path>) -> (Arc<Self>, bool) {
         let path = directory.map(|directory| directory.join("doomed.log"));
         let mut state = State::default();
-        let whole = path.as_deref().is_none_or(|path| match fs::read(path) {
-            Ok(text) => replay(&mut state, &text),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => true,
+        let whole = path.as_deref().is_none_or(|path| match if_there(fs::read(path)) {
+            Ok(text) => replay(&mut state, &text.unwrap_or_default()),
             Err(error) => {
                 tracing::error!(path = %path.display(), %error, "the journal of the disk cache cannot be read");
                 false
@@ -278,17 +278,8 @@ fn append(file: &mut Option<File>, path: &Path, lines: &[u8]) -> io::Result<()> 
 }
 
 fn rewrite(file: &mut Option<File>, path: &Path, lines: &[u8]) -> io::Result<()> {
-    let aside = path.with_extension("log.new");
-    let mut new = File::create(&aside)?;
-    new.write_all(lines)?;
-    new.sync_all()?;
     *file = None;
-    fs::rename(&aside, path)?;
-    sync_parent(path)
-}
-
-fn sync_parent(path: &Path) -> io::Result<()> {
-    path.parent().map_or(Ok(()), |directory| File::open(directory)?.sync_all())
+    replace(path, &path.with_extension("log.new"), lines)
 }
 
 fn line(root: &Path, doom: Doom) -> String {

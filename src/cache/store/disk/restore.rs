@@ -1,9 +1,12 @@
 //! Objects to files and back. Pure.
 
+use bytes::Bytes;
+
+use crate::cache::object::{Content, Head, Object};
+use crate::cache::policy::Storable;
 use crate::plan::Key;
 
-use super::super::super::object::{Content, Head, Object};
-use super::super::super::policy::Storable;
+use super::file::Record;
 use super::filter::Filter;
 use super::format::{Corrupt, Header, Meta};
 
@@ -41,4 +44,9 @@ pub fn object(header: &Header, meta: &Meta<'_>, content: Content) -> Result<Obje
     let object = Object::new(Key::of_written(meta.key), head, content, storable, header.seq);
     object.survived(header.seq, header.soft_purged);
     Ok(object)
+}
+
+/// The same without its body.
+pub fn head(record: &Record) -> Result<Object, Corrupt> {
+    object(&record.header, &Meta::decode(&record.meta)?, Bytes::new().into())
 }

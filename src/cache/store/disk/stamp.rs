@@ -1,11 +1,13 @@
 //! Up to which purge everything in a directory was swept: nothing in it is hit by an earlier one. Without that, files of a
 //! disk that was away while purges were forgotten could come back with it, though a purge had hit them.
 
-use std::fs::{self, File};
-use std::io::{self, Write};
+use std::fs;
+use std::io;
 use std::path::Path;
 
-use super::super::super::purge::PurgeSeq;
+use crate::cache::purge::PurgeSeq;
+
+use super::file;
 
 /// What of a file is to be believed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,12 +41,7 @@ pub fn write(root: &Path, log: u32, swept: PurgeSeq) -> io::Result<()> {
     if read(root, log) == Some(swept) {
         return Ok(());
     }
-    let aside = root.join("tmp").join("swept");
-    let mut file = File::create(&aside)?;
-    writeln!(file, "{log} {}", swept.0)?;
-    file.sync_all()?;
-    fs::rename(&aside, root.join("swept"))?;
-    File::open(root)?.sync_all()
+    file::replace(&root.join("swept"), &root.join("tmp").join("swept"), format!("{log} {}\n", swept.0).as_bytes())
 }
 
 #[cfg(test)]

@@ -16,10 +16,10 @@ use parking_lot::{Mutex, RwLock};
 use crate::config::model::{CacheMemory, Eviction};
 use crate::plan::CacheKey;
 
-use super::super::object::Object;
-use super::super::part::Part;
-use super::super::waiting::Waiting;
 use super::variants::Variants;
+use crate::cache::object::Object;
+use crate::cache::part::Part;
+use crate::cache::waiting::Waiting;
 use shard::{Shard, Step};
 
 /// What the index keeps for an entry, and what an allocator loses on its pieces.
@@ -206,7 +206,7 @@ impl MemoryStore {
     fn peek(&self, key: &str) -> Option<(Variants, u32)> {
         let place = self.place(key);
         let shard = self.0.shards[place.shard].read();
-        let found = shard.peek_with_weight(place.hash, |variants| variants.has_key(key));
+        let found = shard.peek(place.hash, |variants| variants.has_key(key));
         found.map(|(variants, weight)| (variants.clone(), weight))
     }
 
@@ -249,7 +249,7 @@ impl MemoryStore {
         let is = |variants: &Variants| variants.has_key(key);
         let mut shard = self.0.shards[place.shard].write();
         let is_same = match (shard.peek(place.hash, is), before) {
-            (Some(now), Some((before, _))) => now.is(before),
+            (Some((now, _)), Some((before, _))) => now.is(before),
             (None, None) => true,
             _ => false,
         };
@@ -337,10 +337,10 @@ mod tests {
     use bytes::Bytes;
     use http::{HeaderMap, StatusCode};
 
-    use super::super::super::object::Head;
-    use super::super::super::policy::Storable;
-    use super::super::super::purge::PurgeSeq;
     use super::*;
+    use crate::cache::object::Head;
+    use crate::cache::policy::Storable;
+    use crate::cache::purge::PurgeSeq;
 
     fn config(max_size: u64, eviction: Eviction) -> CacheMemory {
         CacheMemory { max_size: crate::config::read::ByteSize(max_size), eviction, ..CacheMemory::default() }
