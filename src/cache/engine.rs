@@ -432,7 +432,6 @@ impl Engine {
 
     /// Frees what purges have killed and forgets the purges that nothing is older than.
     pub fn sweep(&self) -> Swept {
-        let mut swept = Swept::default();
         // Also where a disk holds the purges back.
         self.purges.flush();
         // What is stored while this runs comes from a fill that is running now, or began later than now.
@@ -441,8 +440,6 @@ impl Engine {
         let mut freed = Freed::new();
         for object in self.memory.objects() {
             if self.purges.standing(&object) == Standing::Dead {
-                swept.objects += 1;
-                swept.bytes += object.weight() as u64;
                 let (objects, bytes) = freed.entry(self.purges.killer(&object).unwrap_or_default()).or_default();
                 (*objects, *bytes) = (*objects + 1, *bytes + object.weight() as u64);
                 self.memory.remove(&object);
@@ -450,13 +447,7 @@ impl Engine {
                 oldest = oldest.min(object.checked());
             }
         }
-        let on_disk = self.disk.sweep();
-        for (seq, (objects, bytes)) in on_disk.freed {
-            swept.objects += objects;
-            swept.bytes += bytes;
-            let total = freed.entry(seq).or_default();
-            (total.0, total.1) = (total.0 + objects, total.1 + bytes);
-        }
+        let on_disk = self.disk.sweep(&mut freed);
         let all_is_swept = on_disk.unswept.is_empty() && !on_disk.scanning;
         let done = all_is_swept && on_disk.oldest >= current;
         self.purges.history.swept(&freed, done.then_some(current));
@@ -470,7 +461,11 @@ impl Engine {
             }
             self.purges.retire(oldest.min(on_disk.oldest));
         }
-        swept
+        let add = |swept: Swept, (objects, bytes): &(u64, u64)| Swept {
+            objects: swept.objects + objects,
+            bytes: swept.bytes + bytes,
+        };
+        freed.values().fold(Swept::default(), add)
     }
 
     /// What a purge would hit, in memory and on disk: objects and bytes of each. `None`: another is being tried out.

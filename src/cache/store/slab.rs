@@ -71,28 +71,25 @@ impl<T> Slab<T> {
     }
 
     pub fn link_newest(&mut self, order: &mut Order, at: u32, bytes: u64) {
-        let before = std::mem::replace(&mut order.newest, at);
-        self.put_between(NIL, before, at);
-        match before {
-            NIL => order.oldest = at,
-            before => self.nodes[before as usize].newer = at,
-        }
-        order.bytes += bytes;
+        self.link(order, at, (NIL, order.newest), bytes);
     }
 
     pub fn link_oldest(&mut self, order: &mut Order, at: u32, bytes: u64) {
-        let before = std::mem::replace(&mut order.oldest, at);
-        self.put_between(before, NIL, at);
-        match before {
-            NIL => order.newest = at,
-            before => self.nodes[before as usize].older = at,
-        }
-        order.bytes += bytes;
+        self.link(order, at, (order.oldest, NIL), bytes);
     }
 
-    fn put_between(&mut self, newer: u32, older: u32, at: u32) {
+    fn link(&mut self, order: &mut Order, at: u32, (newer, older): (u32, u32), bytes: u64) {
         let node = &mut self.nodes[at as usize];
         (node.newer, node.older) = (newer, older);
+        match newer {
+            NIL => order.newest = at,
+            newer => self.nodes[newer as usize].older = at,
+        }
+        match older {
+            NIL => order.oldest = at,
+            older => self.nodes[older as usize].newer = at,
+        }
+        order.bytes += bytes;
     }
 
     pub fn unlink(&mut self, order: &mut Order, at: u32, bytes: u64) {

@@ -52,12 +52,7 @@ struct Reading {
 }
 
 impl FileBody {
-    pub fn new(volume: Arc<Volume>, id: FileId, file: File, header: Header) -> Self {
-        Self::of_spool(volume, id, Arc::new(file), header)
-    }
-
-    /// Of a file that has just been written.
-    pub fn of_spool(volume: Arc<Volume>, id: FileId, file: Arc<File>, header: Header) -> Self {
+    pub fn new(volume: Arc<Volume>, id: FileId, file: Arc<File>, header: Header) -> Self {
         let fingerprint = file::fingerprint(&file).ok();
         FileBody { volume, id, file, header, fingerprint, reading: Mutex::default() }
     }

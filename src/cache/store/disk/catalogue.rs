@@ -179,11 +179,7 @@ impl Catalogue {
 
     /// Takes a file out. It is not found any more; its place is freed in the background.
     pub fn remove(&self, id: FileId) {
-        let mut files = self.lock();
-        files.index.remove(id);
-        files.writing.remove(&id);
-        files.doomed.insert(id);
-        drop(files);
+        self.lock().remove(id);
         self.chores.notify_all();
     }
 
@@ -192,10 +188,10 @@ impl Catalogue {
         let mut files = self.lock();
         let is_coming = !files.spoil(|other| other == id).is_empty() || files.writing.contains_key(&id);
         let is_known = is_coming || files.index.get(id).is_some() || files.doomed.contains(&id);
-        drop(files);
         let may_be_there = is_known || !self.scan.is_done();
         if may_be_there {
-            self.remove(id);
+            files.remove(id);
+            self.chores.notify_all();
         }
         may_be_there
     }
@@ -212,8 +208,8 @@ impl Catalogue {
         if !all_are_known {
             files.forgotten.insert(key); // what the scan has yet to find is not to come back
         }
-        drop(files);
-        ids.iter().for_each(|id| self.remove(*id));
+        ids.iter().for_each(|id| files.remove(*id));
+        self.wake_for(&files);
         if all_are_known { ids.into_iter().map(Doom::File).collect() } else { vec![Doom::Key(key)] }
     }
 
@@ -334,6 +330,12 @@ impl Files {
                 spooling.id
             })
             .collect()
+    }
+
+    fn remove(&mut self, id: FileId) {
+        self.index.remove(id);
+        self.writing.remove(&id);
+        self.doomed.insert(id);
     }
 
     pub fn is_current(&self, write: Write) -> bool {

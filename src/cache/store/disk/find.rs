@@ -212,7 +212,7 @@ impl Volume {
         }
         let content = match body {
             RecordBody::Whole(body) => body.into(),
-            RecordBody::Open(file) => FileBody::new(self.clone(), id, file, header).into(),
+            RecordBody::Open(file) => FileBody::new(self.clone(), id, Arc::new(file), header).into(),
         };
         let object = restore::object(&header, &meta, content)?;
         object.survived(self.files.survived_before(), None);

@@ -161,7 +161,7 @@ pub struct Meta<'a> {
     pub key: &'a str,
     pub status: u16,
     #[serde(borrow)]
-    fields: Vec<(&'a str, &'a [u8])>,
+    pub fields: Vec<(&'a str, &'a [u8])>,
     pub freshness: Freshness,
     pub variant: Cow<'a, Variant>,
     pub tags: Cow<'a, Tags>,
@@ -170,24 +170,6 @@ pub struct Meta<'a> {
 }
 
 impl<'a> Meta<'a> {
-    pub fn new(
-        key: &'a str,
-        (status, fields): (StatusCode, impl Iterator<Item = (&'a str, &'a [u8])>),
-        freshness: Freshness,
-        (variant, tags): (&'a Variant, &'a Tags),
-        part: Option<ContentRange>,
-    ) -> Self {
-        Meta {
-            key,
-            status: status.as_u16(),
-            fields: fields.collect(),
-            freshness,
-            variant: Cow::Borrowed(variant),
-            tags: Cow::Borrowed(tags),
-            part,
-        }
-    }
-
     /// `None`: it is too large.
     pub fn encode(&self) -> Option<Vec<u8>> {
         postcard::to_allocvec(self).ok().filter(|bytes| bytes.len() <= MAX_META)
@@ -254,10 +236,15 @@ mod tests {
         fields.append("x-a", HeaderValue::from_static(""));
         let (variant, tags) = (Variant::default(), Tags::default());
         let part = Some(ContentRange { first: 1, last: 2, total: 3 });
-        let lines = fields.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
-        let head = (StatusCode::NOT_FOUND, lines);
-        let freshness = Freshness { basis: Basis::Expires, ..Freshness::default() };
-        let meta = Meta::new("s\u{1f}1\u{1f}h/", head, freshness, (&variant, &tags), part);
+        let meta = Meta {
+            key: "s\u{1f}1\u{1f}h/",
+            status: 404,
+            fields: fields.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect(),
+            freshness: Freshness { basis: Basis::Expires, ..Freshness::default() },
+            variant: Cow::Borrowed(&variant),
+            tags: Cow::Borrowed(&tags),
+            part,
+        };
         let bytes = meta.encode().unwrap();
         let read = Meta::decode(&bytes).unwrap();
         assert_eq!(read, meta);

@@ -83,13 +83,10 @@ impl FileId {
 
     /// Reads a file's name; `None`: it is none of ours.
     pub fn parse(name: &str) -> Option<Self> {
-        let (key, variant) = name.split_once('-').filter(|(key, variant)| key.len() == 32 && variant.len() == 8)?;
-        let digits = |text: &str| text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
-        if !digits(key) || !digits(variant) {
-            return None;
-        }
+        let (key, variant) = name.split_once('-')?;
         let key = KeyHash::from(u128::from_str_radix(key, 16).ok()?);
-        Some(FileId { key, variant: u32::from_str_radix(variant, 16).ok()? })
+        let id = FileId { key, variant: u32::from_str_radix(variant, 16).ok()? };
+        (id.name() == name).then_some(id)
     }
 }
 

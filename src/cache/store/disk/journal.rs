@@ -93,10 +93,7 @@ struct State {
 impl State {
     /// Gives the number to wait for.
     fn note(&mut self, root: &Path, doom: Doom) -> u64 {
-        if !self.doomed.contains_key(root) {
-            self.doomed.insert(root.to_owned(), HashMap::new());
-        }
-        let Some(of_root) = self.doomed.get_mut(root) else { return 0 };
+        let of_root = self.doomed.entry(root.to_owned()).or_default();
         // Also what `All` is noted for has its own note: `All` may be settled before it is.
         let is_too_much = of_root.len() >= MOST && doom != Doom::All && !of_root.contains_key(&doom);
         if is_too_much && !of_root.contains_key(&Doom::All) {
@@ -245,7 +242,13 @@ impl Journal {
                 state.in_file = before + lines.iter().filter(|byte| **byte == b'\n').count();
                 (lines, state.newest, anew)
             };
-            let done = if anew { rewrite(&mut file, path, &lines) } else { append(&mut file, path, &lines) };
+            let done = match anew {
+                true => {
+                    *file = None;
+                    replace(path, &path.with_extension("log.new"), &lines)
+                }
+                false => append(&mut file, path, &lines),
+            };
             match done {
                 Ok(()) => {
                     failing = false;
@@ -275,11 +278,6 @@ fn append(file: &mut Option<File>, path: &Path, lines: &[u8]) -> io::Result<()> 
     };
     file.write_all(lines)?;
     file.sync_data()
-}
-
-fn rewrite(file: &mut Option<File>, path: &Path, lines: &[u8]) -> io::Result<()> {
-    *file = None;
-    replace(path, &path.with_extension("log.new"), lines)
 }
 
 fn line(root: &Path, doom: Doom) -> String {

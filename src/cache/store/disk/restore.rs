@@ -1,5 +1,7 @@
 //! Objects to files and back. Pure.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 
 use crate::cache::object::{Content, Head, Object};
@@ -12,9 +14,15 @@ use super::format::{Corrupt, Header, Meta};
 
 /// What is written of an object beside its body.
 pub fn meta(object: &Object) -> Meta<'_> {
-    let head = (object.head.status, object.head.lines());
-    let selected = (&object.variant, object.tags());
-    Meta::new(object.key().as_str(), head, object.freshness, selected, object.part())
+    Meta {
+        key: object.key().as_str(),
+        status: object.head.status.as_u16(),
+        fields: object.head.lines().collect(),
+        freshness: object.freshness,
+        variant: Cow::Borrowed(&object.variant),
+        tags: Cow::Borrowed(object.tags()),
+        part: object.part(),
+    }
 }
 
 pub fn header(object: &Object, meta: &[u8], meta_room: u32, log: u32) -> Header {

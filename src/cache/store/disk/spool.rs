@@ -204,7 +204,7 @@ impl Spool {
         self.header.body = length;
         file.write_all_at(&sums, self.header.checksum_at(0))?;
         let id = self.id;
-        let object = object(FileBody::of_spool(volume.clone(), id, file.clone(), self.header));
+        let object = object(FileBody::new(volume.clone(), id, file.clone(), self.header));
         // The purges that it has survived may be more by now; the metadata are as they were.
         let header = volume.header_of(&object, &self.meta, self.header.meta_room);
         let mut head = header.encode().to_vec();

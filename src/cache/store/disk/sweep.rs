@@ -27,8 +27,6 @@ const SWEEP: Work =
 
 /// What a sweep did.
 pub struct DiskSwept {
-    /// Objects and bytes, by the purge that had killed them; by none what was of no use.
-    pub freed: Freed,
     /// The oldest purge sequence of what is left in the directories that were swept.
     pub oldest: PurgeSeq,
     /// Directories that could not be swept, or not wholly.
@@ -54,23 +52,23 @@ struct Swept {
 }
 
 impl DiskTier {
-    /// Takes as long as it takes: call it where blocking is allowed.
-    pub fn sweep(&self) -> DiskSwept {
+    /// Takes as long as it takes: call it where blocking is allowed. `freed` gets what is freed.
+    pub fn sweep(&self, freed: &mut Freed) -> DiskSwept {
         let purges = &self.shared.purges;
         let (current, in_force) = (purges.current(), purges.in_force());
         let suspects = Suspects::of(in_force.iter().map(|(target, seq)| (target, *seq)));
         let task = Arc::new(Task { suspects, current, durable: purges.durable() });
-        let mut swept =
-            DiskSwept { freed: Freed::new(), oldest: PurgeSeq(u64::MAX), unswept: Vec::new(), scanning: false };
+        let mut swept = DiskSwept { oldest: PurgeSeq(u64::MAX), unswept: Vec::new(), scanning: false };
         let volumes = self.volumes.load_full();
         let scanning: Vec<bool> = volumes.iter().map(|volume| volume.is_scanning()).collect();
         let each = on_each(&volumes, &SWEEP, move |volume, progress| sweep(volume, &task, progress));
         for ((volume, one), was_scanning) in each.zip(scanning) {
-            match one.is_some_and(|one| swept.add(one)) {
-                true => {}
+            let one = one.inspect(|one| add(freed, &one.freed));
+            match one.filter(|one| one.for_good) {
+                Some(one) => swept.oldest = swept.oldest.min(one.oldest),
                 // If it was, it may just have come to its end.
-                false if volume.is_scanning() || was_scanning && volume.is_whole().is_some() => swept.scanning = true,
-                false => swept.unswept.push(volume.root.clone()),
+                None if volume.is_scanning() || was_scanning && volume.is_whole().is_some() => swept.scanning = true,
+                None => swept.unswept.push(volume.root.clone()),
             }
         }
         // What was read before is not to be promoted any more.
@@ -79,17 +77,10 @@ impl DiskTier {
     }
 }
 
-impl DiskSwept {
-    /// Whether it was swept for good.
-    fn add(&mut self, one: Swept) -> bool {
-        for (seq, (objects, bytes)) in one.freed {
-            let total = self.freed.entry(seq).or_default();
-            *total = (total.0 + objects, total.1 + bytes);
-        }
-        if one.for_good {
-            self.oldest = self.oldest.min(one.oldest);
-        }
-        one.for_good
+fn add(freed: &mut Freed, more: &Freed) {
+    for (seq, (objects, bytes)) in more {
+        let total = freed.entry(*seq).or_default();
+        *total = (total.0 + objects, total.1 + bytes);
     }
 }
 

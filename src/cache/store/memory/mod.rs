@@ -60,12 +60,8 @@ struct Shared {
     waiting: Arc<Waiting>,
 }
 
-/// What is to become of an entry.
-enum Change {
-    Nothing,
-    Put(Variants),
-    Remove,
-}
+/// What an entry becomes: nothing else, if there is none; gone, if there is none inside.
+type Change = Option<Option<Variants>>;
 
 /// Where a key has its place.
 #[derive(Clone, Copy)]
@@ -122,14 +118,14 @@ impl MemoryStore {
 
     /// Stores an object beside the other variants of its key, in place of one that is selected alike.
     pub fn insert(&self, object: Arc<Object>, max_variants: usize) {
-        self.change(object.key().as_str(), |before| Change::Put(Variants::with(before, object.clone(), max_variants)));
+        self.change(object.key().as_str(), |before| Some(Some(Variants::with(before, object.clone(), max_variants))));
     }
 
     /// Puts what was read from disk into memory, unless something is there already: that is newer.
     pub fn promote(&self, object: Arc<Object>, max_variants: usize) {
         self.change(object.key().as_str(), |before| match before {
-            Some(before) if before.objects().any(|other| other.variant == object.variant) => Change::Nothing,
-            before => Change::Put(Variants::with_older(before, object.clone(), max_variants)),
+            Some(before) if before.objects().any(|other| other.variant == object.variant) => None,
+            before => Some(Some(Variants::with_older(before, object.clone(), max_variants))),
         });
     }
 
@@ -137,31 +133,30 @@ impl MemoryStore {
     /// the place of what is there of another.
     pub fn insert_part(&self, part: Part, max_variants: usize, max_object: u64, may_join: impl Fn(&Object) -> bool) {
         self.change(part.object.key().as_str(), |before| {
-            Variants::with_part(before, part.clone(), max_variants, max_object, &may_join)
-                .map_or(Change::Nothing, Change::Put)
+            Variants::with_part(before, part.clone(), max_variants, max_object, &may_join).map(Some)
         });
     }
 
     /// Takes one object out, or a part that is one, if it is still the one that is stored.
     pub fn remove(&self, object: &Arc<Object>) {
-        self.change(object.key().as_str(), |before| match before.filter(|before| before.contains(object)) {
-            Some(before) => left(before.without_this(object)),
-            None => Change::Nothing,
+        self.change(object.key().as_str(), |before| {
+            before
+                .filter(|before| before.contains(object))
+                .map(|before| before.without(|other| Arc::ptr_eq(other, object)))
         });
     }
 
     /// Takes out what is selected as this object is.
     pub fn remove_like(&self, object: &Object) {
         self.change(object.key().as_str(), |before| {
-            before.map_or(Change::Nothing, |before| left(before.without(object)))
+            before.map(|before| before.without(|other| other.variant == object.variant))
         });
     }
 
     /// Counts the bytes of an object anew, if it is still stored: it has grown.
     pub fn weigh_again(&self, object: &Arc<Object>) {
-        self.change(object.key().as_str(), |before| match before.filter(|before| before.contains(object)) {
-            Some(before) => Change::Put(before.clone()),
-            None => Change::Nothing,
+        self.change(object.key().as_str(), |before| {
+            before.filter(|before| before.contains(object)).map(|before| Some(before.clone()))
         });
     }
 
@@ -179,7 +174,7 @@ impl MemoryStore {
 
     /// Takes all objects of a key out.
     pub fn remove_key(&self, key: &CacheKey) {
-        self.change(key.as_str(), |before| if before.is_some() { Change::Remove } else { Change::Nothing });
+        self.change(key.as_str(), |before| before.map(|_| None));
     }
 
     /// All objects, in no order. What is stored meanwhile may or may not be among them.
@@ -225,11 +220,11 @@ impl MemoryStore {
         loop {
             let before = self.peek(key);
             let before = before.as_ref().map(|(variants, weight)| (variants, *weight));
-            let (after, too_large) = match change(before.map(|(variants, _)| variants)) {
-                Change::Nothing => return,
-                Change::Put(after) if u64::from(weight(&after)) > self.max_size() => (None, Some(after)),
-                Change::Put(after) => (Some(after), None),
-                Change::Remove => (None, None),
+            let Some(after) = change(before.map(|(variants, _)| variants)) else { return };
+            let is_too_large = |after: &Variants| u64::from(weight(after)) > self.max_size();
+            let (too_large, after) = match after {
+                Some(after) if is_too_large(&after) => (Some(after), None),
+                after => (None, after),
             };
             if self.exchange(place, key, before, after) {
                 too_large.iter().for_each(|variants| (self.0.evicted)(variants));
@@ -325,11 +320,6 @@ fn has_same_body(one: &Object, other: &Object) -> bool {
         (Some(one), Some(other)) => one.as_ptr() == other.as_ptr() && one.len() == other.len(),
         _ => false,
     }
-}
-
-/// What becomes of an entry of which this is left.
-fn left(variants: Option<Variants>) -> Change {
-    variants.map_or(Change::Remove, Change::Put)
 }
 
 #[cfg(test)]
