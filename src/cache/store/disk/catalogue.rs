@@ -2,27 +2,25 @@
 //! there before this process was. Nothing here waits for the disk.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
-use crate::cache::purge::{PurgeSeq, Purges};
+use crate::cache::purge::PurgeSeq;
 
 use super::id::{FAN_OUT, FileId, KeyHash};
 use super::index::{Entry, Index};
 use super::journal::Doom;
 use super::saved_index::Saved;
-use super::stamp::Trust;
+use super::trust::{Before, Trust};
 
 /// Entries that are taken over or gone through under one lock: whoever asks for something needs the same.
 const AT_ONCE: usize = 1024;
 
 pub struct Catalogue {
-    purges: Arc<Purges>,
     files: Mutex<Files>,
     pub scan: Scan,
-    before: Before,
+    pub before: Before,
     /// Wakes who frees what is doomed.
     pub chores: Condvar,
 }
@@ -77,23 +75,9 @@ pub struct Scan {
     times: AtomicU64,
 }
 
-/// What is believed of what was in a directory when it was taken into use.
-#[derive(Default)]
-struct Before {
-    /// All of it has survived the purges up to this.
-    survived: AtomicU64,
-    /// Higher numbers are not believed.
-    up_to: AtomicU64,
-    /// Nothing is believed.
-    doubted: AtomicBool,
-    /// The highest number that this process has written there.
-    written: AtomicU64,
-}
-
 impl Catalogue {
-    pub fn new(purges: Arc<Purges>) -> Self {
-        let before = Before { up_to: AtomicU64::new(purges.current().0), ..Before::default() };
-        Catalogue { purges, files: Mutex::default(), scan: Scan::default(), before, chores: Condvar::new() }
+    pub fn new(before: Before) -> Self {
+        Catalogue { files: Mutex::default(), scan: Scan::default(), before, chores: Condvar::new() }
     }
 
     pub fn lock(&self) -> MutexGuard<'_, Files> {
@@ -150,7 +134,7 @@ impl Catalogue {
 
     /// Enters what was written and is in its place, unless it is out of date by now.
     pub fn written(&self, write: Write, entry: Entry, max_variants: usize) {
-        self.wrote(entry.seq);
+        self.before.wrote(entry.seq);
         let mut files = self.lock();
         if !files.is_current(write) {
             files.doomed.insert(write.id);
@@ -216,7 +200,7 @@ impl Catalogue {
     /// What was there is gone, or not to be trusted: it is looked for anew.
     pub fn forget_all(&self) {
         let mut files = self.lock();
-        self.before.up_to.fetch_max(self.before.written.load(Ordering::Acquire), Ordering::AcqRel);
+        self.before.includes_what_was_written();
         // First: nobody is to take an empty index for all there is.
         self.scan.restart();
         // What was replaced or removed while it was away stays doomed.
@@ -228,8 +212,8 @@ impl Catalogue {
         let mut outdated = 0;
         for entries in saved.entries.chunks(AT_ONCE) {
             let mut files = self.lock();
-            for entry in entries.iter().map(|entry| self.believe(*entry)) {
-                let Trust { retired, up_to, .. } = self.trust(None);
+            for entry in entries.iter().map(|entry| self.before.believe(*entry)) {
+                let Trust { retired, up_to, .. } = self.before.trust(None);
                 // What was written or removed since the start is newer.
                 let is_outdated = !(retired..=up_to).contains(&entry.seq) || files.is_forgotten(entry.id.key);
                 if is_outdated && files.index.get(entry.id).is_none() {
@@ -251,66 +235,13 @@ impl Catalogue {
         files.forgotten = HashSet::new();
     }
 
-    /// Takes what was there for what has survived all purges up to this: the directory was swept for them. `false`: nobody
-    /// knows of that purge.
-    pub fn was_swept(&self, swept: PurgeSeq) -> bool {
-        let retired = self.purges.retired();
-        // All that are forgotten are among them, or nothing is known.
-        self.before.survived.store(if swept >= retired { retired.0 } else { 0 }, Ordering::Release);
-        let newest = self.before.up_to.load(Ordering::Acquire).max(self.before.written.load(Ordering::Acquire));
-        swept.0 <= newest
-    }
-
-    /// Nothing is believed any more of what was there before.
-    pub fn doubt(&self) {
-        self.before.doubted.store(true, Ordering::Release);
-    }
-
-    /// The same, also of what was believed so far.
+    /// Nothing is believed any more of what was there before, also of what was believed so far.
     pub fn doubt_all(&self) {
         let mut files = self.lock();
-        self.doubt();
+        self.before.doubt();
         let believed: Vec<FileId> = files.index.by_use().map(|entry| entry.id).collect();
         files.index = Index::default();
         files.doomed.extend(believed);
-    }
-
-    /// What was doubted is gone.
-    pub fn doubt_no_longer(&self) {
-        self.before.doubted.store(false, Ordering::Release);
-    }
-
-    pub fn is_doubted(&self) -> bool {
-        self.before.doubted.load(Ordering::Acquire)
-    }
-
-    /// What is to be believed of a file. `known`: what the index has of it.
-    pub fn trust(&self, known: Option<&Entry>) -> Trust {
-        let trust = Trust { retired: self.purges.retired(), ..Trust::in_all(self.purges.log_id()) };
-        match known {
-            // This process has looked at it, or has written it.
-            Some(entry) => Trust { survived: entry.seq, ..trust },
-            None if self.is_doubted() => Trust { retired: PurgeSeq(u64::MAX), ..trust },
-            None => {
-                let up_to = PurgeSeq(self.before.up_to.load(Ordering::Acquire));
-                Trust { survived: self.survived_before(), up_to, ..trust }
-            }
-        }
-    }
-
-    /// What all that was there before has survived.
-    pub fn survived_before(&self) -> PurgeSeq {
-        PurgeSeq(self.before.survived.load(Ordering::Acquire))
-    }
-
-    /// Enters what was found of a file that was there before.
-    pub fn believe(&self, entry: Entry) -> Entry {
-        entry.having_survived(self.survived_before())
-    }
-
-    /// Numbers up to this are in the directory since this process uses it.
-    pub fn wrote(&self, seq: PurgeSeq) {
-        self.before.written.fetch_max(seq.0, Ordering::AcqRel);
     }
 
     /// Notes that files have survived all purges up to `seq`, as far as they are those that were judged.

@@ -16,7 +16,7 @@ use super::volume::Volume;
 
 /// Somebody waits for it.
 const DRY_RUN: Work =
-    Work { name: "disk-trial", what: "the dry run of a purge", patience: 5, busy: |volume| &volume.trying };
+    Work { name: "disk-dry-run", what: "the dry run of a purge", patience: 5, busy: |volume| &volume.in_dry_run };
 
 /// What was found.
 #[derive(Debug, Default)]
@@ -74,6 +74,7 @@ fn count(volume: &Volume, task: &Task, progress: &Progress) -> (u64, u64) {
 
 fn is_hit(volume: &Volume, entry: &Entry, trial: &Trial, pace: &mut Pace) -> bool {
     pace.keep();
-    let record = file::read(&entry.id.path(&volume.root), volume.files.trust(Some(entry)), 0, Patience::Disk).ok();
+    let record =
+        file::read(&entry.id.path(&volume.root), volume.files.before.trust(Some(entry)), 0, Patience::Disk).ok();
     record.and_then(|record| restore::head(&record).ok()).is_some_and(|object| trial.hits(&object))
 }

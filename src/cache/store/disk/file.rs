@@ -12,7 +12,7 @@ use rustix::io::{Errno, ReadWriteFlags};
 
 use super::buffers::Buffer;
 use super::format::{self, BLOCK, Corrupt, HEADER, Header};
-use super::stamp::Trust;
+use super::trust::Trust;
 
 /// Why a file could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -169,29 +169,6 @@ pub fn read_blocks(
     read_exact_at(file, &mut sums, header.checksum_at(first), patience)?;
     format::check_blocks(bytes.as_ref(), &sums)?;
     Ok(bytes.freeze())
-}
-
-/// `None` where there is nothing of the name.
-pub fn if_there<T>(done: io::Result<T>) -> io::Result<Option<T>> {
-    match done {
-        Ok(done) => Ok(Some(done)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error),
-    }
-}
-
-/// Puts a small file in the place of another, by way of one beside it, as a whole and for good.
-pub fn replace(path: &Path, aside: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut file = File::create(aside)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    fs::rename(aside, path)?;
-    sync_parent(path)
-}
-
-/// Waits until the disk has the names in the directory of a path.
-pub fn sync_parent(path: &Path) -> io::Result<()> {
-    path.parent().map_or(Ok(()), |directory| File::open(directory)?.sync_all())
 }
 
 /// Writes a file aside. It is not to be seen before it is [`rename`]d.

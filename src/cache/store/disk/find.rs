@@ -21,7 +21,7 @@ use super::scan;
 use super::volume::Volume;
 
 /// Bodies up to this are read whole, if they may get into memory; larger ones are streamed.
-const READ_WHOLE: u64 = 1 << 20;
+const MAX_WHOLE: u64 = 1 << 20;
 /// Those up to this in any case: there is no more than one piece of them.
 const ALWAYS_WHOLE: u64 = BLOCK;
 
@@ -107,7 +107,7 @@ impl Volume {
         name: &str,
         max_in_memory: u64,
     ) -> Result<Option<Arc<Object>>, Trouble> {
-        let whole_up_to = max_in_memory.clamp(ALWAYS_WHOLE, READ_WHOLE);
+        let whole_up_to = max_in_memory.clamp(ALWAYS_WHOLE, MAX_WHOLE);
         let Some((file, read)) = self.read(&[id], name, whole_up_to).await?.pop() else { return Ok(None) };
         let object = self.unless_missing(file, read)?;
         if let Some(object) = &object {
@@ -204,7 +204,7 @@ impl Volume {
         whole_up_to: u64,
         patience: Patience,
     ) -> Result<Object, ReadError> {
-        let trust = self.files.trust(known.as_ref());
+        let trust = self.files.before.trust(known.as_ref());
         let Record { header, meta, body } = file::read(&id.path(&self.root), trust, whole_up_to, patience)?;
         let meta = Meta::decode(&meta)?;
         if meta.key != name {
@@ -215,7 +215,7 @@ impl Volume {
             RecordBody::Open(file) => FileBody::new(self.clone(), id, Arc::new(file), header).into(),
         };
         let object = restore::object(&header, &meta, content)?;
-        object.survived(self.files.survived_before(), None);
+        object.survived(self.files.before.survived(), None);
         Ok(object)
     }
 }

@@ -16,12 +16,12 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use super::file::{if_there, replace, sync_parent};
+use super::durable::{if_there, replace, sync_parent};
 use super::id::{FileId, KeyHash};
 use super::pool::pause;
 
 /// Lines that are kept of one directory. Above that, nothing that is in it is believed after a restart.
-const MOST: usize = 100_000;
+const MAX_NOTED: usize = 100_000;
 /// The file is written anew when it has more lines than this and most of them are settled.
 const COMPACT_ABOVE: usize = 4096;
 /// How soon it is tried again to write it.
@@ -95,7 +95,7 @@ impl State {
     fn note(&mut self, root: &Path, doom: Doom) -> u64 {
         let of_root = self.doomed.entry(root.to_owned()).or_default();
         // Also what `All` is noted for has its own note: `All` may be settled before it is.
-        let is_too_much = of_root.len() >= MOST && doom != Doom::All && !of_root.contains_key(&doom);
+        let is_too_much = of_root.len() >= MAX_NOTED && doom != Doom::All && !of_root.contains_key(&doom);
         if is_too_much && !of_root.contains_key(&Doom::All) {
             tracing::warn!(path = %root.display(), "so much was invalidated that is still on this disk that nothing on it would be believed after a restart");
         }
@@ -362,7 +362,7 @@ mod tests {
     #[test]
     fn of_too_much_all_is_doomed() {
         let mut state = State::default();
-        (0..=MOST as u32).for_each(|number| _ = state.note(Path::new("/a"), Doom::File(id(number))));
+        (0..=MAX_NOTED as u32).for_each(|number| _ = state.note(Path::new("/a"), Doom::File(id(number))));
         assert_eq!(state.doomed[Path::new("/a")].keys().collect::<Vec<_>>(), [&Doom::All]);
     }
 

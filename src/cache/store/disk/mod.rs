@@ -9,6 +9,7 @@ mod body;
 mod buffers;
 mod catalogue;
 mod dry_run;
+mod durable;
 mod file;
 mod filter;
 mod find;
@@ -26,8 +27,8 @@ mod running;
 mod saved_index;
 mod scan;
 mod spool;
-mod stamp;
 mod sweep;
+mod trust;
 mod view;
 mod volume;
 mod warden;
@@ -65,8 +66,7 @@ pub use write_buffer::{WriteBuffer, WriteRoom};
 /// How long a directory that leaves may take to write what waits to be written.
 const WRITE_OUT: Duration = Duration::from_secs(30);
 /// Files that are removed for good before a directory is left, at most.
-const MOST_REMOVED_AT_END: usize = 10_000;
-
+const MAX_REMOVED_AT_END: usize = 10_000;
 /// How long saving an index and syncing its disk may take at the end.
 const SAVE_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -248,9 +248,7 @@ impl DiskTier {
                 .filter(|volume| volume.files.may_have(id.key))
                 .for_each(|volume| volume.rewrite(object.clone()));
         }
-        let settings = self.settings.load();
-        let wanted = object.length() <= settings.max_object.0
-            && (settings.admission == Admission::Always || self.seen.before(id.key));
+        let wanted = object.length() <= self.settings.load().max_object.0 && self.is_admitted(id.key);
         let chosen = choose(&volumes, id.key).filter(|_| wanted);
         for volume in volumes.iter() {
             match chosen {
@@ -262,6 +260,11 @@ impl DiskTier {
         if let Some(volume) = chosen {
             volume.store(object.clone(), max_variants);
         }
+    }
+
+    /// Whether what is stored under a key gets onto disk.
+    fn is_admitted(&self, key: KeyHash) -> bool {
+        self.settings.load().admission == Admission::Always || self.seen.before(key)
     }
 
     /// What was read before this may be what is removed now.
@@ -306,9 +309,8 @@ impl DiskTier {
         if volume.is_opening() {
             return None;
         }
-        let wanted = self.settings.load().admission == Admission::Always || self.seen.before(key);
         let others = volumes.iter().filter(|other| !Arc::ptr_eq(other, volume)).cloned().collect();
-        wanted.then(|| Spool::begin(volume, others, head, length)).flatten()
+        self.is_admitted(key).then(|| Spool::begin(volume, others, head, length)).flatten()
     }
 
     /// Takes one object out, also of what is there after a restart, once the number that it gives is [`DiskTier::kept`].
@@ -402,7 +404,7 @@ fn stop(volume: &Volume, patience: Duration) {
             tracing::warn!(%path, %error, "the index of the disk cache could not be saved; the next start scans it");
         }
         // Else there are too many to be removed now; the next start goes by the journal.
-        if volume.files.lock().doomed.len() <= MOST_REMOVED_AT_END {
+        if volume.files.lock().doomed.len() <= MAX_REMOVED_AT_END {
             volume.settle_journal();
         }
     }

@@ -17,7 +17,7 @@ const MAX_WRITES: usize = 16_384;
 /// Reads that go before a write that waits.
 const READS_A_WRITE: usize = 8;
 /// Files that are opened or removed in a second, at most: the disk has other things to do.
-const MOST_OPENED: u32 = 10_000;
+const MAX_OPENED: u32 = 10_000;
 
 type Job = Box<dyn FnOnce() + Send>;
 
@@ -156,7 +156,7 @@ impl Pace {
 
     pub fn keep(&mut self) {
         self.opened += 1;
-        let due = Duration::from_secs(1) * self.opened / MOST_OPENED;
+        let due = Duration::from_secs(1) * self.opened / MAX_OPENED;
         let ahead = due.saturating_sub(self.since.elapsed());
         if ahead > Duration::from_millis(10) {
             pause(ahead);
@@ -215,7 +215,7 @@ mod tests {
     fn the_rate_is_bounded() {
         let started = Instant::now();
         let mut pace = Pace::new();
-        (0..MOST_OPENED / 5).for_each(|_| pace.keep());
+        (0..MAX_OPENED / 5).for_each(|_| pace.keep());
         assert!(started.elapsed() > Duration::from_millis(150), "{:?}", started.elapsed());
     }
 }

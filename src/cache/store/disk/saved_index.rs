@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use bytes::{Buf, BufMut};
 
-use super::file::if_there;
+use super::durable::if_there;
 use super::filter::Filter;
 use super::id::{FileId, KeyHash};
 use super::index::{Entry, Index};

@@ -7,7 +7,8 @@ use std::sync::atomic::Ordering;
 
 use crate::cache::trouble::Trouble;
 
-use super::file::{self, Patience, ReadError, if_there};
+use super::durable::if_there;
+use super::file::{self, Patience, ReadError};
 use super::id::{FAN_OUT, FileId, KeyHash, directory_name};
 use super::volume::Volume;
 
@@ -39,15 +40,15 @@ fn enter(volume: &Volume, id: FileId) -> io::Result<()> {
     let path = id.path(&volume.root);
     let header = file::open(&path, Patience::Disk)
         .map_err(ReadError::from)
-        .and_then(|file| file::read_header(&file, volume.files.trust(None), Patience::Disk));
+        .and_then(|file| file::read_header(&file, volume.files.before.trust(None), Patience::Disk));
     match header {
         Ok(header) => {
             let mut files = volume.files.lock();
-            let is_outdated = files.is_forgotten(id.key) || volume.files.is_doubted();
+            let is_outdated = files.is_forgotten(id.key) || volume.files.before.is_doubted();
             if is_outdated && files.index.get(id).is_none() {
                 files.doomed.insert(id);
             } else if !files.doomed.contains(&id) {
-                files.index.insert_oldest(volume.files.believe(header.entry(id)));
+                files.index.insert_oldest(volume.files.before.believe(header.entry(id)));
                 volume.files.scan.files.fetch_add(1, Ordering::Relaxed);
             }
             Ok(())

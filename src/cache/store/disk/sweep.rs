@@ -17,7 +17,7 @@ use super::index::Entry;
 use super::pool::Pace;
 use super::restore;
 use super::running::{Progress, Work, on_each};
-use super::stamp;
+use super::trust;
 use super::volume::Volume;
 
 /// How long syncing may take, which waits for all that was written lately.
@@ -131,9 +131,9 @@ fn is_done_for_good(volume: &Volume, swept: PurgeSeq, progress: &Progress) -> bo
     }
     // What was removed or changed must not come back when the power fails, for the purges will be forgotten.
     progress.allow(SYNC_PATIENCE);
-    match volume.sync().and_then(|()| stamp::write(&volume.root, volume.shared.purges.log_id(), swept)) {
+    match volume.sync().and_then(|()| trust::write_swept(&volume.root, volume.shared.purges.log_id(), swept)) {
         Ok(()) => {
-            volume.files.wrote(swept);
+            volume.files.before.wrote(swept);
             true
         }
         Err(error) => {
@@ -157,7 +157,7 @@ fn look_at(volume: &Volume, id: FileId) -> Verdict {
     let _stripe = volume.stripe(id);
     let Some(entry) = volume.files.lock().index.get(id) else { return Verdict::Survived };
     let path = id.path(&volume.root);
-    let record = match file::read(&path, volume.files.trust(Some(&entry)), 0, Patience::Disk) {
+    let record = match file::read(&path, volume.files.before.trust(Some(&entry)), 0, Patience::Disk) {
         Ok(record) => record,
         Err(error) if error.is_missing() => return Verdict::Dead(None),
         Err(error) => {
@@ -180,7 +180,7 @@ fn look_at(volume: &Volume, id: FileId) -> Verdict {
             let Some((header, meta)) = volume.head_of(&object) else { return Verdict::Dead(None) };
             let header = Header { body: record.header.body, ..header };
             match file::rewrite_head(&path, None, &header, &meta) {
-                Ok(Rewritten::Done) => volume.files.wrote(header.seq),
+                Ok(Rewritten::Done) => volume.files.before.wrote(header.seq),
                 Ok(Rewritten::NoRoom | Rewritten::Another) => return Verdict::Dead(None),
                 Err(_) => return Verdict::Unknown,
             }

@@ -27,7 +27,7 @@ const REMOVE_IN_A_ROUND: usize = 5000;
 /// How often the journal is asked to forget what is gone, which takes a sync of the whole file system; and what of it is
 /// forgotten sooner.
 const SETTLE_EVERY: Duration = Duration::from_secs(60);
-const MOST_UNSETTLED: usize = 10_000;
+const MAX_UNSETTLED: usize = 10_000;
 /// Bytes that are evicted when the file system says that it is full.
 const FULL_EVICTS: u64 = 1 << 20;
 
@@ -167,7 +167,7 @@ impl Warden {
     fn settle(&mut self) {
         let volume = &self.volume;
         let is_due = self.settled.is_none_or(|settled| settled.elapsed() >= SETTLE_EVERY)
-            || volume.shared.journal.count(&volume.root) > MOST_UNSETTLED;
+            || volume.shared.journal.count(&volume.root) > MAX_UNSETTLED;
         if is_due && volume.files.scan.is_done() {
             volume.settle_journal();
             self.settled = Some(Instant::now());

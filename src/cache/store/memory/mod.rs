@@ -26,11 +26,11 @@ use shard::{Shard, Step};
 const ENTRY_OVERHEAD: usize = 128;
 /// Of the size that the tier begins with a shard has so much at least: a few objects want one order.
 const SHARD_SIZE: u64 = 32 << 20;
-const MOST_SHARDS: u64 = 1024;
+const MAX_SHARDS: u64 = 1024;
 /// Bytes that one who stores makes room for beyond what it needs: when the size shrinks, a thread of its own does the rest.
-const MOST_EXTRA: u64 = 256 << 10;
+const MAX_EXTRA: u64 = 256 << 10;
 /// Entries that were used and are spared for it in a row, at most: nobody is to wait for a walk through all of them.
-const MOST_SPARED: usize = 1024;
+const MAX_SPARED: usize = 1024;
 /// Entries that are gone through under one lock.
 const WALKED_AT_ONCE: usize = 256;
 
@@ -73,7 +73,7 @@ struct Place {
 impl MemoryStore {
     /// `evicted` is told of what had to make room.
     pub fn new(config: &CacheMemory, evicted: impl Fn(&Variants) + Send + Sync + 'static) -> Self {
-        let shards = (config.max_size.0 / SHARD_SIZE).clamp(1, MOST_SHARDS).next_power_of_two();
+        let shards = (config.max_size.0 / SHARD_SIZE).clamp(1, MAX_SHARDS).next_power_of_two();
         MemoryStore(Arc::new(Shared {
             shards: (0..shards).map(|_| RwLock::new(Shard::new())).collect(),
             hasher: Hasher::default(),
@@ -240,7 +240,7 @@ impl MemoryStore {
         self.0.bytes.fetch_add(u64::from(needed), Ordering::Relaxed);
         // What is replaced is counted until it is: it may be what makes room.
         let leaving = before.map_or(0, |(_, weight)| weight);
-        self.make_room(eviction, leaving.into(), u64::from(needed) + MOST_EXTRA);
+        self.make_room(eviction, leaving.into(), u64::from(needed) + MAX_EXTRA);
         let is = |variants: &Variants| variants.has_key(key);
         let mut shard = self.0.shards[place.shard].write();
         let is_same = match (shard.peek(place.hash, is), before) {
@@ -278,7 +278,7 @@ impl MemoryStore {
             && empty < self.0.shards.len()
         {
             let at = self.0.hand.fetch_add(1, Ordering::Relaxed) & (self.0.shards.len() - 1);
-            let step = self.0.shards[at].write().step(eviction, steps < MOST_SPARED);
+            let step = self.0.shards[at].write().step(eviction, steps < MAX_SPARED);
             steps += 1;
             match step {
                 Step::Empty => empty += 1,

@@ -16,7 +16,7 @@ use super::ghosts::Ghosts;
 /// Of all bytes, so large a part is what is new.
 const SMALL_PART: u64 = 10;
 /// Uses that are counted: so often an entry of the main queue is spared.
-const MOST_USES: u8 = 3;
+const MAX_USES: u8 = 3;
 /// About 50 bytes an entry, beside its value.
 pub struct Shard<V> {
     table: HashTable<u32>,
@@ -60,7 +60,7 @@ impl<V> Shard<V> {
     pub fn get(&self, hash: u32, is: impl Fn(&V) -> bool) -> Option<&V> {
         let entry = &self.entries[self.find(hash, is)?];
         let uses = entry.uses.load(Ordering::Relaxed);
-        if uses < MOST_USES {
+        if uses < MAX_USES {
             // Two at once may count for one.
             entry.uses.store(uses + 1, Ordering::Relaxed);
         }

@@ -3,7 +3,7 @@
 use std::fs;
 use std::sync::atomic::Ordering;
 
-use super::super::file::if_there;
+use super::super::durable::if_there;
 use super::super::health::{Operation, State};
 use super::super::id::FileId;
 use super::super::journal::Doom;
@@ -63,7 +63,7 @@ impl Volume {
             return;
         }
         // `All` was heeded only if nothing was believed: else it was noted while the directory was not in use.
-        let (until, heeded) = (self.noted_until.load(Ordering::Acquire), self.files.is_doubted());
+        let (until, heeded) = (self.noted_until.load(Ordering::Acquire), self.files.before.is_doubted());
         let mut noted = self.shared.journal.of(&self.root);
         noted.retain(|(doom, number)| *number <= until && (heeded || *doom != Doom::All));
         if noted.is_empty() || !self.free_doomed(|| {}) {
@@ -72,7 +72,7 @@ impl Volume {
         match self.sync() {
             Ok(()) => {
                 if noted.iter().any(|(doom, _)| *doom == Doom::All) {
-                    self.files.doubt_no_longer();
+                    self.files.before.doubt_no_longer();
                 }
                 self.shared.journal.forget(&self.root, &noted);
             }

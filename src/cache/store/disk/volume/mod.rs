@@ -28,7 +28,7 @@ use super::journal::{Doom, Journal};
 use super::places::Places;
 use super::pool::IoPool;
 use super::saved_index;
-use super::stamp;
+use super::trust::{self, Before};
 use super::write_buffer::WriteBuffer;
 
 /// Locks for what is done to one file at a time.
@@ -74,8 +74,7 @@ pub struct Volume {
     noted_until: AtomicU64,
     /// A sweep is going through it: not another, should that one hang.
     pub sweeping: AtomicBool,
-    /// A dry run is at it.
-    pub trying: AtomicBool,
+    pub in_dry_run: AtomicBool,
 }
 
 /// What has happened so far.
@@ -92,7 +91,7 @@ impl Volume {
     pub fn new(directory: &DiskDirectory, config: &CacheDisk, shared: Shared) -> Self {
         let volume = Volume {
             root: directory.path.clone(),
-            files: Catalogue::new(shared.purges.clone()),
+            files: Catalogue::new(Before::new(shared.purges.clone())),
             shared,
             pool: IoPool::start("disk", config.threads),
             health: Health::new(Timestamp::now()),
@@ -112,7 +111,7 @@ impl Volume {
             ended: AtomicBool::new(false),
             noted_until: AtomicU64::new(u64::MAX),
             sweeping: AtomicBool::new(false),
-            trying: AtomicBool::new(false),
+            in_dry_run: AtomicBool::new(false),
         };
         volume.heed_journal();
         volume
@@ -240,8 +239,8 @@ impl Volume {
     /// The directory is this process's from now on, and is used.
     pub fn take_into_use(&self, lock: Arc<File>) {
         *self.lock.lock() = Some(lock);
-        let swept = stamp::read(&self.root, self.shared.purges.log_id()).unwrap_or_default();
-        if !self.files.was_swept(swept) {
+        let swept = trust::read_swept(&self.root, self.shared.purges.log_id()).unwrap_or_default();
+        if !self.files.before.was_swept(swept) {
             self.doubt("it was swept for purges that the purge log does not have");
         }
         self.opened.store(true, Ordering::Release);
@@ -250,7 +249,7 @@ impl Volume {
     /// Nothing is believed any more of what was there before.
     pub fn doubt(&self, why: &str) {
         tracing::warn!(path = %self.root.display(), "what is in the disk cache from before is not used: {why}");
-        self.files.doubt();
+        self.files.before.doubt();
         self.shared.journal.note(&self.root, [Doom::All]);
     }
 

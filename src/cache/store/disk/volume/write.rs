@@ -159,7 +159,7 @@ impl Volume {
             }
             match file::rewrite_head(&id.path(&volume.root), Some(body.inode()), &header, &meta) {
                 Ok(Rewritten::Done) => {
-                    volume.files.wrote(header.seq);
+                    volume.files.before.wrote(header.seq);
                     volume.files.lock().index.survived(id, object.checked());
                 }
                 Ok(Rewritten::NoRoom) => volume.files.remove(id),
