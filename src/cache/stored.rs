@@ -78,7 +78,7 @@ impl Cache {
         self.memory.configure(&config.memory);
         self.max_object.store(config.memory.max_object.0, Ordering::Relaxed);
         self.memory.waiting().set_prefix_share(config.limits.max_prefix_share);
-        self.disk.configure(&config.disk, self.purges.current());
+        self.disk.configure(&config.disk);
     }
 
     /// The largest body that is kept in memory.

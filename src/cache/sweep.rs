@@ -21,7 +21,6 @@ impl Cache {
     /// Frees what purges have killed and forgets the purges that nothing is older than; `oldest_fill`: the number of the oldest
     /// fill that is running.
     pub fn sweep(&self, oldest_fill: Option<PurgeSeq>) -> Swept {
-        let mut swept = Swept::default();
         // Also where a disk holds the purges back.
         self.purges.flush();
         // What is stored while this runs comes from a fill that is running now, or began later than now.
@@ -30,8 +29,6 @@ impl Cache {
         let mut freed = Freed::new();
         for object in self.memory.objects() {
             if object.standing(&self.purges) == Standing::Dead {
-                swept.objects += 1;
-                swept.bytes += object.weight() as u64;
                 let (objects, bytes) =
                     freed.entry(self.purges.killer(&object.identity()).unwrap_or_default()).or_default();
                 (*objects, *bytes) = (*objects + 1, *bytes + object.weight() as u64);
@@ -40,13 +37,7 @@ impl Cache {
                 oldest = oldest.min(object.checked());
             }
         }
-        let on_disk = self.disk.sweep(&self.purges);
-        swept.objects += on_disk.objects;
-        swept.bytes += on_disk.bytes;
-        for (seq, (objects, bytes)) in on_disk.freed {
-            let total = freed.entry(seq).or_default();
-            (total.0, total.1) = (total.0 + objects, total.1 + bytes);
-        }
+        let on_disk = self.disk.sweep(&mut freed);
         let all_is_swept = on_disk.unswept.is_empty() && !on_disk.scanning;
         let done = all_is_swept && on_disk.oldest >= current;
         self.purges.history.swept(&freed, done.then_some(current));
@@ -60,7 +51,11 @@ impl Cache {
             }
             self.purges.retire(oldest.min(on_disk.oldest));
         }
-        swept
+        let add = |swept: Swept, (objects, bytes): &(u64, u64)| Swept {
+            objects: swept.objects + objects,
+            bytes: swept.bytes + bytes,
+        };
+        freed.values().fold(Swept::default(), add)
     }
 
     /// What a purge would hit, in memory and on disk: objects and bytes of each. `None`: another is being tried out.

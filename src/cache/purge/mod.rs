@@ -52,9 +52,9 @@ pub struct Purges {
     /// 0 until the log has one.
     log_id: AtomicU32,
     /// Up to which purges are forgotten.
-    retired: Arc<AtomicU64>,
+    retired: AtomicU64,
     /// The newest number that a restart knows of.
-    durable: Arc<AtomicU64>,
+    durable: AtomicU64,
     writing: Writing,
     pub history: History,
 }
@@ -71,8 +71,8 @@ impl Purges {
             log: Mutex::new(log),
             directory: state_dir.map(Path::to_owned),
             log_id: AtomicU32::new(0),
-            retired: Arc::default(),
-            durable: Arc::default(),
+            retired: AtomicU64::new(0),
+            durable: AtomicU64::new(0),
             writing: Writing::default(),
             history: History::default(),
         };
@@ -110,11 +110,6 @@ impl Purges {
         PurgeSeq(self.durable.load(Ordering::Acquire))
     }
 
-    /// The same; it goes on changing.
-    pub fn durable_number(&self) -> Arc<AtomicU64> {
-        self.durable.clone()
-    }
-
     /// Whether something is still to be used, by all purges since its own.
     pub fn standing(&self, of: &Identity<'_>) -> Standing {
         if of.seq >= self.current() {
@@ -122,7 +117,7 @@ impl Purges {
         }
         let table = self.table.read();
         // Purges are forgotten that may have hit it: nobody knows any more.
-        if of.seq < PurgeSeq(self.retired.load(Ordering::Acquire)) {
+        if of.seq < self.retired() {
             return Standing::Dead;
         }
         table.standing(of)
@@ -149,9 +144,9 @@ impl Purges {
         self.compact(oldest_in_use);
     }
 
-    /// Up to which purges are forgotten; it goes on changing.
-    pub fn retired(&self) -> Arc<AtomicU64> {
-        self.retired.clone()
+    /// Up to which purges are forgotten.
+    pub fn retired(&self) -> PurgeSeq {
+        PurgeSeq(self.retired.load(Ordering::Acquire))
     }
 
     /// The purge that killed something: of several the first that is still known.

@@ -2,6 +2,7 @@
 
 pub mod disk;
 mod memory;
+mod slab;
 mod variants;
 
 pub use disk::DiskTier;

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use super::super::object::Object;
-use super::super::part::Part;
-use super::super::vary::Presented;
+use crate::cache::object::Object;
+use crate::cache::part::Part;
+use crate::cache::vary::Presented;
 
 /// The stored responses of one key, never none: one, unless the origin varies them; and the parts of some that are not
 /// whole. A clone is the same responses.
@@ -68,7 +68,7 @@ impl Variants {
     /// With one more, in the place of what is selected alike; of too many the oldest goes.
     pub fn with(before: Option<&Self>, object: Arc<Object>, most: usize) -> Self {
         let mut several = Several::of(before, |other| other.variant != object.variant);
-        if several.whole.is_empty() && several.parts.is_empty() {
+        if several.is_empty() {
             return Variants::One(object);
         }
         if several.whole.len() >= most {
@@ -115,14 +115,10 @@ impl Variants {
         Some(several.into())
     }
 
-    /// Without what is selected alike.
-    pub fn without(&self, object: &Object) -> Option<Self> {
-        Several::of(Some(self), |other| other.variant != object.variant).unless_empty()
-    }
-
-    /// Without this one object.
-    pub fn without_this(&self, object: &Arc<Object>) -> Option<Self> {
-        Several::of(Some(self), |other| !Arc::ptr_eq(other, object)).unless_empty()
+    /// Without those of which this is so.
+    pub fn without(&self, goes: impl Fn(&Arc<Object>) -> bool) -> Option<Self> {
+        let several = Several::of(Some(self), |object| !goes(object));
+        (!several.is_empty()).then(|| several.into())
     }
 
     pub fn contains(&self, object: &Arc<Object>) -> bool {
@@ -138,14 +134,14 @@ impl Several {
         Several { whole: whole.collect(), parts: parts.collect() }
     }
 
-    fn unless_empty(self) -> Option<Variants> {
-        (!self.whole.is_empty() || !self.parts.is_empty()).then(|| self.into())
+    fn is_empty(&self) -> bool {
+        self.whole.is_empty() && self.parts.is_empty()
     }
 }
 
 impl From<Several> for Variants {
     fn from(mut several: Several) -> Self {
-        match (several.whole.pop(), several.whole.is_empty() && several.parts.is_empty()) {
+        match (several.whole.pop(), several.is_empty()) {
             (Some(only), true) => Variants::One(only),
             (last, _) => {
                 several.whole.extend(last);

@@ -8,8 +8,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use parking_lot::Mutex;
 
-use super::super::super::object::{Content, DiskBody, FilePart};
-use super::super::super::trouble::Trouble;
 use super::buffers::PIECE;
 use super::file::{self, Patience, ReadError};
 use super::format::{BLOCK, Header};
@@ -18,6 +16,8 @@ use super::id::FileId;
 use super::index::Proof;
 use super::page_cache;
 use super::volume::Volume;
+use crate::cache::object::{Content, DiskBody, FilePart};
+use crate::cache::trouble::Trouble;
 
 /// Blocks that are read at a time: a buffer full.
 const READ_AHEAD: u64 = PIECE as u64 / BLOCK;
@@ -38,8 +38,8 @@ pub struct FileBody {
     id: FileId,
     file: Arc<File>,
     header: Header,
-    /// See [`file::print`].
-    print: Option<u32>,
+    /// See [`file::fingerprint`].
+    fingerprint: Option<u32>,
     reading: Mutex<Reading>,
 }
 
@@ -52,14 +52,9 @@ struct Reading {
 }
 
 impl FileBody {
-    pub fn new(volume: Arc<Volume>, id: FileId, file: File, header: Header) -> Self {
-        Self::of_spool(volume, id, Arc::new(file), header)
-    }
-
-    /// Of a file that has just been written.
-    pub fn of_spool(volume: Arc<Volume>, id: FileId, file: Arc<File>, header: Header) -> Self {
-        let print = file::print(&file).ok();
-        FileBody { volume, id, file, header, print, reading: Mutex::default() }
+    pub fn new(volume: Arc<Volume>, id: FileId, file: Arc<File>, header: Header) -> Self {
+        let fingerprint = file::fingerprint(&file).ok();
+        FileBody { volume, id, file, header, fingerprint, reading: Mutex::default() }
     }
 
     /// What was read from a place on is undamaged.
@@ -71,8 +66,8 @@ impl FileBody {
         }
         if from == reading.until {
             reading.until += length;
-            if let Some(print) = self.print.filter(|_| reading.until == self.header.body) {
-                self.volume.files.lock().index.prove(self.id, print, reading.proof);
+            if let Some(fingerprint) = self.fingerprint.filter(|_| reading.until == self.header.body) {
+                self.volume.files.lock().index.prove(self.id, fingerprint, reading.proof);
             }
         }
     }
@@ -109,7 +104,7 @@ impl DiskBody for FileBody {
     fn part(&self, from: u64, most: u64) -> Option<FilePart> {
         let length = self.header.body.saturating_sub(from).min(most).min(SENT_AT_ONCE);
         let entry = self.volume.files.lock().index.get(self.id)?;
-        let (at, is_proven) = (self.header.body_at() + from, self.print.map(Proof::of) == Some(entry.proof));
+        let (at, is_proven) = (self.header.body_at() + from, self.fingerprint.map(Proof::of) == Some(entry.proof));
         let may_be_sent = length > 0 && is_proven && page_cache::has(&self.file, at, length);
         may_be_sent.then(|| FilePart { file: self.file.clone(), at, length })
     }

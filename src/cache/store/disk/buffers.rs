@@ -10,7 +10,7 @@ use crate::cache::object::MOST_READ;
 /// Bytes of a buffer.
 pub const PIECE: usize = MOST_READ;
 /// Buffers that a thread keeps.
-const MOST: usize = 4;
+const MAX_SPARE: usize = 4;
 
 thread_local! {
     static SPARE: RefCell<Vec<Box<[u8]>>> = const { RefCell::new(Vec::new()) };
@@ -51,7 +51,7 @@ impl Drop for Buffer {
         // The thread may be ending.
         let _ = SPARE.try_with(|spare| {
             let mut spare = spare.borrow_mut();
-            if spare.len() < MOST && whole.len() == PIECE {
+            if spare.len() < MAX_SPARE && whole.len() == PIECE {
                 spare.push(whole);
             }
         });
@@ -76,8 +76,8 @@ mod tests {
         let all: Vec<Buffer> = (0..3).map(|_| Buffer::of(PIECE)).collect();
         assert!(all.iter().any(|buffer| buffer.as_ref().as_ptr() == at));
         drop(all);
-        let many: Vec<Buffer> = (0..2 * MOST).map(|_| Buffer::of(5)).collect();
+        let many: Vec<Buffer> = (0..2 * MAX_SPARE).map(|_| Buffer::of(5)).collect();
         drop(many);
-        assert!(SPARE.with_borrow(Vec::len) <= MOST);
+        assert!(SPARE.with_borrow(Vec::len) <= MAX_SPARE);
     }
 }

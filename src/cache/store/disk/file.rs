@@ -12,7 +12,7 @@ use rustix::io::{Errno, ReadWriteFlags};
 
 use super::buffers::Buffer;
 use super::format::{self, BLOCK, Corrupt, HEADER, Header};
-use super::stamp::Trust;
+use super::trust::Trust;
 
 /// Why a file could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -90,7 +90,7 @@ pub fn read_exact_at(file: &File, buffer: &mut [u8], offset: u64, patience: Pati
 }
 
 /// Something that tells this file apart from others and from itself before or after a change.
-pub fn print(file: &File) -> io::Result<u32> {
+pub fn fingerprint(file: &File) -> io::Result<u32> {
     let of = file.metadata()?;
     let parts = [of.dev(), of.ino(), of.len(), of.mtime() as u64, of.mtime_nsec() as u64, of.ctime() as u64];
     let mut hasher = crc32fast::Hasher::new();

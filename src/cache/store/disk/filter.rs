@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 
-use super::super::super::purge::{PurgeSeq, Target};
-use super::super::super::tags::TagHash;
+use crate::cache::purge::{PurgeSeq, Target};
+use crate::cache::tags::TagHash;
 
 /// What is kept of an object's site, URL and tags: 12 bits of the site's hash, 16 of the URL's, and a Bloom filter
 /// of 36 bits for the tags, two bits each.
@@ -15,12 +15,6 @@ const URI: u64 = 0xffff << 36;
 const TAG_BITS: u64 = 36;
 const TAGS: u64 = (1 << TAG_BITS) - 1;
 
-/// The bits that an object has if a purge hits it.
-struct Suspect {
-    mask: u64,
-    bits: u64,
-}
-
 /// Purges by the bits of what they hit: asking about one object takes as long, however many there are.
 pub struct Suspects(Vec<(u64, HashMap<u64, PurgeSeq>)>);
 
@@ -29,7 +23,7 @@ impl Suspects {
     pub fn of<'a>(purges: impl IntoIterator<Item = (&'a Target, PurgeSeq)>) -> Self {
         let mut by_mask: HashMap<u64, HashMap<u64, PurgeSeq>> = HashMap::new();
         for (target, seq) in purges {
-            let Suspect { mask, bits } = Suspect::of(target);
+            let (mask, bits) = bits_of(target);
             let newest = by_mask.entry(mask).or_default().entry(bits).or_default();
             *newest = seq.max(*newest);
         }
@@ -52,16 +46,14 @@ impl Filter {
     }
 }
 
-impl Suspect {
-    fn of(target: &Target) -> Self {
-        let (mask, bits) = match target {
-            Target::All => (0, 0),
-            Target::Tag { site: None, tag } => (tag_bits(*tag), tag_bits(*tag)),
-            Target::Tag { site: Some(site), tag } => (SITE | tag_bits(*tag), site_bits(site) | tag_bits(*tag)),
-            Target::Site { site } | Target::Prefix { site, .. } => (SITE, site_bits(site)),
-            Target::Url { site, uri } => (SITE | URI, site_bits(site) | uri_bits(uri)),
-        };
-        Suspect { mask, bits }
+/// The bits that an object has if a purge hits it: which of them, and what they are.
+fn bits_of(target: &Target) -> (u64, u64) {
+    match target {
+        Target::All => (0, 0),
+        Target::Tag { site: None, tag } => (tag_bits(*tag), tag_bits(*tag)),
+        Target::Tag { site: Some(site), tag } => (SITE | tag_bits(*tag), site_bits(site) | tag_bits(*tag)),
+        Target::Site { site } | Target::Prefix { site, .. } => (SITE, site_bits(site)),
+        Target::Url { site, uri } => (SITE | URI, site_bits(site) | uri_bits(uri)),
     }
 }
 

@@ -11,17 +11,20 @@
 
 use std::borrow::Cow;
 
+use bytes::{Buf, BufMut};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Timestamp;
 
-use super::super::super::freshness::Freshness;
-use super::super::super::purge::PurgeSeq;
-use super::super::super::range::ContentRange;
-use super::super::super::tags::Tags;
-use super::super::super::vary::Variant;
 use super::filter::Filter;
+use super::id::FileId;
+use super::index::Entry;
+use crate::cache::freshness::Freshness;
+use crate::cache::purge::PurgeSeq;
+use crate::cache::range::ContentRange;
+use crate::cache::tags::Tags;
+use crate::cache::vary::Variant;
 
 /// Bytes of a header.
 pub const HEADER: usize = 64;
@@ -77,37 +80,30 @@ pub enum Corrupt {
 impl Header {
     pub fn encode(&self) -> [u8; HEADER] {
         let mut bytes = [0; HEADER];
-        let fields: [&[u8]; 10] = [
-            &MAGIC,
-            &VERSION.to_le_bytes(),
-            &self.log.to_le_bytes(),
-            &self.meta.to_le_bytes(),
-            &self.meta_crc.to_le_bytes(),
-            &self.meta_room.to_le_bytes(),
-            &self.body.to_le_bytes(),
-            &self.seq.0.to_le_bytes(),
-            &self.soft_purged.map_or(NEVER, Timestamp::as_secs).to_le_bytes(),
-            &self.filter.0.to_le_bytes(),
-        ];
-        let mut at = 0;
-        for field in fields {
-            bytes[at..at + field.len()].copy_from_slice(field);
-            at += field.len();
-        }
-        let crc = crc32fast::hash(&bytes[..at]);
-        bytes[at..].copy_from_slice(&crc.to_le_bytes());
+        let (fields, crc) = bytes.split_at_mut(HEADER - 4);
+        let mut left = &mut *fields;
+        left.put_slice(&MAGIC);
+        left.put_u32_le(VERSION);
+        left.put_u32_le(self.log);
+        left.put_u32_le(self.meta);
+        left.put_u32_le(self.meta_crc);
+        left.put_u32_le(self.meta_room);
+        left.put_u64_le(self.body);
+        left.put_u64_le(self.seq.0);
+        left.put_u64_le(self.soft_purged.map_or(NEVER, Timestamp::as_secs));
+        left.put_u64_le(self.filter.0);
+        crc.copy_from_slice(&crc32fast::hash(fields).to_le_bytes());
         bytes
     }
 
     pub fn decode(bytes: &[u8; HEADER]) -> Result<Self, Corrupt> {
         let mut left = bytes.as_slice();
-        if take::<8>(&mut left) != MAGIC || u32::from_le_bytes(take(&mut left)) != VERSION {
+        if left.split_off(..MAGIC.len()).is_none_or(|magic| magic != MAGIC) || left.get_u32_le() != VERSION {
             return Err(Corrupt::Foreign);
         }
-        let mut small = || u32::from_le_bytes(take(&mut left));
-        let (log, meta, meta_crc, meta_room) = (small(), small(), small(), small());
-        let mut large = || u64::from_le_bytes(take(&mut left));
-        let (body, seq, soft, filter) = (large(), large(), large(), large());
+        let (log, meta, meta_crc, meta_room) =
+            (left.get_u32_le(), left.get_u32_le(), left.get_u32_le(), left.get_u32_le());
+        let (body, seq, soft, filter) = (left.get_u64_le(), left.get_u64_le(), left.get_u64_le(), left.get_u64_le());
         if left != crc32fast::hash(&bytes[..HEADER - 4]).to_le_bytes() {
             return Err(Corrupt::Header);
         }
@@ -135,19 +131,15 @@ impl Header {
         self.checksum_at(self.body.div_ceil(BLOCK))
     }
 
+    /// What the index has of the file.
+    pub fn entry(&self, id: FileId) -> Entry {
+        Entry::new(id, self.file_length(), self.seq, self.filter)
+    }
+
     /// Whether these are the metadata that it speaks of.
     pub fn check_meta(&self, meta: &[u8]) -> Result<(), Corrupt> {
         if crc32fast::hash(meta) == self.meta_crc { Ok(()) } else { Err(Corrupt::Meta) }
     }
-}
-
-/// The first bytes of what is left; there are as many, since [`HEADER`] is the sum of all fields.
-fn take<const N: usize>(left: &mut &[u8]) -> [u8; N] {
-    let mut bytes = [0; N];
-    let (first, rest) = left.split_at(N);
-    bytes.copy_from_slice(first);
-    *left = rest;
-    bytes
 }
 
 /// The checksums of a body that is there in one piece.
@@ -172,7 +164,7 @@ pub struct Meta<'a> {
     pub key: &'a str,
     pub status: u16,
     #[serde(borrow)]
-    fields: Vec<(&'a str, &'a [u8])>,
+    pub fields: Vec<(&'a str, &'a [u8])>,
     pub freshness: Freshness,
     pub variant: Cow<'a, Variant>,
     pub tags: Cow<'a, Tags>,
@@ -181,24 +173,6 @@ pub struct Meta<'a> {
 }
 
 impl<'a> Meta<'a> {
-    pub fn new(
-        key: &'a str,
-        (status, fields): (StatusCode, impl Iterator<Item = (&'a str, &'a [u8])>),
-        freshness: Freshness,
-        (variant, tags): (&'a Variant, &'a Tags),
-        part: Option<ContentRange>,
-    ) -> Self {
-        Meta {
-            key,
-            status: status.as_u16(),
-            fields: fields.collect(),
-            freshness,
-            variant: Cow::Borrowed(variant),
-            tags: Cow::Borrowed(tags),
-            part,
-        }
-    }
-
     /// `None`: it is too large.
     pub fn encode(&self) -> Option<Vec<u8>> {
         postcard::to_allocvec(self).ok().filter(|bytes| bytes.len() <= MAX_META)
@@ -227,8 +201,8 @@ pub fn room_for(meta: usize) -> u32 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::super::reason::Basis;
     use super::*;
+    use crate::cache::reason::Basis;
 
     fn header() -> Header {
         Header {
@@ -265,10 +239,15 @@ mod tests {
         fields.append("x-a", HeaderValue::from_static(""));
         let (variant, tags) = (Variant::default(), Tags::default());
         let part = Some(ContentRange { first: 1, last: 2, total: 3 });
-        let lines = fields.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
-        let head = (StatusCode::NOT_FOUND, lines);
-        let freshness = Freshness { basis: Basis::Expires, ..Freshness::default() };
-        let meta = Meta::new("s\u{1f}1\u{1f}h/", head, freshness, (&variant, &tags), part);
+        let meta = Meta {
+            key: "s\u{1f}1\u{1f}h/",
+            status: 404,
+            fields: fields.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect(),
+            freshness: Freshness { basis: Basis::Expires, ..Freshness::default() },
+            variant: Cow::Borrowed(&variant),
+            tags: Cow::Borrowed(&tags),
+            part,
+        };
         let bytes = meta.encode().unwrap();
         let read = Meta::decode(&bytes).unwrap();
         assert_eq!(read, meta);

@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 
 use crate::clock::Timestamp;
 
-use super::super::super::trouble::Trouble;
+use crate::cache::trouble::Trouble;
 
 /// Failed calls in a row after which a disk is given up.
 const STRIKES: u32 = 3;

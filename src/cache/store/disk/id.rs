@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
-use super::super::super::vary::Variant;
+use crate::cache::object::Object;
 
 /// Stands for a cache key. Nobody can make two keys with one; if it happened, the key in the file would tell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -62,10 +62,10 @@ impl From<u128> for KeyHash {
 }
 
 impl FileId {
-    pub fn new(key: KeyHash, variant: &Variant) -> Self {
+    pub fn of(object: &Object) -> Self {
         // What cannot be encoded has no strings and numbers: that does not exist.
-        let written = postcard::to_allocvec(variant).unwrap_or_default();
-        FileId { key, variant: crc32fast::hash(&written) }
+        let written = postcard::to_allocvec(&object.variant).unwrap_or_default();
+        FileId { key: KeyHash::of(object.key().as_str()), variant: crc32fast::hash(&written) }
     }
 
     pub fn path(self, root: &Path) -> PathBuf {
@@ -83,13 +83,10 @@ impl FileId {
 
     /// Reads a file's name; `None`: it is none of ours.
     pub fn parse(name: &str) -> Option<Self> {
-        let (key, variant) = name.split_once('-').filter(|(key, variant)| key.len() == 32 && variant.len() == 8)?;
-        let digits = |text: &str| text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
-        if !digits(key) || !digits(variant) {
-            return None;
-        }
+        let (key, variant) = name.split_once('-')?;
         let key = KeyHash::from(u128::from_str_radix(key, 16).ok()?);
-        Some(FileId { key, variant: u32::from_str_radix(variant, 16).ok()? })
+        let id = FileId { key, variant: u32::from_str_radix(variant, 16).ok()? };
+        (id.name() == name).then_some(id)
     }
 }
 

@@ -5,7 +5,9 @@ use std::hash::BuildHasher;
 use hashbrown::{DefaultHashBuilder, HashTable};
 use smallvec::SmallVec;
 
-use super::super::super::purge::PurgeSeq;
+use crate::cache::purge::PurgeSeq;
+use crate::cache::store::slab::{NIL, Order, Slab};
+
 use super::filter::Filter;
 use super::id::{FileId, KeyHash};
 
@@ -42,84 +44,59 @@ impl Entry {
 }
 
 /// Whether all of a file's body was in memory and found undamaged, and what told the file apart then
-/// ([`super::file::print`]). If not, a number that is another whenever something of it has come from the disk.
+/// ([`super::file::fingerprint`]). If not, a number that is another whenever something of it has come from the disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Proof(u32);
 
 impl Proof {
     const PROVEN: u32 = 1 << 31;
 
-    pub fn of(print: u32) -> Self {
-        Proof(print | Self::PROVEN)
+    pub fn of(fingerprint: u32) -> Self {
+        Proof(fingerprint | Self::PROVEN)
     }
 }
 
-/// No node.
-const NIL: u32 = u32::MAX;
-
-struct Node {
-    entry: Entry,
-    /// Neighbours in the order of use; of a free node, `next` is the next free one.
-    newer: u32,
-    older: u32,
-}
-
 /// All files of a disk: found by key, and in the order of use. About 75 bytes a file.
+#[derive(Default)]
 pub struct Index {
     table: HashTable<u32>,
     hasher: DefaultHashBuilder,
-    nodes: Vec<Node>,
-    free: u32,
-    newest: u32,
-    oldest: u32,
-    bytes: u64,
+    entries: Slab<Entry>,
+    use_order: Order,
     /// Counts disproofs.
     disproved: u32,
 }
 
 impl Index {
-    pub fn new() -> Self {
-        Index {
-            table: HashTable::new(),
-            hasher: DefaultHashBuilder::default(),
-            nodes: Vec::new(),
-            free: NIL,
-            newest: NIL,
-            oldest: NIL,
-            bytes: 0,
-            disproved: 0,
-        }
-    }
-
     pub fn len(&self) -> usize {
         self.table.len()
     }
 
     /// Bytes that all files take on disk.
     pub fn bytes(&self) -> u64 {
-        self.bytes
+        self.use_order.bytes
     }
 
     /// Bytes of memory that it takes itself.
     pub fn memory(&self) -> u64 {
-        (self.nodes.capacity() * size_of::<Node>() + self.table.allocation_size()) as u64
+        (self.entries.memory() + self.table.allocation_size()) as u64
     }
 
     /// All variants of a key.
     pub fn variants(&self, key: KeyHash) -> SmallVec<[Entry; 2]> {
-        let nodes = self.table.iter_hash(self.hash(key)).map(|node| &self.nodes[*node as usize].entry);
-        nodes.filter(|entry| entry.id.key == key).copied().collect()
+        let entries = self.table.iter_hash(self.hash(key)).map(|at| &self.entries[*at]);
+        entries.filter(|entry| entry.id.key == key).copied().collect()
     }
 
     pub fn get(&self, id: FileId) -> Option<Entry> {
-        self.find(id).map(|node| self.nodes[node as usize].entry)
+        self.find(id).map(|at| self.entries[at])
     }
 
     /// Enters a file as the one used last, in the place of one with the same name.
     pub fn insert(&mut self, entry: Entry) {
         self.remove(entry.id);
-        let node = self.allocate(entry);
-        self.link_newest(node);
+        let at = self.enter(entry);
+        self.entries.link_newest(&mut self.use_order, at, entry.size());
     }
 
     /// Enters a file as the one that was not used for the longest time, unless there is one of its name.
@@ -127,33 +104,33 @@ impl Index {
         if self.find(entry.id).is_some() {
             return false;
         }
-        let node = self.allocate(entry);
-        self.link_oldest(node);
+        let at = self.enter(entry);
+        self.entries.link_oldest(&mut self.use_order, at, entry.size());
         true
     }
 
     /// Remembers that a file was used.
     pub fn touch(&mut self, id: FileId) {
-        if let Some(node) = self.find(id).filter(|node| *node != self.newest) {
-            self.unlink(node);
-            self.link_newest(node);
+        if let Some(at) = self.find(id).filter(|at| *at != self.use_order.newest) {
+            let size = self.entries[at].size();
+            self.entries.unlink(&mut self.use_order, at, size);
+            self.entries.link_newest(&mut self.use_order, at, size);
         }
     }
 
     pub fn remove(&mut self, id: FileId) -> Option<Entry> {
-        let node = self.find(id)?;
-        Some(self.release(node))
+        let at = self.find(id)?;
+        Some(self.release(at))
     }
 
     /// Takes out the file that was not used for the longest time.
     pub fn pop_oldest(&mut self) -> Option<Entry> {
-        Some(self.oldest).filter(|node| *node != NIL).map(|node| self.release(node))
+        Some(self.use_order.oldest).filter(|at| *at != NIL).map(|at| self.release(at))
     }
 
     /// Notes that a file has survived all purges up to `seq`. Nobody may put another in its place meanwhile.
     pub fn survived(&mut self, id: FileId, seq: PurgeSeq) {
-        if let Some(node) = self.find(id) {
-            let entry = &mut self.nodes[node as usize].entry;
+        if let Some(entry) = self.get_mut(id) {
             *entry = entry.having_survived(seq);
         }
     }
@@ -167,33 +144,31 @@ impl Index {
 
     /// Notes what tells a file apart all of whose body was found undamaged, unless something of it has come from the disk
     /// since `before` was its proof.
-    pub fn prove(&mut self, id: FileId, print: u32, before: Proof) {
-        if let Some(node) = self.find(id).filter(|node| self.nodes[*node as usize].entry.proof == before) {
-            self.nodes[node as usize].entry.proof = Proof::of(print);
+    pub fn prove(&mut self, id: FileId, fingerprint: u32, before: Proof) {
+        if let Some(entry) = self.get_mut(id).filter(|entry| entry.proof == before) {
+            entry.proof = Proof::of(fingerprint);
         }
     }
 
     /// Notes that some of a file comes from the disk.
     pub fn disprove(&mut self, id: FileId) {
         self.disproved = self.disproved.wrapping_add(1);
-        if let Some(node) = self.find(id) {
-            self.nodes[node as usize].entry.proof = Proof(self.disproved & !Proof::PROVEN);
+        let proof = Proof(self.disproved & !Proof::PROVEN);
+        if let Some(entry) = self.get_mut(id) {
+            entry.proof = proof;
         }
     }
 
     /// Some entries from a place on, and the place to go on from; `None` at the end. What is entered or removed
     /// meanwhile may or may not be among them.
     pub fn walk(&self, from: usize, most: usize) -> (Vec<Entry>, Option<usize>) {
-        let until = (from + most).min(self.nodes.len());
-        let entries = (from..until).map(|node| &self.nodes[node]).filter(|node| node.older != FREE);
-        (entries.map(|node| node.entry).collect(), Some(until).filter(|until| *until < self.nodes.len()))
+        let (entries, next) = self.entries.walk(from, most);
+        (entries.copied().collect(), next)
     }
 
     /// All entries, those used last first.
     pub fn by_use(&self) -> impl Iterator<Item = &Entry> {
-        let node = |number: u32| Some(number).filter(|number| *number != NIL);
-        std::iter::successors(node(self.newest), move |number| node(self.nodes[*number as usize].older))
-            .map(|number| &self.nodes[number as usize].entry)
+        self.entries.in_order(&self.use_order)
     }
 
     fn hash(&self, key: KeyHash) -> u64 {
@@ -201,74 +176,31 @@ impl Index {
     }
 
     fn find(&self, id: FileId) -> Option<u32> {
-        self.table.find(self.hash(id.key), |node| self.nodes[*node as usize].entry.id == id).copied()
+        self.table.find(self.hash(id.key), |at| self.entries[*at].id == id).copied()
     }
 
-    fn allocate(&mut self, entry: Entry) -> u32 {
-        let node = Node { entry, newer: NIL, older: NIL };
-        let number = match self.free {
-            NIL => {
-                self.nodes.push(node);
-                (self.nodes.len() - 1) as u32 // 2^32 files do not fit into memory, by far
-            }
-            free => {
-                self.free = self.nodes[free as usize].newer;
-                self.nodes[free as usize] = node;
-                free
-            }
-        };
-        self.bytes += entry.size();
-        let Index { table, hasher, nodes, .. } = self;
-        let hash = |node: &u32| hasher.hash_one(nodes[*node as usize].entry.id.key);
-        table.insert_unique(hasher.hash_one(entry.id.key), number, hash);
-        number
+    fn get_mut(&mut self, id: FileId) -> Option<&mut Entry> {
+        let at = self.find(id)?;
+        Some(&mut self.entries[at])
     }
 
-    fn release(&mut self, node: u32) -> Entry {
-        self.unlink(node);
-        let entry = self.nodes[node as usize].entry;
-        if let Ok(found) = self.table.find_entry(self.hash(entry.id.key), |other| *other == node) {
+    fn enter(&mut self, entry: Entry) -> u32 {
+        let at = self.entries.insert(entry);
+        let Index { table, hasher, entries, .. } = self;
+        table.insert_unique(hasher.hash_one(entry.id.key), at, |at| hasher.hash_one(entries[*at].id.key));
+        at
+    }
+
+    fn release(&mut self, at: u32) -> Entry {
+        let entry = self.entries[at];
+        if let Ok(found) = self.table.find_entry(self.hash(entry.id.key), |other| *other == at) {
             found.remove();
         }
-        self.bytes -= entry.size();
-        (self.nodes[node as usize].newer, self.nodes[node as usize].older) = (self.free, FREE);
-        self.free = node;
+        self.entries.unlink(&mut self.use_order, at, entry.size());
+        self.entries.free(at);
         entry
     }
-
-    fn unlink(&mut self, node: u32) {
-        let Node { newer, older, .. } = self.nodes[node as usize];
-        match newer {
-            NIL => self.newest = older,
-            newer => self.nodes[newer as usize].older = older,
-        }
-        match older {
-            NIL => self.oldest = newer,
-            older => self.nodes[older as usize].newer = newer,
-        }
-    }
-
-    fn link_newest(&mut self, node: u32) {
-        (self.nodes[node as usize].newer, self.nodes[node as usize].older) = (NIL, self.newest);
-        match self.newest {
-            NIL => self.oldest = node,
-            newest => self.nodes[newest as usize].newer = node,
-        }
-        self.newest = node;
-    }
-
-    fn link_oldest(&mut self, node: u32) {
-        (self.nodes[node as usize].newer, self.nodes[node as usize].older) = (self.oldest, NIL);
-        match self.oldest {
-            NIL => self.newest = node,
-            oldest => self.nodes[oldest as usize].older = node,
-        }
-        self.oldest = node;
-    }
 }
-
-/// In the place of `older`: the node is free.
-const FREE: u32 = u32::MAX - 1;
 
 #[cfg(test)]
 mod tests {
@@ -280,49 +212,11 @@ mod tests {
         Entry::new(FileId { key: KeyHash::from(key), variant }, length, PurgeSeq(0), Filter(0))
     }
 
-    fn order(index: &Index) -> Vec<FileId> {
-        index.by_use().map(|entry| entry.id).collect()
-    }
-
-    fn ids(keys: &[u128]) -> Vec<FileId> {
-        keys.iter().map(|key| entry(*key, 0, 0).id).collect()
-    }
-
-    #[test]
-    fn what_was_used_last_stays_longest() {
-        let mut index = Index::new();
-        for key in 1..=3 {
-            index.insert(entry(key, 0, 1));
-        }
-        index.touch(entry(1, 0, 0).id);
-        assert!(index.insert_oldest(entry(9, 0, PAGE + 1)));
-        assert!(!index.insert_oldest(entry(1, 0, 1)));
-        assert_eq!((order(&index), index.bytes()), (ids(&[1, 3, 2, 9]), 5 * PAGE));
-        let popped: Vec<FileId> = std::iter::from_fn(|| index.pop_oldest()).map(|entry| entry.id).collect();
-        assert_eq!((popped, index.bytes(), index.len()), (ids(&[9, 2, 3, 1]), 0, 0));
-    }
-
-    #[test]
-    fn variants_of_a_key_are_found_together() {
-        let mut index = Index::new();
-        for variant in 0..3 {
-            index.insert(entry(7, variant, 1));
-        }
-        index.insert(entry(8, 0, 1));
-        assert_eq!(index.variants(7.into()).len(), 3);
-        index.remove(entry(7, 1, 0).id).unwrap();
-        assert!(index.remove(entry(7, 1, 0).id).is_none());
-        let mut left: Vec<u32> = index.variants(7.into()).iter().map(|entry| entry.id.variant).collect();
-        left.sort_unstable();
-        assert_eq!(left, [0, 2]);
-        assert!(index.variants(9.into()).is_empty());
-    }
-
     /// Against a plain list, with everything that can be done to it in random order.
     #[test]
     fn it_is_what_a_list_would_be() {
         let mut random = fastrand::Rng::with_seed(3);
-        let (mut index, mut list) = (Index::new(), Vec::<Entry>::new());
+        let (mut index, mut list) = (Index::default(), Vec::<Entry>::new());
         for _ in 0..20_000 {
             let new = entry(random.u128(..40), random.u32(..2), random.u64(..3 * PAGE));
             let at = list.iter().position(|entry| entry.id == new.id);
@@ -350,8 +244,13 @@ mod tests {
             }
             assert_eq!(index.len(), list.len());
             assert_eq!(index.bytes(), list.iter().map(Entry::size).sum::<u64>());
+            assert!(index.by_use().eq(list.iter()), "those used last first");
+            let mut variants = index.variants(new.id.key);
+            variants.sort_unstable_by_key(|entry| entry.id);
+            let mut expected: Vec<Entry> = list.iter().filter(|entry| entry.id.key == new.id.key).copied().collect();
+            expected.sort_unstable_by_key(|entry| entry.id);
+            assert_eq!(variants[..], expected);
         }
-        assert!(index.by_use().eq(list.iter()));
         let (mut walked, mut from) = (HashMap::new(), Some(0));
         while let Some(place) = from {
             let (entries, next) = index.walk(place, 7);
@@ -363,7 +262,7 @@ mod tests {
 
     #[test]
     fn what_one_file_has_survived_says_nothing_of_the_next_in_its_place() {
-        let mut index = Index::new();
+        let mut index = Index::default();
         index.insert(entry(1, 0, 1));
         let walked = index.get(entry(1, 0, 0).id).unwrap();
         let newer = Entry::new(walked.id, 1, PurgeSeq(5), Filter(7));
@@ -377,11 +276,11 @@ mod tests {
 
     #[test]
     fn an_entry_takes_little_memory() {
-        let mut index = Index::new();
+        let mut index = Index::default();
         for key in 0..100_000 {
             index.insert(entry(key, 0, 1));
         }
         assert!(index.memory() / 100_000 < 120, "{}", index.memory() / 100_000);
-        assert!(size_of::<Node>() <= 56, "{}", size_of::<Node>());
+        assert!(size_of::<Entry>() <= 48, "{}", size_of::<Entry>());
     }
 }

@@ -16,11 +16,12 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
+use super::durable::{if_there, replace, sync_parent};
 use super::id::{FileId, KeyHash};
-use super::warden::pause;
+use super::pool::pause;
 
 /// Lines that are kept of one directory. Above that, nothing that is in it is believed after a restart.
-const MOST: usize = 100_000;
+const MAX_NOTED: usize = 100_000;
 /// The file is written anew when it has more lines than this and most of them are settled.
 const COMPACT_ABOVE: usize = 4096;
 /// How soon it is tried again to write it.
@@ -92,12 +93,9 @@ struct State {
 impl State {
     /// Gives the number to wait for.
     fn note(&mut self, root: &Path, doom: Doom) -> u64 {
-        if !self.doomed.contains_key(root) {
-            self.doomed.insert(root.to_owned(), HashMap::new());
-        }
-        let Some(of_root) = self.doomed.get_mut(root) else { return 0 };
+        let of_root = self.doomed.entry(root.to_owned()).or_default();
         // Also what `All` is noted for has its own note: `All` may be settled before it is.
-        let is_too_much = of_root.len() >= MOST && doom != Doom::All && !of_root.contains_key(&doom);
+        let is_too_much = of_root.len() >= MAX_NOTED && doom != Doom::All && !of_root.contains_key(&doom);
         if is_too_much && !of_root.contains_key(&Doom::All) {
             tracing::warn!(path = %root.display(), "so much was invalidated that is still on this disk that nothing on it would be believed after a restart");
         }
@@ -135,9 +133,8 @@ impl Journal {
     pub fn open(directory: Option<&Path>) -> (Arc<Self>, bool) {
         let path = directory.map(|directory| directory.join("doomed.log"));
         let mut state = State::default();
-        let whole = path.as_deref().is_none_or(|path| match fs::read(path) {
-            Ok(text) => replay(&mut state, &text),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => true,
+        let whole = path.as_deref().is_none_or(|path| match if_there(fs::read(path)) {
+            Ok(text) => replay(&mut state, &text.unwrap_or_default()),
             Err(error) => {
                 tracing::error!(path = %path.display(), %error, "the journal of the disk cache cannot be read");
                 false
@@ -245,7 +242,13 @@ impl Journal {
                 state.in_file = before + lines.iter().filter(|byte| **byte == b'\n').count();
                 (lines, state.newest, anew)
             };
-            let done = if anew { rewrite(&mut file, path, &lines) } else { append(&mut file, path, &lines) };
+            let done = match anew {
+                true => {
+                    *file = None;
+                    replace(path, &path.with_extension("log.new"), &lines)
+                }
+                false => append(&mut file, path, &lines),
+            };
             match done {
                 Ok(()) => {
                     failing = false;
@@ -275,20 +278,6 @@ fn append(file: &mut Option<File>, path: &Path, lines: &[u8]) -> io::Result<()> 
     };
     file.write_all(lines)?;
     file.sync_data()
-}
-
-fn rewrite(file: &mut Option<File>, path: &Path, lines: &[u8]) -> io::Result<()> {
-    let aside = path.with_extension("log.new");
-    let mut new = File::create(&aside)?;
-    new.write_all(lines)?;
-    new.sync_all()?;
-    *file = None;
-    fs::rename(&aside, path)?;
-    sync_parent(path)
-}
-
-fn sync_parent(path: &Path) -> io::Result<()> {
-    path.parent().map_or(Ok(()), |directory| File::open(directory)?.sync_all())
 }
 
 fn line(root: &Path, doom: Doom) -> String {
@@ -373,7 +362,7 @@ mod tests {
     #[test]
     fn of_too_much_all_is_doomed() {
         let mut state = State::default();
-        (0..=MOST as u32).for_each(|number| _ = state.note(Path::new("/a"), Doom::File(id(number))));
+        (0..=MAX_NOTED as u32).for_each(|number| _ = state.note(Path::new("/a"), Doom::File(id(number))));
         assert_eq!(state.doomed[Path::new("/a")].keys().collect::<Vec<_>>(), [&Doom::All]);
     }
 

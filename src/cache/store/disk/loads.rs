@@ -7,7 +7,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use tokio::sync::OnceCell;
 
-use super::super::super::trouble::Trouble;
+use crate::cache::trouble::Trouble;
 
 type Cell<T> = Arc<OnceCell<Result<T, Trouble>>>;
 

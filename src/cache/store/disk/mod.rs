@@ -1,14 +1,18 @@
 //! The disk tier: one file a response, spread over one or more directories, found by its key alone.
 //!
-//! [`mod@format`] is what is in a file, [`index`] what is known of all, [`volume`] one directory with its files and threads,
-//! [`warden`] who looks after it, [`scan`] how it is taken into use. It fails open: whatever is the matter with a disk
-//! is a [`Trouble`], and the request goes to the origin.
+//! [`mod@format`] is what is in a file, [`catalogue`] what is known of all, [`volume`] one directory with its threads, [`find`]
+//! and [`spool`] read and write there, [`warden`] looks after it, [`scan`] is how it is taken into use. A failing disk never
+//! fails a request: whatever is the matter is a [`Trouble`], and the request goes to the origin.
 
 mod admission;
 mod body;
 mod buffers;
+mod catalogue;
+mod dry_run;
+mod durable;
 mod file;
 mod filter;
+mod find;
 pub mod format;
 mod health;
 mod id;
@@ -20,16 +24,17 @@ mod places;
 mod pool;
 mod restore;
 mod running;
+mod saved_index;
 mod scan;
-mod snapshot;
 mod spool;
-mod stamp;
 mod sweep;
-mod trial;
+mod trust;
+mod view;
 mod volume;
 mod warden;
 mod write_buffer;
 
+use std::hash::Hash;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -39,94 +44,59 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use smallvec::SmallVec;
 
+use crate::cache::object::Object;
+use crate::cache::purge::{CHANGE_PATIENCE, Purges};
+use crate::cache::trouble::Trouble;
 use crate::config::model::{Admission, CacheDisk, DiskDirectory, WriteWhen};
 use crate::plan::CacheKey;
 
-use super::super::object::Object;
-use super::super::purge::{CHANGE_PATIENCE, PurgeSeq, Purges};
-use super::super::trouble::Trouble;
 use admission::Seen;
 use id::{FileId, KeyHash};
 use journal::{Doom, Journal};
 use loads::Loads;
 use places::Places;
-use volume::{FoundHead, Terms, Volume};
+use view::DiskView;
+use volume::{Shared, Volume};
 
+pub use dry_run::WouldHit;
+pub use find::Found;
 pub use spool::Spool;
-pub use trial::WouldHit;
-pub use volume::Found;
 pub use write_buffer::{WriteBuffer, WriteRoom};
 
 /// How long a directory that leaves may take to write what waits to be written.
 const WRITE_OUT: Duration = Duration::from_secs(30);
 /// Files that are removed for good before a directory is left, at most.
-const MOST_REMOVED_AT_END: usize = 10_000;
+const MAX_REMOVED_AT_END: usize = 10_000;
+/// How long saving an index and syncing its disk may take at the end.
+const SAVE_PATIENCE: Duration = Duration::from_secs(10);
 
 /// All directories together.
 pub struct DiskTier {
     volumes: ArcSwap<Vec<Arc<Volume>>>,
     settings: ArcSwap<CacheDisk>,
-    /// Of which purge log the sequences in the files are, and up to which purges are forgotten.
-    log: u32,
-    retired: Arc<AtomicU64>,
-    /// Up to which purges a restart knows of.
-    durable: Arc<AtomicU64>,
-    journal: Arc<Journal>,
-    places: Arc<Places>,
+    shared: Shared,
     /// Directories that were used once and are not now.
     absent: ArcSwap<Vec<PathBuf>>,
     seen: Seen,
     loads: Loads<KeyHash, Loaded>,
     /// Of several variants the one that is wanted: by volume and file.
-    bodies: Loads<(usize, FileId), LoadedBody>,
+    bodies: Loads<(usize, FileId), Loaded<Option<Arc<Object>>>>,
     /// Held while a purge is tried out.
-    trial: Mutex<()>,
+    dry_run: Mutex<()>,
     /// Counts removals: what was read before one may be what was removed.
     removals: AtomicU64,
 }
 
-/// An object with its body, if it is there, and the removals there had been when the reading began.
-type LoadedBody = (u64, Option<Arc<Object>>);
-
-/// What was found under a key.
+/// What was found under a key, or what was read of it.
 #[derive(Clone)]
-pub struct Loaded {
-    pub found: SmallVec<[Found; 1]>,
+pub struct Loaded<T = SmallVec<[Found; 1]>> {
+    pub found: T,
     /// The removals there had been when the reading began.
     removals: u64,
 }
 
-/// One directory, for the status.
-#[derive(Debug, serde::Serialize)]
-pub struct DiskView {
-    pub path: String,
-    pub state: &'static str,
-    pub reason: Option<String>,
-    pub bytes: u64,
-    pub max_bytes: u64,
-    pub objects: u64,
-    /// Bytes of memory of its index.
-    pub index_bytes: u64,
-    pub waiting_bytes: u64,
-    pub scan: ScanView,
-    pub hits: u64,
-    pub written: u64,
-    pub written_bytes: u64,
-    pub evicted: u64,
-    /// How often it was of no help, by the word for why.
-    pub troubles: Vec<(&'static str, u64)>,
-}
-
-#[derive(Debug, serde::Serialize)]
-pub struct ScanView {
-    pub done: bool,
-    pub percent: u32,
-    pub files: u64,
-    pub removed: u64,
-}
-
 impl DiskTier {
-    pub fn start(config: &CacheDisk, purges: &Purges) -> Self {
+    pub fn start(config: &CacheDisk, purges: &Arc<Purges>) -> Self {
         let (journal, is_whole) = Journal::open(purges.directory());
         let places = Arc::new(Places::open(purges.directory()));
         if !is_whole {
@@ -139,59 +109,47 @@ impl DiskTier {
         let tier = DiskTier {
             volumes: ArcSwap::default(),
             settings: ArcSwap::from_pointee(CacheDisk { directories: Vec::new(), ..config.clone() }),
-            log: purges.log_id(),
-            retired: purges.retired(),
-            durable: purges.durable_number(),
-            journal,
             absent: ArcSwap::from_pointee(places.roots()),
-            places,
+            shared: Shared { purges: purges.clone(), journal, places },
             seen: Seen::new(),
             loads: Loads::default(),
             bodies: Loads::default(),
-            trial: Mutex::new(()),
+            dry_run: Mutex::new(()),
             removals: AtomicU64::new(0),
         };
-        tier.configure(config, purges.current());
+        tier.configure(config);
         tier
     }
 
-    /// Takes directories into and out of use, and changes the limits of those that stay. `newest`: the newest purge.
-    pub fn configure(&self, config: &CacheDisk, newest: PurgeSeq) {
+    /// Takes directories into and out of use, and changes the limits of those that stay.
+    pub fn configure(&self, config: &CacheDisk) {
         let before = self.volumes.load_full();
-        let terms = Terms {
-            log: self.log,
-            retired: self.retired.clone(),
-            durable: self.durable.clone(),
-            newest,
-            journal: self.journal.clone(),
-            places: self.places.clone(),
-            write_buffer: config.write_buffer.0,
-            read_timeout: config.read_timeout,
-        };
-        let volume_for = |directory: &DiskDirectory| {
-            let kept = before.iter().find(|volume| volume.root == directory.path);
-            match kept {
-                Some(volume) => {
-                    volume.configure(directory);
-                    volume.clone()
-                }
-                None => Volume::start(directory, config.threads, terms.clone()),
+        let volume_for = |directory: &DiskDirectory| match before.iter().find(|volume| volume.root == directory.path) {
+            Some(volume) => {
+                volume.configure(directory);
+                volume.clone()
+            }
+            None => {
+                let volume = Arc::new(Volume::new(directory, config, self.shared.clone()));
+                warden::start(&volume);
+                volume
             }
         };
         let after: Vec<Arc<Volume>> = config.directories.iter().map(volume_for).collect();
         let is_used = |root: &PathBuf| after.iter().any(|volume| volume.root == *root);
-        let leaving = before.iter().map(|volume| volume.root.clone()).filter(|root| !is_used(root));
-        let absent: Vec<PathBuf> = self.absent.load().iter().cloned().chain(leaving).collect();
+        let leaving: Vec<&Arc<Volume>> = before.iter().filter(|volume| !is_used(&volume.root)).collect();
+        let roots = leaving.iter().map(|volume| volume.root.clone());
+        let absent: Vec<PathBuf> = self.absent.load().iter().cloned().chain(roots).collect();
         // From here on it may be doubted as absent, which it does not heed any more.
-        let noted = self.journal.newest();
-        before.iter().filter(|volume| !is_used(&volume.root)).for_each(|volume| volume.heed_no_later(noted));
+        let noted = self.shared.journal.newest();
+        leaving.iter().for_each(|volume| volume.heed_no_later(noted));
         // What comes is absent until it is in use: whatever is made out of date meanwhile is noted.
         self.absent.store(Arc::new(absent.clone()));
-        for volume in before.iter().filter(|volume| !after.iter().any(|kept| Arc::ptr_eq(kept, volume))) {
+        for volume in leaving {
             volume.close();
-            let leaving = volume.clone();
+            let volume = volume.clone();
             let thread = std::thread::Builder::new().name("disk-leave".into());
-            if let Err(error) = thread.spawn(move || stop(&leaving, WRITE_OUT)) {
+            if let Err(error) = thread.spawn(move || stop(&volume, WRITE_OUT)) {
                 tracing::warn!(%error, "a directory that is no longer used is not left in order");
             }
         }
@@ -220,15 +178,12 @@ impl DiskTier {
     /// bodies are not wanted whole.
     pub async fn find(&self, key: &str, max_in_memory: u64) -> Result<Loaded, Trouble> {
         let hash = KeyHash::of(key);
-        let removals = self.removals.load(Ordering::Acquire);
-        let loaded = self.loads.once(hash, || self.load(hash, key, max_in_memory)).await?;
-        // Joined a reading that began before something was removed, perhaps this.
-        if loaded.removals < removals { self.load(hash, key, max_in_memory).await } else { Ok(loaded) }
+        self.once(&self.loads, hash, self.removals(), || self.load(hash, key, max_in_memory)).await
     }
 
     /// Whether nothing was removed since it was read.
     pub fn is_current(&self, loaded: &Loaded) -> bool {
-        self.removals.load(Ordering::Acquire) == loaded.removals
+        self.removals() == loaded.removals
     }
 
     /// The object that was found, with its body or where to read that. `None`: it is not there any more.
@@ -238,28 +193,33 @@ impl DiskTier {
         key: &str,
         max_in_memory: u64,
     ) -> Result<Option<Arc<Object>>, Trouble> {
-        let head: &FoundHead = match found {
+        let head = match found {
             Found::Object(object) => return Ok(Some(object.clone())),
             Found::Head(head) => head,
         };
         let file = (Arc::as_ptr(&head.volume).addr(), head.id);
-        let (began, object) = self.bodies.once(file, || self.load_body(head, key, max_in_memory)).await?;
-        // Likewise.
-        if began < loaded.removals { Ok(self.load_body(head, key, max_in_memory).await?.1) } else { Ok(object) }
+        let read = || head.volume.whole(head.id, key, max_in_memory);
+        Ok(self.once(&self.bodies, file, loaded.removals, read).await?.found)
     }
 
-    async fn load_body(
+    /// Reads what is not being read already. `removals`: if the reading began before so many, it is not joined, since what is
+    /// read may be what was removed.
+    async fn once<K: Copy + Eq + Hash, T: Clone, F: Future<Output = Result<T, Trouble>>>(
         &self,
-        head: &FoundHead,
-        key: &str,
-        max_in_memory: u64,
-    ) -> Result<(u64, Option<Arc<Object>>), Trouble> {
-        let removals = self.removals();
-        Ok((removals, head.volume.whole(head.id, key, max_in_memory).await?))
+        loads: &Loads<K, Loaded<T>>,
+        key: K,
+        removals: u64,
+        read: impl Fn() -> F,
+    ) -> Result<Loaded<T>, Trouble> {
+        let load = || async {
+            let removals = self.removals();
+            Ok(Loaded { found: read().await?, removals })
+        };
+        let loaded = loads.once(key, &load).await?;
+        if loaded.removals < removals { load().await } else { Ok(loaded) }
     }
 
-    async fn load(&self, hash: KeyHash, key: &str, max_in_memory: u64) -> Result<Loaded, Trouble> {
-        let removals = self.removals.load(Ordering::Acquire);
+    async fn load(&self, hash: KeyHash, key: &str, max_in_memory: u64) -> Result<SmallVec<[Found; 1]>, Trouble> {
         let (mut all, mut trouble) = (SmallVec::new(), None);
         // A disk that was away, or could not be written, may have older versions: whoever asks takes the newest.
         for volume in self.volumes.load_full().iter().filter(|volume| volume.may_find(hash)) {
@@ -270,7 +230,7 @@ impl DiskTier {
         }
         match trouble {
             Some(trouble) if all.is_empty() => Err(trouble),
-            _ => Ok(Loaded { found: all, removals }),
+            _ => Ok(all),
         }
     }
 
@@ -280,29 +240,31 @@ impl DiskTier {
         if volumes.is_empty() {
             return;
         }
-        let key = KeyHash::of(object.key().as_str());
+        let id = FileId::of(object);
         if object.content.in_memory().is_none() {
             // Its body is there already, wherever that is by today's rules.
             return volumes
                 .iter()
-                .filter(|volume| volume.may_have(key))
+                .filter(|volume| volume.files.may_have(id.key))
                 .for_each(|volume| volume.rewrite(object.clone()));
         }
-        let settings = self.settings.load();
-        let wanted = object.length() <= settings.max_object.0
-            && (settings.admission == Admission::Always || self.seen.before(key));
-        let chosen = choose(&volumes, key).filter(|_| wanted);
-        let id = FileId::new(key, &object.variant);
+        let wanted = object.length() <= self.settings.load().max_object.0 && self.is_admitted(id.key);
+        let chosen = choose(&volumes, id.key).filter(|_| wanted);
         for volume in volumes.iter() {
             match chosen {
                 Some(chosen) if Arc::ptr_eq(chosen, volume) => {}
-                _ if volume.may_have(key) => volume.remove(id),
+                _ if volume.files.may_have(id.key) => volume.files.remove(id),
                 _ => {}
             }
         }
         if let Some(volume) = chosen {
             volume.store(object.clone(), max_variants);
         }
+    }
+
+    /// Whether what is stored under a key gets onto disk.
+    fn is_admitted(&self, key: KeyHash) -> bool {
+        self.settings.load().admission == Admission::Always || self.seen.before(key)
     }
 
     /// What was read before this may be what is removed now.
@@ -347,45 +309,41 @@ impl DiskTier {
         if volume.is_opening() {
             return None;
         }
-        let wanted = self.settings.load().admission == Admission::Always || self.seen.before(key);
         let others = volumes.iter().filter(|other| !Arc::ptr_eq(other, volume)).cloned().collect();
-        wanted.then(|| Spool::begin(volume, others, head, length)).flatten()
+        self.is_admitted(key).then(|| Spool::begin(volume, others, head, length)).flatten()
     }
 
     /// Takes one object out, also of what is there after a restart, once the number that it gives is [`DiskTier::kept`].
     pub fn remove(&self, object: &Object) -> u64 {
         let volumes = self.volumes.load();
         self.note_removal();
-        let id = FileId::new(KeyHash::of(object.key().as_str()), &object.variant);
-        let taken_out = volumes.iter().filter(|volume| volume.take_out(id));
-        let noted = taken_out.map(|volume| self.journal.note(&volume.root, [Doom::File(id)])).max();
+        let id = FileId::of(object);
+        let taken_out = volumes.iter().filter(|volume| volume.files.take_out(id));
+        let noted = taken_out.map(|volume| self.shared.journal.note(&volume.root, [Doom::File(id)])).max();
         noted.unwrap_or(0).max(self.doubt_absent())
     }
 
     /// Takes all variants of a key out, likewise.
     pub fn remove_key(&self, key: &CacheKey) -> u64 {
         let volumes = self.volumes.load();
-        if volumes.is_empty() {
-            return self.doubt_absent();
-        }
         self.note_removal();
         let key = KeyHash::of(key.as_str());
-        let noted = volumes.iter().map(|volume| match volume.remove_key(key) {
+        let noted = volumes.iter().map(|volume| match volume.files.remove_key(key) {
             dooms if dooms.is_empty() => 0,
-            dooms => self.journal.note(&volume.root, dooms),
+            dooms => self.shared.journal.note(&volume.root, dooms),
         });
         noted.max().unwrap_or(0).max(self.doubt_absent())
     }
 
     /// Waits until what was taken out is so for good. `false`: it is out of use, but a restart may bring it back.
     pub async fn kept(&self, number: u64) -> bool {
-        self.journal.kept(number, CHANGE_PATIENCE).await
+        self.shared.journal.kept(number, CHANGE_PATIENCE).await
     }
 
     /// Of what is in directories that are not used now, nothing is known: something is made out of date, and so it may
     /// be that.
     fn doubt_absent(&self) -> u64 {
-        self.absent.load().iter().map(|root| self.journal.note(root, [Doom::All])).max().unwrap_or(0)
+        self.absent.load().iter().map(|root| self.shared.journal.note(root, [Doom::All])).max().unwrap_or(0)
     }
 
     /// Writes what waits to be written and ends all threads. Takes at most `patience`, and what saving an index may take: call
@@ -413,7 +371,7 @@ impl DiskTier {
         for path in left {
             tracing::warn!(path = %path.display(), "the disk hangs: it is left as it is, and the next start scans it");
         }
-        self.journal.close(patience);
+        self.shared.journal.close(patience);
     }
 
     /// Waits until it is known which directories these are, for a while: until then they answer nothing.
@@ -432,12 +390,9 @@ impl DiskTier {
     }
 
     pub fn views(&self) -> Vec<DiskView> {
-        self.volumes.load().iter().map(|volume| view(volume)).collect()
+        self.volumes.load().iter().map(|volume| DiskView::of(volume)).collect()
     }
 }
-
-/// How long saving an index and syncing its disk may take at the end.
-const SAVE_PATIENCE: Duration = Duration::from_secs(10);
 
 fn stop(volume: &Volume, patience: Duration) {
     volume.close();
@@ -449,7 +404,7 @@ fn stop(volume: &Volume, patience: Duration) {
             tracing::warn!(%path, %error, "the index of the disk cache could not be saved; the next start scans it");
         }
         // Else there are too many to be removed now; the next start goes by the journal.
-        if volume.files.lock().doomed.len() <= MOST_REMOVED_AT_END {
+        if volume.files.lock().doomed.len() <= MAX_REMOVED_AT_END {
             volume.settle_journal();
         }
     }
@@ -465,31 +420,4 @@ fn choose(volumes: &[Arc<Volume>], key: KeyHash) -> Option<&Arc<Volume>> {
     };
     let usable = volumes.iter().filter(|volume| volume.health.obstacle(health::Operation::Write).is_none());
     usable.max_by(|one, other| score(one).total_cmp(&score(other)))
-}
-
-fn view(volume: &Volume) -> DiskView {
-    let (bytes, objects, index_bytes) = volume.usage();
-    let (files, removed) = volume.scan.found();
-    let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-    let counters = &volume.counters;
-    DiskView {
-        path: volume.root.display().to_string(),
-        state: volume.health.state().as_str(),
-        reason: volume.health.reason(),
-        bytes,
-        max_bytes: volume.max_size(),
-        objects,
-        index_bytes,
-        waiting_bytes: volume.write_buffer.bytes(),
-        scan: ScanView { done: volume.scan.is_done(), percent: volume.scan.percent(), files, removed },
-        hits: count(&counters.hits),
-        written: count(&counters.written),
-        written_bytes: count(&counters.written_bytes),
-        evicted: count(&counters.evicted),
-        troubles: Trouble::ALL
-            .iter()
-            .zip(&counters.troubles)
-            .map(|(word, times)| (word.as_str(), count(times)))
-            .collect(),
-    }
 }

@@ -5,13 +5,15 @@
 //! on a file system of its own.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::{self, Write};
+use std::fs;
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
+
+use super::durable::{if_there, replace};
 
 const MARKER: &str = "marker";
 
@@ -34,10 +36,9 @@ pub struct Places {
 
 impl Places {
     pub fn open(state: Option<&Path>) -> Self {
-        let read = |state: &Path| match fs::read(state.join("disks.json")) {
-            Ok(text) => serde_json::from_slice(&text).map_err(io::Error::from),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(BTreeMap::new()),
-            Err(error) => Err(error),
+        let read = |state: &Path| match if_there(fs::read(state.join("disks.json")))? {
+            Some(text) => serde_json::from_slice(&text).map_err(io::Error::from),
+            None => Ok(BTreeMap::new()),
         };
         let known = state.map_or(Ok(BTreeMap::new()), read).unwrap_or_else(|error| {
             tracing::warn!(%error, "it is not known any more which disks were used: one that is not mounted is not told");
@@ -79,7 +80,7 @@ impl Places {
             None => {
                 let marker = format!("{:016x}", fastrand::u64(..));
                 // One that cannot be written has what it has.
-                if write(&root.join(MARKER), marker.as_bytes()).is_err() {
+                if replace(&root.join(MARKER), &root.join("marker.new"), marker.as_bytes()).is_err() {
                     return Ok(is_same);
                 }
                 marker
@@ -90,7 +91,7 @@ impl Places {
             let mut known = self.known.lock();
             known.insert(root.to_owned(), place);
             let text = serde_json::to_vec_pretty(&*known).map_err(io::Error::from)?;
-            if let Err(error) = write(&state.join("disks.json"), &text) {
+            if let Err(error) = replace(&state.join("disks.json"), &state.join("disks.new"), &text) {
                 tracing::warn!(%error, "it cannot be noted which disks are used");
             }
         }
@@ -110,21 +111,8 @@ impl Places {
 
 /// `None`: there is none. One that cannot be read is not one that is not there.
 fn marker_of(root: &Path) -> io::Result<Option<String>> {
-    match fs::read(root.join(MARKER)) {
-        Ok(marker) => Ok(Some(String::from_utf8_lossy(&marker).into_owned())),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error),
-    }
-}
-
-/// Writes a small file as a whole and for good.
-fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let aside = path.with_extension("new");
-    let mut file = File::create(&aside)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    fs::rename(&aside, path)?;
-    path.parent().map_or(Ok(()), |directory| File::open(directory)?.sync_all())
+    let marker = if_there(fs::read(root.join(MARKER)))?;
+    Ok(marker.map(|marker| String::from_utf8_lossy(&marker).into_owned()))
 }
 
 #[cfg(test)]

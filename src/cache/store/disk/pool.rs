@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
@@ -15,6 +16,8 @@ const MAX_WRITES: usize = 16_384;
 
 /// Reads that go before a write that waits.
 const READS_A_WRITE: usize = 8;
+/// Files that are opened or removed in a second, at most: the disk has other things to do.
+const MAX_OPENED: u32 = 10_000;
 
 type Job = Box<dyn FnOnce() + Send>;
 
@@ -84,8 +87,8 @@ impl IoPool {
     }
 
     /// Waits until there is nothing to do, or the time is over.
-    pub fn settle(&self, patience: std::time::Duration) -> bool {
-        let deadline = std::time::Instant::now() + patience;
+    pub fn settle(&self, patience: Duration) -> bool {
+        let deadline = Instant::now() + patience;
         let mut queues = self.shared.queues.lock();
         while !(queues.reads.is_empty() && queues.writes.is_empty() && queues.running == 0) {
             if self.shared.idle.wait_until(&mut queues, deadline).timed_out() {
@@ -140,10 +143,36 @@ fn work(shared: &Shared) {
     }
 }
 
+/// Bounds the rate of long work.
+pub struct Pace {
+    since: Instant,
+    opened: u32,
+}
+
+impl Pace {
+    pub fn new() -> Self {
+        Pace { since: Instant::now(), opened: 0 }
+    }
+
+    pub fn keep(&mut self) {
+        self.opened += 1;
+        let due = Duration::from_secs(1) * self.opened / MAX_OPENED;
+        let ahead = due.saturating_sub(self.since.elapsed());
+        if ahead > Duration::from_millis(10) {
+            pause(ahead);
+        }
+    }
+}
+
+/// Only in threads that belong to the disk tier.
+#[allow(clippy::disallowed_methods, reason = "it is no worker that waits")]
+pub fn pause(time: Duration) {
+    std::thread::sleep(time);
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::mpsc;
-    use std::time::Duration;
 
     use super::*;
 
@@ -180,5 +209,13 @@ mod tests {
         assert_eq!((0..MAX_READS + 5).filter(|_| pool.read(|| {})).count(), MAX_READS);
         open.send(()).unwrap();
         assert!(pool.settle(PATIENCE));
+    }
+
+    #[test]
+    fn the_rate_is_bounded() {
+        let started = Instant::now();
+        let mut pace = Pace::new();
+        (0..MAX_OPENED / 5).for_each(|_| pace.keep());
+        assert!(started.elapsed() > Duration::from_millis(150), "{:?}", started.elapsed());
     }
 }

@@ -1,18 +1,29 @@
 //! Objects to files and back. Pure.
 
+use std::borrow::Cow;
+
+use bytes::Bytes;
+
+use crate::cache::head::Head;
+use crate::cache::object::{Content, Object};
+use crate::cache::policy::Storable;
 use crate::plan::Key;
 
-use super::super::super::head::Head;
-use super::super::super::object::{Content, Object};
-use super::super::super::policy::Storable;
+use super::file::Record;
 use super::filter::Filter;
 use super::format::{Corrupt, Header, Meta};
 
 /// What is written of an object beside its body.
 pub fn meta(object: &Object) -> Meta<'_> {
-    let head = (object.head.status, object.head.lines());
-    let selected = (&object.variant, object.tags());
-    Meta::new(object.key().as_str(), head, object.freshness, selected, object.part())
+    Meta {
+        key: object.key().as_str(),
+        status: object.head.status.as_u16(),
+        fields: object.head.lines().collect(),
+        freshness: object.freshness,
+        variant: Cow::Borrowed(&object.variant),
+        tags: Cow::Borrowed(object.tags()),
+        part: object.part(),
+    }
 }
 
 pub fn header(object: &Object, meta: &[u8], meta_room: u32, log: u32) -> Header {
@@ -42,4 +53,9 @@ pub fn object(header: &Header, meta: &Meta<'_>, content: Content) -> Result<Obje
     let object = Object::new(Key::of_written(meta.key), head, content, storable, header.seq);
     object.survived(header.seq, header.soft_purged);
     Ok(object)
+}
+
+/// The same without its body.
+pub fn head(record: &Record) -> Result<Object, Corrupt> {
+    object(&record.header, &Meta::decode(&record.meta)?, Bytes::new().into())
 }

@@ -1,77 +1,16 @@
 //! Finding out at the start what is on a disk. The node serves meanwhile.
 
-use std::collections::HashSet;
 use std::fs;
 use std::io;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
-use parking_lot::Mutex;
+use crate::cache::trouble::Trouble;
 
-use super::super::super::trouble::Trouble;
+use super::durable::if_there;
 use super::file::{self, Patience, ReadError};
 use super::id::{FAN_OUT, FileId, KeyHash, directory_name};
-use super::index::Entry;
 use super::volume::Volume;
-
-/// How far a scan has come.
-#[derive(Default)]
-pub struct Scan {
-    done: AtomicBool,
-    directories: AtomicU32,
-    files: AtomicU64,
-    removed: AtomicU64,
-    /// How often it was begun.
-    times: AtomicU64,
-    /// Keys that were invalidated before the scan came to them.
-    forgotten: Mutex<HashSet<KeyHash>>,
-}
-
-impl Scan {
-    pub fn is_done(&self) -> bool {
-        self.done.load(Ordering::Acquire)
-    }
-
-    /// Per cent of the directories.
-    pub fn percent(&self) -> u32 {
-        if self.is_done() { 100 } else { self.directories.load(Ordering::Relaxed) * 100 / FAN_OUT }
-    }
-
-    /// Files found, and files that were of no use.
-    pub fn found(&self) -> (u64, u64) {
-        (self.files.load(Ordering::Relaxed), self.removed.load(Ordering::Relaxed))
-    }
-
-    /// What is stored of a key so far is out of date.
-    pub fn forget(&self, key: KeyHash) {
-        let mut forgotten = self.forgotten.lock();
-        if !self.is_done() {
-            forgotten.insert(key);
-        }
-    }
-
-    pub fn is_forgotten(&self, key: KeyHash) -> bool {
-        self.forgotten.lock().contains(&key)
-    }
-
-    /// How often it was begun.
-    pub fn times(&self) -> u64 {
-        self.times.load(Ordering::Acquire)
-    }
-
-    /// What is on the disk is not known any more.
-    pub fn restart(&self) {
-        self.times.fetch_add(1, Ordering::AcqRel);
-        self.done.store(false, Ordering::Release);
-        self.directories.store(0, Ordering::Relaxed);
-    }
-
-    pub fn finish(&self) {
-        let mut forgotten = self.forgotten.lock();
-        self.done.store(true, Ordering::Release);
-        *forgotten = HashSet::new();
-    }
-}
 
 /// Enters all files of a volume into its index, as those used least; removes what is of no use.
 pub fn run(volume: &Volume) -> io::Result<()> {
@@ -88,9 +27,9 @@ pub fn run(volume: &Volume) -> io::Result<()> {
                 }
             }
         }
-        volume.scan.directories.store(directory + 1, Ordering::Relaxed);
+        volume.files.scan.directories.store(directory + 1, Ordering::Relaxed);
     }
-    volume.scan.finish();
+    volume.files.all_is_known();
     Ok(())
 }
 
@@ -101,17 +40,16 @@ fn enter(volume: &Volume, id: FileId) -> io::Result<()> {
     let path = id.path(&volume.root);
     let header = file::open(&path, Patience::Disk)
         .map_err(ReadError::from)
-        .and_then(|file| file::read_header(&file, volume.trust(None), Patience::Disk));
+        .and_then(|file| file::read_header(&file, volume.files.before.trust(None), Patience::Disk));
     match header {
         Ok(header) => {
             let mut files = volume.files.lock();
-            let is_outdated = volume.scan.is_forgotten(id.key) || volume.is_doubted();
+            let is_outdated = files.is_forgotten(id.key) || volume.files.before.is_doubted();
             if is_outdated && files.index.get(id).is_none() {
                 files.doomed.insert(id);
             } else if !files.doomed.contains(&id) {
-                let entry = Entry::new(id, header.file_length(), header.seq, header.filter);
-                files.index.insert_oldest(volume.believe(entry));
-                volume.scan.files.fetch_add(1, Ordering::Relaxed);
+                files.index.insert_oldest(volume.files.before.believe(header.entry(id)));
+                volume.files.scan.files.fetch_add(1, Ordering::Relaxed);
             }
             Ok(())
         }
@@ -121,7 +59,7 @@ fn enter(volume: &Volume, id: FileId) -> io::Result<()> {
         // One that cannot be read must not keep the others from being known.
         Err(error) => {
             tracing::debug!(path = %path.display(), %error, "a file of the disk cache is of no use and is removed");
-            volume.scan.removed.fetch_add(1, Ordering::Relaxed);
+            volume.files.scan.removed.fetch_add(1, Ordering::Relaxed);
             let mut files = volume.files.lock();
             if files.index.get(id).is_none() {
                 files.doomed.insert(id); // else it was written anew meanwhile
@@ -138,10 +76,6 @@ pub fn names_of(root: &Path, key: KeyHash) -> Vec<FileId> {
 }
 
 fn names(directory: &Path) -> io::Result<Vec<String>> {
-    let entries = match fs::read_dir(directory) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(error),
-    };
+    let Some(entries) = if_there(fs::read_dir(directory))? else { return Ok(Vec::new()) };
     entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
 }

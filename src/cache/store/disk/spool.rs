@@ -13,17 +13,18 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use super::super::super::flight::{Flight, PartlyWritten};
-use super::super::super::object::Object;
-use super::super::super::trouble::Trouble;
 use super::body::{FileBody, PATIENCE};
 use super::buffers::{Buffer, PIECE};
+use super::catalogue::Spooling;
 use super::file::{self, Patience};
 use super::format::{BLOCK, Header};
 use super::health::Operation;
-use super::id::{FileId, KeyHash};
-use super::volume::{Spooling, Volume};
+use super::id::FileId;
+use super::volume::Volume;
 use super::write_buffer::WriteBuffer;
+use crate::cache::flight::{Flight, PartlyWritten};
+use crate::cache::object::Object;
+use crate::cache::trouble::Trouble;
 
 /// Files that are evicted for one piece of a body, at most.
 const EVICT_AT_ONCE: usize = 256;
@@ -126,7 +127,7 @@ impl Spool {
             progress: Notify::new(),
             flight: OnceLock::new(),
         });
-        let id = FileId::new(KeyHash::of(head.key().as_str()), &head.variant);
+        let id = FileId::of(head);
         // A sweep must know of it, for it is older than purges that come while it is written; and so must what takes it out.
         let spooling = Spooling { id, seq: head.checked(), spoilt: false };
         volume.files.lock().spooling.insert(file.number, spooling);
@@ -139,7 +140,7 @@ impl Spool {
 
     /// Has it not be put in its place: it is out of date.
     pub fn spoil(&self) {
-        self.file.volume.spoil(self.file.number);
+        self.file.volume.files.spoil(self.file.number);
     }
 
     /// Has a piece written. `false`: it is given up, since the disk does not keep up or has failed.
@@ -203,19 +204,17 @@ impl Spool {
         self.header.body = length;
         file.write_all_at(&sums, self.header.checksum_at(0))?;
         let id = self.id;
-        let object = object(FileBody::of_spool(volume.clone(), id, file.clone(), self.header));
+        let object = object(FileBody::new(volume.clone(), id, file.clone(), self.header));
         // The purges that it has survived may be more by now; the metadata are as they were.
         let header = volume.header_of(&object, &self.meta, self.header.meta_room);
         let mut head = header.encode().to_vec();
         head.extend_from_slice(&self.meta);
         file.write_all_at(&head, 0)?;
-        // Out of date, it has a number that never counts: it is removed instead of put in its place.
-        let number = volume.begin_spooled(self.file.number, id, object.checked()).unwrap_or(0);
-        volume
-            .commit(id, number, &self.file.aside, &header, max_variants)
-            .inspect_err(|_| volume.abandon_write(id, number))?;
+        // Out of date, it is removed instead of put in its place.
+        let write = volume.files.begin_spooled(self.file.number, id, object.checked());
+        volume.commit(write, &self.file.aside, &header, max_variants).inspect_err(|_| volume.files.abandon(write))?;
         self.committed = true;
-        self.others.iter().filter(|other| other.may_have(id.key)).for_each(|other| other.remove(id));
+        self.others.iter().filter(|other| other.files.may_have(id.key)).for_each(|other| other.files.remove(id));
         Ok(Arc::new(object))
     }
 }
@@ -384,8 +383,8 @@ impl PartlyWritten for SpoolFile {
 
 #[cfg(test)]
 mod tests {
+    use super::super::format::checksums;
     use super::*;
-    use crate::cache::store::disk::format::checksums;
 
     #[test]
     fn checksums_do_not_depend_on_the_pieces() {

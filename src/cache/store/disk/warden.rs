@@ -15,8 +15,9 @@ use crate::clock::Timestamp;
 
 use super::health::State;
 use super::id::FileId;
+use super::pool::pause;
+use super::saved_index;
 use super::scan;
-use super::snapshot;
 use super::volume::Volume;
 
 /// How often it looks, if nothing wakes it.
@@ -26,7 +27,9 @@ const REMOVE_IN_A_ROUND: usize = 5000;
 /// How often the journal is asked to forget what is gone, which takes a sync of the whole file system; and what of it is
 /// forgotten sooner.
 const SETTLE_EVERY: Duration = Duration::from_secs(60);
-const MOST_UNSETTLED: usize = 10_000;
+const MAX_UNSETTLED: usize = 10_000;
+/// Bytes that are evicted when the file system says that it is full.
+const FULL_EVICTS: u64 = 1 << 20;
 
 pub fn start(volume: &Arc<Volume>) {
     let for_thread = volume.clone();
@@ -48,6 +51,7 @@ struct Warden {
 
 /// The directory as it was when it was opened.
 struct Opened {
+    /// Not to be another process's before the warden has ended, too.
     lock: Arc<File>,
     device: u64,
     inode: u64,
@@ -57,8 +61,8 @@ impl Warden {
     fn run(mut self) {
         self.open();
         while !self.volume.is_closed() {
-            if self.opened.is_some() && !self.volume.scan.is_done() && self.volume.health.state() != State::OutOfService
-            {
+            let is_readable = self.opened.is_some() && self.volume.health.state() != State::OutOfService;
+            if is_readable && !self.volume.files.scan.is_done() {
                 self.scan();
             }
             self.look_after_directory();
@@ -67,7 +71,7 @@ impl Warden {
             self.settle();
             let mut files = self.volume.files.lock();
             if !self.volume.is_closed() && !busy {
-                let _ = self.volume.chores.wait_for(&mut files, ROUND); // woken or not: it looks
+                let _ = self.volume.files.chores.wait_for(&mut files, ROUND); // woken or not: it looks
             } else if !self.volume.is_closed() {
                 drop(files);
                 pause(ROUND / 10); // bounds the rate
@@ -85,12 +89,12 @@ impl Warden {
     /// Fails if it cannot be told which directory it is: it is tried again then.
     fn take(&mut self, opened: Opened) -> io::Result<()> {
         let volume = &self.volume;
-        if !volume.terms.places.recognise(&volume.root)? {
+        if !volume.shared.places.recognise(&volume.root)? {
             volume.doubt("it is not the directory that was used before");
         }
         self.device = Some(opened.device);
         self.settled = None;
-        volume.hold(opened.lock.clone());
+        volume.take_into_use(opened.lock.clone());
         self.opened = Some(opened);
         Ok(())
     }
@@ -104,11 +108,15 @@ impl Warden {
 
     fn scan(&self) {
         let volume = &self.volume;
-        match snapshot::take(&volume.root, volume.terms.log) {
-            Ok(Some(known)) => {
-                let (path, files) = (volume.root.display(), known.entries.len());
-                tracing::info!(%path, files, "the disk cache is as the last process left it");
-                return volume.restore(known);
+        let path = volume.root.display();
+        match saved_index::take(&volume.root, volume.shared.purges.log_id()) {
+            Ok(Some(saved)) => {
+                tracing::info!(%path, files = saved.entries.len(), "the disk cache is as the last process left it");
+                let files = volume.files.restore(saved);
+                if files > 0 {
+                    tracing::warn!(%path, files, "files of the disk cache are not used any more: it is not known that they have survived all purges");
+                }
+                return;
             }
             Ok(None) => {}
             Err(error) => return self.give_up(&error),
@@ -116,8 +124,8 @@ impl Warden {
         if let Err(error) = scan::run(volume) {
             return self.give_up(&error);
         }
-        let (files, removed) = volume.scan.found();
-        tracing::info!(path = %volume.root.display(), files, removed, "the disk cache is scanned");
+        let (files, removed) = volume.files.scan.found();
+        tracing::info!(%path, files, removed, "the disk cache is scanned");
     }
 
     /// Notices that the directory is gone, or another one is in its place; and tries what has failed.
@@ -134,7 +142,7 @@ impl Warden {
         let is_same = |opened: &Opened| opened.is_still(&volume.root).is_ok();
         if !self.opened.as_ref().is_some_and(is_same) {
             self.opened = None;
-            volume.let_go();
+            volume.release();
             let taken = match open(&volume) {
                 // What lies under a mount point while the disk is not mounted must not be filled.
                 Ok(opened) if self.device.is_some_and(|device| device != opened.device) => return,
@@ -144,7 +152,7 @@ impl Warden {
             if let Err(error) = taken {
                 return tracing::debug!(path = %volume.root.display(), %error, "the disk cache cannot be opened yet");
             }
-            volume.forget_all();
+            volume.files.forget_all();
         }
         match probe(&volume.root) {
             Ok(()) => {
@@ -159,8 +167,8 @@ impl Warden {
     fn settle(&mut self) {
         let volume = &self.volume;
         let is_due = self.settled.is_none_or(|settled| settled.elapsed() >= SETTLE_EVERY)
-            || volume.terms.journal.count(&volume.root) > MOST_UNSETTLED;
-        if is_due && volume.scan.is_done() {
+            || volume.shared.journal.count(&volume.root) > MAX_UNSETTLED;
+        if is_due && volume.files.scan.is_done() {
             volume.settle_journal();
             self.settled = Some(Instant::now());
         }
@@ -183,8 +191,7 @@ impl Warden {
                     break;
                 }
                 let Some(entry) = volume.files.lock().index.pop_oldest() else { break };
-                volume.counters.evicted.fetch_add(1, Ordering::Relaxed);
-                if !volume.unlink(entry.id) {
+                if !volume.evict(entry) {
                     break;
                 }
                 freed += entry.size();
@@ -212,15 +219,6 @@ impl Warden {
     }
 }
 
-/// Only in threads that belong to the disk tier.
-#[allow(clippy::disallowed_methods, reason = "it is no worker that waits")]
-pub fn pause(time: Duration) {
-    std::thread::sleep(time);
-}
-
-/// Bytes that are evicted when the file system says that it is full.
-const FULL_EVICTS: u64 = 1 << 20;
-
 impl Opened {
     fn is_still(&self, root: &Path) -> io::Result<()> {
         let now = fs::metadata(root)?;
@@ -234,7 +232,7 @@ impl Opened {
 /// Takes a directory into use, and removes what was left half-written.
 fn open(volume: &Volume) -> io::Result<Opened> {
     let root = volume.root.as_path();
-    volume.terms.places.check(root)?;
+    volume.shared.places.check(root)?;
     fs::create_dir_all(root)?;
     // Held open for reading only, so that the file system can still be made read-only.
     let lock = root.join("lock");

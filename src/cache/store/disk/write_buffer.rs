@@ -14,7 +14,7 @@ pub struct WriteBuffer {
     room: Notify,
 }
 
-/// Bytes of it that are kept for what is still to come, until this is dropped.
+/// Bytes of it that are kept until this is dropped.
 #[derive(Debug)]
 pub struct WriteRoom {
     buffer: Arc<WriteBuffer>,
@@ -44,15 +44,11 @@ impl WriteBuffer {
         }
     }
 
-    /// Enters so many if there is room for them.
-    pub fn take(&self, bytes: u64) -> bool {
-        let add = |waiting: u64| Some(waiting + bytes).filter(|after| *after <= self.most);
-        self.bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add).is_ok()
-    }
-
-    /// The same, for what is still to come.
+    /// Keeps room for so many, if there is.
     pub fn keep(self: &Arc<Self>, bytes: u64) -> Option<WriteRoom> {
-        self.take(bytes).then(|| WriteRoom { buffer: self.clone(), bytes })
+        let add = |waiting: u64| Some(waiting + bytes).filter(|after| *after <= self.most);
+        let added = self.bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add);
+        added.ok().map(|_| WriteRoom { buffer: self.clone(), bytes })
     }
 
     /// Whether there is room for so many.
@@ -92,7 +88,8 @@ mod tests {
     async fn there_is_room_again_once_half_is_written() {
         let buffer = WriteBuffer::new(100);
         let kept = buffer.keep(40);
-        assert!(kept.is_some() && buffer.take(60) && !buffer.take(1) && buffer.keep(1).is_none());
+        buffer.add(60);
+        assert!(kept.is_some() && buffer.keep(1).is_none());
         let mut room = std::pin::pin!(buffer.room());
         let mut is_there = || {
             let mut context = std::task::Context::from_waker(std::task::Waker::noop());

@@ -16,21 +16,21 @@ use parking_lot::{Mutex, RwLock};
 use crate::config::model::{CacheMemory, Eviction};
 use crate::plan::CacheKey;
 
-use super::super::object::Object;
-use super::super::part::Part;
-use super::super::waiting::Waiting;
 use super::variants::Variants;
+use crate::cache::object::Object;
+use crate::cache::part::Part;
+use crate::cache::waiting::Waiting;
 use shard::{Shard, Step};
 
 /// What the index keeps for an entry, and what an allocator loses on its pieces.
 const ENTRY_OVERHEAD: usize = 128;
 /// Of the size that the tier begins with a shard has so much at least: a few objects want one order.
 const SHARD_SIZE: u64 = 32 << 20;
-const MOST_SHARDS: u64 = 1024;
+const MAX_SHARDS: u64 = 1024;
 /// Bytes that one who stores makes room for beyond what it needs: when the size shrinks, a thread of its own does the rest.
-const MOST_EXTRA: u64 = 256 << 10;
+const MAX_EXTRA: u64 = 256 << 10;
 /// Entries that were used and are spared for it in a row, at most: nobody is to wait for a walk through all of them.
-const MOST_SPARED: usize = 1024;
+const MAX_SPARED: usize = 1024;
 /// Entries that are gone through under one lock.
 const WALKED_AT_ONCE: usize = 256;
 
@@ -60,12 +60,8 @@ struct Shared {
     waiting: Arc<Waiting>,
 }
 
-/// What is to become of an entry.
-enum Change {
-    Nothing,
-    Put(Variants),
-    Remove,
-}
+/// What an entry becomes: nothing else, if there is none; gone, if there is none inside.
+type Change = Option<Option<Variants>>;
 
 /// Where a key has its place.
 #[derive(Clone, Copy)]
@@ -77,7 +73,7 @@ struct Place {
 impl MemoryStore {
     /// `evicted` is told of what had to make room.
     pub fn new(config: &CacheMemory, evicted: impl Fn(&Variants) + Send + Sync + 'static) -> Self {
-        let shards = (config.max_size.0 / SHARD_SIZE).clamp(1, MOST_SHARDS).next_power_of_two();
+        let shards = (config.max_size.0 / SHARD_SIZE).clamp(1, MAX_SHARDS).next_power_of_two();
         MemoryStore(Arc::new(Shared {
             shards: (0..shards).map(|_| RwLock::new(Shard::new())).collect(),
             hasher: Hasher::default(),
@@ -122,14 +118,14 @@ impl MemoryStore {
 
     /// Stores an object beside the other variants of its key, in place of one that is selected alike.
     pub fn insert(&self, object: Arc<Object>, max_variants: usize) {
-        self.change(object.key().as_str(), |before| Change::Put(Variants::with(before, object.clone(), max_variants)));
+        self.change(object.key().as_str(), |before| Some(Some(Variants::with(before, object.clone(), max_variants))));
     }
 
     /// Puts what was read from disk into memory, unless something is there already: that is newer.
     pub fn promote(&self, object: Arc<Object>, max_variants: usize) {
         self.change(object.key().as_str(), |before| match before {
-            Some(before) if before.objects().any(|other| other.variant == object.variant) => Change::Nothing,
-            before => Change::Put(Variants::with_older(before, object.clone(), max_variants)),
+            Some(before) if before.objects().any(|other| other.variant == object.variant) => None,
+            before => Some(Some(Variants::with_older(before, object.clone(), max_variants))),
         });
     }
 
@@ -137,31 +133,30 @@ impl MemoryStore {
     /// the place of what is there of another.
     pub fn insert_part(&self, part: Part, max_variants: usize, max_object: u64, may_join: impl Fn(&Object) -> bool) {
         self.change(part.object.key().as_str(), |before| {
-            Variants::with_part(before, part.clone(), max_variants, max_object, &may_join)
-                .map_or(Change::Nothing, Change::Put)
+            Variants::with_part(before, part.clone(), max_variants, max_object, &may_join).map(Some)
         });
     }
 
     /// Takes one object out, or a part that is one, if it is still the one that is stored.
     pub fn remove(&self, object: &Arc<Object>) {
-        self.change(object.key().as_str(), |before| match before.filter(|before| before.contains(object)) {
-            Some(before) => left(before.without_this(object)),
-            None => Change::Nothing,
+        self.change(object.key().as_str(), |before| {
+            before
+                .filter(|before| before.contains(object))
+                .map(|before| before.without(|other| Arc::ptr_eq(other, object)))
         });
     }
 
     /// Takes out what is selected as this object is.
     pub fn remove_like(&self, object: &Object) {
         self.change(object.key().as_str(), |before| {
-            before.map_or(Change::Nothing, |before| left(before.without(object)))
+            before.map(|before| before.without(|other| other.variant == object.variant))
         });
     }
 
     /// Counts the bytes of an object anew, if it is still stored: it has grown.
     pub fn weigh_again(&self, object: &Arc<Object>) {
-        self.change(object.key().as_str(), |before| match before.filter(|before| before.contains(object)) {
-            Some(before) => Change::Put(before.clone()),
-            None => Change::Nothing,
+        self.change(object.key().as_str(), |before| {
+            before.filter(|before| before.contains(object)).map(|before| Some(before.clone()))
         });
     }
 
@@ -179,7 +174,7 @@ impl MemoryStore {
 
     /// Takes all objects of a key out.
     pub fn remove_key(&self, key: &CacheKey) {
-        self.change(key.as_str(), |before| if before.is_some() { Change::Remove } else { Change::Nothing });
+        self.change(key.as_str(), |before| before.map(|_| None));
     }
 
     /// All objects, in no order. What is stored meanwhile may or may not be among them.
@@ -206,7 +201,7 @@ impl MemoryStore {
     fn peek(&self, key: &str) -> Option<(Variants, u32)> {
         let place = self.place(key);
         let shard = self.0.shards[place.shard].read();
-        let found = shard.peek_with_weight(place.hash, |variants| variants.has_key(key));
+        let found = shard.peek(place.hash, |variants| variants.has_key(key));
         found.map(|(variants, weight)| (variants.clone(), weight))
     }
 
@@ -225,11 +220,11 @@ impl MemoryStore {
         loop {
             let before = self.peek(key);
             let before = before.as_ref().map(|(variants, weight)| (variants, *weight));
-            let (after, too_large) = match change(before.map(|(variants, _)| variants)) {
-                Change::Nothing => return,
-                Change::Put(after) if u64::from(weight(&after)) > self.max_size() => (None, Some(after)),
-                Change::Put(after) => (Some(after), None),
-                Change::Remove => (None, None),
+            let Some(after) = change(before.map(|(variants, _)| variants)) else { return };
+            let is_too_large = |after: &Variants| u64::from(weight(after)) > self.max_size();
+            let (too_large, after) = match after {
+                Some(after) if is_too_large(&after) => (Some(after), None),
+                after => (None, after),
             };
             if self.exchange(place, key, before, after) {
                 too_large.iter().for_each(|variants| (self.0.evicted)(variants));
@@ -245,11 +240,11 @@ impl MemoryStore {
         self.0.bytes.fetch_add(u64::from(needed), Ordering::Relaxed);
         // What is replaced is counted until it is: it may be what makes room.
         let leaving = before.map_or(0, |(_, weight)| weight);
-        self.make_room(eviction, leaving.into(), u64::from(needed) + MOST_EXTRA);
+        self.make_room(eviction, leaving.into(), u64::from(needed) + MAX_EXTRA);
         let is = |variants: &Variants| variants.has_key(key);
         let mut shard = self.0.shards[place.shard].write();
         let is_same = match (shard.peek(place.hash, is), before) {
-            (Some(now), Some((before, _))) => now.is(before),
+            (Some((now, _)), Some((before, _))) => now.is(before),
             (None, None) => true,
             _ => false,
         };
@@ -283,7 +278,7 @@ impl MemoryStore {
             && empty < self.0.shards.len()
         {
             let at = self.0.hand.fetch_add(1, Ordering::Relaxed) & (self.0.shards.len() - 1);
-            let step = self.0.shards[at].write().step(eviction, steps < MOST_SPARED);
+            let step = self.0.shards[at].write().step(eviction, steps < MAX_SPARED);
             steps += 1;
             match step {
                 Step::Empty => empty += 1,
@@ -327,20 +322,15 @@ fn has_same_body(one: &Object, other: &Object) -> bool {
     }
 }
 
-/// What becomes of an entry of which this is left.
-fn left(variants: Option<Variants>) -> Change {
-    variants.map_or(Change::Remove, Change::Put)
-}
-
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
     use http::{HeaderMap, StatusCode};
 
-    use super::super::super::head::Head;
-    use super::super::super::policy::Storable;
-    use super::super::super::purge::PurgeSeq;
     use super::*;
+    use crate::cache::head::Head;
+    use crate::cache::policy::Storable;
+    use crate::cache::purge::PurgeSeq;
 
     fn config(max_size: u64, eviction: Eviction) -> CacheMemory {
         CacheMemory { max_size: crate::config::read::ByteSize(max_size), eviction, ..CacheMemory::default() }

@@ -10,23 +10,19 @@ use hashbrown::HashTable;
 
 use crate::config::model::Eviction;
 
+use super::super::slab::{NIL, Order, Slab};
 use super::ghosts::Ghosts;
 
 /// Of all bytes, so large a part is what is new.
 const SMALL_PART: u64 = 10;
 /// Uses that are counted: so often an entry of the main queue is spared.
-const MOST_USES: u8 = 3;
-/// No entry.
-const NIL: u32 = u32::MAX;
-
+const MAX_USES: u8 = 3;
 /// About 50 bytes an entry, beside its value.
 pub struct Shard<V> {
     table: HashTable<u32>,
-    entries: Vec<Entry<V>>,
-    /// The first that is free; each has the next one in `older`.
-    free: u32,
-    small: Queue,
-    main: Queue,
+    entries: Slab<Entry<V>>,
+    small: Order,
+    main: Order,
     ghosts: Ghosts,
 }
 
@@ -34,18 +30,9 @@ struct Entry<V> {
     /// `None`: it is free.
     value: Option<V>,
     hash: u32,
-    newer: u32,
-    older: u32,
     weight: u32,
     uses: AtomicU8,
     is_new: bool,
-}
-
-/// Entries in the order in which they came or were spared.
-struct Queue {
-    newest: u32,
-    oldest: u32,
-    bytes: u64,
 }
 
 /// What one look for something to evict has brought.
@@ -62,33 +49,27 @@ impl<V> Shard<V> {
     pub fn new() -> Self {
         Shard {
             table: HashTable::new(),
-            entries: Vec::new(),
-            free: NIL,
-            small: Queue::EMPTY,
-            main: Queue::EMPTY,
+            entries: Slab::default(),
+            small: Order::default(),
+            main: Order::default(),
             ghosts: Ghosts::default(),
         }
     }
 
     /// The value that has this hash and is this one. It counts as a use.
     pub fn get(&self, hash: u32, is: impl Fn(&V) -> bool) -> Option<&V> {
-        let entry = &self.entries[self.find(hash, is)? as usize];
+        let entry = &self.entries[self.find(hash, is)?];
         let uses = entry.uses.load(Ordering::Relaxed);
-        if uses < MOST_USES {
+        if uses < MAX_USES {
             // Two at once may count for one.
             entry.uses.store(uses + 1, Ordering::Relaxed);
         }
         entry.value.as_ref()
     }
 
-    /// The same without counting.
-    pub fn peek(&self, hash: u32, is: impl Fn(&V) -> bool) -> Option<&V> {
-        self.peek_with_weight(hash, is).map(|(value, _)| value)
-    }
-
-    /// With the weight that it was entered with.
-    pub fn peek_with_weight(&self, hash: u32, is: impl Fn(&V) -> bool) -> Option<(&V, u32)> {
-        let entry = &self.entries[self.find(hash, is)? as usize];
+    /// The same without counting, with the weight that it was entered with.
+    pub fn peek(&self, hash: u32, is: impl Fn(&V) -> bool) -> Option<(&V, u32)> {
+        let entry = &self.entries[self.find(hash, is)?];
         entry.value.as_ref().map(|value| (value, entry.weight))
     }
 
@@ -103,20 +84,12 @@ impl<V> Shard<V> {
     ) -> Option<(V, u32)> {
         let Some(at) = self.find(hash, is) else {
             let is_new = eviction == Eviction::S3Fifo && !self.ghosts.take(hash);
-            let at = self.allocate(Entry {
-                value: Some(value),
-                hash,
-                newer: NIL,
-                older: NIL,
-                weight,
-                uses: AtomicU8::new(0),
-                is_new,
-            });
+            let at = self.entries.insert(Entry { value: Some(value), hash, weight, uses: AtomicU8::new(0), is_new });
             self.link(at);
-            self.table.insert_unique(spread(hash), at, |at| spread(self.entries[*at as usize].hash));
+            self.table.insert_unique(spread(hash), at, |at| spread(self.entries[*at].hash));
             return None;
         };
-        let entry = &mut self.entries[at as usize];
+        let entry = &mut self.entries[at];
         let before = std::mem::replace(&mut entry.weight, weight);
         let value = entry.value.replace(value);
         let queue = if entry.is_new { &mut self.small } else { &mut self.main };
@@ -137,13 +110,13 @@ impl<V> Shard<V> {
         };
         let from_small = self.small.bytes > new || self.main.oldest == NIL;
         let at = if from_small { self.small.oldest } else { self.main.oldest };
-        let Some(entry) = self.entries.get_mut(at as usize) else { return Step::Empty };
+        let Some(entry) = self.entries.get_mut(at) else { return Step::Empty };
         let uses = *entry.uses.get_mut();
         if uses > 0 && spares {
             let spent = if from_small || eviction == Eviction::Lru { uses } else { 1 };
             *entry.uses.get_mut() = uses - spent;
             self.unlink(at);
-            self.entries[at as usize].is_new = false;
+            self.entries[at].is_new = false;
             self.link(at);
             return Step::Spared;
         }
@@ -156,42 +129,23 @@ impl<V> Shard<V> {
     /// Some values from a place on, and the place to go on from; `None` at the end. What is entered or removed meanwhile
     /// may or may not be among them.
     pub fn walk(&self, from: usize, most: usize) -> (impl Iterator<Item = &V>, Option<usize>) {
-        let until = (from + most).min(self.entries.len());
-        let values = self.entries.get(from..until).unwrap_or_default().iter().filter_map(|entry| entry.value.as_ref());
-        (values, Some(until).filter(|until| *until < self.entries.len()))
+        let (entries, next) = self.entries.walk(from, most);
+        (entries.filter_map(|entry| entry.value.as_ref()), next)
     }
 
     fn find(&self, hash: u32, is: impl Fn(&V) -> bool) -> Option<u32> {
         let same = |at: &u32| {
-            let entry = &self.entries[*at as usize];
+            let entry = &self.entries[*at];
             entry.hash == hash && entry.value.as_ref().is_some_and(&is)
         };
         self.table.find(spread(hash), same).copied()
     }
 
-    fn allocate(&mut self, entry: Entry<V>) -> u32 {
-        match self.free {
-            NIL => {
-                if self.entries.len() == self.entries.capacity() {
-                    self.entries.reserve_exact(self.entries.len() / 4 + 8); // by less than doubling: it is idle memory
-                }
-                self.entries.push(entry);
-                (self.entries.len() - 1) as u32 // 2^32 objects do not fit into memory, by far
-            }
-            free => {
-                self.free = self.entries[free as usize].older;
-                self.entries[free as usize] = entry;
-                free
-            }
-        }
-    }
-
     fn release(&mut self, at: u32) -> Option<(V, u32)> {
         self.unlink(at);
-        let entry = &mut self.entries[at as usize];
+        let entry = &mut self.entries[at];
         let (value, weight, hash) = (entry.value.take(), entry.weight, entry.hash);
-        entry.older = self.free;
-        self.free = at;
+        self.entries.free(at);
         if let Ok(found) = self.table.find_entry(spread(hash), |other| *other == at) {
             found.remove();
         }
@@ -200,34 +154,16 @@ impl<V> Shard<V> {
 
     /// Enters it into its queue as the newest.
     fn link(&mut self, at: u32) {
-        let entry = &mut self.entries[at as usize];
-        let queue = if entry.is_new { &mut self.small } else { &mut self.main };
-        queue.bytes += u64::from(entry.weight);
-        (entry.newer, entry.older) = (NIL, queue.newest);
-        let before = std::mem::replace(&mut queue.newest, at);
-        match before {
-            NIL => queue.oldest = at,
-            before => self.entries[before as usize].newer = at,
-        }
+        let Entry { weight, is_new, .. } = self.entries[at];
+        let queue = if is_new { &mut self.small } else { &mut self.main };
+        self.entries.link_newest(queue, at, weight.into());
     }
 
     fn unlink(&mut self, at: u32) {
-        let Entry { newer, older, weight, is_new, .. } = self.entries[at as usize];
+        let Entry { weight, is_new, .. } = self.entries[at];
         let queue = if is_new { &mut self.small } else { &mut self.main };
-        queue.bytes -= u64::from(weight);
-        match newer {
-            NIL => queue.newest = older,
-            newer => self.entries[newer as usize].older = older,
-        }
-        match older {
-            NIL => queue.oldest = newer,
-            older => self.entries[older as usize].newer = newer,
-        }
+        self.entries.unlink(queue, at, weight.into());
     }
-}
-
-impl Queue {
-    const EMPTY: Queue = Queue { newest: NIL, oldest: NIL, bytes: 0 };
 }
 
 /// What the table takes for a hash: it wants the uppermost bits to differ.
@@ -274,15 +210,15 @@ mod tests {
             let shard = &self.shard;
             let mut queued = 0;
             for (queue, is_new) in [(&shard.small, true), (&shard.main, false)] {
-                let (mut at, mut newer, mut bytes) = (queue.newest, NIL, 0);
-                while at != NIL {
-                    let entry = &shard.entries[at as usize];
-                    assert_eq!((entry.newer, entry.is_new), (newer, is_new));
+                let mut bytes = 0;
+                for at in shard.entries.places(queue) {
+                    let entry = &shard.entries[at];
+                    assert_eq!(entry.is_new, is_new);
                     assert_eq!(shard.find(entry.hash, |value| Some(value) == entry.value.as_ref()), Some(at));
                     bytes += u64::from(entry.weight);
-                    (newer, at, queued) = (at, entry.older, queued + 1);
+                    queued += 1;
                 }
-                assert_eq!((queue.oldest, queue.bytes), (newer, bytes));
+                assert_eq!(queue.bytes, bytes);
             }
             assert_eq!(queued, shard.table.len());
             assert_eq!(shard.walk(0, usize::MAX / 2).0.count(), queued);

@@ -4,13 +4,16 @@
 //! use. It is removed as it is read, for good: after a crash there is none, and the directory is scanned.
 
 use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 
-use super::super::super::purge::PurgeSeq;
+use bytes::{Buf, BufMut};
+
+use super::durable::if_there;
 use super::filter::Filter;
 use super::id::{FileId, KeyHash};
 use super::index::{Entry, Index};
+use crate::cache::purge::PurgeSeq;
 
 const MAGIC: [u8; 8] = *b"SEAWIDX\x02";
 const ID: usize = 20;
@@ -18,7 +21,7 @@ const ENTRY: usize = ID + 8 + 8 + 8;
 const HEAD: usize = 8 + 4 + 8 + 8;
 
 /// What is known of a directory.
-pub struct Known {
+pub struct Saved {
     /// Those used last first.
     pub entries: Vec<Entry>,
     /// Files that are to be removed.
@@ -32,20 +35,14 @@ fn path(root: &Path) -> PathBuf {
 /// Writes what was encoded of a directory.
 pub fn save(root: &Path, bytes: &[u8]) -> io::Result<()> {
     let aside = root.join("tmp").join("index");
-    let mut file = File::create(&aside)?;
-    file.write_all(bytes)?;
+    fs::write(&aside, bytes)?;
     fs::rename(aside, path(root))
 }
 
 /// Reads it and removes it. `Ok(None)`: there is none that could be used.
-pub fn take(root: &Path, log: u32) -> io::Result<Option<Known>> {
+pub fn take(root: &Path, log: u32) -> io::Result<Option<Saved>> {
     let path = path(root);
-    let mut bytes = Vec::new();
-    match File::open(&path) {
-        Ok(mut file) => file.read_to_end(&mut bytes)?,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error),
-    };
+    let Some(bytes) = if_there(fs::read(&path))? else { return Ok(None) };
     // If it stays, or comes back when the power fails, the next process would believe it: then this one does not use it either.
     let removed = fs::remove_file(&path).and_then(|()| File::open(root)?.sync_all());
     Ok(removed.is_ok().then(|| decode(&bytes, log)).flatten())
@@ -59,67 +56,49 @@ pub fn encode<'a>(
     doomed: impl ExactSizeIterator<Item = &'a FileId>,
 ) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(HEAD + index.len() * ENTRY + doomed.len() * ID + 4);
-    bytes.extend_from_slice(&MAGIC);
-    bytes.extend_from_slice(&log.to_le_bytes());
-    bytes.extend_from_slice(&(index.len() as u64).to_le_bytes());
-    bytes.extend_from_slice(&(doomed.len() as u64).to_le_bytes());
+    bytes.put_slice(&MAGIC);
+    bytes.put_u32_le(log);
+    bytes.put_u64_le(index.len() as u64);
+    bytes.put_u64_le(doomed.len() as u64);
     for entry in index.by_use() {
-        push_id(&mut bytes, entry.id);
-        bytes.extend_from_slice(&entry.size().to_le_bytes());
-        bytes.extend_from_slice(&entry.seq.min(durable).0.to_le_bytes());
-        bytes.extend_from_slice(&entry.filter.0.to_le_bytes());
+        put_id(&mut bytes, entry.id);
+        bytes.put_u64_le(entry.size());
+        bytes.put_u64_le(entry.seq.min(durable).0);
+        bytes.put_u64_le(entry.filter.0);
     }
-    doomed.for_each(|id| push_id(&mut bytes, *id));
+    doomed.for_each(|id| put_id(&mut bytes, *id));
     let crc = crc32fast::hash(&bytes);
-    bytes.extend_from_slice(&crc.to_le_bytes());
+    bytes.put_u32_le(crc);
     bytes
 }
 
-fn push_id(bytes: &mut Vec<u8>, id: FileId) {
-    bytes.extend_from_slice(&id.key.number().to_le_bytes());
-    bytes.extend_from_slice(&id.variant.to_le_bytes());
+fn put_id(bytes: &mut Vec<u8>, id: FileId) {
+    bytes.put_u128_le(id.key.number());
+    bytes.put_u32_le(id.variant);
 }
 
-fn decode(bytes: &[u8], log: u32) -> Option<Known> {
-    let (bytes, crc) = bytes.split_last_chunk()?;
-    if crc32fast::hash(bytes) != u32::from_le_bytes(*crc) {
+fn decode(bytes: &[u8], log: u32) -> Option<Saved> {
+    let (mut left, crc) = bytes.split_last_chunk()?;
+    let is_ours = left.len() >= HEAD && crc32fast::hash(left) == u32::from_le_bytes(*crc);
+    if !is_ours || left.split_off(..MAGIC.len())? != MAGIC || left.get_u32_le() != log {
         return None;
     }
-    let mut left = Reader(bytes);
-    if left.take::<8>()? != MAGIC || u32::from_le_bytes(left.take()?) != log {
-        return None;
-    }
-    let (entries, doomed) = (left.number()?, left.number()?);
+    let (entries, doomed) = (left.get_u64_le(), left.get_u64_le());
     let fits = entries.checked_mul(ENTRY as u64)?.checked_add(doomed.checked_mul(ID as u64)?)?;
-    if fits != left.0.len() as u64 {
+    if fits != left.len() as u64 {
         return None;
     }
-    let entry = |left: &mut Reader| {
-        let (id, size, seq, filter) = (left.id()?, left.number()?, left.number()?, left.number()?);
-        Some(Entry::new(id, size, PurgeSeq(seq), Filter(filter)))
+    let entry = |_| {
+        let (id, size, seq, filter) = (get_id(&mut left), left.get_u64_le(), left.get_u64_le(), left.get_u64_le());
+        Entry::new(id, size, PurgeSeq(seq), Filter(filter))
     };
-    let entries = (0..entries).map(|_| entry(&mut left)).collect::<Option<Vec<_>>>()?;
-    let doomed = (0..doomed).map(|_| left.id()).collect::<Option<Vec<_>>>()?;
-    Some(Known { entries, doomed })
+    let entries = (0..entries).map(entry).collect();
+    let doomed = (0..doomed).map(|_| get_id(&mut left)).collect();
+    Some(Saved { entries, doomed })
 }
 
-struct Reader<'a>(&'a [u8]);
-
-impl Reader<'_> {
-    fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
-        let (first, rest) = self.0.split_first_chunk()?;
-        self.0 = rest;
-        Some(*first)
-    }
-
-    fn number(&mut self) -> Option<u64> {
-        self.take().map(u64::from_le_bytes)
-    }
-
-    fn id(&mut self) -> Option<FileId> {
-        let key = KeyHash::from(u128::from_le_bytes(self.take()?));
-        Some(FileId { key, variant: u32::from_le_bytes(self.take()?) })
-    }
+fn get_id(left: &mut &[u8]) -> FileId {
+    FileId { key: KeyHash::from(left.get_u128_le()), variant: left.get_u32_le() }
 }
 
 #[cfg(test)]
@@ -132,7 +111,7 @@ mod tests {
 
     #[test]
     fn what_was_known_is_known_again_and_nothing_else_is_believed() {
-        let mut index = Index::new();
+        let mut index = Index::default();
         for number in 0..10 {
             index.insert(Entry::new(id(number), 5000, PurgeSeq(u64::from(number)), Filter(7)));
         }
@@ -157,7 +136,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         fs::create_dir(root.path().join("tmp")).unwrap();
         assert!(take(root.path(), 3).unwrap().is_none());
-        save(root.path(), &encode((3, PurgeSeq(0)), &Index::new(), [].iter())).unwrap();
+        save(root.path(), &encode((3, PurgeSeq(0)), &Index::default(), [].iter())).unwrap();
         assert!(take(root.path(), 3).unwrap().is_some());
         assert!(take(root.path(), 3).unwrap().is_none());
     }

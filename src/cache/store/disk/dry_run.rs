@@ -3,18 +3,20 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::super::super::purge::{DryRun, PurgeSeq, Target};
+use crate::cache::purge::{DryRun, PurgeSeq, Target};
+
 use super::DiskTier;
 use super::file::{self, Patience};
 use super::filter::Suspects;
 use super::index::Entry;
-use super::running::{Pace, Progress, Running, STEP, Work};
-use super::sweep::headed;
+use super::pool::Pace;
+use super::restore;
+use super::running::{Progress, Work, on_each};
 use super::volume::Volume;
 
 /// Somebody waits for it.
-const TRIAL: Work =
-    Work { name: "disk-trial", what: "the dry run of a purge", patience: 5, busy: |volume| &volume.trying };
+const DRY_RUN: Work =
+    Work { name: "disk-dry-run", what: "the dry run of a purge", patience: 5, busy: |volume| &volume.in_dry_run };
 
 /// What was found.
 #[derive(Debug, Default)]
@@ -34,21 +36,16 @@ struct Task {
 impl DiskTier {
     /// What a purge would hit. Takes as long as it takes: call it where blocking is allowed. `None`: another is tried out.
     pub fn would_hit(&self, targets: &[Target]) -> Option<WouldHit> {
-        let _one_at_a_time = self.trial.try_lock()?;
+        let _one_at_a_time = self.dry_run.try_lock()?;
         let task = Arc::new(Task {
             dry_run: DryRun::of(targets),
             suspects: Suspects::of(targets.iter().map(|target| (target, PurgeSeq(1)))),
             everything: targets.contains(&Target::All),
         });
-        let volumes = self.volumes.load_full();
-        let begin = |volume| {
-            let task = task.clone();
-            Running::begin(volume, &TRIAL, move |volume, progress| count(volume, &task, progress))
-        };
-        let running: Vec<Option<Running<(u64, u64)>>> = volumes.iter().map(begin).collect();
         let mut would_hit = WouldHit::default();
-        for (volume, running) in volumes.iter().zip(running) {
-            match running.and_then(|running| running.end(volume)) {
+        let volumes = self.volumes.load_full();
+        for (volume, hit) in on_each(&volumes, &DRY_RUN, move |volume, progress| count(volume, &task, progress)) {
+            match hit {
                 Some((objects, bytes)) => {
                     would_hit.objects += objects;
                     would_hit.bytes += bytes;
@@ -61,11 +58,8 @@ impl DiskTier {
 }
 
 fn count(volume: &Volume, task: &Task, progress: &Progress) -> (u64, u64) {
-    let (mut objects, mut bytes) = (0, 0);
-    let (mut pace, mut from) = (Pace::new(), Some(0));
-    while let Some(place) = from {
-        let (entries, next) = volume.files.lock().index.walk(place, STEP);
-        from = next;
+    let (mut objects, mut bytes, mut pace) = (0, 0, Pace::new());
+    for entries in volume.files.walk() {
         progress.step();
         for entry in entries.iter().filter(|entry| task.suspects.may_hit(entry.filter, PurgeSeq(0))) {
             if task.everything || is_hit(volume, entry, &task.dry_run, &mut pace) {
@@ -80,6 +74,7 @@ fn count(volume: &Volume, task: &Task, progress: &Progress) -> (u64, u64) {
 
 fn is_hit(volume: &Volume, entry: &Entry, dry_run: &DryRun, pace: &mut Pace) -> bool {
     pace.keep();
-    let record = file::read(&entry.id.path(&volume.root), volume.trust(Some(entry)), 0, Patience::Disk).ok();
-    record.and_then(|record| headed(&record).ok()).is_some_and(|object| dry_run.hits(&object.identity()))
+    let record =
+        file::read(&entry.id.path(&volume.root), volume.files.before.trust(Some(entry)), 0, Patience::Disk).ok();
+    record.and_then(|record| restore::head(&record).ok()).is_some_and(|object| dry_run.hits(&object.identity()))
 }

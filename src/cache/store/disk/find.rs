@@ -3,26 +3,25 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use smallvec::SmallVec;
+use smallvec::{SmallVec, smallvec};
 
 use crate::cache::object::Object;
-use crate::cache::purge::PurgeSeq;
 use crate::cache::trouble::Trouble;
 use crate::cache::vary::Variant;
 use crate::clock::Timestamp;
 
-use super::super::body::FileBody;
-use super::super::file::{self, Patience, ReadError, Record, RecordBody};
-use super::super::format::{BLOCK, Corrupt, Meta};
-use super::super::health::Operation;
-use super::super::id::{FileId, KeyHash};
-use super::super::index::Entry;
-use super::super::restore;
-use super::super::scan;
-use super::Volume;
+use super::body::FileBody;
+use super::file::{self, Patience, ReadError, Record, RecordBody};
+use super::format::{BLOCK, Corrupt, Meta};
+use super::health::Operation;
+use super::id::{FileId, KeyHash};
+use super::index::Entry;
+use super::restore;
+use super::scan;
+use super::volume::Volume;
 
 /// Bodies up to this are read whole, if they may get into memory; larger ones are streamed.
-pub const READ_WHOLE: u64 = 1 << 20;
+const MAX_WHOLE: u64 = 1 << 20;
 /// Those up to this in any case: there is no more than one piece of them.
 const ALWAYS_WHOLE: u64 = BLOCK;
 
@@ -43,6 +42,9 @@ pub struct FoundHead {
     response_time: Timestamp,
 }
 
+/// A file, and what the index has of it.
+type Known = (FileId, Option<Entry>);
+
 impl Found {
     pub fn variant(&self) -> &Variant {
         match self {
@@ -58,6 +60,7 @@ impl Found {
         }
     }
 }
+
 impl Volume {
     /// Reads what there is of a key: of several variants the heads, of a single one all, as far as bodies are read whole.
     pub async fn find(
@@ -72,22 +75,29 @@ impl Volume {
         if let Some(trouble) = self.health.obstacle(Operation::Read) {
             return Err(self.count(trouble));
         }
-        let mut ids: SmallVec<[FileId; 2]> =
-            self.files.lock().index.variants(key).iter().map(|entry| entry.id).collect();
-        if ids.is_empty() && !self.scan.is_done() && !self.scan.is_forgotten(key) {
-            let volume = self.clone();
-            let names = self.in_pool(move || scan::names_of(&volume.root, key), self.terms.read_timeout).await?;
+        match *self.files_of(key).await? {
+            [] => Ok(SmallVec::new()),
+            [only] => Ok(self.whole(only, name, max_in_memory).await?.into_iter().map(Found::Object).collect()),
+            ref ids => self.heads(ids, name).await,
+        }
+    }
+
+    async fn files_of(self: &Arc<Self>, key: KeyHash) -> Result<SmallVec<[FileId; 2]>, Trouble> {
+        let may_have_others = {
             let files = self.files.lock();
-            ids = names.into_iter().filter(|id| !files.doomed.contains(id)).collect();
-        }
-        match (ids.len(), ids.first().copied()) {
-            (_, None) => Ok(SmallVec::new()),
-            (1, Some(only)) => {
-                let object = self.whole(only, name, max_in_memory).await?;
-                Ok(object.into_iter().map(Found::Object).collect())
+            let known = files.index.variants(key);
+            if !known.is_empty() {
+                return Ok(known.iter().map(|entry| entry.id).collect());
             }
-            _ => self.heads(&ids, name).await,
+            !self.files.scan.is_done() && !files.is_forgotten(key)
+        };
+        if !may_have_others {
+            return Ok(SmallVec::new());
         }
+        let volume = self.clone();
+        let there = self.in_pool(move || scan::names_of(&volume.root, key), self.read_timeout).await?;
+        let files = self.files.lock();
+        Ok(there.into_iter().filter(|id| !files.doomed.contains(id)).collect())
     }
 
     /// Reads one file; `None`: it is not there.
@@ -97,32 +107,15 @@ impl Volume {
         name: &str,
         max_in_memory: u64,
     ) -> Result<Option<Arc<Object>>, Trouble> {
-        let whole_up_to = max_in_memory.clamp(ALWAYS_WHOLE, READ_WHOLE);
-        let known = self.files.lock().index.get(id);
-        let quick = self.read_now((id, known), name, whole_up_to, Patience::PageCache);
-        let read = match quick {
-            Err(error) if error.needs_disk() => {
-                self.files.lock().index.disprove(id); // more comes into memory than is looked at
-                let (volume, name) = (self.clone(), name.to_owned());
-                let read = move || {
-                    let _stripe = volume.stripe(id); // nobody changes it meanwhile
-                    volume.read_now((id, known), &name, whole_up_to, Patience::Disk)
-                };
-                let read = self.in_pool(read, self.terms.read_timeout).await?;
-                if read.is_ok() {
-                    self.health.success(Operation::Read);
-                }
-                read
-            }
-            read => read,
-        };
-        let object = self.unless_missing(id, known, read)?;
+        let whole_up_to = max_in_memory.clamp(ALWAYS_WHOLE, MAX_WHOLE);
+        let Some((file, read)) = self.read(&[id], name, whole_up_to).await?.pop() else { return Ok(None) };
+        let object = self.unless_missing(file, read)?;
         if let Some(object) = &object {
             let mut files = self.files.lock();
             files.index.touch(id);
             // What is known of the file that was there before and is known of that which is there now holds for what was
             // read, whichever of them that was.
-            if let Some((before, now)) = known.zip(files.index.get(id)) {
+            if let Some((before, now)) = file.1.zip(files.index.get(id)) {
                 object.survived(before.seq.min(now.seq), None);
             }
             drop(files);
@@ -133,34 +126,10 @@ impl Volume {
 
     /// Reads the heads of several variants.
     async fn heads(self: &Arc<Self>, ids: &[FileId], name: &str) -> Result<SmallVec<[Found; 1]>, Trouble> {
-        let known: Vec<(FileId, Option<Entry>)> = {
-            let files = self.files.lock();
-            ids.iter().map(|id| (*id, files.index.get(*id))).collect()
-        };
-        let (mut heads, mut slow) = (Vec::new(), Vec::new());
-        for file in known {
-            match self.read_now(file, name, 0, Patience::PageCache) {
-                Err(error) if error.needs_disk() => slow.push(file),
-                head => heads.push((file, head)),
-            }
-        }
-        if !slow.is_empty() {
-            {
-                let mut files = self.files.lock();
-                slow.iter().for_each(|(id, _)| files.index.disprove(*id)); // as above
-            }
-            let (volume, name) = (self.clone(), name.to_owned());
-            let read = move |file: (FileId, Option<Entry>)| {
-                let _stripe = volume.stripe(file.0);
-                (file, volume.read_now(file, &name, 0, Patience::Disk))
-            };
-            let read_all = move || slow.into_iter().map(read).collect::<Vec<_>>();
-            heads.extend(self.in_pool(read_all, self.terms.read_timeout).await?);
-        }
         let (mut found, mut trouble) = (SmallVec::new(), None);
-        for ((id, known), head) in heads {
-            match self.unless_missing(id, known, head) {
-                Ok(object) => found.extend(object.map(|object| self.found_head(id, &object))),
+        for (file, head) in self.read(ids, name, 0).await? {
+            match self.unless_missing(file, head) {
+                Ok(object) => found.extend(object.map(|object| self.found_head(file.0, &object))),
                 Err(other) => trouble = Some(other),
             }
         }
@@ -175,13 +144,45 @@ impl Volume {
         Found::Head(Arc::new(FoundHead { volume: self.clone(), id, variant, response_time }))
     }
 
-    /// What came of reading a file of which this was known; `None`: it is not there.
-    fn unless_missing(
-        &self,
-        id: FileId,
-        known: Option<Entry>,
-        read: Result<Object, ReadError>,
-    ) -> Result<Option<Object>, Trouble> {
+    /// Reads files: at once what the page cache has of them, the others in a thread that may wait for the disk.
+    async fn read(
+        self: &Arc<Self>,
+        ids: &[FileId],
+        name: &str,
+        whole_up_to: u64,
+    ) -> Result<SmallVec<[(Known, Result<Object, ReadError>); 1]>, Trouble> {
+        let known: SmallVec<[Known; 1]> = {
+            let files = self.files.lock();
+            ids.iter().map(|id| (*id, files.index.get(*id))).collect()
+        };
+        let (mut read, mut slow) = (smallvec![], Vec::new());
+        for file in known {
+            match self.read_now(file, name, whole_up_to, Patience::PageCache) {
+                Err(error) if error.needs_disk() => slow.push(file),
+                object => read.push((file, object)),
+            }
+        }
+        if slow.is_empty() {
+            return Ok(read);
+        }
+        // More comes into memory than is looked at.
+        slow.iter().for_each(|(id, _)| self.files.lock().index.disprove(*id));
+        let (volume, name) = (self.clone(), name.to_owned());
+        let read_one = move |file: Known| {
+            let _stripe = volume.stripe(file.0); // nobody changes it meanwhile
+            (file, volume.read_now(file, &name, whole_up_to, Patience::Disk))
+        };
+        let read_all = move || slow.into_iter().map(read_one).collect::<Vec<_>>();
+        let from_disk = self.in_pool(read_all, self.read_timeout).await?;
+        if from_disk.iter().any(|(_, object)| object.is_ok()) {
+            self.health.success(Operation::Read);
+        }
+        read.extend(from_disk);
+        Ok(read)
+    }
+
+    /// What came of reading a file; `None`: it is not there.
+    fn unless_missing(&self, (id, known): Known, read: Result<Object, ReadError>) -> Result<Option<Object>, Trouble> {
         match read {
             Ok(object) => Ok(Some(object)),
             Err(error) if error.is_missing() => {
@@ -190,23 +191,20 @@ impl Volume {
                 if files.index.get(id).map(|now| now.seq) == known.map(|before| before.seq) {
                     files.index.remove(id);
                 }
-                drop(files);
-                self.counters.misses.fetch_add(1, Ordering::Relaxed);
                 Ok(None)
             }
             Err(error) => Err(self.unreadable(id, &error)),
         }
     }
 
-    /// `known`: what the index has of the file.
     fn read_now(
         self: &Arc<Self>,
-        (id, known): (FileId, Option<Entry>),
+        (id, known): Known,
         name: &str,
         whole_up_to: u64,
         patience: Patience,
     ) -> Result<Object, ReadError> {
-        let trust = self.trust(known.as_ref());
+        let trust = self.files.before.trust(known.as_ref());
         let Record { header, meta, body } = file::read(&id.path(&self.root), trust, whole_up_to, patience)?;
         let meta = Meta::decode(&meta)?;
         if meta.key != name {
@@ -214,10 +212,10 @@ impl Volume {
         }
         let content = match body {
             RecordBody::Whole(body) => body.into(),
-            RecordBody::Open(file) => FileBody::new(self.clone(), id, file, header).into(),
+            RecordBody::Open(file) => FileBody::new(self.clone(), id, Arc::new(file), header).into(),
         };
         let object = restore::object(&header, &meta, content)?;
-        object.survived(PurgeSeq(self.before.survived.load(Ordering::Acquire)), None);
+        object.survived(self.files.before.survived(), None);
         Ok(object)
     }
 }
