@@ -11,14 +11,15 @@ use super::super::coding;
 use super::super::engine::Engine;
 use super::super::flight::Flight;
 use super::super::freshness::ExchangeTimes;
-use super::super::part::{Missing, Part};
+use super::super::part::Part;
 use super::super::policy::Storable;
 use super::super::purge::Standing;
+use super::super::range::Span;
 use super::super::vary;
 use super::{FillRequest, judge, with_age};
 
 /// Asks for what a stored part lacks, if that is in one piece.
-pub(super) fn ask_for_the_rest(request: &mut FillRequest) -> Option<Missing> {
+pub(super) fn ask_for_the_rest(request: &mut FillRequest) -> Option<Span> {
     let part = request.part.as_ref()?;
     let missing = part.missing()?;
     part.ask_for(&missing, &mut request.origin.fields);
@@ -39,7 +40,7 @@ pub(super) fn completion(
     flight: &Flight,
     request: &FillRequest,
     part: &Part,
-    missing: &Missing,
+    missing: &Span,
     exchange: &mut Exchange,
 ) -> Option<(Storable, Around)> {
     let live = part.object.standing(&engine.purges) != Standing::Dead && !flight.is_spoilt();
@@ -65,7 +66,7 @@ pub(super) fn completion(
     storable.variant = part.object.variant.clone();
     storable.tags = part.object.tags().clone();
     let body = part.body().clone();
-    let around = match missing.after {
+    let around = match missing.first > 0 {
         true => Around { before: body, after: Bytes::new() },
         false => Around { before: Bytes::new(), after: body },
     };
