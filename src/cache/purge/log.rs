@@ -36,7 +36,9 @@ impl LogError {
 }
 
 /// Where records are kept.
+#[derive(Default)]
 pub struct PurgeLog {
+    /// `None`: the node has no state directory. Purges end with the process then, as its memory tier does.
     file: Option<LogFile>,
     records: Vec<Record>,
     /// The highest number in it.
@@ -51,11 +53,6 @@ struct LogFile {
 }
 
 impl PurgeLog {
-    /// For a node without a state directory: purges end with the process, as its memory tier does.
-    pub fn in_memory() -> Self {
-        PurgeLog { file: None, records: Vec::new(), newest: PurgeSeq(0), dirty: false }
-    }
-
     /// The newest number that a restart knows of.
     pub fn newest(&self) -> PurgeSeq {
         self.newest
