@@ -45,17 +45,21 @@ const MAX_RANGES: usize = 32;
 /// `None`: it is ignored, as section 14.2 allows, being invalid or a set that only an attacker would ask for.
 pub fn requested(range: &str, total: u64) -> Option<Vec<Span>> {
     let (unit, set) = range.split_once('=')?;
-    let specs: Vec<&str> = set
-        .split(',')
-        .map(|spec| spec.trim_matches([' ', '\t']))
-        .filter(|spec| !spec.is_empty())
-        .take(MAX_RANGES + 1)
-        .collect();
-    if !unit.trim().eq_ignore_ascii_case("bytes") || !(1..=MAX_RANGES).contains(&specs.len()) {
+    if !unit.trim().eq_ignore_ascii_case("bytes") {
         return None;
     }
-    let spans: Option<Vec<Option<Span>>> = specs.into_iter().map(|spec| span(spec, total)).collect();
-    let spans: Vec<Span> = spans?.into_iter().flatten().collect();
+    let specs = set.split(',').map(|spec| spec.trim_matches([' ', '\t'])).filter(|spec| !spec.is_empty());
+    let (mut count, mut spans) = (0, Vec::new());
+    for spec in specs {
+        count += 1;
+        spans.extend(span(spec, total)?);
+        if count > MAX_RANGES {
+            return None;
+        }
+    }
+    if count == 0 {
+        return None;
+    }
     // In the order in which they were asked for, unless some overlap or touch (section 15.3.7.2).
     let merged = coalesce(spans.clone());
     Some(if merged.len() < spans.len() { merged } else { spans })
