@@ -402,17 +402,15 @@ mod tests {
             "stale" => CacheRules { stale_while_revalidate: secs(1), stale_if_error: secs(2), ..respect },
             "cookies" => CacheRules { store_set_cookie: true, ..respect },
             "negative" | "negative-default" | "negative-force" => {
-                let mode = [("negative", RESPECT), ("negative-default", DEFAULT_HOUR), ("negative-force", FORCE)]
-                    .into_iter()
-                    .find_map(|(name, of)| (name == mode).then_some(of));
-                let ttls = [("404", 30), ("500-504", 2), ("302", 9), ("308", 8), ("410", 7)]
-                    .map(|(range, ttl)| (range.parse().unwrap(), secs(ttl)));
-                CacheRules { mode: mode.unwrap(), negative_ttl: ttls.to_vec(), stale_if_error: secs(99), ..respect }
+                let negative_ttl = [("404", 30), ("500-504", 2), ("302", 9), ("308", 8), ("410", 7)]
+                    .map(|(range, ttl)| (range.parse().unwrap(), secs(ttl)))
+                    .to_vec();
+                let rules = rules(mode.strip_prefix("negative-").unwrap_or("respect"));
+                CacheRules { negative_ttl, stale_if_error: secs(99), ..rules }
             }
             "refusals" | "force-400" => {
-                let ttls = ["400", "403", "429"].map(|status| (status.parse().unwrap(), secs(30)));
-                let mode = if mode == "refusals" { RESPECT } else { FORCE };
-                CacheRules { mode, negative_ttl: ttls.to_vec(), ..respect }
+                let negative_ttl = ["400", "403", "429"].map(|status| (status.parse().unwrap(), secs(30))).to_vec();
+                CacheRules { negative_ttl, ..rules(if mode == "refusals" { "respect" } else { "force" }) }
             }
             other => panic!("{other}"),
         }
