@@ -67,6 +67,7 @@ pub struct Flight {
     taken: Notify,
 }
 
+#[derive(Default)]
 struct State {
     phase: Phase,
     body: Body,
@@ -80,9 +81,10 @@ struct State {
     shared: Option<u64>,
 }
 
-#[derive(Clone)]
+#[derive(Clone, Default)]
 enum Phase {
     /// No response head yet.
+    #[default]
     Waiting,
     Streaming(Arc<FlightHead>),
     Complete(Arc<FlightHead>),
@@ -104,14 +106,7 @@ impl Flight {
             wanted: AtomicBool::new(false),
             taken_at: Arc::new(AtomicU64::new(ticks())),
             held: Mutex::default(),
-            state: Mutex::new(State {
-                phase: Phase::Waiting,
-                body: Body::default(),
-                waiters: HashMap::new(),
-                reserved: 0,
-                of_network: None,
-                shared: None,
-            }),
+            state: Mutex::default(),
             interims: Arc::default(),
             changed: Notify::new(),
             taken: Notify::new(),
