@@ -48,8 +48,8 @@ fn forbids_transformation(fields: Fields<'_>) -> bool {
     control::split_list(&value).any(|directive| directive.eq_ignore_ascii_case("no-transform"))
 }
 
-/// The number of the best of an object's codings for a request; `None`: the body as it is. Ranges are given of that alone, so that
-/// parts of differently coded bodies never meet.
+/// The number of the best of an object's codings for a request; `None`: the body as it is. Ranges are given of that alone,
+/// so that parts of differently coded bodies never meet.
 pub fn select(codings: &[Coded], method: &Method, request: Fields<'_>) -> Option<usize> {
     if codings.is_empty() || *method == Method::GET && request.contains(&header::RANGE) {
         return None;

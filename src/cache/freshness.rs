@@ -53,21 +53,14 @@ const CLOCK_SLACK: Duration = Duration::from_secs(60);
 /// What may be done with a stored response now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Usability {
-    Fresh {
-        ttl: Duration,
-    },
+    /// May be served.
+    Fresh { ttl: Duration },
     /// May be served, but must be refreshed at once in the background.
-    StaleWhileRevalidate {
-        stale_for: Duration,
-    },
+    StaleWhileRevalidate { stale_for: Duration },
     /// Must be validated; may be served if that fails.
-    StaleIfError {
-        stale_for: Duration,
-    },
+    StaleIfError { stale_for: Duration },
     /// Must be validated.
-    Stale {
-        stale_for: Duration,
-    },
+    Stale { stale_for: Duration },
 }
 
 impl Freshness {
@@ -83,10 +76,6 @@ impl Freshness {
 
     fn age(&self, now: Timestamp) -> Millis {
         self.initial_age.saturating_add(Millis::between(self.response_time, now))
-    }
-
-    pub fn without_stale_windows(self) -> Self {
-        Freshness { stale_while_revalidate: Millis::ZERO, stale_if_error: Millis::ZERO, ..self }
     }
 
     /// Whether it may go to all who waited for it. They asked before it came, so whoever gave it a lifetime above zero
@@ -231,6 +220,19 @@ mod tests {
         Duration::from_secs(secs)
     }
 
+    /// Fresh for a minute, then of use for a while.
+    fn with_windows() -> Freshness {
+        Freshness {
+            response_time: DATE,
+            initial_age: Millis::ZERO,
+            lifetime: secs(60).into(),
+            basis: Basis::MaxAge,
+            stale_use: StaleUse::Permitted,
+            stale_while_revalidate: secs(10).into(),
+            stale_if_error: secs(100).into(),
+        }
+    }
+
     #[test]
     fn ages() {
         let times = ExchangeTimes { request: DATE + secs(8), response: DATE + secs(10) };
@@ -269,14 +271,9 @@ mod tests {
 
     #[test]
     fn what_stands_in_for_origins_that_cannot_be_reached() {
-        let freshness = Freshness {
-            response_time: DATE,
-            lifetime: secs(60).into(),
-            stale_use: StaleUse::Permitted,
-            ..Freshness::default()
-        };
-        let (by_default, stated) = (OutageWindow { length: secs(600), is_stated: false }, true);
-        let stated = OutageWindow { is_stated: stated, ..by_default };
+        let freshness = with_windows();
+        let by_default = OutageWindow { length: secs(600), is_stated: false };
+        let stated = OutageWindow { is_stated: true, ..by_default };
         let purged = Some(DATE + secs(10));
         let of =
             |stale_use, basis, lifetime| Freshness { stale_use, basis, lifetime: secs(lifetime).into(), ..freshness };
@@ -301,15 +298,7 @@ mod tests {
 
     #[test]
     fn what_may_be_done_as_time_goes_by() {
-        let freshness = Freshness {
-            response_time: DATE,
-            initial_age: secs(5).into(),
-            lifetime: secs(60).into(),
-            basis: Basis::MaxAge,
-            stale_use: StaleUse::Permitted,
-            stale_while_revalidate: secs(10).into(),
-            stale_if_error: secs(100).into(),
-        };
+        let freshness = Freshness { initial_age: secs(5).into(), ..with_windows() };
         for (after, usability) in [
             (0, Usability::Fresh { ttl: secs(55) }),
             (54, Usability::Fresh { ttl: secs(1) }),
@@ -325,15 +314,7 @@ mod tests {
 
     #[test]
     fn a_soft_purge_ends_freshness_but_not_the_stale_windows() {
-        let freshness = Freshness {
-            stale_use: StaleUse::Permitted,
-            response_time: DATE,
-            initial_age: secs(0).into(),
-            lifetime: secs(3600).into(),
-            basis: Basis::MaxAge,
-            stale_while_revalidate: secs(10).into(),
-            stale_if_error: secs(100).into(),
-        };
+        let freshness = Freshness { lifetime: secs(3600).into(), ..with_windows() };
         let purged = DATE + secs(50);
         for (after, usability) in [
             (50, Usability::StaleWhileRevalidate { stale_for: secs(0) }),

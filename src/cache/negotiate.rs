@@ -28,13 +28,8 @@ pub fn best_coding(request: Fields<'_>, offered: impl IntoIterator<Item = Coding
         }
         any
     };
-    let mut best: Option<(Coding, u16)> = None;
-    for coding in offered {
-        let weight = weight(coding.as_str()).unwrap_or(0);
-        if weight > best.map_or(0, |(_, best)| best) {
-            best = Some((coding, weight));
-        }
-    }
+    let weighed = offered.into_iter().map(|coding| (coding, weight(coding.as_str()).unwrap_or(0)));
+    let best = weighed.filter(|(_, weight)| *weight > 0).reduce(|best, next| if next.1 > best.1 { next } else { best });
     // What is not named is still acceptable as it is, but never preferred.
     let (best, coded) = best?;
     (coded >= weight("identity").unwrap_or(0)).then_some(best)
@@ -84,16 +79,23 @@ pub fn device(request: Fields<'_>) -> &'static str {
 /// The value of a cookie; of several of one name the first.
 pub fn cookie<'r>(request: Fields<'r>, name: &str) -> Option<&'r [u8]> {
     let mut found = None;
-    request.for_each(&header::COOKIE, |line| {
-        for pair in line.split(|byte| *byte == b';') {
-            let mut parts = pair.splitn(2, |byte| *byte == b'=');
-            let (key, value) = (parts.next().unwrap_or_default().trim_ascii(), parts.next());
-            if found.is_none() && key == name.as_bytes() {
-                found = value.map(<[u8]>::trim_ascii);
-            }
+    for_each_cookie(request, |other, value, _| {
+        if other == name.as_bytes() {
+            found.get_or_insert(value);
         }
     });
     found
+}
+
+/// Calls `each` with the name and the value of every cookie, and with both as they were sent.
+pub fn for_each_cookie<'r>(request: Fields<'r>, mut each: impl FnMut(&'r [u8], &'r [u8], &'r [u8])) {
+    request.for_each(&header::COOKIE, |line| {
+        for pair in line.split(|byte| *byte == b';').map(<[u8]>::trim_ascii) {
+            if let Some(at) = memchr::memchr(b'=', pair) {
+                each(pair[..at].trim_ascii(), pair[at + 1..].trim_ascii(), pair);
+            }
+        }
+    });
 }
 
 /// The members of a list with their weights in thousandths (RFC 9110 section 12.4.2).

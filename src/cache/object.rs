@@ -23,7 +23,8 @@ use super::tags::Tags;
 use super::trouble::Trouble;
 use super::vary::Variant;
 
-/// A stored response. Immutable but for what purges have found it to be and what the compressor adds; what refreshes it makes a new one around the same body.
+/// A stored response. Immutable but for what purges have found it to be and what the compressor adds; what refreshes it
+/// makes a new one around the same body.
 #[derive(Debug)]
 pub struct Object {
     /// Behind the key.

@@ -11,7 +11,7 @@ use crate::request::Fields;
 
 use super::head::Head;
 use super::object::Object;
-use super::range::ContentRange;
+use super::range::{ContentRange, Span};
 use super::respond::{self, Reply, Selected};
 
 /// A part of a response, under a strong entity tag.
@@ -21,15 +21,6 @@ pub struct Part {
     pub object: Arc<Object>,
     pub range: ContentRange,
     body: Bytes,
-}
-
-/// What is missing of a whole, in one piece.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Missing {
-    pub first: u64,
-    pub last: u64,
-    /// Whether what is there comes before it, rather than after.
-    pub after: bool,
 }
 
 impl Part {
@@ -60,17 +51,17 @@ impl Part {
     }
 
     /// What is missing, if it is in one piece.
-    pub fn missing(&self) -> Option<Missing> {
+    pub fn missing(&self) -> Option<Span> {
         let ContentRange { first, last, total } = self.range;
         match (first, last + 1) {
-            (0, end) => Some(Missing { first: end, last: total - 1, after: true }),
-            (first, end) if end == total => Some(Missing { first: 0, last: first - 1, after: false }),
+            (0, end) => Some(Span { first: end, last: total - 1 }),
+            (first, end) if end == total => Some(Span { first: 0, last: first - 1 }),
             _ => None,
         }
     }
 
     /// Asks for what is missing, if what is here is still current (RFC 9110 section 13.1.5).
-    pub fn ask_for(&self, missing: &Missing, fields: &mut HeaderMap) {
+    pub fn ask_for(&self, missing: &Span, fields: &mut HeaderMap) {
         let range = HeaderValue::try_from(format!("bytes={}-{}", missing.first, missing.last));
         let etag = self.object.head.get(&header::ETAG).map(HeaderValue::from_bytes);
         if let (Ok(range), Some(Ok(etag))) = (range, etag) {
@@ -80,12 +71,10 @@ impl Part {
     }
 
     /// Whether a 206 brings just what is missing of the same thing.
-    pub fn is_completed_by(&self, missing: &Missing, fields: &HeaderMap) -> bool {
-        let range = ContentRange::of(fields);
-        let fits = range.is_some_and(|range| {
-            (range.first, range.last, range.total) == (missing.first, missing.last, self.range.total)
-        });
-        fits && fields.get(header::ETAG).map(|etag| etag.as_bytes()) == self.object.head.get(&header::ETAG)
+    pub fn is_completed_by(&self, missing: &Span, fields: &HeaderMap) -> bool {
+        let expected = ContentRange { first: missing.first, last: missing.last, total: self.range.total };
+        ContentRange::of(fields) == Some(expected)
+            && fields.get(header::ETAG).map(|etag| etag.as_bytes()) == self.object.head.get(&header::ETAG)
     }
 
     /// Both in one, if they are of the same thing, overlap or touch, and are not longer than `most`; with the newer one's
@@ -139,24 +128,24 @@ mod tests {
     use super::super::purge::PurgeSeq;
     use super::super::testing::map;
     use super::*;
-    use crate::plan::CacheKey;
+    use crate::plan::Key;
+
+    fn object(body: &'static str, etag: &str, seq: u64) -> Object {
+        let head = Head::from_origin(StatusCode::OK, map(&[("etag", etag)]));
+        let key = Key::of_written("s\u{1f}1\u{1f}h/a");
+        Object::new(key, head, Bytes::from(body), Storable::default(), PurgeSeq(seq))
+    }
 
     fn part(first: u64, body: &'static str, total: u64, etag: &str, seq: u64) -> Option<Part> {
-        let head = Head::from_origin(StatusCode::OK, map(&[("etag", etag)]));
-        let key = CacheKey::from_written("s\u{1f}1\u{1f}h/a");
-        let object = Object::new(key.view(), head, Bytes::from(body), Storable::default(), PurgeSeq(seq));
         let last = (first + body.len() as u64).saturating_sub(1);
-        Part::new(object, ContentRange { first, last, total })
+        Part::new(object(body, etag, seq), ContentRange { first, last, total })
     }
 
     #[test]
     fn only_under_a_strong_validator_and_of_the_stated_length() {
         assert!(part(0, "01234", 10, "\"a\"", 1).is_some());
         assert!(part(0, "01234", 10, "W/\"a\"", 1).is_none());
-        let head = Head::from_origin(StatusCode::OK, map(&[("etag", "\"a\"")]));
-        let key = CacheKey::from_written("s\u{1f}1\u{1f}h/a");
-        let object = Object::new(key.view(), head, Bytes::from("0123"), Storable::default(), PurgeSeq(1));
-        assert!(Part::new(object, ContentRange { first: 0, last: 4, total: 10 }).is_none());
+        assert!(Part::new(object("0123", "\"a\"", 1), ContentRange { first: 0, last: 4, total: 10 }).is_none());
     }
 
     #[test]
@@ -184,8 +173,8 @@ mod tests {
     #[test]
     fn what_is_missing_and_what_completes_it() {
         for (first, body, missing) in [
-            (0, "0123", Some(Missing { first: 4, last: 9, after: true })),
-            (4, "456789", Some(Missing { first: 0, last: 3, after: false })),
+            (0, "0123", Some(Span { first: 4, last: 9 })),
+            (4, "456789", Some(Span { first: 0, last: 3 })),
             (2, "2345", None),
         ] {
             let part = part(first, body, 10, "\"a\"", 1).unwrap();

@@ -44,8 +44,8 @@ impl<'a> RequestFacts<'a> {
         RequestFacts { confirms: true, ..self }
     }
 
-    /// Whether the response may be about who asks: for a cookie or another field that may tell the origin who that is, and that
-    /// is not keyed.
+    /// Whether the response may be about who asks: for a cookie or another field that may tell the origin who that is, and
+    /// that is not keyed.
     pub fn may_be_about_who_asks(&self, rules: &CacheRules) -> bool {
         let mut tells = false;
         self.presented.fields.for_all(|name, value| {
@@ -128,16 +128,7 @@ pub fn judge(
         return Err(SkipReason::TooLarge);
     }
     let tags = Tags::parse(headers).map_err(|TooManyTags| SkipReason::TagsTooLarge)?;
-    let mut freshness = freshness_of(rules, response, &directives, (lifetime, basis));
-    match basis {
-        // Nobody said that it may be shared.
-        Basis::Validator => {
-            freshness = Freshness { stale_use: StaleUse::Forbidden, ..freshness.without_stale_windows() };
-        }
-        // An error is not to outlive the time the operator gave it.
-        Basis::NegativeTtl => freshness = freshness.without_stale_windows(),
-        _ => {}
-    }
+    let freshness = freshness_of(rules, response, &directives, (lifetime, basis));
     // What is stale as it comes but had a lifetime is for those who waited for it, and for when no origin can be reached.
     let worth_keeping = !lifetime.is_zero()
         || has_validator(headers)
@@ -216,8 +207,8 @@ fn respected_lifetime(
     }
 }
 
-/// What nobody gave a lifetime is kept for its validator alone, if it is about nobody: an origin that looks at no cookie before it
-/// answers 304 would have one visitor's page go to another.
+/// What nobody gave a lifetime is kept for its validator alone, if it is about nobody: an origin that looks at no cookie
+/// before it answers 304 would have one visitor's page go to another.
 fn only_validated(
     rules: &CacheRules,
     request: &RequestFacts<'_>,
@@ -256,6 +247,7 @@ fn freshness_of(
 ) -> Freshness {
     let forced = matches!(rules.mode, CacheMode::Force { .. });
     let stale_use = match directives {
+        _ if basis == Basis::Validator => StaleUse::Forbidden, // nobody said that it may be shared
         _ if forced => StaleUse::Permitted,
         directives if directives.forbids_stale() => StaleUse::Forbidden,
         Directives { s_maxage: Some(_), .. } => StaleUse::ByWindowOnly,
@@ -265,6 +257,8 @@ fn freshness_of(
     // they do not make one.
     let window = |own: Option<Duration>, of_route: Duration| match (stale_use, own) {
         (StaleUse::Forbidden, _) => Duration::ZERO,
+        // An error is not to outlive the time the operator gave it.
+        _ if basis == Basis::NegativeTtl => Duration::ZERO,
         (_, Some(own)) => own,
         (_, None) if lifetime.is_zero() => Duration::ZERO,
         (_, None) => of_route,
@@ -282,8 +276,8 @@ fn freshness_of(
     }
 }
 
-/// Whether a request's field may tell the origin who asks. What is keyed is for those who say the same, and what no origin gets
-/// tells nothing.
+/// Whether a request's field may tell the origin who asks. What is keyed is for those who say the same, and what no origin
+/// gets tells nothing.
 pub fn may_tell_who_asks(name: &str, rules: &CacheRules) -> bool {
     forward::may_tell_who_asks(name) && !rules.key.names_field(name) && forward::goes_with_fill(name, rules)
 }
@@ -408,17 +402,15 @@ mod tests {
             "stale" => CacheRules { stale_while_revalidate: secs(1), stale_if_error: secs(2), ..respect },
             "cookies" => CacheRules { store_set_cookie: true, ..respect },
             "negative" | "negative-default" | "negative-force" => {
-                let mode = [("negative", RESPECT), ("negative-default", DEFAULT_HOUR), ("negative-force", FORCE)]
-                    .into_iter()
-                    .find_map(|(name, of)| (name == mode).then_some(of));
-                let ttls = [("404", 30), ("500-504", 2), ("302", 9), ("308", 8), ("410", 7)]
-                    .map(|(range, ttl)| (range.parse().unwrap(), secs(ttl)));
-                CacheRules { mode: mode.unwrap(), negative_ttl: ttls.to_vec(), stale_if_error: secs(99), ..respect }
+                let negative_ttl = [("404", 30), ("500-504", 2), ("302", 9), ("308", 8), ("410", 7)]
+                    .map(|(range, ttl)| (range.parse().unwrap(), secs(ttl)))
+                    .to_vec();
+                let rules = rules(mode.strip_prefix("negative-").unwrap_or("respect"));
+                CacheRules { negative_ttl, stale_if_error: secs(99), ..rules }
             }
             "refusals" | "force-400" => {
-                let ttls = ["400", "403", "429"].map(|status| (status.parse().unwrap(), secs(30)));
-                let mode = if mode == "refusals" { RESPECT } else { FORCE };
-                CacheRules { mode, negative_ttl: ttls.to_vec(), ..respect }
+                let negative_ttl = ["400", "403", "429"].map(|status| (status.parse().unwrap(), secs(30))).to_vec();
+                CacheRules { negative_ttl, ..rules(if mode == "refusals" { "respect" } else { "force" }) }
             }
             other => panic!("{other}"),
         }

@@ -26,23 +26,18 @@ pub struct Selected<'a> {
 /// How to answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reply {
+    /// The whole, with its status.
     Full,
+    /// 304.
     NotModified,
+    /// 412.
     PreconditionFailed,
     /// The bytes from `first` to `last`, both included.
-    Partial {
-        first: u64,
-        last: u64,
-        total: u64,
-    },
+    Partial { first: u64, last: u64, total: u64 },
     /// Several such, each a part of a multipart body.
-    Multiple {
-        parts: Box<[Span]>,
-        total: u64,
-    },
-    RangeNotSatisfiable {
-        total: u64,
-    },
+    Multiple { parts: Box<[Span]>, total: u64 },
+    /// 416: the body has none of the bytes.
+    RangeNotSatisfiable { total: u64 },
 }
 
 /// Decides, in the order of RFC 9110 section 13.2.2.

@@ -76,15 +76,11 @@ pub enum Why {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stored {
-    Yes {
-        basis: Basis,
-        ttl: Duration,
-    },
+    /// On this basis, fresh for so long.
+    Yes { basis: Basis, ttl: Duration },
     /// If it turns out to have room: its length is not stated, or it goes to a disk as it comes.
-    IfItFits {
-        basis: Basis,
-        ttl: Duration,
-    },
+    IfItFits { basis: Basis, ttl: Duration },
+    /// For this reason.
     No(SkipReason),
     /// There was no response to store.
     Nothing,
@@ -227,69 +223,50 @@ mod tests {
     fn reports() {
         let stored = Stored::Yes { basis: Basis::MaxAge, ttl: Duration::from_secs(9) };
         let miss = Forward { why: Why::UriMiss, status: None, stored, collapsed: false, error: None, trouble: None };
+        let stale = Forward { why: Why::Stale, ..miss };
+        let (secs, nothing) = (Duration::from_secs, Stored::Nothing);
+        let (covered, told) = (Some(Failed::Covered("status")), Some(Failed::Told("connect")));
+        let forward = Report::Forward;
         for (report, text, result) in [
-            (Report::Hit { ttl: Duration::from_millis(59_900), tier: Tier::Memory }, "n; hit; ttl=59", "hit"),
-            (Report::Hit { ttl: Duration::from_secs(5), tier: Tier::Disk }, "n; hit; ttl=5; detail=disk", "hit"),
+            (Report::Hit { ttl: Duration::from_millis(59_900), tier: Tier::Memory }, "hit; ttl=59", "hit"),
+            (Report::Hit { ttl: secs(5), tier: Tier::Disk }, "hit; ttl=5; detail=disk", "hit"),
+            (Report::HitStale { stale_for: secs(3) }, "hit; ttl=-3; detail=stale-while-revalidate", "stale"),
+            (Report::HitMaxStale { stale_for: secs(0) }, "hit; ttl=-1; detail=max-stale", "stale"),
+            (Report::HitMaxStale { stale_for: secs(3) }, "hit; ttl=-3; detail=max-stale", "stale"),
+            (forward(miss), "fwd=uri-miss; stored; ttl=9; detail=max-age", "miss"),
             (
-                Report::Forward(Forward { trouble: Some(Trouble::Corrupt), ..miss }),
-                "n; fwd=uri-miss; stored; ttl=9; detail=disk-corrupt",
+                forward(Forward { trouble: Some(Trouble::Corrupt), ..miss }),
+                "fwd=uri-miss; stored; ttl=9; detail=disk-corrupt",
                 "miss",
             ),
             (
-                Report::HitStale { stale_for: Duration::from_secs(3) },
-                "n; hit; ttl=-3; detail=stale-while-revalidate",
-                "stale",
-            ),
-            (Report::Forward(miss), "n; fwd=uri-miss; stored; ttl=9; detail=max-age", "miss"),
-            (
-                Report::Forward(Forward { collapsed: true, ..miss }),
-                "n; fwd=uri-miss; stored; ttl=9; collapsed; detail=max-age",
+                forward(Forward { collapsed: true, ..miss }),
+                "fwd=uri-miss; stored; ttl=9; collapsed; detail=max-age",
                 "miss",
             ),
             (
-                Report::Forward(Forward { stored: Stored::No(SkipReason::SetCookie), ..miss }),
-                "n; fwd=uri-miss; detail=set-cookie",
+                forward(Forward { stored: Stored::No(SkipReason::SetCookie), ..miss }),
+                "fwd=uri-miss; detail=set-cookie",
                 "miss",
             ),
             (
-                Report::Forward(Forward { why: Why::Stale, status: Some(304), ..miss }),
-                "n; fwd=stale; fwd-status=304; stored; ttl=9; detail=max-age",
+                forward(Forward { status: Some(304), ..stale }),
+                "fwd=stale; fwd-status=304; stored; ttl=9; detail=max-age",
                 "expired",
             ),
             (
-                Report::Forward(Forward {
-                    why: Why::Stale,
-                    status: Some(503),
-                    stored: Stored::Nothing,
-                    error: Some(Failed::Covered("status")),
-                    ..miss
-                }),
-                "n; fwd=stale; fwd-status=503; detail=origin-status",
+                forward(Forward { status: Some(503), stored: nothing, error: covered, ..stale }),
+                "fwd=stale; fwd-status=503; detail=origin-status",
                 "stale",
             ),
-            (
-                Report::Forward(Forward {
-                    why: Why::Stale,
-                    stored: Stored::Nothing,
-                    error: Some(Failed::Told("connect")),
-                    ..miss
-                }),
-                "n; fwd=stale; detail=origin-connect",
-                "error",
-            ),
-            (Report::HitMaxStale { stale_for: Duration::ZERO }, "n; hit; ttl=-1; detail=max-stale", "stale"),
-            (Report::Pass("bypass"), "n; fwd=bypass", "pass"),
-            (Report::OnlyIfCached, "n; detail=only-if-cached", "miss"),
-            (Report::HitMaxStale { stale_for: Duration::from_secs(3) }, "n; hit; ttl=-3; detail=max-stale", "stale"),
-            (
-                Report::Forward(Forward { why: Why::Request, ..miss }),
-                "n; fwd=request; stored; ttl=9; detail=max-age",
-                "miss",
-            ),
+            (forward(Forward { stored: nothing, error: told, ..stale }), "fwd=stale; detail=origin-connect", "error"),
+            (forward(Forward { why: Why::Request, ..miss }), "fwd=request; stored; ttl=9; detail=max-age", "miss"),
+            (Report::Pass("bypass"), "fwd=bypass", "pass"),
+            (Report::OnlyIfCached, "detail=only-if-cached", "miss"),
         ] {
             let mut out = String::new();
             report.write(&mut out, "n");
-            assert_eq!((out.as_str(), report.result().as_str()), (text, result));
+            assert_eq!((out, report.result().as_str()), (format!("n; {text}"), result));
         }
     }
 }

@@ -12,9 +12,10 @@ use crate::origin::exchange::Exchange;
 
 use super::super::coding;
 use super::super::freshness::ExchangeTimes;
-use super::super::part::{Missing, Part};
+use super::super::part::Part;
 use super::super::policy::Storable;
 use super::super::purge::Standing;
+use super::super::range::Span;
 use super::super::vary;
 use super::Fill;
 use super::deliver::Around;
@@ -46,7 +47,7 @@ impl Fill {
     }
 
     /// Asks for what a stored part lacks, if that is in one piece.
-    fn ask_for_the_rest(&mut self) -> Option<(Arc<Part>, Missing)> {
+    fn ask_for_the_rest(&mut self) -> Option<(Arc<Part>, Span)> {
         let part = self.request.part.clone()?;
         let missing = part.missing()?;
         part.ask_for(&missing, &mut self.request.origin.fields);
@@ -55,7 +56,7 @@ impl Fill {
 
     /// Makes of a 206 that brings what a part lacks the head of the whole, with the newer fields (RFC 9111 section 3.4).
     /// `None`: it does not bring that, or what it brings may no longer be stored.
-    fn completion(&self, part: &Part, missing: &Missing, exchange: &mut Exchange) -> Option<(Storable, Around)> {
+    fn completion(&self, part: &Part, missing: &Span, exchange: &mut Exchange) -> Option<(Storable, Around)> {
         let live = part.object.standing(&self.cache.purges) != Standing::Dead && !self.flight.is_spoilt();
         if !live || !part.is_completed_by(missing, &exchange.fields) {
             return None;
@@ -79,7 +80,7 @@ impl Fill {
         storable.variant = part.object.variant.clone();
         storable.tags = part.object.tags().clone();
         let body = part.body().clone();
-        let around = match missing.after {
+        let around = match missing.first > 0 {
             true => Around { before: body, after: Bytes::new() },
             false => Around { before: Bytes::new(), after: body },
         };

@@ -62,13 +62,10 @@ struct Position {
 
 /// What there is at a reader's place.
 pub(super) enum Next {
+    /// These bytes.
     Piece(Bytes),
     /// The bytes up to `until` are no longer in memory.
-    OnDisk {
-        file: Arc<dyn PartlyWritten>,
-        at: u64,
-        until: u64,
-    },
+    OnDisk { file: Arc<dyn PartlyWritten>, at: u64, until: u64 },
     /// Nothing yet.
     Nothing,
 }

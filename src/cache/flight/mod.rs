@@ -9,12 +9,13 @@
 
 mod body;
 mod outcome;
+mod pace;
 mod reader;
+mod stored;
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -29,16 +30,13 @@ use crate::prefix::Prefix;
 use super::fill_buffer::{Account, FillBuffer, WINDOW};
 use super::purge::PurgeSeq;
 use super::vary::Variant;
-use super::waiting::{Client, Held, Holder, Holding, OfNetwork, Waiter};
+use super::waiting::{Held, Holding, Share};
 
 use body::{Body, Retention};
 
 pub use body::PartlyWritten;
 pub use outcome::{Arrival, FlightHead, ObjectUse, Settled};
 pub use reader::FlightReader;
-
-/// After this long without anything taken readers are stalled.
-const SHED_AFTER: Duration = Duration::from_secs(10);
 
 /// One running fill.
 pub struct Flight {
@@ -69,6 +67,7 @@ pub struct Flight {
     taken: Notify,
 }
 
+#[derive(Default)]
 struct State {
     phase: Phase,
     body: Body,
@@ -77,14 +76,15 @@ struct State {
     /// Room that was taken for what has not come.
     reserved: u64,
     /// The same, as what is fetched for the clients of a network.
-    of_network: Option<OfNetwork>,
+    of_network: Option<Share>,
     /// What is here is the stored body itself, and counted where that is: so many bytes.
     shared: Option<u64>,
 }
 
-#[derive(Clone)]
+#[derive(Clone, Default)]
 enum Phase {
     /// No response head yet.
+    #[default]
     Waiting,
     Streaming(Arc<FlightHead>),
     Complete(Arc<FlightHead>),
@@ -106,14 +106,7 @@ impl Flight {
             wanted: AtomicBool::new(false),
             taken_at: Arc::new(AtomicU64::new(ticks())),
             held: Mutex::default(),
-            state: Mutex::new(State {
-                phase: Phase::Waiting,
-                body: Body::default(),
-                waiters: HashMap::new(),
-                reserved: 0,
-                of_network: None,
-                shared: None,
-            }),
+            state: Mutex::default(),
             interims: Arc::default(),
             changed: Notify::new(),
             taken: Notify::new(),
@@ -210,51 +203,12 @@ impl Flight {
         whole.into()
     }
 
-    /// The body is stored in memory now, all of it, and takes `weight` bytes there: readers get that, and nothing is there
-    /// twice. `false`: they do not, since they have not been given all that has come.
-    pub fn share(self: &Arc<Self>, body: &Bytes, weight: u64) -> bool {
-        let mut state = self.state.lock();
-        if state.body.retention != Retention::All || state.shared.is_some() || state.body.received() > body.len() as u64
-        {
-            return false;
-        }
-        self.buffer.give_back(state.body.received() + std::mem::take(&mut state.reserved), Account::Fills);
-        (state.shared, state.of_network) = (Some(weight), None);
-        state.body.replace(body.clone());
-        let waiters = std::mem::take(&mut state.waiters);
-        drop(state);
-        self.changed.notify_waiters();
-        if !body.is_empty() {
-            let live = waiters.into_values().filter(Holding::is_live);
-            let holdings = live.chain([Holding::new(Client::NONE, &self.taken_at, self)]);
-            let hold = |holding| self.buffer.waiting().hold_body(body.as_ptr().addr(), weight, holding);
-            *self.held.lock() = holdings.map(hold).collect();
-        }
-        true
-    }
-
-    /// Where the stored body lies that its readers have, and what it takes. `None`: it is not stored, or not yet; then
-    /// the `waiter` is entered as soon as it is.
-    pub fn stored_body(&self, waiter: &Arc<Waiter>) -> Option<(usize, u64)> {
-        let mut state = self.state.lock();
-        if let Some(weight) = state.shared {
-            let body = state.body.beginning().filter(|body| !body.is_empty())?;
-            return Some((body.as_ptr().addr(), weight));
-        }
-        let holding = waiter.holding();
-        if state.waiters.len() == state.waiters.capacity() {
-            state.waiters.retain(|_, other| other.is_live()); // those that have left
-        }
-        state.waiters.insert(holding.address(), holding);
-        None
-    }
-
     /// From now on it is written to disk. What has come so far is for the caller to write.
     pub fn write_to(self: &Arc<Self>, file: Arc<dyn PartlyWritten>) -> Vec<Bytes> {
         file.tell(Arc::downgrade(self));
         let mut state = self.state.lock();
-        self.buffer.give_back(std::mem::take(&mut state.reserved), Account::Fills);
-        (state.body.retention, state.of_network) = (Retention::Unwritten, None);
+        self.leave_fills(&mut state, 0);
+        state.body.retention = Retention::Unwritten;
         state.body.file = Some(file);
         state.body.pieces().cloned().collect()
     }
@@ -270,10 +224,16 @@ impl Flight {
             return;
         }
         let here = state.body.here();
-        self.buffer.give_back(here + std::mem::take(&mut state.reserved), Account::Fills);
+        self.leave_fills(state, here);
         self.buffer.take(here, Account::Passing);
-        (state.body.retention, state.of_network) = (Retention::Unread, None);
+        state.body.retention = Retention::Unread;
         self.trim(state);
+    }
+
+    /// It needs no room in memory any more for what has not come, nor for so many bytes that have.
+    fn leave_fills(&self, state: &mut State, bytes: u64) {
+        self.buffer.give_back(bytes + std::mem::take(&mut state.reserved), Account::Fills);
+        state.of_network = None;
     }
 
     /// More is on disk: drops it here, as far as nobody is near it or there is no room.
@@ -296,59 +256,9 @@ impl Flight {
         self.state.lock().body.has_waiting_readers()
     }
 
-    /// Waits until a reader has taken all that has come, and wants more; or none is left.
-    pub async fn wanted_on(&self) {
-        loop {
-            let taken = self.taken.notified();
-            {
-                let state = self.state.lock();
-                if !state.body.has_readers() || state.body.has_waiting_readers() {
-                    return;
-                }
-            }
-            taken.await;
-        }
-    }
-
     /// Whether all that did have left.
     pub fn is_deserted(&self) -> bool {
         self.state.lock().body.is_deserted()
-    }
-
-    /// Waits until the slowest reader is near enough to go on; where there is no room, until one wants more. `false`: there
-    /// are no readers left, or none takes anything and there is no room for what waits for them.
-    pub async fn wait_for_readers(&self) -> bool {
-        loop {
-            let taken = self.taken.notified();
-            {
-                let state = self.state.lock();
-                if !state.body.has_readers() {
-                    return false;
-                }
-                let behind = state.body.here();
-                let goes_on = match self.buffer.is_tight() {
-                    true => behind == 0 && state.body.has_waiting_readers(),
-                    false => behind < WINDOW,
-                };
-                if goes_on {
-                    return true;
-                }
-            }
-            if tokio::time::timeout(SHED_AFTER, taken).await.is_err() && self.shed() {
-                return false;
-            }
-        }
-    }
-
-    /// Lets go of what is only passed on to readers that take nothing, if there is no room. Whether it did.
-    fn shed(&self) -> bool {
-        let mut state = self.state.lock();
-        if state.body.retention != Retention::Unread || self.buffer.held() <= self.buffer.most() {
-            return false;
-        }
-        self.buffer.give_back(state.body.here(), state.account());
-        state.body.clear();
-        true
     }
 
     fn trim(&self, state: &mut State) {
@@ -380,18 +290,6 @@ impl Drop for Flight {
     }
 }
 
-impl Holder for Flight {
-    /// Drops the body. Whoever has not read it to its end gets an error.
-    fn let_go(&self) {
-        let mut state = self.state.lock();
-        if state.shared.is_some() {
-            state.body.clear();
-        }
-        drop(state);
-        self.changed.notify_waiters();
-    }
-}
-
 impl State {
     /// Where what is here is counted.
     fn account(&self) -> Account {
@@ -412,15 +310,15 @@ mod tests {
     use super::super::testing::presented;
     use super::*;
 
-    fn flight() -> Arc<Flight> {
+    pub fn flight() -> Arc<Flight> {
         flight_in(&Arc::new(FillBuffer::new(u64::MAX, Arc::default())))
     }
 
-    fn flight_in(buffer: &Arc<FillBuffer>) -> Arc<Flight> {
+    pub fn flight_in(buffer: &Arc<FillBuffer>) -> Arc<Flight> {
         Flight::new(CacheKey::from_written("s\u{1f}1\u{1f}h/"), PurgeSeq(0), Some(None), buffer.clone())
     }
 
-    fn head() -> FlightHead {
+    pub fn head() -> FlightHead {
         FlightHead {
             head: Head::from_origin(StatusCode::OK, HeaderMap::new()),
             length: None,
@@ -434,14 +332,14 @@ mod tests {
         }
     }
 
-    async fn reader(flight: &Arc<Flight>) -> FlightReader {
+    pub async fn reader(flight: &Arc<Flight>) -> FlightReader {
         match flight.arrival(None, presented(&HeaderMap::new()), None).await {
             Arrival::Stream(reader) => reader,
             _ => panic!("expected a stream"),
         }
     }
 
-    async fn rest(mut reader: FlightReader) -> Result<Vec<u8>, OriginError> {
+    pub async fn rest(mut reader: FlightReader) -> Result<Vec<u8>, OriginError> {
         let mut all = Vec::new();
         while let Some(chunk) = reader.next().await? {
             all.extend_from_slice(&chunk);
@@ -449,7 +347,7 @@ mod tests {
         Ok(all)
     }
 
-    fn is_pending(future: Pin<&mut impl Future>) -> bool {
+    pub fn is_pending(future: Pin<&mut impl Future>) -> bool {
         future.poll(&mut Context::from_waker(Waker::noop())).is_pending()
     }
 
@@ -497,52 +395,6 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_not_kept_is_dropped_behind_the_slowest_reader() {
-        let flight = flight();
-        flight.start(head());
-        flight.append(Bytes::from_static(b"a"));
-        let mut slow = reader(&flight).await;
-        let mut fast = reader(&flight).await;
-        flight.stop_keeping();
-        flight.append(Bytes::from(vec![b'b'; WINDOW as usize]));
-        fast.next().await.unwrap();
-        fast.next().await.unwrap();
-        assert_eq!(flight.state.lock().body.pieces().count(), 2);
-        let wait = flight.wait_for_readers();
-        tokio::pin!(wait);
-        assert!(is_pending(wait.as_mut()));
-        slow.next().await.unwrap();
-        slow.next().await.unwrap();
-        assert!(wait.await);
-        assert_eq!(flight.state.lock().body.pieces().count(), 0);
-        assert!(
-            matches!(flight.arrival(None, presented(&HeaderMap::new()), None).await, Arrival::Missed),
-            "the start is gone"
-        );
-        drop((slow, fast));
-        assert!(!flight.wait_for_readers().await, "nobody is left to read for");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn who_takes_nothing_of_what_is_passed_on_makes_room_where_there_is_none() {
-        for (most, goes_on) in [(8 << 20, true), (1, false)] {
-            let buffer = Arc::new(FillBuffer::new(most, Arc::default()));
-            let flight = flight_in(&buffer);
-            flight.start(head());
-            let mut stalled = reader(&flight).await;
-            flight.stop_keeping();
-            flight.append(vec![b'x'; WINDOW as usize + 1].into());
-            let waiting = tokio::time::timeout(SHED_AFTER * 3, flight.wait_for_readers()).await;
-            // Whoever only waits has as long as its connection has.
-            assert_eq!(waiting.is_err(), goes_on, "{most}");
-            if !goes_on {
-                assert_eq!((waiting, buffer.held()), (Ok(false), 0));
-                assert!(stalled.next().await.is_err());
-            }
-        }
-    }
-
-    #[tokio::test]
     async fn what_fills_hold_is_counted_until_it_is_stored_or_gone() {
         let buffer = Arc::new(FillBuffer::new(16, Arc::default()));
         let stored = flight_in(&buffer);
@@ -577,20 +429,5 @@ mod tests {
         passed.append(Bytes::from_static(b"0"));
         drop((reader, passed));
         assert_eq!(buffer.held(), 0);
-    }
-
-    #[tokio::test]
-    async fn a_flight_that_lets_go_is_an_error_for_its_readers_never_an_end() {
-        let flight = flight();
-        flight.start(head());
-        flight.append(Bytes::from_static(b"0123456789"));
-        let (slow, mut done) = (reader(&flight).await, reader(&flight).await);
-        let body = flight.body_between(b"", b"");
-        flight.share(&body, 10);
-        flight.complete();
-        assert_eq!(done.next().await.unwrap().unwrap(), "0123456789");
-        flight.let_go();
-        assert!(rest(slow).await.is_err());
-        assert_eq!(done.next().await, Ok(None), "who had all of it had all of it");
     }
 }

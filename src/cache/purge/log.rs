@@ -31,12 +31,19 @@ pub struct LogError {
 
 impl LogError {
     pub fn no_thread(source: io::Error) -> Self {
-        LogError { what: "there is no thread to write", path: "purge.log".into(), source }
+        Self::of("there is no thread to write", Path::new("purge.log"))(source)
+    }
+
+    fn of(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| LogError { what, path, source }
     }
 }
 
 /// Where records are kept.
+#[derive(Default)]
 pub struct PurgeLog {
+    /// `None`: the node has no state directory. Purges end with the process then, as its memory tier does.
     file: Option<LogFile>,
     records: Vec<Record>,
     /// The highest number in it.
@@ -51,11 +58,6 @@ struct LogFile {
 }
 
 impl PurgeLog {
-    /// For a node without a state directory: purges end with the process, as its memory tier does.
-    pub fn in_memory() -> Self {
-        PurgeLog { file: None, records: Vec::new(), newest: PurgeSeq(0), dirty: false }
-    }
-
     /// The newest number that a restart knows of.
     pub fn newest(&self) -> PurgeSeq {
         self.newest
@@ -69,10 +71,7 @@ impl PurgeLog {
     /// Opens or creates `purge.log` in a directory and reads what is in it.
     pub fn open(directory: &Path) -> Result<Self, LogError> {
         let path = directory.join("purge.log");
-        let fail = |what| {
-            let path = path.clone();
-            move |source| LogError { what, path, source }
-        };
+        let fail = |what| LogError::of(what, &path);
         std::fs::create_dir_all(directory).map_err(fail("cannot create the directory of the purge log"))?;
         let text = match std::fs::read(&path) {
             Ok(text) => text,
@@ -134,7 +133,7 @@ impl PurgeLog {
                 // Cut a half-written line off again, so that later records don't follow a damaged one.
                 // The first error is what the operator must see.
                 self.dirty = before.and_then(|length| log.file.set_len(length)).is_err();
-                return Err(LogError { what: "cannot append to the purge log", path: log.path.clone(), source });
+                return Err(LogError::of("cannot append to the purge log", &log.path)(source));
             }
             self.records.extend_from_slice(records);
         }
@@ -188,8 +187,7 @@ impl PurgeLog {
             log.path.parent().map_or(Ok(()), sync_directory)
         });
         self.dirty = rewritten.is_err();
-        let path = &log.path;
-        rewritten.map_err(|source| LogError { what: "cannot rewrite the purge log", path: path.clone(), source })
+        rewritten.map_err(LogError::of("cannot rewrite the purge log", &log.path))
     }
 }
 

@@ -29,20 +29,14 @@ pub use table::{Identity, Standing};
 use writer::Writing;
 pub use writer::{CHANGE_PATIENCE, NotDurable, PURGE_PATIENCE};
 
-/// A version set at run time.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct VersionOverride {
-    pub version: u64,
-    /// The configured version when it was set.
-    pub configured: u64,
-}
-
 /// All purges of the node.
+#[derive(Default)]
 pub struct Purges {
     /// The newest purge in force; what most lookups need and nothing else.
     newest: AtomicU64,
     table: RwLock<PurgeTable>,
-    versions: RwLock<HashMap<String, VersionOverride>>,
+    /// Of sites whose version was set at run time: that, and the configured one when it was set.
+    versions: RwLock<HashMap<String, (u64, u64)>>,
     /// What is in force but not in the log yet. Held from taking a number until the purge is in force, so that numbers come
     /// into force in order. Taken after `log`, if both are.
     unwritten: Mutex<Vec<Record>>,
@@ -62,20 +56,9 @@ pub struct Purges {
 impl Purges {
     /// Replays the log in `state_dir`, or keeps purges in memory only when there is none.
     pub fn open(state_dir: Option<&Path>) -> Result<Self, LogError> {
-        let log = state_dir.map_or_else(|| Ok(PurgeLog::in_memory()), PurgeLog::open)?;
-        let purges = Purges {
-            newest: AtomicU64::new(0),
-            table: RwLock::default(),
-            versions: RwLock::default(),
-            unwritten: Mutex::default(),
-            log: Mutex::new(log),
-            directory: state_dir.map(Path::to_owned),
-            log_id: AtomicU32::new(0),
-            retired: AtomicU64::new(0),
-            durable: AtomicU64::new(0),
-            writing: Writing::default(),
-            history: History::default(),
-        };
+        let log = state_dir.map_or_else(|| Ok(PurgeLog::default()), PurgeLog::open)?;
+        let (log, directory) = (Mutex::new(log), state_dir.map(Path::to_owned));
+        let purges = Purges { log, directory, ..Purges::default() };
         {
             let mut log = purges.log.lock();
             log.records().iter().for_each(|record| purges.put_in_force(record));
@@ -126,14 +109,14 @@ impl Purges {
     /// The version a site has: set at run time, unless the configuration has changed its own since.
     pub fn version_of(&self, site: &str, configured: u64) -> u64 {
         match self.versions.read().get(site) {
-            Some(set) if set.configured == configured => set.version,
+            Some((version, when_set)) if *when_set == configured => *version,
             _ => configured,
         }
     }
 
     /// Whether a version was set at run time and the configuration has changed its own since.
     pub fn is_overruled(&self, site: &str, configured: u64) -> bool {
-        self.versions.read().get(site).is_some_and(|set| set.configured != configured)
+        self.versions.read().get(site).is_some_and(|(_, when_set)| *when_set != configured)
     }
 
     /// Forgets the purges that nothing stored or being filled is older than.
@@ -176,8 +159,7 @@ impl Purges {
                 self.table.write().mark(targets, *soft, record.seq, record.time);
             }
             Event::Version { site, version, configured } => {
-                let set = VersionOverride { version: *version, configured: *configured };
-                self.versions.write().insert(site.clone(), set);
+                self.versions.write().insert(site.clone(), (*version, *configured));
             }
             Event::Retired { up_to } => _ = self.retired.fetch_max(up_to.0, Ordering::AcqRel),
             Event::Log { id } => self.log_id.store(*id, Ordering::Relaxed),

@@ -15,23 +15,14 @@ pub struct PurgeSeq(pub u64);
 #[serde(rename_all = "snake_case")]
 pub enum Target {
     /// One URL of a site in all its variants and versions: `host/path?query`.
-    Url {
-        site: String,
-        uri: String,
-    },
+    Url { site: String, uri: String },
     /// All URLs of a site that begin with `host/path`.
-    Prefix {
-        site: String,
-        prefix: String,
-    },
+    Prefix { site: String, prefix: String },
     /// Everything with a tag, of one site or of all.
-    Tag {
-        site: Option<String>,
-        tag: TagHash,
-    },
-    Site {
-        site: String,
-    },
+    Tag { site: Option<String>, tag: TagHash },
+    /// Everything of a site.
+    Site { site: String },
+    /// Everything.
     All,
 }
 
@@ -47,23 +38,13 @@ pub struct Record {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Event {
-    Purge {
-        soft: bool,
-        targets: Vec<Target>,
-    },
+    /// What has one of the targets is never to be used again; `soft`: it is stale from now on.
+    Purge { soft: bool, targets: Vec<Target> },
     /// The admin API set a site's version. It holds until the configuration's own number changes from what it
     /// was then.
-    Version {
-        site: String,
-        version: u64,
-        configured: u64,
-    },
+    Version { site: String, version: u64, configured: u64 },
     /// What a compacted log has in the place of purges that nothing was older than.
-    Retired {
-        up_to: PurgeSeq,
-    },
+    Retired { up_to: PurgeSeq },
     /// What a new log begins with: tells it from all others.
-    Log {
-        id: u32,
-    },
+    Log { id: u32 },
 }

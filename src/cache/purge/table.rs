@@ -18,11 +18,10 @@ pub struct Identity<'a> {
 /// Whether an object may still be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Standing {
+    /// Hit by none.
     Live,
     /// Declared stale by a soft purge at this time.
-    SoftPurged {
-        since: Timestamp,
-    },
+    SoftPurged { since: Timestamp },
     /// Hit by a hard purge: never to be used again, not even to be validated.
     Dead,
 }

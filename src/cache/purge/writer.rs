@@ -33,7 +33,7 @@ pub enum NotDurable {
 }
 
 /// What is to be done, and what came of it.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Writing {
     wanted: Mutex<Wanted>,
     attempts: watch::Sender<Attempt>,
@@ -52,12 +52,6 @@ struct Wanted {
 struct Attempt {
     up_to: PurgeSeq,
     error: Option<Arc<LogError>>,
-}
-
-impl Default for Writing {
-    fn default() -> Self {
-        Writing { wanted: Mutex::default(), attempts: watch::Sender::new(Attempt::default()) }
-    }
 }
 
 impl Purges {

@@ -116,12 +116,9 @@ impl Axis {
 /// request does not matter.
 pub(super) fn cookies_like(request: Fields<'_>, pattern: &Pattern) -> Vec<Vec<u8>> {
     let mut pairs: Vec<Vec<u8>> = Vec::new();
-    request.for_each(&header::COOKIE, |line| {
-        for pair in line.split(|byte| *byte == b';').map(<[u8]>::trim_ascii) {
-            let name = pair.split(|byte| *byte == b'=').next().unwrap_or_default().trim_ascii();
-            if pair.contains(&b'=') && std::str::from_utf8(name).is_ok_and(|name| pattern.matches(name)) {
-                pairs.push(pair.to_vec());
-            }
+    negotiate::for_each_cookie(request, |name, _, pair| {
+        if std::str::from_utf8(name).is_ok_and(|name| pattern.matches(name)) {
+            pairs.push(pair.to_vec());
         }
     });
     pairs.sort();

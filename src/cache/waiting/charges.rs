@@ -25,8 +25,6 @@ pub struct Charges {
     pub connections: Tally<usize>,
     pub pieces: Tally<usize>,
     pub networks: Tally<Prefix>,
-    /// What is being fetched for the clients of each network, to be stored in memory.
-    pub fills: Tally<Prefix>,
 }
 
 impl Client {
@@ -80,7 +78,7 @@ impl<K: Eq + Hash> Tally<K> {
 #[cfg(test)]
 impl Charges {
     pub fn is_empty(&self) -> bool {
-        let Charges { connections, pieces, networks, fills } = self;
-        connections.is_empty() && pieces.is_empty() && networks.is_empty() && fills.is_empty()
+        let Charges { connections, pieces, networks } = self;
+        connections.is_empty() && pieces.is_empty() && networks.is_empty()
     }
 }

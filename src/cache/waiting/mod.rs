@@ -13,6 +13,7 @@ mod charges;
 mod group;
 mod holder;
 mod quota;
+mod room;
 mod turns;
 
 use std::collections::HashMap;
@@ -32,16 +33,11 @@ use quota::Quota;
 pub use charges::Client;
 pub use holder::{Holder, Holding, Waiter};
 pub use quota::Share;
+pub use room::full;
 pub use turns::Turns;
 
 use super::store::Variants;
 
-/// Milliseconds between two looks for the stalled.
-const LOOK_EVERY: u64 = 100;
-/// What one connection may hold, and half as much in pieces: so large a part of the bound,
-const SHARE: u64 = 8;
-/// but a large body, if that is no more than a quarter.
-const LEAST_SHARE: u64 = 8 << 20;
 /// Bytes that are every connection's due.
 const DUE: u64 = 64 << 10;
 /// Streams as such may take so large a part of the bound, and what is in hand without room as much; but always so much,
@@ -78,6 +74,8 @@ pub struct Waiting {
     streams: Arc<Quota>,
     in_hand: Arc<Quota>,
     uploads: Arc<Quota>,
+    /// What is being fetched for the clients of each network, to be stored in memory.
+    fetched: Arc<Quota>,
     all: Mutex<All>,
 }
 
@@ -89,19 +87,6 @@ struct All {
     alone: HashMap<usize, Group>,
     /// What everybody has a part in of the latter.
     charges: Charges,
-}
-
-/// Bytes that are being fetched for the clients of a network, until this is dropped.
-pub struct OfNetwork {
-    waiting: Arc<Waiting>,
-    prefix: Prefix,
-    bytes: u64,
-}
-
-impl Drop for OfNetwork {
-    fn drop(&mut self) {
-        self.waiting.all.lock().charges.fills.subtract(Some(self.prefix), self.bytes);
-    }
 }
 
 impl Drop for Held {
@@ -123,6 +108,7 @@ impl Default for Waiting {
             streams: Quota::new(u64::MAX, u64::MAX),
             in_hand: Quota::new(u64::MAX, u64::MAX),
             uploads: Quota::new(u64::MAX, u64::MAX),
+            fetched: Quota::new(u64::MAX, u64::MAX),
             all: Mutex::default(),
         }
     }
@@ -199,49 +185,14 @@ impl Waiting {
         self.ended.load(Ordering::Relaxed)
     }
 
-    /// Whether so much is held that nothing large that is new is to be kept in memory: by all, or by those of the network
-    /// for which it would be. The stalled make room first. Not to be asked with a lock of a holder's held.
-    pub fn is_crowded(&self, prefix: Option<Prefix>) -> bool {
-        let (half, share) = (self.most() / 2, self.share_of_prefix());
-        if self.held() > half {
-            self.end_stalled(self.held().saturating_sub(half), Whose::Stalled);
-        }
-        if self.held() <= half && prefix.is_none() {
-            return false;
-        }
-        let charges = &self.all.lock().charges;
-        // What a network has above its share is its own concern, as far as the bound for all allows.
-        let has_its_share = charges.networks.of(prefix) + charges.fills.of(prefix) >= share;
-        has_its_share && self.held() + charges.fills.above(0) > half
-            || self.held().saturating_sub(charges.networks.above(share)) > half
-    }
-
-    /// Enters what is being fetched for a client of a network, until the answer is dropped.
-    pub fn enter_fill(self: &Arc<Self>, prefix: Option<Prefix>, bytes: u64) -> Option<OfNetwork> {
-        let prefix = prefix?;
-        self.all.lock().charges.fills.add(Some(prefix), bytes);
-        Some(OfNetwork { waiting: self.clone(), prefix, bytes })
+    /// Enters what is being fetched for a client of a network.
+    pub fn enter_fill(&self, prefix: Option<Prefix>, bytes: u64) -> Option<Share> {
+        prefix.and_then(|prefix| self.fetched.take(Some(prefix), bytes))
     }
 
     /// Bytes that are being fetched for the clients of a network.
     pub fn fills_of(&self, prefix: Option<Prefix>) -> u64 {
-        self.all.lock().charges.fills.of(prefix)
-    }
-
-    /// Has the stalled make room for so many bytes, if there are any.
-    pub fn make_room(&self, bytes: u64) {
-        if self.held() > 0 {
-            self.end_stalled(bytes, Whose::Stalled);
-        }
-    }
-
-    /// Ends stalled ones until so many bytes are free; looks for them now and then, however often it is asked.
-    fn end_stalled(&self, bytes: u64, whose: impl FnOnce(u64) -> Whose) {
-        let (now, looked) = (ticks(), self.looked.load(Ordering::Relaxed));
-        let mine = || self.looked.compare_exchange(looked, now, Ordering::Relaxed, Ordering::Relaxed).is_ok();
-        if now >= looked + LOOK_EVERY && mine() {
-            self.end_some(bytes, whose(now));
-        }
+        self.fetched.of(prefix)
     }
 
     /// Enters somebody who holds a body that lies at a place in memory; as far as is known the store has it, too.
@@ -274,7 +225,8 @@ impl Waiting {
         if let Some(held) = self.enter_pieces(bytes, holder.holding()) {
             return Some(held);
         }
-        // What is above a connection's share waits: its streams wait for each other's turns, and none of them is slow by that.
+        // What is above a connection's share waits: its streams wait for each other's turns, and none of them is slow by
+        // that.
         if self.held() + bytes > full(self.most()) {
             // More than the one that asks needs: the next look is a while off, and others ask, too.
             self.end_stalled(bytes.max(self.most() / 16), Whose::Stalled);
@@ -342,70 +294,6 @@ impl Waiting {
         self.bound_all(bytes);
     }
 
-    /// What one connection may hold.
-    fn share(&self) -> u64 {
-        (self.most() / SHARE).max(LEAST_SHARE.min(self.most() / 4))
-    }
-
-    /// What the clients of one network may.
-    fn share_of_prefix(&self) -> u64 {
-        self.part_of_prefix(self.most()).max(self.share())
-    }
-
-    /// A client has `bytes` more, of a body: its connection and its network are to keep to their shares, as far as they have
-    /// stalled ones. A single thing may be larger than a share.
-    fn bound_client(&self, client: Client, bytes: u64) {
-        let (of_connection, of_prefix) = {
-            let charges = &self.all.lock().charges;
-            (charges.connections.of(client.connection()), charges.networks.of(client.prefix))
-        };
-        if of_connection > self.share().max(bytes) {
-            self.end_some(bytes, Whose::Connection(client.connection, ticks()));
-        }
-        if let Some(prefix) = client.prefix
-            && of_prefix > self.share_of_prefix().max(bytes)
-        {
-            self.end_some(bytes, Whose::Prefix(prefix, ticks()));
-        }
-    }
-
-    /// There are `bytes` more: all together keep to the bound.
-    fn bound_all(&self, bytes: u64) {
-        let held = self.held();
-        if held > full(self.most()) || held + self.fills.load(Ordering::Relaxed) > self.most() {
-            self.end_some(bytes, Whose::Anybody);
-        }
-    }
-
-    /// Ends those of which nothing was taken for the longest time, until so many bytes are free for whom it is done.
-    fn end_some(&self, bytes: u64, whose: Whose) {
-        let (mut left, mut ended) = (bytes, Vec::new());
-        {
-            let mut guard = self.all.lock();
-            let All { alone, charges, .. } = &mut *guard;
-            while left > 0 {
-                let groups = alone.iter().filter(|(_, group)| whose.frees(group) > 0);
-                let Some((_, key)) = groups.map(|(key, group)| (group.taken(whose), *key)).min() else { break };
-                let Some(group) = alone.get_mut(&key) else { break };
-                left = left.saturating_sub(whose.frees(group));
-                while let Some(place) = group.holders.iter().position(|holding| whose.has(holding.client)) {
-                    let holding = group.holders.swap_remove(place);
-                    group.discharge(holding.client, charges);
-                    ended.push(holding);
-                }
-                if group.holders.is_empty() {
-                    self.held.fetch_sub(group.bytes, Ordering::Relaxed);
-                    alone.remove(&key);
-                }
-            }
-        }
-        // Without the lock: whoever lets go may leave at once.
-        for holder in ended.iter().filter_map(Holding::holder) {
-            self.ended.fetch_add(1, Ordering::Relaxed);
-            holder.let_go();
-        }
-    }
-
     fn leave(&self, key: usize, holder: usize) {
         let mut guard = self.all.lock();
         let All { stored, alone, charges } = &mut *guard;
@@ -425,11 +313,6 @@ impl Waiting {
             groups.remove(&key);
         }
     }
-}
-
-/// Above this part of a bound somebody has to make room.
-pub fn full(most: u64) -> u64 {
-    most / 4 * 3
 }
 
 /// Where the bodies of some responses lie.

@@ -40,6 +40,11 @@ impl Quota {
         (state.most, state.share) = (most, share);
     }
 
+    /// What the clients of one network have.
+    pub fn of(&self, prefix: Option<Prefix>) -> u64 {
+        self.state.lock().of.of(prefix)
+    }
+
     pub fn taken(&self) -> u64 {
         self.state.lock().taken
     }
