@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::clock::Timestamp;
-use crate::origin::connect::OriginError;
+use crate::origin::error::OriginError;
 use crate::plan::PassReason;
 
 use super::engine::{CacheRequest, Engine};

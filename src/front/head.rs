@@ -377,8 +377,8 @@ mod tests {
     use super::*;
     use crate::cache::object::remove_hop_by_hop;
     use crate::config::model::PoolId;
-    use crate::origin::exchange::OriginRequest;
     use crate::origin::forward;
+    use crate::origin::request::OriginRequest;
     use crate::origin::upload::{BodyError, Frame, RequestBody, Upload, UploadRules};
 
     fn check(request: &[u8]) -> Result<(BodyFraming, bool, String), u16> {

@@ -17,7 +17,7 @@ use crate::cache::respond::{self, Reply, Span};
 use crate::cache::slices::{HeadOf, SliceReader};
 use crate::cache::status::Report;
 use crate::clock::Timestamp;
-use crate::origin::connect::OriginError;
+use crate::origin::error::OriginError;
 use crate::origin::exchange::Exchange;
 use crate::origin::forward;
 use crate::request::Fields;

@@ -19,7 +19,7 @@ use crate::clock::Timestamp;
 use crate::config::model::{BodyLimit, Route};
 use crate::config::tokens;
 use crate::observe::{Observer, Outcome};
-use crate::origin::connect::OriginError;
+use crate::origin::error::OriginError;
 use crate::origin::exchange::Exchange;
 use crate::origin::forward;
 use crate::origin::interims::Interims;

@@ -13,9 +13,11 @@
 use http::StatusCode;
 use tokio::time::Instant;
 
-use super::connect::{Connector, OriginError};
-use super::exchange::{self, Attempt, Exchange, FailureKind, OriginRequest};
-use super::pool::{FailedStage, PoolSet, Tried};
+use super::connect::{Attempt, Connector};
+use super::error::{FailureKind, OriginError};
+use super::exchange::{self, Exchange};
+use super::pool::{PoolSet, Tried};
+use super::request::OriginRequest;
 use super::upload::Upload;
 
 /// Times that a request is sent again that surely was not processed, before that counts as the origin's failure.
@@ -37,9 +39,9 @@ pub async fn send(
     // The last answer, and whether nobody was asked after it: only then is what is left of the body for whom it is of.
     let (mut answer, mut is_latest): (Option<Box<Exchange>>, bool) = (None, false);
     loop {
-        let picked = match pools.pick(request.pool, request.hash, &tried) {
-            Ok(picked) => picked,
-            Err(error) => return settled(answer, upload.filter(|_| is_latest)).ok_or_else(|| error.into()),
+        let Some(picked) = pools.pick(request.pool, request.hash, &tried) else {
+            let no_origin = || OriginError::NoOrigin { pool: config.name.clone() };
+            return settled(answer, upload.filter(|_| is_latest)).ok_or_else(no_origin);
         };
         let (origin, address, pool) = (picked.origin.clone(), picked.address, picked.pool.clone());
         let how = Attempt { deadline, may_be_kept: unprocessed == 0, by_http11 };
@@ -65,14 +67,12 @@ pub async fn send(
                     unprocessed += 1;
                     continue;
                 }
-                let stage = match failure.kind {
-                    FailureKind::Client => return Err(failure.error),
-                    FailureKind::Connect(stage) => stage,
-                    _ => FailedStage::Connected,
-                };
-                pool.exchange_failed(&origin, address, stage, &failure.error.to_string());
+                if failure.kind == FailureKind::Client {
+                    return Err(failure.error);
+                }
+                pool.exchange_failed(&origin, address, failure.kind, &failure.error.to_string());
                 let again = match failure.kind {
-                    FailureKind::Connect(_) => Again::Yes, // nothing was sent: it is nobody's load
+                    FailureKind::Connecting | FailureKind::Ours => Again::Yes, // nothing was sent: it is nobody's load
                     FailureKind::TimedOut => Again::No,
                     _ if may_repeat => Again::IfBudgeted,
                     _ => Again::No,

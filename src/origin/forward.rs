@@ -12,7 +12,7 @@ use crate::config::model::{CacheMode, CacheRules, Node};
 use crate::config::read::IpRange;
 use crate::request::Scheme;
 
-use super::passage::Passage;
+use super::passage::{CDN_LOOP, Passage};
 
 /// What the node says about a request to the origin.
 #[derive(Clone, Copy)]
@@ -30,9 +30,6 @@ pub struct Forwarded<'a> {
 
 /// The field that brings the token of who wants to see more of what the node did.
 pub const DEBUG: HeaderName = HeaderName::from_static("seawall-debug");
-
-/// By which requests that go in circles are told (RFC 8586).
-pub const CDN_LOOP: HeaderName = HeaderName::from_static("cdn-loop");
 
 pub const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");

@@ -11,16 +11,14 @@ use pingora_core::connectors::TransportConnector;
 use pingora_core::connectors::http::Connector;
 use pingora_core::protocols::http::client::HttpSession;
 use pingora_http::RequestHeader;
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::JoinSet;
 
 use crate::config::model::{Health, Probe};
 
-use super::connect::{describe, is_our_own_fault, send_head, set_authority};
+use super::error::{describe, is_our_own_fault};
+use super::h2::set_authority;
+use super::link::MAX_INTERIM;
 use super::pool::PoolRuntime;
-use super::state::{HealthChange, OriginState};
-
-/// Interim responses (1xx) that are skipped before the final one.
-const MAX_INTERIM: usize = 8;
 
 /// What probes connect with: made once, since making it reads the system's authorities from disk.
 pub struct Probes {
@@ -38,32 +36,15 @@ impl Probes {
 }
 
 /// One task for each origin, if the pool has a health check.
-pub fn start(pool: &Arc<PoolRuntime>, probes: &Arc<Probes>) -> Vec<JoinHandle<()>> {
-    let Some(health) = &pool.config.health else { return Vec::new() };
-    (0..pool.origins.len())
-        .map(|index| tokio::spawn(check_for_ever(pool.clone(), index, health.clone(), probes.clone())))
-        .collect()
-}
-
-/// Takes a result into account and tells of a change.
-fn note(pool: &str, origin: &OriginState, address: SocketAddr, result: Result<(), String>, health: &Health) {
-    let error = result.as_ref().err().cloned();
-    tell(pool, origin, origin.record(address, result, health.rise, health.fall), error.as_deref());
-}
-
-/// Tells of a change, if it is one.
-pub fn tell(pool: &str, origin: &OriginState, change: Option<HealthChange>, error: Option<&str>) {
-    match change {
-        Some(HealthChange::Up) => tracing::info!(pool, origin = %origin.address, "origin is up"),
-        Some(HealthChange::Down) => {
-            tracing::warn!(pool, origin = %origin.address, error, "origin is down");
-        }
-        None => {}
+pub fn start(pool: &Arc<PoolRuntime>, probes: &Arc<Probes>, tasks: &mut JoinSet<()>) {
+    let Some(health) = &pool.config.health else { return };
+    for index in 0..pool.origins.len() {
+        tasks.spawn(check_for_ever(pool.clone(), index, health.clone(), probes.clone()));
     }
 }
 
 async fn check_for_ever(pool: Arc<PoolRuntime>, index: usize, health: Health, probes: Arc<Probes>) {
-    let origin = &pool.origins[index];
+    let (name, origin) = (&pool.config.name, &pool.origins[index]);
     let mut ticks = tokio::time::interval(health.interval);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -80,16 +61,19 @@ async fn check_for_ever(pool: Arc<PoolRuntime>, index: usize, health: Health, pr
             });
         }
         while let Some(done) = asked.join_next().await {
-            match done {
-                Ok((address, Ok(()))) => note(&pool.config.name, origin, address, Ok(()), &health),
-                Ok((address, Err(Failure::OfOrigin(error)))) => {
-                    note(&pool.config.name, origin, address, Err(error), &health);
-                }
+            let (address, result) = match done {
+                Ok((address, Ok(()))) => (address, Ok(())),
+                Ok((address, Err(Failure::OfOrigin(error)))) => (address, Err(error)),
                 Ok((_, Err(Failure::Ours(error)))) => {
-                    let (pool, origin) = (&pool.config.name, &origin.address);
+                    let (pool, origin) = (name, &origin.address);
                     tracing::warn!(%pool, %origin, error, "a health check could not be made for want of something here");
+                    continue;
                 }
-                Err(_) => {} // a panic, which has been reported
+                Err(_) => continue, // a panic, which has been reported
+            };
+            let error = result.as_ref().err().cloned();
+            if let Some(change) = origin.record(address, result, health.rise, health.fall) {
+                origin.tell(change, name, error.as_deref());
             }
         }
     }
@@ -104,7 +88,7 @@ enum Failure {
 
 impl From<Box<pingora_core::Error>> for Failure {
     fn from(error: Box<pingora_core::Error>) -> Self {
-        match is_our_own_fault(&error) {
+        match is_our_own_fault(error.root_cause()) {
             true => Failure::Ours(describe(&error)),
             false => Failure::OfOrigin(describe(&error)),
         }
@@ -154,7 +138,13 @@ async fn ask(session: &mut HttpSession, path: &str, host: &str) -> Result<u16, F
     for (name, value) in [(header::USER_AGENT, "seawall-health"), (header::ACCEPT, "*/*")] {
         request.insert_header(name, value)?;
     }
-    send_head(session, request).await?;
+    if let HttpSession::H2(session) = session {
+        // The head ends the stream: a DATA frame of nothing would say until then that there may be a body.
+        session.write_request_header(Box::new(request), true)?;
+    } else {
+        session.write_request_header(Box::new(request)).await?;
+        session.finish_request_body().await?;
+    }
     for _ in 0..MAX_INTERIM {
         session.read_response_header().await?;
         let status = session.response_header().map_or(0, |head| head.status.as_u16());

@@ -7,11 +7,14 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode};
 
-use super::upload::Sink;
-
 /// Bytes of a response's head, and fields in it: by whichever protocol.
 pub const MAX_HEAD: usize = 128 << 10;
 pub const MAX_FIELDS: usize = 256;
+/// Interim responses (1xx) before the final one.
+pub const MAX_INTERIM: usize = 8;
+
+/// Why an origin is given up that takes nothing.
+pub const TAKES_NOTHING: &str = "it took too long to take the request";
 
 /// A response's status line and fields.
 #[derive(Debug)]
@@ -21,7 +24,15 @@ pub struct ResponseHead {
 }
 
 /// Where a request goes and its response comes from.
-pub trait Link: Sink + Send {
+pub trait Link: Send {
+    /// Ready when all that was put of the request has gone.
+    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), LinkError>>;
+    /// Bytes that have gone so far.
+    fn gone(&self) -> u64;
+    /// Puts a piece of the request's body behind what has gone.
+    fn put_data(&mut self, piece: Bytes, last: bool);
+    /// Puts the end of the request's body.
+    fn put_end(&mut self, trailers: Option<HeaderMap>);
     /// A response's head, an interim one too.
     fn poll_head(&mut self, cx: &mut Context<'_>, method: &Method) -> Poll<Result<ResponseHead, LinkError>>;
     /// The next piece of the body; `None` at its end.

@@ -3,7 +3,9 @@
 pub mod attempts;
 pub mod balance;
 mod budget;
+mod caretaker;
 pub mod connect;
+pub mod error;
 pub mod exchange;
 pub mod forward;
 pub mod h1;
@@ -13,9 +15,12 @@ pub mod interims;
 mod link;
 pub mod passage;
 mod pool;
+pub mod request;
 mod resolve;
 mod state;
+mod target;
 pub mod upload;
 
-pub use pool::{NoOrigin, PoolSet, PoolTasks};
+pub use caretaker::PoolTasks;
+pub use pool::PoolSet;
 pub use state::{OriginState, OriginStatus};

@@ -1,11 +1,12 @@
 //! What tells a request that goes in circles (RFC 8586): each node adds itself to `CDN-Loop`, by an identifier that no other
 //! has. Names would not do: two nodes in a row may share theirs.
 
-use http::HeaderValue;
+use http::{HeaderName, HeaderValue};
 
 use crate::request::Fields;
 
-use super::forward::CDN_LOOP;
+/// By which requests that go in circles are told.
+pub const CDN_LOOP: HeaderName = HeaderName::from_static("cdn-loop");
 
 /// What this software calls itself there.
 const CDN: &str = "seawall";

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 
 use crate::config::model::Endpoint;
 
@@ -22,18 +22,13 @@ const MOST_AT_ONCE: usize = 32;
 const DEADLINE: Duration = Duration::from_secs(10);
 
 /// One task for each origin that is known by name.
-pub fn start(pool: &Arc<PoolRuntime>) -> Vec<JoinHandle<()>> {
-    let interval = pool.config.resolve_interval;
-    pool.origins
-        .iter()
-        .filter_map(|origin| match &origin.endpoint {
-            Endpoint::Address(_) => None,
-            Endpoint::Name { host, port } => {
-                let task = keep_resolved(pool.config.name.clone(), origin.clone(), host.clone(), *port, interval);
-                Some(tokio::spawn(task))
-            }
-        })
-        .collect()
+pub fn start(pool: &PoolRuntime, tasks: &mut JoinSet<()>) {
+    let (name, interval) = (&pool.config.name, pool.config.resolve_interval);
+    for origin in &pool.origins {
+        if let Endpoint::Name { host, port } = &origin.endpoint {
+            tasks.spawn(keep_resolved(name.clone(), origin.clone(), host.clone(), *port, interval));
+        }
+    }
 }
 
 async fn keep_resolved(pool: Arc<str>, origin: Arc<OriginState>, host: String, port: u16, interval: Duration) {
@@ -48,18 +43,15 @@ async fn keep_resolved(pool: Arc<str>, origin: Arc<OriginState>, host: String, p
             running = None;
         }
         let problem = match found.map(|done| done.unwrap_or_else(|error| Err(io::Error::other(error)))) {
+            Ok(Ok(addresses)) if addresses.is_empty() => Some("no address".to_owned()),
             Ok(Ok(mut addresses)) => {
                 addresses.sort();
                 addresses.dedup();
-                if addresses.is_empty() {
-                    Some("no address".to_owned())
-                } else {
-                    if origin.addresses() != addresses {
-                        tracing::info!(%pool, origin = %origin.address, ?addresses, "origin resolved");
-                        origin.set_addresses(&addresses);
-                    }
-                    None
+                if origin.addresses() != addresses {
+                    tracing::info!(%pool, origin = %origin.address, ?addresses, "origin resolved");
+                    origin.set_addresses(&addresses);
                 }
+                None
             }
             Ok(Err(error)) => Some(error.to_string()),
             Err(_) => Some("no answer in time".to_owned()),

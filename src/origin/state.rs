@@ -250,6 +250,14 @@ impl OriginState {
         None
     }
 
+    /// Says that its health has changed.
+    pub fn tell(&self, change: HealthChange, pool: &str, error: Option<&str>) {
+        match change {
+            HealthChange::Up => tracing::info!(pool, origin = %self.address, "origin is up"),
+            HealthChange::Down => tracing::warn!(pool, origin = %self.address, error, "origin is down"),
+        }
+    }
+
     /// Brings it up without asking: when the configuration no longer has a health check for it.
     pub fn assume_up(&self) {
         for address in self.resolved.load().iter() {

@@ -18,8 +18,7 @@ use tokio::io::AsyncReadExt;
 
 use crate::request::parse_trailers;
 
-use super::link::{Link, LinkError, ResponseHead};
-use super::upload::Sink;
+use super::link::{Link, LinkError, ResponseHead, TAKES_NOTHING};
 
 use body::{Body, Taken};
 pub use kept::Kept;
@@ -100,9 +99,12 @@ impl Connection {
     }
 }
 
-impl Sink for Connection {
-    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.out.poll_write(&mut self.stream, cx)
+impl Link for Connection {
+    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), LinkError>> {
+        self.out.poll_write(&mut self.stream, cx).map_err(|error| match error.kind() {
+            io::ErrorKind::TimedOut => LinkError::Timeout(TAKES_NOTHING),
+            _ => LinkError::Io(error),
+        })
     }
 
     fn gone(&self) -> u64 {
@@ -114,11 +116,9 @@ impl Sink for Connection {
     }
 
     fn put_end(&mut self, trailers: Option<HeaderMap>) {
-        self.out.put_end(trailers.as_ref());
+        self.out.put_end(trailers);
     }
-}
 
-impl Link for Connection {
     fn poll_head(&mut self, cx: &mut Context<'_>, method: &Method) -> Poll<Result<ResponseHead, LinkError>> {
         let length = loop {
             if let Some(length) = response::find_end(&self.read, self.scanned)? {

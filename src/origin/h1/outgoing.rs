@@ -64,7 +64,7 @@ impl Outgoing {
     }
 
     /// Puts the end of the body.
-    pub fn put_end(&mut self, trailers: Option<&HeaderMap>) {
+    pub fn put_end(&mut self, trailers: Option<HeaderMap>) {
         if !self.chunked {
             return;
         }
@@ -72,7 +72,7 @@ impl Outgoing {
         self.end_chunk();
         self.first.extend_from_slice(b"0\r\n");
         match trailers {
-            Some(trailers) => put_trailers(&mut self.first, trailers),
+            Some(trailers) => put_trailers(&mut self.first, &trailers),
             None => self.first.extend_from_slice(b"\r\n"),
         }
     }
@@ -118,7 +118,7 @@ mod tests {
     use super::*;
 
     /// What goes over the wire for pieces of so many bytes; `None`: the end is put by itself.
-    fn wire(chunked: bool, pieces: &[(usize, bool)], ends: bool, trailers: Option<&HeaderMap>) -> String {
+    fn wire(chunked: bool, pieces: &[(usize, bool)], ends: bool, trailers: Option<HeaderMap>) -> String {
         let mut out = Outgoing::new(b"H;".to_vec(), chunked);
         let mut written = Vec::new();
         let mut cx = Context::from_waker(Waker::noop());
@@ -146,7 +146,7 @@ mod tests {
             (true, &[], true, None, "H;0\r\n\r\n".to_owned()),
             (true, &[(2, true)], false, None, "H;2\r\nxx\r\n0\r\n\r\n".to_owned()),
             (true, &[(COPIED + 1, true)], false, None, format!("H;1001\r\n{large}\r\n0\r\n\r\n")),
-            (true, &[(3, false)], true, Some(&trailers), "H;3\r\nxxx\r\n0\r\nx-sum: 1\r\n\r\n".to_owned()),
+            (true, &[(3, false)], true, Some(trailers), "H;3\r\nxxx\r\n0\r\nx-sum: 1\r\n\r\n".to_owned()),
             (true, &[(0, true)], false, None, "H;0\r\n\r\n".to_owned()),
         ] {
             assert_eq!(wire(chunked, pieces, ends, trailers), expected);
