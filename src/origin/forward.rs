@@ -10,23 +10,9 @@ use crate::config::cache::{FILL_EXCLUDES, FORWARDING_FIELDS};
 use crate::config::host::parse_authority;
 use crate::config::model::{CacheMode, CacheRules, Node};
 use crate::config::read::IpRange;
-use crate::request::Scheme;
+use crate::request::RequestView;
 
 use super::passage::{CDN_LOOP, Passage};
-
-/// What the node says about a request to the origin.
-#[derive(Clone, Copy)]
-pub struct Forwarded<'a> {
-    pub node: &'a Node,
-    pub client: IpAddr,
-    /// As the client asked for it.
-    pub authority: &'a str,
-    pub scheme: Scheme,
-    /// Of the client's request.
-    pub version: Version,
-    /// What tells the node in loops.
-    pub passage: &'a Passage,
-}
 
 /// The field that brings the token of who wants to see more of what the node did.
 pub const DEBUG: HeaderName = HeaderName::from_static("seawall-debug");
@@ -204,7 +190,7 @@ static IMPERSONAL_FIELDS: &[&str] = &[
 
 /// What frames a body is said anew of what is sent. Servers that read a name's underscore as a hyphen, as CGI does, must not take
 /// another length from a name that looks like one of these.
-static FRAMING_FIELDS: &[&str] = &["content-length", "transfer-encoding"];
+static FRAMING_FIELDS: &[&str] = &["content-length", "transfer-encoding", "expect"];
 
 /// Fields that are no trailers: framing, routing, conditions, credentials, and how content is to be handled.
 static NO_TRAILERS: &[&str] = &[
@@ -253,24 +239,31 @@ static SAFE_FIELDS: [HeaderName; 9] = [
 /// What a fill with only safe fields says of itself.
 const USER_AGENT: HeaderValue = HeaderValue::from_static("seawall");
 
-/// Replaces the fields that tell of the client by what the node knows: `Via`, `CDN-Loop`, `X-Forwarded-*`.
-pub fn set_forwarding_fields(fields: &mut HeaderMap, forwarded: &Forwarded<'_>) {
+/// Replaces the fields that tell of the client by what the node knows: `Via`, `CDN-Loop`, `X-Forwarded-*`. `authority`: what
+/// is taken to have been asked for.
+pub fn set_forwarding_fields(
+    fields: &mut HeaderMap,
+    request: &RequestView<'_>,
+    authority: &str,
+    node: &Node,
+    passage: &Passage,
+) {
     let before: Vec<&str> = fields.get_all(FORWARDED_FOR).iter().filter_map(|value| value.to_str().ok()).collect();
-    let chain = believed_chain(&before.join(", "), forwarded.client, &forwarded.node.trusted_proxies);
+    let chain = believed_chain(&before.join(", "), request.client, &node.trusted_proxies);
     remove(fields, |name| is_listed(name, FORWARDING_FIELDS) || is_listed(name, FRAMING_FIELDS));
-    fields.insert(FORWARDED_PROTO, HeaderValue::from_static(forwarded.scheme.as_str()));
+    fields.insert(FORWARDED_PROTO, HeaderValue::from_static(request.scheme.as_str()));
     if let Ok(chain) = HeaderValue::try_from(chain) {
         fields.insert(FORWARDED_FOR, chain);
     }
-    if let Ok(authority) = HeaderValue::from_str(forwarded.authority) {
+    if let Ok(authority) = HeaderValue::from_str(authority) {
         fields.insert(FORWARDED_HOST, authority);
     }
-    let port = parse_authority(forwarded.authority).and_then(|(_, port)| port);
-    fields.insert(FORWARDED_PORT, port.unwrap_or(forwarded.scheme.default_port()).into());
-    if let Ok(via) = HeaderValue::try_from(via(forwarded.version, &forwarded.node.name)) {
+    let port = parse_authority(authority).and_then(|(_, port)| port);
+    fields.insert(FORWARDED_PORT, port.unwrap_or(request.scheme.default_port()).into());
+    if let Ok(via) = HeaderValue::try_from(via(request.version, &node.name)) {
         fields.append(header::VIA, via);
     }
-    fields.append(CDN_LOOP, forwarded.passage.cdn_loop().clone());
+    fields.append(CDN_LOOP, passage.cdn_loop().clone());
 }
 
 /// Whether a field may tell an origin who asks: `Cookie`, `Authorization`, a key of an API, and whatever else is not known to
@@ -282,12 +275,6 @@ pub fn may_tell_who_asks(name: &str) -> bool {
 /// Whether an origin may answer with a 304.
 pub fn is_conditional(fields: &HeaderMap) -> bool {
     fields.contains_key(header::IF_NONE_MATCH) || fields.contains_key(header::IF_MODIFIED_SINCE)
-}
-
-/// Takes out what is said of a body where there is none: servers that read it otherwise would wait for one.
-pub fn exclude_bodys(fields: &mut HeaderMap) {
-    fields.remove(header::CONTENT_LENGTH);
-    fields.remove(header::EXPECT);
 }
 
 /// Takes out of trailers what is heeded before the body or is of one connection (RFC 9110 section 6.5.1): whoever merges
@@ -407,10 +394,13 @@ fn is_trusted(ranges: &[IpRange], address: IpAddr) -> bool {
 mod tests {
     use std::path::Path;
 
+    use http::Method;
+
     use super::*;
     use crate::config::load;
     use crate::config::model::KeyRules;
-    use crate::plan::tests::config;
+    use crate::plan::tests::{config, view};
+    use crate::request::Scheme;
 
     fn forward(trusted: &str, fields: &[(&'static str, &str)]) -> HeaderMap {
         let config = config(&format!("[node]\nname = \"edge-1\"\ntrusted_proxies = [{trusted}]"));
@@ -418,15 +408,15 @@ mod tests {
         for (name, value) in fields {
             map.append(*name, value.parse().unwrap());
         }
-        let forwarded = Forwarded {
-            node: &config.node,
-            client: [192, 0, 2, 1].into(),
-            authority: "shop.example:8443",
+        let (client, fields) = ([192, 0, 2, 1].into(), HeaderMap::new());
+        let request = RequestView {
+            client,
             scheme: Scheme::Https,
             version: Version::HTTP_2,
-            passage: &Passage::new("id".into()),
+            ..view(&Method::GET, "shop.example", "/", &fields)
         };
-        set_forwarding_fields(&mut map, &forwarded);
+        let passage = Passage::new("id".into());
+        set_forwarding_fields(&mut map, &request, "shop.example:8443", &config.node, &passage);
         map
     }
 
@@ -457,6 +447,7 @@ mod tests {
                 ("front-end-https", "on"),
                 ("content_length", "30"),
                 ("transfer_encoding", "chunked"),
+                ("expect", "100-continue"),
                 ("x_other", "stays"),
             ],
         );
@@ -469,6 +460,7 @@ mod tests {
             ("forwarded", None),
             ("content_length", None),
             ("transfer_encoding", None),
+            ("expect", None),
             ("x-real-ip", None),
             ("x_forwarded_for", None),
             ("x-forwarded_host", None),

@@ -14,16 +14,16 @@ use crate::config::model::BodyLimit;
 use crate::origin::attempts;
 use crate::origin::error::OriginError;
 use crate::origin::exchange::Exchange;
-use crate::origin::forward::{self, Forwarded};
+use crate::origin::forward;
 use crate::origin::interims::Interims;
 use crate::origin::request::{OriginRequest, Silence};
 use crate::origin::upload::{REPLAYED, RequestBody, Upload, UploadRules};
 use crate::pace::Pace;
 use crate::plan::{self, Matched};
-use crate::request::RequestView;
+use crate::request::{RequestView, may_have_body};
 use crate::snapshot::Snapshot;
 
-pub use invalidate::Changed;
+use invalidate::Changed;
 
 /// A body that comes with a request.
 pub struct Incoming {
@@ -109,18 +109,9 @@ fn origin_request(
     let pool = matched.route.pool;
     let mut fields = view.fields.to_map();
     remove_hop_by_hop(&mut fields);
-    forward::exclude_bodys(&mut fields); // said anew of what is sent
     forward::exclude_unkeyed(&mut fields, &matched.route.cache);
     forward::join_cookies(&mut fields);
-    let forwarded = Forwarded {
-        node: &snapshot.config.node,
-        client: view.client,
-        authority: view.authority,
-        scheme: view.scheme,
-        version: view.version,
-        passage: &snapshot.passage,
-    };
-    forward::set_forwarding_fields(&mut fields, &forwarded);
+    forward::set_forwarding_fields(&mut fields, view, view.authority, &snapshot.config.node, &snapshot.passage);
     let upgrade = plan::asks_for_upgrade(view).then(|| view.fields.get(&header::UPGRADE)).flatten();
     let stream_timeout = snapshot.config.stream_timeout(matched.route);
     OriginRequest {
@@ -146,10 +137,7 @@ impl Passed {
         let mut exchange = self.exchange;
         let (status, mut fields) = (exchange.status, std::mem::take(&mut exchange.fields));
         add_date(&mut fields, Timestamp::now());
-        let has_body = *method != Method::HEAD
-            && !matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
-            && !exchange.is_over();
-        let exchange = match has_body {
+        let exchange = match may_have_body(method, status) && !exchange.is_over() {
             true => Some(exchange),
             // Nobody will read to its end: it has ended.
             false => {

@@ -3,7 +3,7 @@
 use bytes::{Buf, Bytes, BytesMut};
 use http::{HeaderMap, Method, StatusCode, header};
 
-use crate::request::content_length;
+use crate::request::{content_length, may_have_body};
 
 /// Bytes of a line of chunked framing, and of all trailers.
 const MAX_LINE: usize = 4 << 10;
@@ -42,23 +42,18 @@ pub enum Taken {
     End,
 }
 
-/// Whether a response has no body by its method or status.
-fn has_none(method: &Method, status: StatusCode) -> bool {
-    *method == Method::HEAD || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
-}
-
 /// Whether a body is announced that is not to come (RFC 9110 sections 8.6 and 9.3.2). Servers that send it all the same make
 /// the connection's next response of it.
 pub fn announces_in_vain(method: &Method, status: StatusCode, fields: &HeaderMap) -> bool {
     let is_announced = fields.contains_key(header::TRANSFER_ENCODING)
         || fields.get_all(header::CONTENT_LENGTH).iter().any(|length| length != "0");
-    has_none(method, status) && is_announced
+    !may_have_body(method, status) && is_announced
 }
 
 impl Body {
     /// That of a response with these fields. Contradictions are errors: they are how responses are split.
     pub fn of(method: &Method, status: StatusCode, fields: &mut HeaderMap) -> Result<Self, &'static str> {
-        if has_none(method, status) {
+        if !may_have_body(method, status) {
             return Ok(Body::Length(0));
         }
         let mut codings = fields.get_all(header::TRANSFER_ENCODING).iter();
