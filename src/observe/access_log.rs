@@ -9,7 +9,7 @@ use std::io::{self, Write};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::thread::{JoinHandle, Thread};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use http::Version;
@@ -35,8 +35,8 @@ const BUFFERS: usize = 8;
 /// Where lines go.
 pub struct AccessLog {
     shared: Arc<Shared>,
-    writer: Mutex<Option<JoinHandle<()>>>,
-    thread: Thread,
+    /// Here until the end.
+    writer: Option<JoinHandle<()>>,
 }
 
 struct Shared {
@@ -63,7 +63,7 @@ impl AccessLog {
         });
         let for_writer = shared.clone();
         let writer = std::thread::Builder::new().name("access-log".into()).spawn(move || write_lines(&for_writer))?;
-        Ok(AccessLog { shared, thread: writer.thread().clone(), writer: Mutex::new(Some(writer)) })
+        Ok(AccessLog { shared, writer: Some(writer) })
     }
 
     /// Takes changed settings over.
@@ -81,7 +81,12 @@ impl AccessLog {
     /// Opens the file anew, after logrotate has moved it away.
     pub fn reopen(&self) {
         self.shared.reopen.store(true, Ordering::Release);
-        self.thread.unpark();
+        self.wake();
+    }
+
+    /// Has the writer look at once for what there is to do.
+    fn wake(&self) {
+        self.writer.iter().for_each(|writer| writer.thread().unpark());
     }
 
     /// Adds the line of one request.
@@ -101,10 +106,10 @@ impl AccessLog {
         } else {
             write_combined(&mut buffer, outcome);
         }
-        let wake = before < MANY && buffer.len() >= MANY;
+        let is_much = before < MANY && buffer.len() >= MANY;
         drop(buffer);
-        if wake {
-            self.thread.unpark();
+        if is_much {
+            self.wake();
         }
     }
 }
@@ -113,8 +118,8 @@ impl Drop for AccessLog {
     /// Writes what is waiting.
     fn drop(&mut self) {
         self.shared.stop.store(true, Ordering::Release);
-        if let Some(writer) = self.writer.lock().take() {
-            writer.thread().unpark();
+        self.wake();
+        if let Some(writer) = self.writer.take() {
             let _ = writer.join(); // it can only have ended by a panic, which has been reported
         }
     }
@@ -229,7 +234,7 @@ fn write_json(out: &mut Vec<u8>, outcome: &Outcome<'_>) {
             out.extend_from_slice(b",\"");
             out.extend_from_slice(name.as_bytes());
             out.extend_from_slice(b"\":\"");
-            escape(out, value, |byte| matches!(byte, b'"' | b'\\'), json_escape);
+            escape(out, value, json_escape);
             out.push(b'"');
         }
     }
@@ -250,16 +255,7 @@ fn write_combined(out: &mut Vec<u8>, outcome: &Outcome<'_>) {
     out.extend_from_slice(b"] \"");
     out.extend_from_slice(outcome.method.as_str().as_bytes());
     out.push(b' ');
-    let quoted = |out: &mut Vec<u8>, value: &str| {
-        escape(
-            out,
-            value,
-            |byte| matches!(byte, b'"' | b'\\'),
-            |out, byte| {
-                let _ = write!(out, "\\x{byte:02x}");
-            },
-        );
-    };
+    let quoted = |out: &mut Vec<u8>, value: &str| escape(out, value, |out, byte| _ = write!(out, "\\x{byte:02x}"));
     quoted(out, outcome.path);
     if let Some(query) = outcome.query {
         out.push(b'?');
@@ -287,12 +283,11 @@ fn protocol(version: Version) -> &'static str {
     }
 }
 
-/// Copies text, with control characters and those that `special` names escaped: clients must not be able to
-/// forge lines.
-fn escape(out: &mut Vec<u8>, text: &str, special: impl Fn(u8) -> bool, write_escaped: impl Fn(&mut Vec<u8>, u8)) {
+/// Copies text, with control characters, quotes and backslashes escaped: clients must not be able to forge lines.
+fn escape(out: &mut Vec<u8>, text: &str, write_escaped: impl Fn(&mut Vec<u8>, u8)) {
     let mut clean = 0;
     for (i, byte) in text.bytes().enumerate() {
-        if byte < 0x20 || byte == 0x7f || special(byte) {
+        if matches!(byte, ..0x20 | 0x7f | b'"' | b'\\') {
             out.extend_from_slice(&text.as_bytes()[clean..i]);
             write_escaped(out, byte);
             clean = i + 1;
@@ -304,9 +299,7 @@ fn escape(out: &mut Vec<u8>, text: &str, special: impl Fn(u8) -> bool, write_esc
 fn json_escape(out: &mut Vec<u8>, byte: u8) {
     match byte {
         b'"' | b'\\' => out.extend_from_slice(&[b'\\', byte]),
-        _ => {
-            let _ = write!(out, "\\u{byte:04x}");
-        }
+        _ => _ = write!(out, "\\u{byte:04x}"),
     }
 }
 

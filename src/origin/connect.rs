@@ -46,12 +46,16 @@ pub(super) struct Attempt {
 pub struct Connector {
     /// For origins that speak, or may speak, HTTP/2.
     pub http: pingora_core::connectors::http::Connector,
-    tls: TransportConnector,
+    /// For what is no HTTP yet: connections by TLS, and probes.
+    pub(super) transport: TransportConnector,
 }
 
 impl Connector {
     pub fn new() -> Self {
-        Connector { http: pingora_core::connectors::http::Connector::new(None), tls: TransportConnector::new(None) }
+        Connector {
+            http: pingora_core::connectors::http::Connector::new(None),
+            transport: TransportConnector::new(None),
+        }
     }
 
     /// A connection to send a request by, and whether it was kept from another. What an origin speaks is known by the pool,
@@ -88,7 +92,7 @@ impl Connector {
             if picked.pool.config.tls.is_some() {
                 let mut peer = picked.peer();
                 peer.options.set_http_version(1, 1);
-                let stream = Box::pin(self.tls.new_stream(&peer)).await;
+                let stream = Box::pin(self.transport.new_stream(&peer)).await;
                 return stream.map(OriginStream::Tls).map_err(|error| Failure::of_connecting(&error, origin));
             }
             let fail = |error: std::io::Error| Failure::of_socket(&error, origin);

@@ -7,14 +7,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use http::header;
-use pingora_core::connectors::TransportConnector;
-use pingora_core::connectors::http::Connector;
 use pingora_core::protocols::http::client::HttpSession;
 use pingora_http::RequestHeader;
 use tokio::task::JoinSet;
 
 use crate::config::model::{Health, Probe};
 
+use super::connect::Connector;
 use super::error::{describe, is_our_own_fault};
 use super::h2::set_authority;
 use super::link::MAX_INTERIM;
@@ -22,8 +21,7 @@ use super::pool::PoolRuntime;
 
 /// What probes connect with: made once, since making it reads the system's authorities from disk.
 pub struct Probes {
-    http: Connector,
-    tcp: TransportConnector,
+    connector: Connector,
     /// Counts the probes: each gets a connection group of its own, so that none meets a kept connection, which
     /// would hide that the origin takes no more.
     count: AtomicU64,
@@ -31,7 +29,7 @@ pub struct Probes {
 
 impl Probes {
     pub fn new() -> Self {
-        Probes { http: Connector::new(None), tcp: TransportConnector::new(None), count: AtomicU64::new(1) }
+        Probes { connector: Connector::new(), count: AtomicU64::new(1) }
     }
 }
 
@@ -109,16 +107,16 @@ async fn probe(
     peer.options.write_timeout = Some(timeout);
     peer.group_key = probes.count.fetch_add(1, Ordering::Relaxed);
     let Probe::Http { path, host, expect } = probe else {
-        let stream = probes.tcp.new_stream(&peer).await;
+        let stream = probes.connector.transport.new_stream(&peer).await;
         return stream.map(drop).map_err(Failure::from);
     };
-    let (mut session, _) = probes.http.get_http_session(&peer).await?;
+    let (mut session, _) = probes.connector.http.get_http_session(&peer).await?;
     let host = host.as_deref().or(pool.config.host.as_deref()).unwrap_or(&pool.origins[index].address);
     let status = ask(&mut session, path, host).await;
     session.shutdown().await;
     if session.as_http2().is_some() {
         // An HTTP/2 connection is kept by the connector until it is given back and has been idle.
-        probes.http.release_http_session(session, &peer, Some(Duration::from_millis(1))).await;
+        probes.connector.http.release_http_session(session, &peer, Some(Duration::from_millis(1))).await;
     }
     let status = status?;
     if expect.iter().any(|range| (range.first..=range.last).contains(&status)) {

@@ -248,36 +248,34 @@ mod tests {
         PoolId(set.iter().position(|pool| *pool.config.name == *name).unwrap())
     }
 
-    #[test]
-    fn each_origin_is_tried_once_then_the_fallback_then_none() {
-        let set = set(TWO_POOLS, None);
+    /// Tries whatever origins of the pool `app` there are, at each of their addresses; gives them in that order.
+    fn try_all(set: &PoolSet, hash: u64) -> Vec<(String, SocketAddr)> {
         let mut tried = Tried::new();
-        let mut addresses = Vec::new();
-        while let Some(picked) = set.pick(id(&set, "app"), 0, &tried) {
-            addresses.push(picked.origin.address.to_string());
+        while let Some(picked) = set.pick(id(set, "app"), hash, &tried) {
+            assert!(set.has_another(id(set, "app"), &tried));
+            assert_eq!(picked.peer()._address.as_inet(), Some(&picked.address));
             tried.push((picked.origin, picked.address));
         }
-        assert_eq!(addresses, ["127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3"]);
-        assert!(set.pick(id(&set, "app"), 0, &tried).is_none());
+        assert!(!set.has_another(id(set, "app"), &tried));
+        tried.into_iter().map(|(origin, address)| (origin.address.to_string(), address)).collect()
+    }
+
+    #[test]
+    fn each_origin_is_tried_once_then_the_fallback_then_none() {
+        let tried = try_all(&set(TWO_POOLS, None), 0);
+        let names: Vec<&str> = tried.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(names, ["127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3"]);
     }
 
     #[test]
     fn every_address_of_a_name_is_tried() {
         let set = set("[pool.app]\norigins = [\"app.internal:80\"]", None);
-        let app = id(&set, "app");
-        assert!(!set.has_another(app, &Tried::new()), "not resolved yet");
-        let addresses: Vec<SocketAddr> = vec!["127.0.0.1:80".parse().unwrap(), "[::1]:80".parse().unwrap()];
-        set.get(app).origins[0].set_addresses(&addresses);
-        let mut tried = Tried::new();
-        let mut asked = Vec::new();
-        while set.has_another(app, &tried) {
-            let picked = set.pick(app, 0, &tried).unwrap();
-            assert_eq!(picked.peer()._address.as_inet(), Some(&picked.address));
-            asked.push(picked.address);
-            tried.push((picked.origin, picked.address));
-        }
-        asked.sort();
-        assert_eq!(asked, addresses);
+        assert!(try_all(&set, 0).is_empty(), "not resolved yet");
+        let addresses: [SocketAddr; 2] = ["127.0.0.1:80".parse().unwrap(), "[::1]:80".parse().unwrap()];
+        set.pools[0].origins[0].set_addresses(&addresses);
+        let mut tried: Vec<SocketAddr> = try_all(&set, 0).into_iter().map(|(_, address)| address).collect();
+        tried.sort();
+        assert_eq!(tried, addresses);
     }
 
     #[test]
@@ -285,17 +283,11 @@ mod tests {
         for balance in ["round_robin", "least_conn", "random", "hash"] {
             let origins = "origins = [\"app.internal:80\", \"127.0.0.1:1\"]";
             let set = set(&format!("[pool.app]\nbalance = \"{balance}\"\n{origins}"), None);
-            let app = id(&set, "app");
-            set.get(app).origins[0].set_addresses(&["127.0.0.1:80".parse().unwrap(), "[::1]:80".parse().unwrap()]);
+            set.pools[0].origins[0].set_addresses(&["127.0.0.1:80".parse().unwrap(), "[::1]:80".parse().unwrap()]);
             for hash in 0..10 {
-                let mut tried = Tried::new();
-                let mut names = Vec::new();
-                while let Some(picked) = set.pick(app, hash, &tried) {
-                    names.push(picked.origin.address.to_string());
-                    tried.push((picked.origin, picked.address));
-                }
-                assert_eq!(names.len(), 3, "{balance}");
-                assert_ne!(names[0], names[1], "{balance}");
+                let tried = try_all(&set, hash);
+                assert_eq!(tried.len(), 3, "{balance}");
+                assert_ne!(tried[0].0, tried[1].0, "{balance}");
             }
         }
     }

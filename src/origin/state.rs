@@ -70,13 +70,6 @@ pub enum OriginStatus {
     Unresolved,
 }
 
-/// A change of health worth a log line.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum HealthChange {
-    Up,
-    Down,
-}
-
 impl Address {
     fn new(socket: SocketAddr) -> Arc<Self> {
         Arc::new(Address { socket, up: AtomicBool::new(true), row: Mutex::default() })
@@ -116,7 +109,7 @@ impl OriginState {
             OriginStatus::Draining
         } else if resolved.is_empty() {
             OriginStatus::Unresolved
-        } else if resolved.iter().any(|address| address.is_up()) {
+        } else if any_is_up(&resolved) {
             OriginStatus::Up
         } else {
             OriginStatus::Down
@@ -126,18 +119,18 @@ impl OriginState {
     /// One of its addresses that are up and were not tried, each in turn; of those that are down only if all are.
     pub fn socket_address(&self, was_tried: impl Fn(SocketAddr) -> bool) -> Option<SocketAddr> {
         let resolved = self.resolved.load();
-        let all_are_down = !resolved.iter().any(|address| address.is_up());
         let turn = self.next_address.fetch_add(1, Ordering::Relaxed).checked_rem(resolved.len())?;
         let in_turn = resolved[turn..].iter().chain(&resolved[..turn]);
-        let mut usable = in_turn.filter(|address| address.is_up() || all_are_down);
-        usable.find(|address| !was_tried(address.socket)).map(|address| address.socket)
+        let any_is_up = any_is_up(&resolved);
+        let mut usable = in_turn.filter(|address| address.is_up() || !any_is_up).map(|address| address.socket);
+        usable.find(|socket| !was_tried(*socket))
     }
 
     /// Whether [`OriginState::socket_address`] would find one.
     pub fn has_address(&self, was_tried: impl Fn(SocketAddr) -> bool) -> bool {
         let resolved = self.resolved.load();
-        let all_are_down = !resolved.iter().any(|address| address.is_up());
-        resolved.iter().any(|address| (address.is_up() || all_are_down) && !was_tried(address.socket))
+        let any_is_up = any_is_up(&resolved);
+        resolved.iter().any(|address| (address.is_up() || !any_is_up) && !was_tried(address.socket))
     }
 
     pub fn addresses(&self) -> Vec<SocketAddr> {
@@ -211,7 +204,7 @@ impl OriginState {
     }
 
     /// A connection for a request could not be made; `fall` of them in a row take the address down.
-    pub fn connection_failed(&self, to: SocketAddr, error: String, fall: u32) -> Option<HealthChange> {
+    pub fn connection_failed(&self, to: SocketAddr, error: String, fall: u32) -> Option<OriginStatus> {
         let address = self.find(to)?;
         let mut row = address.row.lock();
         row.failed_connections = row.failed_connections.saturating_add(1);
@@ -224,7 +217,7 @@ impl OriginState {
     }
 
     /// Takes the result of a health check into account.
-    pub fn record(&self, of: SocketAddr, result: Result<(), String>, rise: u32, fall: u32) -> Option<HealthChange> {
+    pub fn record(&self, of: SocketAddr, result: Result<(), String>, rise: u32, fall: u32) -> Option<OriginStatus> {
         let address = self.find(of)?;
         let mut row = address.row.lock();
         match result {
@@ -250,11 +243,11 @@ impl OriginState {
         None
     }
 
-    /// Says that its health has changed.
-    pub fn tell(&self, change: HealthChange, pool: &str, error: Option<&str>) {
-        match change {
-            HealthChange::Up => tracing::info!(pool, origin = %self.address, "origin is up"),
-            HealthChange::Down => tracing::warn!(pool, origin = %self.address, error, "origin is down"),
+    /// Tells of a change of its health.
+    pub fn tell(&self, now: OriginStatus, pool: &str, error: Option<&str>) {
+        match now {
+            OriginStatus::Up => tracing::info!(pool, origin = %self.address, "origin is up"),
+            _ => tracing::warn!(pool, origin = %self.address, error, "origin is down"),
         }
     }
 
@@ -271,17 +264,17 @@ impl OriginState {
         self.resolved.load().iter().find(|address| address.socket == socket).cloned()
     }
 
-    /// Brings an address up or takes it down; tells if that changes how the origin stands.
-    fn turn(&self, address: &Address, up: bool) -> Option<HealthChange> {
-        let any_is_up = || self.resolved.load().iter().any(|address| address.is_up());
-        let before = any_is_up();
+    /// Brings an address up or takes it down; gives how the origin stands, if that has changed.
+    fn turn(&self, address: &Address, up: bool) -> Option<OriginStatus> {
+        let before = any_is_up(&self.resolved.load());
         address.up.store(up, Ordering::Relaxed);
-        match (before, any_is_up()) {
-            (false, true) => Some(HealthChange::Up),
-            (true, false) => Some(HealthChange::Down),
-            _ => None,
-        }
+        let now = any_is_up(&self.resolved.load());
+        (now != before).then_some(if now { OriginStatus::Up } else { OriginStatus::Down })
     }
+}
+
+fn any_is_up(addresses: &[Arc<Address>]) -> bool {
+    addresses.iter().any(|address| address.is_up())
 }
 
 /// Counts a request as active for as long as it lives.
@@ -309,7 +302,11 @@ mod tests {
     const ADDRESS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 1);
 
     fn origin() -> OriginState {
-        OriginState::new("127.0.0.1:1".into(), Endpoint::Address("127.0.0.1:1".parse().unwrap()))
+        OriginState::new("127.0.0.1:1".into(), Endpoint::Address(ADDRESS))
+    }
+
+    fn named_origin() -> OriginState {
+        OriginState::new("app.internal:80".into(), Endpoint::Name { host: "app.internal".into(), port: 80 })
     }
 
     #[test]
@@ -323,12 +320,12 @@ mod tests {
             (ok(), None, OriginStatus::Up),
             (bad(), None, OriginStatus::Up),
             (bad(), None, OriginStatus::Up),
-            (bad(), Some(HealthChange::Down), OriginStatus::Down),
+            (bad(), Some(OriginStatus::Down), OriginStatus::Down),
             (bad(), None, OriginStatus::Down),
             (ok(), None, OriginStatus::Down),
             (bad(), None, OriginStatus::Down),
             (ok(), None, OriginStatus::Down),
-            (ok(), Some(HealthChange::Up), OriginStatus::Up),
+            (ok(), Some(OriginStatus::Up), OriginStatus::Up),
         ] {
             assert_eq!(origin.record(ADDRESS, result, 2, 3), change);
             assert_eq!(origin.status(), status);
@@ -344,7 +341,7 @@ mod tests {
         origin.connected(ADDRESS);
         assert_eq!([refused(), refused()], [None, None]);
         origin.record(ADDRESS, Ok(()), 2, 3);
-        assert_eq!([refused(), refused(), refused()], [None, None, Some(HealthChange::Down)]);
+        assert_eq!([refused(), refused(), refused()], [None, None, Some(OriginStatus::Down)]);
         assert_eq!((origin.status(), origin.last_error().as_deref()), (OriginStatus::Down, Some("refused")));
         assert_eq!(refused(), None, "told once");
         (0..2).for_each(|_| _ = origin.record(ADDRESS, Ok(()), 2, 3));
@@ -354,8 +351,7 @@ mod tests {
 
     #[test]
     fn a_name_is_unusable_until_it_is_resolved_and_its_addresses_take_turns() {
-        let endpoint = Endpoint::Name { host: "app.internal".into(), port: 80 };
-        let origin = OriginState::new("app.internal:80".into(), endpoint);
+        let origin = named_origin();
         let any = |_| false;
         assert_eq!((origin.status(), origin.socket_address(any)), (OriginStatus::Unresolved, None));
         let addresses: [SocketAddr; 2] = ["10.0.0.1:80".parse().unwrap(), "10.0.0.2:80".parse().unwrap()];
@@ -371,8 +367,7 @@ mod tests {
 
     #[test]
     fn a_dead_address_takes_no_requests_and_its_origin_not_down() {
-        let origin =
-            OriginState::new("app.internal:80".into(), Endpoint::Name { host: "app.internal".into(), port: 80 });
+        let origin = named_origin();
         let [dead, well]: [SocketAddr; 2] = ["[::1]:80".parse().unwrap(), "10.0.0.2:80".parse().unwrap()];
         origin.set_addresses(&[dead, well]);
         let refused = || origin.connection_failed(dead, "refused".into(), 3);
@@ -387,7 +382,7 @@ mod tests {
         origin.set_addresses(&[dead]);
         assert_eq!((origin.status(), origin.socket_address(|_| false)), (OriginStatus::Down, Some(dead)));
         let ok = || origin.record(dead, Ok(()), 2, 3);
-        assert_eq!([ok(), ok()], [None, Some(HealthChange::Up)]);
+        assert_eq!([ok(), ok()], [None, Some(OriginStatus::Up)]);
     }
 
     #[test]
