@@ -170,11 +170,11 @@ pub const fn is_tchar(byte: u8) -> bool {
 }
 
 /// Fields in trailers, at most.
-const MOST_TRAILERS: usize = 64;
+const MAX_TRAILERS: usize = 64;
 
 /// Reads the lines of trailers, with the empty one that ends them. `None`: they are none, or too many.
 pub fn parse_trailers(lines: &[u8]) -> Option<HeaderMap> {
-    let mut space = [httparse::EMPTY_HEADER; MOST_TRAILERS];
+    let mut space = [httparse::EMPTY_HEADER; MAX_TRAILERS];
     let Ok(httparse::Status::Complete((_, parsed))) = httparse::parse_headers(lines, &mut space) else { return None };
     let mut fields = HeaderMap::with_capacity(parsed.len());
     for field in parsed {
@@ -393,27 +393,17 @@ fn normalise_escapes(path: &str) -> Result<String, TargetError> {
 /// RFC 3986 section 5.2.4 for a path that begins with `/`.
 fn remove_dot_segments(path: &str) -> String {
     let mut kept: Vec<&str> = Vec::new();
-    let mut segments = path.split('/').skip(1).peekable();
-    while let Some(segment) = segments.next() {
-        let last = segments.peek().is_none();
+    for segment in path.split('/').skip(1) {
         match segment {
-            "." if last => kept.push(""),
             "." => {}
-            ".." => {
-                kept.pop();
-                if last {
-                    kept.push("");
-                }
-            }
+            ".." => _ = kept.pop(),
             segment => kept.push(segment),
         }
     }
-    let mut out = String::with_capacity(path.len());
-    for segment in kept {
-        out.push('/');
-        out.push_str(segment);
+    if path.ends_with("/.") || path.ends_with("/..") {
+        kept.push("");
     }
-    if out.is_empty() { "/".into() } else { out }
+    ["/", &kept.join("/")].concat()
 }
 
 #[cfg(test)]

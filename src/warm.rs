@@ -22,11 +22,11 @@ use crate::request::{Fields, RequestView, Scheme, Target};
 use crate::snapshot::Snapshot;
 
 /// Warm-ups that are remembered; as many may run at one time.
-const MOST_JOBS: usize = 20;
+const MAX_JOBS: usize = 20;
 /// What all of them together may fetch at one time: visitors' own fills need room as well.
-const MOST_AT_ONCE: usize = 512;
+const MAX_AT_ONCE: usize = 512;
 /// What was not stored of each, that is remembered.
-const MOST_FAILURES: usize = 1000;
+const MAX_FAILURES: usize = 1000;
 
 /// One thing to fetch.
 #[derive(Debug, Clone)]
@@ -52,7 +52,7 @@ pub struct Job {
 
 /// As many warm-ups are running as may.
 #[derive(Debug, thiserror::Error)]
-#[error("{MOST_JOBS} warm-ups are running already; stop one, or wait")]
+#[error("{MAX_JOBS} warm-ups are running already; stop one, or wait")]
 pub struct TooManyWarmUps;
 
 /// What was not stored, and why.
@@ -92,7 +92,7 @@ pub struct WarmUps {
 
 impl Default for WarmUps {
     fn default() -> Self {
-        WarmUps { jobs: Mutex::default(), next: AtomicU64::new(0), places: Arc::new(Semaphore::new(MOST_AT_ONCE)) }
+        WarmUps { jobs: Mutex::default(), next: AtomicU64::new(0), places: Arc::new(Semaphore::new(MAX_AT_ONCE)) }
     }
 }
 
@@ -107,7 +107,7 @@ impl WarmUps {
         sites: Option<Vec<String>>,
     ) -> Result<Arc<Job>, TooManyWarmUps> {
         let mut jobs = self.jobs.lock();
-        if jobs.len() >= MOST_JOBS {
+        if jobs.len() >= MAX_JOBS {
             let ended = jobs.iter().position(|job| job.progress.lock().has_ended).ok_or(TooManyWarmUps)?;
             jobs.remove(ended);
         }
@@ -144,7 +144,7 @@ impl Job {
             Ok(Fetched::There) => progress.there += 1,
             Err(reason) => {
                 progress.not_stored += 1;
-                if progress.failures.len() < MOST_FAILURES {
+                if progress.failures.len() < MAX_FAILURES {
                     progress.failures.push(Failure { url: wanted.url(), reason });
                 }
             }

@@ -52,44 +52,37 @@ async fn check_for_ever(pool: Arc<PoolRuntime>, index: usize, health: Health, pr
         for address in origin.addresses() {
             let (pool, probes, health) = (pool.clone(), probes.clone(), health.clone());
             asked.spawn(async move {
-                let probe = probe(&probes, &pool, index, address, &health.probe, health.timeout);
+                let probe = probe(&probes, &pool, index, address, &health);
+                let late = || format!("no answer in {}", crate::config::units::format_duration(health.timeout));
                 let result = tokio::time::timeout(health.timeout * 2, probe).await;
-                let late = |_| format!("no answer in {}", crate::config::units::format_duration(health.timeout));
-                (address, result.unwrap_or_else(|error| Err(Failure::OfOrigin(late(error)))))
+                (address, result.unwrap_or_else(|_| Err(Failure { why: late(), is_ours: false })))
             });
         }
         while let Some(done) = asked.join_next().await {
-            let (address, result) = match done {
-                Ok((address, Ok(()))) => (address, Ok(())),
-                Ok((address, Err(Failure::OfOrigin(error)))) => (address, Err(error)),
-                Ok((_, Err(Failure::Ours(error)))) => {
-                    let (pool, origin) = (name, &origin.address);
-                    tracing::warn!(%pool, %origin, error, "a health check could not be made for want of something here");
-                    continue;
-                }
-                Err(_) => continue, // a panic, which has been reported
-            };
-            let error = result.as_ref().err().cloned();
+            let Ok((address, result)) = done else { continue }; // a panic, which has been reported
+            if let Err(Failure { why: error, is_ours: true }) = &result {
+                let (pool, origin) = (name, &origin.address);
+                tracing::warn!(%pool, %origin, error, "a health check could not be made for want of something here");
+                continue;
+            }
+            let result = result.as_ref().copied().map_err(|failure| failure.why.as_str());
             if let Some(change) = origin.record(address, result, health.rise, health.fall) {
-                origin.tell(change, name, error.as_deref());
+                origin.tell(change, name, result.err());
             }
         }
     }
 }
 
-/// How a probe ended that brought no success.
-enum Failure {
-    OfOrigin(String),
-    /// For want of something here: it says nothing of the origin.
-    Ours(String),
+/// Why a probe brought no success.
+struct Failure {
+    why: String,
+    /// It is for want of something here, and says nothing of the origin.
+    is_ours: bool,
 }
 
 impl From<Box<pingora_core::Error>> for Failure {
     fn from(error: Box<pingora_core::Error>) -> Self {
-        match is_our_own_fault(error.root_cause()) {
-            true => Failure::Ours(describe(&error)),
-            false => Failure::OfOrigin(describe(&error)),
-        }
+        Failure { why: describe(&error), is_ours: is_our_own_fault(error.root_cause()) }
     }
 }
 
@@ -98,15 +91,14 @@ async fn probe(
     pool: &PoolRuntime,
     index: usize,
     address: SocketAddr,
-    probe: &Probe,
-    timeout: Duration,
+    health: &Health,
 ) -> Result<(), Failure> {
     let mut peer = pool.peer(index, address);
     // Of the session itself: one that is dropped with a future of its own would never be given back.
-    peer.options.read_timeout = Some(timeout);
-    peer.options.write_timeout = Some(timeout);
+    peer.options.read_timeout = Some(health.timeout);
+    peer.options.write_timeout = Some(health.timeout);
     peer.group_key = probes.count.fetch_add(1, Ordering::Relaxed);
-    let Probe::Http { path, host, expect } = probe else {
+    let Probe::Http { path, host, expect } = &health.probe else {
         let stream = probes.connector.transport.new_stream(&peer).await;
         return stream.map(drop).map_err(Failure::from);
     };
@@ -120,10 +112,9 @@ async fn probe(
     }
     let status = status?;
     if expect.iter().any(|range| (range.first..=range.last).contains(&status)) {
-        Ok(())
-    } else {
-        Err(Failure::OfOrigin(format!("answered {status}")))
+        return Ok(());
     }
+    Err(Failure { why: format!("answered {status}"), is_ours: false })
 }
 
 /// The status that an origin answers with. It has the deadlines of the session.
@@ -150,5 +141,5 @@ async fn ask(session: &mut HttpSession, path: &str, host: &str) -> Result<u16, F
             return Ok(status);
         }
     }
-    Err(Failure::OfOrigin("no final response".to_owned()))
+    Err(Failure { why: "no final response".to_owned(), is_ours: false })
 }

@@ -11,7 +11,7 @@ pub const CDN_LOOP: HeaderName = HeaderName::from_static("cdn-loop");
 /// What this software calls itself there.
 const CDN: &str = "seawall";
 /// Nodes that a request may pass, this one included.
-const MOST_NODES: usize = 16;
+const MAX_NODES: usize = 16;
 
 /// How the node tells itself in loops.
 #[derive(Debug)]
@@ -63,7 +63,7 @@ impl Passage {
                     && parts.any(|parameter| parameter.strip_prefix(b"node=") == Some(self.id.as_bytes()));
             }
         });
-        match (here, nodes >= MOST_NODES) {
+        match (here, nodes >= MAX_NODES) {
             (true, _) => Some(Loop::Here),
             (false, true) => Some(Loop::TooLong),
             (false, false) => None,

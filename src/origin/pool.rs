@@ -211,7 +211,7 @@ impl PoolRuntime {
         }
         if kind == FailureKind::Connecting
             && let Some(check) = &self.config.health
-            && let Some(change) = origin.connection_failed(address, error.to_owned(), check.fall)
+            && let Some(change) = origin.connection_failed(address, error, check.fall)
         {
             origin.tell(change, pool, Some(error));
         }

@@ -203,8 +203,9 @@ impl OriginState {
         }
     }
 
-    /// A connection for a request could not be made; `fall` of them in a row take the address down.
-    pub fn connection_failed(&self, to: SocketAddr, error: String, fall: u32) -> Option<OriginStatus> {
+    /// A connection for a request could not be made; `fall` of them in a row take the address down. Gives how the origin stands,
+    /// if that has changed.
+    pub fn connection_failed(&self, to: SocketAddr, error: &str, fall: u32) -> Option<OriginStatus> {
         let address = self.find(to)?;
         let mut row = address.row.lock();
         row.failed_connections = row.failed_connections.saturating_add(1);
@@ -212,35 +213,28 @@ impl OriginState {
             return None;
         }
         row.successes = 0;
-        *self.last_error.lock() = Some(error);
+        *self.last_error.lock() = Some(error.to_owned());
         self.turn(&address, false)
     }
 
-    /// Takes the result of a health check into account.
-    pub fn record(&self, of: SocketAddr, result: Result<(), String>, rise: u32, fall: u32) -> Option<OriginStatus> {
+    /// Takes the result of a health check into account, likewise.
+    pub fn record(&self, of: SocketAddr, result: Result<(), &str>, rise: u32, fall: u32) -> Option<OriginStatus> {
         let address = self.find(of)?;
         let mut row = address.row.lock();
-        match result {
+        let up = match result {
             Ok(()) => {
-                let successes = row.successes.saturating_add(1);
-                *row = Row { successes, ..Row::default() };
-                if address.is_up() {
-                    *self.last_error.lock() = None;
-                } else if successes >= rise {
-                    *self.last_error.lock() = None;
-                    return self.turn(&address, true);
-                }
+                *row = Row { successes: row.successes.saturating_add(1), ..Row::default() };
+                address.is_up() || row.successes >= rise
             }
-            Err(error) => {
-                row.successes = 0;
-                row.failures = row.failures.saturating_add(1);
-                *self.last_error.lock() = Some(error);
-                if address.is_up() && row.failures >= fall {
-                    return self.turn(&address, false);
-                }
+            Err(_) => {
+                (row.successes, row.failures) = (0, row.failures.saturating_add(1));
+                address.is_up() && row.failures < fall
             }
+        };
+        if up || result.is_err() {
+            *self.last_error.lock() = result.err().map(str::to_owned);
         }
-        None
+        self.turn(&address, up)
     }
 
     /// Tells of a change of its health.
@@ -313,7 +307,7 @@ mod tests {
     fn health_changes_after_rise_or_fall_in_a_row() {
         let origin = origin();
         let ok = || Ok(());
-        let bad = || Err("refused".to_owned());
+        let bad = || Err("refused");
         for (result, change, status) in [
             (bad(), None, OriginStatus::Up),
             (bad(), None, OriginStatus::Up),
@@ -336,7 +330,7 @@ mod tests {
     #[test]
     fn failed_connections_count_in_a_row_only() {
         let origin = origin();
-        let refused = || origin.connection_failed(ADDRESS, "refused".into(), 3);
+        let refused = || origin.connection_failed(ADDRESS, "refused", 3);
         assert_eq!([refused(), refused()], [None, None]);
         origin.connected(ADDRESS);
         assert_eq!([refused(), refused()], [None, None]);
@@ -370,7 +364,7 @@ mod tests {
         let origin = named_origin();
         let [dead, well]: [SocketAddr; 2] = ["[::1]:80".parse().unwrap(), "10.0.0.2:80".parse().unwrap()];
         origin.set_addresses(&[dead, well]);
-        let refused = || origin.connection_failed(dead, "refused".into(), 3);
+        let refused = || origin.connection_failed(dead, "refused", 3);
         assert_eq!([refused(), refused(), refused()], [None, None, None], "the origin is up");
         for _ in 0..4 {
             assert_eq!(origin.socket_address(|_| false), Some(well));

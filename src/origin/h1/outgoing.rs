@@ -1,12 +1,12 @@
 //! A request on its way to an origin: its head, and its body as it comes, framed as HTTP/1.1 has it.
 
-use std::io::{self, IoSlice};
-use std::pin::Pin;
+use std::io;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use http::HeaderMap;
-use tokio::io::AsyncWrite;
+use tokio::io::{AsyncWrite, AsyncWriteExt};
 
 use crate::request::put_trailers;
 
@@ -85,16 +85,10 @@ impl Outgoing {
 
     /// Writes what was put; ready when all of it has gone.
     pub fn poll_write<S: AsyncWrite + Unpin>(&mut self, stream: &mut S, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let parts = [&self.first[..], &self.piece, self.end];
-        let all: usize = parts.iter().map(|part| part.len()).sum();
-        while self.written < all {
-            let mut skip = self.written;
-            let slices = parts.map(|part| {
-                let skipped = skip.min(part.len());
-                skip -= skipped;
-                IoSlice::new(&part[skipped..])
-            });
-            let written = ready!(Pin::new(&mut *stream).poll_write_vectored(cx, &slices))?;
+        let mut rest = self.first[..].chain(&self.piece[..]).chain(self.end);
+        rest.advance(self.written);
+        while rest.has_remaining() {
+            let written = ready!(pin!(stream.write_buf(&mut rest)).poll(cx))?;
             if written == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
