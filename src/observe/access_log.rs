@@ -4,7 +4,7 @@
 //! often. When the disk is slower than the requests, lines are dropped and counted.
 
 use std::cell::RefCell;
-use std::fs::{File, OpenOptions};
+use std::fs::OpenOptions;
 use std::io::{self, Write};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -131,29 +131,22 @@ fn buffer_of_this_thread() -> usize {
     MINE.with(|mine| *mine)
 }
 
-/// Where the lines of a writer go.
-enum Output {
-    Nowhere,
-    Stdout,
-    File(File),
-    /// It could not be opened or written; its lines are lost until it can be opened anew.
-    Broken {
-        retry: Instant,
-    },
-}
+/// Where the lines of the writer go. An error: it could not be opened or written, and its lines are lost until it can be
+/// opened anew, which is tried then.
+type Output = Result<Box<dyn Write>, Instant>;
 
 fn write_lines(shared: &Shared) {
-    let mut output = Output::Nowhere;
+    let mut output: Output = Ok(Box::new(io::sink()));
     let mut lines = Vec::new();
     loop {
         let stopping = shared.stop.load(Ordering::Acquire);
-        let retry = matches!(output, Output::Broken { retry } if retry <= Instant::now());
+        let retry = output.as_ref().is_err_and(|retry| *retry <= Instant::now());
         if shared.reopen.swap(false, Ordering::AcqRel) || retry {
             output = open(&shared.settings.lock().0, retry);
         }
         for buffer in &shared.buffers {
             std::mem::swap(&mut *buffer.lock(), &mut lines);
-            if !lines.is_empty() && !output.write(&lines) {
+            if !lines.is_empty() && !write(&mut output, &lines) {
                 shared.dropped.inc_by(memchr::memchr_iter(b'\n', &lines).count() as u64);
             }
             lines.clear();
@@ -165,48 +158,37 @@ fn write_lines(shared: &Shared) {
     }
 }
 
-impl Output {
-    fn broken() -> Self {
-        Output::Broken { retry: Instant::now() + RETRY }
+/// Writes lines; whether they got there. What fails is opened anew later.
+fn write(output: &mut Output, lines: &[u8]) -> bool {
+    let Ok(open) = output else { return false };
+    let written = open.write_all(lines);
+    if let Err(error) = &written {
+        tracing::error!(%error, "cannot write the access log; lines are lost until it can be written again");
+        *output = Err(Instant::now() + RETRY);
     }
-
-    /// Writes lines; whether they got there. What fails is opened anew later.
-    fn write(&mut self, lines: &[u8]) -> bool {
-        let written = match self {
-            Output::Nowhere => Ok(()),
-            Output::Stdout => io::stdout().write_all(lines),
-            Output::File(file) => file.write_all(lines),
-            Output::Broken { .. } => return false,
-        };
-        if let Err(error) = written {
-            tracing::error!(%error, "cannot write the access log; lines are lost until it can be written again");
-            *self = Output::broken();
-            return false;
-        }
-        true
-    }
+    written.is_ok()
 }
 
 /// Opens the target. It was said before that it cannot be, if this is a `retry`.
 fn open(target: &AccessLogTarget, retry: bool) -> Output {
-    let output = match target {
-        AccessLogTarget::Off => return Output::Nowhere,
-        AccessLogTarget::Stdout => Output::Stdout,
+    let output: Box<dyn Write> = match target {
+        AccessLogTarget::Off => return Ok(Box::new(io::sink())),
+        AccessLogTarget::Stdout => Box::new(io::stdout()),
         AccessLogTarget::File(path) => match OpenOptions::new().create(true).append(true).open(path) {
-            Ok(file) => Output::File(file),
+            Ok(file) => Box::new(file),
             Err(error) => {
                 if !retry {
                     let path = path.display();
                     tracing::error!(%path, %error, "cannot open the access log; lines are lost until it can be");
                 }
-                return Output::broken();
+                return Err(Instant::now() + RETRY);
             }
         },
     };
     if retry {
         tracing::info!("the access log is written again");
     }
-    output
+    Ok(output)
 }
 
 fn write_json(out: &mut Vec<u8>, outcome: &Outcome<'_>) {
@@ -231,16 +213,12 @@ fn write_json(out: &mut Vec<u8>, outcome: &Outcome<'_>) {
         ("error", outcome.error),
     ] {
         if let Some(value) = value {
-            out.extend_from_slice(b",\"");
-            out.extend_from_slice(name.as_bytes());
-            out.extend_from_slice(b"\":\"");
+            push(out, &[b",\"", name.as_bytes(), b"\":\""]);
             escape(out, value, json_escape);
             out.push(b'"');
         }
     }
-    out.extend_from_slice(b",\"status\":");
-    out.extend_from_slice(outcome.status.as_str().as_bytes());
-    out.extend_from_slice(b",\"bytes\":");
+    push(out, &[b",\"status\":", outcome.status.as_str().as_bytes(), b",\"bytes\":"]);
     push_number(out, outcome.bytes_sent);
     out.extend_from_slice(b",\"us\":");
     push_number(out, outcome.duration.as_micros() as u64);
@@ -252,20 +230,14 @@ fn write_combined(out: &mut Vec<u8>, outcome: &Outcome<'_>) {
     push_address(out, outcome.client);
     out.extend_from_slice(b" - - [");
     push_clf_time(out, outcome.time);
-    out.extend_from_slice(b"] \"");
-    out.extend_from_slice(outcome.method.as_str().as_bytes());
-    out.push(b' ');
+    push(out, &[b"] \"", outcome.method.as_str().as_bytes(), b" "]);
     let quoted = |out: &mut Vec<u8>, value: &str| escape(out, value, |out, byte| _ = write!(out, "\\x{byte:02x}"));
     quoted(out, outcome.path);
     if let Some(query) = outcome.query {
         out.push(b'?');
         quoted(out, query);
     }
-    out.push(b' ');
-    out.extend_from_slice(protocol(outcome.version).as_bytes());
-    out.extend_from_slice(b"\" ");
-    out.extend_from_slice(outcome.status.as_str().as_bytes());
-    out.push(b' ');
+    push(out, &[b" ", protocol(outcome.version).as_bytes(), b"\" ", outcome.status.as_str().as_bytes(), b" "]);
     push_number(out, outcome.bytes_sent);
     out.extend_from_slice(b" \"");
     quoted(out, outcome.referer.unwrap_or("-"));
@@ -301,6 +273,10 @@ fn json_escape(out: &mut Vec<u8>, byte: u8) {
         b'"' | b'\\' => out.extend_from_slice(&[b'\\', byte]),
         _ => _ = write!(out, "\\u{byte:04x}"),
     }
+}
+
+fn push(out: &mut Vec<u8>, parts: &[&[u8]]) {
+    parts.iter().for_each(|part| out.extend_from_slice(part));
 }
 
 fn push_number(out: &mut Vec<u8>, number: u64) {
