@@ -17,7 +17,7 @@ use crate::config::model::Pool;
 use crate::request::content_length;
 
 use super::error::describe;
-use super::link::{Link, LinkError, MAX_FIELDS, MAX_HEAD, ResponseHead};
+use super::link::{Frame, Link, LinkError, MAX_FIELDS, MAX_HEAD, ResponseHead};
 use super::request::OriginRequest;
 use super::upload::Upload;
 
@@ -90,12 +90,9 @@ impl Stream {
             let piece = self.piece.split_to(self.piece.len().min(sender.capacity()));
             self.gone += piece.len() as u64;
             let ends = self.piece.is_empty() && self.end == Some(None);
-            if ends {
-                self.end = None;
-            }
             sender.send_data(piece, ends)?;
             if ends {
-                self.sender = None;
+                (self.sender, self.end) = (None, None);
                 return Poll::Ready(Ok(()));
             }
         }
@@ -118,13 +115,15 @@ impl Link for Stream {
         self.gone
     }
 
-    fn put_data(&mut self, piece: Bytes, last: bool) {
-        self.piece = piece;
-        self.end = last.then_some(None);
-    }
-
-    fn put_end(&mut self, trailers: Option<HeaderMap>) {
-        self.end = Some(trailers);
+    fn put(&mut self, frame: Option<Frame>) {
+        self.end = match frame {
+            Some(Frame::Data { piece, last }) => {
+                self.piece = piece;
+                last.then_some(None)
+            }
+            Some(Frame::Trailers(trailers)) => Some(Some(trailers)),
+            None => Some(None),
+        };
     }
 
     fn poll_head(&mut self, cx: &mut Context<'_>, _method: &Method) -> Poll<Result<ResponseHead, LinkError>> {

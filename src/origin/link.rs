@@ -23,16 +23,25 @@ pub struct ResponseHead {
     pub fields: HeaderMap,
 }
 
+/// Some of a request's body.
+#[derive(Debug, Clone)]
+pub enum Frame {
+    /// `last`: it is known that nothing comes after it. That it is not known says nothing.
+    Data {
+        piece: Bytes,
+        last: bool,
+    },
+    Trailers(HeaderMap),
+}
+
 /// Where a request goes and its response comes from.
 pub trait Link: Send {
     /// Ready when all that was put of the request has gone.
     fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), LinkError>>;
     /// Bytes that have gone so far.
     fn gone(&self) -> u64;
-    /// Puts a piece of the request's body behind what has gone.
-    fn put_data(&mut self, piece: Bytes, last: bool);
-    /// Puts the end of the request's body.
-    fn put_end(&mut self, trailers: Option<HeaderMap>);
+    /// Puts some of the request's body behind what has gone; `None`: its end.
+    fn put(&mut self, frame: Option<Frame>);
     /// A response's head, an interim one too.
     fn poll_head(&mut self, cx: &mut Context<'_>, method: &Method) -> Poll<Result<ResponseHead, LinkError>>;
     /// The next piece of the body; `None` at its end.

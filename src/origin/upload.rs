@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 use tokio::time::Sleep;
 
@@ -15,22 +14,12 @@ use crate::pace::{Pace, Taking};
 
 use super::forward;
 use super::interims::Interims;
+pub use super::link::Frame;
 use super::link::{Link, LinkError, TAKES_NOTHING};
 
 /// How long an origin may take to say that it wants the body. One that does not know `Expect` says nothing, and then the
 /// client is told to go on (RFC 9110 section 10.1.1).
 const CONTINUE_PATIENCE: Duration = Duration::from_secs(1);
-
-/// Some of a request's body.
-#[derive(Debug, Clone)]
-pub enum Frame {
-    /// `last`: it is known that nothing comes after it. That it is not known says nothing.
-    Data {
-        piece: Bytes,
-        last: bool,
-    },
-    Trailers(HeaderMap),
-}
 
 /// Where a request's body comes from.
 pub trait RequestBody: Send + Sync {
@@ -219,11 +208,7 @@ impl Upload {
             match self.poll_next(cx)? {
                 Poll::Ready(frame) => {
                     self.is_put = !matches!(frame, Some(Frame::Data { last: false, .. }));
-                    match frame {
-                        Some(Frame::Data { piece, last }) => link.put_data(piece, last),
-                        Some(Frame::Trailers(trailers)) => link.put_end(Some(trailers)),
-                        None => link.put_end(None),
-                    }
+                    link.put(frame);
                     self.wait = None;
                     self.steps += 1;
                 }

@@ -18,9 +18,9 @@ use tokio::io::AsyncReadExt;
 
 use crate::request::parse_trailers;
 
-use super::link::{Link, LinkError, ResponseHead, TAKES_NOTHING};
+use super::link::{Frame, Link, LinkError, ResponseHead, TAKES_NOTHING};
 
-use body::{Body, Taken};
+use body::Body;
 pub use kept::Kept;
 use outgoing::Outgoing;
 pub use stream::OriginStream;
@@ -76,7 +76,7 @@ impl Connection {
         }
         let mut all = BytesMut::from(&piece[..]);
         while all.len() < PIECE
-            && let Taken::Some(more) = self.body.take(&mut self.read, &mut self.trailers)?
+            && let Poll::Ready(Some(more)) = self.body.take(&mut self.read, &mut self.trailers)?
         {
             all.extend_from_slice(&more);
         }
@@ -111,12 +111,8 @@ impl Link for Connection {
         self.out.gone()
     }
 
-    fn put_data(&mut self, piece: Bytes, last: bool) {
-        self.out.put_data(piece, last);
-    }
-
-    fn put_end(&mut self, trailers: Option<HeaderMap>) {
-        self.out.put_end(trailers);
+    fn put(&mut self, frame: Option<Frame>) {
+        self.out.put(frame);
     }
 
     fn poll_head(&mut self, cx: &mut Context<'_>, method: &Method) -> Poll<Result<ResponseHead, LinkError>> {
@@ -146,9 +142,9 @@ impl Link for Connection {
     fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, LinkError>> {
         loop {
             match self.body.take(&mut self.read, &mut self.trailers)? {
-                Taken::Some(piece) => return Poll::Ready(Ok(Some(self.gather(piece)?))),
-                Taken::End => return Poll::Ready(Ok(None)),
-                Taken::NeedsMore => {}
+                Poll::Ready(Some(piece)) => return Poll::Ready(Ok(Some(self.gather(piece)?))),
+                Poll::Ready(None) => return Poll::Ready(Ok(None)),
+                Poll::Pending => {}
             }
             let expected = usize::try_from(self.body.expected()).unwrap_or(PIECE);
             self.read.reserve(expected.clamp(FIRST_READ, PIECE));
