@@ -23,6 +23,10 @@ pub(super) enum By {
 }
 
 impl By {
+    fn h1(stream: OriginStream) -> Self {
+        By::H1(Box::new(h1::Connection::new(stream)))
+    }
+
     pub fn link(&mut self) -> &mut dyn Link {
         match self {
             By::H1(connection) => &mut **connection,
@@ -75,32 +79,34 @@ impl Connector {
             return Ok((By::H1(connection), true));
         }
         // HTTP/2 has no Upgrade.
-        let is_h1 = pool.config.protocol == OriginProtocol::H1;
-        if is_h1 || by_http11 || request.upgrade.is_some() || picked.origin.wants_http11() {
-            // Boxed: large, and most requests find a connection that was kept.
-            return Box::pin(self.connect(picked, deadline)).await.map(|connection| (By::H1(connection), false));
-        }
-        // Likewise; and most origins speak HTTP/1.1.
-        Box::pin(self.open_by_pingora(request, upload, picked, deadline)).await
+        let is_h1 = pool.config.protocol == OriginProtocol::H1
+            || by_http11
+            || request.upgrade.is_some()
+            || picked.origin.wants_http11();
+        let connecting = async {
+            match is_h1 {
+                true => self.connect(picked).await.map(|stream| (By::h1(stream), false)),
+                // Boxed: large, and most origins speak HTTP/1.1.
+                false => Box::pin(self.open_by_pingora(request, upload, picked)).await,
+            }
+        };
+        // Likewise; and most requests find a connection that was kept.
+        Box::pin(within(picked, deadline, connecting)).await
     }
 
-    /// A new connection that speaks HTTP/1.1. With an error goes whether it says something of the origin: what the request
-    /// had no time for, or the node no descriptors, does not.
-    async fn connect(&self, picked: &Picked, deadline: Instant) -> Result<Box<h1::Connection>, Failure> {
+    /// A new connection for HTTP/1.1.
+    async fn connect(&self, picked: &Picked) -> Result<OriginStream, Failure> {
         let origin = &picked.origin.address;
-        let stream = async {
-            if picked.pool.config.tls.is_some() {
-                let mut peer = picked.peer();
-                peer.options.set_http_version(1, 1);
-                let stream = Box::pin(self.transport.new_stream(&peer)).await;
-                return stream.map(OriginStream::Tls).map_err(|error| Failure::of_connecting(&error, origin));
-            }
-            let fail = |error: std::io::Error| Failure::of_socket(&error, origin);
-            let stream = TcpStream::connect(picked.address).await.map_err(fail)?;
-            stream.set_nodelay(true).map_err(fail)?;
-            Ok(OriginStream::Plain(stream))
-        };
-        within(picked, deadline, stream).await.map(|stream| Box::new(h1::Connection::new(stream)))
+        if picked.pool.config.tls.is_some() {
+            let mut peer = picked.peer();
+            peer.options.set_http_version(1, 1);
+            let stream = Box::pin(self.transport.new_stream(&peer)).await;
+            return stream.map(OriginStream::Tls).map_err(|error| Failure::of_connecting(&error, origin));
+        }
+        let fail = |error: std::io::Error| Failure::of_socket(&error, origin);
+        let stream = TcpStream::connect(picked.address).await.map_err(fail)?;
+        stream.set_nodelay(true).map_err(fail)?;
+        Ok(OriginStream::Plain(stream))
     }
 
     async fn open_by_pingora(
@@ -108,14 +114,10 @@ impl Connector {
         request: &OriginRequest,
         upload: Option<&Upload>,
         picked: &Picked,
-        deadline: Instant,
     ) -> Result<(By, bool), Failure> {
         let (peer, origin) = (picked.peer(), &picked.origin.address);
-        let session = async {
-            let session = self.http.get_http_session(&peer).await;
-            session.map_err(|error| Failure::of_connecting(&error, origin))
-        };
-        let (session, reused) = within(picked, deadline, session).await?;
+        let session = self.http.get_http_session(&peer).await;
+        let (session, reused) = session.map_err(|error| Failure::of_connecting(&error, origin))?;
         match session {
             HttpSession::H2(session) => {
                 // An error here is no fault of the origin's, but for a connection that has just ended.
@@ -130,10 +132,7 @@ impl Connector {
                 let stream = h2::Stream::send(session, peer, head, upload.is_none()).map_err(fail)?;
                 Ok((By::H2(Box::new(stream)), reused))
             }
-            HttpSession::H1(session) => {
-                let stream = OriginStream::Tls(session.into_inner());
-                Ok((By::H1(Box::new(h1::Connection::new(stream))), false))
-            }
+            HttpSession::H1(session) => Ok((By::h1(OriginStream::Tls(session.into_inner())), false)),
             HttpSession::Custom(_) => {
                 let cause = "a protocol that was not asked for".to_owned();
                 let error = OriginError::Invalid { origin: origin.clone(), cause };
