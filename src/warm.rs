@@ -84,16 +84,10 @@ pub struct Progress {
 }
 
 /// The warm-ups of the node.
+#[derive(Default)]
 pub struct WarmUps {
     jobs: Mutex<VecDeque<Arc<Job>>>,
     next: AtomicU64,
-    places: Arc<Semaphore>,
-}
-
-impl Default for WarmUps {
-    fn default() -> Self {
-        WarmUps { jobs: Mutex::default(), next: AtomicU64::new(0), places: Arc::new(Semaphore::new(MAX_AT_ONCE)) }
-    }
 }
 
 impl WarmUps {
@@ -116,7 +110,7 @@ impl WarmUps {
         let job = Arc::new(Job { id, sites, progress: Mutex::new(progress) });
         jobs.push_back(job.clone());
         drop(jobs);
-        tokio::spawn(run(job.clone(), engine.clone(), snapshot.clone(), wanted, at_once, self.places.clone()));
+        tokio::spawn(run(job.clone(), engine.clone(), snapshot.clone(), wanted, at_once));
         Ok(job)
     }
 
@@ -174,15 +168,15 @@ async fn run(
     snapshot: Arc<ArcSwap<Snapshot>>,
     wanted: Vec<Wanted>,
     at_once: usize,
-    places: Arc<Semaphore>,
 ) {
+    static PLACES: Semaphore = Semaphore::const_new(MAX_AT_ONCE);
     let mut running = JoinSet::new();
     for one in wanted {
         while running.len() >= at_once {
             running.join_next().await;
         }
         // An error means that there are no more places, which never happens.
-        let Ok(place) = places.clone().acquire_owned().await else { break };
+        let Ok(place) = PLACES.acquire().await else { break };
         if job.progress.lock().stopped {
             break;
         }
