@@ -12,7 +12,7 @@ use super::upload::BodyError;
 /// Why an exchange with an origin failed, in the terms in which the client is told.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum OriginError {
-    /// Nor of its fallbacks.
+    /// Nor one of its fallbacks.
     #[error("no origin of pool {pool} can serve")]
     NoOrigin { pool: Arc<str> },
     #[error("too many fills are running; see max_fills in [limits]")]
@@ -106,7 +106,7 @@ pub struct Failure {
 pub enum FailureKind {
     /// There was no connection, so nothing was sent.
     Connecting,
-    /// Nor here, but for want of something on this host: it says nothing of the origin.
+    /// There was none either, but for want of something on this host: it says nothing of the origin.
     Ours,
     /// The origin may simply have closed a connection that lay idle: nobody has seen anything of the request.
     DeadConnection,

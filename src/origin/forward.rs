@@ -71,8 +71,6 @@ static IDENTITY_FIELDS: &[&str] = &[
     "forwarded-for",
     "x-forward-for",
     "cdn-src-ip",
-    "x-remote-ip",
-    "x-remote-addr",
     "x-proxyuser-ip",
     "x-custom-ip-authorization",
     "x-envoy-external-address",
@@ -380,14 +378,10 @@ pub fn via(version: Version, node: &str) -> String {
 /// `X-Forwarded-For`: the peer, after what a trusted proxy said came before it.
 pub fn believed_chain(before: &str, client: IpAddr, trusted_proxies: &[IpRange]) -> String {
     let peer = client.to_canonical().to_string();
-    match is_trusted(trusted_proxies, client) && !before.is_empty() {
+    match trusted_proxies.iter().any(|range| range.contains(client)) && !before.is_empty() {
         true => format!("{before}, {peer}"),
         false => peer,
     }
-}
-
-fn is_trusted(ranges: &[IpRange], address: IpAddr) -> bool {
-    ranges.iter().any(|range| range.contains(address))
 }
 
 #[cfg(test)]

@@ -134,10 +134,10 @@ impl PoolRuntime {
             .origins
             .iter()
             .map(|origin| {
-                let kept = old.and_then(|old| old.origins.iter().find(|state| state.address == origin.address));
-                kept.filter(|state| state.endpoint == origin.endpoint)
-                    .cloned()
-                    .unwrap_or_else(|| Arc::new(OriginState::new(origin.address.clone(), origin.endpoint.clone())))
+                let is_same =
+                    |state: &&Arc<OriginState>| state.address == origin.address && state.endpoint == origin.endpoint;
+                let kept = old.and_then(|old| old.origins.iter().find(is_same)).cloned();
+                kept.unwrap_or_else(|| Arc::new(OriginState::new(origin.address.clone(), origin.endpoint.clone())))
             })
             .collect();
         if config.health.is_none() {

@@ -5,6 +5,8 @@ mod key;
 
 pub use key::{CacheKey, Key, KeyOrigin};
 
+use std::borrow::Cow;
+
 use http::{Method, StatusCode, Version, header};
 
 use crate::config::model::{CacheMode, Config, EncodedDots, KeyRules, Route, Site};
@@ -77,15 +79,11 @@ impl PassReason {
 impl Matched<'_> {
     /// Writes the request's cache key into a buffer that the caller reuses.
     pub fn write_key(&self, buffer: &mut String, version: u64, request: &RequestView<'_>) {
-        let rules = &self.route.cache.key;
-        let (site, port) = (&self.site.name, self.site.keyed_port(request));
-        match rules.ignore_path_case && self.is_anothers_in_lower_case(request) {
-            true => {
-                let rules = KeyRules { ignore_path_case: false, ..rules.clone() };
-                CacheKey::write(buffer, site, version, port, &rules, request);
-            }
-            false => CacheKey::write(buffer, site, version, port, rules, request),
+        let mut rules = Cow::Borrowed(&self.route.cache.key);
+        if rules.ignore_path_case && self.is_anothers_in_lower_case(request) {
+            rules.to_mut().ignore_path_case = false;
         }
+        CacheKey::write(buffer, &self.site.name, version, self.site.keyed_port(request), &rules, request);
     }
 
     /// The host, and the port where it counts: what the origin gets as `Host` of what all may get.
