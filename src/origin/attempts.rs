@@ -45,7 +45,7 @@ pub async fn send(
     while let Some(picked) = pools.pick(request.pool, request.hash, &tried) {
         let (origin, address, pool) = (picked.origin.clone(), picked.address, picked.pool.clone());
         let how = Attempt { deadline, may_be_kept: unprocessed == 0, by_http11 };
-        let attempted = exchange::attempt(connector, request, &mut upload, picked, how).await;
+        let attempted = exchange::send(connector, request, &mut upload, picked, how).await;
         is_latest = attempted.is_ok();
         let is_repeatable = upload.as_ref().is_none_or(|upload| upload.is_repeatable());
         let may_repeat = request.method.is_idempotent() && is_repeatable;

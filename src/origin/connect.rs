@@ -16,21 +16,21 @@ use super::pool::Picked;
 use super::request::OriginRequest;
 use super::upload::Upload;
 
-/// How the origin is spoken to. Boxed for as long as the connection lives: it goes from hand to hand, too.
-pub(super) enum By {
+/// A connection, or a stream of one. Boxed for as long as it lives: it goes from hand to hand.
+pub(super) enum Connection {
     H1(Box<h1::Connection>),
     H2(Box<h2::Stream>),
 }
 
-impl By {
+impl Connection {
     fn h1(stream: OriginStream) -> Self {
-        By::H1(Box::new(h1::Connection::new(stream)))
+        Connection::H1(Box::new(h1::Connection::new(stream)))
     }
 
     pub fn link(&mut self) -> &mut dyn Link {
         match self {
-            By::H1(connection) => &mut **connection,
-            By::H2(stream) => &mut **stream,
+            Connection::H1(h1) => &mut **h1,
+            Connection::H2(stream) => &mut **stream,
         }
     }
 }
@@ -70,13 +70,13 @@ impl Connector {
         upload: Option<&Upload>,
         picked: &Picked,
         Attempt { deadline, may_be_kept, by_http11 }: Attempt,
-    ) -> Result<(By, bool), Failure> {
+    ) -> Result<(Connection, bool), Failure> {
         let pool = &picked.pool;
         if may_be_kept
             && pool.config.protocol != OriginProtocol::H2
             && let Some(connection) = pool.kept.take(picked.index, picked.address, pool.config.timeouts.idle)
         {
-            return Ok((By::H1(connection), true));
+            return Ok((Connection::H1(connection), true));
         }
         // HTTP/2 has no Upgrade.
         let is_h1 = pool.config.protocol == OriginProtocol::H1
@@ -85,7 +85,7 @@ impl Connector {
             || picked.origin.wants_http11();
         let connecting = async {
             match is_h1 {
-                true => self.connect(picked).await.map(|stream| (By::h1(stream), false)),
+                true => self.connect(picked).await.map(|stream| (Connection::h1(stream), false)),
                 // Boxed: large, and most origins speak HTTP/1.1.
                 false => Box::pin(self.open_by_pingora(request, upload, picked)).await,
             }
@@ -114,7 +114,7 @@ impl Connector {
         request: &OriginRequest,
         upload: Option<&Upload>,
         picked: &Picked,
-    ) -> Result<(By, bool), Failure> {
+    ) -> Result<(Connection, bool), Failure> {
         let (peer, origin) = (picked.peer(), &picked.origin.address);
         let session = self.http.get_http_session(&peer).await;
         let (session, reused) = session.map_err(|error| Failure::of_connecting(&error, origin))?;
@@ -130,9 +130,9 @@ impl Connector {
                 };
                 let head = h2::head(request, &picked.pool.config, upload).map_err(fail)?;
                 let stream = h2::Stream::send(session, peer, head, upload.is_none()).map_err(fail)?;
-                Ok((By::H2(Box::new(stream)), reused))
+                Ok((Connection::H2(Box::new(stream)), reused))
             }
-            HttpSession::H1(session) => Ok((By::h1(OriginStream::Tls(session.into_inner())), false)),
+            HttpSession::H1(session) => Ok((Connection::h1(OriginStream::Tls(session.into_inner())), false)),
             HttpSession::Custom(_) => {
                 let cause = "a protocol that was not asked for".to_owned();
                 let error = OriginError::Invalid { origin: origin.clone(), cause };

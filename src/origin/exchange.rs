@@ -13,7 +13,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use crate::clock::Timestamp;
 use crate::request::content_length;
 
-use super::connect::{Attempt, By, Connector};
+use super::connect::{Attempt, Connection, Connector};
 use super::error::{Failure, FailureKind, OriginError};
 use super::forward;
 use super::h1::OriginStream;
@@ -30,7 +30,7 @@ pub struct Exchange {
     pub fields: HeaderMap,
     pub origin: Arc<str>,
     pub request_time: Timestamp,
-    by: By,
+    connection: Connection,
     /// Where the connection is to. The origin counts as in use for as long as this is here.
     picked: Picked,
     /// What is still to be sent of the request.
@@ -40,11 +40,11 @@ pub struct Exchange {
     broken: Option<BodyError>,
     /// How long nothing may come of the body.
     patience: Option<Duration>,
-    waits: Option<Waits>,
+    waits: Option<Wait>,
 }
 
 /// A wait for more of a body.
-struct Waits {
+struct Wait {
     /// What the request had come to when it began.
     steps: u64,
     over: Pin<Box<Sleep>>,
@@ -52,7 +52,7 @@ struct Waits {
 
 /// Sends a request to an origin and reads the head of its response. `upload`: the request's body; of what is not sent when
 /// the head is there, the exchange takes care.
-pub(super) async fn attempt(
+pub(super) async fn send(
     connector: &Connector,
     request: &OriginRequest,
     upload: &mut Option<Box<Upload>>,
@@ -61,12 +61,12 @@ pub(super) async fn attempt(
 ) -> Result<Box<Exchange>, Failure> {
     let timeouts = picked.pool.config.timeouts.clone();
     let request_time = Timestamp::now();
-    let (mut by, kept) = connector.open(request, upload.as_deref(), &picked, how).await?;
+    let (mut connection, kept) = connector.open(request, upload.as_deref(), &picked, how).await?;
     picked.origin.connected(picked.address);
-    let alive = matches!(by, By::H2(_)); // pinged
-    if let By::H1(connection) = &mut by {
+    let alive = matches!(connection, Connection::H2(_)); // pinged
+    if let Connection::H1(h1) = &mut connection {
         let chunked = upload.as_ref().is_some_and(|upload| upload.length().is_none());
-        connection.begin(request.wire_head(picked.pool.config.host.as_deref(), upload.as_deref()), chunked);
+        h1.begin(request.wire_head(picked.pool.config.host.as_deref(), upload.as_deref()), chunked);
     }
     if let Some(upload) = upload {
         // What HTTP/2 can say that it has not processed, may be sent again whatever the method.
@@ -77,7 +77,7 @@ pub(super) async fn attempt(
     }
     let sending = Sending { request, upload, is_sending: true, error: None, interim: 0 };
     let read = request.patience(None, alive, timeouts.read);
-    match sending.head(by.link(), timeouts.write, read, how.deadline).await {
+    match sending.head(connection.link(), timeouts.write, read, how.deadline).await {
         Ok(ResponseHead { status, fields }) => {
             if how.by_http11 {
                 picked.origin.remember_http11();
@@ -88,7 +88,7 @@ pub(super) async fn attempt(
                 fields,
                 origin: picked.origin.address.clone(),
                 request_time,
-                by,
+                connection,
                 picked,
                 upload: None,
                 is_cut: upload.as_ref().is_some_and(|upload| !upload.is_done()),
@@ -102,7 +102,7 @@ pub(super) async fn attempt(
                 LinkError::NeedsHttp11 => FailureKind::NeedsHttp11,
                 LinkError::Unprocessed(_) => FailureKind::Unprocessed,
                 LinkError::Timeout(_) => FailureKind::TimedOut,
-                LinkError::Io(_) | LinkError::Closed if kept && by.link().has_heard_nothing() => {
+                LinkError::Io(_) | LinkError::Closed if kept && connection.link().has_heard_nothing() => {
                     FailureKind::DeadConnection
                 }
                 _ => FailureKind::Broken,
@@ -245,7 +245,7 @@ impl Exchange {
             return Poll::Ready(Err(error.into()));
         }
         let fail = |error: &LinkError, origin| Poll::Ready(Err(OriginError::from_link(error, origin)));
-        match self.by.link().poll_body(cx) {
+        match self.connection.link().poll_body(cx) {
             Poll::Ready(Ok(piece)) => {
                 self.waits = None;
                 return Poll::Ready(Ok(piece));
@@ -257,7 +257,7 @@ impl Exchange {
         // An origin may have nothing to say as long as the request goes on.
         let steps = self.upload.as_ref().map_or(0, |upload| upload.steps());
         if self.waits.as_ref().is_none_or(|waits| waits.steps != steps) {
-            self.waits = Some(Waits { steps, over: Box::pin(tokio::time::sleep(patience)) });
+            self.waits = Some(Wait { steps, over: Box::pin(tokio::time::sleep(patience)) });
         }
         let Some(waits) = &mut self.waits else { return Poll::Pending };
         ready!(waits.over.as_mut().poll(cx));
@@ -266,7 +266,7 @@ impl Exchange {
 
     /// The trailers of a body that has been read to its end.
     pub fn take_trailers(&mut self) -> Option<HeaderMap> {
-        self.by.link().take_trailers()
+        self.connection.link().take_trailers()
     }
 
     /// The answer is the one that the client gets: the rest of its request goes on to this origin.
@@ -281,7 +281,7 @@ impl Exchange {
     /// may take no answer before it has been heard.
     pub fn send_on(&mut self, cx: &mut Context<'_>) {
         let Some(upload) = &mut self.upload else { return };
-        match upload.poll(cx, self.by.link()) {
+        match upload.poll(cx, self.connection.link()) {
             Poll::Pending => {}
             Poll::Ready(Ok(())) => self.upload = None,
             Poll::Ready(Err(error)) => {
@@ -302,28 +302,28 @@ impl Exchange {
 
     /// Whether all of the body has been read.
     pub fn is_over(&self) -> bool {
-        match &self.by {
-            By::H1(connection) => connection.is_over(),
-            By::H2(stream) => stream.is_over(),
+        match &self.connection {
+            Connection::H1(h1) => h1.is_over(),
+            Connection::H2(stream) => stream.is_over(),
         }
     }
 
     /// The connection itself after a 101, with what the origin has already sent on it. The origin counts as in
     /// use until the guard is dropped.
     pub fn into_tunnel(self) -> Option<(Bytes, OriginStream, ActiveGuard)> {
-        let By::H1(connection) = self.by else { return None };
-        let (early, stream) = connection.into_parts();
+        let Connection::H1(h1) = self.connection else { return None };
+        let (early, stream) = h1.into_parts();
         Some((early, stream, self.picked.active))
     }
 
     /// Gives the connection back after the whole body was read. One that is still to be sent something is of no use.
     pub async fn release(self: Box<Self>, connector: &Connector) {
-        let Exchange { by, picked: Picked { pool, index, address, .. }, upload, is_cut, .. } = *self;
-        match by {
-            By::H1(_) if upload.is_some() || is_cut => {}
-            By::H1(connection) => pool.kept.put(index, address, connection),
+        let Exchange { connection, picked: Picked { pool, index, address, .. }, upload, is_cut, .. } = *self;
+        match connection {
+            Connection::H1(_) if upload.is_some() || is_cut => {}
+            Connection::H1(h1) => pool.kept.put(index, address, h1),
             // Boxed: large, and most origins speak HTTP/1.1.
-            By::H2(stream) => {
+            Connection::H2(stream) => {
                 Box::pin(async move {
                     let (session, peer) = stream.into_session();
                     let idle = pool.config.timeouts.idle;

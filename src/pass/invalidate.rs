@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use http::{HeaderMap, HeaderName, Method, StatusCode, header};
+use http::{HeaderMap, HeaderName, Method, header};
 
 use crate::cache::engine::Engine;
 use crate::cache::purge::{CHANGE_PATIENCE, Event, Target as PurgeTarget};
@@ -24,11 +24,6 @@ pub struct Changed<'a> {
 }
 
 impl Changed<'_> {
-    /// Whether an answer says that something has changed.
-    pub fn may_be(&self, status: StatusCode) -> bool {
-        !self.view.method.is_safe() && (status.is_success() || status.is_redirection())
-    }
-
     fn site_name(&self) -> &str {
         &self.snapshot.site(self.site).name
     }

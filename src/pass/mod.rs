@@ -70,13 +70,13 @@ pub async fn pass(
     let answer = attempts::send(&engine.connector, &snapshot.pools, &request, upload).await;
     let changed = Changed { engine, snapshot, site: matched.site_index, view };
     let is_kept = match &answer {
-        Ok(exchange) if !changed.may_be(exchange.status) => true,
-        Ok(exchange) => changed.invalidate(&exchange.fields).await,
-        // Nobody knows whether it was carried out (RFC 9111 section 4.4).
-        Err(error) if error.may_have_been_sent() && !view.method.is_safe() => {
-            changed.invalidate(&HeaderMap::new()).await
+        _ if view.method.is_safe() => true,
+        Ok(exchange) if exchange.status.is_success() || exchange.status.is_redirection() => {
+            changed.invalidate(&exchange.fields).await
         }
-        Err(_) => true,
+        // Nobody knows whether it was carried out (RFC 9111 section 4.4).
+        Err(error) if error.may_have_been_sent() => changed.invalidate(&HeaderMap::new()).await,
+        _ => true,
     };
     answer.map(|exchange| Passed { exchange, is_undone_by_restart: !is_kept })
 }
