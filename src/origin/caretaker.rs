@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use tokio::task::JoinSet;
 
-use super::health::{self, Probes};
+use super::connect::Connector;
+use super::health;
 use super::pool::{PoolRuntime, PoolSet};
 use super::resolve;
 
@@ -16,13 +17,14 @@ const TIDY_INTERVAL: Duration = Duration::from_secs(2);
 
 /// The tasks that look after the pools; they end when this is dropped.
 pub struct PoolTasks {
-    probes: Arc<Probes>,
+    /// For probes; making it reads the system's authorities from disk.
+    connector: Arc<Connector>,
     running: HashMap<Arc<str>, (Arc<PoolRuntime>, JoinSet<()>)>,
 }
 
 impl PoolTasks {
     pub fn new() -> Self {
-        PoolTasks { probes: Arc::new(Probes::new()), running: HashMap::new() }
+        PoolTasks { connector: Arc::new(Connector::new()), running: HashMap::new() }
     }
 
     /// Starts what the pools of a configuration need and ends what they no longer do.
@@ -41,7 +43,7 @@ impl PoolTasks {
     fn start(&self, pool: &Arc<PoolRuntime>) -> JoinSet<()> {
         let mut tasks = JoinSet::new();
         resolve::start(pool, &mut tasks);
-        health::start(pool, &self.probes, &mut tasks);
+        health::start(pool, &self.connector, &mut tasks);
         tasks.spawn(tidy(pool.clone()));
         tasks
     }

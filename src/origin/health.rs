@@ -19,29 +19,19 @@ use super::h2::set_authority;
 use super::link::MAX_INTERIM;
 use super::pool::PoolRuntime;
 
-/// What probes connect with: made once, since making it reads the system's authorities from disk.
-pub struct Probes {
-    connector: Connector,
-    /// Counts the probes: each gets a connection group of its own, so that none meets a kept connection, which
-    /// would hide that the origin takes no more.
-    count: AtomicU64,
-}
-
-impl Probes {
-    pub fn new() -> Self {
-        Probes { connector: Connector::new(), count: AtomicU64::new(1) }
-    }
-}
+/// Counts the probes: each gets a connection group of its own, so that none meets a kept connection, which would hide that
+/// the origin takes no more.
+static PROBES: AtomicU64 = AtomicU64::new(1);
 
 /// One task for each origin, if the pool has a health check.
-pub fn start(pool: &Arc<PoolRuntime>, probes: &Arc<Probes>, tasks: &mut JoinSet<()>) {
+pub fn start(pool: &Arc<PoolRuntime>, connector: &Arc<Connector>, tasks: &mut JoinSet<()>) {
     let Some(health) = &pool.config.health else { return };
     for index in 0..pool.origins.len() {
-        tasks.spawn(check_for_ever(pool.clone(), index, health.clone(), probes.clone()));
+        tasks.spawn(check_for_ever(pool.clone(), index, health.clone(), connector.clone()));
     }
 }
 
-async fn check_for_ever(pool: Arc<PoolRuntime>, index: usize, health: Health, probes: Arc<Probes>) {
+async fn check_for_ever(pool: Arc<PoolRuntime>, index: usize, health: Health, connector: Arc<Connector>) {
     let (name, origin) = (&pool.config.name, &pool.origins[index]);
     let mut ticks = tokio::time::interval(health.interval);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -50,9 +40,9 @@ async fn check_for_ever(pool: Arc<PoolRuntime>, index: usize, health: Health, pr
         // All at one time: one that does not answer must not keep the others waiting.
         let mut asked = JoinSet::new();
         for address in origin.addresses() {
-            let (pool, probes, health) = (pool.clone(), probes.clone(), health.clone());
+            let (pool, connector, health) = (pool.clone(), connector.clone(), health.clone());
             asked.spawn(async move {
-                let probe = probe(&probes, &pool, index, address, &health);
+                let probe = probe(&connector, &pool, index, address, &health);
                 let late = || format!("no answer in {}", crate::config::units::format_duration(health.timeout));
                 let result = tokio::time::timeout(health.timeout * 2, probe).await;
                 (address, result.unwrap_or_else(|_| Err(Failure { why: late(), is_ours: false })))
@@ -87,7 +77,7 @@ impl From<Box<pingora_core::Error>> for Failure {
 }
 
 async fn probe(
-    probes: &Probes,
+    connector: &Connector,
     pool: &PoolRuntime,
     index: usize,
     address: SocketAddr,
@@ -97,18 +87,18 @@ async fn probe(
     // Of the session itself: one that is dropped with a future of its own would never be given back.
     peer.options.read_timeout = Some(health.timeout);
     peer.options.write_timeout = Some(health.timeout);
-    peer.group_key = probes.count.fetch_add(1, Ordering::Relaxed);
+    peer.group_key = PROBES.fetch_add(1, Ordering::Relaxed);
     let Probe::Http { path, host, expect } = &health.probe else {
-        let stream = probes.connector.transport.new_stream(&peer).await;
+        let stream = connector.transport.new_stream(&peer).await;
         return stream.map(drop).map_err(Failure::from);
     };
-    let (mut session, _) = probes.connector.http.get_http_session(&peer).await?;
+    let (mut session, _) = connector.http.get_http_session(&peer).await?;
     let host = host.as_deref().or(pool.config.host.as_deref()).unwrap_or(&pool.origins[index].address);
     let status = ask(&mut session, path, host).await;
     session.shutdown().await;
     if session.as_http2().is_some() {
         // An HTTP/2 connection is kept by the connector until it is given back and has been idle.
-        probes.connector.http.release_http_session(session, &peer, Some(Duration::from_millis(1))).await;
+        connector.http.release_http_session(session, &peer, Some(Duration::from_millis(1))).await;
     }
     let status = status?;
     if expect.iter().any(|range| (range.first..=range.last).contains(&status)) {
