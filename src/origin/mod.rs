@@ -13,6 +13,7 @@ mod h2;
 mod health;
 pub mod interims;
 mod link;
+mod names;
 pub mod passage;
 mod pool;
 pub mod request;
