@@ -1,8 +1,8 @@
 //! Connections to origins: one that was kept, or a new one, by whichever protocol.
 
+use pingora_core::ErrorType;
 use pingora_core::connectors::TransportConnector;
 use pingora_core::protocols::http::client::HttpSession;
-use pingora_core::{Error, ErrorType};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
@@ -86,11 +86,10 @@ impl Connector {
         let connecting = async {
             match is_h1 {
                 true => self.connect(picked).await.map(|stream| (Connection::h1(stream), false)),
-                // Boxed: large, and most origins speak HTTP/1.1.
-                false => Box::pin(self.open_by_pingora(request, upload, picked)).await,
+                false => self.open_by_pingora(request, upload, picked).await,
             }
         };
-        // Likewise; and most requests find a connection that was kept.
+        // Boxed: large, and most requests find a connection that was kept.
         Box::pin(within(picked, deadline, connecting)).await
     }
 
@@ -120,16 +119,15 @@ impl Connector {
         let (session, reused) = session.map_err(|error| Failure::of_connecting(&error, origin))?;
         match session {
             HttpSession::H2(session) => {
-                // An error here is no fault of the origin's, but for a connection that has just ended.
-                let fail = |error: Box<Error>| {
-                    let kind = match error.etype() {
-                        ErrorType::H2Error => FailureKind::Unprocessed,
-                        _ => FailureKind::Broken,
-                    };
-                    Failure { error: OriginError::from_pingora(&error, origin, false), kind }
-                };
-                let head = h2::head(request, &picked.pool.config, upload).map_err(fail)?;
-                let stream = h2::Stream::send(session, peer, head, upload.is_none()).map_err(fail)?;
+                let stream =
+                    h2::Stream::send(session, peer, request, &picked.pool.config, upload).map_err(|error| {
+                        // It is no fault of the origin's, but for a connection that has just ended.
+                        let kind = match error.etype() {
+                            ErrorType::H2Error => FailureKind::Unprocessed,
+                            _ => FailureKind::Broken,
+                        };
+                        Failure { error: OriginError::from_pingora(&error, origin, false), kind }
+                    })?;
                 Ok((Connection::H2(Box::new(stream)), reused))
             }
             HttpSession::H1(session) => Ok((Connection::h1(OriginStream::Tls(session.into_inner())), false)),

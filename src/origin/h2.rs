@@ -43,16 +43,17 @@ pub struct Stream {
 }
 
 impl Stream {
-    /// Sends a request's head. `ends`: nothing comes after it.
+    /// Sends a request's head.
     pub fn send(
         mut session: Http2Session,
         peer: HttpPeer,
-        head: RequestHeader,
-        ends: bool,
+        request: &OriginRequest,
+        pool: &Pool,
+        upload: Option<&Upload>,
     ) -> pingora_core::Result<Self> {
         session.read_timeout = None; // the exchange has deadlines of its own
-        session.write_request_header(Box::new(head), ends)?;
-        let sender = session.take_request_body_writer().filter(|_| !ends);
+        session.write_request_header(Box::new(head(request, pool, upload)?), upload.is_none())?;
+        let sender = session.take_request_body_writer().filter(|_| upload.is_some());
         Ok(Stream {
             session,
             peer,
@@ -184,7 +185,7 @@ impl Stream {
 }
 
 /// A request's head in pingora's terms.
-pub fn head(request: &OriginRequest, pool: &Pool, upload: Option<&Upload>) -> pingora_core::Result<RequestHeader> {
+fn head(request: &OriginRequest, pool: &Pool, upload: Option<&Upload>) -> pingora_core::Result<RequestHeader> {
     let path = request.path_and_query.as_bytes();
     let mut head = RequestHeader::build(request.method.clone(), path, Some(request.fields.len() + 3))?;
     let scheme = if pool.tls.is_some() { "https" } else { "http" };
