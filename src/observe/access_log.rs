@@ -19,7 +19,7 @@ use prometheus::IntCounter;
 use crate::clock::Timestamp;
 use crate::config::model::{AccessLogTarget, LogFormat};
 
-use super::Outcome;
+use super::outcome::Outcome;
 
 /// Lines wait this long at most, while the writer keeps up.
 const FLUSH_EVERY: Duration = Duration::from_millis(200);
