@@ -3,14 +3,15 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
+use std::task::Poll;
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version};
 
 use seawall::internals::{
     Body, ByteSize, Chunks, ClientDirectives, Config, Decoder, ExchangeTimes, Fields, HEADER, Head, Header, Limits,
-    Meta, Presented, Replay, Reply, RequestFacts, RequestHead, RequestView, ResponseFacts, Scheme, Section, Taken,
-    TakenChunk, Timestamp, Variant, field_space, find_end, hpack, judge, load, respond, response, settle_version,
+    Meta, Presented, Replay, Reply, RequestFacts, RequestHead, RequestView, ResponseFacts, Scheme, Section, TakenChunk,
+    Timestamp, Variant, field_space, find_end, hpack, judge, load, respond, response, settle_version,
 };
 
 /// A target's name, which is also that of its corpus, and what it does.
@@ -86,11 +87,11 @@ fn received(mut body: Body, wire: &[u8], step: usize) -> Received {
     let mut at = 0;
     loop {
         match body.take(&mut read, &mut trailers).map_err(|_| ())? {
-            Taken::Some(piece) => content.extend_from_slice(&piece),
-            Taken::End => return Ok((content, trailers.to_vec(), Some(wire.len() - at + read.len()))),
+            Poll::Ready(Some(piece)) => content.extend_from_slice(&piece),
+            Poll::Ready(None) => return Ok((content, trailers.to_vec(), Some(wire.len() - at + read.len()))),
             // A line that is too long is seen in whatever step it comes.
-            Taken::NeedsMore if at == wire.len() => return Ok((content, Vec::new(), None)),
-            Taken::NeedsMore => {
+            Poll::Pending if at == wire.len() => return Ok((content, Vec::new(), None)),
+            Poll::Pending => {
                 let to = at.saturating_add(step).min(wire.len());
                 read.extend_from_slice(&wire[at..to]);
                 at = to;

@@ -25,7 +25,7 @@ pub use crate::node::first_snapshot;
 pub use crate::observe::access_log::AccessLog;
 pub use crate::observe::metrics::Metrics;
 pub use crate::observe::{Observer, Outcome};
-pub use crate::origin::h1::body::{Body, Taken};
+pub use crate::origin::h1::body::Body;
 pub use crate::origin::h1::response;
 pub use crate::origin::passage::Passage;
 pub use crate::plan::{CacheKey, Key, Plan, plan};

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::net::IpAddr;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Version, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header};
 
 /// Fields that a request gets beside its own on its way to an origin.
 const FORWARDED: usize = 6;
@@ -66,11 +66,8 @@ impl RequestView<'_> {
 
     /// Whether the client takes trailers (RFC 9110 section 10.1.4).
     pub fn takes_trailers(&self) -> bool {
-        let lists = |line: &[u8]| {
-            line.split(|byte| *byte == b',').any(|token| token.trim_ascii().eq_ignore_ascii_case(b"trailers"))
-        };
         let mut found = false;
-        self.fields.for_each(&header::TE, |line| found |= lists(line));
+        self.fields.for_each(&header::TE, |line| found |= lists(line, "trailers"));
         found
     }
 
@@ -181,11 +178,11 @@ pub const fn is_tchar(byte: u8) -> bool {
 }
 
 /// Fields in trailers, at most.
-const MOST_TRAILERS: usize = 64;
+const MAX_TRAILERS: usize = 64;
 
 /// Reads the lines of trailers, with the empty one that ends them. `None`: they are none, or too many.
 pub fn parse_trailers(lines: &[u8]) -> Option<HeaderMap> {
-    let mut space = [httparse::EMPTY_HEADER; MOST_TRAILERS];
+    let mut space = [httparse::EMPTY_HEADER; MAX_TRAILERS];
     let Ok(httparse::Status::Complete((_, parsed))) = httparse::parse_headers(lines, &mut space) else { return None };
     let mut fields = HeaderMap::with_capacity(parsed.len());
     for field in parsed {
@@ -203,6 +200,16 @@ pub fn put_trailers(out: &mut Vec<u8>, fields: &HeaderMap) {
         }
     }
     out.extend_from_slice(b"\r\n");
+}
+
+/// Whether a list has a token, in any case of its letters (RFC 9110 section 5.6.1).
+pub fn lists(list: &[u8], token: &str) -> bool {
+    list.split(|byte| *byte == b',').any(|member| member.trim_ascii().eq_ignore_ascii_case(token.as_bytes()))
+}
+
+/// Whether a response may have a body, by its request's method and its status (RFC 9112 section 6.3).
+pub fn may_have_body(method: &Method, status: StatusCode) -> bool {
+    *method != Method::HEAD && !matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
 }
 
 /// A `Content-Length` (RFC 9110 section 8.6): digits and nothing else. Eighteen of them are less than 2^63, so they cannot
@@ -306,14 +313,19 @@ fn hides_dots(path: &str) -> bool {
     })
 }
 
+/// The byte that an escape stands for, if the text begins with one.
+fn escaped(text: &[u8]) -> Option<u8> {
+    let [b'%', high, low, ..] = text else { return None };
+    let digit = |byte: u8| char::from(byte).to_digit(16);
+    Some((digit(*high)? << 4 | digit(*low)?) as u8) // eight bits
+}
+
 /// Decodes every escape, and the two bytes by which some decoders take a dot or a slash for longer than it is.
 fn decode_once(text: &[u8]) -> (Vec<u8>, bool) {
     let mut out: Vec<u8> = Vec::with_capacity(text.len());
     let (mut at, mut changed) = (0, false);
     while let Some(byte) = text.get(at) {
-        let digits =
-            text.get(at + 1..at + 3).filter(|digits| *byte == b'%' && digits.iter().all(u8::is_ascii_hexdigit));
-        let decoded = digits.and_then(|digits| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok());
+        let decoded = escaped(&text[at..]);
         (at, changed) = (at + if decoded.is_some() { 3 } else { 1 }, changed || decoded.is_some());
         out.push(decoded.unwrap_or(*byte));
         // Overlong UTF-8 (RFC 3629 section 10).
@@ -354,8 +366,7 @@ pub fn as_decoded(path: &str) -> Option<String> {
     let mut rest = path;
     while let Some(at) = memchr::memchr2(b'%', b'\\', rest.as_bytes()) {
         out.push_str(&rest[..at]);
-        let digits = rest.get(at + 1..at + 3).filter(|_| rest.as_bytes()[at] == b'%');
-        let byte = digits.and_then(|digits| u8::from_str_radix(digits, 16).ok());
+        let byte = escaped(&rest.as_bytes()[at..]);
         let (read, length) = match byte.filter(|byte| byte.is_ascii_graphic() && !b"%?#".contains(byte)) {
             Some(byte) => (char::from(byte), 3),
             None => (char::from(rest.as_bytes()[at]), 1),
@@ -372,19 +383,14 @@ fn normalise_escapes(path: &str) -> Result<String, TargetError> {
     let mut rest = path;
     while let Some(at) = rest.find('%') {
         out.push_str(&rest[..at]);
-        let digits = rest.get(at + 1..at + 3).ok_or(TargetError::Escape)?;
-        if !digits.bytes().all(|b| b.is_ascii_hexdigit()) {
-            return Err(TargetError::Escape);
-        }
-        let byte = u8::from_str_radix(digits, 16).map_err(|_| TargetError::Escape)?;
+        let byte = escaped(&rest.as_bytes()[at..]).ok_or(TargetError::Escape)?;
         if byte == 0 {
             return Err(TargetError::Character);
         }
         if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
             out.push(char::from(byte));
         } else {
-            out.push('%');
-            out.push_str(&digits.to_ascii_uppercase());
+            out.push_str(&rest[at..at + 3].to_ascii_uppercase());
         }
         rest = &rest[at + 3..];
     }
@@ -395,27 +401,17 @@ fn normalise_escapes(path: &str) -> Result<String, TargetError> {
 /// RFC 3986 section 5.2.4 for a path that begins with `/`.
 fn remove_dot_segments(path: &str) -> String {
     let mut kept: Vec<&str> = Vec::new();
-    let mut segments = path.split('/').skip(1).peekable();
-    while let Some(segment) = segments.next() {
-        let last = segments.peek().is_none();
+    for segment in path.split('/').skip(1) {
         match segment {
-            "." if last => kept.push(""),
             "." => {}
-            ".." => {
-                kept.pop();
-                if last {
-                    kept.push("");
-                }
-            }
+            ".." => _ = kept.pop(),
             segment => kept.push(segment),
         }
     }
-    let mut out = String::with_capacity(path.len());
-    for segment in kept {
-        out.push('/');
-        out.push_str(segment);
+    if path.ends_with("/.") || path.ends_with("/..") {
+        kept.push("");
     }
-    if out.is_empty() { "/".into() } else { out }
+    ["/", &kept.join("/")].concat()
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
 use http::{HeaderMap, Method, Version};
@@ -24,11 +24,11 @@ use crate::request::{Fields, RequestView, Scheme, Target};
 use crate::snapshot::Snapshot;
 
 /// Warm-ups that are remembered; as many may run at one time.
-const MOST_JOBS: usize = 20;
+const MAX_JOBS: usize = 20;
 /// What all of them together may fetch at one time: visitors' own fills need room as well.
-const MOST_AT_ONCE: usize = 512;
+const MAX_AT_ONCE: usize = 512;
 /// What was not stored of each, that is remembered.
-const MOST_FAILURES: usize = 1000;
+const MAX_FAILURES: usize = 1000;
 
 /// One thing to fetch.
 #[derive(Debug, Clone)]
@@ -49,19 +49,12 @@ pub struct Job {
     pub id: u64,
     /// Of whoever may know of it; `None`: of all sites.
     pub sites: Option<Vec<String>>,
-    started: Timestamp,
-    total: u64,
-    stored: AtomicU64,
-    there: AtomicU64,
-    not_stored: AtomicU64,
-    failures: Mutex<Vec<Failure>>,
-    stopped: AtomicBool,
-    ended: AtomicBool,
+    progress: Mutex<Progress>,
 }
 
 /// As many warm-ups are running as may.
 #[derive(Debug, thiserror::Error)]
-#[error("{MOST_JOBS} warm-ups are running already; stop one, or wait")]
+#[error("{MAX_JOBS} warm-ups are running already; stop one, or wait")]
 pub struct TooManyWarmUps;
 
 /// What was not stored, and why.
@@ -72,7 +65,7 @@ pub struct Failure {
 }
 
 /// How far a warm-up has come.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Clone, Default, Serialize)]
 pub struct Progress {
     pub id: u64,
     pub started: Timestamp,
@@ -84,21 +77,19 @@ pub struct Progress {
     pub not_stored: u64,
     /// The first of what was not stored.
     pub failures: Vec<Failure>,
+    /// Nothing more is begun.
     pub finished: bool,
     pub stopped: bool,
+    /// Nor is anything being fetched.
+    #[serde(skip)]
+    has_ended: bool,
 }
 
 /// The warm-ups of the node.
+#[derive(Default)]
 pub struct WarmUps {
     jobs: Mutex<VecDeque<Arc<Job>>>,
     next: AtomicU64,
-    places: Arc<Semaphore>,
-}
-
-impl Default for WarmUps {
-    fn default() -> Self {
-        WarmUps { jobs: Mutex::default(), next: AtomicU64::new(0), places: Arc::new(Semaphore::new(MOST_AT_ONCE)) }
-    }
 }
 
 impl WarmUps {
@@ -112,25 +103,16 @@ impl WarmUps {
         sites: Option<Vec<String>>,
     ) -> Result<Arc<Job>, TooManyWarmUps> {
         let mut jobs = self.jobs.lock();
-        if jobs.len() >= MOST_JOBS {
-            let ended = jobs.iter().position(|job| job.ended.load(Ordering::Relaxed)).ok_or(TooManyWarmUps)?;
+        if jobs.len() >= MAX_JOBS {
+            let ended = jobs.iter().position(|job| job.progress.lock().has_ended).ok_or(TooManyWarmUps)?;
             jobs.remove(ended);
         }
-        let job = Arc::new(Job {
-            id: self.next.fetch_add(1, Ordering::Relaxed) + 1,
-            sites,
-            started: Timestamp::now(),
-            total: wanted.len() as u64,
-            stored: AtomicU64::new(0),
-            there: AtomicU64::new(0),
-            not_stored: AtomicU64::new(0),
-            failures: Mutex::default(),
-            stopped: AtomicBool::new(false),
-            ended: AtomicBool::new(false),
-        });
+        let id = self.next.fetch_add(1, Ordering::Relaxed) + 1;
+        let progress = Progress { id, started: Timestamp::now(), total: wanted.len() as u64, ..Progress::default() };
+        let job = Arc::new(Job { id, sites, progress: Mutex::new(progress) });
         jobs.push_back(job.clone());
         drop(jobs);
-        tokio::spawn(run(job.clone(), engine.clone(), snapshot.clone(), wanted, at_once, self.places.clone()));
+        tokio::spawn(run(job.clone(), engine.clone(), snapshot.clone(), wanted, at_once));
         Ok(job)
     }
 
@@ -142,47 +124,36 @@ impl WarmUps {
 impl Job {
     /// What is being fetched is fetched to its end; nothing more is begun.
     pub fn stop(&self) {
-        self.stopped.store(true, Ordering::Relaxed);
+        let mut progress = self.progress.lock();
+        (progress.stopped, progress.finished) = (true, true);
     }
 
     pub fn progress(&self) -> Progress {
-        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let (stored, there, not_stored) = (count(&self.stored), count(&self.there), count(&self.not_stored));
-        let (done, stopped) = (stored + there + not_stored, self.stopped.load(Ordering::Relaxed));
-        Progress {
-            id: self.id,
-            started: self.started,
-            total: self.total,
-            done,
-            stored,
-            there,
-            not_stored,
-            failures: self.failures.lock().clone(),
-            finished: self.ended.load(Ordering::Relaxed) || stopped,
-            stopped,
-        }
+        self.progress.lock().clone()
     }
 
-    fn note(&self, wanted: &Wanted, outcome: Outcome) {
-        let counter = match &outcome {
-            Outcome::Stored => &self.stored,
-            Outcome::There => &self.there,
-            Outcome::Not(_) => &self.not_stored,
-        };
-        if let Outcome::Not(reason) = outcome {
-            let mut failures = self.failures.lock();
-            if failures.len() < MOST_FAILURES {
-                failures.push(Failure { url: wanted.url(), reason });
+    fn note(&self, wanted: &Wanted, fetched: Result<Fetched, String>) {
+        let mut progress = self.progress.lock();
+        progress.done += 1;
+        match fetched {
+            Ok(Fetched::Stored) => progress.stored += 1,
+            Ok(Fetched::There) => progress.there += 1,
+            Err(reason) => {
+                progress.not_stored += 1;
+                if progress.failures.len() < MAX_FAILURES {
+                    progress.failures.push(Failure { url: wanted.url(), reason });
+                }
             }
         }
-        counter.fetch_add(1, Ordering::Relaxed);
     }
 }
 
-enum Outcome {
+/// What has become of one thing that was to be there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fetched {
     Stored,
+    /// It was there already.
     There,
-    Not(String),
 }
 
 impl Wanted {
@@ -199,31 +170,32 @@ async fn run(
     snapshot: Arc<ArcSwap<Snapshot>>,
     wanted: Vec<Wanted>,
     at_once: usize,
-    places: Arc<Semaphore>,
 ) {
+    static PLACES: Semaphore = Semaphore::const_new(MAX_AT_ONCE);
     let mut running = JoinSet::new();
     for one in wanted {
         while running.len() >= at_once {
             running.join_next().await;
         }
         // An error means that there are no more places, which never happens.
-        let Ok(place) = places.clone().acquire_owned().await else { break };
-        if job.stopped.load(Ordering::Relaxed) {
+        let Ok(place) = PLACES.acquire().await else { break };
+        if job.progress.lock().stopped {
             break;
         }
         let (job, engine, snapshot) = (job.clone(), engine.clone(), snapshot.load_full());
         running.spawn(async move {
             let _place = place;
-            let outcome = fetch(&engine, &snapshot, &one).await;
-            job.note(&one, outcome);
+            let fetched = fetch(&engine, &snapshot, &one).await;
+            job.note(&one, fetched);
         });
     }
     while running.join_next().await.is_some() {}
-    job.ended.store(true, Ordering::Relaxed);
+    let mut progress = job.progress.lock();
+    (progress.finished, progress.has_ended) = (true, true);
 }
 
-/// Fetches one thing as a visitor's request would, and waits until all of it is there.
-async fn fetch(engine: &Arc<Engine>, snapshot: &Arc<Snapshot>, wanted: &Wanted) -> Outcome {
+/// Fetches one thing as a visitor's request would, and waits until all of it is there. An error: why it was not stored.
+async fn fetch(engine: &Arc<Engine>, snapshot: &Arc<Snapshot>, wanted: &Wanted) -> Result<Fetched, String> {
     let scheme = if wanted.tls { Scheme::Https } else { Scheme::Http };
     let view = RequestView {
         method: &Method::GET,
@@ -242,37 +214,28 @@ async fn fetch(engine: &Arc<Engine>, snapshot: &Arc<Snapshot>, wanted: &Wanted) 
     };
     let matched = match plan(&snapshot.config, &view) {
         Plan::Cache(matched) => matched,
-        Plan::Refuse { why, .. } => return Outcome::Not(why.to_owned()),
-        Plan::Pass(..) | Plan::Tunnel(_) | Plan::Purge { .. } => {
-            return Outcome::Not("the route does not cache".to_owned());
-        }
+        Plan::Refuse { why, .. } => return Err(why.into()),
+        Plan::Pass(..) | Plan::Tunnel(_) | Plan::Purge { .. } => return Err("the route does not cache".into()),
     };
     let mut key = String::new();
     matched.write_key(&mut key, snapshot.sites[matched.site_index].version(), &view);
     let asks = ClientDirectives::default();
     let request = CacheRequest { view: &view, snapshot, matched, key: &key, slice: None, asks, interims: None };
     let answer = match engine.cache.look_up(&request, Timestamp::now()).await {
-        Lookup::Hit(..) | Lookup::PartHit(..) => return Outcome::There,
+        Lookup::Hit(..) | Lookup::PartHit(..) => return Ok(Fetched::There),
         Lookup::StaleHit(object, _) => engine.get(&request, Miss::of(Some(object), Why::Stale)).await,
-        Lookup::NotForAuthorized => {
-            return Outcome::Not("what is stored is not for requests with Authorization".to_owned());
-        }
-        Lookup::HitForMiss => return Outcome::Not("it was found not cacheable a short while ago".to_owned()),
+        Lookup::NotForAuthorized => return Err("what is stored is not for requests with Authorization".into()),
+        Lookup::HitForMiss => return Err("it was found not cacheable a short while ago".into()),
         Lookup::Miss(miss) => engine.get(&request, miss).await,
     };
-    match answer {
-        Ok((answer, report)) => match drain(answer).await {
-            Ok(()) => match outcome(&report) {
-                // What the head promised may have come to nothing for want of room.
-                Outcome::Stored if matched.route.cache.slice.is_none() && !is_there(engine, &request).await => {
-                    Outcome::Not("there was no room for it".to_owned())
-                }
-                outcome => outcome,
-            },
-            Err(error) => Outcome::Not(error),
-        },
-        Err(failed) => Outcome::Not(failed.error.to_string()),
+    let (answer, report) = answer.map_err(|failed| failed.error.to_string())?;
+    drain(answer).await?;
+    let fetched = fetched(&report)?;
+    // What the head promised may have come to nothing for want of room.
+    if fetched == Fetched::Stored && matched.route.cache.slice.is_none() && !is_there(engine, &request).await {
+        return Err("there was no room for it".into());
     }
+    Ok(fetched)
 }
 
 async fn is_there(engine: &Arc<Engine>, request: &CacheRequest<'_>) -> bool {
@@ -283,12 +246,12 @@ async fn is_there(engine: &Arc<Engine>, request: &CacheRequest<'_>) -> bool {
     }
 }
 
-fn outcome(report: &Report) -> Outcome {
+fn fetched(report: &Report) -> Result<Fetched, String> {
     match report {
-        Report::Forward(Forward { stored: Stored::Yes { .. } | Stored::IfItFits { .. }, .. }) => Outcome::Stored,
-        Report::Forward(Forward { stored: Stored::No(reason), .. }) => Outcome::Not(reason.as_str().to_owned()),
-        Report::Hit { .. } | Report::HitStale { .. } | Report::HitMaxStale { .. } => Outcome::There,
-        _ => Outcome::Not("it was not stored".to_owned()),
+        Report::Forward(Forward { stored: Stored::Yes { .. } | Stored::IfItFits { .. }, .. }) => Ok(Fetched::Stored),
+        Report::Forward(Forward { stored: Stored::No(reason), .. }) => Err(reason.as_str().into()),
+        Report::Hit { .. } | Report::HitStale { .. } | Report::HitMaxStale { .. } => Ok(Fetched::There),
+        _ => Err("it was not stored".into()),
     }
 }
 

@@ -9,7 +9,8 @@ use tokio::sync::oneshot;
 use crate::clock::Timestamp;
 use crate::config::model::Config;
 use crate::observe::metrics::Metrics;
-use crate::origin::connect::{Connector, OriginError};
+use crate::origin::connect::Connector;
+use crate::origin::error::OriginError;
 use crate::plan::{CacheKey, PassReason};
 
 use super::control::ClientDirectives;

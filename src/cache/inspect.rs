@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::clock::Timestamp;
 use crate::fields::add_date;
 use crate::origin::attempts;
-use crate::origin::connect::OriginError;
+use crate::origin::error::OriginError;
 use crate::plan::PassReason;
 
 use super::engine::Engine;

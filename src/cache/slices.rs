@@ -8,7 +8,7 @@ use bytes::Bytes;
 use http::{HeaderMap, Method, Version, header};
 
 use crate::clock::Timestamp;
-use crate::origin::connect::OriginError;
+use crate::origin::error::OriginError;
 use crate::plan::{CacheKey, Matched};
 use crate::request::{Fields, RequestView, Scheme};
 use crate::snapshot::Snapshot;

@@ -4,7 +4,7 @@ use std::io;
 
 use rustix::io::Errno;
 
-use crate::origin::connect::OriginError;
+use crate::origin::error::OriginError;
 
 /// Why a disk was of no help.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -377,8 +377,7 @@ mod tests {
     use super::*;
     use crate::config::model::PoolId;
     use crate::fields::remove_hop_by_hop;
-    use crate::origin::exchange::OriginRequest;
-    use crate::origin::forward;
+    use crate::origin::request::OriginRequest;
     use crate::origin::upload::{BodyError, Frame, RequestBody, Upload, UploadRules};
 
     fn check(request: &[u8]) -> Result<(BodyFraming, bool, String), u16> {
@@ -406,7 +405,9 @@ mod tests {
         let view = head.view([127, 0, 0, 1].into(), ([127, 0, 0, 1], 80).into(), Scheme::Http);
         let mut fields = view.fields.to_map();
         remove_hop_by_hop(&mut fields);
-        forward::exclude_bodys(&mut fields);
+        for framing in ["content-length", "expect"] {
+            fields.remove(framing);
+        }
         let request = OriginRequest {
             method: head.method.clone(),
             path_and_query: view.path_and_query(),

@@ -21,7 +21,7 @@ use crate::clock::Timestamp;
 use crate::config::model::{BodyLimit, Route};
 use crate::config::tokens;
 use crate::observe::{Observer, Outcome};
-use crate::origin::connect::OriginError;
+use crate::origin::error::OriginError;
 use crate::origin::exchange::Exchange;
 use crate::origin::forward;
 use crate::origin::interims::Interims;
@@ -100,7 +100,7 @@ pub async fn decide(
 /// What is to be done with a request; with one that goes in circles nothing, before anything else.
 fn plan_of<'s>(snapshot: &'s Snapshot, view: &RequestView<'_>) -> Plan<'s> {
     match snapshot.passage.loops(view.fields) {
-        Some(circle) => Plan::Refuse { status: StatusCode::LOOP_DETECTED, why: circle.why() },
+        Some(why) => Plan::Refuse { status: StatusCode::LOOP_DETECTED, why },
         None => plan(&snapshot.config, view),
     }
 }

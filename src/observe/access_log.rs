@@ -4,12 +4,12 @@
 //! often. When the disk is slower than the requests, lines are dropped and counted.
 
 use std::cell::RefCell;
-use std::fs::{File, OpenOptions};
+use std::fs::OpenOptions;
 use std::io::{self, Write};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::thread::{JoinHandle, Thread};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use http::Version;
@@ -19,7 +19,7 @@ use prometheus::IntCounter;
 use crate::clock::Timestamp;
 use crate::config::model::{AccessLogTarget, LogFormat};
 
-use super::Outcome;
+use super::outcome::Outcome;
 
 /// Lines wait this long at most, while the writer keeps up.
 const FLUSH_EVERY: Duration = Duration::from_millis(200);
@@ -35,8 +35,8 @@ const BUFFERS: usize = 8;
 /// Where lines go.
 pub struct AccessLog {
     shared: Arc<Shared>,
-    writer: Mutex<Option<JoinHandle<()>>>,
-    thread: Thread,
+    /// Here until the end.
+    writer: Option<JoinHandle<()>>,
 }
 
 struct Shared {
@@ -63,7 +63,7 @@ impl AccessLog {
         });
         let for_writer = shared.clone();
         let writer = std::thread::Builder::new().name("access-log".into()).spawn(move || write_lines(&for_writer))?;
-        Ok(AccessLog { shared, thread: writer.thread().clone(), writer: Mutex::new(Some(writer)) })
+        Ok(AccessLog { shared, writer: Some(writer) })
     }
 
     /// Takes changed settings over.
@@ -81,7 +81,12 @@ impl AccessLog {
     /// Opens the file anew, after logrotate has moved it away.
     pub fn reopen(&self) {
         self.shared.reopen.store(true, Ordering::Release);
-        self.thread.unpark();
+        self.wake();
+    }
+
+    /// Has the writer look at once for what there is to do.
+    fn wake(&self) {
+        self.writer.iter().for_each(|writer| writer.thread().unpark());
     }
 
     /// Adds the line of one request.
@@ -101,10 +106,10 @@ impl AccessLog {
         } else {
             write_combined(&mut buffer, outcome);
         }
-        let wake = before < MANY && buffer.len() >= MANY;
+        let is_much = before < MANY && buffer.len() >= MANY;
         drop(buffer);
-        if wake {
-            self.thread.unpark();
+        if is_much {
+            self.wake();
         }
     }
 }
@@ -113,8 +118,8 @@ impl Drop for AccessLog {
     /// Writes what is waiting.
     fn drop(&mut self) {
         self.shared.stop.store(true, Ordering::Release);
-        if let Some(writer) = self.writer.lock().take() {
-            writer.thread().unpark();
+        self.wake();
+        if let Some(writer) = self.writer.take() {
             let _ = writer.join(); // it can only have ended by a panic, which has been reported
         }
     }
@@ -126,29 +131,22 @@ fn buffer_of_this_thread() -> usize {
     MINE.with(|mine| *mine)
 }
 
-/// Where the lines of a writer go.
-enum Output {
-    Nowhere,
-    Stdout,
-    File(File),
-    /// It could not be opened or written; its lines are lost until it can be opened anew.
-    Broken {
-        retry: Instant,
-    },
-}
+/// Where the lines of the writer go. An error: it could not be opened or written, and its lines are lost until it can be
+/// opened anew, which is tried then.
+type Output = Result<Box<dyn Write>, Instant>;
 
 fn write_lines(shared: &Shared) {
-    let mut output = Output::Nowhere;
+    let mut output: Output = Ok(Box::new(io::sink()));
     let mut lines = Vec::new();
     loop {
         let stopping = shared.stop.load(Ordering::Acquire);
-        let retry = matches!(output, Output::Broken { retry } if retry <= Instant::now());
+        let retry = output.as_ref().is_err_and(|retry| *retry <= Instant::now());
         if shared.reopen.swap(false, Ordering::AcqRel) || retry {
             output = open(&shared.settings.lock().0, retry);
         }
         for buffer in &shared.buffers {
             std::mem::swap(&mut *buffer.lock(), &mut lines);
-            if !lines.is_empty() && !output.write(&lines) {
+            if !lines.is_empty() && !write(&mut output, &lines) {
                 shared.dropped.inc_by(memchr::memchr_iter(b'\n', &lines).count() as u64);
             }
             lines.clear();
@@ -160,48 +158,37 @@ fn write_lines(shared: &Shared) {
     }
 }
 
-impl Output {
-    fn broken() -> Self {
-        Output::Broken { retry: Instant::now() + RETRY }
+/// Writes lines; whether they got there. What fails is opened anew later.
+fn write(output: &mut Output, lines: &[u8]) -> bool {
+    let Ok(open) = output else { return false };
+    let written = open.write_all(lines);
+    if let Err(error) = &written {
+        tracing::error!(%error, "cannot write the access log; lines are lost until it can be written again");
+        *output = Err(Instant::now() + RETRY);
     }
-
-    /// Writes lines; whether they got there. What fails is opened anew later.
-    fn write(&mut self, lines: &[u8]) -> bool {
-        let written = match self {
-            Output::Nowhere => Ok(()),
-            Output::Stdout => io::stdout().write_all(lines),
-            Output::File(file) => file.write_all(lines),
-            Output::Broken { .. } => return false,
-        };
-        if let Err(error) = written {
-            tracing::error!(%error, "cannot write the access log; lines are lost until it can be written again");
-            *self = Output::broken();
-            return false;
-        }
-        true
-    }
+    written.is_ok()
 }
 
 /// Opens the target. It was said before that it cannot be, if this is a `retry`.
 fn open(target: &AccessLogTarget, retry: bool) -> Output {
-    let output = match target {
-        AccessLogTarget::Off => return Output::Nowhere,
-        AccessLogTarget::Stdout => Output::Stdout,
+    let output: Box<dyn Write> = match target {
+        AccessLogTarget::Off => return Ok(Box::new(io::sink())),
+        AccessLogTarget::Stdout => Box::new(io::stdout()),
         AccessLogTarget::File(path) => match OpenOptions::new().create(true).append(true).open(path) {
-            Ok(file) => Output::File(file),
+            Ok(file) => Box::new(file),
             Err(error) => {
                 if !retry {
                     let path = path.display();
                     tracing::error!(%path, %error, "cannot open the access log; lines are lost until it can be");
                 }
-                return Output::broken();
+                return Err(Instant::now() + RETRY);
             }
         },
     };
     if retry {
         tracing::info!("the access log is written again");
     }
-    output
+    Ok(output)
 }
 
 fn write_json(out: &mut Vec<u8>, outcome: &Outcome<'_>) {
@@ -226,16 +213,12 @@ fn write_json(out: &mut Vec<u8>, outcome: &Outcome<'_>) {
         ("error", outcome.error),
     ] {
         if let Some(value) = value {
-            out.extend_from_slice(b",\"");
-            out.extend_from_slice(name.as_bytes());
-            out.extend_from_slice(b"\":\"");
-            escape(out, value, |byte| matches!(byte, b'"' | b'\\'), json_escape);
+            push(out, &[b",\"", name.as_bytes(), b"\":\""]);
+            escape(out, value, json_escape);
             out.push(b'"');
         }
     }
-    out.extend_from_slice(b",\"status\":");
-    out.extend_from_slice(outcome.status.as_str().as_bytes());
-    out.extend_from_slice(b",\"bytes\":");
+    push(out, &[b",\"status\":", outcome.status.as_str().as_bytes(), b",\"bytes\":"]);
     push_number(out, outcome.bytes_sent);
     out.extend_from_slice(b",\"us\":");
     push_number(out, outcome.duration.as_micros() as u64);
@@ -247,29 +230,14 @@ fn write_combined(out: &mut Vec<u8>, outcome: &Outcome<'_>) {
     push_address(out, outcome.client);
     out.extend_from_slice(b" - - [");
     push_clf_time(out, outcome.time);
-    out.extend_from_slice(b"] \"");
-    out.extend_from_slice(outcome.method.as_str().as_bytes());
-    out.push(b' ');
-    let quoted = |out: &mut Vec<u8>, value: &str| {
-        escape(
-            out,
-            value,
-            |byte| matches!(byte, b'"' | b'\\'),
-            |out, byte| {
-                let _ = write!(out, "\\x{byte:02x}");
-            },
-        );
-    };
+    push(out, &[b"] \"", outcome.method.as_str().as_bytes(), b" "]);
+    let quoted = |out: &mut Vec<u8>, value: &str| escape(out, value, |out, byte| _ = write!(out, "\\x{byte:02x}"));
     quoted(out, outcome.path);
     if let Some(query) = outcome.query {
         out.push(b'?');
         quoted(out, query);
     }
-    out.push(b' ');
-    out.extend_from_slice(protocol(outcome.version).as_bytes());
-    out.extend_from_slice(b"\" ");
-    out.extend_from_slice(outcome.status.as_str().as_bytes());
-    out.push(b' ');
+    push(out, &[b" ", protocol(outcome.version).as_bytes(), b"\" ", outcome.status.as_str().as_bytes(), b" "]);
     push_number(out, outcome.bytes_sent);
     out.extend_from_slice(b" \"");
     quoted(out, outcome.referer.unwrap_or("-"));
@@ -287,12 +255,11 @@ fn protocol(version: Version) -> &'static str {
     }
 }
 
-/// Copies text, with control characters and those that `special` names escaped: clients must not be able to
-/// forge lines.
-fn escape(out: &mut Vec<u8>, text: &str, special: impl Fn(u8) -> bool, write_escaped: impl Fn(&mut Vec<u8>, u8)) {
+/// Copies text, with control characters, quotes and backslashes escaped: clients must not be able to forge lines.
+fn escape(out: &mut Vec<u8>, text: &str, write_escaped: impl Fn(&mut Vec<u8>, u8)) {
     let mut clean = 0;
     for (i, byte) in text.bytes().enumerate() {
-        if byte < 0x20 || byte == 0x7f || special(byte) {
+        if matches!(byte, ..0x20 | 0x7f | b'"' | b'\\') {
             out.extend_from_slice(&text.as_bytes()[clean..i]);
             write_escaped(out, byte);
             clean = i + 1;
@@ -304,10 +271,12 @@ fn escape(out: &mut Vec<u8>, text: &str, special: impl Fn(u8) -> bool, write_esc
 fn json_escape(out: &mut Vec<u8>, byte: u8) {
     match byte {
         b'"' | b'\\' => out.extend_from_slice(&[b'\\', byte]),
-        _ => {
-            let _ = write!(out, "\\u{byte:04x}");
-        }
+        _ => _ = write!(out, "\\u{byte:04x}"),
     }
+}
+
+fn push(out: &mut Vec<u8>, parts: &[&[u8]]) {
+    parts.iter().for_each(|part| out.extend_from_slice(part));
 }
 
 fn push_number(out: &mut Vec<u8>, number: u64) {

@@ -9,6 +9,8 @@ use prometheus::{
     TextEncoder,
 };
 
+use super::outcome::Outcome;
+
 /// The results a request's meeting with the cache can have.
 pub const RESULTS: [&str; 7] = ["hit", "stale", "miss", "expired", "pass", "error", "none"];
 const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
@@ -198,7 +200,7 @@ impl Metrics {
 
 impl SiteMetrics {
     /// Counts one request.
-    pub fn count(&self, outcome: &super::Outcome<'_>) {
+    pub fn count(&self, outcome: &Outcome<'_>) {
         let result = RESULTS.iter().position(|name| *name == outcome.cache).unwrap_or(RESULTS.len() - 1);
         self.requests[result].inc();
         let class = usize::from(outcome.status.as_u16() / 100).clamp(1, CLASSES.len()) - 1;

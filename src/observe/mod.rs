@@ -2,48 +2,24 @@
 
 pub mod access_log;
 pub mod metrics;
+mod outcome;
 
-use std::net::IpAddr;
-use std::time::Duration;
+use std::sync::Arc;
 
-use http::{Method, StatusCode, Version};
+use access_log::AccessLog;
+use metrics::{Metrics, SiteMetrics};
 
-use crate::clock::Timestamp;
-
-/// Everything that is told of one request when it is over.
-pub struct Outcome<'a> {
-    pub time: Timestamp,
-    pub client: IpAddr,
-    pub method: &'a Method,
-    pub scheme: &'a str,
-    pub host: &'a str,
-    pub path: &'a str,
-    pub query: Option<&'a str>,
-    pub version: Version,
-    pub status: StatusCode,
-    /// Of the body.
-    pub bytes_sent: u64,
-    pub duration: Duration,
-    /// As configured; empty for a request that no site takes.
-    pub site: &'a str,
-    pub cache: &'a str,
-    /// Why the response was stored or not (docs/reasons.md), where that was judged.
-    pub reason: Option<&'a str>,
-    pub referer: Option<&'a str>,
-    pub user_agent: Option<&'a str>,
-    /// Why the response could not be sent whole, if so.
-    pub error: Option<&'a str>,
-}
+pub use outcome::Outcome;
 
 /// Takes every outcome: what the fronts and the pass path share.
 pub struct Observer {
-    pub metrics: std::sync::Arc<metrics::Metrics>,
-    pub access_log: access_log::AccessLog,
+    pub metrics: Arc<Metrics>,
+    pub access_log: AccessLog,
 }
 
 impl Observer {
     /// Counts and logs one request; without site metrics if it was refused before a site took it.
-    pub fn record(&self, outcome: &Outcome<'_>, site: Option<&metrics::SiteMetrics>) {
+    pub fn record(&self, outcome: &Outcome<'_>, site: Option<&SiteMetrics>) {
         if let Some(site) = site {
             site.count(outcome);
         }

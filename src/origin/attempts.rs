@@ -13,9 +13,13 @@
 use http::StatusCode;
 use tokio::time::Instant;
 
-use super::connect::{Connector, OriginError};
-use super::exchange::{self, Attempt, Exchange, FailureKind, OriginRequest};
-use super::pool::{FailedStage, PoolSet, Tried};
+use crate::clock::ticks;
+
+use super::connect::{Attempt, Connector};
+use super::error::{FailureKind, OriginError};
+use super::exchange::{self, Exchange};
+use super::pool::{PoolSet, Tried};
+use super::request::OriginRequest;
 use super::upload::Upload;
 
 /// Times that a request is sent again that surely was not processed, before that counts as the origin's failure.
@@ -29,55 +33,51 @@ pub async fn send(
     upload: Option<Upload>,
 ) -> Result<Box<Exchange>, OriginError> {
     let first = pools.get(request.pool);
-    first.budget.requested();
+    let second = || ticks() / 1000;
+    first.budget.requested(second());
     let config = &first.config;
     let deadline = Instant::now() + config.timeouts.total;
     let mut upload = upload.map(Box::new);
     let (mut tried, mut unprocessed, mut by_http11) = (Tried::new(), 0, false);
-    // The last answer, and whether nobody was asked after it: only then is what is left of the body for whom it is of.
-    let (mut answer, mut is_latest): (Option<Box<Exchange>>, bool) = (None, false);
-    loop {
-        let picked = match pools.pick(request.pool, request.hash, &tried) {
-            Ok(picked) => picked,
-            Err(error) => return settled(answer, upload.filter(|_| is_latest)).ok_or_else(|| error.into()),
-        };
+    // The last answer, or failing that the last error; and whether nobody was asked after the answer: only then is what is left
+    // of the body for whom it is of.
+    let (mut answer, mut is_latest) = (Err(OriginError::NoOrigin { pool: config.name.clone() }), false);
+    while let Some(picked) = pools.pick(request.pool, request.hash, &tried) {
         let (origin, address, pool) = (picked.origin.clone(), picked.address, picked.pool.clone());
         let how = Attempt { deadline, may_be_kept: unprocessed == 0, by_http11 };
-        let attempted = exchange::attempt(connector, request, &mut upload, picked, how).await;
+        let attempted = exchange::send(connector, request, &mut upload, picked, how).await;
         is_latest = attempted.is_ok();
         let is_repeatable = upload.as_ref().is_none_or(|upload| upload.is_repeatable());
         let may_repeat = request.method.is_idempotent() && is_repeatable;
-        let (error, again) = match attempted {
+        let again = match attempted {
             Ok(exchange) => {
                 let again = if may_repeat && is_outage(exchange.status) { Again::IfBudgeted } else { Again::No };
-                answer = Some(exchange);
-                (None, again)
+                answer = Ok(exchange);
+                again
             }
             Err(failure) => {
                 tracing::debug!(pool = %pool.config.name, error = %failure.error, "attempt failed");
-                let again = match failure.kind {
+                let was_unprocessed = match failure.kind {
                     FailureKind::NeedsHttp11 | FailureKind::Unprocessed => is_repeatable,
                     FailureKind::DeadConnection => may_repeat,
                     _ => false,
                 };
-                if again && unprocessed < MAX_UNPROCESSED {
+                if was_unprocessed && unprocessed < MAX_UNPROCESSED {
                     by_http11 |= failure.kind == FailureKind::NeedsHttp11;
                     unprocessed += 1;
                     continue;
                 }
-                let stage = match failure.kind {
-                    FailureKind::Client => return Err(failure.error),
-                    FailureKind::Connect(stage) => stage,
-                    _ => FailedStage::Connected,
-                };
-                pool.exchange_failed(&origin, address, stage, &failure.error.to_string());
-                let again = match failure.kind {
-                    FailureKind::Connect(_) => Again::Yes, // nothing was sent: it is nobody's load
+                if failure.kind == FailureKind::Client {
+                    return Err(failure.error);
+                }
+                pool.exchange_failed(&origin, address, failure.kind, &failure.error.to_string());
+                answer = answer.or(Err(failure.error));
+                match failure.kind {
+                    FailureKind::Connecting | FailureKind::Ours => Again::Yes, // nothing was sent: it is nobody's load
                     FailureKind::TimedOut => Again::No,
                     _ if may_repeat => Again::IfBudgeted,
                     _ => Again::No,
-                };
-                (Some(failure.error), again)
+                }
             }
         };
         tried.push((origin, address));
@@ -85,15 +85,14 @@ pub async fn send(
         let is_retried = again != Again::No
             && !is_last()
             && pools.has_another(request.pool, &tried)
-            && (again == Again::Yes || first.budget.may_retry());
+            && (again == Again::Yes || first.budget.may_retry(second()));
         if !is_retried {
-            return match (settled(answer, upload.filter(|_| is_latest)), error) {
-                (Some(answer), _) => Ok(answer),
-                (None, Some(error)) => Err(error),
-                (None, None) => Err(OriginError::FillLost), // there is an answer, or an error
-            };
+            break;
         }
     }
+    let mut answer = answer?;
+    answer.settle(upload.filter(|_| is_latest));
+    Ok(answer)
 }
 
 /// Whether another origin is asked.
@@ -102,14 +101,6 @@ enum Again {
     Yes,
     IfBudgeted,
     No,
-}
-
-/// The answer that the client gets, with what is still to be sent of its request.
-fn settled(answer: Option<Box<Exchange>>, upload: Option<Box<Upload>>) -> Option<Box<Exchange>> {
-    answer.map(|mut answer| {
-        answer.settle(upload);
-        answer
-    })
 }
 
 /// Whether an answer says that this origin cannot serve now, and another might.

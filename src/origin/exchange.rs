@@ -1,62 +1,27 @@
 //! One exchange with an origin: a request is sent, its body as it comes, and a response read, its body at the caller's pace.
 //! Both go on at once. After a 101 the connection is taken as it is.
 
-use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
-use pingora_http::RequestHeader;
+use http::{HeaderMap, StatusCode, header};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::clock::Timestamp;
-use crate::config::model::{Pool, PoolId};
+use crate::request::content_length;
 
-use super::connect::{Connector, OriginError, set_authority};
+use super::connect::{Attempt, Connection, Connector};
+use super::error::{Failure, FailureKind, OriginError};
 use super::forward;
-use super::h1::{self, OriginStream};
-use super::h2;
-use super::interims::Interims;
-use super::link::{Link, LinkError, ResponseHead};
-use super::pool::{FailedStage, Picked, PoolRuntime};
+use super::h1::OriginStream;
+use super::link::{Link, LinkError, MAX_INTERIM, ResponseHead, TAKES_NOTHING};
+use super::pool::Picked;
+use super::request::OriginRequest;
 use super::state::ActiveGuard;
 use super::upload::{BodyError, Upload, UploadError};
-
-/// Interim responses (1xx) before the final one.
-const MAX_INTERIM: usize = 8;
-
-/// The request that is sent; every attempt sends the same.
-pub struct OriginRequest {
-    pub method: Method,
-    pub path_and_query: String,
-    /// The client's `Host`, unless the pool has one of its own.
-    pub authority: String,
-    /// Without what frames the body.
-    pub fields: HeaderMap,
-    pub pool: PoolId,
-    /// For pools that balance by hash.
-    pub hash: u64,
-    /// The protocol to change to (RFC 9110 section 7.8).
-    pub upgrade: Option<HeaderValue>,
-    /// The client takes trailers.
-    pub takes_trailers: bool,
-    /// How long nothing may come of the response's body, instead of the pool's `read_timeout`.
-    pub silence: Option<Silence>,
-    /// Who is told of interim responses, if anybody.
-    pub interims: Option<Arc<Interims>>,
-}
-
-/// How long a response may be silent that is a stream of events or messages.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Silence {
-    /// So long.
-    Of(Duration),
-    /// As long as the connection is known to live.
-    WhileAlive,
-}
 
 /// A response whose head has come and whose body is to be read. Boxed as soon as it is there: it is large, and goes from hand
 /// to hand.
@@ -65,11 +30,9 @@ pub struct Exchange {
     pub fields: HeaderMap,
     pub origin: Arc<str>,
     pub request_time: Timestamp,
-    by: By,
-    /// Where the connection is to.
-    pool: Arc<PoolRuntime>,
-    index: usize,
-    address: SocketAddr,
+    connection: Connection,
+    /// Where the connection is to. The origin counts as in use for as long as this is here.
+    picked: Picked,
     /// What is still to be sent of the request.
     upload: Option<Box<Upload>>,
     /// The request does not go to its end: the origin has answered, or the client has failed to send it.
@@ -77,69 +40,19 @@ pub struct Exchange {
     broken: Option<BodyError>,
     /// How long nothing may come of the body.
     patience: Option<Duration>,
-    waits: Option<Waits>,
-    _active: ActiveGuard,
+    waits: Option<Wait>,
 }
 
 /// A wait for more of a body.
-struct Waits {
+struct Wait {
     /// What the request had come to when it began.
     steps: u64,
     over: Pin<Box<Sleep>>,
 }
 
-/// How the origin is spoken to. Boxed for as long as the connection lives: it goes from hand to hand, too.
-pub(super) enum By {
-    H1(Box<h1::Connection>),
-    H2(Box<h2::Stream>),
-}
-
-impl By {
-    fn link(&mut self) -> &mut dyn Link {
-        match self {
-            By::H1(connection) => &mut **connection,
-            By::H2(stream) => &mut **stream,
-        }
-    }
-}
-
-/// Why an attempt brought no response.
-pub(super) struct Failure {
-    pub error: OriginError,
-    pub kind: FailureKind,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum FailureKind {
-    /// Before anything was sent.
-    Connect(FailedStage),
-    /// The origin may simply have closed a connection that lay idle: nobody has seen anything of the request.
-    DeadConnection,
-    /// The origin says that it has not processed the request.
-    Unprocessed,
-    NeedsHttp11,
-    /// Nothing came in time.
-    TimedOut,
-    /// Something else happened before there was a head.
-    Broken,
-    /// The request came to no end.
-    Client,
-}
-
-/// How an attempt is made.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Attempt {
-    /// Of all attempts together.
-    pub deadline: Instant,
-    /// By a connection that was kept, if there is one.
-    pub may_be_kept: bool,
-    /// The origin has asked for that.
-    pub by_http11: bool,
-}
-
 /// Sends a request to an origin and reads the head of its response. `upload`: the request's body; of what is not sent when
 /// the head is there, the exchange takes care.
-pub(super) async fn attempt(
+pub(super) async fn send(
     connector: &Connector,
     request: &OriginRequest,
     upload: &mut Option<Box<Upload>>,
@@ -147,15 +60,13 @@ pub(super) async fn attempt(
     how: Attempt,
 ) -> Result<Box<Exchange>, Failure> {
     let timeouts = picked.pool.config.timeouts.clone();
-    let name = picked.origin.address.clone();
     let request_time = Timestamp::now();
-    let (mut by, kept) = connector.open(request, upload.as_deref(), &picked, how).await?;
+    let (mut connection, kept) = connector.open(request, upload.as_deref(), &picked, how).await?;
     picked.origin.connected(picked.address);
-    let Picked { pool, origin, index, address, active } = picked;
-    let alive = matches!(by, By::H2(_)); // pinged
-    if let By::H1(connection) = &mut by {
+    let alive = matches!(connection, Connection::H2(_)); // pinged
+    if let Connection::H1(h1) = &mut connection {
         let chunked = upload.as_ref().is_some_and(|upload| upload.length().is_none());
-        connection.begin(request.wire_head(pool.config.host.as_deref(), upload.as_deref()), chunked);
+        h1.begin(request.wire_head(picked.pool.config.host.as_deref(), upload.as_deref()), chunked);
     }
     if let Some(upload) = upload {
         // What HTTP/2 can say that it has not processed, may be sent again whatever the method.
@@ -165,47 +76,41 @@ pub(super) async fn attempt(
         }
     }
     let sending = Sending { request, upload, is_sending: true, error: None, interim: 0 };
-    let read = request.patience(None, alive).unwrap_or(Some(timeouts.read));
-    match sending.head(by.link(), timeouts.write, read, how.deadline).await {
-        Ok(head) => {
+    let read = request.patience(None, alive, timeouts.read);
+    match sending.head(connection.link(), timeouts.write, read, how.deadline).await {
+        Ok(ResponseHead { status, fields }) => {
             if how.by_http11 {
-                origin.remember_http11();
+                picked.origin.remember_http11();
             }
-            let patience = request.patience(Some(&head.fields), alive).unwrap_or(Some(timeouts.read));
-            let ResponseHead { status, fields } = head;
-            let is_cut = upload.as_ref().is_some_and(|upload| !upload.is_done());
             Ok(Box::new(Exchange {
+                patience: request.patience(Some(&fields), alive, timeouts.read),
                 status,
                 fields,
-                origin: name,
+                origin: picked.origin.address.clone(),
                 request_time,
-                by,
-                pool,
-                index,
-                address,
+                connection,
+                picked,
                 upload: None,
-                is_cut,
+                is_cut: upload.as_ref().is_some_and(|upload| !upload.is_done()),
                 broken: None,
-                patience,
                 waits: None,
-                _active: active,
             }))
         }
-        Err(HeadError::Client(error)) => Err(Failure { error: error.into(), kind: FailureKind::Client }),
-        Err(HeadError::Link(error)) => {
+        Err(UploadError::Client(error)) => Err(Failure { error: error.into(), kind: FailureKind::Client }),
+        Err(UploadError::Origin(error)) => {
             let kind = match &error {
                 LinkError::NeedsHttp11 => FailureKind::NeedsHttp11,
                 LinkError::Unprocessed(_) => FailureKind::Unprocessed,
                 LinkError::Timeout(_) => FailureKind::TimedOut,
-                LinkError::Io(_) | LinkError::Closed if kept && by.link().has_heard_nothing() => {
+                LinkError::Io(_) | LinkError::Closed if kept && connection.link().has_heard_nothing() => {
                     FailureKind::DeadConnection
                 }
                 _ => FailureKind::Broken,
             };
             if kept && !alive {
-                pool.kept.forget(address);
+                picked.pool.kept.forget(picked.address);
             }
-            Err(Failure { error: OriginError::from_link(&error, &name), kind })
+            Err(Failure { error: OriginError::from_link(&error, &picked.origin.address), kind })
         }
     }
 }
@@ -220,11 +125,6 @@ struct Sending<'a> {
     interim: usize,
 }
 
-enum HeadError {
-    Client(BodyError),
-    Link(LinkError),
-}
-
 impl Sending<'_> {
     /// The head of the final response. What is sent has `write`, what is then waited for `read`; an upload has deadlines of
     /// its own, and is no part of the whole that has until `deadline`.
@@ -234,7 +134,7 @@ impl Sending<'_> {
         write: Duration,
         read: Option<Duration>,
         deadline: Instant,
-    ) -> Result<ResponseHead, HeadError> {
+    ) -> Result<ResponseHead, UploadError> {
         let whole = self.upload.is_none().then_some(deadline);
         let by = |now: Instant, patience: Option<Duration>| {
             let by = now + patience.unwrap_or(FOREVER);
@@ -246,19 +146,13 @@ impl Sending<'_> {
         std::future::poll_fn(|cx| {
             let began = first.take();
             loop {
-                if self.is_sending {
-                    match self.poll_send(cx, link) {
-                        Poll::Ready(Err(error)) => return Poll::Ready(Err(HeadError::Client(error))),
-                        Poll::Ready(Ok(())) => {
-                            self.is_sending = false;
-                            over.as_mut().reset(by(began.unwrap_or_else(Instant::now), read));
-                        }
-                        Poll::Pending => {}
-                    }
+                if self.is_sending && self.poll_send(cx, link)?.is_ready() {
+                    self.is_sending = false;
+                    over.as_mut().reset(by(began.unwrap_or_else(Instant::now), read));
                 }
                 match link.poll_head(cx, &self.request.method) {
                     Poll::Ready(Ok(head)) => {
-                        if self.is_final(&head).map_err(HeadError::Link)? {
+                        if self.is_final(&head)? {
                             return Poll::Ready(Ok(head));
                         }
                         if !self.is_sending {
@@ -266,24 +160,19 @@ impl Sending<'_> {
                         }
                     }
                     // That the origin has not processed it says more than that it took no more.
-                    Poll::Ready(Err(error @ (LinkError::Unprocessed(_) | LinkError::NeedsHttp11))) => {
-                        return Poll::Ready(Err(HeadError::Link(error)));
-                    }
-                    Poll::Ready(Err(error)) => {
-                        return Poll::Ready(Err(HeadError::Link(self.error.take().unwrap_or(error))));
-                    }
+                    Poll::Ready(Err(error @ (LinkError::Unprocessed(_) | LinkError::NeedsHttp11))) => Err(error)?,
+                    Poll::Ready(Err(error)) => Err(self.error.take().unwrap_or(error))?,
                     Poll::Pending if matches!(self.error, Some(LinkError::Timeout(_))) => {
-                        return Poll::Ready(Err(HeadError::Link(LinkError::Timeout(TAKES_NOTHING))));
+                        Err(LinkError::Timeout(TAKES_NOTHING))?;
                     }
                     Poll::Pending if self.is_sending && self.upload.is_some() => return Poll::Pending,
                     Poll::Pending => {
                         ready!(over.as_mut().poll(cx));
-                        let why = match (whole, self.is_sending) {
+                        Err(LinkError::Timeout(match (whole, self.is_sending) {
                             (Some(whole), _) if Instant::now() >= whole => "the pool's total_timeout is over",
                             (_, true) => TAKES_NOTHING,
                             (_, false) => "no response head in time",
-                        };
-                        return Poll::Ready(Err(HeadError::Link(LinkError::Timeout(why))));
+                        }))?;
                     }
                 }
             }
@@ -292,20 +181,18 @@ impl Sending<'_> {
     }
 
     /// Sends what is there. Ready when there is nothing more to be sent.
-    fn poll_send(&mut self, cx: &mut Context<'_>, link: &mut dyn Link) -> Poll<Result<(), BodyError>> {
+    fn poll_send(&mut self, cx: &mut Context<'_>, link: &mut dyn Link) -> Poll<Result<(), UploadError>> {
         let sent = match &mut *self.upload {
             Some(upload) => ready!(upload.poll(cx, link)),
             None => ready!(link.poll_gone(cx)).map_err(UploadError::Origin),
         };
-        match sent {
-            Ok(()) => {}
-            Err(UploadError::Client(error)) => return Poll::Ready(Err(error)),
-            Err(UploadError::Origin(error)) if error.kind() == std::io::ErrorKind::TimedOut => {
-                self.error = Some(LinkError::Timeout(TAKES_NOTHING));
+        Poll::Ready(match sent {
+            Err(UploadError::Origin(error)) => {
+                self.error = Some(error);
+                Ok(())
             }
-            Err(UploadError::Origin(error)) => self.error = Some(LinkError::Io(error)),
-        }
-        Poll::Ready(Ok(()))
+            sent => sent,
+        })
     }
 
     /// Whether a head is that of the response; an interim one is passed on.
@@ -340,89 +227,10 @@ impl Sending<'_> {
 /// Longer than anything lasts.
 const FOREVER: Duration = Duration::from_secs(86_400 * 365);
 
-const TAKES_NOTHING: &str = "it took too long to take the request";
-
-impl OriginRequest {
-    /// How long nothing may come of the head, or of a body whose head has these fields, where that is not the pool's
-    /// `read_timeout`. `alive`: the connection shows by itself that it lives.
-    fn patience(&self, fields: Option<&HeaderMap>, alive: bool) -> Option<Option<Duration>> {
-        match self.silence {
-            Some(Silence::Of(patience)) => Some(Some(patience)),
-            Some(Silence::WhileAlive) if alive => Some(None),
-            None if alive && fields.is_some_and(is_event_stream) => Some(None),
-            _ => None,
-        }
-    }
-
-    /// The fields but for `Host`, which is said once.
-    fn other_fields(&self) -> impl Iterator<Item = (&HeaderName, &HeaderValue)> {
-        self.fields.iter().filter(|(name, _)| **name != header::HOST)
-    }
-
-    /// The request's head in pingora's terms, for HTTP/2.
-    pub(super) fn head(&self, pool: &Pool, upload: Option<&Upload>) -> pingora_core::Result<RequestHeader> {
-        let path = self.path_and_query.as_bytes();
-        let mut head = RequestHeader::build(self.method.clone(), path, Some(self.fields.len() + 3))?;
-        let scheme = if pool.tls.is_some() { "https" } else { "http" };
-        set_authority(&mut head, scheme, pool.host.as_deref().unwrap_or(&self.authority), &self.path_and_query)?;
-        for (name, value) in self.other_fields() {
-            head.append_header(name.clone(), value.clone())?;
-        }
-        if let Some(length) = self.stated_length(upload) {
-            head.insert_header(header::CONTENT_LENGTH, length)?;
-        }
-        if self.takes_trailers {
-            head.insert_header(header::TE, "trailers")?;
-        }
-        Ok(head)
-    }
-
-    /// The request's head as HTTP/1.1 bytes: one `Host`, and one statement of the body's length at most.
-    pub fn wire_head(&self, host: Option<&str>, upload: Option<&Upload>) -> Vec<u8> {
-        let mut out = Vec::with_capacity(512);
-        let mut put = |parts: &[&[u8]]| parts.iter().for_each(|part| out.extend_from_slice(part));
-        put(&[self.method.as_str().as_bytes(), b" ", self.path_and_query.as_bytes(), b" HTTP/1.1\r\nHost: "]);
-        put(&[host.unwrap_or(&self.authority).as_bytes(), b"\r\n"]);
-        for (name, value) in self.other_fields() {
-            put(&[name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"]);
-        }
-        match (self.stated_length(upload), upload) {
-            (Some(length), _) => {
-                put(&[b"Content-Length: ", itoa::Buffer::new().format(length).as_bytes(), b"\r\n"]);
-            }
-            (None, Some(_)) => put(&[b"Transfer-Encoding: chunked\r\n"]),
-            (None, None) => {}
-        }
-        if upload.is_some_and(Upload::expects_continue) {
-            put(&[b"Expect: 100-continue\r\n"]);
-        }
-        match &self.upgrade {
-            Some(protocol) => put(&[b"Connection: upgrade\r\nUpgrade: ", protocol.as_bytes(), b"\r\n"]),
-            None if self.takes_trailers => put(&[b"Connection: TE\r\nTE: trailers\r\n"]),
-            None => {}
-        }
-        put(&[b"\r\n"]);
-        out
-    }
-
-    /// What `Content-Length` says. Methods that are made for a body say so if there is none (RFC 9110 section 8.6).
-    fn stated_length(&self, upload: Option<&Upload>) -> Option<u64> {
-        match upload {
-            Some(upload) => upload.length(),
-            None => matches!(self.method, Method::POST | Method::PUT | Method::PATCH).then_some(0),
-        }
-    }
-}
-
-fn is_event_stream(fields: &HeaderMap) -> bool {
-    fields.get(header::CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream"))
-}
-
 impl Exchange {
     /// The length the head states, if it states one.
     pub fn content_length(&self) -> Option<u64> {
-        let value = self.fields.get(header::CONTENT_LENGTH)?;
-        value.to_str().ok()?.trim().parse().ok()
+        content_length(self.fields.get(header::CONTENT_LENGTH)?.as_bytes())
     }
 
     /// The next piece of the body; `None` when it ended as it should.
@@ -437,7 +245,7 @@ impl Exchange {
             return Poll::Ready(Err(error.into()));
         }
         let fail = |error: &LinkError, origin| Poll::Ready(Err(OriginError::from_link(error, origin)));
-        match self.by.link().poll_body(cx) {
+        match self.connection.link().poll_body(cx) {
             Poll::Ready(Ok(piece)) => {
                 self.waits = None;
                 return Poll::Ready(Ok(piece));
@@ -449,7 +257,7 @@ impl Exchange {
         // An origin may have nothing to say as long as the request goes on.
         let steps = self.upload.as_ref().map_or(0, |upload| upload.steps());
         if self.waits.as_ref().is_none_or(|waits| waits.steps != steps) {
-            self.waits = Some(Waits { steps, over: Box::pin(tokio::time::sleep(patience)) });
+            self.waits = Some(Wait { steps, over: Box::pin(tokio::time::sleep(patience)) });
         }
         let Some(waits) = &mut self.waits else { return Poll::Pending };
         ready!(waits.over.as_mut().poll(cx));
@@ -458,7 +266,7 @@ impl Exchange {
 
     /// The trailers of a body that has been read to its end.
     pub fn take_trailers(&mut self) -> Option<HeaderMap> {
-        self.by.link().take_trailers()
+        self.connection.link().take_trailers()
     }
 
     /// The answer is the one that the client gets: the rest of its request goes on to this origin.
@@ -473,7 +281,7 @@ impl Exchange {
     /// may take no answer before it has been heard.
     pub fn send_on(&mut self, cx: &mut Context<'_>) {
         let Some(upload) = &mut self.upload else { return };
-        match upload.poll(cx, self.by.link()) {
+        match upload.poll(cx, self.connection.link()) {
             Poll::Pending => {}
             Poll::Ready(Ok(())) => self.upload = None,
             Poll::Ready(Err(error)) => {
@@ -494,41 +302,35 @@ impl Exchange {
 
     /// Whether all of the body has been read.
     pub fn is_over(&self) -> bool {
-        match &self.by {
-            By::H1(connection) => connection.is_over(),
-            By::H2(stream) => stream.is_over(),
+        match &self.connection {
+            Connection::H1(h1) => h1.is_over(),
+            Connection::H2(stream) => stream.is_over(),
         }
     }
 
     /// The connection itself after a 101, with what the origin has already sent on it. The origin counts as in
     /// use until the guard is dropped.
     pub fn into_tunnel(self) -> Option<(Bytes, OriginStream, ActiveGuard)> {
-        let By::H1(connection) = self.by else { return None };
-        let (early, stream) = connection.into_parts();
-        Some((early, stream, self._active))
+        let Connection::H1(h1) = self.connection else { return None };
+        let (early, stream) = h1.into_parts();
+        Some((early, stream, self.picked.active))
     }
 
     /// Gives the connection back after the whole body was read. One that is still to be sent something is of no use.
     pub async fn release(self: Box<Self>, connector: &Connector) {
-        if let Some((stream, idle)) = self.keep() {
+        let Exchange { connection, picked: Picked { pool, index, address, .. }, upload, is_cut, .. } = *self;
+        match connection {
+            Connection::H1(_) if upload.is_some() || is_cut => {}
+            Connection::H1(h1) => pool.kept.put(index, address, h1),
             // Boxed: large, and most origins speak HTTP/1.1.
-            Box::pin(async move {
-                let (session, peer) = stream.into_session();
-                connector.http.release_http_session(session, &peer, Some(idle)).await;
-            })
-            .await;
-        }
-    }
-
-    /// Keeps a connection of HTTP/1.1; a stream of HTTP/2 has its own keeper, which keeps it idle for so long.
-    fn keep(self: Box<Self>) -> Option<(Box<h2::Stream>, Duration)> {
-        match self.by {
-            By::H1(_) if self.upload.is_some() || self.is_cut => None,
-            By::H1(connection) => {
-                self.pool.kept.put(self.index, self.address, connection);
-                None
+            Connection::H2(stream) => {
+                Box::pin(async move {
+                    let (session, peer) = stream.into_session();
+                    let idle = pool.config.timeouts.idle;
+                    connector.http.release_http_session(session, &peer, Some(idle)).await;
+                })
+                .await;
             }
-            By::H2(stream) => Some((stream, self.pool.config.timeouts.idle)),
         }
     }
 }

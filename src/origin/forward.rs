@@ -10,233 +10,18 @@ use crate::config::cache::{FILL_EXCLUDES, FORWARDING_FIELDS};
 use crate::config::host::parse_authority;
 use crate::config::model::{CacheMode, CacheRules, Node};
 use crate::config::read::IpRange;
-use crate::request::Scheme;
+use crate::request::RequestView;
 
-use super::passage::Passage;
-
-/// What the node says about a request to the origin.
-#[derive(Clone, Copy)]
-pub struct Forwarded<'a> {
-    pub node: &'a Node,
-    pub client: IpAddr,
-    /// As the client asked for it.
-    pub authority: &'a str,
-    pub scheme: Scheme,
-    /// Of the client's request.
-    pub version: Version,
-    /// What tells the node in loops.
-    pub passage: &'a Passage,
-}
+use super::names::{FRAMING_FIELDS, IDENTITY_FIELDS, IMPERSONAL_FIELDS, NO_TRAILERS, OVERRIDING_FIELDS, is_listed};
+use super::passage::{CDN_LOOP, Passage};
 
 /// The field that brings the token of who wants to see more of what the node did.
 pub const DEBUG: HeaderName = HeaderName::from_static("seawall-debug");
-
-/// By which requests that go in circles are told (RFC 8586).
-pub const CDN_LOOP: HeaderName = HeaderName::from_static("cdn-loop");
 
 pub const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
-
-/// Fields by which some frameworks and servers let a request be another than its line says: its host, path, method or
-/// scheme. No cache key has them, so on a cached route one visitor could have another page stored for all. A name that
-/// ends with a hyphen stands for all that begin with it, one that begins with a hyphen for all that end with it.
-static OVERRIDING_FIELDS: &[&str] = &[
-    // any of them
-    "-override",
-    "x-original-",
-    // host
-    "x-backend-host",
-    "proxy-host",
-    "x-real-host",
-    "x-forwarded-", // host, path, uri, prefix, scheme and more; the node writes its own
-    // path
-    "x-envoy-original-",
-    "x-rewrite-",
-    "x-override-",
-    "x-request-uri",
-    "request-uri",
-    "x-proxy-url",
-    "x-script-name",
-    "x-http-destinationurl",
-    "base-url",
-    // what frameworks tell themselves of a request
-    "x-middleware-",
-    "x-invoke-",
-    "x-matched-path",
-    "x-now-route-matches",
-    "x-prerender-revalidate",
-    "x-nextjs-rewritten-path",
-    // method
-    "x-http-method",
-    // scheme
-    "x-scheme",
-    "x-proto",
-    "fastly-ssl",
-    "x-arr-ssl",
-    "cloudfront-forwarded-proto",
-    "x-https",
-];
-
-/// Fields by which proxies in front assert who the client is or where it comes from, unkeyed as well.
-static IDENTITY_FIELDS: &[&str] = &[
-    // its address
-    "client-ip",
-    "-client-ip",
-    "x-originating-ip",
-    "forwarded-for",
-    "x-forward-for",
-    "cdn-src-ip",
-    "x-remote-ip",
-    "x-remote-addr",
-    "x-proxyuser-ip",
-    "x-custom-ip-authorization",
-    "x-envoy-external-address",
-    "x-envoy-peer-",
-    "cf-connecting-",
-    "cf-pseudo-",
-    "x-appengine-",
-    "x-azure-",
-    // where it is
-    "cf-ipcountry",
-    "cf-ipcity",
-    "cf-ipcontinent",
-    "cf-iplatitude",
-    "cf-iplongitude",
-    "cloudfront-viewer-",
-    "fastly-client-",
-    "x-client-geo-",
-    "x-country",
-    "x-country-",
-    "x-geo-",
-    "x-geoip-",
-    "x-nf-geo",
-    "x-vercel-ip-",
-    // what it is
-    "cf-visitor",
-    "cloudfront-is-",
-    "x-device",
-    "x-device-class", // the node's own, where a route has `device`
-    "x-ua-device",
-    // its certificate
-    "ssl-",
-    "x-ssl-",
-    "-client-cert",
-    "x-client-verify",
-    "x-client-dn",
-    "x-tls-client-",
-    // who it is
-    "cf-access-",
-    "remote-",
-    "x-remote-",
-    "x-user",
-    "x-user-id",
-    "x-user-name",
-    "x-user-email",
-    "x-webauth-",
-    "x-auth-request-",
-    "x-authenticated-",
-    "x-authentik-",
-    "x-amzn-oidc-",
-    "x-goog-authenticated-",
-    "x-ms-client-principal",
-];
-
-/// Fields of a client that do not tell who it is: what browsers and proxies say of what they want, how they want it and which
-/// way it went. Any other may be a credential.
-static IMPERSONAL_FIELDS: &[&str] = &[
-    "host",
-    "user-agent",
-    "referer",
-    "origin",
-    "date",
-    "pragma",
-    "cache-control",
-    "range",
-    "if-",
-    "accept",
-    "accept-",
-    "sec-",
-    "dnt",
-    "save-data",
-    "priority",
-    "purpose",
-    "x-purpose",
-    "x-moz",
-    "x-requested-with",
-    "upgrade-insecure-requests",
-    "device-memory",
-    "dpr",
-    "width",
-    "viewport-width",
-    "downlink",
-    "ect",
-    "rtt",
-    "early-data",
-    "te",
-    "via",
-    "cdn-loop",
-    "max-forwards",
-    "forwarded",
-    "x-forwarded-for",
-    "x-forwarded-proto",
-    "x-forwarded-host",
-    "x-forwarded-port",
-    // of one connection, and of a body
-    "connection",
-    "keep-alive",
-    "proxy-connection",
-    "upgrade",
-    "http2-settings",
-    "trailer",
-    "transfer-encoding",
-    "content-",
-    "expect",
-    // what traces a request
-    "traceparent",
-    "tracestate",
-    "request-id",
-    "x-request-id",
-    "x-correlation-id",
-    "x-amzn-trace-id",
-    "x-cloud-trace-context",
-    "b3",
-    "x-b3-",
-];
-
-/// What frames a body is said anew of what is sent. Servers that read a name's underscore as a hyphen, as CGI does, must not take
-/// another length from a name that looks like one of these.
-static FRAMING_FIELDS: &[&str] = &["content-length", "transfer-encoding"];
-
-/// Fields that are no trailers: framing, routing, conditions, credentials, and how content is to be handled.
-static NO_TRAILERS: &[&str] = &[
-    "content-", // length, encoding, type, range
-    "transfer-encoding",
-    "connection",
-    "keep-alive",
-    "proxy-",
-    "upgrade",
-    "te",
-    "trailer",
-    "host",
-    "if-",
-    "range",
-    "expect",
-    "max-forwards",
-    "authorization",
-    "www-authenticate",
-    "cookie",
-    "set-cookie",
-    "age",
-    "cache-",
-    "date",
-    "expires",
-    "location",
-    "vary",
-    "retry-after",
-    "cdn-loop",
-];
 
 /// The fields of a client's request that the fill of a route with `mode = "force"` has, beside those that its key names:
 /// what content negotiation is done by, which origins name in `Vary`, what traces a request, and `Authorization`, since an
@@ -256,24 +41,31 @@ static SAFE_FIELDS: [HeaderName; 9] = [
 /// What a fill with only safe fields says of itself.
 const USER_AGENT: HeaderValue = HeaderValue::from_static("seawall");
 
-/// Replaces the fields that tell of the client by what the node knows: `Via`, `CDN-Loop`, `X-Forwarded-*`.
-pub fn set_forwarding_fields(fields: &mut HeaderMap, forwarded: &Forwarded<'_>) {
+/// Replaces the fields that tell of the client by what the node knows: `Via`, `CDN-Loop`, `X-Forwarded-*`. `authority`: what
+/// is taken to have been asked for.
+pub fn set_forwarding_fields(
+    fields: &mut HeaderMap,
+    request: &RequestView<'_>,
+    authority: &str,
+    node: &Node,
+    passage: &Passage,
+) {
     let before: Vec<&str> = fields.get_all(FORWARDED_FOR).iter().filter_map(|value| value.to_str().ok()).collect();
-    let chain = believed_chain(&before.join(", "), forwarded.client, &forwarded.node.trusted_proxies);
+    let chain = believed_chain(&before.join(", "), request.client, &node.trusted_proxies);
     remove(fields, |name| is_listed(name, FORWARDING_FIELDS) || is_listed(name, FRAMING_FIELDS));
-    fields.insert(FORWARDED_PROTO, HeaderValue::from_static(forwarded.scheme.as_str()));
+    fields.insert(FORWARDED_PROTO, HeaderValue::from_static(request.scheme.as_str()));
     if let Ok(chain) = HeaderValue::try_from(chain) {
         fields.insert(FORWARDED_FOR, chain);
     }
-    if let Ok(authority) = HeaderValue::from_str(forwarded.authority) {
+    if let Ok(authority) = HeaderValue::from_str(authority) {
         fields.insert(FORWARDED_HOST, authority);
     }
-    let port = parse_authority(forwarded.authority).and_then(|(_, port)| port);
-    fields.insert(FORWARDED_PORT, port.unwrap_or(forwarded.scheme.default_port()).into());
-    if let Ok(via) = HeaderValue::try_from(via(forwarded.version, &forwarded.node.name)) {
+    let port = parse_authority(authority).and_then(|(_, port)| port);
+    fields.insert(FORWARDED_PORT, port.unwrap_or(request.scheme.default_port()).into());
+    if let Ok(via) = HeaderValue::try_from(via(request.version, &node.name)) {
         fields.append(header::VIA, via);
     }
-    fields.append(CDN_LOOP, forwarded.passage.cdn_loop().clone());
+    fields.append(CDN_LOOP, passage.cdn_loop().clone());
 }
 
 /// Whether a field may tell an origin who asks: `Cookie`, `Authorization`, a key of an API, and whatever else is not known to
@@ -285,12 +77,6 @@ pub fn may_tell_who_asks(name: &str) -> bool {
 /// Whether an origin may answer with a 304.
 pub fn is_conditional(fields: &HeaderMap) -> bool {
     fields.contains_key(header::IF_NONE_MATCH) || fields.contains_key(header::IF_MODIFIED_SINCE)
-}
-
-/// Takes out what is said of a body where there is none: servers that read it otherwise would wait for one.
-pub fn exclude_bodys(fields: &mut HeaderMap) {
-    fields.remove(header::CONTENT_LENGTH);
-    fields.remove(header::EXPECT);
 }
 
 /// Takes out of trailers what is heeded before the body or is of one connection (RFC 9110 section 6.5.1): whoever merges
@@ -370,18 +156,6 @@ fn remove(fields: &mut HeaderMap, goes: impl Fn(&str) -> bool) {
     }
 }
 
-/// Whether a list has a name, or a beginning or an end of it that is marked by a hyphen.
-fn is_listed(name: &str, names: &[&str]) -> bool {
-    let lists = |name: &str| {
-        names.iter().any(|listed| match (listed.starts_with('-'), listed.ends_with('-')) {
-            (true, _) => name.ends_with(listed),
-            (_, true) => name.starts_with(listed),
-            _ => name == *listed,
-        })
-    };
-    lists(name) || name.contains('_') && lists(&name.replace('_', "-"))
-}
-
 /// The node's entry in `Via` (RFC 9110 section 7.6.3).
 pub fn via(version: Version, node: &str) -> String {
     let protocol = match version {
@@ -396,24 +170,23 @@ pub fn via(version: Version, node: &str) -> String {
 /// `X-Forwarded-For`: the peer, after what a trusted proxy said came before it.
 pub fn believed_chain(before: &str, client: IpAddr, trusted_proxies: &[IpRange]) -> String {
     let peer = client.to_canonical().to_string();
-    match is_trusted(trusted_proxies, client) && !before.is_empty() {
+    match trusted_proxies.iter().any(|range| range.contains(client)) && !before.is_empty() {
         true => format!("{before}, {peer}"),
         false => peer,
     }
-}
-
-fn is_trusted(ranges: &[IpRange], address: IpAddr) -> bool {
-    ranges.iter().any(|range| range.contains(address))
 }
 
 #[cfg(test)]
 mod tests {
     use std::path::Path;
 
+    use http::Method;
+
     use super::*;
     use crate::config::load;
     use crate::config::model::KeyRules;
-    use crate::plan::tests::config;
+    use crate::plan::tests::{config, view};
+    use crate::request::Scheme;
 
     fn forward(trusted: &str, fields: &[(&'static str, &str)]) -> HeaderMap {
         let config = config(&format!("[node]\nname = \"edge-1\"\ntrusted_proxies = [{trusted}]"));
@@ -421,15 +194,15 @@ mod tests {
         for (name, value) in fields {
             map.append(*name, value.parse().unwrap());
         }
-        let forwarded = Forwarded {
-            node: &config.node,
-            client: [192, 0, 2, 1].into(),
-            authority: "shop.example:8443",
+        let (client, fields) = ([192, 0, 2, 1].into(), HeaderMap::new());
+        let request = RequestView {
+            client,
             scheme: Scheme::Https,
             version: Version::HTTP_2,
-            passage: &Passage::new("id".into()),
+            ..view(&Method::GET, "shop.example", "/", &fields)
         };
-        set_forwarding_fields(&mut map, &forwarded);
+        let passage = Passage::new("id".into());
+        set_forwarding_fields(&mut map, &request, "shop.example:8443", &config.node, &passage);
         map
     }
 
@@ -460,6 +233,7 @@ mod tests {
                 ("front-end-https", "on"),
                 ("content_length", "30"),
                 ("transfer_encoding", "chunked"),
+                ("expect", "100-continue"),
                 ("x_other", "stays"),
             ],
         );
@@ -472,6 +246,7 @@ mod tests {
             ("forwarded", None),
             ("content_length", None),
             ("transfer_encoding", None),
+            ("expect", None),
             ("x-real-ip", None),
             ("x_forwarded_for", None),
             ("x-forwarded_host", None),

@@ -10,12 +10,16 @@ use http::{HeaderMap, Method, header};
 use pingora_core::protocols::http::client::HttpSession;
 use pingora_core::protocols::http::v2::client::Http2Session;
 use pingora_core::upstreams::peer::HttpPeer;
+use pingora_core::{ErrorType, OrErr};
 use pingora_http::RequestHeader;
 
+use crate::config::model::Pool;
 use crate::request::content_length;
 
-use super::link::{Link, LinkError, MAX_FIELDS, MAX_HEAD, ResponseHead};
-use super::upload::Sink;
+use super::error::describe;
+use super::link::{Frame, Link, LinkError, MAX_FIELDS, MAX_HEAD, ResponseHead};
+use super::request::OriginRequest;
+use super::upload::Upload;
 
 /// Bytes of a body that are given to the connection at once.
 const PIECE: usize = 64 << 10;
@@ -39,16 +43,17 @@ pub struct Stream {
 }
 
 impl Stream {
-    /// Sends a request's head. `ends`: nothing comes after it.
+    /// Sends a request's head.
     pub fn send(
         mut session: Http2Session,
         peer: HttpPeer,
-        head: RequestHeader,
-        ends: bool,
+        request: &OriginRequest,
+        pool: &Pool,
+        upload: Option<&Upload>,
     ) -> pingora_core::Result<Self> {
         session.read_timeout = None; // the exchange has deadlines of its own
-        session.write_request_header(Box::new(head), ends)?;
-        let sender = session.take_request_body_writer().filter(|_| !ends);
+        session.write_request_header(Box::new(head(request, pool, upload)?), upload.is_none())?;
+        let sender = session.take_request_body_writer().filter(|_| upload.is_some());
         Ok(Stream {
             session,
             peer,
@@ -86,12 +91,9 @@ impl Stream {
             let piece = self.piece.split_to(self.piece.len().min(sender.capacity()));
             self.gone += piece.len() as u64;
             let ends = self.piece.is_empty() && self.end == Some(None);
-            if ends {
-                self.end = None;
-            }
             sender.send_data(piece, ends)?;
             if ends {
-                self.sender = None;
+                (self.sender, self.end) = (None, None);
                 return Poll::Ready(Ok(()));
             }
         }
@@ -105,26 +107,26 @@ impl Stream {
     }
 }
 
-impl Sink for Stream {
-    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.poll_send(cx).map_err(io::Error::other)
+impl Link for Stream {
+    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), LinkError>> {
+        self.poll_send(cx).map_err(|error| LinkError::Io(io::Error::other(error)))
     }
 
     fn gone(&self) -> u64 {
         self.gone
     }
 
-    fn put_data(&mut self, piece: Bytes, last: bool) {
-        self.piece = piece;
-        self.end = last.then_some(None);
+    fn put(&mut self, frame: Option<Frame>) {
+        self.end = match frame {
+            Some(Frame::Data { piece, last }) => {
+                self.piece = piece;
+                last.then_some(None)
+            }
+            Some(Frame::Trailers(trailers)) => Some(Some(trailers)),
+            None => Some(None),
+        };
     }
 
-    fn put_end(&mut self, trailers: Option<HeaderMap>) {
-        self.end = Some(trailers);
-    }
-}
-
-impl Link for Stream {
     fn poll_head(&mut self, cx: &mut Context<'_>, _method: &Method) -> Poll<Result<ResponseHead, LinkError>> {
         if let Err(error) = ready!(self.session.poll_read_response_header(cx)) {
             return Poll::Ready(Err(sort(&error)));
@@ -154,7 +156,7 @@ impl Link for Stream {
             Some(Err(error)) => return Poll::Ready(Err(sort(&error))),
             None => match ready!(pin!(self.session.read_trailers()).poll(cx)) {
                 Ok(trailers) => self.trailers = trailers,
-                Err(error) => return Poll::Ready(Err(LinkError::Invalid(super::connect::describe(&error).into()))),
+                Err(error) => return Poll::Ready(Err(LinkError::Invalid(describe(&error).into()))),
             },
         }
         self.is_over = true;
@@ -180,6 +182,31 @@ impl Stream {
             && error.is_remote()
             && error.reason() == Some(Reason::NO_ERROR)
     }
+}
+
+/// A request's head in pingora's terms.
+fn head(request: &OriginRequest, pool: &Pool, upload: Option<&Upload>) -> pingora_core::Result<RequestHeader> {
+    let path = request.path_and_query.as_bytes();
+    let mut head = RequestHeader::build(request.method.clone(), path, Some(request.fields.len() + 3))?;
+    let scheme = if pool.tls.is_some() { "https" } else { "http" };
+    set_authority(&mut head, scheme, pool.host.as_deref().unwrap_or(&request.authority), &request.path_and_query)?;
+    for (name, value) in request.other_fields() {
+        head.append_header(name.clone(), value.clone())?;
+    }
+    if let Some(length) = request.stated_length(upload) {
+        head.insert_header(header::CONTENT_LENGTH, length)?;
+    }
+    if request.takes_trailers {
+        head.insert_header(header::TE, "trailers")?;
+    }
+    Ok(head)
+}
+
+/// Says for whom a request is: in `:authority`. nginx refuses those that say it in `Host` as well.
+pub fn set_authority(head: &mut RequestHeader, scheme: &str, host: &str, path: &str) -> pingora_core::Result<()> {
+    let uri = http::Uri::builder().scheme(scheme).authority(host).path_and_query(path);
+    head.set_uri(uri.build().or_err(ErrorType::InvalidHTTPHeader, "the target as a URI")?);
+    Ok(())
 }
 
 /// What an error of a stream says.

@@ -7,63 +7,32 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use http::header;
-use pingora_core::connectors::TransportConnector;
-use pingora_core::connectors::http::Connector;
 use pingora_core::protocols::http::client::HttpSession;
 use pingora_http::RequestHeader;
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::JoinSet;
 
 use crate::config::model::{Health, Probe};
 
-use super::connect::{describe, is_our_own_fault, send_head, set_authority};
+use super::connect::Connector;
+use super::error::{describe, is_our_own_fault};
+use super::h2::set_authority;
+use super::link::MAX_INTERIM;
 use super::pool::PoolRuntime;
-use super::state::{HealthChange, OriginState};
 
-/// Interim responses (1xx) that are skipped before the final one.
-const MAX_INTERIM: usize = 8;
-
-/// What probes connect with: made once, since making it reads the system's authorities from disk.
-pub struct Probes {
-    http: Connector,
-    tcp: TransportConnector,
-    /// Counts the probes: each gets a connection group of its own, so that none meets a kept connection, which
-    /// would hide that the origin takes no more.
-    count: AtomicU64,
-}
-
-impl Probes {
-    pub fn new() -> Self {
-        Probes { http: Connector::new(None), tcp: TransportConnector::new(None), count: AtomicU64::new(1) }
-    }
-}
+/// Counts the probes: each gets a connection group of its own, so that none meets a kept connection, which would hide that
+/// the origin takes no more.
+static PROBES: AtomicU64 = AtomicU64::new(1);
 
 /// One task for each origin, if the pool has a health check.
-pub fn start(pool: &Arc<PoolRuntime>, probes: &Arc<Probes>) -> Vec<JoinHandle<()>> {
-    let Some(health) = &pool.config.health else { return Vec::new() };
-    (0..pool.origins.len())
-        .map(|index| tokio::spawn(check_for_ever(pool.clone(), index, health.clone(), probes.clone())))
-        .collect()
-}
-
-/// Takes a result into account and tells of a change.
-fn note(pool: &str, origin: &OriginState, address: SocketAddr, result: Result<(), String>, health: &Health) {
-    let error = result.as_ref().err().cloned();
-    tell(pool, origin, origin.record(address, result, health.rise, health.fall), error.as_deref());
-}
-
-/// Tells of a change, if it is one.
-pub fn tell(pool: &str, origin: &OriginState, change: Option<HealthChange>, error: Option<&str>) {
-    match change {
-        Some(HealthChange::Up) => tracing::info!(pool, origin = %origin.address, "origin is up"),
-        Some(HealthChange::Down) => {
-            tracing::warn!(pool, origin = %origin.address, error, "origin is down");
-        }
-        None => {}
+pub fn start(pool: &Arc<PoolRuntime>, connector: &Arc<Connector>, tasks: &mut JoinSet<()>) {
+    let Some(health) = &pool.config.health else { return };
+    for index in 0..pool.origins.len() {
+        tasks.spawn(check_for_ever(pool.clone(), index, health.clone(), connector.clone()));
     }
 }
 
-async fn check_for_ever(pool: Arc<PoolRuntime>, index: usize, health: Health, probes: Arc<Probes>) {
-    let origin = &pool.origins[index];
+async fn check_for_ever(pool: Arc<PoolRuntime>, index: usize, health: Health, connector: Arc<Connector>) {
+    let (name, origin) = (&pool.config.name, &pool.origins[index]);
     let mut ticks = tokio::time::interval(health.interval);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -71,77 +40,71 @@ async fn check_for_ever(pool: Arc<PoolRuntime>, index: usize, health: Health, pr
         // All at one time: one that does not answer must not keep the others waiting.
         let mut asked = JoinSet::new();
         for address in origin.addresses() {
-            let (pool, probes, health) = (pool.clone(), probes.clone(), health.clone());
+            let (pool, connector, health) = (pool.clone(), connector.clone(), health.clone());
             asked.spawn(async move {
-                let probe = probe(&probes, &pool, index, address, &health.probe, health.timeout);
+                let probe = probe(&connector, &pool, index, address, &health);
+                let late = || format!("no answer in {}", crate::config::units::format_duration(health.timeout));
                 let result = tokio::time::timeout(health.timeout * 2, probe).await;
-                let late = |_| format!("no answer in {}", crate::config::units::format_duration(health.timeout));
-                (address, result.unwrap_or_else(|error| Err(Failure::OfOrigin(late(error)))))
+                (address, result.unwrap_or_else(|_| Err(Failure { why: late(), is_ours: false })))
             });
         }
         while let Some(done) = asked.join_next().await {
-            match done {
-                Ok((address, Ok(()))) => note(&pool.config.name, origin, address, Ok(()), &health),
-                Ok((address, Err(Failure::OfOrigin(error)))) => {
-                    note(&pool.config.name, origin, address, Err(error), &health);
-                }
-                Ok((_, Err(Failure::Ours(error)))) => {
-                    let (pool, origin) = (&pool.config.name, &origin.address);
-                    tracing::warn!(%pool, %origin, error, "a health check could not be made for want of something here");
-                }
-                Err(_) => {} // a panic, which has been reported
+            let Ok((address, result)) = done else { continue }; // a panic, which has been reported
+            if let Err(Failure { why: error, is_ours: true }) = &result {
+                let (pool, origin) = (name, &origin.address);
+                tracing::warn!(%pool, %origin, error, "a health check could not be made for want of something here");
+                continue;
+            }
+            let result = result.as_ref().copied().map_err(|failure| failure.why.as_str());
+            if let Some(change) = origin.record(address, result, health.rise, health.fall) {
+                origin.tell(change, name, result.err());
             }
         }
     }
 }
 
-/// How a probe ended that brought no success.
-enum Failure {
-    OfOrigin(String),
-    /// For want of something here: it says nothing of the origin.
-    Ours(String),
+/// Why a probe brought no success.
+struct Failure {
+    why: String,
+    /// It is for want of something here, and says nothing of the origin.
+    is_ours: bool,
 }
 
 impl From<Box<pingora_core::Error>> for Failure {
     fn from(error: Box<pingora_core::Error>) -> Self {
-        match is_our_own_fault(&error) {
-            true => Failure::Ours(describe(&error)),
-            false => Failure::OfOrigin(describe(&error)),
-        }
+        Failure { why: describe(&error), is_ours: is_our_own_fault(error.root_cause()) }
     }
 }
 
 async fn probe(
-    probes: &Probes,
+    connector: &Connector,
     pool: &PoolRuntime,
     index: usize,
     address: SocketAddr,
-    probe: &Probe,
-    timeout: Duration,
+    health: &Health,
 ) -> Result<(), Failure> {
     let mut peer = pool.peer(index, address);
     // Of the session itself: one that is dropped with a future of its own would never be given back.
-    peer.options.read_timeout = Some(timeout);
-    peer.options.write_timeout = Some(timeout);
-    peer.group_key = probes.count.fetch_add(1, Ordering::Relaxed);
-    let Probe::Http { path, host, expect } = probe else {
-        let stream = probes.tcp.new_stream(&peer).await;
+    peer.options.read_timeout = Some(health.timeout);
+    peer.options.write_timeout = Some(health.timeout);
+    peer.group_key = PROBES.fetch_add(1, Ordering::Relaxed);
+    let Probe::Http { path, host, expect } = &health.probe else {
+        let stream = connector.transport.new_stream(&peer).await;
         return stream.map(drop).map_err(Failure::from);
     };
-    let (mut session, _) = probes.http.get_http_session(&peer).await?;
+    let (mut session, _) = connector.http.get_http_session(&peer).await?;
     let host = host.as_deref().or(pool.config.host.as_deref()).unwrap_or(&pool.origins[index].address);
     let status = ask(&mut session, path, host).await;
     session.shutdown().await;
     if session.as_http2().is_some() {
         // An HTTP/2 connection is kept by the connector until it is given back and has been idle.
-        probes.http.release_http_session(session, &peer, Some(Duration::from_millis(1))).await;
+        connector.http.release_http_session(session, &peer, Some(Duration::from_millis(1))).await;
     }
     let status = status?;
     if expect.iter().any(|range| (range.first..=range.last).contains(&status)) {
-        Ok(())
-    } else {
-        Err(Failure::OfOrigin(format!("answered {status}")))
+        return Ok(());
     }
+    Err(Failure { why: format!("answered {status}"), is_ours: false })
 }
 
 /// The status that an origin answers with. It has the deadlines of the session.
@@ -154,7 +117,13 @@ async fn ask(session: &mut HttpSession, path: &str, host: &str) -> Result<u16, F
     for (name, value) in [(header::USER_AGENT, "seawall-health"), (header::ACCEPT, "*/*")] {
         request.insert_header(name, value)?;
     }
-    send_head(session, request).await?;
+    if let HttpSession::H2(session) = session {
+        // The head ends the stream: a DATA frame of nothing would say until then that there may be a body.
+        session.write_request_header(Box::new(request), true)?;
+    } else {
+        session.write_request_header(Box::new(request)).await?;
+        session.finish_request_body().await?;
+    }
     for _ in 0..MAX_INTERIM {
         session.read_response_header().await?;
         let status = session.response_header().map_or(0, |head| head.status.as_u16());
@@ -162,5 +131,5 @@ async fn ask(session: &mut HttpSession, path: &str, host: &str) -> Result<u16, F
             return Ok(status);
         }
     }
-    Err(Failure::OfOrigin("no final response".to_owned()))
+    Err(Failure { why: "no final response".to_owned(), is_ours: false })
 }

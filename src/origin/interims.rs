@@ -29,7 +29,7 @@ impl Interims {
     /// The next one, for the only one who passes them on: it looks whenever it has polled the exchange.
     pub fn take(&self) -> Option<(StatusCode, HeaderMap)> {
         let mut waiting = self.waiting.lock();
-        if waiting.is_empty() { None } else { Some(waiting.remove(0)) }
+        (!waiting.is_empty()).then(|| waiting.remove(0))
     }
 
     pub fn is_empty(&self) -> bool {

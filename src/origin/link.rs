@@ -7,11 +7,14 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode};
 
-use super::upload::Sink;
-
 /// Bytes of a response's head, and fields in it: by whichever protocol.
 pub const MAX_HEAD: usize = 128 << 10;
 pub const MAX_FIELDS: usize = 256;
+/// Interim responses (1xx) before the final one.
+pub const MAX_INTERIM: usize = 8;
+
+/// Why an origin is given up that takes nothing.
+pub const TAKES_NOTHING: &str = "it took too long to take the request";
 
 /// A response's status line and fields.
 #[derive(Debug)]
@@ -20,8 +23,25 @@ pub struct ResponseHead {
     pub fields: HeaderMap,
 }
 
+/// Some of a request's body.
+#[derive(Debug, Clone)]
+pub enum Frame {
+    /// `last`: it is known that nothing comes after it. That it is not known says nothing.
+    Data {
+        piece: Bytes,
+        last: bool,
+    },
+    Trailers(HeaderMap),
+}
+
 /// Where a request goes and its response comes from.
-pub trait Link: Sink + Send {
+pub trait Link: Send {
+    /// Ready when all that was put of the request has gone.
+    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), LinkError>>;
+    /// Bytes that have gone so far.
+    fn gone(&self) -> u64;
+    /// Puts some of the request's body behind what has gone; `None`: its end.
+    fn put(&mut self, frame: Option<Frame>);
     /// A response's head, an interim one too.
     fn poll_head(&mut self, cx: &mut Context<'_>, method: &Method) -> Poll<Result<ResponseHead, LinkError>>;
     /// The next piece of the body; `None` at its end.

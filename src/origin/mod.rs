@@ -3,7 +3,9 @@
 pub mod attempts;
 pub mod balance;
 mod budget;
+mod caretaker;
 pub mod connect;
+pub mod error;
 pub mod exchange;
 pub mod forward;
 pub mod h1;
@@ -11,11 +13,15 @@ mod h2;
 mod health;
 pub mod interims;
 mod link;
+mod names;
 pub mod passage;
 mod pool;
+pub mod request;
 mod resolve;
 mod state;
+mod target;
 pub mod upload;
 
-pub use pool::{NoOrigin, PoolSet, PoolTasks};
+pub use caretaker::PoolTasks;
+pub use pool::PoolSet;
 pub use state::{OriginState, OriginStatus};

@@ -1,16 +1,17 @@
 //! What tells a request that goes in circles (RFC 8586): each node adds itself to `CDN-Loop`, by an identifier that no other
 //! has. Names would not do: two nodes in a row may share theirs.
 
-use http::HeaderValue;
+use http::{HeaderName, HeaderValue};
 
 use crate::request::Fields;
 
-use super::forward::CDN_LOOP;
+/// By which requests that go in circles are told.
+pub const CDN_LOOP: HeaderName = HeaderName::from_static("cdn-loop");
 
 /// What this software calls itself there.
 const CDN: &str = "seawall";
 /// Nodes that a request may pass, this one included.
-const MOST_NODES: usize = 16;
+const MAX_NODES: usize = 16;
 
 /// How the node tells itself in loops.
 #[derive(Debug)]
@@ -19,24 +20,9 @@ pub struct Passage {
     entry: HeaderValue,
 }
 
-/// Why a request has gone far enough.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Loop {
-    /// It has been here.
-    Here,
-    /// It has passed too many nodes.
-    TooLong,
-}
-
-impl Loop {
-    /// What the client is told.
-    pub fn why(self) -> &'static str {
-        match self {
-            Loop::Here => "the request has passed this node before: an origin of its pool leads back here",
-            Loop::TooLong => "the request has passed 16 nodes: they lead to each other",
-        }
-    }
-}
+/// What the client is told of a request that has been here, and of one that has passed too many nodes.
+const HERE: &str = "the request has passed this node before: an origin of its pool leads back here";
+const TOO_LONG: &str = "the request has passed 16 nodes: they lead to each other";
 
 impl Passage {
     /// `id`: random, of letters and digits.
@@ -50,8 +36,8 @@ impl Passage {
         &self.entry
     }
 
-    /// Whether a request goes in circles.
-    pub fn loops(&self, request: Fields<'_>) -> Option<Loop> {
+    /// Why a request has gone far enough, if it goes in circles.
+    pub fn loops(&self, request: Fields<'_>) -> Option<&'static str> {
         let (mut here, mut nodes) = (false, 0);
         request.for_each(&CDN_LOOP, |line| {
             for entry in line.split(|byte| *byte == b',') {
@@ -62,9 +48,9 @@ impl Passage {
                     && parts.any(|parameter| parameter.strip_prefix(b"node=") == Some(self.id.as_bytes()));
             }
         });
-        match (here, nodes >= MOST_NODES) {
-            (true, _) => Some(Loop::Here),
-            (false, true) => Some(Loop::TooLong),
+        match (here, nodes >= MAX_NODES) {
+            (true, _) => Some(HERE),
+            (false, true) => Some(TOO_LONG),
             (false, false) => None,
         }
     }
@@ -85,13 +71,13 @@ mod tests {
             (&["seawall; node=b2"], None),
             (&["seawall; node=a12"], None),
             (&["other; node=a1", ",, ,"], None),
-            (&[["cdn1"; 16].join(", ").as_str()], Some(Loop::TooLong)),
-            (&["other, seawall; node=b2, Seawall;x=y;node=a1"], Some(Loop::Here)),
-            (&["other", "seawall; node=a1"], Some(Loop::Here)),
+            (&[["cdn1"; 16].join(", ").as_str()], Some(TOO_LONG)),
+            (&["other, seawall; node=b2, Seawall;x=y;node=a1"], Some(HERE)),
+            (&["other", "seawall; node=a1"], Some(HERE)),
             (&["seawall"], None),
             (&[others.as_str()], None),
-            (&[others.as_str(), "seawall; node=c3"], Some(Loop::TooLong)),
-            (&[others.as_str(), passage.cdn_loop().to_str().unwrap()], Some(Loop::Here)),
+            (&[others.as_str(), "seawall; node=c3"], Some(TOO_LONG)),
+            (&[others.as_str(), passage.cdn_loop().to_str().unwrap()], Some(HERE)),
         ] {
             let mut fields = HeaderMap::new();
             lines.iter().for_each(|line| _ = fields.append(CDN_LOOP, line.parse().unwrap()));

@@ -1,6 +1,5 @@
 //! The pools of one configuration, and the choice of an origin through a pool and its fallbacks.
 
-use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,11 +13,10 @@ use crate::request::RequestView;
 
 use super::balance::{self, Candidate};
 use super::budget::RetryBudget;
-use super::connect;
+use super::error::FailureKind;
 use super::h1::Kept;
-use super::health::Probes;
 use super::state::{ActiveGuard, OriginState, OriginStatus};
-use super::{health, resolve};
+use super::target;
 
 /// A pool at run time.
 pub struct PoolRuntime {
@@ -41,20 +39,6 @@ pub struct PoolSet {
     hashes: bool,
 }
 
-/// The tasks that look after the pools; they end when this is dropped.
-pub struct PoolTasks {
-    probes: Arc<Probes>,
-    running: HashMap<Arc<str>, (Arc<PoolRuntime>, Vec<AbortOnDrop>)>,
-}
-
-struct AbortOnDrop(tokio::task::JoinHandle<()>);
-
-impl Drop for AbortOnDrop {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
-
 /// What a request has tried: origins, at one of their addresses each.
 pub type Tried = SmallVec<[(Arc<OriginState>, SocketAddr); 2]>;
 
@@ -74,25 +58,6 @@ impl Picked {
     pub fn peer(&self) -> HttpPeer {
         self.pool.peer(self.index, self.address)
     }
-}
-
-/// How often kept connections are looked through.
-const TIDY_INTERVAL: Duration = Duration::from_secs(2);
-
-/// How far an exchange with an origin got before it failed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FailedStage {
-    Connecting,
-    Connected,
-    /// For want of something here: it says nothing of the origin.
-    Ours,
-}
-
-/// No origin of the pool, nor of its fallbacks, can serve.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("no origin of pool {pool} can serve")]
-pub struct NoOrigin {
-    pub pool: Arc<str>,
 }
 
 impl PoolSet {
@@ -123,34 +88,19 @@ impl PoolSet {
     }
 
     /// Chooses an origin that has not been tried: of the pool, else of its fallback, and so on.
-    pub fn pick(&self, id: PoolId, hash: u64, tried: &Tried) -> Result<Picked, NoOrigin> {
-        let mut pool = self.get(id);
-        // Configurations have no cycles of fallbacks; the bound makes it plain that this ends.
-        for _ in 0..=self.pools.len() {
-            if let Some(picked) = pool.pick(hash, tried) {
-                return Ok(picked);
-            }
-            match pool.config.fallback {
-                Some(fallback) => pool = self.get(fallback),
-                None => break,
-            }
-        }
-        Err(NoOrigin { pool: self.get(id).config.name.clone() })
+    pub fn pick(&self, id: PoolId, hash: u64, tried: &Tried) -> Option<Picked> {
+        self.with_fallbacks(id).find_map(|pool| pool.pick(hash, tried))
     }
 
     /// Whether there would be another origin to try; picks none.
     pub fn has_another(&self, id: PoolId, tried: &Tried) -> bool {
-        let mut pool = self.get(id);
-        for _ in 0..=self.pools.len() {
-            if pool.origins.iter().any(|origin| pool.may_serve(origin, tried)) {
-                return true;
-            }
-            match pool.config.fallback {
-                Some(fallback) => pool = self.get(fallback),
-                None => break,
-            }
-        }
-        false
+        self.with_fallbacks(id).any(|pool| pool.origins.iter().any(|origin| pool.may_serve(origin, tried)))
+    }
+
+    /// A pool, its fallback, and so on. Configurations have no cycles of fallbacks; the bound makes it plain that this ends.
+    fn with_fallbacks(&self, id: PoolId) -> impl Iterator<Item = &Arc<PoolRuntime>> {
+        let next = |pool: &&Arc<PoolRuntime>| pool.config.fallback.map(|fallback| self.get(fallback));
+        std::iter::successors(Some(self.get(id)), next).take(self.pools.len() + 1)
     }
 
     /// Waits until every name has been looked up once, but no longer than `patience`: a name that does not
@@ -178,65 +128,25 @@ impl PoolSet {
     }
 }
 
-impl PoolTasks {
-    pub fn new() -> Self {
-        PoolTasks { probes: Arc::new(Probes::new()), running: HashMap::new() }
-    }
-
-    /// Starts what the pools of a configuration need and ends what they no longer do.
-    pub fn update(&mut self, set: &PoolSet) {
-        let mut before = std::mem::take(&mut self.running);
-        for pool in set.iter() {
-            let name = pool.config.name.clone();
-            let entry = match before.remove(&name) {
-                Some((old, tasks)) if Arc::ptr_eq(&old, pool) => (old, tasks),
-                replaced => {
-                    replaced.inspect(|(old, _)| old.kept.close());
-                    (pool.clone(), pool.start_tasks(&self.probes))
-                }
-            };
-            self.running.insert(name, entry);
-        }
-        // Requests that still run by an old configuration may hold on to its pools for long.
-        before.values().for_each(|(old, _)| old.kept.close());
-    }
-}
-
 impl PoolRuntime {
     fn build(config: Arc<Pool>, old: Option<&Arc<PoolRuntime>>) -> Self {
         let origins: Vec<Arc<OriginState>> = config
             .origins
             .iter()
             .map(|origin| {
-                let kept = old.and_then(|old| old.origins.iter().find(|state| state.address == origin.address));
-                kept.filter(|state| state.endpoint == origin.endpoint)
-                    .cloned()
-                    .unwrap_or_else(|| Arc::new(OriginState::new(origin.address.clone(), origin.endpoint.clone())))
+                let is_same =
+                    |state: &&Arc<OriginState>| state.address == origin.address && state.endpoint == origin.endpoint;
+                let kept = old.and_then(|old| old.origins.iter().find(is_same)).cloned();
+                kept.unwrap_or_else(|| Arc::new(OriginState::new(origin.address.clone(), origin.endpoint.clone())))
             })
             .collect();
         if config.health.is_none() {
             origins.iter().for_each(|origin| origin.assume_up());
         }
-        let peers = config.origins.iter().map(|origin| connect::peer_template(&config, origin)).collect();
+        let peers = config.origins.iter().map(|origin| target::peer_template(&config, origin)).collect();
         let identities = origins.iter().map(|origin| balance::hash_bytes(origin.address.as_bytes())).collect();
         let turns = Mutex::new(vec![0; origins.len()]);
         PoolRuntime { peers, turns, kept: Kept::default(), budget: RetryBudget::default(), identities, origins, config }
-    }
-
-    fn start_tasks(self: &Arc<Self>, probes: &Arc<Probes>) -> Vec<AbortOnDrop> {
-        let mut tasks = resolve::start(self);
-        tasks.extend(health::start(self, probes));
-        tasks.push(self.clone().start_tidying());
-        tasks.into_iter().map(AbortOnDrop).collect()
-    }
-
-    fn start_tidying(self: Arc<Self>) -> tokio::task::JoinHandle<()> {
-        tokio::spawn(async move {
-            loop {
-                tokio::time::sleep(TIDY_INTERVAL).await;
-                self.kept.tidy(self.config.timeouts.idle);
-            }
-        })
     }
 
     /// Whether an origin may be picked: it is well, and has an address that was not tried.
@@ -291,19 +201,19 @@ impl PoolRuntime {
     /// Counts a failed exchange. One whose connection could not even be made also counts as a failed health
     /// check, so that a dead origin is known at once; only where there is a check that can bring it up again.
     /// Slow or broken answers don't: who knows one bad URL could take an origin down with it.
-    pub fn exchange_failed(&self, origin: &Arc<OriginState>, address: SocketAddr, stage: FailedStage, error: &str) {
-        if stage == FailedStage::Ours {
+    pub fn exchange_failed(&self, origin: &Arc<OriginState>, address: SocketAddr, kind: FailureKind, error: &str) {
+        if kind == FailureKind::Ours {
             return;
         }
+        let pool = &self.config.name;
         if let Some(failures) = origin.failed(error) {
-            let pool = &self.config.name;
             tracing::warn!(%pool, origin = %origin.address, failures, error, "requests to an origin fail");
         }
-        if stage == FailedStage::Connecting
+        if kind == FailureKind::Connecting
             && let Some(check) = &self.config.health
+            && let Some(change) = origin.connection_failed(address, error, check.fall)
         {
-            let change = origin.connection_failed(address, error.to_owned(), check.fall);
-            health::tell(&self.config.name, origin, change, Some(error));
+            origin.tell(change, pool, Some(error));
         }
     }
 }
@@ -338,36 +248,34 @@ mod tests {
         PoolId(set.iter().position(|pool| *pool.config.name == *name).unwrap())
     }
 
-    #[test]
-    fn each_origin_is_tried_once_then_the_fallback_then_none() {
-        let set = set(TWO_POOLS, None);
+    /// Tries whatever origins of the pool `app` there are, at each of their addresses; gives them in that order.
+    fn try_all(set: &PoolSet, hash: u64) -> Vec<(String, SocketAddr)> {
         let mut tried = Tried::new();
-        let mut addresses = Vec::new();
-        while let Ok(picked) = set.pick(id(&set, "app"), 0, &tried) {
-            addresses.push(picked.origin.address.to_string());
+        while let Some(picked) = set.pick(id(set, "app"), hash, &tried) {
+            assert!(set.has_another(id(set, "app"), &tried));
+            assert_eq!(picked.peer()._address.as_inet(), Some(&picked.address));
             tried.push((picked.origin, picked.address));
         }
-        assert_eq!(addresses, ["127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3"]);
-        assert_eq!(set.pick(id(&set, "app"), 0, &tried).err(), Some(NoOrigin { pool: "app".into() }));
+        assert!(!set.has_another(id(set, "app"), &tried));
+        tried.into_iter().map(|(origin, address)| (origin.address.to_string(), address)).collect()
+    }
+
+    #[test]
+    fn each_origin_is_tried_once_then_the_fallback_then_none() {
+        let tried = try_all(&set(TWO_POOLS, None), 0);
+        let names: Vec<&str> = tried.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(names, ["127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3"]);
     }
 
     #[test]
     fn every_address_of_a_name_is_tried() {
         let set = set("[pool.app]\norigins = [\"app.internal:80\"]", None);
-        let app = id(&set, "app");
-        assert!(!set.has_another(app, &Tried::new()), "not resolved yet");
-        let addresses: Vec<SocketAddr> = vec!["127.0.0.1:80".parse().unwrap(), "[::1]:80".parse().unwrap()];
-        set.get(app).origins[0].set_addresses(&addresses);
-        let mut tried = Tried::new();
-        let mut asked = Vec::new();
-        while set.has_another(app, &tried) {
-            let picked = set.pick(app, 0, &tried).ok().unwrap();
-            assert_eq!(picked.peer()._address.as_inet(), Some(&picked.address));
-            asked.push(picked.address);
-            tried.push((picked.origin, picked.address));
-        }
-        asked.sort();
-        assert_eq!(asked, addresses);
+        assert!(try_all(&set, 0).is_empty(), "not resolved yet");
+        let addresses: [SocketAddr; 2] = ["127.0.0.1:80".parse().unwrap(), "[::1]:80".parse().unwrap()];
+        set.pools[0].origins[0].set_addresses(&addresses);
+        let mut tried: Vec<SocketAddr> = try_all(&set, 0).into_iter().map(|(_, address)| address).collect();
+        tried.sort();
+        assert_eq!(tried, addresses);
     }
 
     #[test]
@@ -375,17 +283,11 @@ mod tests {
         for balance in ["round_robin", "least_conn", "random", "hash"] {
             let origins = "origins = [\"app.internal:80\", \"127.0.0.1:1\"]";
             let set = set(&format!("[pool.app]\nbalance = \"{balance}\"\n{origins}"), None);
-            let app = id(&set, "app");
-            set.get(app).origins[0].set_addresses(&["127.0.0.1:80".parse().unwrap(), "[::1]:80".parse().unwrap()]);
+            set.pools[0].origins[0].set_addresses(&["127.0.0.1:80".parse().unwrap(), "[::1]:80".parse().unwrap()]);
             for hash in 0..10 {
-                let mut tried = Tried::new();
-                let mut names = Vec::new();
-                while let Ok(picked) = set.pick(app, hash, &tried) {
-                    names.push(picked.origin.address.to_string());
-                    tried.push((picked.origin, picked.address));
-                }
-                assert_eq!(names.len(), 3, "{balance}");
-                assert_ne!(names[0], names[1], "{balance}");
+                let tried = try_all(&set, hash);
+                assert_eq!(tried.len(), 3, "{balance}");
+                assert_ne!(tried[0].0, tried[1].0, "{balance}");
             }
         }
     }
@@ -395,24 +297,24 @@ mod tests {
         let set = set(TWO_POOLS, None);
         let app = set.by_name("app").unwrap();
         for _ in 0..3 {
-            app.exchange_failed(&app.origins[0], at(app), FailedStage::Connected, "timeout");
+            app.exchange_failed(&app.origins[0], at(app), FailureKind::Broken, "timeout");
         }
         assert_eq!(app.origins[0].status(), OriginStatus::Up, "slow answers are no reason");
         for _ in 0..3 {
-            app.exchange_failed(&app.origins[0], at(app), FailedStage::Connecting, "refused");
+            app.exchange_failed(&app.origins[0], at(app), FailureKind::Connecting, "refused");
         }
         for _ in 0..4 {
-            assert_eq!(&*set.pick(id(&set, "app"), 0, &Tried::new()).ok().unwrap().origin.address, "127.0.0.1:2");
+            assert_eq!(&*set.pick(id(&set, "app"), 0, &Tried::new()).unwrap().origin.address, "127.0.0.1:2");
         }
         app.origins[1].set_draining(true);
-        assert_eq!(&*set.pick(id(&set, "app"), 0, &Tried::new()).ok().unwrap().origin.address, "127.0.0.1:3");
+        assert_eq!(&*set.pick(id(&set, "app"), 0, &Tried::new()).unwrap().origin.address, "127.0.0.1:3");
     }
 
     #[test]
     fn a_reload_keeps_what_did_not_change() {
         let first = set(TWO_POOLS, None);
         let app = first.by_name("app").unwrap();
-        (0..3).for_each(|_| app.exchange_failed(&app.origins[0], at(app), FailedStage::Connecting, "refused"));
+        (0..3).for_each(|_| app.exchange_failed(&app.origins[0], at(app), FailureKind::Connecting, "refused"));
         let second = set(TWO_POOLS, Some(&first));
         assert!(Arc::ptr_eq(app, second.by_name("app").unwrap()));
         let third = set(&TWO_POOLS.replace("\"127.0.0.1:2\"", "\"127.0.0.1:4\""), Some(&second));

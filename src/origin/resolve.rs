@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 
 use crate::config::model::Endpoint;
 
@@ -17,23 +17,18 @@ use super::state::OriginState;
 /// How soon a name that did not resolve is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 /// Look-ups at one time: a name server that does not answer must not take all threads that wait for disks, too.
-const MOST_AT_ONCE: usize = 32;
+const MAX_AT_ONCE: usize = 32;
 /// How long one look-up may take.
 const DEADLINE: Duration = Duration::from_secs(10);
 
 /// One task for each origin that is known by name.
-pub fn start(pool: &Arc<PoolRuntime>) -> Vec<JoinHandle<()>> {
-    let interval = pool.config.resolve_interval;
-    pool.origins
-        .iter()
-        .filter_map(|origin| match &origin.endpoint {
-            Endpoint::Address(_) => None,
-            Endpoint::Name { host, port } => {
-                let task = keep_resolved(pool.config.name.clone(), origin.clone(), host.clone(), *port, interval);
-                Some(tokio::spawn(task))
-            }
-        })
-        .collect()
+pub fn start(pool: &PoolRuntime, tasks: &mut JoinSet<()>) {
+    let (name, interval) = (&pool.config.name, pool.config.resolve_interval);
+    for origin in &pool.origins {
+        if let Endpoint::Name { host, port } = &origin.endpoint {
+            tasks.spawn(keep_resolved(name.clone(), origin.clone(), host.clone(), *port, interval));
+        }
+    }
 }
 
 async fn keep_resolved(pool: Arc<str>, origin: Arc<OriginState>, host: String, port: u16, interval: Duration) {
@@ -43,41 +38,35 @@ async fn keep_resolved(pool: Arc<str>, origin: Arc<OriginState>, host: String, p
     loop {
         let lookup = running.take().unwrap_or_else(|| tokio::spawn(look_up(host.clone(), port)));
         let lookup = running.insert(lookup);
-        let found = tokio::time::timeout(DEADLINE, &mut *lookup).await;
-        if found.is_ok() {
-            running = None;
-        }
-        let problem = match found.map(|done| done.unwrap_or_else(|error| Err(io::Error::other(error)))) {
-            Ok(Ok(mut addresses)) => {
-                addresses.sort();
-                addresses.dedup();
-                if addresses.is_empty() {
-                    Some("no address".to_owned())
-                } else {
-                    if origin.addresses() != addresses {
-                        tracing::info!(%pool, origin = %origin.address, ?addresses, "origin resolved");
-                        origin.set_addresses(&addresses);
-                    }
-                    None
-                }
+        let found = match tokio::time::timeout(DEADLINE, &mut *lookup).await {
+            Ok(done) => {
+                running = None;
+                done.unwrap_or_else(|error| Err(io::Error::other(error)))
             }
-            Ok(Err(error)) => Some(error.to_string()),
-            Err(_) => Some("no answer in time".to_owned()),
+            Err(_) => Err(io::Error::other("no answer in time")),
         };
-        origin.set_looked_up();
-        if let Some(error) = &problem
-            && !failing
-        {
-            tracing::warn!(%pool, origin = %origin.address, %error, "cannot resolve the origin's name; trying on");
+        match &found {
+            Ok(addresses) if origin.addresses() != *addresses => {
+                tracing::info!(%pool, origin = %origin.address, ?addresses, "origin resolved");
+                origin.set_addresses(addresses);
+            }
+            Err(error) if !failing => {
+                tracing::warn!(%pool, origin = %origin.address, %error, "cannot resolve the origin's name; trying on");
+            }
+            _ => {}
         }
-        failing = problem.is_some();
+        origin.set_looked_up();
+        failing = found.is_err();
         tokio::time::sleep(if failing { RETRY.min(interval) } else { interval }).await;
     }
 }
 
 /// getaddrinfo on tokio's blocking threads: it honours /etc/hosts and nsswitch, and no worker waits.
 async fn look_up(host: String, port: u16) -> io::Result<Vec<SocketAddr>> {
-    static PLACES: Semaphore = Semaphore::const_new(MOST_AT_ONCE);
+    static PLACES: Semaphore = Semaphore::const_new(MAX_AT_ONCE);
     let _place = PLACES.acquire().await.map_err(io::Error::other)?;
-    Ok(tokio::net::lookup_host((host.as_str(), port)).await?.collect())
+    let mut addresses: Vec<SocketAddr> = tokio::net::lookup_host((host.as_str(), port)).await?.collect();
+    addresses.sort();
+    addresses.dedup();
+    if addresses.is_empty() { Err(io::Error::other("no address")) } else { Ok(addresses) }
 }

@@ -70,13 +70,6 @@ pub enum OriginStatus {
     Unresolved,
 }
 
-/// A change of health worth a log line.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum HealthChange {
-    Up,
-    Down,
-}
-
 impl Address {
     fn new(socket: SocketAddr) -> Arc<Self> {
         Arc::new(Address { socket, up: AtomicBool::new(true), row: Mutex::default() })
@@ -116,7 +109,7 @@ impl OriginState {
             OriginStatus::Draining
         } else if resolved.is_empty() {
             OriginStatus::Unresolved
-        } else if resolved.iter().any(|address| address.is_up()) {
+        } else if any_is_up(&resolved) {
             OriginStatus::Up
         } else {
             OriginStatus::Down
@@ -126,18 +119,18 @@ impl OriginState {
     /// One of its addresses that are up and were not tried, each in turn; of those that are down only if all are.
     pub fn socket_address(&self, was_tried: impl Fn(SocketAddr) -> bool) -> Option<SocketAddr> {
         let resolved = self.resolved.load();
-        let all_are_down = !resolved.iter().any(|address| address.is_up());
         let turn = self.next_address.fetch_add(1, Ordering::Relaxed).checked_rem(resolved.len())?;
         let in_turn = resolved[turn..].iter().chain(&resolved[..turn]);
-        let mut usable = in_turn.filter(|address| address.is_up() || all_are_down);
-        usable.find(|address| !was_tried(address.socket)).map(|address| address.socket)
+        let any_is_up = any_is_up(&resolved);
+        let mut usable = in_turn.filter(|address| address.is_up() || !any_is_up).map(|address| address.socket);
+        usable.find(|socket| !was_tried(*socket))
     }
 
     /// Whether [`OriginState::socket_address`] would find one.
     pub fn has_address(&self, was_tried: impl Fn(SocketAddr) -> bool) -> bool {
         let resolved = self.resolved.load();
-        let all_are_down = !resolved.iter().any(|address| address.is_up());
-        resolved.iter().any(|address| (address.is_up() || all_are_down) && !was_tried(address.socket))
+        let any_is_up = any_is_up(&resolved);
+        resolved.iter().any(|address| (address.is_up() || !any_is_up) && !was_tried(address.socket))
     }
 
     pub fn addresses(&self) -> Vec<SocketAddr> {
@@ -210,8 +203,9 @@ impl OriginState {
         }
     }
 
-    /// A connection for a request could not be made; `fall` of them in a row take the address down.
-    pub fn connection_failed(&self, to: SocketAddr, error: String, fall: u32) -> Option<HealthChange> {
+    /// A connection for a request could not be made; `fall` of them in a row take the address down. Gives how the origin stands,
+    /// if that has changed.
+    pub fn connection_failed(&self, to: SocketAddr, error: &str, fall: u32) -> Option<OriginStatus> {
         let address = self.find(to)?;
         let mut row = address.row.lock();
         row.failed_connections = row.failed_connections.saturating_add(1);
@@ -219,35 +213,36 @@ impl OriginState {
             return None;
         }
         row.successes = 0;
-        *self.last_error.lock() = Some(error);
+        *self.last_error.lock() = Some(error.to_owned());
         self.turn(&address, false)
     }
 
-    /// Takes the result of a health check into account.
-    pub fn record(&self, of: SocketAddr, result: Result<(), String>, rise: u32, fall: u32) -> Option<HealthChange> {
+    /// Takes the result of a health check into account, likewise.
+    pub fn record(&self, of: SocketAddr, result: Result<(), &str>, rise: u32, fall: u32) -> Option<OriginStatus> {
         let address = self.find(of)?;
         let mut row = address.row.lock();
-        match result {
+        let up = match result {
             Ok(()) => {
-                let successes = row.successes.saturating_add(1);
-                *row = Row { successes, ..Row::default() };
-                if address.is_up() {
-                    *self.last_error.lock() = None;
-                } else if successes >= rise {
-                    *self.last_error.lock() = None;
-                    return self.turn(&address, true);
-                }
+                *row = Row { successes: row.successes.saturating_add(1), ..Row::default() };
+                address.is_up() || row.successes >= rise
             }
-            Err(error) => {
-                row.successes = 0;
-                row.failures = row.failures.saturating_add(1);
-                *self.last_error.lock() = Some(error);
-                if address.is_up() && row.failures >= fall {
-                    return self.turn(&address, false);
-                }
+            Err(_) => {
+                (row.successes, row.failures) = (0, row.failures.saturating_add(1));
+                address.is_up() && row.failures < fall
             }
+        };
+        if up || result.is_err() {
+            *self.last_error.lock() = result.err().map(str::to_owned);
         }
-        None
+        self.turn(&address, up)
+    }
+
+    /// Tells of a change of its health.
+    pub fn tell(&self, now: OriginStatus, pool: &str, error: Option<&str>) {
+        match now {
+            OriginStatus::Up => tracing::info!(pool, origin = %self.address, "origin is up"),
+            _ => tracing::warn!(pool, origin = %self.address, error, "origin is down"),
+        }
     }
 
     /// Brings it up without asking: when the configuration no longer has a health check for it.
@@ -263,17 +258,17 @@ impl OriginState {
         self.resolved.load().iter().find(|address| address.socket == socket).cloned()
     }
 
-    /// Brings an address up or takes it down; tells if that changes how the origin stands.
-    fn turn(&self, address: &Address, up: bool) -> Option<HealthChange> {
-        let any_is_up = || self.resolved.load().iter().any(|address| address.is_up());
-        let before = any_is_up();
+    /// Brings an address up or takes it down; gives how the origin stands, if that has changed.
+    fn turn(&self, address: &Address, up: bool) -> Option<OriginStatus> {
+        let before = any_is_up(&self.resolved.load());
         address.up.store(up, Ordering::Relaxed);
-        match (before, any_is_up()) {
-            (false, true) => Some(HealthChange::Up),
-            (true, false) => Some(HealthChange::Down),
-            _ => None,
-        }
+        let now = any_is_up(&self.resolved.load());
+        (now != before).then_some(if now { OriginStatus::Up } else { OriginStatus::Down })
     }
+}
+
+fn any_is_up(addresses: &[Arc<Address>]) -> bool {
+    addresses.iter().any(|address| address.is_up())
 }
 
 /// Counts a request as active for as long as it lives.
@@ -301,26 +296,30 @@ mod tests {
     const ADDRESS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 1);
 
     fn origin() -> OriginState {
-        OriginState::new("127.0.0.1:1".into(), Endpoint::Address("127.0.0.1:1".parse().unwrap()))
+        OriginState::new("127.0.0.1:1".into(), Endpoint::Address(ADDRESS))
+    }
+
+    fn named_origin() -> OriginState {
+        OriginState::new("app.internal:80".into(), Endpoint::Name { host: "app.internal".into(), port: 80 })
     }
 
     #[test]
     fn health_changes_after_rise_or_fall_in_a_row() {
         let origin = origin();
         let ok = || Ok(());
-        let bad = || Err("refused".to_owned());
+        let bad = || Err("refused");
         for (result, change, status) in [
             (bad(), None, OriginStatus::Up),
             (bad(), None, OriginStatus::Up),
             (ok(), None, OriginStatus::Up),
             (bad(), None, OriginStatus::Up),
             (bad(), None, OriginStatus::Up),
-            (bad(), Some(HealthChange::Down), OriginStatus::Down),
+            (bad(), Some(OriginStatus::Down), OriginStatus::Down),
             (bad(), None, OriginStatus::Down),
             (ok(), None, OriginStatus::Down),
             (bad(), None, OriginStatus::Down),
             (ok(), None, OriginStatus::Down),
-            (ok(), Some(HealthChange::Up), OriginStatus::Up),
+            (ok(), Some(OriginStatus::Up), OriginStatus::Up),
         ] {
             assert_eq!(origin.record(ADDRESS, result, 2, 3), change);
             assert_eq!(origin.status(), status);
@@ -331,12 +330,12 @@ mod tests {
     #[test]
     fn failed_connections_count_in_a_row_only() {
         let origin = origin();
-        let refused = || origin.connection_failed(ADDRESS, "refused".into(), 3);
+        let refused = || origin.connection_failed(ADDRESS, "refused", 3);
         assert_eq!([refused(), refused()], [None, None]);
         origin.connected(ADDRESS);
         assert_eq!([refused(), refused()], [None, None]);
         origin.record(ADDRESS, Ok(()), 2, 3);
-        assert_eq!([refused(), refused(), refused()], [None, None, Some(HealthChange::Down)]);
+        assert_eq!([refused(), refused(), refused()], [None, None, Some(OriginStatus::Down)]);
         assert_eq!((origin.status(), origin.last_error().as_deref()), (OriginStatus::Down, Some("refused")));
         assert_eq!(refused(), None, "told once");
         (0..2).for_each(|_| _ = origin.record(ADDRESS, Ok(()), 2, 3));
@@ -346,8 +345,7 @@ mod tests {
 
     #[test]
     fn a_name_is_unusable_until_it_is_resolved_and_its_addresses_take_turns() {
-        let endpoint = Endpoint::Name { host: "app.internal".into(), port: 80 };
-        let origin = OriginState::new("app.internal:80".into(), endpoint);
+        let origin = named_origin();
         let any = |_| false;
         assert_eq!((origin.status(), origin.socket_address(any)), (OriginStatus::Unresolved, None));
         let addresses: [SocketAddr; 2] = ["10.0.0.1:80".parse().unwrap(), "10.0.0.2:80".parse().unwrap()];
@@ -363,11 +361,10 @@ mod tests {
 
     #[test]
     fn a_dead_address_takes_no_requests_and_its_origin_not_down() {
-        let origin =
-            OriginState::new("app.internal:80".into(), Endpoint::Name { host: "app.internal".into(), port: 80 });
+        let origin = named_origin();
         let [dead, well]: [SocketAddr; 2] = ["[::1]:80".parse().unwrap(), "10.0.0.2:80".parse().unwrap()];
         origin.set_addresses(&[dead, well]);
-        let refused = || origin.connection_failed(dead, "refused".into(), 3);
+        let refused = || origin.connection_failed(dead, "refused", 3);
         assert_eq!([refused(), refused(), refused()], [None, None, None], "the origin is up");
         for _ in 0..4 {
             assert_eq!(origin.socket_address(|_| false), Some(well));
@@ -379,7 +376,7 @@ mod tests {
         origin.set_addresses(&[dead]);
         assert_eq!((origin.status(), origin.socket_address(|_| false)), (OriginStatus::Down, Some(dead)));
         let ok = || origin.record(dead, Ok(()), 2, 3);
-        assert_eq!([ok(), ok()], [None, Some(HealthChange::Up)]);
+        assert_eq!([ok(), ok()], [None, Some(OriginStatus::Up)]);
     }
 
     #[test]

@@ -2,13 +2,11 @@
 //! What was sent is kept while it is little, so that it can be sent to another origin.
 
 use std::collections::VecDeque;
-use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 use tokio::time::Sleep;
 
@@ -16,21 +14,12 @@ use crate::pace::{Pace, Taking};
 
 use super::forward;
 use super::interims::Interims;
+pub use super::link::Frame;
+use super::link::{Link, LinkError, TAKES_NOTHING};
 
 /// How long an origin may take to say that it wants the body. One that does not know `Expect` says nothing, and then the
 /// client is told to go on (RFC 9110 section 10.1.1).
 const CONTINUE_PATIENCE: Duration = Duration::from_secs(1);
-
-/// Some of a request's body.
-#[derive(Debug, Clone)]
-pub enum Frame {
-    /// `last`: it is known that nothing comes after it. That it is not known says nothing.
-    Data {
-        piece: Bytes,
-        last: bool,
-    },
-    Trailers(HeaderMap),
-}
 
 /// Where a request's body comes from.
 pub trait RequestBody: Send + Sync {
@@ -65,22 +54,18 @@ impl BodyError {
     }
 }
 
-/// Where it goes: an origin's connection.
-pub trait Sink {
-    /// Ready when all that was put has gone.
-    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
-    /// Bytes that have gone so far.
-    fn gone(&self) -> u64;
-    fn put_data(&mut self, piece: Bytes, last: bool);
-    fn put_end(&mut self, trailers: Option<HeaderMap>);
-}
-
-/// Why an upload came to no good end.
+/// Whose doing it is that a request was not sent whole, or not answered.
 #[derive(Debug)]
 pub enum UploadError {
     Client(BodyError),
-    /// The origin takes no more: it may have answered.
-    Origin(io::Error),
+    /// If it took no more, it may have answered.
+    Origin(LinkError),
+}
+
+impl From<LinkError> for UploadError {
+    fn from(error: LinkError) -> Self {
+        UploadError::Origin(error)
+    }
 }
 
 /// What holds for one request's body.
@@ -210,11 +195,11 @@ impl Upload {
     }
 
     /// Sends what comes. Ready when all has gone, or when it cannot go on.
-    pub fn poll(&mut self, cx: &mut Context<'_>, sink: &mut dyn Sink) -> Poll<Result<(), UploadError>> {
+    pub fn poll(&mut self, cx: &mut Context<'_>, link: &mut dyn Link) -> Poll<Result<(), UploadError>> {
         loop {
             // The first piece goes with the head, if it is there.
             if !std::mem::take(&mut self.is_new) {
-                ready!(self.poll_gone(cx, sink))?;
+                ready!(self.poll_gone(cx, link))?;
                 if self.is_put {
                     self.is_done = true;
                     return Poll::Ready(Ok(()));
@@ -223,25 +208,21 @@ impl Upload {
             match self.poll_next(cx)? {
                 Poll::Ready(frame) => {
                     self.is_put = !matches!(frame, Some(Frame::Data { last: false, .. }));
-                    match frame {
-                        Some(Frame::Data { piece, last }) => sink.put_data(piece, last),
-                        Some(Frame::Trailers(trailers)) => sink.put_end(Some(trailers)),
-                        None => sink.put_end(None),
-                    }
+                    link.put(frame);
                     self.wait = None;
                     self.steps += 1;
                 }
                 Poll::Pending => {
-                    ready!(self.poll_gone(cx, sink))?; // the head, which goes without it
+                    ready!(self.poll_gone(cx, link))?; // the head, which goes without it
                     let whom = if self.expects_continue() { Whom::Continue } else { Whom::Client };
-                    ready!(self.poll_wait(cx, whom, sink.gone()))?;
+                    ready!(self.poll_wait(cx, whom, link.gone()))?;
                 }
             }
         }
     }
 
-    fn poll_gone(&mut self, cx: &mut Context<'_>, sink: &mut dyn Sink) -> Poll<Result<(), UploadError>> {
-        match sink.poll_gone(cx) {
+    fn poll_gone(&mut self, cx: &mut Context<'_>, link: &mut dyn Link) -> Poll<Result<(), UploadError>> {
+        match link.poll_gone(cx) {
             Poll::Ready(gone) => {
                 if self.wait.as_ref().is_some_and(|wait| wait.whom == Whom::Origin) {
                     self.wait = None;
@@ -249,7 +230,7 @@ impl Upload {
                 }
                 Poll::Ready(gone.map_err(UploadError::Origin))
             }
-            Poll::Pending => self.poll_wait(cx, Whom::Origin, sink.gone()),
+            Poll::Pending => self.poll_wait(cx, Whom::Origin, link.gone()),
         }
     }
 
@@ -314,10 +295,7 @@ impl Upload {
                 self.go_on();
                 Ok(())
             }
-            Whom::Origin => {
-                let why = "it took too long to take the request's body";
-                Err(UploadError::Origin(io::Error::new(io::ErrorKind::TimedOut, why)))
-            }
+            Whom::Origin => Err(LinkError::Timeout(TAKES_NOTHING).into()),
             Whom::Client => Err(UploadError::Client(BodyError::Stalled)),
         })
     }

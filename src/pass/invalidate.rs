@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use http::{HeaderMap, HeaderName, Method, StatusCode, header};
+use http::{HeaderMap, HeaderName, Method, header};
 
 use crate::cache::engine::Engine;
 use crate::cache::purge::{CHANGE_PATIENCE, Event, Target as PurgeTarget};
@@ -24,11 +24,6 @@ pub struct Changed<'a> {
 }
 
 impl Changed<'_> {
-    /// Whether an answer says that something has changed.
-    pub fn may_be(&self, status: StatusCode) -> bool {
-        !self.view.method.is_safe() && (status.is_success() || status.is_redirection())
-    }
-
     fn site_name(&self) -> &str {
         &self.snapshot.site(self.site).name
     }
@@ -44,12 +39,12 @@ impl Changed<'_> {
             let route = site.find_route(&Method::GET, path).map(|index| &site.routes[index]);
             let slice = route.and_then(|route| route.cache.slice);
             for uri in keyed_uris(site, self.view.host, path, query) {
-                let ports: &[Option<u16>] = if port.is_some() { &[None, port] } else { &[None] };
-                for (tls, port) in [false, true].into_iter().flat_map(|tls| ports.iter().map(move |port| (tls, *port)))
-                {
-                    let key = CacheKey::of_uri(&site.name, version, tls, port, &uri);
-                    number = number.max(self.engine.invalidate(&key));
-                    sliced.extend(slice.map(|size| (key, size)));
+                for tls in [false, true] {
+                    for port in std::iter::once(None).chain(port.map(Some)) {
+                        let key = CacheKey::of_uri(&site.name, version, tls, port, &uri);
+                        number = number.max(self.engine.invalidate(&key));
+                        sliced.extend(slice.map(|size| (key, size)));
+                    }
                 }
                 urls.extend(slice.map(|_| PurgeTarget::Url { site: site.name.to_string(), uri }));
             }

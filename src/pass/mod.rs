@@ -12,17 +12,19 @@ use crate::clock::Timestamp;
 use crate::config::model::BodyLimit;
 use crate::fields::{add_date, remove_hop_by_hop};
 use crate::origin::attempts;
-use crate::origin::connect::{Connector, OriginError};
-use crate::origin::exchange::{Exchange, OriginRequest, Silence};
-use crate::origin::forward::{self, Forwarded};
+use crate::origin::connect::Connector;
+use crate::origin::error::OriginError;
+use crate::origin::exchange::Exchange;
+use crate::origin::forward;
 use crate::origin::interims::Interims;
+use crate::origin::request::{OriginRequest, Silence};
 use crate::origin::upload::{REPLAYED, RequestBody, Upload, UploadRules};
 use crate::pace::Pace;
 use crate::plan::{self, Matched};
-use crate::request::RequestView;
+use crate::request::{RequestView, may_have_body};
 use crate::snapshot::Snapshot;
 
-pub use invalidate::Changed;
+use invalidate::Changed;
 
 /// A body that comes with a request.
 pub struct Incoming {
@@ -69,13 +71,13 @@ pub async fn pass(
     let answer = attempts::send(&engine.connector, &snapshot.pools, &request, upload).await;
     let changed = Changed { engine, snapshot, site: matched.site_index, view };
     let is_kept = match &answer {
-        Ok(exchange) if !changed.may_be(exchange.status) => true,
-        Ok(exchange) => changed.invalidate(&exchange.fields).await,
-        // Nobody knows whether it was carried out (RFC 9111 section 4.4).
-        Err(error) if error.may_have_been_sent() && !view.method.is_safe() => {
-            changed.invalidate(&HeaderMap::new()).await
+        _ if view.method.is_safe() => true,
+        Ok(exchange) if exchange.status.is_success() || exchange.status.is_redirection() => {
+            changed.invalidate(&exchange.fields).await
         }
-        Err(_) => true,
+        // Nobody knows whether it was carried out (RFC 9111 section 4.4).
+        Err(error) if error.may_have_been_sent() => changed.invalidate(&HeaderMap::new()).await,
+        _ => true,
     };
     answer.map(|exchange| Passed { exchange, is_undone_by_restart: !is_kept })
 }
@@ -108,18 +110,9 @@ fn origin_request(
     let pool = matched.route.pool;
     let mut fields = view.fields.to_map();
     remove_hop_by_hop(&mut fields);
-    forward::exclude_bodys(&mut fields); // said anew of what is sent
     forward::exclude_unkeyed(&mut fields, &matched.route.cache);
     forward::join_cookies(&mut fields);
-    let forwarded = Forwarded {
-        node: &snapshot.config.node,
-        client: view.client,
-        authority: view.authority,
-        scheme: view.scheme,
-        version: view.version,
-        passage: &snapshot.passage,
-    };
-    forward::set_forwarding_fields(&mut fields, &forwarded);
+    forward::set_forwarding_fields(&mut fields, view, view.authority, &snapshot.config.node, &snapshot.passage);
     let upgrade = plan::asks_for_upgrade(view).then(|| view.fields.get(&header::UPGRADE)).flatten();
     let stream_timeout = snapshot.config.stream_timeout(matched.route);
     OriginRequest {
@@ -149,10 +142,7 @@ impl Passed {
         let mut exchange = self.exchange;
         let (status, mut fields) = (exchange.status, std::mem::take(&mut exchange.fields));
         add_date(&mut fields, Timestamp::now());
-        let has_body = *method != Method::HEAD
-            && !matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
-            && !exchange.is_over();
-        let exchange = match has_body {
+        let exchange = match may_have_body(method, status) && !exchange.is_over() {
             true => Some(exchange),
             // Nobody will read to its end: it has ended.
             false => {

@@ -5,11 +5,13 @@ mod key;
 
 pub use key::{CacheKey, Key, KeyOrigin};
 
+use std::borrow::Cow;
+
 use http::{Method, StatusCode, Version, header};
 
 use crate::config::model::{CacheMode, Config, EncodedDots, KeyRules, Route, Site};
 use crate::config::read::IpRange;
-use crate::request::{RequestView, content_length};
+use crate::request::{RequestView, content_length, lists};
 
 /// The decision about one request.
 #[derive(Debug, Clone, Copy)]
@@ -77,15 +79,11 @@ impl PassReason {
 impl Matched<'_> {
     /// Writes the request's cache key into a buffer that the caller reuses.
     pub fn write_key(&self, buffer: &mut String, version: u64, request: &RequestView<'_>) {
-        let rules = &self.route.cache.key;
-        let (site, port) = (&self.site.name, self.site.keyed_port(request));
-        match rules.ignore_path_case && self.is_anothers_in_lower_case(request) {
-            true => {
-                let rules = KeyRules { ignore_path_case: false, ..rules.clone() };
-                CacheKey::write(buffer, site, version, port, &rules, request);
-            }
-            false => CacheKey::write(buffer, site, version, port, rules, request),
+        let mut rules = Cow::Borrowed(&self.route.cache.key);
+        if rules.ignore_path_case && self.is_anothers_in_lower_case(request) {
+            rules.to_mut().ignore_path_case = false;
         }
+        CacheKey::write(buffer, &self.site.name, version, self.site.keyed_port(request), &rules, request);
     }
 
     /// The host, and the port where it counts: what the origin gets as `Host` of what all may get.
@@ -107,7 +105,7 @@ impl Matched<'_> {
 /// Decides what is to be done with a request.
 pub fn plan<'c>(config: &'c Config, request: &RequestView<'_>) -> Plan<'c> {
     let Some(site_index) = config.hosts.find(request.host) else {
-        return Plan::Refuse { status: StatusCode::MISDIRECTED_REQUEST, why: "no site has this host" };
+        return refuse(StatusCode::MISDIRECTED_REQUEST, "no site has this host");
     };
     let site = config.sites[site_index].as_ref();
     if request.method.as_str() == "PURGE" {
@@ -116,20 +114,22 @@ pub fn plan<'c>(config: &'c Config, request: &RequestView<'_>) -> Plan<'c> {
         return if is_in(&site.purge_from) && !is_in(&config.node.trusted_proxies) {
             Plan::Purge { site: site_index }
         } else {
-            Plan::Refuse { status: StatusCode::FORBIDDEN, why: "this client may not purge" }
+            refuse(StatusCode::FORBIDDEN, "this client may not purge")
         };
     }
     if request.hides_dots && site.encoded_dots == EncodedDots::Refuse {
-        let why = "the path hides a dot segment; see encoded_dots of [site]";
-        return Plan::Refuse { status: StatusCode::BAD_REQUEST, why };
+        return refuse(StatusCode::BAD_REQUEST, "the path hides a dot segment; see encoded_dots of [site]");
     }
     let Some(route_index) = site.find_route(request.method, request.path) else {
-        return refuse_unrouted(site, request);
+        return match site.has_path(request.path) {
+            true => refuse(StatusCode::METHOD_NOT_ALLOWED, "no route takes this method"),
+            false => refuse(StatusCode::NOT_FOUND, "no route matches this path"),
+        };
     };
     let hides = request.hides_dots || site.is_read_otherwise(request.method, request.path, route_index);
     if hides && site.encoded_dots == EncodedDots::Refuse {
         let why = "an encoded slash makes the path another route's to some servers; see encoded_dots of [site]";
-        return Plan::Refuse { status: StatusCode::BAD_REQUEST, why };
+        return refuse(StatusCode::BAD_REQUEST, why);
     }
     let route = &site.routes[route_index];
     let matched = Matched { site, site_index, route, route_index };
@@ -178,17 +178,12 @@ pub fn asks_for_upgrade(request: &RequestView<'_>) -> bool {
     *request.method == Method::GET
         && request.version == Version::HTTP_11
         && request.fields.get(&header::UPGRADE).is_some_and(|protocol| !protocol.is_empty())
-        && request.fields.joined(&header::CONNECTION).is_some_and(|options| {
-            options.split(|byte| *byte == b',').any(|option| option.trim_ascii().eq_ignore_ascii_case(b"upgrade"))
-        })
+        && request.fields.joined(&header::CONNECTION).is_some_and(|options| lists(&options, "upgrade"))
         && !announces_body(request)
 }
 
-fn refuse_unrouted<'c>(site: &Site, request: &RequestView<'_>) -> Plan<'c> {
-    if site.has_path(request.path) {
-        return Plan::Refuse { status: StatusCode::METHOD_NOT_ALLOWED, why: "no route takes this method" };
-    }
-    Plan::Refuse { status: StatusCode::NOT_FOUND, why: "no route matches this path" }
+fn refuse(status: StatusCode, why: &'static str) -> Plan<'static> {
+    Plan::Refuse { status, why }
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use http::{StatusCode, header};
 
 use crate::clock::Timestamp;
 use crate::fields::add_date;
-use crate::origin::connect::OriginError;
+use crate::origin::error::OriginError;
 use crate::origin::exchange::Exchange;
 
 use super::super::coding;

@@ -7,7 +7,7 @@ use http::{HeaderMap, StatusCode, header};
 use tokio::sync::oneshot;
 
 use crate::clock::Timestamp;
-use crate::origin::connect::OriginError;
+use crate::origin::error::OriginError;
 use crate::origin::exchange::Exchange;
 
 use super::super::fill_buffer;

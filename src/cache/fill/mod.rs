@@ -13,7 +13,8 @@ use http::{HeaderName, StatusCode, header};
 use tokio::sync::oneshot;
 
 use crate::origin::attempts;
-use crate::origin::connect::{Connector, OriginError};
+use crate::origin::connect::Connector;
+use crate::origin::error::OriginError;
 use crate::origin::exchange::Exchange;
 
 use super::flight::{Flight, FlightReader, Settled};

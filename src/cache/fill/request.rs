@@ -7,8 +7,8 @@ use http::{HeaderMap, HeaderValue, Method, Version, header};
 
 use crate::config::model::CacheRules;
 use crate::fields::remove_hop_by_hop;
-use crate::origin::exchange::{OriginRequest, Silence};
-use crate::origin::forward::{self, Forwarded};
+use crate::origin::forward;
+use crate::origin::request::{OriginRequest, Silence};
 use crate::plan::CacheKey;
 use crate::prefix::Prefix;
 use crate::request::Fields;
@@ -74,15 +74,8 @@ impl FillRequest {
         }
         // As it is keyed: a port of the client's choosing must not shape what all get.
         let authority = request.matched.keyed_authority(view);
-        let forwarded = Forwarded {
-            node: &request.snapshot.config.node,
-            client: view.client,
-            authority: &authority,
-            scheme: view.scheme,
-            version: view.version,
-            passage: &request.snapshot.passage,
-        };
-        forward::set_forwarding_fields(&mut fields, &forwarded);
+        let snapshot = request.snapshot;
+        forward::set_forwarding_fields(&mut fields, view, &authority, &snapshot.config.node, &snapshot.passage);
         let pool = request.matched.route.pool;
         let key = CacheKey::from_written(request.key);
         Box::new(FillRequest {

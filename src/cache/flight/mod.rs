@@ -22,7 +22,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::clock::ticks;
-use crate::origin::connect::OriginError;
+use crate::origin::error::OriginError;
 use crate::origin::interims::Interims;
 use crate::plan::CacheKey;
 use crate::prefix::Prefix;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use http::HeaderMap;
 
 use crate::clock::Timestamp;
-use crate::origin::connect::OriginError;
+use crate::origin::error::OriginError;
 
 use super::super::freshness::Freshness;
 use super::super::head::Head;

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use bytes::Bytes;
 
 use crate::clock::ticks;
-use crate::origin::connect::OriginError;
+use crate::origin::error::OriginError;
 use crate::origin::interims::Interims;
 
 use super::super::vary::Presented;

@@ -1,9 +1,11 @@
 //! Where the body of a response ends (RFC 9112 section 6.3), and what of the bytes on the wire is body.
 
+use std::task::Poll;
+
 use bytes::{Buf, Bytes, BytesMut};
 use http::{HeaderMap, Method, StatusCode, header};
 
-use crate::request::content_length;
+use crate::request::{content_length, may_have_body};
 
 /// Bytes of a line of chunked framing, and of all trailers.
 const MAX_LINE: usize = 4 << 10;
@@ -33,32 +35,18 @@ pub enum Chunk {
     Done,
 }
 
-/// What the bytes that are there have come to.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Taken {
-    Some(Bytes),
-    /// There have to be more.
-    NeedsMore,
-    End,
-}
-
-/// Whether a response has no body by its method or status.
-fn has_none(method: &Method, status: StatusCode) -> bool {
-    *method == Method::HEAD || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
-}
-
 /// Whether a body is announced that is not to come (RFC 9110 sections 8.6 and 9.3.2). Servers that send it all the same make
 /// the connection's next response of it.
 pub fn announces_in_vain(method: &Method, status: StatusCode, fields: &HeaderMap) -> bool {
     let is_announced = fields.contains_key(header::TRANSFER_ENCODING)
         || fields.get_all(header::CONTENT_LENGTH).iter().any(|length| length != "0");
-    has_none(method, status) && is_announced
+    !may_have_body(method, status) && is_announced
 }
 
 impl Body {
     /// That of a response with these fields. Contradictions are errors: they are how responses are split.
     pub fn of(method: &Method, status: StatusCode, fields: &mut HeaderMap) -> Result<Self, &'static str> {
-        if has_none(method, status) {
+        if !may_have_body(method, status) {
             return Ok(Body::Length(0));
         }
         let mut codings = fields.get_all(header::TRANSFER_ENCODING).iter();
@@ -102,27 +90,28 @@ impl Body {
         }
     }
 
-    /// Takes the next bytes of the body from what has been read; the lines of its trailers are appended to `trailers`.
-    pub fn take(&mut self, read: &mut BytesMut, trailers: &mut BytesMut) -> Result<Taken, &'static str> {
+    /// Takes the next bytes of the body from what has been read; `None`: it has ended; pending: more has to be read. The lines of
+    /// its trailers are appended to `trailers`.
+    pub fn take(&mut self, read: &mut BytesMut, trailers: &mut BytesMut) -> Result<Poll<Option<Bytes>>, &'static str> {
         loop {
             match self {
-                Body::Length(0) | Body::Chunked(Chunk::Done) => return Ok(Taken::End),
-                _ if read.is_empty() => return Ok(Taken::NeedsMore),
+                Body::Length(0) | Body::Chunked(Chunk::Done) => return Ok(Poll::Ready(None)),
+                _ if read.is_empty() => return Ok(Poll::Pending),
                 Body::Length(left) => {
                     let piece = split(read, *left);
                     *left -= piece.len() as u64;
-                    return Ok(Taken::Some(piece));
+                    return Ok(Poll::Ready(Some(piece)));
                 }
-                Body::UntilClose => return Ok(Taken::Some(split(read, u64::MAX))),
+                Body::UntilClose => return Ok(Poll::Ready(Some(split(read, u64::MAX)))),
                 Body::Chunked(chunk) => match *chunk {
                     Chunk::Data(left) => {
                         let piece = split(read, left);
                         let left = left - piece.len() as u64;
                         *chunk = if left == 0 { Chunk::DataEnd } else { Chunk::Data(left) };
-                        return Ok(Taken::Some(piece));
+                        return Ok(Poll::Ready(Some(piece)));
                     }
                     _ => {
-                        let Some(next) = chunk.after_line(read, trailers)? else { return Ok(Taken::NeedsMore) };
+                        let Some(next) = chunk.after_line(read, trailers)? else { return Ok(Poll::Pending) };
                         *chunk = next;
                     }
                 },
@@ -209,9 +198,6 @@ mod tests {
             ("GET", 200, &[("transfer-encoding", "gzip, chunked")], Err(())),
             ("GET", 200, &[("transfer-encoding", "chunked"), ("transfer-encoding", "chunked")], Err(())),
             ("GET", 200, &[], Ok(Body::UntilClose)),
-            ("HEAD", 200, &[("content-length", "5")], Ok(Body::Length(0))),
-            ("GET", 304, &[("content-length", "5")], Ok(Body::Length(0))),
-            ("GET", 204, &[], Ok(Body::Length(0))),
         ] {
             let mut fields = fields(lines);
             let status = StatusCode::from_u16(status).unwrap();
@@ -220,15 +206,37 @@ mod tests {
         }
     }
 
+    #[test]
+    fn some_responses_have_no_body_whatever_they_announce() {
+        for (method, status, lines, in_vain) in [
+            ("GET", 204, &[][..], false),
+            ("GET", 204, &[("content-length", "0")], false),
+            ("GET", 204, &[("content-length", "5")], true),
+            ("GET", 204, &[("transfer-encoding", "chunked")], true),
+            ("GET", 304, &[], false),
+            ("GET", 304, &[("content-length", "5")], true),
+            ("GET", 304, &[("transfer-encoding", "chunked")], true),
+            ("HEAD", 200, &[], false),
+            ("HEAD", 200, &[("content-length", "5")], true),
+            ("HEAD", 200, &[("transfer-encoding", "chunked")], true),
+        ] {
+            let (method, status) = (method.parse().unwrap(), StatusCode::from_u16(status).unwrap());
+            let mut fields = fields(lines);
+            assert_eq!(announces_in_vain(&method, status, &fields), in_vain, "{method} {status} {lines:?}");
+            assert_eq!(Body::of(&method, status, &mut fields), Ok(Body::Length(0)), "{method} {status} {lines:?}");
+        }
+        assert!(!announces_in_vain(&Method::GET, StatusCode::OK, &fields(&[("content-length", "5")])));
+    }
+
     /// What a body on the wire stands for, and what is left after it; the bytes come `step` at a time.
     fn decode(mut body: Body, wire: &str, step: usize) -> Result<(String, Option<String>), &'static str> {
         let (mut out, mut read) = (Vec::new(), BytesMut::new());
         let mut rest = wire.as_bytes().chunks(step);
         loop {
             match body.take(&mut read, &mut BytesMut::new())? {
-                Taken::Some(piece) => out.extend_from_slice(&piece),
-                Taken::End => break,
-                Taken::NeedsMore => match rest.next() {
+                Poll::Ready(Some(piece)) => out.extend_from_slice(&piece),
+                Poll::Ready(None) => break,
+                Poll::Pending => match rest.next() {
                     Some(more) => read.extend_from_slice(more),
                     None => return Ok((String::from_utf8(out).unwrap(), None)),
                 },
@@ -261,27 +269,6 @@ mod tests {
     }
 
     #[test]
-    fn bodies_that_are_announced_in_vain() {
-        for (method, status, lines, in_vain) in [
-            ("GET", 200, &[("content-length", "5")][..], false),
-            ("GET", 204, &[], false),
-            ("GET", 204, &[("content-length", "0")], false),
-            ("GET", 204, &[("content-length", "5")], true),
-            ("GET", 204, &[("transfer-encoding", "chunked")], true),
-            ("GET", 304, &[], false),
-            ("GET", 304, &[("content-length", "5")], true),
-            ("GET", 304, &[("transfer-encoding", "chunked")], true),
-            ("HEAD", 200, &[], false),
-            ("HEAD", 200, &[("content-length", "5")], true),
-            ("HEAD", 200, &[("transfer-encoding", "chunked")], true),
-        ] {
-            let found =
-                announces_in_vain(&method.parse().unwrap(), StatusCode::from_u16(status).unwrap(), &fields(lines));
-            assert_eq!(found, in_vain, "{method} {status} {lines:?}");
-        }
-    }
-
-    #[test]
     fn broken_framing_is_an_error() {
         let (long, trailers) = ("1;".to_owned() + &"x".repeat(5000), "0\r\n".to_owned() + &"x: y\r\n".repeat(9000));
         for wire in [
@@ -309,7 +296,9 @@ mod tests {
     fn a_small_piece_holds_no_large_buffer() {
         let mut read = BytesMut::with_capacity(16 << 10);
         read.extend_from_slice(b"hello");
-        let Ok(Taken::Some(piece)) = Body::Length(5).take(&mut read, &mut BytesMut::new()) else { panic!("a piece") };
+        let Ok(Poll::Ready(Some(piece))) = Body::Length(5).take(&mut read, &mut BytesMut::new()) else {
+            panic!("a piece")
+        };
         assert_eq!(piece, "hello");
         assert!(read.capacity() > 15 << 10, "the buffer is used again");
     }

@@ -11,7 +11,7 @@ use crate::clock::ticks;
 use super::{Connection, KEPT_BUFFER};
 
 /// Connections that are kept of a pool.
-const MOST: usize = 1024;
+const MAX_KEPT: usize = 1024;
 
 /// The kept connections of one pool, to any of its origins: all of them are reached in the same way, but for the name that
 /// is asked for by TLS, which goes with the origin.
@@ -65,7 +65,7 @@ impl Kept {
         }
         let resting = Resting { origin, address, since: ticks(), connection };
         let mut all = self.0.lock();
-        if all.resting.len() < MOST && !all.closed {
+        if all.resting.len() < MAX_KEPT && !all.closed {
             all.resting.push(resting);
         }
     }
@@ -103,34 +103,34 @@ mod tests {
     use super::super::OriginStream;
     use super::*;
 
-    #[tokio::test]
-    async fn what_came_unasked_is_found_at_once() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    /// Keeps a new connection to the first origin, at the address of a listener; gives that its end.
+    async fn keep_one(kept: &Kept, listener: &TcpListener) -> TcpStream {
         let address = listener.local_addr().unwrap();
-        let (kept, idle) = (Kept::default(), Duration::from_secs(60));
         let stream = TcpStream::connect(address).await.unwrap();
         let end = listener.accept().await.unwrap().0;
         kept.put(0, address, Box::new(Connection::new(OriginStream::Plain(stream))));
+        end
+    }
+
+    #[tokio::test]
+    async fn what_came_unasked_is_found_at_once() {
+        let (kept, listener) = (Kept::default(), TcpListener::bind("127.0.0.1:0").await.unwrap());
+        let end = keep_one(&kept, &listener).await;
         end.writable().await.unwrap();
         end.try_write(b"HTTP/1.1 200 OK\r\n").unwrap();
         // Nothing has been waited for since: tokio does not know of it.
-        assert!(kept.take(0, address, idle).is_none());
+        assert!(kept.take(0, listener.local_addr().unwrap(), Duration::from_secs(60)).is_none());
     }
 
     #[tokio::test]
     async fn only_connections_that_are_alive_come_back() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let (kept, idle) = (Kept::default(), Duration::from_secs(60));
-        let mut ends = Vec::new();
-        for _ in 0..3 {
-            let stream = TcpStream::connect(address).await.unwrap();
-            ends.push(listener.accept().await.unwrap().0);
-            kept.put(0, address, Box::new(Connection::new(OriginStream::Plain(stream))));
-        }
+        let (kept, listener) = (Kept::default(), TcpListener::bind("127.0.0.1:0").await.unwrap());
+        let (address, idle) = (listener.local_addr().unwrap(), Duration::from_secs(60));
+        let _first = keep_one(&kept, &listener).await;
+        let second = keep_one(&kept, &listener).await;
+        drop(keep_one(&kept, &listener).await); // the one that was used last
         assert!(kept.take(1, address, idle).is_none(), "another origin's");
-        drop(ends.remove(2)); // of the one that was used last
-        ends[1].try_write(b"unasked").unwrap();
+        second.try_write(b"unasked").unwrap();
         let first = loop {
             // The kernel may take a moment to bring the news.
             tokio::task::yield_now().await;
@@ -144,13 +144,11 @@ mod tests {
         kept.tidy(Duration::ZERO);
         assert!(kept.take(0, address, idle).is_none(), "it has rested for too long");
         for last in [Kept::forget as fn(&Kept, SocketAddr), |kept, _| kept.close()] {
-            let stream = TcpStream::connect(address).await.unwrap();
-            kept.put(0, address, Box::new(Connection::new(OriginStream::Plain(stream))));
+            let _end = keep_one(&kept, &listener).await;
             last(&kept, address);
             assert!(kept.take(0, address, idle).is_none());
         }
-        let stream = TcpStream::connect(address).await.unwrap();
-        kept.put(0, address, Box::new(Connection::new(OriginStream::Plain(stream))));
+        let _end = keep_one(&kept, &listener).await;
         assert!(kept.0.lock().resting.is_empty(), "it is closed for good");
     }
 }

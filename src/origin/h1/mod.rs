@@ -18,10 +18,9 @@ use tokio::io::AsyncReadExt;
 
 use crate::request::parse_trailers;
 
-use super::link::{Link, LinkError, ResponseHead};
-use super::upload::Sink;
+use super::link::{Frame, Link, LinkError, ResponseHead, TAKES_NOTHING};
 
-use body::{Body, Taken};
+use body::Body;
 pub use kept::Kept;
 use outgoing::Outgoing;
 pub use stream::OriginStream;
@@ -77,7 +76,7 @@ impl Connection {
         }
         let mut all = BytesMut::from(&piece[..]);
         while all.len() < PIECE
-            && let Taken::Some(more) = self.body.take(&mut self.read, &mut self.trailers)?
+            && let Poll::Ready(Some(more)) = self.body.take(&mut self.read, &mut self.trailers)?
         {
             all.extend_from_slice(&more);
         }
@@ -100,25 +99,22 @@ impl Connection {
     }
 }
 
-impl Sink for Connection {
-    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.out.poll_write(&mut self.stream, cx)
+impl Link for Connection {
+    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), LinkError>> {
+        self.out.poll_write(&mut self.stream, cx).map_err(|error| match error.kind() {
+            io::ErrorKind::TimedOut => LinkError::Timeout(TAKES_NOTHING),
+            _ => LinkError::Io(error),
+        })
     }
 
     fn gone(&self) -> u64 {
         self.out.gone()
     }
 
-    fn put_data(&mut self, piece: Bytes, last: bool) {
-        self.out.put_data(piece, last);
+    fn put(&mut self, frame: Option<Frame>) {
+        self.out.put(frame);
     }
 
-    fn put_end(&mut self, trailers: Option<HeaderMap>) {
-        self.out.put_end(trailers.as_ref());
-    }
-}
-
-impl Link for Connection {
     fn poll_head(&mut self, cx: &mut Context<'_>, method: &Method) -> Poll<Result<ResponseHead, LinkError>> {
         let length = loop {
             if let Some(length) = response::find_end(&self.read, self.scanned)? {
@@ -146,9 +142,9 @@ impl Link for Connection {
     fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, LinkError>> {
         loop {
             match self.body.take(&mut self.read, &mut self.trailers)? {
-                Taken::Some(piece) => return Poll::Ready(Ok(Some(self.gather(piece)?))),
-                Taken::End => return Poll::Ready(Ok(None)),
-                Taken::NeedsMore => {}
+                Poll::Ready(Some(piece)) => return Poll::Ready(Ok(Some(self.gather(piece)?))),
+                Poll::Ready(None) => return Poll::Ready(Ok(None)),
+                Poll::Pending => {}
             }
             let expected = usize::try_from(self.body.expected()).unwrap_or(PIECE);
             self.read.reserve(expected.clamp(FIRST_READ, PIECE));

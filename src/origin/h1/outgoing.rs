@@ -1,14 +1,16 @@
 //! A request on its way to an origin: its head, and its body as it comes, framed as HTTP/1.1 has it.
 
-use std::io::{self, IoSlice};
-use std::pin::Pin;
+use std::io;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use http::HeaderMap;
-use tokio::io::AsyncWrite;
+use tokio::io::{AsyncWrite, AsyncWriteExt};
 
 use crate::request::put_trailers;
+
+use super::super::link::Frame;
 
 /// A piece of up to so many bytes is cheaper copied behind what goes before it than written as a part of its own.
 const COPIED: usize = 4 << 10;
@@ -42,14 +44,18 @@ impl Outgoing {
         self.gone
     }
 
-    /// Puts a piece of the body behind what has gone.
-    pub fn put_data(&mut self, piece: Bytes, last: bool) {
+    /// Puts some of the body behind what has gone; `None`: its end.
+    pub fn put(&mut self, frame: Option<Frame>) {
         self.is_flushed = false;
-        if piece.is_empty() {
-            return if last {
-                self.put_end(None)
-            };
+        match frame {
+            Some(Frame::Data { piece, last }) if !piece.is_empty() => self.put_piece(piece, last),
+            Some(Frame::Data { last: false, .. }) => {}
+            Some(Frame::Trailers(trailers)) => self.put_end(&trailers),
+            Some(Frame::Data { .. }) | None => self.put_end(&HeaderMap::new()),
         }
+    }
+
+    fn put_piece(&mut self, piece: Bytes, last: bool) {
         if self.chunked {
             self.end_chunk();
             self.first.extend_from_slice(format!("{:x}\r\n", piece.len()).as_bytes());
@@ -63,17 +69,11 @@ impl Outgoing {
         }
     }
 
-    /// Puts the end of the body.
-    pub fn put_end(&mut self, trailers: Option<&HeaderMap>) {
-        if !self.chunked {
-            return;
-        }
-        self.is_flushed = false;
-        self.end_chunk();
-        self.first.extend_from_slice(b"0\r\n");
-        match trailers {
-            Some(trailers) => put_trailers(&mut self.first, trailers),
-            None => self.first.extend_from_slice(b"\r\n"),
+    fn put_end(&mut self, trailers: &HeaderMap) {
+        if self.chunked {
+            self.end_chunk();
+            self.first.extend_from_slice(b"0\r\n");
+            put_trailers(&mut self.first, trailers);
         }
     }
 
@@ -85,16 +85,10 @@ impl Outgoing {
 
     /// Writes what was put; ready when all of it has gone.
     pub fn poll_write<S: AsyncWrite + Unpin>(&mut self, stream: &mut S, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let parts = [&self.first[..], &self.piece, self.end];
-        let all: usize = parts.iter().map(|part| part.len()).sum();
-        while self.written < all {
-            let mut skip = self.written;
-            let slices = parts.map(|part| {
-                let skipped = skip.min(part.len());
-                skip -= skipped;
-                IoSlice::new(&part[skipped..])
-            });
-            let written = ready!(Pin::new(&mut *stream).poll_write_vectored(cx, &slices))?;
+        let mut rest = self.first[..].chain(&self.piece[..]).chain(self.end);
+        rest.advance(self.written);
+        while rest.has_remaining() {
+            let written = ready!(pin!(stream.write_buf(&mut rest)).poll(cx))?;
             if written == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
@@ -117,39 +111,39 @@ mod tests {
 
     use super::*;
 
-    /// What goes over the wire for pieces of so many bytes; `None`: the end is put by itself.
-    fn wire(chunked: bool, pieces: &[(usize, bool)], ends: bool, trailers: Option<&HeaderMap>) -> String {
+    /// What goes over the wire for a body.
+    fn wire(chunked: bool, frames: &[Option<Frame>]) -> String {
         let mut out = Outgoing::new(b"H;".to_vec(), chunked);
         let mut written = Vec::new();
         let mut cx = Context::from_waker(Waker::noop());
-        for (length, last) in pieces {
-            out.put_data(vec![b'x'; *length].into(), *last);
+        for frame in frames {
+            out.put(frame.clone());
             assert!(out.poll_write(&mut written, &mut cx).is_ready());
         }
-        if ends {
-            out.put_end(trailers);
-            assert!(out.poll_write(&mut written, &mut cx).is_ready());
-        }
-        assert!(out.poll_write(&mut written, &mut cx).is_ready());
         String::from_utf8(written).unwrap()
     }
 
     #[test]
     fn bodies_are_framed_whatever_the_size_of_their_pieces() {
         let large = "x".repeat(COPIED + 1);
-        let mut trailers = HeaderMap::new();
-        trailers.insert("x-sum", "1".parse().unwrap());
-        for (chunked, pieces, ends, trailers, expected) in [
-            (false, &[][..], true, None, "H;".to_owned()),
-            (false, &[(2, true)], false, None, "H;xx".to_owned()),
-            (false, &[(COPIED + 1, true)], false, None, format!("H;{large}")),
-            (true, &[], true, None, "H;0\r\n\r\n".to_owned()),
-            (true, &[(2, true)], false, None, "H;2\r\nxx\r\n0\r\n\r\n".to_owned()),
-            (true, &[(COPIED + 1, true)], false, None, format!("H;1001\r\n{large}\r\n0\r\n\r\n")),
-            (true, &[(3, false)], true, Some(&trailers), "H;3\r\nxxx\r\n0\r\nx-sum: 1\r\n\r\n".to_owned()),
-            (true, &[(0, true)], false, None, "H;0\r\n\r\n".to_owned()),
+        let data = |length, last| Some(Frame::Data { piece: vec![b'x'; length].into(), last });
+        let trailers = HeaderMap::from_iter([("x-sum".parse().unwrap(), "1".parse().unwrap())]);
+        for (chunked, frames, expected) in [
+            (false, &[None][..], "H;".to_owned()),
+            (false, &[data(2, true)], "H;xx".to_owned()),
+            (false, &[data(COPIED + 1, true)], format!("H;{large}")),
+            (true, &[None], "H;0\r\n\r\n".to_owned()),
+            (true, &[data(2, true)], "H;2\r\nxx\r\n0\r\n\r\n".to_owned()),
+            (true, &[data(COPIED + 1, true)], format!("H;1001\r\n{large}\r\n0\r\n\r\n")),
+            (true, &[data(3, false), None], "H;3\r\nxxx\r\n0\r\n\r\n".to_owned()),
+            (
+                true,
+                &[data(3, false), Some(Frame::Trailers(trailers))],
+                "H;3\r\nxxx\r\n0\r\nx-sum: 1\r\n\r\n".to_owned(),
+            ),
+            (true, &[data(0, true)], "H;0\r\n\r\n".to_owned()),
         ] {
-            assert_eq!(wire(chunked, pieces, ends, trailers), expected);
+            assert_eq!(wire(chunked, frames), expected);
         }
     }
 }

@@ -3,6 +3,8 @@
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
+use crate::request::lists;
+
 use super::super::link::{MAX_FIELDS, MAX_HEAD, ResponseHead};
 
 /// Where the head ends that some bytes begin with, if it has come in full. `scanned`: how far earlier calls have looked.
@@ -54,11 +56,7 @@ fn value(head: &Bytes, value: &[u8]) -> Result<HeaderValue, &'static str> {
 }
 
 fn keeps_alive(is_http_11: bool, fields: &HeaderMap) -> bool {
-    let has = |option: &str| {
-        let lines = fields.get_all(header::CONNECTION).iter();
-        let mut options = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
-        options.any(|token| token.trim_ascii().eq_ignore_ascii_case(option.as_bytes()))
-    };
+    let has = |option: &str| fields.get_all(header::CONNECTION).iter().any(|line| lists(line.as_bytes(), option));
     // HTTP/1.0 has no transfer codings: what has one all the same is not to be trusted with more (RFC 9112 section 6.1).
     if is_http_11 { !has("close") } else { has("keep-alive") && !fields.contains_key(header::TRANSFER_ENCODING) }
 }

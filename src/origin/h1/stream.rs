@@ -17,7 +17,18 @@ pub enum OriginStream {
     Tls(Stream),
 }
 
+trait Io: AsyncRead + AsyncWrite + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin> Io for T {}
+
 impl OriginStream {
+    fn io(self: Pin<&mut Self>) -> Pin<&mut dyn Io> {
+        match self.get_mut() {
+            OriginStream::Plain(stream) => Pin::new(stream),
+            OriginStream::Tls(stream) => Pin::new(stream),
+        }
+    }
+
     /// Whether nothing has come, not even the end.
     pub fn is_quiet(&mut self) -> bool {
         let mut space = [0; 1];
@@ -38,48 +49,33 @@ impl OriginStream {
 }
 
 impl AsyncRead for OriginStream {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        match &mut *self {
-            OriginStream::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
-            OriginStream::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
-        }
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        self.io().poll_read(cx, buf)
     }
 }
 
 impl AsyncWrite for OriginStream {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
-        match &mut *self {
-            OriginStream::Plain(stream) => Pin::new(stream).poll_write(cx, data),
-            OriginStream::Tls(stream) => Pin::new(stream).poll_write(cx, data),
-        }
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        self.io().poll_write(cx, data)
     }
 
     fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         data: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        match &mut *self {
-            OriginStream::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, data),
-            OriginStream::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, data),
-        }
+        self.io().poll_write_vectored(cx, data)
     }
 
     fn is_write_vectored(&self) -> bool {
         true
     }
 
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut *self {
-            OriginStream::Plain(stream) => Pin::new(stream).poll_flush(cx),
-            OriginStream::Tls(stream) => Pin::new(stream).poll_flush(cx),
-        }
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.io().poll_flush(cx)
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut *self {
-            OriginStream::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
-            OriginStream::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
-        }
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.io().poll_shutdown(cx)
     }
 }

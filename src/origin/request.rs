@@ -1,0 +1,99 @@
+//! What an origin is asked.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
+
+use crate::config::model::PoolId;
+
+use super::interims::Interims;
+use super::upload::Upload;
+
+/// The request that is sent; every attempt sends the same.
+pub struct OriginRequest {
+    pub method: Method,
+    pub path_and_query: String,
+    /// The client's `Host`, unless the pool has one of its own.
+    pub authority: String,
+    /// Without what frames the body.
+    pub fields: HeaderMap,
+    pub pool: PoolId,
+    /// For pools that balance by hash.
+    pub hash: u64,
+    /// The protocol to change to (RFC 9110 section 7.8).
+    pub upgrade: Option<HeaderValue>,
+    /// The client takes trailers.
+    pub takes_trailers: bool,
+    /// How long nothing may come of the response's body, instead of the pool's `read_timeout`.
+    pub silence: Option<Silence>,
+    /// Who is told of interim responses, if anybody.
+    pub interims: Option<Arc<Interims>>,
+}
+
+/// How long a response may be silent that is a stream of events or messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Silence {
+    /// So long.
+    Of(Duration),
+    /// As long as the connection is known to live.
+    WhileAlive,
+}
+
+impl OriginRequest {
+    /// How long nothing may come of the head, or of a body whose head has these fields; `None`: for ever.
+    /// `alive`: the connection shows by itself that it lives. `read`: what the pool says.
+    pub(super) fn patience(&self, fields: Option<&HeaderMap>, alive: bool, read: Duration) -> Option<Duration> {
+        match self.silence {
+            Some(Silence::Of(patience)) => Some(patience),
+            Some(Silence::WhileAlive) if alive => None,
+            None if alive && fields.is_some_and(is_event_stream) => None,
+            _ => Some(read),
+        }
+    }
+
+    /// The fields but for `Host`, which is said once.
+    pub(super) fn other_fields(&self) -> impl Iterator<Item = (&HeaderName, &HeaderValue)> {
+        self.fields.iter().filter(|(name, _)| **name != header::HOST)
+    }
+
+    /// The request's head as HTTP/1.1 bytes: one `Host`, and one statement of the body's length at most.
+    pub fn wire_head(&self, host: Option<&str>, upload: Option<&Upload>) -> Vec<u8> {
+        let mut out = Vec::with_capacity(512);
+        let mut put = |parts: &[&[u8]]| parts.iter().for_each(|part| out.extend_from_slice(part));
+        put(&[self.method.as_str().as_bytes(), b" ", self.path_and_query.as_bytes(), b" HTTP/1.1\r\nHost: "]);
+        put(&[host.unwrap_or(&self.authority).as_bytes(), b"\r\n"]);
+        for (name, value) in self.other_fields() {
+            put(&[name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"]);
+        }
+        match (self.stated_length(upload), upload) {
+            (Some(length), _) => {
+                put(&[b"Content-Length: ", itoa::Buffer::new().format(length).as_bytes(), b"\r\n"]);
+            }
+            (None, Some(_)) => put(&[b"Transfer-Encoding: chunked\r\n"]),
+            (None, None) => {}
+        }
+        if upload.is_some_and(Upload::expects_continue) {
+            put(&[b"Expect: 100-continue\r\n"]);
+        }
+        match &self.upgrade {
+            Some(protocol) => put(&[b"Connection: upgrade\r\nUpgrade: ", protocol.as_bytes(), b"\r\n"]),
+            None if self.takes_trailers => put(&[b"Connection: TE\r\nTE: trailers\r\n"]),
+            None => {}
+        }
+        put(&[b"\r\n"]);
+        out
+    }
+
+    /// What `Content-Length` says. Methods that are made for a body say so if there is none (RFC 9110 section 8.6).
+    pub(super) fn stated_length(&self, upload: Option<&Upload>) -> Option<u64> {
+        match upload {
+            Some(upload) => upload.length(),
+            None => matches!(self.method, Method::POST | Method::PUT | Method::PATCH).then_some(0),
+        }
+    }
+}
+
+fn is_event_stream(fields: &HeaderMap) -> bool {
+    fields.get(header::CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream"))
+}

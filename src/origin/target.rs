@@ -1,0 +1,67 @@
+//! How an origin is reached, in pingora's terms.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use pingora_core::protocols::TcpKeepalive;
+use pingora_core::upstreams::peer::HttpPeer;
+use pingora_core::utils::tls::{WrappedX509, parse_x509};
+
+use crate::config::model::{Endpoint, Origin, OriginProtocol, Pool};
+
+use super::balance;
+
+/// HTTP/2 streams at one time on a connection to an origin.
+const ORIGIN_H2_STREAMS: usize = 100;
+/// What may come of a response before it is read; and of all on a connection: no reader that takes nothing holds up another.
+const ORIGIN_H2_WINDOW: u32 = 256 << 10;
+const ORIGIN_H2_CONNECTION_WINDOW: u32 = ORIGIN_H2_WINDOW * ORIGIN_H2_STREAMS as u32;
+/// How often an HTTP/2 connection is asked whether it lives. Servers by gRPC take more than one ping in five minutes without
+/// data for an attack. A dead host is noticed by TCP long before.
+const H2_PING_INTERVAL: Duration = Duration::from_secs(330);
+const TCP_KEEPALIVE: TcpKeepalive = TcpKeepalive {
+    idle: Duration::from_secs(10),
+    interval: Duration::from_secs(5),
+    count: 3,
+    user_timeout: Duration::from_secs(25),
+};
+
+/// Everything about reaching an origin but its address, which is put in for each request.
+pub fn peer_template(pool: &Pool, origin: &Origin) -> HttpPeer {
+    let name = match &origin.endpoint {
+        Endpoint::Address(address) => address.ip().to_string(),
+        Endpoint::Name { host, .. } => host.clone(),
+    };
+    let sni = pool.tls.as_ref().map(|tls| tls.sni.clone().unwrap_or(name)).unwrap_or_default();
+    let nowhere = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
+    let mut peer = HttpPeer::new(nowhere, pool.tls.is_some(), sni);
+    let options = &mut peer.options;
+    options.connection_timeout = Some(pool.timeouts.connect);
+    options.total_connection_timeout = Some(pool.timeouts.connect);
+    options.read_timeout = Some(pool.timeouts.read);
+    options.write_timeout = Some(pool.timeouts.write);
+    options.idle_timeout = Some(pool.timeouts.idle);
+    options.max_h2_streams = ORIGIN_H2_STREAMS;
+    options.h2_ping_interval = Some(H2_PING_INTERVAL);
+    options.h2_stream_window_size = Some(ORIGIN_H2_WINDOW);
+    options.h2_connection_window_size = Some(ORIGIN_H2_CONNECTION_WINDOW);
+    options.tcp_keepalive = Some(TCP_KEEPALIVE);
+    match pool.protocol {
+        OriginProtocol::H1 => options.set_http_version(1, 1),
+        OriginProtocol::H2 => options.set_http_version(2, 2),
+        OriginProtocol::Auto => options.set_http_version(2, 1),
+    }
+    if let Some(tls) = &pool.tls {
+        options.verify_cert = tls.verify;
+        options.verify_hostname = tls.verify;
+        if let Some(chain) = &tls.ca {
+            // pingora keeps connections by address and name: what one authority vouches for is not shared with another.
+            let joined: Vec<u8> = chain.iter().flat_map(|der| der.iter().copied()).collect();
+            peer.group_key = balance::hash_bytes(&joined);
+            // The configuration was refused if any of them could not be parsed.
+            let parsed: Vec<_> = chain.iter().map(|der| WrappedX509::new(der.to_vec(), parse_x509)).collect();
+            options.ca = Some(parsed.into());
+        }
+    }
+    peer
+}
