@@ -5,16 +5,12 @@ use std::collections::VecDeque;
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use super::huffman;
+use super::huffman::{self, Malformed};
 
 /// Bytes of the dynamic table, by RFC 7541 section 4.1: the size that holds where no setting says otherwise.
 const TABLE_SIZE: usize = 4096;
 /// What each entry counts beside its text.
 const ENTRY_OVERHEAD: usize = 32;
-
-/// The field section cannot be read: an error of the connection, since the table is not known any more.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Malformed;
 
 /// The decoded fields of one section, in order.
 #[derive(Debug, Default)]

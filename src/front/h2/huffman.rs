@@ -1,7 +1,9 @@
 //! The Huffman code of HPACK (RFC 7541 section 5.2 and appendix B), for decoding. The code is canonical, so that the
 //! lengths of its codes are all there is to know of it.
 
-use super::hpack::Malformed;
+/// What a field section has cannot be read: an error of the connection, since the table is not known any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Malformed;
 
 /// Bits of the code of each byte, and of the end of the string.
 const LENGTHS: [u8; 257] = [
