@@ -151,7 +151,7 @@ impl ClientStream {
         shared.left = match framing {
             BodyFraming::None | BodyFraming::Length(0) => Left::Nothing,
             BodyFraming::Length(length) => Left::Bytes(length),
-            BodyFraming::Chunked => Left::Chunks(Chunks::new()),
+            BodyFraming::Chunked => Left::Chunks(Chunks::Size),
         };
         Box::new(IncomingBody(self.shared.clone()))
     }
