@@ -8,7 +8,7 @@ use std::task::Poll;
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
-use http::{Method, StatusCode, header};
+use http::{Method, StatusCode, Version, header};
 
 use crate::cache::control::ClientDirectives;
 use crate::cache::engine::{Answer, CacheRequest, Engine, FetchError, Source};
@@ -26,12 +26,14 @@ use crate::origin::interims::Interims;
 use crate::pass::{self, excuse};
 use crate::plan::{Matched, PassReason, Plan, keyed_uris, plan};
 
-pub use crate::pass::Incoming;
-
-use crate::request::RequestView;
+use crate::request::{Fields, RequestView, content_length};
 use crate::snapshot::Snapshot;
 
+use super::head::Refusal;
 use super::reply::ClientResponse;
+use super::stream::ClientStream;
+
+pub use crate::pass::Incoming;
 
 /// What all connections share.
 pub struct Shared {
@@ -67,7 +69,7 @@ pub async fn decide(
 ) -> Decision {
     let (matched, reason) = match plan_of(snapshot, view) {
         Plan::Refuse { status, why } => {
-            let response = ClientResponse::synthetic(status, why, view.method, now);
+            let response = ClientResponse::synthetic(status, why, now);
             return Decision::Respond { response, report: None, site: None };
         }
         Plan::Purge { site } => {
@@ -75,8 +77,8 @@ pub async fn decide(
             return Decision::Respond { response, report: None, site: Some(site) };
         }
         Plan::Pass(matched, _) if is_too_large(matched.route, view) => {
-            let (status, why) = (StatusCode::PAYLOAD_TOO_LARGE, "the body is larger than is allowed here");
-            let response = ClientResponse::synthetic(status, why, view.method, now);
+            let status = StatusCode::PAYLOAD_TOO_LARGE;
+            let response = ClientResponse::synthetic(status, excuse(status), now);
             return Decision::Respond { response, report: None, site: Some(matched.site_index) };
         }
         Plan::Pass(matched, reason) => (matched, reason),
@@ -135,7 +137,7 @@ async fn from_cache(
         Lookup::Miss(_) | Lookup::HitForMiss | Lookup::NotForAuthorized if request.asks.only_if_cached => {
             let status = StatusCode::GATEWAY_TIMEOUT; // RFC 9111 section 5.2.1.7
             let why = "it is not in the cache, and the request wants nothing else";
-            let response = ClientResponse::synthetic(status, why, view.method, now);
+            let response = ClientResponse::synthetic(status, why, now);
             return Ok(Decision::Respond { response, report: Some(Report::OnlyIfCached), site });
         }
         Lookup::HitForMiss => return Err(PassReason::HitForMiss),
@@ -188,7 +190,7 @@ fn response_from_cache(
 
 /// Whether the body that a request announces is more than its route takes. One that comes in pieces is counted as it comes.
 fn is_too_large(route: &Route, view: &RequestView<'_>) -> bool {
-    let length = view.fields.get_str(&header::CONTENT_LENGTH).and_then(|length| length.parse::<u64>().ok());
+    let length = view.fields.get(&header::CONTENT_LENGTH).and_then(content_length);
     matches!((route.max_body, length), (BodyLimit::Bytes(most), Some(length)) if length > most)
 }
 
@@ -207,7 +209,7 @@ fn no_answer(error: &OriginError, report: Report, matched: Matched<'_>, view: &R
         }
         error => tracing::warn!(%site, %client, %method, host, path, %error, "no answer from the origin"),
     }
-    let response = ClientResponse::synthetic(error.status(), excuse(error.status()), method, Timestamp::now());
+    let response = ClientResponse::synthetic(error.status(), excuse(error.status()), Timestamp::now());
     let response = response.because(error.to_string());
     Decision::Respond { response, report: Some(report), site: Some(matched.site_index) }
 }
@@ -282,13 +284,13 @@ async fn purge(
     match shared.engine.purges.append(event, now, PURGE_PATIENCE).await {
         Ok(seq) => {
             let body = format!("{{\"seq\":{}}}\n", seq.0);
-            ClientResponse::own(StatusCode::OK, "application/json", body, view.method, now)
+            ClientResponse::own(StatusCode::OK, "application/json", body, now)
         }
         Err(error) => {
             tracing::error!(%error, "the purge could not be made durable");
             let status = StatusCode::INTERNAL_SERVER_ERROR;
             let text = "the purge is in force, but could not be made durable: a restart would undo it";
-            ClientResponse::synthetic(status, text, view.method, now)
+            ClientResponse::synthetic(status, text, now)
         }
     }
 }
@@ -343,26 +345,25 @@ pub fn record(
     shared.observer.record(&outcome, site.map(|site| snapshot.sites[site].metrics.as_ref()));
 }
 
-/// Records a request that could not even be parsed.
-pub fn record_refusal(shared: &Shared, client: std::net::IpAddr, scheme: &str, status: StatusCode, now: Timestamp) {
-    let outcome = Outcome {
-        time: now,
-        client,
-        method: &Method::default(),
-        scheme,
+/// Records what came on a connection and is not a request. Gives the answer to it.
+pub fn refuse(shared: &Shared, stream: &ClientStream, refusal: Refusal) -> ClientResponse {
+    let (now, started) = (Timestamp::now(), Instant::now());
+    let view = RequestView {
+        method: &Method::GET,
         host: "",
+        port: None,
+        local_port: stream.local().port(),
+        authority: "",
         path: "",
+        hides_dots: false,
         query: None,
-        version: http::Version::HTTP_11,
-        status,
-        bytes_sent: 0,
-        duration: std::time::Duration::ZERO,
-        site: "",
-        cache: "none",
-        reason: None,
-        referer: None,
-        user_agent: None,
-        error: Some("malformed request"),
+        fields: Fields::Parsed(&[]),
+        client: stream.client().ip(),
+        scheme: stream.scheme(),
+        version: Version::HTTP_11,
     };
-    shared.observer.record(&outcome, None);
+    let error = Some("malformed request".to_owned());
+    let sent = Sent { status: refusal.status, bytes: 0, error, why: None };
+    record(shared, &shared.snapshot.load(), &view, None, None, (now, started), &sent);
+    ClientResponse::synthetic(refusal.status, refusal.why, now)
 }

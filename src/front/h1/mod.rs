@@ -5,7 +5,6 @@ mod now;
 mod tunnel;
 mod write;
 
-use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -23,7 +22,6 @@ use crate::snapshot::Snapshot;
 use super::alarm::Alarm;
 use super::head::{Refusal, RequestHead, field_space, find_end, settle_version};
 use super::open::Place;
-use super::reply::ClientResponse;
 use super::serve::{self, Asking, Decision, Shared};
 use super::stream::{ClientStream, Left};
 use crate::pace::Pace;
@@ -185,10 +183,7 @@ impl Connection {
 
     /// Answers what is not a request and says goodbye.
     async fn refuse(&mut self, snapshot: &Arc<Snapshot>, refusal: Refusal) {
-        let now = Timestamp::now();
-        let client = self.stream.client().ip();
-        serve::record_refusal(&self.shared, client, self.stream.scheme().as_str(), refusal.status, now);
-        let response = ClientResponse::synthetic(refusal.status, refusal.why, &Method::GET, now);
+        let response = serve::refuse(&self.shared, &self.stream, refusal);
         let writing =
             Writing { method: &Method::GET, version: Version::HTTP_11, keep_alive: false, takes_trailers: false };
         let _ = self.write(snapshot, response, None, &writing).await; // the connection ends either way
@@ -296,20 +291,8 @@ impl Connection {
         timeout(limits.read_timeout, draining).await.unwrap_or(false)
     }
 
-    /// Closes the sending side and reads on for a moment: a reset that overtakes the response would hide it.
+    /// Closes the connection, but lets the client read what was sent although it may be sending itself.
     async fn linger(&mut self, most: u64) {
-        let reading = async {
-            self.stream.shutdown().await?;
-            let mut left = most as usize;
-            let mut space = vec![0; 4096]; // not a part of the futures of all who might need it
-            while left > 0 {
-                match self.stream.read(&mut space).await? {
-                    0 => break,
-                    read => left = left.saturating_sub(read),
-                }
-            }
-            Ok::<_, io::Error>(())
-        };
-        let _ = timeout(LINGER, reading).await; // best effort
+        let _ = timeout(LINGER, self.stream.linger(most, LINGER)).await; // best effort
     }
 }

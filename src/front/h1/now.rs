@@ -9,7 +9,6 @@ use std::time::Instant;
 
 use arc_swap::Guard;
 use bytes::{Buf, Bytes};
-use tokio::io::AsyncWrite;
 
 use crate::cache::engine::Kept;
 use crate::cache::status::Report;
@@ -18,7 +17,8 @@ use crate::snapshot::Snapshot;
 
 use super::super::head::{BodyFraming, RequestHead, field_space};
 use super::super::serve::{self, Sent};
-use super::write::{Framing, Writing, head_of, held_up, poll_write_all, write_tail};
+use super::head::field_space;
+use super::write::{Framing, Writing, head_of, poll_write_all, write_tail};
 use super::{Connection, Next};
 use crate::pace::Pace;
 
@@ -90,7 +90,9 @@ impl Connection {
             times: (now, started),
         };
         // What cannot be written at once wakes nobody here: whoever finishes it asks again.
-        match answer.write(&mut self.stream, &self.tail, &mut Context::from_waker(Waker::noop())) {
+        let parts = [&answer.head[..], self.tail.as_bytes(), &answer.body];
+        let mut cx = Context::from_waker(Waker::noop());
+        match poll_write_all(&mut self.stream, parts, &mut answer.written, &mut cx) {
             Poll::Ready(Ok(())) => {
                 answer.sent.bytes = answer.body.len() as u64;
                 serve::record(&shared, &snapshot, &view, Some(site), Some(&answer.report), answer.times, &answer.sent);
@@ -111,18 +113,11 @@ impl Connection {
         self.stream.set_pace(Pace::of(&snapshot.config.limits));
         let tail = std::mem::take(&mut self.tail);
         let kept = std::mem::replace(&mut answer.kept, Kept::Nothing);
-        let (kernel, bytes) = (self.stream.kernel(), 2 * answer.head.len() + tail.len() + answer.body.len());
-        let (stream, writing) = (&mut self.stream, &mut answer);
-        let queued = || kernel.queued();
-        let written = held_up(&self.shared.engine, &kept, bytes, (self.place.prefix, None), queued, |cx| {
-            let polled = writing.write(stream, &tail, cx);
-            (polled, writing.written)
-        })
-        .await;
-        let before_body = answer.head.len() + tail.len();
-        self.tail = tail;
-        answer.sent.bytes = answer.written.saturating_sub(before_body) as u64;
+        let parts = [&answer.head[..], tail.as_bytes(), &answer.body];
+        let written = self.write_from(parts, &mut answer.written, kept, None, |_| {}).await;
+        answer.sent.bytes = answer.written.saturating_sub(answer.head.len() + tail.len()) as u64;
         answer.sent.error = written.err().map(|error| error.to_string());
+        self.tail = tail;
         self.record(&snapshot, &answer);
         self.buffer.advance(answer.end);
         answer.next()
@@ -146,15 +141,5 @@ impl Unfinished {
             (None, true) => Next::Request,
             (None, false) => Next::Close,
         }
-    }
-
-    /// Goes on writing from where it stands.
-    fn write<S: AsyncWrite + Unpin>(
-        &mut self,
-        stream: &mut S,
-        tail: &str,
-        cx: &mut Context<'_>,
-    ) -> Poll<std::io::Result<()>> {
-        poll_write_all(stream, [&self.head, tail.as_bytes(), &self.body], &mut self.written, cx)
     }
 }

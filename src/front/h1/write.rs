@@ -14,16 +14,16 @@ use http::{HeaderMap, Method, StatusCode, Version};
 use tokio::io::AsyncWrite;
 use tokio::time::timeout;
 
-use crate::cache::engine::{Engine, Hold, Kept};
+use crate::cache::engine::{Hold, Kept};
 use crate::cache::object::{remove_hop_by_hop, serialise};
 use crate::cache::respond::Reply;
 use crate::cache::status::Report;
 use crate::cache::waiting::{Client, Held, NO_ROOM, Turns, Waiter};
-use crate::prefix::Prefix;
 use crate::request::put_trailers;
 use crate::snapshot::Snapshot;
 
-use super::super::reply::{Body, ClientResponse, Coming};
+use super::super::body::{Body, Coming};
+use super::super::reply::ClientResponse;
 use super::super::serve::Sent;
 use super::super::stream::ClientStream;
 use super::Connection;
@@ -69,15 +69,15 @@ impl Connection {
     ) -> io::Result<()> {
         let (head, kept) = (head_of(response), response.kept());
         if !response.has_body(writing.method) {
-            return self.write_held([&head, tail.as_bytes()], kept, |_| {}).await;
+            return self.write_held([&head, tail.as_bytes()], kept).await;
         }
         if let Some(body) = response.body.whole() {
-            self.write_held([&head, tail.as_bytes(), &body], kept, |_| {}).await?;
+            self.write_held([&head, tail.as_bytes(), &body], kept).await?;
             *bytes += body.len() as u64;
             return Ok(());
         }
         if self.stream.sends_files() && response.body.file_part().is_some() {
-            self.write_held([&head, tail.as_bytes()], kept, |_| {}).await?;
+            self.write_held([&head, tail.as_bytes()], kept).await?;
             return self.write_file(&mut response.body, bytes).await;
         }
         let mut before = Some((head, tail));
@@ -89,7 +89,7 @@ impl Connection {
                 Poll::Ready(Ok(piece)) => Ok(piece),
                 other => {
                     if let Some((head, tail)) = before.take() {
-                        self.write_held([&head, tail.as_bytes()], kept, |_| {}).await?;
+                        self.write_held([&head, tail.as_bytes()], kept).await?;
                     }
                     if let Poll::Ready(failed) = other { failed } else { next.await }
                 }
@@ -106,7 +106,7 @@ impl Connection {
             // A client may take nothing before it has been heard.
             let meanwhile = |cx: &mut Context<'_>| response.body.send_on(cx);
             let parts = [&head[..], tail.as_bytes(), size.as_bytes(), &piece];
-            self.write_entered(parts, kept, ahead.take(), meanwhile).await?;
+            self.write_from(parts, &mut 0, kept, ahead.take(), meanwhile).await?;
             *bytes += piece.len() as u64;
             response.forget_head();
             drop(piece);
@@ -120,7 +120,7 @@ impl Connection {
             let fields = response.body.take_trailers().filter(|_| writing.takes_trailers);
             put_trailers(&mut trailers, &fields.unwrap_or_default());
         }
-        self.write_held([&head, tail.as_bytes(), end.as_bytes(), &trailers], response.kept(), |_| {}).await
+        self.write_held([&head, tail.as_bytes(), end.as_bytes(), &trailers], response.kept()).await
     }
 
     /// Writes a body that is in a file: what may be sent as it is, and otherwise read.
@@ -135,28 +135,22 @@ impl Connection {
             } else {
                 let ahead = self.room_ahead(body).await?;
                 let Some(piece) = body.next().await.map_err(io::Error::other)? else { return Ok(()) };
-                self.write_entered([b"", &piece], Kept::Nothing, ahead, |_| {}).await?;
+                self.write_from([b"", &piece], &mut 0, Kept::Nothing, ahead, |_| {}).await?;
                 *bytes += piece.len() as u64;
             }
         }
     }
 
-    /// Writes all parts, of which the first is a head. From when the client has to be waited for, what is kept for it is
-    /// entered with those who wait, and something else may be done.
-    pub(super) async fn write_held<const N: usize>(
-        &mut self,
-        parts: [&[u8]; N],
-        kept: Kept,
-        meanwhile: impl FnMut(&mut Context<'_>),
-    ) -> io::Result<()> {
-        self.write_entered(parts, kept, None, meanwhile).await
+    /// Writes all parts, as [`Connection::write_from`].
+    pub(super) async fn write_held<const N: usize>(&mut self, parts: [&[u8]; N], kept: Kept) -> io::Result<()> {
+        self.write_from(parts, &mut 0, kept, None, |_| {}).await
     }
 
     /// Room for the next piece of a body that is read when it is asked for, before it is. Who finds none waits for it: those that are
     /// stalled make some, and nobody who takes what it gets is ended for what they hold.
     async fn room_ahead(&self, body: &Body) -> io::Result<Option<Ahead>> {
         let Coming::Read(bytes) = body.coming() else { return Ok(None) };
-        let waiter = Waiter::new(Client { connection: 0, prefix: self.place.prefix });
+        let waiter = self.waiter();
         let waiting = self.shared.engine.memory.waiting();
         let asking = async {
             let mut turns = Turns::new();
@@ -172,37 +166,61 @@ impl Connection {
         Ok(Some(Ahead { _held: held, waiter }))
     }
 
-    /// As [`Connection::write_held`]; `ahead`: what was entered before.
-    async fn write_entered<const N: usize>(
+    /// The client, as one that is waited for.
+    fn waiter(&self) -> Arc<Waiter> {
+        Waiter::new(Client { connection: 0, prefix: self.place.prefix })
+    }
+
+    /// Writes parts, of which the first is a head and so many bytes are written, until all have gone or the reader has to
+    /// make room. From when the client has to be waited for, what is kept for it is entered with those who wait, and so is what
+    /// is in hand, if it is more than every connection's due and `ahead` has not been entered for it; something else may be
+    /// done meanwhile.
+    pub(super) async fn write_from<const N: usize>(
         &mut self,
         parts: [&[u8]; N],
+        written: &mut usize,
         kept: Kept,
         ahead: Option<Ahead>,
         mut meanwhile: impl FnMut(&mut Context<'_>),
     ) -> io::Result<()> {
-        let mut written = 0;
         // What cannot be written at once wakes nobody here.
-        let polled = poll_write_all(&mut self.stream, parts, &mut written, &mut Context::from_waker(Waker::noop()));
+        let polled = poll_write_all(&mut self.stream, parts, written, &mut Context::from_waker(Waker::noop()));
         if let Poll::Ready(done) = polled {
             return done;
         }
+        let no_room = || io::Error::new(io::ErrorKind::TimedOut, NO_ROOM);
+        let waiter = ahead.as_ref().map_or_else(|| self.waiter(), |ahead| ahead.waiter.clone());
+        let engine = &self.shared.engine;
+        // The head is there twice, as it is written and as it came.
         let bytes = parts[0].len() + parts.iter().map(|part| part.len()).sum::<usize>();
-        let (kernel, stream) = (self.stream.kernel(), &mut self.stream);
-        held_up(
-            &self.shared.engine,
-            &kept,
-            bytes,
-            (self.place.prefix, ahead),
-            || kernel.queued(),
-            |cx| {
-                let polled = poll_write_all(stream, parts, &mut written, cx);
-                if polled.is_pending() {
-                    meanwhile(cx);
+        let held = engine.hold(&kept, 0, &waiter);
+        let _in_hand = match held {
+            Hold::Nothing if bytes > DUE && ahead.is_none() => {
+                Some(engine.memory.waiting().keep_in_hand(&waiter, bytes as u64).ok_or_else(no_room)?)
+            }
+            _ => None,
+        };
+        // The kernel takes more only when much of what it has is gone: how far the client is, it says.
+        let mut looks = std::pin::pin!(tokio::time::sleep(LOOK_EVERY));
+        let (mut taken, stream) = (0, &mut self.stream);
+        let writing = poll_fn(|cx| {
+            let polled = poll_write_all(stream, parts, written, cx);
+            if polled.is_pending() {
+                meanwhile(cx);
+                while looks.as_mut().poll(cx).is_ready() {
+                    looks.as_mut().reset(tokio::time::Instant::now() + LOOK_EVERY);
+                    let now = (*written as u64).saturating_sub(stream.queued());
+                    waiter.step(now.saturating_sub(taken));
+                    taken = taken.max(now);
                 }
-                (polled, written)
-            },
-        )
-        .await
+            }
+            polled
+        });
+        tokio::select! {
+            biased;
+            done = writing => done,
+            () = waiter.told() => Err(no_room()),
+        }
     }
 }
 
@@ -210,51 +228,6 @@ impl Connection {
 pub(super) struct Ahead {
     _held: Held,
     waiter: Arc<Waiter>,
-}
-
-/// Writes for a client that has to be waited for, until it is done or the reader has to make room; what is kept for it is
-/// entered meanwhile, and what is in hand, `bytes`, if it is more than every connection's due; a head is there twice, as it is
-/// written and as it came. `write` says how much is written.
-pub(super) async fn held_up(
-    engine: &Engine,
-    kept: &Kept,
-    bytes: usize,
-    (prefix, ahead): (Option<Prefix>, Option<Ahead>),
-    queued: impl Fn() -> u64,
-    mut write: impl FnMut(&mut Context<'_>) -> (Poll<io::Result<()>>, usize),
-) -> io::Result<()> {
-    let no_room = || io::Error::new(io::ErrorKind::TimedOut, NO_ROOM);
-    let waiter = match &ahead {
-        Some(ahead) => ahead.waiter.clone(),
-        None => Waiter::new(Client { connection: 0, prefix }),
-    };
-    let held = engine.hold(kept, 0, &waiter);
-    let _in_hand = match held {
-        Hold::Nothing if bytes > DUE && ahead.is_none() => {
-            Some(engine.memory.waiting().keep_in_hand(&waiter, bytes as u64).ok_or_else(no_room)?)
-        }
-        _ => None,
-    };
-    // The kernel takes more only when much of what it has is gone: how far the client is, it says.
-    let mut looks = std::pin::pin!(tokio::time::sleep(LOOK_EVERY));
-    let mut taken = 0;
-    let writing = poll_fn(|cx| {
-        let (polled, written) = write(cx);
-        if polled.is_pending() {
-            while looks.as_mut().poll(cx).is_ready() {
-                looks.as_mut().reset(tokio::time::Instant::now() + LOOK_EVERY);
-                let now = (written as u64).saturating_sub(queued());
-                waiter.step(now.saturating_sub(taken));
-                taken = taken.max(now);
-            }
-        }
-        polled
-    });
-    tokio::select! {
-        biased;
-        done = writing => done,
-        () = waiter.told() => Err(no_room()),
-    }
 }
 
 /// Bytes that are every connection's due: with what TLS keeps, 64 KiB.
@@ -270,8 +243,8 @@ const PIECE: usize = 64 << 10;
 const TOO_LARGE_FOR_PIECES: usize = 512 << 10;
 
 /// Writes parts one after the other, of which so many bytes are written, in as few calls as is good.
-pub(super) fn poll_write_all<S: AsyncWrite + Unpin, const N: usize>(
-    stream: &mut S,
+pub(super) fn poll_write_all<const N: usize>(
+    stream: &mut ClientStream,
     parts: [&[u8]; N],
     written: &mut usize,
     cx: &mut Context<'_>,
@@ -339,7 +312,7 @@ pub(super) async fn write_interim(
     remove_hop_by_hop(&mut fields);
     let head = serialise(status, &fields);
     let mut written = 0;
-    std::future::poll_fn(|cx| poll_write_all(stream, [&head, b"\r\n"], &mut written, cx)).await
+    poll_fn(|cx| poll_write_all(stream, [&head, b"\r\n"], &mut written, cx)).await
 }
 
 /// The head as it is stored, or what is left of it for another answer than the whole.

@@ -20,8 +20,9 @@ use crate::origin::interims::Interims;
 use crate::request::Scheme;
 use crate::snapshot::Snapshot;
 
+use super::super::body::Coming;
 use super::super::head::BodyFraming;
-use super::super::reply::{ClientResponse, Coming};
+use super::super::reply::ClientResponse;
 use super::super::serve::{self, Asking, Decision, Incoming, Sent, Shared};
 use super::head::Parsed;
 use super::hpack::{self, Section};

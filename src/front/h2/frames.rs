@@ -4,9 +4,9 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use bytes::{Buf, BytesMut};
-use http::Method;
+use bytes::{Buf, Bytes, BytesMut};
 
+use crate::cache::status::Report;
 use crate::clock::Timestamp;
 
 use super::super::head::{BodyFraming, Refusal, RequestHead};
@@ -311,27 +311,22 @@ impl Connection {
 
     /// Answers what is not a request.
     fn refuse(&mut self, id: u32, ended: bool, refusal: Refusal, is_head: bool) {
-        let now = Timestamp::now();
-        let scheme = self.stream.scheme().as_str();
-        serve::record_refusal(&self.shared, self.stream.client().ip(), scheme, refusal.status, now);
-        let mut response = ClientResponse::synthetic(refusal.status, refusal.why, &Method::GET, now);
-        let body = response.body.whole().unwrap_or_default();
+        let mut response = serve::refuse(&self.shared, &self.stream, refusal);
+        let body = response.body.whole().filter(|_| !is_head).unwrap_or_default();
         let node = self.shared.snapshot.load().config.node.name.clone();
-        self.put_section(id, &response, None, &node, is_head);
         // A line of text: no window is that small but one that the client has shut.
-        if is_head {
-            if !ended {
-                wire::put_reset(self.output.frames(), id, Reason::NoError);
-            }
-        } else if self.streams.window >= body.len() as i64 && i64::from(self.peer.initial_window) >= body.len() as i64 {
-            self.streams.window -= body.len() as i64;
-            self.output.put_data(id, body, true);
-            if !ended {
-                wire::put_reset(self.output.frames(), id, Reason::NoError); // RFC 9113 section 8.1
-            }
-        } else {
-            wire::put_reset(self.output.frames(), id, Reason::Cancel);
+        let fits = body.len() <= self.window();
+        self.put_response(id, &response, None, &node, if fits { Some(body) } else { None });
+        match (fits, ended) {
+            (true, true) => {}
+            (true, false) => wire::put_reset(self.output.frames(), id, Reason::NoError), // RFC 9113 section 8.1
+            (false, _) => wire::put_reset(self.output.frames(), id, Reason::Cancel),
         }
+    }
+
+    /// What a new stream may be sent at once.
+    fn window(&self) -> usize {
+        self.streams.window.min(i64::from(self.peer.initial_window)).max(0) as usize
     }
 
     /// Answers a request whose answer is in memory, if the client takes all of it now. Whether it was done.
@@ -345,35 +340,37 @@ impl Connection {
         };
         let body = match response.has_body(&head.method) {
             true => response.body.whole(),
-            false => Some(bytes::Bytes::new()),
+            false => Some(Bytes::new()),
         };
-        let window = self.streams.window.min(i64::from(self.peer.initial_window)).max(0) as u64;
-        let most = (SENT_AT_ONCE as u64).min(window) as usize;
-        let Some(mut body) = body.filter(|body| body.len() <= most) else { return false };
+        let most = SENT_AT_ONCE.min(self.window());
+        let Some(body) = body.filter(|body| body.len() <= most) else { return false };
         let length = body.len();
-        self.put_section(id, &response, Some(&report), &snapshot.config.node.name, length == 0);
-        self.streams.window -= length as i64;
-        while !body.is_empty() {
-            let piece = body.split_to(body.len().min(wire::MAX_PAYLOAD));
-            self.output.put_data(id, piece, body.is_empty());
-        }
+        self.put_response(id, &response, Some(&report), &snapshot.config.node.name, Some(body));
         let sent = Sent { status: response.status(), bytes: length as u64, error: None, why: None };
         serve::record(&shared, &snapshot, &view, Some(site), Some(&report), (now, started), &sent);
         self.patience.calm(2 + (length / wire::MAX_PAYLOAD) as u32);
         true
     }
 
-    fn put_section(
+    /// Writes a response whose body is there and fits into the windows; `None`: without its body, and not to its end.
+    fn put_response(
         &mut self,
         id: u32,
         response: &ClientResponse,
-        report: Option<&crate::cache::status::Report>,
+        report: Option<&Report>,
         node: &str,
-        ends: bool,
+        body: Option<Bytes>,
     ) {
         self.section_out.clear();
         answer::write_section(&mut self.section_out, &mut self.tail, response, report, node);
+        let ends = body.as_ref().is_some_and(Bytes::is_empty);
         wire::put_section(self.output.frames(), id, &self.section_out, ends);
+        let mut body = body.unwrap_or_default();
+        self.streams.window -= body.len() as i64;
+        while !body.is_empty() {
+            let piece = body.split_to(body.len().min(wire::MAX_PAYLOAD));
+            self.output.put_data(id, piece, body.is_empty());
+        }
     }
 
     /// Gives the request a task.

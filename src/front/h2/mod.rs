@@ -23,7 +23,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::{Buf, BytesMut};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
@@ -442,21 +442,11 @@ impl Connection {
             if reason != Reason::NoError || self.leaving != Leaving::Final {
                 wire::put_goaway(self.output.frames(), self.opened.last, reason);
             }
-            let (most, patience) = (self.limits.max_drain.0 as usize, self.limits.write_timeout);
+            let (most, patience) = (self.limits.max_drain.0, self.limits.write_timeout);
             let Connection { stream, output, .. } = &mut self;
             let saying = async {
                 poll_fn(|cx| output.poll_write(stream, cx)).await?;
-                stream.shutdown().await?;
-                // A reset that overtakes the last frames would hide them. As long as the client says something it reads.
-                let mut space = vec![0; 4096];
-                let mut left = most;
-                while left > 0 {
-                    match timeout(LINGER, stream.read(&mut space)).await?? {
-                        0 => break,
-                        read => left = left.saturating_sub(read),
-                    }
-                }
-                Ok::<_, io::Error>(())
+                stream.linger(most, LINGER).await
             };
             let _ = timeout(patience, saying).await; // best effort
         }
