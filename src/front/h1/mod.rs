@@ -1,6 +1,7 @@
 //! HTTP/1.1 and 1.0: one connection, request after request. A memory hit is answered at once with one vectored
 //! write ([`now`]). What the origin agrees to change into another protocol is carried both ways here.
 
+pub mod head;
 mod now;
 mod tunnel;
 mod write;
@@ -20,12 +21,13 @@ use crate::origin::interims::Interims;
 use crate::snapshot::Snapshot;
 
 use super::alarm::Alarm;
-use super::head::{Refusal, RequestHead, field_space, find_end, settle_version};
+use super::head::{Refusal, RequestHead};
 use super::open::Place;
 use super::serve::{self, Asking, Decision, Shared};
 use super::stream::{ClientStream, Left};
 use crate::pace::Pace;
 
+use head::{field_space, find_end, settle_version};
 use now::Answered;
 use write::{Framing, Writing};
 

@@ -15,7 +15,7 @@ use crate::cache::status::Report;
 use crate::clock::Timestamp;
 use crate::snapshot::Snapshot;
 
-use super::super::head::{BodyFraming, RequestHead, field_space};
+use super::super::head::{BodyFraming, RequestHead};
 use super::super::serve::{self, Sent};
 use super::head::field_space;
 use super::write::{Framing, Writing, head_of, poll_write_all, write_tail};
