@@ -70,7 +70,7 @@ use config::model::{AccessLogTarget, Config, Limits, LogFormat};
 use front::h1::head::{field_space, find_end};
 use front::h2::head::Parsed;
 use front::h2::hpack::{self, Decoder, Section};
-use front::head::RequestHead;
+use front::head::{Endpoints, RequestHead};
 use observe::access_log::AccessLog;
 use observe::metrics::Metrics;
 use observe::{Observer, Outcome};
@@ -147,7 +147,8 @@ fn view() -> RequestView<'static> {
     let space = Box::leak(Box::new(field_space(REQUEST)));
     let limits = Limits::default();
     let head = Box::leak(Box::new(RequestHead::parse(REQUEST, space, &limits).unwrap()));
-    head.view([10, 0, 0, 9].into(), ([127, 0, 0, 1], 80).into(), Scheme::Http)
+    let (client, local) = (([10, 0, 0, 9], 50_000).into(), ([127, 0, 0, 1], 80).into());
+    head.view(Endpoints { client, local, scheme: Scheme::Http })
 }
 
 fn parse_h1() {

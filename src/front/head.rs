@@ -2,7 +2,7 @@
 //! accepted is written anew before it goes on, so that no origin can read a request otherwise than it was read here.
 
 use std::borrow::Cow;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
 use http::{Method, StatusCode, Version};
 
@@ -23,6 +23,14 @@ pub struct RequestHead<'b> {
     /// Whether the client lets the connection go on.
     pub keep_alive: bool,
     pub expects_continue: bool,
+}
+
+/// Between whom a connection is, and how.
+#[derive(Debug, Clone, Copy)]
+pub struct Endpoints {
+    pub client: SocketAddr,
+    pub local: SocketAddr,
+    pub scheme: Scheme,
 }
 
 /// How long the request's body is (RFC 9112 section 6.3).
@@ -71,19 +79,19 @@ pub(super) const HEAD_TOO_LARGE: Refusal =
 
 impl<'b> RequestHead<'b> {
     /// What decisions read of it.
-    pub fn view(&self, client: IpAddr, local: SocketAddr, scheme: Scheme) -> RequestView<'_> {
+    pub fn view(&self, endpoints: Endpoints) -> RequestView<'_> {
         RequestView {
             method: &self.method,
             host: &self.host,
             port: self.port,
-            local_port: local.port(),
+            local_port: endpoints.local.port(),
             authority: self.authority,
             path: &self.target.path,
             hides_dots: self.target.hides_dots,
             query: self.target.query,
             fields: self.fields(),
-            client,
-            scheme,
+            client: endpoints.client.ip(),
+            scheme: endpoints.scheme,
             version: self.version,
         }
     }

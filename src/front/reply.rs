@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 
 use crate::cache::coding;
@@ -282,6 +283,11 @@ impl ClientResponse {
     /// Whether this status and method have a body at all (RFC 9112 section 6.3).
     pub fn has_body(&self, method: &Method) -> bool {
         *method != Method::HEAD && !matches!(self.status(), StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
+    }
+
+    /// All of the body that is sent, if it is there in one piece; of a response that has none, nothing.
+    pub fn take_whole(&mut self, method: &Method) -> Option<Bytes> {
+        if self.has_body(method) { self.body.whole() } else { Some(Bytes::new()) }
     }
 
     /// The fields to send where they are not those of the whole response.

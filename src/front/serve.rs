@@ -29,9 +29,8 @@ use crate::plan::{Matched, PassReason, Plan, keyed_uris, plan};
 use crate::request::{Fields, RequestView, content_length};
 use crate::snapshot::Snapshot;
 
-use super::head::Refusal;
+use super::head::{Endpoints, Refusal};
 use super::reply::ClientResponse;
-use super::stream::ClientStream;
 
 pub use crate::pass::Incoming;
 
@@ -346,20 +345,20 @@ pub fn record(
 }
 
 /// Records what came on a connection and is not a request. Gives the answer to it.
-pub fn refuse(shared: &Shared, stream: &ClientStream, refusal: Refusal) -> ClientResponse {
+pub fn refuse(shared: &Shared, endpoints: Endpoints, refusal: Refusal) -> ClientResponse {
     let (now, started) = (Timestamp::now(), Instant::now());
     let view = RequestView {
         method: &Method::GET,
         host: "",
         port: None,
-        local_port: stream.local().port(),
+        local_port: endpoints.local.port(),
         authority: "",
         path: "",
         hides_dots: false,
         query: None,
         fields: Fields::Parsed(&[]),
-        client: stream.client().ip(),
-        scheme: stream.scheme(),
+        client: endpoints.client.ip(),
+        scheme: endpoints.scheme,
         version: Version::HTTP_11,
     };
     let error = Some("malformed request".to_owned());

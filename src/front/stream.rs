@@ -27,7 +27,7 @@ use crate::pace::{Pace, Taking};
 use crate::request::Scheme;
 
 use super::chunks::{Chunks, Malformed, Taken};
-use super::head::BodyFraming;
+use super::head::{BodyFraming, Endpoints};
 
 /// Bytes of a body that are read at once, and the least that there is room for.
 const PIECE: usize = 64 << 10;
@@ -37,9 +37,7 @@ const FIRST_READ: usize = 4 << 10;
 #[derive(Debug)]
 pub struct ClientStream {
     shared: Arc<Mutex<Shared>>,
-    client: SocketAddr,
-    local: SocketAddr,
-    scheme: Scheme,
+    endpoints: Endpoints,
 }
 
 #[derive(Debug)]
@@ -105,14 +103,14 @@ impl Transport {
 
 impl ClientStream {
     pub fn plain(stream: TcpStream, client: SocketAddr, local: SocketAddr, pace: Pace) -> Self {
-        Self::new(Transport::Plain(stream), Scheme::Http, (client, local), pace)
+        Self::new(Transport::Plain(stream), Endpoints { client, local, scheme: Scheme::Http }, pace)
     }
 
     pub fn tls(stream: TlsStream<TcpStream>, client: SocketAddr, local: SocketAddr, pace: Pace) -> Self {
-        Self::new(Transport::Tls(Box::new(stream)), Scheme::Https, (client, local), pace)
+        Self::new(Transport::Tls(Box::new(stream)), Endpoints { client, local, scheme: Scheme::Https }, pace)
     }
 
-    fn new(transport: Transport, scheme: Scheme, (client, local): (SocketAddr, SocketAddr), pace: Pace) -> Self {
+    fn new(transport: Transport, endpoints: Endpoints, pace: Pace) -> Self {
         let shared = Shared {
             transport,
             pace,
@@ -122,19 +120,11 @@ impl ClientStream {
             left: Left::Nothing,
             read: BytesMut::new(),
         };
-        ClientStream { shared: Arc::new(Mutex::new(shared)), client, local, scheme }
+        ClientStream { shared: Arc::new(Mutex::new(shared)), endpoints }
     }
 
-    pub fn client(&self) -> SocketAddr {
-        self.client
-    }
-
-    pub fn local(&self) -> SocketAddr {
-        self.local
-    }
-
-    pub fn scheme(&self) -> Scheme {
-        self.scheme
+    pub fn endpoints(&self) -> Endpoints {
+        self.endpoints
     }
 
     /// Whether the client chose HTTP/2 by ALPN.
@@ -195,7 +185,7 @@ impl ClientStream {
 
     /// Whether files can be sent without being read.
     pub fn sends_files(&self) -> bool {
-        self.scheme == Scheme::Http
+        self.endpoints.scheme == Scheme::Http
     }
 
     /// Bytes that the kernel has and the client has not.

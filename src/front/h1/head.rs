@@ -253,6 +253,7 @@ mod tests {
     use std::sync::Arc;
     use std::task::{Context, Poll};
 
+    use super::super::super::head::Endpoints;
     use super::*;
     use crate::cache::object::remove_hop_by_hop;
     use crate::config::model::PoolId;
@@ -283,7 +284,8 @@ mod tests {
                 Poll::Ready(Ok(None))
             }
         }
-        let view = head.view([127, 0, 0, 1].into(), ([127, 0, 0, 1], 80).into(), Scheme::Http);
+        let here = ([127, 0, 0, 1], 80).into();
+        let view = head.view(Endpoints { client: here, local: here, scheme: Scheme::Http });
         let mut fields = view.fields.to_map();
         remove_hop_by_hop(&mut fields);
         forward::exclude_bodys(&mut fields);

@@ -185,7 +185,7 @@ impl Connection {
 
     /// Answers what is not a request and says goodbye.
     async fn refuse(&mut self, snapshot: &Arc<Snapshot>, refusal: Refusal) {
-        let response = serve::refuse(&self.shared, &self.stream, refusal);
+        let response = serve::refuse(&self.shared, self.stream.endpoints(), refusal);
         let writing =
             Writing { method: &Method::GET, version: Version::HTTP_11, keep_alive: false, takes_trailers: false };
         let _ = self.write(snapshot, response, None, &writing).await; // the connection ends either way
@@ -207,7 +207,7 @@ impl Connection {
                 return Next::Gone;
             }
         };
-        let view = head.view(self.stream.client().ip(), self.stream.local(), self.stream.scheme());
+        let view = head.view(self.stream.endpoints());
         let mut key = std::mem::take(&mut self.key);
         // HTTP/1.0 has no interim responses (RFC 9110 section 15.2).
         let interims: Arc<Interims> = Arc::default();

@@ -59,7 +59,7 @@ impl Connection {
         if head.body != BodyFraming::None {
             return Answered::NotYet;
         }
-        let view = head.view(self.stream.client().ip(), self.stream.local(), self.stream.scheme());
+        let view = head.view(self.stream.endpoints());
         let Some((mut response, report, site)) = serve::in_memory(&shared, &snapshot, &view, &mut self.key, now) else {
             return Answered::NotYet;
         };
@@ -67,13 +67,7 @@ impl Connection {
             Writing { method: &head.method, version: head.version, keep_alive: false, takes_trailers: false };
         let framing = Framing::of(&response, &writing);
         let kept = response.kept();
-        let body = match response.has_body(&head.method) {
-            true => match response.body.whole() {
-                Some(body) => body,
-                None => return Answered::NotYet,
-            },
-            false => Bytes::new(),
-        };
+        let Some(body) = response.take_whole(&head.method) else { return Answered::NotYet };
         let is_last = self.served >= limits.max_requests_per_connection || *self.shutdown.borrow();
         writing.keep_alive = head.keep_alive && framing != Framing::UntilClose && !is_last;
         write_tail(&mut self.tail, &response, Some(&report), &snapshot.config.node.name, framing, &writing);
@@ -128,7 +122,7 @@ impl Connection {
         let mut space = field_space(&self.buffer[..answer.end]);
         let parsed = RequestHead::parse(&self.buffer[..answer.end], &mut space, &snapshot.config.limits);
         let Ok(head) = parsed else { return }; // it was one before
-        let view = head.view(self.stream.client().ip(), self.stream.local(), self.stream.scheme());
+        let view = head.view(self.stream.endpoints());
         let site = Some(answer.site);
         serve::record(&self.shared, snapshot, &view, site, Some(&answer.report), answer.times, &answer.sent);
     }

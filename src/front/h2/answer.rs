@@ -1,7 +1,6 @@
 //! The task of a request that was not answered where it was read: it decides, and gives the answer to its stream.
 
 use std::future::poll_fn;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
@@ -17,11 +16,10 @@ use crate::cache::waiting::Held;
 use crate::clock::Timestamp;
 use crate::config::model::Limits;
 use crate::origin::interims::Interims;
-use crate::request::Scheme;
 use crate::snapshot::Snapshot;
 
 use super::super::body::Coming;
-use super::super::head::BodyFraming;
+use super::super::head::{BodyFraming, Endpoints};
 use super::super::reply::ClientResponse;
 use super::super::serve::{self, Asking, Decision, Incoming, Sent, Shared};
 use super::head::Parsed;
@@ -35,9 +33,7 @@ pub(super) struct Asked {
     pub body: BodyFraming,
     /// The client waits with it until it is told to go on.
     pub expects_continue: bool,
-    pub client: SocketAddr,
-    pub local: SocketAddr,
-    pub scheme: Scheme,
+    pub endpoints: Endpoints,
     pub shared: Arc<Shared>,
     pub limits: Limits,
     pub times: (Timestamp, Instant),
@@ -49,7 +45,7 @@ pub(super) async fn answer(asked: Asked, mut stream: Handle) {
     let snapshot = shared.snapshot.load_full();
     let Ok(parsed) = Parsed::of(&asked.section) else { return };
     let Ok(head) = parsed.head(asked.body == BodyFraming::None, &asked.limits) else { return };
-    let view = head.view(asked.client.ip(), asked.local, asked.scheme);
+    let view = head.view(asked.endpoints);
     let mut key = String::new();
     let interims: Arc<Interims> = Arc::default();
     let body = (!asked.body.is_empty()).then(|| {
@@ -90,16 +86,16 @@ pub(super) async fn answer(asked: Asked, mut stream: Handle) {
     }
 }
 
+/// Why a body could not be sent.
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+
 /// Enters what is held while the client takes a piece.
 async fn hold(stream: &mut Handle, shared: &Shared, kept: &Kept, piece: usize) -> Result<Option<Held>, Gone> {
     match shared.engine.hold(kept, piece, stream.waiter()) {
         Hold::Nothing => Ok(None),
         Hold::Entered(body) => Ok(Some(body)),
         Hold::InHand(bytes) => stream.hold_in_hand(bytes).await.map(Some),
-        Hold::Ahead(bytes) => {
-            if let Some(held) = stream.hold_at_once(bytes) {
-                return Ok(Some(held));
-            }
+        Hold::Ahead(_) => {
             // Meanwhile it may be stored, and then it is held as that: it must not wait for room that it takes itself.
             let ask = |stream: &Handle| match shared.engine.hold(kept, piece, stream.waiter()) {
                 Hold::Entered(body) => Some(body),
@@ -116,24 +112,22 @@ async fn next(
     stream: &mut Handle,
     shared: &Shared,
     response: &mut ClientResponse,
-) -> Result<Option<(Bytes, Option<Held>)>, String> {
-    let text = |gone: Gone| gone.to_string();
+) -> Result<Option<(Bytes, Option<Held>)>, Failure> {
     let (piece, held) = match response.body.coming() {
         Coming::AtHand => {
             let piece = tokio::select! {
                 biased;
-                piece = response.body.next() => piece,
-                gone = stream.gone() => return Err(text(gone)),
+                piece = response.body.next() => piece?,
+                gone = stream.gone() => return Err(gone.into()),
             };
-            let piece = piece.map_err(|error| error.to_string())?;
             // At the end there is nothing that would need room.
             let Some(piece) = piece else { return Ok(None) };
-            let held = hold(stream, shared, &response.kept(), piece.len()).await.map_err(text)?;
+            let held = hold(stream, shared, &response.kept(), piece.len()).await?;
             (Some(piece), held)
         }
         Coming::Read(most) => {
-            let held = stream.hold_ahead(most).await.map_err(text)?;
-            (response.body.next().await.map_err(|error| error.to_string())?, Some(held))
+            let held = stream.hold_ahead(most).await?;
+            (response.body.next().await?, Some(held))
         }
         // Both ways at once: where there is no room for what the origin says, it is still told what the client says.
         Coming::Awaited if response.body.is_sending() => {
@@ -145,16 +139,16 @@ async fn next(
                     Poll::Pending
                 }
             };
-            let (piece, held) = stream.with_room(BEHIND + BEHIND, read).await.map_err(text)?;
-            let piece = piece.map_err(|error| error.to_string())?;
+            let (piece, held) = stream.with_room(BEHIND + BEHIND, read).await?;
+            let piece = piece?;
             response.body.have_read(&piece).await;
             (piece, Some(held))
         }
         Coming::Awaited => {
             let mut reading = std::pin::pin!(response.body.next());
             let read = |cx: &mut Context<'_>, may: bool| if may { reading.as_mut().poll(cx) } else { Poll::Pending };
-            let (piece, held) = stream.with_room(BEHIND + BEHIND, read).await.map_err(text)?;
-            (piece.map_err(|error| error.to_string())?, Some(held))
+            let (piece, held) = stream.with_room(BEHIND + BEHIND, read).await?;
+            (piece?, Some(held))
         }
     };
     Ok(piece.map(|piece| (piece, held)))
@@ -170,8 +164,8 @@ async fn write(
     method: &Method,
 ) -> Sent {
     let mut sent = Sent { status: response.status(), bytes: 0, error: None, why: response.take_cause() };
-    sent.error = write_parts(stream, shared, snapshot, response, report, method).await.err();
-    if sent.error.is_some() {
+    if let Err(error) = write_parts(stream, shared, snapshot, response, report, method).await {
+        sent.error = Some(error.to_string());
         stream.reset(Reason::InternalError);
     }
     sent.bytes = stream.bytes_sent();
@@ -185,26 +179,25 @@ async fn write_parts(
     response: &mut ClientResponse,
     report: Option<&Report>,
     method: &Method,
-) -> Result<(), String> {
-    let text = |gone: Gone| gone.to_string();
+) -> Result<(), Failure> {
     let mut section = BytesMut::new();
     write_section(&mut section, &mut String::new(), response, report, &snapshot.config.node.name);
-    let head = stream.keep_head(section.len()).map_err(text)?;
+    let head = stream.keep_head(section.len())?;
     if !response.has_body(method) || response.body.is_over() {
         stream.send_section(section, true);
         response.forget(); // a HEAD or a 304 needs nothing of what it is of
-        return stream.sent().await.map_err(text);
+        return Ok(stream.sent().await?);
     }
     stream.send_section(section, false);
     if let Some(head) = head {
-        stream.sent().await.map_err(text)?;
+        stream.sent().await?;
         response.forget_head();
         drop(head);
     }
     let kept = response.kept();
     if let Some(body) = response.body.whole() {
-        let held = hold(stream, shared, &kept, body.len()).await.map_err(text)?;
-        return stream.send_held(body, true, held).await.map_err(text);
+        let held = hold(stream, shared, &kept, body.len()).await?;
+        return Ok(stream.send_held(body, true, held).await?);
     }
     let mut length = 0;
     while let Some((piece, held)) = next(stream, shared, response).await? {
@@ -218,21 +211,19 @@ async fn write_parts(
             }
             sent
         });
-        sent.await.map_err(text)?;
+        sent.await?;
     }
     if response.content_length().is_some_and(|stated| stated != length) {
-        return Err("the body is not as long as its head says".to_owned());
+        return Err("the body is not as long as its head says".into());
     }
-    match response.body.take_trailers().filter(|trailers| !trailers.is_empty()) {
-        Some(trailers) => {
-            let mut section = BytesMut::new();
-            hpack::put_no_table(&mut section);
-            put_map(&mut section, &trailers);
-            stream.send_section(section, true);
-            stream.sent().await.map_err(text)
-        }
-        None => stream.send(Bytes::new(), true).await.map_err(text),
-    }
+    let Some(trailers) = response.body.take_trailers().filter(|trailers| !trailers.is_empty()) else {
+        return Ok(stream.send(Bytes::new(), true).await?);
+    };
+    let mut section = BytesMut::new();
+    hpack::put_no_table(&mut section);
+    put_map(&mut section, &trailers);
+    stream.send_section(section, true);
+    Ok(stream.sent().await?)
 }
 
 /// Appends the field section of a response: what is stored, and what each answer gets anew. `scratch`: a buffer that is

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 
 use crate::cache::status::Report;
 use crate::clock::Timestamp;
@@ -99,17 +99,11 @@ impl Connection {
             return Err(Reason::FlowControlError);
         }
         let ended = header.has(flag::END_STREAM);
-        let content = without_padding(header.flags, &payload)?;
-        if content.is_empty() && !ended {
+        let data = without_padding(header.flags, payload)?;
+        if data.is_empty() && !ended {
             self.bear(1)?;
         }
-        let length = content.len();
-        let mut data = payload;
-        if header.has(flag::PADDED) {
-            data.advance(1); // the byte that says how much padding there is
-            data.truncate(length);
-        }
-        let padding = header.length - length;
+        let padding = header.length - data.len();
         match self.streams.receive(header.stream, data, header.length, ended, &mut self.output) {
             Received::Kept => self.give_back(padding),
             Received::Dropped => {
@@ -129,10 +123,9 @@ impl Connection {
         if header.stream.is_multiple_of(2) {
             return Err(Reason::ProtocolError); // 0, or one of a server's
         }
-        let mut block = without_padding(header.flags, &payload)?;
-        if header.has(flag::PRIORITY) {
-            block = block.get(5..).ok_or(Reason::FrameSizeError)?; // obsolete (section 5.3.2)
-        }
+        let payload = without_padding(header.flags, payload)?;
+        let obsolete = if header.has(flag::PRIORITY) { 5 } else { 0 }; // section 5.3.2
+        let block = payload.get(obsolete..).ok_or(Reason::FrameSizeError)?;
         let ends_stream = header.has(flag::END_STREAM);
         if header.has(flag::END_HEADERS) {
             return self.on_section(header.stream, ends_stream, block);
@@ -207,9 +200,9 @@ impl Connection {
         }
         self.has_settings = true;
         self.bear(1)?;
-        let before = self.peer.initial_window;
-        self.peer.update(payload)?;
-        self.streams.widen_each(i64::from(self.peer.initial_window) - i64::from(before))?;
+        let before = self.initial_window;
+        self.initial_window = wire::initial_window(payload)?.unwrap_or(before);
+        self.streams.widen_each(i64::from(self.initial_window) - i64::from(before))?;
         wire::put_header(self.output.frames(), 0, kind::SETTINGS, flag::ACK, 0);
         Ok(())
     }
@@ -311,7 +304,7 @@ impl Connection {
 
     /// Answers what is not a request.
     fn refuse(&mut self, id: u32, ended: bool, refusal: Refusal, is_head: bool) {
-        let mut response = serve::refuse(&self.shared, &self.stream, refusal);
+        let mut response = serve::refuse(&self.shared, self.stream.endpoints(), refusal);
         let body = response.body.whole().filter(|_| !is_head).unwrap_or_default();
         let node = self.shared.snapshot.load().config.node.name.clone();
         // A line of text: no window is that small but one that the client has shut.
@@ -326,7 +319,7 @@ impl Connection {
 
     /// What a new stream may be sent at once.
     fn window(&self) -> usize {
-        self.streams.window.min(i64::from(self.peer.initial_window)).max(0) as usize
+        self.streams.window.min(i64::from(self.initial_window)).max(0) as usize
     }
 
     /// Answers a request whose answer is in memory, if the client takes all of it now. Whether it was done.
@@ -334,16 +327,12 @@ impl Connection {
         let (now, started) = (Timestamp::now(), Instant::now());
         let shared = self.shared.clone();
         let snapshot = shared.snapshot.load();
-        let view = head.view(self.stream.client().ip(), self.stream.local(), self.stream.scheme());
+        let view = head.view(self.stream.endpoints());
         let Some((mut response, report, site)) = serve::in_memory(&shared, &snapshot, &view, &mut self.key, now) else {
             return false;
         };
-        let body = match response.has_body(&head.method) {
-            true => response.body.whole(),
-            false => Some(Bytes::new()),
-        };
         let most = SENT_AT_ONCE.min(self.window());
-        let Some(body) = body.filter(|body| body.len() <= most) else { return false };
+        let Some(body) = response.take_whole(&head.method).filter(|body| body.len() <= most) else { return false };
         let length = body.len();
         self.put_response(id, &response, Some(&report), &snapshot.config.node.name, Some(body));
         let sent = Sent { status: response.status(), bytes: length as u64, error: None, why: None };
@@ -390,16 +379,14 @@ impl Connection {
             BodyFraming::None | BodyFraming::Chunked => None,
         };
         let open = body != BodyFraming::None;
-        if !self.streams.insert(stream.clone(), self.peer.initial_window, open, expected) {
+        if !self.streams.insert(stream.clone(), self.initial_window, open, expected) {
             return self.refuse_stream(id, section);
         }
         let asked = Asked {
             section,
             body,
             expects_continue,
-            client: self.stream.client(),
-            local: self.stream.local(),
-            scheme: self.stream.scheme(),
+            endpoints: self.stream.endpoints(),
             shared: Arc::clone(&self.shared),
             limits: self.limits.clone(),
             times: (Timestamp::now(), Instant::now()),

@@ -41,11 +41,9 @@ use opened::Opened;
 use output::Output;
 use patience::Patience;
 use stream::{Gone, Outbox};
-use streams::{STREAM_WINDOW, Streams, Uploads};
-use wire::{FrameHeader, PREFACE, PeerSettings, Reason, kind};
+use streams::{CONNECTION_WINDOW, STREAM_WINDOW, Streams, Uploads};
+use wire::{FrameHeader, PREFACE, Reason, kind};
 
-/// What a client may send of all requests' bodies before their tasks have taken it.
-const CONNECTION_WINDOW: u32 = 1 << 20;
 /// Bytes that are read at once, at most: a frame of a body.
 const READ: usize = wire::MAX_PAYLOAD + wire::HEADER;
 /// Bytes that wait for the client before no more are made: a write or two.
@@ -89,7 +87,8 @@ pub struct Connection {
     section_out: BytesMut,
     streams: Streams,
     outbox: Arc<Outbox>,
-    peer: PeerSettings,
+    /// What the client takes of a response's body before it says more.
+    initial_window: u32,
     /// What the client may still send of bodies, and what it has not been told it may send again.
     credit: i64,
     taken: u32,
@@ -122,6 +121,22 @@ enum Leaving {
     Announced(Instant),
     /// What comes now is not.
     Final,
+}
+
+/// What a time is for.
+enum Timer {
+    /// The head of a request is to be there.
+    Head,
+    /// The client is to have heard that the connection ends.
+    Farewell,
+    /// The client is to have said something, or to be asked whether it is still there.
+    Alive,
+    /// What the client has not taken is to be copied.
+    Copy,
+    /// A stream whose window is shut is given up.
+    Blocked,
+    /// The connection has had nothing to do: memory is given back, or it ends.
+    Rest,
 }
 
 /// What has happened.
@@ -164,7 +179,7 @@ impl Connection {
             section_out: BytesMut::new(),
             streams,
             outbox,
-            peer: PeerSettings { initial_window: wire::INITIAL_WINDOW },
+            initial_window: wire::INITIAL_WINDOW,
             credit: i64::from(CONNECTION_WINDOW),
             taken: 0,
             has_settings: false,
@@ -302,7 +317,8 @@ impl Connection {
 
     /// Waits until there is something to do.
     async fn event(&mut self) -> Event {
-        let deadline = self.next_deadline();
+        let first = self.timers().into_iter().filter_map(|(_, time)| time).min();
+        let deadline = first.unwrap_or_else(|| Instant::now() + self.limits.keepalive_timeout);
         self.deadline = deadline;
         let is_leaving = self.leaving != Leaving::No;
         let (is_over, is_idle) = (self.is_over(), self.is_idle());
@@ -345,30 +361,34 @@ impl Connection {
         event
     }
 
-    /// The earliest time for which something is planned.
-    fn next_deadline(&self) -> Instant {
-        let idle = self.is_idle().then(|| {
+    /// When something is to be done though nothing happens.
+    fn timers(&self) -> [(Timer, Option<Instant>); 6] {
+        let rest = self.is_idle().then(|| {
             let holds_memory = self.input.is_empty() && self.input.capacity() > 0;
             self.active + if holds_memory { TRIM_AFTER } else { self.limits.keepalive_timeout }
         });
-        let blocked = self.streams.blocked().map(|since| since + self.limits.write_timeout);
-        let head = self.unfinished().map(|since| since + self.limits.header_timeout);
         let farewell = match self.leaving {
             Leaving::Announced(since) => Some(since + FAREWELL),
             _ => None,
         };
         // What the client stops taking while this is waited for is seen within a second.
-        let pins = (!self.output.is_done()).then(|| {
+        let copy = (!self.output.is_done()).then(|| {
             let since = self.output.pins_since().unwrap_or_else(Instant::now);
             since + COPY_AFTER
         });
         // A stream may be silent for long; whether the client is still there, it has to show.
-        let ping = (self.streams.len() > 0).then(|| match self.pinged {
+        let alive = (self.streams.len() > 0).then(|| match self.pinged {
             Some(pinged) => pinged + PING_PATIENCE,
             None => self.heard + PING_AFTER,
         });
-        let deadlines = [idle, blocked, head, farewell, pins, ping];
-        deadlines.into_iter().flatten().min().unwrap_or_else(|| Instant::now() + self.limits.keepalive_timeout)
+        [
+            (Timer::Head, self.unfinished().map(|since| since + self.limits.header_timeout)),
+            (Timer::Farewell, farewell),
+            (Timer::Alive, alive),
+            (Timer::Copy, copy),
+            (Timer::Blocked, self.streams.blocked().map(|since| since + self.limits.write_timeout)),
+            (Timer::Rest, rest),
+        ]
     }
 
     /// Whether nothing more is to come of the connection.
@@ -388,34 +408,30 @@ impl Connection {
     /// Does what the time has come for. Gives the reason, if the connection is to end.
     fn on_time(&mut self) -> Option<Option<Reason>> {
         let now = Instant::now();
-        if self.unfinished().is_some_and(|since| now >= since + self.limits.header_timeout) {
-            return Some(Some(Reason::NoError));
-        }
-        if matches!(self.leaving, Leaving::Announced(since) if now >= since + FAREWELL) {
-            self.leave();
-        }
-        if self.streams.len() > 0 {
-            match self.pinged {
-                Some(pinged) if now >= pinged + PING_PATIENCE => return Some(None),
-                None if now >= self.heard + PING_AFTER => {
+        for (timer, time) in self.timers() {
+            if time.is_none_or(|time| now < time) {
+                continue;
+            }
+            match timer {
+                Timer::Head => return Some(Some(Reason::NoError)),
+                Timer::Alive if self.pinged.is_some() => return Some(None),
+                Timer::Rest if now >= self.active + self.limits.keepalive_timeout => {
+                    return Some(Some(Reason::NoError));
+                }
+                Timer::Farewell => self.leave(),
+                Timer::Alive => {
                     self.pinged = Some(now);
                     wire::put_ping(self.output.frames(), ALIVE_PING, 0);
                 }
-                _ => {}
+                Timer::Copy => self.output.copy(),
+                Timer::Blocked => self.streams.give_up(now, self.limits.write_timeout, &mut self.output),
+                Timer::Rest => {
+                    self.input = BytesMut::new();
+                    self.output.trim();
+                    (self.section, self.section_out) = (Section::default(), BytesMut::new());
+                    (self.key, self.tail) = (String::new(), String::new());
+                }
             }
-        }
-        if self.output.pins_since().is_some_and(|since| now >= since + COPY_AFTER) {
-            self.output.copy();
-        }
-        self.streams.give_up(now, self.limits.write_timeout, &mut self.output);
-        if self.is_idle() && now >= self.active + self.limits.keepalive_timeout {
-            return Some(Some(Reason::NoError));
-        }
-        if self.is_idle() && now >= self.active + TRIM_AFTER && self.input.is_empty() {
-            self.input = BytesMut::new();
-            self.output.trim();
-            (self.section, self.section_out) = (Section::default(), BytesMut::new());
-            (self.key, self.tail) = (String::new(), String::new());
         }
         None
     }

@@ -79,22 +79,15 @@ impl Outbox {
         ready.waker = None;
     }
 
-    /// A task leaves. Nothing of it comes after it is not counted any more.
-    fn leave(&self, stream: &Arc<Stream>) {
-        self.push_and(stream, || {
-            self.live.fetch_sub(1, Ordering::AcqRel);
-        });
-    }
-
-    fn push(&self, stream: &Arc<Stream>) {
-        self.push_and(stream, || {});
-    }
-
-    fn push_and(&self, stream: &Arc<Stream>, under_the_lock: impl FnOnce()) {
+    /// A task leaves word that its stream has something, or that it is done: nothing of it comes after it is not counted
+    /// any more.
+    fn push(&self, stream: &Arc<Stream>, is_done: bool) {
         let waker = {
             let mut ready = self.ready.lock();
             ready.streams.push(stream.clone());
-            under_the_lock();
+            if is_done {
+                self.live.fetch_sub(1, Ordering::AcqRel);
+            }
             ready.waker.take()
         };
         if let Some(waker) = waker {
@@ -288,7 +281,7 @@ fn wake(mut state: parking_lot::MutexGuard<'_, State>) {
 impl Stream {
     fn tell(self: &Arc<Self>) {
         if !std::mem::replace(&mut self.state.lock().told, true) {
-            self.outbox.push(self);
+            self.outbox.push(self, false);
         }
     }
 }
@@ -453,7 +446,7 @@ impl Handle {
             }
         }
         self.ended = true;
-        self.tell();
+        self.stream.tell();
     }
 
     /// Gives some of the body for the client, and waits until it has gone into the connection's output.
@@ -493,12 +486,8 @@ impl Handle {
             state.queued += length;
             state.out.push_back(out);
             drop(state);
-            self.tell();
+            self.stream.tell();
         }
-    }
-
-    fn tell(&self) {
-        self.stream.tell();
     }
 
     async fn wait<T>(&mut self, mut found: impl FnMut(&mut State) -> Option<T>) -> Result<T, Gone> {
@@ -523,7 +512,7 @@ impl Drop for Handle {
         self.reset(Reason::InternalError);
         self.stream.state.lock().dropped = true;
         // Whether it was told or not: a connection that ends waits for its tasks.
-        self.stream.outbox.leave(&self.stream);
+        self.stream.outbox.push(&self.stream, true);
     }
 }
 

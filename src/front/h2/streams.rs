@@ -7,13 +7,14 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 use http::HeaderMap;
 
-use super::CONNECTION_WINDOW;
 use super::output::Output;
 use super::stream::{Gone, Look, Next, Out, Outbox, Stream};
 use super::wire::{self, MAX_PAYLOAD, Reason};
 use crate::cache::waiting::Share;
 use crate::pace::{Pace, Taking};
 
+/// What a client may send of all requests' bodies before their tasks have taken it.
+pub const CONNECTION_WINDOW: u32 = 1 << 20;
 /// What a client may send of one request's body before its task has taken it, to begin with: every connection's due.
 pub const STREAM_WINDOW: u32 = 64 << 10;
 /// And from when its task takes it, if there is room: one upload must not be slowed by the way there and back.
@@ -156,9 +157,8 @@ impl Streams {
         self.taken += taken;
         let Some(entry) = self.entries.get_mut(&stream.id) else { return };
         entry.give_back(taken, output, &mut self.uploads);
-        if has_more && !entry.in_turn {
-            entry.in_turn = true;
-            self.turns.push_back(stream.id);
+        if has_more {
+            entry.queue(&mut self.turns);
         }
         if is_dropped && entry.answered {
             // Nobody wants the rest of the request (RFC 9113 section 8.1).
@@ -242,8 +242,7 @@ impl Streams {
                 wire::put_reset(output.frames(), id, Reason::Cancel);
                 self.remove(id, Gone::Stalled);
             } else if more {
-                entry.in_turn = true;
-                self.turns.push_back(id);
+                entry.queue(&mut self.turns);
             }
         }
         (earned + ended, ended)
@@ -260,25 +259,17 @@ impl Streams {
     pub fn widen_one(&mut self, id: u32, more: u32) -> Result<(), Reason> {
         let Some(entry) = self.entries.get_mut(&id) else { return Ok(()) };
         entry.window = widened(entry.window, i64::from(more))?;
-        self.turn(id);
+        entry.queue(&mut self.turns);
         Ok(())
     }
 
     /// The client has changed what all windows begin with (RFC 9113 section 6.9.2).
     pub fn widen_each(&mut self, more: i64) -> Result<(), Reason> {
-        let ids: Vec<u32> = self.entries.keys().copied().collect();
         for entry in self.entries.values_mut() {
             entry.window = widened(entry.window, more)?;
+            entry.queue(&mut self.turns);
         }
-        ids.into_iter().for_each(|id| self.turn(id));
         Ok(())
-    }
-
-    fn turn(&mut self, id: u32) {
-        if let Some(entry) = self.entries.get_mut(&id).filter(|entry| !entry.in_turn) {
-            entry.in_turn = true;
-            self.turns.push_back(id);
-        }
     }
 
     /// Ends a stream. Whether there was one.
@@ -365,6 +356,13 @@ impl Uploads {
 }
 
 impl Entry {
+    /// Gives it a turn, if it has none yet.
+    fn queue(&mut self, turns: &mut VecDeque<u32>) {
+        if !std::mem::replace(&mut self.in_turn, true) {
+            turns.push_back(self.stream.id);
+        }
+    }
+
     /// The client may send so many bytes more; it is told when they are enough for it to matter.
     fn give_back(&mut self, bytes: usize, output: &mut Output, uploads: &mut Uploads) {
         self.taken += bytes as u32; // never more than the window
