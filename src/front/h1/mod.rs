@@ -15,7 +15,6 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use crate::clock::Timestamp;
 use crate::config::model::Limits;
 use crate::origin::interims::Interims;
 use crate::snapshot::Snapshot;
@@ -23,7 +22,7 @@ use crate::snapshot::Snapshot;
 use super::alarm::Alarm;
 use super::head::{Refusal, RequestHead};
 use super::open::Place;
-use super::serve::{self, Asking, Decision, Shared};
+use super::serve::{self, Decision, Request, Shared};
 use super::stream::{ClientStream, Left};
 use crate::pace::Pace;
 
@@ -194,8 +193,7 @@ impl Connection {
 
     /// Handles the request whose head is the first `end` bytes of the buffer.
     async fn handle(&mut self, snapshot: &Arc<Snapshot>, end: usize) -> Next {
-        let (now, started) = (Timestamp::now(), Instant::now());
-        let limits = &snapshot.config.limits;
+        let (shared, limits) = (self.shared.clone(), &snapshot.config.limits);
         // The head leaves the buffer, so that both can be used at once.
         let mut head_bytes = self.buffer.split_to(end);
         settle_version(&mut head_bytes);
@@ -207,7 +205,7 @@ impl Connection {
                 return Next::Gone;
             }
         };
-        let view = head.view(self.stream.endpoints());
+        let request = Request::new(&shared, snapshot, head.view(self.stream.endpoints()));
         let mut key = std::mem::take(&mut self.key);
         // HTTP/1.0 has no interim responses (RFC 9110 section 15.2).
         let interims: Arc<Interims> = Arc::default();
@@ -218,9 +216,8 @@ impl Connection {
             let expects = wanted.clone().filter(|_| expects_continue);
             serve::Incoming { body, length: head.body.length(), expects }
         });
-        let asking = Asking { body, interims: wanted };
         let decision = {
-            let mut deciding = std::pin::pin!(serve::decide(&self.shared, snapshot, &view, &mut key, now, asking));
+            let mut deciding = std::pin::pin!(request.decide(&mut key, body, wanted));
             loop {
                 let decided = serve::step(&mut deciding, &interims).await;
                 while let Some((status, fields)) = interims.take() {
@@ -241,9 +238,9 @@ impl Connection {
                 let ends_with_connection = Framing::of(&response, &writing) == Framing::UntilClose;
                 let drains = !expects_continue && self.may_drain(limits);
                 writing.keep_alive = head.keep_alive && drains && !ends_with_connection && !self.is_last(limits);
-                writing.takes_trailers = view.takes_trailers();
+                writing.takes_trailers = request.view.takes_trailers();
                 let sent = self.write(snapshot, response, report.as_ref(), &writing).await;
-                serve::record(&self.shared, snapshot, &view, site, report.as_ref(), (now, started), &sent);
+                request.record(site, report.as_ref(), &sent);
                 let (read, left) = self.stream.end_body();
                 if !head.body.is_empty() {
                     self.buffer = read;
@@ -258,7 +255,7 @@ impl Connection {
             }
             Decision::Tunnel { exchange, site, route } => {
                 let (sent, report) = Box::pin(self.tunnel(snapshot, exchange, site, route)).await;
-                serve::record(&self.shared, snapshot, &view, Some(site), Some(&report), (now, started), &sent);
+                request.record(Some(site), Some(&report), &sent);
                 Next::Close
             }
         }

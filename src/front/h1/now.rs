@@ -16,7 +16,7 @@ use crate::clock::Timestamp;
 use crate::snapshot::Snapshot;
 
 use super::super::head::{BodyFraming, RequestHead};
-use super::super::serve::{self, Sent};
+use super::super::serve::{Request, Sent};
 use super::head::field_space;
 use super::write::{Framing, Writing, head_of, poll_write_all, write_tail};
 use super::{Connection, Next};
@@ -50,7 +50,6 @@ pub(super) struct Unfinished {
 impl Connection {
     /// Answers the request whose head is the first `end` bytes of the buffer, if it can be done at once.
     pub(super) fn answer_now(&mut self, end: usize) -> Answered {
-        let (now, started) = (Timestamp::now(), Instant::now());
         let shared = self.shared.clone();
         let snapshot = shared.snapshot.load();
         let limits = &snapshot.config.limits;
@@ -59,10 +58,8 @@ impl Connection {
         if head.body != BodyFraming::None {
             return Answered::NotYet;
         }
-        let view = head.view(self.stream.endpoints());
-        let Some((mut response, report, site)) = serve::in_memory(&shared, &snapshot, &view, &mut self.key, now) else {
-            return Answered::NotYet;
-        };
+        let request = Request::new(&shared, &snapshot, head.view(self.stream.endpoints()));
+        let Some((mut response, report, site)) = request.in_memory(&mut self.key) else { return Answered::NotYet };
         let mut writing =
             Writing { method: &head.method, version: head.version, keep_alive: false, takes_trailers: false };
         let framing = Framing::of(&response, &writing);
@@ -81,7 +78,7 @@ impl Connection {
             report,
             sent: Sent { status: response.status(), bytes: 0, error: None, why: None },
             keep_alive: writing.keep_alive,
-            times: (now, started),
+            times: (request.now, request.started),
         };
         // What cannot be written at once wakes nobody here: whoever finishes it asks again.
         let parts = [&answer.head[..], self.tail.as_bytes(), &answer.body];
@@ -89,7 +86,7 @@ impl Connection {
         match poll_write_all(&mut self.stream, parts, &mut answer.written, &mut cx) {
             Poll::Ready(Ok(())) => {
                 answer.sent.bytes = answer.body.len() as u64;
-                serve::record(&shared, &snapshot, &view, Some(site), Some(&answer.report), answer.times, &answer.sent);
+                request.record(Some(site), Some(&answer.report), &answer.sent);
                 drop(space); // it borrows from the buffer
                 self.buffer.advance(end);
                 Answered::Wholly(answer.next())
@@ -112,19 +109,17 @@ impl Connection {
         answer.sent.bytes = answer.written.saturating_sub(answer.head.len() + tail.len()) as u64;
         answer.sent.error = written.err().map(|error| error.to_string());
         self.tail = tail;
-        self.record(&snapshot, &answer);
-        self.buffer.advance(answer.end);
-        answer.next()
-    }
-
-    /// Counts and logs an answer that took longer: its head is parsed once more.
-    fn record(&self, snapshot: &Snapshot, answer: &Unfinished) {
+        // The head is parsed once more, to be logged.
         let mut space = field_space(&self.buffer[..answer.end]);
         let parsed = RequestHead::parse(&self.buffer[..answer.end], &mut space, &snapshot.config.limits);
-        let Ok(head) = parsed else { return }; // it was one before
-        let view = head.view(self.stream.endpoints());
-        let site = Some(answer.site);
-        serve::record(&self.shared, snapshot, &view, site, Some(&answer.report), answer.times, &answer.sent);
+        if let Ok(head) = parsed {
+            let (view, (now, started)) = (head.view(self.stream.endpoints()), answer.times);
+            let request = Request { shared: &self.shared, snapshot: &snapshot, view, now, started };
+            request.record(Some(answer.site), Some(&answer.report), &answer.sent);
+        }
+        drop(space); // it borrows from the buffer
+        self.buffer.advance(answer.end);
+        answer.next()
     }
 }
 

@@ -21,14 +21,14 @@ use crate::snapshot::Snapshot;
 use super::super::body::Coming;
 use super::super::head::{BodyFraming, Endpoints};
 use super::super::reply::ClientResponse;
-use super::super::serve::{self, Asking, Decision, Incoming, Sent, Shared};
+use super::super::serve::{self, Decision, Incoming, Request, Sent, Shared};
 use super::head::Parsed;
 use super::hpack::{self, Section};
 use super::stream::{Gone, Handle};
 use super::wire::Reason;
 
 /// A request that a task is to answer. Its head was checked.
-pub(super) struct Asked {
+pub(super) struct Task {
     pub section: Section,
     pub body: BodyFraming,
     /// The client waits with it until it is told to go on.
@@ -40,32 +40,29 @@ pub(super) struct Asked {
 }
 
 /// Answers a request. Whatever happens, the stream ends: by its answer, or by a reset.
-pub(super) async fn answer(asked: Asked, mut stream: Handle) {
-    let (shared, (now, started)) = (&asked.shared, asked.times);
+pub(super) async fn answer(task: Task, mut stream: Handle) {
+    let (shared, (now, started)) = (&task.shared, task.times);
     let snapshot = shared.snapshot.load_full();
-    let Ok(parsed) = Parsed::of(&asked.section) else { return };
-    let Ok(head) = parsed.head(asked.body == BodyFraming::None, &asked.limits) else { return };
-    let view = head.view(asked.endpoints);
+    let Ok(parsed) = Parsed::of(&task.section) else { return };
+    let Ok(head) = parsed.head(task.body == BodyFraming::None, &task.limits) else { return };
+    let request = Request { shared, snapshot: &snapshot, view: head.view(task.endpoints), now, started };
+    let view = &request.view;
     let mut key = String::new();
     let interims: Arc<Interims> = Arc::default();
-    let body = (!asked.body.is_empty()).then(|| {
-        let expects = asked.expects_continue.then(|| interims.clone());
-        Incoming { body: stream.body(), length: asked.body.length(), expects }
+    let body = (!task.body.is_empty()).then(|| {
+        let expects = task.expects_continue.then(|| interims.clone());
+        Incoming { body: stream.body(), length: task.body.length(), expects }
     });
     // What may change something comes to its end though its client leaves: somebody has to know what to forget. Calls by
     // gRPC are cancelled, by their protocol.
     let may_be_left = view.method.is_safe() || view.is_grpc();
-    let asking = Asking { body, interims: Some(interims.clone()) };
     let decision = {
-        let mut deciding = std::pin::pin!(serve::decide(shared, &snapshot, &view, &mut key, now, asking));
+        let mut deciding = std::pin::pin!(request.decide(&mut key, body, Some(interims.clone())));
         loop {
             let decided = tokio::select! {
                 biased;
                 decided = serve::step(&mut deciding, &interims) => decided,
-                _ = stream.gone(), if may_be_left => {
-                    let sent = Sent::client_left();
-                    return serve::record(shared, &snapshot, &view, None, None, (now, started), &sent);
-                }
+                _ = stream.gone(), if may_be_left => return request.record(None, None, &Sent::client_left()),
             };
             while let Some((status, fields)) = interims.take() {
                 stream.send_section(head_section(status, fields), false);
@@ -79,7 +76,7 @@ pub(super) async fn answer(asked: Asked, mut stream: Handle) {
         Decision::Respond { response, report, site } => {
             let mut response = if view.is_grpc() { response.in_grpc() } else { response };
             let sent = write(&mut stream, shared, &snapshot, &mut response, report.as_ref(), view.method).await;
-            serve::record(shared, &snapshot, &view, site, report.as_ref(), (now, started), &sent);
+            request.record(site, report.as_ref(), &sent);
         }
         // Never planned for HTTP/2, which has no Upgrade.
         Decision::Tunnel { .. } => stream.reset(Reason::InternalError),

@@ -11,8 +11,8 @@ use crate::clock::Timestamp;
 
 use super::super::head::{BodyFraming, Refusal, RequestHead};
 use super::super::reply::ClientResponse;
-use super::super::serve::{self, Sent};
-use super::answer::{self, Asked};
+use super::super::serve::{self, Request, Sent};
+use super::answer::{self, Task};
 use super::head::{Fault, Parsed, are_trailers, trailers};
 use super::hpack::Section;
 use super::stream::{Gone, Handle, Stream};
@@ -324,19 +324,16 @@ impl Connection {
 
     /// Answers a request whose answer is in memory, if the client takes all of it now. Whether it was done.
     fn answer_now(&mut self, id: u32, head: &RequestHead<'_>) -> bool {
-        let (now, started) = (Timestamp::now(), Instant::now());
         let shared = self.shared.clone();
         let snapshot = shared.snapshot.load();
-        let view = head.view(self.stream.endpoints());
-        let Some((mut response, report, site)) = serve::in_memory(&shared, &snapshot, &view, &mut self.key, now) else {
-            return false;
-        };
+        let request = Request::new(&shared, &snapshot, head.view(self.stream.endpoints()));
+        let Some((mut response, report, site)) = request.in_memory(&mut self.key) else { return false };
         let most = SENT_AT_ONCE.min(self.window());
         let Some(body) = response.take_whole(&head.method).filter(|body| body.len() <= most) else { return false };
         let length = body.len();
         self.put_response(id, &response, Some(&report), &snapshot.config.node.name, Some(body));
         let sent = Sent { status: response.status(), bytes: length as u64, error: None, why: None };
-        serve::record(&shared, &snapshot, &view, Some(site), Some(&report), (now, started), &sent);
+        request.record(Some(site), Some(&report), &sent);
         self.patience.calm(2 + (length / wire::MAX_PAYLOAD) as u32);
         true
     }
@@ -382,7 +379,7 @@ impl Connection {
         if !self.streams.insert(stream.clone(), self.initial_window, open, expected) {
             return self.refuse_stream(id, section);
         }
-        let asked = Asked {
+        let task = Task {
             section,
             body,
             expects_continue,
@@ -395,7 +392,7 @@ impl Connection {
         if !open {
             stream.receive(BytesMut::new(), true);
         }
-        tokio::spawn(answer::answer(asked, handle));
+        tokio::spawn(answer::answer(task, handle));
         Ok(())
     }
 }
