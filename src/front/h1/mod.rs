@@ -185,8 +185,7 @@ impl Connection {
     /// Answers what is not a request and says goodbye.
     async fn refuse(&mut self, snapshot: &Arc<Snapshot>, refusal: Refusal) {
         let response = serve::refuse(&self.shared, self.stream.endpoints(), refusal);
-        let writing =
-            Writing { method: &Method::GET, version: Version::HTTP_11, keep_alive: false, takes_trailers: false };
+        let writing = Writing::new(&response, &Method::GET, Version::HTTP_11);
         let _ = self.write(snapshot, response, None, &writing).await; // the connection ends either way
         self.linger(snapshot.config.limits.max_drain.0).await;
     }
@@ -233,9 +232,8 @@ impl Connection {
         self.key = key;
         match decision {
             Decision::Respond { response, report, site } => {
-                let mut writing =
-                    Writing { method: &head.method, version: head.version, keep_alive: false, takes_trailers: false };
-                let ends_with_connection = Framing::of(&response, &writing) == Framing::UntilClose;
+                let mut writing = Writing::new(&response, &head.method, head.version);
+                let ends_with_connection = writing.framing == Framing::UntilClose;
                 let drains = !expects_continue && self.may_drain(limits);
                 writing.keep_alive = head.keep_alive && drains && !ends_with_connection && !self.is_last(limits);
                 writing.takes_trailers = request.view.takes_trailers();

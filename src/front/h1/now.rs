@@ -60,14 +60,11 @@ impl Connection {
         }
         let request = Request::new(&shared, &snapshot, head.view(self.stream.endpoints()));
         let Some((mut response, report, site)) = request.in_memory(&mut self.key) else { return Answered::NotYet };
-        let mut writing =
-            Writing { method: &head.method, version: head.version, keep_alive: false, takes_trailers: false };
-        let framing = Framing::of(&response, &writing);
+        let mut writing = Writing::new(&response, &head.method, head.version);
         let kept = response.kept();
         let Some(body) = response.take_whole(&head.method) else { return Answered::NotYet };
-        let is_last = self.served >= limits.max_requests_per_connection || *self.shutdown.borrow();
-        writing.keep_alive = head.keep_alive && framing != Framing::UntilClose && !is_last;
-        write_tail(&mut self.tail, &response, Some(&report), &snapshot.config.node.name, framing, &writing);
+        writing.keep_alive = head.keep_alive && writing.framing != Framing::UntilClose && !self.is_last(limits);
+        write_tail(&mut self.tail, &response, Some(&report), &snapshot.config.node.name, &writing);
         let mut answer = Unfinished {
             end,
             head: head_of(&response),

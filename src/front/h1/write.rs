@@ -37,21 +37,20 @@ impl Connection {
         report: Option<&Report>,
         writing: &Writing<'_>,
     ) -> Sent {
-        let framing = Framing::of(&response, writing);
         let mut tail = std::mem::take(&mut self.tail);
-        write_tail(&mut tail, &response, report, &snapshot.config.node.name, framing, writing);
+        write_tail(&mut tail, &response, report, &snapshot.config.node.name, writing);
         let mut sent = Sent { status: response.status(), bytes: 0, error: None, why: response.take_cause() };
-        let result = self.write_parts(&mut response, &tail, framing, writing, &mut sent.bytes).await;
+        let result = self.write_parts(&mut response, &tail, writing, &mut sent.bytes).await;
         self.tail = tail;
         // What is shorter than its head says must not be followed by anything.
-        let result = result.and_then(|()| match framing {
+        let result = result.and_then(|()| match writing.framing {
             Framing::Length(length) if response.has_body(writing.method) && sent.bytes != length => {
                 Err(io::Error::other("the body is not as long as its head says"))
             }
             _ => Ok(()),
         });
         if let Err(error) = result {
-            if framing == Framing::UntilClose {
+            if writing.framing == Framing::UntilClose {
                 self.stream.end_by_reset();
             }
             sent.error = Some(error.to_string());
@@ -63,7 +62,6 @@ impl Connection {
         &mut self,
         response: &mut ClientResponse,
         tail: &str,
-        framing: Framing,
         writing: &Writing<'_>,
         bytes: &mut u64,
     ) -> io::Result<()> {
@@ -97,7 +95,7 @@ impl Connection {
         };
         let mut size = String::new();
         while let Some(piece) = next.map_err(io::Error::other)? {
-            if framing == Framing::Chunked {
+            if writing.framing == Framing::Chunked {
                 let after_another = if size.is_empty() { "" } else { "\r\n" };
                 size = format!("{after_another}{:x}\r\n", piece.len());
             }
@@ -115,7 +113,7 @@ impl Connection {
         }
         let (head, tail) = before.take().unwrap_or_default();
         let (mut end, mut trailers) = ("", Vec::new());
-        if framing == Framing::Chunked {
+        if writing.framing == Framing::Chunked {
             end = if size.is_empty() { "0\r\n" } else { "\r\n0\r\n" };
             let fields = response.body.take_trailers().filter(|_| writing.takes_trailers);
             put_trailers(&mut trailers, &fields.unwrap_or_default());
@@ -279,8 +277,22 @@ fn slices<const N: usize>(parts: [&[u8]; N], from: usize, most: usize) -> [IoSli
 pub(super) struct Writing<'a> {
     pub method: &'a Method,
     pub version: Version,
+    pub framing: Framing,
     pub keep_alive: bool,
     pub takes_trailers: bool,
+}
+
+impl<'a> Writing<'a> {
+    /// Of a response behind which the connection ends.
+    pub(super) fn new(response: &ClientResponse, method: &'a Method, version: Version) -> Self {
+        let framing = match response.content_length() {
+            Some(length) => Framing::Length(length),
+            None if !response.has_body(method) => Framing::NoBody,
+            None if version == Version::HTTP_10 => Framing::UntilClose,
+            None => Framing::Chunked,
+        };
+        Writing { method, version, framing, keep_alive: false, takes_trailers: false }
+    }
 }
 
 /// How the client is told where the body ends (RFC 9112 section 6).
@@ -290,17 +302,6 @@ pub(super) enum Framing {
     Chunked,
     UntilClose,
     NoBody,
-}
-
-impl Framing {
-    pub(super) fn of(response: &ClientResponse, writing: &Writing<'_>) -> Self {
-        match response.content_length() {
-            Some(length) => Framing::Length(length),
-            None if !response.has_body(writing.method) => Framing::NoBody,
-            None if writing.version == Version::HTTP_10 => Framing::UntilClose,
-            None => Framing::Chunked,
-        }
-    }
 }
 
 /// Passes an interim response on.
@@ -329,7 +330,6 @@ pub(super) fn write_tail(
     response: &ClientResponse,
     report: Option<&Report>,
     node: &str,
-    framing: Framing,
     writing: &Writing<'_>,
 ) {
     out.clear();
@@ -338,13 +338,13 @@ pub(super) fn write_tail(
         out.push_str(itoa::Buffer::new().format(number));
         out.push_str("\r\n");
     };
-    if let Framing::Length(length) = framing {
+    if let Framing::Length(length) = writing.framing {
         push_number("content-length: ", length);
     }
     if let Some(age) = response.age {
         push_number("age: ", age.as_secs());
     }
-    if framing == Framing::Chunked {
+    if writing.framing == Framing::Chunked {
         out.push_str("transfer-encoding: chunked\r\n");
     }
     if let Some(range) = response.content_range() {

@@ -6,9 +6,9 @@ use std::task::{Context, Poll};
 use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, Method, StatusCode};
+use http::{HeaderMap, StatusCode};
 
-use crate::cache::engine::{BEHIND, Hold, Kept};
+use crate::cache::engine::{BEHIND, Engine, Hold, Kept};
 use crate::cache::object::remove_hop_by_hop;
 use crate::cache::respond::Reply;
 use crate::cache::status::Report;
@@ -16,7 +16,6 @@ use crate::cache::waiting::Held;
 use crate::clock::Timestamp;
 use crate::config::model::Limits;
 use crate::origin::interims::Interims;
-use crate::snapshot::Snapshot;
 
 use super::super::body::Coming;
 use super::super::head::{BodyFraming, Endpoints};
@@ -31,8 +30,6 @@ use super::wire::Reason;
 pub(super) struct Task {
     pub section: Section,
     pub body: BodyFraming,
-    /// The client waits with it until it is told to go on.
-    pub expects_continue: bool,
     pub endpoints: Endpoints,
     pub shared: Arc<Shared>,
     pub limits: Limits,
@@ -49,9 +46,9 @@ pub(super) async fn answer(task: Task, mut stream: Handle) {
     let view = &request.view;
     let mut key = String::new();
     let interims: Arc<Interims> = Arc::default();
-    let body = (!task.body.is_empty()).then(|| {
-        let expects = task.expects_continue.then(|| interims.clone());
-        Incoming { body: stream.body(), length: task.body.length(), expects }
+    let body = (!head.body.is_empty()).then(|| {
+        let expects = head.expects_continue.then(|| interims.clone());
+        Incoming { body: stream.body(), length: head.body.length(), expects }
     });
     // What may change something comes to its end though its client leaves: somebody has to know what to forget. Calls by
     // gRPC are cancelled, by their protocol.
@@ -75,7 +72,7 @@ pub(super) async fn answer(task: Task, mut stream: Handle) {
     match decision {
         Decision::Respond { response, report, site } => {
             let mut response = if view.is_grpc() { response.in_grpc() } else { response };
-            let sent = write(&mut stream, shared, &snapshot, &mut response, report.as_ref(), view.method).await;
+            let sent = write(&mut stream, &request, &mut response, report.as_ref()).await;
             request.record(site, report.as_ref(), &sent);
         }
         // Never planned for HTTP/2, which has no Upgrade.
@@ -87,14 +84,14 @@ pub(super) async fn answer(task: Task, mut stream: Handle) {
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 /// Enters what is held while the client takes a piece.
-async fn hold(stream: &mut Handle, shared: &Shared, kept: &Kept, piece: usize) -> Result<Option<Held>, Gone> {
-    match shared.engine.hold(kept, piece, stream.waiter()) {
+async fn hold(stream: &mut Handle, engine: &Engine, kept: &Kept, piece: usize) -> Result<Option<Held>, Gone> {
+    match engine.hold(kept, piece, stream.waiter()) {
         Hold::Nothing => Ok(None),
         Hold::Entered(body) => Ok(Some(body)),
         Hold::InHand(bytes) => stream.hold_in_hand(bytes).await.map(Some),
         Hold::Ahead(_) => {
             // Meanwhile it may be stored, and then it is held as that: it must not wait for room that it takes itself.
-            let ask = |stream: &Handle| match shared.engine.hold(kept, piece, stream.waiter()) {
+            let ask = |stream: &Handle| match engine.hold(kept, piece, stream.waiter()) {
                 Hold::Entered(body) => Some(body),
                 Hold::Ahead(bytes) | Hold::InHand(bytes) => stream.hold_at_once(bytes),
                 Hold::Nothing => stream.hold_at_once(piece),
@@ -107,7 +104,7 @@ async fn hold(stream: &mut Handle, shared: &Shared, kept: &Kept, piece: usize) -
 /// The next piece of a body, with the room that it takes until the client has it. Nothing is read before there is room.
 async fn next(
     stream: &mut Handle,
-    shared: &Shared,
+    engine: &Engine,
     response: &mut ClientResponse,
 ) -> Result<Option<(Bytes, Option<Held>)>, Failure> {
     let (piece, held) = match response.body.coming() {
@@ -119,7 +116,7 @@ async fn next(
             };
             // At the end there is nothing that would need room.
             let Some(piece) = piece else { return Ok(None) };
-            let held = hold(stream, shared, &response.kept(), piece.len()).await?;
+            let held = hold(stream, engine, &response.kept(), piece.len()).await?;
             (Some(piece), held)
         }
         Coming::Read(most) => {
@@ -154,14 +151,12 @@ async fn next(
 /// Writes a response to the stream. An error resets it, so that no client takes a part for the whole.
 async fn write(
     stream: &mut Handle,
-    shared: &Shared,
-    snapshot: &Snapshot,
+    request: &Request<'_>,
     response: &mut ClientResponse,
     report: Option<&Report>,
-    method: &Method,
 ) -> Sent {
     let mut sent = Sent { status: response.status(), bytes: 0, error: None, why: response.take_cause() };
-    if let Err(error) = write_parts(stream, shared, snapshot, response, report, method).await {
+    if let Err(error) = write_parts(stream, request, response, report).await {
         sent.error = Some(error.to_string());
         stream.reset(Reason::InternalError);
     }
@@ -171,16 +166,14 @@ async fn write(
 
 async fn write_parts(
     stream: &mut Handle,
-    shared: &Shared,
-    snapshot: &Snapshot,
+    request: &Request<'_>,
     response: &mut ClientResponse,
     report: Option<&Report>,
-    method: &Method,
 ) -> Result<(), Failure> {
     let mut section = BytesMut::new();
-    write_section(&mut section, &mut String::new(), response, report, &snapshot.config.node.name);
+    write_section(&mut section, &mut String::new(), response, report, &request.snapshot.config.node.name);
     let head = stream.keep_head(section.len())?;
-    if !response.has_body(method) || response.body.is_over() {
+    if !response.has_body(request.view.method) || response.body.is_over() {
         stream.send_section(section, true);
         response.forget(); // a HEAD or a 304 needs nothing of what it is of
         return Ok(stream.sent().await?);
@@ -193,11 +186,11 @@ async fn write_parts(
     }
     let kept = response.kept();
     if let Some(body) = response.body.whole() {
-        let held = hold(stream, shared, &kept, body.len()).await?;
+        let held = hold(stream, &request.shared.engine, &kept, body.len()).await?;
         return Ok(stream.send_held(body, true, held).await?);
     }
     let mut length = 0;
-    while let Some((piece, held)) = next(stream, shared, response).await? {
+    while let Some((piece, held)) = next(stream, &request.shared.engine, response).await? {
         length += piece.len() as u64;
         // A client may take nothing before it has been heard.
         let mut sending = std::pin::pin!(stream.send_held(piece, false, held));

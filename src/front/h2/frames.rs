@@ -43,6 +43,14 @@ impl Connection {
         if self.open_section.is_some() && header.kind != kind::CONTINUATION {
             return Err(Reason::ProtocolError); // section 6.10
         }
+        let has_stream = match header.kind {
+            kind::DATA | kind::HEADERS | kind::PRIORITY | kind::RST_STREAM | kind::CONTINUATION => true,
+            kind::SETTINGS | kind::PING | kind::GOAWAY => false,
+            _ => header.stream != 0, // of either, or unknown
+        };
+        if has_stream != (header.stream != 0) {
+            return Err(Reason::ProtocolError);
+        }
         match header.kind {
             kind::DATA => self.on_data(header, payload),
             kind::HEADERS => self.on_headers(header, payload),
@@ -51,17 +59,17 @@ impl Connection {
             kind::WINDOW_UPDATE => self.on_window_update(header, &payload),
             kind::SETTINGS => self.on_settings(header, &payload),
             kind::PING => self.on_ping(header, &payload),
-            kind::PRIORITY if header.stream == 0 => Err(Reason::ProtocolError),
             kind::PRIORITY if header.length != 5 => {
                 self.reset(header.stream, Reason::FrameSizeError);
                 self.bear(1)
             }
             kind::PUSH_PROMISE => Err(Reason::ProtocolError),
-            kind::GOAWAY if header.stream != 0 => Err(Reason::ProtocolError),
             kind::GOAWAY if header.length < 8 => Err(Reason::FrameSizeError),
             // The client sends no more requests; what it waits for is served.
             kind::GOAWAY => {
-                self.leave_once();
+                if self.leaving != Leaving::Final {
+                    self.leave();
+                }
                 Ok(())
             }
             _ => self.bear(1), // PRIORITY, which is obsolete, and what is not known
@@ -84,14 +92,8 @@ impl Connection {
         wire::put_reset(self.output.frames(), stream, reason);
     }
 
-    fn leave_once(&mut self) {
-        if self.leaving != Leaving::Final {
-            self.leave();
-        }
-    }
-
     fn on_data(&mut self, header: FrameHeader, payload: BytesMut) -> Result<(), Reason> {
-        if header.stream == 0 || self.is_unheard_of(header.stream) {
+        if self.is_unheard_of(header.stream) {
             return Err(Reason::ProtocolError);
         }
         self.credit -= header.length as i64;
@@ -121,7 +123,7 @@ impl Connection {
 
     fn on_headers(&mut self, header: FrameHeader, payload: BytesMut) -> Result<(), Reason> {
         if header.stream.is_multiple_of(2) {
-            return Err(Reason::ProtocolError); // 0, or one of a server's
+            return Err(Reason::ProtocolError); // one of a server's
         }
         let payload = without_padding(header.flags, payload)?;
         let obsolete = if header.has(flag::PRIORITY) { 5 } else { 0 }; // section 5.3.2
@@ -153,7 +155,7 @@ impl Connection {
     }
 
     fn on_reset(&mut self, header: FrameHeader) -> Result<(), Reason> {
-        if header.stream == 0 || self.is_unheard_of(header.stream) {
+        if self.is_unheard_of(header.stream) {
             return Err(Reason::ProtocolError);
         }
         if header.length != 4 {
@@ -192,9 +194,6 @@ impl Connection {
     }
 
     fn on_settings(&mut self, header: FrameHeader, payload: &[u8]) -> Result<(), Reason> {
-        if header.stream != 0 {
-            return Err(Reason::ProtocolError);
-        }
         if header.has(flag::ACK) {
             return if payload.is_empty() { self.bear(1) } else { Err(Reason::FrameSizeError) };
         }
@@ -208,9 +207,6 @@ impl Connection {
     }
 
     fn on_ping(&mut self, header: FrameHeader, payload: &[u8]) -> Result<(), Reason> {
-        if header.stream != 0 {
-            return Err(Reason::ProtocolError);
-        }
         let payload: [u8; 8] = payload.try_into().map_err(|_| Reason::FrameSizeError)?;
         if !header.has(flag::ACK) {
             wire::put_ping(self.output.frames(), payload, flag::ACK);
@@ -271,7 +267,7 @@ impl Connection {
         let head = parsed.as_ref().map_err(|fault| *fault).and_then(|parsed| parsed.head(ended, &self.limits));
         let body = match head {
             Ok(head) if ended && self.answer_now(id, &head) => None,
-            Ok(head) => Some((head.body, head.expects_continue)),
+            Ok(head) => Some(head.body),
             Err(Fault::Refused(refusal)) => {
                 let is_head = section.lines().any(|(name, value)| name == b":method" && value == b"HEAD");
                 self.refuse(id, ended, refusal, is_head);
@@ -286,7 +282,7 @@ impl Connection {
         };
         drop(parsed);
         match body {
-            Some((body, expects_continue)) => self.answer_later(id, section, body, expects_continue),
+            Some(body) => self.answer_later(id, section, body),
             None => {
                 self.section = section;
                 Ok(())
@@ -360,29 +356,18 @@ impl Connection {
     }
 
     /// Gives the request a task.
-    fn answer_later(
-        &mut self,
-        id: u32,
-        section: Section,
-        body: BodyFraming,
-        expects_continue: bool,
-    ) -> Result<(), Reason> {
+    fn answer_later(&mut self, id: u32, section: Section, body: BodyFraming) -> Result<(), Reason> {
         let Some(admitted) = self.outbox.admit(section.weight()) else {
             return self.refuse_stream(id, section);
         };
         let stream = Stream::new(id, self.outbox.clone());
-        let expected = match body {
-            BodyFraming::Length(length) => Some(length),
-            BodyFraming::None | BodyFraming::Chunked => None,
-        };
         let open = body != BodyFraming::None;
-        if !self.streams.insert(stream.clone(), self.initial_window, open, expected) {
+        if !self.streams.insert(stream.clone(), self.initial_window, open, body.length()) {
             return self.refuse_stream(id, section);
         }
         let task = Task {
             section,
             body,
-            expects_continue,
             endpoints: self.stream.endpoints(),
             shared: Arc::clone(&self.shared),
             limits: self.limits.clone(),

@@ -122,7 +122,7 @@ impl Decoder {
             }
             may_resize = false;
             if first & 0x80 != 0 {
-                let (name, value) = self.entry(integer(&mut rest, 7)?)?;
+                let Entry { name, value } = self.entry(integer(&mut rest, 7)?)?;
                 section.push(name, value, most);
                 continue;
             }
@@ -131,14 +131,14 @@ impl Decoder {
             let index = integer(&mut rest, if is_kept { 6 } else { 4 })?;
             match index {
                 0 => string(&mut rest, &mut section.text)?,
-                index => section.push_name(self.entry(index)?.0),
+                index => section.push_name(&self.entry(index)?.name),
             }
             let value = section.text.len();
             string(&mut rest, &mut section.text)?;
             if is_kept {
                 let name = match index {
                     0 => Bytes::copy_from_slice(&section.text[begin..value]),
-                    index => self.shared_name(index)?,
+                    index => self.entry(index)?.name.clone(), // not copied
                 };
                 self.insert(name, &section.text[value..]);
             }
@@ -148,22 +148,10 @@ impl Decoder {
     }
 
     /// An entry of either table.
-    fn entry(&self, index: usize) -> Result<(&[u8], &[u8]), Malformed> {
-        match index.checked_sub(1).ok_or(Malformed)? {
-            fixed if fixed < STATIC.len() => Ok((STATIC[fixed].0.as_bytes(), STATIC[fixed].1.as_bytes())),
-            other => {
-                let entry = self.entries.get(other - STATIC.len()).ok_or(Malformed)?;
-                Ok((&entry.name, &entry.value))
-            }
-        }
-    }
-
-    /// The name of an entry, not copied.
-    fn shared_name(&self, index: usize) -> Result<Bytes, Malformed> {
-        match index.checked_sub(1).ok_or(Malformed)? {
-            fixed if fixed < STATIC.len() => Ok(Bytes::from_static(STATIC[fixed].0.as_bytes())),
-            other => self.entries.get(other - STATIC.len()).map(|entry| entry.name.clone()).ok_or(Malformed),
-        }
+    fn entry(&self, index: usize) -> Result<&Entry, Malformed> {
+        let place = index.checked_sub(1).ok_or(Malformed)?;
+        let entry = STATIC.get(place).or_else(|| self.entries.get(place - STATIC.len()));
+        entry.ok_or(Malformed)
     }
 
     fn insert(&mut self, name: Bytes, value: &[u8]) {
@@ -230,20 +218,15 @@ pub fn put_no_table(out: &mut BytesMut) {
 
 /// Appends `:status`.
 pub fn put_status(out: &mut BytesMut, status: u16) {
-    let index = match status {
-        200 => 8,
-        204 => 9,
-        206 => 10,
-        304 => 11,
-        400 => 12,
-        404 => 13,
-        500 => 14,
-        _ => {
-            out.put_slice(&[0x08, 3]); // three digits, under the name of entry 8
-            return out.put_slice(itoa::Buffer::new().format(status).as_bytes());
+    let mut digits = itoa::Buffer::new();
+    let status = digits.format(status).as_bytes();
+    match STATIC[STATUSES].iter().position(|entry| entry.value == status) {
+        Some(place) => put_integer(out, 0x80, 7, STATUSES.start + place + 1),
+        None => {
+            put_integer(out, 0x00, 4, STATUSES.start + 1); // under the name of the first
+            put_string(out, status);
         }
-    };
-    out.put_u8(0x80 | index);
+    }
 }
 
 /// Appends a field whose name is in lower case.
@@ -313,69 +296,76 @@ fn static_name(name: &[u8]) -> usize {
 }
 
 /// RFC 7541 appendix A.
-const STATIC: [(&str, &str); 61] = [
-    (":authority", ""),
-    (":method", "GET"),
-    (":method", "POST"),
-    (":path", "/"),
-    (":path", "/index.html"),
-    (":scheme", "http"),
-    (":scheme", "https"),
-    (":status", "200"),
-    (":status", "204"),
-    (":status", "206"),
-    (":status", "304"),
-    (":status", "400"),
-    (":status", "404"),
-    (":status", "500"),
-    ("accept-charset", ""),
-    ("accept-encoding", "gzip, deflate"),
-    ("accept-language", ""),
-    ("accept-ranges", ""),
-    ("accept", ""),
-    ("access-control-allow-origin", ""),
-    ("age", ""),
-    ("allow", ""),
-    ("authorization", ""),
-    ("cache-control", ""),
-    ("content-disposition", ""),
-    ("content-encoding", ""),
-    ("content-language", ""),
-    ("content-length", ""),
-    ("content-location", ""),
-    ("content-range", ""),
-    ("content-type", ""),
-    ("cookie", ""),
-    ("date", ""),
-    ("etag", ""),
-    ("expect", ""),
-    ("expires", ""),
-    ("from", ""),
-    ("host", ""),
-    ("if-match", ""),
-    ("if-modified-since", ""),
-    ("if-none-match", ""),
-    ("if-range", ""),
-    ("if-unmodified-since", ""),
-    ("last-modified", ""),
-    ("link", ""),
-    ("location", ""),
-    ("max-forwards", ""),
-    ("proxy-authenticate", ""),
-    ("proxy-authorization", ""),
-    ("range", ""),
-    ("referer", ""),
-    ("refresh", ""),
-    ("retry-after", ""),
-    ("server", ""),
-    ("set-cookie", ""),
-    ("strict-transport-security", ""),
-    ("transfer-encoding", ""),
-    ("user-agent", ""),
-    ("vary", ""),
-    ("via", ""),
-    ("www-authenticate", ""),
+static STATIC: [Entry; 61] = [
+    entry(":authority", ""),
+    entry(":method", "GET"),
+    entry(":method", "POST"),
+    entry(":path", "/"),
+    entry(":path", "/index.html"),
+    entry(":scheme", "http"),
+    entry(":scheme", "https"),
+    entry(":status", "200"),
+    entry(":status", "204"),
+    entry(":status", "206"),
+    entry(":status", "304"),
+    entry(":status", "400"),
+    entry(":status", "404"),
+    entry(":status", "500"),
+    entry("accept-charset", ""),
+    entry("accept-encoding", "gzip, deflate"),
+    entry("accept-language", ""),
+    entry("accept-ranges", ""),
+    entry("accept", ""),
+    entry("access-control-allow-origin", ""),
+    entry("age", ""),
+    entry("allow", ""),
+    entry("authorization", ""),
+    entry("cache-control", ""),
+    entry("content-disposition", ""),
+    entry("content-encoding", ""),
+    entry("content-language", ""),
+    entry("content-length", ""),
+    entry("content-location", ""),
+    entry("content-range", ""),
+    entry("content-type", ""),
+    entry("cookie", ""),
+    entry("date", ""),
+    entry("etag", ""),
+    entry("expect", ""),
+    entry("expires", ""),
+    entry("from", ""),
+    entry("host", ""),
+    entry("if-match", ""),
+    entry("if-modified-since", ""),
+    entry("if-none-match", ""),
+    entry("if-range", ""),
+    entry("if-unmodified-since", ""),
+    entry("last-modified", ""),
+    entry("link", ""),
+    entry("location", ""),
+    entry("max-forwards", ""),
+    entry("proxy-authenticate", ""),
+    entry("proxy-authorization", ""),
+    entry("range", ""),
+    entry("referer", ""),
+    entry("refresh", ""),
+    entry("retry-after", ""),
+    entry("server", ""),
+    entry("set-cookie", ""),
+    entry("strict-transport-security", ""),
+    entry("transfer-encoding", ""),
+    entry("user-agent", ""),
+    entry("vary", ""),
+    entry("via", ""),
+    entry("www-authenticate", ""),
 ];
+
+/// The places of the statuses in it.
+const STATUSES: std::ops::Range<usize> = 7..14;
+
+const fn entry(name: &'static str, value: &'static str) -> Entry {
+    Entry { name: Bytes::from_static(name.as_bytes()), value: Bytes::from_static(value.as_bytes()) }
+}
 
 #[cfg(test)]
 mod tests {
@@ -508,9 +498,9 @@ mod tests {
             let expected: Vec<_> = fields.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
             assert_eq!(read[1..], expected);
         }
-        for (place, (name, _)) in STATIC.iter().enumerate() {
-            let index = static_name(name.as_bytes());
-            assert!(index == 0 || index == place + 1, "{name}");
+        for (place, Entry { name, .. }) in STATIC.iter().enumerate() {
+            let index = static_name(name);
+            assert!(index == 0 || index == place + 1, "{name:?}");
         }
     }
 }

@@ -388,6 +388,8 @@ fn widened(window: i64, more: i64) -> Result<i64, Reason> {
 mod tests {
     use super::super::stream::{Admitted, Handle};
     use super::super::wire::{FrameHeader, HEADER, flag, kind};
+    use std::task::{Context, Poll, Waker};
+
     use super::*;
     use crate::origin::upload::Frame;
 
@@ -401,7 +403,7 @@ mod tests {
             let mut handle = Handle::new(stream.clone(), Admitted::default());
             handle.send_section(BytesMut::from("s"), false);
             let mut sending = Box::pin(handle.send(vec![0; *length].into(), true));
-            let _ = sending.as_mut().poll(&mut std::task::Context::from_waker(std::task::Waker::noop()));
+            let _ = sending.as_mut().poll(&mut Context::from_waker(Waker::noop()));
             drop(sending);
             streams.look(&stream, &mut Output::default());
             handle
@@ -413,7 +415,7 @@ mod tests {
     /// Frames that wait: stream, kind, length, and whether it is the last.
     fn frames(output: &mut Output) -> Vec<(u32, u8, usize, bool)> {
         let mut bytes = Vec::new();
-        let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+        let mut cx = Context::from_waker(Waker::noop());
         let _ = output.poll_write(&mut std::io::Cursor::new(&mut bytes), &mut cx);
         let (mut found, mut rest) = (Vec::new(), &bytes[..]);
         while let Some(header) = FrameHeader::read(rest) {
@@ -471,8 +473,8 @@ mod tests {
         streams.give_up(now + Duration::from_secs(10), Duration::from_secs(10), &mut output);
         assert_eq!(streams.len(), 0);
         let mut gone = Box::pin(handles[0].gone());
-        let gone = gone.as_mut().poll(&mut std::task::Context::from_waker(std::task::Waker::noop()));
-        assert_eq!(gone, std::task::Poll::Ready(Gone::Stalled));
+        let gone = gone.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+        assert_eq!(gone, Poll::Ready(Gone::Stalled));
     }
 
     #[test]
@@ -510,8 +512,8 @@ mod tests {
             } else {
                 streams.receive(1, BytesMut::from("rest"), 4, true, &mut output);
                 let mut body = handle.as_ref().unwrap().body();
-                let read = body.poll_frame(&mut std::task::Context::from_waker(std::task::Waker::noop()));
-                let std::task::Poll::Ready(Ok(Some(Frame::Data { piece, last: true }))) = read else { panic!() };
+                let read = body.poll_frame(&mut Context::from_waker(Waker::noop()));
+                let Poll::Ready(Ok(Some(Frame::Data { piece, last: true }))) = read else { panic!() };
                 assert_eq!(piece, "rest");
             }
             assert_eq!(streams.len(), 0);
