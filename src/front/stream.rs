@@ -33,6 +33,11 @@ use super::head::{BodyFraming, Endpoints};
 const PIECE: usize = 64 << 10;
 const FIRST_READ: usize = 4 << 10;
 
+/// A connection that has been idle for so long gives its buffers back.
+pub const TRIM_AFTER: Duration = Duration::from_secs(1);
+/// How long a client to which everything was written may say nothing before it is taken to have read it.
+pub const LINGER: Duration = Duration::from_secs(2);
+
 /// A client's connection.
 #[derive(Debug)]
 pub struct ClientStream {
@@ -170,12 +175,12 @@ impl ClientStream {
 
     /// Closes the sending side and reads on, as long as the client says something, so many bytes at most: a reset that
     /// overtakes what was sent last would hide it.
-    pub async fn linger(&mut self, most: u64, silence: Duration) -> io::Result<()> {
+    pub async fn linger(&mut self, most: u64) -> io::Result<()> {
         self.shutdown().await?;
         let mut left = most as usize;
         let mut space = vec![0; 4096]; // not a part of the futures of all who might need it
         while left > 0 {
-            match timeout(silence, self.read(&mut space)).await?? {
+            match timeout(LINGER, self.read(&mut space)).await?? {
                 0 => break,
                 read => left = left.saturating_sub(read),
             }

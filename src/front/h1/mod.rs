@@ -4,10 +4,11 @@
 pub mod head;
 mod now;
 mod tunnel;
+mod wire;
 mod write;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::{Buf, BytesMut};
 use http::{Method, StatusCode, Version};
@@ -23,24 +24,17 @@ use super::alarm::Alarm;
 use super::head::{Refusal, RequestHead};
 use super::open::Place;
 use super::serve::{self, Decision, Request, Shared};
-use super::stream::{ClientStream, Left};
+use super::stream::{ClientStream, LINGER, Left, TRIM_AFTER};
 use crate::pace::Pace;
 
 use head::{field_space, find_end, settle_version};
-use now::Answered;
-use write::{Framing, Writing};
+use wire::{Framing, Writing, write_interim};
 
 /// A connection's first buffer: most heads fit.
 const FIRST_BUFFER: usize = 4096;
-/// How long a connection that is closed while its client still sends is read on, so that the client gets to
-/// read the response before the reset.
-const LINGER: Duration = Duration::from_secs(2);
 
 /// What a connection of HTTP/2 begins with is almost a head (RFC 9113 section 3.4).
 const PREFACE_HEAD: &[u8] = b"PRI * HTTP/2.0\r\n\r\n";
-
-/// A connection that has been idle for so long gives its buffers back.
-const TRIM_AFTER: Duration = Duration::from_secs(1);
 
 /// One client's connection.
 pub struct Connection {
@@ -72,7 +66,7 @@ enum Next {
 impl Connection {
     pub fn new(shared: Arc<Shared>, shutdown: watch::Receiver<bool>, stream: ClientStream, place: Arc<Place>) -> Self {
         let buffer = BytesMut::with_capacity(FIRST_BUFFER);
-        let (key, tail, alarm) = (String::new(), String::new(), Alarm::new());
+        let (key, tail, alarm) = (String::new(), String::new(), Alarm::default());
         Connection { shared, shutdown, stream, buffer, served: 0, key, tail, alarm, place }
     }
 
@@ -92,11 +86,10 @@ impl Connection {
                 return Some((self.stream, self.buffer));
             }
             self.served += 1;
-            let next = match self.answer_now(end) {
-                Answered::Wholly(next) => next,
-                Answered::InPart(answer, snapshot) => Box::pin(self.finish(answer, snapshot)).await,
+            let next = match self.answer_from_memory(end).await {
+                Some(next) => next,
                 // Boxed, as is everything that most connections seldom need: an idle one is to be small.
-                Answered::NotYet => {
+                None => {
                     // Loaded when the request is there, so that it meets the configuration in force now.
                     let snapshot = self.shared.snapshot.load_full();
                     self.stream.set_pace(Pace::of(&snapshot.config.limits));
@@ -222,7 +215,7 @@ impl Connection {
                 while let Some((status, fields)) = interims.take() {
                     expects_continue &= status != StatusCode::CONTINUE;
                     // A client that has left may have changed something all the same: what it asked for comes to its end.
-                    let _ = write::write_interim(&mut self.stream, status, fields).await;
+                    let _ = write_interim(&mut self.stream, status, fields).await;
                 }
                 if let Some(decision) = decided {
                     break decision;
@@ -290,6 +283,6 @@ impl Connection {
 
     /// Closes the connection, but lets the client read what was sent although it may be sending itself.
     async fn linger(&mut self, most: u64) {
-        let _ = timeout(LINGER, self.stream.linger(most, LINGER)).await; // best effort
+        let _ = timeout(LINGER, self.stream.linger(most)).await; // best effort
     }
 }

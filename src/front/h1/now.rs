@@ -1,4 +1,4 @@
-//! What can be answered without waiting for anything but the client: a response that is in memory. Nothing here is
+//! What can be answered without waiting for anything but the client: a response that is in memory. Deciding is not
 //! asynchronous, so that neither the request nor its head needs a place in the connection's future; what the kernel does
 //! not take at once is written by [`Connection::finish`]. Everything else takes the plain way ([`Connection::handle`]),
 //! which would come to the same answer.
@@ -18,12 +18,12 @@ use crate::snapshot::Snapshot;
 use super::super::head::{BodyFraming, RequestHead};
 use super::super::serve::{Request, Sent};
 use super::head::field_space;
-use super::write::{Framing, Writing, head_of, poll_write_all, write_tail};
+use super::wire::{Framing, Writing, head_of, poll_write_all, write_tail};
 use super::{Connection, Next};
 use crate::pace::Pace;
 
 /// How far a request was answered.
-pub(super) enum Answered {
+enum Answered {
     Wholly(Next),
     /// With the snapshot by which the request was planned: sites are numbered as in that.
     InPart(Box<Unfinished>, Arc<Snapshot>),
@@ -32,7 +32,7 @@ pub(super) enum Answered {
 }
 
 /// The rest of an answer. The request's head is still the first `end` bytes of the buffer.
-pub(super) struct Unfinished {
+struct Unfinished {
     end: usize,
     head: Bytes,
     body: Bytes,
@@ -48,8 +48,17 @@ pub(super) struct Unfinished {
 }
 
 impl Connection {
-    /// Answers the request whose head is the first `end` bytes of the buffer, if it can be done at once.
-    pub(super) fn answer_now(&mut self, end: usize) -> Answered {
+    /// Answers the request whose head is the first `end` bytes of the buffer from memory, if it is there; `None`: nothing was
+    /// done.
+    pub(super) async fn answer_from_memory(&mut self, end: usize) -> Option<Next> {
+        match self.answer_now(end) {
+            Answered::Wholly(next) => Some(next),
+            Answered::InPart(answer, snapshot) => Some(Box::pin(self.finish(answer, snapshot)).await),
+            Answered::NotYet => None,
+        }
+    }
+
+    fn answer_now(&mut self, end: usize) -> Answered {
         let shared = self.shared.clone();
         let snapshot = shared.snapshot.load();
         let limits = &snapshot.config.limits;
@@ -97,7 +106,7 @@ impl Connection {
     }
 
     /// Writes the rest of an answer.
-    pub(super) async fn finish(&mut self, mut answer: Box<Unfinished>, snapshot: Arc<Snapshot>) -> Next {
+    async fn finish(&mut self, mut answer: Box<Unfinished>, snapshot: Arc<Snapshot>) -> Next {
         self.stream.set_pace(Pace::of(&snapshot.config.limits));
         let tail = std::mem::take(&mut self.tail);
         let kept = std::mem::replace(&mut answer.kept, Kept::Nothing);

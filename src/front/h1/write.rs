@@ -1,22 +1,14 @@
-//! Writing responses: heads that were serialised when they were stored, a tail that each response gets anew,
-//! and the body, in as few system calls as the kernel lets it be.
+//! Writing responses, and waiting for clients that don't take them: what is kept for one meanwhile is counted.
 
-use std::fmt::Write as _;
 use std::future::poll_fn;
-use std::io::{self, IoSlice};
-use std::pin::Pin;
+use std::io;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::{HeaderMap, Method, StatusCode, Version};
-use tokio::io::AsyncWrite;
 use tokio::time::timeout;
 
 use crate::cache::engine::{Hold, Kept};
-use crate::cache::object::{remove_hop_by_hop, serialise};
-use crate::cache::respond::Reply;
 use crate::cache::status::Report;
 use crate::cache::waiting::{Client, Held, NO_ROOM, Turns, Waiter};
 use crate::request::put_trailers;
@@ -25,8 +17,8 @@ use crate::snapshot::Snapshot;
 use super::super::body::{Body, Coming};
 use super::super::reply::ClientResponse;
 use super::super::serve::Sent;
-use super::super::stream::ClientStream;
 use super::Connection;
+use super::wire::{Framing, Writing, head_of, poll_write_all, write_tail};
 
 impl Connection {
     /// Writes a response. An error means that the connection can't go on.
@@ -78,40 +70,38 @@ impl Connection {
             self.write_held([&head, tail.as_bytes()], kept).await?;
             return self.write_file(&mut response.body, bytes).await;
         }
-        let mut before = Some((head, tail));
-        let mut ahead = self.room_ahead(&response.body).await?;
-        let mut next = {
-            let mut next = std::pin::pin!(response.body.next());
-            match poll_fn(|cx| Poll::Ready(next.as_mut().poll(cx))).await {
-                // What is there goes with the head, what is not must not hold it up.
-                Poll::Ready(Ok(piece)) => Ok(piece),
-                other => {
-                    if let Some((head, tail)) = before.take() {
-                        self.write_held([&head, tail.as_bytes()], kept).await?;
+        let (mut before, mut size) = (Some((head, tail, kept)), String::new());
+        loop {
+            let ahead = self.room_ahead(&response.body).await?;
+            let piece = {
+                let mut next = std::pin::pin!(response.body.next());
+                match poll_fn(|cx| Poll::Ready(next.as_mut().poll(cx))).await {
+                    // What is there goes with the head, what is not must not hold it up.
+                    Poll::Ready(Ok(piece)) => piece,
+                    other => {
+                        if let Some((head, tail, kept)) = before.take() {
+                            self.write_held([&head, tail.as_bytes()], kept).await?;
+                        }
+                        let next = if let Poll::Ready(failed) = other { failed } else { next.await };
+                        next.map_err(io::Error::other)?
                     }
-                    if let Poll::Ready(failed) = other { failed } else { next.await }
                 }
-            }
-        };
-        let mut size = String::new();
-        while let Some(piece) = next.map_err(io::Error::other)? {
+            };
+            let Some(piece) = piece else { break };
             if writing.framing == Framing::Chunked {
                 let after_another = if size.is_empty() { "" } else { "\r\n" };
                 size = format!("{after_another}{:x}\r\n", piece.len());
             }
-            let (head, tail) = before.take().unwrap_or_default();
+            let (head, tail) = before.take().map(|(head, tail, _)| (head, tail)).unwrap_or_default();
             let kept = response.kept();
             // A client may take nothing before it has been heard.
             let meanwhile = |cx: &mut Context<'_>| response.body.send_on(cx);
             let parts = [&head[..], tail.as_bytes(), size.as_bytes(), &piece];
-            self.write_from(parts, &mut 0, kept, ahead.take(), meanwhile).await?;
+            self.write_from(parts, &mut 0, kept, ahead, meanwhile).await?;
             *bytes += piece.len() as u64;
             response.forget_head();
-            drop(piece);
-            ahead = self.room_ahead(&response.body).await?;
-            next = response.body.next().await;
         }
-        let (head, tail) = before.take().unwrap_or_default();
+        let (head, tail) = before.map(|(head, tail, _)| (head, tail)).unwrap_or_default();
         let (mut end, mut trailers) = ("", Vec::new());
         if writing.framing == Framing::Chunked {
             end = if size.is_empty() { "0\r\n" } else { "\r\n0\r\n" };
@@ -234,154 +224,3 @@ const DUE: usize = 40 << 10;
 const ROOM_PATIENCE: Duration = Duration::from_secs(10);
 /// How often it is looked how far a client is that has to be waited for.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
-
-/// Bytes in one call, of what is too much for the processor's caches: measured with 128 KiB bodies, of which the kernel's
-/// copy is read again at once. What is larger by far gets nothing from it, and more calls.
-const PIECE: usize = 64 << 10;
-const TOO_LARGE_FOR_PIECES: usize = 512 << 10;
-
-/// Writes parts one after the other, of which so many bytes are written, in as few calls as is good.
-pub(super) fn poll_write_all<const N: usize>(
-    stream: &mut ClientStream,
-    parts: [&[u8]; N],
-    written: &mut usize,
-    cx: &mut Context<'_>,
-) -> Poll<io::Result<()>> {
-    let all: usize = parts.iter().map(|part| part.len()).sum();
-    let most = if all > TOO_LARGE_FOR_PIECES { usize::MAX } else { PIECE };
-    while *written < all {
-        let slices = slices(parts, *written, most);
-        match Pin::new(&mut *stream).poll_write_vectored(cx, &slices) {
-            Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-            Poll::Ready(Ok(more)) => *written += more,
-            Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
-            Poll::Pending => return Poll::Pending,
-        }
-    }
-    Pin::new(stream).poll_flush(cx)
-}
-
-/// What lies `from` bytes from the start of some parts, `most` bytes of it.
-fn slices<const N: usize>(parts: [&[u8]; N], from: usize, most: usize) -> [IoSlice<'_>; N] {
-    let (mut skip, mut left) = (from, most);
-    parts.map(|part| {
-        let skipped = skip.min(part.len());
-        let taken = (part.len() - skipped).min(left);
-        skip -= skipped;
-        left -= taken;
-        IoSlice::new(&part[skipped..skipped + taken])
-    })
-}
-
-/// What of the request the writing of its response depends on.
-pub(super) struct Writing<'a> {
-    pub method: &'a Method,
-    pub version: Version,
-    pub framing: Framing,
-    pub keep_alive: bool,
-    pub takes_trailers: bool,
-}
-
-impl<'a> Writing<'a> {
-    /// Of a response behind which the connection ends.
-    pub(super) fn new(response: &ClientResponse, method: &'a Method, version: Version) -> Self {
-        let framing = match response.content_length() {
-            Some(length) => Framing::Length(length),
-            None if !response.has_body(method) => Framing::NoBody,
-            None if version == Version::HTTP_10 => Framing::UntilClose,
-            None => Framing::Chunked,
-        };
-        Writing { method, version, framing, keep_alive: false, takes_trailers: false }
-    }
-}
-
-/// How the client is told where the body ends (RFC 9112 section 6).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Framing {
-    Length(u64),
-    Chunked,
-    UntilClose,
-    NoBody,
-}
-
-/// Passes an interim response on.
-pub(super) async fn write_interim(
-    stream: &mut ClientStream,
-    status: StatusCode,
-    mut fields: HeaderMap,
-) -> io::Result<()> {
-    remove_hop_by_hop(&mut fields);
-    let head = serialise(status, &fields);
-    let mut written = 0;
-    poll_fn(|cx| poll_write_all(stream, [&head, b"\r\n"], &mut written, cx)).await
-}
-
-/// The head as it is stored, or what is left of it for another answer than the whole.
-pub(super) fn head_of(response: &ClientResponse) -> Bytes {
-    match response.reply {
-        Reply::Full => response.head().h1_bytes(),
-        _ => serialise(response.status(), &response.selected_fields()),
-    }
-}
-
-/// The fields that each response gets anew, and the end of the head.
-pub(super) fn write_tail(
-    out: &mut String,
-    response: &ClientResponse,
-    report: Option<&Report>,
-    node: &str,
-    writing: &Writing<'_>,
-) {
-    out.clear();
-    let mut push_number = |name: &str, number: u64| {
-        out.push_str(name);
-        out.push_str(itoa::Buffer::new().format(number));
-        out.push_str("\r\n");
-    };
-    if let Framing::Length(length) = writing.framing {
-        push_number("content-length: ", length);
-    }
-    if let Some(age) = response.age {
-        push_number("age: ", age.as_secs());
-    }
-    if writing.framing == Framing::Chunked {
-        out.push_str("transfer-encoding: chunked\r\n");
-    }
-    if let Some(range) = response.content_range() {
-        let _ = write!(out, "content-range: {range}\r\n"); // writing to a String cannot fail
-    }
-    if let Some(report) = report {
-        out.push_str("via: 1.1 ");
-        out.push_str(node);
-        out.push_str("\r\ncache-status: ");
-        response.write_cache_status(out, report, node);
-        out.push_str("\r\n");
-    }
-    if !writing.keep_alive {
-        out.push_str("connection: close\r\n");
-    } else if writing.version == Version::HTTP_10 {
-        out.push_str("connection: keep-alive\r\n");
-    }
-    out.push_str("\r\n");
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn parts_are_written_from_any_place_in_any_pieces() {
-        let parts: [&[u8]; 3] = [b"head", b"", b"a longer body"];
-        let whole = parts.concat();
-        for most in 1..=whole.len() + 1 {
-            let mut out = Vec::new();
-            while out.len() < whole.len() {
-                let slices = slices(parts, out.len(), most);
-                let some: Vec<u8> = slices.iter().flat_map(|slice| slice.iter().copied()).collect();
-                assert!(!some.is_empty() && some.len() <= most);
-                out.extend(some);
-            }
-            assert_eq!(out, whole, "{most}");
-        }
-    }
-}

@@ -18,7 +18,7 @@ use super::hpack::Section;
 use super::stream::{Gone, Handle, Stream};
 use super::streams::{Received, WORTHWHILE};
 use super::wire::{self, FrameHeader, Reason, flag, kind, without_padding};
-use super::{Connection, FAREWELL_PING, Leaving};
+use super::{Connection, FAREWELL_PING, Leaving, OpenSection};
 
 /// A body of up to so many bytes is sent at once, if the client's windows let it; a larger one takes turns with others.
 const SENT_AT_ONCE: usize = 128 << 10;
@@ -27,13 +27,6 @@ const SENT_AT_ONCE: usize = 128 << 10;
 const SMALL_UPDATES: u32 = 4;
 /// What a malformed request counts among the frames that bring nothing.
 const MALFORMED: u32 = 30;
-
-/// A field section whose end has not come.
-pub(super) struct OpenSection {
-    stream: u32,
-    ends_stream: bool,
-    block: BytesMut,
-}
 
 impl Connection {
     pub(super) fn on_frame(&mut self, header: FrameHeader, payload: BytesMut) -> Result<(), Reason> {

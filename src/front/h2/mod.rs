@@ -11,19 +11,20 @@ mod huffman;
 mod opened;
 mod output;
 mod patience;
+mod static_table;
 mod stream;
 mod streams;
 mod wire;
 
 use std::future::poll_fn;
 use std::io;
-use std::pin::Pin;
+use std::pin::pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::{Duration, Instant};
 
-use bytes::{Buf, BytesMut};
-use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
+use bytes::{Buf, BufMut, BytesMut};
+use tokio::io::AsyncReadExt;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
@@ -32,10 +33,9 @@ use crate::config::model::Limits;
 use super::alarm::Alarm;
 use super::open::Place;
 use super::serve::Shared;
-use super::stream::ClientStream;
+use super::stream::{ClientStream, TRIM_AFTER};
 use crate::pace::Pace;
 
-use frames::OpenSection;
 use hpack::{Decoder, Section};
 use opened::Opened;
 use output::Output;
@@ -48,12 +48,8 @@ use wire::{FrameHeader, PREFACE, Reason, kind};
 const READ: usize = wire::MAX_PAYLOAD + wire::HEADER;
 /// Bytes that wait for the client before no more are made: a write or two.
 const MOST_OUTPUT: usize = 64 << 10;
-/// A connection that has been idle for so long gives its buffers back.
-const TRIM_AFTER: Duration = Duration::from_secs(1);
 /// A client that takes nothing for so long has what waits for it in copies: what it is a part of may be far larger.
 const COPY_AFTER: Duration = Duration::from_millis(500);
-/// How long a client to which everything was written may say nothing before it is taken to have read it.
-const LINGER: Duration = Duration::from_secs(2);
 /// How long a client that is told to go may take to say that it has heard it; then it is taken to have.
 const FAREWELL: Duration = Duration::from_secs(1);
 /// What the ping says that goes with it.
@@ -111,6 +107,13 @@ pub struct Connection {
     deadline: Instant,
     /// Since when the head of a request, or a frame that is none of a body, has not come in full.
     unfinished: Option<Instant>,
+}
+
+/// A field section whose end has not come.
+struct OpenSection {
+    stream: u32,
+    ends_stream: bool,
+    block: BytesMut,
 }
 
 /// How far the connection's end is (RFC 9113 section 6.8).
@@ -189,7 +192,7 @@ impl Connection {
             late_updates: 0,
             small_updates: 0,
             leaving: Leaving::No,
-            alarm: Alarm::new(),
+            alarm: Alarm::default(),
             active: Instant::now(),
             heard: Instant::now(),
             pinged: None,
@@ -229,7 +232,7 @@ impl Connection {
                 Event::GiveWay => {
                     // Whoever is to make room is not waited for; but it may hear of it.
                     wire::put_goaway(self.output.frames(), self.opened.last, Reason::NoError);
-                    let mut cx = Context::from_waker(std::task::Waker::noop());
+                    let mut cx = Context::from_waker(Waker::noop());
                     let _ = self.output.poll_write(&mut self.stream, &mut cx); // best effort
                     break None;
                 }
@@ -283,25 +286,25 @@ impl Connection {
 
     /// Uses what has come: frames, and what tasks have left; lets the streams send.
     fn progress(&mut self) -> Result<(), Reason> {
+        self.send();
+        self.read_frames()?;
+        self.give_back(0);
+        self.send();
+        Ok(())
+    }
+
+    /// Takes what tasks have left, and lets the streams send.
+    fn send(&mut self) {
         let mut left = Vec::new();
-        let mut cx = Context::from_waker(std::task::Waker::noop());
-        let mut looked = false;
-        loop {
-            // The waker that is put in place of the task's is replaced before anything is waited for.
-            while self.outbox.poll_ready(&mut cx, &mut left).is_ready() {
-                left.drain(..).for_each(|stream| self.streams.look(&stream, &mut self.output));
-            }
-            let (earned, ended) = self.streams.send(&mut self.output, MOST_OUTPUT, Instant::now());
-            self.patience.calm(earned);
-            if ended > 0 {
-                self.active = Instant::now();
-            }
-            if looked {
-                return Ok(());
-            }
-            self.read_frames()?;
-            self.give_back(0);
-            looked = true;
+        // The waker that is put in place of the task's is replaced before anything is waited for.
+        let mut cx = Context::from_waker(Waker::noop());
+        while self.outbox.poll_ready(&mut cx, &mut left).is_ready() {
+            left.drain(..).for_each(|stream| self.streams.look(&stream, &mut self.output));
+        }
+        let (earned, ended) = self.streams.send(&mut self.output, MOST_OUTPUT, Instant::now());
+        self.patience.calm(earned);
+        if ended > 0 {
+            self.active = Instant::now();
         }
     }
 
@@ -462,7 +465,7 @@ impl Connection {
             let Connection { stream, output, .. } = &mut self;
             let saying = async {
                 poll_fn(|cx| output.poll_write(stream, cx)).await?;
-                stream.linger(most, LINGER).await
+                stream.linger(most).await
             };
             let _ = timeout(patience, saying).await; // best effort
         }
@@ -486,22 +489,14 @@ fn poll_read(stream: &mut ClientStream, input: &mut BytesMut, cx: &mut Context<'
     if input.capacity() == 0 {
         // After a rest, so that one that goes on takes no memory.
         let mut space = [0; FIRST_READ];
-        let mut buf = ReadBuf::new(&mut space);
-        std::task::ready!(Pin::new(stream).poll_read(cx, &mut buf))?;
-        input.extend_from_slice(buf.filled());
-        return Poll::Ready(Ok(buf.filled().len()));
+        let read = ready!(pin!(stream.read(&mut space)).poll(cx))?;
+        input.extend_from_slice(&space[..read]);
+        return Poll::Ready(Ok(read));
     }
     // As much as is missing of the frame that has begun; of the next, what most requests have.
     let missing = FrameHeader::read(input).map_or(0, |header| wire::HEADER + header.length.min(wire::MAX_PAYLOAD));
     input.reserve(missing.saturating_sub(input.len()).clamp(FIRST_READ, READ));
-    let space = input.spare_capacity_mut();
-    let most = space.len().min(READ);
-    let mut buf = ReadBuf::uninit(&mut space[..most]);
-    std::task::ready!(Pin::new(stream).poll_read(cx, &mut buf))?;
-    let read = buf.filled().len();
-    // SAFETY: the buffer was made of the spare capacity, and its first `read` bytes are filled.
-    unsafe { input.set_len(input.len() + read) };
-    Poll::Ready(Ok(read))
+    pin!(stream.read_buf(&mut input.limit(READ))).poll(cx)
 }
 
 /// Room that is there for what comes next.
