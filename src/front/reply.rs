@@ -155,8 +155,10 @@ impl ClientResponse {
         {
             reader.flight().want(); // `bytes=0-`, as players ask
         }
-        let body = Body { pieces, skip, left };
-        ClientResponse { reply, multipart, age, body, ..Self::full(head, length, Pieces::Whole(None)) }
+        let mut response = Self::full(head, length, pieces);
+        (response.reply, response.multipart, response.age) = (reply, multipart, age);
+        (response.body.skip, response.body.left) = (skip, left);
+        response
     }
 
     /// A response of the node's own: a status and one line that says why.

@@ -107,7 +107,7 @@ fn connection_options<'b>(fields: &[httparse::Header<'b>]) -> impl Iterator<Item
 fn without_nominated<'b, 'h>(fields: &'b mut [httparse::Header<'h>]) -> Result<&'b [httparse::Header<'h>], Refusal> {
     let stays = |name: &&[u8]| STAYS.iter().any(|stays| name.eq_ignore_ascii_case(stays.as_bytes()));
     let mut gone: SmallVec<[&[u8]; 4]> = connection_options(fields).filter(|name| !stays(name)).collect();
-    if gone.len() > MOST_NOMINATED {
+    if gone.len() > MAX_NOMINATED {
         return Err(bad("Connection names too many fields"));
     }
     if fields.iter().any(asks_for_h2c) {
@@ -133,7 +133,7 @@ fn asks_for_h2c(field: &httparse::Header<'_>) -> bool {
 }
 
 /// Fields that `Connection` may name: it is compared with every field.
-const MOST_NOMINATED: usize = 32;
+const MAX_NOMINATED: usize = 32;
 
 /// Options of `Connection` that are no fields, and fields that are looked at here whatever it says.
 const STAYS: [&str; 12] = [

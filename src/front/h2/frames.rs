@@ -54,7 +54,7 @@ impl Connection {
             kind::PING => self.on_ping(header, &payload),
             kind::PRIORITY if header.length != 5 => {
                 self.reset(header.stream, Reason::FrameSizeError);
-                self.bear(1)
+                self.charge(1)
             }
             kind::PUSH_PROMISE => Err(Reason::ProtocolError),
             kind::GOAWAY if header.length < 8 => Err(Reason::FrameSizeError),
@@ -65,13 +65,13 @@ impl Connection {
                 }
                 Ok(())
             }
-            _ => self.bear(1), // PRIORITY, which is obsolete, and what is not known
+            _ => self.charge(1), // PRIORITY, which is obsolete, and what is not known
         }
     }
 
     /// The client has sent what brings nothing.
-    fn bear(&mut self, count: u32) -> Result<(), Reason> {
-        if self.patience.try_with(count, Instant::now()) { Ok(()) } else { Err(Reason::EnhanceYourCalm) }
+    fn charge(&mut self, count: u32) -> Result<(), Reason> {
+        if self.abuse_budget.charge(count, Instant::now()) { Ok(()) } else { Err(Reason::EnhanceYourCalm) }
     }
 
     /// Whether no request has come on a stream. Of those that come too late nothing is remembered.
@@ -96,19 +96,19 @@ impl Connection {
         let ended = header.has(flag::END_STREAM);
         let data = without_padding(header.flags, payload)?;
         if data.is_empty() && !ended {
-            self.bear(1)?;
+            self.charge(1)?;
         }
         let padding = header.length - data.len();
         match self.streams.receive(header.stream, data, header.length, ended, &mut self.output) {
             Received::Kept => self.give_back(padding),
             Received::Dropped => {
                 self.give_back(header.length);
-                self.bear(1)?;
+                self.charge(1)?;
             }
             Received::Error(reason) => {
                 self.give_back(header.length);
                 self.reset(header.stream, reason);
-                self.bear(1)?;
+                self.charge(1)?;
             }
         }
         Ok(())
@@ -131,7 +131,7 @@ impl Connection {
     }
 
     fn on_continuation(&mut self, header: FrameHeader, payload: BytesMut) -> Result<(), Reason> {
-        self.bear(1)?;
+        self.charge(1)?;
         let mut open = self.open_section.take().filter(|open| open.stream == header.stream);
         let open_section = open.as_mut().ok_or(Reason::ProtocolError)?;
         if open_section.block.len() + payload.len() > self.limits.max_head.0 as usize {
@@ -156,7 +156,7 @@ impl Connection {
         }
         self.streams.remove(header.stream, Gone::Client);
         self.active = Instant::now();
-        self.bear(1)
+        self.charge(1)
     }
 
     fn on_window_update(&mut self, header: FrameHeader, payload: &[u8]) -> Result<(), Reason> {
@@ -171,7 +171,7 @@ impl Connection {
         }
         if self.small_updates >= SMALL_UPDATES || !is_known && self.late_updates > self.output.data_frames() {
             self.small_updates = 0;
-            self.bear(1)?;
+            self.charge(1)?;
         }
         if header.stream == 0 {
             return if more == 0 { Err(Reason::ProtocolError) } else { self.streams.widen(more) };
@@ -188,10 +188,10 @@ impl Connection {
 
     fn on_settings(&mut self, header: FrameHeader, payload: &[u8]) -> Result<(), Reason> {
         if header.has(flag::ACK) {
-            return if payload.is_empty() { self.bear(1) } else { Err(Reason::FrameSizeError) };
+            return if payload.is_empty() { self.charge(1) } else { Err(Reason::FrameSizeError) };
         }
         self.has_settings = true;
-        self.bear(1)?;
+        self.charge(1)?;
         let before = self.initial_window;
         self.initial_window = wire::initial_window(payload)?.unwrap_or(before);
         self.streams.widen_each(i64::from(self.initial_window) - i64::from(before))?;
@@ -206,7 +206,7 @@ impl Connection {
         } else if payload == FAREWELL_PING && matches!(self.leaving, Leaving::Announced(_)) {
             self.leave(); // everything that was sent before the client knew has come
         }
-        self.bear(1)
+        self.charge(1)
     }
 
     /// A whole field section: a request, or the trailers of one.
@@ -230,7 +230,7 @@ impl Connection {
                 true if !ends_stream => return Err(Reason::ProtocolError),
                 true if !is_well_formed => {
                     self.reset(id, Reason::ProtocolError); // section 8.1
-                    self.bear(MALFORMED)?;
+                    self.charge(MALFORMED)?;
                 }
                 true => {
                     self.streams.receive_trailers(id, || trailers(&self.section));
@@ -240,7 +240,7 @@ impl Connection {
                     }
                 }
                 // Of a stream that is over, or a request that came too late.
-                false => self.bear(1)?,
+                false => self.charge(1)?,
             }
         }
         Ok(())
@@ -264,12 +264,12 @@ impl Connection {
             Err(Fault::Refused(refusal)) => {
                 let is_head = section.lines().any(|(name, value)| name == b":method" && value == b"HEAD");
                 self.refuse(id, ended, refusal, is_head);
-                self.bear(if section.too_large { MALFORMED } else { 1 })?;
+                self.charge(if section.too_large { MALFORMED } else { 1 })?;
                 None
             }
             Err(Fault::Malformed) => {
                 wire::put_reset(self.output.frames(), id, Reason::ProtocolError);
-                self.bear(MALFORMED)?;
+                self.charge(MALFORMED)?;
                 None
             }
         };
@@ -288,7 +288,7 @@ impl Connection {
         self.section = section;
         self.shared.observer.metrics.streams_refused.inc();
         wire::put_reset(self.output.frames(), id, Reason::RefusedStream);
-        self.bear(1)
+        self.charge(1)
     }
 
     /// Answers what is not a request.
@@ -323,7 +323,7 @@ impl Connection {
         self.put_response(id, &response, Some(&report), &snapshot.config.node.name, Some(body));
         let sent = Sent { status: response.status(), bytes: length as u64, error: None, why: None };
         request.record(Some(site), Some(&report), &sent);
-        self.patience.calm(2 + (length / wire::MAX_PAYLOAD) as u32);
+        self.abuse_budget.credit(2 + (length / wire::MAX_PAYLOAD) as u32);
         true
     }
 

@@ -3,6 +3,7 @@
 //! connection ([`stream`]). Bounded like everything a client can fill: what it may have open, send, reset and ask for
 //! without taking anything.
 
+mod abuse_budget;
 mod answer;
 mod frames;
 pub mod head;
@@ -10,7 +11,6 @@ pub mod hpack;
 mod huffman;
 mod opened;
 mod output;
-mod patience;
 mod static_table;
 mod stream;
 mod streams;
@@ -36,10 +36,10 @@ use super::serve::Shared;
 use super::stream::{ClientStream, TRIM_AFTER};
 use crate::pace::Pace;
 
+use abuse_budget::AbuseBudget;
 use hpack::{Decoder, Section};
 use opened::Opened;
 use output::Output;
-use patience::Patience;
 use stream::{Gone, Outbox};
 use streams::{CONNECTION_WINDOW, STREAM_WINDOW, Streams, Uploads};
 use wire::{FrameHeader, PREFACE, Reason, kind};
@@ -47,7 +47,7 @@ use wire::{FrameHeader, PREFACE, Reason, kind};
 /// Bytes that are read at once, at most: a frame of a body.
 const READ: usize = wire::MAX_PAYLOAD + wire::HEADER;
 /// Bytes that wait for the client before no more are made: a write or two.
-const MOST_OUTPUT: usize = 64 << 10;
+const MAX_OUTPUT: usize = 64 << 10;
 /// A client that takes nothing for so long has what waits for it in copies: what it is a part of may be far larger.
 const COPY_AFTER: Duration = Duration::from_millis(500);
 /// How long a client that is told to go may take to say that it has heard it; then it is taken to have.
@@ -91,7 +91,7 @@ pub struct Connection {
     has_settings: bool,
     opened: Opened,
     served: u32,
-    patience: Patience,
+    abuse_budget: AbuseBudget,
     /// Window updates of streams that were over.
     late_updates: u64,
     /// Those of a few bytes that have not been counted yet.
@@ -188,7 +188,7 @@ impl Connection {
             has_settings: false,
             opened: Opened::default(),
             served: 0,
-            patience: Patience::new(Instant::now()),
+            abuse_budget: AbuseBudget::new(Instant::now()),
             late_updates: 0,
             small_updates: 0,
             leaving: Leaving::No,
@@ -301,8 +301,8 @@ impl Connection {
         while self.outbox.poll_ready(&mut cx, &mut left).is_ready() {
             left.drain(..).for_each(|stream| self.streams.look(&stream, &mut self.output));
         }
-        let (earned, ended) = self.streams.send(&mut self.output, MOST_OUTPUT, Instant::now());
-        self.patience.calm(earned);
+        let (earned, ended) = self.streams.send(&mut self.output, MAX_OUTPUT, Instant::now());
+        self.abuse_budget.credit(earned);
         if ended > 0 {
             self.active = Instant::now();
         }
@@ -331,7 +331,7 @@ impl Connection {
         }
         let Connection { stream, input, output, outbox, alarm, shutdown, place, .. } = self;
         // Frames that are not used yet wait until the client has taken what is there.
-        let may_read = output.len() < MOST_OUTPUT;
+        let may_read = output.len() < MAX_OUTPUT;
         let has_more = !may_read || self.streams.has_turns();
         let mut left = Vec::new();
         let io = poll_fn(|cx| {
@@ -340,7 +340,7 @@ impl Connection {
                 Poll::Ready(Ok(())) if is_over => return Poll::Ready(Event::Io),
                 _ => {}
             }
-            let has_room = output.len() <= MOST_OUTPUT / 2 && !output.is_stuck();
+            let has_room = output.len() <= MAX_OUTPUT / 2 && !output.is_stuck();
             if outbox.poll_ready(cx, &mut left).is_ready() || has_more && has_room {
                 return Poll::Ready(Event::Io);
             }
@@ -405,7 +405,7 @@ impl Connection {
 
     /// Since when a head has not come in full, if it is the client that is waited for.
     fn unfinished(&self) -> Option<Instant> {
-        self.unfinished.filter(|_| self.output.len() < MOST_OUTPUT)
+        self.unfinished.filter(|_| self.output.len() < MAX_OUTPUT)
     }
 
     /// Does what the time has come for. Gives the reason, if the connection is to end.
@@ -505,7 +505,7 @@ const FIRST_READ: usize = 2 << 10;
 impl Connection {
     /// Uses the frames that have come in full, as long as there is room for what they cause.
     fn read_frames(&mut self) -> Result<(), Reason> {
-        while self.output.len() < MOST_OUTPUT {
+        while self.output.len() < MAX_OUTPUT {
             let Some(header) = FrameHeader::read(&self.input) else { break };
             if header.length > wire::MAX_PAYLOAD {
                 return Err(Reason::FrameSizeError);
@@ -521,7 +521,7 @@ impl Connection {
             }
         }
         let is_body = FrameHeader::read(&self.input).is_some_and(|header| header.kind == kind::DATA);
-        let is_stuck = self.output.len() < MOST_OUTPUT && !self.input.is_empty() && !is_body;
+        let is_stuck = self.output.len() < MAX_OUTPUT && !self.input.is_empty() && !is_body;
         let unfinished = self.open_section.is_some() || is_stuck;
         self.unfinished = if unfinished { self.unfinished.or_else(|| Some(Instant::now())) } else { None };
         Ok(())

@@ -173,7 +173,7 @@ impl Streams {
     }
 
     /// Lets the streams send in turn, a frame each, while the output has less than `most` bytes and the client takes it. Gives
-    /// what the client has earned of its [`super::patience`], and how many responses ended.
+    /// what the client has earned of its [`super::abuse_budget`], and how many responses ended.
     pub fn send(&mut self, output: &mut Output, most: usize, now: Instant) -> (u32, u32) {
         let (mut earned, mut ended) = (0, 0);
         while output.len() < most
