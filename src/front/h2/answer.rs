@@ -21,9 +21,10 @@ use super::super::body::Coming;
 use super::super::head::{BodyFraming, Endpoints};
 use super::super::reply::ClientResponse;
 use super::super::serve::{self, Decision, Incoming, Request, Sent, Shared};
+use super::handle::Handle;
 use super::head::Parsed;
 use super::hpack::{self, Section};
-use super::stream::{Gone, Handle};
+use super::stream::Gone;
 use super::wire::Reason;
 
 /// A request that a task is to answer. Its head was checked.

@@ -13,9 +13,10 @@ use super::super::head::{BodyFraming, Refusal, RequestHead};
 use super::super::reply::ClientResponse;
 use super::super::serve::{self, Request, Sent};
 use super::answer::{self, Task};
-use super::head::{Fault, Parsed, are_trailers, trailers};
+use super::handle::Handle;
+use super::head::{Fault, Parsed, trailers};
 use super::hpack::Section;
-use super::stream::{Gone, Handle, Stream};
+use super::stream::{Gone, Stream};
 use super::streams::{Received, WORTHWHILE};
 use super::wire::{self, FrameHeader, Reason, flag, kind, without_padding};
 use super::{Connection, FAREWELL_PING, Leaving, OpenSection};
@@ -219,29 +220,25 @@ impl Connection {
         if self.opened.was_passed_over(id) {
             return Err(Reason::ProtocolError); // section 5.1.1
         }
-        if id > self.opened.last && self.leaving != Leaving::Final {
+        if self.is_unheard_of(id) {
             self.opened.open(id);
             self.active = Instant::now();
-            self.on_request(id, ends_stream, section)?;
-        } else {
-            let is_well_formed = are_trailers(&section);
-            self.section = section;
-            match self.streams.contains(id) {
-                true if !ends_stream => return Err(Reason::ProtocolError),
-                true if !is_well_formed => {
-                    self.reset(id, Reason::ProtocolError); // section 8.1
-                    self.charge(MALFORMED)?;
-                }
-                true => {
-                    self.streams.receive_trailers(id, || trailers(&self.section));
-                    let ended = self.streams.receive(id, BytesMut::new(), 0, true, &mut self.output);
-                    if let Received::Error(reason) = ended {
-                        self.reset(id, reason);
-                    }
-                }
-                // Of a stream that is over, or a request that came too late.
-                false => self.charge(1)?,
-            }
+            return self.on_request(id, ends_stream, section);
+        }
+        self.section = section;
+        if !self.streams.contains(id) {
+            return self.charge(1); // of a stream that is over, or a request that came too late
+        }
+        if !ends_stream {
+            return Err(Reason::ProtocolError);
+        }
+        let Some(trailers) = trailers(&self.section) else {
+            self.reset(id, Reason::ProtocolError); // section 8.1
+            return self.charge(MALFORMED);
+        };
+        self.streams.receive_trailers(id, trailers);
+        if let Received::Error(reason) = self.streams.receive(id, BytesMut::new(), 0, true, &mut self.output) {
+            self.reset(id, reason);
         }
         Ok(())
     }

@@ -163,21 +163,17 @@ impl<'b> Parsed<'b> {
     }
 }
 
-/// Whether a section is one of trailers: no pseudo-header fields, and nothing that a request may not have either (RFC 9113
+/// The fields of a section of trailers. `None`: it has pseudo-header fields, or what a request may not have either (RFC 9113
 /// section 8.1).
-pub(super) fn are_trailers(section: &Section) -> bool {
-    section.lines().all(|(name, value)| is_name(name) && is_value(value))
-}
-
-/// The fields of a section of trailers.
-pub(super) fn trailers(section: &Section) -> HeaderMap {
+pub(super) fn trailers(section: &Section) -> Option<HeaderMap> {
     let mut fields = HeaderMap::new();
     for (name, value) in section.lines() {
-        if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name), HeaderValue::from_bytes(value)) {
-            fields.append(name, value);
+        if !is_name(name) || !is_value(value) {
+            return None;
         }
+        fields.append(HeaderName::from_bytes(name).ok()?, HeaderValue::from_bytes(value).ok()?);
     }
-    fields
+    Some(fields)
 }
 
 /// Whether a field may have this name: one that HTTP/2 has, in lower case.

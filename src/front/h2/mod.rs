@@ -6,6 +6,7 @@
 mod abuse_budget;
 mod answer;
 mod frames;
+mod handle;
 pub mod head;
 pub mod hpack;
 mod huffman;
@@ -14,6 +15,7 @@ mod output;
 mod static_table;
 mod stream;
 mod streams;
+mod uploads;
 mod wire;
 
 use std::future::poll_fn;
@@ -41,7 +43,8 @@ use hpack::{Decoder, Section};
 use opened::Opened;
 use output::Output;
 use stream::{Gone, Outbox};
-use streams::{CONNECTION_WINDOW, STREAM_WINDOW, Streams, Uploads};
+use streams::{STREAM_WINDOW, Streams};
+use uploads::{CONNECTION_WINDOW, Uploads};
 use wire::{FrameHeader, PREFACE, Reason, kind};
 
 /// Bytes that are read at once, at most: a frame of a body.

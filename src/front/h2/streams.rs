@@ -8,13 +8,11 @@ use bytes::BytesMut;
 use http::HeaderMap;
 
 use super::output::Output;
-use super::stream::{Gone, Look, Next, Out, Outbox, Stream};
+use super::stream::{Gone, Look, Next, Out, Stream};
+use super::uploads::Uploads;
 use super::wire::{self, MAX_PAYLOAD, Reason};
-use crate::cache::waiting::Share;
 use crate::pace::{Pace, Taking};
 
-/// What a client may send of all requests' bodies before their tasks have taken it.
-pub const CONNECTION_WINDOW: u32 = 1 << 20;
 /// What a client may send of one request's body before its task has taken it, to begin with: every connection's due.
 pub const STREAM_WINDOW: u32 = 64 << 10;
 /// And from when its task takes it, if there is room: one upload must not be slowed by the way there and back.
@@ -145,9 +143,9 @@ impl Streams {
     }
 
     /// The trailers of a request, whose end is to be received next.
-    pub fn receive_trailers(&mut self, id: u32, trailers: impl FnOnce() -> HeaderMap) {
+    pub fn receive_trailers(&mut self, id: u32, trailers: HeaderMap) {
         if let Some(entry) = self.entries.get(&id).filter(|entry| entry.open) {
-            entry.stream.receive_trailers(trailers());
+            entry.stream.receive_trailers(trailers);
         }
     }
 
@@ -310,49 +308,6 @@ impl Streams {
     }
 }
 
-/// The room for what a connection's client may send of bodies before it is taken. 64 KiB are its due.
-pub struct Uploads {
-    outbox: Arc<Outbox>,
-    /// Bytes that the streams' windows come to.
-    windows: u64,
-    shares: Vec<Share>,
-}
-
-/// Room is taken in steps of so many bytes.
-const STEP: u64 = 64 << 10;
-
-impl Uploads {
-    pub fn new(outbox: Arc<Outbox>) -> Self {
-        Uploads { outbox, windows: 0, shares: Vec::new() }
-    }
-
-    /// So many bytes more. Whether there is room.
-    fn enter(&mut self, bytes: u32) -> bool {
-        let windows = self.windows + u64::from(bytes);
-        while self.shares.len() < Self::steps(windows) {
-            match self.outbox.enter_upload(STEP) {
-                Some(share) => self.shares.push(share),
-                None => {
-                    self.leave(0);
-                    return false;
-                }
-            }
-        }
-        self.windows = windows;
-        true
-    }
-
-    fn leave(&mut self, bytes: u32) {
-        self.windows -= u64::from(bytes);
-        self.shares.truncate(Self::steps(self.windows));
-    }
-
-    /// More than its own window lets it nobody can send.
-    fn steps(windows: u64) -> usize {
-        (windows.min(u64::from(CONNECTION_WINDOW)).div_ceil(STEP) as usize).saturating_sub(1)
-    }
-}
-
 impl Entry {
     /// Gives it a turn, if it has none yet.
     fn queue(&mut self, turns: &mut VecDeque<u32>) {
@@ -384,7 +339,8 @@ fn widened(window: i64, more: i64) -> Result<i64, Reason> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::stream::{Admitted, Handle};
+    use super::super::handle::Handle;
+    use super::super::stream::{Admitted, Outbox};
     use super::super::wire::{FrameHeader, HEADER, flag, kind};
     use std::task::{Context, Poll, Waker};
 
