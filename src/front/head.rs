@@ -106,6 +106,19 @@ pub(super) fn lines<'b>(fields: &[httparse::Header<'b>], name: &'static str) -> 
     fields.iter().filter(move |field| field.name.eq_ignore_ascii_case(name)).map(|field| field.value)
 }
 
+/// The value of a field that may have one line only; `several`: why it is refused with more.
+pub(super) fn only<'b>(
+    fields: &[httparse::Header<'b>],
+    name: &'static str,
+    several: &'static str,
+) -> Result<Option<&'b [u8]>, Refusal> {
+    let mut lines = lines(fields, name);
+    match (lines.next(), lines.next()) {
+        (_, Some(_)) => Err(bad(several)),
+        (only, None) => Ok(only),
+    }
+}
+
 pub(super) fn target_error(error: TargetError) -> Refusal {
     bad(match error {
         TargetError::Character => "the request target has a character that no URI may have",

@@ -13,7 +13,7 @@ use crate::config::model::Limits;
 use crate::request::{Target, content_length};
 
 use super::super::head::{
-    BodyFraming, HEAD_TOO_LARGE, Refusal, RequestHead, TARGET_TOO_LONG, TOO_MANY_FIELDS, bad, expects_continue, lines,
+    BodyFraming, HEAD_TOO_LARGE, Refusal, RequestHead, TARGET_TOO_LONG, TOO_MANY_FIELDS, bad, expects_continue, lines, only,
     refuse, refuse_method, target_error,
 };
 
@@ -199,10 +199,8 @@ fn host<'b>(
     fields: &'b [httparse::Header<'b>],
     target: &Target<'b>,
 ) -> Result<(Cow<'b, str>, Option<u16>, &'b str), Refusal> {
-    let mut hosts = lines(fields, "host");
-    let (Some(host), None) = (hosts.next(), hosts.next()) else {
-        return Err(bad("the request needs exactly one Host"));
-    };
+    const ONE: &str = "the request needs exactly one Host";
+    let host = only(fields, "host", ONE)?.ok_or(bad(ONE))?;
     let authority = std::str::from_utf8(host).map_err(|_| bad("the Host is not valid"))?;
     let (host, port) = parse_authority(authority).ok_or_else(|| bad("the Host is not valid"))?;
     if let Some(other) = target.authority {
@@ -215,23 +213,15 @@ fn host<'b>(
 }
 
 fn body_framing(fields: &[httparse::Header<'_>], version: Version) -> Result<BodyFraming, Refusal> {
-    let (mut lengths, mut codings) = (lines(fields, "content-length"), lines(fields, "transfer-encoding"));
-    match (lengths.next(), codings.next()) {
+    match (lines(fields, "content-length").next(), lines(fields, "transfer-encoding").next()) {
         (None, None) => Ok(BodyFraming::None),
         (Some(_), Some(_)) => Err(bad("the request has both Content-Length and Transfer-Encoding")),
         (Some(length), None) => {
-            if lengths.next().is_some() {
-                return Err(bad("the request has more than one Content-Length"));
-            }
-            match content_length(length) {
-                Some(length) => Ok(BodyFraming::Length(length)),
-                None => Err(bad("the Content-Length is not valid")),
-            }
+            only(fields, "content-length", "the request has more than one Content-Length")?;
+            content_length(length).map(BodyFraming::Length).ok_or(bad("the Content-Length is not valid"))
         }
         (None, Some(coding)) => {
-            if codings.next().is_some() {
-                return Err(bad("the request has more than one Transfer-Encoding"));
-            }
+            only(fields, "transfer-encoding", "the request has more than one Transfer-Encoding")?;
             if version == Version::HTTP_10 {
                 return Err(bad("HTTP/1.0 has no Transfer-Encoding"));
             }

@@ -8,7 +8,7 @@ use crate::config::model::Limits;
 use crate::request::{Target, TargetError, content_length, is_tchar};
 
 use super::super::head::{
-    BodyFraming, HEAD_TOO_LARGE, Refusal, RequestHead, TARGET_TOO_LONG, TOO_MANY_FIELDS, bad, expects_continue, lines,
+    BodyFraming, HEAD_TOO_LARGE, Refusal, RequestHead, TARGET_TOO_LONG, TOO_MANY_FIELDS, bad, expects_continue, lines, only,
     refuse_method, target_error,
 };
 use super::hpack::Section;
@@ -128,11 +128,7 @@ impl<'b> Parsed<'b> {
 
     /// `:authority`, or `Host` where there is none; both must agree (RFC 9113 section 8.3.1).
     fn authority(&self) -> Result<&'b str, Refusal> {
-        let mut hosts = lines(&self.fields, "host");
-        let (host, more) = (hosts.next(), hosts.next());
-        if more.is_some() {
-            return Err(bad("the request has more than one Host"));
-        }
+        let host = only(&self.fields, "host", "the request has more than one Host")?;
         let text = |bytes: &'b [u8]| std::str::from_utf8(bytes).map_err(|_| bad("the host is not valid"));
         let host = host.map(text).transpose()?;
         match (self.authority.map(text).transpose()?, host) {
@@ -147,13 +143,8 @@ impl<'b> Parsed<'b> {
 
     /// How long the body is to be. `Chunked`: the request does not say.
     fn body_framing(&self, ended: bool) -> Result<BodyFraming, Fault> {
-        let mut stated = None;
-        for length in lines(&self.fields, "content-length") {
-            let length = content_length(length).ok_or(Fault::Malformed)?;
-            if stated.replace(length).is_some() {
-                return Err(Fault::Malformed);
-            }
-        }
+        let stated = only(&self.fields, "content-length", "").map_err(|_| Fault::Malformed)?;
+        let stated = stated.map(|length| content_length(length).ok_or(Fault::Malformed)).transpose()?;
         match (ended, stated) {
             (true, None | Some(0)) => Ok(BodyFraming::None),
             (true, Some(_)) => Err(Fault::Malformed),
