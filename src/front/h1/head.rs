@@ -13,8 +13,8 @@ use crate::config::model::Limits;
 use crate::request::{Target, content_length};
 
 use super::super::head::{
-    BodyFraming, HEAD_TOO_LARGE, Refusal, RequestHead, TARGET_TOO_LONG, TOO_MANY_FIELDS, bad, expects_continue, lines, only,
-    refuse, refuse_method, target_error,
+    BodyFraming, HEAD_TOO_LARGE, Refusal, RequestHead, TARGET_TOO_LONG, TOO_MANY_FIELDS, bad, expects_continue, lines,
+    only, refuse, refuse_method, target_error,
 };
 
 /// Where the head in a buffer ends, or why it is refused before it has come in full. `scanned` is how far

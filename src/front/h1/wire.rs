@@ -18,7 +18,7 @@ use crate::cache::status::Report;
 use super::super::reply::ClientResponse;
 use super::super::stream::ClientStream;
 
-/// What of the request the writing of its response depends on.
+/// How a response is written, by its request and by what is known of its body.
 pub(super) struct Writing<'a> {
     pub method: &'a Method,
     pub version: Version,

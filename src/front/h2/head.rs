@@ -8,8 +8,8 @@ use crate::config::model::Limits;
 use crate::request::{Target, TargetError, content_length, is_tchar};
 
 use super::super::head::{
-    BodyFraming, HEAD_TOO_LARGE, Refusal, RequestHead, TARGET_TOO_LONG, TOO_MANY_FIELDS, bad, expects_continue, lines, only,
-    refuse_method, target_error,
+    BodyFraming, HEAD_TOO_LARGE, Refusal, RequestHead, TARGET_TOO_LONG, TOO_MANY_FIELDS, bad, expects_continue, lines,
+    only, refuse_method, target_error,
 };
 use super::hpack::Section;
 
