@@ -1,5 +1,4 @@
-//! What both fronts do with a request once it is parsed: plan it, answer it from the cache, or say that it
-//! has to be passed on.
+//! What both fronts do with a request once it is parsed: plan it, answer it from the cache or pass it on, and record it.
 
 use std::future::poll_fn;
 use std::pin::Pin;

@@ -38,8 +38,7 @@ impl Handle {
 
     /// Gives a field section for the client.
     pub fn send_section(&mut self, section: BytesMut, ends: bool) {
-        self.push(Out::Section(section, ends), 0);
-        self.ended |= ends;
+        self.push(Out::Section(section, ends), ends);
     }
 
     /// The task, as one that waits for the client.
@@ -146,10 +145,8 @@ impl Handle {
 
     /// Gives some of the body for the client, and waits until it has gone into the connection's output.
     pub async fn send(&mut self, data: Bytes, ends: bool) -> Result<(), Gone> {
-        let length = data.len();
-        self.push(Out::Data(data, ends), length);
-        self.ended |= ends;
-        self.wait(|state| if ends { state.out.is_empty() } else { state.queued == 0 }.then_some(())).await
+        self.push(Out::Data(data, ends), ends);
+        self.sent().await
     }
 
     /// Waits until all that was given has gone.
@@ -159,8 +156,7 @@ impl Handle {
 
     /// Ends the stream with an error.
     pub fn reset(&mut self, reason: Reason) {
-        self.push(Out::Reset(reason), 0);
-        self.ended = true;
+        self.push(Out::Reset(reason), true);
     }
 
     /// The request's body.
@@ -175,14 +171,15 @@ impl Handle {
         }
     }
 
-    fn push(&self, out: Out, length: usize) {
+    fn push(&mut self, out: Out, ends: bool) {
         let mut state = self.stream.state.lock();
         if state.gone.is_none() && !self.ended {
-            state.queued += length;
+            state.queued += if let Out::Data(data, _) = &out { data.len() } else { 0 };
             state.out.push_back(out);
             drop(state);
             self.stream.tell();
         }
+        self.ended |= ends;
     }
 
     async fn wait<T>(&mut self, mut found: impl FnMut(&mut State) -> Option<T>) -> Result<T, Gone> {

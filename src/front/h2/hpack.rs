@@ -50,23 +50,11 @@ impl Section {
         })
     }
 
-    /// Adds a field, if there is room for it. In a section that is too large it is not even copied: it may be long, and
-    /// cost the client a byte.
-    fn push(&mut self, name: &[u8], value: &[u8], most: usize) {
-        if self.too_large {
-            return;
-        }
-        let begin = self.text.len();
-        self.text.extend_from_slice(name);
-        let at = self.text.len();
-        self.text.extend_from_slice(value);
-        self.end_line(begin, at, most);
-    }
-
-    /// Begins a field with a name of a table, likewise.
-    fn push_name(&mut self, name: &[u8]) {
+    /// Appends text of a table. In a section that is too large it is not even copied: it may be long, and cost the client
+    /// a byte.
+    fn push(&mut self, text: &[u8]) {
         if !self.too_large {
-            self.text.extend_from_slice(name);
+            self.text.extend_from_slice(text);
         }
     }
 
@@ -115,17 +103,20 @@ impl Decoder {
                 continue;
             }
             may_resize = false;
+            let begin = section.text.len();
             if first & 0x80 != 0 {
                 let Entry { name, value } = self.entry(integer(&mut rest, 7)?)?;
-                section.push(name, value, most);
+                section.push(name);
+                let at = section.text.len();
+                section.push(value);
+                section.end_line(begin, at, most);
                 continue;
             }
             let is_kept = first & 0xc0 == 0x40;
-            let begin = section.text.len();
             let index = integer(&mut rest, if is_kept { 6 } else { 4 })?;
             match index {
                 0 => string(&mut rest, &mut section.text)?,
-                index => section.push_name(&self.entry(index)?.name),
+                index => section.push(&self.entry(index)?.name),
             }
             let value = section.text.len();
             string(&mut rest, &mut section.text)?;
