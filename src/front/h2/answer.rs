@@ -62,8 +62,9 @@ pub(super) async fn answer(task: Task, mut stream: Handle) {
                 decided = serve::step(&mut deciding, &interims) => decided,
                 _ = stream.gone(), if may_be_left => return request.record(None, None, &Sent::client_left()),
             };
-            while let Some((status, fields)) = interims.take() {
-                stream.send_section(head_section(status, fields), false);
+            while let Some((status, mut fields)) = interims.take() {
+                remove_hop_by_hop(&mut fields);
+                stream.send_section(section_of(Some(status), &fields), false);
             }
             if let Some(decision) = decided {
                 break decision;
@@ -210,10 +211,7 @@ async fn write_parts(
     let Some(trailers) = response.body.take_trailers().filter(|trailers| !trailers.is_empty()) else {
         return Ok(stream.send(Bytes::new(), true).await?);
     };
-    let mut section = BytesMut::new();
-    hpack::put_no_table(&mut section);
-    put_map(&mut section, &trailers);
-    stream.send_section(section, true);
+    stream.send_section(section_of(None, &trailers), true);
     Ok(stream.sent().await?)
 }
 
@@ -256,18 +254,19 @@ pub(super) fn write_section(
 }
 
 /// Appends all fields of a map.
-pub(super) fn put_map(out: &mut BytesMut, fields: &HeaderMap) {
+fn put_map(out: &mut BytesMut, fields: &HeaderMap) {
     for (name, value) in fields {
         hpack::put_field(out, name.as_str().as_bytes(), value.as_bytes());
     }
 }
 
-/// The field section of a response that is not the cache's: an interim one, or one that is passed on.
-pub(super) fn head_section(status: StatusCode, mut fields: HeaderMap) -> BytesMut {
-    remove_hop_by_hop(&mut fields);
+/// A section of its own: an interim response, or trailers.
+fn section_of(status: Option<StatusCode>, fields: &HeaderMap) -> BytesMut {
     let mut out = BytesMut::new();
     hpack::put_no_table(&mut out);
-    hpack::put_status(&mut out, status.as_u16());
-    put_map(&mut out, &fields);
+    if let Some(status) = status {
+        hpack::put_status(&mut out, status.as_u16());
+    }
+    put_map(&mut out, fields);
     out
 }
