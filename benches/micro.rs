@@ -88,7 +88,8 @@ fn view() -> RequestView<'static> {
     let space = Box::leak(Box::new(field_space(REQUEST)));
     let limits = Limits::default();
     let head = Box::leak(Box::new(RequestHead::parse(REQUEST, space, &limits).unwrap()));
-    head.view([10, 0, 0, 9].into(), ([127, 0, 0, 1], 80).into(), Scheme::Http)
+    let (client, local) = (([10, 0, 0, 9], 50_000).into(), ([127, 0, 0, 1], 80).into());
+    head.view(Endpoints { client, local, scheme: Scheme::Http })
 }
 
 fn parse_h1() {

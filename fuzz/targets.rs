@@ -117,7 +117,7 @@ pub fn chunked_request(data: &[u8]) {
 }
 
 fn chunks(wire: &[u8], step: usize) -> Result<(Vec<u8>, Option<usize>), ()> {
-    let (mut state, mut content, mut read, mut at) = (Chunks::new(), Vec::new(), BytesMut::new(), 0);
+    let (mut state, mut content, mut read, mut at) = (Chunks::Size, Vec::new(), BytesMut::new(), 0);
     loop {
         match state.take(&mut read).map_err(|_| ())? {
             TakenChunk::Data(piece) => content.extend_from_slice(&piece),

@@ -6,13 +6,10 @@ use std::time::Instant;
 
 use tokio::time::Sleep;
 
+#[derive(Default)]
 pub struct Alarm(Option<Pin<Box<Sleep>>>);
 
 impl Alarm {
-    pub fn new() -> Self {
-        Alarm(None)
-    }
-
     /// Ends when the time has come. Safe to cancel: it goes on from there.
     pub async fn at(&mut self, time: Instant) {
         let time = tokio::time::Instant::from_std(time);
@@ -41,7 +38,7 @@ mod tests {
     async fn it_rings_when_the_time_has_come_whatever_it_was_set_to_before() {
         let start = tokio::time::Instant::now();
         let after = |seconds| (start + Duration::from_secs(seconds)).into_std();
-        let mut alarm = Alarm::new();
+        let mut alarm = Alarm::default();
         for (given_up, rings) in [(None, 5), (Some(20), 8), (Some(9), 30), (None, 30)] {
             if let Some(given_up) = given_up {
                 let early = tokio::time::timeout(Duration::from_millis(1), alarm.at(after(given_up))).await;

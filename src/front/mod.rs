@@ -2,6 +2,7 @@
 //! is what both do with a request.
 
 mod alarm;
+mod body;
 pub mod chunks;
 pub mod h1;
 pub mod h2;

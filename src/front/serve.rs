@@ -1,5 +1,4 @@
-//! What both fronts do with a request once it is parsed: plan it, answer it from the cache, or say that it
-//! has to be passed on.
+//! What both fronts do with a request once it is parsed: plan it, answer it from the cache or pass it on, and record it.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -8,7 +7,7 @@ use std::task::Poll;
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
-use http::{Method, StatusCode, header};
+use http::{Method, StatusCode, Version, header};
 
 use crate::cache::control::ClientDirectives;
 use crate::cache::engine::{Engine, FetchError, Fetched, NotStored, Source};
@@ -28,12 +27,13 @@ use crate::origin::interims::Interims;
 use crate::pass::{self, excuse};
 use crate::plan::{Matched, PassReason, Plan, keyed_uris, plan};
 
-pub use crate::pass::Incoming;
-
-use crate::request::RequestView;
+use crate::request::{Fields, RequestView, content_length};
 use crate::snapshot::Snapshot;
 
+use super::head::{Endpoints, Refusal};
 use super::reply::ClientResponse;
+
+pub use crate::pass::Incoming;
 
 /// What all connections share.
 pub struct Shared {
@@ -58,50 +58,224 @@ pub enum Decision {
     },
 }
 
-/// Decides, fetching from the origin where the cache has nothing. `key` is a buffer that is reused.
-pub async fn decide(
-    shared: &Shared,
-    snapshot: &Arc<Snapshot>,
-    view: &RequestView<'_>,
-    key: &mut String,
-    now: Timestamp,
-    asking: Asking,
-) -> Decision {
-    let (matched, reason) = match plan_of(snapshot, view) {
-        Plan::Refuse { status, why } => {
-            let response = ClientResponse::synthetic(status, why, view.method, now);
-            return Decision::Respond { response, report: None, site: None };
-        }
-        Plan::Purge { site } => {
-            let response = Box::pin(purge(shared, snapshot, site, view, now)).await;
-            return Decision::Respond { response, report: None, site: Some(site) };
-        }
-        Plan::Pass(matched, _) if is_too_large(matched.route, view) => {
-            let (status, why) = (StatusCode::PAYLOAD_TOO_LARGE, "the body is larger than is allowed here");
-            let response = ClientResponse::synthetic(status, why, view.method, now);
-            return Decision::Respond { response, report: None, site: Some(matched.site_index) };
-        }
-        Plan::Pass(matched, reason) => (matched, reason),
-        Plan::Tunnel(matched) => {
-            return Box::pin(ask(shared, snapshot, view, matched, PassReason::CacheOff, asking)).await;
-        }
-        Plan::Cache(matched) if asking.body.is_some() => (matched, PassReason::Body),
-        Plan::Cache(matched) => {
-            match from_cache(shared, snapshot, view, matched, key, now, asking.interims.as_ref()).await {
-                Ok(decision) => return decision,
-                Err(reason) => (matched, reason),
-            }
-        }
-    };
-    // Boxed: large, and most requests do not come here.
-    Box::pin(ask(shared, snapshot, view, matched, reason, asking)).await
+/// A request, while it is answered.
+pub struct Request<'a> {
+    pub shared: &'a Shared,
+    pub snapshot: &'a Arc<Snapshot>,
+    pub view: RequestView<'a>,
+    pub now: Timestamp,
+    pub started: Instant,
 }
 
-/// What is to be done with a request; with one that goes in circles nothing, before anything else.
-fn plan_of<'s>(snapshot: &'s Snapshot, view: &RequestView<'_>) -> Plan<'s> {
-    match snapshot.passage.loops(view.fields) {
-        Some(why) => Plan::Refuse { status: StatusCode::LOOP_DETECTED, why },
-        None => plan(&snapshot.config, view),
+impl<'a> Request<'a> {
+    /// One that has come now.
+    pub fn new(shared: &'a Shared, snapshot: &'a Arc<Snapshot>, view: RequestView<'a>) -> Self {
+        Request { shared, snapshot, view, now: Timestamp::now(), started: Instant::now() }
+    }
+
+    /// Decides, fetching from the origin where the cache has nothing. `key`: a buffer that is reused; `interims`: where interim
+    /// responses go, if the client may have them.
+    pub async fn decide(&self, key: &mut String, body: Option<Incoming>, interims: Option<Arc<Interims>>) -> Decision {
+        let (matched, reason) = match self.plan() {
+            Plan::Refuse { status, why } => return self.refuse(status, why, None, None),
+            Plan::Purge { site } => {
+                let response = Box::pin(self.purge(site)).await;
+                return Decision::Respond { response, report: None, site: Some(site) };
+            }
+            Plan::Pass(matched, _) if is_too_large(matched.route, &self.view) => {
+                let status = StatusCode::PAYLOAD_TOO_LARGE;
+                return self.refuse(status, excuse(status), None, Some(matched));
+            }
+            Plan::Pass(matched, reason) => (matched, reason),
+            Plan::Tunnel(matched) => (matched, PassReason::CacheOff),
+            Plan::Cache(matched) if body.is_some() => (matched, PassReason::Body),
+            Plan::Cache(matched) => match self.serve_from_cache(matched, key, interims.as_ref()).await {
+                Ok(decision) => return decision,
+                Err(reason) => (matched, reason),
+            },
+        };
+        // Boxed: large, and most requests do not come here.
+        Box::pin(self.pass(matched, reason, body, interims)).await
+    }
+
+    /// What is to be done with it; with one that goes in circles nothing, before anything else.
+    fn plan(&self) -> Plan<'a> {
+        match self.snapshot.passage.loops(self.view.fields) {
+            Some(why) => Plan::Refuse { status: StatusCode::LOOP_DETECTED, why },
+            None => plan(&self.snapshot.config, &self.view),
+        }
+    }
+
+    /// Decides by what the cache has, or can get. An error is the reason why the request goes past it.
+    async fn serve_from_cache(
+        &self,
+        matched: Matched<'_>,
+        key: &mut String,
+        interims: Option<&Arc<Interims>>,
+    ) -> Result<Decision, PassReason> {
+        let (engine, request) = (&self.shared.engine, self.cache_request(matched, key, interims));
+        let found = engine.cache.look_up(&request, self.now).await;
+        let (answer, report) = match engine.answer_from(&request, found) {
+            Ok(Fetched { source, report }) => (Answer::Whole(source), report),
+            Err(_) if request.asks.only_if_cached => {
+                let status = StatusCode::GATEWAY_TIMEOUT; // RFC 9111 section 5.2.1.7
+                let why = "it is not in the cache, and the request wants nothing else";
+                return Ok(self.refuse(status, why, Some(Report::OnlyIfCached), Some(matched)));
+            }
+            Err(NotStored::Pass(reason)) => return Err(reason),
+            // Boxed: large, and most requests do not come here.
+            Err(NotStored::Miss(miss)) => match Box::pin(engine.get(&request, miss)).await {
+                Ok(answer) => answer,
+                // The cache fails open: its own faults and limits are nothing to the client.
+                Err(FetchError { error: OriginError::FillLost, .. }) => return Err(PassReason::FillLost),
+                Err(FetchError { error: OriginError::TooManyFills, .. }) => return Err(PassReason::FillsFull),
+                Err(FetchError { error, report }) => return Ok(self.no_answer(&error, report, matched)),
+            },
+        };
+        let response = self.respond(matched, answer, key);
+        Ok(Decision::Respond { response, report: Some(report), site: Some(matched.site_index) })
+    }
+
+    /// The answer, if it is in memory and fresh: what [`Request::decide`] would come to, without waiting for anything. With
+    /// it the site.
+    pub fn in_memory(&self, key: &mut String) -> Option<(ClientResponse, Report, usize)> {
+        let Plan::Cache(matched) = self.plan() else { return None };
+        let request = self.cache_request(matched, key, None);
+        match self.shared.engine.cache.lookup(&request, &request.asks, self.now) {
+            Lookup::Hit(object, report) if object.content.in_memory().is_some() => Some((
+                self.respond(matched, Answer::Whole(Source::Stored(object)), request.key),
+                report,
+                matched.site_index,
+            )),
+            _ => None,
+        }
+    }
+
+    /// `key`: a buffer that is reused.
+    fn cache_request<'r>(
+        &'r self,
+        matched: Matched<'r>,
+        key: &'r mut String,
+        interims: Option<&'r Arc<Interims>>,
+    ) -> CacheRequest<'r> {
+        let version = self.snapshot.sites[matched.site_index].version();
+        matched.write_key(key, version, &self.view);
+        let asks = match matched.route.cache.heeds_clients() {
+            true => ClientDirectives::parse(self.view.fields),
+            false => ClientDirectives::default(),
+        };
+        CacheRequest { view: &self.view, snapshot: self.snapshot, matched, key, slice: None, asks, interims }
+    }
+
+    fn respond(&self, matched: Matched<'_>, answer: Answer, key: &str) -> ClientResponse {
+        let mut response = ClientResponse::new(answer, self.view.method, self.view.fields, self.now);
+        response.key = self.may_see_key(matched).then(|| key.to_owned());
+        response
+    }
+
+    /// Whether it shows a token that may read about the site.
+    fn may_see_key(&self, matched: Matched<'_>) -> bool {
+        let admin = self.snapshot.config.admin.as_ref();
+        let Some(admin) = admin.filter(|admin| !admin.tokens.is_empty()) else { return false };
+        let Some(given) = self.view.fields.get(&forward::DEBUG) else { return false };
+        tokens::find(&admin.tokens, given).is_some_and(|token| token.may_read(&matched.site.name))
+    }
+
+    /// Asks an origin on behalf of one client, also to change the protocol: it may as well answer as if it had not been asked
+    /// for that.
+    async fn pass(
+        &self,
+        matched: Matched<'_>,
+        reason: PassReason,
+        body: Option<Incoming>,
+        interims: Option<Arc<Interims>>,
+    ) -> Decision {
+        let (site, route) = (matched.site_index, matched.route_index);
+        let engine = &self.shared.engine;
+        match pass::pass(engine, self.snapshot, &self.view, matched, body, interims).await {
+            Ok(passed) if passed.exchange.status == StatusCode::SWITCHING_PROTOCOLS => {
+                Decision::Tunnel { exchange: passed.exchange, site, route }
+            }
+            Ok(passed) => {
+                let report = match passed.is_undone_by_restart {
+                    true => Report::PassNotDurable(reason.cache_status()),
+                    false => Report::Pass(reason.cache_status()),
+                };
+                let passed = passed.into_response(&engine.connector, self.view.method).await;
+                let response = ClientResponse::passed(passed, engine.connector.clone());
+                Decision::Respond { response, report: Some(report), site: Some(site) }
+            }
+            Err(error) => self.no_answer(&error, Report::Pass(reason.cache_status()), matched),
+        }
+    }
+
+    fn no_answer(&self, error: &OriginError, report: Report, matched: Matched<'_>) -> Decision {
+        let (site, RequestView { method, host, path, client, .. }) = (&matched.site.name, &self.view);
+        match error {
+            OriginError::Request(error) => {
+                tracing::debug!(%site, %client, %method, host, path, %error, "a request did not come whole");
+            }
+            error => tracing::warn!(%site, %client, %method, host, path, %error, "no answer from the origin"),
+        }
+        let response = ClientResponse::synthetic(error.status(), excuse(error.status()), Timestamp::now());
+        let response = response.because(error.to_string());
+        Decision::Respond { response, report: Some(report), site: Some(matched.site_index) }
+    }
+
+    fn refuse(
+        &self,
+        status: StatusCode,
+        why: &'static str,
+        report: Option<Report>,
+        matched: Option<Matched<'_>>,
+    ) -> Decision {
+        let response = ClientResponse::synthetic(status, why, self.now);
+        Decision::Respond { response, report, site: matched.map(|matched| matched.site_index) }
+    }
+
+    /// The method `PURGE` on a URL.
+    async fn purge(&self, site: usize) -> ClientResponse {
+        let (site, RequestView { host, path, query, .. }) = (self.snapshot.site(site), &self.view);
+        let target = |uri| Target::Url { site: site.name.to_string(), uri };
+        let targets = keyed_uris(site, host, path, *query).map(target).collect();
+        let event = Event::Purge { soft: false, targets };
+        match self.shared.engine.cache.purges.append(event, self.now, PURGE_PATIENCE).await {
+            Ok(seq) => {
+                let body = format!("{{\"seq\":{}}}\n", seq.0);
+                ClientResponse::own(StatusCode::OK, "application/json", body, self.now)
+            }
+            Err(error) => {
+                tracing::error!(%error, "the purge could not be made durable");
+                let status = StatusCode::INTERNAL_SERVER_ERROR;
+                let text = "the purge is in force, but could not be made durable: a restart would undo it";
+                ClientResponse::synthetic(status, text, self.now)
+            }
+        }
+    }
+
+    /// Counts and logs it, when it is answered.
+    pub fn record(&self, site: Option<usize>, report: Option<&Report>, sent: &Sent) {
+        let (snapshot, view) = (self.snapshot, &self.view);
+        let outcome = Outcome {
+            time: self.now,
+            client: view.client,
+            method: view.method,
+            scheme: view.scheme.as_str(),
+            host: view.host,
+            path: view.path,
+            query: view.query,
+            version: view.version,
+            status: sent.status,
+            bytes_sent: sent.bytes,
+            duration: self.started.elapsed(),
+            site: site.map_or("", |site| &snapshot.site(site).name),
+            cache: report.map_or("none", |report| report.result().as_str()),
+            reason: report.and_then(Report::reason),
+            referer: view.fields.get_str(&header::REFERER),
+            user_agent: view.fields.get_str(&header::USER_AGENT),
+            error: sent.error.as_deref().or(sent.why.as_deref()).or(report.and_then(Report::covered)),
+        };
+        self.shared.observer.record(&outcome, site.map(|site| snapshot.sites[site].metrics.as_ref()));
     }
 }
 
@@ -115,180 +289,10 @@ pub async fn step(deciding: &mut Pin<&mut impl Future<Output = Decision>>, inter
     .await
 }
 
-/// Decides by what the cache has, or can get. An error is the reason why the request goes past it.
-async fn from_cache(
-    shared: &Shared,
-    snapshot: &Arc<Snapshot>,
-    view: &RequestView<'_>,
-    matched: Matched<'_>,
-    key: &mut String,
-    now: Timestamp,
-    interims: Option<&Arc<Interims>>,
-) -> Result<Decision, PassReason> {
-    let site = Some(matched.site_index);
-    let request = cache_request(view, snapshot, matched, key, interims);
-    let found = shared.engine.cache.look_up(&request, now).await;
-    let (answer, report) = match shared.engine.answer_from(&request, found) {
-        Ok(Fetched { source, report }) => (Answer::Whole(source), report),
-        Err(_) if request.asks.only_if_cached => {
-            let status = StatusCode::GATEWAY_TIMEOUT; // RFC 9111 section 5.2.1.7
-            let why = "it is not in the cache, and the request wants nothing else";
-            let response = ClientResponse::synthetic(status, why, view.method, now);
-            return Ok(Decision::Respond { response, report: Some(Report::OnlyIfCached), site });
-        }
-        Err(NotStored::Pass(reason)) => return Err(reason),
-        // Boxed: large, and most requests do not come here.
-        Err(NotStored::Miss(miss)) => match Box::pin(shared.engine.get(&request, miss)).await {
-            Ok(answer) => answer,
-            // The cache fails open: its own faults and limits are nothing to the client.
-            Err(FetchError { error: OriginError::FillLost, .. }) => return Err(PassReason::FillLost),
-            Err(FetchError { error: OriginError::TooManyFills, .. }) => return Err(PassReason::FillsFull),
-            Err(FetchError { error, report }) => return Ok(no_answer(&error, report, matched, view)),
-        },
-    };
-    let response = response_from_cache(snapshot, view, matched, answer, key, now);
-    Ok(Decision::Respond { response, report: Some(report), site })
-}
-
-/// The answer to a request, if it is in memory and fresh: what [`decide`] would come to, without waiting for anything. With
-/// it the site.
-pub fn in_memory(
-    shared: &Shared,
-    snapshot: &Arc<Snapshot>,
-    view: &RequestView<'_>,
-    key: &mut String,
-    now: Timestamp,
-) -> Option<(ClientResponse, Report, usize)> {
-    let Plan::Cache(matched) = plan_of(snapshot, view) else { return None };
-    let request = cache_request(view, snapshot, matched, key, None);
-    match shared.engine.cache.lookup(&request, &request.asks, now) {
-        Lookup::Hit(object, report) if object.content.in_memory().is_some() => {
-            let response =
-                response_from_cache(snapshot, view, matched, Answer::Whole(Source::Stored(object)), request.key, now);
-            Some((response, report, matched.site_index))
-        }
-        _ => None,
-    }
-}
-
-fn response_from_cache(
-    snapshot: &Snapshot,
-    view: &RequestView<'_>,
-    matched: Matched<'_>,
-    answer: Answer,
-    key: &str,
-    now: Timestamp,
-) -> ClientResponse {
-    let mut response = ClientResponse::new(answer, view.method, view.fields, now);
-    response.key = may_see_key(snapshot, view, matched).then(|| key.to_owned());
-    response
-}
-
 /// Whether the body that a request announces is more than its route takes. One that comes in pieces is counted as it comes.
 fn is_too_large(route: &Route, view: &RequestView<'_>) -> bool {
-    let length = view.fields.get_str(&header::CONTENT_LENGTH).and_then(|length| length.parse::<u64>().ok());
+    let length = view.fields.get(&header::CONTENT_LENGTH).and_then(content_length);
     matches!((route.max_body, length), (BodyLimit::Bytes(most), Some(length)) if length > most)
-}
-
-/// Whether the request shows a token that may read about the site.
-fn may_see_key(snapshot: &Snapshot, view: &RequestView<'_>, matched: Matched<'_>) -> bool {
-    let Some(admin) = snapshot.config.admin.as_ref().filter(|admin| !admin.tokens.is_empty()) else { return false };
-    let Some(given) = view.fields.get(&forward::DEBUG) else { return false };
-    tokens::find(&admin.tokens, given).is_some_and(|token| token.may_read(&matched.site.name))
-}
-
-fn no_answer(error: &OriginError, report: Report, matched: Matched<'_>, view: &RequestView<'_>) -> Decision {
-    let (site, RequestView { method, host, path, client, .. }) = (&matched.site.name, view);
-    match error {
-        OriginError::Request(error) => {
-            tracing::debug!(%site, %client, %method, host, path, %error, "a request did not come whole");
-        }
-        error => tracing::warn!(%site, %client, %method, host, path, %error, "no answer from the origin"),
-    }
-    let response = ClientResponse::synthetic(error.status(), excuse(error.status()), method, Timestamp::now());
-    let response = response.because(error.to_string());
-    Decision::Respond { response, report: Some(report), site: Some(matched.site_index) }
-}
-
-/// What a front has of a request beside its head.
-pub struct Asking {
-    /// Its body, if there is one.
-    pub body: Option<Incoming>,
-    /// Where interim responses go, if the client may have them.
-    pub interims: Option<Arc<Interims>>,
-}
-
-/// Asks an origin on behalf of one client, also to change the protocol: it may as well answer as if it had not been asked
-/// for that.
-async fn ask(
-    shared: &Shared,
-    snapshot: &Arc<Snapshot>,
-    view: &RequestView<'_>,
-    matched: Matched<'_>,
-    reason: PassReason,
-    asking: Asking,
-) -> Decision {
-    let (site, route) = (matched.site_index, matched.route_index);
-    let Asking { body, interims } = asking;
-    match pass::pass(&shared.engine, snapshot, view, matched, body, interims).await {
-        Ok(passed) if passed.exchange.status == StatusCode::SWITCHING_PROTOCOLS => {
-            Decision::Tunnel { exchange: passed.exchange, site, route }
-        }
-        Ok(passed) => {
-            let report = match passed.is_undone_by_restart {
-                true => Report::PassNotDurable(reason.cache_status()),
-                false => Report::Pass(reason.cache_status()),
-            };
-            let connector = &shared.engine.connector;
-            let passed = passed.into_response(connector, view.method).await;
-            let response = ClientResponse::passed(passed, connector.clone(), view.method);
-            Decision::Respond { response, report: Some(report), site: Some(site) }
-        }
-        Err(error) => no_answer(&error, Report::Pass(reason.cache_status()), matched, view),
-    }
-}
-
-/// `key`: a buffer that is reused.
-fn cache_request<'a>(
-    view: &'a RequestView<'a>,
-    snapshot: &'a Arc<Snapshot>,
-    matched: Matched<'a>,
-    key: &'a mut String,
-    interims: Option<&'a Arc<Interims>>,
-) -> CacheRequest<'a> {
-    let version = snapshot.sites[matched.site_index].version();
-    matched.write_key(key, version, view);
-    let asks = match matched.route.cache.heeds_clients() {
-        true => ClientDirectives::parse(view.fields),
-        false => ClientDirectives::default(),
-    };
-    CacheRequest { view, snapshot, matched, key, slice: None, asks, interims }
-}
-
-/// The method `PURGE` on a URL.
-async fn purge(
-    shared: &Shared,
-    snapshot: &Snapshot,
-    site: usize,
-    view: &RequestView<'_>,
-    now: Timestamp,
-) -> ClientResponse {
-    let site = snapshot.site(site);
-    let target = |uri| Target::Url { site: site.name.to_string(), uri };
-    let targets = keyed_uris(site, view.host, view.path, view.query).map(target).collect();
-    let event = Event::Purge { soft: false, targets };
-    match shared.engine.cache.purges.append(event, now, PURGE_PATIENCE).await {
-        Ok(seq) => {
-            let body = format!("{{\"seq\":{}}}\n", seq.0);
-            ClientResponse::own(StatusCode::OK, "application/json", body, view.method, now)
-        }
-        Err(error) => {
-            tracing::error!(%error, "the purge could not be made durable");
-            let status = StatusCode::INTERNAL_SERVER_ERROR;
-            let text = "the purge is in force, but could not be made durable: a restart would undo it";
-            ClientResponse::synthetic(status, text, view.method, now)
-        }
-    }
 }
 
 /// How a response went.
@@ -309,58 +313,26 @@ impl Sent {
     }
 }
 
-/// Counts and logs a request that a front has answered.
-pub fn record(
-    shared: &Shared,
-    snapshot: &Snapshot,
-    view: &RequestView<'_>,
-    site: Option<usize>,
-    report: Option<&Report>,
-    (now, started): (Timestamp, Instant),
-    sent: &Sent,
-) {
-    let outcome = Outcome {
-        time: now,
-        client: view.client,
-        method: view.method,
-        scheme: view.scheme.as_str(),
-        host: view.host,
-        path: view.path,
-        query: view.query,
-        version: view.version,
-        status: sent.status,
-        bytes_sent: sent.bytes,
-        duration: started.elapsed(),
-        site: site.map_or("", |site| &snapshot.site(site).name),
-        cache: report.map_or("none", |report| report.result().as_str()),
-        reason: report.and_then(Report::reason),
-        referer: view.fields.get_str(&header::REFERER),
-        user_agent: view.fields.get_str(&header::USER_AGENT),
-        error: sent.error.as_deref().or(sent.why.as_deref()).or(report.and_then(Report::covered)),
-    };
-    shared.observer.record(&outcome, site.map(|site| snapshot.sites[site].metrics.as_ref()));
-}
-
-/// Records a request that could not even be parsed.
-pub fn record_refusal(shared: &Shared, client: std::net::IpAddr, scheme: &str, status: StatusCode, now: Timestamp) {
-    let outcome = Outcome {
-        time: now,
-        client,
-        method: &Method::default(),
-        scheme,
+/// Records what came on a connection and is not a request. Gives the answer to it.
+pub fn refuse(shared: &Shared, endpoints: Endpoints, refusal: Refusal) -> ClientResponse {
+    let view = RequestView {
+        method: &Method::GET,
         host: "",
+        port: None,
+        local_port: endpoints.local.port(),
+        authority: "",
         path: "",
+        hides_dots: false,
         query: None,
-        version: http::Version::HTTP_11,
-        status,
-        bytes_sent: 0,
-        duration: std::time::Duration::ZERO,
-        site: "",
-        cache: "none",
-        reason: None,
-        referer: None,
-        user_agent: None,
-        error: Some("malformed request"),
+        fields: Fields::Parsed(&[]),
+        client: endpoints.client.ip(),
+        scheme: endpoints.scheme,
+        version: Version::HTTP_11,
     };
-    shared.observer.record(&outcome, None);
+    let error = Some("malformed request".to_owned());
+    let sent = Sent { status: refusal.status, bytes: 0, error, why: None };
+    let snapshot = shared.snapshot.load();
+    let request = Request::new(shared, &snapshot, view);
+    request.record(None, None, &sent);
+    ClientResponse::synthetic(refusal.status, refusal.why, request.now)
 }

@@ -16,9 +16,9 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use parking_lot::Mutex;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, Interest, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, Interest, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::time::Sleep;
+use tokio::time::{Sleep, timeout};
 use tokio_rustls::server::TlsStream;
 
 use crate::cache::object::FilePart;
@@ -27,20 +27,22 @@ use crate::pace::{Pace, Taking};
 use crate::request::Scheme;
 
 use super::chunks::{Chunks, Malformed, Taken};
-use super::head::BodyFraming;
+use super::head::{BodyFraming, Endpoints};
 
 /// Bytes of a body that are read at once, and the least that there is room for.
 const PIECE: usize = 64 << 10;
 const FIRST_READ: usize = 4 << 10;
 
+/// A connection that has been idle for so long gives its buffers back.
+pub const TRIM_AFTER: Duration = Duration::from_secs(1);
+/// How long a client to which everything was written may say nothing before it is taken to have read it.
+pub const LINGER: Duration = Duration::from_secs(2);
+
 /// A client's connection.
 #[derive(Debug)]
 pub struct ClientStream {
     shared: Arc<Mutex<Shared>>,
-    client: SocketAddr,
-    local: SocketAddr,
-    scheme: Scheme,
-    is_h2: bool,
+    endpoints: Endpoints,
 }
 
 #[derive(Debug)]
@@ -85,6 +87,16 @@ enum Transport {
 /// What a client is told whose body is no chunked one.
 pub const MALFORMED: &str = "the body is not chunked as RFC 9112 section 7.1 says";
 
+/// Does the same with either transport.
+macro_rules! with_stream {
+    ($transport:expr, $stream:ident => $done:expr) => {
+        match $transport {
+            Transport::Plain($stream) => $done,
+            Transport::Tls($stream) => $done,
+        }
+    };
+}
+
 impl Transport {
     fn socket(&self) -> &TcpStream {
         match self {
@@ -96,21 +108,14 @@ impl Transport {
 
 impl ClientStream {
     pub fn plain(stream: TcpStream, client: SocketAddr, local: SocketAddr, pace: Pace) -> Self {
-        Self::new(Transport::Plain(stream), Scheme::Http, false, (client, local), pace)
+        Self::new(Transport::Plain(stream), Endpoints { client, local, scheme: Scheme::Http }, pace)
     }
 
     pub fn tls(stream: TlsStream<TcpStream>, client: SocketAddr, local: SocketAddr, pace: Pace) -> Self {
-        let is_h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-        Self::new(Transport::Tls(Box::new(stream)), Scheme::Https, is_h2, (client, local), pace)
+        Self::new(Transport::Tls(Box::new(stream)), Endpoints { client, local, scheme: Scheme::Https }, pace)
     }
 
-    fn new(
-        transport: Transport,
-        scheme: Scheme,
-        is_h2: bool,
-        (client, local): (SocketAddr, SocketAddr),
-        pace: Pace,
-    ) -> Self {
+    fn new(transport: Transport, endpoints: Endpoints, pace: Pace) -> Self {
         let shared = Shared {
             transport,
             pace,
@@ -120,24 +125,19 @@ impl ClientStream {
             left: Left::Nothing,
             read: BytesMut::new(),
         };
-        ClientStream { shared: Arc::new(Mutex::new(shared)), client, local, scheme, is_h2 }
+        ClientStream { shared: Arc::new(Mutex::new(shared)), endpoints }
     }
 
-    pub fn client(&self) -> SocketAddr {
-        self.client
-    }
-
-    pub fn local(&self) -> SocketAddr {
-        self.local
-    }
-
-    pub fn scheme(&self) -> Scheme {
-        self.scheme
+    pub fn endpoints(&self) -> Endpoints {
+        self.endpoints
     }
 
     /// Whether the client chose HTTP/2 by ALPN.
     pub fn is_h2(&self) -> bool {
-        self.is_h2
+        match &self.shared.lock().transport {
+            Transport::Plain(_) => false,
+            Transport::Tls(stream) => stream.get_ref().1.alpn_protocol() == Some(b"h2"),
+        }
     }
 
     pub fn set_pace(&mut self, pace: Pace) {
@@ -151,7 +151,7 @@ impl ClientStream {
         shared.left = match framing {
             BodyFraming::None | BodyFraming::Length(0) => Left::Nothing,
             BodyFraming::Length(length) => Left::Bytes(length),
-            BodyFraming::Chunked => Left::Chunks(Chunks::new()),
+            BodyFraming::Chunked => Left::Chunks(Chunks::Size),
         };
         Box::new(IncomingBody(self.shared.clone()))
     }
@@ -173,14 +173,29 @@ impl ClientStream {
         self.shared.lock().reset = true;
     }
 
-    /// Whether files can be sent without being read.
-    pub fn sends_files(&self) -> bool {
-        self.scheme == Scheme::Http
+    /// Closes the sending side and reads on, as long as the client says something, so many bytes at most: a reset that
+    /// overtakes what was sent last would hide it.
+    pub async fn linger(&mut self, most: u64) -> io::Result<()> {
+        self.shutdown().await?;
+        let mut left = most as usize;
+        let mut space = vec![0; 4096]; // not a part of the futures of all who might need it
+        while left > 0 {
+            match timeout(LINGER, self.read(&mut space)).await?? {
+                0 => break,
+                read => left = left.saturating_sub(read),
+            }
+        }
+        Ok(())
     }
 
-    /// What tells how much the kernel has for the client, while somebody writes.
-    pub fn kernel(&self) -> Kernel {
-        Kernel(self.shared.clone())
+    /// Whether files can be sent without being read.
+    pub fn sends_files(&self) -> bool {
+        self.endpoints.scheme == Scheme::Http
+    }
+
+    /// Bytes that the kernel has and the client has not.
+    pub fn queued(&self) -> u64 {
+        queued(self.shared.lock().transport.socket())
     }
 
     /// Waits until the client takes more.
@@ -260,38 +275,6 @@ impl Shared {
         }
     }
 
-    fn poll_write(&mut self, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
-        let written = match &mut self.transport {
-            Transport::Plain(stream) => Pin::new(stream).poll_write(cx, data),
-            Transport::Tls(stream) => Pin::new(stream).poll_write(cx, data),
-        };
-        self.watch(cx, written, |written| *written)
-    }
-
-    fn poll_write_vectored(&mut self, cx: &mut Context<'_>, data: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        let written = match &mut self.transport {
-            Transport::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, data),
-            Transport::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, data),
-        };
-        self.watch(cx, written, |written| *written)
-    }
-
-    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let flushed = match &mut self.transport {
-            Transport::Plain(stream) => Pin::new(stream).poll_flush(cx),
-            Transport::Tls(stream) => Pin::new(stream).poll_flush(cx),
-        };
-        self.watch(cx, flushed, |()| 0)
-    }
-
-    fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let shut = match &mut self.transport {
-            Transport::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
-            Transport::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
-        };
-        self.watch(cx, shut, |()| 0)
-    }
-
     /// The next of the body, from what has been read or what comes.
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Frame>, BodyError>> {
         loop {
@@ -313,10 +296,7 @@ impl Shared {
                 _ => PIECE,
             };
             self.read.reserve(expected.clamp(FIRST_READ, PIECE));
-            let read = match &mut self.transport {
-                Transport::Plain(stream) => pin!(stream.read_buf(&mut self.read)).poll(cx),
-                Transport::Tls(stream) => pin!(stream.read_buf(&mut self.read)).poll(cx),
-            };
+            let read = with_stream!(&mut self.transport, stream => pin!(stream.read_buf(&mut self.read)).poll(cx));
             if !matches!(ready!(read), Ok(1..)) {
                 return Poll::Ready(Err(BodyError::Left));
             }
@@ -347,16 +327,6 @@ impl Left {
     }
 }
 
-/// The kernel's side of a connection.
-pub struct Kernel(Arc<Mutex<Shared>>);
-
-impl Kernel {
-    /// Bytes that wait there for the client.
-    pub fn queued(&self) -> u64 {
-        queued(self.0.lock().transport.socket())
-    }
-}
-
 /// A body as an exchange takes it from the connection.
 struct IncomingBody(Arc<Mutex<Shared>>);
 
@@ -368,16 +338,13 @@ impl RequestBody for IncomingBody {
 
 impl AsyncRead for ClientStream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        match &mut self.shared.lock().transport {
-            Transport::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
-            Transport::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
-        }
+        with_stream!(&mut self.shared.lock().transport, stream => Pin::new(stream).poll_read(cx, buf))
     }
 }
 
 impl AsyncWrite for ClientStream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
-        self.shared.lock().poll_write(cx, data)
+        self.poll_write_vectored(cx, &[io::IoSlice::new(data)])
     }
 
     fn poll_write_vectored(
@@ -385,7 +352,9 @@ impl AsyncWrite for ClientStream {
         cx: &mut Context<'_>,
         data: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.shared.lock().poll_write_vectored(cx, data)
+        let mut shared = self.shared.lock();
+        let written = with_stream!(&mut shared.transport, stream => Pin::new(stream).poll_write_vectored(cx, data));
+        shared.watch(cx, written, |written| *written)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -393,11 +362,15 @@ impl AsyncWrite for ClientStream {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.shared.lock().poll_flush(cx)
+        let mut shared = self.shared.lock();
+        let flushed = with_stream!(&mut shared.transport, stream => Pin::new(stream).poll_flush(cx));
+        shared.watch(cx, flushed, |()| 0)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.shared.lock().poll_shutdown(cx)
+        let mut shared = self.shared.lock();
+        let shut = with_stream!(&mut shared.transport, stream => Pin::new(stream).poll_shutdown(cx));
+        shared.watch(cx, shut, |()| 0)
     }
 }
 
@@ -426,7 +399,6 @@ impl Drop for Shared {
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::AsyncWriteExt;
     use tokio::net::TcpListener;
 
     use super::*;

@@ -1,13 +1,14 @@
 //! HTTP/1.1 and 1.0: one connection, request after request. A memory hit is answered at once with one vectored
 //! write ([`now`]). What the origin agrees to change into another protocol is carried both ways here.
 
+pub mod head;
 mod now;
 mod tunnel;
+mod wire;
 mod write;
 
-use std::io;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::{Buf, BytesMut};
 use http::{Method, StatusCode, Version};
@@ -15,33 +16,25 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use crate::clock::Timestamp;
 use crate::config::model::Limits;
 use crate::origin::interims::Interims;
 use crate::snapshot::Snapshot;
 
 use super::alarm::Alarm;
-use super::head::{Refusal, RequestHead, field_space, find_end, settle_version};
+use super::head::{Refusal, RequestHead};
 use super::open::Place;
-use super::reply::ClientResponse;
-use super::serve::{self, Asking, Decision, Shared};
-use super::stream::{ClientStream, Left};
+use super::serve::{self, Decision, Request, Shared};
+use super::stream::{ClientStream, LINGER, Left, TRIM_AFTER};
 use crate::pace::Pace;
 
-use now::Answered;
-use write::{Framing, Writing};
+use head::{field_space, find_end, settle_version};
+use wire::{Framing, Writing, write_interim};
 
 /// A connection's first buffer: most heads fit.
 const FIRST_BUFFER: usize = 4096;
-/// How long a connection that is closed while its client still sends is read on, so that the client gets to
-/// read the response before the reset.
-const LINGER: Duration = Duration::from_secs(2);
 
 /// What a connection of HTTP/2 begins with is almost a head (RFC 9113 section 3.4).
 const PREFACE_HEAD: &[u8] = b"PRI * HTTP/2.0\r\n\r\n";
-
-/// A connection that has been idle for so long gives its buffers back.
-const TRIM_AFTER: Duration = Duration::from_secs(1);
 
 /// One client's connection.
 pub struct Connection {
@@ -73,7 +66,7 @@ enum Next {
 impl Connection {
     pub fn new(shared: Arc<Shared>, shutdown: watch::Receiver<bool>, stream: ClientStream, place: Arc<Place>) -> Self {
         let buffer = BytesMut::with_capacity(FIRST_BUFFER);
-        let (key, tail, alarm) = (String::new(), String::new(), Alarm::new());
+        let (key, tail, alarm) = (String::new(), String::new(), Alarm::default());
         Connection { shared, shutdown, stream, buffer, served: 0, key, tail, alarm, place }
     }
 
@@ -93,11 +86,10 @@ impl Connection {
                 return Some((self.stream, self.buffer));
             }
             self.served += 1;
-            let next = match self.answer_now(end) {
-                Answered::Wholly(next) => next,
-                Answered::InPart(answer, snapshot) => Box::pin(self.finish(answer, snapshot)).await,
+            let next = match self.answer_from_memory(end).await {
+                Some(next) => next,
                 // Boxed, as is everything that most connections seldom need: an idle one is to be small.
-                Answered::NotYet => {
+                None => {
                     // Loaded when the request is there, so that it meets the configuration in force now.
                     let snapshot = self.shared.snapshot.load_full();
                     self.stream.set_pace(Pace::of(&snapshot.config.limits));
@@ -185,20 +177,15 @@ impl Connection {
 
     /// Answers what is not a request and says goodbye.
     async fn refuse(&mut self, snapshot: &Arc<Snapshot>, refusal: Refusal) {
-        let now = Timestamp::now();
-        let client = self.stream.client().ip();
-        serve::record_refusal(&self.shared, client, self.stream.scheme().as_str(), refusal.status, now);
-        let response = ClientResponse::synthetic(refusal.status, refusal.why, &Method::GET, now);
-        let writing =
-            Writing { method: &Method::GET, version: Version::HTTP_11, keep_alive: false, takes_trailers: false };
+        let response = serve::refuse(&self.shared, self.stream.endpoints(), refusal);
+        let writing = Writing::new(&response, &Method::GET, Version::HTTP_11);
         let _ = self.write(snapshot, response, None, &writing).await; // the connection ends either way
         self.linger(snapshot.config.limits.max_drain.0).await;
     }
 
     /// Handles the request whose head is the first `end` bytes of the buffer.
     async fn handle(&mut self, snapshot: &Arc<Snapshot>, end: usize) -> Next {
-        let (now, started) = (Timestamp::now(), Instant::now());
-        let limits = &snapshot.config.limits;
+        let (shared, limits) = (self.shared.clone(), &snapshot.config.limits);
         // The head leaves the buffer, so that both can be used at once.
         let mut head_bytes = self.buffer.split_to(end);
         settle_version(&mut head_bytes);
@@ -210,7 +197,7 @@ impl Connection {
                 return Next::Gone;
             }
         };
-        let view = head.view(self.stream.client().ip(), self.stream.local(), self.stream.scheme());
+        let request = Request::new(&shared, snapshot, head.view(self.stream.endpoints()));
         let mut key = std::mem::take(&mut self.key);
         // HTTP/1.0 has no interim responses (RFC 9110 section 15.2).
         let interims: Arc<Interims> = Arc::default();
@@ -221,15 +208,14 @@ impl Connection {
             let expects = wanted.clone().filter(|_| expects_continue);
             serve::Incoming { body, length: head.body.length(), expects }
         });
-        let asking = Asking { body, interims: wanted };
         let decision = {
-            let mut deciding = std::pin::pin!(serve::decide(&self.shared, snapshot, &view, &mut key, now, asking));
+            let mut deciding = std::pin::pin!(request.decide(&mut key, body, wanted));
             loop {
                 let decided = serve::step(&mut deciding, &interims).await;
                 while let Some((status, fields)) = interims.take() {
                     expects_continue &= status != StatusCode::CONTINUE;
                     // A client that has left may have changed something all the same: what it asked for comes to its end.
-                    let _ = write::write_interim(&mut self.stream, status, fields).await;
+                    let _ = write_interim(&mut self.stream, status, fields).await;
                 }
                 if let Some(decision) = decided {
                     break decision;
@@ -239,14 +225,13 @@ impl Connection {
         self.key = key;
         match decision {
             Decision::Respond { response, report, site } => {
-                let mut writing =
-                    Writing { method: &head.method, version: head.version, keep_alive: false, takes_trailers: false };
-                let ends_with_connection = Framing::of(&response, &writing) == Framing::UntilClose;
+                let mut writing = Writing::new(&response, &head.method, head.version);
+                let ends_with_connection = writing.framing == Framing::UntilClose;
                 let drains = !expects_continue && self.may_drain(limits);
                 writing.keep_alive = head.keep_alive && drains && !ends_with_connection && !self.is_last(limits);
-                writing.takes_trailers = view.takes_trailers();
+                writing.takes_trailers = request.view.takes_trailers();
                 let sent = self.write(snapshot, response, report.as_ref(), &writing).await;
-                serve::record(&self.shared, snapshot, &view, site, report.as_ref(), (now, started), &sent);
+                request.record(site, report.as_ref(), &sent);
                 let (read, left) = self.stream.end_body();
                 if !head.body.is_empty() {
                     self.buffer = read;
@@ -261,7 +246,7 @@ impl Connection {
             }
             Decision::Tunnel { exchange, site, route } => {
                 let (sent, report) = Box::pin(self.tunnel(snapshot, exchange, site, route)).await;
-                serve::record(&self.shared, snapshot, &view, Some(site), Some(&report), (now, started), &sent);
+                request.record(Some(site), Some(&report), &sent);
                 Next::Close
             }
         }
@@ -296,20 +281,8 @@ impl Connection {
         timeout(limits.read_timeout, draining).await.unwrap_or(false)
     }
 
-    /// Closes the sending side and reads on for a moment: a reset that overtakes the response would hide it.
+    /// Closes the connection, but lets the client read what was sent although it may be sending itself.
     async fn linger(&mut self, most: u64) {
-        let reading = async {
-            self.stream.shutdown().await?;
-            let mut left = most as usize;
-            let mut space = vec![0; 4096]; // not a part of the futures of all who might need it
-            while left > 0 {
-                match self.stream.read(&mut space).await? {
-                    0 => break,
-                    read => left = left.saturating_sub(read),
-                }
-            }
-            Ok::<_, io::Error>(())
-        };
-        let _ = timeout(LINGER, reading).await; // best effort
+        let _ = timeout(LINGER, self.stream.linger(most)).await; // best effort
     }
 }

@@ -1,4 +1,4 @@
-//! What can be answered without waiting for anything but the client: a response that is in memory. Nothing here is
+//! What can be answered without waiting for anything but the client: a response that is in memory. Deciding is not
 //! asynchronous, so that neither the request nor its head needs a place in the connection's future; what the kernel does
 //! not take at once is written by [`Connection::finish`]. Everything else takes the plain way ([`Connection::handle`]),
 //! which would come to the same answer.
@@ -9,21 +9,21 @@ use std::time::Instant;
 
 use arc_swap::Guard;
 use bytes::{Buf, Bytes};
-use tokio::io::AsyncWrite;
 
 use crate::cache::hold::Kept;
 use crate::cache::status::Report;
 use crate::clock::Timestamp;
 use crate::snapshot::Snapshot;
 
-use super::super::head::{BodyFraming, RequestHead, field_space};
-use super::super::serve::{self, Sent};
-use super::write::{Framing, Writing, head_of, held_up, poll_write_all, write_tail};
+use super::super::head::{BodyFraming, RequestHead};
+use super::super::serve::{Request, Sent};
+use super::head::field_space;
+use super::wire::{Framing, Writing, head_of, poll_write_all, write_tail};
 use super::{Connection, Next};
 use crate::pace::Pace;
 
 /// How far a request was answered.
-pub(super) enum Answered {
+enum Answered {
     Wholly(Next),
     /// With the snapshot by which the request was planned: sites are numbered as in that.
     InPart(Box<Unfinished>, Arc<Snapshot>),
@@ -32,7 +32,7 @@ pub(super) enum Answered {
 }
 
 /// The rest of an answer. The request's head is still the first `end` bytes of the buffer.
-pub(super) struct Unfinished {
+struct Unfinished {
     end: usize,
     head: Bytes,
     body: Bytes,
@@ -48,9 +48,17 @@ pub(super) struct Unfinished {
 }
 
 impl Connection {
-    /// Answers the request whose head is the first `end` bytes of the buffer, if it can be done at once.
-    pub(super) fn answer_now(&mut self, end: usize) -> Answered {
-        let (now, started) = (Timestamp::now(), Instant::now());
+    /// Answers the request whose head is the first `end` bytes of the buffer from memory, if it is there; `None`: nothing was
+    /// done.
+    pub(super) async fn answer_from_memory(&mut self, end: usize) -> Option<Next> {
+        match self.answer_now(end) {
+            Answered::Wholly(next) => Some(next),
+            Answered::InPart(answer, snapshot) => Some(Box::pin(self.finish(answer, snapshot)).await),
+            Answered::NotYet => None,
+        }
+    }
+
+    fn answer_now(&mut self, end: usize) -> Answered {
         let shared = self.shared.clone();
         let snapshot = shared.snapshot.load();
         let limits = &snapshot.config.limits;
@@ -59,24 +67,13 @@ impl Connection {
         if head.body != BodyFraming::None {
             return Answered::NotYet;
         }
-        let view = head.view(self.stream.client().ip(), self.stream.local(), self.stream.scheme());
-        let Some((mut response, report, site)) = serve::in_memory(&shared, &snapshot, &view, &mut self.key, now) else {
-            return Answered::NotYet;
-        };
-        let mut writing =
-            Writing { method: &head.method, version: head.version, keep_alive: false, takes_trailers: false };
-        let framing = Framing::of(&response, &writing);
+        let request = Request::new(&shared, &snapshot, head.view(self.stream.endpoints()));
+        let Some((mut response, report, site)) = request.in_memory(&mut self.key) else { return Answered::NotYet };
+        let mut writing = Writing::new(&response, &head.method, head.version);
         let kept = response.kept();
-        let body = match response.has_body(&head.method) {
-            true => match response.body.whole() {
-                Some(body) => body,
-                None => return Answered::NotYet,
-            },
-            false => Bytes::new(),
-        };
-        let is_last = self.served >= limits.max_requests_per_connection || *self.shutdown.borrow();
-        writing.keep_alive = head.keep_alive && framing != Framing::UntilClose && !is_last;
-        write_tail(&mut self.tail, &response, Some(&report), &snapshot.config.node.name, framing, &writing);
+        let Some(body) = response.take_whole(&head.method) else { return Answered::NotYet };
+        writing.keep_alive = head.keep_alive && writing.framing != Framing::UntilClose && !self.is_last(limits);
+        write_tail(&mut self.tail, &response, Some(&report), &snapshot.config.node.name, &writing);
         let mut answer = Unfinished {
             end,
             head: head_of(&response),
@@ -87,13 +84,15 @@ impl Connection {
             report,
             sent: Sent { status: response.status(), bytes: 0, error: None, why: None },
             keep_alive: writing.keep_alive,
-            times: (now, started),
+            times: (request.now, request.started),
         };
         // What cannot be written at once wakes nobody here: whoever finishes it asks again.
-        match answer.write(&mut self.stream, &self.tail, &mut Context::from_waker(Waker::noop())) {
+        let parts = [&answer.head[..], self.tail.as_bytes(), &answer.body];
+        let mut cx = Context::from_waker(Waker::noop());
+        match poll_write_all(&mut self.stream, parts, &mut answer.written, &mut cx) {
             Poll::Ready(Ok(())) => {
                 answer.sent.bytes = answer.body.len() as u64;
-                serve::record(&shared, &snapshot, &view, Some(site), Some(&answer.report), answer.times, &answer.sent);
+                request.record(Some(site), Some(&answer.report), &answer.sent);
                 drop(space); // it borrows from the buffer
                 self.buffer.advance(end);
                 Answered::Wholly(answer.next())
@@ -107,35 +106,26 @@ impl Connection {
     }
 
     /// Writes the rest of an answer.
-    pub(super) async fn finish(&mut self, mut answer: Box<Unfinished>, snapshot: Arc<Snapshot>) -> Next {
+    async fn finish(&mut self, mut answer: Box<Unfinished>, snapshot: Arc<Snapshot>) -> Next {
         self.stream.set_pace(Pace::of(&snapshot.config.limits));
         let tail = std::mem::take(&mut self.tail);
         let kept = std::mem::replace(&mut answer.kept, Kept::Nothing);
-        let (kernel, bytes) = (self.stream.kernel(), 2 * answer.head.len() + tail.len() + answer.body.len());
-        let (stream, writing) = (&mut self.stream, &mut answer);
-        let queued = || kernel.queued();
-        let written = held_up(&self.shared.engine, &kept, bytes, (self.place.prefix, None), queued, |cx| {
-            let polled = writing.write(stream, &tail, cx);
-            (polled, writing.written)
-        })
-        .await;
-        let before_body = answer.head.len() + tail.len();
-        self.tail = tail;
-        answer.sent.bytes = answer.written.saturating_sub(before_body) as u64;
+        let parts = [&answer.head[..], tail.as_bytes(), &answer.body];
+        let written = self.write_from(parts, &mut answer.written, kept, None, |_| {}).await;
+        answer.sent.bytes = answer.written.saturating_sub(answer.head.len() + tail.len()) as u64;
         answer.sent.error = written.err().map(|error| error.to_string());
-        self.record(&snapshot, &answer);
-        self.buffer.advance(answer.end);
-        answer.next()
-    }
-
-    /// Counts and logs an answer that took longer: its head is parsed once more.
-    fn record(&self, snapshot: &Snapshot, answer: &Unfinished) {
+        self.tail = tail;
+        // The head is parsed once more, to be logged.
         let mut space = field_space(&self.buffer[..answer.end]);
         let parsed = RequestHead::parse(&self.buffer[..answer.end], &mut space, &snapshot.config.limits);
-        let Ok(head) = parsed else { return }; // it was one before
-        let view = head.view(self.stream.client().ip(), self.stream.local(), self.stream.scheme());
-        let site = Some(answer.site);
-        serve::record(&self.shared, snapshot, &view, site, Some(&answer.report), answer.times, &answer.sent);
+        if let Ok(head) = parsed {
+            let (view, (now, started)) = (head.view(self.stream.endpoints()), answer.times);
+            let request = Request { shared: &self.shared, snapshot: &snapshot, view, now, started };
+            request.record(Some(answer.site), Some(&answer.report), &answer.sent);
+        }
+        drop(space); // it borrows from the buffer
+        self.buffer.advance(answer.end);
+        answer.next()
     }
 }
 
@@ -146,15 +136,5 @@ impl Unfinished {
             (None, true) => Next::Request,
             (None, false) => Next::Close,
         }
-    }
-
-    /// Goes on writing from where it stands.
-    fn write<S: AsyncWrite + Unpin>(
-        &mut self,
-        stream: &mut S,
-        tail: &str,
-        cx: &mut Context<'_>,
-    ) -> Poll<std::io::Result<()>> {
-        poll_write_all(stream, [&self.head, tail.as_bytes(), &self.body], &mut self.written, cx)
     }
 }

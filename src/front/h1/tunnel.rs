@@ -1,14 +1,11 @@
-//! Tunnels: after a 101, bytes are carried both ways and not looked at. Not pingora's: its proxy ends a tunnel at
-//! once whose 101 comes before it has told itself that the request had no body.
+//! Tunnels: after a 101, bytes are carried both ways and not looked at.
 
 use std::io;
-use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::{StatusCode, header};
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf, copy_bidirectional};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use crate::cache::head::Head;
 use crate::cache::hold::Kept;
@@ -50,7 +47,7 @@ impl Connection {
         };
         let moved = Moved::default();
         let carried = async {
-            self.write_held([head.h1(), tail.as_bytes(), &early], Kept::Nothing, |_| {}).await?;
+            self.write_held([head.h1(), tail.as_bytes(), &early], Kept::Nothing).await?;
             // What the client did not wait to send until it was told.
             let before = std::mem::take(&mut self.buffer);
             let giving = async {
@@ -68,24 +65,42 @@ impl Connection {
 
 /// Carries bytes both ways until both sides have ended, or neither has moved any for `idle`.
 async fn carry(client: &mut ClientStream, origin: &mut OriginStream, idle: Duration, moved: &Moved) -> io::Result<()> {
-    let mut origin = Watched { stream: origin, moved };
+    let (from_client, to_client) = tokio::io::split(client);
+    let (from_origin, to_origin) = tokio::io::split(origin);
+    let sending = carry_one_way(from_client, to_origin, &moved.sent);
+    let receiving = carry_one_way(from_origin, to_client, &moved.received);
     tokio::select! {
-        copied = copy_bidirectional(client, &mut origin) => copied.map(drop),
+        carried = async { tokio::try_join!(sending, receiving) } => carried.map(drop),
         () = silence(moved, idle) => Err(io::Error::new(io::ErrorKind::TimedOut, "neither side sent anything")),
     }
 }
 
-/// Bytes that went between node and origin.
+/// Carries what one side sends to its end, counting it.
+async fn carry_one_way(
+    mut from: impl AsyncRead + Unpin,
+    mut to: impl AsyncWrite + Unpin,
+    moved: &AtomicU64,
+) -> io::Result<()> {
+    let mut space = vec![0; PIECE];
+    loop {
+        let length = from.read(&mut space).await?;
+        if length == 0 {
+            return to.shutdown().await;
+        }
+        moved.fetch_add(length as u64, Ordering::Relaxed);
+        to.write_all(&space[..length]).await?;
+        to.flush().await?;
+    }
+}
+
+/// Bytes that are carried at once, each way.
+const PIECE: usize = 8 << 10;
+
+/// Bytes that came from either side.
 #[derive(Default)]
 struct Moved {
     received: AtomicU64,
     sent: AtomicU64,
-}
-
-impl Moved {
-    fn total(&self) -> u64 {
-        self.received.load(Ordering::Relaxed) + self.sent.load(Ordering::Relaxed)
-    }
 }
 
 /// Returns when nothing has moved for `idle`, give or take a quarter.
@@ -93,41 +108,8 @@ async fn silence(moved: &Moved, idle: Duration) {
     let (mut before, mut quiet) = (0, 0);
     while quiet < 4 {
         tokio::time::sleep(idle / 4).await;
-        let now = moved.total();
+        let now = moved.received.load(Ordering::Relaxed) + moved.sent.load(Ordering::Relaxed);
         quiet = if now == before { quiet + 1 } else { 0 };
         before = now;
-    }
-}
-
-/// Counts what goes through the origin's connection.
-struct Watched<'s> {
-    stream: &'s mut OriginStream,
-    moved: &'s Moved,
-}
-
-impl AsyncRead for Watched<'_> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        let read = Pin::new(&mut *self.stream).poll_read(cx, buf);
-        self.moved.received.fetch_add((buf.filled().len() - before) as u64, Ordering::Relaxed);
-        read
-    }
-}
-
-impl AsyncWrite for Watched<'_> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut *self.stream).poll_write(cx, data);
-        if let Poll::Ready(Ok(written)) = &written {
-            self.moved.sent.fetch_add(*written as u64, Ordering::Relaxed);
-        }
-        written
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut *self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut *self.stream).poll_shutdown(cx)
     }
 }

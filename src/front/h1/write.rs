@@ -1,34 +1,24 @@
-//! Writing responses: heads that were serialised when they were stored, a tail that each response gets anew,
-//! and the body, in as few system calls as the kernel lets it be.
+//! Writing responses, and waiting for clients that don't take them: what is kept for one meanwhile is counted.
 
-use std::fmt::Write as _;
 use std::future::poll_fn;
-use std::io::{self, IoSlice};
-use std::pin::Pin;
+use std::io;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::{HeaderMap, Method, StatusCode, Version};
-use tokio::io::AsyncWrite;
 use tokio::time::timeout;
 
-use crate::cache::engine::Engine;
-use crate::cache::head::serialise;
 use crate::cache::hold::{Hold, Kept};
-use crate::cache::respond::Reply;
 use crate::cache::status::Report;
 use crate::cache::waiting::{Client, Held, NO_ROOM, Turns, Waiter};
-use crate::fields::remove_hop_by_hop;
-use crate::prefix::Prefix;
 use crate::request::put_trailers;
 use crate::snapshot::Snapshot;
 
-use super::super::reply::{Body, ClientResponse, Coming};
+use super::super::body::{Body, Coming};
+use super::super::reply::ClientResponse;
 use super::super::serve::Sent;
-use super::super::stream::ClientStream;
 use super::Connection;
+use super::wire::{Framing, Writing, head_of, poll_write_all, write_tail};
 
 impl Connection {
     /// Writes a response. An error means that the connection can't go on.
@@ -39,21 +29,20 @@ impl Connection {
         report: Option<&Report>,
         writing: &Writing<'_>,
     ) -> Sent {
-        let framing = Framing::of(&response, writing);
         let mut tail = std::mem::take(&mut self.tail);
-        write_tail(&mut tail, &response, report, &snapshot.config.node.name, framing, writing);
+        write_tail(&mut tail, &response, report, &snapshot.config.node.name, writing);
         let mut sent = Sent { status: response.status(), bytes: 0, error: None, why: response.take_cause() };
-        let result = self.write_parts(&mut response, &tail, framing, writing, &mut sent.bytes).await;
+        let result = self.write_parts(&mut response, &tail, writing, &mut sent.bytes).await;
         self.tail = tail;
         // What is shorter than its head says must not be followed by anything.
-        let result = result.and_then(|()| match framing {
+        let result = result.and_then(|()| match writing.framing {
             Framing::Length(length) if response.has_body(writing.method) && sent.bytes != length => {
                 Err(io::Error::other("the body is not as long as its head says"))
             }
             _ => Ok(()),
         });
         if let Err(error) = result {
-            if framing == Framing::UntilClose {
+            if writing.framing == Framing::UntilClose {
                 self.stream.end_by_reset();
             }
             sent.error = Some(error.to_string());
@@ -65,64 +54,61 @@ impl Connection {
         &mut self,
         response: &mut ClientResponse,
         tail: &str,
-        framing: Framing,
         writing: &Writing<'_>,
         bytes: &mut u64,
     ) -> io::Result<()> {
         let (head, kept) = (head_of(response), response.kept());
         if !response.has_body(writing.method) {
-            return self.write_held([&head, tail.as_bytes()], kept, |_| {}).await;
+            return self.write_held([&head, tail.as_bytes()], kept).await;
         }
         if let Some(body) = response.body.whole() {
-            self.write_held([&head, tail.as_bytes(), &body], kept, |_| {}).await?;
+            self.write_held([&head, tail.as_bytes(), &body], kept).await?;
             *bytes += body.len() as u64;
             return Ok(());
         }
         if self.stream.sends_files() && response.body.file_part().is_some() {
-            self.write_held([&head, tail.as_bytes()], kept, |_| {}).await?;
+            self.write_held([&head, tail.as_bytes()], kept).await?;
             return self.write_file(&mut response.body, bytes).await;
         }
-        let mut before = Some((head, tail));
-        let mut ahead = self.room_ahead(&response.body).await?;
-        let mut next = {
-            let mut next = std::pin::pin!(response.body.next());
-            match poll_fn(|cx| Poll::Ready(next.as_mut().poll(cx))).await {
-                // What is there goes with the head, what is not must not hold it up.
-                Poll::Ready(Ok(piece)) => Ok(piece),
-                other => {
-                    if let Some((head, tail)) = before.take() {
-                        self.write_held([&head, tail.as_bytes()], kept, |_| {}).await?;
+        let (mut before, mut size) = (Some((head, tail, kept)), String::new());
+        loop {
+            let ahead = self.room_ahead(&response.body).await?;
+            let piece = {
+                let mut next = std::pin::pin!(response.body.next());
+                match poll_fn(|cx| Poll::Ready(next.as_mut().poll(cx))).await {
+                    // What is there goes with the head, what is not must not hold it up.
+                    Poll::Ready(Ok(piece)) => piece,
+                    other => {
+                        if let Some((head, tail, kept)) = before.take() {
+                            self.write_held([&head, tail.as_bytes()], kept).await?;
+                        }
+                        let next = if let Poll::Ready(failed) = other { failed } else { next.await };
+                        next.map_err(io::Error::other)?
                     }
-                    if let Poll::Ready(failed) = other { failed } else { next.await }
                 }
-            }
-        };
-        let mut size = String::new();
-        while let Some(piece) = next.map_err(io::Error::other)? {
-            if framing == Framing::Chunked {
+            };
+            let Some(piece) = piece else { break };
+            if writing.framing == Framing::Chunked {
                 let after_another = if size.is_empty() { "" } else { "\r\n" };
                 size = format!("{after_another}{:x}\r\n", piece.len());
             }
-            let (head, tail) = before.take().unwrap_or_default();
+            let (head, tail) = before.take().map(|(head, tail, _)| (head, tail)).unwrap_or_default();
             let kept = response.kept();
             // A client may take nothing before it has been heard.
             let meanwhile = |cx: &mut Context<'_>| response.body.send_on(cx);
             let parts = [&head[..], tail.as_bytes(), size.as_bytes(), &piece];
-            self.write_entered(parts, kept, ahead.take(), meanwhile).await?;
+            self.write_from(parts, &mut 0, kept, ahead, meanwhile).await?;
             *bytes += piece.len() as u64;
             response.forget_head();
-            drop(piece);
-            ahead = self.room_ahead(&response.body).await?;
-            next = response.body.next().await;
         }
-        let (head, tail) = before.take().unwrap_or_default();
+        let (head, tail) = before.map(|(head, tail, _)| (head, tail)).unwrap_or_default();
         let (mut end, mut trailers) = ("", Vec::new());
-        if framing == Framing::Chunked {
+        if writing.framing == Framing::Chunked {
             end = if size.is_empty() { "0\r\n" } else { "\r\n0\r\n" };
             let fields = response.body.take_trailers().filter(|_| writing.takes_trailers);
             put_trailers(&mut trailers, &fields.unwrap_or_default());
         }
-        self.write_held([&head, tail.as_bytes(), end.as_bytes(), &trailers], response.kept(), |_| {}).await
+        self.write_held([&head, tail.as_bytes(), end.as_bytes(), &trailers], response.kept()).await
     }
 
     /// Writes a body that is in a file: what may be sent as it is, and otherwise read.
@@ -137,28 +123,22 @@ impl Connection {
             } else {
                 let ahead = self.room_ahead(body).await?;
                 let Some(piece) = body.next().await.map_err(io::Error::other)? else { return Ok(()) };
-                self.write_entered([b"", &piece], Kept::Nothing, ahead, |_| {}).await?;
+                self.write_from([b"", &piece], &mut 0, Kept::Nothing, ahead, |_| {}).await?;
                 *bytes += piece.len() as u64;
             }
         }
     }
 
-    /// Writes all parts, of which the first is a head. From when the client has to be waited for, what is kept for it is
-    /// entered with those who wait, and something else may be done.
-    pub(super) async fn write_held<const N: usize>(
-        &mut self,
-        parts: [&[u8]; N],
-        kept: Kept,
-        meanwhile: impl FnMut(&mut Context<'_>),
-    ) -> io::Result<()> {
-        self.write_entered(parts, kept, None, meanwhile).await
+    /// Writes all parts, as [`Connection::write_from`].
+    pub(super) async fn write_held<const N: usize>(&mut self, parts: [&[u8]; N], kept: Kept) -> io::Result<()> {
+        self.write_from(parts, &mut 0, kept, None, |_| {}).await
     }
 
     /// Room for the next piece of a body that is read when it is asked for, before it is. Who finds none waits for it: those that are
     /// stalled make some, and nobody who takes what it gets is ended for what they hold.
     async fn room_ahead(&self, body: &Body) -> io::Result<Option<Ahead>> {
         let Coming::Read(bytes) = body.coming() else { return Ok(None) };
-        let waiter = Waiter::new(Client { connection: 0, prefix: self.place.prefix });
+        let waiter = self.waiter();
         let waiting = self.shared.engine.cache.memory.waiting();
         let asking = async {
             let mut turns = Turns::new();
@@ -174,37 +154,61 @@ impl Connection {
         Ok(Some(Ahead { _held: held, waiter }))
     }
 
-    /// As [`Connection::write_held`]; `ahead`: what was entered before.
-    async fn write_entered<const N: usize>(
+    /// The client, as one that is waited for.
+    fn waiter(&self) -> Arc<Waiter> {
+        Waiter::new(Client { connection: 0, prefix: self.place.prefix })
+    }
+
+    /// Writes parts, of which the first is a head and so many bytes are written, until all have gone or the reader has to
+    /// make room. From when the client has to be waited for, what is kept for it is entered with those who wait, and so is what
+    /// is in hand, if it is more than every connection's due and `ahead` has not been entered for it; something else may be
+    /// done meanwhile.
+    pub(super) async fn write_from<const N: usize>(
         &mut self,
         parts: [&[u8]; N],
+        written: &mut usize,
         kept: Kept,
         ahead: Option<Ahead>,
         mut meanwhile: impl FnMut(&mut Context<'_>),
     ) -> io::Result<()> {
-        let mut written = 0;
         // What cannot be written at once wakes nobody here.
-        let polled = poll_write_all(&mut self.stream, parts, &mut written, &mut Context::from_waker(Waker::noop()));
+        let polled = poll_write_all(&mut self.stream, parts, written, &mut Context::from_waker(Waker::noop()));
         if let Poll::Ready(done) = polled {
             return done;
         }
+        let no_room = || io::Error::new(io::ErrorKind::TimedOut, NO_ROOM);
+        let waiter = ahead.as_ref().map_or_else(|| self.waiter(), |ahead| ahead.waiter.clone());
+        let engine = &self.shared.engine;
+        // The head is there twice, as it is written and as it came.
         let bytes = parts[0].len() + parts.iter().map(|part| part.len()).sum::<usize>();
-        let (kernel, stream) = (self.stream.kernel(), &mut self.stream);
-        held_up(
-            &self.shared.engine,
-            &kept,
-            bytes,
-            (self.place.prefix, ahead),
-            || kernel.queued(),
-            |cx| {
-                let polled = poll_write_all(stream, parts, &mut written, cx);
-                if polled.is_pending() {
-                    meanwhile(cx);
+        let held = engine.cache.hold(&kept, 0, &waiter);
+        let _in_hand = match held {
+            Hold::Nothing if bytes > DUE && ahead.is_none() => {
+                Some(engine.cache.memory.waiting().keep_in_hand(&waiter, bytes as u64).ok_or_else(no_room)?)
+            }
+            _ => None,
+        };
+        // The kernel takes more only when much of what it has is gone: how far the client is, it says.
+        let mut looks = std::pin::pin!(tokio::time::sleep(LOOK_EVERY));
+        let (mut taken, stream) = (0, &mut self.stream);
+        let writing = poll_fn(|cx| {
+            let polled = poll_write_all(stream, parts, written, cx);
+            if polled.is_pending() {
+                meanwhile(cx);
+                while looks.as_mut().poll(cx).is_ready() {
+                    looks.as_mut().reset(tokio::time::Instant::now() + LOOK_EVERY);
+                    let now = (*written as u64).saturating_sub(stream.queued());
+                    waiter.step(now.saturating_sub(taken));
+                    taken = taken.max(now);
                 }
-                (polled, written)
-            },
-        )
-        .await
+            }
+            polled
+        });
+        tokio::select! {
+            biased;
+            done = writing => done,
+            () = waiter.told() => Err(no_room()),
+        }
     }
 }
 
@@ -214,203 +218,9 @@ pub(super) struct Ahead {
     waiter: Arc<Waiter>,
 }
 
-/// Writes for a client that has to be waited for, until it is done or the reader has to make room; what is kept for it is
-/// entered meanwhile, and what is in hand, `bytes`, if it is more than every connection's due; a head is there twice, as it is
-/// written and as it came. `write` says how much is written.
-pub(super) async fn held_up(
-    engine: &Engine,
-    kept: &Kept,
-    bytes: usize,
-    (prefix, ahead): (Option<Prefix>, Option<Ahead>),
-    queued: impl Fn() -> u64,
-    mut write: impl FnMut(&mut Context<'_>) -> (Poll<io::Result<()>>, usize),
-) -> io::Result<()> {
-    let no_room = || io::Error::new(io::ErrorKind::TimedOut, NO_ROOM);
-    let waiter = match &ahead {
-        Some(ahead) => ahead.waiter.clone(),
-        None => Waiter::new(Client { connection: 0, prefix }),
-    };
-    let held = engine.cache.hold(kept, 0, &waiter);
-    let _in_hand = match held {
-        Hold::Nothing if bytes > DUE && ahead.is_none() => {
-            Some(engine.cache.memory.waiting().keep_in_hand(&waiter, bytes as u64).ok_or_else(no_room)?)
-        }
-        _ => None,
-    };
-    // The kernel takes more only when much of what it has is gone: how far the client is, it says.
-    let mut looks = std::pin::pin!(tokio::time::sleep(LOOK_EVERY));
-    let mut taken = 0;
-    let writing = poll_fn(|cx| {
-        let (polled, written) = write(cx);
-        if polled.is_pending() {
-            while looks.as_mut().poll(cx).is_ready() {
-                looks.as_mut().reset(tokio::time::Instant::now() + LOOK_EVERY);
-                let now = (written as u64).saturating_sub(queued());
-                waiter.step(now.saturating_sub(taken));
-                taken = taken.max(now);
-            }
-        }
-        polled
-    });
-    tokio::select! {
-        biased;
-        done = writing => done,
-        () = waiter.told() => Err(no_room()),
-    }
-}
-
 /// Bytes that are every connection's due: with what TLS keeps, 64 KiB.
 const DUE: usize = 40 << 10;
 /// How long a client waits for room.
 const ROOM_PATIENCE: Duration = Duration::from_secs(10);
 /// How often it is looked how far a client is that has to be waited for.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
-
-/// Bytes in one call, of what is too much for the processor's caches: measured with 128 KiB bodies, of which the kernel's
-/// copy is read again at once. What is larger by far gets nothing from it, and more calls.
-const PIECE: usize = 64 << 10;
-const TOO_LARGE_FOR_PIECES: usize = 512 << 10;
-
-/// Writes parts one after the other, of which so many bytes are written, in as few calls as is good.
-pub(super) fn poll_write_all<S: AsyncWrite + Unpin, const N: usize>(
-    stream: &mut S,
-    parts: [&[u8]; N],
-    written: &mut usize,
-    cx: &mut Context<'_>,
-) -> Poll<io::Result<()>> {
-    let all: usize = parts.iter().map(|part| part.len()).sum();
-    let most = if all > TOO_LARGE_FOR_PIECES { usize::MAX } else { PIECE };
-    while *written < all {
-        let slices = slices(parts, *written, most);
-        match Pin::new(&mut *stream).poll_write_vectored(cx, &slices) {
-            Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-            Poll::Ready(Ok(more)) => *written += more,
-            Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
-            Poll::Pending => return Poll::Pending,
-        }
-    }
-    Pin::new(stream).poll_flush(cx)
-}
-
-/// What lies `from` bytes from the start of some parts, `most` bytes of it.
-fn slices<const N: usize>(parts: [&[u8]; N], from: usize, most: usize) -> [IoSlice<'_>; N] {
-    let (mut skip, mut left) = (from, most);
-    parts.map(|part| {
-        let skipped = skip.min(part.len());
-        let taken = (part.len() - skipped).min(left);
-        skip -= skipped;
-        left -= taken;
-        IoSlice::new(&part[skipped..skipped + taken])
-    })
-}
-
-/// What of the request the writing of its response depends on.
-pub(super) struct Writing<'a> {
-    pub method: &'a Method,
-    pub version: Version,
-    pub keep_alive: bool,
-    pub takes_trailers: bool,
-}
-
-/// How the client is told where the body ends (RFC 9112 section 6).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Framing {
-    Length(u64),
-    Chunked,
-    UntilClose,
-    NoBody,
-}
-
-impl Framing {
-    pub(super) fn of(response: &ClientResponse, writing: &Writing<'_>) -> Self {
-        match response.content_length() {
-            Some(length) => Framing::Length(length),
-            None if !response.has_body(writing.method) => Framing::NoBody,
-            None if writing.version == Version::HTTP_10 => Framing::UntilClose,
-            None => Framing::Chunked,
-        }
-    }
-}
-
-/// Passes an interim response on.
-pub(super) async fn write_interim(
-    stream: &mut ClientStream,
-    status: StatusCode,
-    mut fields: HeaderMap,
-) -> io::Result<()> {
-    remove_hop_by_hop(&mut fields);
-    let head = serialise(status, &fields);
-    let mut written = 0;
-    std::future::poll_fn(|cx| poll_write_all(stream, [&head, b"\r\n"], &mut written, cx)).await
-}
-
-/// The head as it is stored, or what is left of it for another answer than the whole.
-pub(super) fn head_of(response: &ClientResponse) -> Bytes {
-    match response.reply {
-        Reply::Full => response.head().h1_bytes(),
-        _ => serialise(response.status(), &response.selected_fields()),
-    }
-}
-
-/// The fields that each response gets anew, and the end of the head.
-pub(super) fn write_tail(
-    out: &mut String,
-    response: &ClientResponse,
-    report: Option<&Report>,
-    node: &str,
-    framing: Framing,
-    writing: &Writing<'_>,
-) {
-    out.clear();
-    let mut push_number = |name: &str, number: u64| {
-        out.push_str(name);
-        out.push_str(itoa::Buffer::new().format(number));
-        out.push_str("\r\n");
-    };
-    if let Framing::Length(length) = framing {
-        push_number("content-length: ", length);
-    }
-    if let Some(age) = response.age {
-        push_number("age: ", age.as_secs());
-    }
-    if framing == Framing::Chunked {
-        out.push_str("transfer-encoding: chunked\r\n");
-    }
-    if let Some(range) = response.content_range() {
-        let _ = write!(out, "content-range: {range}\r\n"); // writing to a String cannot fail
-    }
-    if let Some(report) = report {
-        out.push_str("via: 1.1 ");
-        out.push_str(node);
-        out.push_str("\r\ncache-status: ");
-        response.write_cache_status(out, report, node);
-        out.push_str("\r\n");
-    }
-    if !writing.keep_alive {
-        out.push_str("connection: close\r\n");
-    } else if writing.version == Version::HTTP_10 {
-        out.push_str("connection: keep-alive\r\n");
-    }
-    out.push_str("\r\n");
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn parts_are_written_from_any_place_in_any_pieces() {
-        let parts: [&[u8]; 3] = [b"head", b"", b"a longer body"];
-        let whole = parts.concat();
-        for most in 1..=whole.len() + 1 {
-            let mut out = Vec::new();
-            while out.len() < whole.len() {
-                let slices = slices(parts, out.len(), most);
-                let some: Vec<u8> = slices.iter().flat_map(|slice| slice.iter().copied()).collect();
-                assert!(!some.is_empty() && some.len() <= most);
-                out.extend(some);
-            }
-            assert_eq!(out, whole, "{most}");
-        }
-    }
-}

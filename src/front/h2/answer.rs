@@ -1,77 +1,71 @@
 //! The task of a request that was not answered where it was read: it decides, and gives the answer to its stream.
 
 use std::future::poll_fn;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, Method, StatusCode};
+use http::{HeaderMap, StatusCode};
 
 use crate::cache::hold::{BEHIND, Hold, Kept};
 use crate::cache::respond::Reply;
 use crate::cache::status::Report;
+use crate::cache::stored::Cache;
 use crate::cache::waiting::Held;
 use crate::clock::Timestamp;
 use crate::config::model::Limits;
 use crate::fields::remove_hop_by_hop;
 use crate::origin::interims::Interims;
-use crate::request::Scheme;
-use crate::snapshot::Snapshot;
 
-use super::super::head::BodyFraming;
-use super::super::reply::{ClientResponse, Coming};
-use super::super::serve::{self, Asking, Decision, Incoming, Sent, Shared};
+use super::super::body::Coming;
+use super::super::head::{BodyFraming, Endpoints};
+use super::super::reply::ClientResponse;
+use super::super::serve::{self, Decision, Incoming, Request, Sent, Shared};
+use super::handle::Handle;
 use super::head::Parsed;
 use super::hpack::{self, Section};
-use super::stream::{Gone, Handle};
+use super::stream::Gone;
 use super::wire::Reason;
 
 /// A request that a task is to answer. Its head was checked.
-pub(super) struct Asked {
+pub(super) struct Task {
     pub section: Section,
     pub body: BodyFraming,
-    /// The client waits with it until it is told to go on.
-    pub expects_continue: bool,
-    pub client: SocketAddr,
-    pub local: SocketAddr,
-    pub scheme: Scheme,
+    pub endpoints: Endpoints,
     pub shared: Arc<Shared>,
     pub limits: Limits,
     pub times: (Timestamp, Instant),
 }
 
 /// Answers a request. Whatever happens, the stream ends: by its answer, or by a reset.
-pub(super) async fn answer(asked: Asked, mut stream: Handle) {
-    let (shared, (now, started)) = (&asked.shared, asked.times);
+pub(super) async fn answer(task: Task, mut stream: Handle) {
+    let (shared, (now, started)) = (&task.shared, task.times);
     let snapshot = shared.snapshot.load_full();
-    let Ok(parsed) = Parsed::of(&asked.section) else { return };
-    let Ok(head) = parsed.head(asked.body == BodyFraming::None, &asked.limits) else { return };
-    let view = head.view(asked.client.ip(), asked.local, asked.scheme);
+    let Ok(parsed) = Parsed::of(&task.section) else { return };
+    let Ok(head) = parsed.head(task.body == BodyFraming::None, &task.limits) else { return };
+    let request = Request { shared, snapshot: &snapshot, view: head.view(task.endpoints), now, started };
+    let view = &request.view;
     let mut key = String::new();
     let interims: Arc<Interims> = Arc::default();
-    let body = (!asked.body.is_empty()).then(|| {
-        let expects = asked.expects_continue.then(|| interims.clone());
-        Incoming { body: stream.body(), length: asked.body.length(), expects }
+    let body = (!head.body.is_empty()).then(|| {
+        let expects = head.expects_continue.then(|| interims.clone());
+        Incoming { body: stream.body(), length: head.body.length(), expects }
     });
     // What may change something comes to its end though its client leaves: somebody has to know what to forget. Calls by
     // gRPC are cancelled, by their protocol.
     let may_be_left = view.method.is_safe() || view.is_grpc();
-    let asking = Asking { body, interims: Some(interims.clone()) };
     let decision = {
-        let mut deciding = std::pin::pin!(serve::decide(shared, &snapshot, &view, &mut key, now, asking));
+        let mut deciding = std::pin::pin!(request.decide(&mut key, body, Some(interims.clone())));
         loop {
             let decided = tokio::select! {
                 biased;
                 decided = serve::step(&mut deciding, &interims) => decided,
-                _ = stream.gone(), if may_be_left => {
-                    let sent = Sent::client_left();
-                    return serve::record(shared, &snapshot, &view, None, None, (now, started), &sent);
-                }
+                _ = stream.gone(), if may_be_left => return request.record(None, None, &Sent::client_left()),
             };
-            while let Some((status, fields)) = interims.take() {
-                stream.send_section(head_section(status, fields), false);
+            while let Some((status, mut fields)) = interims.take() {
+                remove_hop_by_hop(&mut fields);
+                stream.send_section(section_of(Some(status), &fields), false);
             }
             if let Some(decision) = decided {
                 break decision;
@@ -81,26 +75,26 @@ pub(super) async fn answer(asked: Asked, mut stream: Handle) {
     match decision {
         Decision::Respond { response, report, site } => {
             let mut response = if view.is_grpc() { response.in_grpc() } else { response };
-            let sent = write(&mut stream, shared, &snapshot, &mut response, report.as_ref(), view.method).await;
-            serve::record(shared, &snapshot, &view, site, report.as_ref(), (now, started), &sent);
+            let sent = write(&mut stream, &request, &mut response, report.as_ref()).await;
+            request.record(site, report.as_ref(), &sent);
         }
         // Never planned for HTTP/2, which has no Upgrade.
         Decision::Tunnel { .. } => stream.reset(Reason::InternalError),
     }
 }
 
+/// Why a body could not be sent.
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+
 /// Enters what is held while the client takes a piece.
-async fn hold(stream: &mut Handle, shared: &Shared, kept: &Kept, piece: usize) -> Result<Option<Held>, Gone> {
-    match shared.engine.cache.hold(kept, piece, stream.waiter()) {
+async fn hold(stream: &mut Handle, cache: &Cache, kept: &Kept, piece: usize) -> Result<Option<Held>, Gone> {
+    match cache.hold(kept, piece, stream.waiter()) {
         Hold::Nothing => Ok(None),
         Hold::Entered(body) => Ok(Some(body)),
         Hold::InHand(bytes) => stream.hold_in_hand(bytes).await.map(Some),
-        Hold::Ahead(bytes) => {
-            if let Some(held) = stream.hold_at_once(bytes) {
-                return Ok(Some(held));
-            }
+        Hold::Ahead(_) => {
             // Meanwhile it may be stored, and then it is held as that: it must not wait for room that it takes itself.
-            let ask = |stream: &Handle| match shared.engine.cache.hold(kept, piece, stream.waiter()) {
+            let ask = |stream: &Handle| match cache.hold(kept, piece, stream.waiter()) {
                 Hold::Entered(body) => Some(body),
                 Hold::Ahead(bytes) | Hold::InHand(bytes) => stream.hold_at_once(bytes),
                 Hold::Nothing => stream.hold_at_once(piece),
@@ -113,26 +107,24 @@ async fn hold(stream: &mut Handle, shared: &Shared, kept: &Kept, piece: usize) -
 /// The next piece of a body, with the room that it takes until the client has it. Nothing is read before there is room.
 async fn next(
     stream: &mut Handle,
-    shared: &Shared,
+    cache: &Cache,
     response: &mut ClientResponse,
-) -> Result<Option<(Bytes, Option<Held>)>, String> {
-    let text = |gone: Gone| gone.to_string();
+) -> Result<Option<(Bytes, Option<Held>)>, Failure> {
     let (piece, held) = match response.body.coming() {
         Coming::AtHand => {
             let piece = tokio::select! {
                 biased;
-                piece = response.body.next() => piece,
-                gone = stream.gone() => return Err(text(gone)),
+                piece = response.body.next() => piece?,
+                gone = stream.gone() => return Err(gone.into()),
             };
-            let piece = piece.map_err(|error| error.to_string())?;
             // At the end there is nothing that would need room.
             let Some(piece) = piece else { return Ok(None) };
-            let held = hold(stream, shared, &response.kept(), piece.len()).await.map_err(text)?;
+            let held = hold(stream, cache, &response.kept(), piece.len()).await?;
             (Some(piece), held)
         }
         Coming::Read(most) => {
-            let held = stream.hold_ahead(most).await.map_err(text)?;
-            (response.body.next().await.map_err(|error| error.to_string())?, Some(held))
+            let held = stream.hold_ahead(most).await?;
+            (response.body.next().await?, Some(held))
         }
         // Both ways at once: where there is no room for what the origin says, it is still told what the client says.
         Coming::Awaited if response.body.is_sending() => {
@@ -144,16 +136,16 @@ async fn next(
                     Poll::Pending
                 }
             };
-            let (piece, held) = stream.with_room(BEHIND + BEHIND, read).await.map_err(text)?;
-            let piece = piece.map_err(|error| error.to_string())?;
+            let (piece, held) = stream.with_room(BEHIND + BEHIND, read).await?;
+            let piece = piece?;
             response.body.have_read(&piece).await;
             (piece, Some(held))
         }
         Coming::Awaited => {
             let mut reading = std::pin::pin!(response.body.next());
             let read = |cx: &mut Context<'_>, may: bool| if may { reading.as_mut().poll(cx) } else { Poll::Pending };
-            let (piece, held) = stream.with_room(BEHIND + BEHIND, read).await.map_err(text)?;
-            (piece.map_err(|error| error.to_string())?, Some(held))
+            let (piece, held) = stream.with_room(BEHIND + BEHIND, read).await?;
+            (piece?, Some(held))
         }
     };
     Ok(piece.map(|piece| (piece, held)))
@@ -162,15 +154,13 @@ async fn next(
 /// Writes a response to the stream. An error resets it, so that no client takes a part for the whole.
 async fn write(
     stream: &mut Handle,
-    shared: &Shared,
-    snapshot: &Snapshot,
+    request: &Request<'_>,
     response: &mut ClientResponse,
     report: Option<&Report>,
-    method: &Method,
 ) -> Sent {
     let mut sent = Sent { status: response.status(), bytes: 0, error: None, why: response.take_cause() };
-    sent.error = write_parts(stream, shared, snapshot, response, report, method).await.err();
-    if sent.error.is_some() {
+    if let Err(error) = write_parts(stream, request, response, report).await {
+        sent.error = Some(error.to_string());
         stream.reset(Reason::InternalError);
     }
     sent.bytes = stream.bytes_sent();
@@ -179,34 +169,31 @@ async fn write(
 
 async fn write_parts(
     stream: &mut Handle,
-    shared: &Shared,
-    snapshot: &Snapshot,
+    request: &Request<'_>,
     response: &mut ClientResponse,
     report: Option<&Report>,
-    method: &Method,
-) -> Result<(), String> {
-    let text = |gone: Gone| gone.to_string();
+) -> Result<(), Failure> {
     let mut section = BytesMut::new();
-    write_section(&mut section, &mut String::new(), response, report, &snapshot.config.node.name);
-    let head = stream.keep_head(section.len()).map_err(text)?;
-    if !response.has_body(method) || response.body.is_over() {
+    write_section(&mut section, &mut String::new(), response, report, &request.snapshot.config.node.name);
+    let head = stream.keep_head(section.len())?;
+    if !response.has_body(request.view.method) || response.body.is_over() {
         stream.send_section(section, true);
         response.forget(); // a HEAD or a 304 needs nothing of what it is of
-        return stream.sent().await.map_err(text);
+        return Ok(stream.sent().await?);
     }
     stream.send_section(section, false);
     if let Some(head) = head {
-        stream.sent().await.map_err(text)?;
+        stream.sent().await?;
         response.forget_head();
         drop(head);
     }
     let kept = response.kept();
     if let Some(body) = response.body.whole() {
-        let held = hold(stream, shared, &kept, body.len()).await.map_err(text)?;
-        return stream.send_held(body, true, held).await.map_err(text);
+        let held = hold(stream, &request.shared.engine.cache, &kept, body.len()).await?;
+        return Ok(stream.send_held(body, true, held).await?);
     }
     let mut length = 0;
-    while let Some((piece, held)) = next(stream, shared, response).await? {
+    while let Some((piece, held)) = next(stream, &request.shared.engine.cache, response).await? {
         length += piece.len() as u64;
         // A client may take nothing before it has been heard.
         let mut sending = std::pin::pin!(stream.send_held(piece, false, held));
@@ -217,21 +204,16 @@ async fn write_parts(
             }
             sent
         });
-        sent.await.map_err(text)?;
+        sent.await?;
     }
     if response.content_length().is_some_and(|stated| stated != length) {
-        return Err("the body is not as long as its head says".to_owned());
+        return Err("the body is not as long as its head says".into());
     }
-    match response.body.take_trailers().filter(|trailers| !trailers.is_empty()) {
-        Some(trailers) => {
-            let mut section = BytesMut::new();
-            hpack::put_no_table(&mut section);
-            put_map(&mut section, &trailers);
-            stream.send_section(section, true);
-            stream.sent().await.map_err(text)
-        }
-        None => stream.send(Bytes::new(), true).await.map_err(text),
-    }
+    let Some(trailers) = response.body.take_trailers().filter(|trailers| !trailers.is_empty()) else {
+        return Ok(stream.send(Bytes::new(), true).await?);
+    };
+    stream.send_section(section_of(None, &trailers), true);
+    Ok(stream.sent().await?)
 }
 
 /// Appends the field section of a response: what is stored, and what each answer gets anew. `scratch`: a buffer that is
@@ -273,18 +255,19 @@ pub(super) fn write_section(
 }
 
 /// Appends all fields of a map.
-pub(super) fn put_map(out: &mut BytesMut, fields: &HeaderMap) {
+fn put_map(out: &mut BytesMut, fields: &HeaderMap) {
     for (name, value) in fields {
         hpack::put_field(out, name.as_str().as_bytes(), value.as_bytes());
     }
 }
 
-/// The field section of a response that is not the cache's: an interim one, or one that is passed on.
-pub(super) fn head_section(status: StatusCode, mut fields: HeaderMap) -> BytesMut {
-    remove_hop_by_hop(&mut fields);
+/// A section of its own: an interim response, or trailers.
+fn section_of(status: Option<StatusCode>, fields: &HeaderMap) -> BytesMut {
     let mut out = BytesMut::new();
     hpack::put_no_table(&mut out);
-    hpack::put_status(&mut out, status.as_u16());
-    put_map(&mut out, &fields);
+    if let Some(status) = status {
+        hpack::put_status(&mut out, status.as_u16());
+    }
+    put_map(&mut out, fields);
     out
 }

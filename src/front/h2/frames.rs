@@ -4,21 +4,22 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use bytes::{Buf, BytesMut};
-use http::Method;
+use bytes::{Bytes, BytesMut};
 
+use crate::cache::status::Report;
 use crate::clock::Timestamp;
 
 use super::super::head::{BodyFraming, Refusal, RequestHead};
 use super::super::reply::ClientResponse;
-use super::super::serve::{self, Sent};
-use super::answer::{self, Asked};
-use super::head::{Fault, Parsed, are_trailers, trailers};
+use super::super::serve::{self, Request, Sent};
+use super::answer::{self, Task};
+use super::handle::Handle;
+use super::head::{Fault, Parsed, trailers};
 use super::hpack::Section;
-use super::stream::{Gone, Handle, Stream};
+use super::stream::{Gone, Stream};
 use super::streams::{Received, WORTHWHILE};
 use super::wire::{self, FrameHeader, Reason, flag, kind, without_padding};
-use super::{Connection, FAREWELL_PING, Leaving};
+use super::{Connection, FAREWELL_PING, Leaving, OpenSection};
 
 /// A body of up to so many bytes is sent at once, if the client's windows let it; a larger one takes turns with others.
 const SENT_AT_ONCE: usize = 128 << 10;
@@ -28,13 +29,6 @@ const SMALL_UPDATES: u32 = 4;
 /// What a malformed request counts among the frames that bring nothing.
 const MALFORMED: u32 = 30;
 
-/// A field section whose end has not come.
-pub(super) struct OpenSection {
-    stream: u32,
-    ends_stream: bool,
-    block: BytesMut,
-}
-
 impl Connection {
     pub(super) fn on_frame(&mut self, header: FrameHeader, payload: BytesMut) -> Result<(), Reason> {
         if !self.has_settings && (header.kind != kind::SETTINGS || header.has(flag::ACK)) {
@@ -42,6 +36,14 @@ impl Connection {
         }
         if self.open_section.is_some() && header.kind != kind::CONTINUATION {
             return Err(Reason::ProtocolError); // section 6.10
+        }
+        let has_stream = match header.kind {
+            kind::DATA | kind::HEADERS | kind::PRIORITY | kind::RST_STREAM | kind::CONTINUATION => true,
+            kind::SETTINGS | kind::PING | kind::GOAWAY => false,
+            _ => header.stream != 0, // of either, or unknown
+        };
+        if has_stream != (header.stream != 0) {
+            return Err(Reason::ProtocolError);
         }
         match header.kind {
             kind::DATA => self.on_data(header, payload),
@@ -51,26 +53,26 @@ impl Connection {
             kind::WINDOW_UPDATE => self.on_window_update(header, &payload),
             kind::SETTINGS => self.on_settings(header, &payload),
             kind::PING => self.on_ping(header, &payload),
-            kind::PRIORITY if header.stream == 0 => Err(Reason::ProtocolError),
             kind::PRIORITY if header.length != 5 => {
                 self.reset(header.stream, Reason::FrameSizeError);
-                self.bear(1)
+                self.charge(1)
             }
             kind::PUSH_PROMISE => Err(Reason::ProtocolError),
-            kind::GOAWAY if header.stream != 0 => Err(Reason::ProtocolError),
             kind::GOAWAY if header.length < 8 => Err(Reason::FrameSizeError),
             // The client sends no more requests; what it waits for is served.
             kind::GOAWAY => {
-                self.leave_once();
+                if self.leaving != Leaving::Final {
+                    self.leave();
+                }
                 Ok(())
             }
-            _ => self.bear(1), // PRIORITY, which is obsolete, and what is not known
+            _ => self.charge(1), // PRIORITY, which is obsolete, and what is not known
         }
     }
 
     /// The client has sent what brings nothing.
-    fn bear(&mut self, count: u32) -> Result<(), Reason> {
-        if self.patience.try_with(count, Instant::now()) { Ok(()) } else { Err(Reason::EnhanceYourCalm) }
+    fn charge(&mut self, count: u32) -> Result<(), Reason> {
+        if self.abuse_budget.charge(count, Instant::now()) { Ok(()) } else { Err(Reason::EnhanceYourCalm) }
     }
 
     /// Whether no request has come on a stream. Of those that come too late nothing is remembered.
@@ -84,14 +86,8 @@ impl Connection {
         wire::put_reset(self.output.frames(), stream, reason);
     }
 
-    fn leave_once(&mut self) {
-        if self.leaving != Leaving::Final {
-            self.leave();
-        }
-    }
-
     fn on_data(&mut self, header: FrameHeader, payload: BytesMut) -> Result<(), Reason> {
-        if header.stream == 0 || self.is_unheard_of(header.stream) {
+        if self.is_unheard_of(header.stream) {
             return Err(Reason::ProtocolError);
         }
         self.credit -= header.length as i64;
@@ -99,27 +95,21 @@ impl Connection {
             return Err(Reason::FlowControlError);
         }
         let ended = header.has(flag::END_STREAM);
-        let content = without_padding(header.flags, &payload)?;
-        if content.is_empty() && !ended {
-            self.bear(1)?;
+        let data = without_padding(header.flags, payload)?;
+        if data.is_empty() && !ended {
+            self.charge(1)?;
         }
-        let length = content.len();
-        let mut data = payload;
-        if header.has(flag::PADDED) {
-            data.advance(1); // the byte that says how much padding there is
-            data.truncate(length);
-        }
-        let padding = header.length - length;
+        let padding = header.length - data.len();
         match self.streams.receive(header.stream, data, header.length, ended, &mut self.output) {
             Received::Kept => self.give_back(padding),
             Received::Dropped => {
                 self.give_back(header.length);
-                self.bear(1)?;
+                self.charge(1)?;
             }
             Received::Error(reason) => {
                 self.give_back(header.length);
                 self.reset(header.stream, reason);
-                self.bear(1)?;
+                self.charge(1)?;
             }
         }
         Ok(())
@@ -127,12 +117,11 @@ impl Connection {
 
     fn on_headers(&mut self, header: FrameHeader, payload: BytesMut) -> Result<(), Reason> {
         if header.stream.is_multiple_of(2) {
-            return Err(Reason::ProtocolError); // 0, or one of a server's
+            return Err(Reason::ProtocolError); // one of a server's
         }
-        let mut block = without_padding(header.flags, &payload)?;
-        if header.has(flag::PRIORITY) {
-            block = block.get(5..).ok_or(Reason::FrameSizeError)?; // obsolete (section 5.3.2)
-        }
+        let payload = without_padding(header.flags, payload)?;
+        let obsolete = if header.has(flag::PRIORITY) { 5 } else { 0 }; // section 5.3.2
+        let block = payload.get(obsolete..).ok_or(Reason::FrameSizeError)?;
         let ends_stream = header.has(flag::END_STREAM);
         if header.has(flag::END_HEADERS) {
             return self.on_section(header.stream, ends_stream, block);
@@ -143,7 +132,7 @@ impl Connection {
     }
 
     fn on_continuation(&mut self, header: FrameHeader, payload: BytesMut) -> Result<(), Reason> {
-        self.bear(1)?;
+        self.charge(1)?;
         let mut open = self.open_section.take().filter(|open| open.stream == header.stream);
         let open_section = open.as_mut().ok_or(Reason::ProtocolError)?;
         if open_section.block.len() + payload.len() > self.limits.max_head.0 as usize {
@@ -160,7 +149,7 @@ impl Connection {
     }
 
     fn on_reset(&mut self, header: FrameHeader) -> Result<(), Reason> {
-        if header.stream == 0 || self.is_unheard_of(header.stream) {
+        if self.is_unheard_of(header.stream) {
             return Err(Reason::ProtocolError);
         }
         if header.length != 4 {
@@ -168,7 +157,7 @@ impl Connection {
         }
         self.streams.remove(header.stream, Gone::Client);
         self.active = Instant::now();
-        self.bear(1)
+        self.charge(1)
     }
 
     fn on_window_update(&mut self, header: FrameHeader, payload: &[u8]) -> Result<(), Reason> {
@@ -183,7 +172,7 @@ impl Connection {
         }
         if self.small_updates >= SMALL_UPDATES || !is_known && self.late_updates > self.output.data_frames() {
             self.small_updates = 0;
-            self.bear(1)?;
+            self.charge(1)?;
         }
         if header.stream == 0 {
             return if more == 0 { Err(Reason::ProtocolError) } else { self.streams.widen(more) };
@@ -199,32 +188,26 @@ impl Connection {
     }
 
     fn on_settings(&mut self, header: FrameHeader, payload: &[u8]) -> Result<(), Reason> {
-        if header.stream != 0 {
-            return Err(Reason::ProtocolError);
-        }
         if header.has(flag::ACK) {
-            return if payload.is_empty() { self.bear(1) } else { Err(Reason::FrameSizeError) };
+            return if payload.is_empty() { self.charge(1) } else { Err(Reason::FrameSizeError) };
         }
         self.has_settings = true;
-        self.bear(1)?;
-        let before = self.peer.initial_window;
-        self.peer.update(payload)?;
-        self.streams.widen_each(i64::from(self.peer.initial_window) - i64::from(before))?;
+        self.charge(1)?;
+        let before = self.initial_window;
+        self.initial_window = wire::initial_window(payload)?.unwrap_or(before);
+        self.streams.widen_each(i64::from(self.initial_window) - i64::from(before))?;
         wire::put_header(self.output.frames(), 0, kind::SETTINGS, flag::ACK, 0);
         Ok(())
     }
 
     fn on_ping(&mut self, header: FrameHeader, payload: &[u8]) -> Result<(), Reason> {
-        if header.stream != 0 {
-            return Err(Reason::ProtocolError);
-        }
         let payload: [u8; 8] = payload.try_into().map_err(|_| Reason::FrameSizeError)?;
         if !header.has(flag::ACK) {
             wire::put_ping(self.output.frames(), payload, flag::ACK);
         } else if payload == FAREWELL_PING && matches!(self.leaving, Leaving::Announced(_)) {
             self.leave(); // everything that was sent before the client knew has come
         }
-        self.bear(1)
+        self.charge(1)
     }
 
     /// A whole field section: a request, or the trailers of one.
@@ -237,29 +220,25 @@ impl Connection {
         if self.opened.was_passed_over(id) {
             return Err(Reason::ProtocolError); // section 5.1.1
         }
-        if id > self.opened.last && self.leaving != Leaving::Final {
+        if self.is_unheard_of(id) {
             self.opened.open(id);
             self.active = Instant::now();
-            self.on_request(id, ends_stream, section)?;
-        } else {
-            let is_well_formed = are_trailers(&section);
-            self.section = section;
-            match self.streams.contains(id) {
-                true if !ends_stream => return Err(Reason::ProtocolError),
-                true if !is_well_formed => {
-                    self.reset(id, Reason::ProtocolError); // section 8.1
-                    self.bear(MALFORMED)?;
-                }
-                true => {
-                    self.streams.receive_trailers(id, || trailers(&self.section));
-                    let ended = self.streams.receive(id, BytesMut::new(), 0, true, &mut self.output);
-                    if let Received::Error(reason) = ended {
-                        self.reset(id, reason);
-                    }
-                }
-                // Of a stream that is over, or a request that came too late.
-                false => self.bear(1)?,
-            }
+            return self.on_request(id, ends_stream, section);
+        }
+        self.section = section;
+        if !self.streams.contains(id) {
+            return self.charge(1); // of a stream that is over, or a request that came too late
+        }
+        if !ends_stream {
+            return Err(Reason::ProtocolError);
+        }
+        let Some(trailers) = trailers(&self.section) else {
+            self.reset(id, Reason::ProtocolError); // section 8.1
+            return self.charge(MALFORMED);
+        };
+        self.streams.receive_trailers(id, trailers);
+        if let Received::Error(reason) = self.streams.receive(id, BytesMut::new(), 0, true, &mut self.output) {
+            self.reset(id, reason);
         }
         Ok(())
     }
@@ -278,22 +257,22 @@ impl Connection {
         let head = parsed.as_ref().map_err(|fault| *fault).and_then(|parsed| parsed.head(ended, &self.limits));
         let body = match head {
             Ok(head) if ended && self.answer_now(id, &head) => None,
-            Ok(head) => Some((head.body, head.expects_continue)),
+            Ok(head) => Some(head.body),
             Err(Fault::Refused(refusal)) => {
                 let is_head = section.lines().any(|(name, value)| name == b":method" && value == b"HEAD");
                 self.refuse(id, ended, refusal, is_head);
-                self.bear(if section.too_large { MALFORMED } else { 1 })?;
+                self.charge(if section.too_large { MALFORMED } else { 1 })?;
                 None
             }
             Err(Fault::Malformed) => {
                 wire::put_reset(self.output.frames(), id, Reason::ProtocolError);
-                self.bear(MALFORMED)?;
+                self.charge(MALFORMED)?;
                 None
             }
         };
         drop(parsed);
         match body {
-            Some((body, expects_continue)) => self.answer_later(id, section, body, expects_continue),
+            Some(body) => self.answer_later(id, section, body),
             None => {
                 self.section = section;
                 Ok(())
@@ -306,103 +285,80 @@ impl Connection {
         self.section = section;
         self.shared.observer.metrics.streams_refused.inc();
         wire::put_reset(self.output.frames(), id, Reason::RefusedStream);
-        self.bear(1)
+        self.charge(1)
     }
 
     /// Answers what is not a request.
     fn refuse(&mut self, id: u32, ended: bool, refusal: Refusal, is_head: bool) {
-        let now = Timestamp::now();
-        let scheme = self.stream.scheme().as_str();
-        serve::record_refusal(&self.shared, self.stream.client().ip(), scheme, refusal.status, now);
-        let mut response = ClientResponse::synthetic(refusal.status, refusal.why, &Method::GET, now);
-        let body = response.body.whole().unwrap_or_default();
+        let mut response = serve::refuse(&self.shared, self.stream.endpoints(), refusal);
+        let body = response.body.whole().filter(|_| !is_head).unwrap_or_default();
         let node = self.shared.snapshot.load().config.node.name.clone();
-        self.put_section(id, &response, None, &node, is_head);
         // A line of text: no window is that small but one that the client has shut.
-        if is_head {
-            if !ended {
-                wire::put_reset(self.output.frames(), id, Reason::NoError);
-            }
-        } else if self.streams.window >= body.len() as i64 && i64::from(self.peer.initial_window) >= body.len() as i64 {
-            self.streams.window -= body.len() as i64;
-            self.output.put_data(id, body, true);
-            if !ended {
-                wire::put_reset(self.output.frames(), id, Reason::NoError); // RFC 9113 section 8.1
-            }
-        } else {
-            wire::put_reset(self.output.frames(), id, Reason::Cancel);
+        let fits = body.len() <= self.window();
+        self.put_response(id, &response, None, &node, if fits { Some(body) } else { None });
+        match (fits, ended) {
+            (true, true) => {}
+            (true, false) => wire::put_reset(self.output.frames(), id, Reason::NoError), // RFC 9113 section 8.1
+            (false, _) => wire::put_reset(self.output.frames(), id, Reason::Cancel),
         }
+    }
+
+    /// What a new stream may be sent at once.
+    fn window(&self) -> usize {
+        self.streams.window.min(i64::from(self.initial_window)).max(0) as usize
     }
 
     /// Answers a request whose answer is in memory, if the client takes all of it now. Whether it was done.
     fn answer_now(&mut self, id: u32, head: &RequestHead<'_>) -> bool {
-        let (now, started) = (Timestamp::now(), Instant::now());
         let shared = self.shared.clone();
         let snapshot = shared.snapshot.load();
-        let view = head.view(self.stream.client().ip(), self.stream.local(), self.stream.scheme());
-        let Some((mut response, report, site)) = serve::in_memory(&shared, &snapshot, &view, &mut self.key, now) else {
-            return false;
-        };
-        let body = match response.has_body(&head.method) {
-            true => response.body.whole(),
-            false => Some(bytes::Bytes::new()),
-        };
-        let window = self.streams.window.min(i64::from(self.peer.initial_window)).max(0) as u64;
-        let most = (SENT_AT_ONCE as u64).min(window) as usize;
-        let Some(mut body) = body.filter(|body| body.len() <= most) else { return false };
+        let request = Request::new(&shared, &snapshot, head.view(self.stream.endpoints()));
+        let Some((mut response, report, site)) = request.in_memory(&mut self.key) else { return false };
+        let most = SENT_AT_ONCE.min(self.window());
+        let Some(body) = response.take_whole(&head.method).filter(|body| body.len() <= most) else { return false };
         let length = body.len();
-        self.put_section(id, &response, Some(&report), &snapshot.config.node.name, length == 0);
-        self.streams.window -= length as i64;
+        self.put_response(id, &response, Some(&report), &snapshot.config.node.name, Some(body));
+        let sent = Sent { status: response.status(), bytes: length as u64, error: None, why: None };
+        request.record(Some(site), Some(&report), &sent);
+        self.abuse_budget.credit(2 + (length / wire::MAX_PAYLOAD) as u32);
+        true
+    }
+
+    /// Writes a response whose body is there and fits into the windows; `None`: without its body, and not to its end.
+    fn put_response(
+        &mut self,
+        id: u32,
+        response: &ClientResponse,
+        report: Option<&Report>,
+        node: &str,
+        body: Option<Bytes>,
+    ) {
+        self.section_out.clear();
+        answer::write_section(&mut self.section_out, &mut self.tail, response, report, node);
+        let ends = body.as_ref().is_some_and(Bytes::is_empty);
+        wire::put_section(self.output.frames(), id, &self.section_out, ends);
+        let mut body = body.unwrap_or_default();
+        self.streams.window -= body.len() as i64;
         while !body.is_empty() {
             let piece = body.split_to(body.len().min(wire::MAX_PAYLOAD));
             self.output.put_data(id, piece, body.is_empty());
         }
-        let sent = Sent { status: response.status(), bytes: length as u64, error: None, why: None };
-        serve::record(&shared, &snapshot, &view, Some(site), Some(&report), (now, started), &sent);
-        self.patience.calm(2 + (length / wire::MAX_PAYLOAD) as u32);
-        true
-    }
-
-    fn put_section(
-        &mut self,
-        id: u32,
-        response: &ClientResponse,
-        report: Option<&crate::cache::status::Report>,
-        node: &str,
-        ends: bool,
-    ) {
-        self.section_out.clear();
-        answer::write_section(&mut self.section_out, &mut self.tail, response, report, node);
-        wire::put_section(self.output.frames(), id, &self.section_out, ends);
     }
 
     /// Gives the request a task.
-    fn answer_later(
-        &mut self,
-        id: u32,
-        section: Section,
-        body: BodyFraming,
-        expects_continue: bool,
-    ) -> Result<(), Reason> {
+    fn answer_later(&mut self, id: u32, section: Section, body: BodyFraming) -> Result<(), Reason> {
         let Some(admitted) = self.outbox.admit(section.weight()) else {
             return self.refuse_stream(id, section);
         };
         let stream = Stream::new(id, self.outbox.clone());
-        let expected = match body {
-            BodyFraming::Length(length) => Some(length),
-            BodyFraming::None | BodyFraming::Chunked => None,
-        };
         let open = body != BodyFraming::None;
-        if !self.streams.insert(stream.clone(), self.peer.initial_window, open, expected) {
+        if !self.streams.insert(stream.clone(), self.initial_window, open, body.length()) {
             return self.refuse_stream(id, section);
         }
-        let asked = Asked {
+        let task = Task {
             section,
             body,
-            expects_continue,
-            client: self.stream.client(),
-            local: self.stream.local(),
-            scheme: self.stream.scheme(),
+            endpoints: self.stream.endpoints(),
             shared: Arc::clone(&self.shared),
             limits: self.limits.clone(),
             times: (Timestamp::now(), Instant::now()),
@@ -411,7 +367,7 @@ impl Connection {
         if !open {
             stream.receive(BytesMut::new(), true);
         }
-        tokio::spawn(answer::answer(asked, handle));
+        tokio::spawn(answer::answer(task, handle));
         Ok(())
     }
 }

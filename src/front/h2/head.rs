@@ -1,13 +1,16 @@
 //! The head of an HTTP/2 request: what its field section says, checked as strictly as that of HTTP/1 is.
 
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Version};
 use smallvec::SmallVec;
 
 use crate::config::host::parse_authority;
 use crate::config::model::Limits;
-use crate::request::{Target, content_length, is_tchar};
+use crate::request::{Target, TargetError, content_length, is_tchar};
 
-use super::super::head::{BodyFraming, Refusal, RequestHead, expects_continue, refuse_method, target_error};
+use super::super::head::{
+    BodyFraming, HEAD_TOO_LARGE, Refusal, RequestHead, TARGET_TOO_LONG, TOO_MANY_FIELDS, bad, expects_continue, lines,
+    only, refuse_method, target_error,
+};
 use super::hpack::Section;
 
 /// Why a request is not served.
@@ -18,12 +21,10 @@ pub enum Fault {
     Refused(Refusal),
 }
 
-fn refuse(status: StatusCode, why: &'static str) -> Fault {
-    Fault::Refused(Refusal { status, why })
-}
-
-fn bad(why: &'static str) -> Fault {
-    refuse(StatusCode::BAD_REQUEST, why)
+impl From<Refusal> for Fault {
+    fn from(refusal: Refusal) -> Self {
+        Fault::Refused(refusal)
+    }
 }
 
 /// A field section taken apart into pseudo-header fields and the others.
@@ -44,7 +45,7 @@ impl<'b> Parsed<'b> {
     /// nothing in a value that could end it elsewhere (RFC 9113 sections 8.2 and 8.3).
     pub fn of(section: &'b Section) -> Result<Self, Fault> {
         if section.too_large {
-            return Err(refuse(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "the request head is too large"));
+            return Err(HEAD_TOO_LARGE.into());
         }
         let mut parsed = Parsed { method: None, scheme: None, authority: None, path: None, fields: SmallVec::new() };
         for (name, value) in section.lines() {
@@ -88,28 +89,27 @@ impl<'b> Parsed<'b> {
     /// The head as it is decided on. `ended`: the request ends with it.
     pub fn head<'p>(&'p self, ended: bool, limits: &Limits) -> Result<RequestHead<'p>, Fault> {
         // Cookies come in a field each (RFC 9113 section 8.2.3): together they count as the one that they are.
-        let cookies = self.fields.iter().filter(|field| field.name == header::COOKIE.as_str()).count();
+        let cookies = lines(&self.fields, "cookie").count();
         if self.fields.len() - cookies.saturating_sub(1) > limits.max_headers as usize {
-            let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
-            return Err(refuse(status, "the request has too many header fields"));
+            return Err(TOO_MANY_FIELDS.into());
         }
         let method = Method::from_bytes(self.method.ok_or(Fault::Malformed)?).map_err(|_| Fault::Malformed)?;
-        refuse_method(&method).map_err(Fault::Refused)?;
+        refuse_method(&method)?;
         let (Some(path), Some(scheme)) = (self.path, self.scheme) else { return Err(Fault::Malformed) };
         if path.is_empty() || !is_scheme(scheme) {
             return Err(Fault::Malformed); // section 8.3.1
         }
         if !scheme.eq_ignore_ascii_case(b"https") && !scheme.eq_ignore_ascii_case(b"http") {
-            return Err(bad("the :scheme is neither https nor http"));
+            return Err(bad("the :scheme is neither https nor http").into());
         }
         if path.len() > limits.max_target.0 as usize {
-            return Err(refuse(StatusCode::URI_TOO_LONG, "the request target is too long"));
+            return Err(TARGET_TOO_LONG.into());
         }
         let path = std::str::from_utf8(path).map_err(|_| bad("the request target is not valid"))?;
         if !path.starts_with('/') {
-            return Err(bad("the request target is of a form that is not served here"));
+            return Err(target_error(TargetError::Form).into());
         }
-        let target = Target::parse(path).map_err(|error| Fault::Refused(target_error(error)))?;
+        let target = Target::parse(path).map_err(target_error)?;
         let authority = self.authority()?;
         let (host, port) = parse_authority(authority).ok_or_else(|| bad("the :authority is not valid"))?;
         Ok(RequestHead {
@@ -122,19 +122,15 @@ impl<'b> Parsed<'b> {
             fields: &self.fields,
             body: self.body_framing(ended)?,
             keep_alive: true,
-            expects_continue: expects_continue(&self.fields, Version::HTTP_2).map_err(Fault::Refused)?,
+            expects_continue: expects_continue(&self.fields, Version::HTTP_2)?,
         })
     }
 
     /// `:authority`, or `Host` where there is none; both must agree (RFC 9113 section 8.3.1).
-    fn authority(&self) -> Result<&'b str, Fault> {
-        let mut hosts = self.fields.iter().filter(|field| field.name == header::HOST.as_str());
-        let (host, more) = (hosts.next(), hosts.next());
-        if more.is_some() {
-            return Err(bad("the request has more than one Host"));
-        }
+    fn authority(&self) -> Result<&'b str, Refusal> {
+        let host = only(&self.fields, "host", "the request has more than one Host")?;
         let text = |bytes: &'b [u8]| std::str::from_utf8(bytes).map_err(|_| bad("the host is not valid"));
-        let host = host.map(|field| text(field.value)).transpose()?;
+        let host = host.map(text).transpose()?;
         match (self.authority.map(text).transpose()?, host) {
             (None, None) => Err(bad("the request has neither :authority nor Host")),
             (Some(authority), Some(host)) if parse_authority(authority) != parse_authority(host) => {
@@ -147,13 +143,8 @@ impl<'b> Parsed<'b> {
 
     /// How long the body is to be. `Chunked`: the request does not say.
     fn body_framing(&self, ended: bool) -> Result<BodyFraming, Fault> {
-        let mut stated = None;
-        for field in self.fields.iter().filter(|field| field.name == header::CONTENT_LENGTH.as_str()) {
-            let length = content_length(field.value).ok_or(Fault::Malformed)?;
-            if stated.replace(length).is_some() {
-                return Err(Fault::Malformed);
-            }
-        }
+        let stated = only(&self.fields, "content-length", "").map_err(|_| Fault::Malformed)?;
+        let stated = stated.map(|length| content_length(length).ok_or(Fault::Malformed)).transpose()?;
         match (ended, stated) {
             (true, None | Some(0)) => Ok(BodyFraming::None),
             (true, Some(_)) => Err(Fault::Malformed),
@@ -163,21 +154,17 @@ impl<'b> Parsed<'b> {
     }
 }
 
-/// Whether a section is one of trailers: no pseudo-header fields, and nothing that a request may not have either (RFC 9113
+/// The fields of a section of trailers. `None`: it has pseudo-header fields, or what a request may not have either (RFC 9113
 /// section 8.1).
-pub(super) fn are_trailers(section: &Section) -> bool {
-    section.lines().all(|(name, value)| is_name(name) && is_value(value))
-}
-
-/// The fields of a section of trailers.
-pub(super) fn trailers(section: &Section) -> HeaderMap {
+pub(super) fn trailers(section: &Section) -> Option<HeaderMap> {
     let mut fields = HeaderMap::new();
     for (name, value) in section.lines() {
-        if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name), HeaderValue::from_bytes(value)) {
-            fields.append(name, value);
+        if !is_name(name) || !is_value(value) {
+            return None;
         }
+        fields.append(HeaderName::from_bytes(name).ok()?, HeaderValue::from_bytes(value).ok()?);
     }
-    fields
+    Some(fields)
 }
 
 /// Whether a field may have this name: one that HTTP/2 has, in lower case.

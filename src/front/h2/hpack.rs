@@ -5,16 +5,13 @@ use std::collections::VecDeque;
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use super::huffman;
+use super::huffman::{self, Malformed};
+use super::static_table::{Entry, STATIC, STATUSES, static_name};
 
 /// Bytes of the dynamic table, by RFC 7541 section 4.1: the size that holds where no setting says otherwise.
 const TABLE_SIZE: usize = 4096;
 /// What each entry counts beside its text.
 const ENTRY_OVERHEAD: usize = 32;
-
-/// The field section cannot be read: an error of the connection, since the table is not known any more.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Malformed;
 
 /// The decoded fields of one section, in order.
 #[derive(Debug, Default)]
@@ -53,23 +50,11 @@ impl Section {
         })
     }
 
-    /// Adds a field, if there is room for it. In a section that is too large it is not even copied: it may be long, and
-    /// cost the client a byte.
-    fn push(&mut self, name: &[u8], value: &[u8], most: usize) {
-        if self.too_large {
-            return;
-        }
-        let begin = self.text.len();
-        self.text.extend_from_slice(name);
-        let at = self.text.len();
-        self.text.extend_from_slice(value);
-        self.end_line(begin, at, most);
-    }
-
-    /// Begins a field with a name of a table, likewise.
-    fn push_name(&mut self, name: &[u8]) {
+    /// Appends text of a table. In a section that is too large it is not even copied: it may be long, and cost the client
+    /// a byte.
+    fn push(&mut self, text: &[u8]) {
         if !self.too_large {
-            self.text.extend_from_slice(name);
+            self.text.extend_from_slice(text);
         }
     }
 
@@ -97,13 +82,6 @@ pub struct Decoder {
     most: usize,
 }
 
-/// Entries may share a name: a client can have many made of one for a byte each.
-#[derive(Debug)]
-struct Entry {
-    name: Bytes,
-    value: Bytes,
-}
-
 impl Decoder {
     pub fn new() -> Self {
         Decoder { entries: VecDeque::new(), size: 0, most: TABLE_SIZE }
@@ -125,24 +103,27 @@ impl Decoder {
                 continue;
             }
             may_resize = false;
+            let begin = section.text.len();
             if first & 0x80 != 0 {
-                let (name, value) = self.entry(integer(&mut rest, 7)?)?;
-                section.push(name, value, most);
+                let Entry { name, value } = self.entry(integer(&mut rest, 7)?)?;
+                section.push(name);
+                let at = section.text.len();
+                section.push(value);
+                section.end_line(begin, at, most);
                 continue;
             }
             let is_kept = first & 0xc0 == 0x40;
-            let begin = section.text.len();
             let index = integer(&mut rest, if is_kept { 6 } else { 4 })?;
             match index {
                 0 => string(&mut rest, &mut section.text)?,
-                index => section.push_name(self.entry(index)?.0),
+                index => section.push(&self.entry(index)?.name),
             }
             let value = section.text.len();
             string(&mut rest, &mut section.text)?;
             if is_kept {
                 let name = match index {
                     0 => Bytes::copy_from_slice(&section.text[begin..value]),
-                    index => self.shared_name(index)?,
+                    index => self.entry(index)?.name.clone(), // not copied
                 };
                 self.insert(name, &section.text[value..]);
             }
@@ -152,22 +133,10 @@ impl Decoder {
     }
 
     /// An entry of either table.
-    fn entry(&self, index: usize) -> Result<(&[u8], &[u8]), Malformed> {
-        match index.checked_sub(1).ok_or(Malformed)? {
-            fixed if fixed < STATIC.len() => Ok((STATIC[fixed].0.as_bytes(), STATIC[fixed].1.as_bytes())),
-            other => {
-                let entry = self.entries.get(other - STATIC.len()).ok_or(Malformed)?;
-                Ok((&entry.name, &entry.value))
-            }
-        }
-    }
-
-    /// The name of an entry, not copied.
-    fn shared_name(&self, index: usize) -> Result<Bytes, Malformed> {
-        match index.checked_sub(1).ok_or(Malformed)? {
-            fixed if fixed < STATIC.len() => Ok(Bytes::from_static(STATIC[fixed].0.as_bytes())),
-            other => self.entries.get(other - STATIC.len()).map(|entry| entry.name.clone()).ok_or(Malformed),
-        }
+    fn entry(&self, index: usize) -> Result<&Entry, Malformed> {
+        let place = index.checked_sub(1).ok_or(Malformed)?;
+        let entry = STATIC.get(place).or_else(|| self.entries.get(place - STATIC.len()));
+        entry.ok_or(Malformed)
     }
 
     fn insert(&mut self, name: Bytes, value: &[u8]) {
@@ -234,20 +203,15 @@ pub fn put_no_table(out: &mut BytesMut) {
 
 /// Appends `:status`.
 pub fn put_status(out: &mut BytesMut, status: u16) {
-    let index = match status {
-        200 => 8,
-        204 => 9,
-        206 => 10,
-        304 => 11,
-        400 => 12,
-        404 => 13,
-        500 => 14,
-        _ => {
-            out.put_slice(&[0x08, 3]); // three digits, under the name of entry 8
-            return out.put_slice(itoa::Buffer::new().format(status).as_bytes());
+    let mut digits = itoa::Buffer::new();
+    let status = digits.format(status).as_bytes();
+    match STATIC[STATUSES].iter().position(|entry| entry.value == status) {
+        Some(place) => put_integer(out, 0x80, 7, STATUSES.start + place + 1),
+        None => {
+            put_integer(out, 0x00, 4, STATUSES.start + 1); // under the name of the first
+            put_string(out, status);
         }
-    };
-    out.put_u8(0x80 | index);
+    }
 }
 
 /// Appends a field whose name is in lower case.
@@ -282,104 +246,6 @@ fn put_integer(out: &mut BytesMut, form: u8, bits: u32, value: usize) {
     }
     out.put_u8(left as u8);
 }
-
-/// The number of the first entry of the static table with a name that responses have; 0: none.
-fn static_name(name: &[u8]) -> usize {
-    match name {
-        b"accept-ranges" => 18,
-        b"access-control-allow-origin" => 20,
-        b"age" => 21,
-        b"allow" => 22,
-        b"cache-control" => 24,
-        b"content-disposition" => 25,
-        b"content-encoding" => 26,
-        b"content-language" => 27,
-        b"content-length" => 28,
-        b"content-location" => 29,
-        b"content-range" => 30,
-        b"content-type" => 31,
-        b"date" => 33,
-        b"etag" => 34,
-        b"expires" => 36,
-        b"last-modified" => 44,
-        b"link" => 45,
-        b"location" => 46,
-        b"refresh" => 52,
-        b"retry-after" => 53,
-        b"server" => 54,
-        b"set-cookie" => 55,
-        b"strict-transport-security" => 56,
-        b"vary" => 59,
-        b"via" => 60,
-        b"www-authenticate" => 61,
-        _ => 0,
-    }
-}
-
-/// RFC 7541 appendix A.
-const STATIC: [(&str, &str); 61] = [
-    (":authority", ""),
-    (":method", "GET"),
-    (":method", "POST"),
-    (":path", "/"),
-    (":path", "/index.html"),
-    (":scheme", "http"),
-    (":scheme", "https"),
-    (":status", "200"),
-    (":status", "204"),
-    (":status", "206"),
-    (":status", "304"),
-    (":status", "400"),
-    (":status", "404"),
-    (":status", "500"),
-    ("accept-charset", ""),
-    ("accept-encoding", "gzip, deflate"),
-    ("accept-language", ""),
-    ("accept-ranges", ""),
-    ("accept", ""),
-    ("access-control-allow-origin", ""),
-    ("age", ""),
-    ("allow", ""),
-    ("authorization", ""),
-    ("cache-control", ""),
-    ("content-disposition", ""),
-    ("content-encoding", ""),
-    ("content-language", ""),
-    ("content-length", ""),
-    ("content-location", ""),
-    ("content-range", ""),
-    ("content-type", ""),
-    ("cookie", ""),
-    ("date", ""),
-    ("etag", ""),
-    ("expect", ""),
-    ("expires", ""),
-    ("from", ""),
-    ("host", ""),
-    ("if-match", ""),
-    ("if-modified-since", ""),
-    ("if-none-match", ""),
-    ("if-range", ""),
-    ("if-unmodified-since", ""),
-    ("last-modified", ""),
-    ("link", ""),
-    ("location", ""),
-    ("max-forwards", ""),
-    ("proxy-authenticate", ""),
-    ("proxy-authorization", ""),
-    ("range", ""),
-    ("referer", ""),
-    ("refresh", ""),
-    ("retry-after", ""),
-    ("server", ""),
-    ("set-cookie", ""),
-    ("strict-transport-security", ""),
-    ("transfer-encoding", ""),
-    ("user-agent", ""),
-    ("vary", ""),
-    ("via", ""),
-    ("www-authenticate", ""),
-];
 
 #[cfg(test)]
 mod tests {
@@ -511,10 +377,6 @@ mod tests {
             assert_eq!(read[0], (":status".to_owned(), status.to_string()));
             let expected: Vec<_> = fields.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
             assert_eq!(read[1..], expected);
-        }
-        for (place, (name, _)) in STATIC.iter().enumerate() {
-            let index = static_name(name.as_bytes());
-            assert!(index == 0 || index == place + 1, "{name}");
         }
     }
 }

@@ -3,27 +3,30 @@
 //! connection ([`stream`]). Bounded like everything a client can fill: what it may have open, send, reset and ask for
 //! without taking anything.
 
+mod abuse_budget;
 mod answer;
 mod frames;
+mod handle;
 pub mod head;
 pub mod hpack;
 mod huffman;
 mod opened;
 mod output;
-mod patience;
+mod static_table;
 mod stream;
 mod streams;
+mod uploads;
 mod wire;
 
 use std::future::poll_fn;
 use std::io;
-use std::pin::Pin;
+use std::pin::pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::{Duration, Instant};
 
-use bytes::{Buf, BytesMut};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf};
+use bytes::{Buf, BufMut, BytesMut};
+use tokio::io::AsyncReadExt;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
@@ -32,30 +35,24 @@ use crate::config::model::Limits;
 use super::alarm::Alarm;
 use super::open::Place;
 use super::serve::Shared;
-use super::stream::ClientStream;
+use super::stream::{ClientStream, TRIM_AFTER};
 use crate::pace::Pace;
 
-use frames::OpenSection;
+use abuse_budget::AbuseBudget;
 use hpack::{Decoder, Section};
 use opened::Opened;
 use output::Output;
-use patience::Patience;
 use stream::{Gone, Outbox};
-use streams::{STREAM_WINDOW, Streams, Uploads};
-use wire::{FrameHeader, PREFACE, PeerSettings, Reason, kind};
+use streams::{STREAM_WINDOW, Streams};
+use uploads::{CONNECTION_WINDOW, Uploads};
+use wire::{FrameHeader, PREFACE, Reason, kind};
 
-/// What a client may send of all requests' bodies before their tasks have taken it.
-const CONNECTION_WINDOW: u32 = 1 << 20;
 /// Bytes that are read at once, at most: a frame of a body.
 const READ: usize = wire::MAX_PAYLOAD + wire::HEADER;
 /// Bytes that wait for the client before no more are made: a write or two.
-const MOST_OUTPUT: usize = 64 << 10;
-/// A connection that has been idle for so long gives its buffers back.
-const TRIM_AFTER: Duration = Duration::from_secs(1);
+const MAX_OUTPUT: usize = 64 << 10;
 /// A client that takes nothing for so long has what waits for it in copies: what it is a part of may be far larger.
 const COPY_AFTER: Duration = Duration::from_millis(500);
-/// How long a client to which everything was written may say nothing before it is taken to have read it.
-const LINGER: Duration = Duration::from_secs(2);
 /// How long a client that is told to go may take to say that it has heard it; then it is taken to have.
 const FAREWELL: Duration = Duration::from_secs(1);
 /// What the ping says that goes with it.
@@ -89,14 +86,15 @@ pub struct Connection {
     section_out: BytesMut,
     streams: Streams,
     outbox: Arc<Outbox>,
-    peer: PeerSettings,
+    /// What the client takes of a response's body before it says more.
+    initial_window: u32,
     /// What the client may still send of bodies, and what it has not been told it may send again.
     credit: i64,
     taken: u32,
     has_settings: bool,
     opened: Opened,
     served: u32,
-    patience: Patience,
+    abuse_budget: AbuseBudget,
     /// Window updates of streams that were over.
     late_updates: u64,
     /// Those of a few bytes that have not been counted yet.
@@ -114,6 +112,13 @@ pub struct Connection {
     unfinished: Option<Instant>,
 }
 
+/// A field section whose end has not come.
+struct OpenSection {
+    stream: u32,
+    ends_stream: bool,
+    block: BytesMut,
+}
+
 /// How far the connection's end is (RFC 9113 section 6.8).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Leaving {
@@ -122,6 +127,22 @@ enum Leaving {
     Announced(Instant),
     /// What comes now is not.
     Final,
+}
+
+/// What a time is for.
+enum Timer {
+    /// The head of a request is to be there.
+    Head,
+    /// The client is to have heard that the connection ends.
+    Farewell,
+    /// The client is to have said something, or to be asked whether it is still there.
+    Alive,
+    /// What the client has not taken is to be copied.
+    Copy,
+    /// A stream whose window is shut is given up.
+    Blocked,
+    /// The connection has had nothing to do: memory is given back, or it ends.
+    Rest,
 }
 
 /// What has happened.
@@ -164,17 +185,17 @@ impl Connection {
             section_out: BytesMut::new(),
             streams,
             outbox,
-            peer: PeerSettings { initial_window: wire::INITIAL_WINDOW },
+            initial_window: wire::INITIAL_WINDOW,
             credit: i64::from(CONNECTION_WINDOW),
             taken: 0,
             has_settings: false,
             opened: Opened::default(),
             served: 0,
-            patience: Patience::new(Instant::now()),
+            abuse_budget: AbuseBudget::new(Instant::now()),
             late_updates: 0,
             small_updates: 0,
             leaving: Leaving::No,
-            alarm: Alarm::new(),
+            alarm: Alarm::default(),
             active: Instant::now(),
             heard: Instant::now(),
             pinged: None,
@@ -214,7 +235,7 @@ impl Connection {
                 Event::GiveWay => {
                     // Whoever is to make room is not waited for; but it may hear of it.
                     wire::put_goaway(self.output.frames(), self.opened.last, Reason::NoError);
-                    let mut cx = Context::from_waker(std::task::Waker::noop());
+                    let mut cx = Context::from_waker(Waker::noop());
                     let _ = self.output.poll_write(&mut self.stream, &mut cx); // best effort
                     break None;
                 }
@@ -268,25 +289,25 @@ impl Connection {
 
     /// Uses what has come: frames, and what tasks have left; lets the streams send.
     fn progress(&mut self) -> Result<(), Reason> {
+        self.send();
+        self.read_frames()?;
+        self.give_back(0);
+        self.send();
+        Ok(())
+    }
+
+    /// Takes what tasks have left, and lets the streams send.
+    fn send(&mut self) {
         let mut left = Vec::new();
-        let mut cx = Context::from_waker(std::task::Waker::noop());
-        let mut looked = false;
-        loop {
-            // The waker that is put in place of the task's is replaced before anything is waited for.
-            while self.outbox.poll_ready(&mut cx, &mut left).is_ready() {
-                left.drain(..).for_each(|stream| self.streams.look(&stream, &mut self.output));
-            }
-            let (earned, ended) = self.streams.send(&mut self.output, MOST_OUTPUT, Instant::now());
-            self.patience.calm(earned);
-            if ended > 0 {
-                self.active = Instant::now();
-            }
-            if looked {
-                return Ok(());
-            }
-            self.read_frames()?;
-            self.give_back(0);
-            looked = true;
+        // The waker that is put in place of the task's is replaced before anything is waited for.
+        let mut cx = Context::from_waker(Waker::noop());
+        while self.outbox.poll_ready(&mut cx, &mut left).is_ready() {
+            left.drain(..).for_each(|stream| self.streams.look(&stream, &mut self.output));
+        }
+        let (earned, ended) = self.streams.send(&mut self.output, MAX_OUTPUT, Instant::now());
+        self.abuse_budget.credit(earned);
+        if ended > 0 {
+            self.active = Instant::now();
         }
     }
 
@@ -302,7 +323,8 @@ impl Connection {
 
     /// Waits until there is something to do.
     async fn event(&mut self) -> Event {
-        let deadline = self.next_deadline();
+        let first = self.timers().into_iter().filter_map(|(_, time)| time).min();
+        let deadline = first.unwrap_or_else(|| Instant::now() + self.limits.keepalive_timeout);
         self.deadline = deadline;
         let is_leaving = self.leaving != Leaving::No;
         let (is_over, is_idle) = (self.is_over(), self.is_idle());
@@ -312,7 +334,7 @@ impl Connection {
         }
         let Connection { stream, input, output, outbox, alarm, shutdown, place, .. } = self;
         // Frames that are not used yet wait until the client has taken what is there.
-        let may_read = output.len() < MOST_OUTPUT;
+        let may_read = output.len() < MAX_OUTPUT;
         let has_more = !may_read || self.streams.has_turns();
         let mut left = Vec::new();
         let io = poll_fn(|cx| {
@@ -321,7 +343,7 @@ impl Connection {
                 Poll::Ready(Ok(())) if is_over => return Poll::Ready(Event::Io),
                 _ => {}
             }
-            let has_room = output.len() <= MOST_OUTPUT / 2 && !output.is_stuck();
+            let has_room = output.len() <= MAX_OUTPUT / 2 && !output.is_stuck();
             if outbox.poll_ready(cx, &mut left).is_ready() || has_more && has_room {
                 return Poll::Ready(Event::Io);
             }
@@ -345,30 +367,34 @@ impl Connection {
         event
     }
 
-    /// The earliest time for which something is planned.
-    fn next_deadline(&self) -> Instant {
-        let idle = self.is_idle().then(|| {
+    /// When something is to be done though nothing happens.
+    fn timers(&self) -> [(Timer, Option<Instant>); 6] {
+        let rest = self.is_idle().then(|| {
             let holds_memory = self.input.is_empty() && self.input.capacity() > 0;
             self.active + if holds_memory { TRIM_AFTER } else { self.limits.keepalive_timeout }
         });
-        let blocked = self.streams.blocked().map(|since| since + self.limits.write_timeout);
-        let head = self.unfinished().map(|since| since + self.limits.header_timeout);
         let farewell = match self.leaving {
             Leaving::Announced(since) => Some(since + FAREWELL),
             _ => None,
         };
         // What the client stops taking while this is waited for is seen within a second.
-        let pins = (!self.output.is_done()).then(|| {
+        let copy = (!self.output.is_done()).then(|| {
             let since = self.output.pins_since().unwrap_or_else(Instant::now);
             since + COPY_AFTER
         });
         // A stream may be silent for long; whether the client is still there, it has to show.
-        let ping = (self.streams.len() > 0).then(|| match self.pinged {
+        let alive = (self.streams.len() > 0).then(|| match self.pinged {
             Some(pinged) => pinged + PING_PATIENCE,
             None => self.heard + PING_AFTER,
         });
-        let deadlines = [idle, blocked, head, farewell, pins, ping];
-        deadlines.into_iter().flatten().min().unwrap_or_else(|| Instant::now() + self.limits.keepalive_timeout)
+        [
+            (Timer::Head, self.unfinished().map(|since| since + self.limits.header_timeout)),
+            (Timer::Farewell, farewell),
+            (Timer::Alive, alive),
+            (Timer::Copy, copy),
+            (Timer::Blocked, self.streams.blocked().map(|since| since + self.limits.write_timeout)),
+            (Timer::Rest, rest),
+        ]
     }
 
     /// Whether nothing more is to come of the connection.
@@ -382,40 +408,36 @@ impl Connection {
 
     /// Since when a head has not come in full, if it is the client that is waited for.
     fn unfinished(&self) -> Option<Instant> {
-        self.unfinished.filter(|_| self.output.len() < MOST_OUTPUT)
+        self.unfinished.filter(|_| self.output.len() < MAX_OUTPUT)
     }
 
     /// Does what the time has come for. Gives the reason, if the connection is to end.
     fn on_time(&mut self) -> Option<Option<Reason>> {
         let now = Instant::now();
-        if self.unfinished().is_some_and(|since| now >= since + self.limits.header_timeout) {
-            return Some(Some(Reason::NoError));
-        }
-        if matches!(self.leaving, Leaving::Announced(since) if now >= since + FAREWELL) {
-            self.leave();
-        }
-        if self.streams.len() > 0 {
-            match self.pinged {
-                Some(pinged) if now >= pinged + PING_PATIENCE => return Some(None),
-                None if now >= self.heard + PING_AFTER => {
+        for (timer, time) in self.timers() {
+            if time.is_none_or(|time| now < time) {
+                continue;
+            }
+            match timer {
+                Timer::Head => return Some(Some(Reason::NoError)),
+                Timer::Alive if self.pinged.is_some() => return Some(None),
+                Timer::Rest if now >= self.active + self.limits.keepalive_timeout => {
+                    return Some(Some(Reason::NoError));
+                }
+                Timer::Farewell => self.leave(),
+                Timer::Alive => {
                     self.pinged = Some(now);
                     wire::put_ping(self.output.frames(), ALIVE_PING, 0);
                 }
-                _ => {}
+                Timer::Copy => self.output.copy(),
+                Timer::Blocked => self.streams.give_up(now, self.limits.write_timeout, &mut self.output),
+                Timer::Rest => {
+                    self.input = BytesMut::new();
+                    self.output.trim();
+                    (self.section, self.section_out) = (Section::default(), BytesMut::new());
+                    (self.key, self.tail) = (String::new(), String::new());
+                }
             }
-        }
-        if self.output.pins_since().is_some_and(|since| now >= since + COPY_AFTER) {
-            self.output.copy();
-        }
-        self.streams.give_up(now, self.limits.write_timeout, &mut self.output);
-        if self.is_idle() && now >= self.active + self.limits.keepalive_timeout {
-            return Some(Some(Reason::NoError));
-        }
-        if self.is_idle() && now >= self.active + TRIM_AFTER && self.input.is_empty() {
-            self.input = BytesMut::new();
-            self.output.trim();
-            (self.section, self.section_out) = (Section::default(), BytesMut::new());
-            (self.key, self.tail) = (String::new(), String::new());
         }
         None
     }
@@ -442,21 +464,11 @@ impl Connection {
             if reason != Reason::NoError || self.leaving != Leaving::Final {
                 wire::put_goaway(self.output.frames(), self.opened.last, reason);
             }
-            let (most, patience) = (self.limits.max_drain.0 as usize, self.limits.write_timeout);
+            let (most, patience) = (self.limits.max_drain.0, self.limits.write_timeout);
             let Connection { stream, output, .. } = &mut self;
             let saying = async {
                 poll_fn(|cx| output.poll_write(stream, cx)).await?;
-                stream.shutdown().await?;
-                // A reset that overtakes the last frames would hide them. As long as the client says something it reads.
-                let mut space = vec![0; 4096];
-                let mut left = most;
-                while left > 0 {
-                    match timeout(LINGER, stream.read(&mut space)).await?? {
-                        0 => break,
-                        read => left = left.saturating_sub(read),
-                    }
-                }
-                Ok::<_, io::Error>(())
+                stream.linger(most).await
             };
             let _ = timeout(patience, saying).await; // best effort
         }
@@ -480,22 +492,14 @@ fn poll_read(stream: &mut ClientStream, input: &mut BytesMut, cx: &mut Context<'
     if input.capacity() == 0 {
         // After a rest, so that one that goes on takes no memory.
         let mut space = [0; FIRST_READ];
-        let mut buf = ReadBuf::new(&mut space);
-        std::task::ready!(Pin::new(stream).poll_read(cx, &mut buf))?;
-        input.extend_from_slice(buf.filled());
-        return Poll::Ready(Ok(buf.filled().len()));
+        let read = ready!(pin!(stream.read(&mut space)).poll(cx))?;
+        input.extend_from_slice(&space[..read]);
+        return Poll::Ready(Ok(read));
     }
     // As much as is missing of the frame that has begun; of the next, what most requests have.
     let missing = FrameHeader::read(input).map_or(0, |header| wire::HEADER + header.length.min(wire::MAX_PAYLOAD));
     input.reserve(missing.saturating_sub(input.len()).clamp(FIRST_READ, READ));
-    let space = input.spare_capacity_mut();
-    let most = space.len().min(READ);
-    let mut buf = ReadBuf::uninit(&mut space[..most]);
-    std::task::ready!(Pin::new(stream).poll_read(cx, &mut buf))?;
-    let read = buf.filled().len();
-    // SAFETY: the buffer was made of the spare capacity, and its first `read` bytes are filled.
-    unsafe { input.set_len(input.len() + read) };
-    Poll::Ready(Ok(read))
+    pin!(stream.read_buf(&mut input.limit(READ))).poll(cx)
 }
 
 /// Room that is there for what comes next.
@@ -504,7 +508,7 @@ const FIRST_READ: usize = 2 << 10;
 impl Connection {
     /// Uses the frames that have come in full, as long as there is room for what they cause.
     fn read_frames(&mut self) -> Result<(), Reason> {
-        while self.output.len() < MOST_OUTPUT {
+        while self.output.len() < MAX_OUTPUT {
             let Some(header) = FrameHeader::read(&self.input) else { break };
             if header.length > wire::MAX_PAYLOAD {
                 return Err(Reason::FrameSizeError);
@@ -520,7 +524,7 @@ impl Connection {
             }
         }
         let is_body = FrameHeader::read(&self.input).is_some_and(|header| header.kind == kind::DATA);
-        let is_stuck = self.output.len() < MOST_OUTPUT && !self.input.is_empty() && !is_body;
+        let is_stuck = self.output.len() < MAX_OUTPUT && !self.input.is_empty() && !is_body;
         let unfinished = self.open_section.is_some() || is_stuck;
         self.unfinished = if unfinished { self.unfinished.or_else(|| Some(Instant::now())) } else { None };
         Ok(())

@@ -2,7 +2,6 @@
 //! request. Either side leaves what it has for the other and wakes it; nobody waits with a lock held.
 
 use std::collections::VecDeque;
-use std::future::poll_fn;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, Waker};
@@ -11,21 +10,20 @@ use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 use parking_lot::Mutex;
 
-use crate::cache::waiting::{Client, Held, NO_ROOM, Share, Turns, Waiter, Waiting};
+use crate::cache::waiting::{Client, NO_ROOM, Share, Waiter, Waiting};
 use crate::origin::upload::{BodyError, Frame, RequestBody};
 use crate::prefix::Prefix;
 
 use super::wire::Reason;
-use crate::cache::head::LARGE_HEAD;
 
 /// Where tasks leave word that they have something for the connection.
 #[derive(Debug, Default)]
 pub struct Outbox {
     ready: Mutex<Ready>,
     /// Tasks that are not done.
-    live: AtomicUsize,
+    pub(super) live: AtomicUsize,
     /// Where those who hold something for the client are entered.
-    waiting: Arc<Waiting>,
+    pub(super) waiting: Arc<Waiting>,
     /// The client's network.
     prefix: Option<Prefix>,
 }
@@ -79,22 +77,15 @@ impl Outbox {
         ready.waker = None;
     }
 
-    /// A task leaves. Nothing of it comes after it is not counted any more.
-    fn leave(&self, stream: &Arc<Stream>) {
-        self.push_and(stream, || {
-            self.live.fetch_sub(1, Ordering::AcqRel);
-        });
-    }
-
-    fn push(&self, stream: &Arc<Stream>) {
-        self.push_and(stream, || {});
-    }
-
-    fn push_and(&self, stream: &Arc<Stream>, under_the_lock: impl FnOnce()) {
+    /// A task leaves word that its stream has something, or that it is done: nothing of it comes after it is not counted
+    /// any more.
+    pub(super) fn push(&self, stream: &Arc<Stream>, is_done: bool) {
         let waker = {
             let mut ready = self.ready.lock();
             ready.streams.push(stream.clone());
-            under_the_lock();
+            if is_done {
+                self.live.fetch_sub(1, Ordering::AcqRel);
+            }
             ready.waker.take()
         };
         if let Some(waker) = waker {
@@ -113,32 +104,32 @@ pub struct Admitted {
 #[derive(Debug)]
 pub struct Stream {
     pub id: u32,
-    outbox: Arc<Outbox>,
+    pub(super) outbox: Arc<Outbox>,
     /// Its task, as one that waits for the client.
-    waiter: Arc<Waiter>,
-    state: Mutex<State>,
+    pub(super) waiter: Arc<Waiter>,
+    pub(super) state: Mutex<State>,
 }
 
 #[derive(Debug, Default)]
-struct State {
+pub(super) struct State {
     /// For the client, in order.
-    out: VecDeque<Out>,
+    pub(super) out: VecDeque<Out>,
     /// Bytes of the body in it, and those that have gone.
-    queued: usize,
-    sent: u64,
+    pub(super) queued: usize,
+    pub(super) sent: u64,
     /// From the client; in each part at least so much of a buffer is used that many small ones take no more than it.
-    body: VecDeque<BytesMut>,
+    pub(super) body: VecDeque<BytesMut>,
     body_ended: bool,
     trailers: Option<HeaderMap>,
     /// Bytes that the task has taken and the client's window has not got back.
     taken: usize,
     /// The stream is over, whatever the task may still have.
-    gone: Option<Gone>,
+    pub(super) gone: Option<Gone>,
     /// The task is.
-    dropped: bool,
+    pub(super) dropped: bool,
     /// The connection has been told that there is something.
     told: bool,
-    waker: Option<Waker>,
+    pub(super) waker: Option<Waker>,
 }
 
 /// What a task has for the client.
@@ -162,14 +153,12 @@ pub struct Look {
 }
 
 /// A piece of a body that is smaller is put to the one before it.
-const SMALL: usize = 4 << 10;
+pub(super) const SMALL: usize = 4 << 10;
 /// Up to this size.
 const JOINED: usize = 16 << 10;
 
 /// What a stream with its task takes while it waits, roughly.
 const OWN: usize = 10 << 10;
-/// So large a head is not counted where the stream is its connection's only one.
-const DUE_HEAD: usize = 16 << 10;
 /// Streams of a connection that are not counted, but for those with large requests: with what TLS keeps, some 64 KiB.
 const DUE: usize = 2;
 
@@ -286,15 +275,16 @@ fn wake(mut state: parking_lot::MutexGuard<'_, State>) {
 
 // What a task does.
 impl Stream {
-    fn tell(self: &Arc<Self>) {
+    /// Leaves word that there is something.
+    pub(super) fn tell(self: &Arc<Self>) {
         if !std::mem::replace(&mut self.state.lock().told, true) {
-            self.outbox.push(self);
+            self.outbox.push(self, false);
         }
     }
 }
 
 /// A request's body as an exchange takes it from its stream.
-struct IncomingBody(Arc<Stream>);
+pub(super) struct IncomingBody(pub(super) Arc<Stream>);
 
 impl RequestBody for IncomingBody {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Frame>, BodyError>> {
@@ -327,274 +317,4 @@ pub enum Next {
     /// The client's window is shut.
     Blocked,
     Some(Out, bool),
-}
-
-/// A stream as its task has it. Dropped before the response has ended, it resets the stream.
-#[derive(Debug)]
-pub struct Handle {
-    stream: Arc<Stream>,
-    ended: bool,
-    _admitted: Admitted,
-}
-
-impl Handle {
-    pub fn new(stream: Arc<Stream>, admitted: Admitted) -> Self {
-        stream.outbox.live.fetch_add(1, Ordering::AcqRel);
-        Handle { stream, ended: false, _admitted: admitted }
-    }
-
-    /// Bytes of the response's body that have gone to the client.
-    pub fn bytes_sent(&self) -> u64 {
-        self.stream.state.lock().sent
-    }
-
-    /// Gives a field section for the client.
-    pub fn send_section(&mut self, section: BytesMut, ends: bool) {
-        self.push(Out::Section(section, ends), 0);
-        self.ended |= ends;
-    }
-
-    /// The task, as one that waits for the client.
-    pub fn waiter(&self) -> &Arc<Waiter> {
-        &self.stream.waiter
-    }
-
-    /// Enters a head that is large, as it is written down and as it came, until it has gone: among what all may have in hand.
-    pub fn keep_head(&self, bytes: usize) -> Result<Option<Share>, Gone> {
-        if bytes <= if self.stream.outbox.live() > 1 { LARGE_HEAD } else { DUE_HEAD } {
-            return Ok(None);
-        }
-        let share = self.stream.outbox.waiting.keep_in_hand(self.waiter(), 2 * bytes as u64);
-        share.map(Some).ok_or(Gone::NoRoom)
-    }
-
-    /// Enters what is in hand for the client, with what lies behind it; waits for room. While there is none for it, it is
-    /// among what all may have in hand without room, and the stream ends where that is too much.
-    pub async fn hold_in_hand(&mut self, bytes: usize) -> Result<Held, Gone> {
-        if let Some(held) = self.hold_at_once(bytes) {
-            return Ok(held);
-        }
-        let _in_hand = self.stream.outbox.waiting.keep_in_hand(self.waiter(), bytes as u64).ok_or(Gone::NoRoom)?;
-        self.hold_ahead(bytes).await
-    }
-
-    /// Enters what is going to be in hand for the client, and is not yet; waits for room.
-    pub async fn hold_ahead(&mut self, bytes: usize) -> Result<Held, Gone> {
-        self.hold_once(|stream| stream.hold_at_once(bytes)).await
-    }
-
-    /// The same, asking in its own way whether there is room.
-    pub async fn hold_once(&mut self, ask: impl Fn(&Self) -> Option<Held>) -> Result<Held, Gone> {
-        let mut turns = Turns::new();
-        loop {
-            if let Some(held) = ask(self) {
-                return Ok(held);
-            }
-            tokio::select! {
-                gone = self.gone() => return Err(gone),
-                () = tokio::time::sleep(turns.next()) => {}
-            }
-        }
-    }
-
-    /// Enters what is in hand for the client now, if there is room.
-    pub fn hold_at_once(&self, bytes: usize) -> Option<Held> {
-        self.stream.outbox.waiting.hold_pieces(bytes as u64, &self.stream.waiter)
-    }
-
-    /// Reads something for the client, only while there is room for it: as long as nothing comes it has none. `read` is told
-    /// whether there is; where there is not, it may do something else.
-    pub async fn with_room<T>(
-        &mut self,
-        bytes: usize,
-        mut read: impl FnMut(&mut Context<'_>, bool) -> Poll<T>,
-    ) -> Result<(T, Held), Gone> {
-        let mut turns = Turns::new();
-        let mut asks = std::pin::pin!(tokio::time::sleep(turns.next()));
-        poll_fn(|cx| {
-            if let Poll::Ready(Err(gone)) = self.poll(cx, |_| None::<()>) {
-                return Poll::Ready(Err(gone));
-            }
-            loop {
-                if let Some(held) = self.hold_at_once(bytes) {
-                    return read(cx, true).map(|read| Ok((read, held)));
-                }
-                let _ = read(cx, false);
-                std::task::ready!(asks.as_mut().poll(cx));
-                asks.as_mut().reset(tokio::time::Instant::now() + turns.next());
-            }
-        })
-        .await
-    }
-
-    /// As [`Handle::send`]; what is held for it meanwhile may be wanted back, and then the stream ends.
-    pub async fn send_held<H>(&mut self, data: Bytes, ends: bool, held: H) -> Result<(), Gone> {
-        let waiter = self.stream.waiter.clone();
-        let sent = tokio::select! {
-            biased;
-            sent = self.send(data, ends) => sent,
-            () = waiter.told() => Err(Gone::NoRoom),
-        };
-        drop(held);
-        if sent == Err(Gone::NoRoom) {
-            self.abandon();
-        }
-        sent
-    }
-
-    /// Ends the stream with an error, and lets go of what the client has not taken.
-    fn abandon(&mut self) {
-        {
-            let mut state = self.stream.state.lock();
-            state.out.clear();
-            state.queued = 0;
-            if state.gone.is_none() {
-                state.out.push_back(Out::Reset(Reason::Cancel));
-            }
-        }
-        self.ended = true;
-        self.tell();
-    }
-
-    /// Gives some of the body for the client, and waits until it has gone into the connection's output.
-    pub async fn send(&mut self, data: Bytes, ends: bool) -> Result<(), Gone> {
-        let length = data.len();
-        self.push(Out::Data(data, ends), length);
-        self.ended |= ends;
-        self.wait(|state| if ends { state.out.is_empty() } else { state.queued == 0 }.then_some(())).await
-    }
-
-    /// Waits until all that was given has gone.
-    pub async fn sent(&mut self) -> Result<(), Gone> {
-        self.wait(|state| state.out.is_empty().then_some(())).await
-    }
-
-    /// Ends the stream with an error.
-    pub fn reset(&mut self, reason: Reason) {
-        self.push(Out::Reset(reason), 0);
-        self.ended = true;
-    }
-
-    /// The request's body.
-    pub fn body(&self) -> Box<dyn RequestBody> {
-        Box::new(IncomingBody(self.stream.clone()))
-    }
-
-    /// Waits for the stream to end from outside.
-    pub async fn gone(&mut self) -> Gone {
-        match self.wait(|_| None::<std::convert::Infallible>).await {
-            Err(gone) => gone,
-        }
-    }
-
-    fn push(&self, out: Out, length: usize) {
-        let mut state = self.stream.state.lock();
-        if state.gone.is_none() && !self.ended {
-            state.queued += length;
-            state.out.push_back(out);
-            drop(state);
-            self.tell();
-        }
-    }
-
-    fn tell(&self) {
-        self.stream.tell();
-    }
-
-    async fn wait<T>(&mut self, mut found: impl FnMut(&mut State) -> Option<T>) -> Result<T, Gone> {
-        poll_fn(|cx| self.poll(cx, &mut found)).await
-    }
-
-    fn poll<T>(&self, cx: &mut Context<'_>, mut found: impl FnMut(&mut State) -> Option<T>) -> Poll<Result<T, Gone>> {
-        let mut state = self.stream.state.lock();
-        if let Some(gone) = state.gone {
-            return Poll::Ready(Err(gone));
-        }
-        if let Some(found) = found(&mut state) {
-            return Poll::Ready(Ok(found));
-        }
-        state.waker = Some(cx.waker().clone());
-        Poll::Pending
-    }
-}
-
-impl Drop for Handle {
-    fn drop(&mut self) {
-        self.reset(Reason::InternalError);
-        self.stream.state.lock().dropped = true;
-        // Whether it was told or not: a connection that ends waits for its tasks.
-        self.stream.outbox.leave(&self.stream);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn pair() -> (Arc<Stream>, Handle) {
-        let stream = Stream::new(1, Arc::default());
-        (stream.clone(), Handle::new(stream, Admitted::default()))
-    }
-
-    fn ready(stream: &Arc<Stream>) -> usize {
-        let mut streams = Vec::new();
-        let _ = stream.outbox.poll_ready(&mut Context::from_waker(Waker::noop()), &mut streams);
-        streams.len()
-    }
-
-    #[tokio::test]
-    async fn bodies_go_in_pieces_and_in_order() {
-        let (stream, mut handle) = pair();
-        handle.send_section(BytesMut::from("head"), false);
-        let sending = tokio::spawn(async move { handle.send(Bytes::from_static(b"0123456789"), true).await });
-        tokio::task::yield_now().await;
-        assert_eq!(ready(&stream), 1, "told once");
-        assert!(matches!(stream.next(0), Next::Some(Out::Section(_, false), true)));
-        assert!(matches!(stream.next(0), Next::Blocked));
-        let Next::Some(Out::Data(piece, false), true) = stream.next(4) else { panic!("a piece") };
-        assert_eq!(piece, "0123");
-        assert!(!sending.is_finished());
-        assert!(matches!(stream.next(100), Next::Some(Out::Data(_, true), false)));
-        assert_eq!(sending.await.unwrap(), Ok(()));
-        assert!(matches!(stream.next(100), Next::Nothing), "no reset after the end");
-    }
-
-    #[tokio::test]
-    async fn what_is_read_is_told_and_the_end_of_the_stream_ends_all_waiting() {
-        let (stream, mut handle) = pair();
-        stream.receive(BytesMut::from("abc"), false);
-        let mut body = handle.body();
-        let Ok(Some(Frame::Data { piece, last: false })) = poll_fn(|cx| body.poll_frame(cx)).await else { panic!() };
-        assert_eq!(piece, "abc");
-        assert_eq!(ready(&stream), 1);
-        assert_eq!(stream.look(), Look { taken: 3, has_more: false, is_dropped: false });
-        let waiting = tokio::spawn(async move {
-            let read = poll_fn(|cx| body.poll_frame(cx)).await;
-            (read.err(), handle.gone().await)
-        });
-        tokio::task::yield_now().await;
-        stream.end(Gone::Client);
-        assert_eq!(waiting.await.unwrap(), (Some(BodyError::Left), Gone::Client));
-        assert_eq!(stream.outbox.live(), 0);
-    }
-
-    #[tokio::test]
-    async fn a_body_that_is_thrown_away_never_looks_whole() {
-        let (stream, handle) = pair();
-        let mut body = handle.body();
-        (0..1000).for_each(|_| stream.receive(BytesMut::from("x"), false));
-        assert_eq!(stream.state.lock().body.len(), 1, "small pieces are put together");
-        stream.receive(BytesMut::from(&[0; SMALL][..]), true);
-        assert_eq!(stream.end(Gone::Client), 1000 + SMALL);
-        assert_eq!(poll_fn(|cx| body.poll_frame(cx)).await.err(), Some(BodyError::Left));
-        drop(handle);
-        assert_eq!(stream.look(), Look { taken: 0, has_more: false, is_dropped: true });
-    }
-
-    #[test]
-    fn a_task_that_goes_without_an_answer_resets_its_stream() {
-        let (stream, handle) = pair();
-        drop(handle);
-        assert!(matches!(stream.next(0), Next::Some(Out::Reset(Reason::InternalError), false)));
-    }
 }

@@ -7,11 +7,10 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 use http::HeaderMap;
 
-use super::CONNECTION_WINDOW;
 use super::output::Output;
-use super::stream::{Gone, Look, Next, Out, Outbox, Stream};
+use super::stream::{Gone, Look, Next, Out, Stream};
+use super::uploads::Uploads;
 use super::wire::{self, MAX_PAYLOAD, Reason};
-use crate::cache::waiting::Share;
 use crate::pace::{Pace, Taking};
 
 /// What a client may send of one request's body before its task has taken it, to begin with: every connection's due.
@@ -144,9 +143,9 @@ impl Streams {
     }
 
     /// The trailers of a request, whose end is to be received next.
-    pub fn receive_trailers(&mut self, id: u32, trailers: impl FnOnce() -> HeaderMap) {
+    pub fn receive_trailers(&mut self, id: u32, trailers: HeaderMap) {
         if let Some(entry) = self.entries.get(&id).filter(|entry| entry.open) {
-            entry.stream.receive_trailers(trailers());
+            entry.stream.receive_trailers(trailers);
         }
     }
 
@@ -156,9 +155,8 @@ impl Streams {
         self.taken += taken;
         let Some(entry) = self.entries.get_mut(&stream.id) else { return };
         entry.give_back(taken, output, &mut self.uploads);
-        if has_more && !entry.in_turn {
-            entry.in_turn = true;
-            self.turns.push_back(stream.id);
+        if has_more {
+            entry.queue(&mut self.turns);
         }
         if is_dropped && entry.answered {
             // Nobody wants the rest of the request (RFC 9113 section 8.1).
@@ -173,7 +171,7 @@ impl Streams {
     }
 
     /// Lets the streams send in turn, a frame each, while the output has less than `most` bytes and the client takes it. Gives
-    /// what the client has earned of its [`super::patience`], and how many responses ended.
+    /// what the client has earned of its [`super::abuse_budget`], and how many responses ended.
     pub fn send(&mut self, output: &mut Output, most: usize, now: Instant) -> (u32, u32) {
         let (mut earned, mut ended) = (0, 0);
         while output.len() < most
@@ -242,8 +240,7 @@ impl Streams {
                 wire::put_reset(output.frames(), id, Reason::Cancel);
                 self.remove(id, Gone::Stalled);
             } else if more {
-                entry.in_turn = true;
-                self.turns.push_back(id);
+                entry.queue(&mut self.turns);
             }
         }
         (earned + ended, ended)
@@ -260,34 +257,24 @@ impl Streams {
     pub fn widen_one(&mut self, id: u32, more: u32) -> Result<(), Reason> {
         let Some(entry) = self.entries.get_mut(&id) else { return Ok(()) };
         entry.window = widened(entry.window, i64::from(more))?;
-        self.turn(id);
+        entry.queue(&mut self.turns);
         Ok(())
     }
 
     /// The client has changed what all windows begin with (RFC 9113 section 6.9.2).
     pub fn widen_each(&mut self, more: i64) -> Result<(), Reason> {
-        let ids: Vec<u32> = self.entries.keys().copied().collect();
         for entry in self.entries.values_mut() {
             entry.window = widened(entry.window, more)?;
+            entry.queue(&mut self.turns);
         }
-        ids.into_iter().for_each(|id| self.turn(id));
         Ok(())
     }
 
-    fn turn(&mut self, id: u32) {
-        if let Some(entry) = self.entries.get_mut(&id).filter(|entry| !entry.in_turn) {
-            entry.in_turn = true;
-            self.turns.push_back(id);
-        }
-    }
-
-    /// Ends a stream. Whether there was one.
-    pub fn remove(&mut self, id: u32, gone: Gone) -> bool {
-        let entry = self.forget(id);
-        if let Some(entry) = &entry {
+    /// Ends a stream, if there is one.
+    pub fn remove(&mut self, id: u32, gone: Gone) {
+        if let Some(entry) = self.forget(id) {
             self.taken += entry.stream.end(gone);
         }
-        entry.is_some()
     }
 
     /// Ends all streams.
@@ -321,50 +308,14 @@ impl Streams {
     }
 }
 
-/// The room for what a connection's client may send of bodies before it is taken. 64 KiB are its due.
-pub struct Uploads {
-    outbox: Arc<Outbox>,
-    /// Bytes that the streams' windows come to.
-    windows: u64,
-    shares: Vec<Share>,
-}
-
-/// Room is taken in steps of so many bytes.
-const STEP: u64 = 64 << 10;
-
-impl Uploads {
-    pub fn new(outbox: Arc<Outbox>) -> Self {
-        Uploads { outbox, windows: 0, shares: Vec::new() }
-    }
-
-    /// So many bytes more. Whether there is room.
-    fn enter(&mut self, bytes: u32) -> bool {
-        let windows = self.windows + u64::from(bytes);
-        while self.shares.len() < Self::steps(windows) {
-            match self.outbox.enter_upload(STEP) {
-                Some(share) => self.shares.push(share),
-                None => {
-                    self.leave(0);
-                    return false;
-                }
-            }
-        }
-        self.windows = windows;
-        true
-    }
-
-    fn leave(&mut self, bytes: u32) {
-        self.windows -= u64::from(bytes);
-        self.shares.truncate(Self::steps(self.windows));
-    }
-
-    /// More than its own window lets it nobody can send.
-    fn steps(windows: u64) -> usize {
-        (windows.min(u64::from(CONNECTION_WINDOW)).div_ceil(STEP) as usize).saturating_sub(1)
-    }
-}
-
 impl Entry {
+    /// Gives it a turn, if it has none yet.
+    fn queue(&mut self, turns: &mut VecDeque<u32>) {
+        if !std::mem::replace(&mut self.in_turn, true) {
+            turns.push_back(self.stream.id);
+        }
+    }
+
     /// The client may send so many bytes more; it is told when they are enough for it to matter.
     fn give_back(&mut self, bytes: usize, output: &mut Output, uploads: &mut Uploads) {
         self.taken += bytes as u32; // never more than the window
@@ -388,8 +339,11 @@ fn widened(window: i64, more: i64) -> Result<i64, Reason> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::stream::{Admitted, Handle};
+    use super::super::handle::Handle;
+    use super::super::stream::{Admitted, Outbox};
     use super::super::wire::{FrameHeader, HEADER, flag, kind};
+    use std::task::{Context, Poll, Waker};
+
     use super::*;
     use crate::origin::upload::Frame;
 
@@ -403,7 +357,7 @@ mod tests {
             let mut handle = Handle::new(stream.clone(), Admitted::default());
             handle.send_section(BytesMut::from("s"), false);
             let mut sending = Box::pin(handle.send(vec![0; *length].into(), true));
-            let _ = sending.as_mut().poll(&mut std::task::Context::from_waker(std::task::Waker::noop()));
+            let _ = sending.as_mut().poll(&mut Context::from_waker(Waker::noop()));
             drop(sending);
             streams.look(&stream, &mut Output::default());
             handle
@@ -415,7 +369,7 @@ mod tests {
     /// Frames that wait: stream, kind, length, and whether it is the last.
     fn frames(output: &mut Output) -> Vec<(u32, u8, usize, bool)> {
         let mut bytes = Vec::new();
-        let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+        let mut cx = Context::from_waker(Waker::noop());
         let _ = output.poll_write(&mut std::io::Cursor::new(&mut bytes), &mut cx);
         let (mut found, mut rest) = (Vec::new(), &bytes[..]);
         while let Some(header) = FrameHeader::read(rest) {
@@ -473,8 +427,8 @@ mod tests {
         streams.give_up(now + Duration::from_secs(10), Duration::from_secs(10), &mut output);
         assert_eq!(streams.len(), 0);
         let mut gone = Box::pin(handles[0].gone());
-        let gone = gone.as_mut().poll(&mut std::task::Context::from_waker(std::task::Waker::noop()));
-        assert_eq!(gone, std::task::Poll::Ready(Gone::Stalled));
+        let gone = gone.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+        assert_eq!(gone, Poll::Ready(Gone::Stalled));
     }
 
     #[test]
@@ -484,7 +438,7 @@ mod tests {
         let stream = Stream::new(1, Arc::default());
         streams.insert(stream.clone(), 0, true, None);
         streams.receive(1, BytesMut::from("hello"), 5, false, &mut output);
-        assert!(streams.remove(1, Gone::Client));
+        streams.remove(1, Gone::Client);
         assert_eq!(streams.taken, 5);
         streams.insert(stream, 0, true, None);
         for _ in 0..STREAM_WINDOW / 128 {
@@ -512,8 +466,8 @@ mod tests {
             } else {
                 streams.receive(1, BytesMut::from("rest"), 4, true, &mut output);
                 let mut body = handle.as_ref().unwrap().body();
-                let read = body.poll_frame(&mut std::task::Context::from_waker(std::task::Waker::noop()));
-                let std::task::Poll::Ready(Ok(Some(Frame::Data { piece, last: true }))) = read else { panic!() };
+                let read = body.poll_frame(&mut Context::from_waker(Waker::noop()));
+                let Poll::Ready(Ok(Some(Frame::Data { piece, last: true }))) = read else { panic!() };
                 assert_eq!(piece, "rest");
             }
             assert_eq!(streams.len(), 0);

@@ -1,6 +1,6 @@
 //! Frames of HTTP/2 on the wire (RFC 9113 sections 4 and 6).
 
-use bytes::{BufMut, BytesMut};
+use bytes::{Buf, BufMut, BytesMut};
 
 /// What a client sends first.
 pub const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -136,41 +136,34 @@ pub fn put_settings(out: &mut BytesMut, max_streams: u32, window: u32, max_secti
     }
 }
 
-/// What the client's settings say about sending to it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PeerSettings {
-    pub initial_window: u32,
-}
-
-impl PeerSettings {
-    /// Takes over what a SETTINGS frame says (RFC 9113 section 6.5.2). Frames here are never larger than any client takes,
-    /// nothing is pushed and no dynamic table is used: only the window matters.
-    pub fn update(&mut self, payload: &[u8]) -> Result<(), Reason> {
-        if !payload.len().is_multiple_of(6) {
-            return Err(Reason::FrameSizeError);
-        }
-        for &[a, b, value @ ..] in payload.as_chunks::<6>().0 {
-            let value = u32::from_be_bytes(value);
-            match u16::from_be_bytes([a, b]) {
-                setting::ENABLE_PUSH if value > 1 => return Err(Reason::ProtocolError),
-                setting::INITIAL_WINDOW_SIZE if value > MAX_WINDOW => return Err(Reason::FlowControlError),
-                setting::INITIAL_WINDOW_SIZE => self.initial_window = value,
-                setting::MAX_FRAME_SIZE if !(16 << 10..1 << 24).contains(&value) => return Err(Reason::ProtocolError),
-                _ => {}
-            }
-        }
-        Ok(())
+/// What the client's settings say that windows are to begin with, if anything (RFC 9113 section 6.5.2). Frames here are never
+/// larger than any client takes, nothing is pushed and no dynamic table is used: nothing else matters.
+pub fn initial_window(payload: &[u8]) -> Result<Option<u32>, Reason> {
+    if !payload.len().is_multiple_of(6) {
+        return Err(Reason::FrameSizeError);
     }
+    let mut window = None;
+    for &[a, b, value @ ..] in payload.as_chunks::<6>().0 {
+        let value = u32::from_be_bytes(value);
+        match u16::from_be_bytes([a, b]) {
+            setting::ENABLE_PUSH if value > 1 => return Err(Reason::ProtocolError),
+            setting::INITIAL_WINDOW_SIZE if value > MAX_WINDOW => return Err(Reason::FlowControlError),
+            setting::INITIAL_WINDOW_SIZE => window = Some(value),
+            setting::MAX_FRAME_SIZE if !(16 << 10..1 << 24).contains(&value) => return Err(Reason::ProtocolError),
+            _ => {}
+        }
+    }
+    Ok(window)
 }
 
 /// A payload without its padding (RFC 9113 section 6.1).
-pub fn without_padding(flags: u8, payload: &[u8]) -> Result<&[u8], Reason> {
-    if flags & flag::PADDED == 0 {
-        return Ok(payload);
+pub fn without_padding(flags: u8, mut payload: BytesMut) -> Result<BytesMut, Reason> {
+    if flags & flag::PADDED != 0 {
+        let padding = payload.try_get_u8().map_err(|_| Reason::ProtocolError)?;
+        let length = payload.len().checked_sub(usize::from(padding)).ok_or(Reason::ProtocolError)?;
+        payload.truncate(length);
     }
-    let (padding, rest) = payload.split_first().ok_or(Reason::ProtocolError)?;
-    let length = rest.len().checked_sub(usize::from(*padding)).ok_or(Reason::ProtocolError)?;
-    Ok(&rest[..length])
+    Ok(payload)
 }
 
 #[cfg(test)]
@@ -204,18 +197,16 @@ mod tests {
 
     #[test]
     fn settings_are_checked() {
-        let mut settings = PeerSettings { initial_window: INITIAL_WINDOW };
         for (payload, result) in [
-            (&[0, 4, 0, 1, 0, 0][..], Ok(())),
+            (&[0, 4, 0, 1, 0, 0][..], Ok(Some(65_536))),
             (&[0, 4, 0x80, 0, 0, 0], Err(Reason::FlowControlError)),
             (&[0, 5, 0, 0, 0, 1], Err(Reason::ProtocolError)),
             (&[0, 2, 0, 0, 0, 2], Err(Reason::ProtocolError)),
-            (&[0, 99, 1, 2, 3, 4], Ok(())),
+            (&[0, 99, 1, 2, 3, 4], Ok(None)),
             (&[0, 4, 0], Err(Reason::FrameSizeError)),
         ] {
-            assert_eq!(settings.update(payload), result, "{payload:?}");
+            assert_eq!(initial_window(payload), result, "{payload:?}");
         }
-        assert_eq!(settings.initial_window, 65_536);
     }
 
     #[test]
@@ -227,7 +218,7 @@ mod tests {
             (flag::PADDED, b"\x03ab", Err(Reason::ProtocolError)),
             (flag::PADDED, b"", Err(Reason::ProtocolError)),
         ] {
-            assert_eq!(without_padding(flags, payload), left);
+            assert_eq!(without_padding(flags, payload.into()), left.map(BytesMut::from));
         }
     }
 }

@@ -3,33 +3,33 @@
 use std::time::Instant;
 
 /// Such frames at one time, on top of what is earned by taking answers.
-const MOST: u32 = 1_000;
+const MAX: u32 = 1_000;
 /// What comes back in a second.
 const A_SECOND: u32 = 20;
 
 /// Counts down with each frame that brings nothing (resets, pings, settings, priorities, window updates, empty ones), and
 /// up with each that is taken. Attacks by HTTP/2 are of the first kind without the second.
-pub struct Patience {
+pub struct AbuseBudget {
     left: u32,
     since: Instant,
 }
 
-impl Patience {
+impl AbuseBudget {
     pub fn new(now: Instant) -> Self {
-        Patience { left: MOST, since: now }
+        AbuseBudget { left: MAX, since: now }
     }
 
     /// The client has taken something, or brought something.
-    pub fn calm(&mut self, count: u32) {
-        self.left = (self.left + count).min(MOST);
+    pub fn credit(&mut self, count: u32) {
+        self.left = (self.left + count).min(MAX);
     }
 
     /// The client has sent what brings nothing. Whether it may go on.
-    pub fn try_with(&mut self, count: u32, now: Instant) -> bool {
-        let seconds = u32::try_from(now.duration_since(self.since).as_secs()).unwrap_or(MOST);
+    pub fn charge(&mut self, count: u32, now: Instant) -> bool {
+        let seconds = u32::try_from(now.duration_since(self.since).as_secs()).unwrap_or(MAX);
         if seconds > 0 {
             self.since = now;
-            self.calm(seconds.min(MOST) * A_SECOND);
+            self.credit(seconds.min(MAX) * A_SECOND);
         }
         match self.left.checked_sub(count) {
             Some(left) => {
@@ -50,13 +50,13 @@ mod tests {
     #[test]
     fn it_ends_and_comes_back() {
         let start = Instant::now();
-        let mut patience = Patience::new(start);
-        assert!((0..MOST).all(|_| patience.try_with(1, start)));
-        assert!(!patience.try_with(1, start));
-        patience.calm(2);
-        assert!(patience.try_with(2, start) && !patience.try_with(1, start));
-        assert!(patience.try_with(A_SECOND, start + Duration::from_secs(1)));
-        assert!(!patience.try_with(1, start + Duration::from_secs(1)));
-        assert!(patience.try_with(MOST, start + Duration::from_secs(9999)));
+        let mut budget = AbuseBudget::new(start);
+        assert!((0..MAX).all(|_| budget.charge(1, start)));
+        assert!(!budget.charge(1, start));
+        budget.credit(2);
+        assert!(budget.charge(2, start) && !budget.charge(1, start));
+        assert!(budget.charge(A_SECOND, start + Duration::from_secs(1)));
+        assert!(!budget.charge(1, start + Duration::from_secs(1)));
+        assert!(budget.charge(MAX, start + Duration::from_secs(9999)));
     }
 }
