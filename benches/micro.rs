@@ -13,10 +13,11 @@ use criterion::Criterion;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 
 use seawall::internals::{
-    AccessLog, AccessLogTarget, CacheRequest, ClientDirectives, Config, Decoder, Engine, Event, ExchangeTimes, Head,
-    Key, Limits, LogFormat, Lookup, Metrics, Object, Observer, Outcome, Parsed, Passage, Plan, Presented, PurgeSeq,
-    Purges, RequestFacts, RequestHead, RequestView, ResponseFacts, Scheme, Section, Storable, TagHash, Target,
-    Timestamp, field_space, find_end, first_snapshot, hpack, judge as judge_response, load, plan, respond as answer,
+    AccessLog, AccessLogTarget, CacheRequest, ClientDirectives, Config, Decoder, Endpoints, Engine, Event,
+    ExchangeTimes, Head, Key, Limits, LogFormat, Lookup, Metrics, Object, Observer, Outcome, Parsed, Passage, Plan,
+    Presented, PurgeSeq, Purges, RequestFacts, RequestHead, RequestView, ResponseFacts, Scheme, Section, Storable,
+    TagHash, Target, Timestamp, field_space, find_end, first_snapshot, hpack, judge as judge_response, load, plan,
+    respond as answer,
 };
 
 /// A request as browsers send it.
