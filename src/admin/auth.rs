@@ -87,7 +87,7 @@ pub mod tests {
     use sha2::{Digest, Sha256};
 
     use super::*;
-    use crate::config::model::Token;
+    use crate::config::tokens::Token;
     use crate::plan::tests::config;
 
     pub fn caller(rights: &[TokenRight], sites: Option<&[&str]>) -> Caller {
