@@ -76,6 +76,11 @@ pub fn format_size(bytes: u64) -> String {
     }
 }
 
+/// A number of things, for people: `1 site`, `2 sites`.
+pub fn count(number: u64, thing: &str) -> String {
+    format!("{number} {thing}{}", if number == 1 { "" } else { "s" })
+}
+
 fn split_quantity(text: &str) -> Option<(u64, &str, &str)> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let number = text[..digits].parse().ok()?;
@@ -129,5 +134,10 @@ mod tests {
             assert_eq!(parse_size(&format_size(bytes)), Ok(bytes));
         }
         assert_eq!([1 << 10, 64 << 20].map(format_size), ["1KiB", "64MiB"]);
+    }
+
+    #[test]
+    fn one_thing_is_singular() {
+        assert_eq!([0, 1, 2].map(|number| count(number, "site")), ["0 sites", "1 site", "2 sites"]);
     }
 }

@@ -18,4 +18,4 @@ mod state;
 pub mod upload;
 
 pub use pool::{NoOrigin, PoolSet, PoolTasks};
-pub use state::{OriginState, OriginStatus};
+pub use state::OriginStatus;
