@@ -18,7 +18,6 @@ use crate::config::model::{CacheMode, TokenRight};
 use crate::config::read::Words;
 use crate::config::units::format_duration;
 use crate::node::{ConfigSource, Node, Purged};
-use crate::snapshot::Snapshot;
 
 use super::auth::Caller;
 use super::problem::Problem;
@@ -130,10 +129,6 @@ pub async fn pools(State(node): State<Arc<Node>>, caller: Caller) -> Result<Json
 pub async fn config(State(node): State<Arc<Node>>, caller: Caller) -> Result<Json<Value>, Problem> {
     caller.need_everywhere(TokenRight::Read)?;
     let snapshot = node.snapshot.load();
-    Ok(Json(describe(&node, &snapshot)))
-}
-
-fn describe(node: &Node, snapshot: &Snapshot) -> Value {
     let config = &snapshot.config;
     let sites: Vec<Value> = config
         .sites
@@ -158,13 +153,13 @@ fn describe(node: &Node, snapshot: &Snapshot) -> Value {
             json!({ "name": site.name, "version": site.version, "routes": routes })
         })
         .collect();
-    json!({
+    Ok(Json(json!({
         "generation": snapshot.generation,
         "files": config.files,
         "listen": node.fixed.listeners.iter().map(|listener| listener.address).collect::<Vec<_>>(),
         "pools": config.pools.iter().map(|pool| &pool.name).collect::<Vec<_>>(),
         "sites": sites,
-    })
+    })))
 }
 
 /// As the operator writes it.
@@ -239,29 +234,19 @@ pub async fn set_version(
     }
 }
 
-pub async fn drain(
+/// Takes an origin out of service, or back in.
+pub async fn set_draining<const DRAIN: bool>(
     State(node): State<Arc<Node>>,
     caller: Caller,
     Path((pool, origin)): Path<(String, String)>,
 ) -> Result<Json<Value>, Problem> {
-    set_draining(&node, &caller, &pool, &origin, true)
-}
-
-pub async fn enable(
-    State(node): State<Arc<Node>>,
-    caller: Caller,
-    Path((pool, origin)): Path<(String, String)>,
-) -> Result<Json<Value>, Problem> {
-    set_draining(&node, &caller, &pool, &origin, false)
-}
-
-fn set_draining(node: &Node, caller: &Caller, pool: &str, origin: &str, drain: bool) -> Result<Json<Value>, Problem> {
     caller.need_everywhere(TokenRight::Operate)?;
     let snapshot = node.snapshot.load();
-    let found = snapshot.pools.by_name(pool).ok_or_else(|| Problem::not_found(format!("there is no pool {pool:?}")))?;
+    let found =
+        snapshot.pools.by_name(&pool).ok_or_else(|| Problem::not_found(format!("there is no pool {pool:?}")))?;
     let state = found.origins.iter().find(|state| *state.address == *origin);
     let state = state.ok_or_else(|| Problem::not_found(format!("pool {pool:?} has no origin {origin:?}")))?;
-    state.set_draining(drain);
-    tracing::info!(caller = caller.name, pool, origin, drain, "origin drained or enabled");
+    state.set_draining(DRAIN);
+    tracing::info!(caller = caller.name, pool, origin, drain = DRAIN, "origin drained or enabled");
     Ok(Json(json!({ "pool": pool, "origin": origin, "status": state.status(), "active": state.active() })))
 }

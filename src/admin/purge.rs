@@ -131,31 +131,24 @@ impl PurgeRequest {
 }
 
 fn targets(request: PurgeRequest, config: &Config, caller: &Caller) -> Result<Vec<Target>, Problem> {
-    const KINDS: &str = "give exactly one of url, urls, prefix, tags, site or all";
-    let all = request.all == Some(true);
-    match request {
-        PurgeRequest { url: Some(url), urls: None, prefix: None, tags: None, site: None, all: None, .. } => {
-            url_targets(&url, config, caller)
-        }
-        PurgeRequest { urls: Some(urls), url: None, prefix: None, tags: None, site: None, all: None, .. } => {
+    let PurgeRequest { url, urls, prefix, tags, site, all, .. } = request;
+    match (url, urls, prefix, tags, site, all) {
+        (Some(url), None, None, None, None, None) => url_targets(&url, config, caller),
+        (None, Some(urls), None, None, None, None) => {
             check_count(urls.len(), "urls")?;
             Ok(Problem::of_each(&urls, |url| url_targets(url, config, caller))?.concat())
         }
-        PurgeRequest { prefix: Some(prefix), url: None, urls: None, tags: None, site: None, all: None, .. } => {
-            prefix_targets(&prefix, config, caller)
-        }
-        PurgeRequest { tags: Some(tags), url: None, urls: None, prefix: None, site, all: None, .. } => {
-            tag_targets(&tags, site, config, caller)
-        }
-        PurgeRequest { site: Some(site), url: None, urls: None, prefix: None, all: None, .. } => {
+        (None, None, Some(prefix), None, None, None) => prefix_targets(&prefix, config, caller),
+        (None, None, None, Some(tags), site, None) => tag_targets(&tags, site, config, caller),
+        (None, None, None, None, Some(site), None) => {
             check_site(&site, config, caller)?;
             Ok(vec![Target::Site { site }])
         }
-        PurgeRequest { url: None, urls: None, prefix: None, tags: None, site: None, .. } if all => {
+        (None, None, None, None, None, Some(true)) => {
             caller.need_all_sites()?;
             Ok(vec![Target::All])
         }
-        _ => Err(Problem::bad_request(KINDS)),
+        _ => Err(Problem::bad_request("give exactly one of url, urls, prefix, tags, site or all")),
     }
 }
 

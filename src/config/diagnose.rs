@@ -4,6 +4,7 @@
 use std::cell::RefCell;
 use std::fmt;
 use std::hash::{Hash, Hasher};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
@@ -23,6 +24,12 @@ pub struct Place {
     pub file: usize,
     pub start: usize,
     pub end: usize,
+}
+
+impl Place {
+    pub fn of(file: usize, span: Range<usize>) -> Self {
+        Place { file, start: span.start, end: span.end }
+    }
 }
 
 /// A value together with where the operator wrote it.

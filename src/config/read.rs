@@ -5,7 +5,6 @@
 use std::fmt::Display;
 use std::ops::RangeInclusive;
 
-use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::diagnose::{At, Diagnostics, Place, did_you_mean};
@@ -41,8 +40,8 @@ impl<'t, 'i> Table<'t, 'i> {
             .iter()
             .map(|(key, value)| Entry {
                 key: key.get_ref().as_ref(),
-                key_place: place_of(place.file, key),
-                value: Value { value: value.get_ref(), place: place_of(place.file, value) },
+                key_place: Place::of(place.file, key.span()),
+                value: Value::new(place.file, value),
                 taken: false,
             })
             .collect();
@@ -158,12 +157,10 @@ impl<'t, 'i> Table<'t, 'i> {
     /// The raw elements of a list whose elements may be of more than one form.
     pub fn items(&mut self, key: &'static str) -> Vec<Value<'t, 'i>> {
         let Some(value) = self.take(key) else { return Vec::new() };
-        let DeValue::Array(items) = value.value else {
+        value.items().unwrap_or_else(|| {
             self.errors.error(value.place, self.is_wrong(key, "expected a list [...]"));
-            return Vec::new();
-        };
-        let file = value.place.file;
-        items.iter().map(|item| Value { value: item.get_ref(), place: place_of(file, item) }).collect()
+            Vec::new()
+        })
     }
 
     /// All entries of a table whose keys are the operator's own. A value of the wrong type is reported.
@@ -190,14 +187,8 @@ impl<'t, 'i> Table<'t, 'i> {
     /// An array of tables such as `[[listen]]`.
     pub fn tables(&mut self, key: &'static str, name: &str) -> Vec<Table<'t, 'i>> {
         let Some(value) = self.take(key) else { return Vec::new() };
-        let file = value.place.file;
-        let table = |item: &'t Spanned<DeValue<'i>>| {
-            Table::of(Value { value: item.get_ref(), place: place_of(file, item) }, name, self.errors)
-        };
-        let tables: Option<Vec<_>> = match value.value {
-            DeValue::Array(items) => items.iter().map(table).collect(),
-            _ => None,
-        };
+        let table = |item| Table::of(item, name, self.errors);
+        let tables = value.items().and_then(|items| items.into_iter().map(table).collect());
         tables.unwrap_or_else(|| {
             self.errors.error(value.place, format!("{key:?} must be written as {name}"));
             Vec::new()
@@ -265,9 +256,4 @@ impl Entry<'_, '_> {
 /// Names of pools and sites appear in metrics, logs, keys and URLs of the admin API.
 fn is_name(name: &str) -> bool {
     (1..=64).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
-}
-
-fn place_of<T>(file: usize, spanned: &Spanned<T>) -> Place {
-    let span = spanned.span();
-    Place { file, start: span.start, end: span.end }
 }

@@ -15,7 +15,7 @@ pub fn parse<'i>(file: usize, text: &'i str, errors: &Diagnostics) -> Option<Spa
     if found.is_empty() {
         return Some(root);
     }
-    let place = |range: Range<usize>| Place { file, start: range.start, end: range.end };
+    let place = |range: Range<usize>| Place::of(file, range);
     found.sort_by_key(|error| range(text, error).start);
     if found.iter().any(|error| unclosed(error).is_some())
         && let Some((line, message)) = find_opening(text)

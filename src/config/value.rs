@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use toml::Spanned;
 use toml::de::DeValue;
 
 use super::diagnose::{Place, did_you_mean};
@@ -20,7 +21,17 @@ pub trait FromToml: Sized {
     fn from_toml(value: Value<'_, '_>) -> Result<Self, String>;
 }
 
-impl<'t> Value<'t, '_> {
+impl<'t, 'i> Value<'t, 'i> {
+    pub(super) fn new(file: usize, value: &'t Spanned<DeValue<'i>>) -> Self {
+        Value { value: value.get_ref(), place: Place::of(file, value.span()) }
+    }
+
+    /// What is in a list, if it is one.
+    pub(super) fn items(self) -> Option<Vec<Self>> {
+        let items = self.value.as_array()?;
+        Some(items.iter().map(|item| Self::new(self.place.file, item)).collect())
+    }
+
     pub fn str(self) -> Option<&'t str> {
         self.value.as_str()
     }
@@ -71,29 +82,17 @@ impl FromToml for u64 {
     }
 }
 
-/// A smaller whole number.
-fn narrow<T: TryFrom<u64>>(value: Value<'_, '_>, most: u64) -> Result<T, String> {
-    let number = u64::from_toml(value)?;
-    T::try_from(number).map_err(|_| format!("expected at most {most}, found {number}"))
+macro_rules! smaller_numbers {
+    ($($number:ty),+) => {
+        $(impl FromToml for $number {
+            fn from_toml(value: Value<'_, '_>) -> Result<Self, String> {
+                let number = u64::from_toml(value)?;
+                <$number>::try_from(number).map_err(|_| format!("expected at most {}, found {number}", <$number>::MAX))
+            }
+        })+
+    };
 }
-
-impl FromToml for u32 {
-    fn from_toml(value: Value<'_, '_>) -> Result<Self, String> {
-        narrow(value, u32::MAX.into())
-    }
-}
-
-impl FromToml for u16 {
-    fn from_toml(value: Value<'_, '_>) -> Result<Self, String> {
-        narrow(value, u16::MAX.into())
-    }
-}
-
-impl FromToml for usize {
-    fn from_toml(value: Value<'_, '_>) -> Result<Self, String> {
-        narrow(value, usize::MAX as u64)
-    }
-}
+smaller_numbers!(u16, u32, usize);
 
 impl FromToml for Duration {
     fn from_toml(value: Value<'_, '_>) -> Result<Self, String> {
@@ -138,17 +137,13 @@ pub struct IpRange {
 impl IpRange {
     /// Whether an address lies in the range. An IPv4-mapped IPv6 address counts as its IPv4 address.
     pub fn contains(&self, address: IpAddr) -> bool {
-        match (self.address, address.to_canonical()) {
-            (IpAddr::V4(network), IpAddr::V4(address)) => {
-                let mask = u32::MAX.checked_shl(32 - u32::from(self.prefix)).unwrap_or(0);
-                network.to_bits() & mask == address.to_bits() & mask
-            }
-            (IpAddr::V6(network), IpAddr::V6(address)) => {
-                let mask = u128::MAX.checked_shl(128 - u32::from(self.prefix)).unwrap_or(0);
-                network.to_bits() & mask == address.to_bits() & mask
-            }
-            _ => false,
-        }
+        let bits = |address: IpAddr| match address {
+            IpAddr::V4(address) => u128::from(address.to_bits()) << 96,
+            IpAddr::V6(address) => address.to_bits(),
+        };
+        let address = address.to_canonical();
+        let mask = u128::MAX.checked_shl(128 - u32::from(self.prefix)).unwrap_or(0);
+        self.address.is_ipv4() == address.is_ipv4() && (bits(self.address) ^ bits(address)) & mask == 0
     }
 }
 

@@ -1,6 +1,5 @@
 //! `[[certificate]]`: a chain and its key, read, matched with each other, and the names they serve.
 
-use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::path::Path;
 use std::sync::Arc;
@@ -22,7 +21,7 @@ pub struct Certificate {
 }
 
 /// The certificates of a node by name; the first configured one serves clients that name none of them.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub struct CertificateStore {
     by_name: HostMap<usize>,
     keys: Vec<Arc<CertifiedKey>>,
@@ -55,12 +54,6 @@ impl CertificateStore {
 impl Hash for CertificateStore {
     fn hash<H: Hasher>(&self, state: &mut H) {
         self.keys.iter().flat_map(|key| &key.cert).for_each(|der| der.as_ref().hash(state));
-    }
-}
-
-impl fmt::Debug for CertificateStore {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "CertificateStore({} certificates)", self.keys.len())
     }
 }
 
