@@ -83,23 +83,25 @@ fn describe_duplicate(
     line: Range<usize>,
     header: Option<usize>,
 ) -> (String, Option<Range<usize>>) {
-    let named = |line: &str| line.trim().trim_matches(['[', ']']).to_owned();
-    let brackets = |line: &str| line.bytes().take_while(|byte| *byte == b'[').count();
     if header == Some(line.start) {
+        let name = |header: &str| header.trim_matches(['[', ']', ' ', '\t']).to_owned();
         let again = without_comment(&text[line.clone()]);
-        let first = lines(text, 0..line.start).find(|line| {
-            let other = &text[line.clone()];
-            is_header(other) && named(without_comment(other)) == named(again)
-        });
-        let first_as = first.clone().map_or(again, |line| without_comment(&text[line]));
-        return match brackets(first_as) == brackets(again) {
-            true => (format!("{again} is given twice"), first),
-            false => (format!("{again} is written {first_as} elsewhere"), first),
+        let is_same = |line: &Range<usize>| {
+            let other = without_comment(&text[line.clone()]);
+            is_header(other) && name(other) == name(again)
         };
+        let first = lines(text, 0..line.start).find(is_same);
+        let message = match first.clone().map(|line| without_comment(&text[line])) {
+            Some(first) if first.starts_with("[[") != again.starts_with("[[") => {
+                format!("{again} is written {first} elsewhere")
+            }
+            _ => format!("{again} is given twice"),
+        };
+        return (message, first);
     }
     let assigned = text[line.start..key.end].trim_start();
     let is_same = |line: &Range<usize>| {
-        let rest = text[line.clone()].trim_start().strip_prefix(assigned);
+        let rest = text[line.clone()].strip_prefix(assigned);
         rest.is_some_and(|rest| rest.trim_start().starts_with('='))
     };
     let first = lines(text, header.unwrap_or(0)..line.start).find(is_same);

@@ -147,6 +147,21 @@ fn each_mistake_is_told_once_and_says_what_to_write() {
             format!("{POOL}{SITE}cache = {{ mode = \"force\" }}\nforward = [\"x-a\"]\n"),
             &["bad.toml:8:9: mode = \"force\" needs a ttl", "= hint: add ttl = \"1h\""],
         ),
+        (
+            "[node]\nstate_dir = \"s\"\n[cache.disk]\npath = \"a\"\nmax_size = \"1GiB\"\n\
+             paths = [{ path = \"b\", max_size = \"1GiB\" }]\n"
+                .to_owned(),
+            &["bad.toml:3:1: [cache.disk] has both path and paths: put all directories into paths"],
+        ),
+        // A value that does not fit is pointed at.
+        (
+            "[limits]\nmax_head = \"1B\"\nmax_fills = 0\nmax_prefix_share = 101\n".to_owned(),
+            &[
+                "bad.toml:2:12: max_head in [limits] must be from 1KiB to 1MiB",
+                "bad.toml:3:13: max_fills in [limits] must be more than zero",
+                "bad.toml:4:20: max_prefix_share in [limits] must be from 1 to 100",
+            ],
+        ),
         // Files that cannot be read.
         (
             format!("{TLS}cert = \"none.pem\"\nkey = \"none.key\"\n"),

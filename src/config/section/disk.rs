@@ -70,10 +70,12 @@ pub fn read(mut table: Table) -> At<CacheDisk> {
     let (errors, place) = (table.errors, table.place);
     let mut disk = CacheDisk::default();
     let mut directories: Vec<At<DiskDirectory>> = Vec::new();
-    if !table.has("paths") {
-        directories.extend(read_directory(&mut table).map(|value| At { value, place }));
-    } else if table.has("path") {
+    let (has_one, has_several) = (table.has("path"), table.has("paths"));
+    if has_one && has_several {
         errors.error(place, "[cache.disk] has both path and paths: put all directories into paths");
+    }
+    if has_one || !has_several {
+        directories.extend(read_directory(&mut table).map(|value| At { value, place }));
     }
     for value in table.items("paths") {
         let Some(mut table) = Table::of(value, "a directory in [cache.disk]", errors) else {
