@@ -17,8 +17,9 @@ pub fn parse<'i>(file: usize, text: &'i str, errors: &Diagnostics) -> Option<Spa
     }
     let place = |range: Range<usize>| Place::of(file, range);
     found.sort_by_key(|error| range(text, error).start);
+    let lines = lines(text);
     if found.iter().any(|error| unclosed(error).is_some())
-        && let Some((line, message)) = find_opening(text)
+        && let Some((line, message)) = find_opening(text, &lines)
     {
         found.retain(|error| range(text, error).start < line.start);
         errors.error(place(line), message);
@@ -33,14 +34,19 @@ pub fn parse<'i>(file: usize, text: &'i str, errors: &Diagnostics) -> Option<Spa
             errors.error(place(range), error.message());
             continue;
         }
-        let line = line_at(text, range.start);
-        let header = header_before(text, line.end);
-        if header == Some(line.start) {
-            tables_again.insert(line.start);
-        } else if header.is_some_and(|header| tables_again.contains(&header)) {
+        let up_to_here = &lines[..lines.partition_point(|line| line.start <= range.start)];
+        let table = up_to_here.iter().rposition(|line| is_header(&text[line.clone()]));
+        let is_table = table.is_some_and(|table| table + 1 == up_to_here.len());
+        if !is_table && tables_again.contains(&table) {
             continue;
         }
-        let (message, first) = describe_duplicate(text, &range, line, header);
+        let (message, first) = match is_table {
+            true => {
+                tables_again.insert(table);
+                describe_table(text, up_to_here)
+            }
+            false => describe_key(text, &range, &up_to_here[table.unwrap_or(0)..]),
+        };
         match first {
             Some(first) => errors.again(place(range), message, place(first)),
             None => errors.error(place(range), message),
@@ -66,8 +72,7 @@ fn unclosed(error: &Error) -> Option<&'static str> {
 }
 
 /// The line in which begins what is never closed: the last from which on something is still open at the end.
-fn find_opening(text: &str) -> Option<(Range<usize>, &'static str)> {
-    let lines: Vec<Range<usize>> = lines(text, 0..text.len()).collect();
+fn find_opening(text: &str, lines: &[Range<usize>]) -> Option<(Range<usize>, &'static str)> {
     let still_open = |line: &Range<usize>| {
         let (_, errors) = DeTable::parse_recoverable(&text[line.start..]);
         errors.iter().rev().find_map(unclosed)
@@ -76,71 +81,43 @@ fn find_opening(text: &str) -> Option<(Range<usize>, &'static str)> {
     Some((opening.clone(), still_open(opening)?))
 }
 
-/// The message for a key or a table that is there again, and where it is first.
-fn describe_duplicate(
-    text: &str,
-    key: &Range<usize>,
-    line: Range<usize>,
-    header: Option<usize>,
-) -> (String, Option<Range<usize>>) {
-    if header == Some(line.start) {
-        let name = |header: &str| header.trim_matches(['[', ']', ' ', '\t']).to_owned();
-        let again = without_comment(&text[line.clone()]);
-        let is_same = |line: &Range<usize>| {
-            let other = without_comment(&text[line.clone()]);
-            is_header(other) && name(other) == name(again)
-        };
-        let first = lines(text, 0..line.start).find(is_same);
-        let message = match first.clone().map(|line| without_comment(&text[line])) {
-            Some(first) if first.starts_with("[[") != again.starts_with("[[") => {
-                format!("{again} is written {first} elsewhere")
-            }
-            _ => format!("{again} is given twice"),
-        };
-        return (message, first);
+/// The message for the table whose header is the last of some lines, and where it is first.
+fn describe_table(text: &str, lines: &[Range<usize>]) -> (String, Option<Range<usize>>) {
+    let headers = lines.iter().filter(|line| is_header(&text[(*line).clone()]));
+    let mut headers = headers.map(|line| (line, text[line.clone()].split('#').next().unwrap_or_default().trim_end()));
+    let name = |header: &str| header.trim_matches(['[', ']', ' ', '\t']).to_owned();
+    let again = headers.next_back().map_or("", |(_, header)| header);
+    match headers.find(|(_, header)| name(header) == name(again)) {
+        Some((line, first)) if first.starts_with("[[") != again.starts_with("[[") => {
+            (format!("{again} is written {first} elsewhere"), Some(line.clone()))
+        }
+        first => (format!("{again} is given twice"), first.map(|(line, _)| line.clone())),
     }
-    let assigned = text[line.start..key.end].trim_start();
-    let is_same = |line: &Range<usize>| {
-        let rest = text[line.clone()].strip_prefix(assigned);
-        rest.is_some_and(|rest| rest.trim_start().starts_with('='))
-    };
-    let first = lines(text, header.unwrap_or(0)..line.start).find(is_same);
-    (format!("{:?} is given twice", &text[key.clone()]), first)
 }
 
-/// The last line up to `end` that is the header of a table.
-fn header_before(text: &str, end: usize) -> Option<usize> {
-    let mut end = end;
-    loop {
-        let line = line_at(text, end);
-        if is_header(&text[line.clone()]) {
-            return Some(line.start);
-        }
-        end = line.start.checked_sub(1)?;
-    }
+/// The message for a key in the last of some lines, which begin with the header of its table, and where it is first.
+fn describe_key(text: &str, key: &Range<usize>, lines: &[Range<usize>]) -> (String, Option<Range<usize>>) {
+    let assigned = lines.last().map_or("", |line| &text[line.start..key.end]);
+    let is_same = |line: &&Range<usize>| {
+        let rest = text[(*line).clone()].strip_prefix(assigned);
+        rest.is_some_and(|rest| rest.trim_start().starts_with('='))
+    };
+    let before = &lines[..lines.len().saturating_sub(1)];
+    (format!("{:?} is given twice", &text[key.clone()]), before.iter().find(is_same).cloned())
 }
 
 fn is_header(line: &str) -> bool {
-    line.trim_start().starts_with('[')
-}
-
-fn without_comment(line: &str) -> &str {
-    line.split('#').next().unwrap_or_default().trim()
-}
-
-/// The line that a byte is in.
-fn line_at(text: &str, at: usize) -> Range<usize> {
-    let start = text[..at].rfind('\n').map_or(0, |end| end + 1);
-    let end = text[at..].find('\n').map_or(text.len(), |end| at + end);
-    start..end
+    line.starts_with('[')
 }
 
 /// Lines without their indentation and their end.
-fn lines(text: &str, range: Range<usize>) -> impl Iterator<Item = Range<usize>> {
-    let mut next = range.start;
-    text[range].split_inclusive('\n').map(move |line| {
-        let start = next + line.len() - line.trim_start().len();
-        next += line.len();
-        start..start.max(next - line.len() + line.trim_end().len())
-    })
+fn lines(text: &str) -> Vec<Range<usize>> {
+    let mut end = 0;
+    text.split_inclusive('\n')
+        .map(|line| {
+            let start = end + line.len() - line.trim_start().len();
+            end += line.len();
+            start..start.max(end - line.len() + line.trim_end().len())
+        })
+        .collect()
 }
