@@ -65,12 +65,17 @@ pub fn execute(args: &Args) -> super::Result {
     }
     let Some(response) = &args.response else { return Err("give a URL or --response".into()) };
     let explanation = offline(response, args.request.as_deref(), args.config.as_deref())?;
-    if args.json {
-        println!("{}", serde_json::to_string_pretty(&explanation)?);
-    } else {
-        print!("{}", render(&serde_json::to_value(&explanation)?));
-    }
+    print(args, &explanation, render)?;
     if explanation.stored { Ok(()) } else { Err(format!("it would not be stored: {}", explanation.reason).into()) }
+}
+
+/// An answer for a program or for a person.
+fn print(args: &Args, answer: &impl serde::Serialize, render: fn(&Value) -> String) -> super::Result {
+    match args.json {
+        true => println!("{}", serde_json::to_string_pretty(answer)?),
+        false => print!("{}", render(&serde_json::to_value(answer)?)),
+    }
+    Ok(())
 }
 
 /// Every reason as the rows of a table.
@@ -93,12 +98,7 @@ fn ask(args: &Args, url: &str) -> super::Result {
         query.append_pair("fetch", "true");
     }
     let answer = args.admin.get(&format!("/v1/explain?{}", query.finish()))?;
-    if args.json {
-        println!("{}", serde_json::to_string_pretty(&answer)?);
-    } else {
-        print!("{}", render_answer(&answer));
-    }
-    Ok(())
+    print(args, &answer, render_answer)
 }
 
 /// The verdict on a response in a file.

@@ -9,6 +9,9 @@ use toml::de::{DeTable, Error};
 
 use super::diagnose::{Diagnostics, Place, floor_char_boundary};
 
+/// A longer text is not searched for what is left open, since each step of that reads it again.
+const MAX_SEARCHED: usize = 1 << 20;
+
 /// The tables of a file; `None`: there are mistakes, which have been reported.
 pub fn parse<'i>(file: usize, text: &'i str, errors: &Diagnostics) -> Option<Spanned<DeTable<'i>>> {
     let (root, mut found) = DeTable::parse_recoverable(text);
@@ -18,7 +21,8 @@ pub fn parse<'i>(file: usize, text: &'i str, errors: &Diagnostics) -> Option<Spa
     let place = |range: Range<usize>| Place::of(file, range);
     found.sort_by_key(|error| range(text, error).start);
     let lines = lines(text);
-    if found.iter().any(|error| unclosed(error).is_some())
+    if text.len() <= MAX_SEARCHED
+        && found.iter().any(|error| unclosed(error).is_some())
         && let Some((line, message)) = find_opening(text, &lines)
     {
         found.retain(|error| range(text, error).start < line.start);
