@@ -165,7 +165,7 @@ impl Diagnostics {
     }
 
     /// The path of a file that belongs to the configuration, whether it can be read or not.
-    pub fn part(&self, path: &At<String>) -> PathBuf {
+    pub fn file_named(&self, path: &At<String>) -> PathBuf {
         let path = self.resolve_path(path);
         self.0.borrow_mut().named.push(path.clone());
         path

@@ -20,7 +20,7 @@ pub fn read(mut table: Table) -> Option<At<Admin>> {
     let address = table.require::<SocketAddr>("address");
     let tokens_file = table.get("tokens_file");
     table.finish();
-    let tokens = tokens_file.as_ref().map(|file| tokens::read(&errors.part(file), file.place, errors));
+    let tokens = tokens_file.as_ref().map(|file| tokens::read(&errors.file_named(file), file.place, errors));
     let At { value: address, place } = address?;
     if !address.ip().is_loopback() && tokens.is_none() {
         errors.error_with_hint(

@@ -63,13 +63,13 @@ pub fn read(mut table: Table) -> Option<Certificate> {
     let (cert, key) = (table.require("cert"), table.require("key"));
     table.finish();
     let read = cert.and_then(|at| {
-        let path = errors.part(&at);
+        let path = errors.file_named(&at);
         let chain = errors.accept(at.place, read_chain(&path))?;
         let names = dns_names(&chain[0]).map_err(|error| format!("{}: {error}", path.display()));
         Some((path, chain, errors.accept(at.place, names)?))
     });
     let key = key?;
-    let key_path = errors.part(&key);
+    let key_path = errors.file_named(&key);
     let signer = errors.accept(key.place, read_key(&key_path));
     let ((path, chain, names), signer) = (read?, signer?);
     let certified = CertifiedKey::new(chain, signer);

@@ -330,7 +330,7 @@ fn read_host(table: &mut Table, key: &'static str) -> Option<String> {
 fn read_tls(table: &mut Table, uses_tls: bool) -> Option<OriginTls> {
     let errors = table.errors;
     let (verify, sni, ca) = (table.get_or("verify", true), read_host(table, "sni"), table.get("ca"));
-    let ca_path = ca.as_ref().map(|ca| errors.part(ca));
+    let ca_path = ca.as_ref().map(|ca| errors.file_named(ca));
     if !uses_tls {
         for key in ["sni", "ca"].into_iter().filter(|key| table.has(key)) {
             let hint = "add tls = true to the pool";
