@@ -43,12 +43,13 @@ pub enum StartError {
     PurgeLog(#[from] crate::cache::purge::LogError),
     #[error("{0}")]
     Listen(String),
-    #[error("cannot start the access log: {0}")]
-    AccessLog(#[source] std::io::Error),
-    #[error("cannot start the runtime: {0}")]
-    Runtime(#[source] std::io::Error),
-    #[error("cannot set up signals: {0}")]
-    Signals(#[source] std::io::Error),
+    #[error("cannot {what}: {source}")]
+    Io { what: &'static str, source: std::io::Error },
+}
+
+/// What could not be done, for an error of the system.
+fn cannot(what: &'static str) -> impl FnOnce(std::io::Error) -> StartError {
+    move |source| StartError::Io { what, source }
 }
 
 /// Runs a node from start to end.
@@ -60,7 +61,7 @@ pub fn run(config: Config, source: ConfigSource) -> Result<(), StartError> {
         .thread_name("seawall")
         .enable_all()
         .build()
-        .map_err(StartError::Runtime)?;
+        .map_err(cannot("start the runtime"))?;
     let result = runtime.block_on(run_node(config, source, allowed));
     // Whatever has not ended within the drain timeout is ended now.
     runtime.shutdown_timeout(Duration::from_millis(500));
@@ -94,7 +95,7 @@ fn allowed_connections(descriptors: u64) -> u32 {
 }
 
 async fn run_node(config: Config, source: ConfigSource, allowed: u32) -> Result<(), StartError> {
-    let mut signals = Signals::new().map_err(StartError::Signals)?;
+    let mut signals = Signals::new().map_err(cannot("set up signals"))?;
     let state_dir = StateDir::open(config.node.state_dir.as_deref())?; // to the end of this
     let (node, shared) = build(config, source, &state_dir, allowed)?;
     let snapshot = node.snapshot.load_full();
@@ -147,8 +148,10 @@ fn build(
     let metrics = Arc::new(Metrics::new());
     let (target, format) = (config.log.access.clone(), config.log.format);
     let access_log = AccessLog::start(target, format, metrics.access_log_dropped.clone());
-    let observer =
-        Arc::new(Observer { metrics: metrics.clone(), access_log: access_log.map_err(StartError::AccessLog)? });
+    let observer = Arc::new(Observer {
+        metrics: metrics.clone(),
+        access_log: access_log.map_err(cannot("start the access log"))?,
+    });
     let purges = Arc::new(Purges::open(config.node.state_dir.as_deref())?);
     let engine = Arc::new(Engine::new(&config, purges, metrics.clone()));
     let snapshot = node::first_snapshot(config, &engine, &metrics, Passage::new(state_dir.node_id.clone()));

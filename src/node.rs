@@ -15,7 +15,7 @@ use tokio::sync::{Notify, watch};
 use crate::cache::engine::Engine;
 use crate::cache::purge::{Event, NotDurable, PURGE_PATIENCE, PurgeSeq, Target};
 use crate::clock::Timestamp;
-use crate::config::diagnose::ConfigErrors;
+use crate::config::diagnose::{ConfigErrors, Diagnostic};
 use crate::config::host::HostPattern;
 use crate::config::load;
 use crate::config::model::{Config, Limits, Listener};
@@ -30,6 +30,9 @@ use crate::warm::WarmUps;
 
 /// How long a new configuration waits for the names in it, before it is used without those that are missing.
 pub const NAMES_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Hosts that are forgotten one by one; of more, whole sites are.
+const MOST_MOVED: usize = 1_000;
 
 /// Where the configuration comes from.
 #[derive(Debug, Clone)]
@@ -72,7 +75,7 @@ pub struct ReloadReport {
     pub changed: bool,
     pub generation: u64,
     /// The mistakes, if it was refused.
-    pub errors: Vec<crate::config::diagnose::Diagnostic>,
+    pub errors: Vec<Diagnostic>,
     /// What will only change with a new process.
     pub needs_restart: Vec<String>,
 }
@@ -168,7 +171,7 @@ impl Node {
                 match tokio::task::spawn_blocking(move || load::load(&path)).await {
                     Ok(Ok(config)) => self.apply(config).await,
                     Ok(Err(errors)) => self.refused(errors),
-                    Err(error) => self.refused(internal(&error).into()),
+                    Err(error) => self.refused(not_loaded(&error)),
                 }
             }
         };
@@ -257,7 +260,7 @@ impl Node {
         let building = move || build_snapshot(config, Some(&old), &engine, &for_sites, passage);
         let snapshot = match tokio::task::spawn_blocking(building).await {
             Ok(snapshot) => Arc::new(snapshot),
-            Err(error) => return self.refused(internal(&error).into()),
+            Err(error) => return self.refused(not_loaded(&error)),
         };
         self.tasks.lock().update(&snapshot.pools);
         // New names are looked up before anybody needs them.
@@ -279,11 +282,11 @@ impl Node {
         metrics.config_generation.set(generation as i64);
         tracing::info!(generation, "configuration reloaded");
         self.tell_of_descriptors(&snapshot.config.limits);
-        let needs_restart = self.needs_restart();
-        for what in &needs_restart {
+        let report = ReloadReport { changed: true, ..self.report() };
+        for what in &report.needs_restart {
             tracing::warn!(what, "this change takes effect with the next start only");
         }
-        ReloadReport { time: Timestamp::now(), ok: true, changed: true, generation, errors: Vec::new(), needs_restart }
+        report
     }
 
     /// Brings the versions set at run time in line with a configuration that has just come into force.
@@ -301,23 +304,20 @@ impl Node {
 
     fn unchanged(&self) -> ReloadReport {
         self.observer.metrics.config_last_reload_ok.set(1);
-        let generation = self.snapshot.load().generation;
-        let (errors, needs_restart) = (Vec::new(), self.needs_restart());
-        ReloadReport { time: Timestamp::now(), ok: true, changed: false, generation, errors, needs_restart }
+        self.report()
     }
 
     fn refused(&self, errors: ConfigErrors) -> ReloadReport {
         self.refused_files.lock().clone_from(&errors.files);
         self.observer.metrics.reloaded(false);
         tracing::error!("the configuration is refused and nothing was changed:\n{errors}");
-        ReloadReport {
-            time: Timestamp::now(),
-            ok: false,
-            changed: false,
-            generation: self.snapshot.load().generation,
-            errors: errors.diagnostics,
-            needs_restart: self.needs_restart(),
-        }
+        ReloadReport { ok: false, errors: errors.diagnostics, ..self.report() }
+    }
+
+    /// Of a reload that found nothing to do.
+    fn report(&self) -> ReloadReport {
+        let (generation, needs_restart) = (self.snapshot.load().generation, self.needs_restart());
+        ReloadReport { time: Timestamp::now(), ok: true, changed: false, generation, errors: Vec::new(), needs_restart }
     }
 }
 
@@ -373,17 +373,10 @@ fn forget_overruled_versions(engine: &Engine, config: &Config) {
     }
 }
 
-fn internal(error: &dyn std::fmt::Display) -> crate::config::diagnose::Diagnostic {
-    crate::config::diagnose::Diagnostic {
-        file: Path::new("").to_owned(),
-        line: 0,
-        column: 0,
-        text: String::new(),
-        width: 0,
-        message: format!("the configuration could not be loaded: {error}"),
-        hint: None,
-    }
+fn not_loaded(error: &tokio::task::JoinError) -> ConfigErrors {
+    Diagnostic::of_file(Path::new(""), format!("the configuration could not be loaded: {error}")).into()
 }
+
 /// Hosts that a configuration moves from one site to another, as what is to be purged of the old one.
 fn moved_hosts(before: &Config, now: &Config) -> Vec<Target> {
     let name = |config: &Config, site: usize| config.sites[site].name.to_string();
@@ -405,6 +398,3 @@ fn moved_hosts(before: &Config, now: &Config) -> Vec<Target> {
     }
     hosts.into_iter().chain(sites.into_iter().map(|site| Target::Site { site })).collect()
 }
-
-/// Hosts that are forgotten one by one; of more, whole sites are.
-const MOST_MOVED: usize = 1_000;

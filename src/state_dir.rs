@@ -37,14 +37,18 @@ pub enum StateError {
     },
 }
 
+impl StateError {
+    fn of(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| StateError::Io { what, path, source }
+    }
+}
+
 impl StateDir {
     /// Takes the directory for this process; without one, the node is another one each time it starts.
     pub fn open(path: Option<&Path>) -> Result<Self, StateError> {
         let Some(path) = path else { return Ok(StateDir { node_id: new_id(), _lock: None }) };
-        let fail = |what| {
-            let path = path.to_owned();
-            move |source| StateError::Io { what, path, source }
-        };
+        let fail = |what| StateError::of(what, path);
         std::fs::create_dir_all(path).map_err(fail("cannot make the directory"))?;
         let lock = lock(path)?;
         let node_id = match read_id(path) {
@@ -61,10 +65,7 @@ impl StateDir {
 
 /// Two processes would give the same numbers to different purges.
 fn lock(path: &Path) -> Result<File, StateError> {
-    let fail = |what| {
-        let path = path.to_owned();
-        move |source| StateError::Io { what, path, source }
-    };
+    let fail = |what| StateError::of(what, path);
     let open = OpenOptions::new().create(true).read(true).write(true).truncate(false).open(path.join("lock"));
     let mut file = open.map_err(fail("cannot open lock"))?;
     if let Err(error) = flock(&file, FlockOperation::NonBlockingLockExclusive) {

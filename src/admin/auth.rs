@@ -74,6 +74,12 @@ impl Caller {
         }
     }
 
+    /// A right over all sites: what it is for is shared by them.
+    pub fn need_everywhere(&self, right: TokenRight) -> Result<(), Problem> {
+        self.need(right)?;
+        self.need_all_sites()
+    }
+
     pub fn need_all_sites(&self) -> Result<(), Problem> {
         match self.sites {
             Some(_) => Err(Problem::new(StatusCode::FORBIDDEN, "the token may not act on all sites")),
@@ -87,7 +93,7 @@ pub mod tests {
     use sha2::{Digest, Sha256};
 
     use super::*;
-    use crate::config::model::Token;
+    use crate::config::tokens::Token;
     use crate::plan::tests::config;
 
     pub fn caller(rights: &[TokenRight], sites: Option<&[&str]>) -> Caller {

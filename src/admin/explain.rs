@@ -12,9 +12,8 @@ use crate::cache::request::CacheRequest;
 use crate::clock::Timestamp;
 use crate::config::model::TokenRight;
 use crate::node::Node;
-use crate::plan::{Key, Matched, Plan, keyed_uris, plan};
+use crate::plan::{Key, Plan, keyed_uris, plan};
 use crate::request::{Fields, RequestView, Scheme};
-use crate::snapshot::Snapshot;
 
 use super::auth::Caller;
 use super::problem::Problem;
@@ -75,7 +74,11 @@ pub async fn explain(
     };
     answer["decision"] = json!(decision);
     answer["why"] = json!(why);
-    describe_match(&mut answer, &snapshot, &matched);
+    answer["route"] = json!({
+        "number": matched.route_index + 1,
+        "path": matched.route.path.as_str(),
+        "pool": snapshot.config.pool(matched.route.pool).name,
+    });
     if decision != "cache" {
         return Ok(Json(answer));
     }
@@ -95,14 +98,6 @@ pub async fn explain(
         answer["origin"] = json!(tried.map_err(|error| Problem::new(StatusCode::BAD_GATEWAY, error.to_string()))?);
     }
     Ok(Json(answer))
-}
-
-fn describe_match(answer: &mut Value, snapshot: &Snapshot, matched: &Matched<'_>) {
-    answer["route"] = json!({
-        "number": matched.route_index + 1,
-        "path": matched.route.path.as_str(),
-        "pool": snapshot.config.pool(matched.route.pool).name,
-    });
 }
 
 /// The key, what is stored under it, and which purges would hit that.

@@ -9,16 +9,15 @@ use axum::body::Bytes;
 use axum::extract::{Path, State};
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::clock::Timestamp;
 use crate::config::load;
-use crate::config::model::TokenRight;
+use crate::config::model::{CacheMode, TokenRight};
 use crate::config::read::Words;
+use crate::config::units::format_duration;
 use crate::node::{ConfigSource, Node, Purged};
-use crate::origin::{OriginState, OriginStatus};
-use crate::snapshot::Snapshot;
 
 use super::auth::Caller;
 use super::problem::Problem;
@@ -94,45 +93,32 @@ pub async fn status(State(node): State<Arc<Node>>, caller: Caller) -> Result<Jso
     })))
 }
 
-#[derive(Serialize)]
-struct OriginView {
-    address: Arc<str>,
-    status: OriginStatus,
-    weight: u16,
-    active: u32,
-    requests: u64,
-    failures: u64,
-    resolved: Vec<String>,
-    /// Of these those that take no requests for now.
-    down: Vec<String>,
-    last_error: Option<String>,
-}
-
 pub async fn pools(State(node): State<Arc<Node>>, caller: Caller) -> Result<Json<Value>, Problem> {
-    caller.need(TokenRight::Read)?;
-    caller.need_all_sites()?; // pools are shared by sites
+    caller.need_everywhere(TokenRight::Read)?;
     let snapshot = node.snapshot.load();
     let pools: Vec<Value> = snapshot
         .pools
         .iter()
         .map(|pool| {
-            let view = |(state, configured): (&Arc<OriginState>, &crate::config::model::Origin)| OriginView {
-                address: state.address.clone(),
-                status: state.status(),
-                weight: configured.weight,
-                active: state.active(),
-                requests: state.requests.load(Ordering::Relaxed),
-                failures: state.failures.load(Ordering::Relaxed),
-                resolved: state.addresses().iter().map(ToString::to_string).collect(),
-                down: state.addresses_down().iter().map(ToString::to_string).collect(),
-                last_error: state.last_error(),
-            };
-            let origins: Vec<OriginView> = pool.origins.iter().zip(&pool.config.origins).map(view).collect();
+            let origins = pool.origins.iter().zip(&pool.config.origins).map(|(state, configured)| {
+                json!({
+                    "address": state.address,
+                    "status": state.status(),
+                    "weight": configured.weight,
+                    "active": state.active(),
+                    "requests": state.requests.load(Ordering::Relaxed),
+                    "failures": state.failures.load(Ordering::Relaxed),
+                    "resolved": state.addresses(),
+                    // Of these those that take no requests for now.
+                    "down": state.addresses_down(),
+                    "last_error": state.last_error(),
+                })
+            });
             json!({
                 "name": pool.config.name,
                 "balance": pool.config.balance.as_str(),
-                "fallback": pool.config.fallback.map(|id| snapshot.config.pool(id).name.clone()),
-                "origins": origins,
+                "fallback": pool.config.fallback.map(|id| &snapshot.config.pool(id).name),
+                "origins": origins.collect::<Vec<Value>>(),
             })
         })
         .collect();
@@ -141,13 +127,8 @@ pub async fn pools(State(node): State<Arc<Node>>, caller: Caller) -> Result<Json
 
 /// The configuration in force, as the node understood it.
 pub async fn config(State(node): State<Arc<Node>>, caller: Caller) -> Result<Json<Value>, Problem> {
-    caller.need(TokenRight::Read)?;
-    caller.need_all_sites()?;
+    caller.need_everywhere(TokenRight::Read)?;
     let snapshot = node.snapshot.load();
-    Ok(Json(describe(&node, &snapshot)))
-}
-
-fn describe(node: &Node, snapshot: &Snapshot) -> Value {
     let config = &snapshot.config;
     let sites: Vec<Value> = config
         .sites
@@ -165,27 +146,38 @@ fn describe(node: &Node, snapshot: &Snapshot) -> Value {
                             names
                         }),
                         "pool": config.pool(route.pool).name,
-                        "cache": format!("{:?}", route.cache.mode),
+                        "cache": describe_mode(route.cache.mode),
                     })
                 })
                 .collect();
             json!({ "name": site.name, "version": site.version, "routes": routes })
         })
         .collect();
-    json!({
+    Ok(Json(json!({
         "generation": snapshot.generation,
         "files": config.files,
-        "listen": node.fixed.listeners.iter().map(|listener| listener.address.to_string()).collect::<Vec<_>>(),
-        "pools": config.pools.iter().map(|pool| pool.name.clone()).collect::<Vec<_>>(),
+        "listen": node.fixed.listeners.iter().map(|listener| listener.address).collect::<Vec<_>>(),
+        "pools": config.pools.iter().map(|pool| &pool.name).collect::<Vec<_>>(),
         "sites": sites,
-    })
+    })))
+}
+
+/// As the operator writes it.
+fn describe_mode(mode: CacheMode) -> Value {
+    match mode {
+        CacheMode::Off => json!({ "mode": "off" }),
+        CacheMode::Respect { default_ttl: None } => json!({ "mode": "respect" }),
+        CacheMode::Respect { default_ttl: Some(ttl) } => {
+            json!({ "mode": "respect", "default_ttl": format_duration(ttl) })
+        }
+        CacheMode::Force { ttl } => json!({ "mode": "force", "ttl": format_duration(ttl) }),
+    }
 }
 
 /// Checks a configuration given in the body; nothing is changed.
 pub async fn check_config(State(node): State<Arc<Node>>, caller: Caller, body: Bytes) -> Result<Json<Value>, Problem> {
     // It opens the files that the text names.
-    caller.need(TokenRight::Operate)?;
-    caller.need_all_sites()?;
+    caller.need_everywhere(TokenRight::Operate)?;
     let text = String::from_utf8(body.into()).map_err(|_| Problem::bad_request("the configuration is not UTF-8"))?;
     // As if it were the file in use: what lies beside that file belongs to it.
     let source = node.source.clone();
@@ -193,25 +185,20 @@ pub async fn check_config(State(node): State<Arc<Node>>, caller: Caller, body: B
         ConfigSource::File(path) => load::check(&path, &text),
         ConfigSource::Fixed => load::parse(FilePath::new("seawall.toml"), &text),
     };
-    let checked = tokio::task::spawn_blocking(check).await;
-    match checked {
-        Ok(Ok(config)) => Ok(Json(json!({ "ok": true, "sites": config.sites.len(), "pools": config.pools.len() }))),
-        Ok(Err(errors)) => Err(Problem::configuration(errors.diagnostics)),
-        Err(error) => Err(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string())),
-    }
+    let checked = tokio::task::spawn_blocking(check).await?;
+    let config = checked.map_err(|errors| Problem::configuration(errors.diagnostics))?;
+    Ok(Json(json!({ "ok": true, "sites": config.sites.len(), "pools": config.pools.len() })))
 }
 
 pub async fn reload(State(node): State<Arc<Node>>, caller: Caller) -> Result<Json<Value>, Problem> {
-    caller.need(TokenRight::Operate)?;
-    caller.need_all_sites()?;
+    caller.need_everywhere(TokenRight::Operate)?;
     if matches!(node.source, ConfigSource::Fixed) {
         let detail = "the configuration came from the command line; there is nothing to reload";
         return Err(Problem::new(StatusCode::CONFLICT, detail));
     }
     // In a task of its own: a caller that leaves must not leave it half done.
     let reloading = node.clone();
-    let report = tokio::spawn(async move { reloading.reload().await }).await;
-    let report = report.map_err(|error| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
+    let report = tokio::spawn(async move { reloading.reload().await }).await?;
     if !report.ok {
         return Err(Problem::configuration(report.errors));
     }
@@ -247,30 +234,19 @@ pub async fn set_version(
     }
 }
 
-pub async fn drain(
+/// Takes an origin out of service, or back in.
+pub async fn set_draining<const DRAIN: bool>(
     State(node): State<Arc<Node>>,
     caller: Caller,
     Path((pool, origin)): Path<(String, String)>,
 ) -> Result<Json<Value>, Problem> {
-    set_draining(&node, &caller, &pool, &origin, true)
-}
-
-pub async fn enable(
-    State(node): State<Arc<Node>>,
-    caller: Caller,
-    Path((pool, origin)): Path<(String, String)>,
-) -> Result<Json<Value>, Problem> {
-    set_draining(&node, &caller, &pool, &origin, false)
-}
-
-fn set_draining(node: &Node, caller: &Caller, pool: &str, origin: &str, drain: bool) -> Result<Json<Value>, Problem> {
-    caller.need(TokenRight::Operate)?;
-    caller.need_all_sites()?; // pools are shared by sites
+    caller.need_everywhere(TokenRight::Operate)?;
     let snapshot = node.snapshot.load();
-    let found = snapshot.pools.by_name(pool).ok_or_else(|| Problem::not_found(format!("there is no pool {pool:?}")))?;
+    let found =
+        snapshot.pools.by_name(&pool).ok_or_else(|| Problem::not_found(format!("there is no pool {pool:?}")))?;
     let state = found.origins.iter().find(|state| *state.address == *origin);
     let state = state.ok_or_else(|| Problem::not_found(format!("pool {pool:?} has no origin {origin:?}")))?;
-    state.set_draining(drain);
-    tracing::info!(caller = caller.name, pool, origin, drain, "origin drained or enabled");
+    state.set_draining(DRAIN);
+    tracing::info!(caller = caller.name, pool, origin, drain = DRAIN, "origin drained or enabled");
     Ok(Json(json!({ "pool": pool, "origin": origin, "status": state.status(), "active": state.active() })))
 }

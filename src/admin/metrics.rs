@@ -15,8 +15,7 @@ use super::auth::Caller;
 use super::problem::Problem;
 
 pub async fn metrics(State(node): State<Arc<Node>>, caller: Caller) -> Result<impl IntoResponse, Problem> {
-    caller.need(TokenRight::Read)?;
-    caller.need_all_sites()?;
+    caller.need_everywhere(TokenRight::Read)?;
     let metrics = &node.observer.metrics;
     let _one_at_a_time = metrics.scraping.lock();
     let (bytes, keys) = node.engine.cache.memory.usage();

@@ -1,11 +1,14 @@
 //! Errors of the API as `application/problem+json` (RFC 9457).
 
 use axum::Json;
+use axum::body::Bytes;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use crate::config::diagnose::Diagnostic;
+use crate::config::units::count;
 
 /// What went wrong and what to do about it.
 #[derive(Debug, Serialize)]
@@ -17,12 +20,16 @@ pub struct Problem {
     pub detail: String,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     errors: Vec<Diagnostic>,
+    /// Which of several URLs of the call is meant, from 0.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    index: Option<usize>,
 }
 
 impl Problem {
     pub fn new(status: StatusCode, detail: impl Into<String>) -> Self {
         let title = status.canonical_reason().unwrap_or("Error");
-        Problem { kind: "about:blank", title, status: status.as_u16(), detail: detail.into(), errors: Vec::new() }
+        let (status, detail) = (status.as_u16(), detail.into());
+        Problem { kind: "about:blank", title, status, detail, errors: Vec::new(), index: None }
     }
 
     pub fn bad_request(detail: impl Into<String>) -> Self {
@@ -35,8 +42,26 @@ impl Problem {
 
     /// A configuration with mistakes.
     pub fn configuration(errors: Vec<Diagnostic>) -> Self {
-        let detail = format!("the configuration has {} mistakes; nothing was changed", errors.len());
+        let detail = format!("the configuration has {}; nothing was changed", count(errors.len() as u64, "mistake"));
         Problem { errors, ..Self::new(StatusCode::UNPROCESSABLE_ENTITY, detail) }
+    }
+
+    /// Does something with each of several URLs; a problem tells which it is of.
+    pub fn of_each<T>(urls: &[String], each: impl Fn(&String) -> Result<T, Problem>) -> Result<Vec<T>, Problem> {
+        let numbered = urls.iter().enumerate();
+        numbered.map(|(i, url)| each(url).map_err(|problem| Problem { index: Some(i), ..problem })).collect()
+    }
+}
+
+/// What a call's body says.
+pub fn read_body<T: DeserializeOwned>(body: &Bytes) -> Result<T, Problem> {
+    serde_json::from_slice(body).map_err(|error| Problem::bad_request(format!("the body is not valid: {error}")))
+}
+
+/// A task that a call waited for did not end as it should.
+impl From<tokio::task::JoinError> for Problem {
+    fn from(error: tokio::task::JoinError) -> Self {
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string())
     }
 }
 

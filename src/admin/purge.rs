@@ -10,6 +10,7 @@ use axum::extract::State;
 use axum::http::{Method, StatusCode};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use tokio::task::spawn_blocking;
 
 use crate::cache::object::Object;
 use crate::cache::purge::Target;
@@ -20,7 +21,7 @@ use crate::plan::{KeyOrigin, keyed_uris};
 use crate::warm::Wanted;
 
 use super::auth::Caller;
-use super::problem::Problem;
+use super::problem::{Problem, read_body};
 use super::url::Located;
 
 /// URLs or tags in one call.
@@ -51,8 +52,7 @@ const MAX_REFETCH: usize = 10_000;
 
 pub async fn purge(State(node): State<Arc<Node>>, caller: Caller, body: Bytes) -> Result<Json<Value>, Problem> {
     caller.need(TokenRight::Purge)?;
-    let request: PurgeRequest = serde_json::from_slice(&body)
-        .map_err(|error| Problem::bad_request(format!("the body is not valid: {error}")))?;
+    let request: PurgeRequest = read_body(&body)?;
     let (soft, dry_run, refetch) = (request.soft, request.dry_run, request.refetch);
     if refetch > MAX_REFETCH {
         return Err(Problem::bad_request(format!("refetch may be at most {MAX_REFETCH}")));
@@ -88,7 +88,7 @@ pub async fn purge(State(node): State<Arc<Node>>, caller: Caller, body: Bytes) -
 /// What a purge would hit.
 async fn try_out(node: &Node, targets: Vec<Target>) -> Result<Json<Value>, Problem> {
     let engine = node.engine.clone();
-    let counted = blocking(move || engine.cache.would_hit(&targets)).await?;
+    let counted = spawn_blocking(move || engine.cache.would_hit(&targets)).await?;
     let busy = "another purge is being tried out: one at a time, for the disks have other things to do";
     let ((objects, bytes), disk) = counted.ok_or_else(|| Problem::new(StatusCode::SERVICE_UNAVAILABLE, busy))?;
     let mut answer = json!({
@@ -105,7 +105,7 @@ async fn try_out(node: &Node, targets: Vec<Target>) -> Result<Json<Value>, Probl
 /// The URLs of what a purge hits, as it is asked for.
 async fn most_used(node: &Node, targets: Vec<Target>, most: usize) -> Result<Vec<Wanted>, Problem> {
     let engine = node.engine.clone();
-    let objects = blocking(move || engine.cache.most_used(&targets, most)).await?;
+    let objects = spawn_blocking(move || engine.cache.most_used(&targets, most)).await?;
     let wanted = |object: &Arc<Object>| {
         let KeyOrigin { tls, host, port } = object.key().origin();
         let (path, query) = match object.key().path_and_query().split_once('?') {
@@ -122,12 +122,6 @@ async fn most_used(node: &Node, targets: Vec<Target>, most: usize) -> Result<Vec
     Ok(objects.iter().map(wanted).filter(is_new).collect())
 }
 
-/// Does what takes its time where it holds no worker up.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Problem> {
-    let done = tokio::task::spawn_blocking(work).await;
-    done.map_err(|error| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))
-}
-
 impl PurgeRequest {
     /// The tags, which the log only keeps the hashes of.
     fn tag_names(&self) -> Option<Vec<String>> {
@@ -137,33 +131,24 @@ impl PurgeRequest {
 }
 
 fn targets(request: PurgeRequest, config: &Config, caller: &Caller) -> Result<Vec<Target>, Problem> {
-    const KINDS: &str = "give exactly one of url, urls, prefix, tags, site or all";
-    let all = request.all == Some(true);
-    match request {
-        PurgeRequest { url: Some(url), urls: None, prefix: None, tags: None, site: None, all: None, .. } => {
-            url_targets(&url, config, caller)
-        }
-        PurgeRequest { urls: Some(urls), url: None, prefix: None, tags: None, site: None, all: None, .. } => {
+    let PurgeRequest { url, urls, prefix, tags, site, all, .. } = request;
+    match (url, urls, prefix, tags, site, all) {
+        (Some(url), None, None, None, None, None) => url_targets(&url, config, caller),
+        (None, Some(urls), None, None, None, None) => {
             check_count(urls.len(), "urls")?;
-            let targets: Result<Vec<Vec<Target>>, Problem> =
-                urls.iter().map(|url| url_targets(url, config, caller)).collect();
-            Ok(targets?.concat())
+            Ok(Problem::of_each(&urls, |url| url_targets(url, config, caller))?.concat())
         }
-        PurgeRequest { prefix: Some(prefix), url: None, urls: None, tags: None, site: None, all: None, .. } => {
-            prefix_targets(&prefix, config, caller)
-        }
-        PurgeRequest { tags: Some(tags), url: None, urls: None, prefix: None, site, all: None, .. } => {
-            tag_targets(&tags, site, config, caller)
-        }
-        PurgeRequest { site: Some(site), url: None, urls: None, prefix: None, all: None, .. } => {
+        (None, None, Some(prefix), None, None, None) => prefix_targets(&prefix, config, caller),
+        (None, None, None, Some(tags), site, None) => tag_targets(&tags, site, config, caller),
+        (None, None, None, None, Some(site), None) => {
             check_site(&site, config, caller)?;
             Ok(vec![Target::Site { site }])
         }
-        PurgeRequest { url: None, urls: None, prefix: None, tags: None, site: None, .. } if all => {
+        (None, None, None, None, None, Some(true)) => {
             caller.need_all_sites()?;
             Ok(vec![Target::All])
         }
-        _ => Err(Problem::bad_request(KINDS)),
+        _ => Err(Problem::bad_request("give exactly one of url, urls, prefix, tags, site or all")),
     }
 }
 
@@ -284,6 +269,7 @@ mod tests {
             (r#"{}"#, Err(400)),
             (r#"[]"#, Err(400)),
             (r#"{"url": "/a"}"#, Err(400)),
+            (r#"{"url": "notaurl"}"#, Err(400)),
             (r#"{"url": "http://shop.example/a b"}"#, Err(400)),
             (r#"{"url": "http://other.example/"}"#, Err(404)),
             (r#"{"urls": []}"#, Err(400)),

@@ -7,6 +7,8 @@ use crate::request::{Scheme, Target};
 use super::auth::Caller;
 use super::problem::Problem;
 
+const EXAMPLE: &str = "https://shop.example.com/a";
+
 /// A URL taken apart, its path normalised.
 pub struct Located<'c> {
     pub site: &'c Site,
@@ -22,12 +24,17 @@ pub struct Located<'c> {
 
 impl<'c> Located<'c> {
     pub fn find(url: &str, config: &'c Config, caller: &Caller) -> Result<Self, Problem> {
-        let invalid = |why: &str| Problem::bad_request(format!("{url:?} is not a URL: {why}"));
+        let invalid = |why: &str| Problem::bad_request(format!("{url:?} is not a URL such as {EXAMPLE}: {why}"));
+        if !url.contains(['/', '.']) {
+            return Err(invalid("it has neither a scheme nor a path"));
+        }
         let absolute = if url.contains("://") { url.to_owned() } else { format!("http://{url}") };
         let target = Target::parse(&absolute).map_err(|error| invalid(&error.to_string()))?;
         let authority = target.authority.ok_or_else(|| invalid("it has no host"))?;
         let (host, port) = parse_authority(authority).ok_or_else(|| invalid("its host is not valid"))?;
-        let no_site = || Problem::not_found(format!("no site has the host {host:?}"));
+        let no_site = || {
+            Problem::not_found(format!("no site has the host {host:?}; expected a URL of a site, such as {EXAMPLE}"))
+        };
         let site = &config.sites[config.hosts.find(&host).ok_or_else(no_site)?];
         caller.need_site(&site.name)?;
         let tls = absolute.get(..8).is_some_and(|scheme| scheme.eq_ignore_ascii_case("https://"));

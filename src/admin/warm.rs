@@ -13,7 +13,7 @@ use crate::node::Node;
 use crate::warm::{Job, Progress, TooManyWarmUps, Wanted};
 
 use super::auth::Caller;
-use super::problem::Problem;
+use super::problem::{Problem, read_body};
 use super::url::Located;
 
 /// URLs in one call; the command line sends more in several.
@@ -36,8 +36,7 @@ fn sixteen() -> usize {
 /// Begins a warm-up.
 pub async fn start(State(node): State<Arc<Node>>, caller: Caller, body: Bytes) -> Result<Json<Progress>, Problem> {
     caller.need(TokenRight::Operate)?; // it costs the origins requests
-    let request: WarmRequest = serde_json::from_slice(&body)
-        .map_err(|error| Problem::bad_request(format!("the body is not valid: {error}")))?;
+    let request: WarmRequest = read_body(&body)?;
     if !(1..=MAX_URLS).contains(&request.urls.len()) {
         return Err(Problem::bad_request(format!("give from 1 to {MAX_URLS} urls in one call")));
     }
@@ -51,9 +50,9 @@ pub async fn start(State(node): State<Arc<Node>>, caller: Caller, body: Bytes) -
         let Located { tls, host, port, path, query, .. } = located;
         Ok(Wanted { tls, host, port, local_port, path, query, fields: HeaderMap::new() })
     };
-    let wanted: Result<Vec<Wanted>, Problem> = request.urls.iter().map(wanted).collect();
+    let wanted = Problem::of_each(&request.urls, wanted)?;
     let sites = caller.sites().map(<[String]>::to_vec);
-    let job = node.warm_ups.start(&node.engine, &node.snapshot, wanted?, request.concurrency, sites)?;
+    let job = node.warm_ups.start(&node.engine, &node.snapshot, wanted, request.concurrency, sites)?;
     tracing::info!(caller = caller.name, id = job.id, urls = request.urls.len(), "warming up");
     Ok(Json(job.progress()))
 }

@@ -1,6 +1,7 @@
 //! Calls to the admin API of a running node.
 
 use serde_json::Value;
+use ureq::http::{Method, Request, StatusCode, header};
 
 /// Where the node is and who calls.
 #[derive(clap::Args)]
@@ -13,31 +14,46 @@ pub struct AdminArgs {
     token: Option<String>,
 }
 
+/// Why a call did nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum CallError {
+    #[error("the node refused ({status}): {detail}")]
+    Refused {
+        status: StatusCode,
+        detail: String,
+        /// Which of several URLs of the call is meant.
+        index: Option<usize>,
+    },
+    #[error("cannot reach the admin API at {admin}: {error}")]
+    Unreachable { admin: String, error: ureq::Error },
+    #[error("{0}")]
+    Unusable(String),
+}
+
 impl AdminArgs {
-    pub fn get(&self, path: &str) -> Result<Value, String> {
-        let request = ureq::http::Request::get(self.url(path));
-        self.send(request.body(Vec::new()).map_err(|error| error.to_string())?)
+    pub fn get(&self, path: &str) -> Result<Value, CallError> {
+        self.call(Method::GET, path, Vec::new())
     }
 
-    pub fn delete(&self, path: &str) -> Result<Value, String> {
-        let request = ureq::http::Request::delete(self.url(path));
-        self.send(request.body(Vec::new()).map_err(|error| error.to_string())?)
+    pub fn delete(&self, path: &str) -> Result<Value, CallError> {
+        self.call(Method::DELETE, path, Vec::new())
     }
 
-    pub fn post(&self, path: &str, body: &Value) -> Result<Value, String> {
-        let request = ureq::http::Request::post(self.url(path)).header("content-type", "application/json");
-        self.send(request.body(body.to_string().into_bytes()).map_err(|error| error.to_string())?)
+    pub fn post(&self, path: &str, body: &Value) -> Result<Value, CallError> {
+        self.call(Method::POST, path, body.to_string().into_bytes())
     }
 
-    fn url(&self, path: &str) -> String {
-        format!("{}{path}", self.admin.trim_end_matches('/'))
-    }
-
-    fn send(&self, mut request: ureq::http::Request<Vec<u8>>) -> Result<Value, String> {
+    fn call(&self, method: Method, path: &str, body: Vec<u8>) -> Result<Value, CallError> {
+        let unusable = |error: &dyn std::fmt::Display| CallError::Unusable(error.to_string());
+        let url = format!("{}{path}", self.admin.trim_end_matches('/'));
+        let mut request = Request::builder().method(method).uri(url).body(body).map_err(|error| unusable(&error))?;
+        if !request.body().is_empty() {
+            request.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json"));
+        }
         if let Some(token) = &self.token {
-            let value =
-                format!("Bearer {token}").parse().map_err(|_| "the token has characters that no header may have")?;
-            request.headers_mut().insert("authorization", value);
+            let value = format!("Bearer {token}").parse();
+            let value = value.map_err(|_| unusable(&"the token has characters that no header may have"))?;
+            request.headers_mut().insert(header::AUTHORIZATION, value);
         }
         let agent: ureq::Agent = ureq::Agent::config_builder()
             .http_status_as_error(false)
@@ -45,13 +61,16 @@ impl AdminArgs {
             .build()
             .into();
         let sent = agent.run(request);
-        let mut response = sent.map_err(|error| format!("cannot reach the admin API at {}: {error}", self.admin))?;
-        let text = response.body_mut().read_to_string().map_err(|error| error.to_string())?;
+        let mut response = sent.map_err(|error| CallError::Unreachable { admin: self.admin.clone(), error })?;
+        let text = response.body_mut().read_to_string().map_err(|error| unusable(&error))?;
         let body: Value = serde_json::from_str(&text).unwrap_or(Value::String(text));
         if response.status().is_success() {
             return Ok(body);
         }
-        let detail = body["detail"].as_str().unwrap_or("no reason was given");
-        Err(format!("the node refused ({}): {detail}", response.status()))
+        Err(CallError::Refused {
+            status: response.status(),
+            detail: body["detail"].as_str().unwrap_or("no reason was given").to_owned(),
+            index: body["index"].as_u64().map(|index| index as usize),
+        })
     }
 }

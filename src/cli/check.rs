@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use crate::config::load;
+use crate::config::units::count;
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -16,18 +17,14 @@ pub fn execute(args: &Args) -> super::Result {
     for file in &args.files {
         match load::load(file) {
             Ok(config) => {
-                let (sites, pools) = (config.sites.len(), config.pools.len());
-                println!("{}: ok ({sites} sites, {pools} pools)", file.display());
+                let (sites, pools) = (config.sites.len() as u64, config.pools.len() as u64);
+                println!("{}: ok ({}, {})", file.display(), count(sites, "site"), count(pools, "pool"));
             }
             Err(errors) => {
-                mistakes += errors.diagnostics.len();
+                mistakes += errors.diagnostics.len() as u64;
                 println!("{errors}");
             }
         }
     }
-    match mistakes {
-        0 => Ok(()),
-        1 => Err("1 mistake".into()),
-        many => Err(format!("{many} mistakes").into()),
-    }
+    if mistakes == 0 { Ok(()) } else { Err(count(mistakes, "mistake").into()) }
 }

@@ -20,6 +20,7 @@ use crate::plan::{Plan, plan};
 use crate::request::{Fields, RequestView, Scheme, Target};
 
 use super::admin_client::AdminArgs;
+use super::{counted, list, text};
 
 /// Fields of a message in a file.
 const MAX_FIELDS: usize = 200;
@@ -64,12 +65,17 @@ pub fn execute(args: &Args) -> super::Result {
     }
     let Some(response) = &args.response else { return Err("give a URL or --response".into()) };
     let explanation = offline(response, args.request.as_deref(), args.config.as_deref())?;
-    if args.json {
-        println!("{}", serde_json::to_string_pretty(&explanation)?);
-    } else {
-        print!("{}", render(&serde_json::to_value(&explanation)?));
-    }
+    print(args, &explanation, render)?;
     if explanation.stored { Ok(()) } else { Err(format!("it would not be stored: {}", explanation.reason).into()) }
+}
+
+/// An answer for a program or for a person.
+fn print(args: &Args, answer: &impl serde::Serialize, render: fn(&Value) -> String) -> super::Result {
+    match args.json {
+        true => println!("{}", serde_json::to_string_pretty(answer)?),
+        false => print!("{}", render(&serde_json::to_value(answer)?)),
+    }
+    Ok(())
 }
 
 /// Every reason as the rows of a table.
@@ -92,12 +98,7 @@ fn ask(args: &Args, url: &str) -> super::Result {
         query.append_pair("fetch", "true");
     }
     let answer = args.admin.get(&format!("/v1/explain?{}", query.finish()))?;
-    if args.json {
-        println!("{}", serde_json::to_string_pretty(&answer)?);
-    } else {
-        print!("{}", render_answer(&answer));
-    }
-    Ok(())
+    print(args, &answer, render_answer)
 }
 
 /// The verdict on a response in a file.
@@ -180,11 +181,7 @@ fn parse_response(bytes: &[u8]) -> Result<(StatusCode, HeaderMap), String> {
     });
     let mut space = [httparse::EMPTY_HEADER; MAX_FIELDS];
     let mut response = httparse::Response::new(&mut space);
-    match response.parse(&bytes) {
-        Ok(httparse::Status::Complete(_)) => {}
-        Ok(httparse::Status::Partial) => return Err("it is not the head of a response".into()),
-        Err(error) => return Err(format!("it is not the head of a response: {error}")),
-    }
+    check_head(response.parse(&bytes), "a response")?;
     let status = response.code.and_then(|code| StatusCode::from_u16(code).ok()).ok_or("it has no status")?;
     Ok((status, map(response.headers)?))
 }
@@ -196,13 +193,17 @@ fn parse_request(bytes: &[u8]) -> Result<(Method, String, HeaderMap), String> {
     });
     let mut space = [httparse::EMPTY_HEADER; MAX_FIELDS];
     let mut request = httparse::Request::new(&mut space);
-    match request.parse(&bytes) {
-        Ok(httparse::Status::Complete(_)) => {}
-        Ok(httparse::Status::Partial) => return Err("it is not the head of a request".into()),
-        Err(error) => return Err(format!("it is not the head of a request: {error}")),
-    }
+    check_head(request.parse(&bytes), "a request")?;
     let method = request.method.and_then(|method| method.parse().ok()).ok_or("it has no method")?;
     Ok((method, request.path.unwrap_or("/").to_owned(), map(request.headers)?))
+}
+
+fn check_head(parsed: httparse::Result<usize>, what: &str) -> Result<(), String> {
+    match parsed {
+        Ok(httparse::Status::Complete(_)) => Ok(()),
+        Ok(httparse::Status::Partial) => Err(format!("it is not the head of {what}")),
+        Err(error) => Err(format!("it is not the head of {what}: {error}")),
+    }
 }
 
 /// The bytes with another first line, and with the empty line that a head copied by hand may lack.
@@ -229,7 +230,6 @@ fn map(fields: &[httparse::Header<'_>]) -> Result<HeaderMap, String> {
 
 /// What the node says of a URL, for a person to read.
 fn render_answer(answer: &Value) -> String {
-    let text = |value: &Value| value.as_str().unwrap_or("-").to_owned();
     let mut out = format!("{} {}\n", text(&answer["method"]), text(&answer["url"]));
     let _ = writeln!(out, "site      {}", text(&answer["site"]));
     if let Some(route) = answer["route"].as_object() {
@@ -254,29 +254,28 @@ fn render_answer(answer: &Value) -> String {
     if let Some(seconds) = answer["not_cacheable_for"].as_u64() {
         let _ = writeln!(out, "          remembered as not cacheable for {seconds}s more: requests are passed on");
     }
-    let list =
-        |value: &Value| value.as_array().map(|list| list.iter().map(text).collect::<Vec<_>>()).unwrap_or_default();
+    let joined = |value: &Value| list(value).map(text).collect::<Vec<_>>().join(", ");
     let purged = &answer["purged_by"];
-    let _ = writeln!(out, "purged by url {}", list(&purged["urls"]).join(", "));
-    let tags = list(&purged["tags"]);
+    let _ = writeln!(out, "purged by url {}", joined(&purged["urls"]));
+    let tags = joined(&purged["tags"]);
     if !tags.is_empty() {
-        let _ = writeln!(out, "          tag {}", tags.join(", "));
+        let _ = writeln!(out, "          tag {}", tags);
     }
     let _ = writeln!(out, "          site {}", text(&purged["site"]));
-    let stored = answer["stored"].as_array().map_or(&[][..], Vec::as_slice);
-    if stored.is_empty() {
+    if list(&answer["stored"]).next().is_none() {
         out.push_str("\nnothing is stored\n");
     }
-    for object in stored {
+    for object in list(&answer["stored"]) {
         let selected = if object["selected"] == true { ", which this request selects" } else { "" };
         let purged = if object["purged"] == true { ", PURGED" } else { "" };
         let part = object["range"].as_str().map(|range| format!(", only {range} of it")).unwrap_or_default();
-        let _ = writeln!(out, "\nan object{selected}: {}, {} bytes{part}{purged}", object["status"], object["bytes"]);
+        let bytes = counted(&object["bytes"], "byte");
+        let _ = writeln!(out, "\nan object{selected}: {}, {bytes}{part}{purged}", object["status"]);
         out += &render(object);
     }
     if let Some(origin) = answer["origin"].as_object() {
         let _ = writeln!(out, "\norigin {} answers {}", text(&origin["origin"]), origin["status"]);
-        for field in origin["fields"].as_array().into_iter().flatten() {
+        for field in list(&answer["origin"]["fields"]) {
             let _ = writeln!(out, "  {}: {}", text(&field[0]), text(&field[1]));
         }
         out += &render(&answer["origin"]);
@@ -286,7 +285,6 @@ fn render_answer(answer: &Value) -> String {
 
 /// A verdict for a person to read.
 fn render(verdict: &Value) -> String {
-    let text = |value: &Value| value.as_str().unwrap_or("-").to_owned();
     let seconds = |value: &Value| format_duration(Duration::from_secs(value.as_i64().unwrap_or(0).unsigned_abs()));
     let word = if verdict["stored"] == true { "stored" } else { "not stored" };
     let mut out = format!("  {word}: {}\n", text(&verdict["reason"]));
@@ -308,12 +306,12 @@ fn render(verdict: &Value) -> String {
         seconds(&verdict["stale_if_error"])
     );
     let _ = writeln!(out, "  used stale: {}", text(&verdict["stale_rule"]));
-    for pair in verdict["selected_by"].as_array().into_iter().flatten() {
+    for pair in list(&verdict["selected_by"]) {
         let value = pair[1].as_str().map_or("absent".to_owned(), |value| format!("{value:?}"));
         let _ = writeln!(out, "  selected by {}: {value}", text(&pair[0]));
     }
     for (key, what) in [("tags", "tag"), ("excluded_fields", "for one request only:")] {
-        for name in verdict[key].as_array().into_iter().flatten() {
+        for name in list(&verdict[key]) {
             let _ = writeln!(out, "  {what} {}", text(name));
         }
     }

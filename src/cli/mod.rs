@@ -10,6 +10,9 @@ mod status;
 mod warm;
 
 use clap::{Parser, Subcommand};
+use serde_json::Value;
+
+use crate::config::units::count;
 
 /// What every command may end with.
 pub type Result = std::result::Result<(), Box<dyn std::error::Error>>;
@@ -53,6 +56,21 @@ impl Cli {
             Command::Demo(args) => demo::execute(&args),
         }
     }
+}
+
+/// A text of an answer; `-`: it has none there.
+fn text(value: &Value) -> &str {
+    value.as_str().unwrap_or("-")
+}
+
+/// A list in an answer.
+fn list(value: &Value) -> impl Iterator<Item = &Value> {
+    value.as_array().into_iter().flatten()
+}
+
+/// A number of things in an answer, as `2 bytes`.
+fn counted(value: &Value, thing: &str) -> String {
+    count(value.as_u64().unwrap_or(0), thing)
 }
 
 /// Starts the node's own log, on standard error: journald adds the time, a terminal gets colours.

@@ -1,8 +1,9 @@
 //! `seawall purge`.
 
-use serde_json::{Map, Value, json};
+use serde_json::json;
 
 use super::admin_client::AdminArgs;
+use super::counted;
 
 #[derive(clap::Args)]
 #[command(group(clap::ArgGroup::new("target").required(true).args(["urls", "prefix", "tags", "site", "all"])))]
@@ -35,35 +36,29 @@ pub struct Args {
 }
 
 pub fn execute(args: &Args) -> super::Result {
-    let mut body = Map::new();
-    if !args.urls.is_empty() {
-        body.insert("urls".into(), json!(args.urls));
-    }
-    if let Some(prefix) = &args.prefix {
-        body.insert("prefix".into(), json!(prefix));
-    }
-    if !args.tags.is_empty() {
-        body.insert("tags".into(), json!(args.tags));
-    }
-    if let Some(site) = &args.site {
-        body.insert("site".into(), json!(site));
-    }
-    if args.all {
-        body.insert("all".into(), json!(true));
-    }
-    body.insert("soft".into(), json!(args.soft));
-    if args.dry_run {
-        body.insert("dry_run".into(), json!(true));
-        let would = args.admin.post("/v1/purge", &Value::Object(body))?;
-        for tier in ["memory", "disk"] {
-            println!("it would hit {} objects ({} bytes) in {tier}", would[tier]["objects"], would[tier]["bytes"]);
+    let mut body = json!({ "soft": args.soft });
+    for (name, value, is_given) in [
+        ("urls", json!(args.urls), !args.urls.is_empty()),
+        ("prefix", json!(args.prefix), args.prefix.is_some()),
+        ("tags", json!(args.tags), !args.tags.is_empty()),
+        ("site", json!(args.site), args.site.is_some()),
+        ("all", json!(true), args.all),
+        ("dry_run", json!(true), args.dry_run),
+        ("refetch", json!(args.refetch), args.refetch > 0),
+    ] {
+        if is_given {
+            body[name] = value;
         }
-        return Ok(());
     }
-    if args.refetch > 0 {
-        body.insert("refetch".into(), json!(args.refetch));
+    let answer = args.admin.post("/v1/purge", &body)?;
+    if args.dry_run {
+        for tier in ["memory", "disk"] {
+            let (objects, bytes) =
+                (counted(&answer[tier]["objects"], "object"), counted(&answer[tier]["bytes"], "byte"));
+            println!("it would hit {objects} ({bytes}) in {tier}");
+        }
+    } else {
+        println!("purged: number {}, durable and in force after {} us", answer["seq"], answer["took_us"]);
     }
-    let done = args.admin.post("/v1/purge", &Value::Object(body))?;
-    println!("purged: number {}, durable and in force after {} us", done["seq"], done["took_us"]);
     Ok(())
 }

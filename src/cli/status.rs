@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::config::units::format_duration;
+use crate::config::units::{count, format_duration};
 
 use super::admin_client::AdminArgs;
+use super::{counted, list, text};
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -29,59 +30,47 @@ pub fn execute(args: &Args) -> super::Result {
 
 /// The status for a person to read.
 fn render(status: &Value, pools: &Value) -> String {
-    let text = |value: &Value| value.as_str().unwrap_or("-").to_owned();
-    let number = |value: &Value| value.as_u64().unwrap_or(0);
-    let memory = &status["cache"]["memory"];
     let mut out = format!(
-        "{} {} (seawall {}), up {}, {} connections\n",
+        "{} {} (seawall {}), up {}, {}\n",
         text(&status["node"]),
         text(&status["state"]),
         text(&status["version"]),
-        format_duration(Duration::from_secs(number(&status["uptime_s"]))),
-        status["connections"],
+        format_duration(Duration::from_secs(status["uptime_s"].as_u64().unwrap_or(0))),
+        counted(&status["connections"], "connection"),
     );
-    let reload = &status["config"]["last_reload"];
+    let config = &status["config"];
+    let reload = &config["last_reload"];
     let verdict = match reload["ok"].as_bool() {
         None => "never reloaded".to_owned(),
         Some(true) => "last reload ok".to_owned(),
         Some(false) => {
-            let count = reload["errors"].as_array().map_or(0, Vec::len);
-            format!("LAST RELOAD REFUSED, {count} mistakes (see seawall check)")
+            let mistakes = count(list(&reload["errors"]).count() as u64, "mistake");
+            format!("LAST RELOAD REFUSED, {mistakes} (see seawall check)")
         }
     };
-    let config = &status["config"];
     out += &format!("config   generation {} of {}, {verdict}\n", config["generation"], text(&config["source"]));
-    let (bytes, most) = (number(&memory["bytes"]), number(&memory["max_bytes"]));
-    out += &format!(
-        "memory   {} of {} ({} %), {} keys, {} fills running\n",
-        size(bytes),
-        size(most),
-        bytes * 100 / most.max(1),
-        memory["keys"],
-        status["cache"]["fills"],
-    );
-    for disk in status["cache"]["disk"].as_array().into_iter().flatten() {
+    let memory = &status["cache"]["memory"];
+    let fills = counted(&status["cache"]["fills"], "fill");
+    out += &format!("memory   {}, {}, {fills} running\n", share(memory), counted(&memory["keys"], "key"));
+    for disk in list(&status["cache"]["disk"]) {
         out += &render_disk(disk);
     }
     out += &format!("purges   number {}, {} in force\n", status["purges"]["seq"], status["purges"]["marks"]);
-    for site in status["sites"].as_array().into_iter().flatten() {
+    for site in list(&status["sites"]) {
         out += &format!("site     {} version {}\n", text(&site["name"]), site["version"]);
     }
-    for pool in pools["pools"].as_array().into_iter().flatten() {
+    for pool in list(&pools["pools"]) {
         out += &format!("pool     {} ({})\n", text(&pool["name"]), text(&pool["balance"]));
-        for origin in pool["origins"].as_array().into_iter().flatten() {
+        for origin in list(&pool["origins"]) {
+            let error = origin["last_error"].as_str().map(|error| format!(" ({error})")).unwrap_or_default();
             out += &format!(
-                "           {:<24} {:<10} {} active, {} requests, {} failures",
+                "           {:<24} {:<10} {} active, {}, {}{error}\n",
                 text(&origin["address"]),
                 text(&origin["status"]),
                 origin["active"],
-                origin["requests"],
-                origin["failures"],
+                counted(&origin["requests"], "request"),
+                counted(&origin["failures"], "failure"),
             );
-            if let Some(error) = origin["last_error"].as_str() {
-                out += &format!(" ({error})");
-            }
-            out.push('\n');
         }
     }
     out
@@ -89,32 +78,31 @@ fn render(status: &Value, pools: &Value) -> String {
 
 /// One directory of the disk tier; while it is scanned with a bar.
 fn render_disk(disk: &Value) -> String {
-    let number = |name: &str| disk[name].as_u64().unwrap_or(0);
-    let (bytes, most) = (number("bytes"), number("max_bytes"));
+    let reason = disk["reason"].as_str().map(|reason| format!(" ({reason})")).unwrap_or_default();
     let mut out = format!(
-        "disk     {} {}, {} of {} ({} %), {} objects, index {}",
-        disk["path"].as_str().unwrap_or("-"),
-        disk["state"].as_str().unwrap_or("-"),
-        size(bytes),
-        size(most),
-        bytes * 100 / most.max(1),
-        number("objects"),
-        size(number("index_bytes")),
+        "disk     {} {}, {}, {}, index {}{reason}\n",
+        text(&disk["path"]),
+        text(&disk["state"]),
+        share(disk),
+        counted(&disk["objects"], "object"),
+        size(disk["index_bytes"].as_u64().unwrap_or(0)),
     );
-    if let Some(reason) = disk["reason"].as_str() {
-        out += &format!(" ({reason})");
-    }
-    out.push('\n');
-    let percent = disk["scan"]["percent"].as_u64().unwrap_or(100).min(100) as usize;
-    if disk["scan"]["done"] == Value::Bool(false) {
+    let scan = &disk["scan"];
+    if scan["done"] == Value::Bool(false) {
+        let percent = scan["percent"].as_u64().unwrap_or(100).min(100) as usize;
         let (done, left) = ("#".repeat(percent / 5), "-".repeat(20 - percent / 5));
-        out += &format!("           scan [{done}{left}] {percent} %, {} objects so far\n", disk["scan"]["files"]);
+        out += &format!("           scan [{done}{left}] {percent} %, {} so far\n", counted(&scan["files"], "object"));
     }
-    let troubles = disk["troubles"].as_array().into_iter().flatten();
-    for trouble in troubles.filter(|trouble| trouble[1].as_u64() > Some(0)) {
-        out += &format!("           {} {} times\n", trouble[0].as_str().unwrap_or("-"), trouble[1]);
+    for trouble in list(&disk["troubles"]).filter(|trouble| trouble[1].as_u64() > Some(0)) {
+        out += &format!("           {} {}\n", text(&trouble[0]), counted(&trouble[1], "time"));
     }
     out
+}
+
+/// How much of its space a tier takes.
+fn share(tier: &Value) -> String {
+    let [bytes, most] = ["bytes", "max_bytes"].map(|name| tier[name].as_u64().unwrap_or(0));
+    format!("{} of {} ({} %)", size(bytes), size(most), bytes * 100 / most.max(1))
 }
 
 fn size(bytes: u64) -> String {
@@ -142,20 +130,24 @@ mod tests {
             "purges": { "seq": 7, "marks": 1 }, "sites": [{ "name": "shop", "version": 2 }],
         });
         let pools = serde_json::json!({ "pools": [{ "name": "app", "balance": "random", "origins": [
-            { "address": "127.0.0.1:1", "status": "down", "active": 0, "requests": 9, "failures": 3, "last_error": "refused" }
+            { "address": "127.0.0.1:1", "status": "down", "active": 0, "requests": 9, "failures": 1, "last_error": "refused" }
         ] }] });
         let shown = render(&status, &pools);
         for part in [
             "up 1h1m1s",
-            "REFUSED, 1 mistakes",
+            "REFUSED, 1 mistake (",
             "1.5 KiB of 1.0 MiB",
             "site     shop version 2",
             "down",
             "(refused)",
-            "disk     /var/cache/seawall read only, 4.0 KiB of 1.0 GiB (0 %), 1 objects",
+            "disk     /var/cache/seawall read only, 4.0 KiB of 1.0 GiB (0 %), 1 object,",
             "(EROFS)",
             "[########------------] 42 %",
             "disk-full 3 times",
+            "2 connections",
+            "5 keys, 0 fills running",
+            "9 requests, 1 failure (",
+            "42 %, 1 object so far",
         ] {
             assert!(shown.contains(part), "{part} in\n{shown}");
         }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::admin_client::AdminArgs;
+use super::admin_client::{AdminArgs, CallError};
 
 /// URLs in one call.
 const BATCH: usize = 10_000;
@@ -43,7 +43,7 @@ pub fn execute(args: &Args) -> super::Result {
     stop_on_ctrl_c()?;
     let mut report = Report { total: urls.len() as u64, ..Report::default() };
     for batch in urls.chunks(BATCH) {
-        let job = args.admin.post("/v1/warm", &json!({ "urls": batch, "concurrency": args.concurrency }))?;
+        let job = start(args, batch)?;
         let path = format!("/v1/warm/{}", job["id"]);
         let done = loop {
             if STOP.load(Ordering::Relaxed) {
@@ -66,6 +66,17 @@ pub fn execute(args: &Args) -> super::Result {
     Ok(())
 }
 
+/// Has the node begin with some; a line that it does not take is named.
+fn start(args: &Args, batch: &[Line]) -> std::result::Result<Value, Box<dyn std::error::Error>> {
+    let urls: Vec<&str> = batch.iter().map(|line| &*line.url).collect();
+    match args.admin.post("/v1/warm", &json!({ "urls": urls, "concurrency": args.concurrency })) {
+        Err(CallError::Refused { index: Some(index), detail, .. }) if index < batch.len() => {
+            Err(format!("{}:{}: {detail}", args.from.display(), batch[index].number).into())
+        }
+        answer => Ok(answer?),
+    }
+}
+
 #[allow(clippy::disallowed_methods, reason = "a command has no worker that it could block")]
 fn pause() {
     std::thread::sleep(EVERY);
@@ -82,15 +93,23 @@ fn read(from: &PathBuf) -> Result<String, String> {
     Ok(text)
 }
 
+/// A URL and the line that it is in.
+struct Line {
+    number: usize,
+    url: String,
+}
+
 /// The URLs of a list or of a sitemap (sitemaps.org).
-fn urls_in(text: &str) -> Result<Vec<String>, String> {
+fn urls_in(text: &str) -> Result<Vec<Line>, String> {
     if !text.trim_start().starts_with('<') {
-        let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
-        return Ok(lines.map(str::to_owned).collect());
+        let lines = (1..).zip(text.lines().map(str::trim));
+        let urls = lines.filter(|(_, line)| !line.is_empty() && !line.starts_with('#'));
+        return Ok(urls.map(|(number, line)| Line { number, url: line.to_owned() }).collect());
     }
     let invalid = |error: &dyn std::fmt::Display| format!("the sitemap is not valid XML: {error}");
     let mut reader = quick_xml::Reader::from_str(text);
     let (mut urls, mut current) = (Vec::new(), None::<String>);
+    let (mut number, mut counted) = (1, 0);
     loop {
         use quick_xml::events::Event;
         match reader.read_event().map_err(|error| invalid(&error))? {
@@ -114,7 +133,11 @@ fn urls_in(text: &str) -> Result<Vec<String>, String> {
                 }
             }
             Event::End(tag) if tag.local_name().as_ref() == "loc" => {
-                urls.extend(current.take().map(|url| url.trim().to_owned()).filter(|url| !url.is_empty()));
+                let position = reader.buffer_position() as usize;
+                number += text[counted..position].matches('\n').count();
+                counted = position;
+                let url = current.take().map(|url| url.trim().to_owned()).filter(|url| !url.is_empty());
+                urls.extend(url.map(|url| Line { number, url }));
             }
             Event::Eof => return Ok(urls),
             _ => {}
@@ -199,11 +222,15 @@ mod tests {
     #[test]
     fn lists_and_sitemaps() {
         let list = "# a list\nhttps://a.example/1\n\n  a.example/2?b=c&d  \n";
-        assert_eq!(urls_in(list).unwrap(), ["https://a.example/1", "a.example/2?b=c&d"]);
+        let read = |text: &str| -> Vec<(usize, String)> {
+            urls_in(text).unwrap().into_iter().map(|line| (line.number, line.url)).collect()
+        };
+        let line = |number: usize, url: &str| (number, url.to_owned());
+        assert_eq!(read(list), [line(2, "https://a.example/1"), line(4, "a.example/2?b=c&d")]);
         let sitemap = "<?xml version=\"1.0\"?>\n<urlset xmlns=\"http://www.sitemaps.org/schemas/sitemap/0.9\">\
             <url><loc>https://a.example/1?b=c&amp;d=&#101;</loc><lastmod>2020-01-01</lastmod></url>\
-            <url><loc> https://a.example/2 </loc></url><url><loc/></url></urlset>";
-        assert_eq!(urls_in(sitemap).unwrap(), ["https://a.example/1?b=c&d=e", "https://a.example/2"]);
+            \n\n<url><loc> https://a.example/2 </loc></url><url><loc/></url></urlset>";
+        assert_eq!(read(sitemap), [line(2, "https://a.example/1?b=c&d=e"), line(4, "https://a.example/2")]);
         assert!(urls_in("<urlset><loc>a</urlset>").is_err());
         assert!(urls_in("<loc>&nope;</loc>").is_err());
         assert!(urls_in("").unwrap().is_empty());

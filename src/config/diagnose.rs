@@ -1,12 +1,16 @@
 //! Configuration mistakes, told so that an operator can mend them at once: file, line, column, the
 //! offending text, what was expected and a hint. All mistakes of a load are reported together.
 
+use std::cell::RefCell;
 use std::fmt;
-use std::path::PathBuf;
+use std::hash::{Hash, Hasher};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::sync::Arc;
 
 /// One configuration file as read from disk.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Source {
     pub path: PathBuf,
     pub text: Arc<str>,
@@ -20,6 +24,12 @@ pub struct Place {
     pub file: usize,
     pub start: usize,
     pub end: usize,
+}
+
+impl Place {
+    pub fn of(file: usize, span: Range<usize>) -> Self {
+        Place { file, start: span.start, end: span.end }
+    }
 }
 
 /// A value together with where the operator wrote it.
@@ -43,6 +53,13 @@ pub struct Diagnostic {
     pub width: usize,
     pub message: String,
     pub hint: Option<String>,
+}
+
+impl Diagnostic {
+    /// A mistake that concerns a file as a whole.
+    pub fn of_file(path: &Path, message: String) -> Self {
+        Diagnostic { file: path.to_owned(), line: 0, column: 0, text: String::new(), width: 0, message, hint: None }
+    }
 }
 
 impl fmt::Display for Diagnostic {
@@ -88,7 +105,10 @@ fn show(diagnostics: &[Diagnostic]) -> String {
 
 /// Collects mistakes while the configuration is read, so that one run reports all of them.
 #[derive(Default)]
-pub struct Diagnostics {
+pub struct Diagnostics(RefCell<Collected>);
+
+#[derive(Default)]
+struct Collected {
     sources: Vec<Source>,
     named: Vec<PathBuf>,
     found: Vec<(Place, Diagnostic)>,
@@ -96,9 +116,10 @@ pub struct Diagnostics {
 
 impl Diagnostics {
     /// Registers a file that mistakes can be in; gives the number that places refer to it by.
-    pub fn add_source(&mut self, source: Source) -> usize {
-        self.sources.push(source);
-        self.sources.len() - 1
+    pub fn add_source(&self, source: Source) -> usize {
+        let sources = &mut self.0.borrow_mut().sources;
+        sources.push(source);
+        sources.len() - 1
     }
 
     /// More mistakes than this are not told: nobody reads on, and a hostile file could have any number.
@@ -106,54 +127,89 @@ impl Diagnostics {
     /// Longer lines are not shown.
     const LONGEST_LINE: usize = 500;
 
-    pub fn error(&mut self, place: Place, message: impl Into<String>) {
+    pub fn error(&self, place: Place, message: impl Into<String>) {
         self.push(place, message.into(), None);
     }
 
-    pub fn error_with_hint(&mut self, place: Place, message: impl Into<String>, hint: impl Into<String>) {
+    pub fn error_with_hint(&self, place: Place, message: impl Into<String>, hint: impl Into<String>) {
         self.push(place, message.into(), Some(hint.into()));
     }
 
-    /// The file a place is in, for paths that are relative to it.
-    pub fn file(&self, place: Place) -> &Source {
-        &self.sources[place.file]
+    /// What was given again and may be given once.
+    pub fn again(&self, place: Place, message: impl Into<String>, first: Place) {
+        if self.is_full() {
+            return;
+        }
+        let hint = {
+            let source = &self.0.borrow().sources[first.file];
+            let (line, column, ..) = locate(&source.text, first.start, first.end);
+            format!("first given at {}:{line}:{column}", source.path.display())
+        };
+        self.error_with_hint(place, message, hint);
     }
 
-    pub fn sources(&self) -> &[Source] {
-        &self.sources
+    /// The value, or a mistake at the place.
+    pub fn accept<T>(&self, place: Place, result: Result<T, String>) -> Option<T> {
+        result.map_err(|message| self.error(place, message)).ok()
     }
 
-    /// Takes note of a file that the configuration names, whether it can be read or not.
-    pub fn names_file(&mut self, path: PathBuf) {
-        self.named.push(path);
+    /// What texts stand for; of those that stand for nothing a mistake is made.
+    pub fn parse_all<T: FromStr<Err = String>>(&self, texts: Vec<At<String>>) -> Vec<T> {
+        texts.into_iter().filter_map(|text| self.accept(text.place, text.value.parse())).collect()
+    }
+
+    /// A path in a configuration file is relative to that file.
+    pub fn resolve_path(&self, path: &At<String>) -> PathBuf {
+        let written_in = &self.0.borrow().sources[path.place.file].path;
+        written_in.parent().unwrap_or(Path::new("")).join(&path.value)
+    }
+
+    /// The path of a file that belongs to the configuration, whether it can be read or not.
+    pub fn file_named(&self, path: &At<String>) -> PathBuf {
+        let path = self.resolve_path(path);
+        self.0.borrow_mut().named.push(path.clone());
+        path
+    }
+
+    /// Changes when anything that the files say does.
+    pub fn hash_sources(&self, hasher: &mut impl Hasher) {
+        self.0.borrow().sources.hash(hasher);
     }
 
     /// Every file the configuration is made of, certificates included.
     pub fn files(&self) -> Vec<PathBuf> {
-        self.sources.iter().map(|source| source.path.clone()).chain(self.named.iter().cloned()).collect()
+        let collected = self.0.borrow();
+        collected.sources.iter().map(|source| &source.path).chain(&collected.named).cloned().collect()
     }
 
     pub fn is_empty(&self) -> bool {
-        self.found.is_empty()
+        self.0.borrow().found.is_empty()
+    }
+
+    /// Whether another mistake would not be told.
+    pub fn is_full(&self) -> bool {
+        self.0.borrow().found.len() >= Self::MOST
     }
 
     /// Everything found, ordered by file and position.
-    pub fn into_errors(mut self) -> ConfigErrors {
-        self.found.sort_by_key(|(place, _)| (place.file, place.start));
+    pub fn into_errors(self) -> ConfigErrors {
         let files = self.files();
-        ConfigErrors { diagnostics: self.found.into_iter().map(|(_, diagnostic)| diagnostic).collect(), files }
+        let mut found = self.0.into_inner().found;
+        found.sort_by_key(|(place, _)| (place.file, place.start));
+        ConfigErrors { diagnostics: found.into_iter().map(|(_, diagnostic)| diagnostic).collect(), files }
     }
 
-    fn push(&mut self, place: Place, message: String, hint: Option<String>) {
-        if self.found.len() >= Self::MOST {
+    fn push(&self, place: Place, message: String, hint: Option<String>) {
+        if self.is_full() {
             return;
         }
-        let source = &self.sources[place.file];
+        let Collected { sources, found, .. } = &mut *self.0.borrow_mut();
+        let source = &sources[place.file];
         let (line, column, text, width) = locate(&source.text, place.start, place.end);
         let shown = !source.secret && text.len() <= Self::LONGEST_LINE;
         let text = if shown { text.to_owned() } else { String::new() };
         let diagnostic = Diagnostic { file: source.path.clone(), line, column, text, width, message, hint };
-        self.found.push((place, diagnostic));
+        found.push((place, diagnostic));
     }
 }
 
@@ -169,7 +225,7 @@ fn locate(text: &str, start: usize, end: usize) -> (usize, usize, &str, usize) {
     (line, column, text[line_start..line_end].trim_end_matches('\r'), width)
 }
 
-fn floor_char_boundary(text: &str, index: usize) -> usize {
+pub fn floor_char_boundary(text: &str, index: usize) -> usize {
     let mut index = index.min(text.len());
     while !text.is_char_boundary(index) {
         index -= 1;
@@ -230,7 +286,7 @@ mod tests {
     #[test]
     fn a_mistake_shows_its_line_and_points_at_it() {
         let source = Source { path: "a.toml".into(), text: "[x]\nürl = 1\n".into(), secret: false };
-        let mut diagnostics = Diagnostics::default();
+        let diagnostics = Diagnostics::default();
         diagnostics.add_source(source);
         diagnostics.error_with_hint(Place { file: 0, start: 4, end: 8 }, "unknown key", "try \"url\"");
         let shown = diagnostics.into_errors().to_string();

@@ -1,13 +1,10 @@
 //! Configuration: from TOML files to the validated model that every request reads.
 //!
-//! One direction: text -> [`mod@file`] (as written) -> [`model`] (as used). All mistakes of a load are
-//! collected by [`diagnose`] and reported together; a configuration with a mistake is never used.
+//! One direction: text -> [`read`] (typed values of a table) -> [`section`] (what each section is to the node) ->
+//! [`resolve`] (all of them together) -> [`model`]. All mistakes of a load are collected by [`diagnose`] and reported
+//! together; a configuration with a mistake is never used.
 
-pub mod cache;
-pub mod certificate;
 pub mod diagnose;
-pub mod disk;
-mod file;
 pub mod host;
 pub mod load;
 pub mod model;
@@ -16,7 +13,9 @@ pub mod read;
 mod regular;
 mod resolve;
 pub mod routes;
-pub mod rules;
+pub mod section;
+mod syntax;
 pub mod tokens;
 pub mod units;
+mod value;
 pub mod watch;

@@ -1,6 +1,6 @@
-//! Path patterns of routes: `/static/*`, `*.css`, `/a/*/b`, `/exact`.
+//! Patterns of the paths of routes, and of names.
 
-/// A pattern in which `*` stands for any number of characters, also none, also `/`.
+/// Paths: `/static/*`, `*.css`, `/a/*/b`, `/exact`. A `*` stands for any number of characters, also none, also `/`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PathPattern {
     text: String,
@@ -82,12 +82,75 @@ fn glob(pattern: &[u8], text: &[u8]) -> bool {
     rest.is_empty()
 }
 
+/// A name in which one `*` may stand for any characters: `utm_*`, `application/*+json`.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(into = "String", try_from = "String")]
+pub struct Pattern {
+    prefix: Box<str>,
+    /// What follows the star, if there is one.
+    suffix: Option<Box<str>>,
+}
+
+impl Pattern {
+    /// The one name that it stands for; `None`: it has a star.
+    pub fn exact(&self) -> Option<&str> {
+        self.suffix.is_none().then_some(&*self.prefix)
+    }
+
+    pub fn matches(&self, name: &str) -> bool {
+        match &self.suffix {
+            None => name == &*self.prefix,
+            Some(suffix) => {
+                name.len() >= self.prefix.len() + suffix.len()
+                    && name.starts_with(&*self.prefix)
+                    && name.ends_with(&**suffix)
+            }
+        }
+    }
+}
+
+impl std::fmt::Display for Pattern {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.prefix)?;
+        self.suffix.as_ref().map_or(Ok(()), |suffix| write!(f, "*{suffix}"))
+    }
+}
+
+impl From<Pattern> for String {
+    fn from(pattern: Pattern) -> String {
+        pattern.to_string()
+    }
+}
+
+impl TryFrom<String> for Pattern {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl std::str::FromStr for Pattern {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'&') {
+            return Err(format!("{text:?} is not a name such as \"page\" or \"utm_*\""));
+        }
+        match text.split_once('*') {
+            Some((_, rest)) if rest.contains('*') => Err(format!("{text:?} has more than one \"*\"")),
+            Some((prefix, suffix)) => Ok(Pattern { prefix: prefix.into(), suffix: Some(suffix.into()) }),
+            None => Ok(Pattern { prefix: text.into(), suffix: None }),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn patterns() {
+    fn paths() {
         for (pattern, path, matches) in [
             ("/", "/", true),
             ("/", "/a", false),
@@ -114,6 +177,26 @@ mod tests {
     fn patterns_that_could_never_match_are_refused() {
         for bad in ["", "static/*", "/a?b", "/a b", "/a#b", "/ü"] {
             assert!(bad.parse::<PathPattern>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn names() {
+        for (pattern, name, matches) in [
+            ("page", "page", true),
+            ("page", "pages", false),
+            ("utm_*", "utm_source", true),
+            ("utm_*", "utm_", true),
+            ("utm_*", "utm", false),
+            ("*", "", true),
+            ("application/*+json", "application/ld+json", true),
+            ("application/*+json", "application/json", false),
+            ("a*a", "a", false),
+        ] {
+            assert_eq!(pattern.parse::<Pattern>().unwrap().matches(name), matches, "{pattern} {name}");
+        }
+        for bad in ["", "a&b", "a b", "*a*", "ä"] {
+            assert!(bad.parse::<Pattern>().is_err(), "{bad}");
         }
     }
 }

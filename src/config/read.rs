@@ -2,25 +2,15 @@
 //! keys nobody asked for can be reported with the one that was probably meant. The reading code is
 //! thereby the schema: there is no second list of keys to keep in step.
 
-use std::net::{IpAddr, SocketAddr};
-use std::time::Duration;
+use std::fmt::Display;
+use std::ops::RangeInclusive;
 
-use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::diagnose::{At, Diagnostics, Place, did_you_mean};
-use super::units;
 
-/// One value with its place.
-pub struct Value<'t, 'i> {
-    value: &'t DeValue<'i>,
-    pub place: Place,
-}
-
-/// A type that can be read from one TOML value. The error says what was expected.
-pub trait FromToml: Sized {
-    fn from_toml(value: &Value<'_, '_>) -> Result<Self, String>;
-}
+pub(super) use super::value::words;
+pub use super::value::{ByteSize, FromToml, IpRange, StatusRange, Value, Words};
 
 /// A table being read. Call [`Table::finish`] when every known key has been asked for.
 pub struct Table<'t, 'i> {
@@ -29,6 +19,7 @@ pub struct Table<'t, 'i> {
     /// How the operator knows this table: `[pool.app]`.
     pub name: String,
     pub place: Place,
+    pub errors: &'t Diagnostics,
 }
 
 struct Entry<'t, 'i> {
@@ -39,391 +30,230 @@ struct Entry<'t, 'i> {
 }
 
 impl<'t, 'i> Table<'t, 'i> {
-    pub fn new(file: usize, name: impl Into<String>, table: &'t DeTable<'i>, place: Place) -> Self {
+    /// All of a file.
+    pub fn of_file(file: usize, name: &str, root: &'t DeTable<'i>, errors: &'t Diagnostics) -> Self {
+        Self::new(name.into(), root, Place { file, start: 0, end: 0 }, errors)
+    }
+
+    fn new(name: String, table: &'t DeTable<'i>, place: Place, errors: &'t Diagnostics) -> Self {
         let entries = table
             .iter()
             .map(|(key, value)| Entry {
                 key: key.get_ref().as_ref(),
-                key_place: place_of(file, key),
-                value: Value { value: value.get_ref(), place: place_of(file, value) },
+                key_place: Place::of(place.file, key.span()),
+                value: Value::new(place.file, value),
                 taken: false,
             })
             .collect();
-        Table { entries, asked: Vec::new(), name: name.into(), place }
+        Table { entries, asked: Vec::new(), name, place, errors }
+    }
+
+    /// A value as a table, if it is one.
+    pub fn of(value: Value<'t, 'i>, name: &str, errors: &'t Diagnostics) -> Option<Self> {
+        match value.value {
+            DeValue::Table(table) => Some(Self::new(name.into(), table, value.place, errors)),
+            _ => None,
+        }
     }
 
     /// The value of a key that may be absent. A value of the wrong type is reported and counts as absent.
-    pub fn get<T: FromToml>(&mut self, key: &'static str, errors: &mut Diagnostics) -> Option<At<T>> {
-        let name = self.name.clone();
+    pub fn get<T: FromToml>(&mut self, key: &'static str) -> Option<At<T>> {
         let value = self.take(key)?;
-        match T::from_toml(value) {
-            Ok(parsed) => Some(At { value: parsed, place: value.place }),
-            Err(expected) => {
-                errors.error(value.place, format!("wrong value for {key:?} in {name}: {expected}"));
-                None
-            }
-        }
+        let read = T::from_toml(value).map_err(|expected| self.is_wrong(key, &expected));
+        self.errors.accept(value.place, read).map(|read| At { value: read, place: value.place })
+    }
+
+    /// The same without its place.
+    pub fn value<T: FromToml>(&mut self, key: &'static str) -> Option<T> {
+        self.get(key).map(|at| at.value)
     }
 
     /// The value of a key, or a default when it is absent or wrong (wrong is reported).
-    pub fn get_or<T: FromToml>(&mut self, key: &'static str, default: T, errors: &mut Diagnostics) -> T {
-        self.get(key, errors).map_or(default, |at| at.value)
+    pub fn get_or<T: FromToml>(&mut self, key: &'static str, default: T) -> T {
+        self.value(key).unwrap_or(default)
+    }
+
+    /// Replaces a default by the value of a key, if it is there and right.
+    pub fn set<T: FromToml>(&mut self, key: &'static str, field: &mut T) {
+        self.set_if(key, field, |_| true, "");
+    }
+
+    /// The same for a value that has to fit: `rule` is what it must be, from the verb on.
+    pub fn set_if<T: FromToml>(&mut self, key: &'static str, field: &mut T, fits: impl Fn(&T) -> bool, rule: &str) {
+        match self.get(key) {
+            Some(at) if fits(&at.value) => *field = at.value,
+            Some(at) => self.errors.error(at.place, format!("{key} in {} {rule}", self.name)),
+            None => {}
+        }
+    }
+
+    pub fn set_within<T>(&mut self, key: &'static str, field: &mut T, range: RangeInclusive<T>)
+    where
+        T: FromToml + PartialOrd + Display,
+    {
+        let rule = format!("must be from {} to {}", range.start(), range.end());
+        self.set_if(key, field, |value| range.contains(value), &rule);
+    }
+
+    pub fn set_positive<T: FromToml + PartialOrd + Default>(&mut self, key: &'static str, field: &mut T) {
+        self.set_if(key, field, |value| *value > T::default(), "must be more than zero");
+    }
+
+    /// A value that has no default.
+    pub fn positive<T: FromToml + PartialOrd + Default>(&mut self, key: &'static str) -> Option<T> {
+        let mut value = T::default();
+        self.set_positive(key, &mut value);
+        (value > T::default()).then_some(value)
     }
 
     /// The value of a key that must be there.
-    pub fn require<T: FromToml>(&mut self, key: &'static str, errors: &mut Diagnostics) -> Option<At<T>> {
+    pub fn require<T: FromToml>(&mut self, key: &'static str) -> Option<At<T>> {
         if !self.has(key) {
             self.asked.push(key);
-            errors.error(self.place, format!("missing key {key:?} in {}", self.name));
+            self.errors.error(self.place, format!("missing key {key:?} in {}", self.name));
             return None;
         }
-        self.get(key, errors)
+        self.get(key)
     }
 
     /// Whether the key is there at all.
     pub fn has(&self, key: &str) -> bool {
-        self.entries.iter().any(|entry| entry.key == key)
+        self.find(key).is_some()
+    }
+
+    /// Whether a list is absent or has nothing in it.
+    pub fn lacks(&self, key: &str) -> bool {
+        self.find(key).is_none_or(|value| value.value.as_array().is_some_and(|items| items.is_empty()))
+    }
+
+    /// Where a key's value is, or the table that lacks it.
+    pub fn place_of(&self, key: &str) -> Place {
+        self.find(key).map_or(self.place, |value| value.place)
     }
 
     /// A list of values; each wrong element is reported on its own.
-    pub fn list<T: FromToml>(&mut self, key: &'static str, errors: &mut Diagnostics) -> Vec<At<T>> {
-        let name = self.name.clone();
-        let Some(value) = self.take(key) else { return Vec::new() };
-        let Some(items) = value.array() else {
-            errors.error(value.place, format!("wrong value for {key:?} in {name}: expected a list [...]"));
-            return Vec::new();
+    pub fn list<T: FromToml>(&mut self, key: &'static str) -> Vec<At<T>> {
+        let items = self.items(key);
+        let read = |value: Value<'t, 'i>| {
+            let in_list = |expected| format!("wrong value in {key:?} in {}: {expected}", self.name);
+            let read = self.errors.accept(value.place, T::from_toml(value).map_err(in_list))?;
+            Some(At { value: read, place: value.place })
         };
-        let mut out = Vec::new();
-        for item in items {
-            match T::from_toml(&item) {
-                Ok(parsed) => out.push(At { value: parsed, place: item.place }),
-                Err(expected) => errors.error(item.place, format!("wrong value in {key:?} in {name}: {expected}")),
-            }
-        }
-        out
+        items.into_iter().filter_map(read).collect()
+    }
+
+    /// The same without their places.
+    pub fn plain_list<T: FromToml>(&mut self, key: &'static str) -> Vec<T> {
+        self.list(key).into_iter().map(|at| at.value).collect()
     }
 
     /// The same where a list that is absent and one that is empty mean different things.
-    pub fn optional_list<T: FromToml>(
-        &mut self,
-        key: &'static str,
-        errors: &mut Diagnostics,
-    ) -> Option<At<Vec<At<T>>>> {
-        let place = self.entries.iter().find(|entry| entry.key == key).map(|entry| entry.value.place);
-        let value = self.list(key, errors);
-        place.map(|place| At { value, place })
-    }
-
-    /// All entries of a table whose keys are the operator's own. A value of the wrong type is reported.
-    pub fn free_form<T: FromToml>(self, errors: &mut Diagnostics) -> Vec<(At<String>, At<T>)> {
-        let mut out = Vec::new();
-        for entry in self.entries {
-            let place = entry.value.place;
-            match T::from_toml(&entry.value) {
-                Ok(value) => {
-                    out.push((At { value: entry.key.to_owned(), place: entry.key_place }, At { value, place }));
-                }
-                Err(expected) => {
-                    errors.error(place, format!("wrong value for {:?} in {}: {expected}", entry.key, self.name));
-                }
-            }
-        }
-        out
+    pub fn optional_list<T: FromToml>(&mut self, key: &'static str) -> Option<Vec<At<T>>> {
+        let is_there = self.has(key);
+        let list = self.list(key);
+        is_there.then_some(list)
     }
 
     /// The raw elements of a list whose elements may be of more than one form.
-    pub fn values(&mut self, key: &'static str, errors: &mut Diagnostics) -> Vec<Value<'t, 'i>> {
-        let name = self.name.clone();
+    pub fn items(&mut self, key: &'static str) -> Vec<Value<'t, 'i>> {
         let Some(value) = self.take(key) else { return Vec::new() };
-        value.array().unwrap_or_else(|| {
-            errors.error(value.place, format!("wrong value for {key:?} in {name}: expected a list [...]"));
+        value.items().unwrap_or_else(|| {
+            self.errors.error(value.place, self.is_wrong(key, "expected a list [...]"));
             Vec::new()
         })
     }
 
-    /// A sub-table such as `[cache.memory]`.
-    pub fn table(&mut self, key: &'static str, name: &str, errors: &mut Diagnostics) -> Option<Table<'t, 'i>> {
+    /// All entries of a table whose keys are the operator's own. A value of the wrong type is reported.
+    pub fn free_form<T: FromToml>(self) -> Vec<(At<String>, At<T>)> {
+        let read = |entry: &Entry<'t, 'i>| {
+            let read = T::from_toml(entry.value).map_err(|expected| self.is_wrong(entry.key, &expected));
+            let place = entry.value.place;
+            Some((entry.named(), At { value: self.errors.accept(place, read)?, place }))
+        };
+        self.entries.iter().filter_map(read).collect()
+    }
+
+    /// A sub-table such as `[cache.memory]`; `example`: how one may be written.
+    pub fn table(&mut self, key: &'static str, name: &str, example: &str) -> Option<Table<'t, 'i>> {
         let value = self.take(key)?;
-        let found = value.table(name);
+        let found = Table::of(value, name, self.errors);
         if found.is_none() {
-            errors.error(value.place, format!("{key:?} must be a table {name}"));
+            let message = self.is_wrong(key, &format!("expected a table, found {}", value.kind()));
+            self.errors.error_with_hint(value.place, message, format!("write {example}"));
         }
         found
     }
 
     /// An array of tables such as `[[listen]]`.
-    pub fn tables(&mut self, key: &'static str, name: &str, errors: &mut Diagnostics) -> Vec<Table<'t, 'i>> {
+    pub fn tables(&mut self, key: &'static str, name: &str) -> Vec<Table<'t, 'i>> {
         let Some(value) = self.take(key) else { return Vec::new() };
-        let tables: Option<Vec<_>> =
-            value.array().and_then(|items| items.iter().map(|item| item.table(name)).collect());
+        let table = |item| Table::of(item, name, self.errors);
+        let tables = value.items().and_then(|items| items.into_iter().map(table).collect());
         tables.unwrap_or_else(|| {
-            errors.error(value.place, format!("{key:?} must be written as {name}"));
+            self.errors.error(value.place, format!("{key:?} must be written as {name}"));
             Vec::new()
         })
     }
 
     /// A table of named tables such as `[pool.NAME]`, in the order of their names.
-    pub fn named_tables(&mut self, key: &'static str, errors: &mut Diagnostics) -> Vec<(At<String>, Table<'t, 'i>)> {
-        let Some(parent) = self.table(key, &format!("[{key}.NAME]"), errors) else { return Vec::new() };
-        let mut out = Vec::new();
-        for entry in parent.entries {
-            let full_name = format!("[{key}.{}]", entry.key);
-            match entry.value.table(&full_name) {
-                Some(table) => out.push((At { value: entry.key.to_owned(), place: entry.key_place }, table)),
-                None => errors.error(entry.value.place, format!("{:?} must be a table {full_name}", entry.key)),
+    pub fn named_tables(&mut self, key: &'static str) -> Vec<(At<String>, Table<'t, 'i>)> {
+        let example = format!("[{key}.NAME]");
+        let Some(parent) = self.table(key, &format!("[{key}]"), &example) else { return Vec::new() };
+        let table = |entry: &Entry<'t, 'i>| {
+            let table = Table::of(entry.value, &format!("[{key}.{}]", entry.key), self.errors);
+            if table.is_none() {
+                let message = format!("{:?} stands in [{key}], which has no name", entry.key);
+                let hint = format!("write {example}, with a name of your choice");
+                self.errors.error_with_hint(entry.key_place, message, hint);
+            } else if !is_name(entry.key) {
+                let message =
+                    format!("{key} name {:?} must be 1 to 64 letters, digits, \"-\", \"_\" or \".\"", entry.key);
+                self.errors.error(entry.key_place, message);
             }
-        }
-        out
+            Some((entry.named(), table?))
+        };
+        parent.entries.iter().filter_map(table).collect()
     }
 
     /// Reports the keys that nobody asked for.
-    pub fn finish(self, errors: &mut Diagnostics) {
+    pub fn finish(self) {
         for entry in self.entries.iter().filter(|entry| !entry.taken) {
             let message = format!("unknown key {:?} in {}", entry.key, self.name);
-            match did_you_mean(entry.key, self.asked.iter().copied()) {
-                Some(meant) => errors.error_with_hint(entry.key_place, message, format!("did you mean {meant:?}?")),
+            let hint = match did_you_mean(entry.key, self.asked.iter().copied()) {
+                Some(meant) => format!("did you mean {meant:?}?"),
                 None => {
                     let mut known = self.asked.clone();
                     known.sort_unstable();
-                    errors.error_with_hint(entry.key_place, message, format!("known keys: {}", known.join(", ")));
+                    format!("known keys: {}", known.join(", "))
                 }
-            }
+            };
+            self.errors.error_with_hint(entry.key_place, message, hint);
         }
     }
 
-    fn take(&mut self, key: &'static str) -> Option<&Value<'t, 'i>> {
+    fn find(&self, key: &str) -> Option<Value<'t, 'i>> {
+        self.entries.iter().find(|entry| entry.key == key).map(|entry| entry.value)
+    }
+
+    fn take(&mut self, key: &'static str) -> Option<Value<'t, 'i>> {
         self.asked.push(key);
         let entry = self.entries.iter_mut().find(|entry| entry.key == key)?;
         entry.taken = true;
-        Some(&entry.value)
+        Some(entry.value)
+    }
+
+    fn is_wrong(&self, key: &str, expected: &str) -> String {
+        format!("wrong value for {key:?} in {}: {expected}", self.name)
     }
 }
 
-impl<'t, 'i> Value<'t, 'i> {
-    pub fn table(&self, name: &str) -> Option<Table<'t, 'i>> {
-        match self.value {
-            DeValue::Table(table) => Some(Table::new(self.place.file, name, table, self.place)),
-            _ => None,
-        }
-    }
-
-    pub fn str(&self) -> Option<&str> {
-        self.value.as_str()
-    }
-
-    fn array(&self) -> Option<Vec<Value<'t, 'i>>> {
-        match self.value {
-            DeValue::Array(items) => Some(
-                items
-                    .iter()
-                    .map(|item| Value { value: item.get_ref(), place: place_of(self.place.file, item) })
-                    .collect(),
-            ),
-            _ => None,
-        }
-    }
-
-    fn describe(&self) -> &'static str {
-        match self.value {
-            DeValue::String(_) => "a string",
-            DeValue::Integer(_) => "an integer",
-            DeValue::Float(_) => "a float",
-            DeValue::Boolean(_) => "a boolean",
-            DeValue::Datetime(_) => "a date",
-            DeValue::Array(_) => "a list",
-            DeValue::Table(_) => "a table",
-        }
-    }
-
-    fn text(&self, expected: &str) -> Result<&str, String> {
-        self.str().ok_or_else(|| format!("expected {expected}, found {}", self.describe()))
+impl Entry<'_, '_> {
+    fn named(&self) -> At<String> {
+        At { value: self.key.to_owned(), place: self.key_place }
     }
 }
 
-fn place_of<T>(file: usize, spanned: &Spanned<T>) -> Place {
-    let span = spanned.span();
-    Place { file, start: span.start, end: span.end }
-}
-
-impl FromToml for String {
-    fn from_toml(value: &Value<'_, '_>) -> Result<Self, String> {
-        value.text("a string").map(str::to_owned)
-    }
-}
-
-impl FromToml for bool {
-    fn from_toml(value: &Value<'_, '_>) -> Result<Self, String> {
-        value.value.as_bool().ok_or_else(|| format!("expected true or false, found {}", value.describe()))
-    }
-}
-
-impl FromToml for u64 {
-    fn from_toml(value: &Value<'_, '_>) -> Result<Self, String> {
-        let number = match value.value {
-            DeValue::Integer(integer) => {
-                let digits = integer.as_str().replace('_', "");
-                u64::from_str_radix(&digits, integer.radix()).ok()
-            }
-            _ => None,
-        };
-        number.ok_or_else(|| match value.value {
-            DeValue::Integer(integer) => format!("expected a whole number from 0 up, found {integer}"),
-            _ => format!("expected a whole number, found {}", value.describe()),
-        })
-    }
-}
-
-impl FromToml for u32 {
-    fn from_toml(value: &Value<'_, '_>) -> Result<Self, String> {
-        let number = u64::from_toml(value)?;
-        u32::try_from(number).map_err(|_| format!("expected at most {}, found {number}", u32::MAX))
-    }
-}
-
-impl FromToml for u16 {
-    fn from_toml(value: &Value<'_, '_>) -> Result<Self, String> {
-        let number = u64::from_toml(value)?;
-        u16::try_from(number).map_err(|_| format!("expected at most {}, found {number}", u16::MAX))
-    }
-}
-
-impl FromToml for Duration {
-    fn from_toml(value: &Value<'_, '_>) -> Result<Self, String> {
-        units::parse_duration(value.text("a duration such as \"30s\"")?)
-    }
-}
-
-/// A number of bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct ByteSize(pub u64);
-
-impl FromToml for ByteSize {
-    fn from_toml(value: &Value<'_, '_>) -> Result<Self, String> {
-        match value.value {
-            DeValue::Integer(_) => u64::from_toml(value).map(ByteSize),
-            _ => units::parse_size(value.text("a size such as \"64KiB\"")?).map(ByteSize),
-        }
-    }
-}
-
-impl FromToml for SocketAddr {
-    fn from_toml(value: &Value<'_, '_>) -> Result<Self, String> {
-        let text = value.text("an address such as \"0.0.0.0:80\"")?;
-        text.parse().map_err(|_| format!("{text:?} is not IP:PORT, such as \"0.0.0.0:80\" or \"[::]:80\""))
-    }
-}
-
-/// A range of addresses, `10.0.0.0/8` or a single `192.0.2.7`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct IpRange {
-    address: IpAddr,
-    prefix: u8,
-}
-
-impl IpRange {
-    /// Whether an address lies in the range. An IPv4-mapped IPv6 address counts as its IPv4 address.
-    pub fn contains(&self, address: IpAddr) -> bool {
-        match (self.address, address.to_canonical()) {
-            (IpAddr::V4(network), IpAddr::V4(address)) => {
-                let mask = u32::MAX.checked_shl(32 - u32::from(self.prefix)).unwrap_or(0);
-                network.to_bits() & mask == address.to_bits() & mask
-            }
-            (IpAddr::V6(network), IpAddr::V6(address)) => {
-                let mask = u128::MAX.checked_shl(128 - u32::from(self.prefix)).unwrap_or(0);
-                network.to_bits() & mask == address.to_bits() & mask
-            }
-            _ => false,
-        }
-    }
-}
-
-impl std::str::FromStr for IpRange {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let expected = || format!("{text:?} is not an address range such as \"10.0.0.0/8\" or \"::1\"");
-        let (address, prefix) = match text.split_once('/') {
-            Some((address, prefix)) => (address, Some(prefix)),
-            None => (text, None),
-        };
-        let address: IpAddr = address.parse().map_err(|_| expected())?;
-        let longest = if address.is_ipv4() { 32 } else { 128 };
-        let prefix = match prefix {
-            Some(prefix) => prefix.parse().ok().filter(|p| *p <= longest).ok_or_else(expected)?,
-            None => longest,
-        };
-        Ok(IpRange { address, prefix })
-    }
-}
-
-impl FromToml for IpRange {
-    fn from_toml(value: &Value<'_, '_>) -> Result<Self, String> {
-        value.text("an address range such as \"10.0.0.0/8\"")?.parse()
-    }
-}
-
-/// A closed set of words.
-pub trait Words: Copy + PartialEq + 'static {
-    /// Every word with what it stands for.
-    const WORDS: &'static [(&'static str, Self)];
-
-    /// The word the operator writes for it.
-    fn as_str(self) -> &'static str {
-        Self::WORDS.iter().find(|(_, other)| *other == self).map_or("", |(word, _)| word)
-    }
-
-    fn read(value: &Value<'_, '_>) -> Result<Self, String> {
-        let expected = || Self::WORDS.iter().map(|(word, _)| format!("{word:?}")).collect::<Vec<_>>().join(", ");
-        let text = value.text(&format!("one of {}", expected()))?;
-        if let Some((_, found)) = Self::WORDS.iter().find(|(word, _)| *word == text) {
-            return Ok(*found);
-        }
-        Err(match did_you_mean(text, Self::WORDS.iter().map(|(word, _)| *word)) {
-            Some(meant) => format!("unknown {text:?}, did you mean {meant:?}? expected one of {}", expected()),
-            None => format!("unknown {text:?}, expected one of {}", expected()),
-        })
-    }
-}
-
-/// Implements [`Words`] and [`FromToml`] for an enum.
-macro_rules! words {
-    ($type:ty { $($word:literal => $variant:expr),+ $(,)? }) => {
-        impl $crate::config::read::Words for $type {
-            const WORDS: &'static [(&'static str, Self)] = &[$(($word, $variant)),+];
-        }
-
-        impl $crate::config::read::FromToml for $type {
-            fn from_toml(value: &$crate::config::read::Value<'_, '_>) -> Result<Self, String> {
-                $crate::config::read::Words::read(value)
-            }
-        }
-    };
-}
-pub(super) use words;
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn address_ranges() {
-        for (range, address, inside) in [
-            ("10.0.0.0/8", "10.255.0.1", true),
-            ("10.0.0.0/8", "11.0.0.1", false),
-            ("10.0.0.0/8", "::ffff:10.1.2.3", true),
-            ("127.0.0.1", "127.0.0.1", true),
-            ("127.0.0.1", "127.0.0.2", false),
-            ("0.0.0.0/0", "203.0.113.9", true),
-            ("0.0.0.0/0", "::1", false),
-            ("::/0", "2001:db8::1", true),
-            ("2001:db8::/32", "2001:db8:ffff::1", true),
-            ("2001:db8::/32", "2001:db9::1", false),
-        ] {
-            let range: IpRange = range.parse().unwrap();
-            assert_eq!(range.contains(address.parse().unwrap()), inside, "{range:?} {address}");
-        }
-        for bad in ["", "10.0.0.0/33", "10.0.0/8", "::/129", "10.0.0.0/x"] {
-            assert!(bad.parse::<IpRange>().is_err(), "{bad}");
-        }
-    }
+/// Names of pools and sites appear in metrics, logs, keys and URLs of the admin API.
+fn is_name(name: &str) -> bool {
+    (1..=64).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
 }

@@ -4,6 +4,8 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
+use super::diagnose::Source;
+
 /// No file of a configuration is larger than this; anything above is a mistake.
 const MAX_FILE: u64 = 64 << 20;
 
@@ -18,4 +20,13 @@ pub fn read(path: &Path) -> io::Result<Vec<u8>> {
         return Err(io::Error::other("it is too large for a file of a configuration"));
     }
     Ok(content)
+}
+
+/// Reads a file of text. The error says what is wrong with it, not which it is.
+pub fn read_source(path: &Path) -> Result<Source, String> {
+    let text = read(path)
+        .map_err(|error| error.to_string())
+        .and_then(|bytes| String::from_utf8(bytes).map_err(|_| "it is not UTF-8".to_owned()));
+    let text = text.map_err(|error| format!("cannot be read: {error}"))?;
+    Ok(Source { path: path.to_owned(), text: text.into(), secret: false })
 }

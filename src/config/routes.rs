@@ -6,8 +6,8 @@ use std::ops::Deref;
 
 use http::Method;
 
-use super::model::Route;
 use super::pattern::Anchor;
+use super::section::route::Route;
 
 /// So many and fewer are gone through one after the other, which is quicker.
 const FEW: usize = 16;

@@ -1,34 +1,73 @@
 //! The file of admin tokens: name, SHA-256 of the token, rights, sites. Tokens themselves are nowhere kept.
 
+use std::path::Path;
+
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
-use toml::de::DeTable;
 
-use super::diagnose::{At, Diagnostics, Place};
-use super::model::{Token, TokenRight};
-use super::read::Table;
+use super::diagnose::{At, Diagnostics, Place, Source};
+use super::read::{Table, words};
+use super::{regular, syntax};
 
-/// Reads the tokens of one parsed file; mistakes go to `errors`.
-pub fn read(file: usize, root: &DeTable<'_>, errors: &mut Diagnostics) -> Vec<Token> {
-    let mut root = Table::new(file, "the tokens file", root, Place { file, start: 0, end: 0 });
-    let tokens = root.tables("token", "[[token]]", errors).into_iter().filter_map(|t| read_token(t, errors)).collect();
-    root.finish(errors);
+/// Who may call the admin API. Only the hash of the token is known.
+#[derive(Debug, Clone)]
+pub struct Token {
+    pub name: String,
+    /// SHA-256 of the token.
+    pub digest: [u8; 32],
+    pub rights: Vec<TokenRight>,
+    /// The sites it may act on; `None`: all of them.
+    pub sites: Option<Vec<String>>,
+}
+
+impl Token {
+    /// Whether it may see what is told of a site.
+    pub fn may_read(&self, site: &str) -> bool {
+        let covers = self.sites.as_ref().is_none_or(|sites| sites.iter().any(|name| name == site));
+        covers && self.rights.contains(&TokenRight::Read)
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TokenRight {
+    Read,
+    Purge,
+    Operate,
+}
+
+words!(TokenRight { "read" => TokenRight::Read, "purge" => TokenRight::Purge, "operate" => TokenRight::Operate });
+
+/// Reads the tokens of the file that is named at `place`.
+pub fn read(path: &Path, place: Place, errors: &Diagnostics) -> Vec<Token> {
+    let source = regular::read_source(path).map_err(|error| format!("{}: {error}", path.display()));
+    let Some(source) = errors.accept(place, source) else { return Vec::new() };
+    let text = source.text.clone();
+    let file = errors.add_source(Source { secret: true, ..source });
+    let Some(root) = syntax::parse(file, &text, errors) else { return Vec::new() };
+    let mut root = Table::of_file(file, "the tokens file", root.get_ref(), errors);
+    if root.lacks("token") {
+        // No tokens means open; a file of tokens that has none means a mistake.
+        errors.error(place, "the tokens file has no usable [[token]]");
+    }
+    let tokens = root.tables("token", "[[token]]").into_iter().filter_map(read_token).collect();
+    root.finish();
     tokens
 }
 
-fn read_token(mut table: Table, errors: &mut Diagnostics) -> Option<Token> {
-    let name = table.require::<String>("name", errors);
-    let sha256 = table.require::<String>("sha256", errors);
-    let rights: Vec<At<TokenRight>> = table.list("rights", errors);
-    let narrowed = table.has("sites");
-    let sites: Vec<At<String>> = table.list("sites", errors);
-    if narrowed && sites.is_empty() {
-        errors.error_with_hint(table.place, "\"sites\" has no site in it", "leave it out to mean all sites");
-    }
-    if rights.is_empty() {
+fn read_token(mut table: Table) -> Option<Token> {
+    let errors = table.errors;
+    let name = table.require("name");
+    let sha256: Option<At<String>> = table.require("sha256");
+    if table.lacks("rights") {
         errors.error_with_hint(table.place, "a token has no rights", "rights = [\"read\", \"purge\", \"operate\"]");
     }
-    table.finish(errors);
+    let rights = table.plain_list("rights");
+    let narrowed = table.has("sites");
+    if narrowed && table.lacks("sites") {
+        errors.error_with_hint(table.place, "\"sites\" has no site in it", "leave it out to mean all sites");
+    }
+    let sites = table.plain_list("sites");
+    table.finish();
     let sha256 = sha256?;
     let Some(digest) = parse_digest(&sha256.value) else {
         errors.error_with_hint(
@@ -38,12 +77,7 @@ fn read_token(mut table: Table, errors: &mut Diagnostics) -> Option<Token> {
         );
         return None;
     };
-    Some(Token {
-        name: name?.value,
-        digest,
-        rights: rights.into_iter().map(|at| at.value).collect(),
-        sites: narrowed.then(|| sites.into_iter().map(|at| at.value).collect()),
-    })
+    Some(Token { name: name?.value, digest, rights, sites: narrowed.then_some(sites) })
 }
 
 /// The token that was given. Compares with every token, so that the time tells nothing about which of them matched.

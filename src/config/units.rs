@@ -67,6 +67,20 @@ pub fn format_duration(duration: Duration) -> String {
     if out.is_empty() { "0s".into() } else { out }
 }
 
+/// Writes a size exactly, in the largest unit that does: 65,536 as `64KiB`.
+pub fn format_size(bytes: u64) -> String {
+    let fits = |(_, factor): &&(&str, u64)| bytes >= *factor && bytes.is_multiple_of(*factor);
+    match SIZE_UNITS.iter().rev().find(fits) {
+        Some((unit, factor)) => format!("{}{unit}", bytes / factor),
+        None => bytes.to_string(),
+    }
+}
+
+/// A number of things, for people: `1 site`, `2 sites`.
+pub fn count(number: u64, thing: &str) -> String {
+    format!("{number} {thing}{}", if number == 1 { "" } else { "s" })
+}
+
 fn split_quantity(text: &str) -> Option<(u64, &str, &str)> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let number = text[..digits].parse().ok()?;
@@ -116,5 +130,14 @@ mod tests {
             let duration = Duration::from_millis(millis);
             assert_eq!(parse_duration(&format_duration(duration)), Ok(duration));
         }
+        for bytes in [0, 1, 64, 1000, 1024, 65_536, 20_000_000, (1 << 30) + 1] {
+            assert_eq!(parse_size(&format_size(bytes)), Ok(bytes));
+        }
+        assert_eq!([1 << 10, 64 << 20].map(format_size), ["1KiB", "64MiB"]);
+    }
+
+    #[test]
+    fn one_thing_is_singular() {
+        assert_eq!([0, 1, 2].map(|number| count(number, "site")), ["0 sites", "1 site", "2 sites"]);
     }
 }

@@ -6,9 +6,9 @@ use std::net::IpAddr;
 use http::{HeaderMap, HeaderName, HeaderValue, Version, header};
 use smallvec::SmallVec;
 
-use crate::config::cache::{FILL_EXCLUDES, FORWARDING_FIELDS};
 use crate::config::host::parse_authority;
 use crate::config::model::{CacheMode, CacheRules, Node};
+use crate::config::model::{FILL_EXCLUDES, FORWARDING_FIELDS};
 use crate::config::read::IpRange;
 use crate::request::RequestView;
 

@@ -24,4 +24,4 @@ pub mod upload;
 
 pub use caretaker::PoolTasks;
 pub use pool::PoolSet;
-pub use state::{OriginState, OriginStatus};
+pub use state::OriginStatus;

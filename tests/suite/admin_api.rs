@@ -75,6 +75,29 @@ fn each_right_opens_what_it_is_for() {
 }
 
 #[test]
+fn the_configuration_is_shown_as_it_is_written() {
+    let origin = origin();
+    let route = |path: &str, cache: &str| format!("[[site.shop.route]]\npath = \"{path}\"\npool = \"app\"\n{cache}\n");
+    let routes = [
+        route("/a", "cache = { mode = \"force\", ttl = \"90s\" }"),
+        route("/b", "cache = { mode = \"respect\", default_ttl = \"1h\" }"),
+        route("/c", "cache = { mode = \"respect\" }"),
+        route("/*", ""),
+    ];
+    let node = Node::with_routes(&[origin.address], &routes.concat());
+    let (_, config) = node.admin("GET", "/v1/config", "");
+    let shown: Vec<&Value> =
+        config["sites"][0]["routes"].as_array().unwrap().iter().map(|route| &route["cache"]).collect();
+    let expected = serde_json::json!([
+        { "mode": "force", "ttl": "1m30s" },
+        { "mode": "respect", "default_ttl": "1h" },
+        { "mode": "respect" },
+        { "mode": "off" },
+    ]);
+    assert_eq!(serde_json::json!(shown), expected);
+}
+
+#[test]
 fn errors_are_problem_documents() {
     let origin = origin();
     let node = Node::with_routes(&[origin.address], ROUTES);
@@ -93,6 +116,10 @@ fn errors_are_problem_documents() {
         assert_eq!(problem["status"], status);
         assert!(problem["detail"].as_str().is_some_and(|detail| !detail.is_empty()));
     }
+    let one = node.admin("POST", "/v1/config/check", "[pool.app]\norigins = []").1;
+    assert_eq!(one["detail"], "the configuration has 1 mistake; nothing was changed");
+    let second = node.admin("POST", "/v1/purge", r#"{"urls": ["http://shop.example/", "http://a/b c"]}"#).1;
+    assert_eq!((&second["status"], &second["index"]), (&400.into(), &1.into()));
     let (status, answer) = node.admin("POST", "/v1/config/check", &complete(&site(&[origin.address], "", ROUTES)));
     assert_eq!((status, answer["ok"].as_bool()), (200, Some(true)));
 }

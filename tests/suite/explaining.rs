@@ -118,7 +118,7 @@ fn the_command_shows_it_to_people() {
     for part in [
         "decision  cache",
         "key       shop.example/a%20b (site shop, version 1)",
-        "an object, which this request selects: 200, 1 bytes",
+        "an object, which this request selects: 200, 1 byte\n",
         "stored: max-age",
         "lifetime 1m",
         "answers 200",

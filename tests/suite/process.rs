@@ -85,6 +85,171 @@ fn check_tells_every_mistake_with_its_place() {
     let output = seawall(&["check", good.to_str().unwrap()]);
     assert!(output.status.success());
     assert!(String::from_utf8(output.stdout).unwrap().ends_with("good.toml: ok (0 sites, 0 pools)\n"));
+    std::fs::write(&good, complete(&site(&["127.0.0.1:1".parse().unwrap()], "", CACHED))).unwrap();
+    let output = seawall(&["check", good.to_str().unwrap()]);
+    assert!(String::from_utf8(output.stdout).unwrap().ends_with("good.toml: ok (1 site, 1 pool)\n"));
+}
+
+/// What only follows from a mistake is not told beside it.
+#[test]
+fn each_mistake_is_told_once_and_says_what_to_write() {
+    let directory = TempDir::new().unwrap();
+    let path = directory.path().join("bad.toml");
+    let made = rcgen::generate_simple_self_signed(vec!["shop.example.com".into()]).unwrap();
+    std::fs::write(directory.path().join("good.pem"), made.cert.pem()).unwrap();
+    const TLS: &str = "[[listen]]\naddress = \"127.0.0.1:0\"\ntls = true\n[[certificate]]\n";
+    const POOL: &str = "[pool.app]\norigins = [\"127.0.0.1:1\"]\n";
+    const SITE: &str = "[site.shop]\nhosts = [\"*\"]\n[[site.shop.route]]\npath = \"/*\"\npool = \"app\"\n";
+    for (text, expected) in [
+        // A table where something else is written.
+        (
+            format!("{POOL}{SITE}cache = \"respect\"\n"),
+            &[
+                "bad.toml:8:9: wrong value for \"cache\" in [[site.shop.route]]: expected a table, found a string",
+                "= hint: write cache = { mode = \"respect\" }",
+            ][..],
+        ),
+        (
+            format!("{POOL}{SITE}cache = {{ mode = \"respect\", key = true, negative_ttl = \"1s\" }}\n"),
+            &[
+                "bad.toml:8:35: wrong value for \"key\" in cache of [[site.shop.route]]: expected a table, found a boolean",
+                "= hint: write key = { drop_query = [\"utm_*\"] }",
+                "bad.toml:8:56: wrong value for \"negative_ttl\" in cache of [[site.shop.route]]: expected a table, found a string",
+                "= hint: write negative_ttl = { 404 = \"30s\" }",
+            ],
+        ),
+        (
+            format!("node = 1\n{POOL}health = \"/healthz\"\n"),
+            &[
+                "bad.toml:1:8: wrong value for \"node\" in the configuration: expected a table, found an integer",
+                "= hint: write [node]",
+                "bad.toml:4:10: wrong value for \"health\" in [pool.app]: expected a table, found a string",
+                "= hint: write health = { path = \"/healthz\" }",
+            ],
+        ),
+        (
+            "[pool]\norigins = [\"127.0.0.1:1\"]\n".to_owned(),
+            &[
+                "bad.toml:2:1: \"origins\" stands in [pool], which has no name",
+                "= hint: write [pool.NAME], with a name of your choice",
+            ],
+        ),
+        // A list that has something in it is not empty, be it wrong.
+        (
+            "[pool.app]\norigins = \"127.0.0.1:1\"\n[site.shop]\nhosts = [1]\nroute = [{ path = \"/*\" }]\n".to_owned(),
+            &[
+                "bad.toml:2:11: wrong value for \"origins\" in [pool.app]: expected a list [...]",
+                "bad.toml:4:10: wrong value in \"hosts\" in [site.shop]: expected a string, found an integer",
+                "bad.toml:5:10: missing key \"pool\" in [[site.shop.route]]",
+            ],
+        ),
+        (
+            format!("{POOL}{SITE}cache = {{ mode = \"force\" }}\nforward = [\"x-a\"]\n"),
+            &["bad.toml:8:9: mode = \"force\" needs a ttl", "= hint: add ttl = \"1h\""],
+        ),
+        (
+            "[node]\nstate_dir = \"s\"\n[cache.disk]\npath = \"a\"\nmax_size = \"1GiB\"\n\
+             paths = [{ path = \"b\", max_size = \"1GiB\" }]\n"
+                .to_owned(),
+            &["bad.toml:3:1: [cache.disk] has both path and paths: put all directories into paths"],
+        ),
+        // A value that does not fit is pointed at.
+        (
+            "[limits]\nmax_head = \"1B\"\nmax_fills = 0\nmax_prefix_share = 101\n".to_owned(),
+            &[
+                "bad.toml:2:12: max_head in [limits] must be from 1KiB to 1MiB",
+                "bad.toml:3:13: max_fills in [limits] must be more than zero",
+                "bad.toml:4:20: max_prefix_share in [limits] must be from 1 to 100",
+            ],
+        ),
+        // Files that cannot be read.
+        (
+            format!("{TLS}cert = \"none.pem\"\nkey = \"none.key\"\n"),
+            &[
+                "bad.toml:5:8: none.pem cannot be read: No such file or directory (os error 2)",
+                "bad.toml:6:7: none.key cannot be read: No such file or directory (os error 2)",
+            ],
+        ),
+        (
+            format!("{TLS}cert = \"good.pem\"\nkey = \"good.pem\"\n"),
+            &["bad.toml:6:7: no usable private key in good.pem: no items found"],
+        ),
+        (
+            "[admin]\naddress = \"127.0.0.1:0\"\ntokens_file = \"none\"\n".to_owned(),
+            &["bad.toml:3:15: none: cannot be read: No such file or directory (os error 2)"],
+        ),
+        // What is not closed.
+        (
+            format!("[node]\nname = a\n\n[pool.app]\norigins = [\"[::1]:1\"\n{SITE}"),
+            &[
+                "bad.toml:2:8: string values must be quoted, expected literal string",
+                "bad.toml:5:1: the list that begins here is not closed by \"]\"",
+            ],
+        ),
+        (
+            format!("[pool.app]\norigins = [\n  \"127.0.0.1:1\",\n{SITE}{SITE}"),
+            &["bad.toml:2:1: the list that begins here is not closed by \"]\""],
+        ),
+        (
+            format!("{POOL}{SITE}cache = {{ mode = \"respect\"\n[[site.shop.route]]\npath = \"/\"\npool = \"app\"\n"),
+            &["bad.toml:8:1: the table that begins here is not closed by \"}\""],
+        ),
+        // What is given twice.
+        (
+            "[node]\nname = \"a\"\nthreads = 1\n [node] # again\nname = \"b\"\nthreads = 1\n".to_owned(),
+            &["bad.toml:4:3: [node] is given twice", "= hint: first given at bad.toml:1:1"],
+        ),
+        (
+            "[node]\nname = \"a\"\nname = \"b\"\n[log]\nlevel = \"info\"\n".to_owned(),
+            &["bad.toml:3:1: \"name\" is given twice", "= hint: first given at bad.toml:2:1"],
+        ),
+        (
+            "[[listen]]\naddress = \"127.0.0.1:0\"\n[listen]\naddress = \"127.0.0.1:0\"\n".to_owned(),
+            &["bad.toml:3:2: [listen] is written [[listen]] elsewhere", "= hint: first given at bad.toml:1:1"],
+        ),
+        (
+            "[[listen]]\naddress = \"127.0.0.1:80\"\n[[listen]]\naddress = \"127.0.0.1:80\"\n".to_owned(),
+            &["bad.toml:4:11: 127.0.0.1:80 is listened on twice", "= hint: first given at bad.toml:2:11"],
+        ),
+        (
+            "[pool.app]\norigins = [\"a:1\", \"a:1\"]\n".to_owned(),
+            &["bad.toml:2:19: origin \"a:1\" is given twice", "= hint: first given at bad.toml:2:12"],
+        ),
+    ] {
+        std::fs::write(&path, &text).unwrap();
+        let output = seawall(&["check", path.to_str().unwrap()]);
+        let said = String::from_utf8(output.stdout).unwrap();
+        let said = said.replace(&format!("{}/", directory.path().display()), "");
+        let lines: Vec<&str> = said
+            .lines()
+            .map(str::trim)
+            .filter(|line| line.starts_with("bad.toml") || line.starts_with("= hint"))
+            .collect();
+        assert_eq!(lines, expected, "{text}\n--- got ---\n{said}");
+        let mistakes = expected.iter().filter(|line| !line.starts_with('=')).count();
+        let counted = if mistakes == 1 { "1 mistake".to_owned() } else { format!("{mistakes} mistakes") };
+        assert_eq!(String::from_utf8_lossy(&output.stderr), format!("seawall: {counted}\n"));
+    }
+}
+
+#[test]
+fn what_is_given_in_two_files_is_told_with_both() {
+    let directory = TempDir::new().unwrap();
+    let path = directory.path().join("main.toml");
+    std::fs::create_dir(directory.path().join("sites.d")).unwrap();
+    std::fs::write(&path, complete("[pool.app]\norigins = [\"a:1\"]\n")).unwrap();
+    let again = "[pool.app]\norigins = [\"b:1\"]\n[admin]\naddress = \"127.0.0.1:0\"\n";
+    std::fs::write(directory.path().join("sites.d/b.toml"), again).unwrap();
+    let output = seawall(&["check", path.to_str().unwrap()]);
+    let said = String::from_utf8(output.stdout).unwrap();
+    for (message, first) in
+        [("b.toml:1:1: [pool.app] is given twice", "[pool.app]"), ("b.toml:3:1: [admin] is given twice", "[admin]")]
+    {
+        let text = std::fs::read_to_string(&path).unwrap();
+        let line = text.lines().position(|line| line == first).unwrap() + 1;
+        let hint = format!("first given at {}:{line}:1", path.display());
+        assert!(said.contains(message) && said.contains(&hint), "{hint} in\n{said}");
+    }
 }
 
 #[test]
@@ -105,10 +270,13 @@ fn start_up_mistakes_are_said() {
     std::fs::write(&path, format!("[[listen]]\naddress = \"{}\"\n", taken.local_addr().unwrap())).unwrap();
     let empty = directory.path().join("empty.toml");
     std::fs::write(&empty, "").unwrap();
+    let no_directory = directory.path().join("no-directory.toml");
+    std::fs::write(&no_directory, complete("[node]\nstate_dir = \"/dev/null/state\"\n")).unwrap();
     for (arguments, part) in [
         (&["run", "--config", "/nowhere/seawall.toml"][..], "cannot be read"),
         (&["run", "--config", path.to_str().unwrap()], "cannot listen on"),
         (&["run", "--config", empty.to_str().unwrap()], "there is no [[listen]]"),
+        (&["run", "--config", no_directory.to_str().unwrap()], "cannot make the directory in the state directory"),
         (&["run", "--to", "nonsense"], "expected an origin such as"),
         (&["status", "--admin", "http://127.0.0.1:1"], "cannot reach the admin API"),
         (&["purge"], "required arguments"),
@@ -116,6 +284,7 @@ fn start_up_mistakes_are_said() {
         let output = seawall(arguments);
         let text = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(!output.status.success() && text.contains(part), "{arguments:?}: {text}");
+        assert!(text.matches("os error").count() <= 1, "the cause is said once: {text}");
     }
 }
 
@@ -140,6 +309,15 @@ fn purge_and_status_talk_to_a_running_node() {
     ] {
         run(&[&["purge"], arguments].concat());
     }
+    for (url, why) in [("notaurl", "it has neither a scheme nor a path"), ("http://a..b/", "its host is not valid")] {
+        let said = format!("{url:?} is not a URL such as https://shop.example.com/a: {why}");
+        let output = seawall(&["purge", url, "--admin", &admin]);
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && text.contains(&said), "{text}");
+    }
+    assert!(
+        run(&["purge", "http://shop.example/none", "--dry-run"]).contains("it would hit 0 objects (0 bytes) in disk")
+    );
     let status = run(&["status"]);
     for part in ["seawall serving", "purges   number 5", "pool     app (round_robin)", &origin.address.to_string()] {
         assert!(status.contains(part), "{part} in\n{status}");

@@ -104,6 +104,21 @@ fn the_command_reads_lists_and_sitemaps_and_reports() {
     let said = run(&sitemap);
     assert!(said.contains("stored      1") && said.contains("were there  1"), "{said}");
     assert!(node.get("/c?d&e").is_hit());
+    for (name, text, line) in [
+        ("bad.txt", "# mine\nhttp://shop.example/a\n\nnot a url\n", 4),
+        ("bad.xml", "<urlset>\n<url><loc>http://shop.example/a</loc></url>\n<url><loc>http://a b/</loc></url>", 3),
+    ] {
+        let bad = node.directory.path().join(name);
+        std::fs::write(&bad, text).unwrap();
+        let output = Command::new(env!("CARGO_BIN_EXE_seawall"))
+            .args(["warm", "--admin", &format!("http://{}", node.admin), "--from"])
+            .arg(&bad)
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && said.contains(&format!("{name}:{line}: ")), "{said}");
+        assert!(said.contains("https://shop.example.com/a"), "it says what is expected: {said}");
+    }
 }
 
 #[test]

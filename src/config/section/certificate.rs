@@ -1,17 +1,17 @@
-//! TLS certificates: a chain and its key, read, matched with each other, and the names they serve.
+//! `[[certificate]]`: a chain and its key, read, matched with each other, and the names they serve.
 
-use std::fmt;
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::hash::{Hash, Hasher};
 use std::path::Path;
 use std::sync::Arc;
 
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::sign::CertifiedKey;
+use rustls::sign::{CertifiedKey, SigningKey};
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
-use super::host::{HostMap, HostPattern};
-use super::regular;
+use crate::config::host::{HostMap, HostPattern};
+use crate::config::read::Table;
+use crate::config::regular;
 
 /// A certificate that is ready to serve.
 pub struct Certificate {
@@ -21,7 +21,7 @@ pub struct Certificate {
 }
 
 /// The certificates of a node by name; the first configured one serves clients that name none of them.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub struct CertificateStore {
     by_name: HostMap<usize>,
     keys: Vec<Arc<CertifiedKey>>,
@@ -45,38 +45,47 @@ impl CertificateStore {
         self.keys.get(index).cloned()
     }
 
-    /// Changes when any certificate does.
-    pub fn fingerprint(&self) -> u64 {
-        let mut hasher = DefaultHasher::new();
-        self.keys.iter().flat_map(|key| &key.cert).for_each(|der| der.as_ref().hash(&mut hasher));
-        hasher.finish()
-    }
-
     pub fn is_empty(&self) -> bool {
         self.keys.is_empty()
     }
 }
 
-impl fmt::Debug for CertificateStore {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "CertificateStore({} certificates)", self.keys.len())
+/// Changes when any certificate does.
+impl Hash for CertificateStore {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.keys.iter().flat_map(|key| &key.cert).for_each(|der| der.as_ref().hash(state));
     }
 }
 
-/// Reads a PEM chain and key. The error names the file and what is wrong with it.
-pub fn read(cert: &Path, key: &Path) -> Result<Certificate, String> {
-    let chain = read_chain(cert)?;
-    let bytes = regular::read(key).map_err(|error| format!("{} cannot be read: {error}", key.display()))?;
-    let private = PrivateKeyDer::from_pem_slice(&bytes)
-        .map_err(|error| format!("no usable private key in {}: {error}", key.display()))?;
-    let signer = rustls::crypto::ring::sign::any_supported_type(&private)
-        .map_err(|error| format!("the private key in {} cannot be used: {error}", key.display()))?;
-    let names = dns_names(&chain[0]).map_err(|error| format!("{}: {error}", cert.display()))?;
+/// Reads the PEM files that a section names. What is wrong with either is said of that.
+pub fn read(mut table: Table) -> Option<Certificate> {
+    let errors = table.errors;
+    let (cert, key) = (table.require("cert"), table.require("key"));
+    table.finish();
+    let read = cert.and_then(|at| {
+        let path = errors.file_named(&at);
+        let chain = errors.accept(at.place, read_chain(&path))?;
+        let names = dns_names(&chain[0]).map_err(|error| format!("{}: {error}", path.display()));
+        Some((path, chain, errors.accept(at.place, names)?))
+    });
+    let key = key?;
+    let key_path = errors.file_named(&key);
+    let signer = errors.accept(key.place, read_key(&key_path));
+    let ((path, chain, names), signer) = (read?, signer?);
     let certified = CertifiedKey::new(chain, signer);
-    certified
+    let matches = certified
         .keys_match()
-        .map_err(|_| format!("the private key in {} does not belong to {}", key.display(), cert.display()))?;
-    Ok(Certificate { key: Arc::new(certified), names })
+        .map_err(|_| format!("the private key in {} does not belong to {}", key_path.display(), path.display()));
+    errors.accept(key.place, matches)?;
+    Some(Certificate { key: Arc::new(certified), names })
+}
+
+fn read_key(path: &Path) -> Result<Arc<dyn SigningKey>, String> {
+    let bytes = regular::read(path).map_err(|error| format!("{} cannot be read: {error}", path.display()))?;
+    let private = PrivateKeyDer::from_pem_slice(&bytes)
+        .map_err(|error| format!("no usable private key in {}: {error}", path.display()))?;
+    rustls::crypto::ring::sign::any_supported_type(&private)
+        .map_err(|error| format!("the private key in {} cannot be used: {error}", path.display()))
 }
 
 /// Reads one or more PEM certificates; never gives an empty chain.

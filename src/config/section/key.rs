@@ -1,0 +1,157 @@
+//! `key` of a route's cache: what tells objects apart.
+
+use std::sync::Arc;
+
+use http::HeaderName;
+
+use crate::config::diagnose::{At, Diagnostics};
+use crate::config::pattern::Pattern;
+use crate::config::read::Table;
+
+use super::compress::Coding;
+
+/// What tells the objects of a route apart, besides what the origin's `Vary` says.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct KeyRules {
+    pub query: QueryRule,
+    /// Whether parameters are put in the order of their names.
+    pub sort_query: bool,
+    /// Whether paths are taken as if written in lower case.
+    pub ignore_path_case: bool,
+    /// Fields that count as if each response named them in `Vary`; in lower case.
+    pub headers: Vec<Pattern>,
+    /// Cookies that count; origins see no others. `None`: cookies are left as they are.
+    pub cookies: Option<Arc<[Pattern]>>,
+    /// Whether phones, tablets and other clients are told apart.
+    pub device: bool,
+    /// What `Accept-Encoding` is reduced to one of. `None`: it is left as it is.
+    pub accept_encoding: Option<Arc<[Coding]>>,
+    /// The same for `Accept-Language`.
+    pub accept_language: Option<Arc<[Box<str>]>>,
+}
+
+impl KeyRules {
+    /// Whether keys may have another query than URLs.
+    pub fn changes_queries(&self) -> bool {
+        self.sort_query || self.query != QueryRule::All
+    }
+
+    /// Whether a field is one of those that count; `name`: in lower case.
+    pub fn names_field(&self, name: &str) -> bool {
+        self.headers.iter().any(|pattern| pattern.matches(name))
+    }
+}
+
+/// Which query parameters count.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum QueryRule {
+    #[default]
+    All,
+    Without(Vec<Pattern>),
+    Only(Vec<Pattern>),
+}
+
+pub fn read(mut table: Table) -> KeyRules {
+    let errors = table.errors;
+    if table.has("keep_query") && table.has("drop_query") {
+        errors.error(table.place_of("drop_query"), "give either keep_query or drop_query, not both");
+    }
+    let query = match (table.optional_list("keep_query"), table.optional_list("drop_query")) {
+        (Some(keep), _) => QueryRule::Only(errors.parse_all(keep)),
+        (None, Some(drop)) => QueryRule::Without(errors.parse_all(drop)),
+        (None, None) => QueryRule::All,
+    };
+    let key = KeyRules {
+        query,
+        sort_query: table.get_or("sort_query", false),
+        ignore_path_case: table.get_or("ignore_path_case", false),
+        headers: table.list("headers").into_iter().filter_map(|name| field(name, errors)).collect(),
+        cookies: table.optional_list("cookies").map(|cookies| {
+            check_each(&cookies, |b| b.is_ascii_graphic() && !b";=,".contains(&b), "the name of a cookie", errors);
+            errors.parse_all(cookies).into()
+        }),
+        device: table.get_or("device", false),
+        accept_encoding: table
+            .optional_list("accept_encoding")
+            .map(|codings| codings.into_iter().map(|coding| coding.value).collect()),
+        accept_language: table.optional_list("accept_language").map(|languages| {
+            let tag = "a language tag such as \"en\" or \"pt-BR\"";
+            check_each(&languages, |b| b.is_ascii_alphanumeric() || b == b'-', tag, errors);
+            languages.into_iter().map(|language| language.value.into_boxed_str()).collect()
+        }),
+    };
+    table.finish();
+    key
+}
+
+fn check_each(texts: &[At<String>], fits: impl Fn(u8) -> bool, what: &str, errors: &Diagnostics) {
+    for At { value, place } in texts {
+        if value.is_empty() || !value.bytes().all(&fits) {
+            errors.error(*place, format!("{value:?} is not {what}"));
+        }
+    }
+}
+
+/// A request field, or several by one star, that a key or `forward` names.
+pub fn field(name: At<String>, errors: &Diagnostics) -> Option<Pattern> {
+    let lower = name.value.to_ascii_lowercase();
+    let pattern = lower.parse::<Pattern>().ok().filter(|_| lower.replacen('*', "", 1).parse::<HeaderName>().is_ok());
+    let Some(pattern) = pattern else {
+        let hint = "one star may stand for a part of it: \"x-tenant-*\"";
+        errors.error_with_hint(name.place, format!("{:?} is not the name of a header field", name.value), hint);
+        return None;
+    };
+    if pattern.matches("cookie") {
+        let hint = "list them in key = { cookies = [...] }";
+        errors.error_with_hint(name.place, "a key with all cookies hits nobody", hint);
+        return None;
+    }
+    let mut never = [FORWARDING_FIELDS, WRITTEN_FIELDS, FILL_EXCLUDES].into_iter().flatten();
+    if let Some(never) = never.find(|never| pattern.matches(never)) {
+        let message = format!(
+            "{:?} covers {never}: no origin gets a client's own, since the node writes it or answers it itself",
+            name.value
+        );
+        errors.error(name.place, message);
+        return None;
+    }
+    Some(pattern)
+}
+
+/// Fields by which proxies tell where a request came from, and tokens of the node's. No origin gets a client's own.
+pub const FORWARDING_FIELDS: &[&str] = &[
+    "forwarded",
+    "x-forwarded",
+    "x-forwarded-for",
+    "x-forwarded-host",
+    "x-forwarded-proto",
+    "x-forwarded-port",
+    "x-forwarded-server",
+    "x-forwarded-scheme",
+    "x-forwarded-prefix",
+    "x-real-ip",
+    "x-host",
+    "x-forwarded-ssl",
+    "x-forwarded-protocol",
+    "x-url-scheme",
+    "front-end-https",
+    "seawall-debug",
+    "proxy", // to CGI it is the variable HTTP_PROXY (CVE-2016-5385)
+];
+
+/// Fields of a client's request that the fill of a shared object must not have: its conditions and ranges
+/// are answered from the object, its body is not forwarded.
+pub const FILL_EXCLUDES: &[&str] = &[
+    "if-match",
+    "if-none-match",
+    "if-modified-since",
+    "if-unmodified-since",
+    "if-range",
+    "range",
+    "expect",
+    "content-length",
+    "content-type",
+];
+
+/// What else the node writes itself.
+const WRITTEN_FIELDS: &[&str] = &["via", "cdn-loop", "host", "connection", "transfer-encoding", "te"];

@@ -1,0 +1,62 @@
+//! `[node]`: the process as a whole.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::prefix::Prefix;
+
+use crate::config::read::{IpRange, Table};
+
+#[derive(Debug, Clone)]
+pub struct Node {
+    pub name: String,
+    pub region: Option<String>,
+    pub threads: usize,
+    /// Threads that compress what is stored.
+    pub compress_threads: usize,
+    /// Where the purge log lives; without one, purges are not kept over a restart.
+    pub state_dir: Option<PathBuf>,
+    /// How long running requests may take to end after SIGTERM.
+    pub drain_timeout: Duration,
+    /// Proxies whose `X-Forwarded-For` is believed.
+    pub trusted_proxies: Vec<IpRange>,
+}
+
+impl Default for Node {
+    fn default() -> Self {
+        Node {
+            name: "seawall".into(),
+            region: None,
+            threads: std::thread::available_parallelism().map_or(1, usize::from),
+            compress_threads: 1,
+            state_dir: None,
+            drain_timeout: Duration::from_secs(30),
+            trusted_proxies: Vec::new(),
+        }
+    }
+}
+
+impl Node {
+    /// The network of a client. `None`: its clients are no crowd, since it is a trusted proxy.
+    pub fn prefix_of(&self, client: IpAddr) -> Option<Prefix> {
+        let is_trusted = self.trusted_proxies.iter().any(|range| range.contains(client));
+        (!is_trusted).then(|| Prefix::of(client))
+    }
+}
+
+pub fn read(mut table: Table) -> Node {
+    let mut node = Node::default();
+    // The name becomes a token in Cache-Status and Via.
+    let is_token =
+        |name: &String| !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
+    table.set_if("name", &mut node.name, is_token, "may have only letters, digits, \"-\", \"_\" and \".\"");
+    node.region = table.value("region");
+    table.set_within("threads", &mut node.threads, 1..=1024);
+    table.set_within("compress_threads", &mut node.compress_threads, 1..=1024);
+    node.state_dir = table.get("state_dir").map(|path| table.errors.resolve_path(&path));
+    table.set("drain_timeout", &mut node.drain_timeout);
+    node.trusted_proxies = table.plain_list("trusted_proxies");
+    table.finish();
+    node
+}

@@ -1,0 +1,376 @@
+//! `[pool.NAME]`: origins that serve the same, and how they are asked.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::HeaderName;
+use rustls::pki_types::CertificateDer;
+
+use crate::config::diagnose::{At, Diagnostics, did_you_mean};
+use crate::config::host::parse_authority;
+use crate::config::read::{FromToml, StatusRange, Table, Value, words};
+
+use super::certificate;
+
+/// Index of a pool in the configuration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct PoolId(pub usize);
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pool {
+    pub name: Arc<str>,
+    pub balance: Balance,
+    pub hash_key: HashKey,
+    pub origins: Vec<Origin>,
+    /// The pool that serves when no origin of this one can.
+    pub fallback: Option<PoolId>,
+    /// How many more origins a request may try after the first one failed.
+    pub retries: u32,
+    pub timeouts: PoolTimeouts,
+    pub protocol: OriginProtocol,
+    pub tls: Option<OriginTls>,
+    /// The `Host` sent to the origins; `None`: the one the client asked for.
+    pub host: Option<String>,
+    pub resolve_interval: Duration,
+    pub health: Option<Health>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Origin {
+    /// As written, `HOST:PORT`: how the operator knows it.
+    pub address: Arc<str>,
+    pub endpoint: Endpoint,
+    pub weight: u16,
+}
+
+/// Where an origin is: known now, or to be resolved again and again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Endpoint {
+    Address(SocketAddr),
+    Name { host: String, port: u16 },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Balance {
+    RoundRobin,
+    LeastConn,
+    Random,
+    Hash,
+}
+
+/// What `balance = "hash"` hashes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum HashKey {
+    Url,
+    Client,
+    Header(HeaderName),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OriginProtocol {
+    H1,
+    H2,
+    /// HTTP/2 where the origin offers it by ALPN.
+    Auto,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OriginTls {
+    /// The name to ask for and to verify; `None`: the origin's host.
+    pub sni: Option<String>,
+    pub verify: bool,
+    /// Trust these instead of the system's authorities.
+    pub ca: Option<Arc<Vec<CertificateDer<'static>>>>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PoolTimeouts {
+    pub connect: Duration,
+    /// Between two reads of the origin's answer.
+    pub read: Duration,
+    pub write: Duration,
+    /// From taking an origin to the end of its response head, retries included.
+    pub total: Duration,
+    /// How long an unused origin connection is kept.
+    pub idle: Duration,
+    /// How long both sides of a tunnel (WebSocket) may be silent.
+    pub tunnel: Duration,
+    /// How long a response that is passed on may be silent; `None`: as long as `read`, but for streams of HTTP/2.
+    pub stream: Option<Duration>,
+}
+
+impl Default for PoolTimeouts {
+    fn default() -> Self {
+        PoolTimeouts {
+            connect: Duration::from_secs(3),
+            read: Duration::from_secs(30),
+            write: Duration::from_secs(30),
+            total: Duration::from_secs(60),
+            idle: Duration::from_secs(60),
+            tunnel: Duration::from_secs(3600),
+            stream: None,
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Health {
+    pub probe: Probe,
+    pub interval: Duration,
+    pub timeout: Duration,
+    /// Successes in a row that bring an origin up.
+    pub rise: u32,
+    /// Failures in a row that take it down.
+    pub fall: u32,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Probe {
+    /// The connection is accepted.
+    Tcp,
+    /// `GET path` is answered with one of the statuses.
+    Http { path: String, host: Option<String>, expect: Vec<StatusRange> },
+}
+
+words!(Balance {
+    "round_robin" => Balance::RoundRobin,
+    "least_conn" => Balance::LeastConn,
+    "random" => Balance::Random,
+    "hash" => Balance::Hash,
+});
+words!(OriginProtocol { "h1" => OriginProtocol::H1, "h2" => OriginProtocol::H2, "auto" => OriginProtocol::Auto });
+
+impl FromToml for HashKey {
+    fn from_toml(value: Value<'_, '_>) -> Result<Self, String> {
+        let text = String::from_toml(value)?;
+        let header = |name: &str| name.parse().ok().map(HashKey::Header);
+        let key = match text.as_str() {
+            "url" => Some(HashKey::Url),
+            "client" => Some(HashKey::Client),
+            other => other.strip_prefix("header:").and_then(header),
+        };
+        key.ok_or_else(|| format!("unknown hash key {text:?}, expected \"url\", \"client\" or \"header:NAME\""))
+    }
+}
+
+/// A pool whose fallback is a name as yet.
+pub struct PoolSection {
+    name: At<String>,
+    pool: Pool,
+    fallback: Option<At<String>>,
+}
+
+/// The pools by their names.
+pub struct PoolNames {
+    ids: HashMap<String, PoolId>,
+    /// Whether these are all there are, or some may be in a file that is not TOML.
+    are_all: bool,
+}
+
+impl PoolNames {
+    pub fn new(pools: &[PoolSection], are_all: bool) -> Self {
+        let ids = pools.iter().enumerate().map(|(i, pool)| (pool.name.value.clone(), PoolId(i))).collect();
+        PoolNames { ids, are_all }
+    }
+
+    pub fn find(&self, name: &At<String>, errors: &Diagnostics) -> Option<PoolId> {
+        let found = self.ids.get(&name.value).copied();
+        if found.is_none() && self.are_all {
+            let hint = match did_you_mean(&name.value, self.ids.keys().map(String::as_str)) {
+                Some(meant) => format!("did you mean {meant:?}?"),
+                None => format!("add [pool.{}] with origins", name.value),
+            };
+            errors.error_with_hint(name.place, format!("unknown pool {:?}", name.value), hint);
+        }
+        found
+    }
+}
+
+/// Replaces the names of fallbacks by the pools.
+pub fn link(sections: Vec<PoolSection>, names: &PoolNames, errors: &Diagnostics) -> Vec<Arc<Pool>> {
+    let find = |section: &PoolSection| section.fallback.as_ref().and_then(|name| names.find(name, errors));
+    let fallbacks: Vec<Option<PoolId>> = sections.iter().map(find).collect();
+    let link = |(i, PoolSection { name, pool, fallback }): (usize, PoolSection)| {
+        let chain = std::iter::successors(fallbacks[i], |at| fallbacks[at.0]).take(fallbacks.len());
+        if let Some(at) = fallback.filter(|_| chain.into_iter().any(|at| at.0 == i)) {
+            errors.error(at.place, format!("the fallback of pool {:?} leads back to itself", name.value));
+        }
+        Arc::new(Pool { fallback: fallbacks[i], ..pool })
+    };
+    sections.into_iter().enumerate().map(link).collect()
+}
+
+pub fn read(name: At<String>, mut table: Table) -> PoolSection {
+    let errors = table.errors;
+    let uses_tls = table.get_or("tls", false);
+    let mut pool = Pool {
+        name: name.value.as_str().into(),
+        balance: Balance::RoundRobin,
+        hash_key: HashKey::Url,
+        origins: read_origins(&mut table, if uses_tls { 443 } else { 80 }),
+        fallback: None,
+        retries: 1,
+        timeouts: PoolTimeouts::default(),
+        protocol: OriginProtocol::H1,
+        tls: None,
+        host: read_host(&mut table, "host"),
+        resolve_interval: Duration::from_secs(30),
+        health: None,
+    };
+    table.set("balance", &mut pool.balance);
+    table.set("hash", &mut pool.hash_key);
+    if pool.balance != Balance::Hash && table.has("hash") {
+        errors.error_with_hint(table.place_of("hash"), "\"hash\" has no effect here", "add balance = \"hash\"");
+    }
+    table.set("retries", &mut pool.retries);
+    table.set_positive("connect_timeout", &mut pool.timeouts.connect);
+    table.set_positive("read_timeout", &mut pool.timeouts.read);
+    table.set_positive("write_timeout", &mut pool.timeouts.write);
+    table.set_positive("total_timeout", &mut pool.timeouts.total);
+    table.set("idle_timeout", &mut pool.timeouts.idle);
+    table.set_positive("tunnel_timeout", &mut pool.timeouts.tunnel);
+    pool.timeouts.stream = table.positive("stream_timeout");
+    table.set("protocol", &mut pool.protocol);
+    if pool.protocol == OriginProtocol::Auto && !uses_tls {
+        errors.error_with_hint(
+            table.place_of("protocol"),
+            "protocol = \"auto\" needs ALPN and so tls = true",
+            "without TLS choose \"h1\" or \"h2\"",
+        );
+    }
+    pool.tls = read_tls(&mut table, uses_tls);
+    let is_long = |interval: &Duration| *interval >= Duration::from_secs(1);
+    table.set_if("resolve_interval", &mut pool.resolve_interval, is_long, "must be at least 1s");
+    let health = format!("[pool.{}.health]", name.value);
+    pool.health = table.table("health", &health, "health = { path = \"/healthz\" }").map(read_health);
+    let fallback = table.get("fallback");
+    table.finish();
+    PoolSection { name, pool, fallback }
+}
+
+fn read_origins(table: &mut Table, default_port: u16) -> Vec<Origin> {
+    let (errors, pool) = (table.errors, table.name.clone());
+    if table.lacks("origins") {
+        let hint = "add origins = [\"10.0.0.1:8080\"]";
+        errors.error_with_hint(table.place, format!("{pool} has no usable origins"), hint);
+    }
+    let mut places = HashMap::new();
+    let mut origins = Vec::new();
+    for value in table.items("origins") {
+        let mut weight = 1;
+        let address = match (value.str(), Table::of(value, &format!("an origin of {pool}"), errors)) {
+            (Some(text), _) => Some(At { value: text.to_owned(), place: value.place }),
+            (None, Some(mut table)) => {
+                let address = table.require("address");
+                table.set_within("weight", &mut weight, 1..=1000);
+                table.finish();
+                address
+            }
+            (None, None) => {
+                errors.error_with_hint(
+                    value.place,
+                    format!("wrong value in \"origins\" in {pool}: expected \"HOST:PORT\" or a table"),
+                    "write \"10.0.0.1:8080\" or { address = \"10.0.0.1:8080\", weight = 2 }",
+                );
+                None
+            }
+        };
+        let Some(At { value: address, place }) = address else { continue };
+        if let Some(first) = places.insert(address.clone(), place) {
+            errors.again(place, format!("origin {address:?} is given twice"), first);
+        }
+        match parse_endpoint(&address, default_port) {
+            Ok(endpoint) => origins.push(Origin { address: address.into(), endpoint, weight }),
+            Err((message, hint)) => errors.error_with_hint(place, message, hint),
+        }
+    }
+    origins
+}
+
+/// Reads `HOST:PORT`, or `HOST` with the scheme's port.
+fn parse_endpoint(text: &str, default_port: u16) -> Result<Endpoint, (String, String)> {
+    if let Some(rest) = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://")) {
+        let hint = format!("write {:?}, and tls = true in the pool for https", rest.trim_end_matches('/'));
+        return Err((format!("origin {text:?} is a URL, expected HOST:PORT"), hint));
+    }
+    if let Ok(address) = text.parse::<SocketAddr>() {
+        return if address.port() == 0 {
+            Err((format!("origin {text:?} has port 0"), "give the port the origin listens on".into()))
+        } else {
+            Ok(Endpoint::Address(address))
+        };
+    }
+    match parse_authority(text) {
+        Some((_, Some(0))) | None => Err((
+            format!("{text:?} is not an origin address, expected HOST:PORT"),
+            "such as \"10.0.0.1:8080\" or \"app.internal:8080\"".into(),
+        )),
+        Some((host, port)) => {
+            let port = port.unwrap_or(default_port);
+            match host.trim_matches(['[', ']']).parse() {
+                Ok(ip) => Ok(Endpoint::Address(SocketAddr::new(ip, port))),
+                Err(_) => Ok(Endpoint::Name { host: host.into_owned(), port }),
+            }
+        }
+    }
+}
+
+/// A host, perhaps with a port.
+fn read_host(table: &mut Table, key: &'static str) -> Option<String> {
+    let At { value: host, place } = table.get::<String>(key)?;
+    let host = match parse_authority(&host) {
+        Some(_) => Ok(host),
+        None => Err(format!("{host:?} is not a host name")),
+    };
+    table.errors.accept(place, host)
+}
+
+fn read_tls(table: &mut Table, uses_tls: bool) -> Option<OriginTls> {
+    let errors = table.errors;
+    let (verify, sni, ca) = (table.get_or("verify", true), read_host(table, "sni"), table.get("ca"));
+    let ca_path = ca.as_ref().map(|ca| errors.file_named(ca));
+    if !uses_tls {
+        for key in ["sni", "ca"].into_iter().filter(|key| table.has(key)) {
+            let hint = "add tls = true to the pool";
+            errors.error_with_hint(table.place_of(key), "this has no effect without TLS", hint);
+        }
+        return None;
+    }
+    let ca = ca_path.and_then(|path| errors.accept(table.place_of("ca"), certificate::read_chain(&path)));
+    let sni = sni.and_then(|sni| parse_authority(&sni).map(|(host, _)| host.into_owned()));
+    Some(OriginTls { sni, verify, ca: ca.map(Arc::new) })
+}
+
+fn read_health(mut table: Table) -> Health {
+    let errors = table.errors;
+    let seconds = Duration::from_secs;
+    let mut health = Health { probe: Probe::Tcp, interval: seconds(5), timeout: seconds(2), rise: 2, fall: 3 };
+    let path: Option<At<String>> = table.get("path");
+    let host = read_host(&mut table, "host");
+    let mut expect = table.plain_list("expect");
+    if let Some(At { value: path, place }) = path {
+        if !path.starts_with('/') || !path.bytes().all(|b| b.is_ascii_graphic()) {
+            errors.error(place, "path of a health check must begin with \"/\" and be visible ASCII");
+        } else if path.contains('#') || path.parse::<http::uri::PathAndQuery>().is_err() {
+            errors.error(place, format!("path in {}: {path:?} is not a path that can be asked for", table.name));
+        }
+        if expect.is_empty() {
+            expect.push(StatusRange { first: 200, last: 399 });
+        }
+        health.probe = Probe::Http { path, host, expect };
+    } else {
+        for key in ["host", "expect"].into_iter().filter(|key| !table.lacks(key) && !table.has("path")) {
+            let hint = "add path = \"/healthz\"";
+            errors.error_with_hint(table.place_of(key), "this has no effect on a TCP check", hint);
+        }
+    }
+    let is_long = |interval: &Duration| *interval >= Duration::from_millis(10);
+    table.set_if("interval", &mut health.interval, is_long, "must be at least 10ms");
+    table.set_positive("timeout", &mut health.timeout);
+    table.set_within("rise", &mut health.rise, 1..=100);
+    table.set_within("fall", &mut health.fall, 1..=100);
+    table.finish();
+    health
+}

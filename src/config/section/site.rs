@@ -1,0 +1,150 @@
+//! `[site.NAME]`: hosts that are served alike.
+
+use std::sync::Arc;
+
+use http::Method;
+
+use crate::config::diagnose::{At, Diagnostics};
+use crate::config::host::{HostMap, HostPattern};
+use crate::config::read::{IpRange, Table, words};
+use crate::config::routes::Routes;
+use crate::request::{RequestView, as_decoded, merge_slashes};
+
+use super::pool::PoolNames;
+use super::route;
+
+#[derive(Debug, Clone)]
+pub struct Site {
+    pub name: Arc<str>,
+    /// As configured; the admin API may set another one at run time.
+    pub version: u64,
+    /// Clients whose `PURGE` method works.
+    pub purge_from: Vec<IpRange>,
+    pub ports: Ports,
+    pub encoded_dots: EncodedDots,
+    pub routes: Routes,
+}
+
+/// The ports in clients' `Host` that are keyed and sent on, besides that of the listener.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ports {
+    Named(Vec<u16>),
+    /// Whatever clients write: they can ask for as many variants of a page as there are ports.
+    Any,
+}
+
+/// What becomes of paths in which only some servers see dot segments.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EncodedDots {
+    Refuse,
+    /// They go to the origin, uncached.
+    Pass,
+}
+
+impl Site {
+    /// The first route that takes a request, by its place.
+    pub fn find_route(&self, method: &Method, path: &str) -> Option<usize> {
+        self.routes.serving(method, &merge_slashes(path))
+    }
+
+    /// Whether a path may be another route's to servers which decode it before they look for what it names. A route whose
+    /// pattern has escapes was written with them in mind.
+    pub fn is_read_otherwise(&self, method: &Method, path: &str, route: usize) -> bool {
+        let has_escapes = || self.routes[route].path.as_str().contains('%');
+        as_decoded(path).is_some_and(|decoded| self.find_route(method, &decoded) != Some(route) && !has_escapes())
+    }
+
+    /// Whether a route is for a path, if not for every method.
+    pub fn has_path(&self, path: &str) -> bool {
+        self.routes.has_path(&merge_slashes(path))
+    }
+
+    /// The port of a request, if it counts: not the scheme's own, and one that the operator knows of.
+    pub fn keyed_port(&self, request: &RequestView<'_>) -> Option<u16> {
+        let port = request.port.filter(|port| *port != request.scheme.default_port())?;
+        let counts = match &self.ports {
+            Ports::Any => true,
+            Ports::Named(ports) => port == request.local_port || ports.contains(&port),
+        };
+        counts.then_some(port)
+    }
+}
+
+/// `ports` as written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum PortsWord {
+    Named,
+    Any,
+}
+
+words!(PortsWord { "named" => PortsWord::Named, "any" => PortsWord::Any });
+words!(EncodedDots { "refuse" => EncodedDots::Refuse, "pass" => EncodedDots::Pass });
+
+/// A site with its hosts, which may be another's, too.
+pub struct SiteSection {
+    site: Site,
+    hosts: Vec<(HostPattern, At<String>)>,
+}
+
+pub fn read(At { value: name, place }: At<String>, mut table: Table, pools: &PoolNames) -> SiteSection {
+    let errors = table.errors;
+    if table.lacks("hosts") {
+        let hint = "add hosts = [\"shop.example.com\"], or [\"*\"] for all";
+        errors.error_with_hint(place, format!("site {name:?} has no hosts"), hint);
+    }
+    if table.lacks("route") {
+        let hint = format!("add [[site.{name}.route]] with path and pool");
+        errors.error_with_hint(place, format!("site {name:?} has no routes"), hint);
+    }
+    let (mut hosts, mut ports) = (Vec::new(), Vec::new());
+    for host in table.list::<String>("hosts") {
+        let parsed = split_port(&host.value).and_then(|(host, port)| Ok((host.parse()?, port)));
+        let Some((pattern, port)) = errors.accept(host.place, parsed) else { continue };
+        hosts.push((pattern, host));
+        ports.extend(port);
+    }
+    let routes = table.tables("route", &format!("[[site.{name}.route]]"));
+    let site = Site {
+        name: name.into(),
+        version: table.get_or("version", 1),
+        purge_from: table.plain_list("purge_from"),
+        ports: match table.get_or("ports", PortsWord::Named) {
+            PortsWord::Named => Ports::Named(ports),
+            PortsWord::Any => Ports::Any,
+        },
+        encoded_dots: table.get_or("encoded_dots", EncodedDots::Refuse),
+        routes: routes.into_iter().filter_map(|route| route::read(route, pools)).collect(),
+    };
+    table.finish();
+    SiteSection { site, hosts }
+}
+
+/// All sites, and which of them a host belongs to.
+pub fn by_host(sections: Vec<SiteSection>, errors: &Diagnostics) -> (Vec<Arc<Site>>, HostMap<usize>) {
+    let (mut sites, mut by_host) = (Vec::<Arc<Site>>::new(), HostMap::default());
+    for SiteSection { site, hosts } in sections {
+        for (pattern, At { value: host, place }) in hosts {
+            // With several ports, or with one and without, it is one host.
+            if let Some(other) = by_host.insert(pattern, sites.len()).filter(|other| *other != sites.len()) {
+                errors.error(place, format!("host {host:?} already belongs to site {:?}", sites[other].name));
+            }
+        }
+        sites.push(Arc::new(site));
+    }
+    (sites, by_host)
+}
+
+/// Takes a port off the name of a host: the host is matched without it, the port is one that counts.
+fn split_port(text: &str) -> Result<(&str, Option<u16>), String> {
+    match text.rsplit_once(':') {
+        Some((host, digits))
+            if !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit()) && host != "*" =>
+        {
+            match digits.parse() {
+                Ok(port @ 1..) => Ok((host, Some(port))),
+                _ => Err(format!("{text:?}: {digits} is not a port")),
+            }
+        }
+        _ => Ok((text, None)),
+    }
+}

@@ -1,0 +1,269 @@
+//! One value of a configuration: what it may be, read into the type that stands for it.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use toml::Spanned;
+use toml::de::DeValue;
+
+use super::diagnose::{Place, did_you_mean};
+use super::units;
+
+/// One value with its place.
+#[derive(Clone, Copy)]
+pub struct Value<'t, 'i> {
+    pub(super) value: &'t DeValue<'i>,
+    pub place: Place,
+}
+
+/// A type that can be read from one TOML value. The error says what was expected.
+pub trait FromToml: Sized {
+    fn from_toml(value: Value<'_, '_>) -> Result<Self, String>;
+}
+
+impl<'t, 'i> Value<'t, 'i> {
+    pub(super) fn new(file: usize, value: &'t Spanned<DeValue<'i>>) -> Self {
+        Value { value: value.get_ref(), place: Place::of(file, value.span()) }
+    }
+
+    /// What is in a list, if it is one.
+    pub(super) fn items(self) -> Option<Vec<Self>> {
+        let items = self.value.as_array()?;
+        Some(items.iter().map(|item| Self::new(self.place.file, item)).collect())
+    }
+
+    pub fn str(self) -> Option<&'t str> {
+        self.value.as_str()
+    }
+
+    /// What it is, for messages.
+    pub fn kind(self) -> &'static str {
+        match self.value {
+            DeValue::String(_) => "a string",
+            DeValue::Integer(_) => "an integer",
+            DeValue::Float(_) => "a float",
+            DeValue::Boolean(_) => "a boolean",
+            DeValue::Datetime(_) => "a date",
+            DeValue::Array(_) => "a list",
+            DeValue::Table(_) => "a table",
+        }
+    }
+
+    fn text(self, expected: &str) -> Result<&'t str, String> {
+        self.str().ok_or_else(|| format!("expected {expected}, found {}", self.kind()))
+    }
+}
+
+impl FromToml for String {
+    fn from_toml(value: Value<'_, '_>) -> Result<Self, String> {
+        value.text("a string").map(str::to_owned)
+    }
+}
+
+impl FromToml for bool {
+    fn from_toml(value: Value<'_, '_>) -> Result<Self, String> {
+        value.value.as_bool().ok_or_else(|| format!("expected true or false, found {}", value.kind()))
+    }
+}
+
+impl FromToml for u64 {
+    fn from_toml(value: Value<'_, '_>) -> Result<Self, String> {
+        let number = match value.value {
+            DeValue::Integer(integer) => {
+                let digits = integer.as_str().replace('_', "");
+                u64::from_str_radix(&digits, integer.radix()).ok()
+            }
+            _ => None,
+        };
+        number.ok_or_else(|| match value.value {
+            DeValue::Integer(integer) => format!("expected a whole number from 0 up, found {integer}"),
+            _ => format!("expected a whole number, found {}", value.kind()),
+        })
+    }
+}
+
+macro_rules! smaller_numbers {
+    ($($number:ty),+) => {
+        $(impl FromToml for $number {
+            fn from_toml(value: Value<'_, '_>) -> Result<Self, String> {
+                let number = u64::from_toml(value)?;
+                <$number>::try_from(number).map_err(|_| format!("expected at most {}, found {number}", <$number>::MAX))
+            }
+        })+
+    };
+}
+smaller_numbers!(u16, u32, usize);
+
+impl FromToml for Duration {
+    fn from_toml(value: Value<'_, '_>) -> Result<Self, String> {
+        units::parse_duration(value.text("a duration such as \"30s\"")?)
+    }
+}
+
+/// A number of bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ByteSize(pub u64);
+
+/// As the operator would write it.
+impl std::fmt::Display for ByteSize {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&units::format_size(self.0))
+    }
+}
+
+impl FromToml for ByteSize {
+    fn from_toml(value: Value<'_, '_>) -> Result<Self, String> {
+        match value.value {
+            DeValue::Integer(_) => u64::from_toml(value).map(ByteSize),
+            _ => units::parse_size(value.text("a size such as \"64KiB\"")?).map(ByteSize),
+        }
+    }
+}
+
+impl FromToml for SocketAddr {
+    fn from_toml(value: Value<'_, '_>) -> Result<Self, String> {
+        let text = value.text("an address such as \"0.0.0.0:80\"")?;
+        text.parse().map_err(|_| format!("{text:?} is not IP:PORT, such as \"0.0.0.0:80\" or \"[::]:80\""))
+    }
+}
+
+/// A range of addresses, `10.0.0.0/8` or a single `192.0.2.7`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct IpRange {
+    address: IpAddr,
+    prefix: u8,
+}
+
+impl IpRange {
+    /// Whether an address lies in the range. An IPv4-mapped IPv6 address counts as its IPv4 address.
+    pub fn contains(&self, address: IpAddr) -> bool {
+        let bits = |address: IpAddr| match address {
+            IpAddr::V4(address) => u128::from(address.to_bits()) << 96,
+            IpAddr::V6(address) => address.to_bits(),
+        };
+        let address = address.to_canonical();
+        let mask = u128::MAX.checked_shl(128 - u32::from(self.prefix)).unwrap_or(0);
+        self.address.is_ipv4() == address.is_ipv4() && (bits(self.address) ^ bits(address)) & mask == 0
+    }
+}
+
+impl std::str::FromStr for IpRange {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let expected = || format!("{text:?} is not an address range such as \"10.0.0.0/8\" or \"::1\"");
+        let (address, prefix) = match text.split_once('/') {
+            Some((address, prefix)) => (address, Some(prefix)),
+            None => (text, None),
+        };
+        let address: IpAddr = address.parse().map_err(|_| expected())?;
+        let longest = if address.is_ipv4() { 32 } else { 128 };
+        let prefix = match prefix {
+            Some(prefix) => prefix.parse().ok().filter(|p| *p <= longest).ok_or_else(expected)?,
+            None => longest,
+        };
+        Ok(IpRange { address, prefix })
+    }
+}
+
+impl FromToml for IpRange {
+    fn from_toml(value: Value<'_, '_>) -> Result<Self, String> {
+        value.text("an address range such as \"10.0.0.0/8\"")?.parse()
+    }
+}
+
+/// An inclusive range of status codes: `200` or `"200-399"`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StatusRange {
+    pub first: u16,
+    pub last: u16,
+}
+
+impl FromToml for StatusRange {
+    fn from_toml(value: Value<'_, '_>) -> Result<Self, String> {
+        match value.str() {
+            Some(text) => text.parse(),
+            None => u16::from_toml(value)?.to_string().parse(),
+        }
+    }
+}
+
+impl std::str::FromStr for StatusRange {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (first, last) = text.split_once('-').unwrap_or((text, text));
+        let (first, last) = (first.trim().parse().unwrap_or(0), last.trim().parse().unwrap_or(0));
+        if (100..=599).contains(&first) && (first..=599).contains(&last) {
+            Ok(StatusRange { first, last })
+        } else {
+            Err(format!("{text:?}: expected a status code such as 200 or a range such as \"200-399\""))
+        }
+    }
+}
+
+/// A closed set of words.
+pub trait Words: Copy + PartialEq + 'static {
+    /// Every word with what it stands for.
+    const WORDS: &'static [(&'static str, Self)];
+
+    /// The word the operator writes for it.
+    fn as_str(self) -> &'static str {
+        Self::WORDS.iter().find(|(_, other)| *other == self).map_or("", |(word, _)| word)
+    }
+
+    fn read(value: Value<'_, '_>) -> Result<Self, String> {
+        let expected = || Self::WORDS.iter().map(|(word, _)| format!("{word:?}")).collect::<Vec<_>>().join(", ");
+        let text = value.text(&format!("one of {}", expected()))?;
+        if let Some((_, found)) = Self::WORDS.iter().find(|(word, _)| *word == text) {
+            return Ok(*found);
+        }
+        Err(match did_you_mean(text, Self::WORDS.iter().map(|(word, _)| *word)) {
+            Some(meant) => format!("unknown {text:?}, did you mean {meant:?}? expected one of {}", expected()),
+            None => format!("unknown {text:?}, expected one of {}", expected()),
+        })
+    }
+}
+
+/// Implements [`Words`] and [`FromToml`] for an enum.
+macro_rules! words {
+    ($type:ty { $($word:literal => $variant:expr),+ $(,)? }) => {
+        impl $crate::config::value::Words for $type {
+            const WORDS: &'static [(&'static str, Self)] = &[$(($word, $variant)),+];
+        }
+
+        impl $crate::config::value::FromToml for $type {
+            fn from_toml(value: $crate::config::value::Value<'_, '_>) -> Result<Self, String> {
+                $crate::config::value::Words::read(value)
+            }
+        }
+    };
+}
+pub(in crate::config) use words;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn address_ranges() {
+        for (range, address, inside) in [
+            ("10.0.0.0/8", "10.255.0.1", true),
+            ("10.0.0.0/8", "11.0.0.1", false),
+            ("10.0.0.0/8", "::ffff:10.1.2.3", true),
+            ("127.0.0.1", "127.0.0.1", true),
+            ("127.0.0.1", "127.0.0.2", false),
+            ("0.0.0.0/0", "203.0.113.9", true),
+            ("0.0.0.0/0", "::1", false),
+            ("::/0", "2001:db8::1", true),
+            ("2001:db8::/32", "2001:db8:ffff::1", true),
+            ("2001:db8::/32", "2001:db9::1", false),
+        ] {
+            let range: IpRange = range.parse().unwrap();
+            assert_eq!(range.contains(address.parse().unwrap()), inside, "{range:?} {address}");
+        }
+        for bad in ["", "10.0.0.0/33", "10.0.0/8", "::/129", "10.0.0.0/x"] {
+            assert!(bad.parse::<IpRange>().is_err(), "{bad}");
+        }
+    }
+}
