@@ -191,12 +191,25 @@ impl Tree {
     fn arrows(&self) -> BTreeMap<PathBuf, BTreeSet<PathBuf>> {
         let of = |(module, file): (&ModulePath, &PathBuf)| {
             let text = code(file);
-            let paths = uses(&text).into_iter().chain(paths_in(&text));
+            let paths = uses(&text).into_iter().filter(|path| is_used(path, &text)).chain(paths_in(&text));
             let others = paths.filter_map(|path| self.file_of(module, &path)).filter(|other| other != file);
             (file.clone(), others.collect())
         };
         self.0.iter().map(of).collect()
     }
+}
+
+/// Whether a name is used where it is imported, or only handed on.
+fn is_used(path: &[String], text: &str) -> bool {
+    let Some(name) = path.last() else { return false };
+    let declarations = text.split(';').filter(|part| part.trim_start().starts_with("pub use "));
+    let handed_on: usize = declarations.map(|declaration| count(name, declaration)).sum();
+    handed_on == 0 || count(name, text) > handed_on
+}
+
+/// How often a name stands in a text.
+fn count(name: &str, text: &str) -> usize {
+    text.split(|c: char| !c.is_alphanumeric() && c != '_').filter(|word| *word == name).count()
 }
 
 /// The paths of a text's `use` declarations, one for each name.

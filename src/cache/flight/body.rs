@@ -8,7 +8,6 @@ use bytes::Bytes;
 use smallvec::SmallVec;
 
 use super::super::trouble::Trouble;
-use super::Flight;
 
 /// What becomes of bytes that have come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -22,10 +21,16 @@ pub(super) enum Retention {
     Unread,
 }
 
+/// Who is told that more of a body is on disk.
+pub trait OnWritten: Send + Sync {
+    /// What is written need not be kept in memory.
+    fn written(&self);
+}
+
 /// A body on its way to a disk: it can be read as far as it is written.
 pub trait PartlyWritten: std::fmt::Debug + Send + Sync {
-    /// Has it tell the flight of what is written from now on.
-    fn tell(&self, flight: Weak<Flight>);
+    /// Has it tell of what is written from now on.
+    fn tell(&self, who: Weak<dyn OnWritten>);
 
     /// Bytes from the start that are written.
     fn written(&self) -> u64;

@@ -34,9 +34,9 @@ use super::waiting::{Held, Holding, Share};
 
 use body::{Body, Retention};
 
-pub use body::PartlyWritten;
-pub use outcome::{Arrival, FlightHead, ObjectUse, Settled};
-pub use reader::FlightReader;
+pub use body::{OnWritten, PartlyWritten};
+pub use outcome::{FlightHead, ObjectUse, Settled};
+pub use reader::{Arrival, FlightReader};
 
 /// One running fill.
 pub struct Flight {
@@ -205,7 +205,7 @@ impl Flight {
 
     /// From now on it is written to disk. What has come so far is for the caller to write.
     pub fn write_to(self: &Arc<Self>, file: Arc<dyn PartlyWritten>) -> Vec<Bytes> {
-        file.tell(Arc::downgrade(self));
+        file.tell(Arc::downgrade(&(self.clone() as Arc<dyn OnWritten>)));
         let mut state = self.state.lock();
         self.leave_fills(&mut state, 0);
         state.body.retention = Retention::Unwritten;
@@ -234,11 +234,6 @@ impl Flight {
     fn leave_fills(&self, state: &mut State, bytes: u64) {
         self.buffer.give_back(bytes + std::mem::take(&mut state.reserved), Account::Fills);
         state.of_network = None;
-    }
-
-    /// More is on disk: drops it here, as far as nobody is near it or there is no room.
-    pub fn let_go_of_written(&self) {
-        self.trim(&mut self.state.lock());
     }
 
     /// Whether all that has come is here, to be stored or stored already.
@@ -294,6 +289,12 @@ impl State {
     /// Where what is here is counted.
     fn account(&self) -> Account {
         if self.body.retention == Retention::Unread { Account::Passing } else { Account::Fills }
+    }
+}
+
+impl OnWritten for Flight {
+    fn written(&self) {
+        self.trim(&mut self.state.lock());
     }
 }
 

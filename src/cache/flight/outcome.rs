@@ -15,7 +15,6 @@ use super::super::reason::SkipReason;
 use super::super::status::Stored;
 use super::super::tags::Tags;
 use super::super::vary::Variant;
-use super::FlightReader;
 
 /// The head of a response that may be shared.
 #[derive(Debug)]
@@ -75,12 +74,4 @@ pub enum ObjectUse {
     Confirmed(SkipReason),
     /// The origin failed or answered with this status, and stale is better than nothing.
     StaleIfError { status: Option<u16> },
-}
-
-/// What a request that waits for a flight gets to know first.
-pub enum Arrival {
-    Stream(FlightReader),
-    Settled(Settled),
-    /// It is another variant, or gone beyond joining: look again.
-    Missed,
 }

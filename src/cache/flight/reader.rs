@@ -11,10 +11,18 @@ use crate::origin::interims::Interims;
 
 use super::super::vary::Presented;
 use super::body::{Next, Retention};
-use super::{Arrival, Flight, FlightHead, Phase, Settled, State};
+use super::{Flight, FlightHead, Phase, Settled, State};
 
 /// Bytes that are read of a file at once.
 const MAX_IN_HAND: u64 = 32 << 10;
+
+/// What a request that waits for a flight gets to know first.
+pub enum Arrival {
+    Stream(FlightReader),
+    Settled(Settled),
+    /// It is another variant, or gone beyond joining: look again.
+    Missed,
+}
 
 /// A reader's place in a flight. Dropping it is leaving; the fill goes on.
 pub struct Seat {

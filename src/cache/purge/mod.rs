@@ -10,6 +10,7 @@ mod log;
 mod record;
 mod table;
 mod writer;
+mod writing;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -26,8 +27,8 @@ pub use log::{LogError, Replay};
 pub use record::{Event, PurgeSeq, Record, Target};
 use table::PurgeTable;
 pub use table::{Identity, Standing};
-use writer::Writing;
 pub use writer::{CHANGE_PATIENCE, NotDurable, PURGE_PATIENCE};
+use writing::Writing;
 
 /// All purges of the node.
 #[derive(Default)]

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use crate::clock::Timestamp;
@@ -13,6 +12,7 @@ use crate::clock::Timestamp;
 use super::Purges;
 use super::log::{LogError, PurgeLog};
 use super::record::{Event, PurgeSeq, Record, Target};
+use super::writing::{Attempt, Wanted};
 
 /// How long whoever purges waits for the disk.
 pub const PURGE_PATIENCE: Duration = Duration::from_secs(10);
@@ -30,28 +30,6 @@ pub enum NotDurable {
     Failed(Arc<LogError>),
     #[error("the state directory has not answered for {} s", .0.as_secs())]
     Slow(Duration),
-}
-
-/// What is to be done, and what came of it.
-#[derive(Debug, Default)]
-pub(super) struct Writing {
-    wanted: Mutex<Wanted>,
-    attempts: watch::Sender<Attempt>,
-}
-
-#[derive(Debug, Default)]
-struct Wanted {
-    /// A thread is at it.
-    running: bool,
-    /// The log is to be written anew without what is forgotten up to here, if that is worth it.
-    compact: Option<PurgeSeq>,
-}
-
-/// Up to which number it was tried the last time, and why it failed, if it did.
-#[derive(Debug, Clone, Default)]
-struct Attempt {
-    up_to: PurgeSeq,
-    error: Option<Arc<LogError>>,
 }
 
 impl Purges {

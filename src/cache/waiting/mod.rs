@@ -32,8 +32,7 @@ use quota::Quota;
 
 pub use charges::Client;
 pub use holder::{Holder, Holding, Waiter};
-pub use quota::Share;
-pub use room::full;
+pub use quota::{Share, full};
 pub use turns::Turns;
 
 use super::store::Variants;

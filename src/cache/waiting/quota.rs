@@ -8,6 +8,11 @@ use crate::prefix::Prefix;
 
 use super::charges::Tally;
 
+/// Above this part of a bound somebody has to make room.
+pub fn full(most: u64) -> u64 {
+    most / 4 * 3
+}
+
 #[derive(Debug)]
 pub struct Quota {
     state: Mutex<State>,

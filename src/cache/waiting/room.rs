@@ -6,6 +6,7 @@ use crate::clock::ticks;
 use crate::prefix::Prefix;
 
 use super::group::Whose;
+use super::quota::full;
 use super::{All, Client, Holding, Waiting};
 
 /// Milliseconds between two looks for the stalled.
@@ -14,11 +15,6 @@ const LOOK_EVERY: u64 = 100;
 const SHARE: u64 = 8;
 /// but a large body, if that is no more than a quarter.
 const LEAST_SHARE: u64 = 8 << 20;
-
-/// Above this part of a bound somebody has to make room.
-pub fn full(most: u64) -> u64 {
-    most / 4 * 3
-}
 
 impl Waiting {
     /// Whether so much is held that nothing large that is new is to be kept in memory: by all, or by those of the network

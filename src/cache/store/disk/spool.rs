@@ -22,7 +22,7 @@ use super::health::Operation;
 use super::id::FileId;
 use super::volume::Volume;
 use super::write_buffer::WriteBuffer;
-use crate::cache::flight::{Flight, PartlyWritten};
+use crate::cache::flight::{OnWritten, PartlyWritten};
 use crate::cache::object::Object;
 use crate::cache::trouble::Trouble;
 
@@ -56,7 +56,7 @@ pub struct SpoolFile {
     /// Something was written, or that has failed.
     progress: Notify,
     /// Whose memory is free once it is written.
-    flight: OnceLock<Weak<Flight>>,
+    on_written: OnceLock<Weak<dyn OnWritten>>,
 }
 
 #[derive(Default)]
@@ -125,7 +125,7 @@ impl Spool {
             written: AtomicU64::new(0),
             state: Mutex::default(),
             progress: Notify::new(),
-            flight: OnceLock::new(),
+            on_written: OnceLock::new(),
         });
         let id = FileId::of(head);
         // A sweep must know of it, for it is older than purges that come while it is written; and so must what takes it out.
@@ -290,8 +290,8 @@ impl SpoolFile {
                 return self.fail(trouble);
             }
             self.progress.notify_waiters();
-            if let Some(flight) = self.flight.get().and_then(Weak::upgrade) {
-                flight.let_go_of_written();
+            if let Some(flight) = self.on_written.get().and_then(Weak::upgrade) {
+                flight.written();
             }
         }
         self.progress.notify_waiters();
@@ -352,8 +352,8 @@ impl std::fmt::Debug for SpoolFile {
 }
 
 impl PartlyWritten for SpoolFile {
-    fn tell(&self, flight: Weak<Flight>) {
-        let _ = self.flight.set(flight); // one file is of one flight
+    fn tell(&self, who: Weak<dyn OnWritten>) {
+        let _ = self.on_written.set(who); // one file is of one flight
     }
 
     fn written(&self) -> u64 {
