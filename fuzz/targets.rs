@@ -79,18 +79,18 @@ pub fn h1_origin_response(data: &[u8]) {
     }
 }
 
-/// What a body has come to: its bytes, its trailers' lines and what follows it, or that it is broken.
-type Received = Result<(Vec<u8>, Vec<u8>, Option<usize>), ()>;
+/// What a body has come to: its bytes, its trailers and what follows it, or that it is broken.
+type Received = Result<(Vec<u8>, Option<HeaderMap>, Option<usize>), ()>;
 
 fn received(mut body: Body, wire: &[u8], step: usize) -> Received {
-    let (mut content, mut trailers, mut read) = (Vec::new(), BytesMut::new(), BytesMut::new());
+    let (mut content, mut trailers, mut read) = (Vec::new(), None, BytesMut::new());
     let mut at = 0;
     loop {
         match body.take(&mut read, &mut trailers).map_err(|_| ())? {
             Poll::Ready(Some(piece)) => content.extend_from_slice(&piece),
-            Poll::Ready(None) => return Ok((content, trailers.to_vec(), Some(wire.len() - at + read.len()))),
+            Poll::Ready(None) => return Ok((content, trailers, Some(wire.len() - at + read.len()))),
             // A line that is too long is seen in whatever step it comes.
-            Poll::Pending if at == wire.len() => return Ok((content, Vec::new(), None)),
+            Poll::Pending if at == wire.len() => return Ok((content, None, None)),
             Poll::Pending => {
                 let to = at.saturating_add(step).min(wire.len());
                 read.extend_from_slice(&wire[at..to]);
@@ -100,8 +100,8 @@ fn received(mut body: Body, wire: &[u8], step: usize) -> Received {
     }
 }
 
-/// A chunked body of a client: however its bytes come, it comes to the same; and an origin, whose parser is another, would
-/// read it as we do.
+/// A chunked body of a client: however its bytes come, it comes to the same; and whoever is less
+/// strict reads it as we do.
 pub fn chunked_request(data: &[u8]) {
     let whole = chunks(data, usize::MAX);
     for step in [1, 5] {
@@ -110,14 +110,11 @@ pub fn chunked_request(data: &[u8]) {
     let Ok((content, Some(rest))) = whole else { return };
     let origins = received(chunked(), data, usize::MAX);
     let origins = origins.map(|(content, _, rest)| (content, rest));
-    // Its lines may be shorter than ours.
-    if data.len() < 4096 {
-        assert_eq!(origins, Ok((content, Some(rest))), "two parsers, two bodies");
-    }
+    assert_eq!(origins, Ok((content, Some(rest))), "read with less care it is another body");
 }
 
 fn chunks(wire: &[u8], step: usize) -> Result<(Vec<u8>, Option<usize>), ()> {
-    let (mut state, mut content, mut read, mut at) = (Chunks::Size, Vec::new(), BytesMut::new(), 0);
+    let (mut state, mut content, mut read, mut at) = (Chunks::OF_REQUEST, Vec::new(), BytesMut::new(), 0);
     loop {
         match state.take(&mut read).map_err(|_| ())? {
             TakenChunk::Data(piece) => content.extend_from_slice(&piece),

@@ -5,6 +5,7 @@
 mod admin;
 mod app;
 mod cache;
+mod chunked;
 mod cli;
 mod clock;
 mod config;

@@ -3,7 +3,6 @@
 
 mod alarm;
 mod body;
-pub mod chunks;
 pub mod h1;
 pub mod h2;
 pub mod head;

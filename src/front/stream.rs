@@ -22,11 +22,11 @@ use tokio::time::{Sleep, timeout};
 use tokio_rustls::server::TlsStream;
 
 use crate::cache::object::FilePart;
+use crate::chunked::{Chunks, Malformed, Taken};
 use crate::origin::upload::{BodyError, Frame, RequestBody};
 use crate::pace::{Pace, Taking};
 use crate::request::Scheme;
 
-use super::chunks::{Chunks, Malformed, Taken};
 use super::head::{BodyFraming, Endpoints};
 
 /// Bytes of a body that are read at once, and the least that there is room for.
@@ -151,7 +151,7 @@ impl ClientStream {
         shared.left = match framing {
             BodyFraming::None | BodyFraming::Length(0) => Left::Nothing,
             BodyFraming::Length(length) => Left::Bytes(length),
-            BodyFraming::Chunked => Left::Chunks(Chunks::Size),
+            BodyFraming::Chunked => Left::Chunks(Chunks::OF_REQUEST),
         };
         Box::new(IncomingBody(self.shared.clone()))
     }

@@ -7,40 +7,49 @@ fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// Which modules each module may use (ARCHITECTURE.md): arrows point one way.
-const ARROWS: [(&str, &[&str]); 22] = [
+/// Which modules each module may use (ARCHITECTURE.md): arrows point one way. Those of `PLANNED` are not there yet.
+const ARROWS: [(&str, &[&str]); 27] = [
     ("clock", &[]),
     ("fields", &["clock"]),
     ("request", &[]),
+    ("chunked", &["request"]),
     ("prefix", &[]),
+    ("drain", &["clock"]),
+    ("expression", &["clock", "request"]),
+    ("template", &["clock", "expression", "request"]),
     ("config", &["prefix", "request"]),
     ("state_dir", &[]),
     ("observe", &["clock", "config"]),
     ("plan", &["config", "request"]),
     ("pace", &["config"]),
-    ("origin", &["clock", "config", "pace", "plan", "request"]),
+    ("origin", &["chunked", "clock", "config", "pace", "plan", "request"]),
     ("snapshot", &["config", "observe", "origin"]),
     ("cache", &["clock", "config", "fields", "observe", "origin", "plan", "prefix", "request", "snapshot"]),
     ("pass", &["cache", "clock", "config", "fields", "origin", "pace", "plan", "request", "snapshot"]),
     (
         "front",
         &[
-            "cache", "clock", "config", "fields", "observe", "origin", "pace", "pass", "plan", "prefix", "request",
-            "snapshot",
+            "cache", "chunked", "clock", "config", "fields", "observe", "origin", "pace", "pass", "plan", "prefix",
+            "request", "snapshot",
         ],
     ),
     ("warm", &["cache", "clock", "plan", "request", "snapshot"]),
+    ("fleet", &["cache", "clock", "config", "observe", "origin", "request", "snapshot"]),
     ("node", &["cache", "clock", "config", "front", "observe", "origin", "snapshot", "warm"]),
     ("admin", &["cache", "clock", "config", "node", "observe", "origin", "plan", "request", "snapshot", "warm"]),
     ("app", &["admin", "cache", "config", "front", "node", "observe", "origin", "snapshot", "state_dir"]),
     ("cli", &["app", "cache", "clock", "config", "node", "plan", "request"]),
-    ("internals", &["cache", "clock", "config", "front", "node", "observe", "origin", "plan", "request"]),
+    ("internals", &["cache", "chunked", "clock", "config", "front", "node", "observe", "origin", "plan", "request"]),
     ("lib", &[]),
     ("main", &[]),
 ];
 
+/// Where what comes next goes: ending in order, expressions and templates of routes, many nodes.
+const PLANNED: [&str; 4] = ["drain", "expression", "fleet", "template"];
+
 /// Files that do no I/O and read no clock.
-const PURE: [&str; 24] = [
+const PURE: [&str; 25] = [
+    "chunked.rs",
     "fields.rs",
     "cache/head.rs",
     "cache/range.rs",
@@ -90,6 +99,10 @@ fn the_arrows_between_modules_point_one_way() {
     let src = root().join("src");
     let mut files = Vec::new();
     sources(&src, &mut files);
+    for (name, _) in ARROWS {
+        let is_there = src.join(name).is_dir() || src.join(format!("{name}.rs")).is_file();
+        assert_ne!(is_there, PLANNED.contains(&name), "{name} is there and planned, or neither");
+    }
     for file in files {
         let relative = file.strip_prefix(&src).unwrap();
         let module = relative.iter().next().unwrap().to_str().unwrap().trim_end_matches(".rs");

@@ -16,8 +16,6 @@ use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, Method};
 use tokio::io::AsyncReadExt;
 
-use crate::request::parse_trailers;
-
 use super::link::{Frame, Link, LinkError, ResponseHead, TAKES_NOTHING};
 
 use body::Body;
@@ -40,8 +38,7 @@ pub struct Connection {
     read: BytesMut,
     scanned: usize,
     body: Body,
-    /// The field lines of trailers.
-    trailers: BytesMut,
+    trailers: Option<HeaderMap>,
     /// Whether it can be used again after the body.
     keep_alive: bool,
     /// Some head has come since the request was sent.
@@ -56,7 +53,7 @@ impl Connection {
             read: BytesMut::new(),
             scanned: 0,
             body: Body::Length(0),
-            trailers: BytesMut::new(),
+            trailers: None,
             keep_alive: true,
             has_heard: false,
         }
@@ -134,7 +131,7 @@ impl Link for Connection {
         }
         let is_clear = !body::announces_in_vain(method, head.status, &head.fields);
         self.body = Body::of(method, head.status, &mut head.fields)?;
-        self.trailers.clear();
+        self.trailers = None;
         self.keep_alive = keeps_alive && is_clear && self.body != Body::UntilClose;
         Poll::Ready(Ok(head))
     }
@@ -157,12 +154,7 @@ impl Link for Connection {
     }
 
     fn take_trailers(&mut self) -> Option<HeaderMap> {
-        if self.trailers.is_empty() {
-            return None;
-        }
-        let mut lines = std::mem::take(&mut self.trailers);
-        lines.extend_from_slice(b"\r\n"); // the empty one, which the body has taken
-        parse_trailers(&lines)
+        self.trailers.take()
     }
 
     fn has_heard_nothing(&self) -> bool {

@@ -1,5 +1,6 @@
-//! The chunked coding of a request's body (RFC 9112 section 7.1): what of the bytes that come is data, and where it ends.
-//! Strict: what is not exactly the grammar has no end that two parsers would agree on.
+//! The chunked transfer coding (RFC 9112 section 7.1), of requests and of responses: what of the bytes that come is data,
+//! and where it ends. What is not exactly the grammar has no end that two parsers would agree on, and is refused. From
+//! origins two habits are taken that lead nobody astray: blanks around a size, and anything behind its semicolon.
 
 use bytes::{Buf, Bytes, BytesMut};
 use http::HeaderMap;
@@ -8,20 +9,26 @@ use crate::request::parse_trailers;
 
 /// Hexadecimal digits of a size: fewer than 64 bits.
 const MAX_DIGITS: usize = 15;
-/// Bytes of chunk extensions in one chunk, at most.
-const MAX_EXTENSION: usize = 1024;
-/// Bytes of trailers, at most.
-const MAX_TRAILERS: usize = 16 << 10;
+/// Bytes of chunk extensions in one chunk, at most: of a request, and of a response.
+const MAX_EXTENSION: [usize; 2] = [1024, 4 << 10];
+/// Bytes of trailers, at most, likewise.
+const MAX_TRAILERS: [usize; 2] = [16 << 10, 32 << 10];
 
 /// How far into a chunked body its bytes have gone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Chunks {
-    /// At the line with a chunk's size.
+pub struct Chunks {
+    at: At,
+    is_response: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum At {
+    /// The line with a chunk's size.
     Size,
     Data {
         left: u64,
     },
-    /// Behind a chunk's data: at the end of its line.
+    /// Behind a chunk's data: the end of its line.
     DataEnd,
     Trailers,
     Done,
@@ -41,46 +48,67 @@ pub enum Taken {
 pub struct Malformed;
 
 impl Chunks {
+    pub const OF_REQUEST: Chunks = Chunks { at: At::Size, is_response: false };
+    pub const OF_RESPONSE: Chunks = Chunks { at: At::Size, is_response: true };
+
     /// Whether the body has ended.
     pub fn is_done(self) -> bool {
-        self == Chunks::Done
+        self.at == At::Done
+    }
+
+    /// How many bytes of the body are known to come.
+    pub fn expected(self) -> u64 {
+        if let At::Data { left } = self.at { left } else { 0 }
     }
 
     /// Takes what is body off the front of what has been read. Lines are left there until they have come in full, and
     /// trailers until all have.
     pub fn take(&mut self, read: &mut BytesMut) -> Result<Taken, Malformed> {
+        let whose = usize::from(self.is_response);
         loop {
-            match *self {
-                Chunks::Size => {
-                    let Some(end) = line_end(read, MAX_DIGITS + MAX_EXTENSION)? else { return Ok(Taken::NeedsMore) };
-                    *self = match chunk_size(&read[..end])? {
-                        0 => Chunks::Trailers,
-                        left => Chunks::Data { left },
+            self.at = match self.at {
+                At::Size => {
+                    let Some(end) = line_end(read, MAX_DIGITS + MAX_EXTENSION[whose])? else {
+                        return Ok(Taken::NeedsMore);
                     };
+                    let size = if self.is_response { lax_size(&read[..end]) } else { chunk_size(&read[..end]) }?;
                     read.advance(end + CRLF);
+                    if size == 0 { At::Trailers } else { At::Data { left: size } }
                 }
-                Chunks::Data { .. } if read.is_empty() => return Ok(Taken::NeedsMore),
-                Chunks::Data { left } => {
-                    let piece = read.split_to(read.len().min(usize::try_from(left).unwrap_or(usize::MAX))).freeze();
+                At::Data { .. } if read.is_empty() => return Ok(Taken::NeedsMore),
+                At::Data { left } => {
+                    let piece = split(read, left);
                     let left = left - piece.len() as u64;
-                    *self = if left == 0 { Chunks::DataEnd } else { Chunks::Data { left } };
+                    self.at = if left == 0 { At::DataEnd } else { At::Data { left } };
                     return Ok(Taken::Data(piece));
                 }
-                Chunks::DataEnd => {
+                At::DataEnd => {
                     let Some(end) = line_end(read, 0)? else { return Ok(Taken::NeedsMore) };
                     read.advance(end + CRLF);
-                    *self = Chunks::Size;
+                    At::Size
                 }
-                Chunks::Trailers => {
-                    let Some(end) = trailers_end(read)? else { return Ok(Taken::NeedsMore) };
-                    *self = Chunks::Done;
-                    let trailers = parse_trailers(&read.split_to(end)).ok_or(Malformed)?;
+                At::Trailers => {
+                    let Some(end) = trailers_end(read, MAX_TRAILERS[whose])? else { return Ok(Taken::NeedsMore) };
+                    self.at = At::Done;
+                    let trailers = parse_trailers(&read.split_to(end));
+                    let trailers = trailers.or(self.is_response.then(HeaderMap::new)).ok_or(Malformed)?;
                     return Ok(if trailers.is_empty() { Taken::End } else { Taken::Trailers(trailers) });
                 }
-                Chunks::Done => return Ok(Taken::End),
-            }
+                At::Done => return Ok(Taken::End),
+            };
         }
     }
+}
+
+/// The next bytes, `most` of them. A small piece of a large buffer is copied, so that it does not hold on to all of it.
+pub fn split(read: &mut BytesMut, most: u64) -> Bytes {
+    let length = read.len().min(usize::try_from(most).unwrap_or(usize::MAX));
+    if length * 2 < read.capacity() {
+        let piece = Bytes::copy_from_slice(&read[..length]);
+        read.advance(length);
+        return piece;
+    }
+    read.split_to(length).freeze()
 }
 
 /// Bytes of a line's end.
@@ -99,9 +127,9 @@ fn line_end(bytes: &[u8], most: usize) -> Result<Option<usize>, Malformed> {
 }
 
 /// Where trailers end, with the empty line behind them, if they have come in full.
-fn trailers_end(bytes: &[u8]) -> Result<Option<usize>, Malformed> {
+fn trailers_end(bytes: &[u8], most: usize) -> Result<Option<usize>, Malformed> {
     let mut at = 0;
-    while let Some(length) = line_end(&bytes[at..], MAX_TRAILERS.checked_sub(at).ok_or(Malformed)?)? {
+    while let Some(length) = line_end(&bytes[at..], most.checked_sub(at).ok_or(Malformed)?)? {
         at += length + CRLF;
         if length == 0 {
             return Ok(Some(at));
@@ -112,13 +140,22 @@ fn trailers_end(bytes: &[u8]) -> Result<Option<usize>, Malformed> {
 
 /// The size that a chunk's first line states. Extensions mean nothing here, but have to be some.
 fn chunk_size(line: &[u8]) -> Result<u64, Malformed> {
-    let digits = line.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
-    let (size, extension) = line.split_at(digits);
-    if digits > MAX_DIGITS || extension.len() > MAX_EXTENSION || !(extension.is_empty() || is_extension(extension)) {
+    let (digits, extension) = line.split_at(line.iter().take_while(|byte| byte.is_ascii_hexdigit()).count());
+    if extension.len() > MAX_EXTENSION[0] || !(extension.is_empty() || is_extension(extension)) {
         return Err(Malformed);
     }
-    let size = std::str::from_utf8(size).map_err(|_| Malformed)?;
-    u64::from_str_radix(size, 16).map_err(|_| Malformed)
+    size(digits)
+}
+
+/// The same, as origins write it.
+fn lax_size(line: &[u8]) -> Result<u64, Malformed> {
+    size(line.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii())
+}
+
+fn size(digits: &[u8]) -> Result<u64, Malformed> {
+    let is_one = digits.len() <= MAX_DIGITS && digits.iter().all(u8::is_ascii_hexdigit);
+    let digits = std::str::from_utf8(digits).ok().filter(|_| is_one);
+    u64::from_str_radix(digits.ok_or(Malformed)?, 16).map_err(|_| Malformed)
 }
 
 /// Whether it begins as an extension does, behind blanks (BWS), and ends outside of quotes.
@@ -140,7 +177,11 @@ mod tests {
 
     /// What is left after the body, which comes in pieces of some size; `Ok(None)`: it has not ended.
     fn rest(text: &str, size: usize) -> Result<Option<String>, Malformed> {
-        let (mut chunks, mut read) = (Chunks::Size, BytesMut::new());
+        rest_of(Chunks::OF_REQUEST, text, size)
+    }
+
+    fn rest_of(mut chunks: Chunks, text: &str, size: usize) -> Result<Option<String>, Malformed> {
+        let mut read = BytesMut::new();
         for piece in text.as_bytes().chunks(size) {
             read.extend_from_slice(piece);
             while let Taken::Data(_) = chunks.take(&mut read)? {}
@@ -172,8 +213,8 @@ mod tests {
     #[test]
     fn what_two_parsers_might_read_differently_is_malformed() {
         let long = format!("{}\r\n", "0".repeat(MAX_DIGITS + 1));
-        let extension = format!("1;{}\r\n", "x".repeat(MAX_EXTENSION));
-        let trailers = format!("0\r\n{}", "x: y\r\n".repeat(MAX_TRAILERS / 4 + 1));
+        let extension = format!("1;{}\r\n", "x".repeat(MAX_EXTENSION[0]));
+        let trailers = format!("0\r\n{}", "x: y\r\n".repeat(MAX_TRAILERS[0] / 4 + 1));
         for text in [
             "\r\n",
             ";x\r\n",
@@ -209,5 +250,39 @@ mod tests {
         ] {
             assert_eq!(rest(text, text.len()), Err(Malformed), "{text:?}");
         }
+    }
+
+    #[test]
+    fn origins_have_habits_and_no_more() {
+        let long = format!("1;{}\r\n", "x".repeat(5000));
+        let trailers = format!("0\r\n{}", "x: y\r\n".repeat(9000));
+        for (text, is_taken) in [
+            ("3;a=\"b\r\nhel\r\n2 \r\nlo\r\n 000\r\nx: y\r\nno colon\r\n\r\n", true),
+            ("5\nhello", false),
+            ("5\r\r\nhello", false),
+            ("5;a\0b\r\n", false),
+            ("1\r\nx\n", false),
+            ("1\r\nxy\r\n", false),
+            ("0\r\n\n", false),
+            ("\r\n", false),
+            ("g\r\n", false),
+            ("-1\r\n", false),
+            ("fffffffffffffffff\r\n", false),
+            (&long, false),
+            (&trailers, false),
+        ] {
+            for step in [1, text.len()] {
+                let rest = rest_of(Chunks::OF_RESPONSE, text, step);
+                assert_eq!(rest, if is_taken { Ok(Some(String::new())) } else { Err(Malformed) }, "{text:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_small_piece_holds_no_large_buffer() {
+        let mut read = BytesMut::with_capacity(16 << 10);
+        read.extend_from_slice(b"hello");
+        assert_eq!(split(&mut read, 5), "hello");
+        assert!(read.capacity() > 15 << 10, "the buffer is used again");
     }
 }
