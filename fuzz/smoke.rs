@@ -6,6 +6,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a target fails by panicking")]
 
+#[allow(unreachable_pub, reason = "fuzz/Cargo.toml makes a library of it")]
 mod targets;
 
 use std::alloc::{GlobalAlloc, Layout, System};

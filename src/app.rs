@@ -36,7 +36,7 @@ const WRITE_OUT: Duration = Duration::from_secs(5);
 
 /// Why a node could not start.
 #[derive(Debug, thiserror::Error)]
-pub enum StartError {
+pub(crate) enum StartError {
     #[error(transparent)]
     StateDir(#[from] StateError),
     #[error(transparent)]
@@ -53,7 +53,7 @@ fn cannot(what: &'static str) -> impl FnOnce(std::io::Error) -> StartError {
 }
 
 /// Runs a node from start to end.
-pub fn run(config: Config, source: ConfigSource) -> Result<(), StartError> {
+pub(crate) fn run(config: Config, source: ConfigSource) -> Result<(), StartError> {
     give_large_blocks_back();
     let allowed = allowed_connections(raise_descriptors());
     let runtime = tokio::runtime::Builder::new_multi_thread()

@@ -101,7 +101,7 @@ impl Chunks {
 }
 
 /// The next bytes, `most` of them. A small piece of a large buffer is copied, so that it does not hold on to all of it.
-pub fn split(read: &mut BytesMut, most: u64) -> Bytes {
+pub(crate) fn split(read: &mut BytesMut, most: u64) -> Bytes {
     let length = read.len().min(usize::try_from(most).unwrap_or(usize::MAX));
     if length * 2 < read.capacity() {
         let piece = Bytes::copy_from_slice(&read[..length]);

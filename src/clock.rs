@@ -50,7 +50,7 @@ impl Timestamp {
 }
 
 /// Milliseconds since about the start of the process, never 0: for what is only compared with itself.
-pub fn ticks() -> u64 {
+pub(crate) fn ticks() -> u64 {
     // The coarse clock goes on every few milliseconds, and costs a quarter of the other.
     let now = || {
         let now = rustix::time::clock_gettime(rustix::time::ClockId::MonotonicCoarse);

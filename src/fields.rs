@@ -7,7 +7,7 @@ use crate::clock::Timestamp;
 
 /// Removes the fields that concern one connection only, and those that `Connection` names (RFC 9110 section
 /// 7.6.1).
-pub fn remove_hop_by_hop(fields: &mut HeaderMap) {
+pub(crate) fn remove_hop_by_hop(fields: &mut HeaderMap) {
     if fields.contains_key(header::CONNECTION) {
         for name in connection_options(fields) {
             fields.remove(name);
@@ -20,7 +20,7 @@ pub fn remove_hop_by_hop(fields: &mut HeaderMap) {
 }
 
 /// Fields of one connection, whatever `Connection` says.
-pub static HOP_BY_HOP: [HeaderName; 10] = [
+pub(crate) static HOP_BY_HOP: [HeaderName; 10] = [
     header::CONNECTION,
     header::TRANSFER_ENCODING,
     header::TRAILER,
@@ -34,7 +34,7 @@ pub static HOP_BY_HOP: [HeaderName; 10] = [
 ];
 
 /// RFC 9110 section 6.6.1: a response without `Date` gets the time it came.
-pub fn add_date(fields: &mut HeaderMap, now: Timestamp) {
+pub(crate) fn add_date(fields: &mut HeaderMap, now: Timestamp) {
     if !fields.contains_key(header::DATE)
         && let Ok(date) = HeaderValue::from_str(&now.http_date())
     {
@@ -43,12 +43,12 @@ pub fn add_date(fields: &mut HeaderMap, now: Timestamp) {
 }
 
 /// The first value of a field, if it is a date.
-pub fn date(fields: &HeaderMap, name: &HeaderName) -> Option<Timestamp> {
+pub(crate) fn date(fields: &HeaderMap, name: &HeaderName) -> Option<Timestamp> {
     fields.get(name).and_then(|value| value.to_str().ok()).and_then(Timestamp::from_http_date)
 }
 
 /// The fields that `Connection` names, but for those that concern one connection whatever it says.
-pub fn connection_options(fields: &HeaderMap) -> Vec<HeaderName> {
+pub(crate) fn connection_options(fields: &HeaderMap) -> Vec<HeaderName> {
     let lines = fields.get_all(header::CONNECTION).iter().filter_map(|line| line.to_str().ok());
     let options = lines.flat_map(|line| line.split(',')).map(str::trim);
     let usual = |option: &&str| ["close", "keep-alive"].iter().any(|usual| option.eq_ignore_ascii_case(usual));

@@ -29,21 +29,21 @@ use crate::snapshot::{SiteRuntime, Snapshot};
 use crate::warm::WarmUps;
 
 /// How long a new configuration waits for the names in it, before it is used without those that are missing.
-pub const NAMES_PATIENCE: Duration = Duration::from_secs(2);
+pub(crate) const NAMES_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Hosts that are forgotten one by one; of more, whole sites are.
 const MOST_MOVED: usize = 1_000;
 
 /// Where the configuration comes from.
 #[derive(Debug, Clone)]
-pub enum ConfigSource {
+pub(crate) enum ConfigSource {
     File(PathBuf),
     /// Made up from the command line: there is nothing to reload.
     Fixed,
 }
 
 /// The handle on a running node.
-pub struct Node {
+pub(crate) struct Node {
     pub snapshot: Arc<ArcSwap<Snapshot>>,
     pub engine: Arc<Engine>,
     pub observer: Arc<Observer>,
@@ -68,7 +68,7 @@ pub struct Node {
 
 /// How the last reload went, for the status.
 #[derive(Debug, Clone, serde::Serialize)]
-pub struct ReloadReport {
+pub(crate) struct ReloadReport {
     pub time: Timestamp,
     pub ok: bool,
     /// Whether it changed anything.
@@ -82,7 +82,7 @@ pub struct ReloadReport {
 
 /// A purge that is in force.
 #[derive(Debug, Clone, Copy, serde::Serialize)]
-pub struct Purged {
+pub(crate) struct Purged {
     pub seq: PurgeSeq,
     pub took_us: u64,
 }
@@ -117,7 +117,7 @@ fn build_snapshot(
 
 impl Node {
     /// Says so if the descriptors are not enough for the connections that the configuration allows.
-    pub fn tell_of_descriptors(&self, limits: &Limits) {
+    pub(crate) fn tell_of_descriptors(&self, limits: &Limits) {
         let most = self.open.most(limits);
         if most < limits.max_connections {
             let wanted = limits.max_connections;
@@ -130,7 +130,7 @@ impl Node {
     }
 
     /// Takes charge of a node's parts and starts what looks after its pools.
-    pub fn new(
+    pub(crate) fn new(
         snapshot: Arc<ArcSwap<Snapshot>>,
         engine: Arc<Engine>,
         observer: Arc<Observer>,
@@ -162,7 +162,7 @@ impl Node {
     }
 
     /// Loads the configuration anew and puts it in force, or changes nothing and says why.
-    pub async fn reload(&self) -> ReloadReport {
+    pub(crate) async fn reload(&self) -> ReloadReport {
         let _one_at_a_time = self.reloading.lock().await;
         let report = match &self.source {
             ConfigSource::Fixed => self.unchanged(),
@@ -190,28 +190,28 @@ impl Node {
 
     /// The files whose change may change the configuration: those of the one in force, and of one that was
     /// refused.
-    pub fn files(&self) -> Vec<PathBuf> {
+    pub(crate) fn files(&self) -> Vec<PathBuf> {
         let mut files = self.refused_files.lock().clone();
         files.extend_from_slice(&self.snapshot.load().config.files);
         files
     }
 
     /// What in the configuration in force is not in use.
-    pub fn needs_restart(&self) -> Vec<String> {
+    pub(crate) fn needs_restart(&self) -> Vec<String> {
         self.fixed.differences(&Fixed::of(&self.snapshot.load().config))
     }
 
-    pub fn last_reload(&self) -> Option<ReloadReport> {
+    pub(crate) fn last_reload(&self) -> Option<ReloadReport> {
         self.last_reload.lock().clone()
     }
 
     /// Puts a purge in force and makes it durable. Where that fails, it is in force until a restart.
-    pub async fn purge(&self, targets: Vec<Target>, soft: bool) -> Result<Purged, NotDurable> {
+    pub(crate) async fn purge(&self, targets: Vec<Target>, soft: bool) -> Result<Purged, NotDurable> {
         self.append(Event::Purge { soft, targets }).await
     }
 
     /// Sets a site's version until the configuration's own number changes.
-    pub async fn set_version(&self, site: &str, version: u64) -> Result<Option<Purged>, NotDurable> {
+    pub(crate) async fn set_version(&self, site: &str, version: u64) -> Result<Option<Purged>, NotDurable> {
         let Some(index) = self.snapshot.load().site_by_name(site) else { return Ok(None) };
         let configured = self.snapshot.load().site(index).version;
         let durable = self.append(Event::Version { site: site.to_owned(), version, configured });
@@ -323,7 +323,7 @@ impl Node {
 
 /// What a running process cannot change.
 #[derive(Debug, Clone)]
-pub struct Fixed {
+pub(crate) struct Fixed {
     pub listeners: Vec<Listener>,
     threads: usize,
     compress_threads: usize,

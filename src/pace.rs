@@ -6,7 +6,7 @@ use crate::config::model::Limits;
 
 /// What is asked of a client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Pace {
+pub(crate) struct Pace {
     /// How long it may take nothing; and what is too slow is found out after so long a wait.
     pub patience: Duration,
     /// Bytes a second, while some wait.
@@ -15,7 +15,7 @@ pub struct Pace {
 
 /// What a client has taken, and how long it was waited for. Time in which nothing waited for it does not count.
 #[derive(Debug, Default)]
-pub struct Taking {
+pub(crate) struct Taking {
     since: Option<Instant>,
     waited: Duration,
     taken: u64,
@@ -23,16 +23,16 @@ pub struct Taking {
 
 impl Pace {
     /// Nothing is asked.
-    pub const ANY: Pace = Pace { patience: Duration::MAX, least: 0 };
+    pub(crate) const ANY: Pace = Pace { patience: Duration::MAX, least: 0 };
 
-    pub fn of(limits: &Limits) -> Self {
+    pub(crate) fn of(limits: &Limits) -> Self {
         Pace { patience: limits.write_timeout, least: limits.min_rate.0 }
     }
 }
 
 impl Taking {
     /// Something waits, and the client does not take it now.
-    pub fn wait(&mut self, now: impl FnOnce() -> Instant) {
+    pub(crate) fn wait(&mut self, now: impl FnOnce() -> Instant) {
         if self.since.is_none() {
             if self.waited.is_zero() {
                 self.taken = 0; // what went before it was first waited for
@@ -42,22 +42,22 @@ impl Taking {
     }
 
     /// Nothing waits any more, though it was not taken.
-    pub fn rest(&mut self) {
+    pub(crate) fn rest(&mut self) {
         self.since = None;
     }
 
     /// Since when it has taken nothing of what waits.
-    pub fn waiting_since(&self) -> Option<Instant> {
+    pub(crate) fn waiting_since(&self) -> Option<Instant> {
         self.since
     }
 
     /// It has taken some bytes, and is waited for still.
-    pub fn credit(&mut self, bytes: u64) {
+    pub(crate) fn credit(&mut self, bytes: u64) {
         self.taken += bytes;
     }
 
     /// It has taken some bytes. Whether it is quick enough.
-    pub fn take(&mut self, bytes: u64, pace: Pace, now: impl FnOnce() -> Instant) -> bool {
+    pub(crate) fn take(&mut self, bytes: u64, pace: Pace, now: impl FnOnce() -> Instant) -> bool {
         self.taken += bytes;
         if let Some(since) = self.since.take() {
             self.waited += now().saturating_duration_since(since);

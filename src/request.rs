@@ -169,7 +169,7 @@ impl<'a> Fields<'a> {
 }
 
 /// What tokens consist of, as a field's name is one (RFC 9110 section 5.6.2).
-pub const fn is_tchar(byte: u8) -> bool {
+pub(crate) const fn is_tchar(byte: u8) -> bool {
     byte.is_ascii_alphanumeric()
         || matches!(
             byte,
@@ -181,7 +181,7 @@ pub const fn is_tchar(byte: u8) -> bool {
 const MAX_TRAILERS: usize = 64;
 
 /// Reads the lines of trailers, with the empty one that ends them. `None`: they are none, or too many.
-pub fn parse_trailers(lines: &[u8]) -> Option<HeaderMap> {
+pub(crate) fn parse_trailers(lines: &[u8]) -> Option<HeaderMap> {
     let mut space = [httparse::EMPTY_HEADER; MAX_TRAILERS];
     let Ok(httparse::Status::Complete((_, parsed))) = httparse::parse_headers(lines, &mut space) else { return None };
     let mut fields = HeaderMap::with_capacity(parsed.len());
@@ -193,7 +193,7 @@ pub fn parse_trailers(lines: &[u8]) -> Option<HeaderMap> {
 }
 
 /// Writes the lines of trailers, with the empty one that ends them.
-pub fn put_trailers(out: &mut Vec<u8>, fields: &HeaderMap) {
+pub(crate) fn put_trailers(out: &mut Vec<u8>, fields: &HeaderMap) {
     for (name, value) in fields {
         for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
             out.extend_from_slice(part);
@@ -203,18 +203,18 @@ pub fn put_trailers(out: &mut Vec<u8>, fields: &HeaderMap) {
 }
 
 /// Whether a list has a token, in any case of its letters (RFC 9110 section 5.6.1).
-pub fn lists(list: &[u8], token: &str) -> bool {
+pub(crate) fn lists(list: &[u8], token: &str) -> bool {
     list.split(|byte| *byte == b',').any(|member| member.trim_ascii().eq_ignore_ascii_case(token.as_bytes()))
 }
 
 /// Whether a response may have a body, by its request's method and its status (RFC 9112 section 6.3).
-pub fn may_have_body(method: &Method, status: StatusCode) -> bool {
+pub(crate) fn may_have_body(method: &Method, status: StatusCode) -> bool {
     *method != Method::HEAD && !matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
 }
 
 /// A `Content-Length` (RFC 9110 section 8.6): digits and nothing else. Eighteen of them are less than 2^63, so they cannot
 /// overflow.
-pub fn content_length(value: &[u8]) -> Option<u64> {
+pub(crate) fn content_length(value: &[u8]) -> Option<u64> {
     let fits = matches!(value.len(), 1..=18) && value.iter().all(u8::is_ascii_digit);
     std::str::from_utf8(value).ok().filter(|_| fits)?.parse().ok()
 }
@@ -344,7 +344,7 @@ fn decode_once(text: &[u8]) -> (Vec<u8>, bool) {
 }
 
 /// A path with one slash where it has several in a row: what routes are matched against.
-pub fn merge_slashes(path: &str) -> Cow<'_, str> {
+pub(crate) fn merge_slashes(path: &str) -> Cow<'_, str> {
     // Quicker for what is short than a search that has to be prepared.
     if !path.as_bytes().windows(2).any(|pair| pair == b"//") {
         return Cow::Borrowed(path);
@@ -360,7 +360,7 @@ pub fn merge_slashes(path: &str) -> Cow<'_, str> {
 
 /// A normalised path as servers read it that decode it before they look for what it names: `%2F` is a slash, and to some a
 /// backslash is. `None`: as it is written.
-pub fn as_decoded(path: &str) -> Option<String> {
+pub(crate) fn as_decoded(path: &str) -> Option<String> {
     memchr::memchr2(b'%', b'\\', path.as_bytes())?;
     let mut out = String::with_capacity(path.len());
     let mut rest = path;

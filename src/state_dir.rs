@@ -12,7 +12,7 @@ const ID_LENGTH: usize = 16;
 
 /// The directory while it is in use.
 #[derive(Debug)]
-pub struct StateDir {
+pub(crate) struct StateDir {
     /// What no other node has, over restarts too if there is a directory.
     pub node_id: Box<str>,
     /// Held until the process ends, however it does.
@@ -21,7 +21,7 @@ pub struct StateDir {
 
 /// Why the directory cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub enum StateError {
+pub(crate) enum StateError {
     #[error(
         "another process{} uses the state directory {}: stop it, or give each node a state_dir of its own",
         pid.as_ref().map(|pid| format!(" ({pid})")).unwrap_or_default(),
@@ -46,7 +46,7 @@ impl StateError {
 
 impl StateDir {
     /// Takes the directory for this process; without one, the node is another one each time it starts.
-    pub fn open(path: Option<&Path>) -> Result<Self, StateError> {
+    pub(crate) fn open(path: Option<&Path>) -> Result<Self, StateError> {
         let Some(path) = path else { return Ok(StateDir { node_id: new_id(), _lock: None }) };
         let fail = |what| StateError::of(what, path);
         std::fs::create_dir_all(path).map_err(fail("cannot make the directory"))?;

@@ -32,7 +32,7 @@ const MAX_FAILURES: usize = 1000;
 
 /// One thing to fetch.
 #[derive(Debug, Clone)]
-pub struct Wanted {
+pub(crate) struct Wanted {
     pub tls: bool,
     pub host: String,
     pub port: Option<u16>,
@@ -45,7 +45,7 @@ pub struct Wanted {
 }
 
 /// A warm-up, running or done.
-pub struct Job {
+pub(crate) struct Job {
     pub id: u64,
     /// Of whoever may know of it; `None`: of all sites.
     pub sites: Option<Vec<String>>,
@@ -55,18 +55,18 @@ pub struct Job {
 /// As many warm-ups are running as may.
 #[derive(Debug, thiserror::Error)]
 #[error("{MAX_JOBS} warm-ups are running already; stop one, or wait")]
-pub struct TooManyWarmUps;
+pub(crate) struct TooManyWarmUps;
 
 /// What was not stored, and why.
 #[derive(Debug, Clone, Serialize)]
-pub struct Failure {
+pub(crate) struct Failure {
     url: String,
     reason: String,
 }
 
 /// How far a warm-up has come.
 #[derive(Debug, Clone, Default, Serialize)]
-pub struct Progress {
+pub(crate) struct Progress {
     pub id: u64,
     pub started: Timestamp,
     pub total: u64,
@@ -87,14 +87,14 @@ pub struct Progress {
 
 /// The warm-ups of the node.
 #[derive(Default)]
-pub struct WarmUps {
+pub(crate) struct WarmUps {
     jobs: Mutex<VecDeque<Arc<Job>>>,
     next: AtomicU64,
 }
 
 impl WarmUps {
     /// Begins to fetch what is wanted, so many at one time.
-    pub fn start(
+    pub(crate) fn start(
         &self,
         engine: &Arc<Engine>,
         snapshot: &Arc<ArcSwap<Snapshot>>,
@@ -116,19 +116,19 @@ impl WarmUps {
         Ok(job)
     }
 
-    pub fn get(&self, id: u64) -> Option<Arc<Job>> {
+    pub(crate) fn get(&self, id: u64) -> Option<Arc<Job>> {
         self.jobs.lock().iter().find(|job| job.id == id).cloned()
     }
 }
 
 impl Job {
     /// What is being fetched is fetched to its end; nothing more is begun.
-    pub fn stop(&self) {
+    pub(crate) fn stop(&self) {
         let mut progress = self.progress.lock();
         (progress.stopped, progress.finished) = (true, true);
     }
 
-    pub fn progress(&self) -> Progress {
+    pub(crate) fn progress(&self) -> Progress {
         self.progress.lock().clone()
     }
 

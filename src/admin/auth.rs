@@ -13,7 +13,7 @@ use crate::node::Node;
 use super::problem::Problem;
 
 /// What the caller of a request may do. Extracting it checks the token.
-pub struct Caller {
+pub(crate) struct Caller {
     /// Of the token, for the log.
     pub name: String,
     rights: Vec<TokenRight>,
@@ -53,7 +53,7 @@ fn authenticate(config: &Config, loopback: bool, authorization: Option<&[u8]>) -
 }
 
 impl Caller {
-    pub fn need(&self, right: TokenRight) -> Result<(), Problem> {
+    pub(crate) fn need(&self, right: TokenRight) -> Result<(), Problem> {
         if self.rights.contains(&right) {
             return Ok(());
         }
@@ -61,11 +61,11 @@ impl Caller {
     }
 
     /// The sites it may act on; `None`: all.
-    pub fn sites(&self) -> Option<&[String]> {
+    pub(crate) fn sites(&self) -> Option<&[String]> {
         self.sites.as_deref()
     }
 
-    pub fn need_site(&self, site: &str) -> Result<(), Problem> {
+    pub(crate) fn need_site(&self, site: &str) -> Result<(), Problem> {
         match &self.sites {
             Some(sites) if !sites.iter().any(|name| name == site) => {
                 Err(Problem::new(StatusCode::FORBIDDEN, format!("the token may not act on site {site:?}")))
@@ -75,12 +75,12 @@ impl Caller {
     }
 
     /// A right over all sites: what it is for is shared by them.
-    pub fn need_everywhere(&self, right: TokenRight) -> Result<(), Problem> {
+    pub(crate) fn need_everywhere(&self, right: TokenRight) -> Result<(), Problem> {
         self.need(right)?;
         self.need_all_sites()
     }
 
-    pub fn need_all_sites(&self) -> Result<(), Problem> {
+    pub(crate) fn need_all_sites(&self) -> Result<(), Problem> {
         match self.sites {
             Some(_) => Err(Problem::new(StatusCode::FORBIDDEN, "the token may not act on all sites")),
             None => Ok(()),
@@ -89,14 +89,14 @@ impl Caller {
 }
 
 #[cfg(test)]
-pub mod tests {
+pub(super) mod tests {
     use sha2::{Digest, Sha256};
 
     use super::*;
     use crate::config::tokens::Token;
     use crate::plan::tests::config;
 
-    pub fn caller(rights: &[TokenRight], sites: Option<&[&str]>) -> Caller {
+    pub(crate) fn caller(rights: &[TokenRight], sites: Option<&[&str]>) -> Caller {
         let sites = sites.map(|sites| sites.iter().map(|site| (*site).to_owned()).collect());
         Caller { name: "test".into(), rights: rights.to_vec(), sites }
     }

@@ -32,7 +32,7 @@ struct Question {
     fetch: bool,
 }
 
-pub async fn explain(
+pub(crate) async fn explain(
     State(node): State<Arc<Node>>,
     caller: Caller,
     RawQuery(query): RawQuery,

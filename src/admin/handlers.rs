@@ -23,31 +23,31 @@ use super::auth::Caller;
 use super::problem::Problem;
 
 /// The process lives.
-pub async fn healthz() -> &'static str {
+pub(crate) async fn healthz() -> &'static str {
     "ok\n"
 }
 
 /// The node takes requests.
-pub async fn readyz(State(node): State<Arc<Node>>) -> Result<&'static str, Problem> {
+pub(crate) async fn readyz(State(node): State<Arc<Node>>) -> Result<&'static str, Problem> {
     if *node.shutdown.borrow() {
         return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the node is stopping"));
     }
     Ok("ok\n")
 }
 
-pub async fn openapi() -> impl IntoResponse {
+pub(crate) async fn openapi() -> impl IntoResponse {
     ([(header::CONTENT_TYPE, "application/json")], include_str!("openapi.json"))
 }
 
-pub async fn unknown() -> Problem {
+pub(crate) async fn unknown() -> Problem {
     Problem::not_found("there is no such resource; see /openapi.json")
 }
 
-pub async fn wrong_method() -> Problem {
+pub(crate) async fn wrong_method() -> Problem {
     Problem::new(StatusCode::METHOD_NOT_ALLOWED, "the resource does not take this method; see /openapi.json")
 }
 
-pub async fn status(State(node): State<Arc<Node>>, caller: Caller) -> Result<Json<Value>, Problem> {
+pub(crate) async fn status(State(node): State<Arc<Node>>, caller: Caller) -> Result<Json<Value>, Problem> {
     caller.need(TokenRight::Read)?;
     let snapshot = node.snapshot.load();
     let (bytes, keys) = node.engine.cache.memory.usage();
@@ -93,7 +93,7 @@ pub async fn status(State(node): State<Arc<Node>>, caller: Caller) -> Result<Jso
     })))
 }
 
-pub async fn pools(State(node): State<Arc<Node>>, caller: Caller) -> Result<Json<Value>, Problem> {
+pub(crate) async fn pools(State(node): State<Arc<Node>>, caller: Caller) -> Result<Json<Value>, Problem> {
     caller.need_everywhere(TokenRight::Read)?;
     let snapshot = node.snapshot.load();
     let pools: Vec<Value> = snapshot
@@ -126,7 +126,7 @@ pub async fn pools(State(node): State<Arc<Node>>, caller: Caller) -> Result<Json
 }
 
 /// The configuration in force, as the node understood it.
-pub async fn config(State(node): State<Arc<Node>>, caller: Caller) -> Result<Json<Value>, Problem> {
+pub(crate) async fn config(State(node): State<Arc<Node>>, caller: Caller) -> Result<Json<Value>, Problem> {
     caller.need_everywhere(TokenRight::Read)?;
     let snapshot = node.snapshot.load();
     let config = &snapshot.config;
@@ -175,7 +175,11 @@ fn describe_mode(mode: CacheMode) -> Value {
 }
 
 /// Checks a configuration given in the body; nothing is changed.
-pub async fn check_config(State(node): State<Arc<Node>>, caller: Caller, body: Bytes) -> Result<Json<Value>, Problem> {
+pub(crate) async fn check_config(
+    State(node): State<Arc<Node>>,
+    caller: Caller,
+    body: Bytes,
+) -> Result<Json<Value>, Problem> {
     // It opens the files that the text names.
     caller.need_everywhere(TokenRight::Operate)?;
     let text = String::from_utf8(body.into()).map_err(|_| Problem::bad_request("the configuration is not UTF-8"))?;
@@ -190,7 +194,7 @@ pub async fn check_config(State(node): State<Arc<Node>>, caller: Caller, body: B
     Ok(Json(json!({ "ok": true, "sites": config.sites.len(), "pools": config.pools.len() })))
 }
 
-pub async fn reload(State(node): State<Arc<Node>>, caller: Caller) -> Result<Json<Value>, Problem> {
+pub(crate) async fn reload(State(node): State<Arc<Node>>, caller: Caller) -> Result<Json<Value>, Problem> {
     caller.need_everywhere(TokenRight::Operate)?;
     if matches!(node.source, ConfigSource::Fixed) {
         let detail = "the configuration came from the command line; there is nothing to reload";
@@ -215,7 +219,7 @@ struct VersionRequest {
     version: u64,
 }
 
-pub async fn set_version(
+pub(crate) async fn set_version(
     State(node): State<Arc<Node>>,
     caller: Caller,
     Path(site): Path<String>,
@@ -235,7 +239,7 @@ pub async fn set_version(
 }
 
 /// Takes an origin out of service, or back in.
-pub async fn set_draining<const DRAIN: bool>(
+pub(crate) async fn set_draining<const DRAIN: bool>(
     State(node): State<Arc<Node>>,
     caller: Caller,
     Path((pool, origin)): Path<(String, String)>,

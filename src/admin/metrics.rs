@@ -14,7 +14,7 @@ use crate::origin::OriginStatus;
 use super::auth::Caller;
 use super::problem::Problem;
 
-pub async fn metrics(State(node): State<Arc<Node>>, caller: Caller) -> Result<impl IntoResponse, Problem> {
+pub(crate) async fn metrics(State(node): State<Arc<Node>>, caller: Caller) -> Result<impl IntoResponse, Problem> {
     caller.need_everywhere(TokenRight::Read)?;
     let metrics = &node.observer.metrics;
     let _one_at_a_time = metrics.scraping.lock();

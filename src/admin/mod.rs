@@ -33,7 +33,7 @@ use problem::Problem;
 /// Bytes of a request body; a configuration to check may be large, everything else is small.
 const MAX_BODY: usize = 8 << 20;
 /// How long running calls may take to end when the node stops.
-pub const DRAIN: Duration = Duration::from_secs(2);
+pub(crate) const DRAIN: Duration = Duration::from_secs(2);
 /// Connections at one time: operators, their scripts, and what scrapes the metrics.
 const MAX_CONNECTIONS: usize = 256;
 /// For a whole call, its body included.
@@ -45,7 +45,7 @@ const LONGEST_CONNECTION: Duration = Duration::from_secs(600);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Opens the listener.
-pub async fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr), String> {
+pub(crate) async fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr), String> {
     let fail = |error: std::io::Error| format!("cannot listen on {address} for the admin API: {error}");
     let listener = TcpListener::bind(address).await.map_err(fail)?;
     let address = listener.local_addr().map_err(fail)?;
@@ -53,7 +53,7 @@ pub async fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr), Stri
 }
 
 /// Serves the API until the node has shut down. It answers while requests drain, so that one can watch them.
-pub async fn serve(listener: TcpListener, node: Arc<Node>) {
+pub(crate) async fn serve(listener: TcpListener, node: Arc<Node>) {
     let mut shutdown = node.shutdown.subscribe();
     let open = node.open.clone();
     let stopped = async {

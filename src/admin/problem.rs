@@ -12,7 +12,7 @@ use crate::config::units::count;
 
 /// What went wrong and what to do about it.
 #[derive(Debug, Serialize)]
-pub struct Problem {
+pub(crate) struct Problem {
     #[serde(rename = "type")]
     kind: &'static str,
     title: &'static str,
@@ -26,35 +26,35 @@ pub struct Problem {
 }
 
 impl Problem {
-    pub fn new(status: StatusCode, detail: impl Into<String>) -> Self {
+    pub(crate) fn new(status: StatusCode, detail: impl Into<String>) -> Self {
         let title = status.canonical_reason().unwrap_or("Error");
         let (status, detail) = (status.as_u16(), detail.into());
         Problem { kind: "about:blank", title, status, detail, errors: Vec::new(), index: None }
     }
 
-    pub fn bad_request(detail: impl Into<String>) -> Self {
+    pub(crate) fn bad_request(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, detail)
     }
 
-    pub fn not_found(detail: impl Into<String>) -> Self {
+    pub(crate) fn not_found(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::NOT_FOUND, detail)
     }
 
     /// A configuration with mistakes.
-    pub fn configuration(errors: Vec<Diagnostic>) -> Self {
+    pub(crate) fn configuration(errors: Vec<Diagnostic>) -> Self {
         let detail = format!("the configuration has {}; nothing was changed", count(errors.len() as u64, "mistake"));
         Problem { errors, ..Self::new(StatusCode::UNPROCESSABLE_ENTITY, detail) }
     }
 
     /// Does something with each of several URLs; a problem tells which it is of.
-    pub fn of_each<T>(urls: &[String], each: impl Fn(&String) -> Result<T, Problem>) -> Result<Vec<T>, Problem> {
+    pub(crate) fn of_each<T>(urls: &[String], each: impl Fn(&String) -> Result<T, Problem>) -> Result<Vec<T>, Problem> {
         let numbered = urls.iter().enumerate();
         numbered.map(|(i, url)| each(url).map_err(|problem| Problem { index: Some(i), ..problem })).collect()
     }
 }
 
 /// What a call's body says.
-pub fn read_body<T: DeserializeOwned>(body: &Bytes) -> Result<T, Problem> {
+pub(crate) fn read_body<T: DeserializeOwned>(body: &Bytes) -> Result<T, Problem> {
     serde_json::from_slice(body).map_err(|error| Problem::bad_request(format!("the body is not valid: {error}")))
 }
 

@@ -30,7 +30,7 @@ const MAX_TARGETS: usize = 1000;
 /// What a call asks for: exactly one of the kinds.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct PurgeRequest {
+pub(crate) struct PurgeRequest {
     url: Option<String>,
     urls: Option<Vec<String>>,
     prefix: Option<String>,
@@ -50,7 +50,7 @@ const REFETCH_AT_ONCE: usize = 8;
 /// And at most.
 const MAX_REFETCH: usize = 10_000;
 
-pub async fn purge(State(node): State<Arc<Node>>, caller: Caller, body: Bytes) -> Result<Json<Value>, Problem> {
+pub(crate) async fn purge(State(node): State<Arc<Node>>, caller: Caller, body: Bytes) -> Result<Json<Value>, Problem> {
     caller.need(TokenRight::Purge)?;
     let request: PurgeRequest = read_body(&body)?;
     let (soft, dry_run, refetch) = (request.soft, request.dry_run, request.refetch);

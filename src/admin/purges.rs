@@ -16,12 +16,16 @@ use super::problem::Problem;
 /// Purges in one answer.
 const MOST: usize = 100;
 
-pub async fn list(State(node): State<Arc<Node>>, caller: Caller) -> Result<Json<Value>, Problem> {
+pub(crate) async fn list(State(node): State<Arc<Node>>, caller: Caller) -> Result<Json<Value>, Problem> {
     caller.need_everywhere(TokenRight::Read)?;
     Ok(Json(json!({ "purges": node.engine.cache.purges.history.latest(MOST) })))
 }
 
-pub async fn one(State(node): State<Arc<Node>>, caller: Caller, Path(seq): Path<u64>) -> Result<Json<Value>, Problem> {
+pub(crate) async fn one(
+    State(node): State<Arc<Node>>,
+    caller: Caller,
+    Path(seq): Path<u64>,
+) -> Result<Json<Value>, Problem> {
     caller.need_everywhere(TokenRight::Read)?;
     let none = || Problem::not_found(format!("there is no purge {seq}; only the latest are remembered"));
     Ok(Json(json!(node.engine.cache.purges.history.get(PurgeSeq(seq)).ok_or_else(none)?)))

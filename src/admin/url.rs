@@ -10,7 +10,7 @@ use super::problem::Problem;
 const EXAMPLE: &str = "https://shop.example.com/a";
 
 /// A URL taken apart, its path normalised.
-pub struct Located<'c> {
+pub(crate) struct Located<'c> {
     pub site: &'c Site,
     pub tls: bool,
     pub host: String,
@@ -23,7 +23,7 @@ pub struct Located<'c> {
 }
 
 impl<'c> Located<'c> {
-    pub fn find(url: &str, config: &'c Config, caller: &Caller) -> Result<Self, Problem> {
+    pub(crate) fn find(url: &str, config: &'c Config, caller: &Caller) -> Result<Self, Problem> {
         let invalid = |why: &str| Problem::bad_request(format!("{url:?} is not a URL such as {EXAMPLE}: {why}"));
         if !url.contains(['/', '.']) {
             return Err(invalid("it has neither a scheme nor a path"));
@@ -44,7 +44,7 @@ impl<'c> Located<'c> {
     }
 
     /// The port of the listener that a client would come to with it.
-    pub fn local_port(&self, config: &Config) -> u16 {
+    pub(crate) fn local_port(&self, config: &Config) -> u16 {
         let scheme = if self.tls { Scheme::Https } else { Scheme::Http };
         self.port.filter(|port| config.listens_on(*port)).unwrap_or(scheme.default_port())
     }

@@ -34,7 +34,11 @@ fn sixteen() -> usize {
 }
 
 /// Begins a warm-up.
-pub async fn start(State(node): State<Arc<Node>>, caller: Caller, body: Bytes) -> Result<Json<Progress>, Problem> {
+pub(crate) async fn start(
+    State(node): State<Arc<Node>>,
+    caller: Caller,
+    body: Bytes,
+) -> Result<Json<Progress>, Problem> {
     caller.need(TokenRight::Operate)?; // it costs the origins requests
     let request: WarmRequest = read_body(&body)?;
     if !(1..=MAX_URLS).contains(&request.urls.len()) {
@@ -58,7 +62,7 @@ pub async fn start(State(node): State<Arc<Node>>, caller: Caller, body: Bytes) -
 }
 
 /// How far it has come.
-pub async fn progress(
+pub(crate) async fn progress(
     State(node): State<Arc<Node>>,
     caller: Caller,
     Path(id): Path<u64>,
@@ -69,7 +73,7 @@ pub async fn progress(
 }
 
 /// Begins nothing more of it.
-pub async fn stop(
+pub(crate) async fn stop(
     State(node): State<Arc<Node>>,
     caller: Caller,
     Path(id): Path<u64>,

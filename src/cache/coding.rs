@@ -29,7 +29,7 @@ pub struct Coded {
 }
 
 /// Whether a response may be coded; `length`: of its body, if it is known yet.
-pub fn suits(rules: &CompressRules, status: StatusCode, fields: &HeaderMap, length: Option<u64>) -> bool {
+pub(crate) fn suits(rules: &CompressRules, status: StatusCode, fields: &HeaderMap, length: Option<u64>) -> bool {
     // A part of something is never coded: its range counts bytes of the whole as it is.
     let whole = !matches!(status, StatusCode::PARTIAL_CONTENT | StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
     let plain = !fields.contains_key(header::CONTENT_ENCODING) && !fields.contains_key(header::CONTENT_RANGE);
@@ -50,7 +50,7 @@ fn forbids_transformation(fields: Fields<'_>) -> bool {
 
 /// The number of the best of an object's codings for a request; `None`: the body as it is. Ranges are given of that alone,
 /// so that parts of differently coded bodies never meet.
-pub fn select(codings: &[Coded], method: &Method, request: Fields<'_>) -> Option<usize> {
+pub(crate) fn select(codings: &[Coded], method: &Method, request: Fields<'_>) -> Option<usize> {
     if codings.is_empty() || *method == Method::GET && request.contains(&header::RANGE) {
         return None;
     }
@@ -60,7 +60,7 @@ pub fn select(codings: &[Coded], method: &Method, request: Fields<'_>) -> Option
 
 /// The head of the coded response: its coding named, its entity tag weak (RFC 9110 section 8.8.3.3: it is equivalent,
 /// but not the same bytes), what was computed of the other bytes left out.
-pub fn head_of(head: &Head, coding: Coding) -> Head {
+pub(crate) fn head_of(head: &Head, coding: Coding) -> Head {
     let mut fields = head.fields();
     for name in ["accept-ranges", "content-md5", "digest", "content-digest", "repr-digest"] {
         fields.remove(name);
@@ -75,7 +75,7 @@ pub fn head_of(head: &Head, coding: Coding) -> Head {
 }
 
 /// A body coded, if it is enough smaller.
-pub fn encode(coding: Coding, body: &[u8]) -> std::io::Result<Option<Bytes>> {
+pub(crate) fn encode(coding: Coding, body: &[u8]) -> std::io::Result<Option<Bytes>> {
     let coded = match coding {
         Coding::Zstd => zstd::bulk::compress(body, ZSTD_LEVEL)?,
         Coding::Br => {

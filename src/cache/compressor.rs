@@ -24,7 +24,7 @@ const MAX_ROUNDS: usize = 8;
 const NICE: i32 = 10;
 
 /// The threads, through their queue. They end when it is dropped.
-pub struct Compressor {
+pub(crate) struct Compressor {
     jobs: SyncSender<Job>,
     shared: Arc<Shared>,
 }
@@ -45,7 +45,7 @@ struct Job {
 }
 
 impl Compressor {
-    pub fn start(threads: usize, memory: MemoryStore, metrics: Arc<Metrics>) -> Self {
+    pub(crate) fn start(threads: usize, memory: MemoryStore, metrics: Arc<Metrics>) -> Self {
         let (jobs, queue) = sync_channel(MAX_JOBS);
         let queue = Arc::new(Mutex::new(queue));
         let shared = Arc::new(Shared { memory, metrics, waiting_bytes: AtomicU64::new(0) });
@@ -60,7 +60,7 @@ impl Compressor {
     }
 
     /// Has an object coded, if there is room in the queue.
-    pub fn offer(&self, object: Arc<Object>, codings: Arc<[Coding]>) {
+    pub(crate) fn offer(&self, object: Arc<Object>, codings: Arc<[Coding]>) {
         let Some(begun) = object.begin_coding() else { return };
         let length = object.length();
         let waiting = self.shared.waiting_bytes.fetch_add(length, Ordering::Relaxed);

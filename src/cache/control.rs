@@ -9,7 +9,7 @@ use sfv::{BareItem, Dictionary, ListEntry, Parser};
 use crate::request::{Fields, is_tchar};
 
 /// The fields that take the place of `Cache-Control` and `Expires`, the most specific first (RFC 9213 section 2).
-pub static TARGETED: [HeaderName; 2] =
+pub(crate) static TARGETED: [HeaderName; 2] =
     [HeaderName::from_static("seawall-cache-control"), HeaderName::from_static("cdn-cache-control")];
 
 /// Response directives that forbid something: heeded also where they are written wrongly.
@@ -250,14 +250,14 @@ fn delta_seconds(value: Option<&str>) -> Duration {
 }
 
 /// Delta-seconds; what is too large is 2^31 (RFC 9111 section 1.2.2).
-pub fn parse_seconds(text: &str) -> Option<Duration> {
+pub(crate) fn parse_seconds(text: &str) -> Option<Duration> {
     const LARGEST: u64 = 1 << 31;
     let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     digits.then(|| Duration::from_secs(text.parse().unwrap_or(LARGEST).min(LARGEST)))
 }
 
 /// Splits a list at its commas, but not at those in quoted strings (RFC 9110 section 5.6.1).
-pub fn split_list(text: &str) -> impl Iterator<Item = &str> {
+pub(crate) fn split_list(text: &str) -> impl Iterator<Item = &str> {
     let mut rest = Some(text);
     std::iter::from_fn(move || {
         let text = rest?;

@@ -45,7 +45,7 @@ pub struct Terms {
 }
 
 /// Judges a response to a GET and says why.
-pub fn explain(rules: &CacheRules, request: &RequestFacts<'_>, response: &ResponseFacts<'_>) -> Explanation {
+pub(crate) fn explain(rules: &CacheRules, request: &RequestFacts<'_>, response: &ResponseFacts<'_>) -> Explanation {
     let now = response.times.response;
     match policy::judge(rules, request, response) {
         Err(reason) => Explanation::of(false, reason.reason(), None),
@@ -95,7 +95,7 @@ fn signed(seconds: u64) -> i64 {
 }
 
 /// The fields of a response that decide about caching, for people to read.
-pub fn deciding_fields(headers: &HeaderMap) -> Vec<(String, String)> {
+pub(crate) fn deciding_fields(headers: &HeaderMap) -> Vec<(String, String)> {
     const NAMES: [&str; 18] = [
         "content-type",
         "seawall-cache-control",

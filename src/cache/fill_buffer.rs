@@ -16,9 +16,9 @@ use super::waiting::{self, Waiting};
 
 /// How far the slowest reader of a response that is not stored may be behind the origin; and how much is kept of what
 /// is on disk already, for the readers that are not far behind.
-pub const WINDOW: u64 = 1 << 20;
+pub(crate) const WINDOW: u64 = 1 << 20;
 /// A body that is no larger is kept for as long as there is any room: it is no more than every connection's due.
-pub const SMALL: u64 = 64 << 10;
+pub(crate) const SMALL: u64 = 64 << 10;
 
 /// What bytes are held for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -158,7 +158,7 @@ impl Freshness {
 
 /// `corrected_initial_age` of RFC 9111 section 4.2.3. `Date` and `Age` are whole seconds, cut down from what they were, so
 /// what is computed from them is cut down too: else `max-age=1` would be over before it came.
-pub fn initial_age(headers: &HeaderMap, times: ExchangeTimes) -> Millis {
+pub(crate) fn initial_age(headers: &HeaderMap, times: ExchangeTimes) -> Millis {
     let whole = |age: Duration| Duration::from_secs(age.as_secs());
     let date = fields::date(headers, &header::DATE);
     let apparent_age = date.map_or(Duration::ZERO, |date| whole(times.response.since(date)));
@@ -176,7 +176,7 @@ fn age_value(headers: &HeaderMap) -> Duration {
 
 /// A lifetime for a response that states none: a part of the time for which it had not changed when it was sent
 /// (RFC 9111 section 4.2.2).
-pub fn heuristic_lifetime(
+pub(crate) fn heuristic_lifetime(
     headers: &HeaderMap,
     response_time: Timestamp,
     percent: u32,
@@ -189,7 +189,7 @@ pub fn heuristic_lifetime(
 }
 
 /// The lifetime that the response itself states and where (RFC 9111 section 4.2.1), or `None` if it states none.
-pub fn explicit_lifetime(
+pub(crate) fn explicit_lifetime(
     headers: &HeaderMap,
     directives: &Directives,
     response_time: Timestamp,

@@ -14,7 +14,7 @@ use super::tags::TAG_FIELDS;
 use super::vary;
 
 /// A head that is larger is counted by itself, as long as something waits for a client.
-pub const LARGE_HEAD: usize = 4 << 10;
+pub(crate) const LARGE_HEAD: usize = 4 << 10;
 
 /// The head of a response that may be shared, cleaned of what concerns one connection or this cache only.
 #[derive(Debug, Clone)]
@@ -269,7 +269,7 @@ fn lines(h1: &[u8]) -> impl Iterator<Item = (&str, &[u8])> {
 }
 
 /// Status line and fields as HTTP/1.1 bytes.
-pub fn serialise(status: StatusCode, fields: &HeaderMap) -> Bytes {
+pub(crate) fn serialise(status: StatusCode, fields: &HeaderMap) -> Bytes {
     serialise_those(status, fields, |_| true)
 }
 

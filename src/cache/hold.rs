@@ -29,7 +29,7 @@ pub enum Hold {
 }
 
 /// What lies behind a piece that one of many streams holds: of a flight or of an origin's connection.
-pub const BEHIND: usize = 64 << 10;
+pub(crate) const BEHIND: usize = 64 << 10;
 /// A smaller object is not worth the counting.
 const SMALLEST: usize = 4 << 10;
 

@@ -3,40 +3,40 @@
 //! Pure decisions: [`policy`], [`freshness`], [`respond`], [`vary`], [`control`], [`tags`]. The [`engine`]
 //! joins them to the store, the purges and the [`fill`]s.
 
-pub mod coding;
+pub(crate) mod coding;
 mod compressor;
-pub mod control;
-pub mod engine;
-pub mod explain;
-pub mod fill;
+pub(crate) mod control;
+pub(crate) mod engine;
+pub(crate) mod explain;
+pub(crate) mod fill;
 mod fill_buffer;
-pub mod flight;
+pub(crate) mod flight;
 mod flights;
-pub mod freshness;
-pub mod head;
-pub mod hold;
+pub(crate) mod freshness;
+pub(crate) mod head;
+pub(crate) mod hold;
 mod inspect;
-pub mod lookup;
+pub(crate) mod lookup;
 mod negotiate;
-pub mod object;
-pub mod part;
-pub mod policy;
-pub mod purge;
-pub mod range;
-pub mod reason;
-pub mod request;
-pub mod respond;
+pub(crate) mod object;
+pub(crate) mod part;
+pub(crate) mod policy;
+pub(crate) mod purge;
+pub(crate) mod range;
+pub(crate) mod reason;
+pub(crate) mod request;
+pub(crate) mod respond;
 mod slice;
-pub mod slices;
-pub mod status;
-pub mod store;
-pub mod stored;
+pub(crate) mod slices;
+pub(crate) mod status;
+pub(crate) mod store;
+pub(crate) mod stored;
 mod sweep;
-pub mod tags;
-pub mod trouble;
+pub(crate) mod tags;
+pub(crate) mod trouble;
 mod uncacheable;
-pub mod vary;
-pub mod waiting;
+pub(crate) mod vary;
+pub(crate) mod waiting;
 
 #[cfg(test)]
 mod properties;

@@ -7,7 +7,7 @@ use crate::config::model::Coding;
 use crate::request::Fields;
 
 /// The field by which origins are told the device class.
-pub static DEVICE_CLASS: HeaderName = HeaderName::from_static("x-device-class");
+pub(crate) static DEVICE_CLASS: HeaderName = HeaderName::from_static("x-device-class");
 static MOBILE_HINT: HeaderName = HeaderName::from_static("sec-ch-ua-mobile");
 
 /// Members of `Accept-*` that are looked at; what a client lists beyond that does not count.
@@ -15,7 +15,7 @@ const MAX_MEMBERS: usize = 32;
 
 /// The content coding to use, of those offered, in the order of the server's preference; `None`: none (RFC 9110
 /// section 12.5.3).
-pub fn best_coding(request: Fields<'_>, offered: impl IntoIterator<Item = Coding>) -> Option<Coding> {
+pub(crate) fn best_coding(request: Fields<'_>, offered: impl IntoIterator<Item = Coding>) -> Option<Coding> {
     let accepted = request.joined_text(&header::ACCEPT_ENCODING)?;
     let weight = |token: &str| {
         let mut any = None;
@@ -37,7 +37,7 @@ pub fn best_coding(request: Fields<'_>, offered: impl IntoIterator<Item = Coding
 
 /// The language to use, of those offered, by RFC 4647 section 3.4: for each range the client names, best first, the
 /// tag itself, then with its last subtags left out. `None`: nothing that is offered suits.
-pub fn best_language<'o>(request: Fields<'_>, offered: &'o [Box<str>]) -> Option<&'o str> {
+pub(crate) fn best_language<'o>(request: Fields<'_>, offered: &'o [Box<str>]) -> Option<&'o str> {
     let accepted = request.joined_text(&header::ACCEPT_LANGUAGE)?;
     let mut ranges: Vec<(&str, u16)> = members(&accepted).filter(|(_, weight)| *weight > 0).collect();
     ranges.sort_by_key(|(_, weight)| std::cmp::Reverse(*weight));
@@ -60,7 +60,7 @@ pub fn best_language<'o>(request: Fields<'_>, offered: &'o [Box<str>]) -> Option
 }
 
 /// What kind of device asks, as far as the request tells.
-pub fn device(request: Fields<'_>) -> &'static str {
+pub(crate) fn device(request: Fields<'_>) -> &'static str {
     if request.get(&MOBILE_HINT).is_some_and(|hint| hint.trim_ascii() == b"?1") {
         return "mobile";
     }
@@ -77,7 +77,7 @@ pub fn device(request: Fields<'_>) -> &'static str {
 }
 
 /// The value of a cookie; of several of one name the first.
-pub fn cookie<'r>(request: Fields<'r>, name: &str) -> Option<&'r [u8]> {
+pub(crate) fn cookie<'r>(request: Fields<'r>, name: &str) -> Option<&'r [u8]> {
     let mut found = None;
     for_each_cookie(request, |other, value, _| {
         if other == name.as_bytes() {
@@ -88,7 +88,7 @@ pub fn cookie<'r>(request: Fields<'r>, name: &str) -> Option<&'r [u8]> {
 }
 
 /// Calls `each` with the name and the value of every cookie, and with both as they were sent.
-pub fn for_each_cookie<'r>(request: Fields<'r>, mut each: impl FnMut(&'r [u8], &'r [u8], &'r [u8])) {
+pub(crate) fn for_each_cookie<'r>(request: Fields<'r>, mut each: impl FnMut(&'r [u8], &'r [u8], &'r [u8])) {
     request.for_each(&header::COOKIE, |line| {
         for pair in line.split(|byte| *byte == b';').map(<[u8]>::trim_ascii) {
             if let Some(at) = memchr::memchr(b'=', pair) {

@@ -64,7 +64,7 @@ pub enum Content {
 }
 
 /// Bytes of a body that are read from a disk at once.
-pub const MOST_READ: usize = 128 << 10;
+pub(crate) const MOST_READ: usize = 128 << 10;
 
 /// A body that is read from a disk as it is needed.
 pub trait DiskBody: Debug + Send + Sync {

@@ -108,7 +108,7 @@ impl Part {
 }
 
 /// The prefix that a fill which broke off has left.
-pub fn prefix(object: Object, total: Option<u64>) -> Option<Part> {
+pub(crate) fn prefix(object: Object, total: Option<u64>) -> Option<Part> {
     let (received, total) = (object.length(), total?);
     if received == 0 || received >= total {
         return None;
@@ -116,7 +116,7 @@ pub fn prefix(object: Object, total: Option<u64>) -> Option<Part> {
     Part::new(object, ContentRange { first: 0, last: received - 1, total })
 }
 
-pub fn strong_etag(head: &Head) -> Option<&str> {
+pub(crate) fn strong_etag(head: &Head) -> Option<&str> {
     head.etag().filter(|etag| etag.starts_with('"'))
 }
 

@@ -278,7 +278,7 @@ fn freshness_of(
 
 /// Whether a request's field may tell the origin who asks. What is keyed is for those who say the same, and what no origin
 /// gets tells nothing.
-pub fn may_tell_who_asks(name: &str, rules: &CacheRules) -> bool {
+pub(crate) fn may_tell_who_asks(name: &str, rules: &CacheRules) -> bool {
     forward::may_tell_who_asks(name) && !rules.key.names_field(name) && forward::goes_with_fill(name, rules)
 }
 
@@ -294,7 +294,7 @@ fn concerns_the_client(status: StatusCode) -> bool {
 
 /// Whether a response with these fields may be stored from a request with `Authorization`, and so answer others that have
 /// it (RFC 9111 section 3.5).
-pub fn is_for_authorized(response: &HeaderMap) -> bool {
+pub(crate) fn is_for_authorized(response: &HeaderMap) -> bool {
     allows_authorization(&Directives::parse(response))
 }
 

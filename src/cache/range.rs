@@ -43,7 +43,7 @@ const MAX_RANGES: usize = 32;
 
 /// What a `Range` asks for of a body of so many bytes (RFC 9110 section 14.1.2): nothing where the body has nothing of it.
 /// `None`: it is ignored, as section 14.2 allows, being invalid or a set that only an attacker would ask for.
-pub fn requested(range: &str, total: u64) -> Option<Vec<Span>> {
+pub(crate) fn requested(range: &str, total: u64) -> Option<Vec<Span>> {
     let (unit, set) = range.split_once('=')?;
     if !unit.trim().eq_ignore_ascii_case("bytes") {
         return None;
@@ -101,7 +101,7 @@ fn coalesce(mut parts: Vec<Span>) -> Vec<Span> {
 
 /// The request's range, if it asks for one alone and under no condition of its own: what may be asked of an origin in
 /// the node's name.
-pub fn single_range(request: Fields<'_>) -> Option<&str> {
+pub(crate) fn single_range(request: Fields<'_>) -> Option<&str> {
     let range = request.get_str(&header::RANGE)?.trim();
     let spec = range.get(..6).filter(|unit| unit.eq_ignore_ascii_case("bytes=")).map(|_| range[6..].trim())?;
     let (first, last) = spec.split_once('-')?;

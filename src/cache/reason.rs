@@ -99,7 +99,7 @@ reasons! {
 }
 
 /// Every reason, those for storing first.
-pub fn all() -> impl Iterator<Item = (bool, Reason)> {
+pub(crate) fn all() -> impl Iterator<Item = (bool, Reason)> {
     let stored = Basis::ALL.iter().map(|basis| (true, basis.reason()));
     stored.chain(SkipReason::ALL.iter().map(|skipped| (false, skipped.reason())))
 }

@@ -70,7 +70,7 @@ impl OwnedSlice {
 }
 
 /// The first byte that a request wants, as far as that can be told without knowing how many there are.
-pub fn first_byte(method: &Method, request: Fields<'_>) -> u64 {
+pub(crate) fn first_byte(method: &Method, request: Fields<'_>) -> u64 {
     let range = request.get_str(&header::RANGE).filter(|_| *method == Method::GET).unwrap_or_default();
     let spec = range.split_once('=').map_or("", |(_, set)| set.trim());
     match spec.split_once('-') {

@@ -10,12 +10,12 @@ use crate::plan::KeyOrigin;
 use crate::request::Fields;
 
 /// Bytes of tags in one response: Fastly's and Cloudflare's limit.
-pub const MAX_TAGS: usize = 16 << 10;
+pub(crate) const MAX_TAGS: usize = 16 << 10;
 /// Bytes of one tag.
-pub const MAX_TAG: usize = 1024;
+pub(crate) const MAX_TAG: usize = 1024;
 
 /// The field names that carry tags, and what separates them there.
-pub static TAG_FIELDS: [(HeaderName, char); 3] = [
+pub(crate) static TAG_FIELDS: [(HeaderName, char); 3] = [
     (HeaderName::from_static("surrogate-key"), ' '),
     (HeaderName::from_static("cache-tag"), ','),
     (HeaderName::from_static("cache-tags"), ','),
@@ -104,7 +104,7 @@ impl Tags {
 
 /// The groups that a `Cache-Groups` or `Cache-Group-Invalidation` field names, as tags of one origin (RFC 9875): a
 /// list of strings. An invalid field is as if it were not there.
-pub fn groups(headers: &HeaderMap, name: &HeaderName, origin: KeyOrigin<'_>) -> Vec<TagHash> {
+pub(crate) fn groups(headers: &HeaderMap, name: &HeaderName, origin: KeyOrigin<'_>) -> Vec<TagHash> {
     let Some(value) = Fields::Map(headers).joined(name) else { return Vec::new() };
     let Ok(list) = Parser::parse_list(&value) else { return Vec::new() };
     let named = list.iter().filter_map(|entry| match entry {

@@ -6,7 +6,7 @@ use crate::request::Fields;
 
 use super::vary::Presented;
 
-pub fn map(fields: &[(&str, &str)]) -> HeaderMap {
+pub(super) fn map(fields: &[(&str, &str)]) -> HeaderMap {
     let mut map = HeaderMap::new();
     for (name, value) in fields {
         map.append(HeaderName::from_bytes(name.as_bytes()).unwrap(), value.parse().unwrap());
@@ -15,7 +15,7 @@ pub fn map(fields: &[(&str, &str)]) -> HeaderMap {
 }
 
 /// A request with these fields, by somebody.
-pub fn presented(fields: &HeaderMap) -> Presented<'_> {
+pub(super) fn presented(fields: &HeaderMap) -> Presented<'_> {
     let (fields, client) = (Fields::Map(fields), [192, 0, 2, 1].into());
     Presented { fields, client, version: Version::HTTP_11, trusted_proxies: &[] }
 }

@@ -5,7 +5,7 @@ use ureq::http::{Method, Request, StatusCode, header};
 
 /// Where the node is and who calls.
 #[derive(clap::Args)]
-pub struct AdminArgs {
+pub(crate) struct AdminArgs {
     /// The node's admin API.
     #[arg(long, env = "SEAWALL_ADMIN", default_value = "http://127.0.0.1:9180")]
     admin: String,
@@ -16,7 +16,7 @@ pub struct AdminArgs {
 
 /// Why a call did nothing.
 #[derive(Debug, thiserror::Error)]
-pub enum CallError {
+pub(crate) enum CallError {
     #[error("the node refused ({status}): {detail}")]
     Refused {
         status: StatusCode,
@@ -31,15 +31,15 @@ pub enum CallError {
 }
 
 impl AdminArgs {
-    pub fn get(&self, path: &str) -> Result<Value, CallError> {
+    pub(crate) fn get(&self, path: &str) -> Result<Value, CallError> {
         self.call(Method::GET, path, Vec::new())
     }
 
-    pub fn delete(&self, path: &str) -> Result<Value, CallError> {
+    pub(crate) fn delete(&self, path: &str) -> Result<Value, CallError> {
         self.call(Method::DELETE, path, Vec::new())
     }
 
-    pub fn post(&self, path: &str, body: &Value) -> Result<Value, CallError> {
+    pub(crate) fn post(&self, path: &str, body: &Value) -> Result<Value, CallError> {
         self.call(Method::POST, path, body.to_string().into_bytes())
     }
 

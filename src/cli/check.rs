@@ -6,13 +6,13 @@ use crate::config::load;
 use crate::config::units::count;
 
 #[derive(clap::Args)]
-pub struct Args {
+pub(crate) struct Args {
     /// Main configuration files; the sites.d beside each is checked with it.
     #[arg(required = true)]
     files: Vec<PathBuf>,
 }
 
-pub fn execute(args: &Args) -> super::Result {
+pub(crate) fn execute(args: &Args) -> super::Result {
     let mut mistakes = 0;
     for file in &args.files {
         match load::load(file) {

@@ -18,7 +18,7 @@ use crate::config::load;
 use crate::node::ConfigSource;
 
 #[derive(clap::Args)]
-pub struct Args {
+pub(crate) struct Args {
     /// Where the node listens.
     #[arg(long, default_value = "127.0.0.1:8080")]
     listen: SocketAddr,
@@ -27,7 +27,7 @@ pub struct Args {
     admin: SocketAddr,
 }
 
-pub fn execute(args: &Args) -> super::Result {
+pub(crate) fn execute(args: &Args) -> super::Result {
     let origins = [start_origin("harbour-1")?, start_origin("harbour-2")?];
     let text = configuration(args, origins);
     let config = load::parse(Path::new("demo"), &text)?;

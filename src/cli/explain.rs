@@ -27,7 +27,7 @@ const MAX_FIELDS: usize = 200;
 
 #[derive(clap::Args)]
 #[command(group(clap::ArgGroup::new("what").required(true).args(["url", "response", "reasons"])))]
-pub struct Args {
+pub(crate) struct Args {
     /// The URL, as a client would ask for it.
     url: Option<String>,
     /// A field of the request, "Name: value"; may be given more than once.
@@ -55,7 +55,7 @@ pub struct Args {
     admin: AdminArgs,
 }
 
-pub fn execute(args: &Args) -> super::Result {
+pub(crate) fn execute(args: &Args) -> super::Result {
     if args.reasons {
         print!("{}", reasons());
         return Ok(());

@@ -15,7 +15,7 @@ use serde_json::Value;
 use crate::config::units::count;
 
 /// What every command may end with.
-pub type Result = std::result::Result<(), Box<dyn std::error::Error>>;
+pub(crate) type Result = std::result::Result<(), Box<dyn std::error::Error>>;
 
 /// A reverse proxy and edge cache.
 #[derive(Parser)]

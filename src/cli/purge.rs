@@ -7,7 +7,7 @@ use super::counted;
 
 #[derive(clap::Args)]
 #[command(group(clap::ArgGroup::new("target").required(true).args(["urls", "prefix", "tags", "site", "all"])))]
-pub struct Args {
+pub(crate) struct Args {
     /// URLs to purge, in all their variants and versions.
     urls: Vec<String>,
     /// Purge all URLs that begin with this.
@@ -35,7 +35,7 @@ pub struct Args {
     admin: AdminArgs,
 }
 
-pub fn execute(args: &Args) -> super::Result {
+pub(crate) fn execute(args: &Args) -> super::Result {
     let mut body = json!({ "soft": args.soft });
     for (name, value, is_given) in [
         ("urls", json!(args.urls), !args.urls.is_empty()),

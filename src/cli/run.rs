@@ -8,7 +8,7 @@ use crate::config::load;
 use crate::node::ConfigSource;
 
 #[derive(clap::Args)]
-pub struct Args {
+pub(crate) struct Args {
     /// The configuration file.
     #[arg(long, short, env = "SEAWALL_CONFIG", conflicts_with_all = ["listen", "to"], required_unless_present = "to")]
     config: Option<PathBuf>,
@@ -20,7 +20,7 @@ pub struct Args {
     to: Option<String>,
 }
 
-pub fn execute(args: Args) -> super::Result {
+pub(crate) fn execute(args: Args) -> super::Result {
     let (config, source) = match (args.config, args.to) {
         (Some(path), _) => (load::load(&path)?, ConfigSource::File(path)),
         (None, Some(to)) => {

@@ -10,7 +10,7 @@ use super::admin_client::AdminArgs;
 use super::{counted, list, text};
 
 #[derive(clap::Args)]
-pub struct Args {
+pub(crate) struct Args {
     /// Print the API's answers as they are.
     #[arg(long)]
     json: bool,
@@ -18,7 +18,7 @@ pub struct Args {
     admin: AdminArgs,
 }
 
-pub fn execute(args: &Args) -> super::Result {
+pub(crate) fn execute(args: &Args) -> super::Result {
     let (status, pools) = (args.admin.get("/v1/status")?, args.admin.get("/v1/pools")?);
     if args.json {
         println!("{}", serde_json::json!({ "status": status, "pools": pools["pools"] }));

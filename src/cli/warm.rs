@@ -18,7 +18,7 @@ const EVERY: Duration = Duration::from_millis(200);
 const MAX_LIST: u64 = 512 << 20;
 
 #[derive(clap::Args)]
-pub struct Args {
+pub(crate) struct Args {
     /// Where the URLs are: a file with one on each line, a sitemap.xml, or "-" for standard input.
     #[arg(long)]
     from: PathBuf,
@@ -35,7 +35,7 @@ pub struct Args {
 /// Set by Ctrl-C.
 static STOP: AtomicBool = AtomicBool::new(false);
 
-pub fn execute(args: &Args) -> super::Result {
+pub(crate) fn execute(args: &Args) -> super::Result {
     let urls = urls_in(&read(&args.from)?)?;
     if urls.is_empty() {
         return Err(format!("there are no URLs in {}", args.from.display()).into());

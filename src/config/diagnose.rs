@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 /// One configuration file as read from disk.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Source {
+pub(crate) struct Source {
     pub path: PathBuf,
     pub text: Arc<str>,
     /// Whether its lines must not be shown.
@@ -20,21 +20,21 @@ pub struct Source {
 
 /// A place in one of the loaded files: which file, and the byte range in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Place {
+pub(crate) struct Place {
     pub file: usize,
     pub start: usize,
     pub end: usize,
 }
 
 impl Place {
-    pub fn of(file: usize, span: Range<usize>) -> Self {
+    pub(crate) fn of(file: usize, span: Range<usize>) -> Self {
         Place { file, start: span.start, end: span.end }
     }
 }
 
 /// A value together with where the operator wrote it.
 #[derive(Debug, Clone)]
-pub struct At<T> {
+pub(crate) struct At<T> {
     pub value: T,
     pub place: Place,
 }
@@ -105,7 +105,7 @@ fn show(diagnostics: &[Diagnostic]) -> String {
 
 /// Collects mistakes while the configuration is read, so that one run reports all of them.
 #[derive(Default)]
-pub struct Diagnostics(RefCell<Collected>);
+pub(crate) struct Diagnostics(RefCell<Collected>);
 
 #[derive(Default)]
 struct Collected {
@@ -116,7 +116,7 @@ struct Collected {
 
 impl Diagnostics {
     /// Registers a file that mistakes can be in; gives the number that places refer to it by.
-    pub fn add_source(&self, source: Source) -> usize {
+    pub(crate) fn add_source(&self, source: Source) -> usize {
         let sources = &mut self.0.borrow_mut().sources;
         sources.push(source);
         sources.len() - 1
@@ -127,16 +127,16 @@ impl Diagnostics {
     /// Longer lines are not shown.
     const LONGEST_LINE: usize = 500;
 
-    pub fn error(&self, place: Place, message: impl Into<String>) {
+    pub(crate) fn error(&self, place: Place, message: impl Into<String>) {
         self.push(place, message.into(), None);
     }
 
-    pub fn error_with_hint(&self, place: Place, message: impl Into<String>, hint: impl Into<String>) {
+    pub(crate) fn error_with_hint(&self, place: Place, message: impl Into<String>, hint: impl Into<String>) {
         self.push(place, message.into(), Some(hint.into()));
     }
 
     /// What was given again and may be given once.
-    pub fn again(&self, place: Place, message: impl Into<String>, first: Place) {
+    pub(crate) fn again(&self, place: Place, message: impl Into<String>, first: Place) {
         if self.is_full() {
             return;
         }
@@ -149,50 +149,50 @@ impl Diagnostics {
     }
 
     /// The value, or a mistake at the place.
-    pub fn accept<T>(&self, place: Place, result: Result<T, String>) -> Option<T> {
+    pub(crate) fn accept<T>(&self, place: Place, result: Result<T, String>) -> Option<T> {
         result.map_err(|message| self.error(place, message)).ok()
     }
 
     /// What texts stand for; of those that stand for nothing a mistake is made.
-    pub fn parse_all<T: FromStr<Err = String>>(&self, texts: Vec<At<String>>) -> Vec<T> {
+    pub(crate) fn parse_all<T: FromStr<Err = String>>(&self, texts: Vec<At<String>>) -> Vec<T> {
         texts.into_iter().filter_map(|text| self.accept(text.place, text.value.parse())).collect()
     }
 
     /// A path in a configuration file is relative to that file.
-    pub fn resolve_path(&self, path: &At<String>) -> PathBuf {
+    pub(crate) fn resolve_path(&self, path: &At<String>) -> PathBuf {
         let written_in = &self.0.borrow().sources[path.place.file].path;
         written_in.parent().unwrap_or(Path::new("")).join(&path.value)
     }
 
     /// The path of a file that belongs to the configuration, whether it can be read or not.
-    pub fn file_named(&self, path: &At<String>) -> PathBuf {
+    pub(crate) fn file_named(&self, path: &At<String>) -> PathBuf {
         let path = self.resolve_path(path);
         self.0.borrow_mut().named.push(path.clone());
         path
     }
 
     /// Changes when anything that the files say does.
-    pub fn hash_sources(&self, hasher: &mut impl Hasher) {
+    pub(crate) fn hash_sources(&self, hasher: &mut impl Hasher) {
         self.0.borrow().sources.hash(hasher);
     }
 
     /// Every file the configuration is made of, certificates included.
-    pub fn files(&self) -> Vec<PathBuf> {
+    pub(crate) fn files(&self) -> Vec<PathBuf> {
         let collected = self.0.borrow();
         collected.sources.iter().map(|source| &source.path).chain(&collected.named).cloned().collect()
     }
 
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.0.borrow().found.is_empty()
     }
 
     /// Whether another mistake would not be told.
-    pub fn is_full(&self) -> bool {
+    pub(crate) fn is_full(&self) -> bool {
         self.0.borrow().found.len() >= Self::MOST
     }
 
     /// Everything found, ordered by file and position.
-    pub fn into_errors(self) -> ConfigErrors {
+    pub(crate) fn into_errors(self) -> ConfigErrors {
         let files = self.files();
         let mut found = self.0.into_inner().found;
         found.sort_by_key(|(place, _)| (place.file, place.start));
@@ -225,7 +225,7 @@ fn locate(text: &str, start: usize, end: usize) -> (usize, usize, &str, usize) {
     (line, column, text[line_start..line_end].trim_end_matches('\r'), width)
 }
 
-pub fn floor_char_boundary(text: &str, index: usize) -> usize {
+pub(crate) fn floor_char_boundary(text: &str, index: usize) -> usize {
     let mut index = index.min(text.len());
     while !text.is_char_boundary(index) {
         index -= 1;
@@ -234,7 +234,7 @@ pub fn floor_char_boundary(text: &str, index: usize) -> usize {
 }
 
 /// The candidate that the operator most likely meant, if any is close enough.
-pub fn did_you_mean<'c>(written: &str, candidates: impl IntoIterator<Item = &'c str>) -> Option<&'c str> {
+pub(crate) fn did_you_mean<'c>(written: &str, candidates: impl IntoIterator<Item = &'c str>) -> Option<&'c str> {
     let allowed = (written.chars().count() / 3).clamp(1, 3);
     candidates
         .into_iter()

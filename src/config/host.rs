@@ -10,7 +10,7 @@ const MAX_HOST: usize = 255;
 /// final dot and without the port. `None` means that it is not a valid authority.
 ///
 /// RFC 9112 section 3.2: a server must refuse a `Host` with an invalid value.
-pub fn parse_authority(authority: &str) -> Option<(Cow<'_, str>, Option<u16>)> {
+pub(crate) fn parse_authority(authority: &str) -> Option<(Cow<'_, str>, Option<u16>)> {
     let (host, port) = match authority.strip_prefix('[') {
         Some(rest) => {
             let end = rest.find(']')?;

@@ -4,18 +4,18 @@
 //! [`resolve`] (all of them together) -> [`model`]. All mistakes of a load are collected by [`diagnose`] and reported
 //! together; a configuration with a mistake is never used.
 
-pub mod diagnose;
-pub mod host;
+pub(crate) mod diagnose;
+pub(crate) mod host;
 pub mod load;
-pub mod model;
-pub mod pattern;
-pub mod read;
+pub(crate) mod model;
+pub(crate) mod pattern;
+pub(crate) mod read;
 mod regular;
 mod resolve;
-pub mod routes;
-pub mod section;
+pub(crate) mod routes;
+pub(crate) mod section;
 mod syntax;
-pub mod tokens;
-pub mod units;
+pub(crate) mod tokens;
+pub(crate) mod units;
 mod value;
-pub mod watch;
+pub(crate) mod watch;

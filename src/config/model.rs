@@ -6,22 +6,25 @@ use std::time::Duration;
 
 use super::host::HostMap;
 
-pub use super::pattern::Pattern;
-pub use super::section::admin::Admin;
-pub use super::section::cache::{CacheMode, CacheRules, FinishFill, OutageWindow};
-pub use super::section::certificate::CertificateStore;
-pub use super::section::compress::{Coding, CompressRules};
-pub use super::section::disk::{Admission, CacheDisk, DiskDirectory, WriteWhen};
-pub use super::section::key::{FILL_EXCLUDES, FORWARDING_FIELDS, KeyRules, QueryRule};
+pub(crate) use super::pattern::Pattern;
+pub(crate) use super::section::admin::Admin;
+pub(crate) use super::section::cache::{CacheMode, CacheRules, FinishFill, OutageWindow};
+pub(crate) use super::section::certificate::CertificateStore;
+pub(crate) use super::section::compress::{Coding, CompressRules};
+pub(crate) use super::section::disk::{Admission, CacheDisk, DiskDirectory, WriteWhen};
+pub(crate) use super::section::key::{FILL_EXCLUDES, FORWARDING_FIELDS, KeyRules, QueryRule};
 pub use super::section::limits::Limits;
-pub use super::section::listen::{Listener, Protocol};
-pub use super::section::log::{AccessLogTarget, Log, LogFormat};
-pub use super::section::memory::{CacheMemory, Eviction};
-pub use super::section::node::Node;
-pub use super::section::pool::{Balance, Endpoint, HashKey, Health, Origin, OriginProtocol, Pool, PoolId, Probe};
-pub use super::section::route::{BodyLimit, Route};
-pub use super::section::site::{EncodedDots, Site};
-pub use super::tokens::TokenRight;
+pub(crate) use super::section::listen::{Listener, Protocol};
+pub(crate) use super::section::log::Log;
+pub use super::section::log::{AccessLogTarget, LogFormat};
+pub(crate) use super::section::memory::{CacheMemory, Eviction};
+pub(crate) use super::section::node::Node;
+pub(crate) use super::section::pool::{
+    Balance, Endpoint, HashKey, Health, Origin, OriginProtocol, Pool, PoolId, Probe,
+};
+pub(crate) use super::section::route::{BodyLimit, Route};
+pub(crate) use super::section::site::{EncodedDots, Site};
+pub(crate) use super::tokens::TokenRight;
 
 /// A valid configuration.
 #[derive(Debug, Default)]

@@ -9,11 +9,12 @@ use toml::de::{DeTable, DeValue};
 
 use super::diagnose::{At, Diagnostics, Place, did_you_mean};
 
+pub use super::value::ByteSize;
 pub(super) use super::value::words;
-pub use super::value::{ByteSize, FromToml, IpRange, StatusRange, Value, Words};
+pub(crate) use super::value::{FromToml, IpRange, StatusRange, Value, Words};
 
 /// A table being read. Call [`Table::finish`] when every known key has been asked for.
-pub struct Table<'t, 'i> {
+pub(crate) struct Table<'t, 'i> {
     entries: Vec<Entry<'t, 'i>>,
     asked: Vec<&'static str>,
     /// How the operator knows this table: `[pool.app]`.
@@ -31,7 +32,7 @@ struct Entry<'t, 'i> {
 
 impl<'t, 'i> Table<'t, 'i> {
     /// All of a file.
-    pub fn of_file(file: usize, name: &str, root: &'t DeTable<'i>, errors: &'t Diagnostics) -> Self {
+    pub(crate) fn of_file(file: usize, name: &str, root: &'t DeTable<'i>, errors: &'t Diagnostics) -> Self {
         Self::new(name.into(), root, Place { file, start: 0, end: 0 }, errors)
     }
 
@@ -49,7 +50,7 @@ impl<'t, 'i> Table<'t, 'i> {
     }
 
     /// A value as a table, if it is one.
-    pub fn of(value: Value<'t, 'i>, name: &str, errors: &'t Diagnostics) -> Option<Self> {
+    pub(crate) fn of(value: Value<'t, 'i>, name: &str, errors: &'t Diagnostics) -> Option<Self> {
         match value.value {
             DeValue::Table(table) => Some(Self::new(name.into(), table, value.place, errors)),
             _ => None,
@@ -57,29 +58,35 @@ impl<'t, 'i> Table<'t, 'i> {
     }
 
     /// The value of a key that may be absent. A value of the wrong type is reported and counts as absent.
-    pub fn get<T: FromToml>(&mut self, key: &'static str) -> Option<At<T>> {
+    pub(crate) fn get<T: FromToml>(&mut self, key: &'static str) -> Option<At<T>> {
         let value = self.take(key)?;
         let read = T::from_toml(value).map_err(|expected| self.is_wrong(key, &expected));
         self.errors.accept(value.place, read).map(|read| At { value: read, place: value.place })
     }
 
     /// The same without its place.
-    pub fn value<T: FromToml>(&mut self, key: &'static str) -> Option<T> {
+    pub(crate) fn value<T: FromToml>(&mut self, key: &'static str) -> Option<T> {
         self.get(key).map(|at| at.value)
     }
 
     /// The value of a key, or a default when it is absent or wrong (wrong is reported).
-    pub fn get_or<T: FromToml>(&mut self, key: &'static str, default: T) -> T {
+    pub(crate) fn get_or<T: FromToml>(&mut self, key: &'static str, default: T) -> T {
         self.value(key).unwrap_or(default)
     }
 
     /// Replaces a default by the value of a key, if it is there and right.
-    pub fn set<T: FromToml>(&mut self, key: &'static str, field: &mut T) {
+    pub(crate) fn set<T: FromToml>(&mut self, key: &'static str, field: &mut T) {
         self.set_if(key, field, |_| true, "");
     }
 
     /// The same for a value that has to fit: `rule` is what it must be, from the verb on.
-    pub fn set_if<T: FromToml>(&mut self, key: &'static str, field: &mut T, fits: impl Fn(&T) -> bool, rule: &str) {
+    pub(crate) fn set_if<T: FromToml>(
+        &mut self,
+        key: &'static str,
+        field: &mut T,
+        fits: impl Fn(&T) -> bool,
+        rule: &str,
+    ) {
         match self.get(key) {
             Some(at) if fits(&at.value) => *field = at.value,
             Some(at) => self.errors.error(at.place, format!("{key} in {} {rule}", self.name)),
@@ -87,7 +94,7 @@ impl<'t, 'i> Table<'t, 'i> {
         }
     }
 
-    pub fn set_within<T>(&mut self, key: &'static str, field: &mut T, range: RangeInclusive<T>)
+    pub(crate) fn set_within<T>(&mut self, key: &'static str, field: &mut T, range: RangeInclusive<T>)
     where
         T: FromToml + PartialOrd + Display,
     {
@@ -95,19 +102,19 @@ impl<'t, 'i> Table<'t, 'i> {
         self.set_if(key, field, |value| range.contains(value), &rule);
     }
 
-    pub fn set_positive<T: FromToml + PartialOrd + Default>(&mut self, key: &'static str, field: &mut T) {
+    pub(crate) fn set_positive<T: FromToml + PartialOrd + Default>(&mut self, key: &'static str, field: &mut T) {
         self.set_if(key, field, |value| *value > T::default(), "must be more than zero");
     }
 
     /// A value that has no default.
-    pub fn positive<T: FromToml + PartialOrd + Default>(&mut self, key: &'static str) -> Option<T> {
+    pub(crate) fn positive<T: FromToml + PartialOrd + Default>(&mut self, key: &'static str) -> Option<T> {
         let mut value = T::default();
         self.set_positive(key, &mut value);
         (value > T::default()).then_some(value)
     }
 
     /// The value of a key that must be there.
-    pub fn require<T: FromToml>(&mut self, key: &'static str) -> Option<At<T>> {
+    pub(crate) fn require<T: FromToml>(&mut self, key: &'static str) -> Option<At<T>> {
         if !self.has(key) {
             self.asked.push(key);
             self.errors.error(self.place, format!("missing key {key:?} in {}", self.name));
@@ -117,22 +124,22 @@ impl<'t, 'i> Table<'t, 'i> {
     }
 
     /// Whether the key is there at all.
-    pub fn has(&self, key: &str) -> bool {
+    pub(crate) fn has(&self, key: &str) -> bool {
         self.find(key).is_some()
     }
 
     /// Whether a list is absent or has nothing in it.
-    pub fn lacks(&self, key: &str) -> bool {
+    pub(crate) fn lacks(&self, key: &str) -> bool {
         self.find(key).is_none_or(|value| value.value.as_array().is_some_and(|items| items.is_empty()))
     }
 
     /// Where a key's value is, or the table that lacks it.
-    pub fn place_of(&self, key: &str) -> Place {
+    pub(crate) fn place_of(&self, key: &str) -> Place {
         self.find(key).map_or(self.place, |value| value.place)
     }
 
     /// A list of values; each wrong element is reported on its own.
-    pub fn list<T: FromToml>(&mut self, key: &'static str) -> Vec<At<T>> {
+    pub(crate) fn list<T: FromToml>(&mut self, key: &'static str) -> Vec<At<T>> {
         let items = self.items(key);
         let read = |value: Value<'t, 'i>| {
             let in_list = |expected| format!("wrong value in {key:?} in {}: {expected}", self.name);
@@ -143,19 +150,19 @@ impl<'t, 'i> Table<'t, 'i> {
     }
 
     /// The same without their places.
-    pub fn plain_list<T: FromToml>(&mut self, key: &'static str) -> Vec<T> {
+    pub(crate) fn plain_list<T: FromToml>(&mut self, key: &'static str) -> Vec<T> {
         self.list(key).into_iter().map(|at| at.value).collect()
     }
 
     /// The same where a list that is absent and one that is empty mean different things.
-    pub fn optional_list<T: FromToml>(&mut self, key: &'static str) -> Option<Vec<At<T>>> {
+    pub(crate) fn optional_list<T: FromToml>(&mut self, key: &'static str) -> Option<Vec<At<T>>> {
         let is_there = self.has(key);
         let list = self.list(key);
         is_there.then_some(list)
     }
 
     /// The raw elements of a list whose elements may be of more than one form.
-    pub fn items(&mut self, key: &'static str) -> Vec<Value<'t, 'i>> {
+    pub(crate) fn items(&mut self, key: &'static str) -> Vec<Value<'t, 'i>> {
         let Some(value) = self.take(key) else { return Vec::new() };
         value.items().unwrap_or_else(|| {
             self.errors.error(value.place, self.is_wrong(key, "expected a list [...]"));
@@ -164,7 +171,7 @@ impl<'t, 'i> Table<'t, 'i> {
     }
 
     /// All entries of a table whose keys are the operator's own. A value of the wrong type is reported.
-    pub fn free_form<T: FromToml>(self) -> Vec<(At<String>, At<T>)> {
+    pub(crate) fn free_form<T: FromToml>(self) -> Vec<(At<String>, At<T>)> {
         let read = |entry: &Entry<'t, 'i>| {
             let read = T::from_toml(entry.value).map_err(|expected| self.is_wrong(entry.key, &expected));
             let place = entry.value.place;
@@ -174,7 +181,7 @@ impl<'t, 'i> Table<'t, 'i> {
     }
 
     /// A sub-table such as `[cache.memory]`; `example`: how one may be written.
-    pub fn table(&mut self, key: &'static str, name: &str, example: &str) -> Option<Table<'t, 'i>> {
+    pub(crate) fn table(&mut self, key: &'static str, name: &str, example: &str) -> Option<Table<'t, 'i>> {
         let value = self.take(key)?;
         let found = Table::of(value, name, self.errors);
         if found.is_none() {
@@ -185,7 +192,7 @@ impl<'t, 'i> Table<'t, 'i> {
     }
 
     /// An array of tables such as `[[listen]]`.
-    pub fn tables(&mut self, key: &'static str, name: &str) -> Vec<Table<'t, 'i>> {
+    pub(crate) fn tables(&mut self, key: &'static str, name: &str) -> Vec<Table<'t, 'i>> {
         let Some(value) = self.take(key) else { return Vec::new() };
         let table = |item| Table::of(item, name, self.errors);
         let tables = value.items().and_then(|items| items.into_iter().map(table).collect());
@@ -196,7 +203,7 @@ impl<'t, 'i> Table<'t, 'i> {
     }
 
     /// A table of named tables such as `[pool.NAME]`, in the order of their names.
-    pub fn named_tables(&mut self, key: &'static str) -> Vec<(At<String>, Table<'t, 'i>)> {
+    pub(crate) fn named_tables(&mut self, key: &'static str) -> Vec<(At<String>, Table<'t, 'i>)> {
         let example = format!("[{key}.NAME]");
         let Some(parent) = self.table(key, &format!("[{key}]"), &example) else { return Vec::new() };
         let table = |entry: &Entry<'t, 'i>| {
@@ -216,7 +223,7 @@ impl<'t, 'i> Table<'t, 'i> {
     }
 
     /// Reports the keys that nobody asked for.
-    pub fn finish(self) {
+    pub(crate) fn finish(self) {
         for entry in self.entries.iter().filter(|entry| !entry.taken) {
             let message = format!("unknown key {:?} in {}", entry.key, self.name);
             let hint = match did_you_mean(entry.key, self.asked.iter().copied()) {

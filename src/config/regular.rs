@@ -10,7 +10,7 @@ use super::diagnose::Source;
 const MAX_FILE: u64 = 64 << 20;
 
 /// Reads a whole regular file. Devices and pipes, which may have no end or make the reader wait, are refused.
-pub fn read(path: &Path) -> io::Result<Vec<u8>> {
+pub(crate) fn read(path: &Path) -> io::Result<Vec<u8>> {
     if !std::fs::metadata(path)?.is_file() {
         return Err(io::Error::other("it is not a regular file"));
     }
@@ -23,7 +23,7 @@ pub fn read(path: &Path) -> io::Result<Vec<u8>> {
 }
 
 /// Reads a file of text. The error says what is wrong with it, not which it is.
-pub fn read_source(path: &Path) -> Result<Source, String> {
+pub(crate) fn read_source(path: &Path) -> Result<Source, String> {
     let text = read(path)
         .map_err(|error| error.to_string())
         .and_then(|bytes| String::from_utf8(bytes).map_err(|_| "it is not UTF-8".to_owned()));

@@ -12,7 +12,7 @@ use super::section::{admin, certificate, disk, limits, listen, log, memory, node
 
 /// Builds the model of what the files say; `are_all`: none of them is missing for not being TOML. Mistakes go to `errors`;
 /// the model is only fit for use when there are none.
-pub fn resolve(mut files: Vec<Table<'_, '_>>, are_all: bool, errors: &Diagnostics) -> Config {
+pub(crate) fn resolve(mut files: Vec<Table<'_, '_>>, are_all: bool, errors: &Diagnostics) -> Config {
     let mut config = Config::default();
     let mut once = Once::default();
     let mut pools = Vec::new();

@@ -13,7 +13,7 @@ use super::diagnose::{Diagnostics, Place, floor_char_boundary};
 const MAX_SEARCHED: usize = 1 << 20;
 
 /// The tables of a file; `None`: there are mistakes, which have been reported.
-pub fn parse<'i>(file: usize, text: &'i str, errors: &Diagnostics) -> Option<Spanned<DeTable<'i>>> {
+pub(crate) fn parse<'i>(file: usize, text: &'i str, errors: &Diagnostics) -> Option<Spanned<DeTable<'i>>> {
     let (root, mut found) = DeTable::parse_recoverable(text);
     if found.is_empty() {
         return Some(root);

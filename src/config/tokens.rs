@@ -38,7 +38,7 @@ pub enum TokenRight {
 words!(TokenRight { "read" => TokenRight::Read, "purge" => TokenRight::Purge, "operate" => TokenRight::Operate });
 
 /// Reads the tokens of the file that is named at `place`.
-pub fn read(path: &Path, place: Place, errors: &Diagnostics) -> Vec<Token> {
+pub(crate) fn read(path: &Path, place: Place, errors: &Diagnostics) -> Vec<Token> {
     let source = regular::read_source(path).map_err(|error| format!("{}: {error}", path.display()));
     let Some(source) = errors.accept(place, source) else { return Vec::new() };
     let text = source.text.clone();
@@ -81,7 +81,7 @@ fn read_token(mut table: Table) -> Option<Token> {
 }
 
 /// The token that was given. Compares with every token, so that the time tells nothing about which of them matched.
-pub fn find<'t>(tokens: &'t [Token], given: &[u8]) -> Option<&'t Token> {
+pub(crate) fn find<'t>(tokens: &'t [Token], given: &[u8]) -> Option<&'t Token> {
     let digest: [u8; 32] = Sha256::digest(given).into();
     tokens.iter().fold(None, |found, token| {
         let same: bool = token.digest.ct_eq(&digest).into();

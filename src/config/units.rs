@@ -18,7 +18,7 @@ const SIZE_UNITS: [(&str, u64); 9] = [
 ];
 
 /// Parses `"250ms"`, `"30s"`, `"1h30m"`, `"7d"`. A bare number has no unit and is refused.
-pub fn parse_duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
     const EXPECTED: &str = "expected a duration such as \"250ms\", \"30s\", \"5m\", \"1h30m\" or \"7d\"";
     if text.is_empty() {
         return Err(EXPECTED.into());
@@ -41,7 +41,7 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
 }
 
 /// Parses `"512"` (bytes), `"64KiB"`, `"1GiB"`, `"20MB"`.
-pub fn parse_size(text: &str) -> Result<u64, String> {
+pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
     const EXPECTED: &str = "expected a size such as \"64KiB\", \"20MB\" or \"1GiB\"";
     let (number, unit, rest) = split_quantity(text).ok_or(EXPECTED)?;
     if !rest.is_empty() {
@@ -55,7 +55,7 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
 }
 
 /// Writes a duration the way an operator would: `90s` as `1m30s`.
-pub fn format_duration(duration: Duration) -> String {
+pub(crate) fn format_duration(duration: Duration) -> String {
     let mut left = duration.as_millis() as u64;
     let mut out = String::new();
     for (unit, factor) in [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)] {
@@ -68,7 +68,7 @@ pub fn format_duration(duration: Duration) -> String {
 }
 
 /// Writes a size exactly, in the largest unit that does: 65,536 as `64KiB`.
-pub fn format_size(bytes: u64) -> String {
+pub(crate) fn format_size(bytes: u64) -> String {
     let fits = |(_, factor): &&(&str, u64)| bytes >= *factor && bytes.is_multiple_of(*factor);
     match SIZE_UNITS.iter().rev().find(fits) {
         Some((unit, factor)) => format!("{}{unit}", bytes / factor),
@@ -77,7 +77,7 @@ pub fn format_size(bytes: u64) -> String {
 }
 
 /// A number of things, for people: `1 site`, `2 sites`.
-pub fn count(number: u64, thing: &str) -> String {
+pub(crate) fn count(number: u64, thing: &str) -> String {
     format!("{number} {thing}{}", if number == 1 { "" } else { "s" })
 }
 

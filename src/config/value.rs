@@ -11,13 +11,13 @@ use super::units;
 
 /// One value with its place.
 #[derive(Clone, Copy)]
-pub struct Value<'t, 'i> {
+pub(crate) struct Value<'t, 'i> {
     pub(super) value: &'t DeValue<'i>,
     pub place: Place,
 }
 
 /// A type that can be read from one TOML value. The error says what was expected.
-pub trait FromToml: Sized {
+pub(crate) trait FromToml: Sized {
     fn from_toml(value: Value<'_, '_>) -> Result<Self, String>;
 }
 
@@ -32,12 +32,12 @@ impl<'t, 'i> Value<'t, 'i> {
         Some(items.iter().map(|item| Self::new(self.place.file, item)).collect())
     }
 
-    pub fn str(self) -> Option<&'t str> {
+    pub(crate) fn str(self) -> Option<&'t str> {
         self.value.as_str()
     }
 
     /// What it is, for messages.
-    pub fn kind(self) -> &'static str {
+    pub(crate) fn kind(self) -> &'static str {
         match self.value {
             DeValue::String(_) => "a string",
             DeValue::Integer(_) => "an integer",
@@ -203,7 +203,7 @@ impl std::str::FromStr for StatusRange {
 }
 
 /// A closed set of words.
-pub trait Words: Copy + PartialEq + 'static {
+pub(crate) trait Words: Copy + PartialEq + 'static {
     /// Every word with what it stands for.
     const WORDS: &'static [(&'static str, Self)];
 

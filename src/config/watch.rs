@@ -19,7 +19,7 @@ const QUIET: Duration = Duration::from_millis(100);
 const AT_LATEST: Duration = Duration::from_secs(1);
 
 /// Tells when files have changed.
-pub struct ConfigWatch {
+pub(crate) struct ConfigWatch {
     watcher: RecommendedWatcher,
     /// By their real paths.
     watched: HashMap<PathBuf, Identity>,
@@ -29,7 +29,7 @@ pub struct ConfigWatch {
 }
 
 impl ConfigWatch {
-    pub fn new() -> notify::Result<Self> {
+    pub(crate) fn new() -> notify::Result<Self> {
         // One place is enough: what matters is that something has changed, not what.
         let (sender, events) = mpsc::channel(1);
         let watcher = notify::recommended_watcher(move |event: notify::Result<Event>| {
@@ -42,7 +42,7 @@ impl ConfigWatch {
 
     /// Watches the directories of these files, and no others. Tells whether some were not watched before: what
     /// changed in them until now has gone unnoticed.
-    pub fn set_files<'p>(&mut self, files: impl IntoIterator<Item = &'p Path>) -> bool {
+    pub(crate) fn set_files<'p>(&mut self, files: impl IntoIterator<Item = &'p Path>) -> bool {
         let mut added = false;
         let wanted: HashMap<PathBuf, Identity> =
             files.into_iter().flat_map(directories).filter_map(|directory| identify(&directory)).collect();
@@ -71,7 +71,7 @@ impl ConfigWatch {
 
     /// Waits for the next change and for it to be over. Pends for ever when watching is not possible. Safe to
     /// cancel: no change is lost.
-    pub async fn changed(&mut self) {
+    pub(crate) async fn changed(&mut self) {
         if !self.unreported && self.events.recv().await.is_none() {
             std::future::pending::<()>().await;
         }
@@ -83,7 +83,7 @@ impl ConfigWatch {
 }
 
 /// Tells states of files apart, whatever is in them: changes when one is written, replaced, added or removed.
-pub fn stamp(files: &[PathBuf]) -> u64 {
+pub(crate) fn stamp(files: &[PathBuf]) -> u64 {
     let mut hasher = DefaultHasher::new();
     for file in files {
         let state = std::fs::metadata(file).ok();

@@ -7,11 +7,11 @@ use std::time::Instant;
 use tokio::time::Sleep;
 
 #[derive(Default)]
-pub struct Alarm(Option<Pin<Box<Sleep>>>);
+pub(crate) struct Alarm(Option<Pin<Box<Sleep>>>);
 
 impl Alarm {
     /// Ends when the time has come. Safe to cancel: it goes on from there.
-    pub async fn at(&mut self, time: Instant) {
+    pub(crate) async fn at(&mut self, time: Instant) {
         let time = tokio::time::Instant::from_std(time);
         let sleep = self.0.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(time)));
         // One that rings earlier may stay as it is.

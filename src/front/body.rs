@@ -19,7 +19,7 @@ use crate::origin::exchange::Exchange;
 use crate::origin::forward;
 
 /// Where the body comes from, and which part of it is sent.
-pub struct Body {
+pub(crate) struct Body {
     pub(super) pieces: Pieces,
     /// Bytes to leave out, then bytes to send.
     pub(super) skip: u64,
@@ -52,11 +52,11 @@ pub(super) struct Passing {
 }
 
 impl Passing {
-    pub fn new(exchange: Option<Box<Exchange>>, connector: Arc<Connector>) -> Self {
+    pub(crate) fn new(exchange: Option<Box<Exchange>>, connector: Arc<Connector>) -> Self {
         Passing { exchange, connector, left: u64::MAX, trailers: None }
     }
 
-    pub fn of(unread: Unread) -> Self {
+    pub(crate) fn of(unread: Unread) -> Self {
         Passing { left: unread.left, ..Passing::new(Some(unread.exchange), unread.connector) }
     }
 
@@ -84,7 +84,7 @@ impl Passing {
 }
 
 impl Pieces {
-    pub fn of(content: &Content) -> Self {
+    pub(crate) fn of(content: &Content) -> Self {
         match content {
             Content::Memory(body) => Pieces::Whole(Some(body.clone())),
             Content::Disk(body) => Pieces::Disk(body.clone(), 0),
@@ -93,7 +93,7 @@ impl Pieces {
 }
 
 /// How the next piece of a body comes to be in memory.
-pub enum Coming {
+pub(crate) enum Coming {
     /// It is there, whoever reads it.
     AtHand,
     /// It is read when it is asked for, and takes so many bytes at most.
@@ -110,7 +110,7 @@ pub(super) struct Multipart {
 
 impl Body {
     /// The whole of what is to be sent, if it is there in one piece: the case of a memory hit.
-    pub fn whole(&mut self) -> Option<Bytes> {
+    pub(crate) fn whole(&mut self) -> Option<Bytes> {
         let Pieces::Whole(body) = &mut self.pieces else { return None };
         let body = body.take().unwrap_or_default();
         Some(cut(body, &mut self.skip, &mut self.left))
@@ -118,13 +118,13 @@ impl Body {
 
     /// A part of a file, if that is what comes next and may be sent as it is now. What was sent of it is to be
     /// [`Body::skip_sent`].
-    pub fn file_part(&self) -> Option<FilePart> {
+    pub(crate) fn file_part(&self) -> Option<FilePart> {
         let Pieces::Disk(body, at) = &self.pieces else { return None };
         body.part(*at + self.skip, self.left)
     }
 
     /// Goes on behind what was sent of a [`Body::file_part`].
-    pub fn skip_sent(&mut self, sent: u64) {
+    pub(crate) fn skip_sent(&mut self, sent: u64) {
         if let Pieces::Disk(_, at) = &mut self.pieces {
             *at += std::mem::take(&mut self.skip) + sent;
             self.left -= sent.min(self.left);
@@ -132,7 +132,7 @@ impl Body {
     }
 
     /// How the next piece comes to be in memory.
-    pub fn coming(&self) -> Coming {
+    pub(crate) fn coming(&self) -> Coming {
         match &self.pieces {
             // While it is there whoever reads it, it is counted by whoever keeps it.
             Pieces::Flight(reader) if !reader.flight().keeps_all() => Coming::Awaited,
@@ -148,24 +148,24 @@ impl Body {
     }
 
     /// Whether nothing is to come: the origin has said so with the head.
-    pub fn is_over(&self) -> bool {
+    pub(crate) fn is_over(&self) -> bool {
         matches!(&self.pieces, Pieces::Passed(Passing { exchange: None, .. }) | Pieces::Whole(None))
     }
 
     /// Whether some of the request is still to be sent.
-    pub fn is_sending(&self) -> bool {
+    pub(crate) fn is_sending(&self) -> bool {
         matches!(&self.pieces, Pieces::Passed(Passing { exchange: Some(exchange), .. }) if exchange.is_sending())
     }
 
     /// Sends what is there of the request.
-    pub fn send_on(&mut self, cx: &mut Context<'_>) {
+    pub(crate) fn send_on(&mut self, cx: &mut Context<'_>) {
         if let Pieces::Passed(Passing { exchange: Some(exchange), .. }) = &mut self.pieces {
             exchange.send_on(cx);
         }
     }
 
     /// The next piece of an origin's answer while the request is still sent. After it, [`Body::have_read`] is to be called.
-    pub fn poll_next_while_sending(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, OriginError>> {
+    pub(crate) fn poll_next_while_sending(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, OriginError>> {
         match &mut self.pieces {
             Pieces::Passed(Passing { exchange: Some(exchange), .. }) => exchange.poll_body(cx),
             _ => Poll::Ready(Ok(None)),
@@ -173,14 +173,14 @@ impl Body {
     }
 
     /// A piece was read by itself.
-    pub async fn have_read(&mut self, piece: &Option<Bytes>) {
+    pub(crate) async fn have_read(&mut self, piece: &Option<Bytes>) {
         if let Pieces::Passed(passing) = &mut self.pieces {
             passing.end_with(piece).await;
         }
     }
 
     /// The trailers of a body that has been read to its end.
-    pub fn take_trailers(&mut self) -> Option<HeaderMap> {
+    pub(crate) fn take_trailers(&mut self) -> Option<HeaderMap> {
         match &mut self.pieces {
             Pieces::Passed(passing) => passing.trailers.take().map(|mut trailers| {
                 forward::exclude_from_trailers(&mut trailers);
@@ -191,7 +191,7 @@ impl Body {
     }
 
     /// The next piece to be sent; `None` at the end.
-    pub async fn next(&mut self) -> Result<Option<Bytes>, OriginError> {
+    pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, OriginError> {
         while self.left > 0 {
             let piece = match &mut self.pieces {
                 Pieces::Whole(body) | Pieces::Stored(_, body) => body.take(),

@@ -28,7 +28,7 @@ const TLS_BUFFER: usize = 32 << 10;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// A socket that listens but is not yet served.
-pub struct Bound {
+pub(crate) struct Bound {
     pub address: SocketAddr,
     listener: TcpListener,
     acceptor: Option<TlsAcceptor>,
@@ -45,7 +45,7 @@ enum Offers {
 }
 
 /// Opens one listener. The error says which.
-pub fn bind(listener: &Listener, shared: &Shared) -> Result<Bound, String> {
+pub(crate) fn bind(listener: &Listener, shared: &Shared) -> Result<Bound, String> {
     let fail = |error: &dyn std::fmt::Display| format!("cannot listen on {}: {error}", listener.address);
     let socket = open_socket(listener.address).map_err(|error| fail(&error))?;
     let address = socket.local_addr().map_err(|error| fail(&error))?;
@@ -77,7 +77,7 @@ fn open_socket(address: SocketAddr) -> io::Result<TcpListener> {
 }
 
 /// Accepts connections until the node shuts down.
-pub async fn serve(bound: Bound, shared: Arc<Shared>, open: Open, mut shutdown: watch::Receiver<bool>) {
+pub(crate) async fn serve(bound: Bound, shared: Arc<Shared>, open: Open, mut shutdown: watch::Receiver<bool>) {
     loop {
         let accepted = tokio::select! {
             accepted = bound.listener.accept() => accepted,

@@ -3,12 +3,12 @@
 
 mod alarm;
 mod body;
-pub mod h1;
-pub mod h2;
-pub mod head;
-pub mod listen;
-pub mod open;
-pub mod reply;
-pub mod serve;
-pub mod stream;
-pub mod tls;
+pub(crate) mod h1;
+pub(crate) mod h2;
+pub(crate) mod head;
+pub(crate) mod listen;
+pub(crate) mod open;
+pub(crate) mod reply;
+pub(crate) mod serve;
+pub(crate) mod stream;
+pub(crate) mod tls;

@@ -18,7 +18,7 @@ use super::serve::Shared;
 /// Counts the open connections of all listeners, and knows which of them have nothing to do; [`Open::closed`] waits until
 /// there are none.
 #[derive(Clone)]
-pub struct Open {
+pub(crate) struct Open {
     count: Arc<AtomicU32>,
     changed: Arc<watch::Sender<()>>,
     crowds: Arc<Mutex<Crowds>>,
@@ -27,7 +27,7 @@ pub struct Open {
 }
 
 /// One open connection.
-pub struct OpenGuard {
+pub(crate) struct OpenGuard {
     open: Open,
     shared: Arc<Shared>,
     id: u64,
@@ -35,7 +35,7 @@ pub struct OpenGuard {
 }
 
 /// A connection's place among the others.
-pub struct Place {
+pub(crate) struct Place {
     /// Its client's network, unless that is no crowd: a trusted proxy.
     pub prefix: Option<Prefix>,
     /// Since when it has had nothing to do: [`ticks`]; or [`BUSY`], or [`LEAVING`].
@@ -53,19 +53,19 @@ impl Place {
     }
 
     /// The connection has nothing to do from now on.
-    pub fn rest(&self) {
+    pub(crate) fn rest(&self) {
         let _ = self.rests.compare_exchange(BUSY, ticks(), Ordering::Relaxed, Ordering::Relaxed); // it may be at rest
     }
 
     /// It has something to do.
-    pub fn work(&self) {
+    pub(crate) fn work(&self) {
         if self.rests.load(Ordering::Relaxed) != BUSY {
             let _ = self.change(|rests| (rests != LEAVING).then_some(BUSY));
         }
     }
 
     /// Ends when it is to make room for another.
-    pub async fn told(&self) {
+    pub(crate) async fn told(&self) {
         self.told.notified().await;
     }
 
@@ -142,22 +142,22 @@ impl Crowd {
 }
 
 impl Open {
-    pub fn new(allowed: u32) -> Self {
+    pub(crate) fn new(allowed: u32) -> Self {
         let (count, changed) = (Arc::default(), Arc::new(watch::Sender::new(())));
         Open { count, changed, crowds: Arc::default(), allowed }
     }
 
-    pub fn count(&self) -> u32 {
+    pub(crate) fn count(&self) -> u32 {
         self.count.load(Ordering::Acquire)
     }
 
     /// The cap on connections that is in force.
-    pub fn most(&self, limits: &Limits) -> u32 {
+    pub(crate) fn most(&self, limits: &Limits) -> u32 {
         limits.max_connections.min(self.allowed)
     }
 
     /// Resolves when no connection is open.
-    pub async fn closed(&self) {
+    pub(crate) async fn closed(&self) {
         let mut changed = self.changed.subscribe();
         while self.count() > 0 {
             if changed.changed().await.is_err() {
@@ -167,7 +167,7 @@ impl Open {
     }
 
     /// Waits a moment for those who have been told to make room, if they are many.
-    pub async fn let_some_go(&self, shared: &Shared) {
+    pub(crate) async fn let_some_go(&self, shared: &Shared) {
         let most = with_those_who_go(self.most(&shared.snapshot.load().config.limits));
         if self.count() < most {
             return;
@@ -178,7 +178,7 @@ impl Open {
     }
 
     /// A new connection. Where there is no room for it one that has nothing to do makes some; `None`: none has.
-    pub fn enter(&self, shared: &Arc<Shared>, client: IpAddr) -> Option<OpenGuard> {
+    pub(crate) fn enter(&self, shared: &Arc<Shared>, client: IpAddr) -> Option<OpenGuard> {
         let metrics = &shared.observer.metrics;
         let entered = {
             let snapshot = shared.snapshot.load();

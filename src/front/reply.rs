@@ -24,7 +24,7 @@ use crate::request::{Fields, content_length};
 use super::body::{Body, Multipart, Passing, Pieces, multipart};
 
 /// A response to one request.
-pub struct ClientResponse {
+pub(crate) struct ClientResponse {
     head: HeadSource,
     pub reply: Reply,
     /// Of the whole body.
@@ -78,7 +78,7 @@ impl ClientResponse {
 
     /// An origin's response to this very request, conditions and ranges included: there is nothing to be decided. `exchange`:
     /// what its body is read from, if it has one.
-    pub fn passed(
+    pub(crate) fn passed(
         (status, fields, exchange): (StatusCode, HeaderMap, Option<Box<Exchange>>),
         connector: Arc<Connector>,
     ) -> Self {
@@ -88,7 +88,7 @@ impl ClientResponse {
     }
 
     /// What the cache answers to a request.
-    pub fn new(answer: Answer, method: &Method, request: Fields<'_>, now: Timestamp) -> Self {
+    pub(crate) fn new(answer: Answer, method: &Method, request: Fields<'_>, now: Timestamp) -> Self {
         // Of the first byte that is there; a part only gets requests that it answers.
         let mut offset = 0;
         let (head, length, age, pieces) = match answer {
@@ -171,7 +171,7 @@ impl ClientResponse {
     }
 
     /// A response of the node's own: a status and one line that says why.
-    pub fn synthetic(status: StatusCode, why: &'static str, now: Timestamp) -> Self {
+    pub(crate) fn synthetic(status: StatusCode, why: &'static str, now: Timestamp) -> Self {
         let reason = status.canonical_reason().unwrap_or("Error");
         let body = format!("{} {reason}: {why}\n", status.as_u16());
         let response = Self::own(status, "text/plain; charset=utf-8", body, now);
@@ -179,17 +179,17 @@ impl ClientResponse {
     }
 
     /// The same, with what the log says of it.
-    pub fn because(self, cause: String) -> Self {
+    pub(crate) fn because(self, cause: String) -> Self {
         ClientResponse { cause: Some(cause), ..self }
     }
 
     /// What the log says of an answer of the node's own.
-    pub fn take_cause(&mut self) -> Option<String> {
+    pub(crate) fn take_cause(&mut self) -> Option<String> {
         self.cause.take().or_else(|| self.why.map(str::to_owned))
     }
 
     /// The same as a client of gRPC understands it: an answer of trailers only.
-    pub fn in_grpc(self) -> Self {
+    pub(crate) fn in_grpc(self) -> Self {
         let Some(why) = self.why else { return self };
         let code = grpc_status(self.status());
         let mut fields = self.head().fields();
@@ -201,7 +201,7 @@ impl ClientResponse {
     }
 
     /// A response of the node's own with a body of any type.
-    pub fn own(status: StatusCode, content_type: &'static str, body: String, now: Timestamp) -> Self {
+    pub(crate) fn own(status: StatusCode, content_type: &'static str, body: String, now: Timestamp) -> Self {
         let mut fields = HeaderMap::new();
         if let Ok(date) = HeaderValue::from_str(&now.http_date()) {
             fields.insert(header::DATE, date); // RFC 9110 section 6.6.1
@@ -212,12 +212,12 @@ impl ClientResponse {
         Self::full(head, Some(body.len() as u64), Pieces::Whole(Some(body.into())))
     }
 
-    pub fn head(&self) -> &Head {
+    pub(crate) fn head(&self) -> &Head {
         self.head.get()
     }
 
     /// What is kept in memory for it while the client is waited for.
-    pub fn kept(&self) -> Kept {
+    pub(crate) fn kept(&self) -> Kept {
         match (&self.body.pieces, &self.head) {
             (Pieces::Flight(reader), _) => Kept::Flight(reader.flight().clone()),
             (Pieces::Slices(reader, _), _) => reader.kept(),
@@ -229,13 +229,13 @@ impl ClientResponse {
     }
 
     /// Lets go of all that is kept for it, when its head is written down and no body is to come.
-    pub fn forget(&mut self) {
+    pub(crate) fn forget(&mut self) {
         self.head = HeadSource::own(Head::private(StatusCode::OK, HeaderMap::new()));
         self.body.pieces = Pieces::Whole(None);
     }
 
     /// Lets go of a large head that nobody else has, when it has gone.
-    pub fn forget_head(&mut self) {
+    pub(crate) fn forget_head(&mut self) {
         if let HeadSource::Own(head) = &mut self.head
             && head.is_large()
         {
@@ -243,7 +243,7 @@ impl ClientResponse {
         }
     }
 
-    pub fn status(&self) -> StatusCode {
+    pub(crate) fn status(&self) -> StatusCode {
         match self.reply {
             Reply::Full => self.head().status,
             Reply::NotModified => StatusCode::NOT_MODIFIED,
@@ -254,7 +254,7 @@ impl ClientResponse {
     }
 
     /// The bytes that the body has, where that is known; `None` too where there is to be no such field.
-    pub fn content_length(&self) -> Option<u64> {
+    pub(crate) fn content_length(&self) -> Option<u64> {
         match self.reply {
             // RFC 9110 section 8.6: none in a 204; a 304 would have to state that of the 200.
             Reply::Full if self.head().status == StatusCode::NO_CONTENT => None,
@@ -267,7 +267,7 @@ impl ClientResponse {
     }
 
     /// Appends the value of `Cache-Status`.
-    pub fn write_cache_status(&self, out: &mut String, report: &Report, node: &str) {
+    pub(crate) fn write_cache_status(&self, out: &mut String, report: &Report, node: &str) {
         report.write(out, node);
         if let Some(key) = &self.key {
             // A string of structured fields (RFC 9211 section 2.7): visible ASCII, quotes and backslashes escaped.
@@ -283,7 +283,7 @@ impl ClientResponse {
         }
     }
 
-    pub fn content_range(&self) -> Option<String> {
+    pub(crate) fn content_range(&self) -> Option<String> {
         match self.reply {
             Reply::Partial { first, last, total } => Some(format!("bytes {first}-{last}/{total}")),
             Reply::RangeNotSatisfiable { total } => Some(format!("bytes */{total}")),
@@ -292,17 +292,17 @@ impl ClientResponse {
     }
 
     /// Whether this status and method have a body at all (RFC 9112 section 6.3).
-    pub fn has_body(&self, method: &Method) -> bool {
+    pub(crate) fn has_body(&self, method: &Method) -> bool {
         *method != Method::HEAD && !matches!(self.status(), StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
     }
 
     /// All of the body that is sent, if it is there in one piece; of a response that has none, nothing.
-    pub fn take_whole(&mut self, method: &Method) -> Option<Bytes> {
+    pub(crate) fn take_whole(&mut self, method: &Method) -> Option<Bytes> {
         if self.has_body(method) { self.body.whole() } else { Some(Bytes::new()) }
     }
 
     /// The fields to send where they are not those of the whole response.
-    pub fn selected_fields(&self) -> HeaderMap {
+    pub(crate) fn selected_fields(&self) -> HeaderMap {
         let kept: &[HeaderName] = match self.reply {
             Reply::Full | Reply::Partial { .. } | Reply::Multiple { .. } => {
                 let mut fields = self.head().fields();

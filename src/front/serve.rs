@@ -33,10 +33,10 @@ use crate::snapshot::Snapshot;
 use super::head::{Endpoints, Refusal};
 use super::reply::ClientResponse;
 
-pub use crate::pass::Incoming;
+pub(crate) use crate::pass::Incoming;
 
 /// What all connections share.
-pub struct Shared {
+pub(crate) struct Shared {
     pub snapshot: Arc<ArcSwap<Snapshot>>,
     pub engine: Arc<Engine>,
     pub observer: Arc<Observer>,
@@ -44,7 +44,7 @@ pub struct Shared {
 
 /// What is to be done for a request.
 #[expect(clippy::large_enum_variant, reason = "it is moved once, from where it is decided to where it is done")]
-pub enum Decision {
+pub(crate) enum Decision {
     Respond {
         response: ClientResponse,
         report: Option<Report>,
@@ -59,7 +59,7 @@ pub enum Decision {
 }
 
 /// A request, while it is answered.
-pub struct Request<'a> {
+pub(crate) struct Request<'a> {
     pub shared: &'a Shared,
     pub snapshot: &'a Arc<Snapshot>,
     pub view: RequestView<'a>,
@@ -69,13 +69,18 @@ pub struct Request<'a> {
 
 impl<'a> Request<'a> {
     /// One that has come now.
-    pub fn new(shared: &'a Shared, snapshot: &'a Arc<Snapshot>, view: RequestView<'a>) -> Self {
+    pub(crate) fn new(shared: &'a Shared, snapshot: &'a Arc<Snapshot>, view: RequestView<'a>) -> Self {
         Request { shared, snapshot, view, now: Timestamp::now(), started: Instant::now() }
     }
 
     /// Decides, fetching from the origin where the cache has nothing. `key`: a buffer that is reused; `interims`: where interim
     /// responses go, if the client may have them.
-    pub async fn decide(&self, key: &mut String, body: Option<Incoming>, interims: Option<Arc<Interims>>) -> Decision {
+    pub(crate) async fn decide(
+        &self,
+        key: &mut String,
+        body: Option<Incoming>,
+        interims: Option<Arc<Interims>>,
+    ) -> Decision {
         let (matched, reason) = match self.plan() {
             Plan::Refuse { status, why } => return self.refuse(status, why, None, None),
             Plan::Purge { site } => {
@@ -138,7 +143,7 @@ impl<'a> Request<'a> {
 
     /// The answer, if it is in memory and fresh: what [`Request::decide`] would come to, without waiting for anything. With
     /// it the site.
-    pub fn in_memory(&self, key: &mut String) -> Option<(ClientResponse, Report, usize)> {
+    pub(crate) fn in_memory(&self, key: &mut String) -> Option<(ClientResponse, Report, usize)> {
         let Plan::Cache(matched) = self.plan() else { return None };
         let request = self.cache_request(matched, key, None);
         match self.shared.engine.cache.lookup(&request, &request.asks, self.now) {
@@ -254,7 +259,7 @@ impl<'a> Request<'a> {
     }
 
     /// Counts and logs it, when it is answered.
-    pub fn record(&self, site: Option<usize>, report: Option<&Report>, sent: &Sent) {
+    pub(crate) fn record(&self, site: Option<usize>, report: Option<&Report>, sent: &Sent) {
         let (snapshot, view) = (self.snapshot, &self.view);
         let outcome = Outcome {
             time: self.now,
@@ -280,7 +285,10 @@ impl<'a> Request<'a> {
 }
 
 /// Drives a decision on until it is made; `None`: until interim responses are there that go before it.
-pub async fn step(deciding: &mut Pin<&mut impl Future<Output = Decision>>, interims: &Interims) -> Option<Decision> {
+pub(crate) async fn step(
+    deciding: &mut Pin<&mut impl Future<Output = Decision>>,
+    interims: &Interims,
+) -> Option<Decision> {
     poll_fn(|cx| match deciding.as_mut().poll(cx) {
         Poll::Ready(decision) => Poll::Ready(Some(decision)),
         Poll::Pending if !interims.is_empty() => Poll::Ready(None),
@@ -296,7 +304,7 @@ fn is_too_large(route: &Route, view: &RequestView<'_>) -> bool {
 }
 
 /// How a response went.
-pub struct Sent {
+pub(crate) struct Sent {
     pub status: StatusCode,
     pub bytes: u64,
     /// Why it did not end well.
@@ -307,14 +315,14 @@ pub struct Sent {
 
 impl Sent {
     /// Of a request whose client did not wait for the answer. The status is nginx's for this.
-    pub fn client_left() -> Self {
+    pub(crate) fn client_left() -> Self {
         let status = StatusCode::from_u16(499).unwrap_or_default(); // three digits are a status
         Sent { status, bytes: 0, error: Some("the client left".to_owned()), why: None }
     }
 }
 
 /// Records what came on a connection and is not a request. Gives the answer to it.
-pub fn refuse(shared: &Shared, endpoints: Endpoints, refusal: Refusal) -> ClientResponse {
+pub(crate) fn refuse(shared: &Shared, endpoints: Endpoints, refusal: Refusal) -> ClientResponse {
     let view = RequestView {
         method: &Method::GET,
         host: "",

@@ -34,13 +34,13 @@ const PIECE: usize = 64 << 10;
 const FIRST_READ: usize = 4 << 10;
 
 /// A connection that has been idle for so long gives its buffers back.
-pub const TRIM_AFTER: Duration = Duration::from_secs(1);
+pub(crate) const TRIM_AFTER: Duration = Duration::from_secs(1);
 /// How long a client to which everything was written may say nothing before it is taken to have read it.
-pub const LINGER: Duration = Duration::from_secs(2);
+pub(crate) const LINGER: Duration = Duration::from_secs(2);
 
 /// A client's connection.
 #[derive(Debug)]
-pub struct ClientStream {
+pub(crate) struct ClientStream {
     shared: Arc<Mutex<Shared>>,
     endpoints: Endpoints,
 }
@@ -62,7 +62,7 @@ struct Shared {
 
 /// What is still to come of a request's body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Left {
+pub(crate) enum Left {
     Nothing,
     Bytes(u64),
     Chunks(Chunks),
@@ -85,7 +85,7 @@ enum Transport {
 }
 
 /// What a client is told whose body is no chunked one.
-pub const MALFORMED: &str = "the body is not chunked as RFC 9112 section 7.1 says";
+pub(crate) const MALFORMED: &str = "the body is not chunked as RFC 9112 section 7.1 says";
 
 /// Does the same with either transport.
 macro_rules! with_stream {
@@ -107,11 +107,11 @@ impl Transport {
 }
 
 impl ClientStream {
-    pub fn plain(stream: TcpStream, client: SocketAddr, local: SocketAddr, pace: Pace) -> Self {
+    pub(crate) fn plain(stream: TcpStream, client: SocketAddr, local: SocketAddr, pace: Pace) -> Self {
         Self::new(Transport::Plain(stream), Endpoints { client, local, scheme: Scheme::Http }, pace)
     }
 
-    pub fn tls(stream: TlsStream<TcpStream>, client: SocketAddr, local: SocketAddr, pace: Pace) -> Self {
+    pub(crate) fn tls(stream: TlsStream<TcpStream>, client: SocketAddr, local: SocketAddr, pace: Pace) -> Self {
         Self::new(Transport::Tls(Box::new(stream)), Endpoints { client, local, scheme: Scheme::Https }, pace)
     }
 
@@ -128,24 +128,24 @@ impl ClientStream {
         ClientStream { shared: Arc::new(Mutex::new(shared)), endpoints }
     }
 
-    pub fn endpoints(&self) -> Endpoints {
+    pub(crate) fn endpoints(&self) -> Endpoints {
         self.endpoints
     }
 
     /// Whether the client chose HTTP/2 by ALPN.
-    pub fn is_h2(&self) -> bool {
+    pub(crate) fn is_h2(&self) -> bool {
         match &self.shared.lock().transport {
             Transport::Plain(_) => false,
             Transport::Tls(stream) => stream.get_ref().1.alpn_protocol() == Some(b"h2"),
         }
     }
 
-    pub fn set_pace(&mut self, pace: Pace) {
+    pub(crate) fn set_pace(&mut self, pace: Pace) {
         self.shared.lock().pace = pace;
     }
 
     /// The body of the request whose head was read; `read`: what was read behind that.
-    pub fn receive(&mut self, framing: BodyFraming, read: BytesMut) -> Box<dyn RequestBody> {
+    pub(crate) fn receive(&mut self, framing: BodyFraming, read: BytesMut) -> Box<dyn RequestBody> {
         let mut shared = self.shared.lock();
         shared.read = read;
         shared.left = match framing {
@@ -157,25 +157,25 @@ impl ClientStream {
     }
 
     /// What is still to come of the body.
-    pub fn left(&self) -> Left {
+    pub(crate) fn left(&self) -> Left {
         self.shared.lock().left
     }
 
     /// The request is answered: takes back what was read of its body or behind that, and says what has not been.
-    pub fn end_body(&mut self) -> (BytesMut, Left) {
+    pub(crate) fn end_body(&mut self) -> (BytesMut, Left) {
         let mut shared = self.shared.lock();
         (std::mem::take(&mut shared.read), std::mem::replace(&mut shared.left, Left::Nothing))
     }
 
     /// Makes the end of the connection a reset: the only way to tell a client whose response ends with the connection that it
     /// did not end well.
-    pub fn end_by_reset(&mut self) {
+    pub(crate) fn end_by_reset(&mut self) {
         self.shared.lock().reset = true;
     }
 
     /// Closes the sending side and reads on, as long as the client says something, so many bytes at most: a reset that
     /// overtakes what was sent last would hide it.
-    pub async fn linger(&mut self, most: u64) -> io::Result<()> {
+    pub(crate) async fn linger(&mut self, most: u64) -> io::Result<()> {
         self.shutdown().await?;
         let mut left = most as usize;
         let mut space = vec![0; 4096]; // not a part of the futures of all who might need it
@@ -189,17 +189,17 @@ impl ClientStream {
     }
 
     /// Whether files can be sent without being read.
-    pub fn sends_files(&self) -> bool {
+    pub(crate) fn sends_files(&self) -> bool {
         self.endpoints.scheme == Scheme::Http
     }
 
     /// Bytes that the kernel has and the client has not.
-    pub fn queued(&self) -> u64 {
+    pub(crate) fn queued(&self) -> u64 {
         queued(self.shared.lock().transport.socket())
     }
 
     /// Waits until the client takes more.
-    pub async fn writable(&mut self) -> io::Result<()> {
+    pub(crate) async fn writable(&mut self) -> io::Result<()> {
         poll_fn(|cx| {
             let mut shared = self.shared.lock();
             let ready = shared.transport.socket().poll_write_ready(cx);
@@ -209,7 +209,7 @@ impl ClientStream {
     }
 
     /// Has the kernel send some of a part of a file; says how much. It may be nothing, if the client takes no more.
-    pub fn try_send_file(&mut self, part: &FilePart) -> io::Result<u64> {
+    pub(crate) fn try_send_file(&mut self, part: &FilePart) -> io::Result<u64> {
         let shared = &mut *self.shared.lock();
         let Transport::Plain(stream) = &shared.transport else { return Err(io::ErrorKind::Unsupported.into()) };
         let (mut at, most) = (part.at, usize::try_from(part.length).unwrap_or(usize::MAX));

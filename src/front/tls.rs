@@ -29,7 +29,7 @@ impl ResolvesServerCert for SnapshotCertificates {
 }
 
 /// What accepts TLS on one listener.
-pub fn acceptor(snapshot: Arc<ArcSwap<Snapshot>>, protocols: &[Protocol]) -> Result<TlsAcceptor, rustls::Error> {
+pub(crate) fn acceptor(snapshot: Arc<ArcSwap<Snapshot>>, protocols: &[Protocol]) -> Result<TlsAcceptor, rustls::Error> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?

@@ -12,7 +12,7 @@ use prometheus::{
 use super::outcome::Outcome;
 
 /// The results a request's meeting with the cache can have.
-pub const RESULTS: [&str; 7] = ["hit", "stale", "miss", "expired", "pass", "error", "none"];
+pub(crate) const RESULTS: [&str; 7] = ["hit", "stale", "miss", "expired", "pass", "error", "none"];
 const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 
 /// All metrics of the node.

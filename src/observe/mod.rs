@@ -1,7 +1,7 @@
 //! What the node tells of itself: one [`Outcome`] per request becomes metrics and a line of the access log.
 
-pub mod access_log;
-pub mod metrics;
+pub(crate) mod access_log;
+pub(crate) mod metrics;
 mod outcome;
 
 use std::sync::Arc;

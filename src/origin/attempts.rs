@@ -26,7 +26,7 @@ use super::upload::Upload;
 const MAX_UNPROCESSED: usize = 8;
 
 /// Sends a request to an origin of its pool and reads the head of the response.
-pub async fn send(
+pub(crate) async fn send(
     connector: &Connector,
     pools: &PoolSet,
     request: &OriginRequest,

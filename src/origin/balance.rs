@@ -4,7 +4,7 @@ use crate::config::model::Balance;
 
 /// What a balancer knows of an origin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Candidate {
+pub(crate) struct Candidate {
     /// Its place in the pool.
     pub index: usize,
     /// Hash of its address: the same on every node and wherever it stands in the list.
@@ -18,7 +18,13 @@ pub struct Candidate {
 ///
 /// `turns` is the round robin's memory, one entry an origin of the pool; `random` a fresh random number;
 /// `hash` that of the request's hash key.
-pub fn balance(policy: Balance, candidates: &[Candidate], turns: &mut [i64], random: u64, hash: u64) -> Option<usize> {
+pub(crate) fn balance(
+    policy: Balance,
+    candidates: &[Candidate],
+    turns: &mut [i64],
+    random: u64,
+    hash: u64,
+) -> Option<usize> {
     match policy {
         Balance::RoundRobin => smooth_weighted_round_robin(candidates, turns),
         Balance::LeastConn => least_connections(candidates, random),
@@ -77,14 +83,14 @@ fn weighted_rendezvous(candidates: &[Candidate], hash: u64) -> Option<usize> {
 }
 
 /// The finaliser of SplitMix64 (Steele et al. 2014): every input bit moves every output bit.
-pub fn mix(mut x: u64) -> u64 {
+pub(crate) fn mix(mut x: u64) -> u64 {
     x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     x ^ (x >> 31)
 }
 
 /// Hash of bytes for [`Balance::Hash`]; the same on every node and in every version.
-pub fn hash_bytes(bytes: &[u8]) -> u64 {
+pub(crate) fn hash_bytes(bytes: &[u8]) -> u64 {
     let folded = bytes
         .iter()
         .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3));

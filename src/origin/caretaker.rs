@@ -16,19 +16,19 @@ use super::resolve;
 const TIDY_INTERVAL: Duration = Duration::from_secs(2);
 
 /// The tasks that look after the pools; they end when this is dropped.
-pub struct PoolTasks {
+pub(crate) struct PoolTasks {
     /// For probes; making it reads the system's authorities from disk.
     connector: Arc<Connector>,
     running: HashMap<Arc<str>, (Arc<PoolRuntime>, JoinSet<()>)>,
 }
 
 impl PoolTasks {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         PoolTasks { connector: Arc::new(Connector::new()), running: HashMap::new() }
     }
 
     /// Starts what the pools of a configuration need and ends what they no longer do.
-    pub fn update(&mut self, set: &PoolSet) {
+    pub(crate) fn update(&mut self, set: &PoolSet) {
         let mut before = std::mem::take(&mut self.running);
         for pool in set.iter() {
             let name = &pool.config.name;

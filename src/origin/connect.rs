@@ -27,7 +27,7 @@ impl Connection {
         Connection::H1(Box::new(h1::Connection::new(stream)))
     }
 
-    pub fn link(&mut self) -> &mut dyn Link {
+    pub(crate) fn link(&mut self) -> &mut dyn Link {
         match self {
             Connection::H1(h1) => &mut **h1,
             Connection::H2(stream) => &mut **stream,

@@ -96,7 +96,7 @@ impl OriginError {
 
 /// Why an attempt brought no response.
 #[derive(Debug)]
-pub struct Failure {
+pub(crate) struct Failure {
     pub error: OriginError,
     pub kind: FailureKind,
 }
@@ -123,12 +123,12 @@ pub enum FailureKind {
 
 impl Failure {
     /// There is no connection, as pingora says.
-    pub fn of_connecting(error: &Error, origin: &Arc<str>) -> Self {
+    pub(crate) fn of_connecting(error: &Error, origin: &Arc<str>) -> Self {
         Failure { error: OriginError::from_pingora(error, origin, true), kind: kind_of(error.root_cause()) }
     }
 
     /// There is no connection, as the system says.
-    pub fn of_socket(error: &std::io::Error, origin: &Arc<str>) -> Self {
+    pub(crate) fn of_socket(error: &std::io::Error, origin: &Arc<str>) -> Self {
         let kind = kind_of(error);
         Failure { error: OriginError::Connect { origin: origin.clone(), cause: error.to_string() }, kind }
     }
@@ -139,7 +139,7 @@ fn kind_of(error: &(dyn std::error::Error + 'static)) -> FailureKind {
 }
 
 /// An error of pingora's in a few words.
-pub fn describe(error: &Error) -> String {
+pub(crate) fn describe(error: &Error) -> String {
     let kind = error.etype().as_str();
     match (&error.context, &error.cause) {
         (Some(context), _) => format!("{kind}: {}", context.as_str()),
@@ -150,7 +150,7 @@ pub fn describe(error: &Error) -> String {
 
 /// Whether a connection was not made for want of something here: ports, descriptors, memory. What it was is at the end of
 /// the causes.
-pub fn is_our_own_fault(error: &(dyn std::error::Error + 'static)) -> bool {
+pub(crate) fn is_our_own_fault(error: &(dyn std::error::Error + 'static)) -> bool {
     let wants = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM, Errno::ADDRNOTAVAIL];
     std::iter::successors(Some(error), |error| error.source())
         .filter_map(|error| error.downcast_ref::<std::io::Error>()?.raw_os_error())

@@ -16,9 +16,9 @@ use super::names::{FRAMING_FIELDS, IDENTITY_FIELDS, IMPERSONAL_FIELDS, NO_TRAILE
 use super::passage::{CDN_LOOP, Passage};
 
 /// The field that brings the token of who wants to see more of what the node did.
-pub const DEBUG: HeaderName = HeaderName::from_static("seawall-debug");
+pub(crate) const DEBUG: HeaderName = HeaderName::from_static("seawall-debug");
 
-pub const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+pub(crate) const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
@@ -43,7 +43,7 @@ const USER_AGENT: HeaderValue = HeaderValue::from_static("seawall");
 
 /// Replaces the fields that tell of the client by what the node knows: `Via`, `CDN-Loop`, `X-Forwarded-*`. `authority`: what
 /// is taken to have been asked for.
-pub fn set_forwarding_fields(
+pub(crate) fn set_forwarding_fields(
     fields: &mut HeaderMap,
     request: &RequestView<'_>,
     authority: &str,
@@ -70,23 +70,23 @@ pub fn set_forwarding_fields(
 
 /// Whether a field may tell an origin who asks: `Cookie`, `Authorization`, a key of an API, and whatever else is not known to
 /// say nothing of the kind.
-pub fn may_tell_who_asks(name: &str) -> bool {
+pub(crate) fn may_tell_who_asks(name: &str) -> bool {
     !is_listed(name, IMPERSONAL_FIELDS)
 }
 
 /// Whether an origin may answer with a 304.
-pub fn is_conditional(fields: &HeaderMap) -> bool {
+pub(crate) fn is_conditional(fields: &HeaderMap) -> bool {
     fields.contains_key(header::IF_NONE_MATCH) || fields.contains_key(header::IF_MODIFIED_SINCE)
 }
 
 /// Takes out of trailers what is heeded before the body or is of one connection (RFC 9110 section 6.5.1): whoever merges
 /// them into the head must not be led astray.
-pub fn exclude_from_trailers(fields: &mut HeaderMap) {
+pub(crate) fn exclude_from_trailers(fields: &mut HeaderMap) {
     remove(fields, |name| is_listed(name, NO_TRAILERS) || is_listed(name, FORWARDING_FIELDS));
 }
 
 /// Prepares the fields of a fill; hop-by-hop fields are already gone.
-pub fn exclude_from_fill(fields: &mut HeaderMap, rules: &CacheRules) {
+pub(crate) fn exclude_from_fill(fields: &mut HeaderMap, rules: &CacheRules) {
     for name in FILL_EXCLUDES {
         fields.remove(*name);
     }
@@ -100,14 +100,14 @@ pub fn exclude_from_fill(fields: &mut HeaderMap, rules: &CacheRules) {
 
 /// Takes out what no origin gets by a route that caches, also of requests that the cache does not answer: one route has
 /// one idea of what a client may say.
-pub fn exclude_unkeyed(fields: &mut HeaderMap, rules: &CacheRules) {
+pub(crate) fn exclude_unkeyed(fields: &mut HeaderMap, rules: &CacheRules) {
     if rules.mode != CacheMode::Off {
         remove(fields, |name| is_unkeyed(name, rules));
     }
 }
 
 /// Whether a client's field of this name has a part in what a fill gets.
-pub fn goes_with_fill(name: &str, rules: &CacheRules) -> bool {
+pub(crate) fn goes_with_fill(name: &str, rules: &CacheRules) -> bool {
     let is_safe = match rules.mode {
         CacheMode::Force { .. } => {
             SAFE_FIELDS.iter().any(|safe| safe == name)
@@ -122,13 +122,13 @@ pub fn goes_with_fill(name: &str, rules: &CacheRules) -> bool {
 }
 
 /// Whether a request is another than its line says by a field of this name.
-pub fn is_overriding(name: &str) -> bool {
+pub(crate) fn is_overriding(name: &str) -> bool {
     let lower = name.to_ascii_lowercase();
     is_listed(&lower, OVERRIDING_FIELDS) && !is_listed(&lower, &["x-forwarded-for", "x-forwarded-proto"])
 }
 
 /// Whether the node itself says what a field of this name says.
-pub fn is_our_own(name: &HeaderName) -> bool {
+pub(crate) fn is_our_own(name: &HeaderName) -> bool {
     [FORWARDED_FOR, header::VIA].contains(name)
 }
 
@@ -138,7 +138,7 @@ fn is_unkeyed(name: &str, rules: &CacheRules) -> bool {
 }
 
 /// HTTP/2 clients may send cookies in several fields; HTTP/1 has one (RFC 9113 section 8.2.3).
-pub fn join_cookies(fields: &mut HeaderMap) {
+pub(crate) fn join_cookies(fields: &mut HeaderMap) {
     let cookies: Vec<&[u8]> = fields.get_all(header::COOKIE).iter().map(|value| value.as_bytes()).collect();
     if cookies.len() > 1
         && let Ok(joined) = HeaderValue::from_bytes(&cookies.join(&b"; "[..]))
@@ -157,7 +157,7 @@ fn remove(fields: &mut HeaderMap, goes: impl Fn(&str) -> bool) {
 }
 
 /// The node's entry in `Via` (RFC 9110 section 7.6.3).
-pub fn via(version: Version, node: &str) -> String {
+pub(crate) fn via(version: Version, node: &str) -> String {
     let protocol = match version {
         Version::HTTP_10 => "1.0",
         Version::HTTP_2 => "2.0",
@@ -168,7 +168,7 @@ pub fn via(version: Version, node: &str) -> String {
 }
 
 /// `X-Forwarded-For`: the peer, after what a trusted proxy said came before it.
-pub fn believed_chain(before: &str, client: IpAddr, trusted_proxies: &[IpRange]) -> String {
+pub(crate) fn believed_chain(before: &str, client: IpAddr, trusted_proxies: &[IpRange]) -> String {
     let peer = client.to_canonical().to_string();
     match trusted_proxies.iter().any(|range| range.contains(client)) && !before.is_empty() {
         true => format!("{before}, {peer}"),

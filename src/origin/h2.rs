@@ -25,7 +25,7 @@ use super::upload::Upload;
 const PIECE: usize = 64 << 10;
 
 /// One request's stream.
-pub struct Stream {
+pub(crate) struct Stream {
     session: Http2Session,
     /// How the connection is known to pingora.
     pub peer: HttpPeer,
@@ -44,7 +44,7 @@ pub struct Stream {
 
 impl Stream {
     /// Sends a request's head.
-    pub fn send(
+    pub(crate) fn send(
         mut session: Http2Session,
         peer: HttpPeer,
         request: &OriginRequest,
@@ -69,12 +69,12 @@ impl Stream {
     }
 
     /// What pingora takes back, once the exchange has ended.
-    pub fn into_session(self) -> (HttpSession, HttpPeer) {
+    pub(crate) fn into_session(self) -> (HttpSession, HttpPeer) {
         (HttpSession::H2(self.session), self.peer)
     }
 
     /// Whether the response has been read to its end.
-    pub fn is_over(&self) -> bool {
+    pub(crate) fn is_over(&self) -> bool {
         self.is_over
     }
 
@@ -203,7 +203,12 @@ fn head(request: &OriginRequest, pool: &Pool, upload: Option<&Upload>) -> pingor
 }
 
 /// Says for whom a request is: in `:authority`. nginx refuses those that say it in `Host` as well.
-pub fn set_authority(head: &mut RequestHeader, scheme: &str, host: &str, path: &str) -> pingora_core::Result<()> {
+pub(crate) fn set_authority(
+    head: &mut RequestHeader,
+    scheme: &str,
+    host: &str,
+    path: &str,
+) -> pingora_core::Result<()> {
     let uri = http::Uri::builder().scheme(scheme).authority(host).path_and_query(path);
     head.set_uri(uri.build().or_err(ErrorType::InvalidHTTPHeader, "the target as a URI")?);
     Ok(())

@@ -24,7 +24,7 @@ use super::pool::PoolRuntime;
 static PROBES: AtomicU64 = AtomicU64::new(1);
 
 /// One task for each origin, if the pool has a health check.
-pub fn start(pool: &Arc<PoolRuntime>, connector: &Arc<Connector>, tasks: &mut JoinSet<()>) {
+pub(crate) fn start(pool: &Arc<PoolRuntime>, connector: &Arc<Connector>, tasks: &mut JoinSet<()>) {
     let Some(health) = &pool.config.health else { return };
     for index in 0..pool.origins.len() {
         tasks.spawn(check_for_ever(pool.clone(), index, health.clone(), connector.clone()));

@@ -8,13 +8,13 @@ use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode};
 
 /// Bytes of a response's head, and fields in it: by whichever protocol.
-pub const MAX_HEAD: usize = 128 << 10;
-pub const MAX_FIELDS: usize = 256;
+pub(crate) const MAX_HEAD: usize = 128 << 10;
+pub(crate) const MAX_FIELDS: usize = 256;
 /// Interim responses (1xx) before the final one.
-pub const MAX_INTERIM: usize = 8;
+pub(crate) const MAX_INTERIM: usize = 8;
 
 /// Why an origin is given up that takes nothing.
-pub const TAKES_NOTHING: &str = "it took too long to take the request";
+pub(crate) const TAKES_NOTHING: &str = "it took too long to take the request";
 
 /// A response's status line and fields.
 #[derive(Debug)]
@@ -25,7 +25,7 @@ pub struct ResponseHead {
 
 /// Some of a request's body.
 #[derive(Debug, Clone)]
-pub enum Frame {
+pub(crate) enum Frame {
     /// `last`: it is known that nothing comes after it. That it is not known says nothing.
     Data {
         piece: Bytes,
@@ -35,7 +35,7 @@ pub enum Frame {
 }
 
 /// Where a request goes and its response comes from.
-pub trait Link: Send {
+pub(crate) trait Link: Send {
     /// Ready when all that was put of the request has gone.
     fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), LinkError>>;
     /// Bytes that have gone so far.

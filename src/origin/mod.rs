@@ -1,27 +1,27 @@
 //! Origins: which one takes a request, how it is reached, and whether it is well.
 
-pub mod attempts;
-pub mod balance;
+pub(crate) mod attempts;
+pub(crate) mod balance;
 mod budget;
 mod caretaker;
-pub mod connect;
-pub mod error;
-pub mod exchange;
-pub mod forward;
-pub mod h1;
+pub(crate) mod connect;
+pub(crate) mod error;
+pub(crate) mod exchange;
+pub(crate) mod forward;
+pub(crate) mod h1;
 mod h2;
 mod health;
-pub mod interims;
+pub(crate) mod interims;
 mod link;
 mod names;
-pub mod passage;
+pub(crate) mod passage;
 mod pool;
-pub mod request;
+pub(crate) mod request;
 mod resolve;
 mod state;
 mod target;
-pub mod upload;
+pub(crate) mod upload;
 
-pub use caretaker::PoolTasks;
-pub use pool::PoolSet;
-pub use state::OriginStatus;
+pub(crate) use caretaker::PoolTasks;
+pub(crate) use pool::PoolSet;
+pub(crate) use state::OriginStatus;

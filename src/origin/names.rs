@@ -3,7 +3,7 @@
 
 /// Fields by which some frameworks and servers let a request be another than its line says: its host, path, method or
 /// scheme. No cache key has them, so on a cached route one visitor could have another page stored for all.
-pub static OVERRIDING_FIELDS: &[&str] = &[
+pub(crate) static OVERRIDING_FIELDS: &[&str] = &[
     // any of them
     "-override",
     "x-original-",
@@ -41,7 +41,7 @@ pub static OVERRIDING_FIELDS: &[&str] = &[
 ];
 
 /// Fields by which proxies in front assert who the client is or where it comes from, unkeyed as well.
-pub static IDENTITY_FIELDS: &[&str] = &[
+pub(crate) static IDENTITY_FIELDS: &[&str] = &[
     // its address
     "client-ip",
     "-client-ip",
@@ -104,7 +104,7 @@ pub static IDENTITY_FIELDS: &[&str] = &[
 
 /// Fields of a client that do not tell who it is: what browsers and proxies say of what they want, how they want it and which
 /// way it went. Any other may be a credential.
-pub static IMPERSONAL_FIELDS: &[&str] = &[
+pub(crate) static IMPERSONAL_FIELDS: &[&str] = &[
     "host",
     "user-agent",
     "referer",
@@ -166,10 +166,10 @@ pub static IMPERSONAL_FIELDS: &[&str] = &[
 
 /// What frames a body is said anew of what is sent. Servers that read a name's underscore as a hyphen, as CGI does, must not take
 /// another length from a name that looks like one of these.
-pub static FRAMING_FIELDS: &[&str] = &["content-length", "transfer-encoding", "expect"];
+pub(crate) static FRAMING_FIELDS: &[&str] = &["content-length", "transfer-encoding", "expect"];
 
 /// Fields that are no trailers: framing, routing, conditions, credentials, and how content is to be handled.
-pub static NO_TRAILERS: &[&str] = &[
+pub(crate) static NO_TRAILERS: &[&str] = &[
     "content-", // length, encoding, type, range
     "transfer-encoding",
     "connection",
@@ -198,7 +198,7 @@ pub static NO_TRAILERS: &[&str] = &[
 ];
 
 /// Whether a list has a name, or a beginning or an end of it that is marked by a hyphen.
-pub fn is_listed(name: &str, names: &[&str]) -> bool {
+pub(crate) fn is_listed(name: &str, names: &[&str]) -> bool {
     let lists = |name: &str| {
         names.iter().any(|listed| match (listed.starts_with('-'), listed.ends_with('-')) {
             (true, _) => name.ends_with(listed),

@@ -6,7 +6,7 @@ use http::{HeaderName, HeaderValue};
 use crate::request::Fields;
 
 /// By which requests that go in circles are told.
-pub const CDN_LOOP: HeaderName = HeaderName::from_static("cdn-loop");
+pub(crate) const CDN_LOOP: HeaderName = HeaderName::from_static("cdn-loop");
 
 /// What this software calls itself there.
 const CDN: &str = "seawall";

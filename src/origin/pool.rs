@@ -40,7 +40,7 @@ pub struct PoolSet {
 }
 
 /// What a request has tried: origins, at one of their addresses each.
-pub type Tried = SmallVec<[(Arc<OriginState>, SocketAddr); 2]>;
+pub(crate) type Tried = SmallVec<[(Arc<OriginState>, SocketAddr); 2]>;
 
 /// The origin that is to take a request.
 pub struct Picked {

@@ -11,7 +11,7 @@ use super::interims::Interims;
 use super::upload::Upload;
 
 /// The request that is sent; every attempt sends the same.
-pub struct OriginRequest {
+pub(crate) struct OriginRequest {
     pub method: Method,
     pub path_and_query: String,
     /// The client's `Host`, unless the pool has one of its own.
@@ -33,7 +33,7 @@ pub struct OriginRequest {
 
 /// How long a response may be silent that is a stream of events or messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Silence {
+pub(crate) enum Silence {
     /// So long.
     Of(Duration),
     /// As long as the connection is known to live.
@@ -58,7 +58,7 @@ impl OriginRequest {
     }
 
     /// The request's head as HTTP/1.1 bytes: one `Host`, and one statement of the body's length at most.
-    pub fn wire_head(&self, host: Option<&str>, upload: Option<&Upload>) -> Vec<u8> {
+    pub(crate) fn wire_head(&self, host: Option<&str>, upload: Option<&Upload>) -> Vec<u8> {
         let mut out = Vec::with_capacity(512);
         let mut put = |parts: &[&[u8]]| parts.iter().for_each(|part| out.extend_from_slice(part));
         put(&[self.method.as_str().as_bytes(), b" ", self.path_and_query.as_bytes(), b" HTTP/1.1\r\nHost: "]);

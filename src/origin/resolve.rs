@@ -22,7 +22,7 @@ const MAX_AT_ONCE: usize = 32;
 const DEADLINE: Duration = Duration::from_secs(10);
 
 /// One task for each origin that is known by name.
-pub fn start(pool: &PoolRuntime, tasks: &mut JoinSet<()>) {
+pub(crate) fn start(pool: &PoolRuntime, tasks: &mut JoinSet<()>) {
     let (name, interval) = (&pool.config.name, pool.config.resolve_interval);
     for origin in &pool.origins {
         if let Endpoint::Name { host, port } = &origin.endpoint {

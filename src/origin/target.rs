@@ -27,7 +27,7 @@ const TCP_KEEPALIVE: TcpKeepalive = TcpKeepalive {
 };
 
 /// Everything about reaching an origin but its address, which is put in for each request.
-pub fn peer_template(pool: &Pool, origin: &Origin) -> HttpPeer {
+pub(crate) fn peer_template(pool: &Pool, origin: &Origin) -> HttpPeer {
     let name = match &origin.endpoint {
         Endpoint::Address(address) => address.ip().to_string(),
         Endpoint::Name { host, .. } => host.clone(),

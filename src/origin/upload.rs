@@ -14,7 +14,7 @@ use crate::pace::{Pace, Taking};
 
 use super::forward;
 use super::interims::Interims;
-pub use super::link::Frame;
+pub(crate) use super::link::Frame;
 use super::link::{Link, LinkError, TAKES_NOTHING};
 
 /// How long an origin may take to say that it wants the body. One that does not know `Expect` says nothing, and then the
@@ -22,7 +22,7 @@ use super::link::{Link, LinkError, TAKES_NOTHING};
 const CONTINUE_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Where a request's body comes from.
-pub trait RequestBody: Send + Sync {
+pub(crate) trait RequestBody: Send + Sync {
     /// The next of it; `None` at its end.
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Frame>, BodyError>>;
 }
@@ -56,7 +56,7 @@ impl BodyError {
 
 /// Whose doing it is that a request was not sent whole, or not answered.
 #[derive(Debug)]
-pub enum UploadError {
+pub(crate) enum UploadError {
     Client(BodyError),
     /// If it took no more, it may have answered.
     Origin(LinkError),
@@ -69,7 +69,7 @@ impl From<LinkError> for UploadError {
 }
 
 /// What holds for one request's body.
-pub struct UploadRules {
+pub(crate) struct UploadRules {
     /// The length that the client has stated.
     pub length: Option<u64>,
     /// Bytes that there may be.
@@ -83,10 +83,10 @@ pub struct UploadRules {
 }
 
 /// Bytes of a body that are kept to be sent again, at most.
-pub const REPLAYED: u64 = 64 << 10;
+pub(crate) const REPLAYED: u64 = 64 << 10;
 
 /// A request's body while it is sent.
-pub struct Upload {
+pub(crate) struct Upload {
     body: Box<dyn RequestBody>,
     rules: UploadRules,
     received: u64,
@@ -129,7 +129,7 @@ enum Whom {
 }
 
 impl Upload {
-    pub fn new(body: Box<dyn RequestBody>, rules: UploadRules) -> Self {
+    pub(crate) fn new(body: Box<dyn RequestBody>, rules: UploadRules) -> Self {
         Upload {
             body,
             rules,
@@ -149,53 +149,53 @@ impl Upload {
     }
 
     /// The length that the client has stated.
-    pub fn length(&self) -> Option<u64> {
+    pub(crate) fn length(&self) -> Option<u64> {
         self.rules.length
     }
 
     /// Whether the client waits to be told to go on.
-    pub fn expects_continue(&self) -> bool {
+    pub(crate) fn expects_continue(&self) -> bool {
         self.rules.expects.is_some()
     }
 
     /// Whether all of it has gone to the origin.
-    pub fn is_done(&self) -> bool {
+    pub(crate) fn is_done(&self) -> bool {
         self.is_done
     }
 
     /// Times that something of it has moved.
-    pub fn steps(&self) -> u64 {
+    pub(crate) fn steps(&self) -> u64 {
         self.steps
     }
 
     /// Whether all that was taken of it can be sent again.
-    pub fn is_repeatable(&self) -> bool {
+    pub(crate) fn is_repeatable(&self) -> bool {
         self.kept.is_some()
     }
 
     /// Begins to send it to an origin that may take nothing for so long; anew, if it was sent to another. `keeps`: it may
     /// have to be sent once more.
-    pub fn begin(&mut self, origin_patience: Duration, keeps: bool) {
+    pub(crate) fn begin(&mut self, origin_patience: Duration, keeps: bool) {
         self.again = self.kept.iter().flatten().cloned().collect();
         (self.is_new, self.is_put, self.is_done, self.wait) = (true, false, false, None);
         (self.origin_patience, self.keeps) = (origin_patience, keeps);
     }
 
     /// The origin has answered: nothing is sent again.
-    pub fn settle(&mut self) {
+    pub(crate) fn settle(&mut self) {
         (self.kept, self.keeps) = (None, false);
         self.rules.replayed = (0, None);
     }
 
     /// The origin wants it: the client is told, if it waits for that.
-    pub fn go_on(&mut self) {
+    pub(crate) fn go_on(&mut self) {
         if let Some(interims) = self.rules.expects.take() {
             interims.push(StatusCode::CONTINUE, HeaderMap::new());
         }
     }
 
     /// Sends what comes. Ready when all has gone, or when it cannot go on.
-    pub fn poll(&mut self, cx: &mut Context<'_>, link: &mut dyn Link) -> Poll<Result<(), UploadError>> {
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>, link: &mut dyn Link) -> Poll<Result<(), UploadError>> {
         loop {
             // The first piece goes with the head, if it is there.
             if !std::mem::take(&mut self.is_new) {

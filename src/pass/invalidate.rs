@@ -16,7 +16,7 @@ use crate::snapshot::Snapshot;
 static GROUP_INVALIDATION: HeaderName = HeaderName::from_static("cache-group-invalidation");
 
 /// A request that may have changed something.
-pub struct Changed<'a> {
+pub(crate) struct Changed<'a> {
     pub engine: &'a Arc<Engine>,
     pub snapshot: &'a Snapshot,
     pub site: usize,
@@ -30,7 +30,7 @@ impl Changed<'_> {
 
     /// Forgets the target URI, what `Location` and `Content-Location` point to at the same origin, and the groups. `false`:
     /// that is done, but a restart may undo it.
-    pub async fn invalidate(&self, fields: &HeaderMap) -> bool {
+    pub(crate) async fn invalidate(&self, fields: &HeaderMap) -> bool {
         let port = self.snapshot.site(self.site).keyed_port(self.view);
         let (mut sliced, mut urls, mut number) = (Vec::new(), Vec::new(), 0_u64);
         let mut forget = |path: &str, query: Option<&str>| {

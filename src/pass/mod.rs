@@ -27,7 +27,7 @@ use crate::snapshot::Snapshot;
 use invalidate::Changed;
 
 /// A body that comes with a request.
-pub struct Incoming {
+pub(crate) struct Incoming {
     pub body: Box<dyn RequestBody>,
     /// The length that the client has stated.
     pub length: Option<u64>,
@@ -36,14 +36,14 @@ pub struct Incoming {
 }
 
 /// An origin's answer.
-pub struct Passed {
+pub(crate) struct Passed {
     pub exchange: Box<Exchange>,
     /// What it has changed is forgotten, but not for good.
     pub is_undone_by_restart: bool,
 }
 
 /// Passes a request on.
-pub async fn pass(
+pub(crate) async fn pass(
     engine: &Arc<Engine>,
     snapshot: &Arc<Snapshot>,
     view: &RequestView<'_>,
@@ -134,7 +134,7 @@ fn origin_request(
 
 impl Passed {
     /// What a client is answered with: status, fields, and what its body is read from, if it has one.
-    pub async fn into_response(
+    pub(crate) async fn into_response(
         self,
         connector: &Connector,
         method: &Method,
@@ -155,7 +155,7 @@ impl Passed {
 }
 
 /// What a client is told of an origin's failure, or of its own: the kind, but no names from inside.
-pub fn excuse(status: StatusCode) -> &'static str {
+pub(crate) fn excuse(status: StatusCode) -> &'static str {
     match status {
         StatusCode::GATEWAY_TIMEOUT => "the origin did not answer in time",
         StatusCode::SERVICE_UNAVAILABLE => "no origin can serve this now",

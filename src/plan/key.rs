@@ -130,7 +130,7 @@ fn push_prefix(buffer: &mut String, site: &str, version: u64, tls: bool, port: O
 }
 
 /// Appends `host/path?query` as keys have it under these rules.
-pub fn push_uri(buffer: &mut String, rules: &KeyRules, host: &str, path: &str, query: Option<&str>) {
+pub(crate) fn push_uri(buffer: &mut String, rules: &KeyRules, host: &str, path: &str, query: Option<&str>) {
     buffer.push_str(host);
     if rules.ignore_path_case {
         buffer.extend(path.chars().map(|c| c.to_ascii_lowercase()));

@@ -3,7 +3,8 @@
 
 mod key;
 
-pub use key::{CacheKey, Key, KeyOrigin};
+pub use key::Key;
+pub(crate) use key::{CacheKey, KeyOrigin};
 
 use std::borrow::Cow;
 
@@ -154,7 +155,7 @@ pub fn plan<'c>(config: &'c Config, request: &RequestView<'_>) -> Plan<'c> {
 
 /// The URIs, as keys have them, under which a URL of a site may be stored: as it is written, and as the rules of the
 /// route that serves it make it. Both, since rules change while objects stay.
-pub fn keyed_uris(site: &Site, host: &str, path: &str, query: Option<&str>) -> impl Iterator<Item = String> {
+pub(crate) fn keyed_uris(site: &Site, host: &str, path: &str, query: Option<&str>) -> impl Iterator<Item = String> {
     let uri = |rules: &KeyRules| {
         let mut uri = String::new();
         key::push_uri(&mut uri, rules, host, path, query);
@@ -174,7 +175,7 @@ fn announces_body(request: &RequestView<'_>) -> bool {
 
 /// RFC 9110 section 7.8: `Upgrade` counts only where `Connection` names it, and not in HTTP/1.0 or HTTP/2. With
 /// a body, which would have to be sent first, it is left unheeded, as the section allows.
-pub fn asks_for_upgrade(request: &RequestView<'_>) -> bool {
+pub(crate) fn asks_for_upgrade(request: &RequestView<'_>) -> bool {
     *request.method == Method::GET
         && request.version == Version::HTTP_11
         && request.fields.get(&header::UPGRADE).is_some_and(|protocol| !protocol.is_empty())

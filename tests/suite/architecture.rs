@@ -215,7 +215,9 @@ impl Tree {
 /// Whether a name is used where it is imported, or only handed on.
 fn is_used(path: &[String], text: &str) -> bool {
     let Some(name) = path.last() else { return false };
-    let declarations = text.split(';').filter(|part| part.trim_start().starts_with("pub use "));
+    let starts = ["pub use ", "pub(crate) use ", "pub(super) use "];
+    let hands_on = |part: &&str| starts.iter().any(|start| part.trim_start().starts_with(start));
+    let declarations = text.split(';').filter(hands_on);
     let handed_on: usize = declarations.map(|declaration| count(name, declaration)).sum();
     handed_on == 0 || count(name, text) > handed_on
 }

@@ -7,6 +7,7 @@
     clippy::disallowed_methods,
     reason = "a test ends by panicking, and may wait"
 )]
+#![allow(unreachable_pub, reason = "nobody reaches into a test")]
 
 mod harness;
 

@@ -26,10 +26,10 @@ use super::slice::SliceVerdict;
 use super::stored::Cache;
 
 use request::confirms_another;
-pub use request::{FillRequest, asked_range};
+pub(crate) use request::{FillRequest, asked_range};
 
 /// One fill. However it ends, by a panic even, whoever follows its flight is told.
-pub struct Fill {
+pub(crate) struct Fill {
     pub cache: Arc<Cache>,
     pub flights: Arc<Flights>,
     pub connector: Arc<Connector>,
@@ -65,7 +65,7 @@ pub struct Unread {
 
 impl Fill {
     /// Runs it to its end. `owner`: the request that caused it, for what is for that alone.
-    pub async fn run(mut self, owner: oneshot::Sender<PrivateResponse>) {
+    pub(crate) async fn run(mut self, owner: oneshot::Sender<PrivateResponse>) {
         self.request.let_the_dead_rest(&self.cache.purges);
         self.request.origin.interims = Some(self.flight.interims.clone());
         self.request.add_conditions();

@@ -24,7 +24,7 @@ use super::super::slice::{OwnedSlice, Slice};
 use super::super::vary::{self, Presented};
 
 /// Everything a fill needs to know; owned, since it outlives the request that caused it.
-pub struct FillRequest {
+pub(crate) struct FillRequest {
     pub snapshot: Arc<Snapshot>,
     pub site_index: usize,
     pub route_index: usize,
@@ -50,7 +50,7 @@ pub struct FillRequest {
 
 impl FillRequest {
     /// What a fill for a request asks the origin; `stale`: what may be validated; `part`: what may be completed.
-    pub fn new(request: &CacheRequest<'_>, stale: Option<Arc<Object>>, part: Option<Arc<Part>>) -> Box<Self> {
+    pub(crate) fn new(request: &CacheRequest<'_>, stale: Option<Arc<Object>>, part: Option<Arc<Part>>) -> Box<Self> {
         let view = request.view;
         let rules = &request.matched.route.cache;
         let client_fields = view.fields.to_map();
@@ -106,7 +106,7 @@ impl FillRequest {
         })
     }
 
-    pub fn rules(&self) -> &CacheRules {
+    pub(crate) fn rules(&self) -> &CacheRules {
         &self.snapshot.route(self.site_index, self.route_index).cache
     }
 
@@ -125,7 +125,7 @@ impl FillRequest {
         self.snapshot.config.node.prefix_of(self.client)
     }
 
-    pub fn facts(&self) -> RequestFacts<'_> {
+    pub(crate) fn facts(&self) -> RequestFacts<'_> {
         RequestFacts::new(self.presented(), self.target, self.no_store)
     }
 
@@ -178,7 +178,7 @@ pub(super) fn confirms_another(fields: &HeaderMap, stale: &Object) -> bool {
 }
 
 /// The range to ask the origin for, where the route says so and nothing whole is there to be validated.
-pub fn asked_range(request: &CacheRequest<'_>, stale: Option<&Arc<Object>>) -> Option<HeaderValue> {
+pub(crate) fn asked_range(request: &CacheRequest<'_>, stale: Option<&Arc<Object>>) -> Option<HeaderValue> {
     let asks = request.matched.route.cache.fetch_ranges && stale.is_none() && *request.view.method == Method::GET;
     asks.then(|| range::single_range(request.view.fields)).flatten().and_then(|range| range.parse().ok())
 }

@@ -77,44 +77,44 @@ pub(super) enum Next {
 
 impl Body {
     /// Bytes that have come.
-    pub fn received(&self) -> u64 {
+    pub(crate) fn received(&self) -> u64 {
         self.end
     }
 
     /// Bytes that are here.
-    pub fn here(&self) -> u64 {
+    pub(crate) fn here(&self) -> u64 {
         self.end - self.first
     }
 
-    pub fn pieces(&self) -> impl Iterator<Item = &Bytes> {
+    pub(crate) fn pieces(&self) -> impl Iterator<Item = &Bytes> {
         self.chunks.iter().map(|chunk| &chunk.bytes)
     }
 
     /// The piece that it begins with, if that is here.
-    pub fn beginning(&self) -> Option<&Bytes> {
+    pub(crate) fn beginning(&self) -> Option<&Bytes> {
         self.chunks.front().filter(|chunk| chunk.at == 0).map(|chunk| &chunk.bytes)
     }
 
-    pub fn append(&mut self, bytes: Bytes) {
+    pub(crate) fn append(&mut self, bytes: Bytes) {
         let at = self.end;
         self.end += bytes.len() as u64;
         self.chunks.push_back(Chunk { at, bytes });
     }
 
     /// Puts all of it, which begins with what has come, in the place of that.
-    pub fn replace(&mut self, whole: Bytes) {
+    pub(crate) fn replace(&mut self, whole: Bytes) {
         self.end = whole.len() as u64;
         self.chunks = VecDeque::from([Chunk { at: 0, bytes: whole }]);
     }
 
     /// Drops all that is here.
-    pub fn clear(&mut self) {
+    pub(crate) fn clear(&mut self) {
         self.chunks.clear();
         self.first = self.end;
     }
 
     /// Drops what nobody needs any more; how many bytes. `window`: what is kept of what is on disk already.
-    pub fn trim(&mut self, window: u64) -> u64 {
+    pub(crate) fn trim(&mut self, window: u64) -> u64 {
         let slowest = || self.readers.iter().map(|position| position.at).min().unwrap_or(self.end);
         let until = match self.retention {
             Retention::All => return 0,
@@ -130,7 +130,7 @@ impl Body {
     }
 
     /// Enters a reader at the first byte; `None`: that is gone.
-    pub fn enter_reader(&mut self) -> Option<u64> {
+    pub(crate) fn enter_reader(&mut self) -> Option<u64> {
         if self.first > self.on_disk() {
             return None;
         }
@@ -140,12 +140,12 @@ impl Body {
         Some(reader)
     }
 
-    pub fn remove_reader(&mut self, reader: u64) {
+    pub(crate) fn remove_reader(&mut self, reader: u64) {
         self.readers.retain(|position| position.reader != reader);
     }
 
     /// What there is for a reader. `None`: it is neither in memory nor on disk any more.
-    pub fn next(&self, reader: u64) -> Option<Next> {
+    pub(crate) fn next(&self, reader: u64) -> Option<Next> {
         let at = self.readers.iter().find(|position| position.reader == reader)?.at;
         // Bytes are only dropped when they are on disk or every reader has them.
         if at < self.first {
@@ -155,7 +155,7 @@ impl Body {
     }
 
     /// A reader has taken so many bytes.
-    pub fn advance(&mut self, reader: u64, bytes: usize) {
+    pub(crate) fn advance(&mut self, reader: u64, bytes: usize) {
         if let Some(position) = self.position(reader) {
             position.at += bytes as u64;
             position.waits = false;
@@ -163,21 +163,21 @@ impl Body {
     }
 
     /// A reader wants more than there is; whether that is new.
-    pub fn wait(&mut self, reader: u64) -> bool {
+    pub(crate) fn wait(&mut self, reader: u64) -> bool {
         self.position(reader).is_some_and(|position| !std::mem::replace(&mut position.waits, true))
     }
 
-    pub fn has_readers(&self) -> bool {
+    pub(crate) fn has_readers(&self) -> bool {
         !self.readers.is_empty()
     }
 
     /// Whether all readers that it had have left.
-    pub fn is_deserted(&self) -> bool {
+    pub(crate) fn is_deserted(&self) -> bool {
         self.next_reader > 0 && self.readers.is_empty()
     }
 
     /// Whether any reader had taken all that had come, and wanted more.
-    pub fn has_waiting_readers(&self) -> bool {
+    pub(crate) fn has_waiting_readers(&self) -> bool {
         self.readers.iter().any(|position| position.waits)
     }
 

@@ -34,9 +34,9 @@ use super::waiting::{Held, Holding, Share};
 
 use body::{Body, Retention};
 
-pub use body::{OnWritten, PartlyWritten};
-pub use outcome::{FlightHead, ObjectUse, Settled};
-pub use reader::{Arrival, FlightReader};
+pub(crate) use body::{OnWritten, PartlyWritten};
+pub(crate) use outcome::{FlightHead, ObjectUse, Settled};
+pub(crate) use reader::{Arrival, FlightReader};
 
 /// One running fill.
 pub struct Flight {
@@ -311,15 +311,15 @@ mod tests {
     use super::super::testing::presented;
     use super::*;
 
-    pub fn flight() -> Arc<Flight> {
+    pub(super) fn flight() -> Arc<Flight> {
         flight_in(&Arc::new(FillBuffer::new(u64::MAX, Arc::default())))
     }
 
-    pub fn flight_in(buffer: &Arc<FillBuffer>) -> Arc<Flight> {
+    pub(super) fn flight_in(buffer: &Arc<FillBuffer>) -> Arc<Flight> {
         Flight::new(CacheKey::from_written("s\u{1f}1\u{1f}h/"), PurgeSeq(0), Some(None), buffer.clone())
     }
 
-    pub fn head() -> FlightHead {
+    pub(super) fn head() -> FlightHead {
         FlightHead {
             head: Head::from_origin(StatusCode::OK, HeaderMap::new()),
             length: None,
@@ -333,14 +333,14 @@ mod tests {
         }
     }
 
-    pub async fn reader(flight: &Arc<Flight>) -> FlightReader {
+    pub(super) async fn reader(flight: &Arc<Flight>) -> FlightReader {
         match flight.arrival(None, presented(&HeaderMap::new()), None).await {
             Arrival::Stream(reader) => reader,
             _ => panic!("expected a stream"),
         }
     }
 
-    pub async fn rest(mut reader: FlightReader) -> Result<Vec<u8>, OriginError> {
+    pub(super) async fn rest(mut reader: FlightReader) -> Result<Vec<u8>, OriginError> {
         let mut all = Vec::new();
         while let Some(chunk) = reader.next().await? {
             all.extend_from_slice(&chunk);
@@ -348,7 +348,7 @@ mod tests {
         Ok(all)
     }
 
-    pub fn is_pending(future: Pin<&mut impl Future>) -> bool {
+    pub(super) fn is_pending(future: Pin<&mut impl Future>) -> bool {
         future.poll(&mut Context::from_waker(Waker::noop())).is_pending()
     }
 

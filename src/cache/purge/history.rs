@@ -40,7 +40,7 @@ pub enum State {
 }
 
 /// What a sweep freed, by the purge that had killed it.
-pub type Freed = HashMap<PurgeSeq, (u64, u64)>;
+pub(crate) type Freed = HashMap<PurgeSeq, (u64, u64)>;
 
 #[derive(Default)]
 pub struct History(Mutex<VecDeque<Past>>);

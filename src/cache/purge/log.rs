@@ -15,7 +15,7 @@ use crate::clock::Timestamp;
 use super::record::{Event, PurgeSeq, Record, Target};
 
 /// The log is rewritten when its records have more targets than this and most of them are no longer needed.
-pub const COMPACT_ABOVE: usize = 4096;
+pub(crate) const COMPACT_ABOVE: usize = 4096;
 
 /// No log has counted so far: a higher number is a damaged one.
 const HIGHEST: u64 = u64::MAX / 2;
@@ -42,7 +42,7 @@ impl LogError {
 
 /// Where records are kept.
 #[derive(Default)]
-pub struct PurgeLog {
+pub(crate) struct PurgeLog {
     /// `None`: the node has no state directory. Purges end with the process then, as its memory tier does.
     file: Option<LogFile>,
     records: Vec<Record>,
@@ -59,17 +59,17 @@ struct LogFile {
 
 impl PurgeLog {
     /// The newest number that a restart knows of.
-    pub fn newest(&self) -> PurgeSeq {
+    pub(crate) fn newest(&self) -> PurgeSeq {
         self.newest
     }
 
     /// What is in it. Of one in memory nothing is kept.
-    pub fn records(&self) -> &[Record] {
+    pub(crate) fn records(&self) -> &[Record] {
         &self.records
     }
 
     /// Opens or creates `purge.log` in a directory and reads what is in it.
-    pub fn open(directory: &Path) -> Result<Self, LogError> {
+    pub(crate) fn open(directory: &Path) -> Result<Self, LogError> {
         let path = directory.join("purge.log");
         let fail = |what| LogError::of(what, &path);
         std::fs::create_dir_all(directory).map_err(fail("cannot create the directory of the purge log"))?;
@@ -121,7 +121,7 @@ impl PurgeLog {
     }
 
     /// Appends records and waits until the disk has them: all or none.
-    pub fn append(&mut self, records: &[Record]) -> Result<(), LogError> {
+    pub(crate) fn append(&mut self, records: &[Record]) -> Result<(), LogError> {
         if self.dirty {
             self.rewrite()?;
         }
@@ -143,13 +143,13 @@ impl PurgeLog {
 
     /// Puts another file in the place of the log's.
     #[cfg(test)]
-    pub fn exchange_file(&mut self, file: File) -> File {
+    pub(super) fn exchange_file(&mut self, file: File) -> File {
         std::mem::replace(&mut self.file.as_mut().unwrap().file, file)
     }
 
     /// Rewrites the log without the purges up to `retired`, which are forgotten, and the versions that later ones of their
     /// sites replace, when that is worth it.
-    pub fn compact(&mut self, retired: PurgeSeq) -> Result<(), LogError> {
+    pub(crate) fn compact(&mut self, retired: PurgeSeq) -> Result<(), LogError> {
         // By what is in the log: what is in force may not be written yet.
         let mut versions: HashMap<&str, PurgeSeq> = HashMap::new();
         for record in &self.records {

@@ -21,13 +21,14 @@ use parking_lot::{Mutex, RwLock};
 
 use crate::clock::Timestamp;
 
-pub use history::{Freed, History};
+pub(crate) use history::{Freed, History};
+pub(crate) use log::LogError;
 use log::PurgeLog;
-pub use log::{LogError, Replay};
+pub use log::Replay;
 pub use record::{Event, PurgeSeq, Record, Target};
 use table::PurgeTable;
-pub use table::{Identity, Standing};
-pub use writer::{CHANGE_PATIENCE, NotDurable, PURGE_PATIENCE};
+pub(crate) use table::{Identity, Standing};
+pub(crate) use writer::{CHANGE_PATIENCE, NotDurable, PURGE_PATIENCE};
 use writing::Writing;
 
 /// All purges of the node.
@@ -170,16 +171,16 @@ impl Purges {
 }
 
 /// A purge that has not happened: what would it hit?
-pub struct DryRun(PurgeTable);
+pub(crate) struct DryRun(PurgeTable);
 
 impl DryRun {
-    pub fn of(targets: &[Target]) -> Self {
+    pub(crate) fn of(targets: &[Target]) -> Self {
         let mut table = PurgeTable::default();
         table.mark(targets, false, PurgeSeq(u64::MAX), Timestamp::default());
         DryRun(table)
     }
 
-    pub fn hits(&self, what: &Identity<'_>) -> bool {
+    pub(crate) fn hits(&self, what: &Identity<'_>) -> bool {
         self.0.standing(what) == Standing::Dead
     }
 }

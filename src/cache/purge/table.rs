@@ -46,7 +46,7 @@ struct Scope {
 }
 
 #[derive(Debug, Default)]
-pub struct PurgeTable {
+pub(crate) struct PurgeTable {
     everywhere: Scope,
     sites: HashMap<Box<str>, Scope>,
 }
@@ -66,13 +66,13 @@ impl Marks {
 }
 
 impl PurgeTable {
-    pub fn mark(&mut self, targets: &[Target], soft: bool, seq: PurgeSeq, time: Timestamp) {
+    pub(crate) fn mark(&mut self, targets: &[Target], soft: bool, seq: PurgeSeq, time: Timestamp) {
         for target in targets {
             self.marks_of(target).mark(soft, seq, time);
         }
     }
 
-    pub fn standing(&self, object: &Identity<'_>) -> Standing {
+    pub(crate) fn standing(&self, object: &Identity<'_>) -> Standing {
         let mut standing = Standing::Live;
         self.each_mark(object, |marks| {
             if marks.hard > object.seq {
@@ -89,7 +89,7 @@ impl PurgeTable {
     }
 
     /// The first of the hard purges that hit it.
-    pub fn killer(&self, object: &Identity<'_>) -> Option<PurgeSeq> {
+    pub(crate) fn killer(&self, object: &Identity<'_>) -> Option<PurgeSeq> {
         let mut killer: Option<PurgeSeq> = None;
         self.each_mark(object, |marks| {
             if marks.hard > object.seq {
@@ -115,7 +115,7 @@ impl PurgeTable {
     }
 
     /// What it holds: each target with its newest purge.
-    pub fn targets(&self) -> Vec<(Target, PurgeSeq)> {
+    pub(crate) fn targets(&self) -> Vec<(Target, PurgeSeq)> {
         let mut targets = Vec::new();
         let sites = self.sites.iter().map(|(site, scope)| (Some(site.to_string()), scope));
         for (site, scope) in sites.chain([(None, &self.everywhere)]) {
@@ -137,7 +137,7 @@ impl PurgeTable {
     }
 
     /// Drops what no object can be older than.
-    pub fn retire(&mut self, oldest_in_use: PurgeSeq) {
+    pub(crate) fn retire(&mut self, oldest_in_use: PurgeSeq) {
         self.everywhere.retire(oldest_in_use);
         self.sites.retain(|_, scope| {
             scope.retire(oldest_in_use);
@@ -146,7 +146,7 @@ impl PurgeTable {
     }
 
     /// How many marks there are.
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.everywhere.len() + self.sites.values().map(Scope::len).sum::<usize>()
     }
 

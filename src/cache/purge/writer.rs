@@ -15,9 +15,9 @@ use super::record::{Event, PurgeSeq, Record, Target};
 use super::writing::{Attempt, Wanted};
 
 /// How long whoever purges waits for the disk.
-pub const PURGE_PATIENCE: Duration = Duration::from_secs(10);
+pub(crate) const PURGE_PATIENCE: Duration = Duration::from_secs(10);
 /// How long the answer to a request waits that has changed something.
-pub const CHANGE_PATIENCE: Duration = Duration::from_secs(2);
+pub(crate) const CHANGE_PATIENCE: Duration = Duration::from_secs(2);
 /// How often it is looked whether the thread is done, when the process ends.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 /// Purges that cannot be written one by one; above it, a restart takes everything older for purged.

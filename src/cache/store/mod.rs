@@ -1,10 +1,10 @@
 //! Where objects are kept: the memory tier and the disk tier. (The peer tier has its place here.)
 
-pub mod disk;
+pub(crate) mod disk;
 mod memory;
 mod slab;
 mod variants;
 
-pub use disk::DiskTier;
-pub use memory::MemoryStore;
-pub use variants::Variants;
+pub(crate) use disk::DiskTier;
+pub(crate) use memory::MemoryStore;
+pub(crate) use variants::Variants;

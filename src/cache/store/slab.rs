@@ -3,12 +3,12 @@
 use std::ops;
 
 /// No place.
-pub const NIL: u32 = u32::MAX;
+pub(crate) const NIL: u32 = u32::MAX;
 /// Instead of an older neighbour: the place is free.
 const FREE: u32 = u32::MAX - 1;
 
 /// Values by place. Eight bytes each beside the value.
-pub struct Slab<T> {
+pub(crate) struct Slab<T> {
     nodes: Vec<Node<T>>,
     free: u32,
 }
@@ -21,7 +21,7 @@ struct Node<T> {
 }
 
 /// An order, from the newest on, and what all that stand in it weigh.
-pub struct Order {
+pub(crate) struct Order {
     pub newest: u32,
     pub oldest: u32,
     pub bytes: u64,
@@ -41,7 +41,7 @@ impl Default for Order {
 
 impl<T> Slab<T> {
     /// Gives a value a place, as yet in no order.
-    pub fn insert(&mut self, value: T) -> u32 {
+    pub(crate) fn insert(&mut self, value: T) -> u32 {
         let node = Node { value, newer: NIL, older: NIL };
         match self.free {
             NIL => {
@@ -60,21 +60,21 @@ impl<T> Slab<T> {
     }
 
     /// Frees a place that is in no order.
-    pub fn free(&mut self, at: u32) {
+    pub(crate) fn free(&mut self, at: u32) {
         let node = &mut self.nodes[at as usize];
         (node.newer, node.older) = (self.free, FREE);
         self.free = at;
     }
 
-    pub fn get_mut(&mut self, at: u32) -> Option<&mut T> {
+    pub(crate) fn get_mut(&mut self, at: u32) -> Option<&mut T> {
         self.nodes.get_mut(at as usize).map(|node| &mut node.value)
     }
 
-    pub fn link_newest(&mut self, order: &mut Order, at: u32, bytes: u64) {
+    pub(crate) fn link_newest(&mut self, order: &mut Order, at: u32, bytes: u64) {
         self.link(order, at, (NIL, order.newest), bytes);
     }
 
-    pub fn link_oldest(&mut self, order: &mut Order, at: u32, bytes: u64) {
+    pub(crate) fn link_oldest(&mut self, order: &mut Order, at: u32, bytes: u64) {
         self.link(order, at, (order.oldest, NIL), bytes);
     }
 
@@ -92,7 +92,7 @@ impl<T> Slab<T> {
         order.bytes += bytes;
     }
 
-    pub fn unlink(&mut self, order: &mut Order, at: u32, bytes: u64) {
+    pub(crate) fn unlink(&mut self, order: &mut Order, at: u32, bytes: u64) {
         let Node { newer, older, .. } = self.nodes[at as usize];
         match newer {
             NIL => order.newest = older,
@@ -107,26 +107,26 @@ impl<T> Slab<T> {
 
     /// Some values from a place on, and the place to go on from; `None` at the end. What is entered or removed meanwhile
     /// may or may not be among them.
-    pub fn walk(&self, from: usize, most: usize) -> (impl Iterator<Item = &T>, Option<usize>) {
+    pub(crate) fn walk(&self, from: usize, most: usize) -> (impl Iterator<Item = &T>, Option<usize>) {
         let until = (from + most).min(self.nodes.len());
         let nodes = self.nodes.get(from..until).unwrap_or_default().iter().filter(|node| node.older != FREE);
         (nodes.map(|node| &node.value), Some(until).filter(|until| *until < self.nodes.len()))
     }
 
     /// All values of an order, the newest first.
-    pub fn in_order(&self, order: &Order) -> impl Iterator<Item = &T> {
+    pub(crate) fn in_order(&self, order: &Order) -> impl Iterator<Item = &T> {
         let node = |at: u32| self.nodes.get(at as usize);
         std::iter::successors(node(order.newest), move |newer| node(newer.older)).map(|node| &node.value)
     }
 
     /// Bytes of memory that it takes.
-    pub fn memory(&self) -> usize {
+    pub(crate) fn memory(&self) -> usize {
         self.nodes.capacity() * size_of::<Node<T>>()
     }
 
     /// The places of an order, which is the same both ways.
     #[cfg(test)]
-    pub fn places(&self, order: &Order) -> Vec<u32> {
+    pub(super) fn places(&self, order: &Order) -> Vec<u32> {
         let (mut places, mut newer, mut at) = (Vec::new(), NIL, order.newest);
         while at != NIL {
             assert_eq!(self.nodes[at as usize].newer, newer);

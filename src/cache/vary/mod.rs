@@ -13,7 +13,7 @@ use crate::config::model::CacheRules;
 use crate::origin::forward;
 
 use axis::Axis;
-pub use normalise::normalise;
+pub(crate) use normalise::normalise;
 pub use presented::Presented;
 
 /// What a response was selected by, and the values of the request which it answered.
@@ -131,14 +131,14 @@ impl Variant {
 }
 
 /// Whether a response says that it is selected by `Accept-Encoding`.
-pub fn names_coding(fields: &HeaderMap) -> bool {
+pub(crate) fn names_coding(fields: &HeaderMap) -> bool {
     let lines = fields.get_all(header::VARY).iter().filter_map(|line| line.to_str().ok());
     let named = |name: &str| name == "*" || name.eq_ignore_ascii_case(header::ACCEPT_ENCODING.as_str());
     lines.flat_map(|line| line.split(',')).any(|name| named(name.trim()))
 }
 
 /// Says in a response that it is selected by `Accept-Encoding`, as caches further on have to know.
-pub fn add_coding(fields: &mut HeaderMap) {
+pub(crate) fn add_coding(fields: &mut HeaderMap) {
     if !names_coding(fields) {
         fields.append(header::VARY, HeaderValue::from_static("accept-encoding"));
     }

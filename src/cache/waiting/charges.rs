@@ -16,11 +16,11 @@ pub struct Client {
 
 /// Bytes by whose they are; who has none is not in it, and what is nobody's is not counted.
 #[derive(Debug)]
-pub struct Tally<K>(HashMap<K, u64>);
+pub(crate) struct Tally<K>(HashMap<K, u64>);
 
 /// What clients have.
 #[derive(Default)]
-pub struct Charges {
+pub(crate) struct Charges {
     /// Everything that each connection holds, and what of that is pieces.
     pub connections: Tally<usize>,
     pub pieces: Tally<usize>,
@@ -43,17 +43,17 @@ impl<K> Default for Tally<K> {
 }
 
 impl<K: Eq + Hash> Tally<K> {
-    pub fn of(&self, whose: Option<K>) -> u64 {
+    pub(crate) fn of(&self, whose: Option<K>) -> u64 {
         whose.and_then(|whose| self.0.get(&whose)).map_or(0, |bytes| *bytes)
     }
 
-    pub fn add(&mut self, whose: Option<K>, bytes: u64) {
+    pub(crate) fn add(&mut self, whose: Option<K>, bytes: u64) {
         if let Some(whose) = whose.filter(|_| bytes > 0) {
             *self.0.entry(whose).or_default() += bytes;
         }
     }
 
-    pub fn subtract(&mut self, whose: Option<K>, bytes: u64) {
+    pub(crate) fn subtract(&mut self, whose: Option<K>, bytes: u64) {
         if let Some(whose) = whose
             && let Some(left) = self.0.get_mut(&whose)
         {
@@ -65,19 +65,19 @@ impl<K: Eq + Hash> Tally<K> {
     }
 
     /// What all together have above a share each.
-    pub fn above(&self, share: u64) -> u64 {
+    pub(crate) fn above(&self, share: u64) -> u64 {
         self.0.values().map(|bytes| bytes.saturating_sub(share)).sum()
     }
 
     #[cfg(test)]
-    pub fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 }
 
 #[cfg(test)]
 impl Charges {
-    pub fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         let Charges { connections, pieces, networks } = self;
         connections.is_empty() && pieces.is_empty() && networks.is_empty()
     }

@@ -9,13 +9,13 @@ use super::charges::{Charges, Client};
 use super::holder::Holding;
 
 /// Milliseconds after which a reader that has taken nothing is stalled.
-pub const STALLED: u64 = 2_000;
+pub(crate) const STALLED: u64 = 2_000;
 /// So is one that holds the same for longer than this and a second for each so many bytes, however often it takes a little.
 const PATIENCE: u64 = 10_000;
 const BYTES_A_SECOND: u64 = 64 << 10;
 
 /// Those that hold one thing.
-pub struct Group {
+pub(crate) struct Group {
     /// Bytes that count in all and in each of the networks, and in each of the connections.
     pub bytes: u64,
     pub charge: u64,
@@ -27,7 +27,7 @@ pub struct Group {
 
 /// Who is to end, where somebody has to.
 #[derive(Clone, Copy)]
-pub enum Whose {
+pub(crate) enum Whose {
     Anybody,
     /// Whoever takes too little: [`ticks`].
     Stalled(u64),
@@ -38,7 +38,7 @@ pub enum Whose {
 }
 
 impl Whose {
-    pub fn has(self, client: Client) -> bool {
+    pub(crate) fn has(self, client: Client) -> bool {
         match self {
             Whose::Anybody | Whose::Stalled(_) => true,
             Whose::Connection(connection, _) => client.connection == connection,
@@ -47,7 +47,7 @@ impl Whose {
     }
 
     /// What it is worth if its readers among them end.
-    pub fn frees(self, group: &Group) -> u64 {
+    pub(crate) fn frees(self, group: &Group) -> u64 {
         let has_some = || group.holders.iter().any(|holding| self.has(holding.client));
         match self {
             Whose::Anybody => group.bytes,
@@ -61,7 +61,7 @@ impl Whose {
 }
 
 impl Group {
-    pub fn of(bytes: u64) -> Self {
+    pub(crate) fn of(bytes: u64) -> Self {
         Group { bytes, charge: bytes, entered: ticks(), is_pieces: false, holders: SmallVec::new() }
     }
 
@@ -71,7 +71,7 @@ impl Group {
     }
 
     /// One client more has a part in it, who is to be entered: each of its connection's streams counts, its network once.
-    pub fn charge_to(&self, client: Client, charges: &mut Charges) {
+    pub(crate) fn charge_to(&self, client: Client, charges: &mut Charges) {
         self.charge_connection(client, charges);
         if !self.has_one_of(client.prefix) {
             charges.networks.add(client.prefix, self.bytes);
@@ -79,7 +79,7 @@ impl Group {
     }
 
     /// All its holders, each client once.
-    pub fn charge_all(&self, charges: &mut Charges) -> Vec<Client> {
+    pub(crate) fn charge_all(&self, charges: &mut Charges) -> Vec<Client> {
         let mut clients: Vec<Client> = self.holders.iter().map(|holding| holding.client).collect();
         clients.iter().for_each(|client| self.charge_connection(*client, charges));
         clients.sort_unstable_by_key(|client| (client.prefix, client.connection));
@@ -90,7 +90,7 @@ impl Group {
     }
 
     /// One client less, who has left.
-    pub fn discharge(&self, client: Client, charges: &mut Charges) {
+    pub(crate) fn discharge(&self, client: Client, charges: &mut Charges) {
         charges.connections.subtract(client.connection(), self.charge);
         charges.pieces.subtract(client.connection().filter(|_| self.is_pieces), self.charge);
         if !self.has_one_of(client.prefix) {
@@ -112,7 +112,7 @@ impl Group {
     }
 
     /// When any of them took something last.
-    pub fn taken(&self, whose: Whose) -> u64 {
+    pub(crate) fn taken(&self, whose: Whose) -> u64 {
         let among = self.holders.iter().filter(|holding| whose.has(holding.client));
         among.map(Holding::taken).max().unwrap_or(0)
     }

@@ -30,10 +30,10 @@ use charges::Charges;
 use group::{Group, Whose};
 use quota::Quota;
 
-pub use charges::Client;
-pub use holder::{Holder, Holding, Waiter};
-pub use quota::{Share, full};
-pub use turns::Turns;
+pub(crate) use charges::Client;
+pub(crate) use holder::{Holder, Holding, Waiter};
+pub(crate) use quota::{Share, full};
+pub(crate) use turns::Turns;
 
 use super::store::Variants;
 
@@ -49,7 +49,7 @@ const STREAMS_TOO: u64 = 8 << 20;
 const LEAST_UPLOADS: u64 = 16 << 20;
 
 /// Why a reader had to end.
-pub const NO_ROOM: &str = "the client takes too little, and there is no room for what waits";
+pub(crate) const NO_ROOM: &str = "the client takes too little, and there is no room for what waits";
 
 /// Something that is held, until this is dropped: before the thing itself, whose place in memory is its name here.
 pub struct Held {

@@ -9,12 +9,12 @@ use crate::prefix::Prefix;
 use super::charges::Tally;
 
 /// Above this part of a bound somebody has to make room.
-pub fn full(most: u64) -> u64 {
+pub(crate) fn full(most: u64) -> u64 {
     most / 4 * 3
 }
 
 #[derive(Debug)]
-pub struct Quota {
+pub(crate) struct Quota {
     state: Mutex<State>,
 }
 
@@ -36,26 +36,26 @@ pub struct Share {
 }
 
 impl Quota {
-    pub fn new(most: u64, share: u64) -> Arc<Self> {
+    pub(crate) fn new(most: u64, share: u64) -> Arc<Self> {
         Arc::new(Quota { state: Mutex::new(State { taken: 0, most, share, of: Tally::default() }) })
     }
 
-    pub fn set(&self, most: u64, share: u64) {
+    pub(crate) fn set(&self, most: u64, share: u64) {
         let mut state = self.state.lock();
         (state.most, state.share) = (most, share);
     }
 
     /// What the clients of one network have.
-    pub fn of(&self, prefix: Option<Prefix>) -> u64 {
+    pub(crate) fn of(&self, prefix: Option<Prefix>) -> u64 {
         self.state.lock().of.of(prefix)
     }
 
-    pub fn taken(&self) -> u64 {
+    pub(crate) fn taken(&self) -> u64 {
         self.state.lock().taken
     }
 
     /// The same of the first half, for what can be done without.
-    pub fn take_of_half(self: &Arc<Self>, prefix: Option<Prefix>, bytes: u64) -> Option<Share> {
+    pub(crate) fn take_of_half(self: &Arc<Self>, prefix: Option<Prefix>, bytes: u64) -> Option<Share> {
         let has_room = {
             let state = self.state.lock();
             state.taken.saturating_add(bytes) <= state.most / 2
@@ -63,7 +63,7 @@ impl Quota {
         if has_room { self.take(prefix, bytes) } else { None }
     }
 
-    pub fn take(self: &Arc<Self>, prefix: Option<Prefix>, bytes: u64) -> Option<Share> {
+    pub(crate) fn take(self: &Arc<Self>, prefix: Option<Prefix>, bytes: u64) -> Option<Share> {
         let mut state = self.state.lock();
         let taken = state.taken.saturating_add(bytes);
         let is_fair =

@@ -7,15 +7,15 @@ const LONGEST: Duration = Duration::from_millis(320);
 
 /// The waits between asking: each twice as long as the one before, up to the longest.
 #[derive(Debug)]
-pub struct Turns(Duration);
+pub(crate) struct Turns(Duration);
 
 impl Turns {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Turns(FIRST)
     }
 
     /// How long to wait now.
-    pub fn next(&mut self) -> Duration {
+    pub(crate) fn next(&mut self) -> Duration {
         let now = self.0;
         self.0 = LONGEST.min(now * 2);
         now

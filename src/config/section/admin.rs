@@ -15,7 +15,7 @@ pub struct Admin {
 }
 
 /// Reads it and its file of tokens; its place is that of these.
-pub fn read(mut table: Table) -> Option<At<Admin>> {
+pub(crate) fn read(mut table: Table) -> Option<At<Admin>> {
     let errors = table.errors;
     let address = table.require::<SocketAddr>("address");
     let tokens_file = table.get("tokens_file");
@@ -33,7 +33,7 @@ pub fn read(mut table: Table) -> Option<At<Admin>> {
     Some(At { value: Admin { address, tokens: tokens.unwrap_or_default() }, place })
 }
 
-pub fn check(admin: At<Admin>, sites: &[Arc<Site>], errors: &Diagnostics) -> Admin {
+pub(crate) fn check(admin: At<Admin>, sites: &[Arc<Site>], errors: &Diagnostics) -> Admin {
     for token in &admin.value.tokens {
         for unknown in token.sites.iter().flatten().filter(|name| !sites.iter().any(|site| *site.name == **name)) {
             errors.error(admin.place, format!("token {:?} is for site {unknown:?}, which there is not", token.name));

@@ -134,7 +134,7 @@ words!(ModeWord { "off" => ModeWord::Off, "respect" => ModeWord::Respect, "force
 words!(FinishFill { "always" => FinishFill::Always, "never" => FinishFill::Never, "half" => FinishFill::Half });
 
 /// `None`: it has no mode that could be told.
-pub fn read(mut table: Table) -> Option<CacheRules> {
+pub(crate) fn read(mut table: Table) -> Option<CacheRules> {
     let mode = read_mode(&mut table);
     let mut rules = CacheRules::default();
     let name = table.name.replace("cache of", "negative_ttl of");

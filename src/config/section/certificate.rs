@@ -58,7 +58,7 @@ impl Hash for CertificateStore {
 }
 
 /// Reads the PEM files that a section names. What is wrong with either is said of that.
-pub fn read(mut table: Table) -> Option<Certificate> {
+pub(crate) fn read(mut table: Table) -> Option<Certificate> {
     let errors = table.errors;
     let (cert, key) = (table.require("cert"), table.require("key"));
     table.finish();
@@ -89,7 +89,7 @@ fn read_key(path: &Path) -> Result<Arc<dyn SigningKey>, String> {
 }
 
 /// Reads one or more PEM certificates; never gives an empty chain.
-pub fn read_chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+pub(crate) fn read_chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
     let bytes = regular::read(path).map_err(|error| format!("{} cannot be read: {error}", path.display()))?;
     let chain: Vec<_> = CertificateDer::pem_slice_iter(&bytes)
         .collect::<Result<_, _>>()

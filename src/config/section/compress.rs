@@ -56,7 +56,7 @@ impl Coding {
 words!(Coding { "zstd" => Coding::Zstd, "br" => Coding::Br, "gzip" => Coding::Gzip });
 
 /// What the table of a cache says of it.
-pub fn read(table: &mut Table) -> Option<CompressRules> {
+pub(crate) fn read(table: &mut Table) -> Option<CompressRules> {
     let errors = table.errors;
     let mut codings: Vec<Coding> = Vec::new();
     for At { value: coding, place } in table.list("compress") {

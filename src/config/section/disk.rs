@@ -66,7 +66,7 @@ impl Default for CacheDisk {
 }
 
 /// Reads it; its place is that of the section.
-pub fn read(mut table: Table) -> At<CacheDisk> {
+pub(crate) fn read(mut table: Table) -> At<CacheDisk> {
     let (errors, place) = (table.errors, table.place);
     let mut disk = CacheDisk::default();
     let mut directories: Vec<At<DiskDirectory>> = Vec::new();
@@ -126,7 +126,7 @@ fn read_directory(table: &mut Table) -> Option<DiskDirectory> {
 }
 
 /// Purges have to be kept as long as what they purge.
-pub fn check(place: Place, keeps_purges: bool, errors: &Diagnostics) {
+pub(crate) fn check(place: Place, keeps_purges: bool, errors: &Diagnostics) {
     if !keeps_purges {
         errors.error_with_hint(
             place,

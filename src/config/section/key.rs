@@ -51,7 +51,7 @@ pub enum QueryRule {
     Only(Vec<Pattern>),
 }
 
-pub fn read(mut table: Table) -> KeyRules {
+pub(crate) fn read(mut table: Table) -> KeyRules {
     let errors = table.errors;
     if table.has("keep_query") && table.has("drop_query") {
         errors.error(table.place_of("drop_query"), "give either keep_query or drop_query, not both");
@@ -93,7 +93,7 @@ fn check_each(texts: &[At<String>], fits: impl Fn(u8) -> bool, what: &str, error
 }
 
 /// A request field, or several by one star, that a key or `forward` names.
-pub fn field(name: At<String>, errors: &Diagnostics) -> Option<Pattern> {
+pub(crate) fn field(name: At<String>, errors: &Diagnostics) -> Option<Pattern> {
     let lower = name.value.to_ascii_lowercase();
     let pattern = lower.parse::<Pattern>().ok().filter(|_| lower.replacen('*', "", 1).parse::<HeaderName>().is_ok());
     let Some(pattern) = pattern else {
@@ -119,7 +119,7 @@ pub fn field(name: At<String>, errors: &Diagnostics) -> Option<Pattern> {
 }
 
 /// Fields by which proxies tell where a request came from, and tokens of the node's. No origin gets a client's own.
-pub const FORWARDING_FIELDS: &[&str] = &[
+pub(crate) const FORWARDING_FIELDS: &[&str] = &[
     "forwarded",
     "x-forwarded",
     "x-forwarded-for",
@@ -141,7 +141,7 @@ pub const FORWARDING_FIELDS: &[&str] = &[
 
 /// Fields of a client's request that the fill of a shared object must not have: its conditions and ranges
 /// are answered from the object, its body is not forwarded.
-pub const FILL_EXCLUDES: &[&str] = &[
+pub(crate) const FILL_EXCLUDES: &[&str] = &[
     "if-match",
     "if-none-match",
     "if-modified-since",

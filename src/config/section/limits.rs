@@ -65,7 +65,7 @@ impl Default for Limits {
     }
 }
 
-pub fn read(mut table: Table) -> Limits {
+pub(crate) fn read(mut table: Table) -> Limits {
     let mut limits = Limits::default();
     table.set_positive("max_connections", &mut limits.max_connections);
     table.set_within("max_prefix_share", &mut limits.max_prefix_share, 1..=100);

@@ -20,7 +20,7 @@ pub enum Protocol {
 
 words!(Protocol { "h1" => Protocol::H1, "h2" => Protocol::H2 });
 
-pub fn read(mut table: Table) -> Option<At<Listener>> {
+pub(crate) fn read(mut table: Table) -> Option<At<Listener>> {
     let address = table.require("address");
     let tls = table.get_or("tls", false);
     let mut protocols = table.plain_list("protocols");
@@ -33,7 +33,7 @@ pub fn read(mut table: Table) -> Option<At<Listener>> {
 }
 
 /// Checks all of them together; `can_speak_tls`: there is a certificate, or what was meant as one.
-pub fn check(listeners: Vec<At<Listener>>, can_speak_tls: bool, errors: &Diagnostics) -> Vec<Listener> {
+pub(crate) fn check(listeners: Vec<At<Listener>>, can_speak_tls: bool, errors: &Diagnostics) -> Vec<Listener> {
     for (i, At { value: listener, place }) in listeners.iter().enumerate() {
         let address = listener.address;
         if let Some(other) = listeners[..i].iter().find(|other| overlap(other.value.address, address)) {

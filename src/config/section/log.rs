@@ -34,7 +34,7 @@ impl Default for Log {
     }
 }
 
-pub fn read(mut table: Table) -> Log {
+pub(crate) fn read(mut table: Table) -> Log {
     let mut log = Log::default();
     if let Some(access) = table.get::<String>("access") {
         log.access = match access.value.as_str() {

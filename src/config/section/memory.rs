@@ -34,7 +34,7 @@ pub enum Eviction {
 // "tinylfu" is what it was called before.
 words!(Eviction { "s3fifo" => Eviction::S3Fifo, "lru" => Eviction::Lru, "tinylfu" => Eviction::S3Fifo });
 
-pub fn read(mut table: Table) -> CacheMemory {
+pub(crate) fn read(mut table: Table) -> CacheMemory {
     let mut memory = CacheMemory::default();
     table.set("max_size", &mut memory.max_size);
     memory.max_object = memory.max_object.min(memory.max_size);

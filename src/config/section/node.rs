@@ -45,7 +45,7 @@ impl Node {
     }
 }
 
-pub fn read(mut table: Table) -> Node {
+pub(crate) fn read(mut table: Table) -> Node {
     let mut node = Node::default();
     // The name becomes a token in Cache-Status and Via.
     let is_token =

@@ -156,26 +156,26 @@ impl FromToml for HashKey {
 }
 
 /// A pool whose fallback is a name as yet.
-pub struct PoolSection {
+pub(crate) struct PoolSection {
     name: At<String>,
     pool: Pool,
     fallback: Option<At<String>>,
 }
 
 /// The pools by their names.
-pub struct PoolNames {
+pub(crate) struct PoolNames {
     ids: HashMap<String, PoolId>,
     /// Whether these are all there are, or some may be in a file that is not TOML.
     are_all: bool,
 }
 
 impl PoolNames {
-    pub fn new(pools: &[PoolSection], are_all: bool) -> Self {
+    pub(crate) fn new(pools: &[PoolSection], are_all: bool) -> Self {
         let ids = pools.iter().enumerate().map(|(i, pool)| (pool.name.value.clone(), PoolId(i))).collect();
         PoolNames { ids, are_all }
     }
 
-    pub fn find(&self, name: &At<String>, errors: &Diagnostics) -> Option<PoolId> {
+    pub(crate) fn find(&self, name: &At<String>, errors: &Diagnostics) -> Option<PoolId> {
         let found = self.ids.get(&name.value).copied();
         if found.is_none() && self.are_all {
             let hint = match did_you_mean(&name.value, self.ids.keys().map(String::as_str)) {
@@ -189,7 +189,7 @@ impl PoolNames {
 }
 
 /// Replaces the names of fallbacks by the pools.
-pub fn link(sections: Vec<PoolSection>, names: &PoolNames, errors: &Diagnostics) -> Vec<Arc<Pool>> {
+pub(crate) fn link(sections: Vec<PoolSection>, names: &PoolNames, errors: &Diagnostics) -> Vec<Arc<Pool>> {
     let find = |section: &PoolSection| section.fallback.as_ref().and_then(|name| names.find(name, errors));
     let fallbacks: Vec<Option<PoolId>> = sections.iter().map(find).collect();
     let link = |(i, PoolSection { name, pool, fallback }): (usize, PoolSection)| {
@@ -202,7 +202,7 @@ pub fn link(sections: Vec<PoolSection>, names: &PoolNames, errors: &Diagnostics)
     sections.into_iter().enumerate().map(link).collect()
 }
 
-pub fn read(name: At<String>, mut table: Table) -> PoolSection {
+pub(crate) fn read(name: At<String>, mut table: Table) -> PoolSection {
     let errors = table.errors;
     let uses_tls = table.get_or("tls", false);
     let mut pool = Pool {

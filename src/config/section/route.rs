@@ -38,7 +38,7 @@ pub enum BodyLimit {
     Bytes(u64),
 }
 
-pub fn read(mut table: Table, pools: &PoolNames) -> Option<Route> {
+pub(crate) fn read(mut table: Table, pools: &PoolNames) -> Option<Route> {
     let errors = table.errors;
     let path = table.require::<String>("path").and_then(|at| errors.accept(at.place, at.value.parse()));
     let pool = table.require("pool").and_then(|name| pools.find(&name, errors));

@@ -81,12 +81,12 @@ words!(PortsWord { "named" => PortsWord::Named, "any" => PortsWord::Any });
 words!(EncodedDots { "refuse" => EncodedDots::Refuse, "pass" => EncodedDots::Pass });
 
 /// A site with its hosts, which may be another's, too.
-pub struct SiteSection {
+pub(crate) struct SiteSection {
     site: Site,
     hosts: Vec<(HostPattern, At<String>)>,
 }
 
-pub fn read(At { value: name, place }: At<String>, mut table: Table, pools: &PoolNames) -> SiteSection {
+pub(crate) fn read(At { value: name, place }: At<String>, mut table: Table, pools: &PoolNames) -> SiteSection {
     let errors = table.errors;
     if table.lacks("hosts") {
         let hint = "add hosts = [\"shop.example.com\"], or [\"*\"] for all";
@@ -120,7 +120,7 @@ pub fn read(At { value: name, place }: At<String>, mut table: Table, pools: &Poo
 }
 
 /// All sites, and which of them a host belongs to.
-pub fn by_host(sections: Vec<SiteSection>, errors: &Diagnostics) -> (Vec<Arc<Site>>, HostMap<usize>) {
+pub(crate) fn by_host(sections: Vec<SiteSection>, errors: &Diagnostics) -> (Vec<Arc<Site>>, HostMap<usize>) {
     let (mut sites, mut by_host) = (Vec::<Arc<Site>>::new(), HostMap::default());
     for SiteSection { site, hosts } in sections {
         for (pattern, At { value: host, place }) in hosts {

@@ -41,7 +41,7 @@ fn too_large(buffer: &[u8], limits: &Limits) -> Refusal {
 }
 
 /// Room for the fields of a head while it is in use. Most heads need no more than is in place.
-pub type FieldSpace<'b> = SmallVec<[MaybeUninit<httparse::Header<'b>>; 16]>;
+pub(crate) type FieldSpace<'b> = SmallVec<[MaybeUninit<httparse::Header<'b>>; 16]>;
 
 /// A [`FieldSpace`] for the fields of a head, or for as many as any configuration allows.
 pub fn field_space<'b>(head: &[u8]) -> FieldSpace<'b> {

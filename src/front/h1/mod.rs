@@ -1,7 +1,7 @@
 //! HTTP/1.1 and 1.0: one connection, request after request. A memory hit is answered at once with one vectored
 //! write ([`now`]). What the origin agrees to change into another protocol is carried both ways here.
 
-pub mod head;
+pub(crate) mod head;
 mod now;
 mod tunnel;
 mod wire;
@@ -37,7 +37,7 @@ const FIRST_BUFFER: usize = 4096;
 const PREFACE_HEAD: &[u8] = b"PRI * HTTP/2.0\r\n\r\n";
 
 /// One client's connection.
-pub struct Connection {
+pub(crate) struct Connection {
     shared: Arc<Shared>,
     shutdown: watch::Receiver<bool>,
     stream: ClientStream,
@@ -64,7 +64,12 @@ enum Next {
 }
 
 impl Connection {
-    pub fn new(shared: Arc<Shared>, shutdown: watch::Receiver<bool>, stream: ClientStream, place: Arc<Place>) -> Self {
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        shutdown: watch::Receiver<bool>,
+        stream: ClientStream,
+        place: Arc<Place>,
+    ) -> Self {
         let buffer = BytesMut::with_capacity(FIRST_BUFFER);
         let (key, tail, alarm) = (String::new(), String::new(), Alarm::default());
         Connection { shared, shutdown, stream, buffer, served: 0, key, tail, alarm, place }
@@ -72,7 +77,7 @@ impl Connection {
 
     /// Serves requests until the connection ends. `takes_h2`: it may turn out to be one of HTTP/2; then it is given back, with
     /// what was read of it.
-    pub async fn serve(mut self, takes_h2: bool) -> Option<(ClientStream, BytesMut)> {
+    pub(crate) async fn serve(mut self, takes_h2: bool) -> Option<(ClientStream, BytesMut)> {
         loop {
             let end = match self.read_head().await {
                 Ok(end) => end?,

@@ -9,23 +9,23 @@ const A_SECOND: u32 = 20;
 
 /// Counts down with each frame that brings nothing (resets, pings, settings, priorities, window updates, empty ones), and
 /// up with each that is taken. Attacks by HTTP/2 are of the first kind without the second.
-pub struct AbuseBudget {
+pub(crate) struct AbuseBudget {
     left: u32,
     since: Instant,
 }
 
 impl AbuseBudget {
-    pub fn new(now: Instant) -> Self {
+    pub(crate) fn new(now: Instant) -> Self {
         AbuseBudget { left: MAX, since: now }
     }
 
     /// The client has taken something, or brought something.
-    pub fn credit(&mut self, count: u32) {
+    pub(crate) fn credit(&mut self, count: u32) {
         self.left = (self.left + count).min(MAX);
     }
 
     /// The client has sent what brings nothing. Whether it may go on.
-    pub fn charge(&mut self, count: u32, now: Instant) -> bool {
+    pub(crate) fn charge(&mut self, count: u32, now: Instant) -> bool {
         let seconds = u32::try_from(now.duration_since(self.since).as_secs()).unwrap_or(MAX);
         if seconds > 0 {
             self.since = now;

@@ -19,35 +19,35 @@ const DUE_HEAD: usize = 16 << 10;
 
 /// The task's hold on its stream. Dropped before the response has ended, it resets the stream.
 #[derive(Debug)]
-pub struct Handle {
+pub(crate) struct Handle {
     stream: Arc<Stream>,
     ended: bool,
     _admitted: Admitted,
 }
 
 impl Handle {
-    pub fn new(stream: Arc<Stream>, admitted: Admitted) -> Self {
+    pub(crate) fn new(stream: Arc<Stream>, admitted: Admitted) -> Self {
         stream.outbox.live.fetch_add(1, Ordering::AcqRel);
         Handle { stream, ended: false, _admitted: admitted }
     }
 
     /// Bytes of the response's body that have gone to the client.
-    pub fn bytes_sent(&self) -> u64 {
+    pub(crate) fn bytes_sent(&self) -> u64 {
         self.stream.state.lock().sent
     }
 
     /// Gives a field section for the client.
-    pub fn send_section(&mut self, section: BytesMut, ends: bool) {
+    pub(crate) fn send_section(&mut self, section: BytesMut, ends: bool) {
         self.push(Out::Section(section, ends), ends);
     }
 
     /// The task, as one that waits for the client.
-    pub fn waiter(&self) -> &Arc<Waiter> {
+    pub(crate) fn waiter(&self) -> &Arc<Waiter> {
         &self.stream.waiter
     }
 
     /// Enters a head that is large, as it is written down and as it came, until it has gone: among what all may have in hand.
-    pub fn keep_head(&self, bytes: usize) -> Result<Option<Share>, Gone> {
+    pub(crate) fn keep_head(&self, bytes: usize) -> Result<Option<Share>, Gone> {
         if bytes <= if self.stream.outbox.live() > 1 { LARGE_HEAD } else { DUE_HEAD } {
             return Ok(None);
         }
@@ -57,7 +57,7 @@ impl Handle {
 
     /// Enters what is in hand for the client, with what lies behind it; waits for room. While there is none for it, it is
     /// among what all may have in hand without room, and the stream ends where that is too much.
-    pub async fn hold_in_hand(&mut self, bytes: usize) -> Result<Held, Gone> {
+    pub(crate) async fn hold_in_hand(&mut self, bytes: usize) -> Result<Held, Gone> {
         if let Some(held) = self.hold_at_once(bytes) {
             return Ok(held);
         }
@@ -66,12 +66,12 @@ impl Handle {
     }
 
     /// Enters what is going to be in hand for the client, and is not yet; waits for room.
-    pub async fn hold_ahead(&mut self, bytes: usize) -> Result<Held, Gone> {
+    pub(crate) async fn hold_ahead(&mut self, bytes: usize) -> Result<Held, Gone> {
         self.hold_once(|stream| stream.hold_at_once(bytes)).await
     }
 
     /// The same, asking in its own way whether there is room.
-    pub async fn hold_once(&mut self, ask: impl Fn(&Self) -> Option<Held>) -> Result<Held, Gone> {
+    pub(crate) async fn hold_once(&mut self, ask: impl Fn(&Self) -> Option<Held>) -> Result<Held, Gone> {
         let mut turns = Turns::new();
         loop {
             if let Some(held) = ask(self) {
@@ -85,13 +85,13 @@ impl Handle {
     }
 
     /// Enters what is in hand for the client now, if there is room.
-    pub fn hold_at_once(&self, bytes: usize) -> Option<Held> {
+    pub(crate) fn hold_at_once(&self, bytes: usize) -> Option<Held> {
         self.stream.outbox.waiting.hold_pieces(bytes as u64, &self.stream.waiter)
     }
 
     /// Reads something for the client, only while there is room for it: as long as nothing comes it has none. `read` is told
     /// whether there is; where there is not, it may do something else.
-    pub async fn with_room<T>(
+    pub(crate) async fn with_room<T>(
         &mut self,
         bytes: usize,
         mut read: impl FnMut(&mut Context<'_>, bool) -> Poll<T>,
@@ -115,7 +115,7 @@ impl Handle {
     }
 
     /// As [`Handle::send`]; what is held for it meanwhile may be wanted back, and then the stream ends.
-    pub async fn send_held<H>(&mut self, data: Bytes, ends: bool, held: H) -> Result<(), Gone> {
+    pub(crate) async fn send_held<H>(&mut self, data: Bytes, ends: bool, held: H) -> Result<(), Gone> {
         let waiter = self.stream.waiter.clone();
         let sent = tokio::select! {
             biased;
@@ -144,28 +144,28 @@ impl Handle {
     }
 
     /// Gives some of the body for the client, and waits until it has gone into the connection's output.
-    pub async fn send(&mut self, data: Bytes, ends: bool) -> Result<(), Gone> {
+    pub(crate) async fn send(&mut self, data: Bytes, ends: bool) -> Result<(), Gone> {
         self.push(Out::Data(data, ends), ends);
         self.sent().await
     }
 
     /// Waits until all that was given has gone.
-    pub async fn sent(&mut self) -> Result<(), Gone> {
+    pub(crate) async fn sent(&mut self) -> Result<(), Gone> {
         self.wait(|state| state.out.is_empty().then_some(())).await
     }
 
     /// Ends the stream with an error.
-    pub fn reset(&mut self, reason: Reason) {
+    pub(crate) fn reset(&mut self, reason: Reason) {
         self.push(Out::Reset(reason), true);
     }
 
     /// The request's body.
-    pub fn body(&self) -> Box<dyn RequestBody> {
+    pub(crate) fn body(&self) -> Box<dyn RequestBody> {
         Box::new(IncomingBody(self.stream.clone()))
     }
 
     /// Waits for the stream to end from outside.
-    pub async fn gone(&mut self) -> Gone {
+    pub(crate) async fn gone(&mut self) -> Gone {
         match self.wait(|_| None::<std::convert::Infallible>).await {
             Err(gone) => gone,
         }

@@ -85,7 +85,7 @@ fn symbol(window: u32) -> (u16, u32) {
 }
 
 /// Appends what a string stands for.
-pub fn decode(string: &[u8], out: &mut Vec<u8>) -> Result<(), Malformed> {
+pub(crate) fn decode(string: &[u8], out: &mut Vec<u8>) -> Result<(), Malformed> {
     let mut rest = string.iter();
     // The bits that come next, from the left, and how many there are.
     let (mut bits, mut there) = (0_u64, 0_u32);

@@ -7,7 +7,7 @@ mod abuse_budget;
 mod answer;
 mod frames;
 mod handle;
-pub mod head;
+pub(crate) mod head;
 pub mod hpack;
 mod huffman;
 mod opened;
@@ -64,7 +64,7 @@ const PING_PATIENCE: Duration = Duration::from_secs(20);
 const ALIVE_PING: [u8; 8] = *b"alive?  ";
 
 /// One client's connection.
-pub struct Connection {
+pub(crate) struct Connection {
     shared: Arc<Shared>,
     shutdown: watch::Receiver<bool>,
     stream: ClientStream,
@@ -160,7 +160,12 @@ enum Event {
 }
 
 impl Connection {
-    pub fn new(shared: Arc<Shared>, shutdown: watch::Receiver<bool>, stream: ClientStream, place: Arc<Place>) -> Self {
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        shutdown: watch::Receiver<bool>,
+        stream: ClientStream,
+        place: Arc<Place>,
+    ) -> Self {
         let (limits, generation) = {
             let snapshot = shared.snapshot.load();
             (snapshot.config.limits.clone(), snapshot.generation)
@@ -205,7 +210,7 @@ impl Connection {
     }
 
     /// Serves requests until the connection ends. `read`: what was read of it already.
-    pub async fn serve(mut self, read: BytesMut) {
+    pub(crate) async fn serve(mut self, read: BytesMut) {
         self.input = read;
         let Connection { stream, input, place, limits, .. } = &mut self;
         let beginning = async {

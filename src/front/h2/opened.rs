@@ -4,7 +4,7 @@
 const REMEMBERED: u32 = u64::BITS;
 
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Opened {
+pub(crate) struct Opened {
     /// The highest; 0: none yet.
     pub last: u32,
     /// Bit n: the number 2n below that.
@@ -13,14 +13,14 @@ pub struct Opened {
 
 impl Opened {
     /// A stream above all others is opened.
-    pub fn open(&mut self, stream: u32) {
+    pub(crate) fn open(&mut self, stream: u32) {
         let skipped = stream.saturating_sub(self.last) / 2;
         self.recent = self.recent.checked_shl(skipped).unwrap_or(0) | 1;
         self.last = stream;
     }
 
     /// Whether a client's stream was passed over, so that it can never be opened. Of those long ago nothing is known.
-    pub fn was_passed_over(&self, stream: u32) -> bool {
+    pub(crate) fn was_passed_over(&self, stream: u32) -> bool {
         let back = self.last.saturating_sub(stream) / 2;
         stream < self.last && back < REMEMBERED && self.recent & 1 << back == 0
     }

@@ -18,7 +18,7 @@ const PARTS: usize = 16;
 
 /// Frames for the client, in order.
 #[derive(Default)]
-pub struct Output {
+pub(crate) struct Output {
     parts: VecDeque<Bytes>,
     /// Bytes in the parts.
     in_parts: usize,
@@ -35,16 +35,16 @@ pub struct Output {
 
 impl Output {
     /// Where frames are appended.
-    pub fn frames(&mut self) -> &mut BytesMut {
+    pub(crate) fn frames(&mut self) -> &mut BytesMut {
         &mut self.last
     }
 
-    pub fn data_frames(&self) -> u64 {
+    pub(crate) fn data_frames(&self) -> u64 {
         self.data_frames
     }
 
     /// Appends a DATA frame.
-    pub fn put_data(&mut self, stream: u32, data: Bytes, ends_stream: bool) {
+    pub(crate) fn put_data(&mut self, stream: u32, data: Bytes, ends_stream: bool) {
         self.data_frames += 1;
         let flags = if ends_stream { flag::END_STREAM } else { 0 };
         wire::put_header(&mut self.last, data.len(), kind::DATA, flags, stream);
@@ -59,40 +59,44 @@ impl Output {
     }
 
     /// Since when it has kept parts of bodies, which may be far larger, for a client that takes nothing.
-    pub fn pins_since(&self) -> Option<Instant> {
+    pub(crate) fn pins_since(&self) -> Option<Instant> {
         self.stuck.filter(|_| !self.is_own && !self.parts.is_empty())
     }
 
     /// Keeps copies instead.
-    pub fn copy(&mut self) {
+    pub(crate) fn copy(&mut self) {
         self.parts.iter_mut().for_each(|part| *part = Bytes::copy_from_slice(part));
         self.is_own = true;
     }
 
     /// Whether the client is waited for: what more would be put in would only lie here.
-    pub fn is_stuck(&self) -> bool {
+    pub(crate) fn is_stuck(&self) -> bool {
         self.stuck.is_some()
     }
 
     /// Bytes that wait.
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.in_parts + self.last.len()
     }
 
     /// Whether everything has gone.
-    pub fn is_done(&self) -> bool {
+    pub(crate) fn is_done(&self) -> bool {
         self.len() == 0 && !self.unflushed
     }
 
     /// Gives memory back that an idle connection needs not.
-    pub fn trim(&mut self) {
+    pub(crate) fn trim(&mut self) {
         if self.is_done() {
             (self.parts, self.last) = (VecDeque::new(), BytesMut::new());
         }
     }
 
     /// Writes what the client takes; ready when all is gone.
-    pub fn poll_write<S: AsyncWrite + Unpin>(&mut self, stream: &mut S, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    pub(crate) fn poll_write<S: AsyncWrite + Unpin>(
+        &mut self,
+        stream: &mut S,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
         while self.len() > 0 {
             self.unflushed = true;
             let mut slices = [IoSlice::new(&[]); PARTS];

@@ -4,20 +4,20 @@ use bytes::Bytes;
 
 /// An entry of either table. Entries may share a name: a client can have many made of one for a byte each.
 #[derive(Debug)]
-pub struct Entry {
+pub(crate) struct Entry {
     pub name: Bytes,
     pub value: Bytes,
 }
 
 /// The places of the statuses in the table.
-pub const STATUSES: std::ops::Range<usize> = 7..14;
+pub(crate) const STATUSES: std::ops::Range<usize> = 7..14;
 
 const fn entry(name: &'static str, value: &'static str) -> Entry {
     Entry { name: Bytes::from_static(name.as_bytes()), value: Bytes::from_static(value.as_bytes()) }
 }
 
 /// The number of the first entry of the static table with a name that responses have; 0: none.
-pub fn static_name(name: &[u8]) -> usize {
+pub(crate) fn static_name(name: &[u8]) -> usize {
     match name {
         b"accept-ranges" => 18,
         b"access-control-allow-origin" => 20,
@@ -49,7 +49,7 @@ pub fn static_name(name: &[u8]) -> usize {
     }
 }
 
-pub static STATIC: [Entry; 61] = [
+pub(crate) static STATIC: [Entry; 61] = [
     entry(":authority", ""),
     entry(":method", "GET"),
     entry(":method", "POST"),

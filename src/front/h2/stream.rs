@@ -18,7 +18,7 @@ use super::wire::Reason;
 
 /// Where tasks leave word that they have something for the connection.
 #[derive(Debug, Default)]
-pub struct Outbox {
+pub(crate) struct Outbox {
     ready: Mutex<Ready>,
     /// Tasks that are not done.
     pub(super) live: AtomicUsize,
@@ -35,12 +35,12 @@ struct Ready {
 }
 
 impl Outbox {
-    pub fn new(waiting: Arc<Waiting>, prefix: Option<Prefix>) -> Arc<Self> {
+    pub(crate) fn new(waiting: Arc<Waiting>, prefix: Option<Prefix>) -> Arc<Self> {
         Arc::new(Outbox { waiting, prefix, ..Outbox::default() })
     }
 
     /// Whether one stream more, whose request takes so many bytes, has a place: some are every connection's due.
-    pub fn admit(&self, bytes: usize) -> Option<Admitted> {
+    pub(crate) fn admit(&self, bytes: usize) -> Option<Admitted> {
         if self.live() < DUE && bytes < OWN {
             return Some(Admitted::default());
         }
@@ -49,16 +49,16 @@ impl Outbox {
     }
 
     /// Room for so many bytes of requests' bodies.
-    pub fn enter_upload(&self, bytes: u64) -> Option<Share> {
+    pub(crate) fn enter_upload(&self, bytes: u64) -> Option<Share> {
         self.waiting.enter_upload(self.prefix, bytes)
     }
 
-    pub fn live(&self) -> usize {
+    pub(crate) fn live(&self) -> usize {
         self.live.load(Ordering::Acquire)
     }
 
     /// Takes the streams that have something; if none has, the connection is woken by the next.
-    pub fn poll_ready(&self, cx: &mut Context<'_>, streams: &mut Vec<Arc<Stream>>) -> Poll<()> {
+    pub(crate) fn poll_ready(&self, cx: &mut Context<'_>, streams: &mut Vec<Arc<Stream>>) -> Poll<()> {
         let mut ready = self.ready.lock();
         if !ready.streams.is_empty() {
             std::mem::swap(&mut ready.streams, streams);
@@ -71,7 +71,7 @@ impl Outbox {
     }
 
     /// Nobody looks any more. Once no task lives, nothing comes after it: what refers to its connection is gone.
-    pub fn close(&self) {
+    pub(crate) fn close(&self) {
         let mut ready = self.ready.lock();
         ready.streams = Vec::new();
         ready.waker = None;
@@ -96,13 +96,13 @@ impl Outbox {
 
 /// A place among all streams of the node.
 #[derive(Debug, Default)]
-pub struct Admitted {
+pub(crate) struct Admitted {
     _share: Option<Share>,
 }
 
 /// A stream that a task answers.
 #[derive(Debug)]
-pub struct Stream {
+pub(crate) struct Stream {
     pub id: u32,
     pub(super) outbox: Arc<Outbox>,
     /// Its task, as one that waits for the client.
@@ -134,7 +134,7 @@ pub(super) struct State {
 
 /// What a task has for the client.
 #[derive(Debug)]
-pub enum Out {
+pub(crate) enum Out {
     /// A field section, and whether the stream ends with it.
     Section(BytesMut, bool),
     Data(Bytes, bool),
@@ -143,7 +143,7 @@ pub enum Out {
 
 /// What the connection finds when it looks at a stream.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Look {
+pub(crate) struct Look {
     /// Bytes that have left the stream since it last looked: taken by the task, or of no use any more.
     pub taken: usize,
     /// There is something for the client.
@@ -164,7 +164,7 @@ const DUE: usize = 2;
 
 /// How a stream ended before its task had.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Gone {
+pub(crate) enum Gone {
     #[error("the client left")]
     Client,
     #[error("the client takes nothing")]
@@ -177,14 +177,14 @@ pub enum Gone {
 
 // What the connection does.
 impl Stream {
-    pub fn new(id: u32, outbox: Arc<Outbox>) -> Arc<Self> {
+    pub(crate) fn new(id: u32, outbox: Arc<Outbox>) -> Arc<Self> {
         let client = Client { connection: Arc::as_ptr(&outbox).addr(), prefix: outbox.prefix };
         let waiter = Waiter::new(client);
         Arc::new(Stream { id, outbox, waiter, state: Mutex::default() })
     }
 
     /// The connection looks at the stream now.
-    pub fn look(&self) -> Look {
+    pub(crate) fn look(&self) -> Look {
         let mut state = self.state.lock();
         state.told = false;
         if state.dropped {
@@ -196,7 +196,7 @@ impl Stream {
 
     /// The next thing for the client, of a body `most` bytes; of one that may have none now, nothing. With it whether
     /// there is more.
-    pub fn next(&self, most: usize) -> Next {
+    pub(crate) fn next(&self, most: usize) -> Next {
         let mut state = self.state.lock();
         let Some(first) = state.out.pop_front() else { return Next::Nothing };
         let out = match first {
@@ -227,12 +227,12 @@ impl Stream {
     }
 
     /// The request's body is about to end, with trailers.
-    pub fn receive_trailers(&self, trailers: HeaderMap) {
+    pub(crate) fn receive_trailers(&self, trailers: HeaderMap) {
         self.state.lock().trailers = Some(trailers).filter(|trailers| !trailers.is_empty());
     }
 
     /// Some of the request's body has come, or its end.
-    pub fn receive(&self, data: BytesMut, ended: bool) {
+    pub(crate) fn receive(&self, data: BytesMut, ended: bool) {
         let mut state = self.state.lock();
         match state.body.back_mut().filter(|last| data.len() < SMALL && last.len() + data.len() <= JOINED) {
             Some(last) => last.extend_from_slice(&data),
@@ -245,7 +245,7 @@ impl Stream {
     }
 
     /// The stream is over. Gives the bytes of the request's body that have left it, as [`Look::taken`].
-    pub fn end(&self, gone: Gone) -> usize {
+    pub(crate) fn end(&self, gone: Gone) -> usize {
         let mut state = self.state.lock();
         state.gone.get_or_insert(gone);
         state.out.clear();
@@ -312,7 +312,7 @@ impl RequestBody for IncomingBody {
 
 /// What [`Stream::next`] has found.
 #[derive(Debug)]
-pub enum Next {
+pub(crate) enum Next {
     Nothing,
     /// The client's window is shut.
     Blocked,

@@ -14,15 +14,15 @@ use super::wire::{self, MAX_PAYLOAD, Reason};
 use crate::pace::{Pace, Taking};
 
 /// What a client may send of one request's body before its task has taken it, to begin with: every connection's due.
-pub const STREAM_WINDOW: u32 = 64 << 10;
+pub(crate) const STREAM_WINDOW: u32 = 64 << 10;
 /// And from when its task takes it, if there is room: one upload must not be slowed by the way there and back.
 const WIDE_WINDOW: u32 = 256 << 10;
 
 /// A window update of so many bytes and more is what downloads are made of. Smaller ones bring nothing.
-pub const WORTHWHILE: u32 = 4 << 10;
+pub(crate) const WORTHWHILE: u32 = 4 << 10;
 
 /// The streams that are not over.
-pub struct Streams {
+pub(crate) struct Streams {
     entries: BTreeMap<u32, Entry>,
     /// Streams with something for the client, in the order of their turns.
     turns: VecDeque<u32>,
@@ -61,7 +61,7 @@ struct Entry {
 
 /// What came of a DATA frame.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Received {
+pub(crate) enum Received {
     /// For a task, which gives its room back when it has taken it.
     Kept,
     /// Nobody wants it.
@@ -70,7 +70,7 @@ pub enum Received {
 }
 
 impl Streams {
-    pub fn new(uploads: Uploads) -> Self {
+    pub(crate) fn new(uploads: Uploads) -> Self {
         let window = i64::from(wire::INITIAL_WINDOW);
         Streams {
             entries: BTreeMap::new(),
@@ -84,17 +84,17 @@ impl Streams {
         }
     }
 
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.entries.len()
     }
 
-    pub fn contains(&self, id: u32) -> bool {
+    pub(crate) fn contains(&self, id: u32) -> bool {
         self.entries.contains_key(&id)
     }
 
     /// A new stream that a task answers. `open`: a body comes, of the stated length if there is one. Whether there was room
     /// for what the client may send of it.
-    pub fn insert(&mut self, stream: Arc<Stream>, window: u32, open: bool, expected: Option<u64>) -> bool {
+    pub(crate) fn insert(&mut self, stream: Arc<Stream>, window: u32, open: bool, expected: Option<u64>) -> bool {
         let (window, credit) = (i64::from(window), i64::from(STREAM_WINDOW));
         let most = expected.map_or(STREAM_WINDOW, |length| length.min(u64::from(STREAM_WINDOW)) as u32);
         let upload = if open { most } else { 0 };
@@ -116,7 +116,14 @@ impl Streams {
     }
 
     /// Some of a request's body, `length` bytes with its padding; nothing, where trailers end it.
-    pub fn receive(&mut self, id: u32, data: BytesMut, length: usize, ended: bool, output: &mut Output) -> Received {
+    pub(crate) fn receive(
+        &mut self,
+        id: u32,
+        data: BytesMut,
+        length: usize,
+        ended: bool,
+        output: &mut Output,
+    ) -> Received {
         let Some(entry) = self.entries.get_mut(&id) else { return Received::Dropped };
         if !entry.open {
             return Received::Error(Reason::StreamClosed);
@@ -143,14 +150,14 @@ impl Streams {
     }
 
     /// The trailers of a request, whose end is to be received next.
-    pub fn receive_trailers(&mut self, id: u32, trailers: HeaderMap) {
+    pub(crate) fn receive_trailers(&mut self, id: u32, trailers: HeaderMap) {
         if let Some(entry) = self.entries.get(&id).filter(|entry| entry.open) {
             entry.stream.receive_trailers(trailers);
         }
     }
 
     /// A stream's task has left word.
-    pub fn look(&mut self, stream: &Stream, output: &mut Output) {
+    pub(crate) fn look(&mut self, stream: &Stream, output: &mut Output) {
         let Look { taken, has_more, is_dropped } = stream.look();
         self.taken += taken;
         let Some(entry) = self.entries.get_mut(&stream.id) else { return };
@@ -166,13 +173,13 @@ impl Streams {
     }
 
     /// Whether some stream has something that the output had no room for.
-    pub fn has_turns(&self) -> bool {
+    pub(crate) fn has_turns(&self) -> bool {
         !self.turns.is_empty()
     }
 
     /// Lets the streams send in turn, a frame each, while the output has less than `most` bytes and the client takes it. Gives
     /// what the client has earned of its [`super::abuse_budget`], and how many responses ended.
-    pub fn send(&mut self, output: &mut Output, most: usize, now: Instant) -> (u32, u32) {
+    pub(crate) fn send(&mut self, output: &mut Output, most: usize, now: Instant) -> (u32, u32) {
         let (mut earned, mut ended) = (0, 0);
         while output.len() < most
             && !output.is_stuck()
@@ -247,14 +254,14 @@ impl Streams {
     }
 
     /// The client takes more of all bodies.
-    pub fn widen(&mut self, more: u32) -> Result<(), Reason> {
+    pub(crate) fn widen(&mut self, more: u32) -> Result<(), Reason> {
         self.window = widened(self.window, i64::from(more))?;
         self.turns.extend(self.waiting.drain(..));
         Ok(())
     }
 
     /// The client takes more of one body.
-    pub fn widen_one(&mut self, id: u32, more: u32) -> Result<(), Reason> {
+    pub(crate) fn widen_one(&mut self, id: u32, more: u32) -> Result<(), Reason> {
         let Some(entry) = self.entries.get_mut(&id) else { return Ok(()) };
         entry.window = widened(entry.window, i64::from(more))?;
         entry.queue(&mut self.turns);
@@ -262,7 +269,7 @@ impl Streams {
     }
 
     /// The client has changed what all windows begin with (RFC 9113 section 6.9.2).
-    pub fn widen_each(&mut self, more: i64) -> Result<(), Reason> {
+    pub(crate) fn widen_each(&mut self, more: i64) -> Result<(), Reason> {
         for entry in self.entries.values_mut() {
             entry.window = widened(entry.window, more)?;
             entry.queue(&mut self.turns);
@@ -271,14 +278,14 @@ impl Streams {
     }
 
     /// Ends a stream, if there is one.
-    pub fn remove(&mut self, id: u32, gone: Gone) {
+    pub(crate) fn remove(&mut self, id: u32, gone: Gone) {
         if let Some(entry) = self.forget(id) {
             self.taken += entry.stream.end(gone);
         }
     }
 
     /// Ends all streams.
-    pub fn clear(&mut self, gone: Gone) {
+    pub(crate) fn clear(&mut self, gone: Gone) {
         for entry in std::mem::take(&mut self.entries).into_values() {
             self.uploads.leave(entry.upload);
             entry.stream.end(gone);
@@ -286,13 +293,13 @@ impl Streams {
     }
 
     /// Since when a stream has been waiting for the client's window, of those that do.
-    pub fn blocked(&self) -> Option<Instant> {
+    pub(crate) fn blocked(&self) -> Option<Instant> {
         let each = self.entries.values().filter_map(|entry| entry.taking.waiting_since());
         each.chain(self.taking.waiting_since()).min()
     }
 
     /// Gives up on streams of which the client has taken nothing for too long.
-    pub fn give_up(&mut self, now: Instant, patience: Duration, output: &mut Output) {
+    pub(crate) fn give_up(&mut self, now: Instant, patience: Duration, output: &mut Output) {
         let is_late =
             |taking: &Taking| taking.waiting_since().is_some_and(|since| now.duration_since(since) >= patience);
         let each = self.entries.iter().filter(|(_, entry)| is_late(&entry.taking)).map(|(id, _)| *id);

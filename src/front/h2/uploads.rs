@@ -7,10 +7,10 @@ use crate::cache::waiting::Share;
 use super::stream::Outbox;
 
 /// What a client may send of all requests' bodies before their tasks have taken it.
-pub const CONNECTION_WINDOW: u32 = 1 << 20;
+pub(crate) const CONNECTION_WINDOW: u32 = 1 << 20;
 
 /// The room for what a connection's client may send of bodies before it is taken. 64 KiB are its due.
-pub struct Uploads {
+pub(crate) struct Uploads {
     outbox: Arc<Outbox>,
     /// Bytes that the streams' windows come to.
     windows: u64,
@@ -21,12 +21,12 @@ pub struct Uploads {
 const STEP: u64 = 64 << 10;
 
 impl Uploads {
-    pub fn new(outbox: Arc<Outbox>) -> Self {
+    pub(crate) fn new(outbox: Arc<Outbox>) -> Self {
         Uploads { outbox, windows: 0, shares: Vec::new() }
     }
 
     /// So many bytes more. Whether there is room.
-    pub fn enter(&mut self, bytes: u32) -> bool {
+    pub(crate) fn enter(&mut self, bytes: u32) -> bool {
         let windows = self.windows + u64::from(bytes);
         while self.shares.len() < Self::steps(windows) {
             match self.outbox.enter_upload(STEP) {
@@ -41,7 +41,7 @@ impl Uploads {
         true
     }
 
-    pub fn leave(&mut self, bytes: u32) {
+    pub(crate) fn leave(&mut self, bytes: u32) {
         self.windows -= u64::from(bytes);
         self.shares.truncate(Self::steps(self.windows));
     }

@@ -3,50 +3,50 @@
 use bytes::{Buf, BufMut, BytesMut};
 
 /// What a client sends first.
-pub const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+pub(crate) const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Bytes of a frame's header.
-pub const HEADER: usize = 9;
+pub(crate) const HEADER: usize = 9;
 /// Bytes of a frame's payload that both sides take without being asked; more is never announced here.
-pub const MAX_PAYLOAD: usize = 16 << 10;
+pub(crate) const MAX_PAYLOAD: usize = 16 << 10;
 /// What windows are before anybody says otherwise, and the most they may be.
-pub const INITIAL_WINDOW: u32 = 65_535;
-pub const MAX_WINDOW: u32 = (1 << 31) - 1;
+pub(crate) const INITIAL_WINDOW: u32 = 65_535;
+pub(crate) const MAX_WINDOW: u32 = (1 << 31) - 1;
 
 /// Types of frames.
-pub mod kind {
-    pub const DATA: u8 = 0;
-    pub const HEADERS: u8 = 1;
-    pub const PRIORITY: u8 = 2;
-    pub const RST_STREAM: u8 = 3;
-    pub const SETTINGS: u8 = 4;
-    pub const PUSH_PROMISE: u8 = 5;
-    pub const PING: u8 = 6;
-    pub const GOAWAY: u8 = 7;
-    pub const WINDOW_UPDATE: u8 = 8;
-    pub const CONTINUATION: u8 = 9;
+pub(crate) mod kind {
+    pub(crate) const DATA: u8 = 0;
+    pub(crate) const HEADERS: u8 = 1;
+    pub(crate) const PRIORITY: u8 = 2;
+    pub(crate) const RST_STREAM: u8 = 3;
+    pub(crate) const SETTINGS: u8 = 4;
+    pub(crate) const PUSH_PROMISE: u8 = 5;
+    pub(crate) const PING: u8 = 6;
+    pub(crate) const GOAWAY: u8 = 7;
+    pub(crate) const WINDOW_UPDATE: u8 = 8;
+    pub(crate) const CONTINUATION: u8 = 9;
 }
 
-pub mod flag {
-    pub const END_STREAM: u8 = 0x1;
+pub(crate) mod flag {
+    pub(crate) const END_STREAM: u8 = 0x1;
     /// Of SETTINGS and PING.
-    pub const ACK: u8 = 0x1;
-    pub const END_HEADERS: u8 = 0x4;
-    pub const PADDED: u8 = 0x8;
-    pub const PRIORITY: u8 = 0x20;
+    pub(crate) const ACK: u8 = 0x1;
+    pub(crate) const END_HEADERS: u8 = 0x4;
+    pub(crate) const PADDED: u8 = 0x8;
+    pub(crate) const PRIORITY: u8 = 0x20;
 }
 
 /// Settings that matter here, by their numbers.
 mod setting {
-    pub const ENABLE_PUSH: u16 = 2;
-    pub const MAX_CONCURRENT_STREAMS: u16 = 3;
-    pub const INITIAL_WINDOW_SIZE: u16 = 4;
-    pub const MAX_FRAME_SIZE: u16 = 5;
-    pub const MAX_HEADER_LIST_SIZE: u16 = 6;
+    pub(crate) const ENABLE_PUSH: u16 = 2;
+    pub(crate) const MAX_CONCURRENT_STREAMS: u16 = 3;
+    pub(crate) const INITIAL_WINDOW_SIZE: u16 = 4;
+    pub(crate) const MAX_FRAME_SIZE: u16 = 5;
+    pub(crate) const MAX_HEADER_LIST_SIZE: u16 = 6;
 }
 
 /// Why a stream or a connection ends (RFC 9113 section 7).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Reason {
+pub(crate) enum Reason {
     NoError = 0,
     ProtocolError = 1,
     InternalError = 2,
@@ -61,7 +61,7 @@ pub enum Reason {
 
 /// A frame's header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct FrameHeader {
+pub(crate) struct FrameHeader {
     pub length: usize,
     pub kind: u8,
     pub flags: u8,
@@ -70,27 +70,27 @@ pub struct FrameHeader {
 
 impl FrameHeader {
     /// Reads the header that some bytes begin with; `None`: it has not come in full.
-    pub fn read(bytes: &[u8]) -> Option<Self> {
+    pub(crate) fn read(bytes: &[u8]) -> Option<Self> {
         let header: &[u8; HEADER] = bytes.first_chunk()?;
         let [a, b, c, kind, flags, stream @ ..] = *header;
         let stream = u32::from_be_bytes(stream) & MAX_WINDOW; // the first bit is reserved
         Some(FrameHeader { length: usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c), kind, flags, stream })
     }
 
-    pub fn has(&self, flag: u8) -> bool {
+    pub(crate) fn has(&self, flag: u8) -> bool {
         self.flags & flag != 0
     }
 }
 
 /// Appends a frame's header.
-pub fn put_header(out: &mut BytesMut, length: usize, kind: u8, flags: u8, stream: u32) {
+pub(crate) fn put_header(out: &mut BytesMut, length: usize, kind: u8, flags: u8, stream: u32) {
     out.put_uint(length as u64, 3);
     out.put_slice(&[kind, flags]);
     out.put_u32(stream);
 }
 
 /// Appends a field section: HEADERS, and as much CONTINUATION as it needs.
-pub fn put_section(out: &mut BytesMut, stream: u32, section: &[u8], ends_stream: bool) {
+pub(crate) fn put_section(out: &mut BytesMut, stream: u32, section: &[u8], ends_stream: bool) {
     let mut pieces = section.chunks(MAX_PAYLOAD).peekable();
     let (mut kind, mut flags) = (kind::HEADERS, if ends_stream { flag::END_STREAM } else { 0 });
     while let Some(piece) = pieces.next() {
@@ -101,29 +101,29 @@ pub fn put_section(out: &mut BytesMut, stream: u32, section: &[u8], ends_stream:
     }
 }
 
-pub fn put_reset(out: &mut BytesMut, stream: u32, reason: Reason) {
+pub(crate) fn put_reset(out: &mut BytesMut, stream: u32, reason: Reason) {
     put_header(out, 4, kind::RST_STREAM, 0, stream);
     out.put_u32(reason as u32);
 }
 
-pub fn put_window_update(out: &mut BytesMut, stream: u32, more: u32) {
+pub(crate) fn put_window_update(out: &mut BytesMut, stream: u32, more: u32) {
     put_header(out, 4, kind::WINDOW_UPDATE, 0, stream);
     out.put_u32(more);
 }
 
-pub fn put_goaway(out: &mut BytesMut, last_stream: u32, reason: Reason) {
+pub(crate) fn put_goaway(out: &mut BytesMut, last_stream: u32, reason: Reason) {
     put_header(out, 8, kind::GOAWAY, 0, 0);
     out.put_u32(last_stream);
     out.put_u32(reason as u32);
 }
 
-pub fn put_ping(out: &mut BytesMut, payload: [u8; 8], flags: u8) {
+pub(crate) fn put_ping(out: &mut BytesMut, payload: [u8; 8], flags: u8) {
     put_header(out, 8, kind::PING, flags, 0);
     out.put_slice(&payload);
 }
 
 /// Appends the node's own settings.
-pub fn put_settings(out: &mut BytesMut, max_streams: u32, window: u32, max_section: u32) {
+pub(crate) fn put_settings(out: &mut BytesMut, max_streams: u32, window: u32, max_section: u32) {
     let settings = [
         (setting::MAX_CONCURRENT_STREAMS, max_streams),
         (setting::INITIAL_WINDOW_SIZE, window),
@@ -138,7 +138,7 @@ pub fn put_settings(out: &mut BytesMut, max_streams: u32, window: u32, max_secti
 
 /// What the client's settings say that windows are to begin with, if anything (RFC 9113 section 6.5.2). Frames here are never
 /// larger than any client takes, nothing is pushed and no dynamic table is used: nothing else matters.
-pub fn initial_window(payload: &[u8]) -> Result<Option<u32>, Reason> {
+pub(crate) fn initial_window(payload: &[u8]) -> Result<Option<u32>, Reason> {
     if !payload.len().is_multiple_of(6) {
         return Err(Reason::FrameSizeError);
     }
@@ -157,7 +157,7 @@ pub fn initial_window(payload: &[u8]) -> Result<Option<u32>, Reason> {
 }
 
 /// A payload without its padding (RFC 9113 section 6.1).
-pub fn without_padding(flags: u8, mut payload: BytesMut) -> Result<BytesMut, Reason> {
+pub(crate) fn without_padding(flags: u8, mut payload: BytesMut) -> Result<BytesMut, Reason> {
     if flags & flag::PADDED != 0 {
         let padding = payload.try_get_u8().map_err(|_| Reason::ProtocolError)?;
         let length = payload.len().checked_sub(usize::from(padding)).ok_or(Reason::ProtocolError)?;

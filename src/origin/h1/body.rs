@@ -19,7 +19,7 @@ pub enum Body {
 
 /// Whether a body is announced that is not to come (RFC 9110 sections 8.6 and 9.3.2). Servers that send it all the same make
 /// the connection's next response of it.
-pub fn announces_in_vain(method: &Method, status: StatusCode, fields: &HeaderMap) -> bool {
+pub(crate) fn announces_in_vain(method: &Method, status: StatusCode, fields: &HeaderMap) -> bool {
     let is_announced = fields.contains_key(header::TRANSFER_ENCODING)
         || fields.get_all(header::CONTENT_LENGTH).iter().any(|length| length != "0");
     !may_have_body(method, status) && is_announced

@@ -2,7 +2,7 @@
 //! all the rest of a request that is passed on: a task for each connection that is kept, a peer and a session for each
 //! request.
 
-pub mod body;
+pub(crate) mod body;
 mod kept;
 mod outgoing;
 pub mod response;
@@ -19,9 +19,9 @@ use tokio::io::AsyncReadExt;
 use super::link::{Frame, Link, LinkError, ResponseHead, TAKES_NOTHING};
 
 use body::Body;
-pub use kept::Kept;
+pub(crate) use kept::Kept;
 use outgoing::Outgoing;
-pub use stream::OriginStream;
+pub(crate) use stream::OriginStream;
 
 /// A connection's buffer: most heads fit, with a small body.
 const FIRST_READ: usize = 4 << 10;

@@ -17,7 +17,7 @@ const COPIED: usize = 4 << 10;
 
 /// What is to be written, in order.
 #[derive(Debug, Default)]
-pub struct Outgoing {
+pub(crate) struct Outgoing {
     /// The head, what frames a piece, small pieces.
     first: Vec<u8>,
     piece: Bytes,
@@ -35,17 +35,17 @@ pub struct Outgoing {
 const END: &[u8] = b"\r\n0\r\n\r\n";
 
 impl Outgoing {
-    pub fn new(head: Vec<u8>, chunked: bool) -> Self {
+    pub(crate) fn new(head: Vec<u8>, chunked: bool) -> Self {
         Outgoing { first: head, chunked, ..Outgoing::default() }
     }
 
     /// Bytes that have gone.
-    pub fn gone(&self) -> u64 {
+    pub(crate) fn gone(&self) -> u64 {
         self.gone
     }
 
     /// Puts some of the body behind what has gone; `None`: its end.
-    pub fn put(&mut self, frame: Option<Frame>) {
+    pub(crate) fn put(&mut self, frame: Option<Frame>) {
         self.is_flushed = false;
         match frame {
             Some(Frame::Data { piece, last }) if !piece.is_empty() => self.put_piece(piece, last),
@@ -84,7 +84,11 @@ impl Outgoing {
     }
 
     /// Writes what was put; ready when all of it has gone.
-    pub fn poll_write<S: AsyncWrite + Unpin>(&mut self, stream: &mut S, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    pub(crate) fn poll_write<S: AsyncWrite + Unpin>(
+        &mut self,
+        stream: &mut S,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
         let mut rest = self.first[..].chain(&self.piece[..]).chain(self.end);
         rest.advance(self.written);
         while rest.has_remaining() {

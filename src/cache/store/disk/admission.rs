@@ -8,15 +8,15 @@ use super::id::KeyHash;
 const PLACES: usize = 1 << 20;
 
 /// Remembers keys by a part of their hash; a later one may push an earlier one out.
-pub struct Seen(Box<[AtomicU32]>);
+pub(crate) struct Seen(Box<[AtomicU32]>);
 
 impl Seen {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Seen((0..PLACES).map(|_| AtomicU32::new(0)).collect())
     }
 
     /// Whether a key was seen before. It is from now on.
-    pub fn before(&self, key: KeyHash) -> bool {
+    pub(crate) fn before(&self, key: KeyHash) -> bool {
         let (place, mark) = key.place_and_mark(PLACES);
         self.0[place].swap(mark, Ordering::Relaxed) == mark
     }

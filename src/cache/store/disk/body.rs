@@ -23,7 +23,7 @@ use crate::cache::trouble::Trouble;
 const READ_AHEAD: u64 = PIECE as u64 / BLOCK;
 
 /// How long the middle of a body is waited for: what has been promised cannot be had from elsewhere.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Bytes that are sent from the file as they are without asking anew whether they are in memory.
 const SENT_AT_ONCE: u64 = 256 << 10;

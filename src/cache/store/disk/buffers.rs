@@ -8,7 +8,7 @@ use bytes::Bytes;
 use crate::cache::object::MOST_READ;
 
 /// Bytes of a buffer.
-pub const PIECE: usize = MOST_READ;
+pub(crate) const PIECE: usize = MOST_READ;
 /// Buffers that a thread keeps.
 const MAX_SPARE: usize = 4;
 
@@ -17,24 +17,24 @@ thread_local! {
 }
 
 /// Some bytes, at most [`PIECE`], of a buffer that goes back when it is dropped.
-pub struct Buffer {
+pub(crate) struct Buffer {
     whole: Box<[u8]>,
     length: usize,
 }
 
 impl Buffer {
     /// With whatever was in it before.
-    pub fn of(length: usize) -> Self {
+    pub(crate) fn of(length: usize) -> Self {
         let spare = SPARE.with_borrow_mut(Vec::pop);
         let whole = spare.filter(|_| length <= PIECE).unwrap_or_else(|| vec![0; length.max(PIECE)].into());
         Buffer { whole, length }
     }
 
-    pub fn as_mut(&mut self) -> &mut [u8] {
+    pub(crate) fn as_mut(&mut self) -> &mut [u8] {
         &mut self.whole[..self.length]
     }
 
-    pub fn freeze(self) -> Bytes {
+    pub(crate) fn freeze(self) -> Bytes {
         Bytes::from_owner(self)
     }
 }

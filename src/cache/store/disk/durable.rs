@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::path::Path;
 
 /// `None` where there is nothing of the name.
-pub fn if_there<T>(done: io::Result<T>) -> io::Result<Option<T>> {
+pub(crate) fn if_there<T>(done: io::Result<T>) -> io::Result<Option<T>> {
     match done {
         Ok(done) => Ok(Some(done)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -15,7 +15,7 @@ pub fn if_there<T>(done: io::Result<T>) -> io::Result<Option<T>> {
 
 /// Puts a file in the place of another, by way of one beside it: whatever happens, one of them is there, and the new one
 /// when this returns.
-pub fn replace(path: &Path, aside: &Path, bytes: &[u8]) -> io::Result<()> {
+pub(crate) fn replace(path: &Path, aside: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut file = File::create(aside)?;
     file.write_all(bytes)?;
     file.sync_all()?;
@@ -24,6 +24,6 @@ pub fn replace(path: &Path, aside: &Path, bytes: &[u8]) -> io::Result<()> {
 }
 
 /// Waits until the disk has the names in the directory of a path.
-pub fn sync_parent(path: &Path) -> io::Result<()> {
+pub(crate) fn sync_parent(path: &Path) -> io::Result<()> {
     path.parent().map_or(Ok(()), |directory| File::open(directory)?.sync_all())
 }

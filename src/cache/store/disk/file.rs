@@ -40,7 +40,7 @@ impl ReadError {
 
 /// Whether a call may wait for the disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Patience {
+pub(crate) enum Patience {
     /// No: what is not in memory is [`io::ErrorKind::WouldBlock`].
     PageCache,
     Disk,
@@ -50,20 +50,20 @@ pub enum Patience {
 const FIRST_READ: u64 = 8 << 10;
 
 /// A file that was read.
-pub struct Record {
+pub(crate) struct Record {
     pub header: Header,
     pub meta: Vec<u8>,
     pub body: RecordBody,
 }
 
-pub enum RecordBody {
+pub(crate) enum RecordBody {
     /// Read and found undamaged.
     Whole(Bytes),
     /// To be read as it is needed.
     Open(File),
 }
 
-pub fn open(path: &Path, patience: Patience) -> io::Result<File> {
+pub(crate) fn open(path: &Path, patience: Patience) -> io::Result<File> {
     if patience == Patience::Disk {
         return File::open(path);
     }
@@ -76,7 +76,7 @@ pub fn open(path: &Path, patience: Patience) -> io::Result<File> {
     }
 }
 
-pub fn read_exact_at(file: &File, buffer: &mut [u8], offset: u64, patience: Patience) -> io::Result<()> {
+pub(crate) fn read_exact_at(file: &File, buffer: &mut [u8], offset: u64, patience: Patience) -> io::Result<()> {
     if patience == Patience::Disk {
         return file.read_exact_at(buffer, offset);
     }
@@ -90,7 +90,7 @@ pub fn read_exact_at(file: &File, buffer: &mut [u8], offset: u64, patience: Pati
 }
 
 /// Something that tells this file apart from others and from itself before or after a change.
-pub fn fingerprint(file: &File) -> io::Result<u32> {
+pub(crate) fn fingerprint(file: &File) -> io::Result<u32> {
     let of = file.metadata()?;
     let parts = [of.dev(), of.ino(), of.len(), of.mtime() as u64, of.mtime_nsec() as u64, of.ctime() as u64];
     let mut hasher = crc32fast::Hasher::new();
@@ -100,7 +100,7 @@ pub fn fingerprint(file: &File) -> io::Result<u32> {
 }
 
 /// Reads the header and checks it against what the file system says.
-pub fn read_header(file: &File, trust: Trust, patience: Patience) -> Result<Header, ReadError> {
+pub(crate) fn read_header(file: &File, trust: Trust, patience: Patience) -> Result<Header, ReadError> {
     let length = file.metadata()?.len();
     if length < HEADER as u64 {
         return Err(Corrupt::Length.into());
@@ -122,7 +122,7 @@ fn check(bytes: &[u8; HEADER], trust: Trust, length: u64) -> Result<Header, Read
 }
 
 /// Reads a file: with its body, if that has at most `whole_up_to` bytes.
-pub fn read(path: &Path, trust: Trust, whole_up_to: u64, patience: Patience) -> Result<Record, ReadError> {
+pub(crate) fn read(path: &Path, trust: Trust, whole_up_to: u64, patience: Patience) -> Result<Record, ReadError> {
     let file = open(path, patience)?;
     let length = file.metadata()?.len();
     let mut first = vec![0; length.min(FIRST_READ) as usize];
@@ -154,7 +154,7 @@ fn read_range(file: &File, first: &[u8], from: u64, length: u64, patience: Patie
 }
 
 /// Reads whole blocks of a body and checks them.
-pub fn read_blocks(
+pub(crate) fn read_blocks(
     file: &File,
     header: &Header,
     first: u64,
@@ -172,7 +172,7 @@ pub fn read_blocks(
 }
 
 /// Writes a file aside. It is not to be seen before it is [`rename`]d.
-pub fn write_aside(aside: &Path, header: &Header, meta: &[u8], body: &[u8]) -> io::Result<()> {
+pub(crate) fn write_aside(aside: &Path, header: &Header, meta: &[u8], body: &[u8]) -> io::Result<()> {
     let room = vec![0; header.meta_room as usize - meta.len()];
     let sums = format::checksums(body);
     let mut file = create(aside)?;
@@ -190,13 +190,13 @@ pub fn write_aside(aside: &Path, header: &Header, meta: &[u8], body: &[u8]) -> i
 }
 
 /// Creates a file to be written aside, and its directory if that is gone.
-pub fn create(aside: &Path) -> io::Result<File> {
+pub(crate) fn create(aside: &Path) -> io::Result<File> {
     let create = || OpenOptions::new().read(true).write(true).create_new(true).open(aside);
     in_directory(aside, create)
 }
 
 /// Puts what was written aside in its place.
-pub fn rename(aside: &Path, path: &Path) -> io::Result<()> {
+pub(crate) fn rename(aside: &Path, path: &Path) -> io::Result<()> {
     in_directory(path, || fs::rename(aside, path))
 }
 
@@ -219,7 +219,7 @@ fn in_directory<T>(path: &Path, act: impl Fn() -> io::Result<T>) -> io::Result<T
 
 /// How the head of a file was changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Rewritten {
+pub(crate) enum Rewritten {
     Done,
     /// It does not fit.
     NoRoom,
@@ -228,7 +228,12 @@ pub enum Rewritten {
 }
 
 /// Changes header and metadata of a file where they lie, if it is the one that is meant.
-pub fn rewrite_head(path: &Path, inode: Option<(u64, u64)>, new: &Header, meta: &[u8]) -> Result<Rewritten, ReadError> {
+pub(crate) fn rewrite_head(
+    path: &Path,
+    inode: Option<(u64, u64)>,
+    new: &Header,
+    meta: &[u8],
+) -> Result<Rewritten, ReadError> {
     let file = OpenOptions::new().read(true).write(true).open(path)?;
     let metadata = file.metadata()?;
     let old = read_header(&file, Trust::in_all(new.log), Patience::Disk)?;

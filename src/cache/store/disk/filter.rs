@@ -16,11 +16,11 @@ const TAG_BITS: u64 = 36;
 const TAGS: u64 = (1 << TAG_BITS) - 1;
 
 /// Purges by the bits of what they hit: asking about one object takes as long, however many there are.
-pub struct Suspects(Vec<(u64, HashMap<u64, PurgeSeq>)>);
+pub(crate) struct Suspects(Vec<(u64, HashMap<u64, PurgeSeq>)>);
 
 impl Suspects {
     /// Many purges may look alike; of those only the newest counts.
-    pub fn of<'a>(purges: impl IntoIterator<Item = (&'a Target, PurgeSeq)>) -> Self {
+    pub(crate) fn of<'a>(purges: impl IntoIterator<Item = (&'a Target, PurgeSeq)>) -> Self {
         let mut by_mask: HashMap<u64, HashMap<u64, PurgeSeq>> = HashMap::new();
         for (target, seq) in purges {
             let (mask, bits) = bits_of(target);
@@ -31,7 +31,7 @@ impl Suspects {
     }
 
     /// Whether a purge after `seq` may hit what has this filter.
-    pub fn may_hit(&self, filter: Filter, seq: PurgeSeq) -> bool {
+    pub(crate) fn may_hit(&self, filter: Filter, seq: PurgeSeq) -> bool {
         self.0.iter().any(|(mask, newest)| {
             // There are some hundred masks of tags. What lacks a bit of one has none of its tags, and need not be looked up.
             let has_tag = filter.0 & mask & TAGS == mask & TAGS;

@@ -29,9 +29,9 @@ use crate::cache::vary::Variant;
 /// Bytes of a header.
 pub const HEADER: usize = 64;
 /// Bytes of the body under one checksum.
-pub const BLOCK: u64 = 64 << 10;
+pub(crate) const BLOCK: u64 = 64 << 10;
 /// Metadata above this is not kept on disk.
-pub const MAX_META: usize = 1 << 20;
+pub(crate) const MAX_META: usize = 1 << 20;
 
 const MAGIC: [u8; 8] = *b"SEAWALL\n";
 /// Raised with every change of the format: files of another version are removed.
@@ -143,12 +143,12 @@ impl Header {
 }
 
 /// The checksums of a body that is there in one piece.
-pub fn checksums(body: &[u8]) -> Vec<u8> {
+pub(crate) fn checksums(body: &[u8]) -> Vec<u8> {
     body.chunks(BLOCK as usize).flat_map(|block| crc32fast::hash(block).to_le_bytes()).collect()
 }
 
 /// Whether these are the checksums of these blocks, of which only the last may be shorter than [`BLOCK`].
-pub fn check_blocks(blocks: &[u8], checksums: &[u8]) -> Result<(), Corrupt> {
+pub(crate) fn check_blocks(blocks: &[u8], checksums: &[u8]) -> Result<(), Corrupt> {
     let expected = checksums.chunks_exact(4);
     if expected.len() != blocks.len().div_ceil(BLOCK as usize) {
         return Err(Corrupt::Length);
@@ -195,7 +195,7 @@ impl<'a> Meta<'a> {
 }
 
 /// The room that metadata get, so that a 304 can change them in place.
-pub fn room_for(meta: usize) -> u32 {
+pub(crate) fn room_for(meta: usize) -> u32 {
     (meta + 64).next_multiple_of(64) as u32 // at most MAX_META and a little
 }
 

@@ -20,7 +20,7 @@ pub struct FileId {
 }
 
 /// Directories that files are spread over: a million files are 244 in each.
-pub const FAN_OUT: u32 = 4096;
+pub(crate) const FAN_OUT: u32 = 4096;
 
 impl KeyHash {
     pub fn of(key: &str) -> Self {
@@ -90,7 +90,7 @@ impl FileId {
     }
 }
 
-pub fn directory_name(number: u32) -> String {
+pub(crate) fn directory_name(number: u32) -> String {
     format!("{number:03x}")
 }
 

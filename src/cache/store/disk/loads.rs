@@ -12,7 +12,7 @@ use crate::cache::trouble::Trouble;
 type Cell<T> = Arc<OnceCell<Result<T, Trouble>>>;
 
 /// What is being read.
-pub struct Loads<K, T>(Mutex<HashMap<K, Cell<T>>>);
+pub(crate) struct Loads<K, T>(Mutex<HashMap<K, Cell<T>>>);
 
 impl<K, T> Default for Loads<K, T> {
     fn default() -> Self {
@@ -22,7 +22,7 @@ impl<K, T> Default for Loads<K, T> {
 
 impl<K: Copy + Eq + Hash, T: Clone> Loads<K, T> {
     /// Reads, or waits for who does. If that one leaves, another goes on.
-    pub async fn once<F: Future<Output = Result<T, Trouble>>>(
+    pub(crate) async fn once<F: Future<Output = Result<T, Trouble>>>(
         &self,
         key: K,
         load: impl FnOnce() -> F,

@@ -13,7 +13,7 @@ mod durable;
 mod file;
 mod filter;
 mod find;
-pub mod format;
+pub(crate) mod format;
 mod health;
 mod id;
 mod index;
@@ -58,10 +58,10 @@ use places::Places;
 use view::DiskView;
 use volume::{Shared, Volume};
 
-pub use dry_run::WouldHit;
-pub use find::Found;
-pub use spool::Spool;
-pub use write_buffer::{WriteBuffer, WriteRoom};
+pub(crate) use dry_run::WouldHit;
+pub(crate) use find::Found;
+pub(crate) use spool::Spool;
+pub(crate) use write_buffer::{WriteBuffer, WriteRoom};
 
 /// How long a directory that leaves may take to write what waits to be written.
 const WRITE_OUT: Duration = Duration::from_secs(30);

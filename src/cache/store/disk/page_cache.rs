@@ -4,7 +4,7 @@ use std::fs::File;
 use std::os::fd::AsRawFd;
 
 /// Whether some bytes of a file are all in the page cache. Kernels before 6.5 cannot tell: then they are not.
-pub fn has(file: &File, from: u64, length: u64) -> bool {
+pub(crate) fn has(file: &File, from: u64, length: u64) -> bool {
     let page = rustix::param::page_size() as u64;
     let pages = (from + length).div_ceil(page) - from / page;
     cached_pages(file, from, length).is_some_and(|cached| cached >= pages)

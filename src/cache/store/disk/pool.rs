@@ -144,17 +144,17 @@ fn work(shared: &Shared) {
 }
 
 /// Bounds the rate of long work.
-pub struct Pace {
+pub(crate) struct Pace {
     since: Instant,
     opened: u32,
 }
 
 impl Pace {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Pace { since: Instant::now(), opened: 0 }
     }
 
-    pub fn keep(&mut self) {
+    pub(crate) fn keep(&mut self) {
         self.opened += 1;
         let due = Duration::from_secs(1) * self.opened / MAX_OPENED;
         let ahead = due.saturating_sub(self.since.elapsed());
@@ -166,7 +166,7 @@ impl Pace {
 
 /// Only in threads that belong to the disk tier.
 #[allow(clippy::disallowed_methods, reason = "it is no worker that waits")]
-pub fn pause(time: Duration) {
+pub(crate) fn pause(time: Duration) {
     std::thread::sleep(time);
 }
 

@@ -14,7 +14,7 @@ use super::filter::Filter;
 use super::format::{Corrupt, Header, Meta};
 
 /// What is written of an object beside its body.
-pub fn meta(object: &Object) -> Meta<'_> {
+pub(crate) fn meta(object: &Object) -> Meta<'_> {
     Meta {
         key: object.key().as_str(),
         status: object.head.status.as_u16(),
@@ -26,7 +26,7 @@ pub fn meta(object: &Object) -> Meta<'_> {
     }
 }
 
-pub fn header(object: &Object, meta: &[u8], meta_room: u32, log: u32) -> Header {
+pub(crate) fn header(object: &Object, meta: &[u8], meta_room: u32, log: u32) -> Header {
     Header {
         log,
         meta: meta.len() as u32, // at most MAX_META
@@ -40,7 +40,7 @@ pub fn header(object: &Object, meta: &[u8], meta_room: u32, log: u32) -> Header 
 }
 
 /// The object that a file holds.
-pub fn object(header: &Header, meta: &Meta<'_>, content: Content) -> Result<Object, Corrupt> {
+pub(crate) fn object(header: &Header, meta: &Meta<'_>, content: Content) -> Result<Object, Corrupt> {
     let (status, fields) = meta.head()?;
     let storable = Storable {
         freshness: meta.freshness,
@@ -56,6 +56,6 @@ pub fn object(header: &Header, meta: &Meta<'_>, content: Content) -> Result<Obje
 }
 
 /// The same without its body.
-pub fn head(record: &Record) -> Result<Object, Corrupt> {
+pub(crate) fn head(record: &Record) -> Result<Object, Corrupt> {
     object(&record.header, &Meta::decode(&record.meta)?, Bytes::new().into())
 }

@@ -9,7 +9,7 @@ use super::health::Operation;
 use super::volume::Volume;
 
 /// A kind of work.
-pub struct Work {
+pub(crate) struct Work {
     /// Of its threads.
     pub name: &'static str,
     /// For messages.
@@ -27,19 +27,19 @@ struct Running<T> {
 }
 
 /// How far it has come.
-pub struct Progress {
+pub(crate) struct Progress {
     steps: AtomicU64,
     /// How long the next step may take, in seconds.
     patience: AtomicU64,
 }
 
 impl Progress {
-    pub fn step(&self) {
+    pub(crate) fn step(&self) {
         self.steps.fetch_add(1, Ordering::Relaxed);
     }
 
     /// What comes next may take so long.
-    pub fn allow(&self, patience: Duration) {
+    pub(crate) fn allow(&self, patience: Duration) {
         self.patience.store(patience.as_secs(), Ordering::Relaxed);
     }
 }
@@ -55,7 +55,7 @@ impl Drop for Busy {
 
 /// Does the work on all of them at one time, and gives what came of it one by one. `None`: the directory cannot be read or
 /// hangs, an earlier thread is still at it, or the work failed badly.
-pub fn on_each<'a, T: Send + 'static>(
+pub(crate) fn on_each<'a, T: Send + 'static>(
     volumes: &'a [Arc<Volume>],
     work: &'static Work,
     run: impl Fn(&Volume, &Progress) -> T + Clone + Send + 'static,

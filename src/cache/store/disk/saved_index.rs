@@ -33,14 +33,14 @@ fn path(root: &Path) -> PathBuf {
 }
 
 /// Writes what was encoded of a directory.
-pub fn save(root: &Path, bytes: &[u8]) -> io::Result<()> {
+pub(crate) fn save(root: &Path, bytes: &[u8]) -> io::Result<()> {
     let aside = root.join("tmp").join("index");
     fs::write(&aside, bytes)?;
     fs::rename(aside, path(root))
 }
 
 /// Reads it and removes it. `Ok(None)`: there is none that could be used.
-pub fn take(root: &Path, log: u32) -> io::Result<Option<Saved>> {
+pub(crate) fn take(root: &Path, log: u32) -> io::Result<Option<Saved>> {
     let path = path(root);
     let Some(bytes) = if_there(fs::read(&path))? else { return Ok(None) };
     // If it stays, or comes back when the power fails, the next process would believe it: then this one does not use it either.
@@ -50,7 +50,7 @@ pub fn take(root: &Path, log: u32) -> io::Result<Option<Saved>> {
 
 /// What is known of a directory. Of the numbers are told: which purge log they are of, and the newest that a restart knows
 /// of.
-pub fn encode<'a>(
+pub(crate) fn encode<'a>(
     (log, durable): (u32, PurgeSeq),
     index: &Index,
     doomed: impl ExactSizeIterator<Item = &'a FileId>,

@@ -13,7 +13,7 @@ use super::id::{FAN_OUT, FileId, KeyHash, directory_name};
 use super::volume::Volume;
 
 /// Enters all files of a volume into its index, as those used least; removes what is of no use.
-pub fn run(volume: &Volume) -> io::Result<()> {
+pub(crate) fn run(volume: &Volume) -> io::Result<()> {
     for directory in 0..FAN_OUT {
         if volume.is_closed() {
             return Ok(());
@@ -70,7 +70,7 @@ fn enter(volume: &Volume, id: FileId) -> io::Result<()> {
 }
 
 /// The files of a key, whether or not they are in the index yet.
-pub fn names_of(root: &Path, key: KeyHash) -> Vec<FileId> {
+pub(crate) fn names_of(root: &Path, key: KeyHash) -> Vec<FileId> {
     let names = names(&root.join(directory_name(key.directory()))).unwrap_or_default();
     names.iter().filter_map(|name| FileId::parse(name)).filter(|id| id.key == key).collect()
 }

@@ -117,14 +117,14 @@ impl Before {
 }
 
 /// Up to which purge a directory was swept.
-pub fn read_swept(root: &Path, log: u32) -> Option<PurgeSeq> {
+pub(crate) fn read_swept(root: &Path, log: u32) -> Option<PurgeSeq> {
     let text = fs::read_to_string(root.join("swept")).ok()?;
     let (of, seq) = text.trim_end().split_once(' ')?;
     (of.parse() == Ok(log)).then(|| seq.parse().ok().map(PurgeSeq)).flatten()
 }
 
 /// Notes that everything in a directory has survived all purges up to one. Durable when it returns.
-pub fn write_swept(root: &Path, log: u32, swept: PurgeSeq) -> io::Result<()> {
+pub(crate) fn write_swept(root: &Path, log: u32, swept: PurgeSeq) -> io::Result<()> {
     if read_swept(root, log) == Some(swept) {
         return Ok(());
     }

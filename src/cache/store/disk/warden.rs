@@ -31,7 +31,7 @@ const MAX_UNSETTLED: usize = 10_000;
 /// Bytes that are evicted when the file system says that it is full.
 const FULL_EVICTS: u64 = 1 << 20;
 
-pub fn start(volume: &Arc<Volume>) {
+pub(crate) fn start(volume: &Arc<Volume>) {
     let for_thread = volume.clone();
     let thread = std::thread::Builder::new().name("disk-warden".into());
     let warden = Warden { volume: for_thread, opened: None, device: None, settled: None };

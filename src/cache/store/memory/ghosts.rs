@@ -5,20 +5,20 @@ const WAYS: usize = 8;
 
 /// The ghost queue of S3-FIFO. Sets of hashes stand for one queue: four bytes a hash, and nothing to link.
 #[derive(Default)]
-pub struct Ghosts {
+pub(crate) struct Ghosts {
     /// Of each the newest first; zero is none. A power of two, or none before something had to go.
     sets: Vec<[u32; WAYS]>,
 }
 
 impl Ghosts {
     /// Remembers one that goes, from among so many entries.
-    pub fn remember(&mut self, hash: u32, entries: usize) {
+    pub(crate) fn remember(&mut self, hash: u32, entries: usize) {
         self.fit(entries);
         self.push(hash);
     }
 
     /// Whether one went lately. If so it is forgotten: it is there again.
-    pub fn take(&mut self, hash: u32) -> bool {
+    pub(crate) fn take(&mut self, hash: u32) -> bool {
         let set = self.set(hash);
         let Some(found) = set.and_then(|set| set.iter_mut().find(|ghost| **ghost == name(hash))) else { return false };
         *found = 0;

@@ -18,7 +18,7 @@ const SMALL_PART: u64 = 10;
 /// Uses that are counted: so often an entry of the main queue is spared.
 const MAX_USES: u8 = 3;
 /// About 50 bytes an entry, beside its value.
-pub struct Shard<V> {
+pub(crate) struct Shard<V> {
     table: HashTable<u32>,
     entries: Slab<Entry<V>>,
     small: Order,
@@ -37,7 +37,7 @@ struct Entry<V> {
 
 /// What one look for something to evict has brought.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Step<V> {
+pub(crate) enum Step<V> {
     /// Nothing is there.
     Empty,
     /// What was next had been used, and stays for now.
@@ -46,7 +46,7 @@ pub enum Step<V> {
 }
 
 impl<V> Shard<V> {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Shard {
             table: HashTable::new(),
             entries: Slab::default(),
@@ -57,7 +57,7 @@ impl<V> Shard<V> {
     }
 
     /// The value that has this hash and is this one. It counts as a use.
-    pub fn get(&self, hash: u32, is: impl Fn(&V) -> bool) -> Option<&V> {
+    pub(crate) fn get(&self, hash: u32, is: impl Fn(&V) -> bool) -> Option<&V> {
         let entry = &self.entries[self.find(hash, is)?];
         let uses = entry.uses.load(Ordering::Relaxed);
         if uses < MAX_USES {
@@ -68,13 +68,13 @@ impl<V> Shard<V> {
     }
 
     /// The same without counting, with the weight that it was entered with.
-    pub fn peek(&self, hash: u32, is: impl Fn(&V) -> bool) -> Option<(&V, u32)> {
+    pub(crate) fn peek(&self, hash: u32, is: impl Fn(&V) -> bool) -> Option<(&V, u32)> {
         let entry = &self.entries[self.find(hash, is)?];
         entry.value.as_ref().map(|value| (value, entry.weight))
     }
 
     /// Enters a value, or puts it in the place of the one that is there; returns that and its weight.
-    pub fn put(
+    pub(crate) fn put(
         &mut self,
         hash: u32,
         is: impl Fn(&V) -> bool,
@@ -97,13 +97,13 @@ impl<V> Shard<V> {
         value.map(|value| (value, before))
     }
 
-    pub fn remove(&mut self, hash: u32, is: impl Fn(&V) -> bool) -> Option<(V, u32)> {
+    pub(crate) fn remove(&mut self, hash: u32, is: impl Fn(&V) -> bool) -> Option<(V, u32)> {
         let at = self.find(hash, is)?;
         self.release(at)
     }
 
     /// Looks at what is next to make room. `spares`: it is spared if it had been used.
-    pub fn step(&mut self, eviction: Eviction, spares: bool) -> Step<V> {
+    pub(crate) fn step(&mut self, eviction: Eviction, spares: bool) -> Step<V> {
         let new = match eviction {
             Eviction::S3Fifo => (self.small.bytes + self.main.bytes) / SMALL_PART,
             Eviction::Lru => 0, // left from before: as if it were with the others
@@ -128,7 +128,7 @@ impl<V> Shard<V> {
 
     /// Some values from a place on, and the place to go on from; `None` at the end. What is entered or removed meanwhile
     /// may or may not be among them.
-    pub fn walk(&self, from: usize, most: usize) -> (impl Iterator<Item = &V>, Option<usize>) {
+    pub(crate) fn walk(&self, from: usize, most: usize) -> (impl Iterator<Item = &V>, Option<usize>) {
         let (entries, next) = self.entries.walk(from, most);
         (entries.filter_map(|entry| entry.value.as_ref()), next)
     }
