@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use tempfile::TempDir;
 
-use crate::harness::{Node, PATIENCE};
+use crate::harness::{Node, Origin, PATIENCE, Reply};
 use crate::process::seawall;
 
 fn root() -> PathBuf {
@@ -189,6 +189,19 @@ fn the_manual_has_every_trouble_of_a_disk() {
         *(if word.starts_with("disk-") { &mut names } else { &mut meanings }) += 1;
     }
     assert_eq!((names, meanings), (rows, rows));
+}
+
+/// The manual's list of metrics is the program's.
+#[test]
+fn the_manual_has_every_metric() {
+    let origin = Origin::start(|_| Reply::ok(&[], "x"));
+    let node = Node::caching(origin.address);
+    node.get("/a");
+    let text = node.admin_with("GET", "/metrics", &[], "").text();
+    let manual = read("docs/operations.md");
+    let names = text.lines().filter_map(|line| line.strip_prefix("# TYPE seawall_")?.split(' ').next());
+    let missing: Vec<&str> = names.clone().filter(|name| !manual.contains(&format!("`{name}"))).collect();
+    assert!(missing.is_empty() && names.count() > 20, "docs/operations.md does not have {missing:?}");
 }
 
 /// Every test that a table of the manual names is there.
