@@ -97,8 +97,9 @@ install: release
 	install -D -m 644 systemd/seawall.logrotate $(DESTDIR)/etc/logrotate.d/seawall
 	install -d -m 755 $(DESTDIR)/etc/seawall/sites.d
 	[ -e $(DESTDIR)/etc/seawall/seawall.toml ] || install -m 644 conf/seawall.toml $(DESTDIR)/etc/seawall/seawall.toml
-	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/doc/seawall README.md CHANGELOG.md
-	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/doc/seawall/docs docs/*.md
+	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/doc/seawall *.md
+	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/doc/seawall/docs docs/*.md docs/*.svg
+	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/doc/seawall/docs/decisions docs/decisions/*.md
 	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/doc/seawall/examples conf/*.toml
 	@[ -n "$(DESTDIR)" ] || { systemd-sysusers; systemd-tmpfiles --create; systemctl daemon-reload || true; }
 

@@ -85,6 +85,8 @@ pub(crate) struct ReloadReport {
 pub(crate) struct Purged {
     pub seq: PurgeSeq,
     pub took_us: u64,
+    /// Whether a restart knows of it: without a state directory it does not.
+    pub durable: bool,
 }
 
 /// Makes the first snapshot of a node.
@@ -227,8 +229,9 @@ impl Node {
     /// It is in force when this returns; what it gives waits until it is durable.
     fn append(&self, event: Event) -> impl Future<Output = Result<Purged, NotDurable>> + Send + use<> {
         let started = Instant::now();
-        let durable = self.engine.cache.purges.append(event, Timestamp::now(), PURGE_PATIENCE);
-        async move { Ok(Purged { seq: durable.await?, took_us: started.elapsed().as_micros() as u64 }) }
+        let purges = &self.engine.cache.purges;
+        let (written, durable) = (purges.append(event, Timestamp::now(), PURGE_PATIENCE), purges.directory().is_some());
+        async move { Ok(Purged { seq: written.await?, took_us: started.elapsed().as_micros() as u64, durable }) }
     }
 
     /// What hosts have under a site that serves them no more is forgotten: purges of their URLs go to the site that does, and

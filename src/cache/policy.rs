@@ -279,7 +279,9 @@ fn freshness_of(
 /// Whether a request's field may tell the origin who asks. What is keyed is for those who say the same, and what no origin
 /// gets tells nothing.
 pub(crate) fn may_tell_who_asks(name: &str, rules: &CacheRules) -> bool {
-    forward::may_tell_who_asks(name) && !rules.key.names_field(name) && forward::goes_with_fill(name, rules)
+    // Where a route names the cookies that count, no others go to an origin.
+    let is_keyed = rules.key.names_field(name) || name == "cookie" && rules.key.cookies.is_some();
+    forward::may_tell_who_asks(name) && !is_keyed && forward::goes_with_fill(name, rules)
 }
 
 /// Statuses by which an origin may answer to the form of one request rather than to what it asks for.
@@ -334,6 +336,7 @@ mod tests {
     use super::super::testing::{map, presented};
     use super::*;
     use crate::clock::Timestamp;
+    use crate::config::model::KeyRules;
 
     const NOW: Timestamp = Timestamp::from_secs(784_111_777);
     const RESPECT: CacheMode = CacheMode::Respect { default_ttl: None };
@@ -398,6 +401,10 @@ mod tests {
             "respect" => respect,
             "default" => CacheRules { mode: DEFAULT_HOUR, ..respect },
             "force" => CacheRules { mode: FORCE, ..respect },
+            "keyed-cookies" => {
+                let cookies = Some(["currency".parse().unwrap()].into());
+                CacheRules { key: KeyRules { cookies, ..KeyRules::default() }, ..respect }
+            }
             "off" => CacheRules { mode: CacheMode::Off, ..respect },
             "stale" => CacheRules { stale_while_revalidate: secs(1), stale_if_error: secs(2), ..respect },
             "cookies" => CacheRules { store_set_cookie: true, ..respect },

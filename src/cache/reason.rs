@@ -77,7 +77,7 @@ reasons! {
         VaryStar: "vary-star", "RFC 9111 section 4.1",
             "Vary is * or not a list of names: no other request can select it";
         Status: "status", "RFC 9111 section 3",
-            "the status is stored only with a stated lifetime or public, 401, 403, 407 and 429 only with public or by negative_ttl, and some (206, 304, 416) not at all";
+            "the status is stored only with a stated lifetime or public, 401, 403, 407 and 429 only with public or by negative_ttl, 304 and 416 not at all";
         RequestForm: "request-form", "a limit of Seawall's",
             "400, 413, 414, 431 or 501, and the request's form may be why: a head above 4 KiB, bytes outside printable ASCII, a field that overrides something";
         NoFreshness: "no-freshness", "RFC 9111 section 3",

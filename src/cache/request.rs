@@ -19,7 +19,7 @@ pub struct CacheRequest<'a> {
     pub view: &'a RequestView<'a>,
     pub snapshot: &'a Arc<Snapshot>,
     pub matched: Matched<'a>,
-    /// As [`CacheKey::write`] wrote it.
+    /// As [`crate::plan::CacheKey::write`] wrote it.
     pub key: &'a str,
     /// Of what the key is a slice, if it is one.
     pub slice: Option<Slice<'a>>,

@@ -58,7 +58,12 @@ pub(crate) fn execute(args: &Args) -> super::Result {
             println!("it would hit {objects} ({bytes}) in {tier}");
         }
     } else {
-        println!("purged: number {}, durable and in force after {} us", answer["seq"], answer["took_us"]);
+        let lasts = if answer["durable"] == true {
+            "durable and in force"
+        } else {
+            "in force, and kept in memory like the cache,"
+        };
+        println!("purged: number {}, {lasts} after {} us", answer["seq"], answer["took_us"]);
     }
     Ok(())
 }

@@ -16,7 +16,7 @@ use super::pool::{PoolId, PoolNames};
 #[derive(Debug, Clone)]
 pub struct Route {
     pub path: PathPattern,
-    /// `None`: every method.
+    /// `None`: every method. With GET always HEAD, too (RFC 9110 section 9.3.2).
     pub methods: Option<HashSet<Method>>,
     pub pool: PoolId,
     pub max_body: BodyLimit,
@@ -45,6 +45,7 @@ pub(crate) fn read(mut table: Table, pools: &PoolNames) -> Option<Route> {
     let mut methods = HashSet::new();
     for At { value: method, place } in table.list::<String>("methods") {
         match method.parse() {
+            Ok(Method::GET) => methods.extend([Method::GET, Method::HEAD]), // HEAD is a GET without its content
             Ok(parsed) if method == method.to_ascii_uppercase() => _ = methods.insert(parsed),
             _ => errors.error(place, format!("{method:?} is not a method such as \"GET\"")),
         }
