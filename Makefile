@@ -54,11 +54,12 @@ bench-hit: release test-tools
 	benches/compare/compare.py --only hit-1k --peers seawall nginx floor
 
 # The steps of a request, each by itself: times, and instructions beside those on record (valgrind: whatever the load).
+# CHECK=--check fails where a step takes 5 % more; CHECK=--record puts the new ones on record.
 bench-micro: build-tools
 	$(CARGO) bench --bench micro
 bench-instructions: build-tools
 	@$(call need,valgrind:valgrind)
-	benches/instructions.sh
+	benches/instructions.sh $(CHECK)
 
 # What a hit costs as objects, sites and connections grow in number, with a plot: some ten minutes, and 4 GB of memory.
 bench-scale: release test-tools
