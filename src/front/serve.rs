@@ -1,4 +1,14 @@
-//! What both fronts do with a request once it is parsed: plan it, answer it from the cache or pass it on, and record it.
+//! What both fronts do with a request once it is parsed. Its steps are methods of [`Request`]:
+//!
+//! | step | does | then |
+//! |---|---|---|
+//! | `plan` | asks the configuration | `refuse`, `purge`, `pass`, or the cache |
+//! | `in_memory` | answers from memory at once, if a fresh object is there | `record` |
+//! | `decide` | the way of all others, one after the other: | |
+//! | `serve_from_cache` | looks up, fetches what is missing | `respond`, or `pass` |
+//! | `pass` | asks an origin for this client alone | `respond`, or a tunnel |
+//! | `respond`, `no_answer`, `refuse` | make the response | the front writes it |
+//! | `record` | makes the one [`Outcome`] of it | metrics, access log |
 
 use std::future::poll_fn;
 use std::pin::Pin;
