@@ -1,4 +1,4 @@
-//! Where objects are kept: the memory tier and the disk tier. (The peer tier has its place here.)
+//! Where objects are kept: the memory tier and the disk tier.
 
 pub(crate) mod disk;
 mod memory;
