@@ -225,7 +225,7 @@ def markdown(curves, reload):
     for name, curve in curves.items():
         lines += ["| " + name + " | " + " | ".join(f"{count:,}" for count, _ in curve) + " |",
                   "|---|" + "---|" * len(curve),
-                  "| us CPU a hit | " + " | ".join(f"{cost:.1f}" for _, cost in curve) + " |", ""]
+                  "| µs per hit | " + " | ".join(f"{cost:.1f}" for _, cost in curve) + " |", ""]
     lines += [f"A reload of 10,000 sites, each changed, under that load on the node's one thread: {took:.2f} s; 99th percentile "
               f"of the requests {before:.1f} ms without, {meanwhile:.1f} ms over six seconds with three reloads.", ""]
     return "\n".join(lines)
