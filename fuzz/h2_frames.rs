@@ -11,8 +11,8 @@ use std::time::Instant;
 use bytes::{Bytes, BytesMut};
 
 use seawall::internals::{
-    BodyFraming, FrameHeader, Handle, Limits, Machine, Outbox, PREFACE, Reason, Refusal, RequestHead, Responder,
-    Scratch, Section, flag, hpack, kind,
+    BodyFraming, Frame, FrameHeader, Handle, Limits, Machine, Outbox, PREFACE, Reason, Refusal, RequestBody,
+    RequestHead, Responder, Scratch, Section, flag, hpack, kind,
 };
 
 /// The frames of a client by HTTP/2: however they are cut, the same requests are found and the same is written; and what
@@ -75,9 +75,10 @@ impl Responder for Memory {
     fn respond_later(&mut self, section: Section, body: BodyFraming, _: &Limits, stream: Handle) {
         let mut tasks = self.0.borrow_mut();
         let fields = section.lines().len();
-        tasks.events.push(format!("{body:?} {:?}", section.lines().collect::<Vec<_>>()));
+        let lines = section.lines().map(|(name, value)| format!("{}: {}", name.escape_ascii(), value.escape_ascii()));
+        tasks.events.push(format!("{body:?} {:?}", lines.collect::<Vec<_>>()));
         match tasks.are_quick {
-            true => answer(fields, stream),
+            true => tasks.events.push(answer(fields, stream)),
             false => tasks.waiting.push((fields, stream)),
         }
     }
@@ -87,19 +88,37 @@ impl Responder for Memory {
     }
 }
 
-/// A task's answer: a section, or a body of some size as well, or none, so that the stream is reset.
-fn answer(kind: usize, mut stream: Handle) {
+/// A task: what it has got of the request's body, and its answer, which is a section, or a body of some size as well, or
+/// none, so that the stream is reset.
+fn answer(kind: usize, mut stream: Handle) -> String {
+    let read = read(&mut *stream.body());
     let mut section = BytesMut::new();
     hpack::put_status(&mut section, 200);
     let length = match kind % 4 {
-        0 => return stream.send_section(section, true),
-        1 => return,
+        0 => {
+            stream.send_section(section, true);
+            return read;
+        }
+        1 => return read,
         2 => 10,
         _ => 200_000,
     };
     stream.send_section(section, false);
     let sending = std::pin::pin!(stream.send(vec![b'y'; length].into(), kind % 8 < 6));
     let _ = sending.poll(&mut Context::from_waker(Waker::noop())); // it is there, and nobody waits for it to go
+    read
+}
+
+fn read(body: &mut dyn RequestBody) -> String {
+    let (mut content, mut trailers) = (Vec::new(), None);
+    let end = loop {
+        match body.poll_frame(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(Ok(Some(Frame::Data { piece, .. }))) => content.extend_from_slice(&piece),
+            Poll::Ready(Ok(Some(Frame::Trailers(fields)))) => trailers = Some(fields),
+            end => break end.map_ok(|_| ()),
+        }
+    };
+    format!("{} {trailers:?} {end:?}", content.escape_ascii())
 }
 
 /// A connection on which some bytes come, so many at a time, and then nothing more. `are_quick`: tasks answer at once, not
@@ -124,7 +143,8 @@ fn conversation(wire: &[u8], step: usize, are_quick: bool) -> Conversation {
     }
     while end.is_continue() {
         let Some((kind, stream)) = tasks.borrow_mut().waiting.pop() else { break };
-        answer(kind, stream);
+        let read = answer(kind, stream);
+        tasks.borrow_mut().events.push(read);
         end = settle(&mut machine, now, &mut had.written);
     }
     for round in 0.. {

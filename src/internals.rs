@@ -33,5 +33,6 @@ pub use crate::observe::{Observer, Outcome};
 pub use crate::origin::h1::body::Body;
 pub use crate::origin::h1::response;
 pub use crate::origin::passage::Passage;
+pub use crate::origin::upload::{Frame, RequestBody};
 pub use crate::plan::{Key, Plan, plan};
 pub use crate::request::{Fields, RequestView, Scheme};

@@ -160,7 +160,7 @@ impl Handle {
     }
 
     /// The request's body.
-    pub(crate) fn body(&self) -> Box<dyn RequestBody> {
+    pub fn body(&self) -> Box<dyn RequestBody> {
         Box::new(IncomingBody(self.stream.clone()))
     }
 
