@@ -45,6 +45,7 @@ smoke!(
     chunked_request,
     chunked_response,
     hpack,
+    h2_frames,
     configuration,
     purge_log,
     disk_header,

@@ -14,15 +14,21 @@ use seawall::internals::{
     Timestamp, Variant, field_space, find_end, hpack, judge, load, respond, response, settle_version,
 };
 
+#[path = "h2_frames.rs"]
+mod h2_frames;
+
+pub use h2_frames::h2_frames;
+
 /// A target's name, which is also that of its corpus, and what it does.
 pub type Target = (&'static str, fn(&[u8]));
 
-pub const TARGETS: [Target; 9] = [
+pub const TARGETS: [Target; 10] = [
     ("h1_request_head", h1_request_head),
     ("h1_origin_response", h1_origin_response),
     ("chunked_request", chunked_request),
     ("chunked_response", chunked_response),
     ("hpack", hpack),
+    ("h2_frames", h2_frames),
     ("configuration", configuration),
     ("purge_log", purge_log),
     ("disk_header", disk_header),

@@ -25,7 +25,7 @@ pub struct ResponseHead {
 
 /// Some of a request's body.
 #[derive(Debug, Clone)]
-pub(crate) enum Frame {
+pub enum Frame {
     /// `last`: it is known that nothing comes after it. That it is not known says nothing.
     Data {
         piece: Bytes,

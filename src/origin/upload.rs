@@ -14,7 +14,7 @@ use crate::pace::{Pace, Taking};
 
 use super::forward;
 use super::interims::Interims;
-pub(crate) use super::link::Frame;
+pub use super::link::Frame;
 use super::link::{Link, LinkError, TAKES_NOTHING};
 
 /// How long an origin may take to say that it wants the body. One that does not know `Expect` says nothing, and then the
@@ -22,7 +22,7 @@ use super::link::{Link, LinkError, TAKES_NOTHING};
 const CONTINUE_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Where a request's body comes from.
-pub(crate) trait RequestBody: Send + Sync {
+pub trait RequestBody: Send + Sync {
     /// The next of it; `None` at its end.
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Frame>, BodyError>>;
 }

@@ -1,25 +1,18 @@
 //! What a client's frames do (RFC 9113 section 6). An error is one of the connection; errors of a stream are answered
 //! here.
 
-use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 
-use crate::cache::status::Report;
-use crate::clock::Timestamp;
-
 use super::super::head::{BodyFraming, Refusal, RequestHead};
-use super::super::reply::ClientResponse;
-use super::super::serve::{self, Request, Sent};
-use super::answer::{self, Task};
 use super::handle::Handle;
 use super::head::{Fault, Parsed, trailers};
 use super::hpack::Section;
+use super::machine::{FAREWELL_PING, Leaving, Machine, OpenSection, Responder};
 use super::stream::{Gone, Stream};
 use super::streams::{Received, WORTHWHILE};
 use super::wire::{self, FrameHeader, Reason, flag, kind, without_padding};
-use super::{Connection, FAREWELL_PING, Leaving, OpenSection};
 
 /// A body of up to so many bytes is sent at once, if the client's windows let it; a larger one takes turns with others.
 const SENT_AT_ONCE: usize = 128 << 10;
@@ -29,8 +22,8 @@ const SMALL_UPDATES: u32 = 4;
 /// What a malformed request counts among the frames that bring nothing.
 const MALFORMED: u32 = 30;
 
-impl Connection {
-    pub(super) fn on_frame(&mut self, header: FrameHeader, payload: BytesMut) -> Result<(), Reason> {
+impl<R: Responder> Machine<R> {
+    pub(super) fn on_frame(&mut self, header: FrameHeader, payload: BytesMut, now: Instant) -> Result<(), Reason> {
         if !self.has_settings && (header.kind != kind::SETTINGS || header.has(flag::ACK)) {
             return Err(Reason::ProtocolError); // section 3.4
         }
@@ -46,16 +39,16 @@ impl Connection {
             return Err(Reason::ProtocolError);
         }
         match header.kind {
-            kind::DATA => self.on_data(header, payload),
-            kind::HEADERS => self.on_headers(header, payload),
-            kind::CONTINUATION => self.on_continuation(header, payload),
-            kind::RST_STREAM => self.on_reset(header),
-            kind::WINDOW_UPDATE => self.on_window_update(header, &payload),
-            kind::SETTINGS => self.on_settings(header, &payload),
-            kind::PING => self.on_ping(header, &payload),
+            kind::DATA => self.on_data(header, payload, now),
+            kind::HEADERS => self.on_headers(header, payload, now),
+            kind::CONTINUATION => self.on_continuation(header, payload, now),
+            kind::RST_STREAM => self.on_reset(header, now),
+            kind::WINDOW_UPDATE => self.on_window_update(header, &payload, now),
+            kind::SETTINGS => self.on_settings(header, &payload, now),
+            kind::PING => self.on_ping(header, &payload, now),
             kind::PRIORITY if header.length != 5 => {
                 self.reset(header.stream, Reason::FrameSizeError);
-                self.charge(1)
+                self.charge(1, now)
             }
             kind::PUSH_PROMISE => Err(Reason::ProtocolError),
             kind::GOAWAY if header.length < 8 => Err(Reason::FrameSizeError),
@@ -66,13 +59,13 @@ impl Connection {
                 }
                 Ok(())
             }
-            _ => self.charge(1), // PRIORITY, which is obsolete, and what is not known
+            _ => self.charge(1, now), // PRIORITY, which is obsolete, and what is not known
         }
     }
 
     /// The client has sent what brings nothing.
-    fn charge(&mut self, count: u32) -> Result<(), Reason> {
-        if self.abuse_budget.charge(count, Instant::now()) { Ok(()) } else { Err(Reason::EnhanceYourCalm) }
+    fn charge(&mut self, count: u32, now: Instant) -> Result<(), Reason> {
+        if self.abuse_budget.charge(count, now) { Ok(()) } else { Err(Reason::EnhanceYourCalm) }
     }
 
     /// Whether no request has come on a stream. Of those that come too late nothing is remembered.
@@ -86,7 +79,7 @@ impl Connection {
         wire::put_reset(self.output.frames(), stream, reason);
     }
 
-    fn on_data(&mut self, header: FrameHeader, payload: BytesMut) -> Result<(), Reason> {
+    fn on_data(&mut self, header: FrameHeader, payload: BytesMut, now: Instant) -> Result<(), Reason> {
         if self.is_unheard_of(header.stream) {
             return Err(Reason::ProtocolError);
         }
@@ -97,25 +90,25 @@ impl Connection {
         let ended = header.has(flag::END_STREAM);
         let data = without_padding(header.flags, payload)?;
         if data.is_empty() && !ended {
-            self.charge(1)?;
+            self.charge(1, now)?;
         }
         let padding = header.length - data.len();
         match self.streams.receive(header.stream, data, header.length, ended, &mut self.output) {
             Received::Kept => self.give_back(padding),
             Received::Dropped => {
                 self.give_back(header.length);
-                self.charge(1)?;
+                self.charge(1, now)?;
             }
             Received::Error(reason) => {
                 self.give_back(header.length);
                 self.reset(header.stream, reason);
-                self.charge(1)?;
+                self.charge(1, now)?;
             }
         }
         Ok(())
     }
 
-    fn on_headers(&mut self, header: FrameHeader, payload: BytesMut) -> Result<(), Reason> {
+    fn on_headers(&mut self, header: FrameHeader, payload: BytesMut, now: Instant) -> Result<(), Reason> {
         if header.stream.is_multiple_of(2) {
             return Err(Reason::ProtocolError); // one of a server's
         }
@@ -124,15 +117,15 @@ impl Connection {
         let block = payload.get(obsolete..).ok_or(Reason::FrameSizeError)?;
         let ends_stream = header.has(flag::END_STREAM);
         if header.has(flag::END_HEADERS) {
-            return self.on_section(header.stream, ends_stream, block);
+            return self.on_section(header.stream, ends_stream, block, now);
         }
         let block = BytesMut::from(block);
         self.open_section = Some(OpenSection { stream: header.stream, ends_stream, block });
         Ok(())
     }
 
-    fn on_continuation(&mut self, header: FrameHeader, payload: BytesMut) -> Result<(), Reason> {
-        self.charge(1)?;
+    fn on_continuation(&mut self, header: FrameHeader, payload: BytesMut, now: Instant) -> Result<(), Reason> {
+        self.charge(1, now)?;
         let mut open = self.open_section.take().filter(|open| open.stream == header.stream);
         let open_section = open.as_mut().ok_or(Reason::ProtocolError)?;
         if open_section.block.len() + payload.len() > self.limits.max_head.0 as usize {
@@ -140,7 +133,9 @@ impl Connection {
         }
         open_section.block.extend_from_slice(&payload);
         match open {
-            Some(open) if header.has(flag::END_HEADERS) => self.on_section(open.stream, open.ends_stream, &open.block),
+            Some(open) if header.has(flag::END_HEADERS) => {
+                self.on_section(open.stream, open.ends_stream, &open.block, now)
+            }
             open => {
                 self.open_section = open;
                 Ok(())
@@ -148,7 +143,7 @@ impl Connection {
         }
     }
 
-    fn on_reset(&mut self, header: FrameHeader) -> Result<(), Reason> {
+    fn on_reset(&mut self, header: FrameHeader, now: Instant) -> Result<(), Reason> {
         if self.is_unheard_of(header.stream) {
             return Err(Reason::ProtocolError);
         }
@@ -156,11 +151,11 @@ impl Connection {
             return Err(Reason::FrameSizeError);
         }
         self.streams.remove(header.stream, Gone::Client);
-        self.active = Instant::now();
-        self.charge(1)
+        self.active = now;
+        self.charge(1, now)
     }
 
-    fn on_window_update(&mut self, header: FrameHeader, payload: &[u8]) -> Result<(), Reason> {
+    fn on_window_update(&mut self, header: FrameHeader, payload: &[u8], now: Instant) -> Result<(), Reason> {
         let more = payload.try_into().map(u32::from_be_bytes).map_err(|_| Reason::FrameSizeError)? & wire::MAX_WINDOW;
         let is_known = header.stream == 0 || self.streams.contains(header.stream);
         // Of a stream that is over they may be on their way still: one for each frame of a body is what honest clients send.
@@ -172,7 +167,7 @@ impl Connection {
         }
         if self.small_updates >= SMALL_UPDATES || !is_known && self.late_updates > self.output.data_frames() {
             self.small_updates = 0;
-            self.charge(1)?;
+            self.charge(1, now)?;
         }
         if header.stream == 0 {
             return if more == 0 { Err(Reason::ProtocolError) } else { self.streams.widen(more) };
@@ -187,12 +182,12 @@ impl Connection {
         Ok(())
     }
 
-    fn on_settings(&mut self, header: FrameHeader, payload: &[u8]) -> Result<(), Reason> {
+    fn on_settings(&mut self, header: FrameHeader, payload: &[u8], now: Instant) -> Result<(), Reason> {
         if header.has(flag::ACK) {
-            return if payload.is_empty() { self.charge(1) } else { Err(Reason::FrameSizeError) };
+            return if payload.is_empty() { self.charge(1, now) } else { Err(Reason::FrameSizeError) };
         }
         self.has_settings = true;
-        self.charge(1)?;
+        self.charge(1, now)?;
         let before = self.initial_window;
         self.initial_window = wire::initial_window(payload)?.unwrap_or(before);
         self.streams.widen_each(i64::from(self.initial_window) - i64::from(before))?;
@@ -200,18 +195,18 @@ impl Connection {
         Ok(())
     }
 
-    fn on_ping(&mut self, header: FrameHeader, payload: &[u8]) -> Result<(), Reason> {
+    fn on_ping(&mut self, header: FrameHeader, payload: &[u8], now: Instant) -> Result<(), Reason> {
         let payload: [u8; 8] = payload.try_into().map_err(|_| Reason::FrameSizeError)?;
         if !header.has(flag::ACK) {
             wire::put_ping(self.output.frames(), payload, flag::ACK);
         } else if payload == FAREWELL_PING && matches!(self.leaving, Leaving::Announced(_)) {
             self.leave(); // everything that was sent before the client knew has come
         }
-        self.charge(1)
+        self.charge(1, now)
     }
 
     /// A whole field section: a request, or the trailers of one.
-    fn on_section(&mut self, id: u32, ends_stream: bool, block: &[u8]) -> Result<(), Reason> {
+    fn on_section(&mut self, id: u32, ends_stream: bool, block: &[u8], now: Instant) -> Result<(), Reason> {
         let mut section = std::mem::take(&mut self.section);
         section.clear();
         self.decoder
@@ -222,19 +217,19 @@ impl Connection {
         }
         if self.is_unheard_of(id) {
             self.opened.open(id);
-            self.active = Instant::now();
-            return self.on_request(id, ends_stream, section);
+            self.active = now;
+            return self.on_request(id, ends_stream, section, now);
         }
         self.section = section;
         if !self.streams.contains(id) {
-            return self.charge(1); // of a stream that is over, or a request that came too late
+            return self.charge(1, now); // of a stream that is over, or a request that came too late
         }
         if !ends_stream {
             return Err(Reason::ProtocolError);
         }
         let Some(trailers) = trailers(&self.section) else {
             self.reset(id, Reason::ProtocolError); // section 8.1
-            return self.charge(MALFORMED);
+            return self.charge(MALFORMED, now);
         };
         self.streams.receive_trailers(id, trailers);
         if let Received::Error(reason) = self.streams.receive(id, BytesMut::new(), 0, true, &mut self.output) {
@@ -243,15 +238,15 @@ impl Connection {
         Ok(())
     }
 
-    fn on_request(&mut self, id: u32, ended: bool, section: Section) -> Result<(), Reason> {
+    fn on_request(&mut self, id: u32, ended: bool, section: Section, now: Instant) -> Result<(), Reason> {
         let most = self.limits.max_h2_streams as usize;
         // Tasks may have something to do after their streams are over; not without bound.
         if self.streams.len() >= most || self.outbox.live() >= 2 * most {
-            return self.refuse_stream(id, section);
+            return self.refuse_stream(id, section, now);
         }
         self.served += 1;
         if self.served >= self.limits.max_requests_per_connection {
-            self.announce_end();
+            self.announce_end(now);
         }
         let parsed = Parsed::of(&section);
         let head = parsed.as_ref().map_err(|fault| *fault).and_then(|parsed| parsed.head(ended, &self.limits));
@@ -261,18 +256,18 @@ impl Connection {
             Err(Fault::Refused(refusal)) => {
                 let is_head = section.lines().any(|(name, value)| name == b":method" && value == b"HEAD");
                 self.refuse(id, ended, refusal, is_head);
-                self.charge(if section.too_large { MALFORMED } else { 1 })?;
+                self.charge(if section.too_large { MALFORMED } else { 1 }, now)?;
                 None
             }
             Err(Fault::Malformed) => {
                 wire::put_reset(self.output.frames(), id, Reason::ProtocolError);
-                self.charge(MALFORMED)?;
+                self.charge(MALFORMED, now)?;
                 None
             }
         };
         drop(parsed);
         match body {
-            Some(body) => self.answer_later(id, section, body),
+            Some(body) => self.answer_later(id, section, body, now),
             None => {
                 self.section = section;
                 Ok(())
@@ -281,21 +276,20 @@ impl Connection {
     }
 
     /// There is no room for a stream. Nothing was done: the client may ask again (RFC 9113 section 8.7).
-    fn refuse_stream(&mut self, id: u32, section: Section) -> Result<(), Reason> {
+    fn refuse_stream(&mut self, id: u32, section: Section, now: Instant) -> Result<(), Reason> {
         self.section = section;
-        self.shared.observer.metrics.streams_refused.inc();
+        self.responder.count_refused_stream();
         wire::put_reset(self.output.frames(), id, Reason::RefusedStream);
-        self.charge(1)
+        self.charge(1, now)
     }
 
     /// Answers what is not a request.
     fn refuse(&mut self, id: u32, ended: bool, refusal: Refusal, is_head: bool) {
-        let mut response = serve::refuse(&self.shared, self.stream.endpoints(), refusal);
-        let body = response.body.whole().filter(|_| !is_head).unwrap_or_default();
-        let node = self.shared.snapshot.load().config.node.name.clone();
+        let body = self.responder.refuse(refusal, &mut self.scratch);
+        let body = if is_head { Bytes::new() } else { body };
         // A line of text: no window is that small but one that the client has shut.
         let fits = body.len() <= self.window();
-        self.put_response(id, &response, None, &node, if fits { Some(body) } else { None });
+        self.put_response(id, if fits { Some(body) } else { None });
         match (fits, ended) {
             (true, true) => {}
             (true, false) => wire::put_reset(self.output.frames(), id, Reason::NoError), // RFC 9113 section 8.1
@@ -310,33 +304,19 @@ impl Connection {
 
     /// Answers a request whose answer is in memory, if the client takes all of it now. Whether it was done.
     fn answer_now(&mut self, id: u32, head: &RequestHead<'_>) -> bool {
-        let shared = self.shared.clone();
-        let snapshot = shared.snapshot.load();
-        let request = Request::new(&shared, &snapshot, head.view(self.stream.endpoints()));
-        let Some((mut response, report, site)) = request.in_memory(&mut self.key) else { return false };
         let most = SENT_AT_ONCE.min(self.window());
-        let Some(body) = response.take_whole(&head.method).filter(|body| body.len() <= most) else { return false };
+        let Some(body) = self.responder.respond_now(head, most, &mut self.scratch) else { return false };
         let length = body.len();
-        self.put_response(id, &response, Some(&report), &snapshot.config.node.name, Some(body));
-        let sent = Sent { status: response.status(), bytes: length as u64, error: None, why: None };
-        request.record(Some(site), Some(&report), &sent);
+        self.put_response(id, Some(body));
         self.abuse_budget.credit(2 + (length / wire::MAX_PAYLOAD) as u32);
         true
     }
 
-    /// Writes a response whose body is there and fits into the windows; `None`: without its body, and not to its end.
-    fn put_response(
-        &mut self,
-        id: u32,
-        response: &ClientResponse,
-        report: Option<&Report>,
-        node: &str,
-        body: Option<Bytes>,
-    ) {
-        self.section_out.clear();
-        answer::write_section(&mut self.section_out, &mut self.tail, response, report, node);
+    /// Writes a response whose field section was made, and whose body is there and fits into the windows; `None`: without
+    /// its body, and not to its end.
+    fn put_response(&mut self, id: u32, body: Option<Bytes>) {
         let ends = body.as_ref().is_some_and(Bytes::is_empty);
-        wire::put_section(self.output.frames(), id, &self.section_out, ends);
+        wire::put_section(self.output.frames(), id, &self.scratch.section, ends);
         let mut body = body.unwrap_or_default();
         self.streams.window -= body.len() as i64;
         while !body.is_empty() {
@@ -346,28 +326,20 @@ impl Connection {
     }
 
     /// Gives the request a task.
-    fn answer_later(&mut self, id: u32, section: Section, body: BodyFraming) -> Result<(), Reason> {
+    fn answer_later(&mut self, id: u32, section: Section, body: BodyFraming, now: Instant) -> Result<(), Reason> {
         let Some(admitted) = self.outbox.admit(section.weight()) else {
-            return self.refuse_stream(id, section);
+            return self.refuse_stream(id, section, now);
         };
         let stream = Stream::new(id, self.outbox.clone());
         let open = body != BodyFraming::None;
         if !self.streams.insert(stream.clone(), self.initial_window, open, body.length()) {
-            return self.refuse_stream(id, section);
+            return self.refuse_stream(id, section, now);
         }
-        let task = Task {
-            section,
-            body,
-            endpoints: self.stream.endpoints(),
-            shared: Arc::clone(&self.shared),
-            limits: self.limits.clone(),
-            times: (Timestamp::now(), Instant::now()),
-        };
         let handle = Handle::new(stream.clone(), admitted);
         if !open {
             stream.receive(BytesMut::new(), true);
         }
-        tokio::spawn(answer::answer(task, handle));
+        self.responder.respond_later(section, body, &self.limits, handle);
         Ok(())
     }
 }

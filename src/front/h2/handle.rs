@@ -19,7 +19,7 @@ const DUE_HEAD: usize = 16 << 10;
 
 /// The task's hold on its stream. Dropped before the response has ended, it resets the stream.
 #[derive(Debug)]
-pub(crate) struct Handle {
+pub struct Handle {
     stream: Arc<Stream>,
     ended: bool,
     _admitted: Admitted,
@@ -37,7 +37,7 @@ impl Handle {
     }
 
     /// Gives a field section for the client.
-    pub(crate) fn send_section(&mut self, section: BytesMut, ends: bool) {
+    pub fn send_section(&mut self, section: BytesMut, ends: bool) {
         self.push(Out::Section(section, ends), ends);
     }
 
@@ -144,7 +144,7 @@ impl Handle {
     }
 
     /// Gives some of the body for the client, and waits until it has gone into the connection's output.
-    pub(crate) async fn send(&mut self, data: Bytes, ends: bool) -> Result<(), Gone> {
+    pub async fn send(&mut self, data: Bytes, ends: bool) -> Result<(), Gone> {
         self.push(Out::Data(data, ends), ends);
         self.sent().await
     }
@@ -160,7 +160,7 @@ impl Handle {
     }
 
     /// The request's body.
-    pub(crate) fn body(&self) -> Box<dyn RequestBody> {
+    pub fn body(&self) -> Box<dyn RequestBody> {
         Box::new(IncomingBody(self.stream.clone()))
     }
 

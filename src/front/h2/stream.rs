@@ -18,7 +18,7 @@ use super::wire::Reason;
 
 /// Where tasks leave word that they have something for the connection.
 #[derive(Debug, Default)]
-pub(crate) struct Outbox {
+pub struct Outbox {
     ready: Mutex<Ready>,
     /// Tasks that are not done.
     pub(super) live: AtomicUsize,
@@ -68,6 +68,14 @@ impl Outbox {
             ready.waker = Some(cx.waker().clone());
         }
         Poll::Pending
+    }
+
+    /// Takes the streams that have something now. Whoever waits for more asks again. Whether there were some.
+    pub(crate) fn take_ready(&self, streams: &mut Vec<Arc<Stream>>) -> bool {
+        let mut ready = self.ready.lock();
+        ready.waker = None; // there is no need to wake a connection that is at it
+        std::mem::swap(&mut ready.streams, streams);
+        !streams.is_empty()
     }
 
     /// Nobody looks any more. Once no task lives, nothing comes after it: what refers to its connection is gone.
@@ -164,7 +172,7 @@ const DUE: usize = 2;
 
 /// How a stream ended before its task had.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Gone {
+pub enum Gone {
     #[error("the client left")]
     Client,
     #[error("the client takes nothing")]

@@ -3,7 +3,7 @@
 use bytes::{Buf, BufMut, BytesMut};
 
 /// What a client sends first.
-pub(crate) const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+pub const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Bytes of a frame's header.
 pub(crate) const HEADER: usize = 9;
 /// Bytes of a frame's payload that both sides take without being asked; more is never announced here.
@@ -13,26 +13,26 @@ pub(crate) const INITIAL_WINDOW: u32 = 65_535;
 pub(crate) const MAX_WINDOW: u32 = (1 << 31) - 1;
 
 /// Types of frames.
-pub(crate) mod kind {
-    pub(crate) const DATA: u8 = 0;
-    pub(crate) const HEADERS: u8 = 1;
-    pub(crate) const PRIORITY: u8 = 2;
-    pub(crate) const RST_STREAM: u8 = 3;
-    pub(crate) const SETTINGS: u8 = 4;
-    pub(crate) const PUSH_PROMISE: u8 = 5;
-    pub(crate) const PING: u8 = 6;
-    pub(crate) const GOAWAY: u8 = 7;
-    pub(crate) const WINDOW_UPDATE: u8 = 8;
-    pub(crate) const CONTINUATION: u8 = 9;
+pub mod kind {
+    pub const DATA: u8 = 0;
+    pub const HEADERS: u8 = 1;
+    pub const PRIORITY: u8 = 2;
+    pub const RST_STREAM: u8 = 3;
+    pub const SETTINGS: u8 = 4;
+    pub const PUSH_PROMISE: u8 = 5;
+    pub const PING: u8 = 6;
+    pub const GOAWAY: u8 = 7;
+    pub const WINDOW_UPDATE: u8 = 8;
+    pub const CONTINUATION: u8 = 9;
 }
 
-pub(crate) mod flag {
-    pub(crate) const END_STREAM: u8 = 0x1;
+pub mod flag {
+    pub const END_STREAM: u8 = 0x1;
     /// Of SETTINGS and PING.
-    pub(crate) const ACK: u8 = 0x1;
-    pub(crate) const END_HEADERS: u8 = 0x4;
-    pub(crate) const PADDED: u8 = 0x8;
-    pub(crate) const PRIORITY: u8 = 0x20;
+    pub const ACK: u8 = 0x1;
+    pub const END_HEADERS: u8 = 0x4;
+    pub const PADDED: u8 = 0x8;
+    pub const PRIORITY: u8 = 0x20;
 }
 
 /// Settings that matter here, by their numbers.
@@ -46,7 +46,7 @@ mod setting {
 
 /// Why a stream or a connection ends (RFC 9113 section 7).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Reason {
+pub enum Reason {
     NoError = 0,
     ProtocolError = 1,
     InternalError = 2,
@@ -61,7 +61,7 @@ pub(crate) enum Reason {
 
 /// A frame's header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct FrameHeader {
+pub struct FrameHeader {
     pub length: usize,
     pub kind: u8,
     pub flags: u8,
@@ -70,14 +70,14 @@ pub(crate) struct FrameHeader {
 
 impl FrameHeader {
     /// Reads the header that some bytes begin with; `None`: it has not come in full.
-    pub(crate) fn read(bytes: &[u8]) -> Option<Self> {
+    pub fn read(bytes: &[u8]) -> Option<Self> {
         let header: &[u8; HEADER] = bytes.first_chunk()?;
         let [a, b, c, kind, flags, stream @ ..] = *header;
         let stream = u32::from_be_bytes(stream) & MAX_WINDOW; // the first bit is reserved
         Some(FrameHeader { length: usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c), kind, flags, stream })
     }
 
-    pub(crate) fn has(&self, flag: u8) -> bool {
+    pub fn has(&self, flag: u8) -> bool {
         self.flags & flag != 0
     }
 }
