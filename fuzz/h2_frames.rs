@@ -1,7 +1,7 @@
 //! The target `h2_frames`: a connection by HTTP/2 without a socket, whose client sends any bytes.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -216,8 +216,6 @@ fn check_frames(had: &Conversation, input: &[u8]) {
     assert!(rest.is_empty(), "it ends within a frame");
     assert!(sent.first().is_some_and(|(header, _)| header.kind == kind::SETTINGS && !header.has(flag::ACK)));
     let (mut windows, mut initial) = (BTreeMap::<u32, u64>::new(), 65_535);
-    // A PRIORITY frame of a wrong length is answered by a reset whatever its stream, which may be opened afterwards.
-    let mut reset_early = BTreeSet::new();
     let mut heard_of = 0;
     for (header, payload) in frames(input).0 {
         match header.kind {
@@ -227,9 +225,6 @@ fn check_frames(had: &Conversation, input: &[u8]) {
             kind::SETTINGS => payload.chunks_exact(6).filter(|setting| setting[..2] == [0, 4]).for_each(|setting| {
                 initial = initial.max(u64::from(number(&setting[2..])));
             }),
-            kind::PRIORITY if payload.len() != 5 => {
-                reset_early.insert(header.stream);
-            }
             _ => {}
         }
         heard_of = heard_of.max(header.stream);
@@ -252,7 +247,7 @@ fn check_frames(had: &Conversation, input: &[u8]) {
             kind::CONTINUATION => assert_eq!(section, Some(stream), "of another stream"),
             kind::RST_STREAM => {
                 assert_code(number(payload));
-                state.has_ended |= !reset_early.contains(&stream);
+                state.has_ended = true;
             }
             kind::WINDOW_UPDATE => assert!(length == 4 && number(payload) > 0, "{header:?}"),
             kind::SETTINGS => assert!(stream == 0 && length.is_multiple_of(6), "{header:?}"),

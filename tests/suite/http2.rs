@@ -64,6 +64,7 @@ fn what_breaks_the_protocol_ends_the_connection() {
         ("a push setting of 2", settings(2, 2), PROTOCOL_ERROR),
         ("an initial window of 2^31", settings(4, 1 << 31), FLOW_CONTROL_ERROR),
         ("a largest frame of 16 bytes", settings(5, 16), PROTOCOL_ERROR),
+        ("a priority cut short of a stream that was never opened", frame(2, 0, 1, &[0; 4]), FRAME_SIZE_ERROR),
         ("a pushed stream", frame(5, 4, 1, &[0; 8]), PROTOCOL_ERROR),
         ("a ping of a stream", frame(PING, 0, 1, &[0; 8]), PROTOCOL_ERROR),
         ("a ping cut short", frame(PING, 0, 0, &[0; 7]), FRAME_SIZE_ERROR),

@@ -46,6 +46,8 @@ impl<R: Responder> Machine<R> {
             kind::WINDOW_UPDATE => self.on_window_update(header, &payload, now),
             kind::SETTINGS => self.on_settings(header, &payload, now),
             kind::PING => self.on_ping(header, &payload, now),
+            // A stream that is idle cannot be reset (section 6.4).
+            kind::PRIORITY if header.length != 5 && self.is_unheard_of(header.stream) => Err(Reason::FrameSizeError),
             kind::PRIORITY if header.length != 5 => {
                 self.reset(header.stream, Reason::FrameSizeError);
                 self.charge(1, now)
