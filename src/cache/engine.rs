@@ -18,7 +18,7 @@ use super::fill::{Fill, FillRequest, PrivateResponse, asked_range};
 use super::fill_buffer::FillBuffer;
 use super::flight::{Arrival, Flight, FlightReader, ObjectUse, Settled};
 use super::flights::{Flights, Turn};
-use super::freshness::{Freshness, Usability};
+use super::freshness::Usability;
 use super::lookup::{Lookup, Miss};
 use super::object::Object;
 use super::part::Part;
@@ -108,9 +108,9 @@ impl Engine {
             || request.slice.is_none() && miss.part.is_none() && asked_range(request, miss.stale.as_ref()).is_some();
         let rounds = if alone { 0 } else { MAX_ROUNDS };
         for _ in 0..rounds {
-            let flight = match self.turn(&key, request, &request.asks) {
+            let flight = match self.turn(&key, request) {
                 Turn::Lead(flight) => {
-                    return match self.found_meanwhile(&flight, request, &request.asks) {
+                    return match self.found_meanwhile(&flight, request) {
                         Some((object, report)) => Ok(Fetched { source: Source::Stored(object), report }),
                         None => self.lead(flight, request, miss).await,
                     };
@@ -121,7 +121,7 @@ impl Engine {
             let collapsed = |stored| Forward { collapsed: true, ..forward(&miss, stored) };
             match flight.arrival(None, presented, request.interims).await {
                 // What is not fresh must be validated for each request by itself (RFC 9111 section 4).
-                Arrival::Stream(reader) if !reader.head.freshness.may_be_shared(Timestamp::now()) => break,
+                Arrival::Stream(reader) if !reader.head.storable.freshness.may_be_shared(Timestamp::now()) => break,
                 Arrival::Stream(reader) => {
                     if request.wants_most() {
                         reader.flight().want();
@@ -173,9 +173,9 @@ impl Engine {
 
     /// Refreshes a stored response in the background, unless that is already going on.
     pub fn refresh(&self, request: &CacheRequest<'_>, object: &Arc<Object>) {
-        let asks = ClientDirectives::default();
-        if let Turn::Lead(flight) = self.turn(&object.key().to_owned(), request, &asks)
-            && self.found_meanwhile(&flight, request, &asks).is_none()
+        let asks_nothing = CacheRequest { asks: ClientDirectives::default(), ..*request };
+        if let Turn::Lead(flight) = self.turn(&object.key().to_owned(), &asks_nothing)
+            && self.found_meanwhile(&flight, &asks_nothing).is_none()
         {
             flight.want();
             let (owner, _nobody) = oneshot::channel();
@@ -202,22 +202,16 @@ impl Engine {
 
     /// Between the look-up that missed and the entry of a fill, another fill may have ended. Then this one is
     /// not needed; whoever follows it already is told to look again.
-    fn found_meanwhile(
-        &self,
-        flight: &Arc<Flight>,
-        request: &CacheRequest<'_>,
-        asks: &ClientDirectives,
-    ) -> Option<(Arc<Object>, Report)> {
-        let Lookup::Hit(object, report) = self.cache.lookup(request, asks, Timestamp::now()) else {
-            return None;
-        };
+    fn found_meanwhile(&self, flight: &Arc<Flight>, request: &CacheRequest<'_>) -> Option<(Arc<Object>, Report)> {
+        let Lookup::Hit(object, report) = self.cache.lookup(request, Timestamp::now()) else { return None };
         self.flights.remove(flight);
         flight.settle(Settled::NotNeeded);
         Some((object, report))
     }
 
-    fn turn(&self, key: &CacheKey, request: &CacheRequest<'_>, asks: &ClientDirectives) -> Turn {
-        let takes_any = *asks == ClientDirectives { max_stale: asks.max_stale, ..ClientDirectives::default() };
+    fn turn(&self, key: &CacheKey, request: &CacheRequest<'_>) -> Turn {
+        let asks = request.asks;
+        let takes_any = asks == ClientDirectives { max_stale: asks.max_stale, ..ClientDirectives::default() };
         let (current, presented) = (self.cache.purges.current(), request.presented());
         let alike = self.cache.uncacheable.told_apart(key.as_str(), presented);
         self.flights.join_or_lead(key, current, alike.as_ref(), |flight: &Flight| match flight.head() {
@@ -226,11 +220,11 @@ impl Engine {
             // From its head on it is a response like a stored one: only to be used while it is fresh.
             Some(head) => {
                 takes_any
-                    && matches!(head.freshness.usability(Timestamp::now()), Usability::Fresh { .. })
-                    && head.variant.matches(presented)
+                    && matches!(head.storable.freshness.usability_unpurged(Timestamp::now()), Usability::Fresh { .. })
+                    && head.storable.variant.matches(presented)
                     && self.cache.purges.standing(&Identity {
                         key: key.view(),
-                        tags: &head.tags.hashes,
+                        tags: &head.storable.tags.hashes,
                         seq: flight.seq,
                     }) == Standing::Live
             }
@@ -288,16 +282,14 @@ impl Engine {
 }
 
 fn forward(miss: &Miss, stored: Stored) -> Forward {
-    Forward { why: miss.why, status: None, stored, collapsed: false, error: None, trouble: miss.trouble }
-}
-
-fn stored(freshness: &Freshness) -> Stored {
-    Stored::Yes { basis: freshness.basis, ttl: freshness.ttl(Timestamp::now()) }
+    Forward { trouble: miss.trouble, ..Forward::of(miss.why, stored) }
 }
 
 fn settled(object: Arc<Object>, how: ObjectUse, forward: Forward) -> Fetched {
     let forward = match how {
-        ObjectUse::Validated => Forward { status: Some(304), stored: stored(&object.freshness), ..forward },
+        ObjectUse::Validated => {
+            Forward { status: Some(304), stored: Stored::with(&object.freshness, Timestamp::now()), ..forward }
+        }
         ObjectUse::Confirmed(reason) => Forward { status: Some(304), stored: Stored::No(reason), ..forward },
         ObjectUse::StaleIfError { status } => {
             let error = if status.is_some() { "status" } else { "failed" };
@@ -313,5 +305,5 @@ fn failed(error: OriginError, forward: Forward) -> FetchError {
 }
 
 fn lost() -> OriginError {
-    OriginError::Broken { origin: "".into(), cause: "the response was lost on its way".into() }
+    OriginError::broken("the response was lost on its way")
 }

@@ -39,6 +39,4 @@ pub(crate) mod vary;
 pub(crate) mod waiting;
 
 #[cfg(test)]
-mod properties;
-#[cfg(test)]
 mod testing;

@@ -42,22 +42,13 @@ impl Fill {
         length: Option<u64>,
         mut around: Around,
     ) {
-        let Storable { freshness, variant, tags, excluded, part } = storable.clone();
-        if part.is_some() {
+        if storable.part.is_some() {
             exchange.fields.remove(header::CONTENT_RANGE); // each answer says its own
         }
-        let (head, own) = Head::split(exchange.status, std::mem::take(&mut exchange.fields), &excluded);
-        let mut unsent = Some(FlightHead {
-            head: head.clone(),
-            length,
-            part,
-            freshness,
-            variant,
-            tags,
-            own,
-            skipped: None,
-            has_room: false,
-        });
+        let (head, own) = Head::split(exchange.status, std::mem::take(&mut exchange.fields), &storable.excluded);
+        let (head_of_all, stores) = (head.clone(), storable.clone());
+        let mut unsent =
+            Some(FlightHead { head: head_of_all, length, storable: stores, own, skipped: None, has_room: false });
         let mut held = Bytes::new();
         let mut received = around.before.len() as u64;
         if !around.before.is_empty() {
@@ -149,12 +140,15 @@ impl Fill {
             let _ = owner.send(private(PrivateBody::Passed(rest))); // nobody waits for it: the client left
             return;
         }
-        let (basis, ttl) = (storable.freshness.basis, storable.freshness.ttl(Timestamp::now()));
-        self.flight.settle(Settled::Private(Stored::Yes { basis, ttl }));
-        let Storable { freshness, variant, tags, .. } = storable.clone();
-        let (length, part, own) = (Some(range.length()), Some(range), HeaderMap::new());
-        let (head_of_all, skipped, has_room) = (head.clone(), None, true);
-        let seen = FlightHead { head: head_of_all, length, part, freshness, variant, tags, own, skipped, has_room };
+        self.flight.settle(Settled::Private(Stored::with(&storable.freshness, Timestamp::now())));
+        let seen = FlightHead {
+            head: head.clone(),
+            length: Some(range.length()),
+            storable: storable.clone(),
+            own: HeaderMap::new(),
+            skipped: None,
+            has_room: true,
+        };
         let Some(reader) = body.start_for_one(seen) else { return };
         if owner.send(private(PrivateBody::Kept(reader))).is_err() {
             return;

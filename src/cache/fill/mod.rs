@@ -109,11 +109,11 @@ impl Fill {
             SliceVerdict::Slice => self.request.slice = Some(slice),
             SliceVerdict::Other => self.request.key = slice.of,
             SliceVerdict::Whole => {
-                self.cache.remember_unsliced(&slice.of);
+                self.cache.uncacheable.remember_unsliced(&slice.of);
                 self.request.key = slice.of;
             }
             SliceVerdict::Unusable => {
-                self.cache.remember_unsliced(&slice.of);
+                self.cache.uncacheable.remember_unsliced(&slice.of);
                 return false;
             }
         }

@@ -74,9 +74,8 @@ impl Fill {
             // The client asked for something else than a slice: it has to ask for itself.
             Err(reason) if self.request.slice.is_some() => {
                 if reason.concerns_every_request() {
-                    self.cache.remember_unsliced(
-                        &self.request.slice.as_ref().map_or(&self.request.key, |slice| &slice.of).clone(),
-                    );
+                    let whole = self.request.slice.as_ref().map_or(&self.request.key, |slice| &slice.of);
+                    self.cache.uncacheable.remember_unsliced(whole);
                 }
                 self.flight.settle(Settled::NotInSlices);
             }

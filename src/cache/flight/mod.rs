@@ -305,9 +305,8 @@ mod tests {
 
     use http::{HeaderMap, StatusCode};
 
-    use super::super::freshness::Freshness;
     use super::super::head::Head;
-    use super::super::tags::Tags;
+    use super::super::policy::Storable;
     use super::super::testing::presented;
     use super::*;
 
@@ -323,10 +322,7 @@ mod tests {
         FlightHead {
             head: Head::from_origin(StatusCode::OK, HeaderMap::new()),
             length: None,
-            part: None,
-            freshness: Freshness::default(),
-            variant: Variant::default(),
-            tags: Tags::default(),
+            storable: Storable::default(),
             own: HeaderMap::new(),
             skipped: None,
             has_room: true,
@@ -353,7 +349,7 @@ mod tests {
     }
 
     fn broken() -> OriginError {
-        OriginError::Broken { origin: "o".into(), cause: "reset".into() }
+        OriginError::broken("reset")
     }
 
     #[tokio::test]

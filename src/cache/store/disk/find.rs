@@ -27,7 +27,7 @@ const ALWAYS_WHOLE: u64 = BLOCK;
 
 /// What was found.
 #[derive(Clone)]
-pub enum Found {
+pub(super) enum Found {
     /// The only one of its key.
     Object(Arc<Object>),
     /// One of several, of which only the head was read: most of them are not what is asked for.
@@ -35,7 +35,7 @@ pub enum Found {
 }
 
 /// One of several variants.
-pub struct FoundHead {
+pub(super) struct FoundHead {
     pub volume: Arc<Volume>,
     pub id: FileId,
     variant: Variant,
@@ -46,14 +46,14 @@ pub struct FoundHead {
 type Known = (FileId, Option<Entry>);
 
 impl Found {
-    pub fn variant(&self) -> &Variant {
+    pub(super) fn variant(&self) -> &Variant {
         match self {
             Found::Object(object) => &object.variant,
             Found::Head(head) => &head.variant,
         }
     }
 
-    pub fn response_time(&self) -> Timestamp {
+    pub(super) fn response_time(&self) -> Timestamp {
         match self {
             Found::Object(object) => object.freshness.response_time,
             Found::Head(head) => head.response_time,
@@ -63,7 +63,7 @@ impl Found {
 
 impl Volume {
     /// Reads what there is of a key: of several variants the heads, of a single one all, as far as bodies are read whole.
-    pub async fn find(
+    pub(super) async fn find(
         self: &Arc<Self>,
         key: KeyHash,
         name: &str,
@@ -101,7 +101,7 @@ impl Volume {
     }
 
     /// Reads one file; `None`: it is not there.
-    pub async fn whole(
+    pub(super) async fn whole(
         self: &Arc<Self>,
         id: FileId,
         name: &str,
