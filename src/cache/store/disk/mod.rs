@@ -9,7 +9,6 @@ mod body;
 mod buffers;
 mod catalogue;
 mod dry_run;
-mod durable;
 mod file;
 mod filter;
 mod find;
