@@ -129,7 +129,7 @@ impl Engine {
                     let report = Report::Forward(collapsed(reader.head.stored()));
                     return Ok(Fetched { source: Source::Stream(reader), report });
                 }
-                Arrival::Settled(Settled::Object(_, ObjectUse::Confirmed(_))) => break,
+                Arrival::Settled(Settled::Object(_, ObjectUse::Confirmed(_)) | Settled::Private(_)) => break,
                 Arrival::Settled(Settled::Object(object, ObjectUse::Validated))
                     if !object.freshness.may_be_shared(Timestamp::now()) =>
                 {
@@ -140,10 +140,6 @@ impl Engine {
                 }
                 Arrival::Settled(Settled::Failed(error)) => {
                     return Err(failed(error, collapsed(Stored::Nothing)));
-                }
-                Arrival::Settled(Settled::Private(_)) => break,
-                Arrival::Settled(Settled::NotInSlices) => {
-                    return Err(failed(OriginError::NotInSlices, collapsed(Stored::Nothing)));
                 }
                 Arrival::Settled(Settled::Object(..) | Settled::NotNeeded) | Arrival::Missed => {}
             }
@@ -263,9 +259,6 @@ impl Engine {
                 }
                 None => Err(failed(error, forward(&miss, Stored::Nothing))),
             },
-            Arrival::Settled(Settled::NotInSlices) => {
-                Err(failed(OriginError::NotInSlices, forward(&miss, Stored::Nothing)))
-            }
             // It has the first seat, and the variant is made of its own fields: this does not happen.
             Arrival::Settled(Settled::NotNeeded) | Arrival::Missed => {
                 Err(failed(lost(), forward(&miss, Stored::Nothing)))

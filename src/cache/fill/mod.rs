@@ -85,7 +85,7 @@ impl Fill {
             answer = self.ask_without(&[header::IF_NONE_MATCH, header::IF_MODIFIED_SINCE]).await;
         }
         match answer {
-            Ok(exchange) if !self.is_of_use(&exchange) => self.flight.settle(Settled::NotInSlices),
+            Ok(exchange) if !self.is_of_use(&exchange) => self.flight.settle(Settled::Failed(OriginError::NotInSlices)),
             Ok(exchange) => self.receive(exchange, owner).await,
             Err(error) => self.flight.settle(self.stale_instead(None).unwrap_or(Settled::Failed(error))),
         }

@@ -7,6 +7,7 @@ use tokio::sync::oneshot;
 
 use crate::clock::Timestamp;
 use crate::fields::add_date;
+use crate::origin::error::OriginError;
 use crate::origin::exchange::Exchange;
 
 use super::super::coding;
@@ -77,7 +78,7 @@ impl Fill {
                     let whole = self.request.slice.as_ref().map_or(&self.request.key, |slice| &slice.of);
                     self.cache.uncacheable.remember_unsliced(whole);
                 }
-                self.flight.settle(Settled::NotInSlices);
+                self.flight.settle(Settled::Failed(OriginError::NotInSlices));
             }
             Err(reason) => self.hand_over(exchange, reason, length, owner).await,
         }

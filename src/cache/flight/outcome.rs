@@ -47,8 +47,6 @@ pub enum Settled {
     /// The response is for the request alone that caused the fill; what became of it.
     Private(Stored),
     Failed(OriginError),
-    /// A slice was asked for, and the origin does not give any that could be used.
-    NotInSlices,
     /// Another fill had just stored what is wanted: look again.
     NotNeeded,
 }
