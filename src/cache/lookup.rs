@@ -57,21 +57,19 @@ impl Miss {
 impl Cache {
     /// What the memory tier has for a request.
     pub fn lookup(&self, request: &CacheRequest<'_>, now: Timestamp) -> Lookup {
-        let Some(variants) = self.memory.get(request.key) else {
-            return match self.uncacheable.until(request.key, request.presented()) {
-                Some(until) if now < until => Lookup::HitForMiss,
-                _ => Lookup::Miss(Miss::of(None, Why::UriMiss)),
-            };
-        };
-        let presented = request.presented();
-        let Some(object) = variants.select(presented) else {
-            return match (variants.select_part(presented), self.uncacheable.until(request.key, presented)) {
-                (Some(part), _) => self.lookup_part(part, request, now),
-                (None, Some(until)) if now < until => Lookup::HitForMiss,
-                (None, _) => Lookup::Miss(Miss::of(None, Why::VaryMiss)),
-            };
-        };
-        self.lookup_object(object, request, now)
+        let (variants, presented) = (self.memory.get(request.key), request.presented());
+        if let Some(variants) = &variants {
+            if let Some(object) = variants.select(presented) {
+                return self.lookup_object(object, request, now);
+            }
+            if let Some(part) = variants.select_part(presented) {
+                return self.lookup_part(part, request, now);
+            }
+        }
+        match self.uncacheable.until(request.key, presented) {
+            Some(until) if now < until => Lookup::HitForMiss,
+            _ => Lookup::Miss(Miss::of(None, variants.map_or(Why::UriMiss, |_| Why::VaryMiss))),
+        }
     }
 
     /// What any tier has for a request.

@@ -62,12 +62,12 @@ impl Fill {
             _ if length.is_some_and(|length| length > self.cache.max_object()) => {
                 keeper.leave_memory(SkipReason::TooLarge)
             }
-            Some(room) if self.flight.reserve(room, self.request.prefix()) => keeper.set_room(),
+            Some(room) if self.flight.reserve(room, self.request.prefix()) => keeper.has_room = true,
             None if !self.flights.buffer.is_full(self.request.prefix()) => {}
             _ => keeper.leave_memory(SkipReason::FillBuffer),
         }
         if let Some(head) = &mut unsent {
-            (head.skipped, head.has_room) = (keeper.skipped(), keeper.has_room());
+            (head.skipped, head.has_room) = (keeper.skipped, keeper.has_room);
         }
         let whole = loop {
             if let Some(head) = unsent.take_if(|_| length != Some(received)) {
