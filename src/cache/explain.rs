@@ -48,17 +48,23 @@ pub struct Terms {
 pub fn explain(rules: &CacheRules, request: &RequestFacts<'_>, response: &ResponseFacts<'_>) -> Explanation {
     let now = response.times.response;
     match policy::judge(rules, request, response) {
-        Err(reason) => Explanation::of(false, reason.reason(), None),
+        Err(reason) => Explanation::of(reason.reason(), None),
         Ok(storable) => {
             let terms = Terms::of(&storable, storable.freshness.usability_unpurged(now), now);
-            Explanation::of(true, storable.freshness.basis.reason(), Some(terms))
+            Explanation::of(storable.freshness.basis.reason(), Some(terms))
         }
     }
 }
 
 impl Explanation {
-    pub fn of(stored: bool, reason: Reason, terms: Option<Terms>) -> Self {
-        Explanation { stored, reason: reason.word, meaning: reason.meaning, rule: reason.source, terms }
+    pub fn of(reason: Reason, terms: Option<Terms>) -> Self {
+        Explanation {
+            stored: terms.is_some(),
+            reason: reason.word,
+            meaning: reason.meaning,
+            rule: reason.source,
+            terms,
+        }
     }
 }
 

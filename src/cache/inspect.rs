@@ -100,7 +100,7 @@ impl Cache {
                     etag: object.head.etag().map(str::to_owned),
                     purge_seq: object.checked().0,
                     purged,
-                    explanation: Explanation::of(true, object.freshness.basis.reason(), Some(terms)),
+                    explanation: Explanation::of(object.freshness.basis.reason(), Some(terms)),
                 }
             })
             .collect()
