@@ -46,9 +46,6 @@ impl Fill {
             exchange.fields.remove(header::CONTENT_RANGE); // each answer says its own
         }
         let (head, own) = Head::split(exchange.status, std::mem::take(&mut exchange.fields), &storable.excluded);
-        let (head_of_all, stores) = (head.clone(), storable.clone());
-        let mut unsent =
-            Some(FlightHead { head: head_of_all, length, storable: stores, own, skipped: None, has_room: false });
         let mut held = Bytes::new();
         let mut received = around.before.len() as u64;
         if !around.before.is_empty() {
@@ -57,7 +54,7 @@ impl Fill {
         // The head is there as long as the body is.
         let with_head = if head.is_large() { head.h1().len() as u64 } else { 0 };
         let room = length.map(|length| length.saturating_sub(received) + with_head);
-        let mut keeper = Keeper::new(self, head, storable, length);
+        let mut keeper = Keeper::new(self, head.clone(), storable.clone(), length);
         match room {
             _ if length.is_some_and(|length| length > self.cache.max_object()) => {
                 keeper.leave_memory(SkipReason::TooLarge)
@@ -66,9 +63,8 @@ impl Fill {
             None if !self.flights.buffer.is_full(self.request.prefix()) => {}
             _ => keeper.leave_memory(SkipReason::FillBuffer),
         }
-        if let Some(head) = &mut unsent {
-            (head.skipped, head.has_room) = (keeper.skipped, keeper.has_room);
-        }
+        let (skipped, has_room) = (keeper.skipped, keeper.has_room);
+        let mut unsent = Some(FlightHead { head, length, storable, own, skipped, has_room });
         let whole = loop {
             if let Some(head) = unsent.take_if(|_| length != Some(received)) {
                 self.flight.start(head);
