@@ -69,9 +69,6 @@ impl Volume {
         name: &str,
         max_in_memory: u64,
     ) -> Result<SmallVec<[Found; 1]>, Trouble> {
-        if self.is_opening() {
-            return Ok(SmallVec::new());
-        }
         if let Some(trouble) = self.health.obstacle(Operation::Read) {
             return Err(self.count(trouble));
         }
@@ -129,7 +126,10 @@ impl Volume {
         let (mut found, mut trouble) = (SmallVec::new(), None);
         for (file, head) in self.read(ids, name, 0).await? {
             match self.unless_missing(file, head) {
-                Ok(object) => found.extend(object.map(|object| self.found_head(file.0, &object))),
+                Ok(object) => found.extend(object.map(|Object { variant, freshness, .. }| {
+                    let (volume, response_time) = (self.clone(), freshness.response_time);
+                    Found::Head(Arc::new(FoundHead { volume, id: file.0, variant, response_time }))
+                })),
                 Err(other) => trouble = Some(other),
             }
         }
@@ -137,11 +137,6 @@ impl Volume {
             Some(trouble) if found.is_empty() => Err(trouble),
             _ => Ok(found),
         }
-    }
-
-    fn found_head(self: &Arc<Self>, id: FileId, object: &Object) -> Found {
-        let (variant, response_time) = (object.variant.clone(), object.freshness.response_time);
-        Found::Head(Arc::new(FoundHead { volume: self.clone(), id, variant, response_time }))
     }
 
     /// Reads files: at once what the page cache has of them, the others in a thread that may wait for the disk.
