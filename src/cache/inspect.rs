@@ -16,7 +16,6 @@ use super::explain::{self, Explanation, Terms};
 use super::fill::FillRequest;
 use super::freshness::ExchangeTimes;
 use super::lookup::{Lookup, Miss};
-use super::object::Object;
 use super::policy::ResponseFacts;
 use super::range::ContentRange;
 use super::request::CacheRequest;
@@ -60,7 +59,7 @@ impl Cache {
     pub fn forecast(&self, request: &CacheRequest<'_>, now: Timestamp) -> String {
         let report = match self.lookup(request, now) {
             Lookup::Hit(_, report) | Lookup::StaleHit(_, report) | Lookup::PartHit(_, report) => report,
-            Lookup::Miss(miss) if miss.stale.is_none() && miss.part.is_none() && self.disk.may_have(request.key) => {
+            Lookup::Miss(miss) if miss.is_unknown() && self.disk.may_have(request.key) => {
                 return "not in memory; a disk may have it".into();
             }
             _ if request.asks.only_if_cached => Report::OnlyIfCached,
@@ -77,11 +76,9 @@ impl Cache {
     pub fn inspect(&self, request: &CacheRequest<'_>, now: Timestamp) -> Vec<Inspected> {
         let Some(variants) = self.memory.get(request.key) else { return Vec::new() };
         let selected = variants.select(request.presented());
-        let whole: Vec<(&Arc<Object>, Option<ContentRange>)> = variants.whole().map(|object| (object, None)).collect();
+        let whole = variants.whole().rev().map(|object| (object, None));
         let parts = variants.parts().map(|part| (&part.object, Some(part.range)));
         whole
-            .into_iter()
-            .rev()
             .chain(parts)
             .map(|(object, range)| {
                 let usability = self.usability(object, now);

@@ -49,7 +49,7 @@ impl Miss {
     }
 
     /// Whether there may be something in another tier.
-    fn is_unknown(&self) -> bool {
+    pub(super) fn is_unknown(&self) -> bool {
         self.stale.is_none() && self.part.is_none()
     }
 }
@@ -127,24 +127,22 @@ impl Cache {
 
     /// A part is used only while it is fresh; but what an origin confirms it may complete at any time.
     fn lookup_part(&self, part: &Arc<Part>, request: &CacheRequest<'_>, now: Timestamp) -> Lookup {
-        let usability = self.usability(&part.object, now);
-        if usability.is_some() && !may_answer(&part.object, request) {
+        let Some(usability) = self.usability(&part.object, now) else {
+            return Lookup::Miss(Miss::of(None, Why::UriMiss));
+        };
+        if !may_answer(&part.object, request) {
             return Lookup::NotForAuthorized;
         }
-        match usability {
-            None => Lookup::Miss(Miss::of(None, Why::UriMiss)),
-            Some(Usability::Fresh { ttl })
-                if part.answers(request.view.fields) && suits(request, &part.object, Some(ttl), now) =>
-            {
-                Lookup::PartHit(part.clone(), Report::Hit { ttl, tier: Tier::Memory })
-            }
-            Some(_) => {
-                // What cannot be completed is of no use: the request's own range may be asked for.
-                let useful = part.missing().is_some() && part.range.total <= self.max_object();
-                let part = Some(part.clone()).filter(|_| useful);
-                Lookup::Miss(Miss { part, ..Miss::of(None, Why::Partial) })
-            }
+        if let Usability::Fresh { ttl } = usability
+            && part.answers(request.view.fields)
+            && suits(request, &part.object, Some(ttl), now)
+        {
+            return Lookup::PartHit(part.clone(), Report::Hit { ttl, tier: Tier::Memory });
         }
+        // What cannot be completed is of no use: the request's own range may be asked for.
+        let useful = part.missing().is_some() && part.range.total <= self.max_object();
+        let part = Some(part.clone()).filter(|_| useful);
+        Lookup::Miss(Miss { part, ..Miss::of(None, Why::Partial) })
     }
 }
 

@@ -50,9 +50,7 @@ impl Fill {
         match self.judge(exchange.status, &exchange.fields, times, length, false) {
             Ok(mut storable) => {
                 let groups = tags::groups(&exchange.fields, &GROUPS, self.request.key.view().origin());
-                if !groups.is_empty() {
-                    storable.tags = storable.tags.with_groups(groups);
-                }
+                storable.tags = storable.tags.with_groups(groups);
                 if let Some(rules) = &self.request.rules().compress
                     && coding::suits(rules, exchange.status, &exchange.fields, length)
                 {
