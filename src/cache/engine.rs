@@ -22,7 +22,8 @@ use super::freshness::Usability;
 use super::lookup::{Lookup, Miss};
 use super::object::Object;
 use super::part::Part;
-use super::purge::{Identity, Purges, Standing};
+use super::policy::Storable;
+use super::purge::{Identity, Purges};
 use super::request::CacheRequest;
 use super::status::{Failed, Forward, Report, Stored};
 use super::stored::Cache;
@@ -215,14 +216,10 @@ impl Engine {
             None => flight.seq == current && (alike.is_none() || flight.alike == alike),
             // From its head on it is a response like a stored one: only to be used while it is fresh.
             Some(head) => {
-                takes_any
-                    && matches!(head.storable.freshness.usability_unpurged(Timestamp::now()), Usability::Fresh { .. })
-                    && head.storable.variant.matches(presented)
-                    && self.cache.purges.standing(&Identity {
-                        key: key.view(),
-                        tags: &head.storable.tags.hashes,
-                        seq: flight.seq,
-                    }) == Standing::Live
+                let Storable { freshness, variant, tags, .. } = &head.storable;
+                let identity = Identity { key: key.view(), tags: &tags.hashes, seq: flight.seq };
+                let usability = || freshness.usability(self.cache.purges.standing(&identity), Timestamp::now());
+                takes_any && variant.matches(presented) && matches!(usability(), Some(Usability::Fresh { .. }))
             }
         })
     }
