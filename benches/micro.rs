@@ -209,7 +209,7 @@ fn look_up(count: usize) -> Box<dyn FnMut()> {
     let request =
         CacheRequest { view, snapshot, matched, key, slice: None, asks: ClientDirectives::default(), interims: None };
     Box::new(move || {
-        let found = engine.cache.lookup(black_box(&request), &request.asks, NOW);
+        let found = engine.cache.lookup(black_box(&request), NOW);
         assert!(matches!(found, Lookup::Hit(..)));
     })
 }

@@ -4,14 +4,16 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 use std::task::Poll;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version};
 
 use seawall::internals::{
-    Body, ByteSize, Chunks, ClientDirectives, Config, Decoder, ExchangeTimes, Fields, HEADER, Head, Header, Limits,
-    Meta, Presented, Replay, Reply, RequestFacts, RequestHead, RequestView, ResponseFacts, Scheme, Section, TakenChunk,
-    Timestamp, Variant, field_space, find_end, hpack, judge, load, respond, response, settle_version,
+    Body, ByteSize, Chunks, ClientDirectives, Config, Decoder, ExchangeTimes, Fields, Freshness, HEADER, Head, Header,
+    Key, Limits, Meta, Presented, Replay, Reply, RequestFacts, RequestHead, RequestView, ResponseFacts, Scheme,
+    Section, Standing, TakenChunk, Timestamp, Usability, Variant, explain, field_space, find_end, groups, hpack, judge,
+    load, normalise, respond, response, settle_version,
 };
 
 #[path = "h2_frames.rs"]
@@ -264,31 +266,90 @@ pub fn cache_control_and_vary(data: &[u8]) {
         scheme: Scheme::Http,
         version: Version::HTTP_11,
     };
-    let _ = ClientDirectives::parse(view.fields);
+    let asks = ClientDirectives::parse(view.fields);
     let presented = Presented::new(&view, &config.node);
     let now = Timestamp::from_secs(1_700_000_000);
     for site in &config.sites {
         let rules = &site.routes[0].cache;
+        let mut once = request.clone();
+        normalise(&mut once, &rules.key);
+        let mut twice = once.clone();
+        normalise(&mut twice, &rules.key);
+        assert_eq!(once.get("accept-language"), twice.get("accept-language"));
         if let Some(variant) = Variant::of(&fields, presented, rules) {
             assert!(variant.matches(presented), "a request selects what it has stored: {variant:?}");
             assert_eq!(variant.of_another(presented), variant);
         }
-        let facts = RequestFacts::new(presented, view.path.len(), false);
-        let times = ExchangeTimes { request: now, response: now };
-        for status in [200, 206, 301, 404] {
+        let facts = RequestFacts::new(presented, view.path.len(), asks.no_store);
+        let times = ExchangeTimes { request: now, response: now + Duration::from_secs(3) };
+        for (status, length) in
+            [(200, None), (200, Some(1001)), (206, Some(10)), (301, Some(0)), (404, Some(1000)), (503, None)]
+        {
             let status = StatusCode::from_u16(status).expect("a status");
-            let response = ResponseFacts { status, headers: &fields, times, length: Some(1000), max_object: 1 << 20 };
-            let _ = judge(rules, &facts, &response);
+            let response = ResponseFacts { status, headers: &fields, times, length, max_object: 1000 };
+            let explanation = explain(rules, &facts, &response);
+            let judged = judge(rules, &facts, &response);
+            assert_eq!(explanation.stored, judged.is_ok(), "{judged:?}");
+            let Ok(storable) = judged else { continue };
+            assert!(!asks.no_store && length.is_none_or(|length| length <= 1000), "{storable:?}");
+            assert!(storable.variant.matches(presented), "the request that it answered selects it: {storable:?}");
+            ages(storable.freshness);
         }
     }
+    groups(&fields, &HeaderName::from_static("cache-groups"), Key::of_written("s\u{1f}1+tls\u{1f}h/").origin());
     let head = Head::from_origin(StatusCode::OK, fields);
-    match respond(&Method::GET, view.fields, &head.selected(Some(1000))) {
-        Reply::Partial { first, last, total } => assert!(first <= last && last < total),
-        Reply::Multiple { parts, total } => {
-            assert!(parts.iter().all(|part| part.first <= part.last && part.last < total));
-            assert!(parts.windows(2).all(|pair| pair[0].last < pair[1].first), "no byte twice: {parts:?}");
+    assert!(["connection", "te"].iter().all(|name| !head.fields().contains_key(*name)), "{head:?}");
+    for (method, total) in [(Method::GET, 1000), (Method::GET, data.len() as u64 % 24), (Method::HEAD, 1000)] {
+        let (mut parts, of) = match respond(&method, view.fields, &head.selected(Some(total))) {
+            Reply::Partial { first, last, total } => (vec![(first, last)], total),
+            Reply::Multiple { parts, total } => (parts.iter().map(|part| (part.first, part.last)).collect(), total),
+            _ => continue,
+        };
+        assert!(method == Method::GET && of == total, "{parts:?} of {of}");
+        assert!(parts.iter().all(|(first, last)| first <= last && *last < total), "{parts:?} of {total}");
+        parts.sort_unstable();
+        assert!(parts.windows(2).all(|pair| pair[0].1 < pair[1].0), "no byte twice: {parts:?}");
+    }
+}
+
+/// What is stored only grows older, and goes from fresh to stale, never back; however long any of its times is.
+fn ages(stored: Freshness) {
+    let longest = || Duration::MAX.into();
+    for freshness in [
+        stored,
+        Freshness { initial_age: longest(), ..stored },
+        Freshness { lifetime: longest(), ..stored },
+        Freshness { lifetime: Duration::ZERO.into(), stale_while_revalidate: longest(), ..stored },
+        Freshness { initial_age: longest(), stale_if_error: longest(), ..stored },
+    ] {
+        let (initial_age, lifetime): (Duration, Duration) = (freshness.initial_age.into(), freshness.lifetime.into());
+        let rank = |usability| match usability {
+            Some(Usability::Fresh { ttl }) => {
+                assert!(!ttl.is_zero() && ttl <= lifetime, "{ttl:?} {freshness:?}");
+                0
+            }
+            Some(Usability::StaleWhileRevalidate { .. }) => 1,
+            Some(Usability::StaleIfError { .. }) => 2,
+            Some(Usability::Stale { .. }) => 3,
+            None => panic!("no purge has killed it"),
+        };
+        let came = freshness.response_time.as_secs();
+        let purged = Standing::SoftPurged { since: freshness.response_time + Duration::from_secs(30) };
+        let mut before = (Duration::ZERO, 0, 1);
+        // Clocks may be set back: an age does not go below zero then, and what comes from the future is validated.
+        for now in [0, came - 61, came - 60, came, came + 1, came + 59, came + 600, came + 4000, u64::MAX / 1000] {
+            let now = Timestamp::from_secs(now);
+            let (live, purged) =
+                (rank(freshness.usability(Standing::Live, now)), rank(freshness.usability(purged, now)));
+            let age = freshness.current_age(now);
+            assert!(age >= initial_age && age >= before.0, "{now:?} {freshness:?}");
+            if freshness.response_time > now + Duration::from_secs(60) {
+                assert!(live >= 2, "{now:?} {freshness:?}");
+                continue;
+            }
+            assert!(live >= before.1 && purged >= before.2, "{now:?} {freshness:?}");
+            before = (age, live, purged);
         }
-        _ => {}
     }
 }
 
@@ -300,13 +361,17 @@ fn header_map(text: &str) -> HeaderMap {
     fields.take(64).collect()
 }
 
-/// One route that heeds what responses say, and one that does not and keys by much.
+/// Routes that heed what responses say, without and with lifetimes of their own, and one that does not and keys by much.
 fn config() -> &'static Config {
     static CONFIG: std::sync::LazyLock<Config> = std::sync::LazyLock::new(|| {
         let text = "[pool.app]\norigins = [\"127.0.0.1:1\"]\n\
                     [site.one]\nhosts = [\"one\"]\n[[site.one.route]]\npath = \"/*\"\npool = \"app\"\ncache = { mode = \"respect\" }\n\
                     [site.two]\nhosts = [\"two\"]\n[[site.two.route]]\npath = \"/*\"\npool = \"app\"\n\
-                    cache = { mode = \"force\", ttl = \"1h\", key = { headers = [\"x-a\"], cookies = [\"c\"], device = true } }\n";
+                    cache = { mode = \"force\", ttl = \"1h\", key = { headers = [\"x-a\"], cookies = [\"c\", \"a*\"], device = true } }\n\
+                    [site.three]\nhosts = [\"three\"]\n[[site.three.route]]\npath = \"/*\"\npool = \"app\"\n\
+                    cache = { mode = \"respect\", default_ttl = \"1m\", store_set_cookie = true, stale_while_revalidate = \"1m\", \
+                    stale_if_error = \"1h\", heuristic_percent = 100, \
+                    key = { accept_language = [\"en\", \"de\"], accept_encoding = [\"gzip\"] } }\n";
         load::parse(Path::new("fuzz.toml"), text).expect("it is right")
     });
     &CONFIG

@@ -2,17 +2,18 @@
 
 pub use crate::cache::control::{ClientDirectives, Directives};
 pub use crate::cache::engine::Engine;
-pub use crate::cache::freshness::ExchangeTimes;
+pub use crate::cache::explain::explain;
+pub use crate::cache::freshness::{ExchangeTimes, Freshness, Usability};
 pub use crate::cache::head::Head;
 pub use crate::cache::lookup::Lookup;
 pub use crate::cache::object::Object;
 pub use crate::cache::policy::{RequestFacts, ResponseFacts, Storable, judge};
-pub use crate::cache::purge::{Event, PurgeSeq, Purges, Record, Replay, Target};
+pub use crate::cache::purge::{Event, PurgeSeq, Purges, Record, Replay, Standing, Target};
 pub use crate::cache::request::CacheRequest;
 pub use crate::cache::respond::{Reply, respond};
 pub use crate::cache::store::disk::format::{HEADER, Header, Meta};
-pub use crate::cache::tags::TagHash;
-pub use crate::cache::vary::{Presented, Variant};
+pub use crate::cache::tags::{TagHash, groups};
+pub use crate::cache::vary::{Presented, Variant, normalise};
 pub use crate::chunked::{Chunks, Taken as TakenChunk};
 pub use crate::clock::Timestamp;
 pub use crate::config::load;

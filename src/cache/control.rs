@@ -104,11 +104,7 @@ impl Directives {
 
     fn read(&mut self, name: &str, value: Option<&str>) {
         // The first occurrence of a duplicated directive counts (RFC 9111 section 4.2.1).
-        let seconds = |slot: &mut Option<Duration>| {
-            if slot.is_none() {
-                *slot = Some(delta_seconds(value));
-            }
-        };
+        let seconds = |slot: &mut Option<Duration>| _ = slot.get_or_insert_with(|| delta_seconds(value));
         match name.to_ascii_lowercase().as_str() {
             "no-store" => self.no_store = true,
             "no-cache" => self.no_cache |= !exclude(&mut self.excluded, value),
@@ -165,9 +161,7 @@ impl ClientDirectives {
 
     fn read(&mut self, name: &str, value: Option<&str>) {
         let seconds = |slot: &mut Option<Duration>, default: Duration| {
-            if slot.is_none() {
-                *slot = Some(value.map_or(default, |value| delta_seconds(Some(value))));
-            }
+            slot.get_or_insert_with(|| value.map_or(default, |_| delta_seconds(value)));
         };
         match name.to_ascii_lowercase().as_str() {
             "no-cache" => self.no_cache = true,

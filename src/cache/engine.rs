@@ -18,11 +18,12 @@ use super::fill::{Fill, FillRequest, PrivateResponse, asked_range};
 use super::fill_buffer::FillBuffer;
 use super::flight::{Arrival, Flight, FlightReader, ObjectUse, Settled};
 use super::flights::{Flights, Turn};
-use super::freshness::{Freshness, Usability};
+use super::freshness::Usability;
 use super::lookup::{Lookup, Miss};
 use super::object::Object;
 use super::part::Part;
-use super::purge::{Identity, Purges, Standing};
+use super::policy::Storable;
+use super::purge::{Identity, Purges};
 use super::request::CacheRequest;
 use super::status::{Failed, Forward, Report, Stored};
 use super::stored::Cache;
@@ -108,9 +109,9 @@ impl Engine {
             || request.slice.is_none() && miss.part.is_none() && asked_range(request, miss.stale.as_ref()).is_some();
         let rounds = if alone { 0 } else { MAX_ROUNDS };
         for _ in 0..rounds {
-            let flight = match self.turn(&key, request, &request.asks) {
+            let flight = match self.turn(&key, request) {
                 Turn::Lead(flight) => {
-                    return match self.found_meanwhile(&flight, request, &request.asks) {
+                    return match self.found_meanwhile(&flight, request) {
                         Some((object, report)) => Ok(Fetched { source: Source::Stored(object), report }),
                         None => self.lead(flight, request, miss).await,
                     };
@@ -121,7 +122,7 @@ impl Engine {
             let collapsed = |stored| Forward { collapsed: true, ..forward(&miss, stored) };
             match flight.arrival(None, presented, request.interims).await {
                 // What is not fresh must be validated for each request by itself (RFC 9111 section 4).
-                Arrival::Stream(reader) if !reader.head.freshness.may_be_shared(Timestamp::now()) => break,
+                Arrival::Stream(reader) if !reader.head.storable.freshness.may_be_shared(Timestamp::now()) => break,
                 Arrival::Stream(reader) => {
                     if request.wants_most() {
                         reader.flight().want();
@@ -129,7 +130,7 @@ impl Engine {
                     let report = Report::Forward(collapsed(reader.head.stored()));
                     return Ok(Fetched { source: Source::Stream(reader), report });
                 }
-                Arrival::Settled(Settled::Object(_, ObjectUse::Confirmed(_))) => break,
+                Arrival::Settled(Settled::Object(_, ObjectUse::Confirmed(_)) | Settled::Private(_)) => break,
                 Arrival::Settled(Settled::Object(object, ObjectUse::Validated))
                     if !object.freshness.may_be_shared(Timestamp::now()) =>
                 {
@@ -140,10 +141,6 @@ impl Engine {
                 }
                 Arrival::Settled(Settled::Failed(error)) => {
                     return Err(failed(error, collapsed(Stored::Nothing)));
-                }
-                Arrival::Settled(Settled::Private(_)) => break,
-                Arrival::Settled(Settled::NotInSlices) => {
-                    return Err(failed(OriginError::NotInSlices, collapsed(Stored::Nothing)));
                 }
                 Arrival::Settled(Settled::Object(..) | Settled::NotNeeded) | Arrival::Missed => {}
             }
@@ -173,9 +170,9 @@ impl Engine {
 
     /// Refreshes a stored response in the background, unless that is already going on.
     pub fn refresh(&self, request: &CacheRequest<'_>, object: &Arc<Object>) {
-        let asks = ClientDirectives::default();
-        if let Turn::Lead(flight) = self.turn(&object.key().to_owned(), request, &asks)
-            && self.found_meanwhile(&flight, request, &asks).is_none()
+        let asks_nothing = CacheRequest { asks: ClientDirectives::default(), ..*request };
+        if let Turn::Lead(flight) = self.turn(&object.key().to_owned(), &asks_nothing)
+            && self.found_meanwhile(&flight, &asks_nothing).is_none()
         {
             flight.want();
             let (owner, _nobody) = oneshot::channel();
@@ -202,22 +199,16 @@ impl Engine {
 
     /// Between the look-up that missed and the entry of a fill, another fill may have ended. Then this one is
     /// not needed; whoever follows it already is told to look again.
-    fn found_meanwhile(
-        &self,
-        flight: &Arc<Flight>,
-        request: &CacheRequest<'_>,
-        asks: &ClientDirectives,
-    ) -> Option<(Arc<Object>, Report)> {
-        let Lookup::Hit(object, report) = self.cache.lookup(request, asks, Timestamp::now()) else {
-            return None;
-        };
+    fn found_meanwhile(&self, flight: &Arc<Flight>, request: &CacheRequest<'_>) -> Option<(Arc<Object>, Report)> {
+        let Lookup::Hit(object, report) = self.cache.lookup(request, Timestamp::now()) else { return None };
         self.flights.remove(flight);
         flight.settle(Settled::NotNeeded);
         Some((object, report))
     }
 
-    fn turn(&self, key: &CacheKey, request: &CacheRequest<'_>, asks: &ClientDirectives) -> Turn {
-        let takes_any = *asks == ClientDirectives { max_stale: asks.max_stale, ..ClientDirectives::default() };
+    fn turn(&self, key: &CacheKey, request: &CacheRequest<'_>) -> Turn {
+        let asks = request.asks;
+        let takes_any = asks == ClientDirectives { max_stale: asks.max_stale, ..ClientDirectives::default() };
         let (current, presented) = (self.cache.purges.current(), request.presented());
         let alike = self.cache.uncacheable.told_apart(key.as_str(), presented);
         self.flights.join_or_lead(key, current, alike.as_ref(), |flight: &Flight| match flight.head() {
@@ -225,14 +216,10 @@ impl Engine {
             None => flight.seq == current && (alike.is_none() || flight.alike == alike),
             // From its head on it is a response like a stored one: only to be used while it is fresh.
             Some(head) => {
-                takes_any
-                    && matches!(head.freshness.usability(Timestamp::now()), Usability::Fresh { .. })
-                    && head.variant.matches(presented)
-                    && self.cache.purges.standing(&Identity {
-                        key: key.view(),
-                        tags: &head.tags.hashes,
-                        seq: flight.seq,
-                    }) == Standing::Live
+                let Storable { freshness, variant, tags, .. } = &head.storable;
+                let identity = Identity { key: key.view(), tags: &tags.hashes, seq: flight.seq };
+                let usability = || freshness.usability(self.cache.purges.standing(&identity), Timestamp::now());
+                takes_any && variant.matches(presented) && matches!(usability(), Some(Usability::Fresh { .. }))
             }
         })
     }
@@ -269,9 +256,6 @@ impl Engine {
                 }
                 None => Err(failed(error, forward(&miss, Stored::Nothing))),
             },
-            Arrival::Settled(Settled::NotInSlices) => {
-                Err(failed(OriginError::NotInSlices, forward(&miss, Stored::Nothing)))
-            }
             // It has the first seat, and the variant is made of its own fields: this does not happen.
             Arrival::Settled(Settled::NotNeeded) | Arrival::Missed => {
                 Err(failed(lost(), forward(&miss, Stored::Nothing)))
@@ -288,16 +272,14 @@ impl Engine {
 }
 
 fn forward(miss: &Miss, stored: Stored) -> Forward {
-    Forward { why: miss.why, status: None, stored, collapsed: false, error: None, trouble: miss.trouble }
-}
-
-fn stored(freshness: &Freshness) -> Stored {
-    Stored::Yes { basis: freshness.basis, ttl: freshness.ttl(Timestamp::now()) }
+    Forward { trouble: miss.trouble, ..Forward::of(miss.why, stored) }
 }
 
 fn settled(object: Arc<Object>, how: ObjectUse, forward: Forward) -> Fetched {
     let forward = match how {
-        ObjectUse::Validated => Forward { status: Some(304), stored: stored(&object.freshness), ..forward },
+        ObjectUse::Validated => {
+            Forward { status: Some(304), stored: Stored::with(&object.freshness, Timestamp::now()), ..forward }
+        }
         ObjectUse::Confirmed(reason) => Forward { status: Some(304), stored: Stored::No(reason), ..forward },
         ObjectUse::StaleIfError { status } => {
             let error = if status.is_some() { "status" } else { "failed" };
@@ -313,5 +295,5 @@ fn failed(error: OriginError, forward: Forward) -> FetchError {
 }
 
 fn lost() -> OriginError {
-    OriginError::Broken { origin: "".into(), cause: "the response was lost on its way".into() }
+    OriginError::broken("the response was lost on its way")
 }

@@ -7,8 +7,8 @@ use serde::Serialize;
 use crate::clock::Timestamp;
 use crate::config::model::CacheRules;
 
-use super::freshness::{Freshness, Usability};
-use super::policy::{self, RequestFacts, ResponseFacts};
+use super::freshness::Usability;
+use super::policy::{self, RequestFacts, ResponseFacts, Storable};
 use super::reason::Reason;
 
 /// The verdict on one response.
@@ -45,30 +45,32 @@ pub struct Terms {
 }
 
 /// Judges a response to a GET and says why.
-pub(crate) fn explain(rules: &CacheRules, request: &RequestFacts<'_>, response: &ResponseFacts<'_>) -> Explanation {
+pub fn explain(rules: &CacheRules, request: &RequestFacts<'_>, response: &ResponseFacts<'_>) -> Explanation {
     let now = response.times.response;
     match policy::judge(rules, request, response) {
-        Err(reason) => Explanation::of(false, reason.reason(), None),
+        Err(reason) => Explanation::of(reason.reason(), None),
         Ok(storable) => {
-            let terms = Terms {
-                selected_by: storable.variant.describe(),
-                tags: storable.tags.names().map(str::to_owned).collect(),
-                excluded_fields: storable.excluded.iter().map(ToString::to_string).collect(),
-                ..Terms::of(&storable.freshness, storable.freshness.usability(now), now)
-            };
-            Explanation::of(true, storable.freshness.basis.reason(), Some(terms))
+            let terms = Terms::of(&storable, storable.freshness.usability_unpurged(now), now);
+            Explanation::of(storable.freshness.basis.reason(), Some(terms))
         }
     }
 }
 
 impl Explanation {
-    pub fn of(stored: bool, reason: Reason, terms: Option<Terms>) -> Self {
-        Explanation { stored, reason: reason.word, meaning: reason.meaning, rule: reason.source, terms }
+    pub fn of(reason: Reason, terms: Option<Terms>) -> Self {
+        Explanation {
+            stored: terms.is_some(),
+            reason: reason.word,
+            meaning: reason.meaning,
+            rule: reason.source,
+            terms,
+        }
     }
 }
 
 impl Terms {
-    pub fn of(freshness: &Freshness, usability: Usability, now: Timestamp) -> Self {
+    pub fn of(storable: &Storable, usability: Usability, now: Timestamp) -> Self {
+        let freshness = &storable.freshness;
         let (state, ttl) = match usability {
             Usability::Fresh { ttl } => ("fresh", signed(ttl.as_secs())),
             Usability::StaleWhileRevalidate { stale_for } => ("stale-while-revalidate", -signed(stale_for.as_secs())),
@@ -83,9 +85,9 @@ impl Terms {
             stale_while_revalidate: freshness.stale_while_revalidate.as_secs(),
             stale_if_error: freshness.stale_if_error.as_secs(),
             stale_rule: freshness.stale_rule(),
-            selected_by: Vec::new(),
-            tags: Vec::new(),
-            excluded_fields: Vec::new(),
+            selected_by: storable.variant.describe(),
+            tags: storable.tags.names().map(str::to_owned).collect(),
+            excluded_fields: storable.excluded.iter().map(ToString::to_string).collect(),
         }
     }
 }

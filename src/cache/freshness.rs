@@ -9,6 +9,7 @@ use crate::config::model::OutageWindow;
 use crate::fields;
 
 use super::control::{self, Directives};
+use super::purge::Standing;
 use super::reason::Basis;
 
 /// When the exchange with the origin that stored or refreshed a response took place.
@@ -81,7 +82,7 @@ impl Freshness {
     /// Whether it may go to all who waited for it. They asked before it came, so whoever gave it a lifetime above zero
     /// gave it to them, though that may be over as it comes. Without one, each request must ask for itself.
     pub fn may_be_shared(&self, now: Timestamp) -> bool {
-        !self.lifetime.is_zero() || matches!(self.usability(now), Usability::StaleWhileRevalidate { .. })
+        !self.lifetime.is_zero() || matches!(self.usability_unpurged(now), Usability::StaleWhileRevalidate { .. })
     }
 
     /// Which rule decides whether it may be used stale, for people to read.
@@ -104,21 +105,37 @@ impl Freshness {
     }
 
     /// Whether it may be used though it is stale, since no origin can be reached: a cache that is disconnected may (RFC
-    /// 9111 section 4.2.4), for the time its route gives it. `soft_purged`: when an operator declared it stale.
-    pub fn outlasts_origins(&self, window: OutageWindow, soft_purged: Option<Timestamp>, now: Timestamp) -> bool {
+    /// 9111 section 4.2.4), for the time its route gives it.
+    pub fn outlasts_origins(&self, window: OutageWindow, standing: Standing, now: Timestamp) -> bool {
         let permitted = match self.stale_use {
             StaleUse::Forbidden => false,
             StaleUse::Permitted => true,
             StaleUse::ByWindowOnly => window.is_stated,
         };
         let stale_for = if self.is_ahead(now) { Millis::ZERO } else { self.stale_for(now) };
-        let stale_for = stale_for.max(soft_purged.map_or(Millis::ZERO, |since| Millis::between(since, now)));
+        let stale_for = match standing {
+            Standing::Dead => return false,
+            Standing::Live => stale_for,
+            Standing::SoftPurged { since } => stale_for.max(Millis::between(since, now)),
+        };
         // An error is not to outlive the time that the operator gave it.
         let is_error = self.basis == Basis::NegativeTtl;
         permitted && !is_error && !self.lifetime.is_zero() && stale_for < window.length.into()
     }
 
-    pub fn usability(&self, now: Timestamp) -> Usability {
+    /// What may be done with it; `None`: a purge has killed it.
+    pub fn usability(&self, standing: Standing, now: Timestamp) -> Option<Usability> {
+        match standing {
+            Standing::Dead => None,
+            Standing::Live => Some(self.usability_unpurged(now)),
+            Standing::SoftPurged { since } => {
+                Some(self.usability_when_stale(self.stale_for(now).max(Millis::between(since, now))))
+            }
+        }
+    }
+
+    /// What may be done with it as far as time tells.
+    pub fn usability_unpurged(&self, now: Timestamp) -> Usability {
         if self.is_ahead(now) {
             let validated = Freshness { stale_while_revalidate: Millis::ZERO, ..*self };
             return validated.usability_when_stale(Millis::ZERO);
@@ -127,11 +144,6 @@ impl Freshness {
             ttl if ttl.is_zero() => self.usability_when_stale(self.stale_for(now)),
             ttl => Usability::Fresh { ttl },
         }
-    }
-
-    /// What may be done with it when an operator declared it stale (soft purge) at `since`.
-    pub fn usability_soft_purged(&self, since: Timestamp, now: Timestamp) -> Usability {
-        self.usability_when_stale(self.stale_for(now).max(Millis::between(since, now)))
     }
 
     fn usability_when_stale(&self, stale_for: Millis) -> Usability {
@@ -274,25 +286,25 @@ mod tests {
         let freshness = with_windows();
         let by_default = OutageWindow { length: secs(600), is_stated: false };
         let stated = OutageWindow { is_stated: true, ..by_default };
-        let purged = Some(DATE + secs(10));
+        let (live, purged) = (Standing::Live, Standing::SoftPurged { since: DATE + secs(10) });
         let of =
             |stale_use, basis, lifetime| Freshness { stale_use, basis, lifetime: secs(lifetime).into(), ..freshness };
         let (usual, age) = (Basis::MaxAge, 60);
-        for (freshness, window, soft_purged, after, expected) in [
-            (freshness, by_default, None, 61, true),
-            (freshness, by_default, None, 659, true),
-            (freshness, by_default, None, 660, false),
+        for (freshness, window, standing, after, expected) in [
+            (freshness, by_default, live, 61, true),
+            (freshness, by_default, live, 659, true),
+            (freshness, by_default, live, 660, false),
             (freshness, by_default, purged, 609, true),
             (freshness, by_default, purged, 610, false),
-            (freshness, OutageWindow { length: secs(0), is_stated: true }, None, 61, false),
-            (of(StaleUse::Forbidden, usual, age), stated, None, 61, false),
-            (of(StaleUse::ByWindowOnly, usual, age), by_default, None, 61, false),
-            (of(StaleUse::ByWindowOnly, usual, age), stated, None, 61, true),
-            (of(StaleUse::Permitted, Basis::NegativeTtl, age), stated, None, 61, false),
-            (of(StaleUse::Permitted, usual, 0), stated, None, 1, false),
+            (freshness, OutageWindow { length: secs(0), is_stated: true }, live, 61, false),
+            (of(StaleUse::Forbidden, usual, age), stated, live, 61, false),
+            (of(StaleUse::ByWindowOnly, usual, age), by_default, live, 61, false),
+            (of(StaleUse::ByWindowOnly, usual, age), stated, live, 61, true),
+            (of(StaleUse::Permitted, Basis::NegativeTtl, age), stated, live, 61, false),
+            (of(StaleUse::Permitted, usual, 0), stated, live, 1, false),
         ] {
-            let found = freshness.outlasts_origins(window, soft_purged, DATE + secs(after));
-            assert_eq!(found, expected, "{freshness:?} {window:?} {soft_purged:?} {after}");
+            let found = freshness.outlasts_origins(window, standing, DATE + secs(after));
+            assert_eq!(found, expected, "{freshness:?} {window:?} {standing:?} {after}");
         }
     }
 
@@ -308,20 +320,20 @@ mod tests {
             (154, Usability::StaleIfError { stale_for: secs(99) }),
             (155, Usability::Stale { stale_for: secs(100) }),
         ] {
-            assert_eq!(freshness.usability(DATE + secs(after)), usability, "{after}");
+            assert_eq!(freshness.usability(Standing::Live, DATE + secs(after)), Some(usability), "{after}");
         }
     }
 
     #[test]
     fn a_soft_purge_ends_freshness_but_not_the_stale_windows() {
         let freshness = Freshness { lifetime: secs(3600).into(), ..with_windows() };
-        let purged = DATE + secs(50);
+        let purged = Standing::SoftPurged { since: DATE + secs(50) };
         for (after, usability) in [
             (50, Usability::StaleWhileRevalidate { stale_for: secs(0) }),
             (60, Usability::StaleIfError { stale_for: secs(10) }),
             (150, Usability::Stale { stale_for: secs(100) }),
         ] {
-            assert_eq!(freshness.usability_soft_purged(purged, DATE + secs(after)), usability, "{after}");
+            assert_eq!(freshness.usability(purged, DATE + secs(after)), Some(usability), "{after}");
         }
     }
 }

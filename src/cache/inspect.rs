@@ -16,7 +16,6 @@ use super::explain::{self, Explanation, Terms};
 use super::fill::FillRequest;
 use super::freshness::ExchangeTimes;
 use super::lookup::{Lookup, Miss};
-use super::object::Object;
 use super::policy::ResponseFacts;
 use super::range::ContentRange;
 use super::request::CacheRequest;
@@ -58,18 +57,15 @@ impl Cache {
     /// What `Cache-Status` would say of an answer to the request now, as far as that can be told without asking an origin or a
     /// disk.
     pub fn forecast(&self, request: &CacheRequest<'_>, now: Timestamp) -> String {
-        let report = match self.lookup(request, &request.asks, now) {
+        let report = match self.lookup(request, now) {
             Lookup::Hit(_, report) | Lookup::StaleHit(_, report) | Lookup::PartHit(_, report) => report,
-            Lookup::Miss(miss) if miss.stale.is_none() && miss.part.is_none() && self.disk.may_have(request.key) => {
+            Lookup::Miss(miss) if miss.is_unknown() && self.disk.may_have(request.key) => {
                 return "not in memory; a disk may have it".into();
             }
             _ if request.asks.only_if_cached => Report::OnlyIfCached,
             Lookup::HitForMiss => Report::Pass(PassReason::HitForMiss.cache_status()),
             Lookup::NotForAuthorized => Report::Pass(PassReason::Authorization.cache_status()),
-            Lookup::Miss(Miss { why, .. }) => {
-                let (status, stored, collapsed, error, trouble) = (None, Stored::Nothing, false, None, None);
-                Report::Forward(Forward { why, status, stored, collapsed, error, trouble })
-            }
+            Lookup::Miss(Miss { why, .. }) => Report::Forward(Forward::of(why, Stored::Nothing)),
         };
         let mut text = String::new();
         report.write(&mut text, "");
@@ -80,21 +76,15 @@ impl Cache {
     pub fn inspect(&self, request: &CacheRequest<'_>, now: Timestamp) -> Vec<Inspected> {
         let Some(variants) = self.memory.get(request.key) else { return Vec::new() };
         let selected = variants.select(request.presented());
-        let whole: Vec<(&Arc<Object>, Option<ContentRange>)> = variants.whole().map(|object| (object, None)).collect();
+        let whole = variants.whole().rev().map(|object| (object, None));
         let parts = variants.parts().map(|part| (&part.object, Some(part.range)));
         whole
-            .into_iter()
-            .rev()
             .chain(parts)
             .map(|(object, range)| {
                 let usability = self.usability(object, now);
-                let shown = usability.unwrap_or_else(|| object.freshness.usability(now));
+                let shown = usability.unwrap_or_else(|| object.freshness.usability_unpurged(now));
                 let purged = usability.is_none();
-                let mut terms = Terms {
-                    selected_by: object.variant.describe(),
-                    tags: object.tags().names().map(str::to_owned).collect(),
-                    ..Terms::of(&object.freshness, shown, now)
-                };
+                let mut terms = Terms::of(&object.storable(), shown, now);
                 if purged {
                     terms.state = "purged";
                 }
@@ -107,7 +97,7 @@ impl Cache {
                     etag: object.head.etag().map(str::to_owned),
                     purge_seq: object.checked().0,
                     purged,
-                    explanation: Explanation::of(true, object.freshness.basis.reason(), Some(terms)),
+                    explanation: Explanation::of(object.freshness.basis.reason(), Some(terms)),
                 }
             })
             .collect()

@@ -8,7 +8,6 @@ use http::{StatusCode, header};
 
 use crate::clock::Timestamp;
 
-use super::control::ClientDirectives;
 use super::freshness::Usability;
 use super::object::Object;
 use super::part::Part;
@@ -48,38 +47,34 @@ impl Miss {
     pub fn of(stale: Option<Arc<Object>>, why: Why) -> Self {
         Miss { stale, part: None, why, trouble: None }
     }
-}
 
-impl Miss {
     /// Whether there may be something in another tier.
-    fn is_unknown(&self) -> bool {
+    pub(super) fn is_unknown(&self) -> bool {
         self.stale.is_none() && self.part.is_none()
     }
 }
 
 impl Cache {
-    /// What the memory tier has for a request, which asks for this.
-    pub fn lookup(&self, request: &CacheRequest<'_>, asks: &ClientDirectives, now: Timestamp) -> Lookup {
-        let Some(variants) = self.memory.get(request.key) else {
-            return match self.uncacheable.until(request.key, request.presented()) {
-                Some(until) if now < until => Lookup::HitForMiss,
-                _ => Lookup::Miss(Miss::of(None, Why::UriMiss)),
-            };
-        };
-        let presented = request.presented();
-        let Some(object) = variants.select(presented) else {
-            return match (variants.select_part(presented), self.uncacheable.until(request.key, presented)) {
-                (Some(part), _) => self.lookup_part(part, request, asks, now),
-                (None, Some(until)) if now < until => Lookup::HitForMiss,
-                (None, _) => Lookup::Miss(Miss::of(None, Why::VaryMiss)),
-            };
-        };
-        self.lookup_object(object, request, asks, now)
+    /// What the memory tier has for a request.
+    pub fn lookup(&self, request: &CacheRequest<'_>, now: Timestamp) -> Lookup {
+        let (variants, presented) = (self.memory.get(request.key), request.presented());
+        if let Some(variants) = &variants {
+            if let Some(object) = variants.select(presented) {
+                return self.lookup_object(object, request, now);
+            }
+            if let Some(part) = variants.select_part(presented) {
+                return self.lookup_part(part, request, now);
+            }
+        }
+        match self.uncacheable.until(request.key, presented) {
+            Some(until) if now < until => Lookup::HitForMiss,
+            _ => Lookup::Miss(Miss::of(None, variants.map_or(Why::UriMiss, |_| Why::VaryMiss))),
+        }
     }
 
     /// What any tier has for a request.
     pub async fn look_up(&self, request: &CacheRequest<'_>, now: Timestamp) -> Lookup {
-        match self.lookup(request, &request.asks, now) {
+        match self.lookup(request, now) {
             Lookup::Miss(miss) if miss.is_unknown() && self.disk.may_have(request.key) => {
                 Box::pin(self.lookup_on_disk(request, now, miss)).await // large, and most requests do not come here
             }
@@ -89,34 +84,19 @@ impl Cache {
 
     /// What the disk tier has for a request that the memory tier has nothing for.
     async fn lookup_on_disk(&self, request: &CacheRequest<'_>, now: Timestamp, miss: Miss) -> Lookup {
-        let loaded = match self.disk.find(request.key, self.max_object()).await {
-            Ok(loaded) => loaded,
+        let loaded = match self.disk.find(request.key, request.presented(), self.max_object()).await {
+            Ok(Some(loaded)) => loaded,
+            Ok(None) => return Lookup::Miss(miss),
             Err(trouble) => return Lookup::Miss(Miss { trouble: Some(trouble), ..miss }),
         };
-        let selected = loaded.found.iter().filter(|found| found.variant().matches(request.presented()));
-        let Some(found) = selected.max_by_key(|found| found.response_time()) else {
-            return Lookup::Miss(miss);
-        };
-        // Only now is the body read: of all variants that of the one that is asked for.
-        let object = match self.disk.whole((found, &loaded), request.key, self.max_object()).await {
-            Ok(Some(object)) if object.variant.matches(request.presented()) => object,
-            Ok(_) => return Lookup::Miss(miss),
-            Err(trouble) => return Lookup::Miss(Miss { trouble: Some(trouble), ..miss }),
-        };
-        self.promote(&object, &loaded, request.rules());
-        match self.lookup_object(&object, request, &request.asks, now) {
+        self.promote(&loaded, request.rules());
+        match self.lookup_object(&loaded.found, request, now) {
             Lookup::Hit(object, Report::Hit { ttl, .. }) => Lookup::Hit(object, Report::Hit { ttl, tier: Tier::Disk }),
             other => other,
         }
     }
 
-    fn lookup_object(
-        &self,
-        object: &Arc<Object>,
-        request: &CacheRequest<'_>,
-        asks: &ClientDirectives,
-        now: Timestamp,
-    ) -> Lookup {
+    fn lookup_object(&self, object: &Arc<Object>, request: &CacheRequest<'_>, now: Timestamp) -> Lookup {
         let Some(usability) = self.usability(object, now) else {
             return Lookup::Miss(Miss::of(None, Why::UriMiss));
         };
@@ -124,19 +104,19 @@ impl Cache {
             return Lookup::NotForAuthorized;
         }
         match usability {
-            Usability::Fresh { ttl } if suits(asks, object, Some(ttl), now) => {
+            Usability::Fresh { ttl } if suits(request, object, Some(ttl), now) => {
                 object.used();
                 Lookup::Hit(object.clone(), Report::Hit { ttl, tier: Tier::Memory })
             }
             Usability::Fresh { .. } => Lookup::Miss(Miss::of(Some(object.clone()), Why::Request)),
-            Usability::StaleWhileRevalidate { stale_for } if suits(asks, object, None, now) => {
+            Usability::StaleWhileRevalidate { stale_for } if suits(request, object, None, now) => {
                 Lookup::StaleHit(object.clone(), Report::HitStale { stale_for })
             }
             Usability::StaleWhileRevalidate { stale_for }
             | Usability::StaleIfError { stale_for }
             | Usability::Stale { stale_for } => {
-                let taken = asks.max_stale.is_some_and(|most| stale_for <= most);
-                if taken && object.freshness.may_be_stale_for_clients() && suits(asks, object, None, now) {
+                let taken = request.asks.max_stale.is_some_and(|most| stale_for <= most);
+                if taken && object.freshness.may_be_stale_for_clients() && suits(request, object, None, now) {
                     Lookup::Hit(object.clone(), Report::HitMaxStale { stale_for })
                 } else {
                     Lookup::Miss(Miss::of(Some(object.clone()), Why::Stale))
@@ -146,31 +126,23 @@ impl Cache {
     }
 
     /// A part is used only while it is fresh; but what an origin confirms it may complete at any time.
-    fn lookup_part(
-        &self,
-        part: &Arc<Part>,
-        request: &CacheRequest<'_>,
-        asks: &ClientDirectives,
-        now: Timestamp,
-    ) -> Lookup {
-        let usability = self.usability(&part.object, now);
-        if usability.is_some() && !may_answer(&part.object, request) {
+    fn lookup_part(&self, part: &Arc<Part>, request: &CacheRequest<'_>, now: Timestamp) -> Lookup {
+        let Some(usability) = self.usability(&part.object, now) else {
+            return Lookup::Miss(Miss::of(None, Why::UriMiss));
+        };
+        if !may_answer(&part.object, request) {
             return Lookup::NotForAuthorized;
         }
-        match usability {
-            None => Lookup::Miss(Miss::of(None, Why::UriMiss)),
-            Some(Usability::Fresh { ttl })
-                if part.answers(request.view.fields) && suits(asks, &part.object, Some(ttl), now) =>
-            {
-                Lookup::PartHit(part.clone(), Report::Hit { ttl, tier: Tier::Memory })
-            }
-            Some(_) => {
-                // What cannot be completed is of no use: the request's own range may be asked for.
-                let useful = part.missing().is_some() && part.range.total <= self.max_object();
-                let part = Some(part.clone()).filter(|_| useful);
-                Lookup::Miss(Miss { part, ..Miss::of(None, Why::Partial) })
-            }
+        if let Usability::Fresh { ttl } = usability
+            && part.answers(request.view.fields)
+            && suits(request, &part.object, Some(ttl), now)
+        {
+            return Lookup::PartHit(part.clone(), Report::Hit { ttl, tier: Tier::Memory });
         }
+        // What cannot be completed is of no use: the request's own range may be asked for.
+        let useful = part.missing().is_some() && part.range.total <= self.max_object();
+        let part = Some(part.clone()).filter(|_| useful);
+        Lookup::Miss(Miss { part, ..Miss::of(None, Why::Partial) })
     }
 }
 
@@ -188,7 +160,8 @@ fn may_answer(object: &Object, request: &CacheRequest<'_>) -> bool {
 
 /// Whether a stored response is what a request's `Cache-Control` asks for (RFC 9111 section 5.2.1). `ttl`: how
 /// long it is still fresh, if it is.
-fn suits(asks: &ClientDirectives, object: &Object, ttl: Option<Duration>, now: Timestamp) -> bool {
+fn suits(request: &CacheRequest<'_>, object: &Object, ttl: Option<Duration>, now: Timestamp) -> bool {
+    let asks = &request.asks;
     let stale_is_fine = ttl.is_some() || asks.max_stale.is_some() || asks.max_age.is_none();
     !asks.no_cache
         && stale_is_fine

@@ -6,6 +6,7 @@
 pub(crate) mod coding;
 mod compressor;
 pub(crate) mod control;
+mod durable;
 pub(crate) mod engine;
 pub(crate) mod explain;
 pub(crate) mod fill;
@@ -38,7 +39,5 @@ mod uncacheable;
 pub(crate) mod vary;
 pub(crate) mod waiting;
 
-#[cfg(test)]
-mod properties;
 #[cfg(test)]
 mod testing;

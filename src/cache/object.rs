@@ -143,14 +143,19 @@ impl Object {
 
     /// The same with another body, subject to all purges after `checked` and after its own.
     pub fn with_body(&self, body: Bytes, checked: PurgeSeq) -> Self {
-        let storable = Storable {
+        let storable = Storable { part: None, ..self.storable() };
+        Object::new(self.key(), self.head.clone(), body, storable, self.checked().min(checked))
+    }
+
+    /// How it is stored.
+    pub fn storable(&self) -> Storable {
+        Storable {
             freshness: self.freshness,
             variant: self.variant.clone(),
             tags: self.tags().clone(),
-            part: None,
+            part: self.part(),
             excluded: Vec::new(),
-        };
-        Object::new(self.key(), self.head.clone(), body, storable, self.checked().min(checked))
+        }
     }
 
     pub fn key(&self) -> Key<'_> {

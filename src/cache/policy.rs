@@ -143,9 +143,8 @@ pub fn judge(
 
 /// The part that a 206 brings, if it is one that can be joined to others.
 fn storable_part(response: &ResponseFacts<'_>) -> Option<ContentRange> {
-    let range = ContentRange::of(response.headers)?;
-    let strong = response.headers.get(header::ETAG).is_some_and(|etag| etag.as_bytes().starts_with(b"\""));
-    (strong && response.length.is_none_or(|length| length == range.length())).then_some(range)
+    let range = ContentRange::of_joinable(response.headers)?;
+    response.length.is_none_or(|length| length == range.length()).then_some(range)
 }
 
 /// The lifetime in mode `respect` and what it rests on, or why the response may not be stored at all

@@ -26,6 +26,12 @@ impl ContentRange {
         valid.then_some(range)
     }
 
+    /// The same, if the part can be joined to others: under a strong entity tag (RFC 9111 section 3.4).
+    pub fn of_joinable(fields: &HeaderMap) -> Option<Self> {
+        let is_strong = fields.get(header::ETAG).is_some_and(|etag| etag.as_bytes().starts_with(b"\""));
+        Self::of(fields).filter(|_| is_strong)
+    }
+
     pub fn length(&self) -> u64 {
         self.last - self.first + 1
     }

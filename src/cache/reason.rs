@@ -24,7 +24,7 @@ macro_rules! reasons {
         }
 
         impl $list {
-            const ALL: &[Self] = &[$(Self::$variant),*];
+            pub const ALL: &[Self] = &[$(Self::$variant),*];
 
             pub fn reason(self) -> Reason {
                 match self {
@@ -38,6 +38,8 @@ macro_rules! reasons {
         }
     };
 }
+
+pub(super) use reasons;
 
 reasons! {
     /// What a stored response's lifetime rests on.

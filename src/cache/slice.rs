@@ -56,8 +56,7 @@ impl OwnedSlice {
                 let first = self.number.saturating_mul(self.size);
                 let end = first.saturating_add(self.size);
                 let fits = |range: ContentRange| range.first == first && range.last == range.total.min(end) - 1;
-                let strong = fields.get(header::ETAG).is_some_and(|etag| etag.as_bytes().starts_with(b"\""));
-                match ContentRange::of(fields).is_some_and(fits) && strong {
+                match ContentRange::of_joinable(fields).is_some_and(fits) {
                     true => SliceVerdict::Slice,
                     false => SliceVerdict::Unusable,
                 }
@@ -81,11 +80,8 @@ pub(crate) fn first_byte(method: &Method, request: Fields<'_>) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::testing::map;
     use super::*;
-
-    fn map(fields: &[(&'static str, &str)]) -> HeaderMap {
-        fields.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect()
-    }
 
     #[test]
     fn what_an_origin_answers_to_who_asks_for_a_slice() {

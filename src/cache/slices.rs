@@ -3,6 +3,7 @@
 //! never meet in one answer.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, Version, header};
@@ -40,7 +41,7 @@ pub enum Answer {
 impl Engine {
     /// Gets what is not there: in slices, where the route says so and the origin gives them.
     pub async fn get(self: &Arc<Self>, request: &CacheRequest<'_>, miss: Miss) -> Result<(Answer, Report), FetchError> {
-        let whole = || miss.stale.is_some() || self.cache.is_unsliced(request.key);
+        let whole = || miss.stale.is_some() || self.cache.uncacheable.is_unsliced(request.key);
         if let Some(size) = request.matched.route.cache.slice.filter(|_| !whole()) {
             let sliced = self.slices(request, size).await;
             if !matches!(sliced, Err(FetchError { error: OriginError::NotInSlices, .. })) {
@@ -54,7 +55,7 @@ impl Engine {
     /// The slice that a request begins with, and its key, where what it asks for is in slices as far as is known.
     pub fn first_slice<'a>(&self, request: &CacheRequest<'a>) -> Option<(Slice<'a>, CacheKey)> {
         let size = request.matched.route.cache.slice?;
-        if self.cache.is_unsliced(request.key) || self.cache.memory.get(request.key).is_some() {
+        if self.cache.uncacheable.is_unsliced(request.key) || self.cache.memory.get(request.key).is_some() {
             return None;
         }
         let number = first_byte(request.view.method, request.view.fields) / size;
@@ -72,7 +73,8 @@ impl Engine {
         };
         // For all further slices the client's own cache directives say nothing.
         owned.asks = ClientDirectives::default();
-        let head = piece.head.detached();
+        // In memory of its own: the slice that it came with need not be kept for it.
+        let head = SlicedHead { head: piece.head.head.detached(), ..piece.head };
         let reader = SliceReader { engine: self.clone(), request: owned, head, size, piece: Some((first, piece)) };
         Ok((Answer::Slices(Box::new(reader)), report))
     }
@@ -179,45 +181,16 @@ impl OwnedRequest {
 }
 
 /// The head of the whole, from the slice that was there first.
-#[derive(Clone)]
 pub struct SlicedHead {
-    pub source: HeadOf,
+    pub head: Head,
+    freshness: Freshness,
     range: ContentRange,
 }
 
-#[derive(Clone)]
-pub enum HeadOf {
-    Object(Arc<Object>),
-    Flight(Arc<FlightHead>),
-    /// In memory of its own: the slice that it came with need not be kept for it.
-    Own(Arc<(Head, Freshness)>),
-}
-
 impl SlicedHead {
-    pub fn head(&self) -> &Head {
-        match &self.source {
-            HeadOf::Object(object) => &object.head,
-            HeadOf::Flight(flight) => &flight.head,
-            HeadOf::Own(own) => &own.0,
-        }
-    }
-
-    /// The same without the slice that it came with.
-    fn detached(&self) -> Self {
-        let source = match &self.source {
-            HeadOf::Object(object) => HeadOf::Own(Arc::new((object.head.detached(), object.freshness))),
-            other => other.clone(),
-        };
-        SlicedHead { source, range: self.range }
-    }
-
     /// How old the response is.
-    pub fn age(&self, now: Timestamp) -> std::time::Duration {
-        match &self.source {
-            HeadOf::Object(object) => object.freshness.current_age(now),
-            HeadOf::Flight(flight) => flight.freshness.current_age(now),
-            HeadOf::Own(own) => own.1.current_age(now),
-        }
+    pub fn age(&self, now: Timestamp) -> Duration {
+        self.freshness.current_age(now)
     }
 
     /// Bytes of the whole.
@@ -226,7 +199,7 @@ impl SlicedHead {
     }
 
     fn is_of_the_same(&self, other: &SlicedHead) -> bool {
-        let etag = |head: &SlicedHead| head.head().get(&header::ETAG).map(<[u8]>::to_vec); // byte for byte
+        let etag = |sliced: &SlicedHead| sliced.head.get(&header::ETAG).map(<[u8]>::to_vec); // byte for byte
         self.range.total == other.range.total && etag(self).is_some() && etag(self) == etag(other)
     }
 }
@@ -240,41 +213,37 @@ struct Piece {
 }
 
 enum PieceBody {
-    Stored(Content),
+    Stored(Arc<Object>),
     Stream(FlightReader),
 }
 
 impl Piece {
     /// What is no slice is given back.
     fn of(source: Source) -> Result<Self, Box<Source>> {
-        match source {
+        let (head, freshness, range, body) = match source {
             Source::Stored(object) => match object.part() {
-                Some(range) => {
-                    let body = PieceBody::Stored(object.content.clone());
-                    Ok(Piece { head: SlicedHead { source: HeadOf::Object(object), range }, body, at: 0 })
-                }
-                None => Err(Box::new(Source::Stored(object))),
+                Some(range) => (object.head.clone(), object.freshness, range, PieceBody::Stored(object)),
+                None => return Err(Box::new(Source::Stored(object))),
             },
-            Source::Stream(reader) => match reader.head.part {
+            Source::Stream(reader) => match reader.head.storable.part {
                 Some(range) => {
-                    let head = SlicedHead { source: HeadOf::Flight(reader.head.clone()), range };
-                    Ok(Piece { head, body: PieceBody::Stream(reader), at: 0 })
+                    let FlightHead { head, storable, .. } = &*reader.head;
+                    (head.clone(), storable.freshness, range, PieceBody::Stream(reader))
                 }
-                None => Err(Box::new(Source::Stream(reader))),
+                None => return Err(Box::new(Source::Stream(reader))),
             },
-            other => Err(Box::new(other)),
-        }
+            other => return Err(Box::new(other)),
+        };
+        Ok(Piece { head: SlicedHead { head, freshness, range }, body, at: 0 })
     }
 
     /// Some bytes from a place in the slice on, at least one.
     async fn read(&mut self, from: u64) -> Result<Option<Bytes>, OriginError> {
         match &mut self.body {
-            PieceBody::Stored(Content::Memory(body)) => {
-                Ok((from < body.len() as u64).then(|| body.slice(from as usize..)))
-            }
-            PieceBody::Stored(Content::Disk(body)) => match from < body.length() {
-                true => body.clone().read(from).await.map(Some).map_err(OriginError::stored_body_lost),
-                false => Ok(None),
+            PieceBody::Stored(object) if from >= object.length() => Ok(None),
+            PieceBody::Stored(object) => match &object.content {
+                Content::Memory(body) => Ok(Some(body.slice(from as usize..))),
+                Content::Disk(body) => body.clone().read(from).await.map(Some).map_err(OriginError::stored_body_lost),
             },
             PieceBody::Stream(reader) => loop {
                 let Some(piece) = reader.next().await? else { return Ok(None) };
@@ -311,15 +280,14 @@ impl SliceReader {
         }
         let Some((_, piece)) = &mut self.piece else { return Ok(None) };
         let found = piece.read(at - number * self.size).await?;
-        let cause = || "a slice is shorter than it says".to_owned();
-        found.map(Some).ok_or_else(|| OriginError::Broken { origin: "".into(), cause: cause() })
+        found.map(Some).ok_or_else(|| OriginError::broken("a slice is shorter than it says"))
     }
 
     /// What is kept in memory for the slice that is being read.
     pub fn kept(&self) -> Kept {
-        match self.piece.as_ref().map(|(_, piece)| (&piece.body, &piece.head.source)) {
-            Some((PieceBody::Stored(Content::Memory(_)), HeadOf::Object(object))) => Kept::Object(object.clone()),
-            Some((PieceBody::Stream(reader), _)) => Kept::Flight(reader.flight().clone()),
+        match self.piece.as_ref().map(|(_, piece)| &piece.body) {
+            Some(PieceBody::Stored(object)) if object.content.in_memory().is_some() => Kept::Object(object.clone()),
+            Some(PieceBody::Stream(reader)) => Kept::Flight(reader.flight().clone()),
             _ => Kept::Pieces,
         }
     }
@@ -335,8 +303,7 @@ impl SliceReader {
 
     async fn next_piece(&self, number: u64) -> Result<Piece, OriginError> {
         let Fetched { source, .. } = self.request.acquire(&self.engine, number).await.map_err(|failed| failed.error)?;
-        let changed = |reason: &str| OriginError::Broken { origin: "".into(), cause: reason.to_owned() };
-        let Ok(piece) = Piece::of(source) else { return Err(changed("it is no longer given in slices")) };
+        let Ok(piece) = Piece::of(source) else { return Err(OriginError::broken("it is no longer given in slices")) };
         if piece.head.is_of_the_same(&self.head) {
             return Ok(piece);
         }
@@ -347,6 +314,6 @@ impl SliceReader {
         // Not on a worker: they may be many. Waited for, so that whoever asks again finds none of the old ones.
         let discard = move || engine.discard_slices(&key, size, Some(total), newest);
         let _ = tokio::task::spawn_blocking(discard).await; // a panic has been reported, and tags keep versions apart
-        Err(changed("it has changed while it was being read"))
+        Err(OriginError::broken("it has changed while it was being read"))
     }
 }

@@ -3,6 +3,9 @@
 use std::fmt::Write;
 use std::time::Duration;
 
+use crate::clock::Timestamp;
+
+use super::freshness::Freshness;
 use super::reason::{Basis, SkipReason};
 use super::trouble::Trouble;
 
@@ -180,7 +183,18 @@ fn whole_seconds(stale_for: Duration) -> u64 {
     stale_for.as_secs().max(1)
 }
 
+impl Stored {
+    /// On the terms of a response that is.
+    pub fn with(freshness: &Freshness, now: Timestamp) -> Self {
+        Stored::Yes { basis: freshness.basis, ttl: freshness.ttl(now) }
+    }
+}
+
 impl Forward {
+    pub fn of(why: Why, stored: Stored) -> Self {
+        Forward { why, status: None, stored, collapsed: false, error: None, trouble: None }
+    }
+
     fn write(&self, out: &mut String) -> std::fmt::Result {
         let why = match self.why {
             Why::UriMiss => "uri-miss",
@@ -222,7 +236,7 @@ mod tests {
     #[test]
     fn reports() {
         let stored = Stored::Yes { basis: Basis::MaxAge, ttl: Duration::from_secs(9) };
-        let miss = Forward { why: Why::UriMiss, status: None, stored, collapsed: false, error: None, trouble: None };
+        let miss = Forward::of(Why::UriMiss, stored);
         let stale = Forward { why: Why::Stale, ..miss };
         let (secs, nothing) = (Duration::from_secs, Stored::Nothing);
         let (covered, told) = (Some(Failed::Covered("status")), Some(Failed::Told("connect")));

@@ -1,13 +1,10 @@
 //! What is stored: the memory and the disk tier, the purges that decide what of it lives, and what is known not to be
 //! storable. What it has for a request, [`super::lookup`] says.
 
-use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use bytes::Bytes;
-use moka::policy::EvictionPolicy;
 
 use crate::clock::Timestamp;
 use crate::config::model::{CacheRules, Config, OutageWindow};
@@ -27,9 +24,6 @@ use super::store::{DiskTier, MemoryStore, Variants};
 use super::uncacheable::Uncacheable;
 use super::vary::Variant;
 
-/// Keys that are remembered as not to be had in slices, at most, and for how long.
-const MAX_UNSLICED: u64 = 100_000;
-const LONGEST_UNSLICED: Duration = Duration::from_secs(3600);
 /// Variants of a key on disk where the route is not at hand that says how many.
 const MOST_VARIANTS: usize = 100;
 
@@ -41,15 +35,8 @@ pub struct Cache {
     pub metrics: Arc<Metrics>,
     pub uncacheable: Uncacheable,
     compressor: Compressor,
-    /// Keys of what cannot be had in slices.
-    unsliced: moka::sync::Cache<KeyHash, ()>,
-    hasher: RandomState,
     max_object: AtomicU64,
 }
-
-/// Stands for a key where keys of any length would take too much; secretly seeded, so that nobody can look
-/// for two of the same.
-type KeyHash = u64;
 
 impl Cache {
     pub fn new(config: &Config, purges: Arc<Purges>, metrics: Arc<Metrics>) -> Self {
@@ -63,12 +50,6 @@ impl Cache {
             purges,
             metrics,
             uncacheable: Uncacheable::new(),
-            unsliced: moka::sync::Cache::builder()
-                .max_capacity(MAX_UNSLICED)
-                .eviction_policy(EvictionPolicy::lru())
-                .time_to_live(LONGEST_UNSLICED)
-                .build(),
-            hasher: RandomState::new(),
             max_object: AtomicU64::new(config.memory.max_object.0),
         }
     }
@@ -91,22 +72,9 @@ impl Cache {
         self.max_object().max(self.disk.max_object())
     }
 
-    /// Whether something is to be fetched whole, though its route says otherwise.
-    pub fn is_unsliced(&self, key: &str) -> bool {
-        self.unsliced.contains_key(&self.hasher.hash_one(key))
-    }
-
-    pub fn remember_unsliced(&self, key: &CacheKey) {
-        self.unsliced.insert(self.hasher.hash_one(key.as_str()), ());
-    }
-
     /// What may be done with a stored response; `None` if a purge has killed it.
     pub fn usability(&self, object: &Object, now: Timestamp) -> Option<Usability> {
-        match object.standing(&self.purges) {
-            Standing::Dead => None,
-            Standing::Live => Some(object.freshness.usability(now)),
-            Standing::SoftPurged { since } => Some(object.freshness.usability_soft_purged(since, now)),
-        }
+        object.freshness.usability(object.standing(&self.purges), now)
     }
 
     /// Whether a stored response is fresh now. What one client's `no-cache` brought does not count against it.
@@ -117,14 +85,9 @@ impl Cache {
     /// Whether a stored response may be used although the origin failed to confirm it (RFC 5861 section 4). It may have
     /// been purged meanwhile. `unreachable`: no origin gave a head at all, and for how long that may be covered.
     pub fn may_stand_in(&self, stale: &Object, unreachable: Option<OutageWindow>) -> bool {
-        let now = Timestamp::now();
-        let (usability, since) = match stale.standing(&self.purges) {
-            Standing::Dead => return false,
-            Standing::Live => (stale.freshness.usability(now), None),
-            Standing::SoftPurged { since } => (stale.freshness.usability_soft_purged(since, now), Some(since)),
-        };
-        !matches!(usability, Usability::Stale { .. })
-            || unreachable.is_some_and(|window| stale.freshness.outlasts_origins(window, since, now))
+        let (freshness, standing, now) = (&stale.freshness, stale.standing(&self.purges), Timestamp::now());
+        freshness.usability(standing, now).is_some_and(|usability| !matches!(usability, Usability::Stale { .. }))
+            || unreachable.is_some_and(|window| freshness.outlasts_origins(window, standing, now))
     }
 
     /// Stores what a fill has brought, unless a purge has hit it or an unsafe request changed it meanwhile.
@@ -184,7 +147,8 @@ impl Cache {
     }
 
     /// Puts what was read from disk into memory, if it is not too large for that and nothing was removed meanwhile.
-    pub fn promote(&self, object: &Arc<Object>, loaded: &Loaded, rules: &CacheRules) {
+    pub fn promote(&self, loaded: &Loaded<Arc<Object>>, rules: &CacheRules) {
+        let object = &loaded.found;
         let fits = object.content.in_memory().is_some() && object.length() <= self.max_object();
         if !fits || object.standing(&self.purges) == Standing::Dead || !self.disk.is_current(loaded) {
             return;

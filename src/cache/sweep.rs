@@ -11,7 +11,7 @@ use super::stored::Cache;
 const MOST_MARKS: usize = 100_000;
 
 /// What a sweep freed.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Swept {
     pub objects: u64,
     pub bytes: u64,
@@ -51,11 +51,9 @@ impl Cache {
             }
             self.purges.retire(oldest.min(on_disk.oldest));
         }
-        let add = |swept: Swept, (objects, bytes): &(u64, u64)| Swept {
-            objects: swept.objects + objects,
-            bytes: swept.bytes + bytes,
-        };
-        freed.values().fold(Swept::default(), add)
+        let add = |(objects, bytes), of_one: &(u64, u64)| (objects + of_one.0, bytes + of_one.1);
+        let (objects, bytes) = freed.values().fold((0, 0), add);
+        Swept { objects, bytes }
     }
 
     /// What a purge would hit, in memory and on disk: objects and bytes of each. `None`: another is being tried out.

@@ -104,7 +104,7 @@ impl Tags {
 
 /// The groups that a `Cache-Groups` or `Cache-Group-Invalidation` field names, as tags of one origin (RFC 9875): a
 /// list of strings. An invalid field is as if it were not there.
-pub(crate) fn groups(headers: &HeaderMap, name: &HeaderName, origin: KeyOrigin<'_>) -> Vec<TagHash> {
+pub fn groups(headers: &HeaderMap, name: &HeaderName, origin: KeyOrigin<'_>) -> Vec<TagHash> {
     let Some(value) = Fields::Map(headers).joined(name) else { return Vec::new() };
     let Ok(list) = Parser::parse_list(&value) else { return Vec::new() };
     let named = list.iter().filter_map(|entry| match entry {

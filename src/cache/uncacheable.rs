@@ -1,4 +1,5 @@
-//! Keys that were found not cacheable a short while ago: their requests are passed on at once and wait for nobody.
+//! Keys that were found not cacheable a short while ago: their requests are passed on at once and wait for nobody. And those
+//! that were found not to be had in slices: they are fetched whole.
 //!
 //! A response that is for one visitor often varies by what tells visitors apart, `Vary: Cookie` above all. Then the mark
 //! concerns only requests with the same values, and it tells by what requests differ: those that do never wait for each
@@ -9,9 +10,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use moka::policy::EvictionPolicy;
-use moka::sync::Cache;
+use moka::sync::{Cache, CacheBuilder};
 
 use crate::clock::Timestamp;
+use crate::plan::CacheKey;
 
 use super::vary::{Presented, Variant};
 
@@ -21,7 +23,9 @@ const MAX_BYTES: u64 = 16 << 20;
 const MARK: usize = 96;
 /// Marks of one key, for as many values of what its responses vary by. The oldest goes.
 const MAX_MARKS: usize = 16;
-/// However long a route wants to remember them.
+/// Keys that are remembered as not to be had in slices, at most.
+const MAX_UNSLICED: u64 = 100_000;
+/// However long a route wants to remember anything.
 const LONGEST: Duration = Duration::from_secs(3600);
 
 /// Stands for a key where keys of any length would take too much; secretly seeded, so that nobody can look
@@ -31,6 +35,8 @@ type KeyHash = u64;
 /// What is remembered, for all keys.
 pub struct Uncacheable {
     keys: Cache<KeyHash, Arc<[Mark]>>,
+    /// What cannot be had in slices.
+    unsliced: Cache<KeyHash, ()>,
     hasher: RandomState,
 }
 
@@ -45,13 +51,10 @@ struct Mark {
 impl Uncacheable {
     pub fn new() -> Self {
         let weight = |marks: &Arc<[Mark]>| marks.iter().map(|mark| MARK + mark.variant.weight()).sum::<usize>();
+        let weigher = move |_: &KeyHash, marks: &Arc<[Mark]>| u32::try_from(weight(marks)).unwrap_or(u32::MAX);
         Uncacheable {
-            keys: Cache::builder()
-                .max_capacity(MAX_BYTES)
-                .weigher(move |_, marks| u32::try_from(weight(marks)).unwrap_or(u32::MAX))
-                .eviction_policy(EvictionPolicy::lru())
-                .time_to_live(LONGEST)
-                .build(),
+            keys: used_lately(MAX_BYTES).weigher(weigher).build(),
+            unsliced: used_lately(MAX_UNSLICED).build(),
             hasher: RandomState::new(),
         }
     }
@@ -95,6 +98,15 @@ impl Uncacheable {
         }
     }
 
+    /// Whether something is to be fetched whole, though its route says otherwise.
+    pub fn is_unsliced(&self, key: &str) -> bool {
+        self.unsliced.contains_key(&self.hash(key))
+    }
+
+    pub fn remember_unsliced(&self, key: &CacheKey) {
+        self.unsliced.insert(self.hash(key.as_str()), ());
+    }
+
     fn marks(&self, key: &str) -> Option<Arc<[Mark]>> {
         self.keys.get(&self.hash(key))
     }
@@ -102,6 +114,11 @@ impl Uncacheable {
     fn hash(&self, key: &str) -> KeyHash {
         self.hasher.hash_one(key)
     }
+}
+
+/// Something about keys, for a while; of what is too much those go that were not used lately.
+fn used_lately<T: Clone + Send + Sync + 'static>(capacity: u64) -> CacheBuilder<KeyHash, T, Cache<KeyHash, T>> {
+    Cache::builder().max_capacity(capacity).eviction_policy(EvictionPolicy::lru()).time_to_live(LONGEST)
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use crate::cache::head::Head;
 use crate::cache::hold::Kept;
 use crate::cache::object::{Content, Object};
 use crate::cache::respond::{self, Reply};
-use crate::cache::slices::{Answer, HeadOf};
+use crate::cache::slices::Answer;
 use crate::cache::status::Report;
 use crate::clock::Timestamp;
 use crate::origin::connect::Connector;
@@ -113,7 +113,7 @@ impl ClientResponse {
                 (HeadSource::Object(part.object.clone()), Some(part.range.total), Some(age), pieces)
             }
             Answer::Whole(Source::Stream(reader)) => {
-                let age = reader.head.freshness.current_age(now);
+                let age = reader.head.storable.freshness.current_age(now);
                 let age = Some(age).filter(|age| age.as_secs() > 0);
                 let head = if reader.leads && !reader.head.own.is_empty() {
                     HeadSource::own(reader.head.head.with(&reader.head.own))
@@ -124,11 +124,7 @@ impl ClientResponse {
             }
             Answer::Slices(reader) => {
                 let (age, length) = (reader.head.age(now), Some(reader.head.total()));
-                let head = match &reader.head.source {
-                    HeadOf::Object(object) => HeadSource::Object(object.clone()),
-                    HeadOf::Flight(flight) => HeadSource::Flight(flight.clone()),
-                    HeadOf::Own(own) => HeadSource::own(own.0.clone()),
-                };
+                let head = HeadSource::own(reader.head.head.clone());
                 (head, length, Some(age).filter(|age| age.as_secs() > 0), Pieces::Slices(reader, 0))
             }
             Answer::Whole(Source::Private(private)) => {

@@ -156,7 +156,7 @@ impl<'a> Request<'a> {
     pub(crate) fn in_memory(&self, key: &mut String) -> Option<(ClientResponse, Report, usize)> {
         let Plan::Cache(matched) = self.plan() else { return None };
         let request = self.cache_request(matched, key, None);
-        match self.shared.engine.cache.lookup(&request, &request.asks, self.now) {
+        match self.shared.engine.cache.lookup(&request, self.now) {
             Lookup::Hit(object, report) if object.content.in_memory().is_some() => Some((
                 self.respond(matched, Answer::Whole(Source::Stored(object)), request.key),
                 report,

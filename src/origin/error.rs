@@ -35,6 +35,11 @@ pub enum OriginError {
 }
 
 impl OriginError {
+    /// A response broke off, and which origin it came from is not known here.
+    pub(crate) fn broken(cause: impl Into<String>) -> Self {
+        OriginError::Broken { origin: "".into(), cause: cause.into() }
+    }
+
     /// Sorts an error of an exchange.
     pub fn from_link(error: &LinkError, origin: &Arc<str>) -> Self {
         let (origin, cause) = (origin.clone(), error.to_string());

@@ -42,22 +42,10 @@ impl Fill {
         length: Option<u64>,
         mut around: Around,
     ) {
-        let Storable { freshness, variant, tags, excluded, part } = storable.clone();
-        if part.is_some() {
+        if storable.part.is_some() {
             exchange.fields.remove(header::CONTENT_RANGE); // each answer says its own
         }
-        let (head, own) = Head::split(exchange.status, std::mem::take(&mut exchange.fields), &excluded);
-        let mut unsent = Some(FlightHead {
-            head: head.clone(),
-            length,
-            part,
-            freshness,
-            variant,
-            tags,
-            own,
-            skipped: None,
-            has_room: false,
-        });
+        let (head, own) = Head::split(exchange.status, std::mem::take(&mut exchange.fields), &storable.excluded);
         let mut held = Bytes::new();
         let mut received = around.before.len() as u64;
         if !around.before.is_empty() {
@@ -66,18 +54,17 @@ impl Fill {
         // The head is there as long as the body is.
         let with_head = if head.is_large() { head.h1().len() as u64 } else { 0 };
         let room = length.map(|length| length.saturating_sub(received) + with_head);
-        let mut keeper = Keeper::new(self, head, storable, length);
+        let mut keeper = Keeper::new(self, head.clone(), storable.clone(), length);
         match room {
             _ if length.is_some_and(|length| length > self.cache.max_object()) => {
                 keeper.leave_memory(SkipReason::TooLarge)
             }
-            Some(room) if self.flight.reserve(room, self.request.prefix()) => keeper.set_room(),
+            Some(room) if self.flight.reserve(room, self.request.prefix()) => keeper.has_room = true,
             None if !self.flights.buffer.is_full(self.request.prefix()) => {}
             _ => keeper.leave_memory(SkipReason::FillBuffer),
         }
-        if let Some(head) = &mut unsent {
-            (head.skipped, head.has_room) = (keeper.skipped(), keeper.has_room());
-        }
+        let (skipped, has_room) = (keeper.skipped, keeper.has_room);
+        let mut unsent = Some(FlightHead { head, length, storable, own, skipped, has_room });
         let whole = loop {
             if let Some(head) = unsent.take_if(|_| length != Some(received)) {
                 self.flight.start(head);
@@ -149,12 +136,15 @@ impl Fill {
             let _ = owner.send(private(PrivateBody::Passed(rest))); // nobody waits for it: the client left
             return;
         }
-        let (basis, ttl) = (storable.freshness.basis, storable.freshness.ttl(Timestamp::now()));
-        self.flight.settle(Settled::Private(Stored::Yes { basis, ttl }));
-        let Storable { freshness, variant, tags, .. } = storable.clone();
-        let (length, part, own) = (Some(range.length()), Some(range), HeaderMap::new());
-        let (head_of_all, skipped, has_room) = (head.clone(), None, true);
-        let seen = FlightHead { head: head_of_all, length, part, freshness, variant, tags, own, skipped, has_room };
+        self.flight.settle(Settled::Private(Stored::with(&storable.freshness, Timestamp::now())));
+        let seen = FlightHead {
+            head: head.clone(),
+            length: Some(range.length()),
+            storable: storable.clone(),
+            own: HeaderMap::new(),
+            skipped: None,
+            has_room: true,
+        };
         let Some(reader) = body.start_for_one(seen) else { return };
         if owner.send(private(PrivateBody::Kept(reader))).is_err() {
             return;

@@ -46,9 +46,9 @@ pub(super) struct Keeper<'a> {
     length: Option<u64>,
     keeping: Keeping,
     /// Why it is not stored, if that is known already.
-    skipped: Option<SkipReason>,
-    /// Room was taken for all of it.
-    has_room: bool,
+    pub(super) skipped: Option<SkipReason>,
+    /// Room in memory was taken for all of it.
+    pub(super) has_room: bool,
     /// Room for the next piece, where that waits to be written.
     next: Option<WriteRoom>,
 }
@@ -57,21 +57,6 @@ impl<'a> Keeper<'a> {
     pub(super) fn new(fill: &'a Fill, head: Head, storable: Storable, length: Option<u64>) -> Self {
         let (keeping, skipped, has_room, next) = (Keeping::Memory, None, false, None);
         Keeper { fill, head, storable, length, keeping, skipped, has_room, next }
-    }
-
-    /// Room was taken for all of it.
-    pub(super) fn set_room(&mut self) {
-        self.has_room = true;
-    }
-
-    /// Whether room in memory is taken for all of it.
-    pub(super) fn has_room(&self) -> bool {
-        self.has_room
-    }
-
-    /// Why it is not stored, if that is known already.
-    pub(super) fn skipped(&self) -> Option<SkipReason> {
-        self.skipped
     }
 
     /// Takes a piece that the flight has got; `received`: bytes so far, with it.

@@ -85,7 +85,7 @@ impl Fill {
             answer = self.ask_without(&[header::IF_NONE_MATCH, header::IF_MODIFIED_SINCE]).await;
         }
         match answer {
-            Ok(exchange) if !self.is_of_use(&exchange) => self.flight.settle(Settled::NotInSlices),
+            Ok(exchange) if !self.is_of_use(&exchange) => self.flight.settle(Settled::Failed(OriginError::NotInSlices)),
             Ok(exchange) => self.receive(exchange, owner).await,
             Err(error) => self.flight.settle(self.stale_instead(None).unwrap_or(Settled::Failed(error))),
         }
@@ -109,11 +109,11 @@ impl Fill {
             SliceVerdict::Slice => self.request.slice = Some(slice),
             SliceVerdict::Other => self.request.key = slice.of,
             SliceVerdict::Whole => {
-                self.cache.remember_unsliced(&slice.of);
+                self.cache.uncacheable.remember_unsliced(&slice.of);
                 self.request.key = slice.of;
             }
             SliceVerdict::Unusable => {
-                self.cache.remember_unsliced(&slice.of);
+                self.cache.uncacheable.remember_unsliced(&slice.of);
                 return false;
             }
         }

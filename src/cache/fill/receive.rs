@@ -7,6 +7,7 @@ use tokio::sync::oneshot;
 
 use crate::clock::Timestamp;
 use crate::fields::add_date;
+use crate::origin::error::OriginError;
 use crate::origin::exchange::Exchange;
 
 use super::super::coding;
@@ -49,9 +50,7 @@ impl Fill {
         match self.judge(exchange.status, &exchange.fields, times, length, false) {
             Ok(mut storable) => {
                 let groups = tags::groups(&exchange.fields, &GROUPS, self.request.key.view().origin());
-                if !groups.is_empty() {
-                    storable.tags = storable.tags.with_groups(groups);
-                }
+                storable.tags = storable.tags.with_groups(groups);
                 if let Some(rules) = &self.request.rules().compress
                     && coding::suits(rules, exchange.status, &exchange.fields, length)
                 {
@@ -74,11 +73,10 @@ impl Fill {
             // The client asked for something else than a slice: it has to ask for itself.
             Err(reason) if self.request.slice.is_some() => {
                 if reason.concerns_every_request() {
-                    self.cache.remember_unsliced(
-                        &self.request.slice.as_ref().map_or(&self.request.key, |slice| &slice.of).clone(),
-                    );
+                    let whole = self.request.slice.as_ref().map_or(&self.request.key, |slice| &slice.of);
+                    self.cache.uncacheable.remember_unsliced(whole);
                 }
-                self.flight.settle(Settled::NotInSlices);
+                self.flight.settle(Settled::Failed(OriginError::NotInSlices));
             }
             Err(reason) => self.hand_over(exchange, reason, length, owner).await,
         }

@@ -141,21 +141,29 @@ impl Flight {
 
     /// The whole body is there.
     pub fn complete(&self) {
-        self.end(Phase::Complete);
+        let mut state = self.state.lock();
+        if let Phase::Streaming(head) = &state.phase {
+            state.phase = Phase::Complete(head.clone());
+        }
+        drop(state);
+        self.changed.notify_waiters();
     }
 
     /// Ends it, whatever it was doing: readers see an error, never the end of a body.
     pub fn abort(&self, error: OriginError) {
-        self.end(|head| Phase::Broken(head, error.clone()));
         let mut state = self.state.lock();
-        if matches!(state.phase, Phase::Broken(..)) && state.body.retention == Retention::All {
-            self.pass_on(&mut state); // it will not be stored: what is left of it is for its readers alone
+        match &state.phase {
+            Phase::Waiting => state.phase = Phase::Settled(Settled::Failed(error)),
+            Phase::Streaming(head) => {
+                state.phase = Phase::Broken(head.clone(), error);
+                if state.body.retention == Retention::All {
+                    self.pass_on(&mut state); // it will not be stored: what is left of it is for its readers alone
+                }
+            }
+            Phase::Complete(_) | Phase::Broken(..) | Phase::Settled(_) => return,
         }
-        if matches!(state.phase, Phase::Waiting) {
-            state.phase = Phase::Settled(Settled::Failed(error));
-            drop(state);
-            self.changed.notify_waiters();
-        }
+        drop(state);
+        self.changed.notify_waiters();
     }
 
     /// Takes room for so many bytes before they come, for a client of this network. `false`: there is none.
@@ -265,15 +273,6 @@ impl Flight {
         self.state.lock().phase = phase;
         self.changed.notify_waiters();
     }
-
-    fn end(&self, phase: impl FnOnce(Arc<FlightHead>) -> Phase) {
-        let mut state = self.state.lock();
-        if let Phase::Streaming(head) = &state.phase {
-            state.phase = phase(head.clone());
-        }
-        drop(state);
-        self.changed.notify_waiters();
-    }
 }
 
 impl Drop for Flight {
@@ -305,9 +304,8 @@ mod tests {
 
     use http::{HeaderMap, StatusCode};
 
-    use super::super::freshness::Freshness;
     use super::super::head::Head;
-    use super::super::tags::Tags;
+    use super::super::policy::Storable;
     use super::super::testing::presented;
     use super::*;
 
@@ -323,10 +321,7 @@ mod tests {
         FlightHead {
             head: Head::from_origin(StatusCode::OK, HeaderMap::new()),
             length: None,
-            part: None,
-            freshness: Freshness::default(),
-            variant: Variant::default(),
-            tags: Tags::default(),
+            storable: Storable::default(),
             own: HeaderMap::new(),
             skipped: None,
             has_room: true,
@@ -353,7 +348,7 @@ mod tests {
     }
 
     fn broken() -> OriginError {
-        OriginError::Broken { origin: "o".into(), cause: "reset".into() }
+        OriginError::broken("reset")
     }
 
     #[tokio::test]

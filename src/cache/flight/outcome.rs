@@ -7,14 +7,11 @@ use http::HeaderMap;
 use crate::clock::Timestamp;
 use crate::origin::error::OriginError;
 
-use super::super::freshness::Freshness;
 use super::super::head::Head;
 use super::super::object::Object;
-use super::super::range::ContentRange;
+use super::super::policy::Storable;
 use super::super::reason::SkipReason;
 use super::super::status::Stored;
-use super::super::tags::Tags;
-use super::super::vary::Variant;
 
 /// The head of a response that may be shared.
 #[derive(Debug)]
@@ -22,11 +19,7 @@ pub struct FlightHead {
     pub head: Head,
     /// Of the body.
     pub length: Option<u64>,
-    /// Which part of the whole the body is, if it is one.
-    pub part: Option<ContentRange>,
-    pub freshness: Freshness,
-    pub variant: Variant,
-    pub tags: Tags,
+    pub storable: Storable,
     /// Fields for the request alone that caused the fill.
     pub own: HeaderMap,
     /// Why it will not be stored, where that is known from the beginning.
@@ -38,15 +31,10 @@ pub struct FlightHead {
 impl FlightHead {
     /// What is said of its storing.
     pub fn stored(&self) -> Stored {
-        match self.skipped {
-            Some(reason) => Stored::No(reason),
-            None => {
-                let (basis, ttl) = (self.freshness.basis, self.freshness.ttl(Timestamp::now()));
-                match self.has_room {
-                    true => Stored::Yes { basis, ttl },
-                    false => Stored::IfItFits { basis, ttl },
-                }
-            }
+        match (self.skipped, Stored::with(&self.storable.freshness, Timestamp::now())) {
+            (Some(reason), _) => Stored::No(reason),
+            (None, Stored::Yes { basis, ttl }) if !self.has_room => Stored::IfItFits { basis, ttl },
+            (None, stored) => stored,
         }
     }
 }
@@ -59,8 +47,6 @@ pub enum Settled {
     /// The response is for the request alone that caused the fill; what became of it.
     Private(Stored),
     Failed(OriginError),
-    /// A slice was asked for, and the origin does not give any that could be used.
-    NotInSlices,
     /// Another fill had just stored what is wanted: look again.
     NotNeeded,
 }

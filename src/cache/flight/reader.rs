@@ -74,7 +74,7 @@ impl Flight {
                 },
                 Phase::Settled(settled) => return Arrival::Settled(settled),
                 Phase::Streaming(head) | Phase::Complete(head) | Phase::Broken(head, _) => {
-                    if !head.variant.matches(request) {
+                    if !head.storable.variant.matches(request) {
                         return Arrival::Missed;
                     }
                     let leads = seat.is_some();
@@ -117,6 +117,7 @@ impl Seat {
     fn take(&self) -> Result<Option<Next>, OriginError> {
         let mut guard = self.flight.state.lock();
         let state = &mut *guard;
+        let let_go = || OriginError::broken("its readers took too little, and there was no room for it");
         let next = state.body.next(self.reader).ok_or_else(let_go)?;
         match (&next, &state.phase) {
             (Next::OnDisk { .. }, _) => {}
@@ -143,12 +144,6 @@ impl Seat {
         }
         self.flight.taken_at.store(ticks(), Ordering::Relaxed);
     }
-}
-
-/// Of one whose flight let go of what it had not read.
-fn let_go() -> OriginError {
-    let cause = "its readers took too little, and there was no room for it".to_owned();
-    OriginError::Broken { origin: "".into(), cause }
 }
 
 impl Drop for Seat {

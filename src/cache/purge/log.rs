@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use crate::clock::Timestamp;
 
+use super::super::durable::{self, if_there, sync_parent};
 use super::record::{Event, PurgeSeq, Record, Target};
 
 /// The log is rewritten when its records have more targets than this and most of them are no longer needed.
@@ -73,19 +74,14 @@ impl PurgeLog {
         let path = directory.join("purge.log");
         let fail = |what| LogError::of(what, &path);
         std::fs::create_dir_all(directory).map_err(fail("cannot create the directory of the purge log"))?;
-        let text = match std::fs::read(&path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                if directory.join("disks.json").exists() {
-                    tracing::warn!(
-                        path = %path.display(),
-                        "the purge log is gone and is begun anew: what disks have is not believed without it, and is removed"
-                    );
-                }
-                Vec::new()
-            }
-            Err(error) => return Err(fail("cannot read the purge log")(error)),
-        };
+        let text = if_there(std::fs::read(&path)).map_err(fail("cannot read the purge log"))?;
+        if text.is_none() && directory.join("disks.json").exists() {
+            tracing::warn!(
+                path = %path.display(),
+                "the purge log is gone and is begun anew: what disks have is not believed without it, and is removed"
+            );
+        }
+        let text = text.unwrap_or_default();
         let Replay { records, intact, damaged, .. } = Replay::of(&text);
         let file =
             OpenOptions::new().create(true).append(true).open(&path).map_err(fail("cannot open the purge log"))?;
@@ -102,7 +98,7 @@ impl PurgeLog {
             }
             file.set_len(intact as u64).map_err(fail("cannot cut off the torn end of the purge log"))?;
         }
-        file.sync_all().and_then(|()| sync_directory(directory)).map_err(fail("cannot sync the purge log"))?;
+        file.sync_all().and_then(|()| sync_parent(&path)).map_err(fail("cannot sync the purge log"))?;
         let newest = records.last().map_or(PurgeSeq(0), |record| record.seq);
         let mut log = PurgeLog { file: Some(LogFile { path, file }), records, newest, dirty: false };
         if damaged > 0 {
@@ -184,7 +180,7 @@ impl PurgeLog {
             std::fs::rename(&aside, &log.path)?;
             // From here on this is the log, whatever else fails: what is appended to the other is lost.
             log.file = file;
-            log.path.parent().map_or(Ok(()), sync_directory)
+            sync_parent(&log.path)
         });
         self.dirty = rewritten.is_err();
         rewritten.map_err(LogError::of("cannot rewrite the purge log", &log.path))
@@ -199,14 +195,10 @@ fn write_aside(aside: &Path, lines: &[u8]) -> io::Result<File> {
     Ok(file)
 }
 
-fn sync_directory(directory: &Path) -> io::Result<()> {
-    File::open(directory)?.sync_all()
-}
-
 fn line(record: &Record) -> Vec<u8> {
     // A record has only strings, numbers and lists of them, which JSON can always hold.
     let json = serde_json::to_string(record).unwrap_or_default();
-    format!("{:08x} {json}\n", crc32fast::hash(json.as_bytes())).into_bytes()
+    durable::line(&json).into_bytes()
 }
 
 /// What a record takes, in targets.
@@ -263,11 +255,7 @@ impl Replay {
 }
 
 fn parse(line: &[u8]) -> Option<Record> {
-    let line = std::str::from_utf8(line).ok()?.strip_suffix('\n')?;
-    let (crc, json) = line.split_once(' ')?;
-    if u32::from_str_radix(crc, 16).ok()? != crc32fast::hash(json.as_bytes()) {
-        return None;
-    }
+    let json = durable::text_of(line.strip_suffix(b"\n")?)?;
     serde_json::from_str(json).ok().filter(is_credible)
 }
 

@@ -26,8 +26,9 @@ pub(crate) use log::LogError;
 use log::PurgeLog;
 pub use log::Replay;
 pub use record::{Event, PurgeSeq, Record, Target};
+pub(crate) use table::Identity;
 use table::PurgeTable;
-pub(crate) use table::{Identity, Standing};
+pub use table::Standing;
 pub(crate) use writer::{CHANGE_PATIENCE, NotDurable, PURGE_PATIENCE};
 use writing::Writing;
 

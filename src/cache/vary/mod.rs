@@ -13,7 +13,7 @@ use crate::config::model::CacheRules;
 use crate::origin::forward;
 
 use axis::Axis;
-pub(crate) use normalise::normalise;
+pub use normalise::normalise;
 pub use presented::Presented;
 
 /// What a response was selected by, and the values of the request which it answered.

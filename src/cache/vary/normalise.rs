@@ -11,7 +11,7 @@ use super::axis::cookies_like;
 
 /// Reduces the fields of a request on its way to an origin to what the rules tell apart: what is not keyed must not
 /// shape what all get.
-pub(crate) fn normalise(fields: &mut HeaderMap, rules: &KeyRules) {
+pub fn normalise(fields: &mut HeaderMap, rules: &KeyRules) {
     let request = Fields::Map(fields);
     let mut wanted: SmallVec<[(HeaderName, Option<Vec<u8>>); 4]> = SmallVec::new();
     if let Some(offered) = &rules.accept_encoding {

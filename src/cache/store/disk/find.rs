@@ -27,7 +27,7 @@ const ALWAYS_WHOLE: u64 = BLOCK;
 
 /// What was found.
 #[derive(Clone)]
-pub enum Found {
+pub(super) enum Found {
     /// The only one of its key.
     Object(Arc<Object>),
     /// One of several, of which only the head was read: most of them are not what is asked for.
@@ -35,7 +35,7 @@ pub enum Found {
 }
 
 /// One of several variants.
-pub struct FoundHead {
+pub(super) struct FoundHead {
     pub volume: Arc<Volume>,
     pub id: FileId,
     variant: Variant,
@@ -46,14 +46,14 @@ pub struct FoundHead {
 type Known = (FileId, Option<Entry>);
 
 impl Found {
-    pub fn variant(&self) -> &Variant {
+    pub(super) fn variant(&self) -> &Variant {
         match self {
             Found::Object(object) => &object.variant,
             Found::Head(head) => &head.variant,
         }
     }
 
-    pub fn response_time(&self) -> Timestamp {
+    pub(super) fn response_time(&self) -> Timestamp {
         match self {
             Found::Object(object) => object.freshness.response_time,
             Found::Head(head) => head.response_time,
@@ -63,15 +63,12 @@ impl Found {
 
 impl Volume {
     /// Reads what there is of a key: of several variants the heads, of a single one all, as far as bodies are read whole.
-    pub async fn find(
+    pub(super) async fn find(
         self: &Arc<Self>,
         key: KeyHash,
         name: &str,
         max_in_memory: u64,
     ) -> Result<SmallVec<[Found; 1]>, Trouble> {
-        if self.is_opening() {
-            return Ok(SmallVec::new());
-        }
         if let Some(trouble) = self.health.obstacle(Operation::Read) {
             return Err(self.count(trouble));
         }
@@ -101,7 +98,7 @@ impl Volume {
     }
 
     /// Reads one file; `None`: it is not there.
-    pub async fn whole(
+    pub(super) async fn whole(
         self: &Arc<Self>,
         id: FileId,
         name: &str,
@@ -129,7 +126,10 @@ impl Volume {
         let (mut found, mut trouble) = (SmallVec::new(), None);
         for (file, head) in self.read(ids, name, 0).await? {
             match self.unless_missing(file, head) {
-                Ok(object) => found.extend(object.map(|object| self.found_head(file.0, &object))),
+                Ok(object) => found.extend(object.map(|Object { variant, freshness, .. }| {
+                    let (volume, response_time) = (self.clone(), freshness.response_time);
+                    Found::Head(Arc::new(FoundHead { volume, id: file.0, variant, response_time }))
+                })),
                 Err(other) => trouble = Some(other),
             }
         }
@@ -137,11 +137,6 @@ impl Volume {
             Some(trouble) if found.is_empty() => Err(trouble),
             _ => Ok(found),
         }
-    }
-
-    fn found_head(self: &Arc<Self>, id: FileId, object: &Object) -> Found {
-        let (variant, response_time) = (object.variant.clone(), object.freshness.response_time);
-        Found::Head(Arc::new(FoundHead { volume: self.clone(), id, variant, response_time }))
     }
 
     /// Reads files: at once what the page cache has of them, the others in a thread that may wait for the disk.

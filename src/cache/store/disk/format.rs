@@ -255,14 +255,6 @@ mod tests {
         for cut in 0..bytes.len() {
             assert!(Meta::decode(&bytes[..cut]).is_err(), "cut at {cut}");
         }
-        let mut random = fastrand::Rng::with_seed(1);
-        for _ in 0..10_000 {
-            let mut damaged = bytes.clone();
-            let at = random.usize(..damaged.len());
-            damaged[at] = random.u8(..);
-            // Whatever comes of it: the checksum is for finding damage, this is only not to fail badly.
-            let _ = Meta::decode(&damaged).map(|meta| meta.head());
-        }
     }
 
     #[test]

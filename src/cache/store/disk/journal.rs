@@ -16,7 +16,8 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use super::durable::{if_there, replace, sync_parent};
+use crate::cache::durable::{self, if_there, replace, sync_parent};
+
 use super::id::{FileId, KeyHash};
 use super::pool::pause;
 
@@ -281,16 +282,11 @@ fn append(file: &mut Option<File>, path: &Path, lines: &[u8]) -> io::Result<()> 
 }
 
 fn line(root: &Path, doom: Doom) -> String {
-    let text = format!("{} {}", doom.written(), root.display());
-    format!("{:08x} {text}\n", crc32fast::hash(text.as_bytes()))
+    durable::line(&format!("{} {}", doom.written(), root.display()))
 }
 
-fn parse(line: &str) -> Option<(&Path, Doom)> {
-    let (crc, text) = line.split_once(' ')?;
-    if u32::from_str_radix(crc, 16).ok()? != crc32fast::hash(text.as_bytes()) {
-        return None;
-    }
-    let (doom, root) = text.split_once(' ')?;
+fn parse(line: &[u8]) -> Option<(&Path, Doom)> {
+    let (doom, root) = durable::text_of(line)?.split_once(' ')?;
     Some((Path::new(root), Doom::parse(doom)?))
 }
 
@@ -300,7 +296,7 @@ fn replay(state: &mut State, text: &[u8]) -> bool {
     for line in text.split_inclusive(|byte| *byte == b'\n') {
         state.in_file += 1;
         let Some(line) = line.strip_suffix(b"\n") else { break };
-        match std::str::from_utf8(line).ok().and_then(parse) {
+        match parse(line) {
             Some((root, doom)) => _ = state.note(root, doom),
             None => whole = false,
         }

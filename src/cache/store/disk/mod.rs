@@ -9,7 +9,6 @@ mod body;
 mod buffers;
 mod catalogue;
 mod dry_run;
-mod durable;
 mod file;
 mod filter;
 mod find;
@@ -47,10 +46,12 @@ use smallvec::SmallVec;
 use crate::cache::object::Object;
 use crate::cache::purge::{CHANGE_PATIENCE, Purges};
 use crate::cache::trouble::Trouble;
+use crate::cache::vary::Presented;
 use crate::config::model::{Admission, CacheDisk, DiskDirectory, WriteWhen};
 use crate::plan::CacheKey;
 
 use admission::Seen;
+use find::Found;
 use id::{FileId, KeyHash};
 use journal::{Doom, Journal};
 use loads::Loads;
@@ -59,7 +60,6 @@ use view::DiskView;
 use volume::{Shared, Volume};
 
 pub(crate) use dry_run::WouldHit;
-pub(crate) use find::Found;
 pub(crate) use spool::Spool;
 pub(crate) use write_buffer::{WriteBuffer, WriteRoom};
 
@@ -78,7 +78,7 @@ pub struct DiskTier {
     /// Directories that were used once and are not now.
     absent: ArcSwap<Vec<PathBuf>>,
     seen: Seen,
-    loads: Loads<KeyHash, Loaded>,
+    loads: Loads<KeyHash, Loaded<SmallVec<[Found; 1]>>>,
     /// Of several variants the one that is wanted: by volume and file.
     bodies: Loads<(usize, FileId), Loaded<Option<Arc<Object>>>>,
     /// Held while a purge is tried out.
@@ -89,7 +89,7 @@ pub struct DiskTier {
 
 /// What was found under a key, or what was read of it.
 #[derive(Clone)]
-pub struct Loaded<T = SmallVec<[Found; 1]>> {
+pub struct Loaded<T> {
     pub found: T,
     /// The removals there had been when the reading began.
     removals: u64,
@@ -174,32 +174,35 @@ impl DiskTier {
         volumes.iter().any(|volume| volume.may_find(key))
     }
 
-    /// Reads what there is under a key. Those who ask for the same at one time have it read once. `max_in_memory`: larger
-    /// bodies are not wanted whole.
-    pub async fn find(&self, key: &str, max_in_memory: u64) -> Result<Loaded, Trouble> {
+    /// The newest object that a request selects under a key, with its body or where to read that. Those who ask for the same
+    /// at one time have it read once. `max_in_memory`: larger bodies are not wanted whole.
+    pub async fn find(
+        &self,
+        key: &str,
+        request: Presented<'_>,
+        max_in_memory: u64,
+    ) -> Result<Option<Loaded<Arc<Object>>>, Trouble> {
         let hash = KeyHash::of(key);
-        self.once(&self.loads, hash, self.removals(), || self.load(hash, key, max_in_memory)).await
+        let load = || self.load(hash, key, max_in_memory);
+        let Loaded { found, removals } = self.once(&self.loads, hash, self.removals(), load).await?;
+        let selected = found.iter().filter(|found| found.variant().matches(request));
+        let found = match selected.max_by_key(|found| found.response_time()) {
+            None => None,
+            Some(Found::Object(object)) => Some(object.clone()),
+            // Only now is the body read: of all variants that of the one that is asked for.
+            Some(Found::Head(head)) => {
+                let file = (Arc::as_ptr(&head.volume).addr(), head.id);
+                let read = || head.volume.whole(head.id, key, max_in_memory);
+                let read = self.once(&self.bodies, file, removals, read).await?.found;
+                read.filter(|object| object.variant.matches(request)) // another may have taken its place
+            }
+        };
+        Ok(found.map(|found| Loaded { found, removals }))
     }
 
     /// Whether nothing was removed since it was read.
-    pub fn is_current(&self, loaded: &Loaded) -> bool {
+    pub fn is_current<T>(&self, loaded: &Loaded<T>) -> bool {
         self.removals() == loaded.removals
-    }
-
-    /// The object that was found, with its body or where to read that. `None`: it is not there any more.
-    pub async fn whole(
-        &self,
-        (found, loaded): (&Found, &Loaded),
-        key: &str,
-        max_in_memory: u64,
-    ) -> Result<Option<Arc<Object>>, Trouble> {
-        let head = match found {
-            Found::Object(object) => return Ok(Some(object.clone())),
-            Found::Head(head) => head,
-        };
-        let file = (Arc::as_ptr(&head.volume).addr(), head.id);
-        let read = || head.volume.whole(head.id, key, max_in_memory);
-        Ok(self.once(&self.bodies, file, loaded.removals, read).await?.found)
     }
 
     /// Reads what is not being read already. `removals`: if the reading began before so many, it is not joined, since what is

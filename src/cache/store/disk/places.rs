@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
-use super::durable::{if_there, replace};
+use crate::cache::durable::{if_there, replace};
 
 const MARKER: &str = "marker";
 

@@ -9,10 +9,10 @@ use std::path::{Path, PathBuf};
 
 use bytes::{Buf, BufMut};
 
-use super::durable::if_there;
 use super::filter::Filter;
 use super::id::{FileId, KeyHash};
 use super::index::{Entry, Index};
+use crate::cache::durable::if_there;
 use crate::cache::purge::PurgeSeq;
 
 const MAGIC: [u8; 8] = *b"SEAWIDX\x02";

@@ -5,9 +5,9 @@ use std::io;
 use std::path::Path;
 use std::sync::atomic::Ordering;
 
+use crate::cache::durable::if_there;
 use crate::cache::trouble::Trouble;
 
-use super::durable::if_there;
 use super::file::{self, Patience, ReadError};
 use super::id::{FAN_OUT, FileId, KeyHash, directory_name};
 use super::volume::Volume;

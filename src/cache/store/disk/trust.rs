@@ -9,9 +9,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use crate::cache::durable::replace;
 use crate::cache::purge::{PurgeSeq, Purges};
 
-use super::durable::replace;
 use super::index::Entry;
 
 /// What of a file is to be believed.

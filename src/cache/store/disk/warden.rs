@@ -205,13 +205,8 @@ impl Warden {
     fn free(&self) -> bool {
         let volume = &self.volume;
         let doomed: Vec<FileId> = volume.files.lock().doomed.iter().take(REMOVE_IN_A_ROUND).copied().collect();
-        if volume.health.state() != State::InService {
+        if volume.health.state() != State::InService || !doomed.into_iter().all(|id| volume.unlink(id)) {
             return false; // there is time when it works again
-        }
-        for id in doomed {
-            if !volume.unlink(id) {
-                return false; // there is time when it works again
-            }
         }
         volume.make_room(0, REMOVE_IN_A_ROUND);
         let files = volume.files.lock();

@@ -3,7 +3,8 @@
 use std::fs;
 use std::sync::atomic::Ordering;
 
-use super::super::durable::if_there;
+use crate::cache::durable::if_there;
+
 use super::super::health::{Operation, State};
 use super::super::id::FileId;
 use super::super::journal::Doom;

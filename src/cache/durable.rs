@@ -1,4 +1,5 @@
-//! Small files that are replaced as a whole and for good.
+//! What is to outlast the process: small files that are replaced as a whole and for good, and lines of logs, which tell whether
+//! they are what was written.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -26,4 +27,15 @@ pub(crate) fn replace(path: &Path, aside: &Path, bytes: &[u8]) -> io::Result<()>
 /// Waits until the disk has the names in the directory of a path.
 pub(crate) fn sync_parent(path: &Path) -> io::Result<()> {
     path.parent().map_or(Ok(()), |directory| File::open(directory)?.sync_all())
+}
+
+/// `CRC-32 TEXT`, with the end of a line.
+pub(crate) fn line(text: &str) -> String {
+    format!("{:08x} {text}\n", crc32fast::hash(text.as_bytes()))
+}
+
+/// The text of such a line without its end; `None`: it is damaged.
+pub(crate) fn text_of(line: &[u8]) -> Option<&str> {
+    let (crc, text) = std::str::from_utf8(line).ok()?.split_once(' ')?;
+    (u32::from_str_radix(crc, 16).ok()? == crc32fast::hash(text.as_bytes())).then_some(text)
 }
