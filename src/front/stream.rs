@@ -20,6 +20,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, Interest, Re
 use tokio::net::TcpStream;
 use tokio::time::{Sleep, timeout};
 use tokio_rustls::server::TlsStream;
+use tokio_util::either::Either::{self, Left as Plain, Right as Tls};
 
 use crate::cache::object::FilePart;
 use crate::chunked::{Chunks, Malformed, Taken};
@@ -78,41 +79,25 @@ struct Stall {
     queued: u64,
 }
 
-#[derive(Debug)]
-enum Transport {
-    Plain(TcpStream),
-    Tls(Box<TlsStream<TcpStream>>),
-}
+type Transport = Either<TcpStream, Box<TlsStream<TcpStream>>>;
 
 /// What a client is told whose body is no chunked one.
 pub(crate) const MALFORMED: &str = "the body is not chunked as RFC 9112 section 7.1 says";
 
-/// Does the same with either transport.
-macro_rules! with_stream {
-    ($transport:expr, $stream:ident => $done:expr) => {
-        match $transport {
-            Transport::Plain($stream) => $done,
-            Transport::Tls($stream) => $done,
-        }
-    };
-}
-
-impl Transport {
-    fn socket(&self) -> &TcpStream {
-        match self {
-            Transport::Plain(stream) => stream,
-            Transport::Tls(stream) => stream.get_ref().0,
-        }
+fn socket(transport: &Transport) -> &TcpStream {
+    match transport {
+        Plain(stream) => stream,
+        Tls(stream) => stream.get_ref().0,
     }
 }
 
 impl ClientStream {
     pub(crate) fn plain(stream: TcpStream, client: SocketAddr, local: SocketAddr, pace: Pace) -> Self {
-        Self::new(Transport::Plain(stream), Endpoints { client, local, scheme: Scheme::Http }, pace)
+        Self::new(Plain(stream), Endpoints { client, local, scheme: Scheme::Http }, pace)
     }
 
     pub(crate) fn tls(stream: TlsStream<TcpStream>, client: SocketAddr, local: SocketAddr, pace: Pace) -> Self {
-        Self::new(Transport::Tls(Box::new(stream)), Endpoints { client, local, scheme: Scheme::Https }, pace)
+        Self::new(Tls(Box::new(stream)), Endpoints { client, local, scheme: Scheme::Https }, pace)
     }
 
     fn new(transport: Transport, endpoints: Endpoints, pace: Pace) -> Self {
@@ -135,8 +120,8 @@ impl ClientStream {
     /// Whether the client chose HTTP/2 by ALPN.
     pub(crate) fn is_h2(&self) -> bool {
         match &self.shared.lock().transport {
-            Transport::Plain(_) => false,
-            Transport::Tls(stream) => stream.get_ref().1.alpn_protocol() == Some(b"h2"),
+            Plain(_) => false,
+            Tls(stream) => stream.get_ref().1.alpn_protocol() == Some(b"h2"),
         }
     }
 
@@ -195,14 +180,14 @@ impl ClientStream {
 
     /// Bytes that the kernel has and the client has not.
     pub(crate) fn queued(&self) -> u64 {
-        queued(self.shared.lock().transport.socket())
+        queued(socket(&self.shared.lock().transport))
     }
 
     /// Waits until the client takes more.
     pub(crate) async fn writable(&mut self) -> io::Result<()> {
         poll_fn(|cx| {
             let mut shared = self.shared.lock();
-            let ready = shared.transport.socket().poll_write_ready(cx);
+            let ready = socket(&shared.transport).poll_write_ready(cx);
             shared.watch(cx, ready, |()| 0)
         })
         .await
@@ -211,7 +196,7 @@ impl ClientStream {
     /// Has the kernel send some of a part of a file; says how much. It may be nothing, if the client takes no more.
     pub(crate) fn try_send_file(&mut self, part: &FilePart) -> io::Result<u64> {
         let shared = &mut *self.shared.lock();
-        let Transport::Plain(stream) = &shared.transport else { return Err(io::ErrorKind::Unsupported.into()) };
+        let Plain(stream) = &shared.transport else { return Err(io::ErrorKind::Unsupported.into()) };
         let (mut at, most) = (part.at, usize::try_from(part.length).unwrap_or(usize::MAX));
         let send = || Ok(rustix::fs::sendfile(stream, &part.file, Some(&mut at), most)?);
         match stream.try_io(Interest::WRITABLE, send) {
@@ -237,7 +222,7 @@ impl Shared {
                 let written = length(&done) as u64;
                 // What the client took meanwhile may be far more than what could be written at once now.
                 let taken = self.stalled.take().map_or(written, |stall| {
-                    (stall.queued + written).saturating_sub(queued(self.transport.socket())).max(written)
+                    (stall.queued + written).saturating_sub(queued(socket(&self.transport))).max(written)
                 });
                 let is_quick = self.taking.take(taken, self.pace, Instant::now);
                 Poll::Ready(if is_quick { Ok(done) } else { Err(timed_out(TOO_SLOW)) })
@@ -258,13 +243,13 @@ impl Shared {
                 Some(stall) => stall,
                 None => self.stalled.insert(Stall {
                     over: Box::pin(tokio::time::sleep(patience)),
-                    queued: queued(self.transport.socket()),
+                    queued: queued(socket(&self.transport)),
                 }),
             };
             ready!(stall.over.as_mut().poll(cx));
             let before = stall.queued;
             self.stalled = None;
-            let taken = before.saturating_sub(queued(self.transport.socket()));
+            let taken = before.saturating_sub(queued(socket(&self.transport)));
             if taken == 0 {
                 return Poll::Ready(timed_out("the client takes nothing"));
             }
@@ -296,8 +281,7 @@ impl Shared {
                 _ => PIECE,
             };
             self.read.reserve(expected.clamp(FIRST_READ, PIECE));
-            let read = with_stream!(&mut self.transport, stream => pin!(stream.read_buf(&mut self.read)).poll(cx));
-            if !matches!(ready!(read), Ok(1..)) {
+            if !matches!(ready!(pin!(self.transport.read_buf(&mut self.read)).poll(cx)), Ok(1..)) {
                 return Poll::Ready(Err(BodyError::Left));
             }
         }
@@ -338,7 +322,7 @@ impl RequestBody for IncomingBody {
 
 impl AsyncRead for ClientStream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        with_stream!(&mut self.shared.lock().transport, stream => Pin::new(stream).poll_read(cx, buf))
+        Pin::new(&mut self.shared.lock().transport).poll_read(cx, buf)
     }
 }
 
@@ -353,7 +337,7 @@ impl AsyncWrite for ClientStream {
         data: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let mut shared = self.shared.lock();
-        let written = with_stream!(&mut shared.transport, stream => Pin::new(stream).poll_write_vectored(cx, data));
+        let written = Pin::new(&mut shared.transport).poll_write_vectored(cx, data);
         shared.watch(cx, written, |written| *written)
     }
 
@@ -363,13 +347,13 @@ impl AsyncWrite for ClientStream {
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut shared = self.shared.lock();
-        let flushed = with_stream!(&mut shared.transport, stream => Pin::new(stream).poll_flush(cx));
+        let flushed = Pin::new(&mut shared.transport).poll_flush(cx);
         shared.watch(cx, flushed, |()| 0)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut shared = self.shared.lock();
-        let shut = with_stream!(&mut shared.transport, stream => Pin::new(stream).poll_shutdown(cx));
+        let shut = Pin::new(&mut shared.transport).poll_shutdown(cx);
         shared.watch(cx, shut, |()| 0)
     }
 }
@@ -391,7 +375,7 @@ fn timed_out(why: &'static str) -> io::Error {
 impl Drop for Shared {
     fn drop(&mut self) {
         if self.reset {
-            let socket = socket2::SockRef::from(self.transport.socket());
+            let socket = socket2::SockRef::from(socket(&self.transport));
             let _ = socket.set_linger(Some(Duration::ZERO)); // it may be gone already
         }
     }
