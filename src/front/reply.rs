@@ -19,7 +19,7 @@ use crate::cache::status::Report;
 use crate::clock::Timestamp;
 use crate::origin::connect::Connector;
 use crate::origin::exchange::Exchange;
-use crate::request::{Fields, content_length};
+use crate::request::{Fields, content_length, may_have_body};
 
 use super::body::{Body, Multipart, Passing, Pieces, multipart};
 
@@ -293,7 +293,7 @@ impl ClientResponse {
 
     /// Whether this status and method have a body at all (RFC 9112 section 6.3).
     pub(crate) fn has_body(&self, method: &Method) -> bool {
-        *method != Method::HEAD && !matches!(self.status(), StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
+        may_have_body(method, self.status())
     }
 
     /// All of the body that is sent, if it is there in one piece; of a response that has none, nothing.
