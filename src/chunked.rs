@@ -89,9 +89,9 @@ impl Chunks {
                 }
                 At::Trailers => {
                     let Some(end) = trailers_end(read, MAX_TRAILERS[whose])? else { return Ok(Taken::NeedsMore) };
-                    self.at = At::Done;
                     let trailers = parse_trailers(&read.split_to(end));
                     let trailers = trailers.or(self.is_response.then(HeaderMap::new)).ok_or(Malformed)?;
+                    self.at = At::Done;
                     return Ok(if trailers.is_empty() { Taken::End } else { Taken::Trailers(trailers) });
                 }
                 At::Done => return Ok(Taken::End),

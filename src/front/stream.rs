@@ -23,7 +23,8 @@ use tokio_rustls::server::TlsStream;
 use tokio_util::either::Either::{self, Left as Plain, Right as Tls};
 
 use crate::cache::object::FilePart;
-use crate::chunked::{Chunks, Malformed, Taken};
+use crate::chunked::Chunks;
+use crate::origin::h1::body::Body;
 use crate::origin::upload::{BodyError, Frame, RequestBody};
 use crate::pace::{Pace, Taking};
 use crate::request::Scheme;
@@ -57,18 +58,8 @@ struct Shared {
     /// Whether the connection is to end with a reset.
     reset: bool,
     /// The body of the request that is answered, and what was read behind it.
-    left: Left,
+    left: Body,
     read: BytesMut,
-}
-
-/// What is still to come of a request's body.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Left {
-    Nothing,
-    Bytes(u64),
-    Chunks(Chunks),
-    /// It is not what its head promised: nothing more of it is read.
-    Malformed,
 }
 
 /// A wait for the client.
@@ -107,7 +98,7 @@ impl ClientStream {
             taking: Taking::default(),
             stalled: None,
             reset: false,
-            left: Left::Nothing,
+            left: Body::Length(0),
             read: BytesMut::new(),
         };
         ClientStream { shared: Arc::new(Mutex::new(shared)), endpoints }
@@ -134,22 +125,22 @@ impl ClientStream {
         let mut shared = self.shared.lock();
         shared.read = read;
         shared.left = match framing {
-            BodyFraming::None | BodyFraming::Length(0) => Left::Nothing,
-            BodyFraming::Length(length) => Left::Bytes(length),
-            BodyFraming::Chunked => Left::Chunks(Chunks::OF_REQUEST),
+            BodyFraming::None => Body::Length(0),
+            BodyFraming::Length(length) => Body::Length(length),
+            BodyFraming::Chunked => Body::Chunked(Chunks::OF_REQUEST),
         };
         Box::new(IncomingBody(self.shared.clone()))
     }
 
     /// What is still to come of the body.
-    pub(crate) fn left(&self) -> Left {
+    pub(crate) fn left(&self) -> Body {
         self.shared.lock().left
     }
 
     /// The request is answered: takes back what was read of its body or behind that, and says what has not been.
-    pub(crate) fn end_body(&mut self) -> (BytesMut, Left) {
+    pub(crate) fn end_body(&mut self) -> (BytesMut, Body) {
         let mut shared = self.shared.lock();
-        (std::mem::take(&mut shared.read), std::mem::replace(&mut shared.left, Left::Nothing))
+        (std::mem::take(&mut shared.read), std::mem::replace(&mut shared.left, Body::Length(0)))
     }
 
     /// Makes the end of the connection a reset: the only way to tell a client whose response ends with the connection that it
@@ -263,49 +254,22 @@ impl Shared {
     /// The next of the body, from what has been read or what comes.
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Frame>, BodyError>> {
         loop {
-            match self.left.take(&mut self.read) {
-                Ok(Taken::Data(piece)) => {
-                    let last = self.left == Left::Nothing;
-                    return Poll::Ready(Ok(Some(Frame::Data { piece, last })));
+            let mut trailers = None;
+            match self.left.take(&mut self.read, &mut trailers) {
+                Ok(Poll::Ready(Some(piece))) => {
+                    return Poll::Ready(Ok(Some(Frame::Data { piece, last: self.left.is_done() })));
                 }
-                Ok(Taken::Trailers(trailers)) => return Poll::Ready(Ok(Some(Frame::Trailers(trailers)))),
-                Ok(Taken::End) => return Poll::Ready(Ok(None)),
-                Ok(Taken::NeedsMore) => {}
-                Err(Malformed) => {
-                    self.left = Left::Malformed;
-                    return Poll::Ready(Err(BodyError::Malformed(MALFORMED)));
-                }
+                Ok(Poll::Ready(None)) => return Poll::Ready(Ok(trailers.map(Frame::Trailers))),
+                Ok(Poll::Pending) => {}
+                Err(_) => return Poll::Ready(Err(BodyError::Malformed(MALFORMED))),
             }
             let expected = match self.left {
-                Left::Bytes(left) => usize::try_from(left).unwrap_or(PIECE),
+                Body::Length(left) => usize::try_from(left).unwrap_or(PIECE),
                 _ => PIECE,
             };
             self.read.reserve(expected.clamp(FIRST_READ, PIECE));
             if !matches!(ready!(pin!(self.transport.read_buf(&mut self.read)).poll(cx)), Ok(1..)) {
                 return Poll::Ready(Err(BodyError::Left));
-            }
-        }
-    }
-}
-
-impl Left {
-    fn take(&mut self, read: &mut BytesMut) -> Result<Taken, Malformed> {
-        match self {
-            Left::Nothing => Ok(Taken::End),
-            Left::Malformed => Err(Malformed),
-            _ if read.is_empty() => Ok(Taken::NeedsMore),
-            Left::Bytes(left) => {
-                let length = read.len().min(usize::try_from(*left).unwrap_or(usize::MAX));
-                let left = *left - length as u64;
-                *self = if left == 0 { Left::Nothing } else { Left::Bytes(left) };
-                Ok(Taken::Data(read.split_to(length).freeze()))
-            }
-            Left::Chunks(chunks) => {
-                let taken = chunks.take(read)?;
-                if chunks.is_done() {
-                    *self = Left::Nothing;
-                }
-                Ok(taken)
             }
         }
     }
@@ -430,7 +394,7 @@ mod tests {
                     let (rest, left) = server.end_body();
                     let mut rest = rest.to_vec();
                     server.read_to_end(&mut rest).await.unwrap();
-                    assert_eq!((rest.as_slice(), left), (behind.as_bytes(), Left::Nothing), "{wire:?} {before}");
+                    assert_eq!((rest.as_slice(), left.is_done()), (behind.as_bytes(), true), "{wire:?} {before}");
                 }
             }
         }

@@ -1,4 +1,4 @@
-//! Where the body of a response ends (RFC 9112 section 6.3), and what of the bytes on the wire is body.
+//! Where a body ends, that of a response by its head (RFC 9112 section 6.3), and what of the bytes on the wire is body.
 
 use std::task::Poll;
 
