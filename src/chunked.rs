@@ -176,11 +176,7 @@ mod tests {
     use super::*;
 
     /// What is left after the body, which comes in pieces of some size; `Ok(None)`: it has not ended.
-    fn rest(text: &str, size: usize) -> Result<Option<String>, Malformed> {
-        rest_of(Chunks::OF_REQUEST, text, size)
-    }
-
-    fn rest_of(mut chunks: Chunks, text: &str, size: usize) -> Result<Option<String>, Malformed> {
+    fn rest(mut chunks: Chunks, text: &str, size: usize) -> Result<Option<String>, Malformed> {
         let mut read = BytesMut::new();
         for piece in text.as_bytes().chunks(size) {
             read.extend_from_slice(piece);
@@ -202,10 +198,10 @@ mod tests {
             ("0\r\nempty:\r\n\r\n", ""),
         ] {
             for size in [1, 3, text.len()] {
-                assert_eq!(rest(text, size), Ok(Some(left.to_owned())), "{size}: {text:?}");
+                assert_eq!(rest(Chunks::OF_REQUEST, text, size), Ok(Some(left.to_owned())), "{size}: {text:?}");
             }
             for end in 0..text.len() - left.len() {
-                assert_eq!(rest(&text[..end], text.len()), Ok(None), "cut at {end}: {text:?}");
+                assert_eq!(rest(Chunks::OF_REQUEST, &text[..end], text.len()), Ok(None), "cut at {end}: {text:?}");
             }
         }
     }
@@ -248,7 +244,7 @@ mod tests {
             &extension,
             &trailers,
         ] {
-            assert_eq!(rest(text, text.len()), Err(Malformed), "{text:?}");
+            assert_eq!(rest(Chunks::OF_REQUEST, text, text.len()), Err(Malformed), "{text:?}");
         }
     }
 
@@ -272,7 +268,7 @@ mod tests {
             (&trailers, false),
         ] {
             for step in [1, text.len()] {
-                let rest = rest_of(Chunks::OF_RESPONSE, text, step);
+                let rest = rest(Chunks::OF_RESPONSE, text, step);
                 assert_eq!(rest, if is_taken { Ok(Some(String::new())) } else { Err(Malformed) }, "{text:?}");
             }
         }

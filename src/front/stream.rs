@@ -399,15 +399,4 @@ mod tests {
             }
         }
     }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_client_that_takes_nothing_is_given_up() {
-        let (mut server, _client) = pair().await;
-        let error = loop {
-            if let Err(error) = server.write_all(&[0; 1 << 16]).await {
-                break error;
-            }
-        };
-        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
-    }
 }
