@@ -47,7 +47,6 @@ pub(crate) async fn explain(
     let view = RequestView {
         port: located.port,
         local_port: located.local_port(&snapshot.config),
-        authority: &located.authority,
         query: located.query.as_deref(),
         ..RequestView::own(&question.method, located.scheme, &located.host, &located.path, fields)
     };

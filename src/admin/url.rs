@@ -15,8 +15,6 @@ pub(crate) struct Located<'c> {
     pub scheme: Scheme,
     pub host: String,
     pub port: Option<u16>,
-    /// As written.
-    pub authority: String,
     pub path: String,
     pub query: Option<String>,
 }
@@ -39,7 +37,7 @@ impl<'c> Located<'c> {
         let is_https = absolute.get(..8).is_some_and(|scheme| scheme.eq_ignore_ascii_case("https://"));
         let scheme = if is_https { Scheme::Https } else { Scheme::Http };
         let (path, query) = (target.path.into_owned(), target.query.map(str::to_owned));
-        Ok(Located { site, scheme, host: host.into_owned(), port, authority: authority.to_owned(), path, query })
+        Ok(Located { site, scheme, host: host.into_owned(), port, path, query })
     }
 
     /// The port of the listener that a client would come to with it.

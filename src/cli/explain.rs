@@ -146,7 +146,6 @@ fn rules_for(config: &Config, method: &Method, target: &str, fields: &HeaderMap)
     let (name, port) = crate::config::host::parse_authority(host).ok_or("the request's Host is not valid")?;
     let view = RequestView {
         port,
-        authority: host,
         query: target.query,
         ..RequestView::own(method, Scheme::Http, &name, &target.path, Fields::Map(fields))
     };
