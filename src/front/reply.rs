@@ -17,6 +17,7 @@ use crate::cache::respond::{self, Reply};
 use crate::cache::slices::{Answer, HeadOf};
 use crate::cache::status::Report;
 use crate::clock::Timestamp;
+use crate::fields::add_date;
 use crate::origin::connect::Connector;
 use crate::origin::exchange::Exchange;
 use crate::request::{Fields, content_length, may_have_body};
@@ -206,9 +207,7 @@ impl ClientResponse {
     /// A response of the node's own with a body of any type.
     pub(crate) fn own(status: StatusCode, content_type: &'static str, body: String, now: Timestamp) -> Self {
         let mut fields = HeaderMap::new();
-        if let Ok(date) = HeaderValue::from_str(&now.http_date()) {
-            fields.insert(header::DATE, date); // RFC 9110 section 6.6.1
-        }
+        add_date(&mut fields, now);
         fields.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
         fields.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         let head = HeadSource::own(Head::private(status, fields));

@@ -25,7 +25,6 @@ use crate::origin::forward;
 use crate::origin::interims::Interims;
 use crate::pass::{self, excuse};
 use crate::plan::{Matched, PassReason, Plan, keyed_uris, plan};
-
 use crate::request::{Fields, RequestView, content_length};
 use crate::snapshot::Snapshot;
 

@@ -90,9 +90,9 @@ pub(super) fn hides_dots(path: &str) -> bool {
     let mut decoded = bytes.to_vec();
     // Each round takes at least two bytes away, so this ends; nobody encodes more often in earnest.
     for _ in 0..8 {
-        let (next, changed) = decode_once(&decoded);
-        decoded = next;
-        if !changed {
+        let before = decoded.len();
+        decoded = decode_once(&decoded);
+        if decoded.len() == before {
             break;
         }
     }
@@ -111,12 +111,12 @@ fn escaped(text: &[u8]) -> Option<u8> {
 }
 
 /// Decodes every escape, and the two bytes by which some decoders take a dot or a slash for longer than it is.
-fn decode_once(text: &[u8]) -> (Vec<u8>, bool) {
+fn decode_once(text: &[u8]) -> Vec<u8> {
     let mut out: Vec<u8> = Vec::with_capacity(text.len());
-    let (mut at, mut changed) = (0, false);
+    let mut at = 0;
     while let Some(byte) = text.get(at) {
         let decoded = escaped(&text[at..]);
-        (at, changed) = (at + if decoded.is_some() { 3 } else { 1 }, changed || decoded.is_some());
+        at += if decoded.is_some() { 3 } else { 1 };
         out.push(decoded.unwrap_or(*byte));
         // Overlong UTF-8 (RFC 3629 section 10).
         let short = match out.as_slice() {
@@ -130,7 +130,7 @@ fn decode_once(text: &[u8]) -> (Vec<u8>, bool) {
             out.push(short);
         }
     }
-    (out, changed)
+    out
 }
 
 /// A path with one slash where it has several in a row: what routes are matched against.
