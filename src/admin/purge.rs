@@ -214,7 +214,7 @@ fn prefix_targets(prefix: &str, config: &Config, caller: &Caller) -> Result<Vec<
     }
     // What lies under a prefix may be of routes that key paths in lower case.
     let lower = path.to_ascii_lowercase();
-    if lower != path && site.routes.ignore_path_case() {
+    if lower != path && site.routes.iter().any(|route| route.cache.key.ignore_path_case) {
         targets.push(target(&lower));
     }
     Ok(targets)

@@ -42,6 +42,7 @@ impl<'c> Located<'c> {
 
     /// The port of the listener that a client would come to with it.
     pub(crate) fn local_port(&self, config: &Config) -> u16 {
-        self.port.filter(|port| config.listens_on(*port)).unwrap_or(self.scheme.default_port())
+        let is_listened_on = |port: &u16| config.listeners.iter().any(|listener| listener.address.port() == *port);
+        self.port.filter(is_listened_on).unwrap_or(self.scheme.default_port())
     }
 }
