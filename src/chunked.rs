@@ -89,9 +89,9 @@ impl Chunks {
                 }
                 At::Trailers => {
                     let Some(end) = trailers_end(read, MAX_TRAILERS[whose])? else { return Ok(Taken::NeedsMore) };
-                    self.at = At::Done;
                     let trailers = parse_trailers(&read.split_to(end));
                     let trailers = trailers.or(self.is_response.then(HeaderMap::new)).ok_or(Malformed)?;
+                    self.at = At::Done;
                     return Ok(if trailers.is_empty() { Taken::End } else { Taken::Trailers(trailers) });
                 }
                 At::Done => return Ok(Taken::End),
@@ -175,37 +175,38 @@ fn is_extension(text: &[u8]) -> bool {
 mod tests {
     use super::*;
 
-    /// What is left after the body, which comes in pieces of some size; `Ok(None)`: it has not ended.
-    fn rest(text: &str, size: usize) -> Result<Option<String>, Malformed> {
-        rest_of(Chunks::OF_REQUEST, text, size)
-    }
-
-    fn rest_of(mut chunks: Chunks, text: &str, size: usize) -> Result<Option<String>, Malformed> {
-        let mut read = BytesMut::new();
+    /// The data and what is left behind the body, if that has ended; the bytes come so many at a time.
+    fn taken(mut chunks: Chunks, text: &str, size: usize) -> Result<(String, Option<String>), Malformed> {
+        let (mut read, mut data) = (BytesMut::new(), Vec::new());
         for piece in text.as_bytes().chunks(size) {
             read.extend_from_slice(piece);
-            while let Taken::Data(_) = chunks.take(&mut read)? {}
+            while let Taken::Data(piece) = chunks.take(&mut read)? {
+                data.extend_from_slice(&piece);
+            }
         }
-        Ok(chunks.is_done().then(|| String::from_utf8(read.to_vec()).unwrap()))
+        let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+        Ok((text(&data), chunks.is_done().then(|| text(&read))))
     }
 
     #[test]
     fn ends_are_found_however_the_bytes_come() {
-        for (text, left) in [
-            ("0\r\n\r\n", ""),
-            ("5\r\nhello\r\n0\r\n\r\nGET / HTTP/1.1\r\n", "GET / HTTP/1.1\r\n"),
-            ("A\r\n0123456789\r\n00\r\n\r\nx", "x"),
-            ("a;name=value\r\n0123456789\r\n0 ;x=\"y\"\r\n\r\n", ""),
-            ("2\r\n\r\n\r\n0\r\n\r\n0\r\n\r\n", "0\r\n\r\n"),
-            ("0\r\nx-sum: 1\r\ny: 2\r\n\r\nz", "z"),
-            ("1;a=\"x;\\\"y\" ;b\r\nz\r\n0 \t;\r\n\r\n", ""),
-            ("0\r\nempty:\r\n\r\n", ""),
+        for (text, data, left) in [
+            ("0\r\n\r\n", "", ""),
+            ("5\r\nhello\r\n0\r\n\r\nGET / HTTP/1.1\r\n", "hello", "GET / HTTP/1.1\r\n"),
+            ("A\r\n0123456789\r\n00\r\n\r\nx", "0123456789", "x"),
+            ("a;name=value\r\n0123456789\r\n0 ;x=\"y\"\r\n\r\n", "0123456789", ""),
+            ("2\r\n\r\n\r\n0\r\n\r\n0\r\n\r\n", "\r\n", "0\r\n\r\n"),
+            ("0\r\nx-sum: 1\r\ny: 2\r\n\r\nz", "", "z"),
+            ("1;a=\"x;\\\"y\" ;b\r\nz\r\n0 \t;\r\n\r\n", "z", ""),
+            ("0\r\nempty:\r\n\r\n", "", ""),
         ] {
             for size in [1, 3, text.len()] {
-                assert_eq!(rest(text, size), Ok(Some(left.to_owned())), "{size}: {text:?}");
+                let expected = (data.to_owned(), Some(left.to_owned()));
+                assert_eq!(taken(Chunks::OF_REQUEST, text, size), Ok(expected), "{size}: {text:?}");
             }
             for end in 0..text.len() - left.len() {
-                assert_eq!(rest(&text[..end], text.len()), Ok(None), "cut at {end}: {text:?}");
+                let (taken, rest) = taken(Chunks::OF_REQUEST, &text[..end], text.len()).unwrap();
+                assert!(data.starts_with(&taken) && rest.is_none(), "cut at {end}: {text:?}");
             }
         }
     }
@@ -248,7 +249,7 @@ mod tests {
             &extension,
             &trailers,
         ] {
-            assert_eq!(rest(text, text.len()), Err(Malformed), "{text:?}");
+            assert_eq!(taken(Chunks::OF_REQUEST, text, text.len()), Err(Malformed), "{text:?}");
         }
     }
 
@@ -272,8 +273,8 @@ mod tests {
             (&trailers, false),
         ] {
             for step in [1, text.len()] {
-                let rest = rest_of(Chunks::OF_RESPONSE, text, step);
-                assert_eq!(rest, if is_taken { Ok(Some(String::new())) } else { Err(Malformed) }, "{text:?}");
+                let expected = is_taken.then(|| ("hello".to_owned(), Some(String::new()))).ok_or(Malformed);
+                assert_eq!(taken(Chunks::OF_RESPONSE, text, step), expected, "{text:?}");
             }
         }
     }

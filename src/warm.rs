@@ -1,12 +1,11 @@
 //! Filling the cache before anybody asks: lists of URLs, and what a purge has hit and many ask for.
 
 use std::collections::VecDeque;
-use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
-use http::{HeaderMap, Method, Version};
+use http::{HeaderMap, Method};
 use parking_lot::Mutex;
 use serde::Serialize;
 use tokio::sync::Semaphore;
@@ -20,7 +19,7 @@ use crate::cache::slices::Answer;
 use crate::cache::status::{Forward, Report, Stored, Why};
 use crate::clock::Timestamp;
 use crate::plan::{Plan, plan};
-use crate::request::{Fields, RequestView, Scheme, Target};
+use crate::request::{Fields, RequestView, Scheme};
 use crate::snapshot::Snapshot;
 
 /// Warm-ups that are remembered; as many may run at one time.
@@ -33,7 +32,7 @@ const MAX_FAILURES: usize = 1000;
 /// One thing to fetch.
 #[derive(Debug, Clone)]
 pub(crate) struct Wanted {
-    pub tls: bool,
+    pub scheme: Scheme,
     pub host: String,
     pub port: Option<u16>,
     /// That of the listener where a visitor would ask; `None`: the scheme's.
@@ -160,7 +159,7 @@ impl Wanted {
     fn url(&self) -> String {
         let query = self.query.as_ref().map(|query| format!("?{query}")).unwrap_or_default();
         let port = self.port.map(|port| format!(":{port}")).unwrap_or_default();
-        format!("{}://{}{port}{}{query}", if self.tls { "https" } else { "http" }, self.host, self.path)
+        format!("{}://{}{port}{}{query}", self.scheme.as_str(), self.host, self.path)
     }
 }
 
@@ -196,21 +195,11 @@ async fn run(
 
 /// Fetches one thing as a visitor's request would, and waits until all of it is there. An error: why it was not stored.
 async fn fetch(engine: &Arc<Engine>, snapshot: &Arc<Snapshot>, wanted: &Wanted) -> Result<Fetched, String> {
-    let scheme = if wanted.tls { Scheme::Https } else { Scheme::Http };
     let view = RequestView {
-        method: &Method::GET,
-        host: &wanted.host,
         port: wanted.port,
-        local_port: wanted.local_port.unwrap_or(scheme.default_port()),
-        authority: &wanted.host,
-        path: &wanted.path,
-        hides_dots: Target::parse(&wanted.path).is_ok_and(|target| target.hides_dots),
+        local_port: wanted.local_port.unwrap_or(wanted.scheme.default_port()),
         query: wanted.query.as_deref(),
-        fields: Fields::Map(&wanted.fields),
-        // No visitor asks: an origin that trusts loopback must not take the node for one.
-        client: Ipv4Addr::UNSPECIFIED.into(),
-        scheme,
-        version: Version::HTTP_11,
+        ..RequestView::own(&Method::GET, wanted.scheme, &wanted.host, &wanted.path, Fields::Map(&wanted.fields))
     };
     let matched = match plan(&snapshot.config, &view) {
         Plan::Cache(matched) => matched,
@@ -218,9 +207,8 @@ async fn fetch(engine: &Arc<Engine>, snapshot: &Arc<Snapshot>, wanted: &Wanted) 
         Plan::Pass(..) | Plan::Tunnel(_) | Plan::Purge { .. } => return Err("the route does not cache".into()),
     };
     let mut key = String::new();
-    matched.write_key(&mut key, snapshot.sites[matched.site_index].version(), &view);
     let asks = ClientDirectives::default();
-    let request = CacheRequest { view: &view, snapshot, matched, key: &key, slice: None, asks, interims: None };
+    let request = CacheRequest { asks, ..CacheRequest::new(&view, snapshot, matched, &mut key) };
     let answer = match engine.cache.look_up(&request, Timestamp::now()).await {
         Lookup::Hit(..) | Lookup::PartHit(..) => return Ok(Fetched::There),
         Lookup::StaleHit(object, _) => engine.get(&request, Miss::of(Some(object), Why::Stale)).await,

@@ -4,16 +4,15 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::{RawQuery, State};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use serde_json::{Value, json};
 
-use crate::cache::control::ClientDirectives;
 use crate::cache::request::CacheRequest;
 use crate::clock::Timestamp;
 use crate::config::model::TokenRight;
 use crate::node::Node;
 use crate::plan::{Key, Plan, keyed_uris, plan};
-use crate::request::{Fields, RequestView, Scheme};
+use crate::request::{Fields, RequestView};
 
 use super::auth::Caller;
 use super::problem::Problem;
@@ -44,20 +43,12 @@ pub(crate) async fn explain(
     }
     let snapshot = node.snapshot.load_full();
     let located = Located::find(&question.url, &snapshot.config, &caller)?;
+    let fields = Fields::Map(&question.fields);
     let view = RequestView {
-        method: &question.method,
-        host: &located.host,
         port: located.port,
         local_port: located.local_port(&snapshot.config),
-        authority: &located.authority,
-        path: &located.path,
-        hides_dots: located.hides_dots,
         query: located.query.as_deref(),
-        fields: Fields::Map(&question.fields),
-        // No visitor asks: an origin that trusts loopback must not take the node for one.
-        client: std::net::Ipv4Addr::UNSPECIFIED.into(),
-        scheme: if located.tls { Scheme::Https } else { Scheme::Http },
-        version: Version::HTTP_11,
+        ..RequestView::own(&question.method, located.scheme, &located.host, &located.path, fields)
     };
     let mut answer = json!({ "url": question.url, "method": question.method.as_str(), "site": located.site.name });
     let (matched, decision, why) = match plan(&snapshot.config, &view) {
@@ -82,16 +73,9 @@ pub(crate) async fn explain(
     if decision != "cache" {
         return Ok(Json(answer));
     }
-    let version = snapshot.sites[matched.site_index].version();
     let mut key = String::new();
-    matched.write_key(&mut key, version, &view);
-    let asks = match matched.route.cache.heeds_clients() {
-        true => ClientDirectives::parse(view.fields),
-        false => ClientDirectives::default(),
-    };
-    let request =
-        CacheRequest { view: &view, snapshot: &snapshot, matched, key: &key, slice: None, asks, interims: None };
-    describe_cache(&mut answer, &node, &request, version);
+    let request = CacheRequest::new(&view, &snapshot, matched, &mut key);
+    describe_cache(&mut answer, &node, &request, snapshot.sites[matched.site_index].version());
     if question.fetch {
         // As a fill would; nothing is stored.
         let tried = node.engine.try_out(&request).await;

@@ -54,13 +54,14 @@ pub(crate) async fn metrics(State(node): State<Arc<Node>>, caller: Caller) -> Re
     for pool in node.snapshot.load().pools.iter() {
         for origin in &pool.origins {
             let labels = [&*pool.config.name, &*origin.address];
-            let up = origin.status() == OriginStatus::Up;
-            metrics.origin_up.with_label_values(&labels).set(i64::from(up));
-            metrics.origin_active.with_label_values(&labels).set(i64::from(origin.active()));
-            let requests = origin.requests.load(Ordering::Relaxed);
-            metrics.origin_requests.with_label_values(&labels).set(requests as i64);
-            let failures = origin.failures.load(Ordering::Relaxed);
-            metrics.origin_failures.with_label_values(&labels).set(failures as i64);
+            for (family, number) in [
+                (&metrics.origin_up, u64::from(origin.status() == OriginStatus::Up)),
+                (&metrics.origin_active, u64::from(origin.active())),
+                (&metrics.origin_requests, origin.requests.load(Ordering::Relaxed)),
+                (&metrics.origin_failures, origin.failures.load(Ordering::Relaxed)),
+            ] {
+                family.with_label_values(&labels).set(number as i64);
+            }
         }
     }
     Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], metrics.encode()))

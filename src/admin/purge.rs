@@ -18,6 +18,7 @@ use crate::cache::tags::{MAX_TAG, TagHash};
 use crate::config::model::{Config, TokenRight};
 use crate::node::Node;
 use crate::plan::{KeyOrigin, keyed_uris};
+use crate::request::Scheme;
 use crate::warm::Wanted;
 
 use super::auth::Caller;
@@ -112,9 +113,10 @@ async fn most_used(node: &Node, targets: Vec<Target>, most: usize) -> Result<Vec
             Some((path, query)) => (path, Some(query.to_owned())),
             None => (object.key().path_and_query(), None),
         };
+        let scheme = if tls { Scheme::Https } else { Scheme::Http };
         let fields = object.variant.request_fields();
         // A port in a key is one that counted.
-        Wanted { tls, host: host.to_owned(), port, local_port: port, path: path.to_owned(), query, fields }
+        Wanted { scheme, host: host.to_owned(), port, local_port: port, path: path.to_owned(), query, fields }
     };
     let mut seen = HashSet::new();
     // Slices of one thing are one URL.
@@ -212,7 +214,7 @@ fn prefix_targets(prefix: &str, config: &Config, caller: &Caller) -> Result<Vec<
     }
     // What lies under a prefix may be of routes that key paths in lower case.
     let lower = path.to_ascii_lowercase();
-    if lower != path && site.routes.ignore_path_case() {
+    if lower != path && site.routes.iter().any(|route| route.cache.key.ignore_path_case) {
         targets.push(target(&lower));
     }
     Ok(targets)

@@ -12,13 +12,10 @@ const EXAMPLE: &str = "https://shop.example.com/a";
 /// A URL taken apart, its path normalised.
 pub(crate) struct Located<'c> {
     pub site: &'c Site,
-    pub tls: bool,
+    pub scheme: Scheme,
     pub host: String,
     pub port: Option<u16>,
-    /// As written.
-    pub authority: String,
     pub path: String,
-    pub hides_dots: bool,
     pub query: Option<String>,
 }
 
@@ -29,7 +26,7 @@ impl<'c> Located<'c> {
             return Err(invalid("it has neither a scheme nor a path"));
         }
         let absolute = if url.contains("://") { url.to_owned() } else { format!("http://{url}") };
-        let target = Target::parse(&absolute).map_err(|error| invalid(&error.to_string()))?;
+        let target = Target::parse(&absolute).map_err(|error| invalid(error.as_str()))?;
         let authority = target.authority.ok_or_else(|| invalid("it has no host"))?;
         let (host, port) = parse_authority(authority).ok_or_else(|| invalid("its host is not valid"))?;
         let no_site = || {
@@ -37,15 +34,15 @@ impl<'c> Located<'c> {
         };
         let site = &config.sites[config.hosts.find(&host).ok_or_else(no_site)?];
         caller.need_site(&site.name)?;
-        let tls = absolute.get(..8).is_some_and(|scheme| scheme.eq_ignore_ascii_case("https://"));
+        let is_https = absolute.get(..8).is_some_and(|scheme| scheme.eq_ignore_ascii_case("https://"));
+        let scheme = if is_https { Scheme::Https } else { Scheme::Http };
         let (path, query) = (target.path.into_owned(), target.query.map(str::to_owned));
-        let (host, authority, hides_dots) = (host.into_owned(), authority.to_owned(), target.hides_dots);
-        Ok(Located { site, tls, host, port, authority, path, hides_dots, query })
+        Ok(Located { site, scheme, host: host.into_owned(), port, path, query })
     }
 
     /// The port of the listener that a client would come to with it.
     pub(crate) fn local_port(&self, config: &Config) -> u16 {
-        let scheme = if self.tls { Scheme::Https } else { Scheme::Http };
-        self.port.filter(|port| config.listens_on(*port)).unwrap_or(scheme.default_port())
+        let is_listened_on = |port: &u16| config.listeners.iter().any(|listener| listener.address.port() == *port);
+        self.port.filter(is_listened_on).unwrap_or(self.scheme.default_port())
     }
 }

@@ -51,8 +51,8 @@ pub(crate) async fn start(
     let wanted = |url: &String| {
         let located = Located::find(url, &snapshot.config, &caller)?;
         let local_port = Some(located.local_port(&snapshot.config));
-        let Located { tls, host, port, path, query, .. } = located;
-        Ok(Wanted { tls, host, port, local_port, path, query, fields: HeaderMap::new() })
+        let Located { scheme, host, port, path, query, .. } = located;
+        Ok(Wanted { scheme, host, port, local_port, path, query, fields: HeaderMap::new() })
     };
     let wanted = Problem::of_each(&request.urls, wanted)?;
     let sites = caller.sites().map(<[String]>::to_vec);

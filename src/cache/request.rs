@@ -28,7 +28,22 @@ pub struct CacheRequest<'a> {
     pub interims: Option<&'a Arc<Interims>>,
 }
 
-impl CacheRequest<'_> {
+impl<'a> CacheRequest<'a> {
+    /// As a client asks for it. `key`: a buffer that is reused.
+    pub fn new(
+        view: &'a RequestView<'a>,
+        snapshot: &'a Arc<Snapshot>,
+        matched: Matched<'a>,
+        key: &'a mut String,
+    ) -> Self {
+        matched.write_key(key, snapshot.sites[matched.site_index].version(), view);
+        let asks = match matched.route.cache.heeds_clients() {
+            true => ClientDirectives::parse(view.fields),
+            false => ClientDirectives::default(),
+        };
+        CacheRequest { view, snapshot, matched, key, slice: None, asks, interims: None }
+    }
+
     /// As stored responses are selected by it.
     pub fn presented(&self) -> Presented<'_> {
         Presented::new(self.view, &self.snapshot.config.node)

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header};
+use http::{HeaderMap, Method, StatusCode, header};
 use serde_json::Value;
 
 use crate::cache::explain::{Explanation, explain};
@@ -17,7 +17,7 @@ use crate::config::load;
 use crate::config::model::{CacheMemory, CacheMode, CacheRules, Config};
 use crate::config::units::format_duration;
 use crate::plan::{Plan, plan};
-use crate::request::{Fields, RequestView, Scheme, Target};
+use crate::request::{Fields, RequestView, Scheme, Target, TargetError};
 
 use super::admin_client::AdminArgs;
 use super::{counted, list, text};
@@ -140,23 +140,14 @@ fn offline(
 
 /// The rules of the route that a request belongs to.
 fn rules_for(config: &Config, method: &Method, target: &str, fields: &HeaderMap) -> Result<CacheRules, String> {
-    let target = Target::parse(target).map_err(|error| error.to_string())?;
+    let target = Target::parse(target).map_err(TargetError::as_str)?;
     let host = fields.get(header::HOST).and_then(|host| host.to_str().ok()).or(target.authority);
     let host = host.ok_or("the request has no Host, by which its site is found")?;
     let (name, port) = crate::config::host::parse_authority(host).ok_or("the request's Host is not valid")?;
     let view = RequestView {
-        method,
-        host: &name,
         port,
-        local_port: Scheme::Http.default_port(), // no port is asked for here
-        authority: host,
-        path: &target.path,
-        hides_dots: target.hides_dots,
         query: target.query,
-        fields: Fields::Map(fields),
-        client: std::net::Ipv4Addr::UNSPECIFIED.into(),
-        scheme: Scheme::Http,
-        version: Version::HTTP_11,
+        ..RequestView::own(method, Scheme::Http, &name, &target.path, Fields::Map(fields))
     };
     match plan(config, &view) {
         Plan::Cache(matched) => Ok(matched.route.cache.clone()),
@@ -183,7 +174,7 @@ fn parse_response(bytes: &[u8]) -> Result<(StatusCode, HeaderMap), String> {
     let mut response = httparse::Response::new(&mut space);
     check_head(response.parse(&bytes), "a response")?;
     let status = response.code.and_then(|code| StatusCode::from_u16(code).ok()).ok_or("it has no status")?;
-    Ok((status, map(response.headers)?))
+    Ok((status, Fields::Parsed(response.headers).to_map()))
 }
 
 fn parse_request(bytes: &[u8]) -> Result<(Method, String, HeaderMap), String> {
@@ -195,7 +186,7 @@ fn parse_request(bytes: &[u8]) -> Result<(Method, String, HeaderMap), String> {
     let mut request = httparse::Request::new(&mut space);
     check_head(request.parse(&bytes), "a request")?;
     let method = request.method.and_then(|method| method.parse().ok()).ok_or("it has no method")?;
-    Ok((method, request.path.unwrap_or("/").to_owned(), map(request.headers)?))
+    Ok((method, request.path.unwrap_or("/").to_owned(), Fields::Parsed(request.headers).to_map()))
 }
 
 fn check_head(parsed: httparse::Result<usize>, what: &str) -> Result<(), String> {
@@ -215,17 +206,6 @@ fn with_end(bytes: &[u8], first_line: impl Fn(&str) -> String) -> Vec<u8> {
     out.extend_from_slice(bytes.get(end + 1..).unwrap_or_default());
     out.extend_from_slice(b"\r\n\r\n");
     out
-}
-
-fn map(fields: &[httparse::Header<'_>]) -> Result<HeaderMap, String> {
-    let mut map = HeaderMap::new();
-    for field in fields {
-        let name: HeaderName =
-            field.name.parse().map_err(|_| format!("{:?} is not the name of a field", field.name))?;
-        let value = HeaderValue::from_bytes(field.value).map_err(|_| format!("the value of {name} is not valid"))?;
-        map.append(name, value);
-    }
-    Ok(map)
 }
 
 /// What the node says of a URL, for a person to read.

@@ -46,17 +46,10 @@ pub(crate) fn parse_authority(authority: &str) -> Option<(Cow<'_, str>, Option<u
 /// Letters, digits, `-`, `_` and dots between non-empty labels: what host names on the Web consist of.
 /// Percent-encoding and sub-delims, which RFC 3986 would allow, name no host and are refused.
 fn is_reg_name(host: &str) -> bool {
-    let host = host.strip_suffix('.').unwrap_or(host).as_bytes();
-    let mut label_is_empty = true;
-    for byte in host {
-        match byte {
-            b'.' if label_is_empty => return false,
-            b'.' => label_is_empty = true,
-            byte if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_') => label_is_empty = false,
-            _ => return false,
-        }
-    }
-    !label_is_empty
+    let is_label = |label: &str| {
+        !label.is_empty() && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
+    };
+    host.strip_suffix('.').unwrap_or(host).split('.').all(is_label)
 }
 
 /// `shop.example.com`, `*.shop.example.com`, or `*` for every host that no site names.
@@ -91,17 +84,11 @@ impl std::str::FromStr for HostPattern {
 
 /// Finds what belongs to a host in constant time per label, however many sites there are.
 /// An exact name wins over a wildcard, a longer wildcard over a shorter one, `*` comes last.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct HostMap<T> {
     exact: HashMap<String, T>,
     below: HashMap<String, T>,
     any: Option<T>,
-}
-
-impl<T> Default for HostMap<T> {
-    fn default() -> Self {
-        HostMap { exact: HashMap::new(), below: HashMap::new(), any: None }
-    }
 }
 
 impl<T: Copy> HostMap<T> {

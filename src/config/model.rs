@@ -53,11 +53,6 @@ impl Config {
         route.stream_timeout.or(self.pool(route.pool).timeouts.stream)
     }
 
-    /// Whether a listener has a port.
-    pub fn listens_on(&self, port: u16) -> bool {
-        self.listeners.iter().any(|listener| listener.address.port() == port)
-    }
-
     pub fn pool(&self, id: PoolId) -> &Arc<Pool> {
         &self.pools[id.0]
     }

@@ -24,7 +24,6 @@ pub struct Routes {
     suffixes: Affixes,
     /// Those of whose paths neither the beginning nor the end is known.
     others: Places,
-    ignore_path_case: bool,
 }
 
 /// Routes by what their paths begin with, or by what they end with.
@@ -53,7 +52,6 @@ impl Affixes {
 impl FromIterator<Route> for Routes {
     fn from_iter<I: IntoIterator<Item = Route>>(routes: I) -> Self {
         let mut routes = Routes { all: routes.into_iter().collect(), ..Routes::default() };
-        routes.ignore_path_case = routes.all.iter().any(|route| route.cache.key.ignore_path_case);
         if routes.all.len() <= FEW {
             return routes;
         }
@@ -97,11 +95,6 @@ impl Routes {
     /// Whether any route is for a path, be it for other methods.
     pub fn has_path(&self, path: &str) -> bool {
         self.first(path, |route| route.path.matches(path)).is_some()
-    }
-
-    /// Whether any keys its paths in lower case.
-    pub fn ignore_path_case(&self) -> bool {
-        self.ignore_path_case
     }
 
     fn first(&self, path: &str, suits: impl Fn(&Route) -> bool) -> Option<usize> {

@@ -90,12 +90,9 @@ pub(crate) fn find<'t>(tokens: &'t [Token], given: &[u8]) -> Option<&'t Token> {
 }
 
 fn parse_digest(hex: &str) -> Option<[u8; 32]> {
-    let mut digest = [0; 32];
     if hex.len() != 64 || !hex.bytes().all(|b| b.is_ascii_hexdigit()) {
         return None;
     }
-    for (i, byte) in digest.iter_mut().enumerate() {
-        *byte = u8::from_str_radix(&hex[2 * i..2 * i + 2], 16).ok()?;
-    }
-    Some(digest)
+    let half = |digits: &str| u128::from_str_radix(digits, 16).ok().map(u128::to_be_bytes);
+    [half(&hex[..32])?, half(&hex[32..])?].concat().try_into().ok()
 }

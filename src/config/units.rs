@@ -58,7 +58,8 @@ pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
 pub(crate) fn format_duration(duration: Duration) -> String {
     let mut left = duration.as_millis() as u64;
     let mut out = String::new();
-    for (unit, factor) in [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)] {
+    // In days, but not in weeks.
+    for (unit, factor) in DURATION_UNITS.into_iter().rev().skip(1) {
         if left >= factor {
             out.push_str(&format!("{}{unit}", left / factor));
             left %= factor;

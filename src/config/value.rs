@@ -68,17 +68,11 @@ impl FromToml for bool {
 
 impl FromToml for u64 {
     fn from_toml(value: Value<'_, '_>) -> Result<Self, String> {
-        let number = match value.value {
-            DeValue::Integer(integer) => {
-                let digits = integer.as_str().replace('_', "");
-                u64::from_str_radix(&digits, integer.radix()).ok()
-            }
-            _ => None,
+        let DeValue::Integer(integer) = value.value else {
+            return Err(format!("expected a whole number, found {}", value.kind()));
         };
-        number.ok_or_else(|| match value.value {
-            DeValue::Integer(integer) => format!("expected a whole number from 0 up, found {integer}"),
-            _ => format!("expected a whole number, found {}", value.kind()),
-        })
+        let number = u64::from_str_radix(&integer.as_str().replace('_', ""), integer.radix());
+        number.map_err(|_| format!("expected a whole number from 0 up, found {integer}"))
     }
 }
 
@@ -218,10 +212,9 @@ pub(crate) trait Words: Copy + PartialEq + 'static {
         if let Some((_, found)) = Self::WORDS.iter().find(|(word, _)| *word == text) {
             return Ok(*found);
         }
-        Err(match did_you_mean(text, Self::WORDS.iter().map(|(word, _)| *word)) {
-            Some(meant) => format!("unknown {text:?}, did you mean {meant:?}? expected one of {}", expected()),
-            None => format!("unknown {text:?}, expected one of {}", expected()),
-        })
+        let meant = did_you_mean(text, Self::WORDS.iter().map(|(word, _)| *word));
+        let question = meant.map(|meant| format!("did you mean {meant:?}? ")).unwrap_or_default();
+        Err(format!("unknown {text:?}, {question}expected one of {}", expected()))
     }
 }
 

@@ -120,11 +120,7 @@ pub(super) fn only<'b>(
 }
 
 pub(super) fn target_error(error: TargetError) -> Refusal {
-    bad(match error {
-        TargetError::Character => "the request target has a character that no URI may have",
-        TargetError::Form => "the request target is of a form that is not served here",
-        TargetError::Escape => "the request target has a percent sign without two hexadecimal digits",
-    })
+    bad(error.as_str())
 }
 
 pub(super) fn refuse_method(method: &Method) -> Result<(), Refusal> {

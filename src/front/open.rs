@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -19,8 +19,7 @@ use super::serve::Shared;
 /// there are none.
 #[derive(Clone)]
 pub(crate) struct Open {
-    count: Arc<AtomicU32>,
-    changed: Arc<watch::Sender<()>>,
+    count: watch::Sender<u32>,
     crowds: Arc<Mutex<Crowds>>,
     /// What the descriptors of the process are enough for.
     allowed: u32,
@@ -143,12 +142,11 @@ impl Crowd {
 
 impl Open {
     pub(crate) fn new(allowed: u32) -> Self {
-        let (count, changed) = (Arc::default(), Arc::new(watch::Sender::new(())));
-        Open { count, changed, crowds: Arc::default(), allowed }
+        Open { count: watch::Sender::new(0), crowds: Arc::default(), allowed }
     }
 
     pub(crate) fn count(&self) -> u32 {
-        self.count.load(Ordering::Acquire)
+        *self.count.borrow()
     }
 
     /// The cap on connections that is in force.
@@ -158,23 +156,16 @@ impl Open {
 
     /// Resolves when no connection is open.
     pub(crate) async fn closed(&self) {
-        let mut changed = self.changed.subscribe();
-        while self.count() > 0 {
-            if changed.changed().await.is_err() {
-                return;
-            }
-        }
+        let _ = self.count.subscribe().wait_for(|count| *count == 0).await; // its sender is here
     }
 
     /// Waits a moment for those who have been told to make room, if they are many.
     pub(crate) async fn let_some_go(&self, shared: &Shared) {
         let most = with_those_who_go(self.most(&shared.snapshot.load().config.limits));
-        if self.count() < most {
-            return;
+        if self.count() >= most {
+            let mut count = self.count.subscribe();
+            let _ = tokio::time::timeout(GOING, count.wait_for(|count| *count < most)).await; // then it is refused
         }
-        let mut changed = self.changed.subscribe();
-        let gone = async { while self.count() >= most && changed.changed().await.is_ok() {} };
-        let _ = tokio::time::timeout(GOING, gone).await; // then it is refused
     }
 
     /// A new connection. Where there is no room for it one that has nothing to do makes some; `None`: none has.
@@ -210,7 +201,7 @@ impl Open {
         if !makes_room {
             return None;
         }
-        self.count.fetch_add(1, Ordering::AcqRel);
+        self.count.send_modify(|count| *count += 1);
         crowds.next += 1;
         let (id, place) = (crowds.next, Place::new(prefix, now));
         crowds.all.insert(id, &place);
@@ -233,8 +224,7 @@ impl Open {
             }
         }
         drop(crowds);
-        self.count.fetch_sub(1, Ordering::AcqRel);
-        self.changed.send_replace(());
+        self.count.send_modify(|count| *count -= 1);
     }
 }
 

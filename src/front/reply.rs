@@ -17,9 +17,10 @@ use crate::cache::respond::{self, Reply};
 use crate::cache::slices::Answer;
 use crate::cache::status::Report;
 use crate::clock::Timestamp;
+use crate::fields::add_date;
 use crate::origin::connect::Connector;
 use crate::origin::exchange::Exchange;
-use crate::request::{Fields, content_length};
+use crate::request::{Fields, content_length, may_have_body};
 
 use super::body::{Body, Multipart, Passing, Pieces, multipart};
 
@@ -141,29 +142,32 @@ impl ClientResponse {
             }
         };
         let reply = respond::respond(method, request, &head.get().selected(length));
-        // Parts in any order need the whole body; of a running fill all of it is given instead.
-        let (reply, pieces, multipart) = match (reply, pieces) {
-            (Reply::Multiple { parts, total }, Pieces::Whole(Some(body))) => {
-                let (pieces, multipart) = multipart(&parts, total, &body, head.get());
-                (Reply::Multiple { parts, total }, Pieces::Parts(pieces), Some(multipart))
+        ClientResponse { age, ..Self::full(head, length, pieces) }.narrowed_to(reply, offset)
+    }
+
+    /// Of all of it what a reply has; its body begins `offset` bytes behind the start of the whole one.
+    fn narrowed_to(mut self, reply: Reply, offset: u64) -> Self {
+        let body = &mut self.body;
+        match (&reply, &body.pieces) {
+            (Reply::Full, _) => return self,
+            (Reply::Multiple { parts, total }, Pieces::Whole(Some(whole))) => {
+                let (pieces, multipart) = multipart(parts, *total, whole, self.head.get());
+                (body.pieces, self.multipart) = (Pieces::Parts(pieces), Some(multipart));
             }
-            (Reply::Multiple { .. }, pieces) => (Reply::Full, pieces, None),
-            (reply, pieces) => (reply, pieces, None),
-        };
-        let (skip, left) = match reply {
-            Reply::Full | Reply::Multiple { .. } => (0, u64::MAX),
-            Reply::Partial { first, last, .. } => (first.saturating_sub(offset), last - first + 1),
-            Reply::NotModified | Reply::PreconditionFailed | Reply::RangeNotSatisfiable { .. } => (0, 0),
-        };
-        if let (Pieces::Flight(reader), Reply::Partial { first, last, total }) = (&pieces, &reply)
-            && last - first >= total / 2
-        {
-            reader.flight().want(); // `bytes=0-`, as players ask
+            // Parts in any order need the whole body; of a running fill all of it is given instead.
+            (Reply::Multiple { .. }, _) => return self,
+            (Reply::Partial { first, last, total }, pieces) => {
+                if let Pieces::Flight(reader) = pieces
+                    && last - first >= total / 2
+                {
+                    reader.flight().want(); // `bytes=0-`, as players ask
+                }
+                (body.skip, body.left) = (first.saturating_sub(offset), last - first + 1);
+            }
+            (Reply::NotModified | Reply::PreconditionFailed | Reply::RangeNotSatisfiable { .. }, _) => body.left = 0,
         }
-        let mut response = Self::full(head, length, pieces);
-        (response.reply, response.multipart, response.age) = (reply, multipart, age);
-        (response.body.skip, response.body.left) = (skip, left);
-        response
+        self.reply = reply;
+        self
     }
 
     /// A response of the node's own: a status and one line that says why.
@@ -199,9 +203,7 @@ impl ClientResponse {
     /// A response of the node's own with a body of any type.
     pub(crate) fn own(status: StatusCode, content_type: &'static str, body: String, now: Timestamp) -> Self {
         let mut fields = HeaderMap::new();
-        if let Ok(date) = HeaderValue::from_str(&now.http_date()) {
-            fields.insert(header::DATE, date); // RFC 9110 section 6.6.1
-        }
+        add_date(&mut fields, now);
         fields.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
         fields.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         let head = HeadSource::own(Head::private(status, fields));
@@ -289,7 +291,7 @@ impl ClientResponse {
 
     /// Whether this status and method have a body at all (RFC 9112 section 6.3).
     pub(crate) fn has_body(&self, method: &Method) -> bool {
-        *method != Method::HEAD && !matches!(self.status(), StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
+        may_have_body(method, self.status())
     }
 
     /// All of the body that is sent, if it is there in one piece; of a response that has none, nothing.

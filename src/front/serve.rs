@@ -17,9 +17,8 @@ use std::task::Poll;
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
-use http::{Method, StatusCode, Version, header};
+use http::{Method, StatusCode, header};
 
-use crate::cache::control::ClientDirectives;
 use crate::cache::engine::{Engine, FetchError, Fetched, NotStored, Source};
 use crate::cache::lookup::Lookup;
 use crate::cache::purge::{Event, PURGE_PATIENCE, Target};
@@ -36,7 +35,6 @@ use crate::origin::forward;
 use crate::origin::interims::Interims;
 use crate::pass::{self, excuse};
 use crate::plan::{Matched, PassReason, Plan, keyed_uris, plan};
-
 use crate::request::{Fields, RequestView, content_length};
 use crate::snapshot::Snapshot;
 
@@ -128,7 +126,8 @@ impl<'a> Request<'a> {
         key: &mut String,
         interims: Option<&Arc<Interims>>,
     ) -> Result<Decision, PassReason> {
-        let (engine, request) = (&self.shared.engine, self.cache_request(matched, key, interims));
+        let engine = &self.shared.engine;
+        let request = CacheRequest { interims, ..CacheRequest::new(&self.view, self.snapshot, matched, key) };
         let found = engine.cache.look_up(&request, self.now).await;
         let (answer, report) = match engine.answer_from(&request, found) {
             Ok(Fetched { source, report }) => (Answer::Whole(source), report),
@@ -155,7 +154,7 @@ impl<'a> Request<'a> {
     /// it the site.
     pub(crate) fn in_memory(&self, key: &mut String) -> Option<(ClientResponse, Report, usize)> {
         let Plan::Cache(matched) = self.plan() else { return None };
-        let request = self.cache_request(matched, key, None);
+        let request = CacheRequest::new(&self.view, self.snapshot, matched, key);
         match self.shared.engine.cache.lookup(&request, self.now) {
             Lookup::Hit(object, report) if object.content.in_memory().is_some() => Some((
                 self.respond(matched, Answer::Whole(Source::Stored(object)), request.key),
@@ -164,22 +163,6 @@ impl<'a> Request<'a> {
             )),
             _ => None,
         }
-    }
-
-    /// `key`: a buffer that is reused.
-    fn cache_request<'r>(
-        &'r self,
-        matched: Matched<'r>,
-        key: &'r mut String,
-        interims: Option<&'r Arc<Interims>>,
-    ) -> CacheRequest<'r> {
-        let version = self.snapshot.sites[matched.site_index].version();
-        matched.write_key(key, version, &self.view);
-        let asks = match matched.route.cache.heeds_clients() {
-            true => ClientDirectives::parse(self.view.fields),
-            false => ClientDirectives::default(),
-        };
-        CacheRequest { view: &self.view, snapshot: self.snapshot, matched, key, slice: None, asks, interims }
     }
 
     fn respond(&self, matched: Matched<'_>, answer: Answer, key: &str) -> ClientResponse {
@@ -334,18 +317,9 @@ impl Sent {
 /// Records what came on a connection and is not a request. Gives the answer to it.
 pub(crate) fn refuse(shared: &Shared, endpoints: Endpoints, refusal: Refusal) -> ClientResponse {
     let view = RequestView {
-        method: &Method::GET,
-        host: "",
-        port: None,
         local_port: endpoints.local.port(),
-        authority: "",
-        path: "",
-        hides_dots: false,
-        query: None,
-        fields: Fields::Parsed(&[]),
         client: endpoints.client.ip(),
-        scheme: endpoints.scheme,
-        version: Version::HTTP_11,
+        ..RequestView::own(&Method::GET, endpoints.scheme, "", "", Fields::Parsed(&[]))
     };
     let error = Some("malformed request".to_owned());
     let sent = Sent { status: refusal.status, bytes: 0, error, why: None };

@@ -9,7 +9,7 @@ use tokio::time::{Instant, timeout_at};
 use crate::config::model::OriginProtocol;
 
 use super::error::{Failure, FailureKind, OriginError};
-use super::h1::{self, OriginStream};
+use super::h1::{self, OriginStream, Plain, Tls};
 use super::h2;
 use super::link::Link;
 use super::pool::Picked;
@@ -100,12 +100,12 @@ impl Connector {
             let mut peer = picked.peer();
             peer.options.set_http_version(1, 1);
             let stream = Box::pin(self.transport.new_stream(&peer)).await;
-            return stream.map(OriginStream::Tls).map_err(|error| Failure::of_connecting(&error, origin));
+            return stream.map(Tls).map_err(|error| Failure::of_connecting(&error, origin));
         }
         let fail = |error: std::io::Error| Failure::of_socket(&error, origin);
         let stream = TcpStream::connect(picked.address).await.map_err(fail)?;
         stream.set_nodelay(true).map_err(fail)?;
-        Ok(OriginStream::Plain(stream))
+        Ok(Plain(stream))
     }
 
     async fn open_by_pingora(
@@ -130,7 +130,7 @@ impl Connector {
                     })?;
                 Ok((Connection::H2(Box::new(stream)), reused))
             }
-            HttpSession::H1(session) => Ok((Connection::h1(OriginStream::Tls(session.into_inner())), false)),
+            HttpSession::H1(session) => Ok((Connection::h1(Tls(session.into_inner())), false)),
             HttpSession::Custom(_) => {
                 let cause = "a protocol that was not asked for".to_owned();
                 let error = OriginError::Invalid { origin: origin.clone(), cause };

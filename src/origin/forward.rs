@@ -108,14 +108,10 @@ pub(crate) fn exclude_unkeyed(fields: &mut HeaderMap, rules: &CacheRules) {
 
 /// Whether a client's field of this name has a part in what a fill gets.
 pub(crate) fn goes_with_fill(name: &str, rules: &CacheRules) -> bool {
-    let is_safe = match rules.mode {
-        CacheMode::Force { .. } => {
-            SAFE_FIELDS.iter().any(|safe| safe == name)
-                || rules.key.names_field(name)
-                || name == "cookie" && rules.key.cookies.is_some()
-        }
-        _ => true,
-    };
+    let is_safe = !matches!(rules.mode, CacheMode::Force { .. })
+        || SAFE_FIELDS.iter().any(|safe| safe == name)
+        || rules.key.names_field(name)
+        || name == "cookie" && rules.key.cookies.is_some();
     // To CGI and its like an underscore is a hyphen, and then this would be a field that does not go, or one that is keyed.
     let is_ambiguous = name.contains('_') && !rules.key.names_field(name);
     is_safe && !is_ambiguous && !is_unkeyed(name, rules) && !is_listed(name, FORWARDING_FIELDS)

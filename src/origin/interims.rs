@@ -1,5 +1,7 @@
 //! Interim responses (1xx) on their way to clients.
 
+use std::collections::VecDeque;
+
 use http::{HeaderMap, StatusCode};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -8,7 +10,7 @@ use tokio::sync::futures::Notified;
 /// Interim responses of one exchange, for who wants to pass them on.
 #[derive(Debug, Default)]
 pub struct Interims {
-    waiting: Mutex<Vec<(StatusCode, HeaderMap)>>,
+    waiting: Mutex<VecDeque<(StatusCode, HeaderMap)>>,
     more: Notify,
 }
 
@@ -20,7 +22,7 @@ impl Interims {
     pub fn push(&self, status: StatusCode, fields: HeaderMap) {
         let mut waiting = self.waiting.lock();
         if waiting.len() < MAX_WAITING || status == StatusCode::CONTINUE {
-            waiting.push((status, fields));
+            waiting.push_back((status, fields));
             drop(waiting);
             self.more.notify_waiters();
         }
@@ -28,8 +30,7 @@ impl Interims {
 
     /// The next one, for the only one who passes them on: it looks whenever it has polled the exchange.
     pub fn take(&self) -> Option<(StatusCode, HeaderMap)> {
-        let mut waiting = self.waiting.lock();
-        (!waiting.is_empty()).then(|| waiting.remove(0))
+        self.waiting.lock().pop_front()
     }
 
     pub fn is_empty(&self) -> bool {

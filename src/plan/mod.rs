@@ -191,7 +191,7 @@ fn refuse(status: StatusCode, why: &'static str) -> Plan<'static> {
 pub(crate) mod tests {
     use std::path::Path;
 
-    use http::{HeaderMap, Version};
+    use http::HeaderMap;
 
     use super::*;
     use crate::config::load;
@@ -207,20 +207,8 @@ pub(crate) mod tests {
         path: &'a str,
         headers: &'a HeaderMap,
     ) -> RequestView<'a> {
-        RequestView {
-            method,
-            host,
-            port: None,
-            local_port: 80,
-            authority: host,
-            path,
-            hides_dots: false,
-            query: None,
-            fields: Fields::Map(headers),
-            client: [10, 0, 0, 9].into(),
-            scheme: Scheme::Http,
-            version: Version::HTTP_11,
-        }
+        let own = RequestView::own(method, Scheme::Http, host, path, Fields::Map(headers));
+        RequestView { client: [10, 0, 0, 9].into(), ..own }
     }
 
     const CONFIG: &str = r#"
@@ -330,11 +318,7 @@ pub(crate) mod tests {
         let plain = HeaderMap::new();
         let describe_path = |config: &Config, path: &str| {
             let target = crate::request::Target::parse(path).unwrap();
-            let request = RequestView {
-                hides_dots: target.hides_dots,
-                ..view(&Method::GET, "shop.example", &target.path, &plain)
-            };
-            describe(plan(config, &request))
+            describe(plan(config, &view(&Method::GET, "shop.example", &target.path, &plain)))
         };
         let (refuses, passes) =
             (config(CONFIG), config(&CONFIG.replace("purge_from", "encoded_dots = \"pass\"\npurge_from")));

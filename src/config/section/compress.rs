@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::config::diagnose::At;
 use crate::config::pattern::Pattern;
-use crate::config::read::{ByteSize, Table, words};
+use crate::config::read::{ByteSize, Table, Words, words};
 
 /// Which responses the node compresses, and how.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,11 +45,7 @@ pub enum Coding {
 impl Coding {
     /// Its token in `Content-Encoding` and `Accept-Encoding`.
     pub fn as_str(self) -> &'static str {
-        match self {
-            Coding::Zstd => "zstd",
-            Coding::Br => "br",
-            Coding::Gzip => "gzip",
-        }
+        Words::as_str(self)
     }
 }
 

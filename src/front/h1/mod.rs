@@ -17,6 +17,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::config::model::Limits;
+use crate::origin::h1::body::Body;
 use crate::origin::interims::Interims;
 use crate::snapshot::Snapshot;
 
@@ -24,7 +25,7 @@ use super::alarm::Alarm;
 use super::head::{Refusal, RequestHead};
 use super::open::Place;
 use super::serve::{self, Decision, Request, Shared};
-use super::stream::{ClientStream, LINGER, Left, TRIM_AFTER};
+use super::stream::{ClientStream, LINGER, TRIM_AFTER};
 use crate::pace::Pace;
 
 use head::{field_space, find_end, settle_version};
@@ -245,7 +246,7 @@ impl Connection {
                 match (sent.error, writing.keep_alive) {
                     (Some(_), _) => Next::Gone,
                     (None, true) if self.drain(left, limits).await => Next::Request,
-                    (None, false) if left == Left::Nothing => Next::Close,
+                    (None, false) if left.is_done() => Next::Close,
                     _ => Next::Linger,
                 }
             }
@@ -260,9 +261,8 @@ impl Connection {
     /// Whether what is left of a body that nobody wants is little enough to be read and thrown away.
     fn may_drain(&self, limits: &Limits) -> bool {
         match self.stream.left() {
-            Left::Nothing => true,
-            Left::Bytes(left) => left <= limits.max_drain.0,
-            Left::Chunks(_) | Left::Malformed => false,
+            Body::Length(left) => left <= limits.max_drain.0,
+            body => body.is_done(),
         }
     }
 
@@ -271,8 +271,8 @@ impl Connection {
     }
 
     /// Reads what is left of a body and throws it away.
-    async fn drain(&mut self, left: Left, limits: &Limits) -> bool {
-        let Left::Bytes(mut left) = left else { return left == Left::Nothing };
+    async fn drain(&mut self, left: Body, limits: &Limits) -> bool {
+        let Body::Length(mut left) = left else { return left.is_done() };
         let draining = async {
             loop {
                 let there = left.min(self.buffer.len() as u64);

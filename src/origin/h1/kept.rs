@@ -8,6 +8,7 @@ use parking_lot::Mutex;
 
 use crate::clock::ticks;
 
+use super::stream::is_quiet;
 use super::{Connection, KEPT_BUFFER};
 
 /// Connections that are kept of a pool.
@@ -36,7 +37,7 @@ struct Resting {
 impl Resting {
     fn is_alive(&mut self, most_idle: Duration) -> bool {
         let rested = Duration::from_millis(ticks().saturating_sub(self.since));
-        rested < most_idle && self.connection.stream.is_quiet()
+        rested < most_idle && is_quiet(&mut self.connection.stream)
     }
 }
 
@@ -100,7 +101,7 @@ impl Kept {
 mod tests {
     use tokio::net::{TcpListener, TcpStream};
 
-    use super::super::OriginStream;
+    use super::super::Plain;
     use super::*;
 
     /// Keeps a new connection to the first origin, at the address of a listener; gives that its end.
@@ -108,7 +109,7 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let stream = TcpStream::connect(address).await.unwrap();
         let end = listener.accept().await.unwrap().0;
-        kept.put(0, address, Box::new(Connection::new(OriginStream::Plain(stream))));
+        kept.put(0, address, Box::new(Connection::new(Plain(stream))));
         end
     }
 

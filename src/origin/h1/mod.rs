@@ -21,7 +21,7 @@ use super::link::{Frame, Link, LinkError, ResponseHead, TAKES_NOTHING};
 use body::Body;
 pub(crate) use kept::Kept;
 use outgoing::Outgoing;
-pub(crate) use stream::OriginStream;
+pub(crate) use stream::{OriginStream, Plain, Tls};
 
 /// A connection's buffer: most heads fit, with a small body.
 const FIRST_READ: usize = 4 << 10;

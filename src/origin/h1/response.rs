@@ -103,15 +103,5 @@ mod tests {
         let many = format!("HTTP/1.1 200 OK\r\n{}\r\n", "a: b\r\n".repeat(257));
         assert!(parse(many.into()).is_err());
         assert!(find_end(&vec![b'x'; MAX_HEAD + 1], 0).is_err());
-        let mut random = fastrand::Rng::with_seed(5);
-        let head = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nA: b\r\n c\r\n\r\n";
-        for _ in 0..20_000 {
-            let mut head = head.to_vec();
-            for _ in 0..random.usize(1..4) {
-                let at = random.usize(..head.len());
-                head[at] = random.u8(..);
-            }
-            let _ = parse(head.into()); // whatever it is, it is no panic
-        }
     }
 }

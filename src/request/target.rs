@@ -1,223 +1,6 @@
-//! What every decision reads of a request, whatever protocol it came by.
+//! The target of a request: taken apart and normalised, and what other servers may read in its path.
 
 use std::borrow::Cow;
-use std::net::IpAddr;
-
-use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header};
-
-/// Fields that a request gets beside its own on its way to an origin.
-const FORWARDED: usize = 6;
-
-/// A request as the decisions see it. Everything in it has been checked by the front.
-#[derive(Clone, Copy)]
-pub struct RequestView<'a> {
-    pub method: &'a Method,
-    /// Lower-case, without port.
-    pub host: &'a str,
-    /// The port that the client wrote.
-    pub port: Option<u16>,
-    /// The port that the client's connection came to.
-    pub local_port: u16,
-    /// As the client wrote it, with its port: what the origin gets as `Host` of a request that is passed on.
-    pub authority: &'a str,
-    /// Normalised by [`Target::parse`]: what is matched, keyed and sent.
-    pub path: &'a str,
-    /// See [`Target::hides_dots`].
-    pub hides_dots: bool,
-    pub query: Option<&'a str>,
-    pub fields: Fields<'a>,
-    pub client: IpAddr,
-    pub scheme: Scheme,
-    pub version: Version,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Scheme {
-    Http,
-    Https,
-}
-
-impl Scheme {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Scheme::Http => "http",
-            Scheme::Https => "https",
-        }
-    }
-
-    /// The port that need not be said.
-    pub fn default_port(self) -> u16 {
-        match self {
-            Scheme::Http => 80,
-            Scheme::Https => 443,
-        }
-    }
-}
-
-impl RequestView<'_> {
-    /// Path and query, as they go to the origin.
-    pub fn path_and_query(&self) -> String {
-        match self.query {
-            Some(query) => format!("{}?{query}", self.path),
-            None => self.path.to_owned(),
-        }
-    }
-
-    /// Whether the client takes trailers (RFC 9110 section 10.1.4).
-    pub fn takes_trailers(&self) -> bool {
-        let mut found = false;
-        self.fields.for_each(&header::TE, |line| found |= lists(line, "trailers"));
-        found
-    }
-
-    /// Whether it is a call by gRPC, which HTTP/2 carries.
-    pub fn is_grpc(&self) -> bool {
-        self.version == Version::HTTP_2
-            && *self.method == Method::POST
-            && self.fields.get(&header::CONTENT_TYPE).is_some_and(|kind| {
-                let kind = kind.strip_prefix(b"application/grpc");
-                kind.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
-            })
-    }
-}
-
-/// The header fields of a request: parsed in place by the fronts, or a map.
-#[derive(Clone, Copy)]
-pub enum Fields<'a> {
-    Parsed(&'a [httparse::Header<'a>]),
-    Map(&'a HeaderMap),
-}
-
-impl<'a> Fields<'a> {
-    /// The first value of a field.
-    pub fn get(self, name: &HeaderName) -> Option<&'a [u8]> {
-        match self {
-            Fields::Parsed(fields) => {
-                fields.iter().find(|field| field.name.eq_ignore_ascii_case(name.as_str())).map(|field| field.value)
-            }
-            Fields::Map(map) => map.get(name).map(|value| value.as_bytes()),
-        }
-    }
-
-    /// The first value, if it is text.
-    pub fn get_str(self, name: &HeaderName) -> Option<&'a str> {
-        self.get(name).and_then(|value| std::str::from_utf8(value).ok())
-    }
-
-    pub fn contains(self, name: &HeaderName) -> bool {
-        self.get(name).is_some()
-    }
-
-    /// Calls `each` with every line of a field, in order.
-    pub fn for_each(self, name: &HeaderName, mut each: impl FnMut(&'a [u8])) {
-        match self {
-            Fields::Parsed(fields) => fields
-                .iter()
-                .filter(|field| field.name.eq_ignore_ascii_case(name.as_str()))
-                .for_each(|field| each(field.value)),
-            Fields::Map(map) => map.get_all(name).iter().for_each(|value| each(value.as_bytes())),
-        }
-    }
-
-    /// Calls `each` with the name and value of every line of every field.
-    pub fn for_all(self, mut each: impl FnMut(&'a str, &'a [u8])) {
-        match self {
-            Fields::Parsed(fields) => fields.iter().for_each(|field| each(field.name, field.value)),
-            Fields::Map(map) => map.iter().for_each(|(name, value)| each(name.as_str(), value.as_bytes())),
-        }
-    }
-
-    /// All lines of a field joined as one list (RFC 9110 section 5.3), or `None` if it is absent.
-    pub fn joined(self, name: &HeaderName) -> Option<Cow<'a, [u8]>> {
-        let mut joined: Option<Cow<'a, [u8]>> = None;
-        self.for_each(name, |value| {
-            joined = Some(match joined.take() {
-                None => Cow::Borrowed(value),
-                Some(before) => Cow::Owned([before.as_ref(), b", ", value].concat()),
-            });
-        });
-        joined
-    }
-
-    /// The same as text.
-    pub fn joined_text(self, name: &HeaderName) -> Option<Cow<'a, str>> {
-        Some(match self.joined(name)? {
-            Cow::Borrowed(value) => String::from_utf8_lossy(value),
-            Cow::Owned(value) => String::from_utf8_lossy(&value).into_owned().into(),
-        })
-    }
-
-    /// An owned copy of all fields. Fields whose name or value `http` refuses were refused by the front.
-    pub fn to_map(self) -> HeaderMap {
-        match self {
-            Fields::Map(map) => map.clone(),
-            Fields::Parsed(fields) => {
-                let mut map = HeaderMap::with_capacity(fields.len() + FORWARDED);
-                // The values share one block.
-                let mut values = Bytes::from(fields.iter().map(|field| field.value).collect::<Vec<_>>().concat());
-                for field in fields {
-                    let value = HeaderValue::from_maybe_shared(values.split_to(field.value.len()));
-                    if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(field.name.as_bytes()), value) {
-                        map.append(name, value);
-                    }
-                }
-                map
-            }
-        }
-    }
-}
-
-/// What tokens consist of, as a field's name is one (RFC 9110 section 5.6.2).
-pub(crate) const fn is_tchar(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric()
-        || matches!(
-            byte,
-            b'!' | b'#' | b'$' | b'%' | b'&' | b'\'' | b'*' | b'+' | b'-' | b'.' | b'^' | b'_' | b'`' | b'|' | b'~'
-        )
-}
-
-/// Fields in trailers, at most.
-const MAX_TRAILERS: usize = 64;
-
-/// Reads the lines of trailers, with the empty one that ends them. `None`: they are none, or too many.
-pub(crate) fn parse_trailers(lines: &[u8]) -> Option<HeaderMap> {
-    let mut space = [httparse::EMPTY_HEADER; MAX_TRAILERS];
-    let Ok(httparse::Status::Complete((_, parsed))) = httparse::parse_headers(lines, &mut space) else { return None };
-    let mut fields = HeaderMap::with_capacity(parsed.len());
-    for field in parsed {
-        let name = HeaderName::from_bytes(field.name.as_bytes()).ok()?;
-        fields.append(name, HeaderValue::from_bytes(field.value).ok()?);
-    }
-    Some(fields)
-}
-
-/// Writes the lines of trailers, with the empty one that ends them.
-pub(crate) fn put_trailers(out: &mut Vec<u8>, fields: &HeaderMap) {
-    for (name, value) in fields {
-        for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
-            out.extend_from_slice(part);
-        }
-    }
-    out.extend_from_slice(b"\r\n");
-}
-
-/// Whether a list has a token, in any case of its letters (RFC 9110 section 5.6.1).
-pub(crate) fn lists(list: &[u8], token: &str) -> bool {
-    list.split(|byte| *byte == b',').any(|member| member.trim_ascii().eq_ignore_ascii_case(token.as_bytes()))
-}
-
-/// Whether a response may have a body, by its request's method and its status (RFC 9112 section 6.3).
-pub(crate) fn may_have_body(method: &Method, status: StatusCode) -> bool {
-    *method != Method::HEAD && !matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
-}
-
-/// A `Content-Length` (RFC 9110 section 8.6): digits and nothing else. Eighteen of them are less than 2^63, so they cannot
-/// overflow.
-pub(crate) fn content_length(value: &[u8]) -> Option<u64> {
-    let fits = matches!(value.len(), 1..=18) && value.iter().all(u8::is_ascii_digit);
-    std::str::from_utf8(value).ok().filter(|_| fits)?.parse().ok()
-}
 
 /// A request target taken apart and normalised (RFC 3986 section 6.2.2): dot segments removed, escapes of
 /// unreserved characters decoded, hexadecimal digits in upper case. The result is what routes are matched
@@ -234,14 +17,21 @@ pub struct Target<'a> {
 }
 
 /// Why a target was refused.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TargetError {
-    #[error("the request target has a character that no URI may have")]
     Character,
-    #[error("the request target is of a form that is not served here")]
     Form,
-    #[error("the request target has a percent sign without two hexadecimal digits")]
     Escape,
+}
+
+impl TargetError {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            TargetError::Character => "the request target has a character that no URI may have",
+            TargetError::Form => "the request target is of a form that is not served here",
+            TargetError::Escape => "the request target has a percent sign without two hexadecimal digits",
+        }
+    }
 }
 
 impl<'a> Target<'a> {
@@ -292,7 +82,7 @@ fn normalise_path(path: &str) -> Result<Cow<'_, str>, TargetError> {
 
 /// Whether a normalised path has a segment that is "." or ".." to servers which decode more than once, take backslashes
 /// for slashes, or cut parameters off (`..%2f`, `..%5c`, `..\`, `..;/`, `%252e%252e`, `%c0%ae`).
-fn hides_dots(path: &str) -> bool {
+pub(super) fn hides_dots(path: &str) -> bool {
     let bytes = path.as_bytes();
     if memchr::memchr3(b'%', b'\\', b';', bytes).is_none() {
         return false; // what is written plainly has been removed
@@ -300,9 +90,9 @@ fn hides_dots(path: &str) -> bool {
     let mut decoded = bytes.to_vec();
     // Each round takes at least two bytes away, so this ends; nobody encodes more often in earnest.
     for _ in 0..8 {
-        let (next, changed) = decode_once(&decoded);
-        decoded = next;
-        if !changed {
+        let before = decoded.len();
+        decoded = decode_once(&decoded);
+        if decoded.len() == before {
             break;
         }
     }
@@ -321,12 +111,12 @@ fn escaped(text: &[u8]) -> Option<u8> {
 }
 
 /// Decodes every escape, and the two bytes by which some decoders take a dot or a slash for longer than it is.
-fn decode_once(text: &[u8]) -> (Vec<u8>, bool) {
+fn decode_once(text: &[u8]) -> Vec<u8> {
     let mut out: Vec<u8> = Vec::with_capacity(text.len());
-    let (mut at, mut changed) = (0, false);
+    let mut at = 0;
     while let Some(byte) = text.get(at) {
         let decoded = escaped(&text[at..]);
-        (at, changed) = (at + if decoded.is_some() { 3 } else { 1 }, changed || decoded.is_some());
+        at += if decoded.is_some() { 3 } else { 1 };
         out.push(decoded.unwrap_or(*byte));
         // Overlong UTF-8 (RFC 3629 section 10).
         let short = match out.as_slice() {
@@ -340,7 +130,7 @@ fn decode_once(text: &[u8]) -> (Vec<u8>, bool) {
             out.push(short);
         }
     }
-    (out, changed)
+    out
 }
 
 /// A path with one slash where it has several in a row: what routes are matched against.
@@ -533,22 +323,6 @@ mod tests {
         for path in ["/a/../b", "/%41/%2E%2e/c", "/./", "/..", "/a/%2f../b", "//..//."] {
             let once = normalise_path(path).unwrap().into_owned();
             assert_eq!(normalise_path(&once).unwrap(), once, "{path}");
-        }
-    }
-
-    #[test]
-    fn fields_read_the_same_from_either_front() {
-        let parsed = [
-            httparse::Header { name: "Accept", value: b"a" },
-            httparse::Header { name: "X-One", value: b"1" },
-            httparse::Header { name: "accept", value: b"b" },
-        ];
-        let parsed = Fields::Parsed(&parsed);
-        let map = parsed.to_map();
-        for fields in [parsed, Fields::Map(&map)] {
-            assert_eq!(fields.joined(&http::header::ACCEPT).unwrap().as_ref(), b"a, b");
-            assert_eq!(fields.get(&http::header::ACCEPT), Some(b"a".as_slice()));
-            assert!(fields.joined(&http::header::HOST).is_none());
         }
     }
 }
