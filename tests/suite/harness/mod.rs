@@ -14,7 +14,7 @@ pub use node::{Node, Protocol};
 pub use origin::{Origin, Reply, Step};
 
 /// Longer than anything takes that works.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Lets this process have as many files open as it may.
 pub fn raise_descriptors() {
