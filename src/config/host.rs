@@ -84,11 +84,17 @@ impl std::str::FromStr for HostPattern {
 
 /// Finds what belongs to a host in constant time per label, however many sites there are.
 /// An exact name wins over a wildcard, a longer wildcard over a shorter one, `*` comes last.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct HostMap<T> {
     exact: HashMap<String, T>,
     below: HashMap<String, T>,
     any: Option<T>,
+}
+
+impl<T> Default for HostMap<T> {
+    fn default() -> Self {
+        HostMap { exact: HashMap::new(), below: HashMap::new(), any: None }
+    }
 }
 
 impl<T: Copy> HostMap<T> {

@@ -2,7 +2,18 @@
 
 /// Paths: `/static/*`, `*.css`, `/a/*/b`, `/exact`. A `*` stands for any number of characters, also none, also `/`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PathPattern(String);
+pub struct PathPattern {
+    text: String,
+    kind: Kind,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Kind {
+    Exact,
+    /// `/static/*`: the common case, one comparison.
+    Prefix,
+    Glob,
+}
 
 impl std::str::FromStr for PathPattern {
     type Err = String;
@@ -14,7 +25,12 @@ impl std::str::FromStr for PathPattern {
         if let Some(bad) = text.chars().find(|c| !c.is_ascii_graphic() || matches!(c, '?' | '#')) {
             return Err(format!("path {text:?} has {bad:?} in it; a path pattern has no query and only visible ASCII"));
         }
-        Ok(PathPattern(text.to_owned()))
+        let kind = match text.find('*') {
+            None => Kind::Exact,
+            Some(star) if star == text.len() - 1 => Kind::Prefix,
+            Some(_) => Kind::Glob,
+        };
+        Ok(PathPattern { text: text.to_owned(), kind })
     }
 }
 
@@ -29,19 +45,23 @@ pub enum Anchor<'p> {
 impl PathPattern {
     /// What all paths have that match it.
     pub fn anchor(&self) -> Anchor<'_> {
-        match self.0.split_once('*') {
-            None => Anchor::Exact(&self.0),
+        match self.text.split_once('*') {
+            None => Anchor::Exact(&self.text),
             Some((first, rest)) => Anchor::Affixes(first, rest.rsplit('*').next().unwrap_or_default()),
         }
     }
 
     pub fn as_str(&self) -> &str {
-        &self.0
+        &self.text
     }
 
     /// Whether a normalised path matches. Linear in the path's length times the number of `*`.
     pub fn matches(&self, path: &str) -> bool {
-        glob(self.0.as_bytes(), path.as_bytes())
+        match self.kind {
+            Kind::Exact => path == self.text,
+            Kind::Prefix => path.as_bytes().starts_with(&self.text.as_bytes()[..self.text.len() - 1]),
+            Kind::Glob => glob(self.text.as_bytes(), path.as_bytes()),
+        }
     }
 }
 
@@ -65,28 +85,40 @@ fn glob(pattern: &[u8], text: &[u8]) -> bool {
 /// A name in which one `*` may stand for any characters: `utm_*`, `application/*+json`.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(into = "String", try_from = "String")]
-pub struct Pattern(Box<str>);
+pub struct Pattern {
+    prefix: Box<str>,
+    /// What follows the star, if there is one.
+    suffix: Option<Box<str>>,
+}
 
 impl Pattern {
     /// The one name that it stands for; `None`: it has a star.
     pub fn exact(&self) -> Option<&str> {
-        (!self.0.contains('*')).then_some(&*self.0)
+        self.suffix.is_none().then_some(&*self.prefix)
     }
 
     pub fn matches(&self, name: &str) -> bool {
-        glob(self.0.as_bytes(), name.as_bytes())
+        match &self.suffix {
+            None => name == &*self.prefix,
+            Some(suffix) => {
+                name.len() >= self.prefix.len() + suffix.len()
+                    && name.starts_with(&*self.prefix)
+                    && name.ends_with(&**suffix)
+            }
+        }
     }
 }
 
 impl std::fmt::Display for Pattern {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.prefix)?;
+        self.suffix.as_ref().map_or(Ok(()), |suffix| write!(f, "*{suffix}"))
     }
 }
 
 impl From<Pattern> for String {
     fn from(pattern: Pattern) -> String {
-        pattern.0.into()
+        pattern.to_string()
     }
 }
 
@@ -105,10 +137,11 @@ impl std::str::FromStr for Pattern {
         if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'&') {
             return Err(format!("{text:?} is not a name such as \"page\" or \"utm_*\""));
         }
-        if text.matches('*').count() > 1 {
-            return Err(format!("{text:?} has more than one \"*\""));
+        match text.split_once('*') {
+            Some((_, rest)) if rest.contains('*') => Err(format!("{text:?} has more than one \"*\"")),
+            Some((prefix, suffix)) => Ok(Pattern { prefix: prefix.into(), suffix: Some(suffix.into()) }),
+            None => Ok(Pattern { prefix: text.into(), suffix: None }),
         }
-        Ok(Pattern(text.into()))
     }
 }
 
