@@ -12,7 +12,6 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwap;
 use http::Version;
 use parking_lot::Mutex;
 use prometheus::IntCounter;
@@ -42,7 +41,9 @@ pub struct AccessLog {
 
 struct Shared {
     buffers: [Mutex<Vec<u8>>; BUFFERS],
-    settings: ArcSwap<(AccessLogTarget, LogFormat)>,
+    settings: Mutex<(AccessLogTarget, LogFormat)>,
+    off: AtomicBool,
+    json: AtomicBool,
     reopen: AtomicBool,
     stop: AtomicBool,
     dropped: IntCounter,
@@ -53,7 +54,9 @@ impl AccessLog {
     pub fn start(target: AccessLogTarget, format: LogFormat, dropped: IntCounter) -> io::Result<Self> {
         let shared = Arc::new(Shared {
             buffers: std::array::from_fn(|_| Mutex::default()),
-            settings: ArcSwap::from_pointee((target, format)),
+            off: AtomicBool::new(target == AccessLogTarget::Off),
+            json: AtomicBool::new(format == LogFormat::Json),
+            settings: Mutex::new((target, format)),
             reopen: AtomicBool::new(true),
             stop: AtomicBool::new(false),
             dropped,
@@ -65,11 +68,14 @@ impl AccessLog {
 
     /// Takes changed settings over.
     pub fn configure(&self, target: AccessLogTarget, format: LogFormat) {
-        let settings = (target, format);
-        if **self.shared.settings.load() != settings {
-            self.shared.settings.store(Arc::new(settings));
-            self.shared.reopen.store(true, Ordering::Release);
+        let mut settings = self.shared.settings.lock();
+        if *settings == (target.clone(), format) {
+            return;
         }
+        self.shared.off.store(target == AccessLogTarget::Off, Ordering::Relaxed);
+        self.shared.json.store(format == LogFormat::Json, Ordering::Relaxed);
+        *settings = (target, format);
+        self.shared.reopen.store(true, Ordering::Release);
     }
 
     /// Opens the file anew, after logrotate has moved it away.
@@ -85,8 +91,9 @@ impl AccessLog {
 
     /// Adds the line of one request.
     pub fn record(&self, outcome: &Outcome<'_>) {
-        let settings = self.shared.settings.load();
-        let (AccessLogTarget::Stdout | AccessLogTarget::File(_), format) = **settings else { return };
+        if self.shared.off.load(Ordering::Relaxed) {
+            return;
+        }
         let mut buffer = self.shared.buffers[buffer_of_this_thread()].lock();
         if buffer.len() >= MAX_WAITING {
             drop(buffer);
@@ -94,9 +101,10 @@ impl AccessLog {
             return;
         }
         let before = buffer.len();
-        match format {
-            LogFormat::Json => write_json(&mut buffer, outcome),
-            LogFormat::Combined => write_combined(&mut buffer, outcome),
+        if self.shared.json.load(Ordering::Relaxed) {
+            write_json(&mut buffer, outcome);
+        } else {
+            write_combined(&mut buffer, outcome);
         }
         let is_much = before < MANY && buffer.len() >= MANY;
         drop(buffer);
@@ -134,7 +142,7 @@ fn write_lines(shared: &Shared) {
         let stopping = shared.stop.load(Ordering::Acquire);
         let retry = output.as_ref().is_err_and(|retry| *retry <= Instant::now());
         if shared.reopen.swap(false, Ordering::AcqRel) || retry {
-            output = open(&shared.settings.load().0, retry);
+            output = open(&shared.settings.lock().0, retry);
         }
         for buffer in &shared.buffers {
             std::mem::swap(&mut *buffer.lock(), &mut lines);
