@@ -102,11 +102,13 @@ impl<'b> RequestHead<'b> {
 }
 
 /// The values of a field, line by line.
+#[inline]
 pub(super) fn lines<'b>(fields: &[httparse::Header<'b>], name: &'static str) -> impl Iterator<Item = &'b [u8]> {
     fields.iter().filter(move |field| field.name.eq_ignore_ascii_case(name)).map(|field| field.value)
 }
 
 /// The value of a field that may have one line only; `several`: why it is refused with more.
+#[inline]
 pub(super) fn only<'b>(
     fields: &[httparse::Header<'b>],
     name: &'static str,
