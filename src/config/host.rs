@@ -46,10 +46,17 @@ pub(crate) fn parse_authority(authority: &str) -> Option<(Cow<'_, str>, Option<u
 /// Letters, digits, `-`, `_` and dots between non-empty labels: what host names on the Web consist of.
 /// Percent-encoding and sub-delims, which RFC 3986 would allow, name no host and are refused.
 fn is_reg_name(host: &str) -> bool {
-    let is_label = |label: &str| {
-        !label.is_empty() && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
-    };
-    host.strip_suffix('.').unwrap_or(host).split('.').all(is_label)
+    // Byte by byte: each request's host goes through here.
+    let mut label_is_empty = true;
+    for byte in host.strip_suffix('.').unwrap_or(host).bytes() {
+        match byte {
+            b'.' if label_is_empty => return false,
+            b'.' => label_is_empty = true,
+            byte if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_') => label_is_empty = false,
+            _ => return false,
+        }
+    }
+    !label_is_empty
 }
 
 /// `shop.example.com`, `*.shop.example.com`, or `*` for every host that no site names.
