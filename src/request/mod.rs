@@ -114,7 +114,6 @@ pub enum Fields<'a> {
 
 impl<'a> Fields<'a> {
     /// The first value of a field.
-    #[inline]
     pub fn get(self, name: &HeaderName) -> Option<&'a [u8]> {
         match self {
             Fields::Parsed(fields) => {
@@ -125,18 +124,15 @@ impl<'a> Fields<'a> {
     }
 
     /// The first value, if it is text.
-    #[inline]
     pub fn get_str(self, name: &HeaderName) -> Option<&'a str> {
         self.get(name).and_then(|value| std::str::from_utf8(value).ok())
     }
 
-    #[inline]
     pub fn contains(self, name: &HeaderName) -> bool {
         self.get(name).is_some()
     }
 
     /// Calls `each` with every line of a field, in order.
-    #[inline]
     pub fn for_each(self, name: &HeaderName, mut each: impl FnMut(&'a [u8])) {
         match self {
             Fields::Parsed(fields) => fields
@@ -156,7 +152,6 @@ impl<'a> Fields<'a> {
     }
 
     /// All lines of a field joined as one list (RFC 9110 section 5.3), or `None` if it is absent.
-    #[inline]
     pub fn joined(self, name: &HeaderName) -> Option<Cow<'a, [u8]>> {
         let mut joined: Option<Cow<'a, [u8]>> = None;
         self.for_each(name, |value| {
@@ -169,7 +164,6 @@ impl<'a> Fields<'a> {
     }
 
     /// The same as text.
-    #[inline]
     pub fn joined_text(self, name: &HeaderName) -> Option<Cow<'a, str>> {
         Some(match self.joined(name)? {
             Cow::Borrowed(value) => String::from_utf8_lossy(value),
