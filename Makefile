@@ -11,7 +11,7 @@ BUILD_TOOLS := cmake:cmake cc:build-essential
 COMPARE_TOOLS := haproxy:haproxy varnishd:varnish traffic_server:trafficserver h2load:nghttp2-client taskset:util-linux
 TEST_TOOLS := curl:curl nginx:nginx-light wrk:wrk openssl:openssl systemd-analyze:systemd
 
-.PHONY: run build release test check unit fuzz-smoke load-test bench-hit bench-micro bench-instructions bench-scale bench-compare bench-storage bench-memory crash-test certs install deb fmt clean build-tools test-tools
+.PHONY: run build release test check unit fuzz-smoke load-test bench-hit bench-micro bench-instructions bench-scale bench-compare bench-storage bench-memory crash-test certs install deb fmt clean build-tools count-tools test-tools
 
 run: build-tools
 	$(CARGO) run --release -- demo
@@ -57,8 +57,7 @@ bench-hit: release test-tools
 # CHECK=--check fails where a step takes 5 % more; CHECK=--record puts the new ones on record.
 bench-micro: build-tools
 	$(CARGO) bench --bench micro
-bench-instructions: build-tools
-	@$(call need,valgrind:valgrind)
+bench-instructions: build-tools count-tools
 	benches/instructions.sh $(CHECK)
 
 # What a hit costs as objects, sites and connections grow in number, with a plot: some ten minutes, and 4 GB of memory.
@@ -116,6 +115,9 @@ clean:
 
 build-tools:
 	@$(call need,$(BUILD_TOOLS))
+
+count-tools:
+	@$(call need,valgrind:valgrind)
 
 test-tools:
 	@$(call need,$(TEST_TOOLS))
