@@ -197,14 +197,12 @@ impl std::str::FromStr for StatusRange {
 }
 
 /// A closed set of words.
-pub(crate) trait Words: Copy + PartialEq + 'static {
+pub(crate) trait Words: Copy + 'static {
     /// Every word with what it stands for.
     const WORDS: &'static [(&'static str, Self)];
 
     /// The word the operator writes for it.
-    fn as_str(self) -> &'static str {
-        Self::WORDS.iter().find(|(_, other)| *other == self).map_or("", |(word, _)| word)
-    }
+    fn as_str(self) -> &'static str;
 
     fn read(value: Value<'_, '_>) -> Result<Self, String> {
         let expected = || Self::WORDS.iter().map(|(word, _)| format!("{word:?}")).collect::<Vec<_>>().join(", ");
@@ -218,11 +216,18 @@ pub(crate) trait Words: Copy + PartialEq + 'static {
     }
 }
 
-/// Implements [`Words`] and [`FromToml`] for an enum.
+/// Implements [`Words`] and [`FromToml`] for an enum. A variant without a word doesn't compile.
 macro_rules! words {
-    ($type:ty { $($word:literal => $variant:expr),+ $(,)? }) => {
+    ($type:ty { $($word:literal => $variant:path),+ $(,)? }) => {
         impl $crate::config::value::Words for $type {
             const WORDS: &'static [(&'static str, Self)] = &[$(($word, $variant)),+];
+
+            #[allow(unreachable_patterns, reason = "of two words for one variant, the first is it")]
+            fn as_str(self) -> &'static str {
+                match self {
+                    $($variant => $word),+
+                }
+            }
         }
 
         impl $crate::config::value::FromToml for $type {
