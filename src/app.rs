@@ -1,6 +1,8 @@
 //! The composition root: creates every part in order, passes it to whoever needs it, and runs the node until
 //! it is told to stop.
 
+use std::io;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -78,6 +80,19 @@ fn give_large_blocks_back() {
     }
 }
 
+/// The error of a socket that cannot be opened, with what to do about it.
+fn cannot_listen(address: SocketAddr, purpose: &str) -> impl Fn(io::Error) -> StartError {
+    move |error| {
+        let hint = match error.kind() {
+            io::ErrorKind::AddrInUse => "\n  = hint: see who has it with ss -ltnp, or take another port",
+            io::ErrorKind::AddrNotAvailable => "\n  = hint: no interface of this machine has this address",
+            io::ErrorKind::PermissionDenied => "\n  = hint: ports below 1024 need CAP_NET_BIND_SERVICE",
+            _ => "",
+        };
+        StartError::Listen(format!("cannot listen on {address}{purpose}: {error}{hint}"))
+    }
+}
+
 /// How long the first request waits for the disks of the cache to be recognised, which takes a moment unless one hangs.
 const DISKS_PATIENCE: Duration = Duration::from_secs(2);
 
@@ -99,10 +114,16 @@ async fn run_node(config: Config, source: ConfigSource, allowed: u32) -> Result<
     let state_dir = StateDir::open(config.node.state_dir.as_deref())?; // to the end of this
     let (node, shared) = build(config, source, &state_dir, allowed)?;
     let snapshot = node.snapshot.load_full();
-    let fronts = snapshot.config.listeners.iter().map(|listener| listen::bind(listener, &shared));
-    let fronts: Vec<Bound> = fronts.collect::<Result<_, _>>().map_err(StartError::Listen)?;
+    let fronts = snapshot
+        .config
+        .listeners
+        .iter()
+        .map(|listener| listen::bind(listener, &shared).map_err(cannot_listen(listener.address, "")));
+    let fronts: Vec<Bound> = fronts.collect::<Result<_, _>>()?;
     let admin = match &snapshot.config.admin {
-        Some(admin) => Some(admin::bind(admin.address).await.map_err(StartError::Listen)?),
+        Some(admin) => {
+            Some(admin::bind(admin.address).await.map_err(cannot_listen(admin.address, " for the admin API"))?)
+        }
         None => None,
     };
     snapshot.pools.looked_up(node::NAMES_PATIENCE).await;

@@ -18,7 +18,7 @@ use crate::clock::Timestamp;
 use crate::config::diagnose::{ConfigErrors, Diagnostic};
 use crate::config::host::HostPattern;
 use crate::config::load;
-use crate::config::model::{Config, Limits, Listener};
+use crate::config::model::{Config, Limits, Listener, LogFilter};
 use crate::config::read::ByteSize;
 use crate::front::open::Open;
 use crate::observe::Observer;
@@ -333,7 +333,7 @@ pub(crate) struct Fixed {
     state_dir: Option<PathBuf>,
     admin: Option<SocketAddr>,
     disk: (usize, ByteSize, Duration),
-    log_level: String,
+    log_level: LogFilter,
 }
 
 impl Fixed {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::{RawQuery, State};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use serde_json::{Value, json};
 
 use crate::cache::request::CacheRequest;
@@ -121,6 +121,10 @@ impl Question {
                 "header" if fields.len() < MAX_FIELDS => {
                     let (name, value) = field(&value)
                         .ok_or_else(|| Problem::bad_request(format!("{value:?} is not a header such as \"A: b\"")))?;
+                    if name == header::HOST {
+                        let why = "the host of the request is the URL's: explain http://shop.example.com/a";
+                        return Err(Problem::bad_request(why));
+                    }
                     fields.append(name, value);
                 }
                 "header" => return Err(Problem::bad_request(format!("more than {MAX_FIELDS} headers"))),

@@ -45,10 +45,9 @@ const LONGEST_CONNECTION: Duration = Duration::from_secs(600);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Opens the listener.
-pub(crate) async fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr), String> {
-    let fail = |error: std::io::Error| format!("cannot listen on {address} for the admin API: {error}");
-    let listener = TcpListener::bind(address).await.map_err(fail)?;
-    let address = listener.local_addr().map_err(fail)?;
+pub(crate) async fn bind(address: SocketAddr) -> std::io::Result<(TcpListener, SocketAddr)> {
+    let listener = TcpListener::bind(address).await?;
+    let address = listener.local_addr()?;
     Ok((listener, address))
 }
 

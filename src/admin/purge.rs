@@ -193,7 +193,15 @@ fn check_site(site: &str, config: &Config, caller: &Caller) -> Result<(), Proble
     Err(Problem::not_found(format!("there is no site {site:?}")))
 }
 
+/// Other caches take a star for "all below". Here it would be a purge that hits nothing and says that it is in force.
+fn check_star(url: &str) -> Result<(), Problem> {
+    let Some(below) = url.strip_suffix('*') else { return Ok(()) };
+    let hint = format!("for all below, purge the prefix {below}");
+    Err(Problem::bad_request(format!("{url:?} ends in a star, which stands for nothing but itself: {hint}")))
+}
+
 fn url_targets(url: &str, config: &Config, caller: &Caller) -> Result<Vec<Target>, Problem> {
+    check_star(url)?;
     let located = Located::find(url, config, caller)?;
     let Located { site, host, path, query, .. } = &located;
     let target = |uri| Target::Url { site: site.name.to_string(), uri };
@@ -201,6 +209,7 @@ fn url_targets(url: &str, config: &Config, caller: &Caller) -> Result<Vec<Target
 }
 
 fn prefix_targets(prefix: &str, config: &Config, caller: &Caller) -> Result<Vec<Target>, Problem> {
+    check_star(prefix)?;
     let Located { site, host, path, query, .. } = Located::find(prefix, config, caller)?;
     let query = query.map(|query| format!("?{query}")).unwrap_or_default();
     let target = |path: &str| Target::Prefix { site: site.name.to_string(), prefix: format!("{host}{path}{query}") };

@@ -7,7 +7,7 @@ use ureq::http::{Method, Request, StatusCode, header};
 #[derive(clap::Args)]
 pub(crate) struct AdminArgs {
     /// The node's admin API.
-    #[arg(long, env = "SEAWALL_ADMIN", default_value = "http://127.0.0.1:9180")]
+    #[arg(long, env = "SEAWALL_ADMIN", default_value = "http://127.0.0.1:9180", value_parser = base)]
     admin: String,
     /// The token, where the API needs one. Better in the environment: arguments are visible to others.
     #[arg(long, env = "SEAWALL_TOKEN", hide_env_values = true)]
@@ -24,10 +24,20 @@ pub(crate) enum CallError {
         /// Which of several URLs of the call is meant.
         index: Option<usize>,
     },
-    #[error("cannot reach the admin API at {admin}: {error}")]
+    #[error(
+        "cannot reach the admin API at {admin}: {error}\n  = hint: does the node run, with [admin] in its configuration? \
+         --admin or SEAWALL_ADMIN say where else it is"
+    )]
     Unreachable { admin: String, error: ureq::Error },
     #[error("{0}")]
     Unusable(String),
+}
+
+/// Where an API is, as an argument says it.
+fn base(text: &str) -> Result<String, String> {
+    let uri: Option<ureq::http::Uri> = text.parse().ok();
+    let is_base = uri.is_some_and(|uri| matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some());
+    if is_base { Ok(text.to_owned()) } else { Err("expected a URL such as http://127.0.0.1:9180".to_owned()) }
 }
 
 impl AdminArgs {
@@ -67,9 +77,16 @@ impl AdminArgs {
         if response.status().is_success() {
             return Ok(body);
         }
+        let mut detail = match body["detail"].as_str() {
+            Some(detail) => detail.to_owned(),
+            None => format!("is the admin API at {}? see address in [admin]", self.admin),
+        };
+        if response.status() == StatusCode::UNAUTHORIZED {
+            detail += "; SEAWALL_TOKEN in the environment gives it";
+        }
         Err(CallError::Refused {
             status: response.status(),
-            detail: body["detail"].as_str().unwrap_or("no reason was given").to_owned(),
+            detail,
             index: body["index"].as_u64().map(|index| index as usize),
         })
     }

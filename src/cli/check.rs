@@ -15,6 +15,10 @@ pub(crate) struct Args {
 pub(crate) fn execute(args: &Args) -> super::Result {
     let mut mistakes = 0;
     for file in &args.files {
+        if file.parent().is_some_and(|parent| parent.ends_with("sites.d")) {
+            let message = "a file of sites.d is checked with the main file that it belongs to, such as ../seawall.toml";
+            return Err(format!("{}: {message}", file.display()).into());
+        }
         match load::load(file) {
             Ok(config) => {
                 let (sites, pools) = (config.sites.len() as u64, config.pools.len() as u64);

@@ -31,7 +31,11 @@ pub(crate) fn execute(args: &Args) -> super::Result {
     let origins = [start_origin("harbour-1")?, start_origin("harbour-2")?];
     let text = configuration(args, origins);
     let config = load::parse(Path::new("demo"), &text)?;
-    super::start_log(&config.log.level);
+    super::start_log(&config.log.level)?;
+    for (option, address) in [("--listen", args.listen), ("--admin", args.admin)] {
+        let taken = |error| format!("cannot listen on {address}: {error}; give another IP:PORT by {option}");
+        std::net::TcpListener::bind(address).map_err(taken)?;
+    }
     print!("{}", introduction(args, &text));
     Ok(app::run(config, ConfigSource::Fixed)?)
 }

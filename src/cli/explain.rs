@@ -31,25 +31,25 @@ pub(crate) struct Args {
     /// The URL, as a client would ask for it.
     url: Option<String>,
     /// A field of the request, "Name: value"; may be given more than once.
-    #[arg(long = "header", value_name = "FIELD", requires = "url")]
+    #[arg(long = "header", value_name = "FIELD", conflicts_with_all = ["response", "reasons"])]
     headers: Vec<String>,
     /// Ask the origin, and judge its answer without storing it.
-    #[arg(long, requires = "url")]
+    #[arg(long, conflicts_with_all = ["response", "reasons"])]
     fetch: bool,
     /// Offline: a file with a response head, as `curl -i` prints it. The command fails if it would not be stored.
     #[arg(long, value_name = "FILE")]
     response: Option<PathBuf>,
     /// Offline: a file with the head of the request it answers; without one, a GET with no fields.
-    #[arg(long, value_name = "FILE", requires = "response")]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["url", "reasons"])]
     request: Option<PathBuf>,
     /// Offline: the configuration whose route decides; without one, a route with mode = "respect".
-    #[arg(long, value_name = "FILE", requires = "response")]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["url", "reasons"])]
     config: Option<PathBuf>,
     /// Print every reason there is.
     #[arg(long)]
     reasons: bool,
     /// Print JSON.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "reasons")]
     json: bool,
     #[command(flatten)]
     admin: AdminArgs,
@@ -229,8 +229,9 @@ fn render_answer(answer: &Value) -> String {
     }
     let key = &answer["key"];
     let tls = if key["tls"] == true { ", TLS" } else { "" };
-    let _ =
-        writeln!(out, "key       {} (site {}, version {}{tls})", text(&key["uri"]), text(&key["site"]), key["version"]);
+    let port = key["port"].as_u64().map(|port| format!(", port {port}")).unwrap_or_default();
+    let (uri, site, version) = (text(&key["uri"]), text(&key["site"]), &key["version"]);
+    let _ = writeln!(out, "key       {uri} (site {site}, version {version}{port}{tls})");
     if let Some(seconds) = answer["not_cacheable_for"].as_u64() {
         let _ = writeln!(out, "          remembered as not cacheable for {seconds}s more: requests are passed on");
     }

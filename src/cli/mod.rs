@@ -12,6 +12,7 @@ mod warm;
 use clap::{Parser, Subcommand};
 use serde_json::Value;
 
+use crate::config::model::LogFilter;
 use crate::config::units::count;
 
 /// What every command may end with.
@@ -73,11 +74,15 @@ fn counted(value: &Value, thing: &str) -> String {
     count(value.as_u64().unwrap_or(0), thing)
 }
 
-/// Starts the node's own log, on standard error: journald adds the time, a terminal gets colours.
-fn start_log(level: &str) {
+/// Starts the node's own log, on standard error: journald adds the time, a terminal gets colours. `SEAWALL_LOG` in the
+/// environment goes before the configuration.
+fn start_log(level: &LogFilter) -> Result {
     use std::io::IsTerminal;
-    let filter = tracing_subscriber::EnvFilter::try_from_env("SEAWALL_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(level));
+    let level = match std::env::var("SEAWALL_LOG") {
+        Ok(level) => level.parse().map_err(|error| format!("SEAWALL_LOG: {error}"))?,
+        Err(_) => level.clone(),
+    };
+    let filter = tracing_subscriber::EnvFilter::new(level.as_str());
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
@@ -88,4 +93,5 @@ fn start_log(level: &str) {
     } else {
         log.init();
     }
+    Ok(())
 }

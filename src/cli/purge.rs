@@ -52,16 +52,16 @@ pub(crate) fn execute(args: &Args) -> super::Result {
     }
     let answer = args.admin.post("/v1/purge", &body)?;
     if args.dry_run {
-        for tier in ["memory", "disk"] {
+        for (tier, place) in [("memory", "in memory"), ("disk", "on disk")] {
             let (objects, bytes) =
                 (counted(&answer[tier]["objects"], "object"), counted(&answer[tier]["bytes"], "byte"));
-            println!("it would hit {objects} ({bytes}) in {tier}");
+            println!("it would hit {objects} ({bytes}) {place}");
         }
     } else {
         let lasts = if answer["durable"] == true {
             "durable and in force"
         } else {
-            "in force, and kept in memory like the cache,"
+            "in force until a restart, as the cache is (no state_dir),"
         };
         println!("purged: number {}, {lasts} after {} us", answer["seq"], answer["took_us"]);
     }

@@ -10,10 +10,10 @@ use crate::node::ConfigSource;
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// The configuration file.
-    #[arg(long, short, env = "SEAWALL_CONFIG", conflicts_with_all = ["listen", "to"], required_unless_present = "to")]
+    #[arg(long, short, env = "SEAWALL_CONFIG", conflicts_with_all = ["listen", "to"])]
     config: Option<PathBuf>,
-    /// Without a file: where to listen.
-    #[arg(long, requires = "to", default_value = "127.0.0.1:8080")]
+    /// Without a file: where to listen, IP:PORT.
+    #[arg(long, default_value = "127.0.0.1:8080")]
     listen: SocketAddr,
     /// Without a file: the origin, such as http://127.0.0.1:3000.
     #[arg(long)]
@@ -29,13 +29,13 @@ pub(crate) fn execute(args: Args) -> super::Result {
         }
         (None, None) => return Err("give --config FILE, or --to URL for a node without a file".into()),
     };
-    super::start_log(&config.log.level);
+    super::start_log(&config.log.level)?;
     Ok(app::run(config, source)?)
 }
 
 /// A configuration for one origin: everything is passed on, and cached where the origin says so.
 fn one_origin(listen: SocketAddr, to: &str) -> Result<String, String> {
-    let expected = || format!("--to {to:?}: expected an origin such as http://127.0.0.1:3000");
+    let expected = || format!("--to {to:?}: expected an origin without a path, such as http://127.0.0.1:3000");
     let uri: http::Uri = to.parse().map_err(|_| expected())?;
     let tls = match uri.scheme_str() {
         Some("http") => false,

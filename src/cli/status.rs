@@ -49,6 +49,9 @@ fn render(status: &Value, pools: &Value) -> String {
         }
     };
     out += &format!("config   generation {} of {}, {verdict}\n", config["generation"], text(&config["source"]));
+    for what in list(&config["needs_restart"]) {
+        out += &format!("           NEEDS A RESTART: {}\n", text(what));
+    }
     let memory = &status["cache"]["memory"];
     let fills = counted(&status["cache"]["fills"], "fill");
     out += &format!("memory   {}, {}, {fills} running\n", share(memory), counted(&memory["keys"], "key"));
@@ -121,7 +124,8 @@ mod tests {
     fn a_status_is_readable_and_incomplete_answers_do_no_harm() {
         let status = serde_json::json!({
             "node": "edge-1", "state": "serving", "version": "1", "uptime_s": 3661, "connections": 2,
-            "config": { "generation": 3, "source": "a.toml", "last_reload": { "ok": false, "errors": [{}] } },
+            "config": { "generation": 3, "source": "a.toml", "last_reload": { "ok": false, "errors": [{}] },
+                "needs_restart": ["[[listen]]"] },
             "cache": { "memory": { "bytes": 1536, "max_bytes": 1 << 20, "keys": 5 }, "fills": 0, "disk": [{
                 "path": "/var/cache/seawall", "state": "read only", "reason": "EROFS", "bytes": 4096, "max_bytes": 1 << 30,
                 "objects": 1, "index_bytes": 75, "scan": { "done": false, "percent": 42, "files": 1 },
@@ -136,6 +140,7 @@ mod tests {
         for part in [
             "up 1h1m1s",
             "REFUSED, 1 mistake (",
+            "NEEDS A RESTART: [[listen]]",
             "1.5 KiB of 1.0 MiB",
             "site     shop version 2",
             "down",

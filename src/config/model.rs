@@ -15,8 +15,8 @@ pub(crate) use super::section::disk::{Admission, CacheDisk, DiskDirectory, Write
 pub(crate) use super::section::key::{FILL_EXCLUDES, FORWARDING_FIELDS, KeyRules, QueryRule};
 pub use super::section::limits::Limits;
 pub(crate) use super::section::listen::{Listener, Protocol};
-pub(crate) use super::section::log::Log;
 pub use super::section::log::{AccessLogTarget, LogFormat};
+pub(crate) use super::section::log::{Log, LogFilter};
 pub(crate) use super::section::memory::{CacheMemory, Eviction};
 pub(crate) use super::section::node::Node;
 pub(crate) use super::section::pool::{

@@ -49,7 +49,7 @@ impl<'t, 'i> Value<'t, 'i> {
         }
     }
 
-    fn text(self, expected: &str) -> Result<&'t str, String> {
+    pub(crate) fn text(self, expected: &str) -> Result<&'t str, String> {
         self.str().ok_or_else(|| format!("expected {expected}, found {}", self.kind()))
     }
 }

@@ -44,13 +44,12 @@ enum Offers {
     Both,
 }
 
-/// Opens one listener. The error says which.
-pub(crate) fn bind(listener: &Listener, shared: &Shared) -> Result<Bound, String> {
-    let fail = |error: &dyn std::fmt::Display| format!("cannot listen on {}: {error}", listener.address);
-    let socket = open_socket(listener.address).map_err(|error| fail(&error))?;
-    let address = socket.local_addr().map_err(|error| fail(&error))?;
+/// Opens one listener.
+pub(crate) fn bind(listener: &Listener, shared: &Shared) -> io::Result<Bound> {
+    let socket = open_socket(listener.address)?;
+    let address = socket.local_addr()?;
     let acceptor = match listener.tls {
-        true => Some(tls::acceptor(shared.snapshot.clone(), &listener.protocols).map_err(|error| fail(&error))?),
+        true => Some(tls::acceptor(shared.snapshot.clone(), &listener.protocols).map_err(io::Error::other)?),
         false => None,
     };
     let has = |protocol| !listener.tls && listener.protocols.contains(&protocol);

@@ -321,7 +321,7 @@ pub(crate) fn refuse(shared: &Shared, endpoints: Endpoints, refusal: Refusal) ->
         client: endpoints.client.ip(),
         ..RequestView::own(&Method::GET, endpoints.scheme, "", "", Fields::Parsed(&[]))
     };
-    let error = Some("malformed request".to_owned());
+    let error = Some(refusal.why.to_owned());
     let sent = Sent { status: refusal.status, bytes: 0, error, why: None };
     let snapshot = shared.snapshot.load();
     let request = Request::new(shared, &snapshot, view);

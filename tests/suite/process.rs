@@ -119,6 +119,14 @@ fn each_mistake_is_told_once_and_says_what_to_write() {
             ],
         ),
         (
+            format!("[log]\nlevel = \"warning\"\n{POOL}{SITE}cache = {{ mode = \"respect\", ttl = \"1h\" }}\n"),
+            &[
+                "bad.toml:2:9: wrong value for \"level\" in [log]: unknown level \"warning\", did you mean \"warn\"?",
+                "\"ttl\" has no effect in this mode",
+                "= hint: for responses that state no lifetime: default_ttl; for all, private and no-store included: mode",
+            ],
+        ),
+        (
             format!("node = 1\n{POOL}health = \"/healthz\"\n"),
             &[
                 "bad.toml:1:8: wrong value for \"node\" in the configuration: expected a table, found an integer",
@@ -274,10 +282,17 @@ fn start_up_mistakes_are_said() {
     std::fs::write(&no_directory, complete("[node]\nstate_dir = \"/dev/null/state\"\n")).unwrap();
     for (arguments, part) in [
         (&["run", "--config", "/nowhere/seawall.toml"][..], "cannot be read"),
-        (&["run", "--config", path.to_str().unwrap()], "cannot listen on"),
+        (&["run", "--config", path.to_str().unwrap()], "= hint: see who has it with ss -ltnp"),
         (&["run", "--config", empty.to_str().unwrap()], "there is no [[listen]]"),
         (&["run", "--config", no_directory.to_str().unwrap()], "cannot make the directory in the state directory"),
-        (&["run", "--to", "nonsense"], "expected an origin such as"),
+        (&["run", "--to", "nonsense"], "expected an origin without a path, such as"),
+        (&["run"], "give --config FILE, or --to URL"),
+        (&["demo", "--listen", &taken.local_addr().unwrap().to_string()], "give another IP:PORT by --listen"),
+        (&["check", "sites.d/shop.toml"], "is checked with the main file"),
+        (&["status", "--admin", "127.0.0.1:1"], "expected a URL such as"),
+        (&["explain", "--response", "a", "--header", "A: b"], "cannot be used with"),
+        (&["explain", "http://a/", "--config", "a"], "cannot be used with"),
+        (&["explain", "--reasons", "--json"], "cannot be used with"),
         (&["status", "--admin", "http://127.0.0.1:1"], "cannot reach the admin API"),
         (&["purge"], "required arguments"),
     ] {
@@ -309,6 +324,11 @@ fn purge_and_status_talk_to_a_running_node() {
     ] {
         run(&[&["purge"], arguments].concat());
     }
+    for star in [&["http://shop.example/static/*"][..], &["--prefix", "http://shop.example/static/*"]] {
+        let output = seawall(&[&["purge", "--admin", &admin], star].concat());
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && text.contains("purge the prefix http://shop.example/static/"), "{text}");
+    }
     for (url, why) in [("notaurl", "it has neither a scheme nor a path"), ("http://a..b/", "its host is not valid")] {
         let said = format!("{url:?} is not a URL such as https://shop.example.com/a: {why}");
         let output = seawall(&["purge", url, "--admin", &admin]);
@@ -316,7 +336,7 @@ fn purge_and_status_talk_to_a_running_node() {
         assert!(!output.status.success() && text.contains(&said), "{text}");
     }
     assert!(
-        run(&["purge", "http://shop.example/none", "--dry-run"]).contains("it would hit 0 objects (0 bytes) in disk")
+        run(&["purge", "http://shop.example/none", "--dry-run"]).contains("it would hit 0 objects (0 bytes) on disk")
     );
     let status = run(&["status"]);
     for part in ["seawall serving", "purges   number 5", "pool     app (round_robin)", &origin.address.to_string()] {

@@ -202,7 +202,14 @@ fn check_mode(table: &Table, mode: ModeWord) {
     ] {
         if !table.lacks(key) && !modes.contains(&mode) {
             let message = format!("{key:?} has no effect in this mode");
-            table.errors.error_with_hint(table.place_of(key), message, format!("use mode = {:?}", modes[0].as_str()));
+            let hint = match (key, mode) {
+                ("ttl", ModeWord::Respect) => {
+                    "for responses that state no lifetime: default_ttl; for all, private and no-store included: mode = \"force\""
+                        .to_owned()
+                }
+                _ => format!("use mode = {:?}", modes[0].as_str()),
+            };
+            table.errors.error_with_hint(table.place_of(key), message, hint);
         }
     }
 }

@@ -2,16 +2,22 @@
 
 use std::path::PathBuf;
 
-use crate::config::diagnose::At;
-use crate::config::read::{Table, words};
+use crate::config::diagnose::did_you_mean;
+use crate::config::read::{FromToml, Table, Value, words};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Log {
     pub access: AccessLogTarget,
     pub format: LogFormat,
-    /// A `tracing` filter such as `info` or `seawall=debug`.
-    pub level: String,
+    pub level: LogFilter,
 }
+
+/// A `tracing` filter such as `info` or `seawall=debug`. What no target is named for is logged from `info` on, so that no
+/// filter hides an error unless it says so.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogFilter(String);
+
+const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AccessLogTarget {
@@ -30,7 +36,7 @@ words!(LogFormat { "json" => LogFormat::Json, "combined" => LogFormat::Combined 
 
 impl Default for Log {
     fn default() -> Self {
-        Log { access: AccessLogTarget::Stdout, format: LogFormat::Json, level: "info".into() }
+        Log { access: AccessLogTarget::Stdout, format: LogFormat::Json, level: LogFilter("info".to_owned()) }
     }
 }
 
@@ -44,12 +50,78 @@ pub(crate) fn read(mut table: Table) -> Log {
         };
     }
     table.set("format", &mut log.format);
-    if let Some(At { value: level, place }) = table.get::<String>("level") {
-        if let Err(error) = tracing_subscriber::EnvFilter::builder().parse(&level) {
-            table.errors.error(place, format!("level in [log] is not a log filter such as \"info\": {error}"));
-        }
-        log.level = level;
-    }
+    table.set("level", &mut log.level);
     table.finish();
     log
+}
+
+impl LogFilter {
+    pub(crate) fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::str::FromStr for LogFilter {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let is_level = |word: &str| LEVELS.iter().any(|level| word.eq_ignore_ascii_case(level));
+        let mut is_general = false;
+        for part in text.split(',').map(str::trim) {
+            let level = part.rsplit_once('=').map_or(part, |(_, level)| level);
+            if !is_level(level) {
+                let meant = match level.to_ascii_lowercase().as_str() {
+                    "warning" => Some("warn"),
+                    "notice" => Some("info"),
+                    "crit" | "alert" | "emerg" => Some("error"),
+                    other => did_you_mean(other, LEVELS),
+                };
+                let question = meant.map(|meant| format!("did you mean {meant:?}? ")).unwrap_or_default();
+                let levels = LEVELS.join(", ");
+                return Err(format!(
+                    "unknown level {level:?}, {question}expected one of {levels}, or as \"seawall=debug\""
+                ));
+            }
+            is_general |= !part.contains('=');
+        }
+        let text = if is_general { text.to_owned() } else { format!("info,{text}") };
+        match tracing_subscriber::EnvFilter::builder().parse(&text) {
+            Ok(_) => Ok(LogFilter(text)),
+            Err(error) => Err(format!("{text:?} is not a log filter such as \"info\": {error}")),
+        }
+    }
+}
+
+impl FromToml for LogFilter {
+    fn from_toml(value: Value<'_, '_>) -> Result<Self, String> {
+        value.text("a log filter such as \"info\"")?.parse()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::LogFilter;
+
+    #[test]
+    fn filters_hide_no_errors_unless_they_say_so() {
+        for (text, expected) in [
+            ("info", "info"),
+            ("WARN", "WARN"),
+            ("off", "off"),
+            ("seawall=debug", "info,seawall=debug"),
+            ("warn,pingora_core=error", "warn,pingora_core=error"),
+            ("warning", "unknown level \"warning\", did you mean \"warn\"?"),
+            ("notice", "did you mean \"info\"?"),
+            ("seawall=loud", "unknown level \"loud\", expected one of off,"),
+            ("inf", "did you mean \"info\"?"),
+            ("seawall", "unknown level \"seawall\""),
+            ("", "unknown level \"\""),
+            ("=info", "is not a log filter"),
+        ] {
+            match text.parse::<LogFilter>() {
+                Ok(filter) => assert_eq!(filter.as_str(), expected, "{text}"),
+                Err(error) => assert!(error.contains(expected), "{text}: {error}"),
+            }
+        }
+    }
 }

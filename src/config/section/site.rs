@@ -89,7 +89,7 @@ pub(crate) struct SiteSection {
 pub(crate) fn read(At { value: name, place }: At<String>, mut table: Table, pools: &PoolNames) -> SiteSection {
     let errors = table.errors;
     if table.lacks("hosts") {
-        let hint = "add hosts = [\"shop.example.com\"], or [\"*\"] for all";
+        let hint = "add hosts = [\"shop.example.com\"], or [\"*\"] for all; all of a site must be in one file";
         errors.error_with_hint(place, format!("site {name:?} has no hosts"), hint);
     }
     if table.lacks("route") {
