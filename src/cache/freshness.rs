@@ -310,30 +310,23 @@ mod tests {
 
     #[test]
     fn what_may_be_done_as_time_goes_by() {
-        let freshness = Freshness { initial_age: secs(5).into(), ..with_windows() };
-        for (after, usability) in [
-            (0, Usability::Fresh { ttl: secs(55) }),
-            (54, Usability::Fresh { ttl: secs(1) }),
-            (55, Usability::StaleWhileRevalidate { stale_for: secs(0) }),
-            (64, Usability::StaleWhileRevalidate { stale_for: secs(9) }),
-            (65, Usability::StaleIfError { stale_for: secs(10) }),
-            (154, Usability::StaleIfError { stale_for: secs(99) }),
-            (155, Usability::Stale { stale_for: secs(100) }),
+        let aged = (Freshness { initial_age: secs(5).into(), ..with_windows() }, Standing::Live);
+        // A soft purge ends freshness, but not the stale windows.
+        let lasting = Freshness { lifetime: secs(3600).into(), ..with_windows() };
+        let purged = (lasting, Standing::SoftPurged { since: DATE + secs(50) });
+        for ((freshness, standing), after, usability) in [
+            (aged, 0, Usability::Fresh { ttl: secs(55) }),
+            (aged, 54, Usability::Fresh { ttl: secs(1) }),
+            (aged, 55, Usability::StaleWhileRevalidate { stale_for: secs(0) }),
+            (aged, 64, Usability::StaleWhileRevalidate { stale_for: secs(9) }),
+            (aged, 65, Usability::StaleIfError { stale_for: secs(10) }),
+            (aged, 154, Usability::StaleIfError { stale_for: secs(99) }),
+            (aged, 155, Usability::Stale { stale_for: secs(100) }),
+            (purged, 50, Usability::StaleWhileRevalidate { stale_for: secs(0) }),
+            (purged, 60, Usability::StaleIfError { stale_for: secs(10) }),
+            (purged, 150, Usability::Stale { stale_for: secs(100) }),
         ] {
-            assert_eq!(freshness.usability(Standing::Live, DATE + secs(after)), Some(usability), "{after}");
-        }
-    }
-
-    #[test]
-    fn a_soft_purge_ends_freshness_but_not_the_stale_windows() {
-        let freshness = Freshness { lifetime: secs(3600).into(), ..with_windows() };
-        let purged = Standing::SoftPurged { since: DATE + secs(50) };
-        for (after, usability) in [
-            (50, Usability::StaleWhileRevalidate { stale_for: secs(0) }),
-            (60, Usability::StaleIfError { stale_for: secs(10) }),
-            (150, Usability::Stale { stale_for: secs(100) }),
-        ] {
-            assert_eq!(freshness.usability(purged, DATE + secs(after)), Some(usability), "{after}");
+            assert_eq!(freshness.usability(standing, DATE + secs(after)), Some(usability), "{standing:?} {after}");
         }
     }
 }

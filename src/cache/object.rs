@@ -298,9 +298,8 @@ impl Object {
 
 #[cfg(test)]
 mod tests {
-    use http::{HeaderMap, StatusCode};
-
     use super::super::purge::{Event, Target};
+    use super::super::testing;
     use super::*;
 
     #[test]
@@ -311,9 +310,7 @@ mod tests {
     #[test]
     fn what_was_soft_purged_stays_so_when_the_purge_is_forgotten() {
         let purges = Arc::new(Purges::open(None).unwrap());
-        let head = Head::private(StatusCode::OK, HeaderMap::new());
-        let key = Key::of_written("shop\u{1f}1\u{1f}h/a");
-        let object = Object::new(key, head, Bytes::new(), Storable::default(), PurgeSeq(0));
+        let object = testing::object("h/a", &[], "", 0);
         let at = Timestamp::from_secs;
         let purge = |soft, time| purges.put(Event::Purge { soft, targets: vec![Target::All] }, time);
         for time in [10, 20] {

@@ -351,23 +351,18 @@ mod tests {
         request: &[(&str, &str)],
         status: u16,
         response: &[(&str, &str)],
+        length: Option<u64>,
     ) -> Result<Storable, SkipReason> {
         let (request, headers) = (map(request), map(response));
-        judge(
-            rules,
-            &RequestFacts::new(
-                presented(&request),
-                1,
-                request.get("cache-control").is_some_and(|value| value == "no-store"),
-            ),
-            &ResponseFacts {
-                status: StatusCode::from_u16(status).unwrap(),
-                headers: &headers,
-                times: ExchangeTimes { request: NOW, response: NOW },
-                length: Some(100),
-                max_object: 1000,
-            },
-        )
+        let no_store = request.get("cache-control").is_some_and(|value| value == "no-store");
+        let response = ResponseFacts {
+            status: StatusCode::from_u16(status).unwrap(),
+            headers: &headers,
+            times: ExchangeTimes { request: NOW, response: NOW },
+            length,
+            max_object: 1000,
+        };
+        judge(rules, &RequestFacts::new(presented(&request), 1, no_store), &response)
     }
 
     /// Each row of tests/tables/judge.txt, which says how it is read.
@@ -377,9 +372,9 @@ mod tests {
         for row in include_str!("../../tests/tables/judge.txt").lines().filter(|row| row.contains(" | ")).skip(1) {
             let columns: Vec<&str> = row.split(" | ").collect();
             let [mode, request, statuses, response, expected] = columns[..] else { panic!("{row}") };
-            let rules = rules(mode);
+            let (rules, request, response) = (rules(mode), fields(request), fields(response));
             for status in statuses.split(' ') {
-                let found = match judge_with(&rules, &fields(request), status.parse().unwrap(), &fields(response)) {
+                let found = match judge_with(&rules, &request, status.parse().unwrap(), &response, Some(100)) {
                     Ok(storable) => describe(&storable),
                     Err(reason) => reason.as_str().to_owned(),
                 };
@@ -447,20 +442,9 @@ mod tests {
 
     #[test]
     fn limits_of_size_and_tags() {
-        let rules = CacheRules { mode: DEFAULT_HOUR, ..CacheRules::default() };
-        let headers = HeaderMap::new();
-        let request = RequestFacts::new(presented(&headers), 1, false);
-        let mut response = ResponseFacts {
-            status: StatusCode::OK,
-            headers: &headers,
-            times: ExchangeTimes { request: NOW, response: NOW },
-            length: Some(1001),
-            max_object: 1000,
-        };
-        assert_eq!(judge(&rules, &request, &response), Err(SkipReason::TooLarge));
-        response.length = None;
-        assert!(judge(&rules, &request, &response).is_ok());
-        let tag = "x".repeat(2000);
-        assert_eq!(judge_with(&rules, &[], 200, &[("cache-tag", &tag)]), Err(SkipReason::TagsTooLarge));
+        let judge = |response: &[(&str, &str)], length| judge_with(&rules("default"), &[], 200, response, length);
+        assert_eq!(judge(&[], Some(1001)), Err(SkipReason::TooLarge));
+        assert!(judge(&[], None).is_ok());
+        assert_eq!(judge(&[("cache-tag", &"x".repeat(2000))], Some(100)), Err(SkipReason::TagsTooLarge));
     }
 }

@@ -1,17 +1,26 @@
 //! What the tests of several decisions need.
 
-use http::{HeaderMap, HeaderName, Version};
+use bytes::Bytes;
+use http::{HeaderMap, StatusCode, Version};
 
+use crate::plan::CacheKey;
 use crate::request::Fields;
 
+use super::head::Head;
+use super::object::Object;
+use super::policy::Storable;
+use super::purge::PurgeSeq;
 use super::vary::Presented;
 
 pub(super) fn map(fields: &[(&str, &str)]) -> HeaderMap {
-    let mut map = HeaderMap::new();
-    for (name, value) in fields {
-        map.append(HeaderName::from_bytes(name.as_bytes()).unwrap(), value.parse().unwrap());
-    }
-    map
+    fields.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect()
+}
+
+/// What is stored of a URI of one site, begun when this purge was the newest.
+pub(super) fn object(uri: &str, fields: &[(&str, &str)], body: impl Into<Bytes>, seq: u64) -> Object {
+    let key = CacheKey::from_written(&format!("s\u{1f}1\u{1f}{uri}"));
+    let head = Head::from_origin(StatusCode::OK, map(fields));
+    Object::new(key.view(), head, body.into(), Storable::default(), PurgeSeq(seq))
 }
 
 /// A request with these fields, by somebody.

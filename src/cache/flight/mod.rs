@@ -328,8 +328,12 @@ mod tests {
         }
     }
 
+    pub(super) async fn arrival(flight: &Arc<Flight>) -> Arrival {
+        flight.arrival(None, presented(&HeaderMap::new()), None).await
+    }
+
     pub(super) async fn reader(flight: &Arc<Flight>) -> FlightReader {
-        match flight.arrival(None, presented(&HeaderMap::new()), None).await {
+        match arrival(flight).await {
             Arrival::Stream(reader) => reader,
             _ => panic!("expected a stream"),
         }
@@ -386,8 +390,7 @@ mod tests {
     async fn a_fill_that_ends_before_its_head_tells_those_who_wait() {
         let flight = flight();
         flight.abort(broken());
-        let arrival = flight.arrival(None, presented(&HeaderMap::new()), None).await;
-        assert!(matches!(arrival, Arrival::Settled(Settled::Failed(error)) if error == broken()));
+        assert!(matches!(arrival(&flight).await, Arrival::Settled(Settled::Failed(error)) if error == broken()));
     }
 
     #[tokio::test]

@@ -300,10 +300,7 @@ mod tests {
             (vec!["x-a"], vec!["x-a", "accept-encoding"]),
             (vec!["*"], vec!["*"]),
         ] {
-            let mut fields = HeaderMap::new();
-            for value in before {
-                fields.append("vary", value.parse().unwrap());
-            }
+            let mut fields = before.iter().map(|value| (header::VARY, value.parse().unwrap())).collect();
             add_coding(&mut fields);
             assert_eq!(fields.get_all("vary").iter().collect::<Vec<_>>(), after);
         }

@@ -324,13 +324,8 @@ fn has_same_body(one: &Object, other: &Object) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
-    use http::{HeaderMap, StatusCode};
-
     use super::*;
-    use crate::cache::head::Head;
-    use crate::cache::policy::Storable;
-    use crate::cache::purge::PurgeSeq;
+    use crate::cache::testing;
 
     fn config(max_size: u64, eviction: Eviction) -> CacheMemory {
         CacheMemory { max_size: crate::config::read::ByteSize(max_size), eviction, ..CacheMemory::default() }
@@ -341,9 +336,7 @@ mod tests {
     }
 
     fn sized(number: usize, bytes: usize) -> Arc<Object> {
-        let key = CacheKey::from_written(&format!("s\u{1f}1\u{1f}h/{number}"));
-        let head = Head::from_origin(StatusCode::OK, HeaderMap::new());
-        Arc::new(Object::new(key.view(), head, Bytes::from(vec![0; bytes]), Storable::default(), PurgeSeq(0)))
+        Arc::new(testing::object(&format!("h/{number}"), &[], vec![0; bytes], 0))
     }
 
     /// Keys and bytes as they are counted, which is as they are.

@@ -177,19 +177,14 @@ impl Volume {
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
-    use http::{HeaderMap, StatusCode};
-
     use super::super::super::journal::Journal;
     use super::super::super::places::Places;
     use super::super::Shared;
     use super::*;
-    use crate::cache::head::Head;
-    use crate::cache::policy::Storable;
-    use crate::cache::purge::{PurgeSeq, Purges};
+    use crate::cache::purge::Purges;
+    use crate::cache::testing::object;
     use crate::config::model::{CacheDisk, DiskDirectory};
     use crate::config::read::ByteSize;
-    use crate::plan::CacheKey;
 
     #[test]
     fn what_is_not_written_takes_no_room_in_the_write_buffer() {
@@ -200,10 +195,7 @@ mod tests {
         let volume = Arc::new(Volume::new(&directory, &CacheDisk::default(), shared));
         volume.opened.store(true, Ordering::Release);
         volume.close();
-        let key = CacheKey::from_written("s\u{1f}1\u{1f}h/a");
-        let head = Head::from_origin(StatusCode::OK, HeaderMap::new());
-        let object = Object::new(key.view(), head, Bytes::from_static(b"body"), Storable::default(), PurgeSeq(0));
-        volume.store(Arc::new(object), 1);
+        volume.store(Arc::new(object("h/a", &[], "body", 0)), 1);
         assert_eq!((volume.obstacle(), volume.write_buffer.bytes()), (Some(Trouble::OutOfService), 0));
     }
 }
