@@ -66,8 +66,9 @@ impl Compressor {
         let waiting = self.shared.waiting_bytes.fetch_add(length, Ordering::Relaxed);
         // A single one may be larger than the bound.
         let room = waiting == 0 || waiting + length <= MAX_WAITING_BYTES;
-        if !room || self.jobs.try_send(Job { object: Arc::downgrade(&object), begun, length, codings }).is_err() {
-            object.give_up_coding();
+        let job = Job { object: Arc::downgrade(&object), begun: begun.clone(), length, codings };
+        if !room || self.jobs.try_send(job).is_err() {
+            begun.store(false, Ordering::Release);
             self.shared.waiting_bytes.fetch_sub(length, Ordering::Relaxed);
             self.shared.metrics.compress_skipped.inc();
         }

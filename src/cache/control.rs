@@ -89,6 +89,12 @@ impl Directives {
         self.must_revalidate || self.proxy_revalidate || self.no_cache
     }
 
+    /// Whether the response may be stored from a request with `Authorization`, and so answer others that have it (RFC 9111
+    /// section 3.5).
+    pub fn allows_authorization(&self) -> bool {
+        self.public || self.s_maxage.is_some() || self.must_revalidate
+    }
+
     /// Heeds what a part that is no directive may have been meant to forbid, and believes nothing else in it.
     fn read_malformed(&mut self, text: &str) {
         self.malformed = true;

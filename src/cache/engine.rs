@@ -78,7 +78,7 @@ impl Engine {
     pub fn configure(&self, config: &Config) {
         self.cache.configure(config);
         self.flights.set_most(config.limits.max_fills as usize);
-        self.flights.buffer.set_most(config.memory.fill_buffer.0);
+        self.cache.memory.waiting().set_most(config.memory.fill_buffer.0);
     }
 
     /// Answers from what is stored, and has it refreshed in the background where it is stale.

@@ -34,22 +34,13 @@ pub enum Account {
 pub struct FillBuffer {
     passing: AtomicU64,
     /// What readers hold, and what fills do: they have one bound.
-    waiting: Arc<Waiting>,
+    pub waiting: Arc<Waiting>,
 }
 
 impl FillBuffer {
-    /// `waiting`: what readers hold, which has the same bound.
     pub fn new(most: u64, waiting: Arc<Waiting>) -> Self {
         waiting.set_most(most);
         FillBuffer { passing: AtomicU64::new(0), waiting }
-    }
-
-    pub fn set_most(&self, most: u64) {
-        self.waiting.set_most(most);
-    }
-
-    pub fn waiting(&self) -> &Arc<Waiting> {
-        &self.waiting
     }
 
     /// Bytes that are held now, for whatever.
@@ -89,7 +80,7 @@ impl FillBuffer {
         }
         // What is stored may push out what others are being sent, and must not push them out, too. What is small, and a
         // network that has next to nothing, are not kept from being stored by the others.
-        let has_little = prefix.is_some() && self.waiting.fills_of(prefix) + bytes <= most / 8;
+        let has_little = prefix.is_some() && self.waiting.fetched.of(prefix) + bytes <= most / 8;
         let bound = match bytes <= SMALL || has_little {
             true => most / 8 * 7,
             false => waiting::full(most),

@@ -65,9 +65,12 @@ impl Head {
         Self::from_clean(self.status, fields)
     }
 
-    /// Cleans a head that goes to one client only and so keeps its cookies.
+    /// Cleans a head that goes to one client only and so keeps its cookies. What no client gets are fields of the origin's
+    /// connection, tags, and the length, which is stated anew.
     pub fn private(status: StatusCode, mut fields: HeaderMap) -> Self {
-        clean(&mut fields);
+        remove_hop_by_hop(&mut fields);
+        TAG_FIELDS.iter().for_each(|(name, _)| _ = fields.remove(name));
+        fields.remove(header::CONTENT_LENGTH);
         Self::from_clean(status, fields)
     }
 
@@ -248,15 +251,6 @@ impl From<HeadDate> for Timestamp {
 /// is coded, and by what it is selected.
 fn describes_the_content(name: &HeaderName) -> bool {
     matches!(*name, header::CONTENT_ENCODING | header::CONTENT_RANGE | header::VARY)
-}
-
-/// Takes out what no client gets: fields of the origin's connection, tags, and the length, which is stated anew.
-fn clean(fields: &mut HeaderMap) {
-    remove_hop_by_hop(fields);
-    for (name, _) in &TAG_FIELDS {
-        fields.remove(name);
-    }
-    fields.remove(header::CONTENT_LENGTH);
 }
 
 /// The fields of a serialised head: names and values.

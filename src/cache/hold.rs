@@ -39,10 +39,9 @@ impl Cache {
         let entered = match kept {
             Kept::Nothing => return Hold::Nothing,
             Kept::Object(object) => self.hold_object(object, waiter),
-            Kept::Flight(flight) => flight.stored_body(waiter).map(|(body, length)| {
-                let waiting = self.memory.waiting();
-                waiting.hold_body(body, length, waiter.holding())
-            }),
+            Kept::Flight(flight) => flight
+                .stored_body(waiter)
+                .map(|(body, length)| self.memory.waiting().hold_body(body, length, waiter.holding())),
             Kept::Pieces => None,
         };
         match (entered, kept) {
@@ -59,7 +58,7 @@ impl Cache {
         let place = body.as_ptr().addr();
         let waiting = self.memory.waiting();
         let held = waiting.hold_body(place, object.weight() as u64, waiter.holding());
-        if !self.memory.has_body_of(object) {
+        if self.memory.with_body_of(object).is_none() {
             waiting.left_body(place); // let go of between the look-up and now
         }
         Some(held)

@@ -8,10 +8,10 @@ use http::{StatusCode, header};
 
 use crate::clock::Timestamp;
 
+use super::control::Directives;
 use super::freshness::Usability;
 use super::object::Object;
 use super::part::Part;
-use super::policy;
 use super::request::CacheRequest;
 use super::status::{Report, Tier, Why};
 use super::stored::Cache;
@@ -155,7 +155,7 @@ fn may_answer(object: &Object, request: &CacheRequest<'_>) -> bool {
     object.head.status != StatusCode::UNAUTHORIZED
         && (request.rules().serve_authorized
             || object.variant.is_by_field(&header::AUTHORIZATION)
-            || policy::is_for_authorized(&object.head.fields()))
+            || Directives::parse(&object.head.fields()).allows_authorization())
 }
 
 /// Whether a stored response is what a request's `Cache-Control` asks for (RFC 9111 section 5.2.1). `ttl`: how

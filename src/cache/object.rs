@@ -211,12 +211,6 @@ impl Object {
         (!coding.begun.swap(true, Ordering::AcqRel)).then(|| coding.begun.clone())
     }
 
-    pub fn give_up_coding(&self) {
-        if let Some(coding) = &self.coding {
-            coding.begun.store(false, Ordering::Release);
-        }
-    }
-
     /// Bytes of memory it takes, bookkeeping included.
     pub fn weight(&self) -> usize {
         let coded = |coded: &Coded| std::mem::size_of::<Coded>() + coded.head.weight() + coded.body.len();

@@ -20,7 +20,8 @@ pub struct Part {
     /// Its head is that of the whole, its body only these bytes: nothing but this module may take it for an object.
     pub object: Arc<Object>,
     pub range: ContentRange,
-    body: Bytes,
+    /// The bytes of the range.
+    pub body: Bytes,
 }
 
 impl Part {
@@ -29,11 +30,6 @@ impl Part {
         let body = object.content.in_memory()?.clone();
         let joinable = strong_etag(&object.head).is_some() && object.length() == range.length();
         joinable.then(|| Part { object: Arc::new(object), range, body })
-    }
-
-    /// The bytes of the range.
-    pub fn body(&self) -> &Bytes {
-        &self.body
     }
 
     /// What `respond` needs to know: the whole is there as far as conditions and positions go.

@@ -13,7 +13,7 @@ use super::control::Directives;
 use super::freshness::{self, ExchangeTimes, Freshness, StaleUse};
 use super::range::ContentRange;
 use super::reason::{Basis, SkipReason};
-use super::tags::{Tags, TooManyTags};
+use super::tags::Tags;
 use super::vary::{Presented, Variant};
 
 /// What the decision needs to know of the request.
@@ -127,7 +127,7 @@ pub fn judge(
     if response.length.is_some_and(|length| length > response.max_object) {
         return Err(SkipReason::TooLarge);
     }
-    let tags = Tags::parse(headers).map_err(|TooManyTags| SkipReason::TagsTooLarge)?;
+    let tags = Tags::parse(headers).ok_or(SkipReason::TagsTooLarge)?;
     let freshness = freshness_of(rules, response, &directives, (lifetime, basis));
     // What is stale as it comes but had a lifetime is for those who waited for it, and for when no origin can be reached.
     let worth_keeping = !lifetime.is_zero()
@@ -167,7 +167,7 @@ fn respected_lifetime(
     if directives.private {
         return Err(SkipReason::Private);
     }
-    if request.has_authorization && !allows_authorization(directives) {
+    if request.has_authorization && !directives.allows_authorization() {
         return Err(SkipReason::Authorization);
     }
     // Who may not see it says little of who may: shared only where somebody said so.
@@ -228,7 +228,7 @@ fn forced_lifetime(
     directives: &Directives,
 ) -> Result<(Duration, Basis), SkipReason> {
     // Even by force, what one visitor's credentials brought is not given to another.
-    if request.has_authorization && !allows_authorization(directives) {
+    if request.has_authorization && !directives.allows_authorization() {
         return Err(SkipReason::Authorization);
     }
     match rules.negative_ttl(response.status) {
@@ -291,17 +291,6 @@ fn is_about_form(status: StatusCode) -> bool {
 /// Statuses by which an origin answers to who asks, or how often.
 fn concerns_the_client(status: StatusCode) -> bool {
     matches!(status.as_u16(), 401 | 403 | 407 | 429)
-}
-
-/// Whether a response with these fields may be stored from a request with `Authorization`, and so answer others that have
-/// it (RFC 9111 section 3.5).
-pub(crate) fn is_for_authorized(response: &HeaderMap) -> bool {
-    allows_authorization(&Directives::parse(response))
-}
-
-/// RFC 9111 section 3.5.
-fn allows_authorization(directives: &Directives) -> bool {
-    directives.public || directives.s_maxage.is_some() || directives.must_revalidate
 }
 
 fn has_validator(headers: &HeaderMap) -> bool {

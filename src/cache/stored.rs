@@ -163,7 +163,7 @@ impl Cache {
     /// Gives the readers of a flight what is stored of it; `beside`: bytes that it keeps besides.
     pub fn share(&self, flight: &Arc<Flight>, body: &Bytes, object: &Object, beside: usize) -> bool {
         let is_shared = flight.share(body, (object.weight() + beside) as u64);
-        if !self.memory.has_body_of(object) {
+        if self.memory.with_body_of(object).is_none() {
             self.memory.waiting().left_body(body.as_ptr().addr()); // it was not stored, or not for long
         }
         is_shared

@@ -109,7 +109,7 @@ impl ClientResponse {
             }
             Answer::Whole(Source::Part(part)) => {
                 let age = part.object.freshness.current_age(now);
-                let pieces = Pieces::Whole(Some(part.body().clone()));
+                let pieces = Pieces::Whole(Some(part.body.clone()));
                 offset = part.range.first;
                 (HeadSource::Object(part.object.clone()), Some(part.range.total), Some(age), pieces)
             }

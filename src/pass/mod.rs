@@ -94,7 +94,7 @@ fn room_to_replay(
         return (bytes, None);
     }
     let prefix = snapshot.config.node.prefix_of(view.client);
-    match engine.cache.memory.waiting().enter_replay(prefix, bytes) {
+    match engine.cache.memory.waiting().uploads.take_of_half(prefix, bytes) {
         Some(room) => (bytes, Some(Box::new(room))),
         None => (0, None),
     }

@@ -79,7 +79,7 @@ impl Fill {
         }
         storable.variant = part.object.variant.clone();
         storable.tags = part.object.tags().clone();
-        let body = part.body().clone();
+        let body = part.body.clone();
         let around = match missing.first > 0 {
             true => Around { before: body, after: Bytes::new() },
             false => Around { before: Bytes::new(), after: body },

@@ -61,7 +61,7 @@ impl<'a> Keeper<'a> {
 
     /// Takes a piece that the flight has got; `received`: bytes so far, with it.
     pub(super) async fn take(&mut self, piece: Bytes, received: u64) {
-        let kept = self.next.take().map_or(0, |next| next.bytes()); // given back: the piece itself is entered now
+        let kept = self.next.take().map_or(0, |next| next.bytes); // given back: the piece itself is entered now
         match &self.keeping {
             Keeping::Memory if received > self.fill.cache.max_object() => self.leave_memory(SkipReason::TooLarge),
             Keeping::Memory

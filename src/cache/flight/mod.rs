@@ -170,7 +170,7 @@ impl Flight {
     pub fn reserve(&self, bytes: u64, prefix: Option<Prefix>) -> bool {
         let has_room = self.buffer.reserve(bytes, prefix); // before the lock: it may end readers, of this flight too
         if has_room {
-            let of_network = self.buffer.waiting().enter_fill(prefix, bytes);
+            let of_network = self.buffer.waiting.enter_fill(prefix, bytes);
             let mut state = self.state.lock();
             (state.reserved, state.of_network) = (bytes, of_network);
         }
@@ -404,7 +404,7 @@ mod tests {
         let body = stored.body_between(b"", b"ab");
         assert!(stored.share(&body, 12));
         assert_eq!(buffer.held(), 0, "it is counted where it is stored");
-        buffer.waiting().left_body(body.as_ptr().addr());
+        buffer.waiting.left_body(body.as_ptr().addr());
         assert_eq!(buffer.held(), 12, "by all that it takes");
         stored.complete();
         let first = slow.next().await.unwrap().unwrap();

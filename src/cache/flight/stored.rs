@@ -27,7 +27,7 @@ impl Flight {
         if !body.is_empty() {
             let live = waiters.into_values().filter(Holding::is_live);
             let holdings = live.chain([Holding::new(Client::NONE, &self.taken_at, self)]);
-            let hold = |holding| self.buffer.waiting().hold_body(body.as_ptr().addr(), weight, holding);
+            let hold = |holding| self.buffer.waiting.hold_body(body.as_ptr().addr(), weight, holding);
             *self.held.lock() = holdings.map(hold).collect();
         }
         true

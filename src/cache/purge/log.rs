@@ -31,11 +31,7 @@ pub struct LogError {
 }
 
 impl LogError {
-    pub fn no_thread(source: io::Error) -> Self {
-        Self::of("there is no thread to write", Path::new("purge.log"))(source)
-    }
-
-    fn of(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+    pub(super) fn of(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
         move |source| LogError { what, path, source }
     }
@@ -46,9 +42,10 @@ impl LogError {
 pub(crate) struct PurgeLog {
     /// `None`: the node has no state directory. Purges end with the process then, as its memory tier does.
     file: Option<LogFile>,
-    records: Vec<Record>,
-    /// The highest number in it.
-    newest: PurgeSeq,
+    /// What is in it. Of one in memory nothing is kept.
+    pub(super) records: Vec<Record>,
+    /// The highest number in it: the newest that a restart knows of.
+    pub(super) newest: PurgeSeq,
     /// Something that was not wholly written could not be cut off: the file is written anew before anything follows it.
     dirty: bool,
 }
@@ -59,16 +56,6 @@ struct LogFile {
 }
 
 impl PurgeLog {
-    /// The newest number that a restart knows of.
-    pub(crate) fn newest(&self) -> PurgeSeq {
-        self.newest
-    }
-
-    /// What is in it. Of one in memory nothing is kept.
-    pub(crate) fn records(&self) -> &[Record] {
-        &self.records
-    }
-
     /// Opens or creates `purge.log` in a directory and reads what is in it.
     pub(crate) fn open(directory: &Path) -> Result<Self, LogError> {
         let path = directory.join("purge.log");
@@ -285,7 +272,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         std::fs::write(directory.path().join("purge.log"), text).unwrap();
         let log = PurgeLog::open(directory.path()).unwrap();
-        (directory, log.records().to_vec(), log)
+        (directory, log.records.clone(), log)
     }
 
     fn reopened(directory: &tempfile::TempDir) -> Vec<Record> {

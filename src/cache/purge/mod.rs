@@ -64,14 +64,14 @@ impl Purges {
         let purges = Purges { log, directory, ..Purges::default() };
         {
             let mut log = purges.log.lock();
-            log.records().iter().for_each(|record| purges.put_in_force(record));
+            log.records.iter().for_each(|record| purges.put_in_force(record));
             if purges.log_id() == 0 {
                 let event = Event::Log { id: fastrand::u32(1..) };
                 let record = Record { seq: purges.current(), time: Timestamp::now(), event };
                 log.append(std::slice::from_ref(&record))?;
                 purges.put_in_force(&record);
             }
-            purges.durable.store(log.newest().0, Ordering::Release);
+            purges.durable.store(log.newest.0, Ordering::Release);
         }
         Ok(purges)
     }

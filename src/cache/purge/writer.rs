@@ -1,6 +1,7 @@
 //! Writing to the purge log: one thread at a time does it, for all who wait. A state directory that hangs holds up that
 //! thread and nobody else; who waits for it is told after a while.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -115,7 +116,8 @@ impl Purges {
         let thread = std::thread::Builder::new().name("purge-log".into());
         if let Err(source) = thread.spawn(move || purges.work()) {
             wanted.running = false;
-            self.tell(self.current(), Err(LogError::no_thread(source)));
+            let error = LogError::of("there is no thread to write", Path::new("purge.log"))(source);
+            self.tell(self.current(), Err(error));
         }
     }
 
@@ -145,9 +147,9 @@ impl Purges {
     /// Writes what is not written yet, with what others have added meanwhile. Gives up to which number it was tried.
     fn write(&self, log: &mut PurgeLog) -> (PurgeSeq, Result<(), LogError>) {
         let records = std::mem::take(&mut *self.unwritten.lock());
-        let Some(last) = records.last().map(|record| record.seq) else { return (log.newest(), Ok(())) };
+        let Some(last) = records.last().map(|record| record.seq) else { return (log.newest, Ok(())) };
         let written = log.append(&records);
-        self.durable.store(log.newest().0, Ordering::Release);
+        self.durable.store(log.newest.0, Ordering::Release);
         if written.is_err() {
             let mut unwritten = self.unwritten.lock();
             let later = std::mem::replace(&mut *unwritten, records);

@@ -70,11 +70,14 @@ pub struct Waiting {
     ended: AtomicU64,
     /// Percent of the bound that the clients of one network may have.
     prefix_share: AtomicU32,
-    streams: Arc<Quota>,
+    /// Whatever they are to wait for.
+    pub(crate) streams: Arc<Quota>,
     in_hand: Arc<Quota>,
-    uploads: Arc<Quota>,
+    /// What clients may send of bodies before it is taken, beyond what is every connection's due; and what is kept of bodies
+    /// to be sent again, where others do not need the room.
+    pub(crate) uploads: Arc<Quota>,
     /// What is being fetched for the clients of each network, to be stored in memory.
-    fetched: Arc<Quota>,
+    pub(super) fetched: Arc<Quota>,
     all: Mutex<All>,
 }
 
@@ -148,22 +151,6 @@ impl Waiting {
         self.most.load(Ordering::Relaxed)
     }
 
-    /// Enters one stream more, whatever it is to wait for. `None`: there are too many.
-    pub fn enter_stream(&self, prefix: Option<Prefix>, bytes: u64) -> Option<Share> {
-        self.streams.take(prefix, bytes)
-    }
-
-    /// Enters what clients may send of bodies before it is taken, beyond what is every connection's due. `None`: there is too
-    /// much of that.
-    pub fn enter_upload(&self, prefix: Option<Prefix>, bytes: u64) -> Option<Share> {
-        self.uploads.take(prefix, bytes)
-    }
-
-    /// Enters what is kept of bodies to be sent again, where others do not need the room.
-    pub fn enter_replay(&self, prefix: Option<Prefix>, bytes: u64) -> Option<Share> {
-        self.uploads.take_of_half(prefix, bytes)
-    }
-
     /// Enters what is in hand already while there is no room for it. `None`: there is too much of that.
     pub fn keep_in_hand(&self, waiter: &Waiter, bytes: u64) -> Option<Share> {
         self.in_hand.take(waiter.client.prefix, bytes)
@@ -187,11 +174,6 @@ impl Waiting {
     /// Enters what is being fetched for a client of a network.
     pub fn enter_fill(&self, prefix: Option<Prefix>, bytes: u64) -> Option<Share> {
         prefix.and_then(|prefix| self.fetched.take(Some(prefix), bytes))
-    }
-
-    /// Bytes that are being fetched for the clients of a network.
-    pub fn fills_of(&self, prefix: Option<Prefix>) -> u64 {
-        self.fetched.of(prefix)
     }
 
     /// Enters somebody who holds a body that lies at a place in memory; as far as is known the store has it, too.

@@ -36,7 +36,7 @@ struct Ready {
 
 impl Outbox {
     pub(crate) fn new(waiting: Arc<Waiting>, prefix: Option<Prefix>) -> Arc<Self> {
-        Arc::new(Outbox { waiting, prefix, ..Outbox::default() })
+        Arc::new(Outbox { ready: Mutex::default(), live: AtomicUsize::new(0), waiting, prefix })
     }
 
     /// Whether one stream more, whose request takes so many bytes, has a place: some are every connection's due.
@@ -44,13 +44,13 @@ impl Outbox {
         if self.live() < DUE && bytes < OWN {
             return Some(Admitted::default());
         }
-        let share = self.waiting.enter_stream(self.prefix, (bytes + OWN) as u64)?;
+        let share = self.waiting.streams.take(self.prefix, (bytes + OWN) as u64)?;
         Some(Admitted { _share: Some(share) })
     }
 
     /// Room for so many bytes of requests' bodies.
     pub(crate) fn enter_upload(&self, bytes: u64) -> Option<Share> {
-        self.waiting.enter_upload(self.prefix, bytes)
+        self.waiting.uploads.take(self.prefix, bytes)
     }
 
     pub(crate) fn live(&self) -> usize {

@@ -32,9 +32,8 @@ const MAX_UNSETTLED: usize = 10_000;
 const FULL_EVICTS: u64 = 1 << 20;
 
 pub(crate) fn start(volume: &Arc<Volume>) {
-    let for_thread = volume.clone();
     let thread = std::thread::Builder::new().name("disk-warden".into());
-    let warden = Warden { volume: for_thread, opened: None, device: None, settled: None };
+    let warden = Warden { volume: volume.clone(), opened: None, device: None, settled: None };
     if let Err(error) = thread.spawn(move || warden.run()) {
         volume.health.enter(State::OutOfService, format!("its thread could not be started: {error}"), Timestamp::now());
     }

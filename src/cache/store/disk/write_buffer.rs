@@ -18,7 +18,7 @@ pub struct WriteBuffer {
 #[derive(Debug)]
 pub struct WriteRoom {
     buffer: Arc<WriteBuffer>,
-    bytes: u64,
+    pub bytes: u64,
 }
 
 impl WriteBuffer {
@@ -65,12 +65,6 @@ impl WriteBuffer {
             }
             room.await;
         }
-    }
-}
-
-impl WriteRoom {
-    pub fn bytes(&self) -> u64 {
-        self.bytes
     }
 }
 

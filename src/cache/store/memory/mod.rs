@@ -160,16 +160,10 @@ impl MemoryStore {
         });
     }
 
-    /// The object that is stored now with the body of this one.
+    /// The object that is stored now with the body of this one, or the part that is one.
     pub fn with_body_of(&self, object: &Object) -> Option<Arc<Object>> {
         let (variants, _) = self.peek(object.key().as_str())?;
-        variants.whole().find(|other| has_same_body(other, object)).cloned()
-    }
-
-    /// Whether the body of an object is stored, be it with another one's head.
-    pub fn has_body_of(&self, object: &Object) -> bool {
-        let found = self.peek(object.key().as_str());
-        found.is_some_and(|(variants, _)| variants.objects().any(|other| has_same_body(other, object)))
+        variants.objects().find(|other| has_same_body(other, object)).cloned()
     }
 
     /// Takes all objects of a key out.
