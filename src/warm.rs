@@ -18,7 +18,7 @@ use crate::cache::request::CacheRequest;
 use crate::cache::slices::Answer;
 use crate::cache::status::{Forward, Report, Stored, Why};
 use crate::clock::Timestamp;
-use crate::plan::{Plan, plan};
+use crate::plan::{PassReason, Plan, plan};
 use crate::request::{Fields, RequestView, Scheme};
 use crate::snapshot::Snapshot;
 
@@ -212,8 +212,10 @@ async fn fetch(engine: &Arc<Engine>, snapshot: &Arc<Snapshot>, wanted: &Wanted) 
     let answer = match engine.cache.look_up(&request, Timestamp::now()).await {
         Lookup::Hit(..) | Lookup::PartHit(..) => return Ok(Fetched::There),
         Lookup::StaleHit(object, _) => engine.get(&request, Miss::of(Some(object), Why::Stale)).await,
-        Lookup::NotForAuthorized => return Err("what is stored is not for requests with Authorization".into()),
-        Lookup::HitForMiss => return Err("it was found not cacheable a short while ago".into()),
+        Lookup::Pass(PassReason::Authorization) => {
+            return Err("what is stored is not for requests with Authorization".into());
+        }
+        Lookup::Pass(_) => return Err("it was found not cacheable a short while ago".into()),
         Lookup::Miss(miss) => engine.get(&request, miss).await,
     };
     let (answer, report) = answer.map_err(|failed| failed.error.to_string())?;
@@ -230,7 +232,7 @@ async fn is_there(engine: &Arc<Engine>, request: &CacheRequest<'_>) -> bool {
     match engine.cache.look_up(request, Timestamp::now()).await {
         Lookup::Hit(..) | Lookup::PartHit(..) | Lookup::StaleHit(..) => true,
         Lookup::Miss(miss) => miss.stale.is_some() || miss.part.is_some(),
-        Lookup::HitForMiss | Lookup::NotForAuthorized => false,
+        Lookup::Pass(_) => false,
     }
 }
 

@@ -91,8 +91,7 @@ impl Engine {
             }
             Lookup::PartHit(part, report) => (Source::Part(part), report),
             Lookup::Miss(miss) => return Err(NotStored::Miss(miss)),
-            Lookup::HitForMiss => return Err(NotStored::Pass(PassReason::HitForMiss)),
-            Lookup::NotForAuthorized => return Err(NotStored::Pass(PassReason::Authorization)),
+            Lookup::Pass(why) => return Err(NotStored::Pass(why)),
         };
         Ok(Fetched { source, report })
     }

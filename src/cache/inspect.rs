@@ -9,7 +9,6 @@ use crate::clock::Timestamp;
 use crate::fields::add_date;
 use crate::origin::attempts;
 use crate::origin::error::OriginError;
-use crate::plan::PassReason;
 
 use super::engine::Engine;
 use super::explain::{self, Explanation, Terms};
@@ -63,8 +62,7 @@ impl Cache {
                 return "not in memory; a disk may have it".into();
             }
             _ if request.asks.only_if_cached => Report::OnlyIfCached,
-            Lookup::HitForMiss => Report::Pass(PassReason::HitForMiss.cache_status()),
-            Lookup::NotForAuthorized => Report::Pass(PassReason::Authorization.cache_status()),
+            Lookup::Pass(why) => Report::Pass(why.cache_status()),
             Lookup::Miss(Miss { why, .. }) => Report::Forward(Forward::of(why, Stored::Nothing)),
         };
         let mut text = String::new();

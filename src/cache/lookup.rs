@@ -7,6 +7,7 @@ use std::time::Duration;
 use http::{StatusCode, header};
 
 use crate::clock::Timestamp;
+use crate::plan::PassReason;
 
 use super::control::Directives;
 use super::freshness::Usability;
@@ -25,11 +26,9 @@ pub enum Lookup {
     /// A part of a response is stored, and enough of it.
     PartHit(Arc<Part>, Report),
     Miss(Miss),
-    /// Known to be not cacheable: to be passed on without making anybody wait.
-    HitForMiss,
-    /// What is stored was not given to anybody with credentials (RFC 9111 section 3.5): the request is passed on, and
-    /// nothing that comes of it concerns others.
-    NotForAuthorized,
+    /// To be passed on without making anybody wait: known to be not cacheable, or what is stored was not given to anybody with
+    /// credentials (RFC 9111 section 3.5); then nothing that comes of it concerns others.
+    Pass(PassReason),
 }
 
 /// What is to be fetched, and what there is to begin with.
@@ -67,7 +66,7 @@ impl Cache {
             }
         }
         match self.uncacheable.until(request.key, presented) {
-            Some(until) if now < until => Lookup::HitForMiss,
+            Some(until) if now < until => Lookup::Pass(PassReason::HitForMiss),
             _ => Lookup::Miss(Miss::of(None, variants.map_or(Why::UriMiss, |_| Why::VaryMiss))),
         }
     }
@@ -101,7 +100,7 @@ impl Cache {
             return Lookup::Miss(Miss::of(None, Why::UriMiss));
         };
         if !may_answer(object, request) {
-            return Lookup::NotForAuthorized;
+            return Lookup::Pass(PassReason::Authorization);
         }
         match usability {
             Usability::Fresh { ttl } if suits(request, object, Some(ttl), now) => {
@@ -131,7 +130,7 @@ impl Cache {
             return Lookup::Miss(Miss::of(None, Why::UriMiss));
         };
         if !may_answer(&part.object, request) {
-            return Lookup::NotForAuthorized;
+            return Lookup::Pass(PassReason::Authorization);
         }
         if let Usability::Fresh { ttl } = usability
             && part.answers(request.view.fields)

@@ -1,7 +1,6 @@
 //! One stored response, with everything ready that a hit needs: its head as it is sent, its body in one piece, or where to
 //! read it.
 
-use std::fmt::Debug;
 use std::fs::File;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -25,7 +24,6 @@ use super::vary::Variant;
 
 /// A stored response. Immutable but for what purges have found it to be and what the compressor adds; what refreshes it
 /// makes a new one around the same body.
-#[derive(Debug)]
 pub struct Object {
     /// Behind the key.
     pub head: Head,
@@ -46,7 +44,7 @@ pub struct Object {
 }
 
 /// What the compressor makes of a body.
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Codings {
     /// Whether it was given to the compressor; one for all objects with this body.
     begun: Arc<AtomicBool>,
@@ -57,7 +55,7 @@ struct Codings {
 const SAMPLE: u32 = 8;
 
 /// Where the body is.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub enum Content {
     Memory(Bytes),
     Disk(Arc<dyn DiskBody>),
@@ -67,7 +65,7 @@ pub enum Content {
 pub(crate) const MOST_READ: usize = 128 << 10;
 
 /// A body that is read from a disk as it is needed.
-pub trait DiskBody: Debug + Send + Sync {
+pub trait DiskBody: Send + Sync {
     /// Of the whole, in bytes.
     fn length(&self) -> u64;
 

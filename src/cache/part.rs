@@ -15,7 +15,7 @@ use super::range::{ContentRange, Span};
 use super::respond::{self, Reply, Selected};
 
 /// A part of a response, under a strong entity tag.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Part {
     /// Its head is that of the whole, its body only these bytes: nothing but this module may take it for an object.
     pub object: Arc<Object>,

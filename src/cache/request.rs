@@ -22,7 +22,7 @@ pub struct CacheRequest<'a> {
     /// As [`crate::plan::CacheKey::write`] wrote it.
     pub key: &'a str,
     /// Of what the key is a slice, if it is one.
-    pub slice: Option<Slice<'a>>,
+    pub slice: Option<Slice<&'a str>>,
     pub asks: ClientDirectives,
     /// Who is told of interim responses, if anybody.
     pub interims: Option<&'a Arc<Interims>>,

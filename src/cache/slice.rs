@@ -2,26 +2,17 @@
 
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 
-use crate::plan::CacheKey;
 use crate::request::Fields;
 
 use super::range::ContentRange;
 
 /// Which slice of what.
 #[derive(Debug, Clone, Copy)]
-pub struct Slice<'a> {
+pub struct Slice<K> {
     /// The key of the whole.
-    pub of: &'a str,
+    pub of: K,
     pub size: u64,
     pub number: u64,
-}
-
-/// The same, to be kept.
-#[derive(Debug, Clone)]
-pub struct OwnedSlice {
-    pub of: CacheKey,
-    size: u64,
-    number: u64,
 }
 
 /// What an origin's answer is to who asked for a slice.
@@ -36,13 +27,7 @@ pub enum SliceVerdict {
     Unusable,
 }
 
-impl Slice<'_> {
-    pub fn to_owned(self) -> OwnedSlice {
-        OwnedSlice { of: CacheKey::from_written(self.of), size: self.size, number: self.number }
-    }
-}
-
-impl OwnedSlice {
+impl<K> Slice<K> {
     /// The value of `Range` that asks for it.
     pub fn range(&self) -> HeaderValue {
         let first = self.number.saturating_mul(self.size);
@@ -85,7 +70,7 @@ mod tests {
 
     #[test]
     fn what_an_origin_answers_to_who_asks_for_a_slice() {
-        let slice = OwnedSlice { of: CacheKey::from_written("k"), size: 10, number: 2 };
+        let slice = Slice { of: "k", size: 10, number: 2 };
         assert_eq!(slice.range(), "bytes=20-29");
         for (status, range, etag, expected) in [
             (206, "bytes 20-29/100", "\"a\"", SliceVerdict::Slice),

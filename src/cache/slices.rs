@@ -53,7 +53,7 @@ impl Engine {
     }
 
     /// The slice that a request begins with, and its key, where what it asks for is in slices as far as is known.
-    pub fn first_slice<'a>(&self, request: &CacheRequest<'a>) -> Option<(Slice<'a>, CacheKey)> {
+    pub fn first_slice<'a>(&self, request: &CacheRequest<'a>) -> Option<(Slice<&'a str>, CacheKey)> {
         let size = request.matched.route.cache.slice?;
         if self.cache.uncacheable.is_unsliced(request.key) || self.cache.memory.get(request.key).is_some() {
             return None;
@@ -157,7 +157,7 @@ impl OwnedRequest {
             route_index: self.route,
         };
         let key = CacheKey::slice(&self.key, self.size, number);
-        let slice = Some(Slice { of: &self.key, size: self.size, number });
+        let slice = Some(Slice { of: self.key.as_str(), size: self.size, number });
         let asks = self.asks;
         let request = CacheRequest {
             view: &view,

@@ -20,7 +20,7 @@ use super::super::policy::{self, RequestFacts};
 use super::super::purge::{Purges, Standing};
 use super::super::range;
 use super::super::request::CacheRequest;
-use super::super::slice::{OwnedSlice, Slice};
+use super::super::slice::Slice;
 use super::super::vary::{self, Presented};
 
 /// Everything a fill needs to know; owned, since it outlives the request that caused it.
@@ -31,7 +31,7 @@ pub(crate) struct FillRequest {
     /// What the response is stored under.
     pub key: CacheKey,
     /// Of what a slice is asked for.
-    pub slice: Option<OwnedSlice>,
+    pub slice: Option<Slice<CacheKey>>,
     /// The client's fields, for `Vary` and `Authorization`.
     pub client_fields: HeaderMap,
     client: IpAddr,
@@ -63,13 +63,8 @@ impl FillRequest {
         }
         forward::exclude_from_fill(&mut fields, rules);
         vary::normalise(&mut fields, &rules.key);
-        let slice = request.slice.map(Slice::to_owned);
-        let range = match &slice {
-            Some(slice) => Some(slice.range()),
-            None if part.is_none() => asked_range(request, stale.as_ref()),
-            None => None,
-        };
-        if let Some(range) = range {
+        let asked = || asked_range(request, stale.as_ref()).filter(|_| part.is_none());
+        if let Some(range) = request.slice.as_ref().map(Slice::range).or_else(asked) {
             fields.insert(header::RANGE, range);
         }
         // As it is keyed: a port of the client's choosing must not shape what all get.
@@ -95,7 +90,11 @@ impl FillRequest {
             site_index: request.matched.site_index,
             route_index: request.matched.route_index,
             key,
-            slice,
+            slice: request.slice.map(|Slice { of, size, number }| Slice {
+                of: CacheKey::from_written(of),
+                size,
+                number,
+            }),
             client_fields,
             client: view.client,
             version: view.version,

@@ -28,7 +28,7 @@ pub trait OnWritten: Send + Sync {
 }
 
 /// A body on its way to a disk: it can be read as far as it is written.
-pub trait PartlyWritten: std::fmt::Debug + Send + Sync {
+pub trait PartlyWritten: Send + Sync {
     /// Has it tell of what is written from now on.
     fn tell(&self, who: Weak<dyn OnWritten>);
 

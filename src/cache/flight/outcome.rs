@@ -40,7 +40,7 @@ impl FlightHead {
 }
 
 /// How a fill ended that brought nothing to stream.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub enum Settled {
     /// A stored response is to be used: validated by the origin, or stale because the origin failed.
     Object(Arc<Object>, ObjectUse),

@@ -8,14 +8,14 @@ use crate::cache::vary::Presented;
 
 /// The stored responses of one key, never none: one, unless the origin varies them; and the parts of some that are not
 /// whole. A clone is the same responses.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub enum Variants {
     One(Arc<Object>),
     Several(Arc<Several>),
 }
 
 /// Whatever is not one whole response.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Several {
     whole: Vec<Arc<Object>>,
     parts: Vec<Arc<Part>>,

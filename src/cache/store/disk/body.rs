@@ -85,12 +85,6 @@ impl From<FileBody> for Content {
     }
 }
 
-impl std::fmt::Debug for FileBody {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("FileBody").field("id", &self.id).field("length", &self.header.body).finish_non_exhaustive()
-    }
-}
-
 impl DiskBody for FileBody {
     fn length(&self) -> u64 {
         self.header.body

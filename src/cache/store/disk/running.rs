@@ -20,13 +20,7 @@ pub(crate) struct Work {
     pub busy: fn(&Volume) -> &AtomicBool,
 }
 
-/// A thread at one directory.
-struct Running<T> {
-    result: Receiver<T>,
-    progress: Arc<Progress>,
-}
-
-/// How far it has come.
+/// How far a thread at one directory has come.
 pub(crate) struct Progress {
     steps: AtomicU64,
     /// How long the next step may take, in seconds.
@@ -71,7 +65,7 @@ fn begin<T: Send + 'static>(
     volume: &Arc<Volume>,
     work: &'static Work,
     run: impl FnOnce(&Volume, &Progress) -> T + Send + 'static,
-) -> Option<Running<T>> {
+) -> Option<(Receiver<T>, Arc<Progress>)> {
     if volume.health.obstacle(Operation::Read).is_some() || (work.busy)(volume).swap(true, Ordering::AcqRel) {
         return None;
     }
@@ -85,7 +79,7 @@ fn begin<T: Send + 'static>(
         drop(done.send(found)); // nobody may wait for it any more
     };
     match std::thread::Builder::new().name(work.name.into()).spawn(running) {
-        Ok(_) => Some(Running { result, progress }),
+        Ok(_) => Some((result, progress)),
         Err(error) => {
             tracing::warn!(%error, path = %volume.root.display(), "there is no thread for {}", work.what);
             None
@@ -93,16 +87,16 @@ fn begin<T: Send + 'static>(
     }
 }
 
-fn end<T>(running: Running<T>, volume: &Volume, work: &Work) -> Option<T> {
+fn end<T>((result, progress): (Receiver<T>, Arc<Progress>), volume: &Volume, work: &Work) -> Option<T> {
     let mut before = 0;
     loop {
-        let patience = Duration::from_secs(running.progress.patience.load(Ordering::Relaxed));
-        match running.result.recv_timeout(patience) {
+        let patience = Duration::from_secs(progress.patience.load(Ordering::Relaxed));
+        match result.recv_timeout(patience) {
             Ok(found) => return Some(found),
             Err(RecvTimeoutError::Disconnected) => return None,
             Err(RecvTimeoutError::Timeout) => {}
         }
-        let steps = running.progress.steps.load(Ordering::Relaxed);
+        let steps = progress.steps.load(Ordering::Relaxed);
         if steps == before {
             tracing::warn!(path = %volume.root.display(), "{} does not go on: the disk hangs", work.what);
             volume.strike();

@@ -345,12 +345,6 @@ impl SpoolFile {
     }
 }
 
-impl std::fmt::Debug for SpoolFile {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("SpoolFile").field("aside", &self.aside).field("written", &self.written).finish_non_exhaustive()
-    }
-}
-
 impl PartlyWritten for SpoolFile {
     fn tell(&self, who: Weak<dyn OnWritten>) {
         let _ = self.on_written.set(who); // one file is of one flight
