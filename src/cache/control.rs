@@ -42,15 +42,10 @@ impl Directives {
     pub fn parse(headers: &HeaderMap) -> Self {
         TARGETED.iter().find_map(|name| Self::targeted(headers, name)).unwrap_or_else(|| {
             let mut directives = Directives::default();
-            for line in headers.get_all(header::CACHE_CONTROL) {
-                let line = String::from_utf8_lossy(line.as_bytes());
-                for part in parts_of(&line) {
-                    match part {
-                        Part::Directive(name, value) => directives.read(name, value),
-                        Part::Malformed(text) => directives.read_malformed(text),
-                    }
-                }
-            }
+            for_each_part(Fields::Map(headers), |part| match part {
+                Part::Directive(name, value) => directives.read(name, value),
+                Part::Malformed(text) => directives.read_malformed(text),
+            });
             directives
         })
     }
@@ -151,16 +146,11 @@ impl ClientDirectives {
             });
             return directives;
         }
-        request.for_each(&header::CACHE_CONTROL, |line| {
-            let line = String::from_utf8_lossy(line);
-            for part in parts_of(&line) {
-                match part {
-                    Part::Directive(name, value) => directives.read(name, value),
-                    Part::Malformed(text) => words_of(text)
-                        .filter(|word| ["no-store", "no-cache"].iter().any(|name| word.eq_ignore_ascii_case(name)))
-                        .for_each(|word| directives.read(word, None)),
-                }
-            }
+        for_each_part(request, |part| match part {
+            Part::Directive(name, value) => directives.read(name, value),
+            Part::Malformed(text) => words_of(text)
+                .filter(|word| ["no-store", "no-cache"].iter().any(|name| word.eq_ignore_ascii_case(name)))
+                .for_each(|word| directives.read(word, None)),
         });
         directives
     }
@@ -189,15 +179,19 @@ enum Part<'l> {
     Malformed(&'l str),
 }
 
-/// The members of one line.
-fn parts_of(line: &str) -> impl Iterator<Item = Part<'_>> {
-    split_list(line).map(|part| match part.split_once('=') {
-        None if is_token(part) => Part::Directive(part, None),
-        Some((name, value)) if is_token(name) && (is_token(value) || is_quoted(value)) => {
-            Part::Directive(name, Some(value))
+/// Calls `each` with the members of all lines.
+fn for_each_part(fields: Fields<'_>, mut each: impl FnMut(Part<'_>)) {
+    fields.for_each(&header::CACHE_CONTROL, |line| {
+        for part in split_list(&String::from_utf8_lossy(line)) {
+            each(match part.split_once('=') {
+                None if is_token(part) => Part::Directive(part, None),
+                Some((name, value)) if is_token(name) && (is_token(value) || is_quoted(value)) => {
+                    Part::Directive(name, Some(value))
+                }
+                _ => Part::Malformed(part),
+            });
         }
-        _ => Part::Malformed(part),
-    })
+    });
 }
 
 /// RFC 9110 section 5.6.2.
@@ -230,13 +224,8 @@ fn exclude(excluded: &mut Vec<HeaderName>, value: Option<&str>) -> bool {
     let Some(value) = value else { return false };
     let names: Option<Vec<HeaderName>> =
         split_list(unquoted(value)).map(|name| name.to_ascii_lowercase().parse().ok()).collect();
-    match names {
-        Some(names) if !names.is_empty() => {
-            excluded.extend(names);
-            true
-        }
-        _ => false,
-    }
+    let names = names.filter(|names| !names.is_empty());
+    names.map(|names| excluded.extend(names)).is_some()
 }
 
 fn unquoted(text: &str) -> &str {

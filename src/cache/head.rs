@@ -48,9 +48,7 @@ impl Head {
         for name in excluded.iter().chain([&header::SET_COOKIE]) {
             if let header::Entry::Occupied(entry) = fields.entry(name) {
                 let (name, values) = entry.remove_entry_mult();
-                for value in values {
-                    own.append(name.clone(), value);
-                }
+                own.extend(values.map(|value| (name.clone(), value)));
             }
         }
         (Self::private(status, fields), own)
@@ -59,9 +57,7 @@ impl Head {
     /// This head with some more fields.
     pub fn with(&self, more: &HeaderMap) -> Self {
         let mut fields = self.fields();
-        for (name, value) in more {
-            fields.append(name.clone(), value.clone());
-        }
+        fields.extend(more.iter().map(|(name, value)| (name.clone(), value.clone())));
         Self::from_clean(self.status, fields)
     }
 
@@ -145,9 +141,7 @@ impl Head {
                 continue;
             }
             fields.remove(name);
-            for value in update.get_all(name) {
-                fields.append(name.clone(), value.clone());
-            }
+            fields.extend(update.get_all(name).iter().map(|value| (name.clone(), value.clone())));
         }
         Self::from_clean(self.status, fields)
     }

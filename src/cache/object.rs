@@ -187,8 +187,10 @@ impl Object {
         }
     }
 
-    /// Takes over what was or is being made of the same body.
-    pub fn share_coding(&mut self, before: &Object) {
+    /// Takes the place of another object of the same response: goes on counting where that was, and takes over what was or is
+    /// being made of the same body.
+    pub fn succeed(&mut self, before: &Object) {
+        *self.uses.get_mut() = before.uses();
         let (Some(mine), Some(theirs)) = (&mut self.coding, &before.coding) else { return };
         mine.begun = theirs.begun.clone();
         self.take_codings(before);
@@ -235,11 +237,6 @@ impl Object {
         if fastrand::u32(..SAMPLE) == 0 {
             self.uses.fetch_add(SAMPLE, Ordering::Relaxed);
         }
-    }
-
-    /// Goes on counting where another object of the same response was.
-    pub fn continue_uses(&mut self, before: &Object) {
-        *self.uses.get_mut() = before.uses();
     }
 
     /// How often it was asked for, about.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::object::Object;
-use super::purge::{DryRun, Freed, PurgeSeq, Standing, Target};
+use super::purge::{DryRun, Freed, PurgeSeq, Standing, Target, add_freed};
 use super::store::disk::WouldHit;
 use super::stored::Cache;
 
@@ -29,9 +29,8 @@ impl Cache {
         let mut freed = Freed::new();
         for object in self.memory.objects() {
             if object.standing(&self.purges) == Standing::Dead {
-                let (objects, bytes) =
-                    freed.entry(self.purges.killer(&object.identity()).unwrap_or_default()).or_default();
-                (*objects, *bytes) = (*objects + 1, *bytes + object.weight() as u64);
+                let killer = self.purges.killer(&object.identity()).unwrap_or_default();
+                add_freed(&mut freed, killer, (1, object.weight() as u64));
                 self.memory.remove(&object);
             } else {
                 oldest = oldest.min(object.checked());

@@ -10,13 +10,11 @@ use crate::fields::add_date;
 use crate::origin::error::OriginError;
 use crate::origin::exchange::Exchange;
 
-use super::super::coding;
 use super::super::freshness::ExchangeTimes;
 use super::super::part::Part;
 use super::super::policy::Storable;
 use super::super::purge::Standing;
 use super::super::range::Span;
-use super::super::vary;
 use super::Fill;
 use super::deliver::Around;
 use super::receive::with_age;
@@ -72,18 +70,11 @@ impl Fill {
             return None;
         };
         (exchange.status, exchange.fields) = (StatusCode::OK, head.fields());
-        if let Some(compress) = &self.request.rules().compress
-            && coding::suits(compress, StatusCode::OK, &exchange.fields, length)
-        {
-            vary::add_coding(&mut exchange.fields);
-        }
+        self.add_coding(exchange, length);
         storable.variant = part.object.variant.clone();
         storable.tags = part.object.tags().clone();
-        let body = part.body.clone();
-        let around = match missing.first > 0 {
-            true => Around { before: body, after: Bytes::new() },
-            false => Around { before: Bytes::new(), after: body },
-        };
-        Some((storable, around))
+        let (body, none) = (part.body.clone(), Bytes::new());
+        let (before, after) = if missing.first > 0 { (body, none) } else { (none, body) };
+        Some((storable, Around { before, after }))
     }
 }

@@ -51,11 +51,7 @@ impl Fill {
             Ok(mut storable) => {
                 let groups = tags::groups(&exchange.fields, &GROUPS, self.request.key.view().origin());
                 storable.tags = storable.tags.with_groups(groups);
-                if let Some(rules) = &self.request.rules().compress
-                    && coding::suits(rules, exchange.status, &exchange.fields, length)
-                {
-                    vary::add_coding(&mut exchange.fields);
-                }
+                self.add_coding(&mut exchange, length);
                 match storable.part {
                     // What it is a slice of may be larger than anything that is stored.
                     Some(range) if self.request.slice.is_some() => {
@@ -104,6 +100,15 @@ impl Fill {
         }
     }
 
+    /// Adds the coding's `Vary` where the route compresses.
+    pub(super) fn add_coding(&self, exchange: &mut Exchange, length: Option<u64>) {
+        if let Some(rules) = &self.request.rules().compress
+            && coding::suits(rules, exchange.status, &exchange.fields, length)
+        {
+            vary::add_coding(&mut exchange.fields);
+        }
+    }
+
     /// The stored response, if it may stand in for an origin that failed. `status`: of its answer; `None`: none came.
     pub(super) fn stale_instead(&self, status: Option<StatusCode>) -> Option<Settled> {
         let unreachable = status.is_none().then_some(self.request.rules().stale_if_unreachable);
@@ -147,8 +152,7 @@ impl Fill {
                 }
                 let mut object =
                     Object::new(self.request.key.view(), head, stale.content.clone(), storable, self.flight.seq);
-                object.share_coding(stale);
-                object.continue_uses(stale);
+                object.succeed(stale);
                 let object = self.cache.store(object, self.request.rules(), &self.flight);
                 if object.take_codings(stale) {
                     self.cache.memory.weigh_again(&object); // they were made while it was stored

@@ -42,6 +42,11 @@ pub enum State {
 /// What a sweep freed, by the purge that had killed it.
 pub(crate) type Freed = HashMap<PurgeSeq, (u64, u64)>;
 
+pub(crate) fn add_freed(freed: &mut Freed, killer: PurgeSeq, (objects, bytes): (u64, u64)) {
+    let total = freed.entry(killer).or_default();
+    *total = (total.0 + objects, total.1 + bytes);
+}
+
 #[derive(Default)]
 pub struct History(Mutex<VecDeque<Past>>);
 

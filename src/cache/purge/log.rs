@@ -161,25 +161,14 @@ impl PurgeLog {
     fn rewrite(&mut self) -> Result<(), LogError> {
         let Some(log) = &mut self.file else { return Ok(()) };
         self.dirty = true; // until all of it is done, the directory's part too
-        let aside = log.path.with_extension("log.new");
         let lines: Vec<u8> = self.records.iter().flat_map(line).collect();
-        let rewritten = write_aside(&aside, &lines).and_then(|file| {
-            std::fs::rename(&aside, &log.path)?;
-            // From here on this is the log, whatever else fails: what is appended to the other is lost.
-            log.file = file;
-            sync_parent(&log.path)
-        });
-        self.dirty = rewritten.is_err();
-        rewritten.map_err(LogError::of("cannot rewrite the purge log", &log.path))
+        let rewritten = durable::replace(&log.path, &log.path.with_extension("log.new"), &lines)
+            .and_then(|()| OpenOptions::new().append(true).open(&log.path));
+        // Until then `file` may not be the log any more: what is appended to it is lost.
+        log.file = rewritten.map_err(LogError::of("cannot rewrite the purge log", &log.path))?;
+        self.dirty = false;
+        Ok(())
     }
-}
-
-fn write_aside(aside: &Path, lines: &[u8]) -> io::Result<File> {
-    let _ = std::fs::remove_file(aside); // of an earlier attempt
-    let mut file = OpenOptions::new().create(true).append(true).open(aside)?;
-    file.write_all(lines)?;
-    file.sync_all()?;
-    Ok(file)
 }
 
 fn line(record: &Record) -> Vec<u8> {

@@ -21,7 +21,7 @@ use parking_lot::{Mutex, RwLock};
 
 use crate::clock::Timestamp;
 
-pub(crate) use history::{Freed, History};
+pub(crate) use history::{Freed, History, add_freed};
 pub(crate) use log::LogError;
 use log::PurgeLog;
 pub use log::Replay;

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::cache::purge::{Freed, PurgeSeq, Standing};
+use crate::cache::purge::{Freed, PurgeSeq, Standing, add_freed};
 use crate::cache::trouble::Trouble;
 
 use super::DiskTier;
@@ -63,7 +63,7 @@ impl DiskTier {
         let scanning: Vec<bool> = volumes.iter().map(|volume| volume.is_scanning()).collect();
         let each = on_each(&volumes, &SWEEP, move |volume, progress| sweep(volume, &task, progress));
         for ((volume, one), was_scanning) in each.zip(scanning) {
-            let one = one.inspect(|one| add(freed, &one.freed));
+            let one = one.inspect(|one| one.freed.iter().for_each(|(seq, more)| add_freed(freed, *seq, *more)));
             match one.filter(|one| one.for_good) {
                 Some(one) => swept.oldest = swept.oldest.min(one.oldest),
                 // If it was, it may just have come to its end.
@@ -74,13 +74,6 @@ impl DiskTier {
         // What was read before is not to be promoted any more.
         self.note_removal();
         swept
-    }
-}
-
-fn add(freed: &mut Freed, more: &Freed) {
-    for (seq, (objects, bytes)) in more {
-        let total = freed.entry(*seq).or_default();
-        *total = (total.0 + objects, total.1 + bytes);
     }
 }
 
@@ -112,8 +105,7 @@ fn walk(volume: &Volume, task: &Task, progress: &Progress) -> (Freed, PurgeSeq) 
             match look_at(volume, entry.id) {
                 Verdict::Dead(killer) => {
                     volume.files.remove(entry.id);
-                    let (objects, bytes) = freed.entry(killer.unwrap_or_default()).or_default();
-                    (*objects, *bytes) = (*objects + 1, *bytes + entry.size());
+                    add_freed(&mut freed, killer.unwrap_or_default(), (1, entry.size()));
                 }
                 Verdict::Survived => {}
                 Verdict::Unknown => oldest = oldest.min(entry.seq),
