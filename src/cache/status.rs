@@ -151,15 +151,11 @@ impl Report {
 
     /// What the log says of a failure that the client does not see.
     pub fn covered(&self) -> Option<&'static str> {
-        match self {
-            Report::Forward(Forward { error: Some(Failed::Covered(_)), status: Some(_), .. }) => {
-                Some("the origin answered with an error; a stored response covers for it")
-            }
-            Report::Forward(Forward { error: Some(Failed::Covered(_)), .. }) => {
-                Some("no origin gave an answer; a stored response covers for it")
-            }
-            _ => None,
-        }
+        let Report::Forward(Forward { error: Some(Failed::Covered(_)), status, .. }) = self else { return None };
+        Some(match status {
+            Some(_) => "the origin answered with an error; a stored response covers for it",
+            None => "no origin gave an answer; a stored response covers for it",
+        })
     }
 
     pub fn result(&self) -> CacheResult {

@@ -69,10 +69,7 @@ impl Fill {
         self.request.let_the_dead_rest(&self.cache.purges);
         self.request.origin.interims = Some(self.flight.interims.clone());
         self.request.add_conditions();
-        let mut answer = match self.complete().await {
-            Some(answer) => answer,
-            None => return,
-        };
+        let Some(mut answer) = self.complete().await else { return };
         if let (Ok(exchange), Some(stale)) = (&answer, &self.request.stale)
             && exchange.status == StatusCode::NOT_MODIFIED
             && (confirms_another(&exchange.fields, stale) || stale.standing(&self.cache.purges) == Standing::Dead)

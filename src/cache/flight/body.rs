@@ -76,7 +76,6 @@ pub(super) enum Next {
 }
 
 impl Body {
-    /// Bytes that have come.
     pub(crate) fn received(&self) -> u64 {
         self.end
     }
@@ -171,12 +170,10 @@ impl Body {
         !self.readers.is_empty()
     }
 
-    /// Whether all readers that it had have left.
     pub(crate) fn is_deserted(&self) -> bool {
         self.next_reader > 0 && self.readers.is_empty()
     }
 
-    /// Whether any reader had taken all that had come, and wanted more.
     pub(crate) fn has_waiting_readers(&self) -> bool {
         self.readers.iter().any(|position| position.waits)
     }

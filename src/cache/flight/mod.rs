@@ -259,7 +259,7 @@ impl Flight {
         self.state.lock().body.has_waiting_readers()
     }
 
-    /// Whether all that did have left.
+    /// Whether all readers that it had have left.
     pub fn is_deserted(&self) -> bool {
         self.state.lock().body.is_deserted()
     }

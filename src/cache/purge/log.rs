@@ -73,16 +73,13 @@ impl PurgeLog {
         let file =
             OpenOptions::new().create(true).append(true).open(&path).map_err(fail("cannot open the purge log"))?;
         if intact < text.len() {
-            let bytes = text.len() - intact;
-            match intact {
-                0 => tracing::warn!(
-                    path = %path.display(), bytes,
+            let what = match intact {
+                0 => {
                     "the purge log begins with what is no record, torn by a crash or not of a purge log, and is begun anew"
-                ),
-                _ => {
-                    tracing::warn!(path = %path.display(), bytes, "the purge log's last record was torn by a crash and is cut off; its purge was never confirmed")
                 }
-            }
+                _ => "the purge log's last record was torn by a crash and is cut off; its purge was never confirmed",
+            };
+            tracing::warn!(path = %path.display(), bytes = text.len() - intact, "{what}");
             file.set_len(intact as u64).map_err(fail("cannot cut off the torn end of the purge log"))?;
         }
         file.sync_all().and_then(|()| sync_parent(&path)).map_err(fail("cannot sync the purge log"))?;
@@ -237,11 +234,7 @@ fn parse(line: &[u8]) -> Option<Record> {
 
 /// Whether its numbers are such as a log comes to.
 fn is_credible(record: &Record) -> bool {
-    let retired = match record.event {
-        Event::Retired { up_to } => up_to.0,
-        _ => 0,
-    };
-    record.seq.0 <= HIGHEST && retired <= HIGHEST
+    record.seq.0 <= HIGHEST && !matches!(record.event, Event::Retired { up_to } if up_to.0 > HIGHEST)
 }
 
 #[cfg(test)]

@@ -48,9 +48,7 @@ pub struct Purges {
     directory: Option<PathBuf>,
     /// 0 until the log has one.
     log_id: AtomicU32,
-    /// Up to which purges are forgotten.
     retired: AtomicU64,
-    /// The newest number that a restart knows of.
     durable: AtomicU64,
     writing: Writing,
     pub history: History,

@@ -70,7 +70,7 @@ pub struct Waiting {
     ended: AtomicU64,
     /// Percent of the bound that the clients of one network may have.
     prefix_share: AtomicU32,
-    /// Whatever they are to wait for.
+    /// What streams as such take, whatever they are to wait for.
     pub(crate) streams: Arc<Quota>,
     in_hand: Arc<Quota>,
     /// What clients may send of bodies before it is taken, beyond what is every connection's due; and what is kept of bodies

@@ -71,7 +71,6 @@ pub struct Scan {
     pub files: AtomicU64,
     /// Files that were of no use.
     pub removed: AtomicU64,
-    /// How often it was begun.
     times: AtomicU64,
 }
 

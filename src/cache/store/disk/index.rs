@@ -157,8 +157,7 @@ impl Index {
         }
     }
 
-    /// Some entries from a place on, and the place to go on from; `None` at the end. What is entered or removed
-    /// meanwhile may or may not be among them.
+    /// As [`Slab::walk`].
     pub fn walk(&self, from: usize, most: usize) -> (Vec<Entry>, Option<usize>) {
         let (entries, next) = self.entries.walk(from, most);
         (entries.copied().collect(), next)

@@ -253,13 +253,9 @@ impl DiskTier {
         }
         let wanted = object.length() <= self.settings.load().max_object.0 && self.is_admitted(id.key);
         let chosen = choose(&volumes, id.key).filter(|_| wanted);
-        for volume in volumes.iter() {
-            match chosen {
-                Some(chosen) if Arc::ptr_eq(chosen, volume) => {}
-                _ if volume.files.may_have(id.key) => volume.files.remove(id),
-                _ => {}
-            }
-        }
+        let is_chosen = |volume: &Arc<Volume>| chosen.is_some_and(|chosen| Arc::ptr_eq(chosen, volume));
+        let others = volumes.iter().filter(|volume| !is_chosen(volume) && volume.files.may_have(id.key));
+        others.for_each(|volume| volume.files.remove(id));
         if let Some(volume) = chosen {
             volume.store(object.clone(), max_variants);
         }
@@ -270,12 +266,10 @@ impl DiskTier {
         self.settings.load().admission == Admission::Always || self.seen.before(key)
     }
 
-    /// What was read before this may be what is removed now.
     fn note_removal(&self) {
         self.removals.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// Counts removals so far.
     pub fn removals(&self) -> u64 {
         self.removals.load(Ordering::Acquire)
     }
@@ -293,10 +287,8 @@ impl DiskTier {
 
     /// What keeps an object from being written now.
     pub fn obstacle(&self, key: &CacheKey) -> Option<Trouble> {
-        match choose(&self.volumes.load(), KeyHash::of(key.as_str())) {
-            Some(volume) => volume.obstacle(),
-            None => Some(Trouble::OutOfService),
-        }
+        let volumes = self.volumes.load();
+        choose(&volumes, KeyHash::of(key.as_str())).map_or(Some(Trouble::OutOfService), |volume| volume.obstacle())
     }
 
     /// Takes a body in as it comes, `length` bytes if that is known. `head`: the object, as yet without it. `None`: it is not to

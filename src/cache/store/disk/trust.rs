@@ -37,7 +37,6 @@ impl Trust {
 /// What is believed of what was in a directory when it was taken into use.
 pub struct Before {
     purges: Arc<Purges>,
-    /// All of it has survived the purges up to this.
     survived: AtomicU64,
     /// Higher numbers are not believed.
     up_to: AtomicU64,

@@ -126,8 +126,7 @@ impl<V> Shard<V> {
         self.release(at).map_or(Step::Empty, |(value, weight)| Step::Evicted(value, weight))
     }
 
-    /// Some values from a place on, and the place to go on from; `None` at the end. What is entered or removed meanwhile
-    /// may or may not be among them.
+    /// As [`Slab::walk`].
     pub(crate) fn walk(&self, from: usize, most: usize) -> (impl Iterator<Item = &V>, Option<usize>) {
         let (entries, next) = self.entries.walk(from, most);
         (entries.filter_map(|entry| entry.value.as_ref()), next)
