@@ -107,7 +107,7 @@ impl Engine {
             || request.asks.no_store
             || request.slice.is_none() && miss.part.is_none() && asked_range(request, miss.stale.as_ref()).is_some();
         let rounds = if alone { 0 } else { MAX_ROUNDS };
-        for _ in 0..rounds {
+        for round in 0..rounds {
             let flight = match self.turn(&key, request) {
                 Turn::Lead(flight) => {
                     return match self.found_meanwhile(&flight, request) {
@@ -138,10 +138,21 @@ impl Engine {
                 Arrival::Settled(Settled::Object(object, how)) if object.variant.matches(presented) => {
                     return Ok(settled(object, how, collapsed(Stored::Nothing)));
                 }
-                Arrival::Settled(Settled::Failed(error)) => {
+                // Who goes on with what it has begun with asks for itself.
+                Arrival::Settled(Settled::Failed(OriginError::NotInSlices))
+                    if request.slice.is_some_and(|slice| !slice.begins) =>
+                {
+                    break;
+                }
+                // The request may have been to blame that caused it: once, that of another is tried.
+                Arrival::Settled(Settled::Failed(error))
+                    if round > 0
+                        || flight.is_impersonal()
+                        || !matches!(error, OriginError::Broken { .. } | OriginError::Invalid { .. }) =>
+                {
                     return Err(failed(error, collapsed(Stored::Nothing)));
                 }
-                Arrival::Settled(Settled::Object(..) | Settled::NotNeeded) | Arrival::Missed => {}
+                Arrival::Settled(Settled::Object(..) | Settled::Failed(_) | Settled::NotNeeded) | Arrival::Missed => {}
             }
             let found = self.cache.look_up(request, Timestamp::now()).await;
             match self.answer_from(request, found) {

@@ -54,6 +54,11 @@ impl<'a> RequestFacts<'a> {
         tells
     }
 
+    /// Whether an origin says to it what it would say to anybody.
+    pub fn is_impersonal(&self, rules: &CacheRules) -> bool {
+        !self.has_authorization && !self.may_be_about_who_asks(rules) && !self.is_unusual()
+    }
+
     /// Whether its form is such that an origin may refuse it, though it would not refuse others for the same: a large head,
     /// bytes that no browser sends, fields by which a request is another than its line says.
     fn is_unusual(&self) -> bool {

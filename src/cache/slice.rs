@@ -2,6 +2,7 @@
 
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 
+use crate::plan::CacheKey;
 use crate::request::Fields;
 
 use super::range::ContentRange;
@@ -13,6 +14,8 @@ pub struct Slice<K> {
     pub of: K,
     pub size: u64,
     pub number: u64,
+    /// Whether an answer begins with it: of what is not to be had so, the whole can be given instead.
+    pub begins: bool,
 }
 
 /// What an origin's answer is to who asked for a slice.
@@ -25,6 +28,13 @@ pub enum SliceVerdict {
     Other,
     /// A part, but not one that could be put together with others.
     Unusable,
+}
+
+impl Slice<&str> {
+    pub fn to_owned(self) -> Slice<CacheKey> {
+        let Slice { of, size, number, begins } = self;
+        Slice { of: CacheKey::from_written(of), size, number, begins }
+    }
 }
 
 impl<K> Slice<K> {
@@ -48,6 +58,8 @@ impl<K> Slice<K> {
             }
             StatusCode::NOT_MODIFIED => SliceVerdict::Slice,
             StatusCode::OK => SliceVerdict::Whole,
+            // There is nothing of which this could be the beginning: it is empty.
+            StatusCode::RANGE_NOT_SATISFIABLE if self.number == 0 => SliceVerdict::Unusable,
             _ => SliceVerdict::Other,
         }
     }
@@ -70,7 +82,7 @@ mod tests {
 
     #[test]
     fn what_an_origin_answers_to_who_asks_for_a_slice() {
-        let slice = Slice { of: "k", size: 10, number: 2 };
+        let slice = Slice { of: "k", size: 10, number: 2, begins: true };
         assert_eq!(slice.range(), "bytes=20-29");
         for (status, range, etag, expected) in [
             (206, "bytes 20-29/100", "\"a\"", SliceVerdict::Slice),
@@ -90,6 +102,8 @@ mod tests {
             let verdict = slice.verdict(StatusCode::from_u16(status).unwrap(), &fields);
             assert_eq!(verdict, expected, "{status} {range} {etag}");
         }
+        let empty = Slice { number: 0, ..slice }.verdict(StatusCode::RANGE_NOT_SATISFIABLE, &HeaderMap::new());
+        assert_eq!(empty, SliceVerdict::Unusable, "a 416 is for who has asked for a range");
     }
 
     #[test]

@@ -16,6 +16,7 @@ use crate::snapshot::Snapshot;
 
 use super::control::ClientDirectives;
 use super::engine::{Engine, FetchError, Fetched, NotStored, Source};
+use super::fill::{PrivateBody, Unread};
 use super::flight::{FlightHead, FlightReader};
 use super::freshness::Freshness;
 use super::head::Head;
@@ -59,22 +60,23 @@ impl Engine {
             return None;
         }
         let number = first_byte(request.view.method, request.view.fields) / size;
-        Some((Slice { of: request.key, size, number }, CacheKey::slice(request.key, size, number)))
+        let slice = Slice { of: request.key, size, number, begins: true };
+        Some((slice, CacheKey::slice(request.key, size, number)))
     }
 
     /// Answers from slices: begins with that which has the first byte wanted.
     async fn slices(self: &Arc<Self>, request: &CacheRequest<'_>, size: u64) -> Result<(Answer, Report), FetchError> {
         let first = first_byte(request.view.method, request.view.fields) / size;
         let mut owned = OwnedRequest::new(request, size);
-        let Fetched { source, report } = owned.acquire(self, first).await?;
-        let piece = match Piece::of(source) {
-            Ok(piece) => piece,
+        let Fetched { source, report } = owned.acquire(self, first, true).await?;
+        let (piece, freshness) = match Piece::of(source) {
+            Ok(begun) => begun,
             Err(source) => return Ok((Answer::Whole(*source), report)),
         };
         // For all further slices the client's own cache directives say nothing.
         owned.asks = ClientDirectives::default();
         // In memory of its own: the slice that it came with need not be kept for it.
-        let head = SlicedHead { head: piece.head.head.detached(), ..piece.head };
+        let head = SlicedHead { head: piece.head.detached(), freshness, range: piece.range };
         let reader = SliceReader { engine: self.clone(), request: owned, head, size, piece: Some((first, piece)) };
         Ok((Answer::Slices(Box::new(reader)), report))
     }
@@ -134,8 +136,8 @@ impl OwnedRequest {
         }
     }
 
-    /// Gets one slice, from wherever it is.
-    async fn acquire(&self, engine: &Arc<Engine>, number: u64) -> Result<Fetched, FetchError> {
+    /// Gets one slice, from wherever it is; `begins`: the answer begins with it.
+    async fn acquire(&self, engine: &Arc<Engine>, number: u64, begins: bool) -> Result<Fetched, FetchError> {
         let view = RequestView {
             method: &self.method,
             host: &self.host,
@@ -157,7 +159,7 @@ impl OwnedRequest {
             route_index: self.route,
         };
         let key = CacheKey::slice(&self.key, self.size, number);
-        let slice = Some(Slice { of: self.key.as_str(), size: self.size, number });
+        let slice = Some(Slice { of: self.key.as_str(), size: self.size, number, begins });
         let asks = self.asks;
         let request = CacheRequest {
             view: &view,
@@ -198,15 +200,17 @@ impl SlicedHead {
         self.range.total
     }
 
-    fn is_of_the_same(&self, other: &SlicedHead) -> bool {
-        let etag = |sliced: &SlicedHead| sliced.head.get(&header::ETAG).map(<[u8]>::to_vec); // byte for byte
-        self.range.total == other.range.total && etag(self).is_some() && etag(self) == etag(other)
+    /// Whether a slice is of this response: tags are compared byte for byte.
+    fn has(&self, piece: &Piece) -> bool {
+        let etag = self.head.get(&header::ETAG);
+        self.range.total == piece.range.total && etag.is_some() && etag == piece.head.get(&header::ETAG)
     }
 }
 
 /// One slice and how far it was read.
 struct Piece {
-    head: SlicedHead,
+    head: Head,
+    range: ContentRange,
     body: PieceBody,
     /// Bytes of the slice that were given.
     at: u64,
@@ -215,11 +219,15 @@ struct Piece {
 enum PieceBody {
     Stored(Arc<Object>),
     Stream(FlightReader),
+    /// As the origin sends it: it is for this request alone.
+    Passed(Unread),
+    /// All of that has come.
+    Over,
 }
 
 impl Piece {
-    /// What is no slice is given back.
-    fn of(source: Source) -> Result<Self, Box<Source>> {
+    /// A slice that is for all, and how fresh it is. What is none is given back.
+    fn of(source: Source) -> Result<(Self, Freshness), Box<Source>> {
         let (head, freshness, range, body) = match source {
             Source::Stored(object) => match object.part() {
                 Some(range) => (object.head.clone(), object.freshness, range, PieceBody::Stored(object)),
@@ -234,7 +242,22 @@ impl Piece {
             },
             other => return Err(Box::new(other)),
         };
-        Ok(Piece { head: SlicedHead { head, freshness, range }, body, at: 0 })
+        Ok((Piece { head, range, body, at: 0 }, freshness))
+    }
+
+    /// One with which an answer goes on: it may as well be for this request alone.
+    fn further(source: Source) -> Option<Self> {
+        let private = match source {
+            Source::Private(private) => private,
+            other => return Self::of(other).ok().map(|(piece, _)| piece),
+        };
+        let range = ContentRange::of_joinable(&private.head.fields())?;
+        let body = match private.body {
+            PrivateBody::Passed(unread) => PieceBody::Passed(unread),
+            PrivateBody::Kept(reader) => PieceBody::Stream(reader),
+            PrivateBody::Stored(object) => PieceBody::Stored(object),
+        };
+        Some(Piece { head: private.head, range, body, at: 0 })
     }
 
     /// Some bytes from a place in the slice on, at least one.
@@ -245,8 +268,8 @@ impl Piece {
                 Content::Memory(body) => Ok(Some(body.slice(from as usize..))),
                 Content::Disk(body) => body.clone().read(from).await.map(Some).map_err(OriginError::stored_body_lost),
             },
-            PieceBody::Stream(reader) => loop {
-                let Some(piece) = reader.next().await? else { return Ok(None) };
+            PieceBody::Stream(_) | PieceBody::Passed(_) | PieceBody::Over => loop {
+                let Some(piece) = self.next().await? else { return Ok(None) };
                 let before = self.at;
                 self.at += piece.len() as u64;
                 if self.at > from {
@@ -254,6 +277,26 @@ impl Piece {
                 }
             },
         }
+    }
+
+    /// What comes next of one that comes as it is sent.
+    async fn next(&mut self) -> Result<Option<Bytes>, OriginError> {
+        let piece = match &mut self.body {
+            PieceBody::Stream(reader) => return reader.next().await,
+            PieceBody::Passed(unread) => unread.exchange.read_body().await?,
+            PieceBody::Stored(_) | PieceBody::Over => return Ok(None),
+        };
+        let come = self.at + piece.as_ref().map_or(0, Bytes::len) as u64;
+        if come > self.range.length() {
+            return Err(OriginError::broken("a slice is longer than it says"));
+        }
+        if piece.is_none() || come == self.range.length() {
+            let body = std::mem::replace(&mut self.body, PieceBody::Over);
+            if let PieceBody::Passed(unread) = body {
+                unread.exchange.release(&unread.connector).await;
+            }
+        }
+        Ok(piece)
     }
 }
 
@@ -302,13 +345,14 @@ impl SliceReader {
     }
 
     async fn next_piece(&self, number: u64) -> Result<Piece, OriginError> {
-        let Fetched { source, .. } = self.request.acquire(&self.engine, number).await.map_err(|failed| failed.error)?;
-        let Ok(piece) = Piece::of(source) else { return Err(OriginError::broken("it is no longer given in slices")) };
-        if piece.head.is_of_the_same(&self.head) {
+        let Fetched { source, .. } =
+            self.request.acquire(&self.engine, number, false).await.map_err(|failed| failed.error)?;
+        let piece = Piece::further(source).ok_or_else(|| OriginError::broken("it is no longer given in slices"))?;
+        if self.head.has(&piece) {
             return Ok(piece);
         }
         // What is stored is of two versions, and only the newest slice is surely of the present one.
-        let total = self.head.total().max(piece.head.total());
+        let total = self.head.total().max(piece.range.total);
         let newest = Some(number).filter(|_| matches!(piece.body, PieceBody::Stream(_)));
         let (engine, key, size) = (self.engine.clone(), self.request.key.clone(), self.size);
         // Not on a worker: they may be many. Waited for, so that whoever asks again finds none of the old ones.

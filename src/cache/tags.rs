@@ -93,6 +93,19 @@ impl Tags {
         Tags { hashes: self.hashes.iter().copied().chain(groups).collect(), ..self }
     }
 
+    /// These and others, each once. `None`: they are more than are kept.
+    pub fn joined(&self, others: &Tags) -> Option<Self> {
+        let is_new = |hash: &TagHash| !self.hashes.contains(hash);
+        let hashes: Box<[TagHash]> =
+            self.hashes.iter().chain(others.hashes.iter().filter(|hash| is_new(hash))).copied().collect();
+        let mut names = self.names.to_string();
+        for name in others.names().filter(|name| is_new(&TagHash::of(name))) {
+            names.extend([name, "\t"]);
+        }
+        let fits = names.len() <= MAX_TAGS && hashes.len() <= MAX_TAGS / 2;
+        fits.then(|| Tags { hashes, names: names.into() })
+    }
+
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.names.split_terminator('\t')
     }
@@ -133,6 +146,13 @@ mod tests {
         assert_eq!(tags.hashes.as_ref(), expected);
         assert_eq!(tags.names().collect::<Vec<_>>(), ["a", "b", "c", "d e", "F"]);
         assert_eq!(Tags::default().names().next(), None);
+        let more = Tags::parse(&map(&[("surrogate-key", "x A")])).unwrap();
+        assert_eq!(tags.joined(&more).unwrap().names().collect::<Vec<_>>(), ["a", "b", "c", "d e", "F", "x"]);
+        let long = Tags::parse(&map(&[("surrogate-key", "tag"), ("cache-tag", &"y".repeat(MAX_TAG))])).unwrap();
+        let all = (0..20).try_fold(long, |all, number| {
+            all.joined(&Tags::parse(&map(&[("cache-tag", &format!("{number}{}", "z".repeat(1000)))])).unwrap())
+        });
+        assert_eq!(all, None, "what 304s bring is bounded, too");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, StatusCode, header};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
@@ -37,10 +37,17 @@ impl Interims {
         self.waiting.lock().is_empty()
     }
 
-    /// Tells another those from a place on, where many pass them on; gives the place after them.
-    pub fn tell(&self, other: &Interims, from: usize) -> usize {
+    /// Tells another those from a place on, where many pass them on; gives the place after them. `with_cookies`: they are for
+    /// that one alone.
+    pub fn tell(&self, other: &Interims, from: usize, with_cookies: bool) -> usize {
         let waiting = self.waiting.lock();
-        waiting.iter().skip(from).for_each(|(status, fields)| other.push(*status, fields.clone()));
+        for (status, fields) in waiting.iter().skip(from) {
+            let mut fields = fields.clone();
+            if !with_cookies {
+                fields.remove(header::SET_COOKIE);
+            }
+            other.push(*status, fields);
+        }
         waiting.len()
     }
 

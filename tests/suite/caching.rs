@@ -1,5 +1,7 @@
 //! What is stored, for how long, and how it is answered from.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use crate::harness::origin::Gate;
 use crate::harness::{Node, Origin, Protocol, Reply, Step, eventually};
 
@@ -461,4 +463,24 @@ fn an_error_that_one_client_provokes_takes_nothing_from_the_others() {
     // Nor does a 410, while what is stored is fresh: who says that not only this client gets it?
     assert_eq!(node.get_with("/a", &["Cache-Control: no-cache", "X-Provoke: 410"]).status, 410);
     assert!(node.get("/a").is_hit());
+}
+
+/// A 304 for something else says nothing of what is stored, which still stands in for an origin that fails then.
+#[test]
+fn what_a_304_did_not_confirm_covers_for_a_failure_of_the_second_question() {
+    for answer in [Vec::new(), Reply::status(503, &[], "down")] {
+        let answer = if answer.is_empty() { vec![Step::Close] } else { answer };
+        let count = AtomicUsize::new(0);
+        let origin = Origin::start(move |request| match request.field("if-none-match") {
+            Some(_) => Reply::head_only(304, &["ETag: \"b\""]),
+            None if count.fetch_add(1, Ordering::SeqCst) == 0 => {
+                Reply::ok(&["ETag: \"a\"", "Cache-Control: max-age=0, stale-if-error=600"], "kept")
+            }
+            None => answer.clone(),
+        });
+        let node = Node::caching(origin.address);
+        for _ in 0..3 {
+            assert_eq!(node.get("/a").text(), "kept");
+        }
+    }
 }

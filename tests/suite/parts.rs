@@ -254,3 +254,28 @@ fn what_is_there_of_a_part_is_explained() {
     });
     assert_eq!((&answer["stored"][0]["range"], &answer["stored"][0]["bytes"]), (&"0-7/20".into(), &8.into()));
 }
+
+/// What completes a part may say to one visitor what is not for others, as a 304 may.
+#[test]
+fn what_completes_a_part_for_a_visitor_says_nothing_of_that_visitor_to_others() {
+    let modified = "Last-Modified: Sun, 06 Nov 1994 08:49:37 GMT";
+    let count = AtomicUsize::new(0);
+    let origin = Origin::start(move |request| {
+        let who = format!("X-User: {}", request.field("cookie").unwrap_or("anybody"));
+        let fields = ["ETag: \"v1\"", modified, &who];
+        if count.fetch_add(1, Ordering::SeqCst) == 0 {
+            let head = format!("HTTP/1.1 200 OK\r\nContent-Length: 20\r\n{}\r\n\r\n01234567", fields.join("\r\n"));
+            return vec![Step::Send(head.into_bytes()), Step::Close];
+        }
+        match request.field("range") {
+            Some(_) => Reply::status(206, &[&fields[..], &["Content-Range: bytes 8-19/20"]].concat(), &WHOLE[8..]),
+            None => Reply::ok(&fields, WHOLE),
+        }
+    });
+    let node = Node::caching(origin.address);
+    break_off(&node);
+    let alice = node.get_with("/a", &["Cookie: alice"]);
+    assert_eq!((alice.text().as_str(), alice.field("x-user")), (WHOLE, Some("alice")));
+    let other = node.get("/a");
+    assert_eq!((other.text().as_str(), other.field("x-user")), (WHOLE, Some("anybody")), "{}", other.head);
+}

@@ -121,9 +121,9 @@ fn each_mistake_is_told_once_and_says_what_to_write() {
         (
             format!("[log]\nlevel = \"warning\"\n{POOL}{SITE}cache = {{ mode = \"respect\", ttl = \"1h\" }}\n"),
             &[
-                "bad.toml:2:9: wrong value for \"level\" in [log]: unknown level \"warning\", did you mean \"warn\"?",
-                "\"ttl\" has no effect in this mode",
-                "= hint: for responses that state no lifetime: default_ttl; for all, private and no-store included: mode",
+                "bad.toml:2:9: wrong value for \"level\" in [log]: unknown level \"warning\", did you mean \"warn\"? expected one of off, error, warn, info, debug, trace, or as \"seawall=debug\"",
+                "bad.toml:10:35: \"ttl\" has no effect in this mode",
+                "= hint: for responses that state no lifetime: default_ttl; for all, private and no-store included: mode = \"force\"",
             ],
         ),
         (

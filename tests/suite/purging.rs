@@ -263,3 +263,31 @@ fn what_was_purged_does_not_come_back_when_its_host_moves() {
         assert!(!node.get("/a").is_hit());
     }
 }
+
+/// A 304 may bring tags and groups: what is purged by them is gone, as what had them from the start.
+#[test]
+fn tags_that_a_304_brings_count() {
+    let groups = "Cache-Groups: \"g1\"";
+    let origin = Origin::start(move |request| match request.field("if-none-match") {
+        _ if request.head.starts_with("POST ") => Reply::ok(&["Cache-Group-Invalidation: \"g2\""], ""),
+        Some(_) => Reply::head_only(
+            304,
+            &["ETag: \"e\"", "Cache-Control: max-age=600", "Surrogate-Key: a b", "Cache-Groups: \"g1\", \"g2\""],
+        ),
+        None => Reply::ok(&["ETag: \"e\"", "Cache-Control: max-age=0", "Surrogate-Key: a old", groups], "x"),
+    });
+    let node = Node::caching(origin.address);
+    let purges: [(&str, &dyn Fn()); 4] = [
+        ("/by/b", &|| _ = node.purge(r#"{"tags": ["b"]}"#)),
+        ("/by/a", &|| _ = node.purge(r#"{"tags": ["a"]}"#)),
+        ("/by/old", &|| _ = node.purge(r#"{"tags": ["old"]}"#)),
+        ("/by/group", &|| _ = node.request("POST", "/", &[], "")),
+    ];
+    for (path, purge) in purges {
+        node.get(path);
+        node.get(path);
+        assert!(node.get(path).is_hit(), "{path}");
+        purge();
+        assert!(!node.get(path).is_hit(), "{path}");
+    }
+}

@@ -728,3 +728,65 @@ fn no_refresh_brings_back_what_a_purge_has_killed() {
     eprintln!("{} purges, {asked} answers, none of them purged", version.load(Ordering::SeqCst));
     assert!(asked > 100 && version.load(Ordering::SeqCst) > 100, "{asked} requests say nothing");
 }
+
+/// What an origin says before its answer is for who asked, unless that may be anybody.
+#[test]
+fn hints_for_one_visitor_reach_no_other() {
+    let (hinted, answered) = (Gate::default(), Gate::default());
+    let (for_hint, for_answer) = (hinted.clone(), answered.clone());
+    let origin = Origin::start(move |request| {
+        let who = request.field("cookie").unwrap_or("anybody");
+        let hint = Reply::head(103, &[&format!("Link: </{who}.css>; rel=preload"), "Set-Cookie: sid=s"]);
+        let waits = vec![Step::Wait(for_hint.clone()), Step::Send(hint), Step::Wait(for_answer.clone())];
+        [waits, Reply::ok(&["Cache-Control: max-age=60"], who)].concat()
+    });
+    let node = Node::caching(origin.address);
+    // Nothing shows that a request waits for another's fill, but that it causes none.
+    let mut rounds = 0;
+    let mut follow = |fields: &str| {
+        eventually("a request that follows", || {
+            rounds += 1;
+            let requests = origin.count();
+            let mut leads = node.client();
+            leads.send(format!("GET /{rounds} HTTP/1.1\r\nHost: shop.example\r\n{fields}\r\n"));
+            origin.wait_for(requests + 1);
+            let mut follows = node.client();
+            follows.send(format!("GET /{rounds} HTTP/1.1\r\nHost: shop.example\r\n\r\n"));
+            hinted.open();
+            let head = leads.head();
+            assert!(head.starts_with("HTTP/1.1 103 ") && head.contains("set-cookie: sid=s"), "{head}");
+            answered.open();
+            let head = follows.head();
+            (origin.count() == requests + 1).then_some(head)
+        })
+    };
+    let head = follow("Cookie: alice\r\n");
+    assert!(head.starts_with("HTTP/1.1 200 ") && !head.contains("alice.css"), "{head}");
+    let head = follow("");
+    assert!(
+        head.starts_with("HTTP/1.1 103 ") && head.contains("anybody.css") && !head.contains("set-cookie"),
+        "{head}"
+    );
+}
+
+/// Who follows is not denied what only the request that it follows was denied.
+#[test]
+fn a_failure_that_one_request_provokes_is_not_that_of_those_who_wait() {
+    let gate = Gate::default();
+    let for_origin = gate.clone();
+    let origin = Origin::start(move |request| match request.field("cookie") {
+        Some(_) => vec![Step::Wait(for_origin.clone()), Step::Close],
+        None => Reply::ok(&["Cache-Control: max-age=60"], "for all"),
+    });
+    let node = Node::caching(origin.address);
+    let mut evil = node.client();
+    evil.send("GET /a HTTP/1.1\r\nHost: shop.example\r\nCookie: evil\r\n\r\n");
+    origin.wait_for(1);
+    let mut others: Vec<_> = (0..4).map(|_| node.client()).collect();
+    others.iter_mut().for_each(|other| other.send("GET /a HTTP/1.1\r\nHost: shop.example\r\n\r\n"));
+    gate.open();
+    assert_eq!(evil.response("GET").status, 502);
+    for mut other in others {
+        assert_eq!(other.response("GET").text(), "for all");
+    }
+}

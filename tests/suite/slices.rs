@@ -281,3 +281,41 @@ fn versions_whose_tags_are_not_ascii_are_told_apart() {
         (whole.complete && whole.body == body(2)).then_some(())
     });
 }
+
+/// What may not be stored of a later slice goes to its client alone, and the answer does not end with it.
+#[test]
+fn a_visitor_gets_all_of_what_is_stored_in_slices_for_others() {
+    for protocol in Protocol::ALL {
+        let mut file = File::version(1);
+        file.fields = vec!["Last-Modified: Sun, 06 Nov 1994 08:49:37 GMT".into()];
+        let (origin, file) = origin(file);
+        let node = in_memory(protocol, &origin);
+        range(&node, "bytes=0-999");
+        let visitor = node.get_with("/film", &["Cookie: sid=1"]);
+        assert!(visitor.complete && visitor.body == body(1), "{}", visitor.head);
+        // One visitor's cookie says nothing of how others get it.
+        let before = origin.count();
+        range(&node, &format!("bytes={}-{}", 3 * SLICE, 3 * SLICE + 9));
+        assert!(origin.requests()[before..].iter().all(|request| request.field("range").is_some()));
+        // Nor does a cookie that only a newcomer is given.
+        file.lock().unwrap().fields = vec!["Cache-Control: max-age=600".into()];
+        node.get_with("/sticky", &["Range: bytes=0-999"]);
+        file.lock().unwrap().fields.push("Set-Cookie: lb=1".into());
+        let newcomer = node.get("/sticky");
+        assert!(newcomer.complete && newcomer.body == body(1), "{}", newcomer.head);
+    }
+}
+
+/// An empty object has no first slice, and who asks for all of it has asked for no range.
+#[test]
+fn an_empty_object_is_no_range_that_cannot_be_had() {
+    let origin = Origin::start(|request| match request.field("range") {
+        Some(_) => Reply::status(416, &["Content-Range: bytes */0"], ""),
+        None => Reply::ok(&["Cache-Control: max-age=60", "ETag: \"0\""], ""),
+    });
+    let node = in_memory(Protocol::H1, &origin);
+    for _ in 0..2 {
+        assert_eq!(node.get("/empty").status, 200);
+    }
+    assert_eq!(node.get_with("/empty", &["Range: bytes=0-9"]).status, 416);
+}

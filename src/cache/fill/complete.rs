@@ -17,7 +17,7 @@ use super::super::purge::Standing;
 use super::super::range::Span;
 use super::Fill;
 use super::deliver::Around;
-use super::receive::with_age;
+use super::receive::only_date;
 
 impl Fill {
     /// Asks an origin; if a part of the response is stored, for what that lacks, and goes on with it where the answer brings
@@ -63,16 +63,16 @@ impl Fill {
         add_date(&mut exchange.fields, times.response);
         let received = std::mem::take(&mut exchange.fields);
         let head = part.object.head.freshened_by(received.clone());
-        let fields = with_age(head.fields(), &received);
-        let length = Some(part.range.total);
-        let Ok(mut storable) = self.judge(StatusCode::OK, &fields, times, length, true) else {
+        let judged = self.judge_again(&part.object, &head, &received, times, part.range.total).ok();
+        // What it says to who asked alone has no place in an answer for all.
+        let for_all = || part.object.head.freshened_by(only_date(&received));
+        let Some(storable) = judged.filter(|ok| !self.is_about_who_asks(ok) || head.fields() == for_all().fields())
+        else {
             exchange.fields = received;
             return None;
         };
         (exchange.status, exchange.fields) = (StatusCode::OK, head.fields());
-        self.add_coding(exchange, length);
-        storable.variant = part.object.variant.clone();
-        storable.tags = part.object.tags().clone();
+        self.add_coding(exchange, Some(part.range.total));
         let (body, none) = (part.body.clone(), Bytes::new());
         let (before, after) = if missing.first > 0 { (body, none) } else { (none, body) };
         Some((storable, Around { before, after }))

@@ -68,17 +68,18 @@ impl Fill {
     pub(crate) async fn run(mut self, owner: oneshot::Sender<PrivateResponse>) {
         self.request.let_the_dead_rest(&self.cache.purges);
         self.request.origin.interims = Some(self.flight.interims.clone());
+        if self.request.facts().is_impersonal(self.request.rules()) {
+            self.flight.set_impersonal();
+        }
         self.request.add_conditions();
         let Some(mut answer) = self.complete().await else { return };
         if let (Ok(exchange), Some(stale)) = (&answer, &self.request.stale)
             && exchange.status == StatusCode::NOT_MODIFIED
             && (confirms_another(&exchange.fields, stale) || stale.standing(&self.cache.purges) == Standing::Dead)
         {
-            // It says nothing about what is stored here (RFC 9111 section 4.3.4), or a purge has killed that meanwhile.
-            if !self.cache.is_fresh(stale) {
-                self.cache.discard(stale);
-            }
-            self.request.stale = None;
+            // It says nothing about what is stored here (RFC 9111 section 4.3.4), or a purge has killed that meanwhile. What
+            // lives may still stand in for an origin that fails now.
+            self.request.let_the_dead_rest(&self.cache.purges);
             answer = self.ask_without(&[header::IF_NONE_MATCH, header::IF_MODIFIED_SINCE]).await;
         }
         match answer {

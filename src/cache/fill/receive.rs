@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderName, StatusCode, header};
 use tokio::sync::oneshot;
 
 use crate::clock::Timestamp;
@@ -17,7 +17,7 @@ use super::super::head::Head;
 use super::super::object::Object;
 use super::super::policy::{self, ResponseFacts, Storable};
 use super::super::reason::{Basis, SkipReason};
-use super::super::tags;
+use super::super::tags::{self, Tags};
 use super::super::vary;
 use super::deliver::Around;
 use super::{Fill, PrivateBody, PrivateResponse};
@@ -49,8 +49,7 @@ impl Fill {
         let length = exchange.content_length();
         match self.judge(exchange.status, &exchange.fields, times, length, false) {
             Ok(mut storable) => {
-                let groups = tags::groups(&exchange.fields, &GROUPS, self.request.key.view().origin());
-                storable.tags = storable.tags.with_groups(groups);
+                storable.tags = self.tags_of(&exchange.fields, storable.tags);
                 self.add_coding(&mut exchange, length);
                 match storable.part {
                     // What it is a slice of may be larger than anything that is stored.
@@ -66,14 +65,18 @@ impl Fill {
                     None => self.stream(exchange, storable, length, Around::default()).await,
                 }
             }
-            // The client asked for something else than a slice: it has to ask for itself.
-            Err(reason) if self.request.slice.is_some() => {
-                if reason.concerns_every_request() {
-                    let whole = self.request.slice.as_ref().map_or(&self.request.key, |slice| &slice.of);
-                    self.cache.uncacheable.remember_unsliced(whole);
+            Err(reason) if self.request.slice.as_ref().is_some_and(|slice| slice.begins) => {
+                // The client asked for something else than a slice: it has to ask for itself. One visitor's answer says
+                // nothing of what others get.
+                let is_about_one = matches!(reason, SkipReason::Visitor | SkipReason::SetCookie);
+                if let Some(slice) =
+                    self.request.slice.as_ref().filter(|_| reason.concerns_every_request() && !is_about_one)
+                {
+                    self.cache.uncacheable.remember_unsliced(&slice.of);
                 }
                 self.flight.settle(Settled::Failed(OriginError::NotInSlices));
             }
+            // Of an answer that has begun, the rest goes to its client as it is.
             Err(reason) => self.hand_over(exchange, reason, length, owner).await,
         }
     }
@@ -100,6 +103,33 @@ impl Fill {
         }
     }
 
+    /// Whether what is stored may go on being so with a head that newer fields were merged into; `length`: of the whole body.
+    pub(super) fn judge_again(
+        &self,
+        stale: &Object,
+        head: &Head,
+        received: &HeaderMap,
+        times: ExchangeTimes,
+        length: u64,
+    ) -> Result<Storable, SkipReason> {
+        // `Age` is not kept in stored heads, but counts in the exchange it came by.
+        let mut fields = head.fields();
+        if let Some(age) = received.get(header::AGE) {
+            fields.insert(header::AGE, age.clone());
+        }
+        let mut storable = self.judge(head.status, &fields, times, Some(length), true)?;
+        // Nor are tags. What is purged by one that it has, or had, may be hit once too often, and is never missed.
+        let tags = self.tags_of(received, Tags::parse(received).ok_or(SkipReason::TagsTooLarge)?);
+        storable.tags = stale.tags().joined(&tags).ok_or(SkipReason::TagsTooLarge)?;
+        storable.variant = stale.variant.clone();
+        Ok(storable)
+    }
+
+    /// Tags of a response, and the groups that it is in.
+    fn tags_of(&self, fields: &HeaderMap, tags: Tags) -> Tags {
+        tags.with_groups(tags::groups(fields, &GROUPS, self.request.key.view().origin()))
+    }
+
     /// Adds the coding's `Vary` where the route compresses.
     pub(super) fn add_coding(&self, exchange: &mut Exchange, length: Option<u64>) {
         if let Some(rules) = &self.request.rules().compress
@@ -107,6 +137,12 @@ impl Fill {
         {
             vary::add_coding(&mut exchange.fields);
         }
+    }
+
+    /// Whether what is confirmed may say to who asked what is not for others: nobody has said how long it is good for.
+    pub(super) fn is_about_who_asks(&self, storable: &Storable) -> bool {
+        let is_guessed = matches!(storable.freshness.basis, Basis::Heuristic | Basis::Validator);
+        is_guessed && self.request.facts().may_be_about_who_asks(self.request.rules())
     }
 
     /// The stored response, if it may stand in for an origin that failed. `status`: of its answer; `None`: none came.
@@ -129,26 +165,19 @@ impl Fill {
             if compress.is_some_and(suits) { head.varying_by_coding() } else { head }
         };
         let mut head = freshened_by(fields.clone());
-        // Tags are not among the fields that clients see: they stay as stored.
-        let merged = with_age(head.fields(), fields);
-        match self.judge(head.status, &merged, times, Some(stale.length()), true) {
+        match self.judge_again(stale, &head, fields, times, stale.length()) {
             Ok(mut storable) => {
-                storable.tags = stale.tags().clone();
-                storable.variant = stale.variant.clone();
                 storable.part = stale.part();
                 if !storable.excluded.is_empty() {
                     let (kept, excluded) = Head::split(head.status, head.fields(), &storable.excluded);
                     head = kept;
                     own.extend(excluded);
                 }
-                let is_guessed = matches!(storable.freshness.basis, Basis::Heuristic | Basis::Validator);
-                let is_about_who_asks = is_guessed && self.request.facts().may_be_about_who_asks(self.request.rules());
+                let is_about_who_asks = self.is_about_who_asks(&storable);
                 let own = (is_about_who_asks || !own.is_empty()).then(|| head.with(&own));
                 if is_about_who_asks {
                     // Nobody has said that what this request got is for all: to them it says only that nothing has changed.
-                    let is_date = |(name, _): &(HeaderName, HeaderValue)| *name == header::DATE;
-                    let all = fields.iter().map(|(name, value)| (name.clone(), value.clone()));
-                    head = freshened_by(all.filter(is_date).collect());
+                    head = freshened_by(only_date(fields));
                 }
                 let mut object =
                     Object::new(self.request.key.view(), head, stale.content.clone(), storable, self.flight.seq);
@@ -170,11 +199,7 @@ impl Fill {
     }
 }
 
-/// The fields to judge freshness by: `Age` is not kept in stored heads, but counts in the exchange it came by.
-pub(super) fn with_age(stored: HeaderMap, received: &HeaderMap) -> HeaderMap {
-    let mut fields = stored;
-    if let Some(age) = received.get(header::AGE) {
-        fields.insert(header::AGE, age.clone());
-    }
-    fields
+/// Of the fields of a response those that say when it was made.
+pub(super) fn only_date(fields: &HeaderMap) -> HeaderMap {
+    fields.get(header::DATE).map(|date| (header::DATE, date.clone())).into_iter().collect()
 }

@@ -90,11 +90,7 @@ impl FillRequest {
             site_index: request.matched.site_index,
             route_index: request.matched.route_index,
             key,
-            slice: request.slice.map(|Slice { of, size, number }| Slice {
-                of: CacheKey::from_written(of),
-                size,
-                number,
-            }),
+            slice: request.slice.map(Slice::to_owned),
             client_fields,
             client: view.client,
             version: view.version,

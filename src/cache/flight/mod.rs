@@ -53,6 +53,9 @@ pub struct Flight {
     spoilt: AtomicBool,
     /// Somebody wants, or wanted, most of it.
     wanted: AtomicBool,
+    /// The request that caused it tells nobody who asks: what the origin says to it before the head, or by failing, it says
+    /// to all.
+    impersonal: AtomicBool,
     /// When a reader took something last.
     taken_at: Arc<AtomicU64>,
     /// Its body in the account of readers, once it is stored: by itself, and by those who waited for it. Before the state:
@@ -104,6 +107,7 @@ impl Flight {
             buffer,
             spoilt: AtomicBool::new(false),
             wanted: AtomicBool::new(false),
+            impersonal: AtomicBool::new(false),
             taken_at: Arc::new(AtomicU64::new(ticks())),
             held: Mutex::default(),
             state: Mutex::default(),
@@ -120,6 +124,15 @@ impl Flight {
 
     pub fn is_spoilt(&self) -> bool {
         self.spoilt.load(Ordering::Acquire)
+    }
+
+    /// Notes that its request tells nobody who asks.
+    pub fn set_impersonal(&self) {
+        self.impersonal.store(true, Ordering::Release);
+    }
+
+    pub fn is_impersonal(&self) -> bool {
+        self.impersonal.load(Ordering::Acquire)
     }
 
     /// The head, if it has come and may be shared.

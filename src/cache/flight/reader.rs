@@ -53,7 +53,8 @@ impl Flight {
     }
 
     /// Waits for the head. Ends when the fill does, and every wait of a fill has a deadline.
-    /// `interims`: who is told of what goes before it.
+    /// `interims`: who is told of what goes before it. Who did not cause the fill is told what is for all: hints to a request
+    /// that tells nobody who asks, and no cookies.
     pub async fn arrival(
         self: &Arc<Self>,
         seat: Option<Seat>,
@@ -63,8 +64,8 @@ impl Flight {
         let mut told = 0;
         loop {
             let (changed, more) = (self.changed.notified(), self.interims.more());
-            if let Some(interims) = interims {
-                told = self.interims.tell(interims, told);
+            if let Some(interims) = interims.filter(|_| seat.is_some() || self.is_impersonal()) {
+                told = self.interims.tell(interims, told, seat.is_some());
             }
             let phase = self.state.lock().phase.clone();
             match phase {

@@ -12,6 +12,10 @@ use crate::request::Fields;
 use super::super::negotiate;
 use super::Presented;
 
+/// Parts of the names of fields that may let somebody in: `Authorization`, `X-Api-Key`, `X-Session`.
+const SECRETS: [&str; 12] =
+    ["auth", "cookie", "token", "key", "secret", "session", "sid", "pass", "jwt", "user", "identity", "signature"];
+
 /// It says itself how it is read, so that what is stored stays valid when the rules change.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Axis {
@@ -90,10 +94,8 @@ impl Axis {
     /// Whether its value may let somebody in who has it.
     pub(super) fn is_secret(&self) -> bool {
         match self {
-            Axis::Field(name) => {
-                [header::AUTHORIZATION, header::COOKIE].contains(name) || name.as_str().contains("token")
-            }
-            Axis::Cookie(_) | Axis::Cookies(_) => true,
+            Axis::Field(name) => SECRETS.iter().any(|part| name.as_str().contains(part)),
+            Axis::Cookie(_) | Axis::Cookies(_) | Axis::Fields(_) => true,
             _ => false,
         }
     }
