@@ -5,11 +5,11 @@ use smallvec::SmallVec;
 
 use crate::config::host::parse_authority;
 use crate::config::model::Limits;
-use crate::request::{Target, TargetError, content_length, is_tchar};
+use crate::request::{BAD_FORM, Target, content_length, is_tchar};
 
 use super::super::head::{
     BodyFraming, HEAD_TOO_LARGE, Refusal, RequestHead, TARGET_TOO_LONG, TOO_MANY_FIELDS, bad, expects_continue, lines,
-    only, refuse_method, target_error,
+    only, refuse_method,
 };
 use super::hpack::Section;
 
@@ -107,9 +107,9 @@ impl<'b> Parsed<'b> {
         }
         let path = std::str::from_utf8(path).map_err(|_| bad("the request target is not valid"))?;
         if !path.starts_with('/') {
-            return Err(target_error(TargetError::Form).into());
+            return Err(bad(BAD_FORM).into());
         }
-        let target = Target::parse(path).map_err(target_error)?;
+        let target = Target::parse(path).map_err(bad)?;
         let authority = self.authority()?;
         let (host, port) = parse_authority(authority).ok_or_else(|| bad("the :authority is not valid"))?;
         Ok(RequestHead {
