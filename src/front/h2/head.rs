@@ -75,10 +75,7 @@ impl<'b> Parsed<'b> {
     }
 
     fn push_field(&mut self, name: &'b [u8], value: &'b [u8]) -> Result<(), Fault> {
-        if !is_name(name) {
-            return Err(Fault::Malformed);
-        }
-        if name == b"te" && !value.eq_ignore_ascii_case(b"trailers") {
+        if !is_name(name) || name == b"te" && !value.eq_ignore_ascii_case(b"trailers") {
             return Err(Fault::Malformed);
         }
         let name = std::str::from_utf8(name).map_err(|_| Fault::Malformed)?; // it is ASCII
@@ -176,17 +173,14 @@ fn is_name(name: &[u8]) -> bool {
 /// Whether a field may have this value (RFC 9113 section 8.2.1).
 fn is_value(value: &[u8]) -> bool {
     let is_space = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
-    !is_space(value.first()) && !is_space(value.last()) && !value.iter().any(|byte| is_control(*byte))
+    let is_control = |byte: &u8| *byte < 0x20 && *byte != b'\t' || *byte == 0x7f;
+    !is_space(value.first()) && !is_space(value.last()) && !value.iter().any(is_control)
 }
 
 /// RFC 3986 section 3.1.
 fn is_scheme(scheme: &[u8]) -> bool {
     let is_part = |byte: &u8| byte.is_ascii_alphanumeric() || b"+-.".contains(byte);
     scheme.first().is_some_and(u8::is_ascii_alphabetic) && scheme.iter().all(is_part)
-}
-
-fn is_control(byte: u8) -> bool {
-    byte < 0x20 && byte != b'\t' || byte == 0x7f
 }
 
 /// Whether a field's name may have a byte: a token in lower case.
