@@ -93,7 +93,7 @@ impl Connection {
             let now = Instant::now();
             self.renew_limits();
             if had_output && self.machine.output().is_done() {
-                self.machine.active = now; // it has had nothing to do from here on
+                self.machine.active = now;
             }
             match event {
                 Event::Gone => break None,

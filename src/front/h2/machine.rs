@@ -92,7 +92,7 @@ pub struct Machine<R> {
     /// Those of a few bytes that have not been counted yet.
     pub(super) small_updates: u32,
     pub(super) leaving: Leaving,
-    /// When something last came or a stream ended.
+    /// When something last came, a stream ended, or the client took the last of what waited for it.
     pub(super) active: Instant,
     /// When something last came at all, and when it was asked whether the client is still there.
     heard: Instant,
