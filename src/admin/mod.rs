@@ -175,6 +175,7 @@ fn router(node: Arc<Node>) -> Router {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::request::tests::map;
 
     #[test]
     fn who_may_call() {
@@ -189,8 +190,7 @@ mod tests {
             (&[("host", "localhost"), ("sec-fetch-site", "cross-site")], true, true),
             (&[("host", "localhost"), ("sec-fetch-site", "none")], true, false),
         ] {
-            let fields = fields.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect();
-            assert_eq!(is_foreign(&fields, open), foreign, "{fields:?}");
+            assert_eq!(is_foreign(&map(fields), open), foreign, "{fields:?}");
         }
     }
 

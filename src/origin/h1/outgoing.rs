@@ -127,7 +127,7 @@ mod tests {
     fn bodies_are_framed_whatever_the_size_of_their_pieces() {
         let large = "x".repeat(COPIED + 1);
         let data = |length, last| Some(Frame::Data { piece: vec![b'x'; length].into(), last });
-        let trailers = HeaderMap::from_iter([("x-sum".parse().unwrap(), "1".parse().unwrap())]);
+        let trailers = crate::request::tests::map(&[("x-sum", "1")]);
         for (chunked, frames, expected) in [
             (false, &[None][..], "H;".to_owned()),
             (false, &[data(2, true)], "H;xx".to_owned()),
