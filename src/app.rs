@@ -231,7 +231,9 @@ async fn serve_until_stopped(node: &Arc<Node>, signals: &mut Signals) {
 }
 
 async fn reload_on_signal(node: Arc<Node>) {
-    notify_systemd(&[sd_notify::NotifyState::Reloading, monotonic_now()]);
+    let now = sd_notify::NotifyState::monotonic_usec_now();
+    let now = now.unwrap_or(sd_notify::NotifyState::Status("reloading"));
+    notify_systemd(&[sd_notify::NotifyState::Reloading, now]);
     node.reload().await;
     if !*node.shutdown.borrow() {
         notify_systemd(&[sd_notify::NotifyState::Ready]);
@@ -331,8 +333,4 @@ fn notify_systemd(states: &[sd_notify::NotifyState]) {
     if let Err(error) = sd_notify::notify(false, states) {
         tracing::warn!(%error, "cannot notify systemd");
     }
-}
-
-fn monotonic_now() -> sd_notify::NotifyState<'static> {
-    sd_notify::NotifyState::monotonic_usec_now().unwrap_or(sd_notify::NotifyState::Status("reloading"))
 }

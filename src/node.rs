@@ -122,9 +122,8 @@ impl Node {
     pub(crate) fn tell_of_descriptors(&self, limits: &Limits) {
         let most = self.open.most(limits);
         if most < limits.max_connections {
-            let wanted = limits.max_connections;
             tracing::warn!(
-                max_connections = wanted,
+                max_connections = limits.max_connections,
                 in_force = most,
                 "fewer connections than max_connections: the limit on open files is too low; raise LimitNOFILE of the service"
             );

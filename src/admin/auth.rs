@@ -43,12 +43,10 @@ fn authenticate(config: &Config, loopback: bool, authorization: Option<&[u8]>) -
         let rights = vec![TokenRight::Read, TokenRight::Purge, TokenRight::Operate];
         return Ok(Caller { name: "local".into(), rights, sites: None });
     }
-    let given = authorization.ok_or_else(|| unauthorized("a token is needed: Authorization: Bearer TOKEN"))?;
-    let scheme = given.get(..7).unwrap_or_default();
-    if !scheme.eq_ignore_ascii_case(b"bearer ") {
-        return Err(unauthorized("a token is needed: Authorization: Bearer TOKEN"));
-    }
-    let token = tokens::find(tokens, given[7..].trim_ascii()).ok_or_else(|| unauthorized("the token is not known"))?;
+    let given = authorization.and_then(|given| given.split_at_checked(7));
+    let given = given.filter(|(scheme, _)| scheme.eq_ignore_ascii_case(b"bearer "));
+    let (_, given) = given.ok_or_else(|| unauthorized("a token is needed: Authorization: Bearer TOKEN"))?;
+    let token = tokens::find(tokens, given.trim_ascii()).ok_or_else(|| unauthorized("the token is not known"))?;
     Ok(Caller { name: token.name.clone(), rights: token.rights.clone(), sites: token.sites.clone() })
 }
 

@@ -51,14 +51,9 @@ pub(crate) async fn status(State(node): State<Arc<Node>>, caller: Caller) -> Res
     caller.need(TokenRight::Read)?;
     let snapshot = node.snapshot.load();
     let (bytes, keys) = node.engine.cache.memory.usage();
-    let sites: Vec<Value> = snapshot
-        .config
-        .sites
-        .iter()
-        .zip(&snapshot.sites)
-        .filter(|(site, _)| caller.need_site(&site.name).is_ok())
-        .map(|(site, runtime)| json!({ "name": site.name, "version": runtime.version() }))
-        .collect();
+    let sites = snapshot.config.sites.iter().zip(&snapshot.sites);
+    let sites = sites.filter(|(site, _)| caller.need_site(&site.name).is_ok());
+    let sites = sites.map(|(site, runtime)| json!({ "name": site.name, "version": runtime.version() }));
     Ok(Json(json!({
         "node": snapshot.config.node.name,
         "region": snapshot.config.node.region,
@@ -89,40 +84,36 @@ pub(crate) async fn status(State(node): State<Arc<Node>>, caller: Caller) -> Res
             "fill_buffer": { "bytes": node.engine.flights.buffer.held(), "max_bytes": node.engine.flights.buffer.most() },
         },
         "purges": { "seq": node.engine.cache.purges.current(), "marks": node.engine.cache.purges.marks() },
-        "sites": sites,
+        "sites": sites.collect::<Vec<Value>>(),
     })))
 }
 
 pub(crate) async fn pools(State(node): State<Arc<Node>>, caller: Caller) -> Result<Json<Value>, Problem> {
     caller.need_everywhere(TokenRight::Read)?;
     let snapshot = node.snapshot.load();
-    let pools: Vec<Value> = snapshot
-        .pools
-        .iter()
-        .map(|pool| {
-            let origins = pool.origins.iter().zip(&pool.config.origins).map(|(state, configured)| {
-                json!({
-                    "address": state.address,
-                    "status": state.status(),
-                    "weight": configured.weight,
-                    "active": state.active(),
-                    "requests": state.requests.load(Ordering::Relaxed),
-                    "failures": state.failures.load(Ordering::Relaxed),
-                    "resolved": state.addresses(),
-                    // Of these those that take no requests for now.
-                    "down": state.addresses_down(),
-                    "last_error": state.last_error(),
-                })
-            });
+    let pools = snapshot.pools.iter().map(|pool| {
+        let origins = pool.origins.iter().zip(&pool.config.origins).map(|(state, configured)| {
             json!({
-                "name": pool.config.name,
-                "balance": pool.config.balance.as_str(),
-                "fallback": pool.config.fallback.map(|id| &snapshot.config.pool(id).name),
-                "origins": origins.collect::<Vec<Value>>(),
+                "address": state.address,
+                "status": state.status(),
+                "weight": configured.weight,
+                "active": state.active(),
+                "requests": state.requests.load(Ordering::Relaxed),
+                "failures": state.failures.load(Ordering::Relaxed),
+                "resolved": state.addresses(),
+                // Of these those that take no requests for now.
+                "down": state.addresses_down(),
+                "last_error": state.last_error(),
             })
+        });
+        json!({
+            "name": pool.config.name,
+            "balance": pool.config.balance.as_str(),
+            "fallback": pool.config.fallback.map(|id| &snapshot.config.pool(id).name),
+            "origins": origins.collect::<Vec<Value>>(),
         })
-        .collect();
-    Ok(Json(json!({ "pools": pools })))
+    });
+    Ok(Json(json!({ "pools": pools.collect::<Vec<Value>>() })))
 }
 
 /// The configuration in force, as the node understood it.
@@ -130,35 +121,27 @@ pub(crate) async fn config(State(node): State<Arc<Node>>, caller: Caller) -> Res
     caller.need_everywhere(TokenRight::Read)?;
     let snapshot = node.snapshot.load();
     let config = &snapshot.config;
-    let sites: Vec<Value> = config
-        .sites
-        .iter()
-        .map(|site| {
-            let routes: Vec<Value> = site
-                .routes
-                .iter()
-                .map(|route| {
-                    json!({
-                        "path": route.path.as_str(),
-                        "methods": route.methods.as_ref().map(|methods| {
-                            let mut names: Vec<&str> = methods.iter().map(|method| method.as_str()).collect();
-                            names.sort_unstable();
-                            names
-                        }),
-                        "pool": config.pool(route.pool).name,
-                        "cache": describe_mode(route.cache.mode),
-                    })
-                })
-                .collect();
-            json!({ "name": site.name, "version": site.version, "routes": routes })
-        })
-        .collect();
+    let sites = config.sites.iter().map(|site| {
+        let routes = site.routes.iter().map(|route| {
+            json!({
+                "path": route.path.as_str(),
+                "methods": route.methods.as_ref().map(|methods| {
+                    let mut names: Vec<&str> = methods.iter().map(|method| method.as_str()).collect();
+                    names.sort_unstable();
+                    names
+                }),
+                "pool": config.pool(route.pool).name,
+                "cache": describe_mode(route.cache.mode),
+            })
+        });
+        json!({ "name": site.name, "version": site.version, "routes": routes.collect::<Vec<Value>>() })
+    });
     Ok(Json(json!({
         "generation": snapshot.generation,
         "files": config.files,
         "listen": node.fixed.listeners.iter().map(|listener| listener.address).collect::<Vec<_>>(),
         "pools": config.pools.iter().map(|pool| &pool.name).collect::<Vec<_>>(),
-        "sites": sites,
+        "sites": sites.collect::<Vec<Value>>(),
     })))
 }
 
@@ -229,13 +212,10 @@ pub(crate) async fn set_version(
     caller.need_site(&site)?;
     let request: VersionRequest = serde_json::from_slice(&body)
         .map_err(|error| Problem::bad_request(format!("expected {{\"version\": NUMBER}}: {error}")))?;
-    match node.set_version(&site, request.version).await? {
-        Some(done) => {
-            tracing::info!(caller = caller.name, site, version = request.version, "version set");
-            Ok(Json(done))
-        }
-        None => Err(Problem::not_found(format!("there is no site {site:?}"))),
-    }
+    let none = || Problem::not_found(format!("there is no site {site:?}"));
+    let done = node.set_version(&site, request.version).await?.ok_or_else(none)?;
+    tracing::info!(caller = caller.name, site, version = request.version, "version set");
+    Ok(Json(done))
 }
 
 /// Takes an origin out of service, or back in.

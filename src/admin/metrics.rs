@@ -24,7 +24,7 @@ pub(crate) async fn metrics(State(node): State<Arc<Node>>, caller: Caller) -> Re
     metrics.fills.set(node.engine.flights.len() as i64);
     metrics.purge_seq.set(node.engine.cache.purges.current().0 as i64);
     metrics.purge_marks.set(node.engine.cache.purges.marks() as i64);
-    // Directories come and go with the configuration: their series are made anew.
+    // Directories and origins come and go with the configuration: their series are made anew.
     metrics.disk.reset();
     metrics.disk_troubles.reset();
     for disk in node.engine.cache.disk.views() {
@@ -47,7 +47,6 @@ pub(crate) async fn metrics(State(node): State<Arc<Node>>, caller: Caller) -> Re
             metrics.disk_troubles.with_label_values(&[disk.path.as_str(), word]).set(times as i64);
         }
     }
-    // Origins come and go with the configuration: their series are made anew.
     for family in [&metrics.origin_up, &metrics.origin_active, &metrics.origin_requests, &metrics.origin_failures] {
         family.reset();
     }

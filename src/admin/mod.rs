@@ -6,7 +6,6 @@ mod handlers;
 mod metrics;
 mod problem;
 mod purge;
-mod purges;
 mod url;
 mod warm;
 
@@ -105,13 +104,10 @@ pub(crate) async fn serve(listener: TcpListener, node: Arc<Node>) {
 
 /// Answers a call whose body does not come, or that takes too long for another reason.
 async fn with_deadline(request: Request, next: Next) -> Response {
-    match tokio::time::timeout(CALL_TIMEOUT, next.run(request)).await {
-        Ok(response) => response,
-        Err(_) => {
-            let detail = "the call did not come or was not done in time; what it began may still be done";
-            Problem::new(StatusCode::REQUEST_TIMEOUT, detail).into_response()
-        }
-    }
+    tokio::time::timeout(CALL_TIMEOUT, next.run(request)).await.unwrap_or_else(|_| {
+        let detail = "the call did not come or was not done in time; what it began may still be done";
+        Problem::new(StatusCode::REQUEST_TIMEOUT, detail).into_response()
+    })
 }
 
 /// Refuses what a page from elsewhere makes a browser send: where no token is needed, being on the machine is all that a
@@ -161,8 +157,8 @@ fn router(node: Arc<Node>) -> Router {
         .route("/v1/reload", post(handlers::reload))
         .route("/v1/explain", get(explain::explain))
         .route("/v1/purge", post(purge::purge))
-        .route("/v1/purges", get(purges::list))
-        .route("/v1/purges/{seq}", get(purges::one))
+        .route("/v1/purges", get(purge::list))
+        .route("/v1/purges/{seq}", get(purge::one))
         .route("/v1/warm", post(warm::start))
         .route("/v1/warm/{id}", get(warm::progress).delete(warm::stop))
         .route("/v1/sites/{site}/version", post(handlers::set_version))
@@ -179,6 +175,7 @@ fn router(node: Arc<Node>) -> Router {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::request::tests::map;
 
     #[test]
     fn who_may_call() {
@@ -193,8 +190,7 @@ mod tests {
             (&[("host", "localhost"), ("sec-fetch-site", "cross-site")], true, true),
             (&[("host", "localhost"), ("sec-fetch-site", "none")], true, false),
         ] {
-            let fields = fields.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect();
-            assert_eq!(is_foreign(&fields, open), foreign, "{fields:?}");
+            assert_eq!(is_foreign(&map(fields), open), foreign, "{fields:?}");
         }
     }
 

@@ -1,19 +1,19 @@
 //! `POST /v1/purge`: what is to be purged, read strictly, since a purge that is misunderstood is either an
-//! outage or a page that stays.
+//! outage or a page that stays. `GET /v1/purges`: the purges of late, and what came of them.
 
 use std::collections::HashSet;
 use std::sync::Arc;
 
 use axum::Json;
 use axum::body::Bytes;
-use axum::extract::State;
+use axum::extract::{Path, State};
 use axum::http::{Method, StatusCode};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::task::spawn_blocking;
 
 use crate::cache::object::Object;
-use crate::cache::purge::Target;
+use crate::cache::purge::{PurgeSeq, Target};
 use crate::cache::tags::{MAX_TAG, TagHash};
 use crate::config::model::{Config, TokenRight};
 use crate::node::Node;
@@ -27,6 +27,8 @@ use super::url::Located;
 
 /// URLs or tags in one call.
 const MAX_TARGETS: usize = 1000;
+/// Purges in one answer.
+const MOST: usize = 100;
 
 /// What a call asks for: exactly one of the kinds.
 #[derive(Debug, Default, Deserialize)]
@@ -86,6 +88,21 @@ pub(crate) async fn purge(State(node): State<Arc<Node>>, caller: Caller, body: B
     Ok(Json(answer))
 }
 
+pub(crate) async fn list(State(node): State<Arc<Node>>, caller: Caller) -> Result<Json<Value>, Problem> {
+    caller.need_everywhere(TokenRight::Read)?;
+    Ok(Json(json!({ "purges": node.engine.cache.purges.history.latest(MOST) })))
+}
+
+pub(crate) async fn one(
+    State(node): State<Arc<Node>>,
+    caller: Caller,
+    Path(seq): Path<u64>,
+) -> Result<Json<Value>, Problem> {
+    caller.need_everywhere(TokenRight::Read)?;
+    let none = || Problem::not_found(format!("there is no purge {seq}; only the latest are remembered"));
+    Ok(Json(json!(node.engine.cache.purges.history.get(PurgeSeq(seq)).ok_or_else(none)?)))
+}
+
 /// What a purge would hit.
 async fn try_out(node: &Node, targets: Vec<Target>) -> Result<Json<Value>, Problem> {
     let engine = node.engine.clone();
@@ -109,10 +126,8 @@ async fn most_used(node: &Node, targets: Vec<Target>, most: usize) -> Result<Vec
     let objects = spawn_blocking(move || engine.cache.most_used(&targets, most)).await?;
     let wanted = |object: &Arc<Object>| {
         let KeyOrigin { tls, host, port } = object.key().origin();
-        let (path, query) = match object.key().path_and_query().split_once('?') {
-            Some((path, query)) => (path, Some(query.to_owned())),
-            None => (object.key().path_and_query(), None),
-        };
+        let whole = object.key().path_and_query();
+        let (path, query) = whole.split_once('?').map_or((whole, None), |(path, query)| (path, Some(query.to_owned())));
         let scheme = if tls { Scheme::Https } else { Scheme::Http };
         let fields = object.variant.request_fields();
         // A port in a key is one that counted.
@@ -253,12 +268,9 @@ mod tests {
             .map_err(|problem| serde_json::to_value(&problem).unwrap()["status"].as_u64().unwrap() as u16)
     }
 
-    fn everyone() -> Caller {
-        crate::admin::auth::tests::caller(&[TokenRight::Purge], None)
-    }
-
     #[test]
     fn what_calls_mean() {
+        let everyone = crate::admin::auth::tests::caller(&[TokenRight::Purge], None);
         let url = |site: &str, uri: &str| Target::Url { site: site.into(), uri: uri.into() };
         let tag = |site: Option<&str>, tag: &str| Target::Tag { site: site.map(str::to_owned), tag: TagHash::of(tag) };
         for (body, expected) in [
@@ -291,7 +303,7 @@ mod tests {
             (r#"{"url": "http://shop.example/", "prefix": "http://shop.example/"}"#, Err(400)),
             (r#"{"al": true}"#, Err(400)),
         ] {
-            assert_eq!(read(body, &everyone()), expected, "{body}");
+            assert_eq!(read(body, &everyone), expected, "{body}");
         }
     }
 

@@ -26,7 +26,7 @@ impl<'c> Located<'c> {
             return Err(invalid("it has neither a scheme nor a path"));
         }
         let absolute = if url.contains("://") { url.to_owned() } else { format!("http://{url}") };
-        let target = Target::parse(&absolute).map_err(|error| invalid(error.as_str()))?;
+        let target = Target::parse(&absolute).map_err(invalid)?;
         let authority = target.authority.ok_or_else(|| invalid("it has no host"))?;
         let (host, port) = parse_authority(authority).ok_or_else(|| invalid("its host is not valid"))?;
         let no_site = || {

@@ -10,7 +10,7 @@ use serde::Deserialize;
 
 use crate::config::model::TokenRight;
 use crate::node::Node;
-use crate::warm::{Job, Progress, TooManyWarmUps, Wanted};
+use crate::warm::{Job, Progress, Wanted};
 
 use super::auth::Caller;
 use super::problem::{Problem, read_body};
@@ -56,7 +56,8 @@ pub(crate) async fn start(
     };
     let wanted = Problem::of_each(&request.urls, wanted)?;
     let sites = caller.sites().map(<[String]>::to_vec);
-    let job = node.warm_ups.start(&node.engine, &node.snapshot, wanted, request.concurrency, sites)?;
+    let job = node.warm_ups.start(&node.engine, &node.snapshot, wanted, request.concurrency, sites);
+    let job = job.map_err(|error| Problem::new(StatusCode::TOO_MANY_REQUESTS, error.to_string()))?;
     tracing::info!(caller = caller.name, id = job.id, urls = request.urls.len(), "warming up");
     Ok(Json(job.progress()))
 }
@@ -93,10 +94,4 @@ fn find(node: &Node, caller: &Caller, id: u64) -> Result<Arc<Job>, Problem> {
         (None, Some(_)) => false,
     });
     job.ok_or_else(|| Problem::not_found(format!("there is no warm-up {id}; only the latest are remembered")))
-}
-
-impl From<TooManyWarmUps> for Problem {
-    fn from(error: TooManyWarmUps) -> Self {
-        Problem::new(StatusCode::TOO_MANY_REQUESTS, error.to_string())
-    }
 }

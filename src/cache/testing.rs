@@ -5,16 +5,13 @@ use http::{HeaderMap, StatusCode, Version};
 
 use crate::plan::CacheKey;
 use crate::request::Fields;
+pub(super) use crate::request::tests::map;
 
 use super::head::Head;
 use super::object::Object;
 use super::policy::Storable;
 use super::purge::PurgeSeq;
 use super::vary::Presented;
-
-pub(super) fn map(fields: &[(&str, &str)]) -> HeaderMap {
-    fields.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect()
-}
 
 /// What is stored of a URI of one site, begun when this purge was the newest.
 pub(super) fn object(uri: &str, fields: &[(&str, &str)], body: impl Into<Bytes>, seq: u64) -> Object {

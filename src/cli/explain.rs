@@ -17,7 +17,7 @@ use crate::config::load;
 use crate::config::model::{CacheMemory, CacheMode, CacheRules, Config};
 use crate::config::units::format_duration;
 use crate::plan::{Plan, plan};
-use crate::request::{Fields, RequestView, Scheme, Target, TargetError};
+use crate::request::{Fields, RequestView, Scheme, Target};
 
 use super::admin_client::AdminArgs;
 use super::{counted, list, text};
@@ -140,7 +140,7 @@ fn offline(
 
 /// The rules of the route that a request belongs to.
 fn rules_for(config: &Config, method: &Method, target: &str, fields: &HeaderMap) -> Result<CacheRules, String> {
-    let target = Target::parse(target).map_err(TargetError::as_str)?;
+    let target = Target::parse(target)?;
     let host = fields.get(header::HOST).and_then(|host| host.to_str().ok()).or(target.authority);
     let host = host.ok_or("the request has no Host, by which its site is found")?;
     let (name, port) = crate::config::host::parse_authority(host).ok_or("the request's Host is not valid")?;

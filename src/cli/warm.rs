@@ -146,10 +146,8 @@ fn urls_in(text: &str) -> Result<Vec<Line>, String> {
 }
 
 fn stop_on_ctrl_c() -> Result<(), String> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| format!("cannot set up signals: {error}"))?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| format!("cannot set up signals: {error}"))?;
     std::thread::spawn(move || {
         // Without it, Ctrl-C ends the command, and the node goes on.
         if runtime.block_on(tokio::signal::ctrl_c()).is_ok() {
@@ -191,7 +189,7 @@ impl Report {
         self.there += number("there");
         self.not_stored += number("not_stored");
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-        let failures = progress["failures"].as_array().into_iter().flatten();
+        let failures = super::list(&progress["failures"]);
         self.failures.extend(failures.map(|failure| (text(&failure["url"]), text(&failure["reason"]))));
     }
 

@@ -236,12 +236,9 @@ pub(crate) fn floor_char_boundary(text: &str, index: usize) -> usize {
 /// The candidate that the operator most likely meant, if any is close enough.
 pub(crate) fn did_you_mean<'c>(written: &str, candidates: impl IntoIterator<Item = &'c str>) -> Option<&'c str> {
     let allowed = (written.chars().count() / 3).clamp(1, 3);
-    candidates
-        .into_iter()
-        .map(|candidate| (strsim::osa_distance(written, candidate), candidate))
-        .filter(|(distance, _)| *distance <= allowed)
-        .min()
-        .map(|(_, candidate)| candidate)
+    let measured = candidates.into_iter().map(|candidate| (strsim::osa_distance(written, candidate), candidate));
+    let close = measured.filter(|(distance, _)| *distance <= allowed);
+    close.min().map(|(_, candidate)| candidate)
 }
 
 #[cfg(test)]

@@ -77,10 +77,7 @@ impl std::str::FromStr for HostPattern {
         if text == "*" {
             return Ok(HostPattern::Any);
         }
-        let (wildcard, name) = match text.strip_prefix("*.") {
-            Some(name) => (true, name),
-            None => (false, text),
-        };
+        let (wildcard, name) = text.strip_prefix("*.").map_or((false, text), |name| (true, name));
         match parse_authority(name).ok_or_else(expected)? {
             (_, Some(_)) => Err(format!("{text:?} has a port where none is expected")),
             (host, None) if wildcard => Ok(HostPattern::Below(host.into_owned())),
@@ -91,17 +88,11 @@ impl std::str::FromStr for HostPattern {
 
 /// Finds what belongs to a host in constant time per label, however many sites there are.
 /// An exact name wins over a wildcard, a longer wildcard over a shorter one, `*` comes last.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct HostMap<T> {
     exact: HashMap<String, T>,
     below: HashMap<String, T>,
     any: Option<T>,
-}
-
-impl<T> Default for HostMap<T> {
-    fn default() -> Self {
-        HostMap { exact: HashMap::new(), below: HashMap::new(), any: None }
-    }
 }
 
 impl<T: Copy> HostMap<T> {

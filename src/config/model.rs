@@ -22,7 +22,7 @@ pub(crate) use super::section::node::Node;
 pub(crate) use super::section::pool::{
     Balance, Endpoint, HashKey, Health, Origin, OriginProtocol, Pool, PoolId, Probe,
 };
-pub(crate) use super::section::route::{BodyLimit, Route};
+pub(crate) use super::section::route::Route;
 pub(crate) use super::section::site::{EncodedDots, Site};
 pub(crate) use super::tokens::TokenRight;
 

@@ -74,10 +74,8 @@ fn glob(pattern: &[u8], text: &[u8]) -> bool {
         if parts.peek().is_none() {
             return rest.ends_with(part);
         }
-        match memchr::memmem::find(rest, part) {
-            Some(at) => rest = &rest[at + part.len()..],
-            None => return false,
-        }
+        let Some(at) = memchr::memmem::find(rest, part) else { return false };
+        rest = &rest[at + part.len()..];
     }
     rest.is_empty()
 }

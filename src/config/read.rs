@@ -37,16 +37,13 @@ impl<'t, 'i> Table<'t, 'i> {
     }
 
     fn new(name: String, table: &'t DeTable<'i>, place: Place, errors: &'t Diagnostics) -> Self {
-        let entries = table
-            .iter()
-            .map(|(key, value)| Entry {
-                key: key.get_ref().as_ref(),
-                key_place: Place::of(place.file, key.span()),
-                value: Value::new(place.file, value),
-                taken: false,
-            })
-            .collect();
-        Table { entries, asked: Vec::new(), name, place, errors }
+        let entries = table.iter().map(|(key, value)| Entry {
+            key: key.get_ref().as_ref(),
+            key_place: Place::of(place.file, key.span()),
+            value: Value::new(place.file, value),
+            taken: false,
+        });
+        Table { entries: entries.collect(), asked: Vec::new(), name, place, errors }
     }
 
     /// A value as a table, if it is one.

@@ -24,9 +24,7 @@ pub(crate) fn read(path: &Path) -> io::Result<Vec<u8>> {
 
 /// Reads a file of text. The error says what is wrong with it, not which it is.
 pub(crate) fn read_source(path: &Path) -> Result<Source, String> {
-    let text = read(path)
-        .map_err(|error| error.to_string())
-        .and_then(|bytes| String::from_utf8(bytes).map_err(|_| "it is not UTF-8".to_owned()));
-    let text = text.map_err(|error| format!("cannot be read: {error}"))?;
+    let bytes = read(path).map_err(|error| format!("cannot be read: {error}"))?;
+    let text = String::from_utf8(bytes).map_err(|_| "cannot be read: it is not UTF-8")?;
     Ok(Source { path: path.to_owned(), text: text.into(), secret: false })
 }

@@ -24,25 +24,13 @@ pub(crate) fn resolve(mut files: Vec<Table<'_, '_>>, are_all: bool, errors: &Dia
     let (mut listeners, mut certificates, mut has_certificate) = (Vec::new(), Vec::new(), false);
     let (mut admin, mut disk, mut sites) = (None, None, Vec::new());
     for mut file in files {
-        if let Some(table) = once.table(&mut file, "node", "[node]") {
-            config.node = node::read(table);
-        }
-        if let Some(table) = once.table(&mut file, "admin", "[admin]") {
-            admin = admin::read(table);
-        }
-        if let Some(table) = once.table(&mut file, "log", "[log]") {
-            config.log = log::read(table);
-        }
-        if let Some(table) = once.table(&mut file, "limits", "[limits]") {
-            config.limits = limits::read(table);
-        }
+        once.read(&mut file, "node", "[node]", &mut config.node, node::read);
+        once.read(&mut file, "admin", "[admin]", &mut admin, admin::read);
+        once.read(&mut file, "log", "[log]", &mut config.log, log::read);
+        once.read(&mut file, "limits", "[limits]", &mut config.limits, limits::read);
         if let Some(mut cache) = file.table("cache", "[cache]", "[cache.memory] or [cache.disk]") {
-            if let Some(table) = once.table(&mut cache, "memory", "[cache.memory]") {
-                config.memory = memory::read(table);
-            }
-            if let Some(table) = once.table(&mut cache, "disk", "[cache.disk]") {
-                disk = Some(disk::read(table));
-            }
+            once.read(&mut cache, "memory", "[cache.memory]", &mut config.memory, memory::read);
+            once.read(&mut cache, "disk", "[cache.disk]", &mut disk, |table| Some(disk::read(table)));
             cache.finish();
         }
         listeners.extend(file.tables("listen", "[[listen]]").into_iter().filter_map(listen::read));
@@ -76,8 +64,19 @@ pub(crate) fn resolve(mut files: Vec<Table<'_, '_>>, are_all: bool, errors: &Dia
 struct Once(HashMap<String, Place>);
 
 impl Once {
-    fn table<'t, 'i>(&mut self, file: &mut Table<'t, 'i>, key: &'static str, name: &str) -> Option<Table<'t, 'i>> {
-        file.table(key, name, name).inspect(|table| self.check(table))
+    /// Reads a table into its place, if it is there.
+    fn read<'t, 'i, T>(
+        &mut self,
+        file: &mut Table<'t, 'i>,
+        key: &'static str,
+        name: &str,
+        place: &mut T,
+        read: impl FnOnce(Table<'t, 'i>) -> T,
+    ) {
+        if let Some(table) = file.table(key, name, name) {
+            self.check(&table);
+            *place = read(table);
+        }
     }
 
     fn check(&mut self, table: &Table) {

@@ -31,10 +31,8 @@ pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
             "" => format!("{text:?} has no unit; {EXPECTED}"),
             unit => format!("unknown unit {unit:?}; {EXPECTED}"),
         })?;
-        total = number
-            .checked_mul(factor)
-            .and_then(|part| total.checked_add(part))
-            .ok_or_else(|| format!("{text:?} is too long a duration"))?;
+        let sum = number.checked_mul(factor).and_then(|part| total.checked_add(part));
+        total = sum.ok_or_else(|| format!("{text:?} is too long a duration"))?;
         rest = after;
     }
     Ok(Duration::from_millis(total))

@@ -146,10 +146,7 @@ impl std::str::FromStr for IpRange {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let expected = || format!("{text:?} is not an address range such as \"10.0.0.0/8\" or \"::1\"");
-        let (address, prefix) = match text.split_once('/') {
-            Some((address, prefix)) => (address, Some(prefix)),
-            None => (text, None),
-        };
+        let (address, prefix) = text.split_once('/').map_or((text, None), |(address, prefix)| (address, Some(prefix)));
         let address: IpAddr = address.parse().map_err(|_| expected())?;
         let longest = if address.is_ipv4() { 32 } else { 128 };
         let prefix = match prefix {
@@ -175,10 +172,8 @@ pub struct StatusRange {
 
 impl FromToml for StatusRange {
     fn from_toml(value: Value<'_, '_>) -> Result<Self, String> {
-        match value.str() {
-            Some(text) => text.parse(),
-            None => u16::from_toml(value)?.to_string().parse(),
-        }
+        let Some(text) = value.str() else { return u16::from_toml(value)?.to_string().parse() };
+        text.parse()
     }
 }
 

@@ -18,7 +18,6 @@ use crate::origin::error::OriginError;
 use crate::origin::exchange::Exchange;
 use crate::origin::forward;
 
-/// Where the body comes from, and which part of it is sent.
 pub(crate) struct Body {
     pub(super) pieces: Pieces,
     /// Bytes to leave out, then bytes to send.
@@ -131,7 +130,6 @@ impl Body {
         }
     }
 
-    /// How the next piece comes to be in memory.
     pub(crate) fn coming(&self) -> Coming {
         match &self.pieces {
             // While it is there whoever reads it, it is counted by whoever keeps it.
@@ -181,13 +179,10 @@ impl Body {
 
     /// The trailers of a body that has been read to its end.
     pub(crate) fn take_trailers(&mut self) -> Option<HeaderMap> {
-        match &mut self.pieces {
-            Pieces::Passed(passing) => passing.trailers.take().map(|mut trailers| {
-                forward::exclude_from_trailers(&mut trailers);
-                trailers
-            }),
-            _ => None,
-        }
+        let Pieces::Passed(passing) = &mut self.pieces else { return None };
+        let mut trailers = passing.trailers.take()?;
+        forward::exclude_from_trailers(&mut trailers);
+        Some(trailers)
     }
 
     /// The next piece to be sent; `None` at the end.

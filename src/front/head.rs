@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 
 use http::{Method, StatusCode, Version};
 
-use crate::request::{Fields, RequestView, Scheme, Target, TargetError};
+use crate::request::{Fields, RequestView, Scheme, Target};
 
 /// A checked request head, borrowing from the connection's buffer.
 pub struct RequestHead<'b> {
@@ -77,7 +77,7 @@ pub(super) const TOO_MANY_FIELDS: Refusal =
 pub(super) const HEAD_TOO_LARGE: Refusal =
     refuse(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "the request head is too large");
 
-impl<'b> RequestHead<'b> {
+impl RequestHead<'_> {
     /// What decisions read of it.
     pub fn view(&self, endpoints: Endpoints) -> RequestView<'_> {
         RequestView {
@@ -89,15 +89,11 @@ impl<'b> RequestHead<'b> {
             path: &self.target.path,
             hides_dots: self.target.hides_dots,
             query: self.target.query,
-            fields: self.fields(),
+            fields: Fields::Parsed(self.fields),
             client: endpoints.client.ip(),
             scheme: endpoints.scheme,
             version: self.version,
         }
-    }
-
-    pub fn fields(&self) -> Fields<'b> {
-        Fields::Parsed(self.fields)
     }
 }
 
@@ -119,10 +115,6 @@ pub(super) fn only<'b>(
         (_, Some(_)) => Err(bad(several)),
         (only, None) => Ok(only),
     }
-}
-
-pub(super) fn target_error(error: TargetError) -> Refusal {
-    bad(error.as_str())
 }
 
 pub(super) fn refuse_method(method: &Method) -> Result<(), Refusal> {

@@ -16,7 +16,7 @@ use crate::config::model::{Listener, Protocol};
 
 use super::open::{Open, Place};
 use super::serve::Shared;
-use super::stream::ClientStream;
+use super::stream::{ClientStream, timed_out};
 use super::tls;
 use super::{h1, h2};
 use crate::pace::Pace;
@@ -157,5 +157,5 @@ async fn shake_hands(
         done = timeout(patience, acceptor.accept(stream)) => done,
         () = place.told() => return Err(io::Error::other("another connection needed the room")),
     };
-    done.unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::TimedOut, "it took longer than tls_timeout")))
+    done.unwrap_or_else(|_| Err(timed_out("it took longer than tls_timeout")))
 }

@@ -26,7 +26,7 @@ use crate::cache::request::CacheRequest;
 use crate::cache::slices::Answer;
 use crate::cache::status::Report;
 use crate::clock::Timestamp;
-use crate::config::model::{BodyLimit, Route};
+use crate::config::model::Route;
 use crate::config::tokens;
 use crate::observe::{Observer, Outcome};
 use crate::origin::error::OriginError;
@@ -293,7 +293,7 @@ pub(crate) async fn step(
 /// Whether the body that a request announces is more than its route takes. One that comes in pieces is counted as it comes.
 fn is_too_large(route: &Route, view: &RequestView<'_>) -> bool {
     let length = view.fields.get(&header::CONTENT_LENGTH).and_then(content_length);
-    matches!((route.max_body, length), (BodyLimit::Bytes(most), Some(length)) if length > most)
+    matches!((route.max_body, length), (Some(most), Some(length)) if length > most)
 }
 
 /// How a response went.

@@ -129,7 +129,7 @@ impl ClientStream {
             BodyFraming::Length(length) => Body::Length(length),
             BodyFraming::Chunked => Body::Chunked(Chunks::OF_REQUEST),
         };
-        Box::new(IncomingBody(self.shared.clone()))
+        Box::new(self.shared.clone())
     }
 
     /// What is still to come of the body.
@@ -250,37 +250,31 @@ impl Shared {
             self.taking.credit(taken);
         }
     }
+}
 
-    /// The next of the body, from what has been read or what comes.
+/// A body as an exchange takes it from the connection: from what has been read or what comes.
+impl RequestBody for Arc<Mutex<Shared>> {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Frame>, BodyError>> {
+        let shared = &mut *self.lock();
         loop {
             let mut trailers = None;
-            match self.left.take(&mut self.read, &mut trailers) {
+            match shared.left.take(&mut shared.read, &mut trailers) {
                 Ok(Poll::Ready(Some(piece))) => {
-                    return Poll::Ready(Ok(Some(Frame::Data { piece, last: self.left.is_done() })));
+                    return Poll::Ready(Ok(Some(Frame::Data { piece, last: shared.left.is_done() })));
                 }
                 Ok(Poll::Ready(None)) => return Poll::Ready(Ok(trailers.map(Frame::Trailers))),
                 Ok(Poll::Pending) => {}
                 Err(_) => return Poll::Ready(Err(BodyError::Malformed(MALFORMED))),
             }
-            let expected = match self.left {
+            let expected = match shared.left {
                 Body::Length(left) => usize::try_from(left).unwrap_or(PIECE),
                 _ => PIECE,
             };
-            self.read.reserve(expected.clamp(FIRST_READ, PIECE));
-            if !matches!(ready!(pin!(self.transport.read_buf(&mut self.read)).poll(cx)), Ok(1..)) {
+            shared.read.reserve(expected.clamp(FIRST_READ, PIECE));
+            if !matches!(ready!(pin!(shared.transport.read_buf(&mut shared.read)).poll(cx)), Ok(1..)) {
                 return Poll::Ready(Err(BodyError::Left));
             }
         }
-    }
-}
-
-/// A body as an exchange takes it from the connection.
-struct IncomingBody(Arc<Mutex<Shared>>);
-
-impl RequestBody for IncomingBody {
-    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Frame>, BodyError>> {
-        self.0.lock().poll_frame(cx)
     }
 }
 
@@ -332,7 +326,7 @@ fn queued(socket: &TcpStream) -> u64 {
     if result == 0 { u64::try_from(bytes).unwrap_or(0) } else { 0 }
 }
 
-fn timed_out(why: &'static str) -> io::Error {
+pub(super) fn timed_out(why: &'static str) -> io::Error {
     io::Error::new(io::ErrorKind::TimedOut, why)
 }
 

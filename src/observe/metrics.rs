@@ -98,7 +98,7 @@ pub struct SiteMetrics {
 impl Metrics {
     #[allow(clippy::expect_used, reason = "names and labels are constants, checked by the test below")]
     pub fn new() -> Self {
-        let registry = Registry::new();
+        let registry = Registry::new_custom(Some("seawall".to_owned()), None).expect("a prefix that is not empty");
         let new = Registrar(&registry);
         let origin = &["pool", "origin"];
         Metrics {
@@ -214,10 +214,6 @@ struct Registrar<'a>(&'a Registry);
 
 #[allow(clippy::expect_used, reason = "names and labels are constants, checked by the test below")]
 impl Registrar<'_> {
-    fn opts(name: &str, help: &str) -> Opts {
-        Opts::new(format!("seawall_{name}"), help)
-    }
-
     fn register<C: prometheus::core::Collector + Clone + 'static>(&self, metric: prometheus::Result<C>) -> C {
         let metric = metric.expect("a valid constant name");
         self.0.register(Box::new(metric.clone())).expect("registered once");
@@ -225,24 +221,24 @@ impl Registrar<'_> {
     }
 
     fn counters(&self, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
-        self.register(IntCounterVec::new(Self::opts(name, help), labels))
+        self.register(IntCounterVec::new(Opts::new(name, help), labels))
     }
 
     fn counter(&self, name: &str, help: &str) -> IntCounter {
-        self.register(IntCounter::with_opts(Self::opts(name, help)))
+        self.register(IntCounter::new(name, help))
     }
 
     fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
-        self.register(IntGaugeVec::new(Self::opts(name, help), labels))
+        self.register(IntGaugeVec::new(Opts::new(name, help), labels))
     }
 
     fn gauge(&self, name: &str, help: &str) -> IntGauge {
-        self.register(IntGauge::with_opts(Self::opts(name, help)))
+        self.register(IntGauge::new(name, help))
     }
 
     fn histograms(&self, name: &str, help: &str, labels: &[&str]) -> HistogramVec {
         let buckets = vec![0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0];
-        let opts = HistogramOpts::new(format!("seawall_{name}"), help).buckets(buckets);
+        let opts = HistogramOpts::new(name, help).buckets(buckets);
         self.register(HistogramVec::new(opts, labels))
     }
 }

@@ -102,16 +102,11 @@ mod tests {
     use super::*;
 
     fn candidates(weights_and_active: &[(u16, u32)]) -> Vec<Candidate> {
-        weights_and_active
-            .iter()
-            .enumerate()
-            .map(|(index, (weight, active))| Candidate {
-                index,
-                identity: mix(index as u64 + 1),
-                weight: *weight,
-                active: *active,
-            })
-            .collect()
+        let candidates = weights_and_active.iter().enumerate().map(|(index, &(weight, active))| {
+            let identity = mix(index as u64 + 1);
+            Candidate { index, identity, weight, active }
+        });
+        candidates.collect()
     }
 
     fn shares(policy: Balance, candidates: &[Candidate], requests: u64) -> Vec<u64> {

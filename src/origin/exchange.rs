@@ -295,12 +295,10 @@ impl Exchange {
         }
     }
 
-    /// Whether some of the request is still to be sent.
     pub fn is_sending(&self) -> bool {
         self.upload.is_some()
     }
 
-    /// Whether all of the body has been read.
     pub fn is_over(&self) -> bool {
         match &self.connection {
             Connection::H1(h1) => h1.is_over(),

@@ -182,14 +182,11 @@ mod tests {
     use crate::config::load;
     use crate::config::model::KeyRules;
     use crate::plan::tests::{config, view};
-    use crate::request::Scheme;
+    use crate::request::{Scheme, tests::map};
 
-    fn forward(trusted: &str, fields: &[(&'static str, &str)]) -> HeaderMap {
+    fn forward(trusted: &str, fields: &[(&str, &str)]) -> HeaderMap {
         let config = config(&format!("[node]\nname = \"edge-1\"\ntrusted_proxies = [{trusted}]"));
-        let mut map = HeaderMap::new();
-        for (name, value) in fields {
-            map.append(*name, value.parse().unwrap());
-        }
+        let mut map = map(fields);
         let (client, fields) = ([192, 0, 2, 1].into(), HeaderMap::new());
         let request = RequestView {
             client,
@@ -255,16 +252,13 @@ mod tests {
 
     #[test]
     fn a_fill_has_one_cookie_field_and_no_conditions() {
-        let mut fields = HeaderMap::new();
-        for (name, value) in [
+        let mut fields = map(&[
             ("cookie", "a=1"),
             ("cookie", "b=2"),
             ("if-none-match", "x"),
             ("range", "bytes=0-"),
             ("x-rewrite-url", "/"),
-        ] {
-            fields.append(name, value.parse().unwrap());
-        }
+        ]);
         exclude_from_fill(&mut fields, &respect());
         assert_eq!(fields.len(), 1);
         assert_eq!(fields["cookie"], "a=1; b=2");
@@ -294,12 +288,11 @@ mod tests {
             ("accept", respect(), true),
             ("true-client-ip", off, true),
         ] {
-            let field = || HeaderMap::from_iter([(name.parse::<HeaderName>().unwrap(), HeaderValue::from_static("1"))]);
-            let mut passed = field();
+            let mut passed = map(&[(name, "1")]);
             exclude_unkeyed(&mut passed, &rules);
             assert_eq!(!passed.is_empty(), goes, "{name}");
             if rules.mode != CacheMode::Off {
-                let mut filled = field();
+                let mut filled = map(&[(name, "1")]);
                 exclude_from_fill(&mut filled, &rules);
                 assert_eq!(!filled.is_empty(), goes, "{name}");
             }
@@ -310,10 +303,8 @@ mod tests {
     fn by_force_only_what_is_safe_or_keyed_goes() {
         let key = KeyRules { headers: vec!["x-tenant".parse().unwrap()], ..KeyRules::default() };
         let mode = CacheMode::Force { ttl: std::time::Duration::from_secs(1) };
-        let mut fields = HeaderMap::new();
-        for name in ["cookie", "accept", "user-agent", "x-tenant", "x-color", "referer", "origin", "traceparent"] {
-            fields.insert(name, HeaderValue::from_static("1"));
-        }
+        let names = ["cookie", "accept", "user-agent", "x-tenant", "x-color", "referer", "origin", "traceparent"];
+        let mut fields = map(&names.map(|name| (name, "1")));
         exclude_from_fill(&mut fields, &CacheRules { mode, key, ..CacheRules::default() });
         let mut left: Vec<&str> = fields.keys().map(HeaderName::as_str).collect();
         left.sort_unstable();

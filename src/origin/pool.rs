@@ -130,16 +130,13 @@ impl PoolSet {
 
 impl PoolRuntime {
     fn build(config: Arc<Pool>, old: Option<&Arc<PoolRuntime>>) -> Self {
-        let origins: Vec<Arc<OriginState>> = config
-            .origins
-            .iter()
-            .map(|origin| {
-                let is_same =
-                    |state: &&Arc<OriginState>| state.address == origin.address && state.endpoint == origin.endpoint;
-                let kept = old.and_then(|old| old.origins.iter().find(is_same)).cloned();
-                kept.unwrap_or_else(|| Arc::new(OriginState::new(origin.address.clone(), origin.endpoint.clone())))
-            })
-            .collect();
+        let origins = config.origins.iter().map(|origin| {
+            let is_same =
+                |state: &&Arc<OriginState>| state.address == origin.address && state.endpoint == origin.endpoint;
+            let kept = old.and_then(|old| old.origins.iter().find(is_same)).cloned();
+            kept.unwrap_or_else(|| Arc::new(OriginState::new(origin.address.clone(), origin.endpoint.clone())))
+        });
+        let origins: Vec<Arc<OriginState>> = origins.collect();
         if config.health.is_none() {
             origins.iter().for_each(|origin| origin.assume_up());
         }
@@ -172,18 +169,14 @@ impl PoolRuntime {
         tried: &Tried,
         among: impl Fn(&Arc<OriginState>) -> bool,
     ) -> Option<Picked> {
-        let candidates: SmallVec<[Candidate; 8]> = self
-            .origins
-            .iter()
-            .enumerate()
-            .filter(|(_, origin)| among(origin) && self.may_serve(origin, tried))
-            .map(|(index, origin)| Candidate {
-                index,
-                identity: self.identities[index],
-                weight: self.config.origins[index].weight,
-                active: origin.active(),
-            })
-            .collect();
+        let may_serve = |(_, origin): &(usize, &Arc<OriginState>)| among(origin) && self.may_serve(origin, tried);
+        let candidates = self.origins.iter().enumerate().filter(may_serve).map(|(index, origin)| Candidate {
+            index,
+            identity: self.identities[index],
+            weight: self.config.origins[index].weight,
+            active: origin.active(),
+        });
+        let candidates: SmallVec<[Candidate; 8]> = candidates.collect();
         let random = fastrand::u64(..);
         let index = balance::balance(self.config.balance, &candidates, &mut self.turns.lock(), random, hash)?;
         let origin = self.origins[index].clone();

@@ -82,10 +82,9 @@ impl Address {
 
 impl OriginState {
     pub fn new(address: Arc<str>, endpoint: Endpoint) -> Self {
-        let known = matches!(endpoint, Endpoint::Address(_));
-        let resolved = match &endpoint {
-            Endpoint::Address(address) => vec![Address::new(*address)],
-            Endpoint::Name { .. } => Vec::new(),
+        let (resolved, known) = match &endpoint {
+            Endpoint::Address(address) => (vec![Address::new(*address)], true),
+            Endpoint::Name { .. } => (Vec::new(), false),
         };
         OriginState {
             address,
@@ -306,20 +305,19 @@ mod tests {
     #[test]
     fn health_changes_after_rise_or_fall_in_a_row() {
         let origin = origin();
-        let ok = || Ok(());
-        let bad = || Err("refused");
+        let (ok, bad) = (Ok(()), Err("refused"));
         for (result, change, status) in [
-            (bad(), None, OriginStatus::Up),
-            (bad(), None, OriginStatus::Up),
-            (ok(), None, OriginStatus::Up),
-            (bad(), None, OriginStatus::Up),
-            (bad(), None, OriginStatus::Up),
-            (bad(), Some(OriginStatus::Down), OriginStatus::Down),
-            (bad(), None, OriginStatus::Down),
-            (ok(), None, OriginStatus::Down),
-            (bad(), None, OriginStatus::Down),
-            (ok(), None, OriginStatus::Down),
-            (ok(), Some(OriginStatus::Up), OriginStatus::Up),
+            (bad, None, OriginStatus::Up),
+            (bad, None, OriginStatus::Up),
+            (ok, None, OriginStatus::Up),
+            (bad, None, OriginStatus::Up),
+            (bad, None, OriginStatus::Up),
+            (bad, Some(OriginStatus::Down), OriginStatus::Down),
+            (bad, None, OriginStatus::Down),
+            (ok, None, OriginStatus::Down),
+            (bad, None, OriginStatus::Down),
+            (ok, None, OriginStatus::Down),
+            (ok, Some(OriginStatus::Up), OriginStatus::Up),
         ] {
             assert_eq!(origin.record(ADDRESS, result, 2, 3), change);
             assert_eq!(origin.status(), status);

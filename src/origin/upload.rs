@@ -148,7 +148,6 @@ impl Upload {
         }
     }
 
-    /// The length that the client has stated.
     pub(crate) fn length(&self) -> Option<u64> {
         self.rules.length
     }

@@ -9,7 +9,6 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, Version, header};
 
 use crate::cache::engine::Engine;
 use crate::clock::Timestamp;
-use crate::config::model::BodyLimit;
 use crate::fields::{add_date, remove_hop_by_hop};
 use crate::origin::attempts;
 use crate::origin::connect::Connector;
@@ -54,10 +53,6 @@ pub(crate) async fn pass(
     let request = origin_request(snapshot, view, matched, interims);
     let upload = body.map(|body| {
         let limits = &snapshot.config.limits;
-        let most = match matched.route.max_body {
-            BodyLimit::Bytes(most) => Some(most),
-            BodyLimit::Unlimited => None,
-        };
         // A stream of messages may be silent for as long as it is allowed to.
         let pace = match request.silence {
             Some(Silence::WhileAlive) => None,
@@ -66,7 +61,7 @@ pub(crate) async fn pass(
         };
         let Incoming { body, length, expects } = body;
         let replayed = room_to_replay(engine, snapshot, view, length);
-        Upload::new(body, UploadRules { length, most, pace, expects, replayed })
+        Upload::new(body, UploadRules { length, most: matched.route.max_body, pace, expects, replayed })
     });
     let answer = attempts::send(&engine.connector, &snapshot.pools, &request, upload).await;
     let changed = Changed { engine, snapshot, site: matched.site_index, view };

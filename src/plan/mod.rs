@@ -195,7 +195,7 @@ pub(crate) mod tests {
 
     use super::*;
     use crate::config::load;
-    use crate::request::{Fields, Scheme};
+    use crate::request::{Fields, Scheme, tests::map};
 
     pub(crate) fn config(text: &str) -> Config {
         load::parse(Path::new("test.toml"), text).unwrap_or_else(|errors| panic!("{errors}"))
@@ -249,10 +249,8 @@ pub(crate) mod tests {
     fn plans() {
         let config = config(CONFIG);
         let plain = HeaderMap::new();
-        let mut upgrade = HeaderMap::new();
-        upgrade.insert(header::UPGRADE, "websocket".parse().unwrap());
-        let unnamed = upgrade.clone();
-        upgrade.insert(header::CONNECTION, "keep-alive, Upgrade".parse().unwrap());
+        let unnamed = map(&[("upgrade", "websocket")]);
+        let upgrade = map(&[("upgrade", "websocket"), ("connection", "keep-alive, Upgrade")]);
         for (method, host, path, headers, expected) in [
             ("GET", "shop.example", "/static/a.css", &plain, "cache 0"),
             ("HEAD", "a.shop.example", "/static/a.css", &plain, "cache 0"),

@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header};
 
-pub(crate) use target::{Target, TargetError, as_decoded, merge_slashes};
+pub(crate) use target::{BAD_FORM, Target, as_decoded, merge_slashes};
 
 /// Fields that a request gets beside its own on its way to an origin.
 const FORWARDED: usize = 6;
@@ -81,10 +81,8 @@ impl<'a> RequestView<'a> {
 
     /// Path and query, as they go to the origin.
     pub fn path_and_query(&self) -> String {
-        match self.query {
-            Some(query) => format!("{}?{query}", self.path),
-            None => self.path.to_owned(),
-        }
+        let Some(query) = self.query else { return self.path.to_owned() };
+        format!("{}?{query}", self.path)
     }
 
     /// Whether the client takes trailers (RFC 9110 section 10.1.4).
@@ -238,8 +236,12 @@ pub(crate) fn content_length(value: &[u8]) -> Option<u64> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+
+    pub(crate) fn map(fields: &[(&str, &str)]) -> HeaderMap {
+        fields.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect()
+    }
 
     #[test]
     fn fields_read_the_same_from_either_front() {

@@ -16,45 +16,29 @@ pub struct Target<'a> {
     pub authority: Option<&'a str>,
 }
 
-/// Why a target was refused.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum TargetError {
-    Character,
-    Form,
-    Escape,
-}
-
-impl TargetError {
-    pub(crate) fn as_str(self) -> &'static str {
-        match self {
-            TargetError::Character => "the request target has a character that no URI may have",
-            TargetError::Form => "the request target is of a form that is not served here",
-            TargetError::Escape => "the request target has a percent sign without two hexadecimal digits",
-        }
-    }
-}
+/// Why a target is refused.
+const BAD_CHARACTER: &str = "the request target has a character that no URI may have";
+pub(crate) const BAD_FORM: &str = "the request target is of a form that is not served here";
+const BAD_ESCAPE: &str = "the request target has a percent sign without two hexadecimal digits";
 
 impl<'a> Target<'a> {
     /// Takes a target in origin form or absolute form apart.
-    pub fn parse(text: &'a str) -> Result<Self, TargetError> {
+    pub fn parse(text: &'a str) -> Result<Self, &'static str> {
         // Visible ASCII but for the delimiters of RFC 3986 that `http::Uri` refuses too, which requests to
         // origins are made with; and without "#", since a fragment is never sent.
         if !text.bytes().all(|b| b.is_ascii_graphic() && !b"#\"<>".contains(&b)) {
-            return Err(TargetError::Character);
+            return Err(BAD_CHARACTER);
         }
         let (authority, rest) = if text.starts_with('/') {
             (None, text)
         } else {
-            let rest = strip_scheme(text).ok_or(TargetError::Form)?;
+            let rest = strip_scheme(text).ok_or(BAD_FORM)?;
             let end = rest.find(['/', '?']).unwrap_or(rest.len());
             (Some(&rest[..end]), &rest[end..])
         };
-        let (path, query) = match rest.split_once('?') {
-            Some((path, query)) => (path, Some(query)),
-            None => (rest, None),
-        };
+        let (path, query) = rest.split_once('?').map_or((rest, None), |(path, query)| (path, Some(query)));
         if path.contains('`') {
-            return Err(TargetError::Character);
+            return Err(BAD_CHARACTER);
         }
         let path = if path.is_empty() { "/" } else { path };
         let path = normalise_path(path)?;
@@ -69,7 +53,7 @@ fn strip_scheme(text: &str) -> Option<&str> {
     })
 }
 
-fn normalise_path(path: &str) -> Result<Cow<'_, str>, TargetError> {
+fn normalise_path(path: &str) -> Result<Cow<'_, str>, &'static str> {
     let path = match memchr::memchr(b'%', path.as_bytes()) {
         None => Cow::Borrowed(path),
         Some(_) => Cow::Owned(normalise_escapes(path)?),
@@ -168,14 +152,14 @@ pub(crate) fn as_decoded(path: &str) -> Option<String> {
     Some(out).filter(|out| out != path)
 }
 
-fn normalise_escapes(path: &str) -> Result<String, TargetError> {
+fn normalise_escapes(path: &str) -> Result<String, &'static str> {
     let mut out = String::with_capacity(path.len());
     let mut rest = path;
     while let Some(at) = rest.find('%') {
         out.push_str(&rest[..at]);
-        let byte = escaped(&rest.as_bytes()[at..]).ok_or(TargetError::Escape)?;
+        let byte = escaped(&rest.as_bytes()[at..]).ok_or(BAD_ESCAPE)?;
         if byte == 0 {
-            return Err(TargetError::Character);
+            return Err(BAD_CHARACTER);
         }
         if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
             out.push(char::from(byte));
@@ -287,20 +271,20 @@ mod tests {
     #[test]
     fn targets_that_are_refused() {
         for (text, error) in [
-            ("*", TargetError::Form),
-            ("host:443", TargetError::Form),
-            ("ftp://h/a", TargetError::Form),
-            ("a/b", TargetError::Form),
-            ("", TargetError::Form),
-            ("/a b", TargetError::Character),
-            ("/a#b", TargetError::Character),
-            ("/\u{7f}", TargetError::Character),
-            ("/ä", TargetError::Character),
-            ("/a%00b", TargetError::Character),
-            ("/%", TargetError::Escape),
-            ("/%4", TargetError::Escape),
-            ("/%zz", TargetError::Escape),
-            ("/%+1", TargetError::Escape),
+            ("*", BAD_FORM),
+            ("host:443", BAD_FORM),
+            ("ftp://h/a", BAD_FORM),
+            ("a/b", BAD_FORM),
+            ("", BAD_FORM),
+            ("/a b", BAD_CHARACTER),
+            ("/a#b", BAD_CHARACTER),
+            ("/\u{7f}", BAD_CHARACTER),
+            ("/ä", BAD_CHARACTER),
+            ("/a%00b", BAD_CHARACTER),
+            ("/%", BAD_ESCAPE),
+            ("/%4", BAD_ESCAPE),
+            ("/%zz", BAD_ESCAPE),
+            ("/%+1", BAD_ESCAPE),
         ] {
             assert_eq!(Target::parse(text), Err(error), "{text}");
         }

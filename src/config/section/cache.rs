@@ -74,7 +74,6 @@ pub enum CacheMode {
     },
 }
 
-/// Whether a fill goes on when all clients that followed it have left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FinishFill {
     Always,

@@ -109,11 +109,9 @@ fn dns_names(leaf: &CertificateDer<'_>) -> Result<Vec<HostPattern>, String> {
     let (_, parsed) = X509Certificate::from_der(leaf).map_err(|error| format!("not a valid certificate: {error}"))?;
     let names = parsed.subject_alternative_name().map_err(|error| format!("not a valid certificate: {error}"))?;
     let general = names.map_or(&[][..], |extension| &extension.value.general_names);
-    Ok(general
-        .iter()
-        .filter_map(|name| match name {
-            GeneralName::DNSName(name) => name.parse().ok(),
-            _ => None,
-        })
-        .collect())
+    let patterns = general.iter().filter_map(|name| match name {
+        GeneralName::DNSName(name) => name.parse().ok(),
+        _ => None,
+    });
+    Ok(patterns.collect())
 }

@@ -19,7 +19,8 @@ pub struct Route {
     /// `None`: every method. With GET always HEAD, too (RFC 9110 section 9.3.2).
     pub methods: Option<HashSet<Method>>,
     pub pool: PoolId,
-    pub max_body: BodyLimit,
+    /// Bytes; `None`: any number.
+    pub max_body: Option<u64>,
     /// Instead of the pool's.
     pub stream_timeout: Option<Duration>,
     pub cache: CacheRules,
@@ -30,12 +31,6 @@ impl Route {
     pub fn serves(&self, method: &Method, path: &str) -> bool {
         self.path.matches(path) && self.methods.as_ref().is_none_or(|methods| methods.contains(method))
     }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum BodyLimit {
-    Unlimited,
-    Bytes(u64),
 }
 
 pub(crate) fn read(mut table: Table, pools: &PoolNames) -> Option<Route> {
@@ -50,7 +45,7 @@ pub(crate) fn read(mut table: Table, pools: &PoolNames) -> Option<Route> {
             _ => errors.error(place, format!("{method:?} is not a method such as \"GET\"")),
         }
     }
-    let max_body = table.value("max_body").map_or(BodyLimit::Unlimited, |ByteSize(bytes)| BodyLimit::Bytes(bytes));
+    let max_body = table.value("max_body").map(|ByteSize(bytes)| bytes);
     let stream_timeout = table.positive("stream_timeout");
     let name = table.name.replace("[[", "cache of [[");
     let cache = match table.table("cache", &name, "cache = { mode = \"respect\" }") {

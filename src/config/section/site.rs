@@ -21,14 +21,16 @@ pub struct Site {
     /// Clients whose `PURGE` method works.
     pub purge_from: Vec<IpRange>,
     pub ports: Ports,
+    /// Those that its hosts are written with.
+    pub named_ports: Vec<u16>,
     pub encoded_dots: EncodedDots,
     pub routes: Routes,
 }
 
 /// The ports in clients' `Host` that are keyed and sent on, besides that of the listener.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ports {
-    Named(Vec<u16>),
+    Named,
     /// Whatever clients write: they can ask for as many variants of a page as there are ports.
     Any,
 }
@@ -62,22 +64,12 @@ impl Site {
     /// The port of a request, if it counts: not the scheme's own, and one that the operator knows of.
     pub fn keyed_port(&self, request: &RequestView<'_>) -> Option<u16> {
         let port = request.port.filter(|port| *port != request.scheme.default_port())?;
-        let counts = match &self.ports {
-            Ports::Any => true,
-            Ports::Named(ports) => port == request.local_port || ports.contains(&port),
-        };
+        let counts = self.ports == Ports::Any || port == request.local_port || self.named_ports.contains(&port);
         counts.then_some(port)
     }
 }
 
-/// `ports` as written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum PortsWord {
-    Named,
-    Any,
-}
-
-words!(PortsWord { "named" => PortsWord::Named, "any" => PortsWord::Any });
+words!(Ports { "named" => Ports::Named, "any" => Ports::Any });
 words!(EncodedDots { "refuse" => EncodedDots::Refuse, "pass" => EncodedDots::Pass });
 
 /// A site with its hosts, which may be another's, too.
@@ -96,22 +88,20 @@ pub(crate) fn read(At { value: name, place }: At<String>, mut table: Table, pool
         let hint = format!("add [[site.{name}.route]] with path and pool");
         errors.error_with_hint(place, format!("site {name:?} has no routes"), hint);
     }
-    let (mut hosts, mut ports) = (Vec::new(), Vec::new());
+    let (mut hosts, mut named_ports) = (Vec::new(), Vec::new());
     for host in table.list::<String>("hosts") {
         let parsed = split_port(&host.value).and_then(|(host, port)| Ok((host.parse()?, port)));
         let Some((pattern, port)) = errors.accept(host.place, parsed) else { continue };
         hosts.push((pattern, host));
-        ports.extend(port);
+        named_ports.extend(port);
     }
     let routes = table.tables("route", &format!("[[site.{name}.route]]"));
     let site = Site {
         name: name.into(),
         version: table.get_or("version", 1),
         purge_from: table.plain_list("purge_from"),
-        ports: match table.get_or("ports", PortsWord::Named) {
-            PortsWord::Named => Ports::Named(ports),
-            PortsWord::Any => Ports::Any,
-        },
+        ports: table.get_or("ports", Ports::Named),
+        named_ports,
         encoded_dots: table.get_or("encoded_dots", EncodedDots::Refuse),
         routes: routes.into_iter().filter_map(|route| route::read(route, pools)).collect(),
     };

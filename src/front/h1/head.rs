@@ -14,7 +14,7 @@ use crate::request::{Target, content_length};
 
 use super::super::head::{
     BodyFraming, HEAD_TOO_LARGE, Refusal, RequestHead, TARGET_TOO_LONG, TOO_MANY_FIELDS, bad, expects_continue, lines,
-    only, refuse, refuse_method, target_error,
+    only, refuse, refuse_method,
 };
 
 /// Where the head in a buffer ends, or why it is refused before it has come in full. `scanned` is how far
@@ -77,7 +77,7 @@ impl<'b> RequestHead<'b> {
             return Err(TARGET_TOO_LONG);
         }
         refuse_method(&method)?;
-        let target = Target::parse(target_text).map_err(target_error)?;
+        let target = Target::parse(target_text).map_err(bad)?;
         let fields = without_nominated(parsed.headers)?;
         let (host, port, authority) = host(fields, &target)?;
         Ok(RequestHead {

@@ -22,7 +22,7 @@ use crate::origin::interims::Interims;
 use crate::snapshot::Snapshot;
 
 use super::alarm::Alarm;
-use super::head::{Refusal, RequestHead};
+use super::head::{Refusal, RequestHead, refuse};
 use super::open::Place;
 use super::serve::{self, Decision, Request, Shared};
 use super::stream::{ClientStream, LINGER, TRIM_AFTER};
@@ -174,8 +174,7 @@ impl Connection {
                 }
                 None if self.buffer.is_empty() => return Ok(None),
                 None => {
-                    let why = "the request head did not come in time";
-                    return Err(Refusal { status: StatusCode::REQUEST_TIMEOUT, why });
+                    return Err(refuse(StatusCode::REQUEST_TIMEOUT, "the request head did not come in time"));
                 }
             }
         }
@@ -260,10 +259,8 @@ impl Connection {
 
     /// Whether what is left of a body that nobody wants is little enough to be read and thrown away.
     fn may_drain(&self, limits: &Limits) -> bool {
-        match self.stream.left() {
-            Body::Length(left) => left <= limits.max_drain.0,
-            body => body.is_done(),
-        }
+        let left = self.stream.left();
+        left.is_done() || matches!(left, Body::Length(left) if left <= limits.max_drain.0)
     }
 
     fn is_last(&self, limits: &Limits) -> bool {
@@ -286,7 +283,6 @@ impl Connection {
         timeout(limits.read_timeout, draining).await.unwrap_or(false)
     }
 
-    /// Closes the connection, but lets the client read what was sent although it may be sending itself.
     async fn linger(&mut self, most: u64) {
         let _ = timeout(LINGER, self.stream.linger(most)).await; // best effort
     }

@@ -16,7 +16,7 @@ use crate::plan::PassReason;
 use crate::snapshot::Snapshot;
 
 use super::super::serve::Sent;
-use super::super::stream::ClientStream;
+use super::super::stream::{ClientStream, timed_out};
 use super::Connection;
 
 impl Connection {
@@ -71,7 +71,7 @@ async fn carry(client: &mut ClientStream, origin: &mut OriginStream, idle: Durat
     let receiving = carry_one_way(from_origin, to_client, &moved.received);
     tokio::select! {
         carried = async { tokio::try_join!(sending, receiving) } => carried.map(drop),
-        () = silence(moved, idle) => Err(io::Error::new(io::ErrorKind::TimedOut, "neither side sent anything")),
+        () = silence(moved, idle) => Err(timed_out("neither side sent anything")),
     }
 }
 

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode, Version};
@@ -127,11 +127,9 @@ pub(super) fn poll_write_all<const N: usize>(
     let most = if all > TOO_LARGE_FOR_PIECES { usize::MAX } else { PIECE };
     while *written < all {
         let slices = slices(parts, *written, most);
-        match Pin::new(&mut *stream).poll_write_vectored(cx, &slices) {
-            Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-            Poll::Ready(Ok(more)) => *written += more,
-            Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
-            Poll::Pending => return Poll::Pending,
+        match ready!(Pin::new(&mut *stream).poll_write_vectored(cx, &slices))? {
+            0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+            more => *written += more,
         }
     }
     Pin::new(stream).poll_flush(cx)

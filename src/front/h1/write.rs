@@ -17,6 +17,7 @@ use crate::snapshot::Snapshot;
 use super::super::body::{Body, Coming};
 use super::super::reply::ClientResponse;
 use super::super::serve::Sent;
+use super::super::stream::timed_out;
 use super::Connection;
 use super::wire::{Framing, Writing, head_of, poll_write_all, write_tail};
 
@@ -149,8 +150,7 @@ impl Connection {
                 tokio::time::sleep(turns.next()).await;
             }
         };
-        let held =
-            timeout(ROOM_PATIENCE, asking).await.map_err(|_| io::Error::new(io::ErrorKind::TimedOut, NO_ROOM))?;
+        let held = timeout(ROOM_PATIENCE, asking).await.map_err(|_| timed_out(NO_ROOM))?;
         Ok(Some(Ahead { _held: held, waiter }))
     }
 
@@ -176,7 +176,7 @@ impl Connection {
         if let Poll::Ready(done) = polled {
             return done;
         }
-        let no_room = || io::Error::new(io::ErrorKind::TimedOut, NO_ROOM);
+        let no_room = || timed_out(NO_ROOM);
         let waiter = ahead.as_ref().map_or_else(|| self.waiter(), |ahead| ahead.waiter.clone());
         let engine = &self.shared.engine;
         // The head is there twice, as it is written and as it came.

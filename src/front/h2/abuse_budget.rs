@@ -31,13 +31,9 @@ impl AbuseBudget {
             self.since = now;
             self.credit(seconds.min(MAX) * A_SECOND);
         }
-        match self.left.checked_sub(count) {
-            Some(left) => {
-                self.left = left;
-                true
-            }
-            None => false,
-        }
+        let left = self.left.checked_sub(count);
+        self.left = left.unwrap_or(self.left);
+        left.is_some()
     }
 }
 

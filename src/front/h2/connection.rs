@@ -18,7 +18,7 @@ use super::super::alarm::Alarm;
 use super::super::open::Place;
 use super::super::serve::Shared;
 use super::super::stream::ClientStream;
-use super::machine::Machine;
+use super::machine::{Leaving, Machine};
 use super::respond::Node;
 use super::socket::{poll_read, poll_write};
 use super::stream::Outbox;
@@ -93,7 +93,7 @@ impl Connection {
             let now = Instant::now();
             self.renew_limits();
             if had_output && self.machine.output().is_done() {
-                self.machine.rest_from(now);
+                self.machine.active = now;
             }
             match event {
                 Event::Gone => break None,
@@ -132,7 +132,7 @@ impl Connection {
 
     /// Waits for what a connection begins with. Whether it came.
     async fn begin(&mut self) -> bool {
-        let patience = self.machine.limits().header_timeout;
+        let patience = self.machine.limits.header_timeout;
         let Connection { stream, machine, place, .. } = self;
         let beginning = async {
             loop {
@@ -150,7 +150,6 @@ impl Connection {
         }
     }
 
-    /// Takes over what a reload has changed.
     fn renew_limits(&mut self) {
         let snapshot = self.shared.snapshot.load();
         if snapshot.generation == self.generation {
@@ -165,9 +164,9 @@ impl Connection {
     async fn event(&mut self) -> Event {
         let now = Instant::now();
         let deadline = self.machine.deadline(now);
-        self.deadline = deadline.unwrap_or_else(|| now + self.machine.limits().keepalive_timeout);
-        let (is_over, is_idle, is_leaving) =
-            (self.machine.is_over(), self.machine.is_idle(), self.machine.is_leaving());
+        self.deadline = deadline.unwrap_or_else(|| now + self.machine.limits.keepalive_timeout);
+        let (is_over, is_idle) = (self.machine.is_over(), self.machine.is_idle());
+        let is_leaving = self.machine.leaving != Leaving::No;
         match is_idle {
             true => self.place.rest(),
             false => self.place.work(),
@@ -200,7 +199,7 @@ impl Connection {
             () = place.told(), if is_idle => Event::GiveWay,
             _ = shutdown.wait_for(|down| *down), if !is_leaving => Event::Shutdown,
         };
-        left.iter().for_each(|stream| machine.look(stream));
+        left.iter().for_each(|stream| machine.streams.look(stream, &mut machine.output));
         event
     }
 
@@ -208,10 +207,7 @@ impl Connection {
     async fn end(mut self, reason: Option<Reason>) {
         self.machine.end(reason);
         if reason.is_some() {
-            let (most, patience) = {
-                let limits = self.machine.limits();
-                (limits.max_drain.0, limits.write_timeout)
-            };
+            let (most, patience) = (self.machine.limits.max_drain.0, self.machine.limits.write_timeout);
             let Connection { stream, machine, .. } = &mut self;
             let saying = async {
                 poll_fn(|cx| poll_write(machine.output(), stream, cx)).await?;

@@ -95,19 +95,16 @@ impl<R: Responder> Machine<R> {
             self.charge(1, now)?;
         }
         let padding = header.length - data.len();
-        match self.streams.receive(header.stream, data, header.length, ended, &mut self.output) {
-            Received::Kept => self.give_back(padding),
-            Received::Dropped => {
-                self.give_back(header.length);
-                self.charge(1, now)?;
-            }
-            Received::Error(reason) => {
-                self.give_back(header.length);
-                self.reset(header.stream, reason);
-                self.charge(1, now)?;
-            }
+        let received = self.streams.receive(header.stream, data, header.length, ended, &mut self.output);
+        if received == Received::Kept {
+            self.give_back(padding);
+            return Ok(());
         }
-        Ok(())
+        self.give_back(header.length);
+        if let Received::Error(reason) = received {
+            self.reset(header.stream, reason);
+        }
+        self.charge(1, now)
     }
 
     fn on_headers(&mut self, header: FrameHeader, payload: BytesMut, now: Instant) -> Result<(), Reason> {
@@ -167,7 +164,7 @@ impl<R: Responder> Machine<R> {
         if more < WORTHWHILE {
             self.small_updates += if header.stream == 0 { SMALL_UPDATES } else { 1 };
         }
-        if self.small_updates >= SMALL_UPDATES || !is_known && self.late_updates > self.output.data_frames() {
+        if self.small_updates >= SMALL_UPDATES || !is_known && self.late_updates > self.output.data_frames {
             self.small_updates = 0;
             self.charge(1, now)?;
         }

@@ -11,7 +11,7 @@ use crate::cache::head::LARGE_HEAD;
 use crate::cache::waiting::{Held, Share, Turns, Waiter};
 use crate::origin::upload::RequestBody;
 
-use super::stream::{Admitted, Gone, IncomingBody, Out, State, Stream};
+use super::stream::{Admitted, Gone, Out, State, Stream};
 use super::wire::Reason;
 
 /// So large a head is not counted where the stream is its connection's only one.
@@ -161,7 +161,7 @@ impl Handle {
 
     /// The request's body.
     pub fn body(&self) -> Box<dyn RequestBody> {
-        Box::new(IncomingBody(self.stream.clone()))
+        Box::new(self.stream.clone())
     }
 
     /// Waits for the stream to end from outside.

@@ -5,11 +5,11 @@ use smallvec::SmallVec;
 
 use crate::config::host::parse_authority;
 use crate::config::model::Limits;
-use crate::request::{Target, TargetError, content_length, is_tchar};
+use crate::request::{BAD_FORM, Target, content_length, is_tchar};
 
 use super::super::head::{
     BodyFraming, HEAD_TOO_LARGE, Refusal, RequestHead, TARGET_TOO_LONG, TOO_MANY_FIELDS, bad, expects_continue, lines,
-    only, refuse_method, target_error,
+    only, refuse_method,
 };
 use super::hpack::Section;
 
@@ -75,10 +75,7 @@ impl<'b> Parsed<'b> {
     }
 
     fn push_field(&mut self, name: &'b [u8], value: &'b [u8]) -> Result<(), Fault> {
-        if !is_name(name) {
-            return Err(Fault::Malformed);
-        }
-        if name == b"te" && !value.eq_ignore_ascii_case(b"trailers") {
+        if !is_name(name) || name == b"te" && !value.eq_ignore_ascii_case(b"trailers") {
             return Err(Fault::Malformed);
         }
         let name = std::str::from_utf8(name).map_err(|_| Fault::Malformed)?; // it is ASCII
@@ -107,9 +104,9 @@ impl<'b> Parsed<'b> {
         }
         let path = std::str::from_utf8(path).map_err(|_| bad("the request target is not valid"))?;
         if !path.starts_with('/') {
-            return Err(target_error(TargetError::Form).into());
+            return Err(bad(BAD_FORM).into());
         }
-        let target = Target::parse(path).map_err(target_error)?;
+        let target = Target::parse(path).map_err(bad)?;
         let authority = self.authority()?;
         let (host, port) = parse_authority(authority).ok_or_else(|| bad("the :authority is not valid"))?;
         Ok(RequestHead {
@@ -176,17 +173,14 @@ fn is_name(name: &[u8]) -> bool {
 /// Whether a field may have this value (RFC 9113 section 8.2.1).
 fn is_value(value: &[u8]) -> bool {
     let is_space = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
-    !is_space(value.first()) && !is_space(value.last()) && !value.iter().any(|byte| is_control(*byte))
+    let is_control = |byte: &u8| *byte < 0x20 && *byte != b'\t' || *byte == 0x7f;
+    !is_space(value.first()) && !is_space(value.last()) && !value.iter().any(is_control)
 }
 
 /// RFC 3986 section 3.1.
 fn is_scheme(scheme: &[u8]) -> bool {
     let is_part = |byte: &u8| byte.is_ascii_alphanumeric() || b"+-.".contains(byte);
     scheme.first().is_some_and(u8::is_ascii_alphabetic) && scheme.iter().all(is_part)
-}
-
-fn is_control(byte: u8) -> bool {
-    byte < 0x20 && byte != b'\t' || byte == 0x7f
 }
 
 /// Whether a field's name may have a byte: a token in lower case.

@@ -19,7 +19,7 @@ use super::handle::Handle;
 use super::hpack::{Decoder, Section};
 use super::opened::Opened;
 use super::output::Output;
-use super::stream::{Gone, Outbox, Stream};
+use super::stream::{Gone, Outbox};
 use super::streams::{STREAM_WINDOW, Streams};
 use super::uploads::{CONNECTION_WINDOW, Uploads};
 use super::wire::{self, FrameHeader, PREFACE, Reason, kind};
@@ -92,7 +92,7 @@ pub struct Machine<R> {
     /// Those of a few bytes that have not been counted yet.
     pub(super) small_updates: u32,
     pub(super) leaving: Leaving,
-    /// When something last came or a stream ended.
+    /// When something last came, a stream ended, or the client took the last of what waited for it.
     pub(super) active: Instant,
     /// When something last came at all, and when it was asked whether the client is still there.
     heard: Instant,
@@ -177,10 +177,6 @@ impl<R: Responder> Machine<R> {
         &mut self.output
     }
 
-    pub(super) fn limits(&self) -> &Limits {
-        &self.limits
-    }
-
     /// Begins the connection if it is one of HTTP/2, as soon as so much has come that it shows (RFC 9113 section 3.4).
     pub fn begin(&mut self, now: Instant) -> Poll<bool> {
         if self.input.len() < PREFACE.len() {
@@ -215,11 +211,6 @@ impl<R: Responder> Machine<R> {
         (self.heard, self.pinged) = (now, None);
     }
 
-    /// The client has taken the last of what waited for it.
-    pub(super) fn rest_from(&mut self, now: Instant) {
-        self.active = now;
-    }
-
     /// Uses what has come: frames, and what tasks have left; lets the streams send. An error is to be said to the client
     /// ([`Machine::end`]).
     pub fn progress(&mut self, now: Instant) -> Result<(), Reason> {
@@ -241,11 +232,6 @@ impl<R: Responder> Machine<R> {
         if ended > 0 {
             self.active = now;
         }
-    }
-
-    /// A stream's task has left word.
-    pub(super) fn look(&mut self, stream: &Stream) {
-        self.streams.look(stream, &mut self.output);
     }
 
     /// The client may send so many bytes more, of whichever body.
@@ -307,15 +293,6 @@ impl<R: Responder> Machine<R> {
         self.streams.len() == 0 && self.open_section.is_none() && self.output.is_done()
     }
 
-    pub(super) fn is_leaving(&self) -> bool {
-        self.leaving != Leaving::No
-    }
-
-    /// Since when a head has not come in full, if it is the client that is waited for.
-    fn unfinished(&self) -> Option<Instant> {
-        self.unfinished.filter(|_| self.may_read())
-    }
-
     /// When [`Machine::on_time`] is to be called though nothing happens.
     pub fn deadline(&self, now: Instant) -> Option<Instant> {
         self.timers(now).into_iter().filter_map(|(_, time)| time).min()
@@ -327,22 +304,18 @@ impl<R: Responder> Machine<R> {
             let holds_memory = self.input.is_empty() && self.input.capacity() > 0;
             self.active + if holds_memory { TRIM_AFTER } else { self.limits.keepalive_timeout }
         });
-        let farewell = match self.leaving {
-            Leaving::Announced(since) => Some(since + FAREWELL),
-            _ => None,
-        };
+        // Only if it is the client that is waited for.
+        let unfinished = self.unfinished.filter(|_| self.may_read());
+        let farewell = if let Leaving::Announced(since) = self.leaving { Some(since + FAREWELL) } else { None };
         // What the client stops taking while this is waited for is seen within a second.
-        let copy = (!self.output.is_done()).then(|| {
-            let since = self.output.pins_since().unwrap_or(now);
-            since + COPY_AFTER
-        });
+        let copy = (!self.output.is_done()).then(|| self.output.pins_since().unwrap_or(now) + COPY_AFTER);
         // A stream may be silent for long; whether the client is still there, it has to show.
         let alive = (self.streams.len() > 0).then(|| match self.pinged {
             Some(pinged) => pinged + PING_PATIENCE,
             None => self.heard + PING_AFTER,
         });
         [
-            (Timer::Head, self.unfinished().map(|since| since + self.limits.header_timeout)),
+            (Timer::Head, unfinished.map(|since| since + self.limits.header_timeout)),
             (Timer::Farewell, farewell),
             (Timer::Alive, alive),
             (Timer::Copy, copy),
@@ -395,7 +368,6 @@ impl<R: Responder> Machine<R> {
         wire::put_goaway(self.output.frames(), self.opened.last, Reason::NoError);
     }
 
-    /// Ends the connection: says why, if there is somebody to say it to.
     pub fn end(&mut self, reason: Option<Reason>) {
         self.streams.clear(Gone::Client);
         if let Some(reason) = reason

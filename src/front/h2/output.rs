@@ -18,23 +18,20 @@ pub struct Output {
     in_parts: usize,
     /// After all parts.
     last: BytesMut,
-    unflushed: bool,
+    /// Whether all was taken, and may still lie in a buffer of the way there.
+    pub(super) unflushed: bool,
     /// Since when it has been waited for the client to take some.
     stuck: Option<Instant>,
     /// Whether all parts are copies.
     is_own: bool,
     /// Frames of bodies so far.
-    data_frames: u64,
+    pub(super) data_frames: u64,
 }
 
 impl Output {
     /// Where frames are appended.
     pub(crate) fn frames(&mut self) -> &mut BytesMut {
         &mut self.last
-    }
-
-    pub(crate) fn data_frames(&self) -> u64 {
-        self.data_frames
     }
 
     /// Appends a DATA frame.
@@ -93,11 +90,6 @@ impl Output {
     /// The client does not take more now.
     pub(crate) fn wait(&mut self, now: impl FnOnce() -> Instant) {
         self.stuck.get_or_insert_with(now);
-    }
-
-    /// Whether all was taken, and may still lie in a buffer of the way there.
-    pub(crate) fn is_unflushed(&self) -> bool {
-        self.unflushed
     }
 
     /// Nothing lies there any more.

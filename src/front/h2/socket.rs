@@ -59,7 +59,7 @@ pub(super) fn poll_write<S: AsyncWrite + Unpin>(
             }
         }
     }
-    if output.is_unflushed() {
+    if output.unflushed {
         let flushed = Pin::new(stream).poll_flush(cx);
         if flushed.is_pending() {
             output.wait(Instant::now);

@@ -96,9 +96,7 @@ impl Outbox {
             }
             ready.waker.take()
         };
-        if let Some(waker) = waker {
-            waker.wake();
-        }
+        waker.into_iter().for_each(Waker::wake);
     }
 }
 
@@ -225,11 +223,9 @@ impl Stream {
             }
             other => other,
         };
-        let waker = if state.queued == 0 { state.waker.take() } else { None };
         let more = !state.out.is_empty();
-        drop(state);
-        if let Some(waker) = waker {
-            waker.wake();
+        if state.queued == 0 {
+            wake(state);
         }
         Next::Some(out, more)
     }
@@ -276,9 +272,7 @@ impl State {
 fn wake(mut state: parking_lot::MutexGuard<'_, State>) {
     let waker = state.waker.take();
     drop(state);
-    if let Some(waker) = waker {
-        waker.wake();
-    }
+    waker.into_iter().for_each(Waker::wake);
 }
 
 // What a task does.
@@ -292,11 +286,9 @@ impl Stream {
 }
 
 /// A request's body as an exchange takes it from its stream.
-pub(super) struct IncomingBody(pub(super) Arc<Stream>);
-
-impl RequestBody for IncomingBody {
+impl RequestBody for Arc<Stream> {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Frame>, BodyError>> {
-        let mut state = self.0.state.lock();
+        let mut state = self.state.lock();
         if let Some(gone) = state.gone {
             return Poll::Ready(Err(match gone {
                 Gone::Malformed => BodyError::Malformed("the request's body is not what its head promised"),
@@ -307,7 +299,7 @@ impl RequestBody for IncomingBody {
             state.taken += piece.len();
             let last = state.body_ended && state.body.is_empty() && state.trailers.is_none();
             drop(state);
-            self.0.tell();
+            self.tell();
             return Poll::Ready(Ok(Some(Frame::Data { piece: piece.freeze(), last })));
         }
         if !state.body_ended {

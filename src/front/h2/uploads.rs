@@ -1,4 +1,4 @@
-//! The room for what clients send of requests' bodies before it is taken.
+//! The room for what clients send of requests' bodies before it is taken. 64 KiB are each connection's due.
 
 use std::sync::Arc;
 
@@ -9,7 +9,6 @@ use super::stream::Outbox;
 /// What a client may send of all requests' bodies before their tasks have taken it.
 pub(crate) const CONNECTION_WINDOW: u32 = 1 << 20;
 
-/// The room for what a connection's client may send of bodies before it is taken. 64 KiB are its due.
 pub(crate) struct Uploads {
     outbox: Arc<Outbox>,
     /// Bytes that the streams' windows come to.

@@ -109,36 +109,27 @@ impl Body {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn fields(lines: &[(&'static str, &'static str)]) -> HeaderMap {
-        let mut fields = HeaderMap::new();
-        for (name, value) in lines {
-            fields.append(*name, value.parse().unwrap());
-        }
-        fields
-    }
+    use crate::request::tests::map;
 
     #[test]
     fn bodies_end_where_the_head_says() {
         let chunked = Body::Chunked(Chunks::OF_RESPONSE);
-        for (method, status, lines, body) in [
-            ("GET", 200, &[("content-length", "5")][..], Ok(Body::Length(5))),
-            ("GET", 200, &[("content-length", "5"), ("content-length", "5")], Ok(Body::Length(5))),
-            ("GET", 200, &[("content-length", "5, 5")], Ok(Body::Length(5))),
-            ("GET", 200, &[("content-length", "5"), ("content-length", "6")], Err(())),
-            ("GET", 200, &[("content-length", "+5")], Err(())),
-            ("GET", 200, &[("content-length", "")], Err(())),
-            ("GET", 200, &[("content-length", "9999999999999999999")], Err(())),
-            ("GET", 200, &[("transfer-encoding", "Chunked")], Ok(chunked)),
-            ("GET", 200, &[("transfer-encoding", "chunked"), ("content-length", "5")], Err(())),
-            ("GET", 200, &[("transfer-encoding", "gzip, chunked")], Err(())),
-            ("GET", 200, &[("transfer-encoding", "chunked"), ("transfer-encoding", "chunked")], Err(())),
-            ("GET", 200, &[], Ok(Body::UntilClose)),
+        for (lines, body) in [
+            (&[("content-length", "5")][..], Ok(Body::Length(5))),
+            (&[("content-length", "5"), ("content-length", "5")], Ok(Body::Length(5))),
+            (&[("content-length", "5, 5")], Ok(Body::Length(5))),
+            (&[("content-length", "5"), ("content-length", "6")], Err(())),
+            (&[("content-length", "+5")], Err(())),
+            (&[("content-length", "")], Err(())),
+            (&[("content-length", "9999999999999999999")], Err(())),
+            (&[("transfer-encoding", "Chunked")], Ok(chunked)),
+            (&[("transfer-encoding", "chunked"), ("content-length", "5")], Err(())),
+            (&[("transfer-encoding", "gzip, chunked")], Err(())),
+            (&[("transfer-encoding", "chunked"), ("transfer-encoding", "chunked")], Err(())),
+            (&[], Ok(Body::UntilClose)),
         ] {
-            let mut fields = fields(lines);
-            let status = StatusCode::from_u16(status).unwrap();
-            let found = Body::of(&method.parse().unwrap(), status, &mut fields).map_err(|_| ());
-            assert_eq!(found, body, "{method} {status} {lines:?}");
+            let found = Body::of(&Method::GET, StatusCode::OK, &mut map(lines)).map_err(|_| ());
+            assert_eq!(found, body, "{lines:?}");
         }
     }
 
@@ -157,11 +148,11 @@ mod tests {
             ("HEAD", 200, &[("transfer-encoding", "chunked")], true),
         ] {
             let (method, status) = (method.parse().unwrap(), StatusCode::from_u16(status).unwrap());
-            let mut fields = fields(lines);
+            let mut fields = map(lines);
             assert_eq!(announces_in_vain(&method, status, &fields), in_vain, "{method} {status} {lines:?}");
             assert_eq!(Body::of(&method, status, &mut fields), Ok(Body::Length(0)), "{method} {status} {lines:?}");
         }
-        assert!(!announces_in_vain(&Method::GET, StatusCode::OK, &fields(&[("content-length", "5")])));
+        assert!(!announces_in_vain(&Method::GET, StatusCode::OK, &map(&[("content-length", "5")])));
     }
 
     #[test]

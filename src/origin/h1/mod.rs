@@ -105,7 +105,7 @@ impl Link for Connection {
     }
 
     fn gone(&self) -> u64 {
-        self.out.gone()
+        self.out.gone
     }
 
     fn put(&mut self, frame: Option<Frame>) {

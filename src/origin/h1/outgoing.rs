@@ -24,7 +24,8 @@ pub(crate) struct Outgoing {
     /// What ends the body behind a piece.
     end: &'static [u8],
     written: usize,
-    gone: u64,
+    /// Bytes that have gone.
+    pub(super) gone: u64,
     is_flushed: bool,
     chunked: bool,
     /// The line end of a chunk is still to come.
@@ -37,11 +38,6 @@ const END: &[u8] = b"\r\n0\r\n\r\n";
 impl Outgoing {
     pub(crate) fn new(head: Vec<u8>, chunked: bool) -> Self {
         Outgoing { first: head, chunked, ..Outgoing::default() }
-    }
-
-    /// Bytes that have gone.
-    pub(crate) fn gone(&self) -> u64 {
-        self.gone
     }
 
     /// Puts some of the body behind what has gone; `None`: its end.
@@ -131,7 +127,7 @@ mod tests {
     fn bodies_are_framed_whatever_the_size_of_their_pieces() {
         let large = "x".repeat(COPIED + 1);
         let data = |length, last| Some(Frame::Data { piece: vec![b'x'; length].into(), last });
-        let trailers = HeaderMap::from_iter([("x-sum".parse().unwrap(), "1".parse().unwrap())]);
+        let trailers = crate::request::tests::map(&[("x-sum", "1")]);
         for (chunked, frames, expected) in [
             (false, &[None][..], "H;".to_owned()),
             (false, &[data(2, true)], "H;xx".to_owned()),
