@@ -18,7 +18,7 @@ use crate::clock::Timestamp;
 use crate::config::diagnose::{ConfigErrors, Diagnostic};
 use crate::config::host::HostPattern;
 use crate::config::load;
-use crate::config::model::{Config, Limits, Listener, LogFilter};
+use crate::config::model::{Config, KeyRules, Limits, Listener, LogFilter, Route, Site};
 use crate::config::read::ByteSize;
 use crate::front::open::Open;
 use crate::observe::Observer;
@@ -233,16 +233,16 @@ impl Node {
         async move { Ok(Purged { seq: written.await?, took_us: started.elapsed().as_micros() as u64, durable }) }
     }
 
-    /// What hosts have under a site that serves them no more is forgotten: purges of their URLs go to the site that does, and
-    /// with the next move it would be back.
-    async fn forget_moved_hosts(&self, before: &Config, now: &Config) {
-        let targets = moved_hosts(before, now);
+    /// What purges would miss from now on is forgotten, since with the next change it would be back: what hosts have under a
+    /// site that serves them no more, and what is keyed by rules that its route no longer has.
+    async fn forget_what_moved(&self, before: &Config, now: &Config) {
+        let targets = [moved_hosts(before, now), rekeyed_paths(before, now)].concat();
         if targets.is_empty() {
             return;
         }
-        tracing::info!(hosts = targets.len(), "what hosts had under another site is forgotten");
+        tracing::info!(targets = targets.len(), "what was stored under other rules for hosts or keys is forgotten");
         if let Err(error) = self.purge(targets, false).await {
-            tracing::error!(%error, "what hosts had under another site is forgotten, but a restart may bring it back");
+            tracing::error!(%error, "what was stored under other rules is forgotten, but a restart may bring it back");
         }
     }
 
@@ -272,7 +272,7 @@ impl Node {
         let generation = snapshot.generation;
         self.snapshot.store(snapshot.clone());
         self.settle_versions(&snapshot).await;
-        self.forget_moved_hosts(&before.config, &snapshot.config).await;
+        self.forget_what_moved(&before.config, &snapshot.config).await;
         let names: HashSet<&str> = snapshot.config.sites.iter().map(|site| &*site.name).collect();
         for site in before.config.sites.iter().filter(|site| !names.contains(&*site.name)) {
             metrics.remove_site(&site.name);
@@ -377,6 +377,33 @@ fn forget_overruled_versions(engine: &Engine, config: &Config) {
 
 fn not_loaded(error: &tokio::task::JoinError) -> ConfigErrors {
     Diagnostic::of_file(Path::new(""), format!("the configuration could not be loaded: {error}")).into()
+}
+
+/// What was keyed by rules for URLs that its route, or another for its path, does not have any more.
+fn rekeyed_paths(before: &Config, now: &Config) -> Vec<Target> {
+    let written = KeyRules::default();
+    let stays = |route: &Route, now: &Site| {
+        let mut alike = now.routes.iter().filter(|other| other.path == route.path);
+        alike.any(|other| other.cache.key.keys_urls_as(&route.cache.key))
+    };
+    let mut targets = Vec::new();
+    for (index, site) in before.sites.iter().enumerate() {
+        let Some(now) = now.sites.iter().find(|other| other.name == site.name) else { continue };
+        let rekeyed = site.routes.iter().filter(|route| !route.cache.key.keys_urls_as(&written) && !stays(route, now));
+        for route in rekeyed {
+            let path = route.path.prefix();
+            for (pattern, _) in before.hosts.patterns().filter(|(_, of)| *of == index) {
+                let site = site.name.to_string();
+                targets.push(match pattern {
+                    HostPattern::Exact(host) => Target::Prefix { site, prefix: format!("{host}{path}") },
+                    _ => Target::Site { site },
+                });
+            }
+        }
+    }
+    targets.sort_by_cached_key(|target| format!("{target:?}"));
+    targets.dedup();
+    targets
 }
 
 /// Hosts that a configuration moves from one site to another, as what is to be purged of the old one.

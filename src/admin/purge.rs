@@ -27,6 +27,8 @@ use super::url::Located;
 
 /// URLs or tags in one call.
 const MAX_TARGETS: usize = 1000;
+/// Bytes of URLs in one call: they are kept until nothing is stored any more that is older.
+const MAX_BYTES: usize = 1 << 20;
 /// Purges in one answer.
 const MOST: usize = 100;
 
@@ -153,6 +155,12 @@ fn targets(request: PurgeRequest, config: &Config, caller: &Caller) -> Result<Ve
         (Some(url), None, None, None, None, None) => url_targets(&url, config, caller),
         (None, Some(urls), None, None, None, None) => {
             check_count(urls.len(), "urls")?;
+            let bytes: usize = urls.iter().map(String::len).sum();
+            if bytes > MAX_BYTES {
+                return Err(Problem::bad_request(format!(
+                    "{bytes} bytes of urls in one call; at most {MAX_BYTES} are taken"
+                )));
+            }
             Ok(Problem::of_each(&urls, |url| url_targets(url, config, caller))?.concat())
         }
         (None, None, Some(prefix), None, None, None) => prefix_targets(&prefix, config, caller),

@@ -7,6 +7,8 @@ use crate::request::{Scheme, Target};
 use super::auth::Caller;
 use super::problem::Problem;
 
+/// Bytes of a URL, whatever its requests may have.
+const MAX_URL: usize = 64 << 10;
 const EXAMPLE: &str = "https://shop.example.com/a";
 
 /// A URL taken apart, its path normalised.
@@ -21,6 +23,9 @@ pub(crate) struct Located<'c> {
 
 impl<'c> Located<'c> {
     pub(crate) fn find(url: &str, config: &'c Config, caller: &Caller) -> Result<Self, Problem> {
+        if url.len() > MAX_URL {
+            return Err(Problem::bad_request(format!("a URL of {} bytes; at most {MAX_URL} are taken", url.len())));
+        }
         let invalid = |why: &str| Problem::bad_request(format!("{url:?} is not a URL such as {EXAMPLE}: {why}"));
         if !url.contains(['/', '.']) {
             return Err(invalid("it has neither a scheme nor a path"));

@@ -55,6 +55,12 @@ impl PathPattern {
         &self.text
     }
 
+    /// What all paths begin with that match it: at least a slash.
+    pub fn prefix(&self) -> &str {
+        let prefix = self.text.split('*').next().unwrap_or_default();
+        if prefix.is_empty() { "/" } else { prefix }
+    }
+
     /// Whether a normalised path matches. Linear in the path's length times the number of `*`.
     pub fn matches(&self, path: &str) -> bool {
         match self.kind {

@@ -291,3 +291,32 @@ fn tags_that_a_304_brings_count() {
         assert!(!node.get(path).is_hit(), "{path}");
     }
 }
+
+/// Of what routes keyed by rules that they no longer have, purges would miss it: it is not there any more.
+#[test]
+fn what_was_purged_does_not_come_back_with_the_rules_for_its_key() {
+    let origin = tagged();
+    let config = |key: &str| {
+        format!(
+            "[pool.app]\norigins = [\"{}\"]\n[site.shop]\nhosts = [\"shop.example\"]\n[[site.shop.route]]\n\
+             path = \"/a*\"\npool = \"app\"\ncache = {{ mode = \"respect\"{key} }}\n[[site.shop.route]]\n\
+             path = \"/*\"\npool = \"app\"\ncache = {{ mode = \"respect\" }}\n",
+            origin.address
+        )
+    };
+    for key in ["keep_query = []", "drop_query = [\"b\"]", "sort_query = true", "ignore_path_case = true"] {
+        let (first, second) = (config(&format!(", key = {{ {key} }}")), config(""));
+        let node = Node::start(&first);
+        let reload = |config: &str| {
+            let generation = node.generation();
+            std::fs::write(node.config_path(), crate::harness::node::complete(config)).unwrap();
+            node.wait_for_generation(generation + 1);
+        };
+        warm(&node, &["/aB?z=1&b=2", "/other"]);
+        reload(&second);
+        node.purge(r#"{"url": "http://shop.example/aB?z=1&b=2"}"#);
+        reload(&first);
+        assert!(!node.get("/aB?z=1&b=2").is_hit(), "{key}");
+        assert!(node.get("/other").is_hit(), "{key}: nothing else is gone");
+    }
+}

@@ -36,6 +36,12 @@ impl KeyRules {
         self.sort_query || self.query != QueryRule::All
     }
 
+    /// Whether both make the same of every URL.
+    pub fn keys_urls_as(&self, other: &KeyRules) -> bool {
+        let of = |rules: &KeyRules| (rules.query.clone(), rules.sort_query, rules.ignore_path_case);
+        of(self) == of(other)
+    }
+
     /// Whether a field is one of those that count; `name`: in lower case.
     pub fn names_field(&self, name: &str) -> bool {
         self.headers.iter().any(|pattern| pattern.matches(name))
