@@ -29,6 +29,7 @@ use crate::origin::upload::{BodyError, Frame, RequestBody};
 use crate::pace::{Pace, Taking};
 use crate::request::Scheme;
 
+use super::alarm::Alarm;
 use super::head::{BodyFraming, Endpoints};
 
 /// Bytes of a body that are read at once, and the least that there is room for.
@@ -37,6 +38,8 @@ const FIRST_READ: usize = 4 << 10;
 
 /// A connection that has been idle for so long gives its buffers back.
 pub(crate) const TRIM_AFTER: Duration = Duration::from_secs(1);
+/// How often a client is looked at while nothing comes for it.
+const LOOK_AT_CLIENT: Duration = Duration::from_secs(5);
 /// How long a client to which everything was written may say nothing before it is taken to have read it.
 pub(crate) const LINGER: Duration = Duration::from_secs(2);
 
@@ -172,6 +175,20 @@ impl ClientStream {
     /// Bytes that the kernel has and the client has not.
     pub(crate) fn queued(&self) -> u64 {
         queued(socket(&self.shared.lock().transport))
+    }
+
+    /// Ends when the client is known to have left, while somebody else is waited for. One that has ended its side is taken to
+    /// have left when it has got nothing for so long.
+    pub(crate) async fn until_gone(&self, alarm: &mut Alarm, patience: Duration) {
+        let since = Instant::now();
+        loop {
+            alarm.at(Instant::now() + LOOK_AT_CLIENT).await;
+            match peer(socket(&self.shared.lock().transport)) {
+                Peer::There => {}
+                Peer::Ended if since.elapsed() < patience => {}
+                Peer::Ended | Peer::Gone => return,
+            }
+        }
     }
 
     /// Waits until the client takes more.
@@ -317,6 +334,34 @@ impl AsyncWrite for ClientStream {
 }
 
 const TOO_SLOW: &str = "the client takes too little of what waits for it; see min_rate in [limits]";
+
+/// What is known of a client that says nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Peer {
+    There,
+    /// It has ended its side: it may have left, or only have no more to say.
+    Ended,
+    /// The connection is over.
+    Gone,
+}
+
+/// By the state of the connection: tcp(7), `TCP_INFO`. If that fails, nothing is known.
+fn peer(socket: &TcpStream) -> Peer {
+    const CLOSED: u8 = 7;
+    const CLOSE_WAIT: u8 = 8;
+    let (mut state, mut length) = (0_u8, 1 as libc::socklen_t);
+    // SAFETY: the descriptor is open as long as `socket` is there, and the call writes at most `length` bytes: the first of
+    // `tcp_info`, which is the state.
+    let result = unsafe {
+        let (state, length) = ((&raw mut state).cast(), &raw mut length);
+        libc::getsockopt(socket.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INFO, state, length)
+    };
+    match state {
+        CLOSED if result == 0 => Peer::Gone,
+        CLOSE_WAIT if result == 0 => Peer::Ended,
+        _ => Peer::There,
+    }
+}
 
 /// Bytes that the kernel has and the client has not: tcp(7), `SIOCOUTQ`. Of no use if that fails: 0.
 fn queued(socket: &TcpStream) -> u64 {

@@ -17,7 +17,7 @@ use super::connect::{Attempt, Connection, Connector};
 use super::error::{Failure, FailureKind, OriginError};
 use super::forward;
 use super::h1::OriginStream;
-use super::link::{Link, LinkError, MAX_INTERIM, ResponseHead, TAKES_NOTHING};
+use super::link::{Link, LinkError, MAX_HEADS, MAX_INTERIM, ResponseHead, TAKES_NOTHING};
 use super::pool::Picked;
 use super::request::OriginRequest;
 use super::state::ActiveGuard;
@@ -205,7 +205,7 @@ impl Sending<'_> {
                 Err("a 304 to a request without a condition".into()) // RFC 9110 section 15.4.5
             }
             status if !status.is_informational() => Ok(true),
-            _ if self.interim == MAX_INTERIM => Err("too many interim responses".into()),
+            _ if self.interim == MAX_HEADS => Err("too many interim responses".into()),
             StatusCode::CONTINUE => {
                 self.interim += 1;
                 self.upload.iter_mut().for_each(|upload| upload.go_on());
@@ -213,7 +213,7 @@ impl Sending<'_> {
             }
             status => {
                 self.interim += 1;
-                if let Some(interims) = &self.request.interims {
+                if let Some(interims) = self.request.interims.as_ref().filter(|_| self.interim <= MAX_INTERIM) {
                     let mut fields = head.fields.clone();
                     fields.remove(header::CONTENT_LENGTH); // RFC 9110 section 8.6
                     interims.push(status, fields);

@@ -16,7 +16,7 @@ use crate::config::model::{Health, Probe};
 use super::connect::Connector;
 use super::error::{describe, is_our_own_fault};
 use super::h2::set_authority;
-use super::link::MAX_INTERIM;
+use super::link::MAX_HEADS;
 use super::pool::PoolRuntime;
 
 /// Counts the probes: each gets a connection group of its own, so that none meets a kept connection, which would hide that
@@ -124,7 +124,7 @@ async fn ask(session: &mut HttpSession, path: &str, host: &str) -> Result<u16, F
         session.write_request_header(Box::new(request)).await?;
         session.finish_request_body().await?;
     }
-    for _ in 0..MAX_INTERIM {
+    for _ in 0..MAX_HEADS {
         session.read_response_header().await?;
         let status = session.response_header().map_or(0, |head| head.status.as_u16());
         if status >= 200 {

@@ -10,8 +10,10 @@ use http::{HeaderMap, Method, StatusCode};
 /// Bytes of a response's head, and fields in it: by whichever protocol.
 pub(crate) const MAX_HEAD: usize = 128 << 10;
 pub(crate) const MAX_FIELDS: usize = 256;
-/// Interim responses (1xx) before the final one.
+/// Interim responses (1xx) before the final one that are passed on; and those that there may be, since some origins say every
+/// few seconds that they are still at it.
 pub(crate) const MAX_INTERIM: usize = 8;
+pub(crate) const MAX_HEADS: usize = 100;
 
 /// Why an origin is given up that takes nothing.
 pub(crate) const TAKES_NOTHING: &str = "it took too long to take the request";

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use bytes::BytesMut;
 use http::{HeaderMap, StatusCode};
 use tokio::time::Sleep;
 
@@ -85,13 +86,54 @@ pub(crate) struct UploadRules {
 /// Bytes of a body that are kept to be sent again, at most.
 pub(crate) const REPLAYED: u64 = 64 << 10;
 
+/// A piece that is smaller is copied to those before it: a body of very many would take far more memory than it has bytes.
+const SMALL: usize = 4 << 10;
+
+/// What was taken of a body, to be sent again.
+#[derive(Default)]
+struct Taken {
+    frames: Vec<Frame>,
+    /// Small pieces behind them, and whether the body is known to end there.
+    small: BytesMut,
+    last: bool,
+}
+
+impl Taken {
+    fn push(&mut self, frame: &Frame) {
+        match frame {
+            Frame::Data { piece, last } if piece.len() < SMALL => {
+                self.small.extend_from_slice(piece);
+                self.last = *last;
+            }
+            large => {
+                self.join();
+                self.frames.push(large.clone());
+            }
+        }
+    }
+
+    /// Makes one frame of the small pieces.
+    fn join(&mut self) {
+        if !self.small.is_empty() || self.last {
+            let (piece, last) = (self.small.split().freeze(), std::mem::take(&mut self.last));
+            self.frames.push(Frame::Data { piece, last });
+        }
+    }
+
+    /// All of it, as it is sent again.
+    fn again(&mut self) -> VecDeque<Frame> {
+        self.join();
+        self.frames.iter().cloned().collect()
+    }
+}
+
 /// A request's body while it is sent.
 pub(crate) struct Upload {
     body: Box<dyn RequestBody>,
     rules: UploadRules,
     received: u64,
     /// What was taken of it, while all of that is kept; and whether any of it need be.
-    kept: Option<Vec<Frame>>,
+    kept: Option<Taken>,
     keeps: bool,
     /// What is sent again.
     again: VecDeque<Frame>,
@@ -134,7 +176,7 @@ impl Upload {
             body,
             rules,
             received: 0,
-            kept: Some(Vec::new()),
+            kept: Some(Taken::default()),
             keeps: true,
             again: VecDeque::new(),
             has_ended: false,
@@ -175,7 +217,7 @@ impl Upload {
     /// Begins to send it to an origin that may take nothing for so long; anew, if it was sent to another. `keeps`: it may
     /// have to be sent once more.
     pub(crate) fn begin(&mut self, origin_patience: Duration, keeps: bool) {
-        self.again = self.kept.iter().flatten().cloned().collect();
+        self.again = self.kept.as_mut().map(Taken::again).unwrap_or_default();
         (self.is_new, self.is_put, self.is_done, self.wait) = (true, false, false, None);
         (self.origin_patience, self.keeps) = (origin_patience, keeps);
     }
@@ -262,9 +304,7 @@ impl Upload {
             return Poll::Ready(Err(UploadError::Client(BodyError::TooSlow)));
         }
         match (&mut self.kept, &frame) {
-            (Some(kept), Some(frame)) if self.keeps && self.received <= self.rules.replayed.0 => {
-                kept.push(frame.clone())
-            }
+            (Some(kept), Some(frame)) if self.keeps && self.received <= self.rules.replayed.0 => kept.push(frame),
             (Some(_), None) => {}
             (kept, _) => *kept = None,
         }

@@ -199,7 +199,7 @@ pub(crate) const fn is_tchar(byte: u8) -> bool {
 }
 
 /// Fields in trailers, at most.
-const MAX_TRAILERS: usize = 64;
+pub(crate) const MAX_TRAILERS: usize = 64;
 
 /// Reads the lines of trailers, with the empty one that ends them. `None`: they are none, or too many.
 pub(crate) fn parse_trailers(lines: &[u8]) -> Option<HeaderMap> {

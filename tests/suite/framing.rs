@@ -292,3 +292,26 @@ fn later_versions_of_http_1_and_empty_lines_before_a_request_are_taken() {
     }
     assert!(origin.requests().iter().all(|request| request.head.starts_with("GET /p HTTP/1.1\r\n")));
 }
+
+/// What a client sends behind its last request must not cost it the response (RFC 9112 section 9.6).
+#[test]
+fn the_last_response_is_whole_whatever_comes_behind_its_request() {
+    const LENGTH: usize = 2_000_000;
+    let origin = Origin::start(|_| Reply::ok(&["Cache-Control: max-age=60"], vec![b'x'; LENGTH]));
+    let node = Node::caching(origin.address);
+    node.get("/hit");
+    let close = "Host: shop.example\r\nConnection: close\r\n";
+    for (path, request) in [
+        ("/post", format!("POST /post HTTP/1.1\r\n{close}Content-Length: 1\r\n\r\nx\r\n")),
+        ("/hit", format!("GET /hit HTTP/1.1\r\n{close}\r\nGET /hit HTTP/1.1\r\n")),
+        ("/passed", format!("GET /passed HTTP/1.1\r\n{close}Cookie: a\r\n\r\nGET /")),
+    ] {
+        let logged = node.stdout().matches(&format!("\"{path}\"")).count();
+        let mut client = node.client();
+        client.send(request);
+        // It has left the node: now it is the kernel's, and would be lost with a reset.
+        eventually("the answer", || (node.stdout().matches(&format!("\"{path}\"")).count() > logged).then_some(()));
+        let response = client.response("GET");
+        assert!(response.complete && response.body.len() == LENGTH, "{path}: {}", response.body.len());
+    }
+}

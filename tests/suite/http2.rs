@@ -572,3 +572,58 @@ fn a_refused_head_has_no_body() {
     assert_eq!(raw.first(HEADERS).unwrap().flags, END_HEADERS | END_STREAM);
     assert!(raw.is_alive());
 }
+
+/// What was sent before the client heard that its call is over is no abuse, however small its pieces are; what comes after is.
+#[test]
+fn a_body_that_is_still_on_its_way_is_no_abuse() {
+    let origin = cached("x");
+    let route = "[[site.shop.route]]\npath = \"/only\"\npool = \"app\"\n";
+    let node = Node::speaking(Protocol::H2, &[origin.address], route);
+    let mut raw = Raw::connect(&node);
+    let post = [&[0x83][..], &section("/none", &[])[1..]].concat();
+    raw.send(&frame(HEADERS, END_HEADERS, 1, &post));
+    assert!(raw.first(RST_STREAM).is_some(), "it is answered before its body has come");
+    raw.send(&frame(DATA, 0, 1, b"x").repeat(3_000));
+    assert!(raw.is_alive());
+    raw.send(&frame(DATA, 0, 1, &[b'x'; 16_000]).repeat(3));
+    raw.send(&frame(DATA, 0, 1, b"x").repeat(20_000));
+    assert_eq!(raw.end(), Some(ENHANCE_YOUR_CALM));
+}
+
+/// Trailers have the bounds that they have by HTTP/1, and are never cut.
+#[test]
+fn trailers_are_taken_whole_or_not_at_all() {
+    let origin = cached("x");
+    let node = node(&origin, "max_head = \"1MiB\"\nmax_headers = 200");
+    let mut raw = Raw::connect(&node);
+    let post = [&[0x83][..], &section("/passed/a", &[])[1..]].concat();
+    let fields = |count: usize, length: usize| {
+        let literal = |number: usize| {
+            let (name, value) = (format!("x-{number:04}"), "v".repeat(length));
+            let mut out = vec![0, name.len() as u8];
+            out.extend_from_slice(name.as_bytes());
+            match length {
+                ..127 => out.push(length as u8),
+                _ => out.extend([127, ((length - 127) % 128) as u8 | 128, ((length - 127) / 128) as u8]),
+            }
+            out.extend_from_slice(value.as_bytes());
+            out
+        };
+        (0..count).flat_map(literal).collect::<Vec<u8>>()
+    };
+    for (number, (count, length, fits)) in [(60, 10, true), (65, 1, false), (20, 1_000, false)].into_iter().enumerate()
+    {
+        let stream = 2 * number as u32 + 1;
+        raw.send(&frame(HEADERS, END_HEADERS, stream, &post));
+        raw.send(&frame(DATA, 0, stream, b"body"));
+        let block = fields(count, length);
+        let (first, rest) = block.split_at(block.len().min(16_000));
+        let end = if rest.is_empty() { END_HEADERS } else { 0 };
+        raw.send(&frame(HEADERS, END_STREAM | end, stream, first));
+        if !rest.is_empty() {
+            raw.send(&frame(CONTINUATION, END_HEADERS, stream, rest));
+        }
+        assert_eq!(raw.reset(stream), (!fits).then_some(PROTOCOL_ERROR), "{count} of {length}");
+    }
+    assert!(raw.is_alive());
+}

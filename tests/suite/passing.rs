@@ -336,3 +336,16 @@ fn a_client_that_has_ended_its_side_is_answered() {
         assert!(client.is_closed());
     }
 }
+
+/// An origin may say often that it is still at it. Some of that is passed on.
+#[test]
+fn very_many_interim_responses_do_no_harm_to_the_answer() {
+    let still = Reply::head(102, &[]);
+    let origin = Origin::start(move |_| [vec![Step::Send(still.repeat(30))], Reply::ok(&[], "done")].concat());
+    let node = Node::with_routes(&[origin.address], UNCACHED);
+    let mut client = node.client();
+    client.send("GET /a HTTP/1.1\r\nHost: a\r\n\r\n");
+    let heads: Vec<String> = (0..9).map(|_| client.head()).collect();
+    assert!(heads[..8].iter().all(|head| head.starts_with("HTTP/1.1 102 ")), "{heads:?}");
+    assert!(heads[8].starts_with("HTTP/1.1 200 "), "{heads:?}");
+}

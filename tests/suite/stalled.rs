@@ -1,8 +1,9 @@
 //! Clients that do not take what waits for them: what they may pin, measured from outside.
 
 use std::any::Any;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
@@ -641,6 +642,72 @@ fn bodies_that_no_origin_reads_take_no_memory_beyond_the_bound() {
         number < CONNECTIONS - 1
     });
     assert!(most <= bound(CONNECTIONS), "{} MiB of {}", most >> 20, bound(CONNECTIONS) >> 20);
+}
+
+/// Bodies of very many small pieces, which are kept to be sent again.
+#[test]
+fn bodies_in_tiny_pieces_take_no_memory_beyond_the_bound() {
+    const CONNECTIONS: usize = 20;
+    const BYTES: usize = 60_000;
+    raise_descriptors();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let come = Arc::new(AtomicUsize::new(0));
+    let for_origin = come.clone();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let come = for_origin.clone();
+            std::thread::spawn(move || {
+                let mut space = vec![0; 64 << 10];
+                while let Ok(more @ 1..) = stream.read(&mut space) {
+                    come.fetch_add(space[..more].iter().filter(|byte| **byte == b'~').count(), Ordering::SeqCst);
+                }
+            });
+        }
+    });
+    let node = Node::start(&format!("{ALL}[log]\naccess = \"off\"\n{}", site(&[address], "", ROUTES)));
+    let request = "PUT /passed/a HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let body = "1\r\n~\r\n".repeat(BYTES);
+    let clients: Vec<Client> = (0..CONNECTIONS)
+        .map(|_| {
+            let mut client = node.client();
+            client.send(format!("{request}{body}"));
+            client
+        })
+        .collect();
+    eventually("all of them", || (come.load(Ordering::SeqCst) == CONNECTIONS * BYTES).then_some(()));
+    let resident = node.resident();
+    assert!(resident <= bound(CONNECTIONS), "{} MiB of {}", resident >> 20, bound(CONNECTIONS) >> 20);
+    drop(clients);
+}
+
+/// A stream that is silent keeps no place for a client that has left.
+#[test]
+fn who_has_left_a_silent_stream_is_noticed() {
+    let gate = Gate::default();
+    let for_origin = gate.clone();
+    let origin = Origin::start(move |_| {
+        let head =
+            b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n6\r\ndata:\n\r\n";
+        vec![Step::Send(head.to_vec()), Step::Wait(for_origin.clone())]
+    });
+    let route = "[[site.shop.route]]\npath = \"/*\"\npool = \"app\"\nstream_timeout = \"1h\"\n";
+    let node = Node::start(&format!("[limits]\nread_timeout = \"1s\"\n{}", site(&[origin.address], "", route)));
+    let open = |wanted: f64| {
+        eventually("the connections", || (node.metric("seawall_connections") == Some(wanted)).then_some(()));
+    };
+    for by_reset in [true, false] {
+        let mut client = node.client();
+        client.send("GET /events HTTP/1.1\r\nHost: a\r\n\r\n");
+        assert!(client.head().starts_with("HTTP/1.1 200 "));
+        open(1.0);
+        if by_reset {
+            socket2::SockRef::from(&client.stream()).set_linger(Some(Duration::ZERO)).unwrap();
+        }
+        drop(client);
+        open(0.0);
+    }
+    gate.open();
 }
 
 /// All streams of a connection to an origin share its window: one reader that takes nothing must not use it up.

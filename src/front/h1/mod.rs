@@ -8,7 +8,7 @@ mod wire;
 mod write;
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::{Buf, BytesMut};
 use http::{Method, StatusCode, Version};
@@ -24,7 +24,7 @@ use crate::snapshot::Snapshot;
 use super::alarm::Alarm;
 use super::head::{Refusal, RequestHead, refuse};
 use super::open::Place;
-use super::serve::{self, Decision, Request, Shared};
+use super::serve::{self, Decision, Request, Sent, Shared};
 use super::stream::{ClientStream, LINGER, TRIM_AFTER};
 use crate::pace::Pace;
 
@@ -216,7 +216,15 @@ impl Connection {
         let decision = {
             let mut deciding = std::pin::pin!(request.decide(&mut key, body, wanted));
             loop {
-                let decided = serve::step(&mut deciding, &interims).await;
+                let decided = tokio::select! {
+                    biased;
+                    decided = serve::step(&mut deciding, &interims) => decided,
+                    // What may change something comes to its end though its client leaves.
+                    () = self.stream.until_gone(&mut self.alarm, Duration::MAX), if head.method.is_safe() => {
+                        request.record(None, None, &Sent::client_left());
+                        return Next::Gone;
+                    }
+                };
                 while let Some((status, fields)) = interims.take() {
                     expects_continue &= status != StatusCode::CONTINUE;
                     // A client that has left may have changed something all the same: what it asked for comes to its end.
@@ -245,7 +253,6 @@ impl Connection {
                 match (sent.error, writing.keep_alive) {
                     (Some(_), _) => Next::Gone,
                     (None, true) if self.drain(left, limits).await => Next::Request,
-                    (None, false) if left.is_done() => Next::Close,
                     _ => Next::Linger,
                 }
             }

@@ -134,7 +134,7 @@ impl Unfinished {
         match (&self.sent.error, self.keep_alive) {
             (Some(_), _) => Next::Gone,
             (None, true) => Next::Request,
-            (None, false) => Next::Close,
+            (None, false) => Next::Linger,
         }
     }
 }

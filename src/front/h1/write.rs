@@ -21,6 +21,10 @@ use super::super::stream::timed_out;
 use super::Connection;
 use super::wire::{Framing, Writing, head_of, poll_write_all, write_tail};
 
+fn client_left() -> io::Error {
+    io::Error::new(io::ErrorKind::BrokenPipe, "the client left")
+}
+
 impl Connection {
     /// Writes a response. An error means that the connection can't go on.
     pub(super) async fn write(
@@ -33,7 +37,8 @@ impl Connection {
         let mut tail = std::mem::take(&mut self.tail);
         write_tail(&mut tail, &response, report, &snapshot.config.node.name, writing);
         let mut sent = Sent { status: response.status(), bytes: 0, error: None, why: response.take_cause() };
-        let result = self.write_parts(&mut response, &tail, writing, &mut sent.bytes).await;
+        let patience = snapshot.config.limits.read_timeout;
+        let result = self.write_parts(&mut response, &tail, writing, &mut sent.bytes, patience).await;
         self.tail = tail;
         // What is shorter than its head says must not be followed by anything.
         let result = result.and_then(|()| match writing.framing {
@@ -57,6 +62,7 @@ impl Connection {
         tail: &str,
         writing: &Writing<'_>,
         bytes: &mut u64,
+        patience: Duration,
     ) -> io::Result<()> {
         let (head, kept) = (head_of(response), response.kept());
         if !response.has_body(writing.method) {
@@ -83,7 +89,14 @@ impl Connection {
                         if let Some((head, tail, kept)) = before.take() {
                             self.write_held([&head, tail.as_bytes()], kept).await?;
                         }
-                        let next = if let Poll::Ready(failed) = other { failed } else { next.await };
+                        let next = match other {
+                            Poll::Ready(failed) => failed,
+                            Poll::Pending => tokio::select! {
+                                biased;
+                                next = next => next,
+                                () = self.stream.until_gone(&mut self.alarm, patience) => return Err(client_left()),
+                            },
+                        };
                         next.map_err(io::Error::other)?
                     }
                 }

@@ -101,8 +101,10 @@ impl<R: Responder> Machine<R> {
             return Ok(());
         }
         self.give_back(header.length);
-        if let Received::Error(reason) = received {
-            self.reset(header.stream, reason);
+        match received {
+            Received::Late => return Ok(()),
+            Received::Error(reason) => self.reset(header.stream, reason),
+            Received::Kept | Received::Dropped => {}
         }
         self.charge(1, now)
     }

@@ -5,7 +5,7 @@ use smallvec::SmallVec;
 
 use crate::config::host::parse_authority;
 use crate::config::model::Limits;
-use crate::request::{BAD_FORM, Target, content_length, is_tchar};
+use crate::request::{BAD_FORM, MAX_TRAILERS, Target, content_length, is_tchar};
 
 use super::super::head::{
     BodyFraming, HEAD_TOO_LARGE, Refusal, RequestHead, TARGET_TOO_LONG, TOO_MANY_FIELDS, bad, expects_continue, lines,
@@ -151,9 +151,16 @@ impl<'b> Parsed<'b> {
     }
 }
 
+/// Bytes of trailers: what HTTP/1 takes of them, too.
+const MAX_TRAILERS_SIZE: usize = 16 << 10;
+
 /// The fields of a section of trailers. `None`: it has pseudo-header fields, or what a request may not have either (RFC 9113
-/// section 8.1).
+/// section 8.1), or more than is taken by HTTP/1.
 pub(super) fn trailers(section: &Section) -> Option<HeaderMap> {
+    let size: usize = section.lines().map(|(name, value)| name.len() + value.len()).sum();
+    if section.too_large || section.lines().len() > MAX_TRAILERS || size > MAX_TRAILERS_SIZE {
+        return None;
+    }
     let mut fields = HeaderMap::new();
     for (name, value) in section.lines() {
         if !is_name(name) || !is_value(value) {

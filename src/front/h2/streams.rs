@@ -37,7 +37,12 @@ pub(crate) struct Streams {
     /// Bytes of requests' bodies that have been taken, or are not wanted, and that the client may send again.
     pub taken: usize,
     pub uploads: Uploads,
+    /// Bytes that may be on their way to streams that were ended here: their clients did not know.
+    late: u64,
 }
+
+/// So many of those are believed, at most.
+const MAX_LATE: u64 = 1 << 20;
 
 struct Entry {
     stream: Arc<Stream>,
@@ -64,6 +69,8 @@ struct Entry {
 pub(crate) enum Received {
     /// For a task, which gives its room back when it has taken it.
     Kept,
+    /// Nobody wants it any more, which its client cannot have known.
+    Late,
     /// Nobody wants it.
     Dropped,
     Error(Reason),
@@ -81,6 +88,7 @@ impl Streams {
             pace: Pace::ANY,
             taken: 0,
             uploads,
+            late: 0,
         }
     }
 
@@ -112,6 +120,9 @@ impl Streams {
     fn forget(&mut self, id: u32) -> Option<Entry> {
         let entry = self.entries.remove(&id)?;
         self.uploads.leave(entry.upload);
+        if entry.open {
+            self.late = (self.late + u64::try_from(entry.credit).unwrap_or(0)).min(MAX_LATE);
+        }
         Some(entry)
     }
 
@@ -124,7 +135,11 @@ impl Streams {
         ended: bool,
         output: &mut Output,
     ) -> Received {
-        let Some(entry) = self.entries.get_mut(&id) else { return Received::Dropped };
+        let Some(entry) = self.entries.get_mut(&id) else {
+            let left = self.late.checked_sub(length as u64).filter(|_| length > 0);
+            self.late = left.unwrap_or(self.late);
+            return if left.is_some() { Received::Late } else { Received::Dropped };
+        };
         if !entry.open {
             return Received::Error(Reason::StreamClosed);
         }
