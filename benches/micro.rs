@@ -124,12 +124,14 @@ fn parse_h2() -> Box<dyn FnMut()> {
 fn planned(sites: usize) -> Box<dyn FnMut()> {
     let config = config(sites);
     let view = view();
-    Box::new(move || assert!(matches!(black_box(plan(&config, black_box(&view))), Plan::Cache(_))))
+    Box::new(move || {
+        assert!(matches!(black_box(plan(&config, black_box(&view), Timestamp::from_secs(0))), Plan::Cache(_)))
+    })
 }
 
 fn write_key() -> Box<dyn FnMut()> {
     let (config, view, mut key) = (Box::leak(Box::new(config(1))), view(), String::new());
-    let Plan::Cache(matched) = plan(config, &view) else { panic!("it is cached") };
+    let Plan::Cache(matched) = plan(config, &view, Timestamp::from_secs(0)) else { panic!("it is cached") };
     Box::new(move || {
         matched.write_key(&mut key, 0, black_box(&view));
         black_box(&key);
@@ -198,7 +200,7 @@ fn look_up(count: usize) -> Box<dyn FnMut()> {
     let engine = Engine::new(&config, purges(count), metrics.clone());
     let snapshot = first_snapshot(self::config(1), &engine, &metrics, Passage::new("0".into()));
     let (snapshot, view) = (&*Box::leak(Box::new(Arc::new(snapshot))), &*Box::leak(Box::new(view())));
-    let Plan::Cache(matched) = plan(&snapshot.config, view) else { panic!("it is cached") };
+    let Plan::Cache(matched) = plan(&snapshot.config, view, Timestamp::from_secs(0)) else { panic!("it is cached") };
     let mut key = String::new();
     matched.write_key(&mut key, 0, view);
     let key = &*key.leak();

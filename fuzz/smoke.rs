@@ -50,6 +50,8 @@ smoke!(
     purge_log,
     disk_header,
     cache_control_and_vary,
+    expression,
+    template,
 );
 
 fn root() -> PathBuf {

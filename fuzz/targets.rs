@@ -9,10 +9,10 @@ use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version};
 
 use seawall::internals::{
-    Body, ByteSize, Chunks, ClientDirectives, Config, Decoder, ExchangeTimes, Fields, Freshness, HEADER, Head, Header,
-    Key, Limits, Meta, Presented, Replay, Reply, RequestFacts, RequestHead, RequestView, ResponseFacts, Scheme,
-    Section, Standing, TakenChunk, Timestamp, Usability, Variant, explain, field_space, find_end, groups, hpack, judge,
-    load, normalise, respond, response, settle_version,
+    Body, ByteSize, Chunks, ClientDirectives, Config, Decoder, ExchangeTimes, Expression, Facts, Fields, Freshness,
+    HEADER, Head, Header, Key, Limits, Meta, Presented, Replay, Reply, RequestFacts, RequestHead, RequestView,
+    ResponseFacts, Scheme, Scope, Section, Standing, TakenChunk, Template, Timestamp, Usability, Variant, explain,
+    field_space, find_end, groups, hpack, judge, load, normalise, respond, response, settle_version,
 };
 
 #[path = "h2_frames.rs"]
@@ -23,7 +23,7 @@ pub use h2_frames::h2_frames;
 /// A target's name, which is also that of its corpus, and what it does.
 pub type Target = (&'static str, fn(&[u8]));
 
-pub const TARGETS: [Target; 10] = [
+pub const TARGETS: [Target; 12] = [
     ("h1_request_head", h1_request_head),
     ("h1_origin_response", h1_origin_response),
     ("chunked_request", chunked_request),
@@ -34,6 +34,8 @@ pub const TARGETS: [Target; 10] = [
     ("purge_log", purge_log),
     ("disk_header", disk_header),
     ("cache_control_and_vary", cache_control_and_vary),
+    ("expression", expression),
+    ("template", template),
 ];
 
 /// A head of HTTP/1: what is accepted must be read the same when it is written anew, which is what an origin gets.
@@ -361,4 +363,51 @@ fn config() -> &'static Config {
         load::parse(Path::new("fuzz.toml"), text).expect("it is right")
     });
     &CONFIG
+}
+
+/// A condition: a mistake is told with its place, and what is right can be asked about any request.
+pub fn expression(data: &[u8]) {
+    let Ok(source) = std::str::from_utf8(data) else { return };
+    let fields = HeaderMap::new();
+    let view = RequestView {
+        query: source.get(..source.len().min(100)),
+        ..RequestView::own(&Method::GET, Scheme::Http, "shop.example", "/a", Fields::Map(&fields))
+    };
+    for scope in [Scope::Request, Scope::Response] {
+        match Expression::compile(source, scope) {
+            Ok(expression) => {
+                let facts = Facts { request: &view, now: Timestamp::from_secs(1), response: None };
+                let (is_true, part) = expression.explain(&facts);
+                assert!(is_true == expression.is_true(&facts) && source.contains(part), "{source:?}: {part:?}");
+            }
+            Err(mistake) => {
+                assert!(
+                    source.get(mistake.at.clone()).is_some() && !mistake.message.is_empty(),
+                    "{source:?}: {mistake:?}"
+                );
+            }
+        }
+    }
+}
+
+/// A template before the first line break, and what a client sends behind it: no value leads to another host, or ends a line.
+pub fn template(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let (text, value) = text.split_once('\n').unwrap_or((text, ""));
+    let Ok(template) = Template::parse(text, 1) else { return };
+    let fields = HeaderMap::new();
+    let view = RequestView {
+        query: Some(value),
+        ..RequestView::own(&Method::GET, Scheme::Https, "shop.example", "/a", Fields::Map(&fields))
+    };
+    let render = |capture: &str| {
+        template.render(&Facts { request: &view, now: Timestamp::from_secs(1), response: None }, &[capture])
+    };
+    let (url, plain) = (render(value), render("x"));
+    assert!(url.bytes().all(|byte| byte.is_ascii_graphic()), "{text:?} {value:?}: {url:?}");
+    let host = |url: &str| match url.split_once("://") {
+        Some((_, rest)) if !url.starts_with('/') => rest.split(['/', '?']).next().unwrap_or_default().to_owned(),
+        _ => String::new(),
+    };
+    assert!(host(&url) == host(&plain) && !url.starts_with("//"), "{text:?} {value:?}: {url:?}");
 }

@@ -44,6 +44,38 @@ impl Timestamp {
         Some(Timestamp::from_secs(time.duration_since(UNIX_EPOCH).ok()?.as_secs()))
     }
 
+    /// Reads a time by RFC 3339, such as `2030-01-31T08:00:00Z`, without its fractions of a second.
+    pub(crate) fn from_rfc3339(text: &str) -> Option<Self> {
+        let number = |range: std::ops::Range<usize>| {
+            let digits = text.get(range).filter(|digits| digits.bytes().all(|byte| byte.is_ascii_digit()))?;
+            digits.parse::<i64>().ok()
+        };
+        let has = |at: usize, any: &[u8]| text.as_bytes().get(at).is_some_and(|byte| any.contains(byte));
+        let (year, month, day) = (number(0..4)?, number(5..7)?, number(8..10)?);
+        let (hours, minutes, seconds) = (number(11..13)?, number(14..16)?, number(17..19)?);
+        let is_time =
+            (1..=12).contains(&month) && (1..=31).contains(&day) && hours < 24 && minutes < 60 && seconds < 61;
+        if !(is_time && has(4, b"-") && has(7, b"-") && has(10, b"Tt ") && has(13, b":") && has(16, b":")) {
+            return None;
+        }
+        let fraction =
+            text[19..].strip_prefix('.').map_or(0, |rest| 1 + rest.bytes().take_while(u8::is_ascii_digit).count());
+        let at = 19 + fraction;
+        let offset = match text.as_bytes().get(at)? {
+            b'Z' | b'z' if text.len() == at + 1 => 0,
+            sign @ (b'+' | b'-') if text.len() == at + 6 && has(at + 3, b":") => {
+                let minutes = number(at + 1..at + 3)? * 60 + number(at + 4..at + 6)?;
+                if *sign == b'+' { minutes } else { -minutes }
+            }
+            _ => return None,
+        };
+        // Days from the epoch: years begin in March, so that the leap day is their last.
+        let (year, month) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
+        let days = year * 365 + year / 4 - year / 100 + year / 400 + (month * 153 + 2) / 5 + day - 1 - 719_468;
+        let seconds = days * 86_400 + (hours * 60 + minutes - offset) * 60 + seconds;
+        u64::try_from(seconds).ok().map(Timestamp::from_secs)
+    }
+
     pub fn http_date(self) -> String {
         httpdate::fmt_http_date(self.system_time())
     }

@@ -2,6 +2,7 @@
 //!
 //! The program is [`Cli`]; the binary only calls it and prints what went wrong.
 
+mod address;
 mod admin;
 mod app;
 mod cache;
@@ -9,6 +10,7 @@ mod chunked;
 mod cli;
 mod clock;
 mod config;
+mod expression;
 mod fields;
 mod front;
 #[doc(hidden)]
@@ -18,11 +20,14 @@ mod observe;
 mod origin;
 mod pace;
 mod pass;
+mod pattern;
 mod plan;
 mod prefix;
 mod request;
 mod snapshot;
+mod spelling;
 mod state_dir;
+mod template;
 mod warm;
 
 pub use cli::Cli;

@@ -201,10 +201,12 @@ async fn fetch(engine: &Arc<Engine>, snapshot: &Arc<Snapshot>, wanted: &Wanted) 
         query: wanted.query.as_deref(),
         ..RequestView::own(&Method::GET, wanted.scheme, &wanted.host, &wanted.path, Fields::Map(&wanted.fields))
     };
-    let matched = match plan(&snapshot.config, &view) {
+    let matched = match plan(&snapshot.config, &view, Timestamp::now()) {
         Plan::Cache(matched) => matched,
         Plan::Refuse { why, .. } => return Err(why.into()),
-        Plan::Pass(..) | Plan::Tunnel(_) | Plan::Purge { .. } => return Err("the route does not cache".into()),
+        Plan::Pass(..) | Plan::Tunnel(_) | Plan::Purge { .. } | Plan::Answer { .. } => {
+            return Err("the route does not cache".into());
+        }
     };
     let mut key = String::new();
     let asks = ClientDirectives::default();

@@ -9,10 +9,10 @@ use serde_json::{Value, json};
 
 use crate::cache::request::CacheRequest;
 use crate::clock::Timestamp;
-use crate::config::model::TokenRight;
+use crate::config::model::{FixedAnswer, Site, TokenRight};
 use crate::node::Node;
-use crate::plan::{Key, Plan, keyed_uris, plan};
-use crate::request::{Fields, RequestView};
+use crate::plan::{Key, Plan, RequestFacts, keyed_uris, plan};
+use crate::request::{Fields, RequestView, merge_slashes};
 
 use super::auth::Caller;
 use super::problem::Problem;
@@ -51,11 +51,27 @@ pub(crate) async fn explain(
         ..RequestView::own(&question.method, located.scheme, &located.host, &located.path, fields)
     };
     let mut answer = json!({ "url": question.url, "method": question.method.as_str(), "site": located.site.name });
-    let (matched, decision, why) = match plan(&snapshot.config, &view) {
+    let now = Timestamp::now();
+    answer["conditions"] = json!(conditions(located.site, &view, now));
+    let (matched, decision, why) = match plan(&snapshot.config, &view, now) {
         Plan::Refuse { status, why } => {
             answer["decision"] = json!("refuse");
             answer["status"] = json!(status.as_u16());
             answer["why"] = json!(why);
+            return Ok(Json(answer));
+        }
+        Plan::Answer { route, answer: own, .. } => {
+            answer["decision"] = json!("answer");
+            let number = located.site.routes.iter().position(|other| std::ptr::eq(other, route)).map_or(0, |at| at + 1);
+            answer["route"] = json!({ "number": number, "path": route.path.as_str() });
+            answer["why"] = json!(match own {
+                FixedAnswer::Redirect(redirect) => {
+                    let facts = RequestFacts { request: &view, now, response: None };
+                    let to = redirect.to.render(&facts, &route.path.captures(view.path));
+                    format!("{} to {to}", redirect.status.as_u16())
+                }
+                FixedAnswer::Respond(respond) => format!("{} as the route says", respond.status.as_u16()),
+            });
             return Ok(Json(answer));
         }
         Plan::Purge { .. } => return Err(Problem::bad_request("PURGE is not explained")),
@@ -68,7 +84,7 @@ pub(crate) async fn explain(
     answer["route"] = json!({
         "number": matched.route_index + 1,
         "path": matched.route.path.as_str(),
-        "pool": snapshot.config.pool(matched.route.pool).name,
+        "pool": snapshot.config.pool(matched.pool).name,
     });
     if decision != "cache" {
         return Ok(Json(answer));
@@ -82,6 +98,22 @@ pub(crate) async fn explain(
         answer["origin"] = json!(tried.map_err(|error| Problem::new(StatusCode::BAD_GATEWAY, error.to_string()))?);
     }
     Ok(Json(answer))
+}
+
+/// The conditions of routes for a path, and what decided each, as far as they were looked at.
+fn conditions(site: &Site, view: &RequestView<'_>, now: Timestamp) -> Vec<Value> {
+    let facts = RequestFacts { request: view, now, response: None };
+    let path = merge_slashes(view.path);
+    let mut found = Vec::new();
+    for (place, route) in site.routes.iter().enumerate().filter(|(_, route)| route.serves(view.method, &path)) {
+        let Some(when) = &route.when else { break };
+        let (is_true, part) = when.condition.explain(&facts);
+        found.push(json!({ "route": place + 1, "when": when.condition.as_str(), "true": is_true, "decided_by": part }));
+        if is_true {
+            break;
+        }
+    }
+    found
 }
 
 /// The key, what is stored under it, and which purges would hit that.

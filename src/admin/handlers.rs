@@ -130,7 +130,8 @@ pub(crate) async fn config(State(node): State<Arc<Node>>, caller: Caller) -> Res
                     names.sort_unstable();
                     names
                 }),
-                "pool": config.pool(route.pool).name,
+                "pool": route.pool().map(|pool| &config.pool(pool).name),
+                "when": route.when.as_ref().map(|when| when.condition.as_str()),
                 "cache": describe_mode(route.cache.mode),
             })
         });

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::{Path, State};
-use axum::http::{Method, StatusCode};
+use axum::http::StatusCode;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::task::spawn_blocking;
@@ -238,8 +238,7 @@ fn prefix_targets(prefix: &str, config: &Config, caller: &Caller) -> Result<Vec<
     let target = |path: &str| Target::Prefix { site: site.name.to_string(), prefix: format!("{host}{path}{query}") };
     let mut targets = vec![target(&path)];
     // Where keys have another query than URLs, all that have the path are hit: more than was asked for, and never less.
-    let route = site.find_route(&Method::GET, &path).map(|index| &site.routes[index]);
-    if !query.is_empty() && route.is_some_and(|route| route.cache.key.changes_queries()) {
+    if !query.is_empty() && site.routes_of(&path).any(|route| route.cache.key.changes_queries()) {
         let uri = format!("{host}{path}");
         targets.push(Target::Prefix { site: site.name.to_string(), prefix: format!("{uri}?") });
         targets.push(Target::Url { site: site.name.to_string(), uri });

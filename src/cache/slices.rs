@@ -9,6 +9,7 @@ use bytes::Bytes;
 use http::{HeaderMap, Method, Version, header};
 
 use crate::clock::Timestamp;
+use crate::config::model::PoolId;
 use crate::origin::error::OriginError;
 use crate::plan::{CacheKey, Matched};
 use crate::request::{Fields, RequestView, Scheme};
@@ -96,6 +97,7 @@ struct OwnedRequest {
     snapshot: Arc<Snapshot>,
     site: usize,
     route: usize,
+    pool: PoolId,
     method: Method,
     host: String,
     port: Option<u16>,
@@ -119,6 +121,7 @@ impl OwnedRequest {
             snapshot: request.snapshot.clone(),
             site: request.matched.site_index,
             route: request.matched.route_index,
+            pool: request.matched.pool,
             method: view.method.clone(),
             host: view.host.to_owned(),
             port: view.port,
@@ -157,6 +160,7 @@ impl OwnedRequest {
             site_index: self.site,
             route: self.snapshot.route(self.site, self.route),
             route_index: self.route,
+            pool: self.pool,
         };
         let key = CacheKey::slice(&self.key, self.size, number);
         let slice = Some(Slice { of: self.key.as_str(), size: self.size, number, begins });

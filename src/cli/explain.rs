@@ -149,7 +149,7 @@ fn rules_for(config: &Config, method: &Method, target: &str, fields: &HeaderMap)
         query: target.query,
         ..RequestView::own(method, Scheme::Http, &name, &target.path, Fields::Map(fields))
     };
-    match plan(config, &view) {
+    match plan(config, &view, Timestamp::now()) {
         Plan::Cache(matched) => Ok(matched.route.cache.clone()),
         Plan::Refuse { why, .. } => Err(format!("the request would be refused: {why}")),
         _ => Err("the request would be passed on: its route does not cache it".into()),
@@ -213,7 +213,14 @@ fn render_answer(answer: &Value) -> String {
     let mut out = format!("{} {}\n", text(&answer["method"]), text(&answer["url"]));
     let _ = writeln!(out, "site      {}", text(&answer["site"]));
     if let Some(route) = answer["route"].as_object() {
-        let _ = writeln!(out, "route     {} {}, pool {}", route["number"], text(&route["path"]), text(&route["pool"]));
+        let pool = route.get("pool").map(|pool| format!(", pool {}", text(pool))).unwrap_or_default();
+        let _ = writeln!(out, "route     {} {}{pool}", route["number"], text(&route["path"]));
+    }
+    for condition in list(&answer["conditions"]) {
+        let verdict = if condition["true"] == true { "holds" } else { "does not hold" };
+        let (when, part) = (text(&condition["when"]), text(&condition["decided_by"]));
+        let by = if when == part { String::new() } else { format!(", by {part}") };
+        let _ = writeln!(out, "when      of route {} {verdict}{by}: {when}", condition["route"]);
     }
     let why = answer["why"].as_str().map(|why| format!(": {why}")).unwrap_or_default();
     let _ = writeln!(out, "decision  {}{why}", text(&answer["decision"]));

@@ -164,6 +164,21 @@ impl Diagnostics {
         written_in.parent().unwrap_or(Path::new("")).join(&path.value)
     }
 
+    /// The place of some bytes of a text in quotes.
+    pub(crate) fn within(&self, place: Place, part: Range<usize>) -> Place {
+        let collected = self.0.borrow();
+        let written = collected.sources[place.file].text.get(place.start..place.end).unwrap_or_default();
+        let begin = match written {
+            _ if written.starts_with('"') && written.contains('\\') => return place, // escapes take more bytes than they are
+            _ if written.starts_with("\'\'\'") || written.starts_with("\"\"\"") => {
+                3 + usize::from(written[3..].starts_with('\n'))
+            }
+            _ => 1,
+        };
+        let at = |byte: usize| (place.start + begin + byte).min(place.end);
+        Place { start: at(part.start), end: at(part.end), ..place }
+    }
+
     /// The path of a file that belongs to the configuration, whether it can be read or not.
     pub(crate) fn file_named(&self, path: &At<String>) -> PathBuf {
         let path = self.resolve_path(path);
@@ -233,32 +248,9 @@ pub(crate) fn floor_char_boundary(text: &str, index: usize) -> usize {
     index
 }
 
-/// The candidate that the operator most likely meant, if any is close enough.
-pub(crate) fn did_you_mean<'c>(written: &str, candidates: impl IntoIterator<Item = &'c str>) -> Option<&'c str> {
-    let allowed = (written.chars().count() / 3).clamp(1, 3);
-    let measured = candidates.into_iter().map(|candidate| (strsim::osa_distance(written, candidate), candidate));
-    let close = measured.filter(|(distance, _)| *distance <= allowed);
-    close.min().map(|(_, candidate)| candidate)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_misspelt_word_finds_the_one_that_was_meant() {
-        let keys = ["origins", "balance", "fallback", "health"];
-        for (written, meant) in [
-            ("orgins", Some("origins")),
-            ("origin", Some("origins")),
-            ("balanec", Some("balance")),
-            ("fall_back", Some("fallback")),
-            ("timeout", None),
-            ("x", None),
-        ] {
-            assert_eq!(did_you_mean(written, keys), meant, "{written}");
-        }
-    }
 
     #[test]
     fn a_mistake_shows_its_line_and_points_at_it() {

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use super::host::HostMap;
 
-pub(crate) use super::pattern::Pattern;
 pub(crate) use super::section::admin::Admin;
+pub(crate) use super::section::answer::{FixedAnswer, Redirect, Respond};
 pub(crate) use super::section::cache::{CacheMode, CacheRules, FinishFill, OutageWindow};
 pub(crate) use super::section::certificate::CertificateStore;
 pub(crate) use super::section::compress::{Coding, CompressRules};
@@ -22,9 +22,10 @@ pub(crate) use super::section::node::Node;
 pub(crate) use super::section::pool::{
     Balance, Endpoint, HashKey, Health, Origin, OriginProtocol, Pool, PoolId, Probe,
 };
-pub(crate) use super::section::route::Route;
+pub(crate) use super::section::route::{Route, Then};
 pub(crate) use super::section::site::{EncodedDots, Site};
 pub(crate) use super::tokens::TokenRight;
+pub(crate) use crate::pattern::Pattern;
 
 /// A valid configuration.
 #[derive(Debug, Default)]
@@ -49,8 +50,8 @@ pub struct Config {
 
 impl Config {
     /// How long a response of a route may be silent, where that is said.
-    pub fn stream_timeout(&self, route: &Route) -> Option<Duration> {
-        route.stream_timeout.or(self.pool(route.pool).timeouts.stream)
+    pub fn stream_timeout(&self, route: &Route, pool: PoolId) -> Option<Duration> {
+        route.stream_timeout.or(self.pool(pool).timeouts.stream)
     }
 
     pub fn pool(&self, id: PoolId) -> &Arc<Pool> {

@@ -7,11 +7,12 @@ use std::ops::RangeInclusive;
 
 use toml::de::{DeTable, DeValue};
 
-use super::diagnose::{At, Diagnostics, Place, did_you_mean};
+use super::diagnose::{At, Diagnostics, Place};
+use crate::spelling::did_you_mean;
 
 pub use super::value::ByteSize;
 pub(super) use super::value::words;
-pub(crate) use super::value::{FromToml, IpRange, StatusRange, Value, Words};
+pub(crate) use super::value::{FromToml, StatusRange, Value, Words};
 
 /// A table being read. Call [`Table::finish`] when every known key has been asked for.
 pub(crate) struct Table<'t, 'i> {

@@ -6,8 +6,8 @@ use std::ops::Deref;
 
 use http::Method;
 
-use super::pattern::Anchor;
 use super::section::route::Route;
+use crate::pattern::Anchor;
 
 /// So many and fewer are gone through one after the other, which is quicker.
 const FEW: usize = 16;
@@ -24,6 +24,8 @@ pub struct Routes {
     suffixes: Affixes,
     /// Those of whose paths neither the beginning nor the end is known.
     others: Places,
+    /// Those with a condition.
+    conditional: Places,
 }
 
 /// Routes by what their paths begin with, or by what they end with.
@@ -52,6 +54,8 @@ impl Affixes {
 impl FromIterator<Route> for Routes {
     fn from_iter<I: IntoIterator<Item = Route>>(routes: I) -> Self {
         let mut routes = Routes { all: routes.into_iter().collect(), ..Routes::default() };
+        let conditional = routes.all.iter().enumerate().filter(|(_, route)| route.when.is_some());
+        routes.conditional = conditional.map(|(place, _)| place as u32).collect();
         if routes.all.len() <= FEW {
             return routes;
         }
@@ -88,13 +92,18 @@ impl Deref for Routes {
 
 impl Routes {
     /// The place of the route that serves a method and a normalised path.
-    pub fn serving(&self, method: &Method, path: &str) -> Option<usize> {
-        self.first(path, |route| route.serves(method, path))
+    pub fn serving(&self, method: &Method, path: &str, holds: impl Fn(&Route) -> bool) -> Option<usize> {
+        self.first(path, |route| route.serves(method, path) && holds(route))
+    }
+
+    /// The places of those with a condition.
+    pub fn conditional(&self) -> impl Iterator<Item = usize> {
+        self.conditional.iter().map(|place| *place as usize)
     }
 
     /// Whether any route is for a path, be it for other methods.
-    pub fn has_path(&self, path: &str) -> bool {
-        self.first(path, |route| route.path.matches(path)).is_some()
+    pub fn has_path(&self, path: &str, holds: impl Fn(&Route) -> bool) -> bool {
+        self.first(path, |route| route.path.matches(path) && holds(route)).is_some()
     }
 
     fn first(&self, path: &str, suits: impl Fn(&Route) -> bool) -> Option<usize> {
@@ -143,7 +152,7 @@ mod tests {
             route.path.matches(&path)
         });
         assert_eq!((found, looks.get()), (Some(many.len() - 1), 1));
-        assert!(routes.serving(&Method::GET, "/none").is_none());
+        assert!(routes.serving(&Method::GET, "/none", |_| true).is_none());
     }
 
     #[test]
@@ -170,9 +179,13 @@ mod tests {
                 let path = format!("/{}/{}", part(), part());
                 for method in [Method::GET, Method::POST, Method::PUT] {
                     let expected = routes.iter().position(|route| route.serves(&method, &path));
-                    assert_eq!(routes.serving(&method, &path), expected, "{method} {path} {patterns:?}");
+                    assert_eq!(routes.serving(&method, &path, |_| true), expected, "{method} {path} {patterns:?}");
                 }
-                assert_eq!(routes.has_path(&path), routes.iter().any(|route| route.path.matches(&path)), "{path}");
+                assert_eq!(
+                    routes.has_path(&path, |_| true),
+                    routes.iter().any(|route| route.path.matches(&path)),
+                    "{path}"
+                );
             }
         }
     }

@@ -1,13 +1,15 @@
 //! One value of a configuration: what it may be, read into the type that stands for it.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use toml::Spanned;
 use toml::de::DeValue;
 
-use super::diagnose::{Place, did_you_mean};
+use super::diagnose::Place;
 use super::units;
+use crate::address::IpRange;
+use crate::spelling::did_you_mean;
 
 /// One value with its place.
 #[derive(Clone, Copy)]
@@ -121,42 +123,6 @@ impl FromToml for SocketAddr {
     }
 }
 
-/// A range of addresses, `10.0.0.0/8` or a single `192.0.2.7`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct IpRange {
-    address: IpAddr,
-    prefix: u8,
-}
-
-impl IpRange {
-    /// Whether an address lies in the range. An IPv4-mapped IPv6 address counts as its IPv4 address.
-    pub fn contains(&self, address: IpAddr) -> bool {
-        let bits = |address: IpAddr| match address {
-            IpAddr::V4(address) => u128::from(address.to_bits()) << 96,
-            IpAddr::V6(address) => address.to_bits(),
-        };
-        let address = address.to_canonical();
-        let mask = u128::MAX.checked_shl(128 - u32::from(self.prefix)).unwrap_or(0);
-        self.address.is_ipv4() == address.is_ipv4() && (bits(self.address) ^ bits(address)) & mask == 0
-    }
-}
-
-impl std::str::FromStr for IpRange {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let expected = || format!("{text:?} is not an address range such as \"10.0.0.0/8\" or \"::1\"");
-        let (address, prefix) = text.split_once('/').map_or((text, None), |(address, prefix)| (address, Some(prefix)));
-        let address: IpAddr = address.parse().map_err(|_| expected())?;
-        let longest = if address.is_ipv4() { 32 } else { 128 };
-        let prefix = match prefix {
-            Some(prefix) => prefix.parse().ok().filter(|p| *p <= longest).ok_or_else(expected)?,
-            None => longest,
-        };
-        Ok(IpRange { address, prefix })
-    }
-}
-
 impl FromToml for IpRange {
     fn from_toml(value: Value<'_, '_>) -> Result<Self, String> {
         value.text("an address range such as \"10.0.0.0/8\"")?.parse()
@@ -233,30 +199,3 @@ macro_rules! words {
     };
 }
 pub(in crate::config) use words;
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn address_ranges() {
-        for (range, address, inside) in [
-            ("10.0.0.0/8", "10.255.0.1", true),
-            ("10.0.0.0/8", "11.0.0.1", false),
-            ("10.0.0.0/8", "::ffff:10.1.2.3", true),
-            ("127.0.0.1", "127.0.0.1", true),
-            ("127.0.0.1", "127.0.0.2", false),
-            ("0.0.0.0/0", "203.0.113.9", true),
-            ("0.0.0.0/0", "::1", false),
-            ("::/0", "2001:db8::1", true),
-            ("2001:db8::/32", "2001:db8:ffff::1", true),
-            ("2001:db8::/32", "2001:db9::1", false),
-        ] {
-            let range: IpRange = range.parse().unwrap();
-            assert_eq!(range.contains(address.parse().unwrap()), inside, "{range:?} {address}");
-        }
-        for bad in ["", "10.0.0.0/33", "10.0.0/8", "::/129", "10.0.0.0/x"] {
-            assert!(bad.parse::<IpRange>().is_err(), "{bad}");
-        }
-    }
-}

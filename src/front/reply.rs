@@ -206,8 +206,13 @@ impl ClientResponse {
         add_date(&mut fields, now);
         fields.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
         fields.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        Self::of(status, fields, body.into())
+    }
+
+    /// A response of these fields.
+    pub(crate) fn of(status: StatusCode, fields: HeaderMap, body: Bytes) -> Self {
         let head = HeadSource::own(Head::private(status, fields));
-        Self::full(head, Some(body.len() as u64), Pieces::Whole(Some(body.into())))
+        Self::full(head, Some(body.len() as u64), Pieces::Whole(Some(body)))
     }
 
     pub(crate) fn head(&self) -> &Head {

@@ -17,7 +17,8 @@ use std::task::Poll;
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
-use http::{Method, StatusCode, header};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 
 use crate::cache::engine::{Engine, FetchError, Fetched, NotStored, Source};
 use crate::cache::lookup::Lookup;
@@ -26,15 +27,16 @@ use crate::cache::request::CacheRequest;
 use crate::cache::slices::Answer;
 use crate::cache::status::Report;
 use crate::clock::Timestamp;
-use crate::config::model::Route;
+use crate::config::model::{FixedAnswer, PoolId, Redirect, Respond, Route};
 use crate::config::tokens;
+use crate::fields::add_date;
 use crate::observe::{Observer, Outcome};
 use crate::origin::error::OriginError;
 use crate::origin::exchange::Exchange;
 use crate::origin::forward;
 use crate::origin::interims::Interims;
 use crate::pass::{self, excuse};
-use crate::plan::{Matched, PassReason, Plan, keyed_uris, plan};
+use crate::plan::{Matched, PassReason, Plan, RequestFacts, keyed_uris, plan};
 use crate::request::{Fields, RequestView, content_length};
 use crate::snapshot::Snapshot;
 
@@ -62,7 +64,7 @@ pub(crate) enum Decision {
     Tunnel {
         exchange: Box<Exchange>,
         site: usize,
-        route: usize,
+        pool: PoolId,
     },
 }
 
@@ -91,6 +93,10 @@ impl<'a> Request<'a> {
     ) -> Decision {
         let (matched, reason) = match self.plan() {
             Plan::Refuse { status, why } => return self.refuse(status, why, None, None),
+            Plan::Answer { site, route, answer } => {
+                let response = self.own_answer(route, answer);
+                return Decision::Respond { response, report: None, site: Some(site) };
+            }
             Plan::Purge { site } => {
                 let response = Box::pin(self.purge(site)).await;
                 return Decision::Respond { response, report: None, site: Some(site) };
@@ -115,7 +121,7 @@ impl<'a> Request<'a> {
     fn plan(&self) -> Plan<'a> {
         match self.snapshot.passage.loops(self.view.fields) {
             Some(why) => Plan::Refuse { status: StatusCode::LOOP_DETECTED, why },
-            None => plan(&self.snapshot.config, &self.view),
+            None => plan(&self.snapshot.config, &self.view, self.now),
         }
     }
 
@@ -188,11 +194,11 @@ impl<'a> Request<'a> {
         body: Option<Incoming>,
         interims: Option<Arc<Interims>>,
     ) -> Decision {
-        let (site, route) = (matched.site_index, matched.route_index);
+        let site = matched.site_index;
         let engine = &self.shared.engine;
         match pass::pass(engine, self.snapshot, &self.view, matched, body, interims).await {
             Ok(passed) if passed.exchange.status == StatusCode::SWITCHING_PROTOCOLS => {
-                Decision::Tunnel { exchange: passed.exchange, site, route }
+                Decision::Tunnel { exchange: passed.exchange, site, pool: matched.pool }
             }
             Ok(passed) => {
                 let report = match passed.is_undone_by_restart {
@@ -229,6 +235,29 @@ impl<'a> Request<'a> {
     ) -> Decision {
         let response = ClientResponse::synthetic(status, why, self.now);
         Decision::Respond { response, report, site: matched.map(|matched| matched.site_index) }
+    }
+
+    /// What a route answers by itself.
+    fn own_answer(&self, route: &Route, answer: &FixedAnswer) -> ClientResponse {
+        let mut fields = HeaderMap::new();
+        add_date(&mut fields, self.now);
+        let (status, body) = match answer {
+            FixedAnswer::Redirect(Redirect { status, to, keeps_query }) => {
+                let facts = RequestFacts { request: &self.view, now: self.now, response: None };
+                let mut location = to.render(&facts, &route.path.captures(self.view.path));
+                if let Some(query) = self.view.query.filter(|_| *keeps_query) {
+                    location.extend([if location.contains('?') { "&" } else { "?" }, query]);
+                }
+                fields.extend(HeaderValue::try_from(location).ok().map(|location| (header::LOCATION, location)));
+                (*status, Bytes::new())
+            }
+            FixedAnswer::Respond(Respond { status, content_type, fields: own, body }) => {
+                fields.insert(header::CONTENT_TYPE, content_type.clone());
+                fields.extend(own.iter().cloned());
+                (*status, body.clone())
+            }
+        };
+        ClientResponse::of(status, fields, body)
     }
 
     /// The method `PURGE` on a URL.

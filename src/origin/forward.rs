@@ -6,10 +6,10 @@ use std::net::IpAddr;
 use http::{HeaderMap, HeaderName, HeaderValue, Version, header};
 use smallvec::SmallVec;
 
+use crate::address::IpRange;
 use crate::config::host::parse_authority;
 use crate::config::model::{CacheMode, CacheRules, Node};
 use crate::config::model::{FILL_EXCLUDES, FORWARDING_FIELDS};
-use crate::config::read::IpRange;
 use crate::request::RequestView;
 
 use super::names::{FRAMING_FIELDS, IDENTITY_FIELDS, IMPERSONAL_FIELDS, NO_TRAILERS, OVERRIDING_FIELDS, is_listed};

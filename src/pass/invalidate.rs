@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use http::{HeaderMap, HeaderName, Method, header};
+use http::{HeaderMap, HeaderName, header};
 
 use crate::cache::engine::Engine;
 use crate::cache::purge::{CHANGE_PATIENCE, Event, Target as PurgeTarget};
@@ -36,17 +36,23 @@ impl Changed<'_> {
         let mut forget = |path: &str, query: Option<&str>| {
             let site = self.snapshot.site(self.site);
             let version = self.snapshot.sites[self.site].version();
-            let route = site.find_route(&Method::GET, path).map(|index| &site.routes[index]);
-            let slice = route.and_then(|route| route.cache.slice);
+            let routes: Vec<_> = site.routes_of(path).collect();
+            let slices: Vec<u64> = routes.iter().filter_map(|route| route.cache.slice).collect();
+            let conditions = routes.iter().filter_map(|route| route.when.as_ref()).map(|when| Some(&*when.key));
+            let conditions: Vec<Option<&str>> = std::iter::once(None).chain(conditions).collect();
             for uri in keyed_uris(site, self.view.host, path, query) {
                 for tls in [false, true] {
                     for port in std::iter::once(None).chain(port.map(Some)) {
-                        let key = CacheKey::of_uri(&site.name, version, tls, port, &uri);
-                        number = number.max(self.engine.invalidate(&key));
-                        sliced.extend(slice.map(|size| (key, size)));
+                        for condition in &conditions {
+                            let key = CacheKey::of_uri((&site.name, version), *condition, tls, port, &uri);
+                            number = number.max(self.engine.invalidate(&key));
+                            sliced.extend(slices.iter().map(|size| (key.clone(), *size)));
+                        }
                     }
                 }
-                urls.extend(slice.map(|_| PurgeTarget::Url { site: site.name.to_string(), uri }));
+                if !slices.is_empty() {
+                    urls.push(PurgeTarget::Url { site: site.name.to_string(), uri });
+                }
             }
         };
         forget(self.view.path, self.view.query);

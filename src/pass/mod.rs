@@ -102,14 +102,14 @@ fn origin_request(
     matched: Matched<'_>,
     interims: Option<Arc<Interims>>,
 ) -> OriginRequest {
-    let pool = matched.route.pool;
+    let pool = matched.pool;
     let mut fields = view.fields.to_map();
     remove_hop_by_hop(&mut fields);
     forward::exclude_unkeyed(&mut fields, &matched.route.cache);
     forward::join_cookies(&mut fields);
     forward::set_forwarding_fields(&mut fields, view, view.authority, &snapshot.config.node, &snapshot.passage);
     let upgrade = plan::asks_for_upgrade(view).then(|| view.fields.get(&header::UPGRADE)).flatten();
-    let stream_timeout = snapshot.config.stream_timeout(matched.route);
+    let stream_timeout = snapshot.config.stream_timeout(matched.route, pool);
     OriginRequest {
         method: view.method.clone(),
         path_and_query: view.path_and_query(),

@@ -9,7 +9,7 @@ use crate::request::{RequestView, Scheme};
 /// Separates the parts. No part can have it: names are checked, hosts and targets are visible ASCII.
 const SEPARATOR: char = '\u{1f}';
 
-/// `site SEP version[+tls][:port] SEP host/path?query`, and for a slice of an object `SEP size/number`.
+/// `site SEP version[@condition][+tls][:port] SEP host/path?query`, and for a slice of an object `SEP size/number`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct CacheKey(Arc<str>);
 
@@ -19,24 +19,24 @@ pub struct Key<'a>(&'a str);
 
 impl CacheKey {
     /// Writes the key into a buffer that the caller reuses, so that looking up allocates nothing.
-    /// `port`: where it counts.
+    /// `port`: where it counts; `condition`: of the route, if it has one.
     pub fn write(
         buffer: &mut String,
-        site: &str,
-        version: u64,
+        (site, version): (&str, u64),
         port: Option<u16>,
+        condition: Option<&str>,
         rules: &KeyRules,
         request: &RequestView<'_>,
     ) {
         buffer.clear();
-        push_prefix(buffer, site, version, request.scheme == Scheme::Https, port);
+        push_prefix(buffer, (site, version), condition, request.scheme == Scheme::Https, port);
         push_uri(buffer, rules, request.host, request.path, request.query);
     }
 
     /// The key of a URI as [`push_uri`] wrote it.
-    pub fn of_uri(site: &str, version: u64, tls: bool, port: Option<u16>, uri: &str) -> Self {
+    pub fn of_uri(site: (&str, u64), condition: Option<&str>, tls: bool, port: Option<u16>, uri: &str) -> Self {
         let mut key = String::new();
-        push_prefix(&mut key, site, version, tls, port);
+        push_prefix(&mut key, site, condition, tls, port);
         key.push_str(uri);
         CacheKey(key.into())
     }
@@ -113,11 +113,22 @@ pub struct KeyOrigin<'a> {
     pub port: Option<u16>,
 }
 
-fn push_prefix(buffer: &mut String, site: &str, version: u64, tls: bool, port: Option<u16>) {
+fn push_prefix(
+    buffer: &mut String,
+    (site, version): (&str, u64),
+    condition: Option<&str>,
+    tls: bool,
+    port: Option<u16>,
+) {
     use std::fmt::Write;
     buffer.push_str(site);
     buffer.push(SEPARATOR);
     let _ = write!(buffer, "{version}"); // writing to a String cannot fail
+    // What one route's pool answers is nothing to the requests of another. URL purges hit both.
+    if let Some(condition) = condition {
+        buffer.push('@');
+        buffer.push_str(condition);
+    }
     // Origins see the scheme and answer by it, with redirects above all. URL purges hit both.
     if tls {
         buffer.push_str("+tls");
@@ -183,14 +194,14 @@ mod tests {
         let mut request = view(&Method::GET, "shop.example", "/a", &headers);
         request.query = Some("b=1");
         let mut buffer = String::from("left over");
-        CacheKey::write(&mut buffer, "shop", 7, None, &KeyRules::default(), &request);
+        CacheKey::write(&mut buffer, ("shop", 7), None, None, &KeyRules::default(), &request);
         let key = CacheKey::from_written(&buffer);
         assert_eq!((key.view().site(), key.view().uri()), ("shop", "shop.example/a?b=1"));
         let origin = KeyOrigin { tls: false, host: "shop.example", port: None };
         assert_eq!(key.view().origin(), origin);
         request.scheme = Scheme::Https;
         let mut tls = String::new();
-        CacheKey::write(&mut tls, "shop", 7, Some(8443), &KeyRules::default(), &request);
+        CacheKey::write(&mut tls, ("shop", 7), Some(8443), Some("c0ffee"), &KeyRules::default(), &request);
         assert_eq!(Key(&tls).origin(), KeyOrigin { tls: true, port: Some(8443), ..origin });
         assert_eq!((Key(&tls).site(), Key(&tls).uri()), ("shop", "shop.example/a?b=1"));
         assert_eq!(key.as_str(), "shop\u{1f}7\u{1f}shop.example/a?b=1");

@@ -1,8 +1,10 @@
 //! What the configuration says about one request, decided before any I/O: a pure function of the
 //! configuration and the request.
 
+mod facts;
 mod key;
 
+pub use facts::RequestFacts;
 pub use key::Key;
 pub(crate) use key::{CacheKey, KeyOrigin};
 
@@ -10,8 +12,9 @@ use std::borrow::Cow;
 
 use http::{Method, StatusCode, Version, header};
 
-use crate::config::model::{CacheMode, Config, EncodedDots, KeyRules, Route, Site};
-use crate::config::read::IpRange;
+use crate::address::IpRange;
+use crate::clock::Timestamp;
+use crate::config::model::{CacheMode, Config, EncodedDots, FixedAnswer, KeyRules, PoolId, Route, Site, Then};
 use crate::request::{RequestView, content_length, lists};
 
 /// The decision about one request.
@@ -21,6 +24,8 @@ pub enum Plan<'c> {
     Refuse { status: StatusCode, why: &'static str },
     /// `PURGE` by a client that may.
     Purge { site: usize },
+    /// Answered by what its route says.
+    Answer { site: usize, route: &'c Route, answer: &'c FixedAnswer },
     /// Goes to the cache engine.
     Cache(Matched<'c>),
     /// Goes through to an origin; the reason is shown in `Cache-Status`.
@@ -38,6 +43,8 @@ pub struct Matched<'c> {
     pub route: &'c Route,
     /// Index in [`Site::routes`].
     pub route_index: usize,
+    /// Of the route.
+    pub pool: PoolId,
 }
 
 /// Why a request doesn't meet the cache.
@@ -45,6 +52,8 @@ pub struct Matched<'c> {
 pub enum PassReason {
     /// The route has `mode = "off"`.
     CacheOff,
+    /// The route's `bypass` is true of it.
+    Bypass,
     /// Only GET and HEAD are answered from the cache.
     Method,
     /// A GET or HEAD has a body, which no key knows.
@@ -66,6 +75,7 @@ impl PassReason {
     pub fn cache_status(self) -> &'static str {
         match self {
             PassReason::CacheOff => "bypass",
+            PassReason::Bypass => "bypass; detail=condition",
             PassReason::Method => "method",
             PassReason::Body => "bypass; detail=request-body",
             PassReason::HitForMiss => "bypass; detail=hit-for-miss",
@@ -84,7 +94,8 @@ impl Matched<'_> {
         if rules.ignore_path_case && self.is_anothers_in_lower_case(request) {
             rules.to_mut().ignore_path_case = false;
         }
-        CacheKey::write(buffer, &self.site.name, version, self.site.keyed_port(request), &rules, request);
+        let (site, condition) = (&*self.site.name, self.route.when.as_ref().map(|when| &*when.key));
+        CacheKey::write(buffer, (site, version), self.site.keyed_port(request), condition, &rules, request);
     }
 
     /// The host, and the port where it counts: what the origin gets as `Host` of what all may get.
@@ -99,12 +110,14 @@ impl Matched<'_> {
     /// be replaced by what this one's pool answers.
     fn is_anothers_in_lower_case(&self, request: &RequestView<'_>) -> bool {
         let lower = request.path.to_ascii_lowercase();
-        self.site.find_route(request.method, &lower) != Some(self.route_index)
+        // What a route with a condition stores has keys of its own.
+        self.site.find_route(request.method, &lower, |route| route.when.is_none() || std::ptr::eq(route, self.route))
+            != Some(self.route_index)
     }
 }
 
 /// Decides what is to be done with a request.
-pub fn plan<'c>(config: &'c Config, request: &RequestView<'_>) -> Plan<'c> {
+pub fn plan<'c>(config: &'c Config, request: &RequestView<'_>, now: Timestamp) -> Plan<'c> {
     let Some(site_index) = config.hosts.find(request.host) else {
         return refuse(StatusCode::MISDIRECTED_REQUEST, "no site has this host");
     };
@@ -121,19 +134,25 @@ pub fn plan<'c>(config: &'c Config, request: &RequestView<'_>) -> Plan<'c> {
     if request.hides_dots && site.encoded_dots == EncodedDots::Refuse {
         return refuse(StatusCode::BAD_REQUEST, "the path hides a dot segment; see encoded_dots of [site]");
     }
-    let Some(route_index) = site.find_route(request.method, request.path) else {
-        return match site.has_path(request.path) {
+    let facts = RequestFacts { request, now, response: None };
+    let holds = |route: &Route| route.when.as_ref().is_none_or(|when| when.condition.is_true(&facts));
+    let Some(route_index) = site.find_route(request.method, request.path, holds) else {
+        return match site.has_path(request.path, holds) {
             true => refuse(StatusCode::METHOD_NOT_ALLOWED, "no route takes this method"),
             false => refuse(StatusCode::NOT_FOUND, "no route matches this path"),
         };
     };
-    let hides = request.hides_dots || site.is_read_otherwise(request.method, request.path, route_index);
+    let hides = request.hides_dots || site.is_read_otherwise(request.method, request.path, route_index, holds);
     if hides && site.encoded_dots == EncodedDots::Refuse {
         let why = "an encoded slash makes the path another route's to some servers; see encoded_dots of [site]";
         return refuse(StatusCode::BAD_REQUEST, why);
     }
     let route = &site.routes[route_index];
-    let matched = Matched { site, site_index, route, route_index };
+    let pool = match &route.then {
+        Then::Pool(pool) => *pool,
+        Then::Answer(answer) => return Plan::Answer { site: site_index, route, answer },
+    };
+    let matched = Matched { site, site_index, route, route_index, pool };
     if asks_for_upgrade(request) {
         return Plan::Tunnel(matched);
     }
@@ -150,6 +169,9 @@ pub fn plan<'c>(config: &'c Config, request: &RequestView<'_>) -> Plan<'c> {
     if announces_body(request) {
         return Plan::Pass(matched, PassReason::Body);
     }
+    if route.cache.bypass.as_ref().is_some_and(|bypass| bypass.is_true(&facts)) {
+        return Plan::Pass(matched, PassReason::Bypass);
+    }
     Plan::Cache(matched)
 }
 
@@ -161,10 +183,13 @@ pub(crate) fn keyed_uris(site: &Site, host: &str, path: &str, query: Option<&str
         key::push_uri(&mut uri, rules, host, path, query);
         uri
     };
-    let written = uri(&KeyRules::default());
-    let route = site.find_route(&Method::GET, path).map(|index| &site.routes[index]);
-    let keyed = route.map(|route| uri(&route.cache.key)).filter(|keyed| *keyed != written);
-    std::iter::once(written).chain(keyed)
+    let mut uris = vec![uri(&KeyRules::default())];
+    for keyed in site.routes_of(path).map(|route| uri(&route.cache.key)) {
+        if !uris.contains(&keyed) {
+            uris.push(keyed);
+        }
+    }
+    uris.into_iter()
 }
 
 /// Whether a request says that it has a body: a length of 0 is none. By HTTP/2 it may have one without saying so.
@@ -235,8 +260,11 @@ pub(crate) mod tests {
         pool = "app"
     "#;
 
+    const NOW: Timestamp = Timestamp::from_secs(0);
+
     fn describe(plan: Plan) -> String {
         match plan {
+            Plan::Answer { site, .. } => format!("answer {site}"),
             Plan::Refuse { status, .. } => format!("refuse {}", status.as_u16()),
             Plan::Purge { site } => format!("purge {site}"),
             Plan::Cache(matched) => format!("cache {}", matched.route_index),
@@ -269,7 +297,11 @@ pub(crate) mod tests {
             ("PURGE", "closed.example", "/", &plain, "refuse 403"),
         ] {
             let method: Method = method.parse().unwrap();
-            assert_eq!(describe(plan(&config, &view(&method, host, path, headers))), expected, "{method} {host}{path}");
+            assert_eq!(
+                describe(plan(&config, &view(&method, host, path, headers), NOW)),
+                expected,
+                "{method} {host}{path}"
+            );
         }
     }
 
@@ -301,7 +333,7 @@ pub(crate) mod tests {
             let config = config(&text(site));
             let mut request = view(&Method::GET, "shop.example", "/", &plain);
             (request.scheme, request.port, request.local_port) = (scheme, port, local_port);
-            let Plan::Cache(matched) = plan(&config, &request) else { panic!("{site}") };
+            let Plan::Cache(matched) = plan(&config, &request, NOW) else { panic!("{site}") };
             let expected =
                 port.filter(|_| counts).map_or("shop.example".to_owned(), |port| format!("shop.example:{port}"));
             assert_eq!(matched.keyed_authority(&request), expected, "{site} {scheme:?} {port:?} {local_port}");
@@ -316,7 +348,7 @@ pub(crate) mod tests {
         let plain = HeaderMap::new();
         let describe_path = |config: &Config, path: &str| {
             let target = crate::request::Target::parse(path).unwrap();
-            describe(plan(config, &view(&Method::GET, "shop.example", &target.path, &plain)))
+            describe(plan(config, &view(&Method::GET, "shop.example", &target.path, &plain), NOW))
         };
         let (refuses, passes) =
             (config(CONFIG), config(&CONFIG.replace("purge_from", "encoded_dots = \"pass\"\npurge_from")));
@@ -338,7 +370,7 @@ pub(crate) mod tests {
         let plain = HeaderMap::new();
         for (trusted, expected) in [("10.0.0.0/24", "refuse 403"), ("192.0.2.0/24", "purge 1")] {
             let config = config(&format!("[node]\ntrusted_proxies = [\"{trusted}\"]\n{CONFIG}"));
-            let planned = plan(&config, &view(&method, "shop.example", "/static/a.css", &plain));
+            let planned = plan(&config, &view(&method, "shop.example", "/static/a.css", &plain), NOW);
             assert_eq!(describe(planned), expected, "{trusted}");
         }
     }

@@ -168,6 +168,8 @@ fn the_reference_has_every_key_and_no_other() {
             "key of a route",
             "[[site.a.route]]\npath = \"/\"\npool = \"a\"\ncache.mode = \"off\"\n[site.a.route.cache.key]",
         ),
+        ("redirect of a route", "[[site.a.route]]\npath = \"/\"\n[site.a.route.redirect]\nto = \"/\""),
+        ("respond of a route", "[[site.a.route]]\npath = \"/\"\n[site.a.route.respond]"),
         ("cache of a route", "[[site.a.route]]\npath = \"/\"\npool = \"a\"\n[site.a.route.cache]\nmode = \"off\""),
     ] {
         let documented = sections.get(title).unwrap_or_else(|| panic!("docs/configuration.md has no section {title}"));

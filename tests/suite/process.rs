@@ -118,6 +118,50 @@ fn each_mistake_is_told_once_and_says_what_to_write() {
                 "= hint: write negative_ttl = { 404 = \"30s\" }",
             ],
         ),
+        // Conditions and answers of routes.
+        (
+            format!("{POOL}{SITE}when = 'cookie.a = \"b\"'\n"),
+            &[
+                "bad.toml:8:18: \"when\" in [[site.shop.route]]: expected an operator such as && or the end, found \"=\"",
+                "= hint: to compare, write ==",
+            ],
+        ),
+        (
+            format!("{POOL}{SITE}cache = {{ mode = \"respect\", bypass = 'cookies.session' }}\n"),
+            &[
+                "bad.toml:8:39: \"bypass\" in cache of [[site.shop.route]]: expected a condition, found a text",
+                "= hint: whether it is there: cookies.has(\"session\")",
+            ],
+        ),
+        (
+            format!("{POOL}{SITE}cache = {{ mode = \"off\", bypass = 'true' }}\n"),
+            &["bad.toml:8:34: \"bypass\" has no effect in this mode", "= hint: use mode = \"respect\""],
+        ),
+        (
+            format!("{POOL}{SITE}redirect = {{ to = \"/a\" }}\ncache = {{ mode = \"respect\" }}\n"),
+            &[
+                "bad.toml:8:12: \"pool\" and \"redirect\" in [[site.shop.route]]: give one of them",
+                "bad.toml:9:9: \"cache\" has no effect on a route that answers by itself",
+            ],
+        ),
+        (
+            "[site.a]\nhosts = [\"*\"]\n[[site.a.route]]\npath = \"/a\"\nredirect = { to = \"{query.to}\", status = 200 }\n".into(),
+            &[
+                "bad.toml:5:19: \"to\" in redirect of [[site.a.route]]: it must begin with /, {path}, or a host as in https://www.example.com/",
+                "bad.toml:5:42: status in redirect of [[site.a.route]] must be 301, 302, 303, 307 or 308",
+            ],
+        ),
+        (
+            "[site.a]\nhosts = [\"*\"]\n[[site.a.route]]\npath = \"/a\"\nrespond = { file = \"none.html\", fields = { Content-Length = \"1\" } }\n".into(),
+            &[
+                "bad.toml:5:20: none.html: cannot be read: No such file or directory (os error 2)",
+                "bad.toml:5:44: content-length is the node's to say",
+            ],
+        ),
+        (
+            "[site.a]\nhosts = [\"*\"]\n[[site.a.route]]\npath = \"/a\"\n".into(),
+            &["bad.toml:3:1: missing key \"pool\" in [[site.a.route]]"],
+        ),
         (
             format!("[log]\nlevel = \"warning\"\n{POOL}{SITE}cache = {{ mode = \"respect\", ttl = \"1h\" }}\n"),
             &[

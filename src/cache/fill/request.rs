@@ -71,7 +71,7 @@ impl FillRequest {
         let authority = request.matched.keyed_authority(view);
         let snapshot = request.snapshot;
         forward::set_forwarding_fields(&mut fields, view, &authority, &snapshot.config.node, &snapshot.passage);
-        let pool = request.matched.route.pool;
+        let pool = request.matched.pool;
         let key = CacheKey::from_written(request.key);
         Box::new(FillRequest {
             origin: OriginRequest {
@@ -83,7 +83,7 @@ impl FillRequest {
                 hash: request.snapshot.pools.hash(pool, view),
                 upgrade: None,
                 takes_trailers: false,
-                silence: request.snapshot.config.stream_timeout(request.matched.route).map(Silence::Of),
+                silence: request.snapshot.config.stream_timeout(request.matched.route, pool).map(Silence::Of),
                 interims: None,
             },
             snapshot: request.snapshot.clone(),

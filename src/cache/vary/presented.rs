@@ -6,8 +6,8 @@ use std::net::IpAddr;
 use http::{HeaderName, Version, header};
 use smallvec::SmallVec;
 
+use crate::address::IpRange;
 use crate::config::model::Node;
-use crate::config::read::IpRange;
 use crate::origin::forward;
 use crate::request::{Fields, RequestView};
 

@@ -7,6 +7,8 @@ use http::StatusCode;
 use crate::config::diagnose::At;
 use crate::config::read::{ByteSize, StatusRange, Table, Words, words};
 
+use crate::expression::{Expression, Mistake, Scope};
+
 use super::compress::{self, CompressRules};
 use super::key::{self, KeyRules};
 
@@ -45,6 +47,8 @@ pub struct CacheRules {
     pub hit_for_miss: Duration,
     /// Variants kept of one URL.
     pub max_variants: usize,
+    /// Requests of which this is true do not meet the cache.
+    pub bypass: Option<Expression>,
 }
 
 /// For how long after its lifetime a response may stand in for origins that cannot be reached.
@@ -114,6 +118,7 @@ impl Default for CacheRules {
             slice: None,
             fetch_ranges: false,
             hit_for_miss: Duration::from_secs(10),
+            bypass: None,
             max_variants: 64,
         }
     }
@@ -165,8 +170,26 @@ pub(crate) fn read(mut table: Table) -> Option<CacheRules> {
         // What the node codes itself, it asks for uncoded, so that one object serves every client.
         rules.key.accept_encoding = Some([].into());
     }
+    rules.bypass = expression(&mut table, "bypass");
     table.finish();
     Some(CacheRules { mode: mode?, ..rules })
+}
+
+/// A condition over requests.
+pub(super) fn expression(table: &mut Table, key: &'static str) -> Option<Expression> {
+    let errors = table.errors;
+    let At { value: source, place } = table.get::<String>(key)?;
+    let compiled = Expression::compile(&source, Scope::Request);
+    compiled
+        .map_err(|Mistake { at, message, hint }| {
+            let message = format!("{key:?} in {}: {message}", table.name);
+            let place = errors.within(place, at);
+            match hint {
+                Some(hint) => errors.error_with_hint(place, message, hint),
+                None => errors.error(place, message),
+            }
+        })
+        .ok()
 }
 
 fn read_mode(table: &mut Table) -> Option<CacheMode> {
@@ -198,6 +221,7 @@ fn check_mode(table: &Table, mode: ModeWord) {
         ("negative_ttl", not_off),
         ("stale_if_unreachable", not_off),
         ("compress", not_off),
+        ("bypass", not_off),
     ] {
         if !table.lacks(key) && !modes.contains(&mode) {
             let message = format!("{key:?} has no effect in this mode");

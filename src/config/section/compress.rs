@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use crate::config::diagnose::At;
-use crate::config::pattern::Pattern;
 use crate::config::read::{ByteSize, Table, Words, words};
+use crate::pattern::Pattern;
 
 /// Which responses the node compresses, and how.
 #[derive(Debug, Clone, PartialEq, Eq)]

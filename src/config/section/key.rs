@@ -5,8 +5,8 @@ use std::sync::Arc;
 use http::HeaderName;
 
 use crate::config::diagnose::{At, Diagnostics};
-use crate::config::pattern::Pattern;
 use crate::config::read::Table;
+use crate::pattern::Pattern;
 
 use super::compress::Coding;
 

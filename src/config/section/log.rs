@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
-use crate::config::diagnose::did_you_mean;
 use crate::config::read::{FromToml, Table, Value, words};
+use crate::spelling::did_you_mean;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Log {

@@ -2,6 +2,7 @@
 //! is checked. What needs other sections is left to [`super::resolve`].
 
 pub(crate) mod admin;
+pub(crate) mod answer;
 pub(crate) mod cache;
 pub(crate) mod certificate;
 pub(crate) mod compress;

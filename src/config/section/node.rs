@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use crate::prefix::Prefix;
 
-use crate::config::read::{IpRange, Table};
+use crate::address::IpRange;
+use crate::config::read::Table;
 
 #[derive(Debug, Clone)]
 pub struct Node {

@@ -4,11 +4,14 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use http::Method;
+use sha2::{Digest, Sha256};
 
 use crate::config::diagnose::At;
-use crate::config::pattern::{PathPattern, Pattern};
 use crate::config::read::{ByteSize, Table};
+use crate::expression::Expression;
+use crate::pattern::{PathPattern, Pattern};
 
+use super::answer::{self, FixedAnswer};
 use super::cache::{self, CacheMode, CacheRules};
 use super::key;
 use super::pool::{PoolId, PoolNames};
@@ -18,7 +21,9 @@ pub struct Route {
     pub path: PathPattern,
     /// `None`: every method. With GET always HEAD, too (RFC 9110 section 9.3.2).
     pub methods: Option<HashSet<Method>>,
-    pub pool: PoolId,
+    /// What requests must be like beside that.
+    pub when: Option<When>,
+    pub then: Then,
     /// Bytes; `None`: any number.
     pub max_body: Option<u64>,
     /// Instead of the pool's.
@@ -26,7 +31,39 @@ pub struct Route {
     pub cache: CacheRules,
 }
 
+/// What becomes of a route's requests.
+#[derive(Debug, Clone)]
+pub enum Then {
+    /// They go to the origins of a pool, or are answered by what is stored of these.
+    Pool(PoolId),
+    Answer(FixedAnswer),
+}
+
+/// A condition of a route.
+#[derive(Debug, Clone)]
+pub struct When {
+    pub condition: Expression,
+    /// Stands for it in keys: what is stored for requests that are so is nothing to those that are not.
+    pub key: Box<str>,
+}
+
+impl When {
+    fn new(condition: Expression) -> Self {
+        let hash = Sha256::digest(condition.as_str());
+        let key = hash[..8].iter().map(|byte| format!("{byte:02x}")).collect::<String>().into();
+        When { condition, key }
+    }
+}
+
 impl Route {
+    /// `None`: it answers by itself.
+    pub fn pool(&self) -> Option<PoolId> {
+        match self.then {
+            Then::Pool(pool) => Some(pool),
+            Then::Answer(_) => None,
+        }
+    }
+
     /// Whether it is for a method and a normalised path with its slashes merged.
     pub fn serves(&self, method: &Method, path: &str) -> bool {
         self.path.matches(path) && self.methods.as_ref().is_none_or(|methods| methods.contains(method))
@@ -36,7 +73,8 @@ impl Route {
 pub(crate) fn read(mut table: Table, pools: &PoolNames) -> Option<Route> {
     let errors = table.errors;
     let path = table.require::<String>("path").and_then(|at| errors.accept(at.place, at.value.parse()));
-    let pool = table.require("pool").and_then(|name| pools.find(&name, errors));
+    let when = cache::expression(&mut table, "when").map(When::new);
+    let then = read_then(&mut table, path.as_ref(), pools);
     let mut methods = HashSet::new();
     for At { value: method, place } in table.list::<String>("methods") {
         match method.parse() {
@@ -63,5 +101,32 @@ pub(crate) fn read(mut table: Table, pools: &PoolNames) -> Option<Route> {
     let mut cache = cache?;
     cache.key.headers.extend(forward);
     let methods = (!methods.is_empty()).then_some(methods);
-    Some(Route { path: path?, methods, pool: pool?, max_body, stream_timeout, cache })
+    Some(Route { path: path?, methods, when, then: then?, max_body, stream_timeout, cache })
+}
+
+/// Reads the one of `pool`, `redirect` and `respond` that a route has.
+fn read_then(table: &mut Table, path: Option<&PathPattern>, pools: &PoolNames) -> Option<Then> {
+    let given: Vec<&str> = ["pool", "redirect", "respond"].into_iter().filter(|key| table.has(key)).collect();
+    if let [first, second, ..] = given[..] {
+        table
+            .errors
+            .error(table.place_of(second), format!("{first:?} and {second:?} in {}: give one of them", table.name));
+    }
+    let (redirect, respond) = (
+        table.table("redirect", &format!("redirect of {}", table.name), "redirect = { to = \"/new/{1}\" }"),
+        table.table("respond", &format!("respond of {}", table.name), "respond = { status = 200, body = \"ok\" }"),
+    );
+    if redirect.is_some() || respond.is_some() {
+        for key in ["cache", "forward", "max_body", "stream_timeout"].into_iter().filter(|key| table.has(key)) {
+            let message = format!("{key:?} has no effect on a route that answers by itself");
+            table.errors.error(table.place_of(key), message);
+        }
+    }
+    let answer = match (redirect, respond) {
+        (Some(redirect), _) => answer::redirect(redirect, path).map(FixedAnswer::Redirect),
+        (None, Some(respond)) => answer::respond(respond).map(FixedAnswer::Respond),
+        (None, None) => return table.require("pool").and_then(|name| pools.find(&name, table.errors)).map(Then::Pool),
+    };
+    let _ = table.get::<String>("pool"); // said to be one too many
+    answer.map(Then::Answer)
 }

@@ -4,14 +4,15 @@ use std::sync::Arc;
 
 use http::Method;
 
+use crate::address::IpRange;
 use crate::config::diagnose::{At, Diagnostics};
 use crate::config::host::{HostMap, HostPattern};
-use crate::config::read::{IpRange, Table, words};
+use crate::config::read::{Table, words};
 use crate::config::routes::Routes;
 use crate::request::{RequestView, as_decoded, merge_slashes};
 
 use super::pool::PoolNames;
-use super::route;
+use super::route::{self, Route};
 
 #[derive(Debug, Clone)]
 pub struct Site {
@@ -44,21 +45,31 @@ pub enum EncodedDots {
 }
 
 impl Site {
-    /// The first route that takes a request, by its place.
-    pub fn find_route(&self, method: &Method, path: &str) -> Option<usize> {
-        self.routes.serving(method, &merge_slashes(path))
+    /// The first route that takes a request, by its place; `holds`: whether a route's condition does.
+    pub fn find_route(&self, method: &Method, path: &str, holds: impl Fn(&Route) -> bool) -> Option<usize> {
+        self.routes.serving(method, &merge_slashes(path), holds)
+    }
+
+    /// The routes that may take a GET of a path, whatever else the request is like.
+    pub fn routes_of(&self, path: &str) -> impl Iterator<Item = &Route> {
+        let path = merge_slashes(path);
+        let last = self.routes.serving(&Method::GET, &path, |route| route.when.is_none());
+        let conditional = self.routes.conditional().filter(move |place| last.is_none_or(|last| *place < last));
+        let all = conditional.filter(move |place| self.routes[*place].serves(&Method::GET, &path)).chain(last);
+        all.map(|place| &self.routes[place])
     }
 
     /// Whether a path may be another route's to servers which decode it before they look for what it names. A route whose
     /// pattern has escapes was written with them in mind.
-    pub fn is_read_otherwise(&self, method: &Method, path: &str, route: usize) -> bool {
+    pub fn is_read_otherwise(&self, method: &Method, path: &str, route: usize, holds: impl Fn(&Route) -> bool) -> bool {
         let has_escapes = || self.routes[route].path.as_str().contains('%');
-        as_decoded(path).is_some_and(|decoded| self.find_route(method, &decoded) != Some(route) && !has_escapes())
+        as_decoded(path)
+            .is_some_and(|decoded| self.find_route(method, &decoded, holds) != Some(route) && !has_escapes())
     }
 
     /// Whether a route is for a path, if not for every method.
-    pub fn has_path(&self, path: &str) -> bool {
-        self.routes.has_path(&merge_slashes(path))
+    pub fn has_path(&self, path: &str, holds: impl Fn(&Route) -> bool) -> bool {
+        self.routes.has_path(&merge_slashes(path), holds)
     }
 
     /// The port of a request, if it counts: not the scheme's own, and one that the operator knows of.

@@ -256,8 +256,8 @@ impl Connection {
                     _ => Next::Linger,
                 }
             }
-            Decision::Tunnel { exchange, site, route } => {
-                let (sent, report) = Box::pin(self.tunnel(snapshot, exchange, site, route)).await;
+            Decision::Tunnel { exchange, site, pool } => {
+                let (sent, report) = Box::pin(self.tunnel(snapshot, exchange, pool)).await;
                 request.record(Some(site), Some(&report), &sent);
                 Next::Close
             }

@@ -10,6 +10,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use crate::cache::head::Head;
 use crate::cache::hold::Kept;
 use crate::cache::status::Report;
+use crate::config::model::PoolId;
 use crate::origin::exchange::Exchange;
 use crate::origin::h1::OriginStream;
 use crate::plan::PassReason;
@@ -25,12 +26,11 @@ impl Connection {
         &mut self,
         snapshot: &Snapshot,
         mut exchange: Box<Exchange>,
-        site: usize,
-        route: usize,
+        pool: PoolId,
     ) -> (Sent, Report) {
         let report = Report::Pass(PassReason::CacheOff.cache_status());
         let mut sent = Sent { status: StatusCode::SWITCHING_PROTOCOLS, bytes: 0, error: None, why: None };
-        let idle = snapshot.config.pool(snapshot.route(site, route).pool).timeouts.tunnel;
+        let idle = snapshot.config.pool(pool).timeouts.tunnel;
         let protocol = exchange.fields.get(header::UPGRADE).cloned();
         let head = Head::private(exchange.status, std::mem::take(&mut exchange.fields));
         let mut tail = String::from("connection: upgrade\r\n");

@@ -55,6 +55,28 @@ impl PathPattern {
         &self.text
     }
 
+    /// How many stars it has.
+    pub fn stars(&self) -> usize {
+        self.text.bytes().filter(|byte| *byte == b'*').count()
+    }
+
+    /// What each star stands for in a path that matches: the last takes what is left, each before it as little as it can.
+    pub fn captures<'p>(&self, path: &'p str) -> Vec<&'p str> {
+        let mut parts = self.text.split('*');
+        let mut rest = path.strip_prefix(parts.next().unwrap_or_default()).unwrap_or_default();
+        let mut captures = Vec::new();
+        let mut parts = parts.peekable();
+        while let Some(part) = parts.next() {
+            let end = match parts.peek() {
+                None => rest.len().saturating_sub(part.len()),
+                Some(_) => rest.find(part).unwrap_or(rest.len()),
+            };
+            captures.push(&rest[..end]);
+            rest = rest.get(end + part.len()..).unwrap_or_default();
+        }
+        captures
+    }
+
     /// What all paths begin with that match it: at least a slash.
     pub fn prefix(&self) -> &str {
         let prefix = self.text.split('*').next().unwrap_or_default();
@@ -174,6 +196,23 @@ mod tests {
             ("/*a*b*", "/xbxax", false),
         ] {
             assert_eq!(pattern.parse::<PathPattern>().unwrap().matches(path), matches, "{pattern} {path}");
+        }
+    }
+
+    #[test]
+    fn what_stars_stand_for() {
+        for (pattern, path, captures) in [
+            ("/a", "/a", &[][..]),
+            ("/old/*", "/old/a/b", &["a/b"]),
+            ("/old/*", "/old/", &[""]),
+            ("*.css", "/a/b.css", &["/a/b"]),
+            ("/*/x/*", "/a/x/b/x/c", &["a", "b/x/c"]),
+            ("/a/*/*.png", "/a/x/y.png", &["x", "y"]),
+            ("*", "/a", &["/a"]),
+        ] {
+            let pattern: PathPattern = pattern.parse().unwrap();
+            assert!(pattern.matches(path) && pattern.stars() == captures.len());
+            assert_eq!(pattern.captures(path), captures, "{path}");
         }
     }
 

@@ -1,0 +1,141 @@
+//! Ranges of addresses.
+
+use std::net::IpAddr;
+
+/// A range of addresses, `10.0.0.0/8` or a single `192.0.2.7`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct IpRange {
+    address: IpAddr,
+    prefix: u8,
+}
+
+impl IpRange {
+    /// Whether an address lies in the range. An IPv4-mapped IPv6 address counts as its IPv4 address.
+    pub fn contains(&self, address: IpAddr) -> bool {
+        let bits = |address: IpAddr| match address {
+            IpAddr::V4(address) => u128::from(address.to_bits()) << 96,
+            IpAddr::V6(address) => address.to_bits(),
+        };
+        let address = address.to_canonical();
+        let mask = u128::MAX.checked_shl(128 - u32::from(self.prefix)).unwrap_or(0);
+        self.address.is_ipv4() == address.is_ipv4() && (bits(self.address) ^ bits(address)) & mask == 0
+    }
+}
+
+impl std::str::FromStr for IpRange {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let expected = || format!("{text:?} is not an address range such as \"10.0.0.0/8\" or \"::1\"");
+        let (address, prefix) = text.split_once('/').map_or((text, None), |(address, prefix)| (address, Some(prefix)));
+        let address: IpAddr = address.parse().map_err(|_| expected())?;
+        let longest = if address.is_ipv4() { 32 } else { 128 };
+        let prefix = match prefix {
+            Some(prefix) => prefix.parse().ok().filter(|p| *p <= longest).ok_or_else(expected)?,
+            None => longest,
+        };
+        Ok(IpRange { address, prefix })
+    }
+}
+
+/// Any number of ranges: whether one of them has an address takes as many steps as their number has binary digits.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Ranges {
+    v4: Box<[Span]>,
+    v6: Box<[Span]>,
+}
+
+/// The first and the last address of a range, as numbers.
+type Span = (u128, u128);
+
+impl Ranges {
+    pub(crate) fn new(ranges: impl IntoIterator<Item = IpRange>) -> Self {
+        let (v4, v6): (Vec<IpRange>, Vec<IpRange>) = ranges.into_iter().partition(|range| range.address.is_ipv4());
+        Ranges { v4: merged(&v4), v6: merged(&v6) }
+    }
+
+    /// Whether an address lies in one of the ranges. An IPv4-mapped IPv6 address counts as its IPv4 address.
+    pub(crate) fn contains(&self, address: IpAddr) -> bool {
+        let (spans, address) = match address.to_canonical() {
+            IpAddr::V4(address) => (&self.v4, address.to_bits().into()),
+            IpAddr::V6(address) => (&self.v6, address.to_bits()),
+        };
+        let after = spans.partition_point(|(first, _)| *first <= address);
+        after.checked_sub(1).is_some_and(|at| address <= spans[at].1)
+    }
+}
+
+/// Ranges of one family in their order; none touches another.
+fn merged(ranges: &[IpRange]) -> Box<[Span]> {
+    let span = |range: &IpRange| {
+        let (address, bits): (u128, u32) = match range.address {
+            IpAddr::V4(address) => (address.to_bits().into(), 32),
+            IpAddr::V6(address) => (address.to_bits(), 128),
+        };
+        let rest = u128::MAX.checked_shr(128 - bits + u32::from(range.prefix)).unwrap_or(0);
+        (address & !rest, address & !rest | rest)
+    };
+    let mut spans: Vec<Span> = ranges.iter().map(span).collect();
+    spans.sort_unstable();
+    let mut merged: Vec<Span> = Vec::with_capacity(spans.len());
+    for (first, last) in spans {
+        match merged.last_mut() {
+            Some(before) if first <= before.1.saturating_add(1) => before.1 = before.1.max(last),
+            _ => merged.push((first, last)),
+        }
+    }
+    merged.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn address_ranges() {
+        for (range, address, inside) in [
+            ("10.0.0.0/8", "10.255.0.1", true),
+            ("10.0.0.0/8", "11.0.0.1", false),
+            ("10.0.0.0/8", "::ffff:10.1.2.3", true),
+            ("127.0.0.1", "127.0.0.1", true),
+            ("127.0.0.1", "127.0.0.2", false),
+            ("0.0.0.0/0", "203.0.113.9", true),
+            ("0.0.0.0/0", "::1", false),
+            ("::/0", "2001:db8::1", true),
+            ("2001:db8::/32", "2001:db8:ffff::1", true),
+            ("2001:db8::/32", "2001:db9::1", false),
+        ] {
+            let range: IpRange = range.parse().unwrap();
+            assert_eq!(range.contains(address.parse().unwrap()), inside, "{range:?} {address}");
+        }
+        for bad in ["", "10.0.0.0/33", "10.0.0/8", "::/129", "10.0.0.0/x"] {
+            assert!(bad.parse::<IpRange>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn many_ranges_have_what_one_of_them_has() {
+        let mut random = fastrand::Rng::with_seed(3);
+        for _ in 0..200 {
+            let all: Vec<IpRange> = (0..random.usize(0..20))
+                .map(|_| match random.bool() {
+                    true => format!("10.{}.{}.0/{}", random.u8(0..4), random.u8(0..4), random.u8(8..33)),
+                    false => format!("2001:db8::{:x}/{}", random.u8(0..64), random.u8(96..129)),
+                })
+                .map(|text| text.parse().unwrap())
+                .collect();
+            let ranges = Ranges::new(all.iter().copied());
+            for _ in 0..100 {
+                let address: IpAddr = match random.u8(0..3) {
+                    0 => format!("10.{}.{}.{}", random.u8(0..5), random.u8(0..5), random.u8(..)).parse().unwrap(),
+                    1 => format!("2001:db8::{:x}", random.u8(0..80)).parse().unwrap(),
+                    _ => format!("::ffff:10.{}.{}.1", random.u8(0..5), random.u8(0..5)).parse().unwrap(),
+                };
+                let expected = all.iter().any(|range| range.contains(address));
+                assert_eq!(ranges.contains(address), expected, "{address} {all:?}");
+            }
+        }
+        let all = Ranges::new(["::/0".parse().unwrap()]);
+        assert!(all.contains("2001:db8::1".parse().unwrap()) && !all.contains("10.0.0.1".parse().unwrap()));
+    }
+}

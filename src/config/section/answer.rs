@@ -1,0 +1,119 @@
+//! `redirect` and `respond` of a route: answers that need no origin.
+
+use http::{HeaderName, HeaderValue, StatusCode};
+
+use crate::config::diagnose::{At, Diagnostics};
+use crate::config::read::{Table, words};
+use crate::config::regular;
+use crate::pattern::PathPattern;
+use crate::template::Template;
+
+/// Bytes of a body that a route answers with.
+const MAX_BODY: usize = 1 << 20;
+
+/// An answer of the node's own.
+#[derive(Debug, Clone)]
+pub enum FixedAnswer {
+    Redirect(Redirect),
+    Respond(Respond),
+}
+
+#[derive(Debug, Clone)]
+pub struct Redirect {
+    pub status: StatusCode,
+    pub to: Template,
+    /// Whether the request's query is put behind it.
+    pub keeps_query: bool,
+}
+
+#[derive(Debug, Clone)]
+pub struct Respond {
+    pub status: StatusCode,
+    pub content_type: HeaderValue,
+    pub fields: Vec<(HeaderName, HeaderValue)>,
+    pub body: bytes::Bytes,
+}
+
+/// What becomes of a request's query.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Query {
+    Keep,
+    Drop,
+}
+
+words!(Query { "keep" => Query::Keep, "drop" => Query::Drop });
+
+/// Reads `redirect = { to = "https://{host}/new/{1}", status = 308 }`.
+pub(crate) fn redirect(mut table: Table, path: Option<&PathPattern>) -> Option<Redirect> {
+    let errors = table.errors;
+    let captures = path.map_or(0, PathPattern::stars);
+    let to = table.require::<String>("to").and_then(|At { value, place }| {
+        let parsed = Template::parse(&value, captures);
+        errors.accept(place, parsed.map_err(|(_, why)| format!("\"to\" in {}: {why}", table.name)))
+    });
+    let mut status = 308;
+    let is_redirect = |status: &u16| matches!(status, 301 | 302 | 303 | 307 | 308);
+    table.set_if("status", &mut status, is_redirect, "must be 301, 302, 303, 307 or 308");
+    let query = table.value::<Query>("query");
+    table.finish();
+    let to = to?;
+    let keeps_query = query.map_or(!to.has_query(), |query| query == Query::Keep);
+    Some(Redirect { status: StatusCode::from_u16(status).ok()?, to, keeps_query })
+}
+
+/// Reads `respond = { status = 200, body = "ok", content_type = "text/plain" }`.
+pub(crate) fn respond(mut table: Table) -> Option<Respond> {
+    let errors = table.errors;
+    let mut status = 200;
+    table.set_if("status", &mut status, |status| (200..=599).contains(status), "must be from 200 to 599");
+    let content_type = table.get::<String>("content_type");
+    let (body, file) = (table.get::<String>("body"), table.get::<String>("file"));
+    if let (Some(_), Some(file)) = (&body, &file) {
+        errors.error(file.place, format!("\"body\" and \"file\" in {}: give one of them", table.name));
+    }
+    let body = match (body, file) {
+        (Some(body), _) => body.value.into_bytes(),
+        (None, Some(file)) => read_file(&file, errors),
+        (None, None) => Vec::new(),
+    };
+    let fields = match table.table("fields", "fields", "fields = { Retry-After = \"60\" }") {
+        Some(fields) => fields.free_form::<String>(),
+        None => Vec::new(),
+    };
+    let field = |(name, value): (At<String>, At<String>)| {
+        let read = name.value.parse().map_err(|_| format!("{:?} is not the name of a header field", name.value));
+        let read = read.and_then(|name: HeaderName| match RESERVED.contains(&name.as_str()) {
+            true => Err(format!("{name} is the node's to say")),
+            false => Ok(name),
+        });
+        let name = errors.accept(name.place, read)?;
+        let read = value.value.parse().map_err(|_| format!("{:?} is not the value of a header field", value.value));
+        Some((name, errors.accept(value.place, read)?))
+    };
+    let fields = fields.into_iter().filter_map(field).collect();
+    let (content_type, place) = match content_type {
+        Some(At { value, place }) => (value, place),
+        None => ("text/plain; charset=utf-8".to_owned(), table.place),
+    };
+    table.finish();
+    let content_type =
+        errors.accept(place, content_type.parse().map_err(|_| format!("{content_type:?} is not a media type")))?;
+    Some(Respond { status: StatusCode::from_u16(status).ok()?, content_type, fields, body: body.into() })
+}
+
+/// A file with a body. It belongs to the configuration: a change of it is a reload.
+fn read_file(file: &At<String>, errors: &Diagnostics) -> Vec<u8> {
+    let path = errors.file_named(file);
+    let read = regular::read_source(&path).and_then(|source| match source.text.len() {
+        ..=MAX_BODY => Ok(source),
+        bytes => Err(format!("it has {bytes} bytes; at most {MAX_BODY} are taken")),
+    });
+    let source = errors.accept(file.place, read.map_err(|why| format!("{}: {why}", path.display())));
+    let body = source.as_ref().map(|source| source.text.as_bytes().to_vec());
+    source.into_iter().for_each(|source| _ = errors.add_source(source));
+    body.unwrap_or_default()
+}
+
+/// Fields that frame the answer or belong to its connection.
+const RESERVED: [&str; 8] =
+    ["connection", "content-length", "content-type", "date", "keep-alive", "te", "trailer", "transfer-encoding"];

@@ -1,0 +1,345 @@
+//! Types: a tree to what can be evaluated, or to a mistake with its place.
+
+use std::ops::Range;
+
+use memchr::memmem::Finder;
+
+use super::Mistake;
+use super::evaluate::{Condition, Number, Order, Part, Text};
+use super::names::{self, Counted, Map, NAMES, Named, Scope, Variable};
+use super::parse::{Node, Operator, Tree};
+use crate::address::{IpRange, Ranges};
+use crate::clock::Timestamp;
+use crate::pattern::Pattern;
+use crate::spelling::did_you_mean;
+
+/// Memory that one regular expression may take when compiled.
+const MAX_REGEX: usize = 1 << 20;
+/// Lists are searched by hash from so many elements on.
+const MANY: usize = 8;
+
+/// What a part of an expression is.
+enum Typed {
+    Condition(Condition),
+    Text(Text),
+    Number(Number),
+    Time(Number),
+    Client,
+    Map,
+    List,
+}
+
+impl Typed {
+    fn kind(&self) -> &'static str {
+        match self {
+            Typed::Condition(_) => "a condition",
+            Typed::Text(_) => "a text",
+            Typed::Number(_) => "a number",
+            Typed::Time(_) => "a time",
+            Typed::Client => "an address",
+            Typed::Map => "a set of names",
+            Typed::List => "a list",
+        }
+    }
+}
+
+/// Reads a tree as something that is true or not.
+pub(super) fn condition(tree: &Tree, scope: Scope) -> Result<Condition, Mistake> {
+    match typed(tree, scope)? {
+        Typed::Condition(condition) => Ok(condition),
+        other => {
+            let mistake = Mistake::new(tree.at.clone(), format!("expected a condition, found {}", other.kind()));
+            Err(match other {
+                Typed::Text(Text::Of(Variable::Header(name))) => {
+                    mistake.with_hint(format!("whether it is there: headers.has(\"{name}\")"))
+                }
+                Typed::Text(Text::Of(Variable::Cookie(name))) => {
+                    mistake.with_hint(format!("whether it is there: cookies.has(\"{name}\")"))
+                }
+                Typed::Text(Text::Of(Variable::Parameter(name))) => {
+                    mistake.with_hint(format!("whether it is there: query.has(\"{name}\")"))
+                }
+                _ => mistake.with_hint("compare it with ==, in, or a function such as startsWith"),
+            })
+        }
+    }
+}
+
+fn typed(tree: &Tree, scope: Scope) -> Result<Typed, Mistake> {
+    Ok(match &tree.node {
+        Node::Bool(value) => Typed::Condition(Condition::Is(*value)),
+        Node::Number(value) => Typed::Number(Number::Literal(*value)),
+        Node::Text(value) => Typed::Text(Text::Literal(value.as_bytes().into())),
+        Node::List(_) => Typed::List,
+        Node::Not(inner) => Typed::Condition(Condition::Not(Box::new(condition(inner, scope)?))),
+        Node::All(parts) => Typed::Condition(Condition::All(each(parts, scope)?)),
+        Node::Any(parts) => Typed::Condition(Condition::Any(each(parts, scope)?)),
+        Node::Compare(left, operator, right) => Typed::Condition(compare(tree, left, *operator, right, scope)?),
+        Node::Call(Some(of), name, arguments) => method(tree, of, name, arguments, scope)?,
+        Node::Call(None, name, arguments) => function(tree, name, arguments, scope)?,
+        Node::Name(_) | Node::Member(..) => of_name(tree, scope)?,
+    })
+}
+
+fn each(parts: &[Tree], scope: Scope) -> Result<Box<[Part]>, Mistake> {
+    parts.iter().map(|part| Ok(Part { at: part.at.clone(), condition: condition(part, scope)? })).collect()
+}
+
+/// A name, with its dots.
+fn of_name(tree: &Tree, scope: Scope) -> Result<Typed, Mistake> {
+    let unknown = |name: &str| {
+        let mistake = Mistake::new(tree.at.clone(), format!("{name:?} is not known here"));
+        match did_you_mean(name, NAMES) {
+            Some(meant) => mistake.with_hint(format!("did you mean {meant:?}?")),
+            None => mistake.with_hint(format!("known are {}", NAMES.join(", "))),
+        }
+    };
+    let named = match &tree.node {
+        Node::Member(of, name) => match map_of(of) {
+            Some(map) => {
+                let variable = names::member(map, name).map_err(|why| Mistake::new(tree.at.clone(), why))?;
+                Some(Named::Text(variable))
+            }
+            None => dotted(tree).and_then(|name| names::named(&name)),
+        },
+        _ => dotted(tree).and_then(|name| names::named(&name)),
+    };
+    let named = named.ok_or_else(|| unknown(&dotted(tree).unwrap_or_default()))?;
+    if !scope.has(&named) {
+        let message = "this is known when the origin has answered, and not before";
+        return Err(Mistake::new(tree.at.clone(), message));
+    }
+    Ok(match named {
+        Named::Text(variable) => Typed::Text(Text::Of(variable)),
+        Named::Number(counted) => Typed::Number(Number::Of(counted)),
+        Named::Now => Typed::Time(Number::Of(Counted::Now)),
+        Named::Client => Typed::Client,
+        Named::Map(_) => Typed::Map,
+    })
+}
+
+/// A name as it was written, with its dots.
+fn dotted(tree: &Tree) -> Option<String> {
+    match &tree.node {
+        Node::Name(name) => Some(name.clone()),
+        Node::Member(of, name) => Some(format!("{}.{name}", dotted(of)?)),
+        _ => None,
+    }
+}
+
+/// What has members. The query is a text, too.
+fn map_of(tree: &Tree) -> Option<Map> {
+    match names::named(&dotted(tree)?)? {
+        Named::Map(map) => Some(map),
+        Named::Text(Variable::Query) => Some(Map::Query),
+        _ => None,
+    }
+}
+
+fn compare(tree: &Tree, left: &Tree, operator: Operator, right: &Tree, scope: Scope) -> Result<Condition, Mistake> {
+    let (of, with) = (typed(left, scope)?, typed(right, scope)?);
+    let is_not = operator == Operator::Unequal;
+    let found = match (of, operator, with) {
+        (Typed::Client, Operator::In, Typed::List) => Condition::Within(ranges(right)?),
+        (Typed::Client, Operator::Equal | Operator::Unequal, Typed::Text(Text::Literal(_))) => {
+            Condition::Within(Ranges::new([range(right)?]))
+        }
+        (Typed::Text(text), Operator::In, Typed::List) => one_of(text, right, scope)?,
+        (Typed::Number(number), Operator::In, Typed::List) => any_number(&number, right, scope)?,
+        (Typed::Text(one), Operator::Equal | Operator::Unequal, Typed::Text(other)) => Condition::Same(one, other),
+        (Typed::Number(one), operator, Typed::Number(other)) | (Typed::Time(one), operator, Typed::Time(other))
+            if operator != Operator::In =>
+        {
+            return Ok(Condition::Compares(one, order(operator), other));
+        }
+        (of, operator, with) => {
+            let mistake = match operator {
+                Operator::In => format!("{} cannot be in {}", of.kind(), with.kind()),
+                _ => format!("{} and {} cannot be compared by {}", of.kind(), with.kind(), operator.as_str()),
+            };
+            return Err(explained(Mistake::new(tree.at.clone(), mistake), &of, operator, &with));
+        }
+    };
+    Ok(if is_not { Condition::Not(Box::new(found)) } else { found })
+}
+
+/// What somebody may have meant who compared what cannot be compared.
+fn explained(mistake: Mistake, of: &Typed, operator: Operator, with: &Typed) -> Mistake {
+    match (of, operator, with) {
+        (Typed::Text(_), Operator::In, Typed::Text(_)) => {
+            mistake.with_hint("write text.contains(\"part\"), or a list [...]")
+        }
+        (Typed::Text(_), _, Typed::Number(_)) | (Typed::Number(_), _, Typed::Text(_)) => {
+            mistake.with_hint("of a text that is a number, write int(...); for its length, size(...)")
+        }
+        (Typed::Client, ..) => mistake.with_hint("write client.ip in [\"10.0.0.0/8\"]"),
+        (Typed::Time(_), ..) => {
+            mistake.with_hint("write now < timestamp(\"2030-01-01T00:00:00Z\"), or now.getHours() < 6")
+        }
+        _ => mistake,
+    }
+}
+
+fn order(operator: Operator) -> Order {
+    match operator {
+        Operator::Equal | Operator::In => Order::Equal,
+        Operator::Unequal => Order::Unequal,
+        Operator::Less => Order::Less,
+        Operator::LessOrEqual => Order::LessOrEqual,
+        Operator::Greater => Order::Greater,
+        Operator::GreaterOrEqual => Order::GreaterOrEqual,
+    }
+}
+
+fn items(list: &Tree) -> &[Tree] {
+    match &list.node {
+        Node::List(items) => items,
+        _ => &[],
+    }
+}
+
+fn one_of(text: Text, list: &Tree, scope: Scope) -> Result<Condition, Mistake> {
+    let item = |item: &Tree| match typed(item, scope)? {
+        Typed::Text(Text::Literal(text)) => Ok(text),
+        other => Err(Mistake::new(
+            item.at.clone(),
+            format!("expected a text in quotes in this list, found {}", other.kind()),
+        )),
+    };
+    let all = items(list).iter().map(item).collect::<Result<Vec<_>, _>>()?;
+    Ok(if all.len() < MANY {
+        Condition::OneOf(text, all.into())
+    } else {
+        Condition::Among(text, all.into_iter().collect())
+    })
+}
+
+fn any_number(number: &Number, list: &Tree, scope: Scope) -> Result<Condition, Mistake> {
+    let part = |item: &Tree| match typed(item, scope)? {
+        Typed::Number(other) => {
+            let condition = Condition::Compares(number.clone(), Order::Equal, other);
+            Ok(Part { at: item.at.clone(), condition })
+        }
+        other => Err(Mistake::new(item.at.clone(), format!("expected a number in this list, found {}", other.kind()))),
+    };
+    Ok(Condition::Any(items(list).iter().map(part).collect::<Result<_, _>>()?))
+}
+
+fn ranges(list: &Tree) -> Result<Ranges, Mistake> {
+    let all: Vec<IpRange> = items(list).iter().map(range).collect::<Result<_, _>>()?;
+    Ok(Ranges::new(all))
+}
+
+fn range(tree: &Tree) -> Result<IpRange, Mistake> {
+    let Node::Text(text) = &tree.node else {
+        return Err(Mistake::new(tree.at.clone(), "expected a range of addresses such as \"10.0.0.0/8\""));
+    };
+    text.parse().map_err(|why: String| Mistake::new(tree.at.clone(), why))
+}
+
+/// What can be asked of a text by a call.
+const OF_TEXTS: [&str; 5] = ["startsWith", "endsWith", "contains", "matches", "size"];
+const OF_TIMES: [&str; 3] = ["getHours", "getMinutes", "getDayOfWeek"];
+
+fn method(tree: &Tree, of: &Tree, name: &str, arguments: &[Tree], scope: Scope) -> Result<Typed, Mistake> {
+    if name == "has" {
+        let map = map_of(of).ok_or_else(|| {
+            Mistake::new(of.at.clone(), "only headers, cookies and query have names to ask for")
+                .with_hint("write headers.has(\"name*\")")
+        })?;
+        // What is asked for must be known here.
+        typed(of, scope)?;
+        return Ok(Typed::Condition(has(map, argument(tree, name, arguments)?)?));
+    }
+    let no_such = |of: &Typed, known: &[&str]| {
+        let meant = did_you_mean(name, known.iter().copied());
+        let hint = meant.map_or(format!("known are {}", known.join(", ")), |meant| format!("did you mean {meant:?}?"));
+        Mistake::new(tree.at.clone(), format!("{} has no {name:?}", of.kind())).with_hint(hint)
+    };
+    let of = typed(of, scope)?;
+    match of {
+        Typed::Text(text) if name == "size" => {
+            no_arguments(name, arguments)?;
+            Ok(Typed::Number(Number::Size(text)))
+        }
+        Typed::Text(text) if OF_TEXTS.contains(&name) => {
+            let (part, at) = argument(tree, name, arguments)?;
+            Ok(Typed::Condition(match name {
+                "startsWith" => Condition::StartsWith(text, part.as_bytes().into()),
+                "endsWith" => Condition::EndsWith(text, part.as_bytes().into()),
+                "contains" => Condition::Contains(text, Box::new(Finder::new(part).into_owned())),
+                _ => Condition::Matches(text, regex(part, at)?),
+            }))
+        }
+        Typed::Time(_) => {
+            let counted = match name {
+                "getHours" => Counted::Hours,
+                "getMinutes" => Counted::Minutes,
+                "getDayOfWeek" => Counted::DayOfWeek,
+                _ => return Err(no_such(&of, &OF_TIMES)),
+            };
+            no_arguments(name, arguments)?;
+            Ok(Typed::Number(Number::Of(counted)))
+        }
+        Typed::Text(_) => Err(no_such(&of, &OF_TEXTS)),
+        Typed::Map => Err(no_such(&of, &["has"])),
+        other => Err(Mistake::new(tree.at.clone(), format!("{} has no {name:?}", other.kind()))),
+    }
+}
+
+fn function(tree: &Tree, name: &str, arguments: &[Tree], scope: Scope) -> Result<Typed, Mistake> {
+    let known = ["int", "size", "timestamp"];
+    if !known.contains(&name) {
+        let mistake = Mistake::new(tree.at.clone(), format!("there is no function {name:?}"));
+        return Err(match did_you_mean(name, known) {
+            Some(meant) => mistake.with_hint(format!("did you mean {meant:?}?")),
+            None if OF_TEXTS.contains(&name) => mistake.with_hint(format!("write path.{name}(...)")),
+            None => mistake.with_hint("known are int, size and timestamp"),
+        });
+    }
+    let [argument] = arguments else {
+        return Err(Mistake::new(tree.at.clone(), format!("{name} takes one argument, not {}", arguments.len())));
+    };
+    match (name, typed(argument, scope)?) {
+        ("timestamp", Typed::Text(Text::Literal(text))) => {
+            let seconds = std::str::from_utf8(&text).ok().and_then(Timestamp::from_rfc3339).ok_or_else(|| {
+                let mistake = Mistake::new(argument.at.clone(), "this is not a time by RFC 3339");
+                mistake.with_hint("write timestamp(\"2030-01-31T08:00:00Z\")")
+            })?;
+            Ok(Typed::Time(Number::Literal(i64::try_from(seconds.as_secs()).unwrap_or(i64::MAX))))
+        }
+        ("int", Typed::Text(text)) => Ok(Typed::Number(Number::Int(text))),
+        ("size", Typed::Text(text)) => Ok(Typed::Number(Number::Size(text))),
+        (_, other) => Err(Mistake::new(argument.at.clone(), format!("{name} takes a text, not {}", other.kind()))),
+    }
+}
+
+/// The one argument of a call, which is a text in quotes.
+fn argument<'t>(tree: &Tree, name: &str, arguments: &'t [Tree]) -> Result<(&'t str, &'t Range<usize>), Mistake> {
+    match arguments {
+        [Tree { node: Node::Text(text), at }] => Ok((text, at)),
+        [other] => Err(Mistake::new(other.at.clone(), format!("{name} takes a text in quotes"))),
+        _ => Err(Mistake::new(tree.at.clone(), format!("{name} takes one argument, not {}", arguments.len()))),
+    }
+}
+
+fn no_arguments(name: &str, arguments: &[Tree]) -> Result<(), Mistake> {
+    let first = arguments.first();
+    first.map_or(Ok(()), |first| Err(Mistake::new(first.at.clone(), format!("{name} takes no argument"))))
+}
+
+fn has(map: Map, (name, at): (&str, &Range<usize>)) -> Result<Condition, Mistake> {
+    // Names of fields have no case (RFC 9110 section 5.1).
+    let is_field = matches!(map, Map::Headers | Map::ResponseHeaders);
+    let name = if is_field { name.to_ascii_lowercase() } else { name.to_owned() };
+    let pattern: Pattern = name.parse().map_err(|why: String| Mistake::new(at.clone(), why))?;
+    Ok(Condition::Has(map, pattern))
+}
+
+fn regex(pattern: &str, at: &Range<usize>) -> Result<regex::bytes::Regex, Mistake> {
+    regex::bytes::RegexBuilder::new(pattern).size_limit(MAX_REGEX).dfa_size_limit(MAX_REGEX).build().map_err(|error| {
+        let error = error.to_string();
+        let last = error.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned();
+        Mistake::new(at.clone(), format!("this is not a regular expression: {last}"))
+    })
+}

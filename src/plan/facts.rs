@@ -1,0 +1,219 @@
+//! What expressions and templates read of a request.
+
+use std::borrow::Cow;
+use std::net::IpAddr;
+
+use http::{HeaderMap, StatusCode, Version, header};
+
+use crate::clock::Timestamp;
+use crate::expression::{Counted, Facts, Map, Variable};
+use crate::pattern::Pattern;
+use crate::request::{Fields, RequestView};
+
+/// A request, and what is known beside it.
+#[derive(Clone, Copy)]
+pub struct RequestFacts<'a> {
+    pub request: &'a RequestView<'a>,
+    pub now: Timestamp,
+    /// What the origin has answered, once it has.
+    pub response: Option<(StatusCode, &'a HeaderMap)>,
+}
+
+const SECONDS_A_DAY: u64 = 86_400;
+
+impl Facts for RequestFacts<'_> {
+    fn text(&self, variable: &Variable) -> Cow<'_, [u8]> {
+        let request = self.request;
+        let text = match variable {
+            Variable::Method => request.method.as_str(),
+            Variable::Scheme => request.scheme.as_str(),
+            Variable::Host => request.host,
+            Variable::Path => request.path,
+            Variable::Query => request.query.unwrap_or_default(),
+            Variable::Protocol => protocol(request.version),
+            Variable::Header(name) => return request.fields.joined(name).unwrap_or_default(),
+            Variable::Cookie(name) => return cookie(request.fields, name).unwrap_or_default().into(),
+            Variable::Parameter(name) => return parameter(request.query, name).unwrap_or_default(),
+            Variable::ResponseHeader(name) => {
+                let fields = self.response.map(|(_, fields)| Fields::Map(fields));
+                return fields.and_then(|fields| fields.joined(name)).unwrap_or_default();
+            }
+        };
+        text.as_bytes().into()
+    }
+
+    fn has(&self, map: Map, name: &Pattern) -> bool {
+        match map {
+            Map::Headers => has_field(self.request.fields, name),
+            Map::ResponseHeaders => self.response.is_some_and(|(_, fields)| has_field(Fields::Map(fields), name)),
+            Map::Cookies => {
+                let mut found = false;
+                each_cookie(self.request.fields, |cookie, _| {
+                    found |= std::str::from_utf8(cookie).is_ok_and(|cookie| name.matches(cookie));
+                });
+                found
+            }
+            Map::Query => parameters(self.request.query).any(|(parameter, _)| name.matches(&parameter)),
+        }
+    }
+
+    fn number(&self, counted: Counted) -> i64 {
+        let now = self.now.as_secs();
+        let number = match counted {
+            Counted::Port => self.request.local_port.into(),
+            Counted::Status => self.response.map_or(0, |(status, _)| status.as_u16().into()),
+            Counted::Now => now,
+            Counted::Hours => now % SECONDS_A_DAY / 3600,
+            Counted::Minutes => now % 3600 / 60,
+            Counted::DayOfWeek => (now / SECONDS_A_DAY + 4) % 7, // the epoch began on a Thursday
+        };
+        i64::try_from(number).unwrap_or(i64::MAX)
+    }
+
+    fn client(&self) -> IpAddr {
+        self.request.client
+    }
+}
+
+/// As access logs have it.
+fn protocol(version: Version) -> &'static str {
+    match version {
+        Version::HTTP_09 => "HTTP/0.9",
+        Version::HTTP_10 => "HTTP/1.0",
+        Version::HTTP_2 => "HTTP/2.0",
+        Version::HTTP_3 => "HTTP/3.0",
+        _ => "HTTP/1.1",
+    }
+}
+
+fn has_field(fields: Fields<'_>, name: &Pattern) -> bool {
+    let mut found = false;
+    fields.for_all(|field, _| {
+        let has_upper = field.bytes().any(|byte| byte.is_ascii_uppercase());
+        found |= if has_upper { name.matches(&field.to_ascii_lowercase()) } else { name.matches(field) };
+    });
+    found
+}
+
+/// Calls `each` with the name and the value of every cookie of a request (RFC 6265 section 5.4).
+fn each_cookie<'a>(fields: Fields<'a>, mut each: impl FnMut(&'a [u8], &'a [u8])) {
+    fields.for_each(&header::COOKIE, |line| {
+        for pair in line.split(|byte| *byte == b';') {
+            let (name, value) = match memchr::memchr(b'=', pair) {
+                Some(at) => (&pair[..at], &pair[at + 1..]),
+                None => (pair, &b""[..]),
+            };
+            each(name.trim_ascii(), value.trim_ascii());
+        }
+    });
+}
+
+fn cookie<'a>(fields: Fields<'a>, name: &str) -> Option<&'a [u8]> {
+    let mut found = None;
+    each_cookie(fields, |cookie, value| {
+        if found.is_none() && cookie == name.as_bytes() {
+            found = Some(value);
+        }
+    });
+    found
+}
+
+/// The parameters of a query, decoded: what is spelt with escapes is to an origin the same as without.
+fn parameters(query: Option<&str>) -> form_urlencoded::Parse<'_> {
+    form_urlencoded::parse(query.unwrap_or_default().as_bytes())
+}
+
+fn parameter<'a>(query: Option<&'a str>, name: &str) -> Option<Cow<'a, [u8]>> {
+    let (_, value) = parameters(query).find(|(parameter, _)| parameter == name)?;
+    Some(match value {
+        Cow::Borrowed(value) => Cow::Borrowed(value.as_bytes()),
+        Cow::Owned(value) => Cow::Owned(value.into_bytes()),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Method;
+
+    use super::*;
+    use crate::expression::{Expression, Scope};
+    use crate::request::Scheme;
+
+    fn map(fields: &[(&'static str, &'static str)]) -> HeaderMap {
+        fields.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect()
+    }
+
+    /// Each row of tests/tables/expressions.txt, which says how it is read.
+    #[test]
+    fn expressions() {
+        let full = map(&[
+            ("accept", "text/html"),
+            ("accept", "text/plain"),
+            ("user-agent", "curl/7.88"),
+            ("x-count", "41"),
+            ("x-empty", ""),
+            ("cookie", "session=s1; wordpress_logged_in_7=me; a=1; a=2; odd"),
+        ]);
+        let (none, answered) = (HeaderMap::new(), map(&[("content-type", "text/html"), ("x-rule", "a")]));
+        let full = RequestView {
+            query: Some("ref=mail&page=12&q=a%20b+c&ref=ad&empty="),
+            local_port: 8443,
+            version: Version::HTTP_2,
+            client: "10.1.2.3".parse().unwrap(),
+            ..RequestView::own(&Method::GET, Scheme::Https, "shop.example", "/Shop/a.css", Fields::Map(&full))
+        };
+        let bare = RequestView {
+            version: Version::HTTP_10,
+            client: "2001:db8::7".parse().unwrap(),
+            ..RequestView::own(&Method::HEAD, Scheme::Http, "shop.example", "/", Fields::Map(&none))
+        };
+        let mut rows = 0;
+        let table = include_str!("../../tests/tables/expressions.txt");
+        for row in table.lines().filter(|row| !row.starts_with('#') && !row.is_empty()) {
+            let (name, rest) = row.split_once('|').unwrap();
+            let (source, expected) = rest.rsplit_once(" | ").unwrap_or_else(|| panic!("{row}"));
+            let (source, now) = (source.trim(), Timestamp::from_rfc3339("2026-11-27T10:15:30Z").unwrap());
+            let (scope, facts) = match name.trim() {
+                "full" => (Scope::Request, RequestFacts { request: &full, now, response: None }),
+                name => {
+                    let response = (name == "answer").then_some((StatusCode::NOT_FOUND, &answered));
+                    let scope = if response.is_some() { Scope::Response } else { Scope::Request };
+                    (scope, RequestFacts { request: &bare, now: Timestamp::from_secs(0), response })
+                }
+            };
+            match Expression::compile(source, scope) {
+                Ok(expression) => {
+                    assert_eq!(expression.is_true(&facts).to_string(), expected, "{row}");
+                    let (is_true, part) = expression.explain(&facts);
+                    assert!(is_true.to_string() == expected && source.contains(part), "{row}: {part}");
+                }
+                Err(mistake) => {
+                    let said = format!("{}: {}", &source[mistake.at.clone()], mistake.message);
+                    let (part, message) = expected.split_once(": ").unwrap_or_else(|| panic!("{row}: {said}"));
+                    let is_told = said.starts_with(&format!("{part}: ")) && mistake.message.contains(message);
+                    assert!(is_told, "{row}\n{said}");
+                }
+            }
+            rows += 1;
+        }
+        assert!(rows > 200, "{rows}");
+    }
+
+    #[test]
+    fn the_part_that_decided_is_known() {
+        let none = HeaderMap::new();
+        let request = RequestView::own(&Method::GET, Scheme::Http, "shop.example", "/a", Fields::Map(&none));
+        let facts = RequestFacts { request: &request, now: Timestamp::from_secs(0), response: None };
+        for (source, is_true, part) in [
+            ("path == \"/a\" && method == \"POST\"", false, "method == \"POST\""),
+            ("path == \"/a\" && method == \"GET\"", true, "path == \"/a\" && method == \"GET\""),
+            ("path == \"/b\" || method == \"GET\"", true, "method == \"GET\""),
+            ("!(path == \"/a\" && host == \"b\")", true, "host == \"b\""),
+            ("!(path == \"/a\")", false, "!(path == \"/a\")"),
+            ("path == \"/a\" && (host == \"b\" || port == 1)", false, "(host == \"b\" || port == 1)"),
+        ] {
+            let expression = Expression::compile(source, Scope::Request).unwrap();
+            assert_eq!(expression.explain(&facts), (is_true, part), "{source}");
+        }
+    }
+}

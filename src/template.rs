@@ -1,0 +1,361 @@
+//! URLs with places for what is known of a request: `https://{host}/new/{1}?from={query.ref}`.
+//!
+//! Whatever a client puts into a value, it stays a value: it is written so that it ends no line, no field and no part of a URL.
+
+use std::borrow::Cow;
+
+use crate::expression::{Facts, Map, Variable, member};
+use crate::spelling::did_you_mean;
+
+/// A text that was checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Template {
+    parts: Box<[Part]>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Part {
+    Literal(Box<str>),
+    Value(Value),
+}
+
+/// What a place stands for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Value {
+    Of(Variable),
+    /// Of the client, as a text.
+    ClientIp,
+    /// What a star of the route's path stood for, from 1 on.
+    Capture(usize),
+}
+
+/// What a mistake in a template is: at which byte, and what.
+pub(crate) type Mistake = (usize, String);
+
+/// The names of places, for hints.
+const NAMES: [&str; 11] = [
+    "host",
+    "path",
+    "query",
+    "scheme",
+    "method",
+    "client.ip",
+    "query.NAME",
+    "header.NAME",
+    "cookie.NAME",
+    "1",
+    "protocol",
+];
+
+impl Template {
+    /// Reads a template; `captures`: stars of the route's path. Braces that stand for themselves are written twice.
+    pub fn parse(text: &str, captures: usize) -> Result<Self, Mistake> {
+        let (mut parts, mut literal, mut at) = (Vec::new(), String::new(), 0);
+        while let Some(brace) = text[at..].find(['{', '}']).map(|found| at + found) {
+            literal.push_str(&text[at..brace]);
+            let twice = text[brace + 1..].starts_with(&text[brace..=brace]);
+            if twice {
+                literal.push_str(&text[brace..=brace]);
+                at = brace + 2;
+                continue;
+            }
+            let end = text[brace..].find('}').filter(|end| *end > 0).map(|end| brace + end);
+            let Some(end) = end else {
+                return Err((brace, "a brace that stands for itself is written twice: {{ or }}".to_owned()));
+            };
+            let value = value(&text[brace + 1..end], captures).map_err(|why| (brace, why))?;
+            if !literal.is_empty() {
+                parts.push(Part::Literal(std::mem::take(&mut literal).into()));
+            }
+            parts.push(Part::Value(value));
+            at = end + 1;
+        }
+        literal.push_str(&text[at..]);
+        if let Some((at, bad)) = text.char_indices().find(|(_, c)| !c.is_ascii_graphic()) {
+            return Err((at, format!("{bad:?} is no part of a URL; write it with a %")));
+        }
+        if !literal.is_empty() {
+            parts.push(Part::Literal(literal.into()));
+        }
+        let template = Template { parts: parts.into() };
+        template.check_url()?;
+        Ok(template)
+    }
+
+    /// Where a URL leads is for the operator to say: a client has a part in its host only by the host that it has asked for.
+    fn check_url(&self) -> Result<(), Mistake> {
+        const HOST: char = '\u{1}';
+        const SCHEME: char = '\u{2}';
+        const PATH: char = '\u{3}';
+        const OTHER: char = '\u{4}';
+        let outline: String = self.parts.iter().fold(String::new(), |mut outline, part| {
+            match part {
+                Part::Literal(text) => outline.push_str(text),
+                Part::Value(Value::Of(Variable::Host)) => outline.push(HOST),
+                Part::Value(Value::Of(Variable::Scheme)) => outline.push(SCHEME),
+                Part::Value(Value::Of(Variable::Path)) => outline.push(PATH),
+                Part::Value(_) => outline.push(OTHER),
+            }
+            outline
+        });
+        if outline.starts_with(PATH) || outline.starts_with('/') && !outline.starts_with("//") {
+            return Ok(());
+        }
+        let schemes = ["https://".to_owned(), "http://".to_owned(), format!("{SCHEME}://")];
+        let Some(rest) = schemes.iter().find_map(|scheme| outline.strip_prefix(scheme)) else {
+            return Err((0, "it must begin with /, {path}, or a host as in https://www.example.com/".to_owned()));
+        };
+        let host = rest.split(['/', '?', PATH]).next().unwrap_or_default();
+        let is_of_host = |c: char| c == HOST || c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | ':' | '[' | ']');
+        match !host.is_empty() && host.chars().all(is_of_host) {
+            true => Ok(()),
+            false => Err((
+                0,
+                "before its path only {host} may stand for something: nobody else says where it leads".to_owned(),
+            )),
+        }
+    }
+
+    /// Whether the operator has written a query into a URL.
+    pub(crate) fn has_query(&self) -> bool {
+        self.parts.iter().any(|part| matches!(part, Part::Literal(text) if text.contains('?')))
+    }
+
+    /// Writes it; `captures`: what the stars of the route's path stood for.
+    pub fn render(&self, facts: &impl Facts, captures: &[&str]) -> String {
+        let (mut out, mut in_query) = (String::new(), false);
+        for part in &self.parts {
+            match part {
+                Part::Literal(text) => {
+                    in_query |= text.contains('?');
+                    out.push_str(text);
+                }
+                Part::Value(value) => push(&mut out, in_query, value, facts, captures),
+            }
+        }
+        keep_host(without_dots(out))
+    }
+}
+
+/// Takes away what would make of a path another host: several slashes at its beginning, as browsers read backslashes, too.
+fn keep_host(mut url: String) -> String {
+    if url.starts_with('/') {
+        let slashes = url.len() - url.trim_start_matches(['/', '\\']).len();
+        url.replace_range(1..slashes.max(1), "");
+    }
+    url
+}
+
+/// Takes away the segments that would lead out of the path that the operator has written (RFC 3986 section 5.2.4), in
+/// whatever way their dots are spelt.
+fn without_dots(url: String) -> String {
+    let is_dots = |segment: &str| matches!(segment.to_ascii_lowercase().replace("%2e", ".").as_str(), "." | "..");
+    let (whole, query) = url.split_once('?').map_or((&*url, None), |(whole, query)| (whole, Some(query)));
+    if !whole.split('/').any(is_dots) {
+        return url;
+    }
+    let kept = whole.split('/').filter(|segment| !is_dots(segment)).collect::<Vec<_>>().join("/");
+    let kept = if kept.is_empty() { "/".to_owned() } else { kept };
+    query.map_or(kept.clone(), |query| format!("{kept}?{query}"))
+}
+
+fn push(out: &mut String, in_query: bool, value: &Value, facts: &impl Facts, captures: &[&str]) {
+    let text: Cow<'_, [u8]> = match value {
+        Value::Of(variable) => facts.text(variable),
+        Value::ClientIp => facts.client().to_canonical().to_string().into_bytes().into(),
+        Value::Capture(number) => captures.get(number - 1).map_or(&b""[..], |text| text.as_bytes()).into(),
+    };
+    // These are written in a URL already, escapes and all.
+    let is_written = matches!(
+        value,
+        Value::Of(Variable::Path | Variable::Query | Variable::Host | Variable::Scheme) | Value::Capture(_)
+    );
+    for byte in text.iter().copied() {
+        // No value begins a query or a fragment.
+        let stays = match is_written {
+            true => byte.is_ascii_graphic() && !b"\"<>\\^`{|}#?".contains(&byte) || in_query && byte == b'?',
+            false => byte.is_ascii_alphanumeric() || b"-._~".contains(&byte),
+        };
+        if stays {
+            out.push(char::from(byte));
+        } else {
+            out.push_str(&format!("%{byte:02X}"));
+        }
+    }
+}
+
+fn value(name: &str, captures: usize) -> Result<Value, String> {
+    let simple = match name {
+        "host" => Some(Variable::Host),
+        "path" => Some(Variable::Path),
+        "query" => Some(Variable::Query),
+        "scheme" => Some(Variable::Scheme),
+        "method" => Some(Variable::Method),
+        "protocol" => Some(Variable::Protocol),
+        _ => None,
+    };
+    if let Some(variable) = simple {
+        return Ok(Value::Of(variable));
+    }
+    if name == "client.ip" {
+        return Ok(Value::ClientIp);
+    }
+    if let Ok(number @ 1..) = name.parse::<usize>() {
+        return match captures {
+            _ if number <= captures => Ok(Value::Capture(number)),
+            0 => Err(format!("{{{name}}} stands for nothing: the route's path has no *")),
+            _ => Err(format!("{{{name}}} stands for nothing: the route's path has {captures} of *")),
+        };
+    }
+    let map = |of| match of {
+        "header" => Some(Map::Headers),
+        "cookie" => Some(Map::Cookies),
+        "query" => Some(Map::Query),
+        _ => None,
+    };
+    if let Some((of, name)) = name.split_once('.')
+        && let Some(map) = map(of)
+        && !name.is_empty()
+    {
+        return member(map, name).map(Value::Of);
+    }
+    let meant = did_you_mean(name, NAMES);
+    let hint = meant.map_or(format!("known are {}", NAMES.join(", ")), |meant| format!("did you mean {{{meant}}}?"));
+    Err(format!("{{{name}}} is not known here; {hint}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+
+    use super::*;
+    use crate::expression::Counted;
+    use crate::pattern::Pattern;
+
+    /// A client that puts one text everywhere it can.
+    struct Hostile<'h>(&'h str);
+
+    impl Facts for Hostile<'_> {
+        fn text(&self, variable: &Variable) -> Cow<'_, [u8]> {
+            match variable {
+                Variable::Host => b"shop.example"[..].into(),
+                Variable::Scheme => b"https"[..].into(),
+                Variable::Path => b"/a//b"[..].into(),
+                Variable::Query => b"x=1&y"[..].into(),
+                _ => self.0.as_bytes().into(),
+            }
+        }
+
+        fn has(&self, _: Map, _: &Pattern) -> bool {
+            false
+        }
+
+        fn number(&self, _: Counted) -> i64 {
+            0
+        }
+
+        fn client(&self) -> IpAddr {
+            [192, 0, 2, 7].into()
+        }
+    }
+
+    #[test]
+    fn urls_are_made() {
+        for (template, value, expected) in [
+            ("/new/{1}", "a/b", "/new/a/b"),
+            ("https://{host}{path}", "", "https://shop.example/a//b"),
+            ("{scheme}://www.{host}:8443/{1}?{query}", "c", "https://www.shop.example:8443/c?x=1&y"),
+            ("https://other.example", "", "https://other.example"),
+            ("/{1}", "/evil.example", "/evil.example"),
+            ("/{1}", "\\\\evil.example", "/%5C%5Cevil.example"),
+            ("{path}", "", "/a//b"),
+            ("/a?to={query.u}", "https://x/?y#z", "/a?to=https%3A%2F%2Fx%2F%3Fy%23z"),
+            ("/a/{1}", "b?c#d", "/a/b%3Fc%23d"),
+            ("/a/{header.X}/b", "..", "/a/b"),
+            ("/a/{query.x}{query.x}", ".", "/a"),
+            ("/a/{1}", "%2e%2E/b", "/a/b"),
+            ("/{{1}}", "", "/{1}"),
+            ("/by/{client.ip}", "", "/by/192.0.2.7"),
+            ("/{cookie.a}", "a\r\nX: b", "/a%0D%0AX%3A%20b"),
+        ] {
+            let parsed = Template::parse(template, 1).unwrap_or_else(|(_, why)| panic!("{template}: {why}"));
+            assert_eq!(parsed.render(&Hostile(value), &[value]), expected, "{template} {value:?}");
+        }
+        for (bad, why) in [
+            ("//evil.example/", "it must begin with /"),
+            ("evil", "it must begin with /"),
+            ("ftp://a/", "it must begin with /"),
+            ("{query.to}", "it must begin with /"),
+            ("{1}", "it must begin with /"),
+            ("https://{query.to}/", "only {host}"),
+            ("https://{host}{query.to}/", "only {host}"),
+            ("https://a{1}", "only {host}"),
+            ("https:///a", "only {host}"),
+            ("https://user@a/", "only {host}"),
+            ("/{2}", "has 1 of *"),
+            ("/{hots}", "did you mean {host}?"),
+            ("/{}", "is not known here"),
+            ("/{header.a b}", "is not the name of a header field"),
+            ("/{header.}", "is not known here"),
+            ("/{", "written twice"),
+            ("/}", "written twice"),
+            ("/a b", "no part of a URL"),
+            ("/ä", "no part of a URL"),
+            ("/a\r\nX: y", "no part of a URL"),
+        ] {
+            let (_, said) = Template::parse(bad, 1).unwrap_err();
+            assert!(said.contains(why), "{bad}: {said}");
+        }
+    }
+
+    #[test]
+    fn no_value_leads_elsewhere_or_ends_a_line() {
+        let mut random = fastrand::Rng::with_seed(11);
+        let parts = [
+            "/",
+            "//",
+            "\\",
+            "..",
+            ".",
+            "%2e",
+            "%2E%2e",
+            "?",
+            "#",
+            "@",
+            ":",
+            "\r\n",
+            "\0",
+            "a",
+            "evil.example",
+            "ä",
+            "%",
+            " ",
+        ];
+        let templates = [
+            "/{1}",
+            "/a/{1}",
+            "/a/{query.x}/b",
+            "{path}",
+            "https://{host}/{1}",
+            "https://{host}/a/{header.X}?q={1}",
+            "/{1}{query.x}",
+        ];
+        for _ in 0..20_000 {
+            let value: String = (0..random.usize(0..6)).map(|_| parts[random.usize(..parts.len())]).collect();
+            let template = templates[random.usize(..templates.len())];
+            let url = Template::parse(template, 1).unwrap().render(&Hostile(&value), &[&value]);
+            assert!(url.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'\\'), "{template} {value:?} {url}");
+            let path = match url.strip_prefix("https://") {
+                Some(rest) => rest.strip_prefix("shop.example").unwrap_or_else(|| panic!("{template} {value:?} {url}")),
+                None => {
+                    assert!(!url.starts_with("//"), "{template} {value:?} {url}");
+                    &url
+                }
+            };
+            let path = path.split('?').next().unwrap();
+            assert!(path.is_empty() || path.starts_with('/'), "{template} {value:?} {url}");
+            let is_dots = |segment: &str| matches!(segment.to_lowercase().replace("%2e", ".").as_str(), "." | "..");
+            assert!(!path.split('/').any(is_dots), "{template} {value:?} {url}");
+        }
+    }
+}

@@ -1,0 +1,186 @@
+//! Routes with conditions, and those that answer by themselves: what operators write, over real sockets.
+
+use std::sync::Arc;
+
+use tempfile::TempDir;
+
+use crate::harness::origin::Request;
+use crate::harness::{Node, Origin, Protocol, Reply};
+
+/// An origin that says who it is.
+fn named(name: &'static str) -> Origin {
+    Origin::start(move |_| Reply::ok(&["Cache-Control: max-age=600"], name))
+}
+
+/// A node with two pools, `app` and `beta`.
+fn node(protocol: Protocol, app: &Origin, beta: &Origin, routes: &str) -> Node {
+    let beta = format!("[pool.beta]\norigins = [\"{}\"]\n", beta.address);
+    Node::speaking(protocol, &[app.address], &format!("{routes}{beta}"))
+}
+
+const CACHED: &str = "cache = { mode = \"respect\" }\n";
+
+fn two_routes(when: &str) -> String {
+    format!(
+        "[[site.shop.route]]\npath = \"/*\"\nwhen = '{when}'\npool = \"beta\"\n{CACHED}\
+         [[site.shop.route]]\npath = \"/*\"\npool = \"app\"\n{CACHED}"
+    )
+}
+
+/// One variable each: whoever differs in it never gets the other's answer, from whichever route it is, first or second.
+#[test]
+fn clients_that_differ_in_a_condition_never_share_an_answer() {
+    for protocol in Protocol::ALL {
+        for (when, path, fields) in [
+            (r#"headers.has("x-beta")"#, "/a", &["X-Beta: 1"][..]),
+            (r#"header.x-lang == "de""#, "/a", &["X-Lang: de"]),
+            (r#"cookie.group == "beta""#, "/a", &["Cookie: a=b; group=beta"]),
+            (r#"cookies.has("wordpress_logged_in*")"#, "/a", &["Cookie: wordpress_logged_in_1=x"]),
+            (r#"header.user-agent.contains("Mobile")"#, "/a", &["User-Agent: a Mobile b"]),
+        ] {
+            for first_is_beta in [true, false] {
+                let (app, beta) = (named("app"), named("beta"));
+                let node = node(protocol, &app, &beta, &two_routes(when));
+                let ask = |is_beta: bool| {
+                    let response = node.get_with(path, if is_beta { fields } else { &[] });
+                    assert_eq!(response.text(), if is_beta { "beta" } else { "app" }, "{when}");
+                    response
+                };
+                for is_beta in [first_is_beta, !first_is_beta, true, false] {
+                    ask(is_beta);
+                }
+                assert!(ask(false).is_hit() && !ask(true).cache().contains("bypass"), "{when}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_purge_hits_what_every_condition_has_stored() {
+    let (app, beta) = (named("app"), named("beta"));
+    let node = node(Protocol::H1, &app, &beta, &two_routes(r#"headers.has("x-beta")"#));
+    let ask = |fields: &[&str]| node.get_with("/a", fields).is_hit();
+    let purges: [(&str, &dyn Fn()); 3] = [
+        ("url", &|| _ = node.purge(r#"{"url": "http://shop.example/a"}"#)),
+        ("prefix", &|| _ = node.purge(r#"{"prefix": "http://shop.example/"}"#)),
+        ("POST", &|| _ = node.request("POST", "/a", &[], "")),
+    ];
+    for (what, purge) in purges {
+        for fields in [&["X-Beta: 1"][..], &[]] {
+            ask(fields);
+            assert!(ask(fields), "{what}");
+        }
+        purge();
+        assert!(!ask(&["X-Beta: 1"]) && !ask(&[]), "{what}");
+    }
+}
+
+#[test]
+fn without_a_route_whose_condition_holds_there_is_none() {
+    let origin = named("app");
+    let routes = format!(
+        "[[site.shop.route]]\npath = \"/in/*\"\nwhen = 'client.ip in [\"127.0.0.0/8\"]'\npool = \"app\"\n{CACHED}\
+         [[site.shop.route]]\npath = \"/out/*\"\nwhen = 'client.ip in [\"192.0.2.0/24\"]'\npool = \"app\"\n\
+         [[site.shop.route]]\npath = \"/post\"\nmethods = [\"POST\"]\nwhen = 'query.has(\"k\")'\npool = \"app\"\n"
+    );
+    let node = Node::with_routes(&[origin.address], &routes);
+    assert_eq!(node.get("/in/a").text(), "app");
+    assert_eq!(node.get("/out/a").status, 404);
+    assert_eq!(node.get("/post?k").status, 405);
+    assert_eq!(node.get("/post").status, 404);
+    assert_eq!(node.request("POST", "/post?k", &[], "x").text(), "app");
+}
+
+#[test]
+fn a_bypass_neither_reads_nor_writes_the_cache() {
+    for protocol in Protocol::ALL {
+        let origin = Origin::start(|request: &Request| {
+            let who = request.field("cookie").unwrap_or("nobody").to_owned();
+            Reply::ok(&["Cache-Control: max-age=600"], who)
+        });
+        let route = "[[site.shop.route]]\npath = \"/*\"\npool = \"app\"\n\
+            cache = { mode = \"respect\", bypass = 'cookies.has(\"session\") || query.preview == \"1\"' }\n";
+        let node = Node::speaking(protocol, &[origin.address], route);
+        assert_eq!(node.get("/a").text(), "nobody");
+        let mine = node.get_with("/a", &["Cookie: session=1"]);
+        assert_eq!((mine.text().as_str(), mine.cache()), ("session=1", "seawall; fwd=bypass; detail=condition"));
+        assert!(node.get("/a").is_hit());
+        node.get("/b?preview=1");
+        assert!(!node.get("/b?preview=1").is_hit() && node.get_with("/a", &["Cookie: other=1"]).is_hit());
+    }
+}
+
+#[test]
+fn redirects_are_answered_without_an_origin() {
+    for protocol in Protocol::ALL {
+        let origin = named("app");
+        let routes = "[[site.shop.route]]\npath = \"/old/*\"\nredirect = { to = \"https://{host}/new/{1}\", status = 301 }\n\
+            [[site.shop.route]]\npath = \"/keep\"\nredirect = { to = \"/there\" }\n\
+            [[site.shop.route]]\npath = \"/drop\"\nredirect = { to = \"/there\", query = \"drop\" }\n\
+            [[site.shop.route]]\npath = \"/both\"\nredirect = { to = \"/there?a=1\", query = \"keep\" }\n\
+            [[site.shop.route]]\npath = \"/search\"\nredirect = { to = \"/find?q={query.q}\", status = 302 }\n\
+            [[site.shop.route]]\npath = \"/*\"\npool = \"app\"\n";
+        let node = Node::speaking(protocol, &[origin.address], routes);
+        for (path, status, location) in [
+            ("/old/a/b", 301, "https://shop.example/new/a/b"),
+            ("/old/a?x=1", 301, "https://shop.example/new/a?x=1"),
+            ("/old//evil.example/", 301, "https://shop.example/new//evil.example/"),
+            ("/keep?x=1&y", 308, "/there?x=1&y"),
+            ("/keep", 308, "/there"),
+            ("/drop?x=1", 308, "/there"),
+            ("/both?x=1", 308, "/there?a=1&x=1"),
+            ("/search?q=a%20b%0d%0aSet-Cookie:x", 302, "/find?q=a%20b%0D%0ASet-Cookie%3Ax"),
+            ("/search", 302, "/find?q="),
+        ] {
+            for method in ["GET", "HEAD", "POST"] {
+                let response = node.request(method, path, &[], if method == "POST" { "body" } else { "" });
+                assert_eq!((response.status, response.field("location")), (status, Some(location)), "{method} {path}");
+                assert_eq!(response.field("set-cookie"), None, "{path}");
+            }
+        }
+        assert_eq!(origin.count(), 0);
+        assert_eq!(node.get("/else").text(), "app");
+    }
+}
+
+#[test]
+fn fixed_answers_are_what_their_routes_say() {
+    let directory = Arc::new(TempDir::new().unwrap());
+    std::fs::write(directory.path().join("down.html"), "<h1>closed</h1>").unwrap();
+    let routes = "[[site.shop.route]]\npath = \"/ping\"\nrespond = { body = \"pong\" }\n\
+        [[site.shop.route]]\npath = \"/robots.txt\"\nrespond = { body = \"User-agent: *\", fields = { Cache-Control = \"max-age=60\" } }\n\
+        [[site.shop.route]]\npath = \"/*\"\nrespond = { status = 503, file = \"down.html\", content_type = \"text/html\", fields = { Retry-After = \"60\" } }\n";
+    let config = crate::harness::node::site(&["127.0.0.1:1".parse().unwrap()], "", routes);
+    let node = Node::start_in(directory.clone(), &config);
+    let ping = node.get("/ping");
+    assert_eq!(
+        (ping.status, ping.text().as_str(), ping.field("content-type")),
+        (200, "pong", Some("text/plain; charset=utf-8"))
+    );
+    assert_eq!(node.get("/robots.txt").field("cache-control"), Some("max-age=60"));
+    let down = node.get("/a");
+    assert_eq!((down.status, down.text().as_str(), down.field("retry-after")), (503, "<h1>closed</h1>", Some("60")));
+    assert_eq!(node.request("HEAD", "/ping", &[], "").field("content-length"), Some("4"));
+    // The file is a part of the configuration.
+    let generation = node.generation();
+    std::fs::write(directory.path().join("down.html"), "back soon").unwrap();
+    node.wait_for_generation(generation + 1);
+    assert_eq!(node.get("/a").text(), "back soon");
+}
+
+#[test]
+fn explain_tells_which_part_of_a_condition_decided() {
+    let (app, beta) = (named("app"), named("beta"));
+    let routes = two_routes(r#"path.startsWith("/b") && headers.has("x-beta")"#)
+        + "[[site.shop.route]]\npath = \"/never\"\npool = \"app\"\n";
+    let node = node(Protocol::H1, &app, &beta, &routes);
+    let explain = |query: &str| node.admin("GET", &format!("/v1/explain?url=http://shop.example{query}"), "").1;
+    let first = &explain("/a")["conditions"][0].clone();
+    assert_eq!((first["true"].as_bool(), first["decided_by"].as_str()), (Some(false), Some("path.startsWith(\"/b\")")));
+    let answer = explain("/b");
+    assert_eq!(answer["conditions"][0]["decided_by"], "headers.has(\"x-beta\")");
+    assert_eq!((answer["route"]["number"].as_u64(), answer["route"]["pool"].as_str()), (Some(2), Some("app")));
+    let answer = explain("/b&header=X-Beta:%201");
+    assert_eq!((answer["route"]["number"].as_u64(), answer["route"]["pool"].as_str()), (Some(1), Some("beta")));
+    assert_eq!(answer["conditions"][0]["true"], true);
+}
