@@ -107,6 +107,7 @@ struct OwnedRequest {
     query: Option<String>,
     fields: HeaderMap,
     client: std::net::IpAddr,
+    peer: std::net::IpAddr,
     scheme: Scheme,
     version: Version,
     key: String,
@@ -131,6 +132,7 @@ impl OwnedRequest {
             query: view.query.map(str::to_owned),
             fields: view.fields.to_map(),
             client: view.client,
+            peer: view.peer,
             scheme: view.scheme,
             version: view.version,
             key: request.key.to_owned(),
@@ -152,6 +154,7 @@ impl OwnedRequest {
             query: self.query.as_deref(),
             fields: Fields::Map(&self.fields),
             client: self.client,
+            peer: self.peer,
             scheme: self.scheme,
             version: self.version,
         };

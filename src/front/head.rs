@@ -91,6 +91,7 @@ impl RequestHead<'_> {
             query: self.target.query,
             fields: Fields::Parsed(self.fields),
             client: endpoints.client.ip(),
+            peer: endpoints.client.ip(),
             scheme: endpoints.scheme,
             version: self.version,
         }

@@ -36,7 +36,7 @@ use crate::origin::exchange::Exchange;
 use crate::origin::forward;
 use crate::origin::interims::Interims;
 use crate::pass::{self, excuse};
-use crate::plan::{Matched, PassReason, Plan, RequestFacts, keyed_uris, plan};
+use crate::plan::{Matched, PassReason, Plan, RequestFacts, client, keyed_uris, plan};
 use crate::request::{Fields, RequestView, content_length};
 use crate::snapshot::Snapshot;
 
@@ -80,7 +80,18 @@ pub(crate) struct Request<'a> {
 impl<'a> Request<'a> {
     /// One that has come now.
     pub(crate) fn new(shared: &'a Shared, snapshot: &'a Arc<Snapshot>, view: RequestView<'a>) -> Self {
-        Request { shared, snapshot, view, now: Timestamp::now(), started: Instant::now() }
+        Self::begun(shared, snapshot, view, (Timestamp::now(), Instant::now()))
+    }
+
+    /// One that came then. Here it is decided who its client is.
+    pub(crate) fn begun(
+        shared: &'a Shared,
+        snapshot: &'a Arc<Snapshot>,
+        view: RequestView<'a>,
+        (now, started): (Timestamp, Instant),
+    ) -> Self {
+        let client = client(&snapshot.config.node, view.peer, view.fields);
+        Request { shared, snapshot, view: RequestView { client, ..view }, now, started }
     }
 
     /// Decides, fetching from the origin where the cache has nothing. `key`: a buffer that is reused; `interims`: where interim
@@ -348,6 +359,7 @@ pub(crate) fn refuse(shared: &Shared, endpoints: Endpoints, refusal: Refusal) ->
     let view = RequestView {
         local_port: endpoints.local.port(),
         client: endpoints.client.ip(),
+        peer: endpoints.client.ip(),
         ..RequestView::own(&Method::GET, endpoints.scheme, "", "", Fields::Parsed(&[]))
     };
     let error = Some(refusal.why.to_owned());

@@ -51,7 +51,7 @@ pub(crate) fn set_forwarding_fields(
     passage: &Passage,
 ) {
     let before: Vec<&str> = fields.get_all(FORWARDED_FOR).iter().filter_map(|value| value.to_str().ok()).collect();
-    let chain = believed_chain(&before.join(", "), request.client, &node.trusted_proxies);
+    let chain = believed_chain(&before.join(", "), request.peer, &node.trusted_proxies);
     remove(fields, |name| is_listed(name, FORWARDING_FIELDS) || is_listed(name, FRAMING_FIELDS));
     fields.insert(FORWARDED_PROTO, HeaderValue::from_static(request.scheme.as_str()));
     if let Ok(chain) = HeaderValue::try_from(chain) {
@@ -164,9 +164,10 @@ pub(crate) fn via(version: Version, node: &str) -> String {
 }
 
 /// `X-Forwarded-For`: the peer, after what a trusted proxy said came before it.
-pub(crate) fn believed_chain(before: &str, client: IpAddr, trusted_proxies: &[IpRange]) -> String {
-    let peer = client.to_canonical().to_string();
-    match trusted_proxies.iter().any(|range| range.contains(client)) && !before.is_empty() {
+pub(crate) fn believed_chain(before: &str, peer: IpAddr, trusted_proxies: &[IpRange]) -> String {
+    let is_trusted = trusted_proxies.iter().any(|range| range.contains(peer));
+    let peer = peer.to_canonical().to_string();
+    match is_trusted && !before.is_empty() {
         true => format!("{before}, {peer}"),
         false => peer,
     }
@@ -187,9 +188,10 @@ mod tests {
     fn forward(trusted: &str, fields: &[(&str, &str)]) -> HeaderMap {
         let config = config(&format!("[node]\nname = \"edge-1\"\ntrusted_proxies = [{trusted}]"));
         let mut map = map(fields);
-        let (client, fields) = ([192, 0, 2, 1].into(), HeaderMap::new());
+        let (peer, fields) = ([192, 0, 2, 1].into(), HeaderMap::new());
         let request = RequestView {
-            client,
+            client: peer,
+            peer,
             scheme: Scheme::Https,
             version: Version::HTTP_2,
             ..view(&Method::GET, "shop.example", "/", &fields)

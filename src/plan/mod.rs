@@ -1,9 +1,11 @@
 //! What the configuration says about one request, decided before any I/O: a pure function of the
 //! configuration and the request.
 
+mod client;
 mod facts;
 mod key;
 
+pub(crate) use client::client;
 pub use facts::RequestFacts;
 pub use key::Key;
 pub(crate) use key::{CacheKey, KeyOrigin};

@@ -31,7 +31,10 @@ pub struct RequestView<'a> {
     pub hides_dots: bool,
     pub query: Option<&'a str>,
     pub fields: Fields<'a>,
+    /// Who asks: the peer, or whom a trusted proxy names.
     pub client: IpAddr,
+    /// Whose the connection is.
+    pub peer: IpAddr,
     pub scheme: Scheme,
     pub version: Version,
 }
@@ -74,6 +77,7 @@ impl<'a> RequestView<'a> {
             fields,
             // An origin that trusts loopback must not take the node for a visitor.
             client: Ipv4Addr::UNSPECIFIED.into(),
+            peer: Ipv4Addr::UNSPECIFIED.into(),
             scheme,
             version: Version::HTTP_11,
         }

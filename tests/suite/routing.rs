@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tempfile::TempDir;
 
 use crate::harness::origin::Request;
-use crate::harness::{Node, Origin, Protocol, Reply};
+use crate::harness::{Node, Origin, Protocol, Reply, eventually};
 
 /// An origin that says who it is.
 fn named(name: &'static str) -> Origin {
@@ -183,4 +183,36 @@ fn explain_tells_which_part_of_a_condition_decided() {
     let answer = explain("/b&header=X-Beta:%201");
     assert_eq!((answer["route"]["number"].as_u64(), answer["route"]["pool"].as_str()), (Some(1), Some("beta")));
     assert_eq!(answer["conditions"][0]["true"], true);
+}
+
+/// Behind a proxy that is trusted the client is whom that names; whoever is not trusted may name whom it likes.
+#[test]
+fn who_the_client_is_decides_everywhere_alike() {
+    for protocol in Protocol::ALL {
+        for (trusted, is_believed) in [("127.0.0.0/8", true), ("192.0.2.0/24", false)] {
+            let origin = Origin::start(|request: &Request| {
+                let chain = request.field("x-forwarded-for").unwrap_or_default().to_owned();
+                Reply::ok(&["Cache-Control: max-age=600"], chain)
+            });
+            let routes = format!(
+                "[[site.shop.route]]\npath = \"/*\"\nwhen = 'client.ip == \"203.0.113.9\"'\npool = \"app\"\n{CACHED}\
+                 [[site.shop.route]]\npath = \"/*\"\nrespond = {{ body = \"another\" }}\n\
+                 [node]\ntrusted_proxies = [\"{trusted}\"]\n"
+            );
+            let node = Node::speaking(protocol, &[origin.address], &routes);
+            let named = &["X-Forwarded-For: 10.9.9.9, 203.0.113.9"][..];
+            // From an origin, then from memory: the condition is asked each time.
+            for _ in 0..2 {
+                let body = if is_believed { "10.9.9.9, 203.0.113.9, 127.0.0.1" } else { "another" };
+                assert_eq!(node.get_with("/a", named).text(), body);
+                assert_eq!(node.get_with("/a", &["X-Forwarded-For: 203.0.113.9, 198.51.100.1"]).text(), "another");
+                assert_eq!(node.get("/a").text(), "another");
+            }
+            let client = if is_believed { "203.0.113.9" } else { "127.0.0.1" };
+            eventually("lines of it", || {
+                let lines = node.stdout();
+                (lines.matches(&format!("\"client\":\"{client}\"")).count() >= 2).then_some(())
+            });
+        }
+    }
 }

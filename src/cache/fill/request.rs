@@ -35,6 +35,7 @@ pub(crate) struct FillRequest {
     /// The client's fields, for `Vary` and `Authorization`.
     pub client_fields: HeaderMap,
     client: IpAddr,
+    peer: IpAddr,
     version: Version,
     /// Bytes of the target that the client sent.
     pub target: usize,
@@ -93,6 +94,7 @@ impl FillRequest {
             slice: request.slice.map(Slice::to_owned),
             client_fields,
             client: view.client,
+            peer: view.peer,
             version: view.version,
             target: view.path.len() + view.query.map_or(0, str::len),
             no_store: request.asks.no_store,
@@ -109,7 +111,7 @@ impl FillRequest {
     pub(super) fn presented(&self) -> Presented<'_> {
         Presented {
             fields: Fields::Map(&self.client_fields),
-            client: self.client,
+            peer: self.peer,
             version: self.version,
             trusted_proxies: &self.snapshot.config.node.trusted_proxies,
         }

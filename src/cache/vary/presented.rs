@@ -15,15 +15,15 @@ use crate::request::{Fields, RequestView};
 #[derive(Clone, Copy)]
 pub struct Presented<'a> {
     pub fields: Fields<'a>,
-    pub client: IpAddr,
+    pub peer: IpAddr,
     pub version: Version,
     pub trusted_proxies: &'a [IpRange],
 }
 
 impl<'a> Presented<'a> {
     pub fn new(view: &RequestView<'a>, node: &'a Node) -> Self {
-        let (fields, client, version) = (view.fields, view.client, view.version);
-        Presented { fields, client, version, trusted_proxies: &node.trusted_proxies }
+        let (fields, peer, version) = (view.fields, view.peer, view.version);
+        Presented { fields, peer, version, trusted_proxies: &node.trusted_proxies }
     }
 
     /// A field's lines as one list, as the node would send them.
@@ -31,7 +31,7 @@ impl<'a> Presented<'a> {
         let own = self.fields.joined(name);
         if *name == forward::FORWARDED_FOR {
             let before = own.as_deref().map(String::from_utf8_lossy).unwrap_or_default();
-            return Some(forward::believed_chain(&before, self.client, self.trusted_proxies).into_bytes().into());
+            return Some(forward::believed_chain(&before, self.peer, self.trusted_proxies).into_bytes().into());
         }
         if *name == header::VIA {
             let before = own.map(|via| [&via, &b", "[..]].concat()).unwrap_or_default();

@@ -4,10 +4,12 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::prefix::Prefix;
+use http::HeaderName;
 
 use crate::address::IpRange;
+use crate::config::diagnose::At;
 use crate::config::read::Table;
+use crate::prefix::Prefix;
 
 #[derive(Debug, Clone)]
 pub struct Node {
@@ -20,8 +22,10 @@ pub struct Node {
     pub state_dir: Option<PathBuf>,
     /// How long running requests may take to end after SIGTERM.
     pub drain_timeout: Duration,
-    /// Proxies whose `X-Forwarded-For` is believed.
+    /// Proxies that are believed when they say who the client is.
     pub trusted_proxies: Vec<IpRange>,
+    /// The field in which they do.
+    pub client_ip_header: HeaderName,
 }
 
 impl Default for Node {
@@ -34,6 +38,7 @@ impl Default for Node {
             state_dir: None,
             drain_timeout: Duration::from_secs(30),
             trusted_proxies: Vec::new(),
+            client_ip_header: HeaderName::from_static("x-forwarded-for"),
         }
     }
 }
@@ -58,6 +63,14 @@ pub(crate) fn read(mut table: Table) -> Node {
     node.state_dir = table.get("state_dir").map(|path| table.errors.resolve_path(&path));
     table.set("drain_timeout", &mut node.drain_timeout);
     node.trusted_proxies = table.plain_list("trusted_proxies");
+    if let Some(At { value: name, place }) = table.get::<String>("client_ip_header") {
+        let read = name.parse().map_err(|_| format!("{name:?} is not the name of a header field"));
+        node.client_ip_header = table.errors.accept(place, read).unwrap_or(node.client_ip_header);
+        if node.trusted_proxies.is_empty() {
+            let hint = "add trusted_proxies = [\"10.0.0.0/8\"], those in front of this node";
+            table.errors.error_with_hint(place, "\"client_ip_header\" has no effect without trusted proxies", hint);
+        }
+    }
     table.finish();
     node
 }

@@ -119,8 +119,8 @@ impl Connection {
         let mut space = field_space(&self.buffer[..answer.end]);
         let parsed = RequestHead::parse(&self.buffer[..answer.end], &mut space, &snapshot.config.limits);
         if let Ok(head) = parsed {
-            let (view, (now, started)) = (head.view(self.stream.endpoints()), answer.times);
-            let request = Request { shared: &self.shared, snapshot: &snapshot, view, now, started };
+            let view = head.view(self.stream.endpoints());
+            let request = Request::begun(&self.shared, &snapshot, view, answer.times);
             request.record(Some(answer.site), Some(&answer.report), &answer.sent);
         }
         drop(space); // it borrows from the buffer

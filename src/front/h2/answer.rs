@@ -40,11 +40,11 @@ pub(super) struct Task {
 
 /// Answers a request. Whatever happens, the stream ends: by its answer, or by a reset.
 pub(super) async fn answer(task: Task, mut stream: Handle) {
-    let (shared, (now, started)) = (&task.shared, task.times);
+    let shared = &task.shared;
     let snapshot = shared.snapshot.load_full();
     let Ok(parsed) = Parsed::of(&task.section) else { return };
     let Ok(head) = parsed.head(task.body == BodyFraming::None, &task.limits) else { return };
-    let request = Request { shared, snapshot: &snapshot, view: head.view(task.endpoints), now, started };
+    let request = Request::begun(shared, &snapshot, head.view(task.endpoints), task.times);
     let view = &request.view;
     let mut key = String::new();
     let interims: Arc<Interims> = Arc::default();
