@@ -1,7 +1,7 @@
 //! What the benchmarks and the fuzz targets of this repository call. No API: it changes with the code.
 
 pub use crate::cache::control::{ClientDirectives, Directives};
-pub use crate::cache::engine::Engine;
+pub use crate::cache::engine::{Engine, Source};
 pub use crate::cache::explain::explain;
 pub use crate::cache::freshness::{ExchangeTimes, Freshness, Usability};
 pub use crate::cache::head::Head;

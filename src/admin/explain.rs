@@ -54,7 +54,7 @@ pub(crate) async fn explain(
     let now = Timestamp::now();
     answer["conditions"] = json!(conditions(located.site, &view, now));
     let (matched, decision, why) = match plan(&snapshot.config, &view, now) {
-        Plan::Refuse { status, why } => {
+        Plan::Refuse { status, why, .. } => {
             answer["decision"] = json!("refuse");
             answer["status"] = json!(status.as_u16());
             answer["why"] = json!(why);

@@ -103,7 +103,7 @@ impl<'a> Request<'a> {
         interims: Option<Arc<Interims>>,
     ) -> Decision {
         let (matched, reason) = match self.plan() {
-            Plan::Refuse { status, why } => return self.refuse(status, why, None, None),
+            Plan::Refuse { status, why, site } => return self.refuse(status, why, None, site),
             Plan::Answer { site, route, answer } => {
                 let response = self.own_answer(route, answer);
                 return Decision::Respond { response, report: None, site: Some(site) };
@@ -114,7 +114,7 @@ impl<'a> Request<'a> {
             }
             Plan::Pass(matched, _) if is_too_large(matched.route, &self.view) => {
                 let status = StatusCode::PAYLOAD_TOO_LARGE;
-                return self.refuse(status, excuse(status), None, Some(matched));
+                return self.refuse(status, excuse(status), None, Some(matched.site_index));
             }
             Plan::Pass(matched, reason) => (matched, reason),
             Plan::Tunnel(matched) => (matched, PassReason::CacheOff),
@@ -131,7 +131,7 @@ impl<'a> Request<'a> {
     /// What is to be done with it; with one that goes in circles nothing, before anything else.
     fn plan(&self) -> Plan<'a> {
         match self.snapshot.passage.loops(self.view.fields) {
-            Some(why) => Plan::Refuse { status: StatusCode::LOOP_DETECTED, why },
+            Some(why) => Plan::Refuse { status: StatusCode::LOOP_DETECTED, why, site: None },
             None => plan(&self.snapshot.config, &self.view, self.now),
         }
     }
@@ -151,7 +151,7 @@ impl<'a> Request<'a> {
             Err(_) if request.asks.only_if_cached => {
                 let status = StatusCode::GATEWAY_TIMEOUT; // RFC 9111 section 5.2.1.7
                 let why = "it is not in the cache, and the request wants nothing else";
-                return Ok(self.refuse(status, why, Some(Report::OnlyIfCached), Some(matched)));
+                return Ok(self.refuse(status, why, Some(Report::OnlyIfCached), Some(matched.site_index)));
             }
             Err(NotStored::Pass(reason)) => return Err(reason),
             // Boxed: large, and most requests do not come here.
@@ -237,15 +237,9 @@ impl<'a> Request<'a> {
         Decision::Respond { response, report: Some(report), site: Some(matched.site_index) }
     }
 
-    fn refuse(
-        &self,
-        status: StatusCode,
-        why: &'static str,
-        report: Option<Report>,
-        matched: Option<Matched<'_>>,
-    ) -> Decision {
+    fn refuse(&self, status: StatusCode, why: &'static str, report: Option<Report>, site: Option<usize>) -> Decision {
         let response = ClientResponse::synthetic(status, why, self.now);
-        Decision::Respond { response, report, site: matched.map(|matched| matched.site_index) }
+        Decision::Respond { response, report, site }
     }
 
     /// What a route answers by itself.

@@ -14,7 +14,7 @@ const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED: HeaderName = HeaderName::from_static("forwarded");
 
 /// The client of a request that came from a peer.
-pub fn client(node: &Node, peer: IpAddr, fields: Fields<'_>) -> IpAddr {
+pub(crate) fn client(node: &Node, peer: IpAddr, fields: Fields<'_>) -> IpAddr {
     let is_trusted = |address: IpAddr| node.trusted_proxies.iter().any(|range: &IpRange| range.contains(address));
     if !is_trusted(peer) {
         return peer;
@@ -26,8 +26,8 @@ pub fn client(node: &Node, peer: IpAddr, fields: Fields<'_>) -> IpAddr {
     let mut client = peer;
     for hop in list.rsplit(',') {
         let said = if *name == FORWARDED { forwarded_for(hop) } else { address(hop.trim()) };
-        // What cannot be read hides all that is before it.
-        let Some(said) = said else { break };
+        // What cannot be read hides all that is before it. No client is nowhere, as the node's own requests are.
+        let Some(said) = said.filter(|said| !said.is_unspecified()) else { break };
         client = said;
         if !is_chain || !is_trusted(said) {
             break;
@@ -74,6 +74,7 @@ mod tests {
             (&chain, "10.0.0.1", &[("x-forwarded-for", "203.0.113.9, unknown")], "10.0.0.1"),
             (&chain, "10.0.0.1", &[("x-forwarded-for", "203.0.113.9, unknown, 10.0.0.2")], "10.0.0.2"),
             (&chain, "10.0.0.1", &[("x-forwarded-for", "")], "10.0.0.1"),
+            (&chain, "10.0.0.1", &[("x-forwarded-for", "0.0.0.0")], "10.0.0.1"),
             (&chain, "10.0.0.1", &[("x-forwarded-for", "203.0.113.9:4711")], "203.0.113.9"),
             (&chain, "2001:db8::1", &[("x-forwarded-for", "2001:db9::7")], "2001:db9::7"),
             (&chain, "2001:db8::1", &[("x-forwarded-for", "[2001:db9::7]:443")], "2001:db9::7"),

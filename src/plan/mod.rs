@@ -23,7 +23,7 @@ use crate::request::{RequestView, content_length, lists};
 #[derive(Debug, Clone, Copy)]
 pub enum Plan<'c> {
     /// Answered by the node itself with an error.
-    Refuse { status: StatusCode, why: &'static str },
+    Refuse { status: StatusCode, why: &'static str, site: Option<usize> },
     /// `PURGE` by a client that may.
     Purge { site: usize },
     /// Answered by what its route says.
@@ -121,9 +121,14 @@ impl Matched<'_> {
 /// Decides what is to be done with a request.
 pub fn plan<'c>(config: &'c Config, request: &RequestView<'_>, now: Timestamp) -> Plan<'c> {
     let Some(site_index) = config.hosts.find(request.host) else {
-        return refuse(StatusCode::MISDIRECTED_REQUEST, "no site has this host");
+        let why = "no site has this host";
+        return Plan::Refuse { status: StatusCode::MISDIRECTED_REQUEST, why, site: None };
     };
     let site = config.sites[site_index].as_ref();
+    let refuse = |status, why| Plan::Refuse { status, why, site: Some(site_index) };
+    if !site.access.admits(request.client) {
+        return refuse(StatusCode::FORBIDDEN, NOT_ADMITTED);
+    }
     if request.method.as_str() == "PURGE" {
         let is_in = |ranges: &[IpRange]| ranges.iter().any(|range| range.contains(request.client));
         // Who asks a proxy in front is not known here, so it must not do what the proxy might.
@@ -150,6 +155,9 @@ pub fn plan<'c>(config: &'c Config, request: &RequestView<'_>, now: Timestamp) -
         return refuse(StatusCode::BAD_REQUEST, why);
     }
     let route = &site.routes[route_index];
+    if !route.access.admits(request.client) {
+        return refuse(StatusCode::FORBIDDEN, NOT_ADMITTED);
+    }
     let pool = match &route.then {
         Then::Pool(pool) => *pool,
         Then::Answer(answer) => return Plan::Answer { site: site_index, route, answer },
@@ -210,9 +218,8 @@ pub(crate) fn asks_for_upgrade(request: &RequestView<'_>) -> bool {
         && !announces_body(request)
 }
 
-fn refuse(status: StatusCode, why: &'static str) -> Plan<'static> {
-    Plan::Refuse { status, why }
-}
+/// What a client is told whose address is in no list of those that may, or in one of those that may not.
+const NOT_ADMITTED: &str = "this address is not admitted here";
 
 #[cfg(test)]
 pub(crate) mod tests {

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use tempfile::TempDir;
 
 use crate::harness::origin::Request;
-use crate::harness::{Node, Origin, Protocol, Reply, eventually};
+use crate::harness::{Node, Origin, Protocol, Reply, Step, eventually};
+
+use seawall::internals::{Plan, Source};
 
 /// An origin that says who it is.
 fn named(name: &'static str) -> Origin {
@@ -214,5 +216,142 @@ fn who_the_client_is_decides_everywhere_alike() {
                 (lines.matches(&format!("\"client\":\"{client}\"")).count() >= 2).then_some(())
             });
         }
+    }
+}
+
+/// The ways to an answer, as rows of the matrix name them. A way that is new does not compile here until it has its row there.
+#[allow(dead_code, reason = "it is for the compiler")]
+fn way_of_plan(plan: &Plan<'_>) -> &'static str {
+    match plan {
+        Plan::Refuse { .. } => "refuse",
+        Plan::Purge { .. } => "purge",
+        Plan::Answer { .. } => "answer",
+        Plan::Cache(_) => "cache",
+        Plan::Pass(..) => "pass",
+        Plan::Tunnel(_) => "tunnel",
+    }
+}
+
+/// Those of what the cache gives.
+#[allow(dead_code, reason = "it is for the compiler")]
+fn way_of_source(source: &Source) -> &'static str {
+    match source {
+        Source::Stored(_) => "stored",
+        Source::Part(_) => "part",
+        Source::Stream(_) => "stream",
+        Source::Private(_) => "private",
+    }
+}
+
+const WAYS: [&str; 10] =
+    ["refuse", "purge", "answer", "cache", "pass", "tunnel", "stored", "part", "stream", "private"];
+
+/// A rule is heeded on every way to an answer: what a client gets who is admitted, one who is not is refused.
+#[test]
+fn who_is_not_admitted_is_so_on_every_way_to_an_answer() {
+    for protocol in Protocol::ALL {
+        for of_site in [true, false] {
+            let directory = Arc::new(TempDir::new().unwrap());
+            let origin = Origin::start(by_way);
+            let denied = "deny = [\"203.0.113.66\", { file = \"blocked.txt\" }]\n";
+            std::fs::write(directory.path().join("blocked.txt"), "# a remark\n2001:db8::/32  # all of it\n").unwrap();
+            let (site_rule, route_rule) = if of_site { (denied, "") } else { ("", denied) };
+            let route =
+                |path: &str, rest: &str| format!("[[site.shop.route]]\npath = \"{path}\"\n{route_rule}{rest}\n");
+            let routes = [
+                route("/slices/*", "pool = \"app\"\ncache = { mode = \"respect\", slice = \"64KiB\" }"),
+                route("/parts/*", "pool = \"app\"\ncache = { mode = \"respect\", fetch_ranges = true }"),
+                route("/passed/*", "pool = \"app\""),
+                route("/moved", "redirect = { to = \"/there\" }"),
+                route("/fixed", "respond = { body = \"fixed\" }"),
+                route("/*", "pool = \"app\"\ncache = { mode = \"respect\", stale_while_revalidate = \"1h\" }"),
+            ]
+            .concat();
+            let sections = "[node]\nstate_dir = \"state\"\ntrusted_proxies = [\"127.0.0.0/8\"]\n[cache.memory]\nmax_size = \"4MiB\"\n\
+                max_object = \"64KiB\"\n[cache.disk]\npath = \"cache\"\nmax_size = \"64MiB\"\n";
+            let config = crate::harness::node::site(&[origin.address], "", &routes)
+                .replace("[site.shop]\n", &format!("[site.shop]\npurge_from = [\"198.51.100.0/24\"]\n{site_rule}"));
+            let node = Node::speaking_in(protocol, directory, &format!("{sections}{config}"));
+            let ask = |client: &str, method: &str, path: &str, fields: &[&str]| {
+                node.request(method, path, &[&[&*format!("X-Forwarded-For: {client}")], fields].concat(), "")
+            };
+            let mut left = WAYS.to_vec();
+            for (way, method, path, fields, status, mark) in [
+                ("stored", "GET", "/hit", &[][..], 200, "hit"),
+                ("stored", "HEAD", "/hit", &[], 200, "hit"),
+                ("stored", "GET", "/hit", &["If-None-Match: \"e\""], 304, "hit"),
+                ("stored", "GET", "/hit", &["Range: bytes=0-3"], 206, "hit"),
+                ("stored", "GET", "/large", &[], 200, "detail=disk"),
+                ("stored", "GET", "/stale", &[], 200, "stale-while-revalidate"),
+                ("stored", "GET", "/slices/a", &[], 200, "hit"),
+                ("part", "GET", "/parts/a", &["Range: bytes=0-3"], 206, "hit"),
+                ("private", "GET", "/private", &[], 200, "detail=private"),
+                ("stream", "GET", "/miss", &[], 200, "fwd=uri-miss"),
+                ("cache", "GET", "/miss", &[], 200, "hit"),
+                ("pass", "GET", "/passed/a", &[], 200, "fwd=bypass"),
+                ("pass", "POST", "/passed/a", &[], 200, "fwd=bypass"),
+                ("tunnel", "GET", "/passed/ws", &["Connection: Upgrade", "Upgrade: echo"], 101, "fwd=bypass"),
+                ("answer", "GET", "/moved", &[], 308, ""),
+                ("answer", "GET", "/fixed", &[], 200, ""),
+                ("purge", "PURGE", "/none", &[], 200, ""),
+                ("refuse", "GET", "/a/..%2fb", &[], 400, ""),
+                ("pass", "GET", "/passed/down", &[], 502, "fwd=bypass"),
+            ] {
+                left.retain(|other| *other != way);
+                let by_h2 = matches!(protocol, Protocol::H2);
+                if by_h2 && status == 101 {
+                    continue; // HTTP/2 has no Upgrade
+                }
+                // Who is not admitted does not get it from an origin either, before anybody has.
+                let rule_holds = of_site || !matches!(way, "purge" | "refuse");
+                let expected = if rule_holds { 403 } else { status };
+                let refused = |client: &str| {
+                    let answer = ask(client, method, path, fields);
+                    assert_eq!(
+                        answer.status,
+                        if method == "PURGE" && !of_site { 403 } else { expected },
+                        "{way} {path}"
+                    );
+                };
+                refused("203.0.113.66");
+                let mut answer = ask("198.51.100.7", method, path, fields);
+                if mark == "hit" || mark.starts_with("detail=disk") || mark.starts_with("stale") {
+                    answer = eventually(&format!("{way} {path}"), || {
+                        let answer = ask("198.51.100.7", method, path, fields);
+                        answer.cache().contains(mark).then_some(answer)
+                    });
+                }
+                assert_eq!(answer.status, status, "{way} {path}: {}", answer.head);
+                assert!(mark.is_empty() || answer.cache().contains(mark), "{way} {path}: {}", answer.cache());
+                refused("2001:db8::1");
+            }
+            assert!(left.is_empty(), "{left:?} have no row");
+        }
+    }
+}
+
+/// What the matrix above needs of an origin.
+fn by_way(request: &Request) -> Vec<Step> {
+    let etag = "ETag: \"e\"";
+    let range = |body: &[u8]| {
+        let (first, last) = request.field("range")?.strip_prefix("bytes=")?.split_once('-')?;
+        let (first, last) = (first.parse::<usize>().ok()?, last.parse::<usize>().ok()?.min(body.len() - 1));
+        let content = format!("Content-Range: bytes {first}-{last}/{}", body.len());
+        Some(Reply::status(206, &["Cache-Control: max-age=600", etag, &content], &body[first..=last]))
+    };
+    match request.path() {
+        "/large" => Reply::ok(&["Cache-Control: max-age=600", etag], vec![b'x'; 300_000]),
+        "/stale" => Reply::ok(&["Cache-Control: max-age=0, stale-while-revalidate=600", etag], "stale"),
+        "/private" => Reply::ok(&["Cache-Control: private"], "private"),
+        "/slices/a" | "/parts/a" => {
+            let body = vec![b'x'; 100_000];
+            range(&body).unwrap_or_else(|| Reply::ok(&["Cache-Control: max-age=600", etag], &body))
+        }
+        "/passed/ws" => vec![
+            Step::Send(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n".to_vec()),
+            Step::Close,
+        ],
+        "/passed/down" => vec![Step::Close],
+        _ => Reply::ok(&["Cache-Control: max-age=600", etag], "body"),
     }
 }

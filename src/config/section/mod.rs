@@ -1,6 +1,7 @@
 //! The sections of the configuration, a file each: what a section is to the node, its defaults, how it is read and what
 //! is checked. What needs other sections is left to [`super::resolve`].
 
+pub(crate) mod access;
 pub(crate) mod admin;
 pub(crate) mod answer;
 pub(crate) mod cache;

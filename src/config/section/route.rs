@@ -11,6 +11,7 @@ use crate::config::read::{ByteSize, Table};
 use crate::expression::Expression;
 use crate::pattern::{PathPattern, Pattern};
 
+use super::access::{self, Access};
 use super::answer::{self, FixedAnswer};
 use super::cache::{self, CacheMode, CacheRules};
 use super::key;
@@ -23,6 +24,8 @@ pub struct Route {
     pub methods: Option<HashSet<Method>>,
     /// What requests must be like beside that.
     pub when: Option<When>,
+    /// Whose requests are admitted, of those that the site admits.
+    pub access: Access,
     pub then: Then,
     /// Bytes; `None`: any number.
     pub max_body: Option<u64>,
@@ -74,6 +77,7 @@ pub(crate) fn read(mut table: Table, pools: &PoolNames) -> Option<Route> {
     let errors = table.errors;
     let path = table.require::<String>("path").and_then(|at| errors.accept(at.place, at.value.parse()));
     let when = cache::expression(&mut table, "when").map(When::new);
+    let access = access::read(&mut table);
     let then = read_then(&mut table, path.as_ref(), pools);
     let mut methods = HashSet::new();
     for At { value: method, place } in table.list::<String>("methods") {
@@ -101,7 +105,7 @@ pub(crate) fn read(mut table: Table, pools: &PoolNames) -> Option<Route> {
     let mut cache = cache?;
     cache.key.headers.extend(forward);
     let methods = (!methods.is_empty()).then_some(methods);
-    Some(Route { path: path?, methods, when, then: then?, max_body, stream_timeout, cache })
+    Some(Route { path: path?, methods, when, access, then: then?, max_body, stream_timeout, cache })
 }
 
 /// Reads the one of `pool`, `redirect` and `respond` that a route has.

@@ -11,6 +11,7 @@ use crate::config::read::{Table, words};
 use crate::config::routes::Routes;
 use crate::request::{RequestView, as_decoded, merge_slashes};
 
+use super::access::{self, Access};
 use super::pool::PoolNames;
 use super::route::{self, Route};
 
@@ -21,6 +22,8 @@ pub struct Site {
     pub version: u64,
     /// Clients whose `PURGE` method works.
     pub purge_from: Vec<IpRange>,
+    /// Whose requests are admitted, to any of its routes.
+    pub access: Access,
     pub ports: Ports,
     /// Those that its hosts are written with.
     pub named_ports: Vec<u16>,
@@ -111,6 +114,7 @@ pub(crate) fn read(At { value: name, place }: At<String>, mut table: Table, pool
         name: name.into(),
         version: table.get_or("version", 1),
         purge_from: table.plain_list("purge_from"),
+        access: access::read(&mut table),
         ports: table.get_or("ports", Ports::Named),
         named_ports,
         encoded_dots: table.get_or("encoded_dots", EncodedDots::Refuse),

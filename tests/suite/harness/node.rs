@@ -75,11 +75,14 @@ impl Node {
 
     /// The same, for requests by one protocol.
     pub fn speaking(protocol: Protocol, origins: &[SocketAddr], routes: &str) -> Self {
-        let config = site(origins, "", routes);
+        Self::speaking_in(protocol, Arc::new(TempDir::new().unwrap()), &site(origins, "", routes))
+    }
+
+    /// The same in a directory, with a whole configuration but for its listeners.
+    pub fn speaking_in(protocol: Protocol, directory: Arc<TempDir>, config: &str) -> Self {
         match protocol {
-            Protocol::H1 => Self::start(&config),
+            Protocol::H1 => Self::start_in(directory, config),
             Protocol::H2 => {
-                let directory = Arc::new(TempDir::new().unwrap());
                 h2::certificate(directory.path(), "test", &[h2::HOST]);
                 let mut node = Self::start_in(directory, &format!("{PREAMBLE_H2}{config}"));
                 node.protocol = protocol;

@@ -1,0 +1,76 @@
+//! `allow` and `deny` of a site or a route: whose requests are admitted, by address.
+
+use std::net::IpAddr;
+
+use crate::address::{IpRange, Ranges};
+use crate::config::diagnose::{At, Diagnostics};
+use crate::config::read::Table;
+use crate::config::regular;
+
+/// Whose requests are admitted.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Access {
+    /// `None`: all that are not denied.
+    allow: Option<Ranges>,
+    deny: Ranges,
+}
+
+impl Access {
+    /// Whether a client's requests are. What is denied is so whatever is allowed. What the node asks itself, it may.
+    pub fn admits(&self, client: IpAddr) -> bool {
+        client.is_unspecified()
+            || !self.deny.contains(client) && self.allow.as_ref().is_none_or(|allow| allow.contains(client))
+    }
+}
+
+pub(crate) fn read(table: &mut Table) -> Access {
+    let is_limited = table.has("allow");
+    let allow = Some(ranges(table, "allow")).filter(|_| is_limited);
+    Access { allow, deny: ranges(table, "deny") }
+}
+
+/// A list of ranges, and of files with ranges.
+fn ranges(table: &mut Table, key: &'static str) -> Ranges {
+    let (errors, name) = (table.errors, table.name.clone());
+    let mut all = Vec::new();
+    for value in table.items(key) {
+        match (value.str(), Table::of(value, &format!("a file in {key:?} of {name}"), errors)) {
+            (Some(text), _) => all.extend(errors.accept::<IpRange>(value.place, text.parse())),
+            (None, Some(mut table)) => {
+                let file = table.require::<String>("file");
+                table.finish();
+                all.extend(file.iter().flat_map(|file| from_file(file, errors)));
+            }
+            (None, None) => errors.error_with_hint(
+                value.place,
+                format!("wrong value in {key:?} in {name}: expected a range of addresses or a table"),
+                "write \"10.0.0.0/8\" or { file = \"ranges.txt\" }",
+            ),
+        }
+    }
+    Ranges::new(all)
+}
+
+/// The ranges of a file, one a line; what follows a # is a remark. A change of the file is a reload.
+fn from_file(file: &At<String>, errors: &Diagnostics) -> Vec<IpRange> {
+    let path = errors.file_named(file);
+    let read = regular::read_source(&path).map_err(|why| format!("{}: {why}", path.display()));
+    let Some(source) = errors.accept(file.place, read) else { return Vec::new() };
+    let mut ranges = Vec::new();
+    for (number, line) in source.text.lines().enumerate() {
+        let text = line.split('#').next().unwrap_or_default().trim();
+        if text.is_empty() {
+            continue;
+        }
+        match text.parse() {
+            Ok(range) => ranges.push(range),
+            Err(why) => {
+                let why: String = why;
+                errors.error(file.place, format!("{}:{}: {why}", path.display(), number + 1));
+                break; // one tells which kind of file it is
+            }
+        }
+    }
+    errors.add_source(source);
+    ranges
+}
