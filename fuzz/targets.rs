@@ -9,10 +9,10 @@ use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version};
 
 use seawall::internals::{
-    Body, ByteSize, Chunks, ClientDirectives, Config, Decoder, ExchangeTimes, Expression, Facts, Fields, Freshness,
-    HEADER, Head, Header, Key, Limits, Meta, Presented, Replay, Reply, RequestFacts, RequestHead, RequestView,
-    ResponseFacts, Scheme, Scope, Section, Standing, TakenChunk, Template, Timestamp, Usability, Variant, explain,
-    field_space, find_end, groups, hpack, judge, load, normalise, respond, response, settle_version,
+    Body, ByteSize, Chunks, ClientDirectives, Config, Decoder, ExchangeTimes, Expression, Facts, Fields, Form,
+    Freshness, HEADER, Head, Header, Key, Limits, Meta, Presented, Replay, Reply, RequestFacts, RequestHead,
+    RequestView, ResponseFacts, Scheme, Scope, Section, Standing, TakenChunk, Template, Timestamp, Usability, Variant,
+    explain, field_space, find_end, groups, hpack, judge, load, normalise, respond, response, settle_version,
 };
 
 #[path = "h2_frames.rs"]
@@ -394,7 +394,7 @@ pub fn expression(data: &[u8]) {
 pub fn template(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     let (text, value) = text.split_once('\n').unwrap_or((text, ""));
-    let Ok(template) = Template::parse(text, 1) else { return };
+    let Ok(template) = Template::parse(text, Form::Url, 1) else { return };
     let fields = HeaderMap::new();
     let view = RequestView {
         query: Some(value),

@@ -39,4 +39,4 @@ pub use crate::origin::upload::{Frame, RequestBody};
 pub use crate::plan::RequestFacts as Facts;
 pub use crate::plan::{Key, Plan, plan};
 pub use crate::request::{Fields, RequestView, Scheme};
-pub use crate::template::Template;
+pub use crate::template::{Form, Template};

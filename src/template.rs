@@ -1,4 +1,4 @@
-//! URLs with places for what is known of a request: `https://{host}/new/{1}?from={query.ref}`.
+//! Texts with places for what is known of a request: `https://{host}/new/{1}?from={query.ref}`.
 //!
 //! Whatever a client puts into a value, it stays a value: it is written so that it ends no line, no field and no part of a URL.
 
@@ -10,6 +10,7 @@ use crate::spelling::did_you_mean;
 /// A text that was checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Template {
+    form: Form,
     parts: Box<[Part]>,
 }
 
@@ -27,6 +28,14 @@ pub(crate) enum Value {
     ClientIp,
     /// What a star of the route's path stood for, from 1 on.
     Capture(usize),
+}
+
+/// What a template makes, and so how values are written in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    Url,
+    /// The value of a header field.
+    Field,
 }
 
 /// What a mistake in a template is: at which byte, and what.
@@ -49,7 +58,7 @@ const NAMES: [&str; 11] = [
 
 impl Template {
     /// Reads a template; `captures`: stars of the route's path. Braces that stand for themselves are written twice.
-    pub fn parse(text: &str, captures: usize) -> Result<Self, Mistake> {
+    pub fn parse(text: &str, form: Form, captures: usize) -> Result<Self, Mistake> {
         let (mut parts, mut literal, mut at) = (Vec::new(), String::new(), 0);
         while let Some(brace) = text[at..].find(['{', '}']).map(|found| at + found) {
             literal.push_str(&text[at..brace]);
@@ -71,14 +80,18 @@ impl Template {
             at = end + 1;
         }
         literal.push_str(&text[at..]);
-        if let Some((at, bad)) = text.char_indices().find(|(_, c)| !c.is_ascii_graphic()) {
-            return Err((at, format!("{bad:?} is no part of a URL; write it with a %")));
+        let fits = |c: char| c.is_ascii_graphic() || form == Form::Field && matches!(c, ' ' | '\t');
+        if let Some((at, bad)) = text.char_indices().find(|(_, c)| !fits(*c)) {
+            let what = if form == Form::Url { "a URL; write it with a %" } else { "the value of a header field" };
+            return Err((at, format!("{bad:?} is no part of {what}")));
         }
         if !literal.is_empty() {
             parts.push(Part::Literal(literal.into()));
         }
-        let template = Template { parts: parts.into() };
-        template.check_url()?;
+        let template = Template { form, parts: parts.into() };
+        if form == Form::Url {
+            template.check_url()?;
+        }
         Ok(template)
     }
 
@@ -116,6 +129,15 @@ impl Template {
         }
     }
 
+    /// What it is where it has no places.
+    pub(crate) fn as_literal(&self) -> Option<&str> {
+        match &*self.parts {
+            [] => Some(""),
+            [Part::Literal(text)] => Some(text),
+            _ => None,
+        }
+    }
+
     /// Whether the operator has written a query into a URL.
     pub(crate) fn has_query(&self) -> bool {
         self.parts.iter().any(|part| matches!(part, Part::Literal(text) if text.contains('?')))
@@ -130,10 +152,10 @@ impl Template {
                     in_query |= text.contains('?');
                     out.push_str(text);
                 }
-                Part::Value(value) => push(&mut out, in_query, value, facts, captures),
+                Part::Value(value) => push(&mut out, (self.form, in_query), value, facts, captures),
             }
         }
-        keep_host(without_dots(out))
+        if self.form == Form::Url { keep_host(without_dots(out)) } else { out }
     }
 }
 
@@ -159,7 +181,7 @@ fn without_dots(url: String) -> String {
     query.map_or(kept.clone(), |query| format!("{kept}?{query}"))
 }
 
-fn push(out: &mut String, in_query: bool, value: &Value, facts: &impl Facts, captures: &[&str]) {
+fn push(out: &mut String, (form, in_query): (Form, bool), value: &Value, facts: &impl Facts, captures: &[&str]) {
     let text: Cow<'_, [u8]> = match value {
         Value::Of(variable) => facts.text(variable),
         Value::ClientIp => facts.client().to_canonical().to_string().into_bytes().into(),
@@ -173,6 +195,7 @@ fn push(out: &mut String, in_query: bool, value: &Value, facts: &impl Facts, cap
     for byte in text.iter().copied() {
         // No value begins a query or a fragment.
         let stays = match is_written {
+            _ if form == Form::Field => matches!(byte, b' '..=b'~'),
             true => byte.is_ascii_graphic() && !b"\"<>\\^`{|}#?".contains(&byte) || in_query && byte == b'?',
             false => byte.is_ascii_alphanumeric() || b"-._~".contains(&byte),
         };
@@ -278,7 +301,7 @@ mod tests {
             ("/by/{client.ip}", "", "/by/192.0.2.7"),
             ("/{cookie.a}", "a\r\nX: b", "/a%0D%0AX%3A%20b"),
         ] {
-            let parsed = Template::parse(template, 1).unwrap_or_else(|(_, why)| panic!("{template}: {why}"));
+            let parsed = Template::parse(template, Form::Url, 1).unwrap_or_else(|(_, why)| panic!("{template}: {why}"));
             assert_eq!(parsed.render(&Hostile(value), &[value]), expected, "{template} {value:?}");
         }
         for (bad, why) in [
@@ -303,9 +326,23 @@ mod tests {
             ("/ä", "no part of a URL"),
             ("/a\r\nX: y", "no part of a URL"),
         ] {
-            let (_, said) = Template::parse(bad, 1).unwrap_err();
+            let (_, said) = Template::parse(bad, Form::Url, 1).unwrap_err();
             assert!(said.contains(why), "{bad}: {said}");
         }
+    }
+
+    #[test]
+    fn values_of_fields_are_one_line() {
+        for (template, value, expected) in [
+            ("max-age=60, {header.X}", "a b", "max-age=60, a b"),
+            ("{cookie.a}", "a\r\nSet-Cookie: b", "a%0D%0ASet-Cookie: b"),
+            ("{query.x}", "\0\u{7f}\u{e4}\t", "%00%7F%C3%A4%09"),
+            ("for={client.ip}; {host}{path}", "", "for=192.0.2.7; shop.example/a//b"),
+        ] {
+            let template = Template::parse(template, Form::Field, 0).unwrap();
+            assert_eq!(template.render(&Hostile(value), &[]), expected);
+        }
+        assert!(Template::parse("a\r\nb", Form::Field, 0).is_err());
     }
 
     #[test]
@@ -343,7 +380,7 @@ mod tests {
         for _ in 0..20_000 {
             let value: String = (0..random.usize(0..6)).map(|_| parts[random.usize(..parts.len())]).collect();
             let template = templates[random.usize(..templates.len())];
-            let url = Template::parse(template, 1).unwrap().render(&Hostile(&value), &[&value]);
+            let url = Template::parse(template, Form::Url, 1).unwrap().render(&Hostile(&value), &[&value]);
             assert!(url.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'\\'), "{template} {value:?} {url}");
             let path = match url.strip_prefix("https://") {
                 Some(rest) => rest.strip_prefix("shop.example").unwrap_or_else(|| panic!("{template} {value:?} {url}")),

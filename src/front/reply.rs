@@ -10,13 +10,14 @@ use crate::cache::coding;
 use crate::cache::engine::Source;
 use crate::cache::fill::PrivateBody;
 use crate::cache::flight::FlightHead;
-use crate::cache::head::Head;
+use crate::cache::head::{Head, serialise};
 use crate::cache::hold::Kept;
 use crate::cache::object::{Content, Object};
 use crate::cache::respond::{self, Reply};
 use crate::cache::slices::Answer;
 use crate::cache::status::Report;
 use crate::clock::Timestamp;
+use crate::config::model::FieldChanges;
 use crate::fields::add_date;
 use crate::origin::connect::Connector;
 use crate::origin::exchange::Exchange;
@@ -34,6 +35,8 @@ pub(crate) struct ClientResponse {
     pub age: Option<Duration>,
     /// The cache key, for who may see it.
     pub key: Option<String>,
+    /// What is changed in its fields, where something is.
+    changes: Option<Box<Changes>>,
     pub body: Body,
     /// Why there is nothing better, in an answer of the node's own; and more of it, for the log alone.
     why: Option<&'static str>,
@@ -46,6 +49,19 @@ enum HeadSource {
     Coded(Arc<Object>, usize),
     Flight(Arc<FlightHead>),
     Own(Box<Head>),
+}
+
+/// What is changed in the fields of one response.
+struct Changes {
+    rules: Arc<FieldChanges>,
+    /// What depends on the request.
+    made: Vec<(HeaderName, HeaderValue)>,
+}
+
+impl Changes {
+    fn fields(&self) -> impl Iterator<Item = &(HeaderName, HeaderValue)> {
+        self.rules.fixed.iter().chain(&self.made)
+    }
 }
 
 /// Fields of the whole response that a 304 has too (RFC 9110 section 15.4.5).
@@ -71,6 +87,7 @@ impl ClientResponse {
             multipart: None,
             age: None,
             key: None,
+            changes: None,
             body: Body { pieces, skip: 0, left: u64::MAX },
             why: None,
             cause: None,
@@ -197,7 +214,8 @@ impl ClientResponse {
         fields.insert("grpc-status", code.into());
         fields.insert("grpc-message", HeaderValue::from_static(why));
         let head = HeadSource::own(Head::private(StatusCode::OK, fields));
-        ClientResponse { why: self.why, cause: self.cause, ..Self::full(head, None, Pieces::Whole(None)) }
+        let (why, cause, changes) = (self.why, self.cause, self.changes);
+        ClientResponse { why, cause, changes, ..Self::full(head, None, Pieces::Whole(None)) }
     }
 
     /// A response of the node's own with a body of any type.
@@ -213,6 +231,47 @@ impl ClientResponse {
     pub(crate) fn of(status: StatusCode, fields: HeaderMap, body: Bytes) -> Self {
         let head = HeadSource::own(Head::private(status, fields));
         Self::full(head, Some(body.len() as u64), Pieces::Whole(Some(body)))
+    }
+
+    /// The same with its fields changed; `made`: those that depend on the request.
+    pub(crate) fn changed(self, rules: &Arc<FieldChanges>, made: Vec<(HeaderName, HeaderValue)>) -> Self {
+        ClientResponse { changes: Some(Box::new(Changes { rules: rules.clone(), made })), ..self }
+    }
+
+    /// The head as HTTP/1.1 has it, but for what each answer gets anew.
+    pub(crate) fn head_bytes(&self) -> Bytes {
+        match (&self.reply, &self.changes) {
+            (Reply::Full, None) => self.head().h1_bytes(),
+            (Reply::Full, Some(changes)) => {
+                let h1 = self.head().h1();
+                let status_line = memchr::memchr(b'\n', h1).map_or(0, |end| end + 1);
+                let mut out = Vec::with_capacity(h1.len() + 256);
+                out.extend_from_slice(&h1[..status_line]);
+                self.each_line(changes, |name, value| {
+                    for part in [name.as_bytes(), b": ", value, b"\r\n"] {
+                        out.extend_from_slice(part);
+                    }
+                });
+                out.into()
+            }
+            _ => serialise(self.status(), &self.selected_fields()),
+        }
+    }
+
+    /// Calls `each` with the fields of the whole response, changed.
+    fn each_line<'a>(&'a self, changes: &'a Changes, mut each: impl FnMut(&'a str, &'a [u8])) {
+        let kept = self.head().lines().filter(|(name, _)| !changes.rules.drops(name));
+        kept.for_each(|(name, value)| each(name, value));
+        changes.fields().for_each(|(name, value)| each(name.as_str(), value.as_bytes()));
+    }
+
+    /// Calls `each` with every field, but for what each answer gets anew.
+    pub(crate) fn for_each_field(&self, mut each: impl FnMut(&str, &[u8])) {
+        match (&self.reply, &self.changes) {
+            (Reply::Full, None) => self.head().lines().for_each(|(name, value)| each(name, value)),
+            (Reply::Full, Some(changes)) => self.each_line(changes, each),
+            _ => self.selected_fields().iter().for_each(|(name, value)| each(name.as_str(), value.as_bytes())),
+        }
     }
 
     pub(crate) fn head(&self) -> &Head {
@@ -305,7 +364,18 @@ impl ClientResponse {
     }
 
     /// The fields to send where they are not those of the whole response.
-    pub(crate) fn selected_fields(&self) -> HeaderMap {
+    fn selected_fields(&self) -> HeaderMap {
+        let mut fields = self.unchanged_fields();
+        if let Some(changes) = &self.changes {
+            let dropped: Vec<HeaderName> =
+                fields.keys().filter(|name| changes.rules.drops(name.as_str())).cloned().collect();
+            dropped.into_iter().for_each(|name| _ = fields.remove(name));
+            fields.extend(changes.fields().cloned());
+        }
+        fields
+    }
+
+    fn unchanged_fields(&self) -> HeaderMap {
         let kept: &[HeaderName] = match self.reply {
             Reply::Full | Reply::Partial { .. } | Reply::Multiple { .. } => {
                 let mut fields = self.head().fields();

@@ -27,7 +27,7 @@ use crate::cache::request::CacheRequest;
 use crate::cache::slices::Answer;
 use crate::cache::status::Report;
 use crate::clock::Timestamp;
-use crate::config::model::{FixedAnswer, PoolId, Redirect, Respond, Route};
+use crate::config::model::{FieldChanges, FixedAnswer, PoolId, Redirect, Respond, Route};
 use crate::config::tokens;
 use crate::fields::add_date;
 use crate::observe::{Observer, Outcome};
@@ -185,7 +185,7 @@ impl<'a> Request<'a> {
     fn respond(&self, matched: Matched<'_>, answer: Answer, key: &str) -> ClientResponse {
         let mut response = ClientResponse::new(answer, self.view.method, self.view.fields, self.now);
         response.key = self.may_see_key(matched).then(|| key.to_owned());
-        response
+        self.changed(response, matched.route)
     }
 
     /// Whether it shows a token that may read about the site.
@@ -218,6 +218,7 @@ impl<'a> Request<'a> {
                 };
                 let passed = passed.into_response(&engine.connector, self.view.method).await;
                 let response = ClientResponse::passed(passed, engine.connector.clone());
+                let response = self.changed(response, matched.route);
                 Decision::Respond { response, report: Some(report), site: Some(site) }
             }
             Err(error) => self.no_answer(&error, Report::Pass(reason.cache_status()), matched),
@@ -233,12 +234,14 @@ impl<'a> Request<'a> {
             error => tracing::warn!(%site, %client, %method, host, path, %error, "no answer from the origin"),
         }
         let response = ClientResponse::synthetic(error.status(), excuse(error.status()), Timestamp::now());
-        let response = response.because(error.to_string());
+        let response = self.changed(response.because(error.to_string()), matched.route);
         Decision::Respond { response, report: Some(report), site: Some(matched.site_index) }
     }
 
     fn refuse(&self, status: StatusCode, why: &'static str, report: Option<Report>, site: Option<usize>) -> Decision {
         let response = ClientResponse::synthetic(status, why, self.now);
+        let rules = site.and_then(|site| self.snapshot.site(site).response.as_ref());
+        let response = self.changed_by(response, rules, None);
         Decision::Respond { response, report, site }
     }
 
@@ -262,7 +265,30 @@ impl<'a> Request<'a> {
                 (*status, body.clone())
             }
         };
-        ClientResponse::of(status, fields, body)
+        self.changed(ClientResponse::of(status, fields, body), route)
+    }
+
+    /// A response as its route changes it.
+    fn changed(&self, response: ClientResponse, route: &Route) -> ClientResponse {
+        self.changed_by(response, route.response.as_ref(), Some(route))
+    }
+
+    fn changed_by(
+        &self,
+        response: ClientResponse,
+        rules: Option<&Arc<FieldChanges>>,
+        route: Option<&Route>,
+    ) -> ClientResponse {
+        let Some(rules) = rules else { return response };
+        if rules.made.is_empty() {
+            return response.changed(rules, Vec::new());
+        }
+        let facts = RequestFacts { request: &self.view, now: self.now, response: None };
+        let captures = route.map(|route| route.path.captures(self.view.path)).unwrap_or_default();
+        let made = rules.made.iter().filter_map(|(name, value)| {
+            Some((name.clone(), HeaderValue::try_from(value.render(&facts, &captures)).ok()?))
+        });
+        response.changed(rules, made.collect())
     }
 
     /// The method `PURGE` on a URL.

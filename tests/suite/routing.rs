@@ -355,3 +355,81 @@ fn by_way(request: &Request) -> Vec<Step> {
         _ => Reply::ok(&["Cache-Control: max-age=600", etag], "body"),
     }
 }
+
+/// Fields are changed when an answer is sent, on every way to one, and nothing of it is stored.
+#[test]
+fn fields_of_answers_are_changed_as_they_are_sent() {
+    for protocol in Protocol::ALL {
+        let origin = Origin::start(|request: &Request| match request.path() {
+            "/down" => vec![Step::Close],
+            _ => Reply::ok(
+                &[
+                    "Cache-Control: max-age=600",
+                    "ETag: \"e\"",
+                    "Server: origin/1",
+                    "X-Powered-By: a",
+                    "X-Frame-Options: ALLOW",
+                    "X-Keep: 1",
+                ],
+                "0123456789",
+            ),
+        });
+        let site = |frame: &str| {
+            format!(
+                "response = {{ set = {{ X-Frame-Options = \"{frame}\", X-Site = \"all\" }}, remove = [\"server\", \"X-Powered-*\"] }}\n"
+            )
+        };
+        let routes = format!(
+            "[[site.shop.route]]\npath = \"/made/*\"\npool = \"app\"\n{CACHED}\
+             response = {{ set = {{ X-Site = \"route\" }}, add = {{ X-Made = \"{{host}} {{1}} {{header.X-In}}\" }} }}\n\
+             [[site.shop.route]]\npath = \"/passed\"\npool = \"app\"\n\
+             [[site.shop.route]]\npath = \"/fixed\"\nrespond = {{ body = \"fixed\" }}\n\
+             [[site.shop.route]]\npath = \"/*\"\npool = \"app\"\n{CACHED}"
+        );
+        let config = |frame: &str| {
+            crate::harness::node::site(&[origin.address], "", &routes)
+                .replace("[site.shop]\n", &format!("[site.shop]\n{}", site(frame)))
+        };
+        let node = Node::speaking_in(protocol, Arc::new(TempDir::new().unwrap()), &config("DENY"));
+        for (path, fields, status) in [
+            ("/hit", &[][..], 200),
+            ("/hit", &[], 200),
+            ("/hit", &["If-None-Match: \"e\""], 304),
+            ("/hit", &["Range: bytes=2-4"], 206),
+            ("/hit", &["Range: bytes=20-"], 416),
+            ("/passed", &[], 200),
+            ("/fixed", &[], 200),
+            ("/a/..%2fb", &[], 400),
+            ("/down", &[], 502),
+            ("/hit", &["If-Match: \"other\""], 412),
+        ] {
+            let answer = node.get_with(path, fields);
+            assert_eq!(answer.status, status, "{path} {fields:?}");
+            let of = |name: &str| answer.fields(name);
+            assert_eq!((of("x-frame-options"), of("x-site")), (vec!["DENY"], vec!["all"]), "{path} {status}");
+            assert_eq!((of("server"), of("x-powered-by")), (vec![], vec![]), "{path} {status}");
+            assert_eq!(
+                of("x-keep").len(),
+                usize::from([200, 206].contains(&status) && path != "/fixed"),
+                "{path} {status}"
+            );
+        }
+        // From an origin, then from memory; no value of a client ends the line.
+        for value in ["one", "two"] {
+            let answer = node.get_with("/made/x%0d%0aSet-Cookie:%20a", &[&format!("X-In: {value}")]);
+            assert_eq!(answer.field("x-made"), Some(&*format!("shop.example x%0D%0ASet-Cookie:%20a {value}")));
+            assert_eq!(
+                (answer.fields("x-site"), answer.field("x-frame-options"), answer.field("set-cookie")),
+                (vec!["route"], Some("DENY"), None)
+            );
+        }
+        assert!(node.get("/hit").is_hit() && node.get("/made/x%0d%0aSet-Cookie:%20a").is_hit());
+        // A reload changes what is sent of what is stored.
+        let generation = node.generation();
+        let listeners = std::fs::read_to_string(node.config_path()).unwrap();
+        std::fs::write(node.config_path(), listeners.replace("DENY", "SAMEORIGIN")).unwrap();
+        node.wait_for_generation(generation + 1);
+        let answer = node.get("/hit");
+        assert_eq!((answer.is_hit(), answer.fields("x-frame-options")), (true, vec!["SAMEORIGIN"]));
+    }
+}

@@ -6,7 +6,7 @@ use crate::config::diagnose::{At, Diagnostics};
 use crate::config::read::{Table, words};
 use crate::config::regular;
 use crate::pattern::PathPattern;
-use crate::template::Template;
+use crate::template::{Form, Template};
 
 /// Bytes of a body that a route answers with.
 const MAX_BODY: usize = 1 << 20;
@@ -48,7 +48,7 @@ pub(crate) fn redirect(mut table: Table, path: Option<&PathPattern>) -> Option<R
     let errors = table.errors;
     let captures = path.map_or(0, PathPattern::stars);
     let to = table.require::<String>("to").and_then(|At { value, place }| {
-        let parsed = Template::parse(&value, captures);
+        let parsed = Template::parse(&value, Form::Url, captures);
         errors.accept(place, parsed.map_err(|(_, why)| format!("\"to\" in {}: {why}", table.name)))
     });
     let mut status = 308;

@@ -8,6 +8,7 @@ pub(crate) mod cache;
 pub(crate) mod certificate;
 pub(crate) mod compress;
 pub(crate) mod disk;
+pub(crate) mod fields;
 pub(crate) mod key;
 pub(crate) mod limits;
 pub(crate) mod listen;

@@ -1,6 +1,7 @@
 //! `[[site.NAME.route]]`: what becomes of requests for a path.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::Method;
@@ -14,6 +15,7 @@ use crate::pattern::{PathPattern, Pattern};
 use super::access::{self, Access};
 use super::answer::{self, FixedAnswer};
 use super::cache::{self, CacheMode, CacheRules};
+use super::fields::{self, FieldChanges};
 use super::key;
 use super::pool::{PoolId, PoolNames};
 
@@ -26,6 +28,8 @@ pub struct Route {
     pub when: Option<When>,
     /// Whose requests are admitted, of those that the site admits.
     pub access: Access,
+    /// What is changed in the fields of answers, with what the site changes.
+    pub response: Option<Arc<FieldChanges>>,
     pub then: Then,
     /// Bytes; `None`: any number.
     pub max_body: Option<u64>,
@@ -73,11 +77,13 @@ impl Route {
     }
 }
 
-pub(crate) fn read(mut table: Table, pools: &PoolNames) -> Option<Route> {
+pub(crate) fn read(mut table: Table, pools: &PoolNames, site: &FieldChanges) -> Option<Route> {
     let errors = table.errors;
     let path = table.require::<String>("path").and_then(|at| errors.accept(at.place, at.value.parse()));
     let when = cache::expression(&mut table, "when").map(When::new);
     let access = access::read(&mut table);
+    let captures = path.as_ref().map_or(0, PathPattern::stars);
+    let response = fields::together(fields::read(&mut table, captures), site);
     let then = read_then(&mut table, path.as_ref(), pools);
     let mut methods = HashSet::new();
     for At { value: method, place } in table.list::<String>("methods") {
@@ -105,7 +111,7 @@ pub(crate) fn read(mut table: Table, pools: &PoolNames) -> Option<Route> {
     let mut cache = cache?;
     cache.key.headers.extend(forward);
     let methods = (!methods.is_empty()).then_some(methods);
-    Some(Route { path: path?, methods, when, access, then: then?, max_body, stream_timeout, cache })
+    Some(Route { path: path?, methods, when, access, response, then: then?, max_body, stream_timeout, cache })
 }
 
 /// Reads the one of `pool`, `redirect` and `respond` that a route has.

@@ -12,6 +12,7 @@ use crate::config::routes::Routes;
 use crate::request::{RequestView, as_decoded, merge_slashes};
 
 use super::access::{self, Access};
+use super::fields::{self, FieldChanges};
 use super::pool::PoolNames;
 use super::route::{self, Route};
 
@@ -24,6 +25,8 @@ pub struct Site {
     pub purge_from: Vec<IpRange>,
     /// Whose requests are admitted, to any of its routes.
     pub access: Access,
+    /// What is changed in the fields of answers that are no route's.
+    pub response: Option<Arc<FieldChanges>>,
     pub ports: Ports,
     /// Those that its hosts are written with.
     pub named_ports: Vec<u16>,
@@ -110,15 +113,17 @@ pub(crate) fn read(At { value: name, place }: At<String>, mut table: Table, pool
         named_ports.extend(port);
     }
     let routes = table.tables("route", &format!("[[site.{name}.route]]"));
+    let response = fields::read(&mut table, 0);
     let site = Site {
         name: name.into(),
         version: table.get_or("version", 1),
         purge_from: table.plain_list("purge_from"),
         access: access::read(&mut table),
+        response: fields::together(FieldChanges::default(), &response),
         ports: table.get_or("ports", Ports::Named),
         named_ports,
         encoded_dots: table.get_or("encoded_dots", EncodedDots::Refuse),
-        routes: routes.into_iter().filter_map(|route| route::read(route, pools)).collect(),
+        routes: routes.into_iter().filter_map(|route| route::read(route, pools, &response)).collect(),
     };
     table.finish();
     SiteSection { site, hosts }

@@ -18,7 +18,7 @@ use crate::snapshot::Snapshot;
 use super::super::head::{BodyFraming, RequestHead};
 use super::super::serve::{Request, Sent};
 use super::head::field_space;
-use super::wire::{Framing, Writing, head_of, poll_write_all, write_tail};
+use super::wire::{Framing, Writing, poll_write_all, write_tail};
 use super::{Connection, Next};
 use crate::pace::Pace;
 
@@ -76,7 +76,7 @@ impl Connection {
         write_tail(&mut self.tail, &response, Some(&report), &snapshot.config.node.name, &writing);
         let mut answer = Unfinished {
             end,
-            head: head_of(&response),
+            head: response.head_bytes(),
             body,
             kept,
             written: 0,

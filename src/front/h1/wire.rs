@@ -7,12 +7,10 @@ use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode, Version};
 use tokio::io::AsyncWrite;
 
 use crate::cache::head::serialise;
-use crate::cache::respond::Reply;
 use crate::cache::status::Report;
 use crate::fields::remove_hop_by_hop;
 
@@ -48,14 +46,6 @@ pub(super) enum Framing {
     Chunked,
     UntilClose,
     NoBody,
-}
-
-/// The head as it is stored, or what is left of it for another answer than the whole.
-pub(super) fn head_of(response: &ClientResponse) -> Bytes {
-    match response.reply {
-        Reply::Full => response.head().h1_bytes(),
-        _ => serialise(response.status(), &response.selected_fields()),
-    }
 }
 
 /// The fields that each response gets anew, and the end of the head.

@@ -19,7 +19,7 @@ use super::super::reply::ClientResponse;
 use super::super::serve::Sent;
 use super::super::stream::timed_out;
 use super::Connection;
-use super::wire::{Framing, Writing, head_of, poll_write_all, write_tail};
+use super::wire::{Framing, Writing, poll_write_all, write_tail};
 
 fn client_left() -> io::Error {
     io::Error::new(io::ErrorKind::BrokenPipe, "the client left")
@@ -64,7 +64,7 @@ impl Connection {
         bytes: &mut u64,
         patience: Duration,
     ) -> io::Result<()> {
-        let (head, kept) = (head_of(response), response.kept());
+        let (head, kept) = (response.head_bytes(), response.kept());
         if !response.has_body(writing.method) {
             return self.write_held([&head, tail.as_bytes()], kept).await;
         }

@@ -9,7 +9,6 @@ use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, StatusCode};
 
 use crate::cache::hold::{BEHIND, Hold, Kept};
-use crate::cache::respond::Reply;
 use crate::cache::status::Report;
 use crate::cache::stored::Cache;
 use crate::cache::waiting::Held;
@@ -227,12 +226,7 @@ pub(super) fn write_section(
 ) {
     hpack::put_no_table(out); // any may be the connection's first
     hpack::put_status(out, response.status().as_u16());
-    match response.reply {
-        Reply::Full => {
-            response.head().lines().for_each(|(name, value)| hpack::put_field(out, name.as_bytes(), value));
-        }
-        _ => put_map(out, &response.selected_fields()),
-    }
+    response.for_each_field(|name, value| hpack::put_field(out, name.as_bytes(), value));
     let mut number = itoa::Buffer::new();
     if let Some(length) = response.content_length() {
         hpack::put_field(out, b"content-length", number.format(length).as_bytes());

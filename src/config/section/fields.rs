@@ -1,0 +1,115 @@
+//! `response` of a site or a route: what is changed in the header fields of answers when they are sent.
+
+use std::sync::Arc;
+
+use http::{HeaderName, HeaderValue};
+
+use crate::config::diagnose::{At, Diagnostics};
+use crate::config::read::Table;
+use crate::pattern::Pattern;
+use crate::template::{Form, Template};
+
+/// Changes of the fields of a response.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct FieldChanges {
+    /// Fields that are not sent as they came: those that are removed, and those that are set. In lower case.
+    dropped: Vec<Pattern>,
+    /// What is sent instead, or beside.
+    pub fixed: Vec<(HeaderName, HeaderValue)>,
+    /// The same where it depends on the request.
+    pub made: Vec<(HeaderName, Template)>,
+}
+
+impl FieldChanges {
+    /// Whether a field of this name, in lower case, is not sent as it came.
+    pub fn drops(&self, name: &str) -> bool {
+        self.dropped.iter().any(|pattern| pattern.matches(name))
+    }
+
+    /// These, and what others have beside: of a field that both set, these are sent.
+    fn over(mut self, others: &FieldChanges) -> Self {
+        let own = std::mem::take(&mut self.dropped);
+        let is_left = |name: &HeaderName| !own.iter().any(|pattern| pattern.matches(name.as_str()));
+        self.fixed.extend(others.fixed.iter().filter(|(name, _)| is_left(name)).cloned());
+        self.made.extend(others.made.iter().filter(|(name, _)| is_left(name)).cloned());
+        self.dropped = others.dropped.iter().cloned().chain(own).collect();
+        self
+    }
+}
+
+/// Fields that frame an answer, or that the node itself says.
+const RESERVED: [&str; 14] = [
+    "age",
+    "cache-status",
+    "connection",
+    "content-encoding",
+    "content-length",
+    "content-range",
+    "date",
+    "keep-alive",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "via",
+    "proxy-connection",
+];
+
+/// Reads `response = { set = { X-Frame-Options = "DENY" }, remove = ["Server"] }`; `captures`: stars of the route's path.
+pub(crate) fn read(table: &mut Table, captures: usize) -> FieldChanges {
+    let (name, example) = (format!("response of {}", table.name), "response = { remove = [\"Server\"] }");
+    let Some(mut table) = table.table("response", &name, example) else { return FieldChanges::default() };
+    let errors = table.errors;
+    let mut changes = FieldChanges::default();
+    for (key, replaces) in [("set", true), ("add", false)] {
+        let Some(fields) = table.table(key, &format!("{key} of {name}"), "set = { X-Frame-Options = \"DENY\" }") else {
+            continue;
+        };
+        for (field, value) in fields.free_form::<String>() {
+            let Some(field) = field_name(&field, errors) else { continue };
+            if replaces {
+                changes.dropped.extend(field.as_str().parse::<Pattern>());
+            }
+            add(&mut changes, field, &value, captures, errors);
+        }
+    }
+    for name in table.list::<String>("remove") {
+        let pattern = errors.accept(name.place, name.value.to_ascii_lowercase().parse::<Pattern>());
+        let taken = pattern.as_ref().and_then(|pattern| RESERVED.iter().find(|name| pattern.matches(name)));
+        match taken {
+            Some(taken) => {
+                errors.error(name.place, format!("{:?} would remove {taken}, which is the node's to say", name.value))
+            }
+            None => changes.dropped.extend(pattern),
+        }
+    }
+    table.finish();
+    changes
+}
+
+fn field_name(name: &At<String>, errors: &Diagnostics) -> Option<HeaderName> {
+    let read = name.value.parse().map_err(|_| format!("{:?} is not the name of a header field", name.value));
+    let read = read.and_then(|field: HeaderName| match RESERVED.contains(&field.as_str()) {
+        true => Err(format!("{field} is the node's to say")),
+        false => Ok(field),
+    });
+    errors.accept(name.place, read)
+}
+
+fn add(changes: &mut FieldChanges, name: HeaderName, value: &At<String>, captures: usize, errors: &Diagnostics) {
+    let parsed = Template::parse(&value.value, Form::Field, captures);
+    let Some(template) = errors.accept(value.place, parsed.map_err(|(_, why)| format!("{name}: {why}"))) else {
+        return;
+    };
+    match template.as_literal().map(str::parse) {
+        Some(Ok(fixed)) => changes.fixed.push((name, fixed)),
+        Some(Err(_)) => errors.error(value.place, format!("{:?} is not the value of a header field", value.value)),
+        None => changes.made.push((name, template)),
+    }
+}
+
+/// What a route changes with what its site does; `None`: nothing.
+pub(crate) fn together(route: FieldChanges, site: &FieldChanges) -> Option<Arc<FieldChanges>> {
+    let all = route.over(site);
+    (all != FieldChanges::default()).then(|| Arc::new(all))
+}
