@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::host::HostMap;
 
+pub(crate) use super::section::access::Access;
 pub(crate) use super::section::admin::Admin;
 pub(crate) use super::section::answer::{FixedAnswer, Redirect, Respond};
 pub(crate) use super::section::cache::{CacheMode, CacheRules, FinishFill, OutageWindow};

@@ -16,7 +16,7 @@ use http::{Method, StatusCode, Version, header};
 
 use crate::address::IpRange;
 use crate::clock::Timestamp;
-use crate::config::model::{CacheMode, Config, EncodedDots, FixedAnswer, KeyRules, PoolId, Route, Site, Then};
+use crate::config::model::{Access, CacheMode, Config, EncodedDots, FixedAnswer, KeyRules, PoolId, Route, Site, Then};
 use crate::request::{RequestView, content_length, lists};
 
 /// The decision about one request.
@@ -126,7 +126,8 @@ pub fn plan<'c>(config: &'c Config, request: &RequestView<'_>, now: Timestamp) -
     };
     let site = config.sites[site_index].as_ref();
     let refuse = |status, why| Plan::Refuse { status, why, site: Some(site_index) };
-    if !site.access.admits(request.client) {
+    let is_admitted = |access: &Option<Access>| access.as_ref().is_none_or(|access| access.admits(request.client));
+    if !is_admitted(&site.access) {
         return refuse(StatusCode::FORBIDDEN, NOT_ADMITTED);
     }
     if request.method.as_str() == "PURGE" {
@@ -155,7 +156,7 @@ pub fn plan<'c>(config: &'c Config, request: &RequestView<'_>, now: Timestamp) -
         return refuse(StatusCode::BAD_REQUEST, why);
     }
     let route = &site.routes[route_index];
-    if !route.access.admits(request.client) {
+    if !is_admitted(&route.access) {
         return refuse(StatusCode::FORBIDDEN, NOT_ADMITTED);
     }
     let pool = match &route.then {

@@ -23,10 +23,12 @@ impl Access {
     }
 }
 
-pub(crate) fn read(table: &mut Table) -> Access {
+/// `None`: all are admitted.
+pub(crate) fn read(table: &mut Table) -> Option<Access> {
     let is_limited = table.has("allow");
     let allow = Some(ranges(table, "allow")).filter(|_| is_limited);
-    Access { allow, deny: ranges(table, "deny") }
+    let access = Access { allow, deny: ranges(table, "deny") };
+    (access != Access::default()).then_some(access)
 }
 
 /// A list of ranges, and of files with ranges.

@@ -26,8 +26,8 @@ pub struct Route {
     pub methods: Option<HashSet<Method>>,
     /// What requests must be like beside that.
     pub when: Option<When>,
-    /// Whose requests are admitted, of those that the site admits.
-    pub access: Access,
+    /// Whose requests are admitted, of those that the site admits; `None`: everybody's.
+    pub access: Option<Access>,
     /// What is changed in the fields of answers, with what the site changes.
     pub response: Option<Arc<FieldChanges>>,
     pub then: Then,

@@ -23,8 +23,8 @@ pub struct Site {
     pub version: u64,
     /// Clients whose `PURGE` method works.
     pub purge_from: Vec<IpRange>,
-    /// Whose requests are admitted, to any of its routes.
-    pub access: Access,
+    /// Whose requests are admitted, to any of its routes; `None`: everybody's.
+    pub access: Option<Access>,
     /// What is changed in the fields of answers that are no route's.
     pub response: Option<Arc<FieldChanges>>,
     pub ports: Ports,
