@@ -30,11 +30,19 @@ impl std::str::FromStr for IpRange {
         let (address, prefix) = text.split_once('/').map_or((text, None), |(address, prefix)| (address, Some(prefix)));
         let address: IpAddr = address.parse().map_err(|_| expected())?;
         let longest = if address.is_ipv4() { 32 } else { 128 };
-        let prefix = match prefix {
-            Some(prefix) => prefix.parse().ok().filter(|p| *p <= longest).ok_or_else(expected)?,
+        let prefix: u8 = match prefix {
+            Some(prefix) => {
+                let is_number = matches!(prefix.len(), 1..=3) && prefix.bytes().all(|byte| byte.is_ascii_digit());
+                prefix.parse().ok().filter(|prefix| is_number && *prefix <= longest).ok_or_else(expected)?
+            }
             None => longest,
         };
-        Ok(IpRange { address, prefix })
+        // Clients that are mapped count as what they are, so a range of such is one of IPv4.
+        match (address.to_canonical(), prefix.checked_sub(96)) {
+            (v4 @ IpAddr::V4(_), Some(prefix)) if address.is_ipv6() => Ok(IpRange { address: v4, prefix }),
+            (IpAddr::V4(_), None) if address.is_ipv6() => Err(format!("{text:?}: write it as a range of IPv4")),
+            _ => Ok(IpRange { address, prefix }),
+        }
     }
 }
 
@@ -97,6 +105,9 @@ mod tests {
             ("10.0.0.0/8", "10.255.0.1", true),
             ("10.0.0.0/8", "11.0.0.1", false),
             ("10.0.0.0/8", "::ffff:10.1.2.3", true),
+            ("::ffff:10.0.0.0/104", "10.1.2.3", true),
+            ("::ffff:10.0.0.1", "10.0.0.1", true),
+            ("::ffff:10.0.0.1", "10.0.0.2", false),
             ("127.0.0.1", "127.0.0.1", true),
             ("127.0.0.1", "127.0.0.2", false),
             ("0.0.0.0/0", "203.0.113.9", true),
@@ -108,7 +119,16 @@ mod tests {
             let range: IpRange = range.parse().unwrap();
             assert_eq!(range.contains(address.parse().unwrap()), inside, "{range:?} {address}");
         }
-        for bad in ["", "10.0.0.0/33", "10.0.0/8", "::/129", "10.0.0.0/x"] {
+        for bad in [
+            "",
+            "10.0.0.0/33",
+            "10.0.0/8",
+            "::/129",
+            "10.0.0.0/x",
+            "10.0.0.0/0008",
+            "10.0.0.0/+8",
+            "::ffff:10.0.0.0/80",
+        ] {
             assert!(bad.parse::<IpRange>().is_err(), "{bad}");
         }
     }

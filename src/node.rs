@@ -14,6 +14,7 @@ use tokio::sync::{Notify, watch};
 
 use crate::cache::engine::Engine;
 use crate::cache::purge::{Event, NotDurable, PURGE_PATIENCE, PurgeSeq, Target};
+use crate::cache::tags::TagHash;
 use crate::clock::Timestamp;
 use crate::config::diagnose::{ConfigErrors, Diagnostic};
 use crate::config::host::HostPattern;
@@ -234,9 +235,10 @@ impl Node {
     }
 
     /// What purges would miss from now on is forgotten, since with the next change it would be back: what hosts have under a
-    /// site that serves them no more, and what is keyed by rules that its route no longer has.
+    /// site that serves them no more, what is keyed by rules that its route no longer has, and what is stored under conditions
+    /// that no route has any more.
     async fn forget_what_moved(&self, before: &Config, now: &Config) {
-        let targets = [moved_hosts(before, now), rekeyed_paths(before, now)].concat();
+        let targets = [moved_hosts(before, now), rekeyed_paths(before, now), conditions_gone(before, now)].concat();
         if targets.is_empty() {
             return;
         }
@@ -404,6 +406,19 @@ fn rekeyed_paths(before: &Config, now: &Config) -> Vec<Target> {
     targets.sort_by_cached_key(|target| format!("{target:?}"));
     targets.dedup();
     targets
+}
+
+/// What was stored under conditions that no route of its site has any more: what a POST changes would not be forgotten there.
+fn conditions_gone(before: &Config, now: &Config) -> Vec<Target> {
+    let of = |site: &Site| -> HashSet<Box<str>> {
+        site.routes.iter().filter_map(|route| Some(route.when.as_ref()?.key.clone())).collect()
+    };
+    let gone = before.sites.iter().flat_map(|site| {
+        let left = now.sites.iter().find(|other| other.name == site.name).map(|now| of(now)).unwrap_or_default();
+        let gone: Vec<_> = of(site).difference(&left).cloned().collect();
+        gone.into_iter().map(|key| Target::Tag { site: Some(site.name.to_string()), tag: TagHash::of_condition(&key) })
+    });
+    gone.collect()
 }
 
 /// Hosts that a configuration moves from one site to another, as what is to be purged of the old one.

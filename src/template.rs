@@ -196,6 +196,9 @@ fn push(out: &mut String, (form, in_query): (Form, bool), value: &Value, facts: 
         // No value begins a query or a fragment.
         let stays = match is_written {
             _ if form == Form::Field => matches!(byte, b' '..=b'~'),
+            true if in_query && *value != Value::Of(Variable::Query) => {
+                byte.is_ascii_alphanumeric() || b"-._~/%:@".contains(&byte)
+            }
             true => byte.is_ascii_graphic() && !b"\"<>\\^`{|}#?".contains(&byte) || in_query && byte == b'?',
             false => byte.is_ascii_alphanumeric() || b"-._~".contains(&byte),
         };
@@ -294,6 +297,7 @@ mod tests {
             ("{path}", "", "/a//b"),
             ("/a?to={query.u}", "https://x/?y#z", "/a?to=https%3A%2F%2Fx%2F%3Fy%23z"),
             ("/a/{1}", "b?c#d", "/a/b%3Fc%23d"),
+            ("/a?to={1}&b=1", "x&to=y;z=1+2", "/a?to=x%26to%3Dy%3Bz%3D1%2B2&b=1"),
             ("/a/{header.X}/b", "..", "/a/b"),
             ("/a/{query.x}{query.x}", ".", "/a"),
             ("/a/{1}", "%2e%2E/b", "/a/b"),

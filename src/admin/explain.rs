@@ -1,5 +1,6 @@
 //! `GET /v1/explain`: what the node does with a URL and why.
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use axum::Json;
@@ -29,6 +30,8 @@ struct Question {
     fields: HeaderMap,
     /// Whether the origin is to be asked.
     fetch: bool,
+    /// Whose request it is; `None`: the node's own, which every list admits.
+    client: Option<IpAddr>,
 }
 
 pub(crate) async fn explain(
@@ -48,9 +51,10 @@ pub(crate) async fn explain(
         port: located.port,
         local_port: located.local_port(&snapshot.config),
         query: located.query.as_deref(),
+        client: question.client.unwrap_or(Ipv4Addr::UNSPECIFIED.into()),
         ..RequestView::own(&question.method, located.scheme, &located.host, &located.path, fields)
     };
-    let mut answer = json!({ "url": question.url, "method": question.method.as_str(), "site": located.site.name });
+    let mut answer = json!({ "client": question.client, "url": question.url, "method": question.method.as_str(), "site": located.site.name });
     let now = Timestamp::now();
     answer["conditions"] = json!(conditions(located.site, &view, now));
     let (matched, decision, why) = match plan(&snapshot.config, &view, now) {
@@ -67,7 +71,7 @@ pub(crate) async fn explain(
             answer["why"] = json!(match own {
                 FixedAnswer::Redirect(redirect) => {
                     let facts = RequestFacts { request: &view, now, response: None };
-                    let to = redirect.to.render(&facts, &route.path.captures(view.path));
+                    let to = redirect.to.render(&facts, &route.path.captures(&merge_slashes(view.path)));
                     format!("{} to {to}", redirect.status.as_u16())
                 }
                 FixedAnswer::Respond(respond) => format!("{} as the route says", respond.status.as_u16()),
@@ -144,6 +148,7 @@ fn describe_cache(answer: &mut Value, node: &Node, request: &CacheRequest<'_>, v
 impl Question {
     fn parse(query: &str) -> Result<Self, Problem> {
         let (mut url, mut method, mut fields, mut fetch) = (None, Method::GET, HeaderMap::new(), false);
+        let mut client = None;
         for (name, value) in form_urlencoded::parse(query.as_bytes()) {
             match name.as_ref() {
                 "url" => url = Some(value.into_owned()),
@@ -160,12 +165,16 @@ impl Question {
                     fields.append(name, value);
                 }
                 "header" => return Err(Problem::bad_request(format!("more than {MAX_FIELDS} headers"))),
+                "client" => {
+                    let parsed = value.parse();
+                    client = Some(parsed.map_err(|_| Problem::bad_request(format!("{value:?} is not an address")))?);
+                }
                 "fetch" => fetch = value.parse().map_err(|_| Problem::bad_request("fetch is true or false"))?,
                 other => return Err(Problem::bad_request(format!("unknown parameter {other:?}"))),
             }
         }
         let url = url.ok_or_else(|| Problem::bad_request("give a url: /v1/explain?url=https://shop.example.com/a"))?;
-        Ok(Question { url, method, fields, fetch })
+        Ok(Question { url, method, fields, fetch, client })
     }
 }
 

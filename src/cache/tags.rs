@@ -26,6 +26,11 @@ pub(crate) static TAG_FIELDS: [(HeaderName, char); 3] = [
 pub struct TagHash(pub u64);
 
 impl TagHash {
+    /// That of what is stored for requests of which a route's condition is true.
+    pub fn of_condition(key: &str) -> Self {
+        Self::of(&format!("\u{1f}when\u{1f}{key}"))
+    }
+
     /// Tags are compared without regard to case, as Cloudflare's and unlike Fastly's: a purge that spells a
     /// tag otherwise than the origin must not miss it.
     pub fn of(tag: &str) -> Self {

@@ -33,6 +33,9 @@ pub(crate) struct Args {
     /// A field of the request, "Name: value"; may be given more than once.
     #[arg(long = "header", value_name = "FIELD", conflicts_with_all = ["response", "reasons"])]
     headers: Vec<String>,
+    /// The client's address, for `allow`, `deny` and conditions; without one, every list admits it.
+    #[arg(long, value_name = "ADDRESS", conflicts_with_all = ["response", "reasons"])]
+    client: Option<std::net::IpAddr>,
     /// Ask the origin, and judge its answer without storing it.
     #[arg(long, conflicts_with_all = ["response", "reasons"])]
     fetch: bool,
@@ -93,6 +96,9 @@ fn ask(args: &Args, url: &str) -> super::Result {
     query.append_pair("url", url);
     for header in &args.headers {
         query.append_pair("header", header);
+    }
+    if let Some(client) = args.client {
+        query.append_pair("client", &client.to_string());
     }
     if args.fetch {
         query.append_pair("fetch", "true");
@@ -211,6 +217,9 @@ fn with_end(bytes: &[u8], first_line: impl Fn(&str) -> String) -> Vec<u8> {
 /// What the node says of a URL, for a person to read.
 fn render_answer(answer: &Value) -> String {
     let mut out = format!("{} {}\n", text(&answer["method"]), text(&answer["url"]));
+    if let Some(client) = answer["client"].as_str() {
+        let _ = writeln!(out, "client    {client}");
+    }
     let _ = writeln!(out, "site      {}", text(&answer["site"]));
     if let Some(route) = answer["route"].as_object() {
         let pool = route.get("pool").map(|pool| format!(", pool {}", text(pool))).unwrap_or_default();

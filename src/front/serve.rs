@@ -37,7 +37,7 @@ use crate::origin::forward;
 use crate::origin::interims::Interims;
 use crate::pass::{self, excuse};
 use crate::plan::{Matched, PassReason, Plan, RequestFacts, client, keyed_uris, plan};
-use crate::request::{Fields, RequestView, content_length};
+use crate::request::{Fields, RequestView, content_length, merge_slashes};
 use crate::snapshot::Snapshot;
 
 use super::head::{Endpoints, Refusal};
@@ -252,9 +252,11 @@ impl<'a> Request<'a> {
         let (status, body) = match answer {
             FixedAnswer::Redirect(Redirect { status, to, keeps_query }) => {
                 let facts = RequestFacts { request: &self.view, now: self.now, response: None };
-                let mut location = to.render(&facts, &route.path.captures(self.view.path));
+                let path = merge_slashes(self.view.path);
+                let mut location = to.render(&facts, &route.path.captures(&path));
                 if let Some(query) = self.view.query.filter(|_| *keeps_query) {
-                    location.extend([if location.contains('?') { "&" } else { "?" }, query]);
+                    let fragment = location.find('#').map(|at| location.split_off(at)).unwrap_or_default();
+                    location.extend([if location.contains('?') { "&" } else { "?" }, query, &fragment]);
                 }
                 fields.extend(HeaderValue::try_from(location).ok().map(|location| (header::LOCATION, location)));
                 (*status, Bytes::new())
@@ -284,7 +286,8 @@ impl<'a> Request<'a> {
             return response.changed(rules, Vec::new());
         }
         let facts = RequestFacts { request: &self.view, now: self.now, response: None };
-        let captures = route.map(|route| route.path.captures(self.view.path)).unwrap_or_default();
+        let path = merge_slashes(self.view.path);
+        let captures = route.map(|route| route.path.captures(&path)).unwrap_or_default();
         let made = rules.made.iter().filter_map(|(name, value)| {
             Some((name.clone(), HeaderValue::try_from(value.render(&facts, &captures)).ok()?))
         });

@@ -24,7 +24,8 @@ pub(crate) fn client(node: &Node, peer: IpAddr, fields: Fields<'_>) -> IpAddr {
     // Each proxy adds whom it was asked by at the end: from there on it is believed as long as those are trusted who say it.
     let is_chain = *name == FORWARDED_FOR || *name == FORWARDED;
     let mut client = peer;
-    for hop in list.rsplit(',') {
+    // An empty element says nothing (RFC 9110 section 5.6.1).
+    for hop in list.rsplit(',').filter(|hop| !hop.trim().is_empty()) {
         let said = if *name == FORWARDED { forwarded_for(hop) } else { address(hop.trim()) };
         // What cannot be read hides all that is before it. No client is nowhere, as the node's own requests are.
         let Some(said) = said.filter(|said| !said.is_unspecified()) else { break };
@@ -74,6 +75,7 @@ mod tests {
             (&chain, "10.0.0.1", &[("x-forwarded-for", "203.0.113.9, unknown")], "10.0.0.1"),
             (&chain, "10.0.0.1", &[("x-forwarded-for", "203.0.113.9, unknown, 10.0.0.2")], "10.0.0.2"),
             (&chain, "10.0.0.1", &[("x-forwarded-for", "")], "10.0.0.1"),
+            (&chain, "10.0.0.1", &[("x-forwarded-for", "203.0.113.9, ")], "203.0.113.9"),
             (&chain, "10.0.0.1", &[("x-forwarded-for", "0.0.0.0")], "10.0.0.1"),
             (&chain, "10.0.0.1", &[("x-forwarded-for", "203.0.113.9:4711")], "203.0.113.9"),
             (&chain, "2001:db8::1", &[("x-forwarded-for", "2001:db9::7")], "2001:db9::7"),

@@ -4,11 +4,12 @@ use std::borrow::Cow;
 use std::net::IpAddr;
 
 use http::{HeaderMap, StatusCode, Version, header};
+use smallvec::SmallVec;
 
 use crate::clock::Timestamp;
 use crate::expression::{Counted, Facts, Map, Variable};
 use crate::pattern::Pattern;
-use crate::request::{Fields, RequestView};
+use crate::request::{Fields, RequestView, merge_slashes};
 
 /// A request, and what is known beside it.
 #[derive(Clone, Copy)]
@@ -28,9 +29,13 @@ impl Facts for RequestFacts<'_> {
             Variable::Method => request.method.as_str(),
             Variable::Scheme => request.scheme.as_str(),
             Variable::Host => request.host,
-            Variable::Path => request.path,
+            // As routes are found by it.
+            Variable::Path => return bytes(merge_slashes(request.path)),
             Variable::Query => request.query.unwrap_or_default(),
             Variable::Protocol => protocol(request.version),
+            // The same by either protocol: by HTTP/2 the one has another name, and the other comes in several lines.
+            Variable::Header(name) if *name == header::HOST => request.authority,
+            Variable::Header(name) if *name == header::COOKIE => return cookies(request.fields),
             Variable::Header(name) => return request.fields.joined(name).unwrap_or_default(),
             Variable::Cookie(name) => return cookie(request.fields, name).unwrap_or_default().into(),
             Variable::Parameter(name) => return parameter(request.query, name).unwrap_or_default(),
@@ -44,7 +49,7 @@ impl Facts for RequestFacts<'_> {
 
     fn has(&self, map: Map, name: &Pattern) -> bool {
         match map {
-            Map::Headers => has_field(self.request.fields, name),
+            Map::Headers => name.matches("host") || has_field(self.request.fields, name),
             Map::ResponseHeaders => self.response.is_some_and(|(_, fields)| has_field(Fields::Map(fields), name)),
             Map::Cookies => {
                 let mut found = false;
@@ -125,10 +130,25 @@ fn parameters(query: Option<&str>) -> form_urlencoded::Parse<'_> {
 
 fn parameter<'a>(query: Option<&'a str>, name: &str) -> Option<Cow<'a, [u8]>> {
     let (_, value) = parameters(query).find(|(parameter, _)| parameter == name)?;
-    Some(match value {
-        Cow::Borrowed(value) => Cow::Borrowed(value.as_bytes()),
-        Cow::Owned(value) => Cow::Owned(value.into_bytes()),
-    })
+    Some(bytes(value))
+}
+
+fn bytes(text: Cow<'_, str>) -> Cow<'_, [u8]> {
+    match text {
+        Cow::Borrowed(text) => Cow::Borrowed(text.as_bytes()),
+        Cow::Owned(text) => Cow::Owned(text.into_bytes()),
+    }
+}
+
+/// All lines of `Cookie` as one (RFC 9113 section 8.2.3).
+fn cookies(fields: Fields<'_>) -> Cow<'_, [u8]> {
+    let mut lines: SmallVec<[&[u8]; 4]> = SmallVec::new();
+    fields.for_each(&header::COOKIE, |line| lines.push(line));
+    match lines[..] {
+        [] => Cow::default(),
+        [line] => line.into(),
+        _ => lines.join(&b"; "[..]).into(),
+    }
 }
 
 #[cfg(test)]

@@ -112,9 +112,10 @@ impl Matched<'_> {
     /// be replaced by what this one's pool answers.
     fn is_anothers_in_lower_case(&self, request: &RequestView<'_>) -> bool {
         let lower = request.path.to_ascii_lowercase();
-        // What a route with a condition stores has keys of its own.
-        self.site.find_route(request.method, &lower, |route| route.when.is_none() || std::ptr::eq(route, self.route))
-            != Some(self.route_index)
+        // What is stored under another condition, or under none, has other keys.
+        let key = |route: &Route| route.when.as_ref().map(|when| when.key.clone());
+        let own = key(self.route);
+        self.site.find_route(request.method, &lower, |route, _| key(route) == own) != Some(self.route_index)
     }
 }
 
@@ -143,7 +144,12 @@ pub fn plan<'c>(config: &'c Config, request: &RequestView<'_>, now: Timestamp) -
         return refuse(StatusCode::BAD_REQUEST, "the path hides a dot segment; see encoded_dots of [site]");
     }
     let facts = RequestFacts { request, now, response: None };
-    let holds = |route: &Route| route.when.as_ref().is_none_or(|when| when.condition.is_true(&facts));
+    // Of a path that some servers read otherwise, both readings are asked about.
+    let holds = |route: &Route, path: &str| {
+        route.when.as_ref().is_none_or(|when| {
+            when.condition.is_true(&RequestFacts { request: &RequestView { path, ..*request }, ..facts })
+        })
+    };
     let Some(route_index) = site.find_route(request.method, request.path, holds) else {
         return match site.has_path(request.path, holds) {
             true => refuse(StatusCode::METHOD_NOT_ALLOWED, "no route takes this method"),

@@ -120,13 +120,16 @@ fn redirects_are_answered_without_an_origin() {
             [[site.shop.route]]\npath = \"/keep\"\nredirect = { to = \"/there\" }\n\
             [[site.shop.route]]\npath = \"/drop\"\nredirect = { to = \"/there\", query = \"drop\" }\n\
             [[site.shop.route]]\npath = \"/both\"\nredirect = { to = \"/there?a=1\", query = \"keep\" }\n\
+            [[site.shop.route]]\npath = \"/part\"\nredirect = { to = \"/there#part\" }\n\
             [[site.shop.route]]\npath = \"/search\"\nredirect = { to = \"/find?q={query.q}\", status = 302 }\n\
             [[site.shop.route]]\npath = \"/*\"\npool = \"app\"\n";
         let node = Node::speaking(protocol, &[origin.address], routes);
         for (path, status, location) in [
             ("/old/a/b", 301, "https://shop.example/new/a/b"),
             ("/old/a?x=1", 301, "https://shop.example/new/a?x=1"),
-            ("/old//evil.example/", 301, "https://shop.example/new//evil.example/"),
+            ("/old//evil.example/", 301, "https://shop.example/new/evil.example/"),
+            ("//old/a", 301, "https://shop.example/new/a"),
+            ("/part?x=1", 308, "/there?x=1#part"),
             ("/keep?x=1&y", 308, "/there?x=1&y"),
             ("/keep", 308, "/there"),
             ("/drop?x=1", 308, "/there"),
@@ -432,4 +435,63 @@ fn fields_of_answers_are_changed_as_they_are_sent() {
         let answer = node.get("/hit");
         assert_eq!((answer.is_hit(), answer.fields("x-frame-options")), (true, vec!["SAMEORIGIN"]));
     }
+}
+
+/// Of paths that are spelt otherwise, or that some servers read otherwise, conditions are asked as routes' patterns are.
+#[test]
+fn conditions_on_paths_are_not_evaded_by_spelling() {
+    for protocol in Protocol::ALL {
+        let origin = named("app");
+        let routes = format!(
+            "[[site.shop.route]]\npath = \"/*\"\nwhen = 'path.startsWith(\"/private/\")'\nrespond = {{ status = 403 }}\n\
+             [[site.shop.route]]\npath = \"/*\"\npool = \"app\"\n{CACHED}"
+        );
+        let node = Node::speaking(protocol, &[origin.address], &routes);
+        for path in ["/private/x", "//private/x", "/x/..//private/x", "//private//x"] {
+            assert_eq!(node.get(path).status, 403, "{path}");
+        }
+        for path in ["/private%2fx", "//private%2Fx", "/private%5cx"] {
+            assert_eq!(node.get(path).status, 400, "{path}");
+        }
+        assert_eq!((node.get("/a%2fb").status, origin.count()), (200, 1));
+    }
+}
+
+/// Routes with one condition are as much apart as those with none, whatever letters a path is asked for with.
+#[test]
+fn routes_with_the_same_condition_do_not_take_each_others_keys() {
+    let (app, beta) = (named("app"), named("beta"));
+    let routes = "[[site.shop.route]]\npath = \"/abc\"\nwhen = 'cookie.g == \"1\"'\npool = \"app\"\ncache = { mode = \"respect\" }\n\
+        [[site.shop.route]]\npath = \"/*\"\nwhen = 'cookie.g == \"1\"'\npool = \"beta\"\n\
+        cache = { mode = \"respect\", key = { ignore_path_case = true } }\n";
+    let node = node(Protocol::H1, &app, &beta, routes);
+    for path in ["/abc", "/ABC", "/abc", "/ABC", "/Other", "/other"] {
+        let expected = if path == "/abc" { "app" } else { "beta" };
+        assert_eq!(node.get_with(path, &["Cookie: g=1"]).text(), expected, "{path}");
+    }
+    assert!(node.get_with("/OTHER", &["Cookie: g=1"]).is_hit());
+}
+
+/// What was stored under a condition is gone with it: nobody would have forgotten it when something changed.
+#[test]
+fn what_a_condition_stored_does_not_come_back_with_it() {
+    let (app, beta) = (named("app"), named("beta"));
+    let with = two_routes(r#"headers.has("x-beta")"#);
+    let node = node(Protocol::H1, &app, &beta, &with);
+    let reload = |from: &str, to: &str| {
+        let generation = node.generation();
+        let text = std::fs::read_to_string(node.config_path()).unwrap();
+        std::fs::write(node.config_path(), text.replace(from, to)).unwrap();
+        node.wait_for_generation(generation + 1);
+    };
+    for fields in [&["X-Beta: 1"][..], &[]] {
+        node.get_with("/a", fields);
+        assert!(node.get_with("/a", fields).is_hit());
+    }
+    reload("x-beta", "x-other");
+    node.request("POST", "/a", &[], "");
+    node.get("/a");
+    reload("x-other", "x-beta");
+    assert!(!node.get_with("/a", &["X-Beta: 1"]).is_hit());
+    assert!(node.get("/a").is_hit(), "nothing else is gone");
 }

@@ -17,7 +17,7 @@ use super::super::head::Head;
 use super::super::object::Object;
 use super::super::policy::{self, ResponseFacts, Storable};
 use super::super::reason::{Basis, SkipReason};
-use super::super::tags::{self, Tags};
+use super::super::tags::{self, TagHash, Tags};
 use super::super::vary;
 use super::deliver::Around;
 use super::{Fill, PrivateBody, PrivateResponse};
@@ -125,9 +125,11 @@ impl Fill {
         Ok(storable)
     }
 
-    /// Tags of a response, and the groups that it is in.
+    /// Tags of a response, the groups that it is in, and the condition that it is stored under.
     fn tags_of(&self, fields: &HeaderMap, tags: Tags) -> Tags {
-        tags.with_groups(tags::groups(fields, &GROUPS, self.request.key.view().origin()))
+        let mut groups = tags::groups(fields, &GROUPS, self.request.key.view().origin());
+        groups.extend(self.request.condition().map(TagHash::of_condition));
+        tags.with_groups(groups)
     }
 
     /// Adds the coding's `Vary` where the route compresses.

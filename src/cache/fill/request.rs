@@ -107,6 +107,12 @@ impl FillRequest {
         &self.snapshot.route(self.site_index, self.route_index).cache
     }
 
+    /// What stands in keys for the condition of its route.
+    pub(super) fn condition(&self) -> Option<&str> {
+        let route = self.snapshot.route(self.site_index, self.route_index);
+        route.when.as_ref().map(|when| &*when.key)
+    }
+
     /// As stored responses are selected by it.
     pub(super) fn presented(&self) -> Presented<'_> {
         Presented {

@@ -65,7 +65,12 @@ pub(crate) fn redirect(mut table: Table, path: Option<&PathPattern>) -> Option<R
 pub(crate) fn respond(mut table: Table) -> Option<Respond> {
     let errors = table.errors;
     let mut status = 200;
-    table.set_if("status", &mut status, |status| (200..=599).contains(status), "must be from 200 to 599");
+    table.set_if(
+        "status",
+        &mut status,
+        |status| (200..=599).contains(status) && ![205, 304].contains(status),
+        "must be from 200 to 599, and not 205 or 304, which have no body",
+    );
     let content_type = table.get::<String>("content_type");
     let (body, file) = (table.get::<String>("body"), table.get::<String>("file"));
     if let (Some(_), Some(file)) = (&body, &file) {

@@ -51,9 +51,10 @@ pub enum EncodedDots {
 }
 
 impl Site {
-    /// The first route that takes a request, by its place; `holds`: whether a route's condition does.
-    pub fn find_route(&self, method: &Method, path: &str, holds: impl Fn(&Route) -> bool) -> Option<usize> {
-        self.routes.serving(method, &merge_slashes(path), holds)
+    /// The first route that takes a request, by its place; `holds`: whether a route's condition does, of a request for a path.
+    pub fn find_route(&self, method: &Method, path: &str, holds: impl Fn(&Route, &str) -> bool) -> Option<usize> {
+        let path = merge_slashes(path);
+        self.routes.serving(method, &path, |route| holds(route, &path))
     }
 
     /// The routes that may take a GET of a path, whatever else the request is like.
@@ -67,15 +68,22 @@ impl Site {
 
     /// Whether a path may be another route's to servers which decode it before they look for what it names. A route whose
     /// pattern has escapes was written with them in mind.
-    pub fn is_read_otherwise(&self, method: &Method, path: &str, route: usize, holds: impl Fn(&Route) -> bool) -> bool {
+    pub fn is_read_otherwise(
+        &self,
+        method: &Method,
+        path: &str,
+        route: usize,
+        holds: impl Fn(&Route, &str) -> bool,
+    ) -> bool {
         let has_escapes = || self.routes[route].path.as_str().contains('%');
         as_decoded(path)
             .is_some_and(|decoded| self.find_route(method, &decoded, holds) != Some(route) && !has_escapes())
     }
 
     /// Whether a route is for a path, if not for every method.
-    pub fn has_path(&self, path: &str, holds: impl Fn(&Route) -> bool) -> bool {
-        self.routes.has_path(&merge_slashes(path), holds)
+    pub fn has_path(&self, path: &str, holds: impl Fn(&Route, &str) -> bool) -> bool {
+        let path = merge_slashes(path);
+        self.routes.has_path(&path, |route| holds(route, &path))
     }
 
     /// The port of a request, if it counts: not the scheme's own, and one that the operator knows of.
