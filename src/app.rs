@@ -110,6 +110,7 @@ fn allowed_connections(descriptors: u64) -> u32 {
 }
 
 async fn run_node(config: Config, source: ConfigSource, allowed: u32) -> Result<(), StartError> {
+    node::tell_of_warnings(&config);
     let mut signals = Signals::new().map_err(cannot("set up signals"))?;
     let state_dir = StateDir::open(config.node.state_dir.as_deref())?; // to the end of this
     let (node, shared) = build(config, source, &state_dir, allowed)?;

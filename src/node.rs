@@ -285,6 +285,7 @@ impl Node {
         metrics.reloaded(true);
         metrics.config_generation.set(generation as i64);
         tracing::info!(generation, "configuration reloaded");
+        tell_of_warnings(&snapshot.config);
         self.tell_of_descriptors(&snapshot.config.limits);
         let report = ReloadReport { changed: true, ..self.report() };
         for what in &report.needs_restart {
@@ -379,6 +380,11 @@ fn forget_overruled_versions(engine: &Engine, config: &Config) {
 
 fn not_loaded(error: &tokio::task::JoinError) -> ConfigErrors {
     Diagnostic::of_file(Path::new(""), format!("the configuration could not be loaded: {error}")).into()
+}
+
+/// Says what is no mistake in a configuration, and hardly meant.
+pub(crate) fn tell_of_warnings(config: &Config) {
+    config.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
 }
 
 /// What was keyed by rules for URLs that its route, or another for its path, does not have any more.

@@ -77,6 +77,15 @@ impl PathPattern {
         captures
     }
 
+    /// Whether it surely matches every path that another does. That it is not said to is no proof.
+    pub fn covers(&self, other: &PathPattern) -> bool {
+        match self.kind {
+            Kind::Exact => self == other,
+            Kind::Prefix => other.prefix().starts_with(&self.text[..self.text.len() - 1]),
+            Kind::Glob => self == other || self.text == "*",
+        }
+    }
+
     /// What all paths begin with that match it: at least a slash.
     pub fn prefix(&self) -> &str {
         let prefix = self.text.split('*').next().unwrap_or_default();
@@ -196,6 +205,28 @@ mod tests {
             ("/*a*b*", "/xbxax", false),
         ] {
             assert_eq!(pattern.parse::<PathPattern>().unwrap().matches(path), matches, "{pattern} {path}");
+        }
+    }
+
+    #[test]
+    fn what_covers_what() {
+        for (pattern, other, covers) in [
+            ("/*", "/a", true),
+            ("/*", "*.css", true),
+            ("/*", "/a/*/b", true),
+            ("*", "/a", true),
+            ("/a/*", "/a/b*", true),
+            ("/a/*", "/a/", true),
+            ("/a/*", "/a", false),
+            ("/a/*", "/*", false),
+            ("/a/*", "*.css", false),
+            ("/a", "/a", true),
+            ("/a", "/b", false),
+            ("*.css", "/a.css", false),
+            ("*.css", "*.css", true),
+        ] {
+            let [one, other] = [pattern, other].map(|text| text.parse::<PathPattern>().unwrap());
+            assert_eq!(one.covers(&other), covers, "{pattern} {other:?}");
         }
     }
 

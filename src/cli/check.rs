@@ -22,6 +22,7 @@ pub(crate) fn execute(args: &Args) -> super::Result {
         match load::load(file) {
             Ok(config) => {
                 let (sites, pools) = (config.sites.len() as u64, config.pools.len() as u64);
+                config.warnings.iter().for_each(|warning| println!("warning: {warning}"));
                 println!("{}: ok ({}, {})", file.display(), count(sites, "site"), count(pools, "pool"));
             }
             Err(errors) => {

@@ -112,6 +112,8 @@ struct Collected {
     sources: Vec<Source>,
     named: Vec<PathBuf>,
     found: Vec<(Place, Diagnostic)>,
+    /// What is no mistake, and hardly meant.
+    doubtful: Vec<(Place, Diagnostic)>,
 }
 
 impl Diagnostics {
@@ -209,23 +211,42 @@ impl Diagnostics {
     /// Everything found, ordered by file and position.
     pub(crate) fn into_errors(self) -> ConfigErrors {
         let files = self.files();
-        let mut found = self.0.into_inner().found;
-        found.sort_by_key(|(place, _)| (place.file, place.start));
-        ConfigErrors { diagnostics: found.into_iter().map(|(_, diagnostic)| diagnostic).collect(), files }
+        ConfigErrors { diagnostics: in_order(self.0.into_inner().found), files }
+    }
+
+    /// What is no mistake, and hardly meant, in the same order.
+    pub(crate) fn warnings(&self) -> Vec<Diagnostic> {
+        in_order(self.0.borrow().doubtful.clone())
+    }
+
+    /// Notes what is no mistake, and hardly meant.
+    pub(crate) fn warn(&self, place: Place, message: impl Into<String>, hint: impl Into<String>) {
+        if self.0.borrow().doubtful.len() < Self::MOST {
+            let diagnostic = self.diagnostic(place, message.into(), Some(hint.into()));
+            self.0.borrow_mut().doubtful.push((place, diagnostic));
+        }
     }
 
     fn push(&self, place: Place, message: String, hint: Option<String>) {
-        if self.is_full() {
-            return;
+        if !self.is_full() {
+            let diagnostic = self.diagnostic(place, message, hint);
+            self.0.borrow_mut().found.push((place, diagnostic));
         }
-        let Collected { sources, found, .. } = &mut *self.0.borrow_mut();
-        let source = &sources[place.file];
+    }
+
+    fn diagnostic(&self, place: Place, message: String, hint: Option<String>) -> Diagnostic {
+        let collected = self.0.borrow();
+        let source = &collected.sources[place.file];
         let (line, column, text, width) = locate(&source.text, place.start, place.end);
         let shown = !source.secret && text.len() <= Self::LONGEST_LINE;
         let text = if shown { text.to_owned() } else { String::new() };
-        let diagnostic = Diagnostic { file: source.path.clone(), line, column, text, width, message, hint };
-        found.push((place, diagnostic));
+        Diagnostic { file: source.path.clone(), line, column, text, width, message, hint }
     }
+}
+
+fn in_order(mut all: Vec<(Place, Diagnostic)>) -> Vec<Diagnostic> {
+    all.sort_by_key(|(place, _)| (place.file, place.start));
+    all.into_iter().map(|(_, diagnostic)| diagnostic).collect()
 }
 
 /// Line and column (both from 1), the line's text, and how many of its characters the range covers.

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::diagnose::Diagnostic;
 use super::host::HostMap;
 
 pub(crate) use super::section::access::Access;
@@ -46,6 +47,8 @@ pub struct Config {
     pub hosts: HostMap<usize>,
     /// Every file this came from, certificates included.
     pub files: Vec<PathBuf>,
+    /// What is no mistake, and hardly meant.
+    pub warnings: Vec<Diagnostic>,
     /// Hash of what is in them: tells whether a reload changes anything.
     pub fingerprint: u64,
 }

@@ -56,6 +56,7 @@ pub(crate) fn resolve(mut files: Vec<Table<'_, '_>>, are_all: bool, errors: &Dia
     }
     config.fingerprint = fingerprint(&config, errors);
     config.files = errors.files();
+    config.warnings = errors.warnings();
     config
 }
 

@@ -91,6 +91,35 @@ fn check_tells_every_mistake_with_its_place() {
 }
 
 /// What only follows from a mistake is not told beside it.
+/// What nobody can have meant is pointed out, and does not keep the node from starting.
+#[test]
+fn routes_that_no_request_comes_to_are_pointed_out() {
+    let directory = TempDir::new().unwrap();
+    let path = directory.path().join("seawall.toml");
+    let route = |path: &str, more: &str| format!("[[site.shop.route]]\npath = \"{path}\"\npool = \"app\"\n{more}\n");
+    for (routes, warned) in [
+        (route("/*", "") + &route("/static/*", ""), true),
+        (route("/static/*", "") + &route("/*", ""), false),
+        (route("/*", "methods = [\"GET\"]") + &route("/a", ""), false),
+        (route("/*", "methods = [\"GET\"]") + &route("/a", "methods = [\"HEAD\"]"), true),
+        (route("/*", "when = 'port == 1'") + &route("/a", ""), false),
+        (route("/a", "") + &route("/a", "when = 'port == 1'"), true),
+    ] {
+        let text = format!("[pool.app]\norigins = [\"127.0.0.1:1\"]\n[site.shop]\nhosts = [\"*\"]\n{routes}");
+        std::fs::write(&path, complete(&text)).unwrap();
+        let output = seawall(&["check", path.to_str().unwrap()]);
+        let said = String::from_utf8(output.stdout).unwrap();
+        assert!(output.status.success() && said.contains("ok (1 site, 1 pool)"), "{said}");
+        assert_eq!(
+            said.contains("warning: ") && said.contains("no request comes to [[site.shop.route]]"),
+            warned,
+            "{routes}{said}"
+        );
+    }
+    let node = Node::with_routes(&[hello().address], &(route("/*", "") + &route("/static/*", "")));
+    node.wait_for_log("no request comes to");
+}
+
 #[test]
 fn each_mistake_is_told_once_and_says_what_to_write() {
     let directory = TempDir::new().unwrap();

@@ -71,6 +71,12 @@ impl Route {
         }
     }
 
+    /// Whether it takes every request that another would. That it is not said to is no proof.
+    pub fn covers(&self, other: &Route) -> bool {
+        let takes = |methods: &HashSet<Method>| other.methods.as_ref().is_some_and(|others| others.is_subset(methods));
+        self.when.is_none() && self.methods.as_ref().is_none_or(takes) && self.path.covers(&other.path)
+    }
+
     /// Whether it is for a method and a normalised path with its slashes merged.
     pub fn serves(&self, method: &Method, path: &str) -> bool {
         self.path.matches(path) && self.methods.as_ref().is_none_or(|methods| methods.contains(method))

@@ -131,10 +131,30 @@ pub(crate) fn read(At { value: name, place }: At<String>, mut table: Table, pool
         ports: table.get_or("ports", Ports::Named),
         named_ports,
         encoded_dots: table.get_or("encoded_dots", EncodedDots::Refuse),
-        routes: routes.into_iter().filter_map(|route| route::read(route, pools, &response)).collect(),
+        routes: read_routes(routes, pools, &response, errors).into_iter().collect(),
     };
     table.finish();
     SiteSection { site, hosts }
+}
+
+/// The routes of a site. One that no request can come to is pointed out.
+fn read_routes(tables: Vec<Table>, pools: &PoolNames, site: &FieldChanges, errors: &Diagnostics) -> Vec<Route> {
+    /// With more, most are generated, and comparing each with each takes too long.
+    const MOST_COMPARED: usize = 500;
+    let mut routes: Vec<Route> = Vec::new();
+    for table in tables {
+        let (place, name) = (table.place, table.name.clone());
+        let Some(route) = route::read(table, pools, site) else { continue };
+        let before = routes.iter().take(MOST_COMPARED).position(|before| before.covers(&route));
+        if let Some(number) = before {
+            let (path, taken) = (route.path.as_str(), routes[number].path.as_str());
+            let message =
+                format!("no request comes to {name} {path:?}: route {} {taken:?} takes all of them", number + 1);
+            errors.warn(place, message, "routes are tried in the order of the file: put the more specific one first");
+        }
+        routes.push(route);
+    }
+    routes
 }
 
 /// All sites, and which of them a host belongs to.
