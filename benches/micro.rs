@@ -14,10 +14,10 @@ use http::{HeaderMap, HeaderValue, StatusCode, header};
 
 use seawall::internals::{
     AccessLog, AccessLogTarget, CacheRequest, ClientDirectives, Config, Decoder, Endpoints, Engine, Event,
-    ExchangeTimes, Head, Key, Limits, LogFormat, Lookup, Metrics, Object, Observer, Outcome, Parsed, Passage, Plan,
-    Presented, PurgeSeq, Purges, RequestFacts, RequestHead, RequestView, ResponseFacts, Scheme, Section, Storable,
-    TagHash, Target, Timestamp, field_space, find_end, first_snapshot, hpack, judge as judge_response, load, plan,
-    respond as answer,
+    ExchangeTimes, Expression, Facts, Head, Key, Limits, LogFormat, Lookup, Metrics, Object, Observer, Outcome, Parsed,
+    Passage, Plan, Presented, PurgeSeq, Purges, Ranges, RequestFacts, RequestHead, RequestView, ResponseFacts, Scheme,
+    Scope, Section, Storable, TagHash, Target, Timestamp, field_space, find_end, first_snapshot, hpack,
+    judge as judge_response, load, plan, respond as answer,
 };
 
 /// A request as browsers send it.
@@ -33,12 +33,16 @@ const OBJECTS: usize = 10_000;
 /// A step's name, and what makes it ready to be repeated.
 type Step = (&'static str, fn() -> Box<dyn FnMut()>);
 
-const STEPS: [Step; 14] = [
+const STEPS: [Step; 18] = [
     ("parse a head of HTTP/1.1", || Box::new(parse_h1)),
     ("parse a head of HTTP/2", parse_h2),
     ("plan of 1 site", || planned(1)),
     ("plan of 100 sites", || planned(100)),
     ("plan of 10,000 sites", || planned(10_000)),
+    ("plan of a route with four conditions", with_conditions),
+    ("a condition of four comparisons", condition),
+    ("an address in ten ranges", || in_ranges(10)),
+    ("an address in 10,000 ranges", || in_ranges(10_000)),
     ("write a key", write_key),
     ("look a hit up", || look_up(0)),
     ("look a hit up, 1,000 purges in force", || look_up(1_000)),
@@ -72,6 +76,10 @@ fn main() {
 }
 
 fn config(sites: usize) -> Config {
+    load::parse(Path::new("bench.toml"), &config_text(sites)).unwrap_or_else(|errors| panic!("{errors}"))
+}
+
+fn config_text(sites: usize) -> String {
     let mut text = "[pool.app]\norigins = [\"127.0.0.1:1\"]\n".to_owned();
     for site in 0..sites {
         text += &format!(
@@ -81,7 +89,7 @@ fn config(sites: usize) -> Config {
             site + 7
         );
     }
-    load::parse(Path::new("bench.toml"), &text).unwrap_or_else(|errors| panic!("{errors}"))
+    text
 }
 
 /// The request as decisions see it. It is never freed: a step is to cost what it costs, without the parsing.
@@ -127,6 +135,31 @@ fn planned(sites: usize) -> Box<dyn FnMut()> {
     Box::new(move || {
         assert!(matches!(black_box(plan(&config, black_box(&view), Timestamp::from_secs(0))), Plan::Cache(_)))
     })
+}
+
+/// All of it is looked at: the last comparison decides.
+const CONDITION: &str =
+    r#"method == "GET" && path.startsWith("/catalogue/") && cookies.has("session*") && query.page == "2""#;
+
+fn condition() -> Box<dyn FnMut()> {
+    let (expression, view) = (Expression::compile(CONDITION, Scope::Request).unwrap(), view());
+    Box::new(move || {
+        let facts = Facts { request: black_box(&view), now: NOW, response: None };
+        assert!(black_box(&expression).is_true(&facts));
+    })
+}
+
+fn with_conditions() -> Box<dyn FnMut()> {
+    let text = config_text(1).replace("path = \"/*\"", &format!("path = \"/*\"\nwhen = '{CONDITION}'"));
+    let (config, view) = (load::parse(Path::new("bench.toml"), &text).unwrap(), view());
+    Box::new(move || assert!(matches!(black_box(plan(&config, black_box(&view), NOW)), Plan::Cache(_))))
+}
+
+fn in_ranges(count: u32) -> Box<dyn FnMut()> {
+    let range = |number: u32| format!("{}/24", std::net::Ipv4Addr::from((11 << 24) + number * 512)).parse().unwrap();
+    let ranges = Ranges::new((0..count).map(range));
+    let inside = std::net::Ipv4Addr::from((11 << 24) + count / 2 * 512 + 7).into();
+    Box::new(move || assert!(black_box(&ranges).contains(black_box(inside))))
 }
 
 fn write_key() -> Box<dyn FnMut()> {

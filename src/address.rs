@@ -48,7 +48,7 @@ impl std::str::FromStr for IpRange {
 
 /// Any number of ranges: whether one of them has an address takes as many steps as their number has binary digits.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Ranges {
+pub struct Ranges {
     v4: Box<[Span]>,
     v6: Box<[Span]>,
 }
@@ -57,13 +57,13 @@ pub(crate) struct Ranges {
 type Span = (u128, u128);
 
 impl Ranges {
-    pub(crate) fn new(ranges: impl IntoIterator<Item = IpRange>) -> Self {
+    pub fn new(ranges: impl IntoIterator<Item = IpRange>) -> Self {
         let (v4, v6): (Vec<IpRange>, Vec<IpRange>) = ranges.into_iter().partition(|range| range.address.is_ipv4());
         Ranges { v4: merged(&v4), v6: merged(&v6) }
     }
 
     /// Whether an address lies in one of the ranges. An IPv4-mapped IPv6 address counts as its IPv4 address.
-    pub(crate) fn contains(&self, address: IpAddr) -> bool {
+    pub fn contains(&self, address: IpAddr) -> bool {
         let (spans, address) = match address.to_canonical() {
             IpAddr::V4(address) => (&self.v4, address.to_bits().into()),
             IpAddr::V6(address) => (&self.v6, address.to_bits()),

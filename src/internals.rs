@@ -1,5 +1,6 @@
 //! What the benchmarks and the fuzz targets of this repository call. No API: it changes with the code.
 
+pub use crate::address::Ranges;
 pub use crate::cache::control::{ClientDirectives, Directives};
 pub use crate::cache::engine::{Engine, Source};
 pub use crate::cache::explain::explain;
