@@ -48,6 +48,7 @@ const ARROWS: [(&str, &[&str]); 30] = [
     (
         "internals",
         &[
+            "address",
             "cache",
             "chunked",
             "clock",
