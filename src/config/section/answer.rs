@@ -8,6 +8,8 @@ use crate::config::regular;
 use crate::pattern::PathPattern;
 use crate::template::{Form, Template};
 
+use super::fields;
+
 /// Bytes of a body that a route answers with.
 const MAX_BODY: usize = 1 << 20;
 
@@ -81,21 +83,16 @@ pub(crate) fn respond(mut table: Table) -> Option<Respond> {
         (None, Some(file)) => read_file(&file, errors),
         (None, None) => Vec::new(),
     };
-    let fields = match table.table("fields", "fields", "fields = { Retry-After = \"60\" }") {
+    let own = match table.table("fields", "fields", "fields = { Retry-After = \"60\" }") {
         Some(fields) => fields.free_form::<String>(),
         None => Vec::new(),
     };
     let field = |(name, value): (At<String>, At<String>)| {
-        let read = name.value.parse().map_err(|_| format!("{:?} is not the name of a header field", name.value));
-        let read = read.and_then(|name: HeaderName| match RESERVED.contains(&name.as_str()) {
-            true => Err(format!("{name} is the node's to say")),
-            false => Ok(name),
-        });
-        let name = errors.accept(name.place, read)?;
+        let name = fields::name(&name, &RESERVED, errors)?;
         let read = value.value.parse().map_err(|_| format!("{:?} is not the value of a header field", value.value));
         Some((name, errors.accept(value.place, read)?))
     };
-    let fields = fields.into_iter().filter_map(field).collect();
+    let fields = own.into_iter().filter_map(field).collect();
     let (content_type, place) = match content_type {
         Some(At { value, place }) => (value, place),
         None => ("text/plain; charset=utf-8".to_owned(), table.place),
@@ -120,5 +117,15 @@ fn read_file(file: &At<String>, errors: &Diagnostics) -> Vec<u8> {
 }
 
 /// Fields that frame the answer or belong to its connection.
-const RESERVED: [&str; 8] =
-    ["connection", "content-length", "content-type", "date", "keep-alive", "te", "trailer", "transfer-encoding"];
+const RESERVED: [&str; 10] = [
+    "connection",
+    "content-length",
+    "content-type",
+    "date",
+    "keep-alive",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+];

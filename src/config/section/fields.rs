@@ -66,7 +66,7 @@ pub(crate) fn read(table: &mut Table, captures: usize) -> FieldChanges {
             continue;
         };
         for (field, value) in fields.free_form::<String>() {
-            let Some(field) = field_name(&field, errors) else { continue };
+            let Some(field) = self::name(&field, &RESERVED, errors) else { continue };
             if replaces {
                 changes.dropped.extend(field.as_str().parse::<Pattern>());
             }
@@ -87,9 +87,10 @@ pub(crate) fn read(table: &mut Table, captures: usize) -> FieldChanges {
     changes
 }
 
-fn field_name(name: &At<String>, errors: &Diagnostics) -> Option<HeaderName> {
+/// The name of a field that operators may set: none of those that are the node's to say.
+pub(super) fn name(name: &At<String>, reserved: &[&str], errors: &Diagnostics) -> Option<HeaderName> {
     let read = name.value.parse().map_err(|_| format!("{:?} is not the name of a header field", name.value));
-    let read = read.and_then(|field: HeaderName| match RESERVED.contains(&field.as_str()) {
+    let read = read.and_then(|field: HeaderName| match reserved.contains(&field.as_str()) {
         true => Err(format!("{field} is the node's to say")),
         false => Ok(field),
     });
