@@ -30,7 +30,10 @@ enum At {
     },
     /// Behind a chunk's data: the end of its line.
     DataEnd,
-    Trailers,
+    Trailers {
+        /// Bytes that have been looked at.
+        seen: usize,
+    },
     Done,
 }
 
@@ -73,7 +76,7 @@ impl Chunks {
                     };
                     let size = if self.is_response { lax_size(&read[..end]) } else { chunk_size(&read[..end]) }?;
                     read.advance(end + CRLF);
-                    if size == 0 { At::Trailers } else { At::Data { left: size } }
+                    if size == 0 { At::Trailers { seen: 0 } } else { At::Data { left: size } }
                 }
                 At::Data { .. } if read.is_empty() => return Ok(Taken::NeedsMore),
                 At::Data { left } => {
@@ -87,8 +90,12 @@ impl Chunks {
                     read.advance(end + CRLF);
                     At::Size
                 }
-                At::Trailers => {
-                    let Some(end) = trailers_end(read, MAX_TRAILERS[whose])? else { return Ok(Taken::NeedsMore) };
+                At::Trailers { seen } => {
+                    let (seen, ended) = trailers_end(read, seen, MAX_TRAILERS[whose])?;
+                    let Some(end) = ended else {
+                        self.at = At::Trailers { seen };
+                        return Ok(Taken::NeedsMore);
+                    };
                     let trailers = parse_trailers(&read.split_to(end));
                     let trailers = trailers.or(self.is_response.then(HeaderMap::new)).ok_or(Malformed)?;
                     self.at = At::Done;
@@ -116,26 +123,36 @@ const CRLF: usize = 2;
 
 /// Where the line ends that some bytes begin with, if it has come in full. `most`: bytes that it may have.
 fn line_end(bytes: &[u8], most: usize) -> Result<Option<usize>, Malformed> {
+    let (end, is_whole) = text_end(bytes, 0, most)?;
+    Ok(is_whole.then_some(end))
+}
+
+/// Where the text ends that goes on at `from`, and whether the end of its line is there.
+fn text_end(bytes: &[u8], from: usize, most: usize) -> Result<(usize, bool), Malformed> {
     let is_text = |byte: u8| byte == b'\t' || byte >= 0x20 && byte != 0x7f;
-    let end = bytes.iter().position(|byte| !is_text(*byte)).unwrap_or(bytes.len());
+    let end = bytes[from..].iter().position(|byte| !is_text(*byte)).map_or(bytes.len(), |length| from + length);
     match bytes[end..] {
         _ if end > most => Err(Malformed),
-        [] | [b'\r'] => Ok(None),
-        [b'\r', b'\n', ..] => Ok(Some(end)),
+        [] | [b'\r'] => Ok((end, false)),
+        [b'\r', b'\n', ..] => Ok((end, true)),
         _ => Err(Malformed),
     }
 }
 
-/// Where trailers end, with the empty line behind them, if they have come in full.
-fn trailers_end(bytes: &[u8], most: usize) -> Result<Option<usize>, Malformed> {
-    let mut at = 0;
-    while let Some(length) = line_end(&bytes[at..], most.checked_sub(at).ok_or(Malformed)?)? {
-        at += length + CRLF;
-        if length == 0 {
-            return Ok(Some(at));
+/// How many bytes of trailers need not be looked at again, `seen` of them from before; and where they end, with the empty
+/// line behind them, if they have come in full.
+fn trailers_end(bytes: &[u8], mut seen: usize, most: usize) -> Result<(usize, Option<usize>), Malformed> {
+    loop {
+        let (end, is_whole) = text_end(bytes, seen, most)?;
+        if !is_whole {
+            return Ok((end, None));
+        }
+        let is_empty = end == seen && (seen == 0 || bytes[..seen].ends_with(b"\r\n"));
+        seen = end + CRLF;
+        if is_empty {
+            return Ok((seen, Some(seen)));
         }
     }
-    Ok(None)
 }
 
 /// The size that a chunk's first line states. Extensions mean nothing here, but have to be some.
