@@ -144,7 +144,7 @@ const CONDITION: &str =
 fn condition() -> Box<dyn FnMut()> {
     let (expression, view) = (Expression::compile(CONDITION, Scope::Request).unwrap(), view());
     Box::new(move || {
-        let facts = Facts { request: black_box(&view), now: NOW, response: None };
+        let facts = Facts { request: black_box(&view), path: view.path, now: NOW, response: None };
         assert!(black_box(&expression).is_true(&facts));
     })
 }

@@ -376,7 +376,7 @@ pub fn expression(data: &[u8]) {
     for scope in [Scope::Request, Scope::Response] {
         match Expression::compile(source, scope) {
             Ok(expression) => {
-                let facts = Facts { request: &view, now: Timestamp::from_secs(1), response: None };
+                let facts = Facts { request: &view, path: view.path, now: Timestamp::from_secs(1), response: None };
                 let (is_true, part) = expression.explain(&facts);
                 assert!(is_true == expression.is_true(&facts) && source.contains(part), "{source:?}: {part:?}");
             }
@@ -401,7 +401,10 @@ pub fn template(data: &[u8]) {
         ..RequestView::own(&Method::GET, Scheme::Https, "shop.example", "/a", Fields::Map(&fields))
     };
     let render = |capture: &str| {
-        template.render(&Facts { request: &view, now: Timestamp::from_secs(1), response: None }, &[capture])
+        template.render(
+            &Facts { request: &view, path: view.path, now: Timestamp::from_secs(1), response: None },
+            &[capture],
+        )
     };
     let (url, plain) = (render(value), render("x"));
     assert!(url.bytes().all(|byte| byte.is_ascii_graphic()), "{text:?} {value:?}: {url:?}");

@@ -61,9 +61,10 @@ impl PathPattern {
     }
 
     /// What each star stands for in a path that matches: the last takes what is left, each before it as little as it can.
+    /// With one star, the case of letters does not matter.
     pub fn captures<'p>(&self, path: &'p str) -> Vec<&'p str> {
         let mut parts = self.text.split('*');
-        let mut rest = path.strip_prefix(parts.next().unwrap_or_default()).unwrap_or_default();
+        let mut rest = path.get(parts.next().unwrap_or_default().len()..).unwrap_or_default();
         let mut captures = Vec::new();
         let mut parts = parts.peekable();
         while let Some(part) = parts.next() {
@@ -117,6 +118,18 @@ fn glob(pattern: &[u8], text: &[u8]) -> bool {
     rest.is_empty()
 }
 
+/// Bytes that a compiled regular expression may take.
+const MAX_REGEX: usize = 1 << 20;
+
+/// A regular expression: RE2's syntax, matched in linear time.
+pub(crate) fn regex(text: &str) -> Result<regex::bytes::Regex, String> {
+    regex::bytes::RegexBuilder::new(text).size_limit(MAX_REGEX).dfa_size_limit(MAX_REGEX).build().map_err(|error| {
+        let error = error.to_string();
+        let last = error.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned();
+        format!("this is not a regular expression: {last}")
+    })
+}
+
 /// A name in which one `*` may stand for any characters: `utm_*`, `application/*+json`.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(into = "String", try_from = "String")]
@@ -132,13 +145,14 @@ impl Pattern {
         self.suffix.is_none().then_some(&*self.prefix)
     }
 
-    pub fn matches(&self, name: &str) -> bool {
+    pub fn matches(&self, name: impl AsRef<[u8]>) -> bool {
+        let name = name.as_ref();
         match &self.suffix {
-            None => name == &*self.prefix,
+            None => name == self.prefix.as_bytes(),
             Some(suffix) => {
                 name.len() >= self.prefix.len() + suffix.len()
-                    && name.starts_with(&*self.prefix)
-                    && name.ends_with(&**suffix)
+                    && name.starts_with(self.prefix.as_bytes())
+                    && name.ends_with(suffix.as_bytes())
             }
         }
     }

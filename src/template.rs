@@ -5,6 +5,7 @@
 use std::borrow::Cow;
 
 use crate::expression::{Facts, Map, Variable, member};
+use crate::request::hides_dots;
 use crate::spelling::did_you_mean;
 
 /// A text that was checked.
@@ -34,6 +35,8 @@ pub(crate) enum Value {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Form {
     Url,
+    /// A path, perhaps with a query.
+    Path,
     /// The value of a header field.
     Field,
 }
@@ -82,14 +85,14 @@ impl Template {
         literal.push_str(&text[at..]);
         let fits = |c: char| c.is_ascii_graphic() || form == Form::Field && matches!(c, ' ' | '\t');
         if let Some((at, bad)) = text.char_indices().find(|(_, c)| !fits(*c)) {
-            let what = if form == Form::Url { "a URL; write it with a %" } else { "the value of a header field" };
+            let what = if form == Form::Field { "the value of a header field" } else { "a URL; write it with a %" };
             return Err((at, format!("{bad:?} is no part of {what}")));
         }
         if !literal.is_empty() {
             parts.push(Part::Literal(literal.into()));
         }
         let template = Template { form, parts: parts.into() };
-        if form == Form::Url {
+        if form != Form::Field {
             template.check_url()?;
         }
         Ok(template)
@@ -111,8 +114,14 @@ impl Template {
             }
             outline
         });
+        if let Some(at) = outline.find('#').filter(|_| self.form == Form::Path) {
+            return Err((at, "no origin is asked for what follows a #; one of a path is written %23".to_owned()));
+        }
         if outline.starts_with(PATH) || outline.starts_with('/') && !outline.starts_with("//") {
             return Ok(());
+        }
+        if self.form == Form::Path {
+            return Err((0, "it must begin with / or {path}".to_owned()));
         }
         let schemes = ["https://".to_owned(), "http://".to_owned(), format!("{SCHEME}://")];
         let Some(rest) = schemes.iter().find_map(|scheme| outline.strip_prefix(scheme)) else {
@@ -138,6 +147,22 @@ impl Template {
         }
     }
 
+    /// What its places stand for.
+    pub(crate) fn values(&self) -> impl Iterator<Item = &Value> {
+        self.parts.iter().filter_map(|part| match part {
+            Part::Value(value) => Some(value),
+            Part::Literal(_) => None,
+        })
+    }
+
+    /// What it has before a place for a capture, if it has that and nothing else.
+    pub(crate) fn before_capture(&self) -> Option<&str> {
+        match &*self.parts {
+            [Part::Literal(text), Part::Value(Value::Capture(1))] => Some(text),
+            _ => None,
+        }
+    }
+
     /// Whether the operator has written a query into a URL.
     pub(crate) fn has_query(&self) -> bool {
         self.parts.iter().any(|part| matches!(part, Part::Literal(text) if text.contains('?')))
@@ -155,7 +180,21 @@ impl Template {
                 Part::Value(value) => push(&mut out, (self.form, in_query), value, facts, captures),
             }
         }
-        if self.form == Form::Url { keep_host(without_dots(out)) } else { out }
+        if self.form == Form::Field { out } else { keep_host(without_dots(out)) }
+    }
+}
+
+impl std::fmt::Display for Value {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (map, name) = match self {
+            Value::ClientIp => return f.write_str("client.ip"),
+            Value::Capture(number) => return number.fmt(f),
+            Value::Of(Variable::Header(name)) => ("header", name.as_str()),
+            Value::Of(Variable::Cookie(name)) => ("cookie", &**name),
+            Value::Of(Variable::Parameter(name)) => ("query", &**name),
+            Value::Of(variable) => return f.write_str(&format!("{variable:?}").to_ascii_lowercase()),
+        };
+        write!(f, "{map}.{name}")
     }
 }
 
@@ -169,14 +208,19 @@ fn keep_host(mut url: String) -> String {
 }
 
 /// Takes away the segments that would lead out of the path that the operator has written (RFC 3986 section 5.2.4), in
-/// whatever way their dots are spelt.
+/// whatever way their dots are spelt, and the slashes beside them.
 fn without_dots(url: String) -> String {
-    let is_dots = |segment: &str| matches!(segment.to_ascii_lowercase().replace("%2e", ".").as_str(), "." | "..");
+    let is_dots = |segment: &str| matches!(segment, "." | "..") || hides_dots(segment);
     let (whole, query) = url.split_once('?').map_or((&*url, None), |(whole, query)| (whole, Some(query)));
     if !whole.split('/').any(is_dots) {
         return url;
     }
-    let kept = whole.split('/').filter(|segment| !is_dots(segment)).collect::<Vec<_>>().join("/");
+    let mut kept: Vec<&str> = whole.split('/').filter(|segment| !is_dots(segment)).collect();
+    // What leads to a directory still does.
+    if whole.rsplit('/').next().is_some_and(is_dots) {
+        kept.push("");
+    }
+    let kept = kept.join("/");
     let kept = if kept.is_empty() { "/".to_owned() } else { kept };
     query.map_or(kept.clone(), |query| format!("{kept}?{query}"))
 }
@@ -229,8 +273,8 @@ fn value(name: &str, captures: usize) -> Result<Value, String> {
     if let Ok(number @ 1..) = name.parse::<usize>() {
         return match captures {
             _ if number <= captures => Ok(Value::Capture(number)),
-            0 => Err(format!("{{{name}}} stands for nothing: the route's path has no *")),
-            _ => Err(format!("{{{name}}} stands for nothing: the route's path has {captures} of *")),
+            0 => Err(format!("{{{name}}} stands for nothing: the path has no *")),
+            _ => Err(format!("{{{name}}} stands for nothing: the last is {{{captures}}}")),
         };
     }
     let map = |of| match of {
@@ -299,7 +343,9 @@ mod tests {
             ("/a/{1}", "b?c#d", "/a/b%3Fc%23d"),
             ("/a?to={1}&b=1", "x&to=y;z=1+2", "/a?to=x%26to%3Dy%3Bz%3D1%2B2&b=1"),
             ("/a/{header.X}/b", "..", "/a/b"),
-            ("/a/{query.x}{query.x}", ".", "/a"),
+            ("/a/{query.x}{query.x}", ".", "/a/"),
+            ("/a/{query.x}/b", "..%2f../etc", "/a/b"),
+            ("/a/{query.x}/b", "../../etc", "/a/b"),
             ("/a/{1}", "%2e%2E/b", "/a/b"),
             ("/{{1}}", "", "/{1}"),
             ("/by/{client.ip}", "", "/by/192.0.2.7"),
@@ -319,7 +365,7 @@ mod tests {
             ("https://a{1}", "only {host}"),
             ("https:///a", "only {host}"),
             ("https://user@a/", "only {host}"),
-            ("/{2}", "has 1 of *"),
+            ("/{2}", "the last is {1}"),
             ("/{hots}", "did you mean {host}?"),
             ("/{}", "is not known here"),
             ("/{header.a b}", "is not the name of a header field"),

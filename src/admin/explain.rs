@@ -10,9 +10,9 @@ use serde_json::{Value, json};
 
 use crate::cache::request::CacheRequest;
 use crate::clock::Timestamp;
-use crate::config::model::{FixedAnswer, Site, TokenRight};
+use crate::config::model::{FixedAnswer, Route, Site, TokenRight};
 use crate::node::Node;
-use crate::plan::{Key, Plan, RequestFacts, keyed_uris, plan};
+use crate::plan::{Key, Plan, Renderer, RequestFacts, keyed_uris, plan};
 use crate::request::{Fields, RequestView, merge_slashes};
 
 use super::auth::Caller;
@@ -66,12 +66,12 @@ pub(crate) async fn explain(
         }
         Plan::Answer { route, answer: own, .. } => {
             answer["decision"] = json!("answer");
+            describe_fields(&mut answer, route);
             let number = located.site.routes.iter().position(|other| std::ptr::eq(other, route)).map_or(0, |at| at + 1);
             answer["route"] = json!({ "number": number, "path": route.path.as_str() });
             answer["why"] = json!(match own {
                 FixedAnswer::Redirect(redirect) => {
-                    let facts = RequestFacts { request: &view, now, response: None };
-                    let to = redirect.to.render(&facts, &route.path.captures(&merge_slashes(view.path)));
+                    let to = Renderer::new(&view, Some(route), now).location(redirect);
                     format!("{} to {to}", redirect.status.as_u16())
                 }
                 FixedAnswer::Respond(respond) => format!("{} as the route says", respond.status.as_u16()),
@@ -90,11 +90,19 @@ pub(crate) async fn explain(
         "path": matched.route.path.as_str(),
         "pool": snapshot.config.pool(matched.pool).name,
     });
+    describe_fields(&mut answer, matched.route);
+    let mut key = String::new();
+    let request = CacheRequest::new(&view, &snapshot, matched, &mut key);
+    if let Some(rewrite) = &matched.route.rewrite {
+        let target = match decision {
+            "cache" => node.engine.target_of_fill(&request),
+            _ => Renderer::new(&view, Some(matched.route), now).target(),
+        };
+        answer["rewritten"] = json!({ "to": target, "host": rewrite.host });
+    }
     if decision != "cache" {
         return Ok(Json(answer));
     }
-    let mut key = String::new();
-    let request = CacheRequest::new(&view, &snapshot, matched, &mut key);
     describe_cache(&mut answer, &node, &request, snapshot.sites[matched.site_index].version());
     if question.fetch {
         // As a fill would; nothing is stored.
@@ -104,10 +112,20 @@ pub(crate) async fn explain(
     Ok(Json(answer))
 }
 
+/// The names of the fields that a route changes.
+fn describe_fields(answer: &mut Value, route: &Route) {
+    for (key, changes) in [("request_fields", &route.request), ("response_fields", &route.response)] {
+        if let Some(changes) = changes {
+            let (dropped, sent) = changes.names();
+            answer[key] = json!({ "dropped": dropped, "sent": sent });
+        }
+    }
+}
+
 /// The conditions of routes for a path, and what decided each, as far as they were looked at.
 fn conditions(site: &Site, view: &RequestView<'_>, now: Timestamp) -> Vec<Value> {
-    let facts = RequestFacts { request: view, now, response: None };
     let path = merge_slashes(view.path);
+    let facts = RequestFacts { request: view, path: &path, now, response: None };
     let mut found = Vec::new();
     for (place, route) in site.routes.iter().enumerate().filter(|(_, route)| route.serves(view.method, &path)) {
         let Some(when) = &route.when else { break };

@@ -111,6 +111,11 @@ impl Cache {
 }
 
 impl Engine {
+    /// Path and query that a fill would ask an origin for.
+    pub fn target_of_fill(&self, request: &CacheRequest<'_>) -> String {
+        FillRequest::new(request, None, None).origin.path_and_query
+    }
+
     /// Asks an origin as a fill would and judges the answer; its body is not read and nothing is stored.
     pub async fn try_out(&self, request: &CacheRequest<'_>) -> Result<TriedOut, OriginError> {
         let asked = FillRequest::new(request, None, None);

@@ -25,6 +25,7 @@ pub(crate) use super::section::node::Node;
 pub(crate) use super::section::pool::{
     Balance, Endpoint, HashKey, Health, Origin, OriginProtocol, Pool, PoolId, Probe,
 };
+pub(crate) use super::section::rewrite::To as RewriteTo;
 pub(crate) use super::section::route::{Route, Then};
 pub(crate) use super::section::site::{EncodedDots, Site};
 pub(crate) use super::tokens::TokenRight;

@@ -10,11 +10,9 @@ use super::names::{self, Counted, Map, NAMES, Named, Scope, Variable};
 use super::parse::{Node, Operator, Tree};
 use crate::address::{IpRange, Ranges};
 use crate::clock::Timestamp;
-use crate::pattern::Pattern;
+use crate::pattern::{self, Pattern};
 use crate::spelling::did_you_mean;
 
-/// Memory that one regular expression may take when compiled.
-const MAX_REGEX: usize = 1 << 20;
 /// Lists are searched by hash from so many elements on.
 const MANY: usize = 8;
 
@@ -268,7 +266,7 @@ fn method(tree: &Tree, of: &Tree, name: &str, arguments: &[Tree], scope: Scope) 
                 "startsWith" => Condition::StartsWith(text, part.as_bytes().into()),
                 "endsWith" => Condition::EndsWith(text, part.as_bytes().into()),
                 "contains" => Condition::Contains(text, Box::new(Finder::new(part).into_owned())),
-                _ => Condition::Matches(text, regex(part, at)?),
+                _ => Condition::Matches(text, pattern::regex(part).map_err(|why| Mistake::new(at.clone(), why))?),
             }))
         }
         Typed::Time(_) => {
@@ -334,12 +332,4 @@ fn has(map: Map, (name, at): (&str, &Range<usize>)) -> Result<Condition, Mistake
     let name = if is_field { name.to_ascii_lowercase() } else { name.to_owned() };
     let pattern: Pattern = name.parse().map_err(|why: String| Mistake::new(at.clone(), why))?;
     Ok(Condition::Has(map, pattern))
-}
-
-fn regex(pattern: &str, at: &Range<usize>) -> Result<regex::bytes::Regex, Mistake> {
-    regex::bytes::RegexBuilder::new(pattern).size_limit(MAX_REGEX).dfa_size_limit(MAX_REGEX).build().map_err(|error| {
-        let error = error.to_string();
-        let last = error.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned();
-        Mistake::new(at.clone(), format!("this is not a regular expression: {last}"))
-    })
 }

@@ -21,6 +21,7 @@ use crate::config::model::FieldChanges;
 use crate::fields::add_date;
 use crate::origin::connect::Connector;
 use crate::origin::exchange::Exchange;
+use crate::plan::{FIELDS_WITH_PLACES, WayBack};
 use crate::request::{Fields, content_length, may_have_body};
 
 use super::body::{Body, Multipart, Passing, Pieces, multipart};
@@ -52,15 +53,30 @@ enum HeadSource {
 }
 
 /// What is changed in the fields of one response.
+#[derive(Default)]
 struct Changes {
-    rules: Arc<FieldChanges>,
+    rules: Option<Arc<FieldChanges>>,
     /// What depends on the request.
     made: Vec<(HeaderName, HeaderValue)>,
+    /// Fields that are others for the client than for the origin, as the client is to have them.
+    mapped: HeaderMap,
 }
 
 impl Changes {
-    fn fields(&self) -> impl Iterator<Item = &(HeaderName, HeaderValue)> {
-        self.rules.fixed.iter().chain(&self.made)
+    fn is_dropped_by_rules(&self, name: &str) -> bool {
+        self.rules.as_ref().is_some_and(|rules| rules.drops(name))
+    }
+
+    /// Whether a field is not sent as it is stored.
+    fn drops(&self, name: &str) -> bool {
+        self.is_dropped_by_rules(name) || self.mapped.contains_key(name)
+    }
+
+    /// What is sent instead or beside; `has`: whether the response has a field.
+    fn fields(&self, has: impl Fn(&HeaderName) -> bool) -> impl Iterator<Item = (&HeaderName, &HeaderValue)> {
+        let mapped = self.mapped.iter().filter(move |(name, _)| has(name) && !self.is_dropped_by_rules(name.as_str()));
+        let fixed = self.rules.iter().flat_map(|rules| &rules.fixed);
+        mapped.chain(fixed.chain(&self.made).map(|(name, value)| (name, value)))
     }
 }
 
@@ -234,8 +250,27 @@ impl ClientResponse {
     }
 
     /// The same with its fields changed; `made`: those that depend on the request.
-    pub(crate) fn changed(self, rules: &Arc<FieldChanges>, made: Vec<(HeaderName, HeaderValue)>) -> Self {
-        ClientResponse { changes: Some(Box::new(Changes { rules: rules.clone(), made })), ..self }
+    pub(crate) fn changed(mut self, rules: &Arc<FieldChanges>, made: Vec<(HeaderName, HeaderValue)>) -> Self {
+        let changes = self.changes.get_or_insert_default();
+        (changes.rules, changes.made) = (Some(rules.clone()), made);
+        self
+    }
+
+    /// The same with the names of places that clients know.
+    pub(crate) fn on_the_way_back(mut self, way_back: &WayBack<'_>) -> Self {
+        let mut fields = HeaderMap::new();
+        for (name, value) in self.head().lines() {
+            let name = FIELDS_WITH_PLACES.iter().find(|field| **field == name);
+            if let (Some(name), Ok(value)) = (name, HeaderValue::from_bytes(value)) {
+                fields.append(name, value);
+            }
+        }
+        let mut mapped = fields.clone();
+        way_back.map_all(&mut mapped);
+        if mapped != fields {
+            self.changes.get_or_insert_default().mapped = mapped;
+        }
+        self
     }
 
     /// The head as HTTP/1.1 has it, but for what each answer gets anew.
@@ -260,9 +295,9 @@ impl ClientResponse {
 
     /// Calls `each` with the fields of the whole response, changed.
     fn each_line<'a>(&'a self, changes: &'a Changes, mut each: impl FnMut(&'a str, &'a [u8])) {
-        let kept = self.head().lines().filter(|(name, _)| !changes.rules.drops(name));
+        let kept = self.head().lines().filter(|(name, _)| !changes.drops(name));
         kept.for_each(|(name, value)| each(name, value));
-        changes.fields().for_each(|(name, value)| each(name.as_str(), value.as_bytes()));
+        changes.fields(|_| true).for_each(|(name, value)| each(name.as_str(), value.as_bytes()));
     }
 
     /// Calls `each` with every field, but for what each answer gets anew.
@@ -365,14 +400,13 @@ impl ClientResponse {
 
     /// The fields to send where they are not those of the whole response.
     fn selected_fields(&self) -> HeaderMap {
-        let mut fields = self.unchanged_fields();
-        if let Some(changes) = &self.changes {
-            let dropped: Vec<HeaderName> =
-                fields.keys().filter(|name| changes.rules.drops(name.as_str())).cloned().collect();
-            dropped.into_iter().for_each(|name| _ = fields.remove(name));
-            fields.extend(changes.fields().cloned());
-        }
-        fields
+        let fields = self.unchanged_fields();
+        let Some(changes) = &self.changes else { return fields };
+        let kept = fields.iter().filter(|(name, _)| !changes.drops(name.as_str()));
+        let own = changes.fields(|name| fields.contains_key(name));
+        let mut changed = HeaderMap::new();
+        kept.chain(own).for_each(|(name, value)| _ = changed.append(name, value.clone()));
+        changed
     }
 
     fn unchanged_fields(&self) -> HeaderMap {

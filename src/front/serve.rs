@@ -27,7 +27,7 @@ use crate::cache::request::CacheRequest;
 use crate::cache::slices::Answer;
 use crate::cache::status::Report;
 use crate::clock::Timestamp;
-use crate::config::model::{FieldChanges, FixedAnswer, PoolId, Redirect, Respond, Route};
+use crate::config::model::{FieldChanges, FixedAnswer, PoolId, Respond, Route};
 use crate::config::tokens;
 use crate::fields::add_date;
 use crate::observe::{Observer, Outcome};
@@ -36,8 +36,8 @@ use crate::origin::exchange::Exchange;
 use crate::origin::forward;
 use crate::origin::interims::Interims;
 use crate::pass::{self, excuse};
-use crate::plan::{Matched, PassReason, Plan, RequestFacts, client, keyed_uris, plan};
-use crate::request::{Fields, RequestView, content_length, merge_slashes};
+use crate::plan::{Matched, PassReason, Plan, Renderer, WayBack, client, keyed_uris, plan};
+use crate::request::{Fields, RequestView, content_length};
 use crate::snapshot::Snapshot;
 
 use super::head::{Endpoints, Refusal};
@@ -185,6 +185,9 @@ impl<'a> Request<'a> {
     fn respond(&self, matched: Matched<'_>, answer: Answer, key: &str) -> ClientResponse {
         let mut response = ClientResponse::new(answer, self.view.method, self.view.fields, self.now);
         response.key = self.may_see_key(matched).then(|| key.to_owned());
+        if let Some(way_back) = WayBack::new(&self.snapshot.config, matched, &self.view) {
+            response = response.on_the_way_back(&way_back);
+        }
         self.changed(response, matched.route)
     }
 
@@ -250,16 +253,10 @@ impl<'a> Request<'a> {
         let mut fields = HeaderMap::new();
         add_date(&mut fields, self.now);
         let (status, body) = match answer {
-            FixedAnswer::Redirect(Redirect { status, to, keeps_query }) => {
-                let facts = RequestFacts { request: &self.view, now: self.now, response: None };
-                let path = merge_slashes(self.view.path);
-                let mut location = to.render(&facts, &route.path.captures(&path));
-                if let Some(query) = self.view.query.filter(|_| *keeps_query) {
-                    let fragment = location.find('#').map(|at| location.split_off(at)).unwrap_or_default();
-                    location.extend([if location.contains('?') { "&" } else { "?" }, query, &fragment]);
-                }
+            FixedAnswer::Redirect(redirect) => {
+                let location = Renderer::new(&self.view, Some(route), self.now).location(redirect);
                 fields.extend(HeaderValue::try_from(location).ok().map(|location| (header::LOCATION, location)));
-                (*status, Bytes::new())
+                (redirect.status, Bytes::new())
             }
             FixedAnswer::Respond(Respond { status, content_type, fields: own, body }) => {
                 fields.insert(header::CONTENT_TYPE, content_type.clone());
@@ -282,16 +279,8 @@ impl<'a> Request<'a> {
         route: Option<&Route>,
     ) -> ClientResponse {
         let Some(rules) = rules else { return response };
-        if rules.made.is_empty() {
-            return response.changed(rules, Vec::new());
-        }
-        let facts = RequestFacts { request: &self.view, now: self.now, response: None };
-        let path = merge_slashes(self.view.path);
-        let captures = route.map(|route| route.path.captures(&path)).unwrap_or_default();
-        let made = rules.made.iter().filter_map(|(name, value)| {
-            Some((name.clone(), HeaderValue::try_from(value.render(&facts, &captures)).ok()?))
-        });
-        response.changed(rules, made.collect())
+        let made = Renderer::new(&self.view, route, self.now).fields(rules);
+        response.changed(rules, made)
     }
 
     /// The method `PURGE` on a URL.

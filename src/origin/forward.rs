@@ -8,7 +8,7 @@ use smallvec::SmallVec;
 
 use crate::address::IpRange;
 use crate::config::host::parse_authority;
-use crate::config::model::{CacheMode, CacheRules, Node};
+use crate::config::model::{CacheMode, CacheRules, FieldChanges, Node};
 use crate::config::model::{FILL_EXCLUDES, FORWARDING_FIELDS};
 use crate::request::RequestView;
 
@@ -66,6 +66,13 @@ pub(crate) fn set_forwarding_fields(
         fields.append(header::VIA, via);
     }
     fields.append(CDN_LOOP, passage.cdn_loop().clone());
+}
+
+/// Changes fields as a route says; `made`: those it sets that depend on the request.
+pub(crate) fn change(fields: &mut HeaderMap, changes: &FieldChanges, made: Vec<(HeaderName, HeaderValue)>) {
+    remove(fields, |name| changes.drops(name));
+    let own = changes.fixed.iter().cloned().chain(made);
+    own.for_each(|(name, value)| _ = fields.append(name, value));
 }
 
 /// Whether a field may tell an origin who asks: `Cookie`, `Authorization`, a key of an API, and whatever else is not known to

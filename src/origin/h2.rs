@@ -189,7 +189,7 @@ fn head(request: &OriginRequest, pool: &Pool, upload: Option<&Upload>) -> pingor
     let path = request.path_and_query.as_bytes();
     let mut head = RequestHeader::build(request.method.clone(), path, Some(request.fields.len() + 3))?;
     let scheme = if pool.tls.is_some() { "https" } else { "http" };
-    set_authority(&mut head, scheme, pool.host.as_deref().unwrap_or(&request.authority), &request.path_and_query)?;
+    set_authority(&mut head, scheme, request.host(pool.host.as_deref()), &request.path_and_query)?;
     for (name, value) in request.other_fields() {
         head.append_header(name.clone(), value.clone())?;
     }

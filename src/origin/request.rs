@@ -14,8 +14,10 @@ use super::upload::Upload;
 pub(crate) struct OriginRequest {
     pub method: Method,
     pub path_and_query: String,
-    /// The client's `Host`, unless the pool has one of its own.
+    /// The client's `Host`.
     pub authority: String,
+    /// What its route says instead of it, or of the pool's.
+    pub host: Option<String>,
     /// Without what frames the body.
     pub fields: HeaderMap,
     pub pool: PoolId,
@@ -52,17 +54,22 @@ impl OriginRequest {
         }
     }
 
+    /// The `Host` that is sent; `pool`: what the pool says instead of the client's.
+    pub(super) fn host<'a>(&'a self, pool: Option<&'a str>) -> &'a str {
+        self.host.as_deref().or(pool).unwrap_or(&self.authority)
+    }
+
     /// The fields but for `Host`, which is said once.
     pub(super) fn other_fields(&self) -> impl Iterator<Item = (&HeaderName, &HeaderValue)> {
         self.fields.iter().filter(|(name, _)| **name != header::HOST)
     }
 
     /// The request's head as HTTP/1.1 bytes: one `Host`, and one statement of the body's length at most.
-    pub(crate) fn wire_head(&self, host: Option<&str>, upload: Option<&Upload>) -> Vec<u8> {
+    pub(crate) fn wire_head(&self, pool_host: Option<&str>, upload: Option<&Upload>) -> Vec<u8> {
         let mut out = Vec::with_capacity(512);
         let mut put = |parts: &[&[u8]]| parts.iter().for_each(|part| out.extend_from_slice(part));
         put(&[self.method.as_str().as_bytes(), b" ", self.path_and_query.as_bytes(), b" HTTP/1.1\r\nHost: "]);
-        put(&[host.unwrap_or(&self.authority).as_bytes(), b"\r\n"]);
+        put(&[self.host(pool_host).as_bytes(), b"\r\n"]);
         for (name, value) in self.other_fields() {
             put(&[name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"]);
         }

@@ -19,7 +19,7 @@ use crate::origin::interims::Interims;
 use crate::origin::request::{OriginRequest, Silence};
 use crate::origin::upload::{REPLAYED, RequestBody, Upload, UploadRules};
 use crate::pace::Pace;
-use crate::plan::{self, Matched};
+use crate::plan::{self, Matched, Renderer, WayBack};
 use crate::request::{RequestView, may_have_body};
 use crate::snapshot::Snapshot;
 
@@ -63,7 +63,10 @@ pub(crate) async fn pass(
         let replayed = room_to_replay(engine, snapshot, view, length);
         Upload::new(body, UploadRules { length, most: matched.route.max_body, pace, expects, replayed })
     });
-    let answer = attempts::send(&engine.connector, &snapshot.pools, &request, upload).await;
+    let mut answer = attempts::send(&engine.connector, &snapshot.pools, &request, upload).await;
+    if let (Ok(exchange), Some(way_back)) = (&mut answer, WayBack::new(&snapshot.config, matched, view)) {
+        way_back.map_all(&mut exchange.fields);
+    }
     let changed = Changed { engine, snapshot, site: matched.site_index, view };
     let is_kept = match &answer {
         _ if view.method.is_safe() => true,
@@ -108,12 +111,17 @@ fn origin_request(
     forward::exclude_unkeyed(&mut fields, &matched.route.cache);
     forward::join_cookies(&mut fields);
     forward::set_forwarding_fields(&mut fields, view, view.authority, &snapshot.config.node, &snapshot.passage);
+    let (route, rendered) = (matched.route, Renderer::new(view, Some(matched.route), Timestamp::now()));
+    if let Some(changes) = &route.request {
+        forward::change(&mut fields, changes, rendered.fields(changes));
+    }
     let upgrade = plan::asks_for_upgrade(view).then(|| view.fields.get(&header::UPGRADE)).flatten();
-    let stream_timeout = snapshot.config.stream_timeout(matched.route, pool);
+    let stream_timeout = snapshot.config.stream_timeout(route, pool);
     OriginRequest {
         method: view.method.clone(),
-        path_and_query: view.path_and_query(),
+        path_and_query: rendered.target(),
         authority: view.authority.to_owned(),
+        host: route.rewrite.as_ref().and_then(|rewrite| rewrite.host.clone()),
         fields,
         pool,
         hash: snapshot.pools.hash(pool, view),

@@ -9,12 +9,14 @@ use smallvec::SmallVec;
 use crate::clock::Timestamp;
 use crate::expression::{Counted, Facts, Map, Variable};
 use crate::pattern::Pattern;
-use crate::request::{Fields, RequestView, merge_slashes};
+use crate::request::{Fields, RequestView};
 
 /// A request, and what is known beside it.
 #[derive(Clone, Copy)]
 pub struct RequestFacts<'a> {
     pub request: &'a RequestView<'a>,
+    /// With its slashes merged, as routes are found by it.
+    pub path: &'a str,
     pub now: Timestamp,
     /// What the origin has answered, once it has.
     pub response: Option<(StatusCode, &'a HeaderMap)>,
@@ -29,8 +31,7 @@ impl Facts for RequestFacts<'_> {
             Variable::Method => request.method.as_str(),
             Variable::Scheme => request.scheme.as_str(),
             Variable::Host => request.host,
-            // As routes are found by it.
-            Variable::Path => return bytes(merge_slashes(request.path)),
+            Variable::Path => self.path,
             Variable::Query => request.query.unwrap_or_default(),
             Variable::Protocol => protocol(request.version),
             // The same by either protocol: by HTTP/2 the one has another name, and the other comes in several lines.
@@ -51,14 +52,8 @@ impl Facts for RequestFacts<'_> {
         match map {
             Map::Headers => name.matches("host") || has_field(self.request.fields, name),
             Map::ResponseHeaders => self.response.is_some_and(|(_, fields)| has_field(Fields::Map(fields), name)),
-            Map::Cookies => {
-                let mut found = false;
-                each_cookie(self.request.fields, |cookie, _| {
-                    found |= std::str::from_utf8(cookie).is_ok_and(|cookie| name.matches(cookie));
-                });
-                found
-            }
-            Map::Query => parameters(self.request.query).any(|(parameter, _)| name.matches(&parameter)),
+            Map::Cookies => has_cookie(self.request.fields, name),
+            Map::Query => has_parameter(self.request.query, name),
         }
     }
 
@@ -100,37 +95,65 @@ fn has_field(fields: Fields<'_>, name: &Pattern) -> bool {
     found
 }
 
-/// Calls `each` with the name and the value of every cookie of a request (RFC 6265 section 5.4).
-fn each_cookie<'a>(fields: Fields<'a>, mut each: impl FnMut(&'a [u8], &'a [u8])) {
-    fields.for_each(&header::COOKIE, |line| {
-        for pair in line.split(|byte| *byte == b';') {
-            let (name, value) = match memchr::memchr(b'=', pair) {
-                Some(at) => (&pair[..at], &pair[at + 1..]),
-                None => (pair, &b""[..]),
-            };
-            each(name.trim_ascii(), value.trim_ascii());
-        }
-    });
-}
-
+/// The value of the first cookie of a name (RFC 6265 section 5.4).
 fn cookie<'a>(fields: Fields<'a>, name: &str) -> Option<&'a [u8]> {
-    let mut found = None;
-    each_cookie(fields, |cookie, value| {
-        if found.is_none() && cookie == name.as_bytes() {
-            found = Some(value);
-        }
-    });
-    found
+    fields.find_map(&header::COOKIE, |line| pairs(line, b';').find_map(|pair| value_of(pair, name.as_bytes())))
 }
 
-/// The parameters of a query, decoded: what is spelt with escapes is to an origin the same as without.
-fn parameters(query: Option<&str>) -> form_urlencoded::Parse<'_> {
-    form_urlencoded::parse(query.unwrap_or_default().as_bytes())
+fn has_cookie(fields: Fields<'_>, name: &Pattern) -> bool {
+    let has = |line| pairs(line, b';').any(|pair| name.matches(name_of(pair)));
+    fields.find_map(&header::COOKIE, |line| has(line).then_some(())).is_some()
 }
 
+/// The value of the first parameter of a name. Both are decoded: what is spelt with escapes is to an origin the same as
+/// without.
 fn parameter<'a>(query: Option<&'a str>, name: &str) -> Option<Cow<'a, [u8]>> {
-    let (_, value) = parameters(query).find(|(parameter, _)| parameter == name)?;
+    let query = query?.as_bytes();
+    if !has_escapes(query) {
+        return pairs(query, b'&').find_map(|pair| value_of(pair, name.as_bytes())).map(Cow::Borrowed);
+    }
+    let (_, value) = form_urlencoded::parse(query).find(|(parameter, _)| parameter == name)?;
     Some(bytes(value))
+}
+
+fn has_parameter(query: Option<&str>, name: &Pattern) -> bool {
+    let query = query.unwrap_or_default().as_bytes();
+    match has_escapes(query) {
+        true => form_urlencoded::parse(query).any(|(parameter, _)| name.matches(&*parameter)),
+        false => pairs(query, b'&').any(|pair| name.matches(name_of(pair))),
+    }
+}
+
+/// Whether a query has what is not to be taken as it is written.
+fn has_escapes(query: &[u8]) -> bool {
+    memchr::memchr2(b'%', b'+', query).is_some()
+}
+
+/// The parts of a list like `a=1; b=2` that are not empty.
+fn pairs(list: &[u8], separator: u8) -> impl Iterator<Item = &[u8]> {
+    let mut rest = Some(list);
+    let parts = std::iter::from_fn(move || {
+        let list = rest?;
+        let end = memchr::memchr(separator, list).unwrap_or(list.len());
+        rest = list.get(end + 1..);
+        Some(list[..end].trim_ascii())
+    });
+    parts.filter(|part| !part.is_empty())
+}
+
+/// The name of a part, with or without a value.
+fn name_of(pair: &[u8]) -> &[u8] {
+    let end = memchr::memchr(b'=', pair).unwrap_or(pair.len());
+    pair[..end].trim_ascii_end()
+}
+
+/// The value of a part, if it has this name.
+fn value_of<'a>(pair: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
+    match pair.strip_prefix(name)?.trim_ascii_start() {
+        [] => Some(&[]),
+        [b'=', value @ ..] => Some(value.trim_ascii_start()),
+        _ => None,
+    }
 }
 
 fn bytes(text: Cow<'_, str>) -> Cow<'_, [u8]> {
@@ -194,11 +217,11 @@ mod tests {
             let (source, expected) = rest.rsplit_once(" | ").unwrap_or_else(|| panic!("{row}"));
             let (source, now) = (source.trim(), Timestamp::from_rfc3339("2026-11-27T10:15:30Z").unwrap());
             let (scope, facts) = match name.trim() {
-                "full" => (Scope::Request, RequestFacts { request: &full, now, response: None }),
+                "full" => (Scope::Request, RequestFacts { request: &full, path: full.path, now, response: None }),
                 name => {
                     let response = (name == "answer").then_some((StatusCode::NOT_FOUND, &answered));
                     let scope = if response.is_some() { Scope::Response } else { Scope::Request };
-                    (scope, RequestFacts { request: &bare, now: Timestamp::from_secs(0), response })
+                    (scope, RequestFacts { request: &bare, path: bare.path, now: Timestamp::from_secs(0), response })
                 }
             };
             match Expression::compile(source, scope) {
@@ -223,7 +246,8 @@ mod tests {
     fn the_part_that_decided_is_known() {
         let none = HeaderMap::new();
         let request = RequestView::own(&Method::GET, Scheme::Http, "shop.example", "/a", Fields::Map(&none));
-        let facts = RequestFacts { request: &request, now: Timestamp::from_secs(0), response: None };
+        let facts =
+            RequestFacts { request: &request, path: request.path, now: Timestamp::from_secs(0), response: None };
         for (source, is_true, part) in [
             ("path == \"/a\" && method == \"POST\"", false, "method == \"POST\""),
             ("path == \"/a\" && method == \"GET\"", true, "path == \"/a\" && method == \"GET\""),

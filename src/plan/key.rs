@@ -85,6 +85,15 @@ impl<'a> Key<'a> {
         uri.find('/').map_or("/", |at| &uri[at..])
     }
 
+    /// The two of them apart.
+    pub fn path(self) -> &'a str {
+        self.path_and_query().split('?').next().unwrap_or_default()
+    }
+
+    pub fn query(self) -> Option<&'a str> {
+        self.path_and_query().split_once('?').map(|(_, query)| query)
+    }
+
     /// Whose it is in the sense of RFC 9110 section 4.3.1: TLS or not, the host, and the port where it counts.
     pub fn origin(self) -> KeyOrigin<'a> {
         let (_, version, uri) = self.parts();

@@ -4,11 +4,15 @@
 mod client;
 mod facts;
 mod key;
+mod render;
+mod way_back;
 
 pub(crate) use client::client;
 pub use facts::RequestFacts;
 pub use key::Key;
 pub(crate) use key::{CacheKey, KeyOrigin};
+pub(crate) use render::Renderer;
+pub(crate) use way_back::{FIELDS as FIELDS_WITH_PLACES, WayBack};
 
 use std::borrow::Cow;
 
@@ -17,7 +21,8 @@ use http::{Method, StatusCode, Version, header};
 use crate::address::IpRange;
 use crate::clock::Timestamp;
 use crate::config::model::{Access, CacheMode, Config, EncodedDots, FixedAnswer, KeyRules, PoolId, Route, Site, Then};
-use crate::request::{RequestView, content_length, lists};
+use crate::expression::Expression;
+use crate::request::{RequestView, content_length, lists, merge_slashes};
 
 /// The decision about one request.
 #[derive(Debug, Clone, Copy)]
@@ -143,13 +148,10 @@ pub fn plan<'c>(config: &'c Config, request: &RequestView<'_>, now: Timestamp) -
     if request.hides_dots && site.encoded_dots == EncodedDots::Refuse {
         return refuse(StatusCode::BAD_REQUEST, "the path hides a dot segment; see encoded_dots of [site]");
     }
-    let facts = RequestFacts { request, now, response: None };
+    let is_true =
+        |condition: &Expression, path: &str| condition.is_true(&RequestFacts { request, path, now, response: None });
     // Of a path that some servers read otherwise, both readings are asked about.
-    let holds = |route: &Route, path: &str| {
-        route.when.as_ref().is_none_or(|when| {
-            when.condition.is_true(&RequestFacts { request: &RequestView { path, ..*request }, ..facts })
-        })
-    };
+    let holds = |route: &Route, path: &str| route.when.as_ref().is_none_or(|when| is_true(&when.condition, path));
     let Some(route_index) = site.find_route(request.method, request.path, holds) else {
         return match site.has_path(request.path, holds) {
             true => refuse(StatusCode::METHOD_NOT_ALLOWED, "no route takes this method"),
@@ -186,7 +188,7 @@ pub fn plan<'c>(config: &'c Config, request: &RequestView<'_>, now: Timestamp) -
     if announces_body(request) {
         return Plan::Pass(matched, PassReason::Body);
     }
-    if route.cache.bypass.as_ref().is_some_and(|bypass| bypass.is_true(&facts)) {
+    if route.cache.bypass.as_ref().is_some_and(|bypass| is_true(bypass, &merge_slashes(request.path))) {
         return Plan::Pass(matched, PassReason::Bypass);
     }
     Plan::Cache(matched)
@@ -276,7 +278,7 @@ pub(crate) mod tests {
         pool = "app"
     "#;
 
-    const NOW: Timestamp = Timestamp::from_secs(0);
+    pub(crate) const NOW: Timestamp = Timestamp::from_secs(0);
 
     fn describe(plan: Plan) -> String {
         match plan {

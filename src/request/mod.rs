@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header};
 
-pub(crate) use target::{BAD_FORM, Target, as_decoded, merge_slashes};
+pub(crate) use target::{BAD_FORM, Target, as_decoded, hides_dots, merge_slashes};
 
 /// Fields that a request gets beside its own on its way to an origin.
 const FORWARDED: usize = 6;
@@ -72,7 +72,7 @@ impl<'a> RequestView<'a> {
             local_port: scheme.default_port(),
             authority: host,
             path,
-            hides_dots: target::hides_dots(path),
+            hides_dots: hides_dots(path),
             query: None,
             fields,
             // An origin that trusts loopback must not take the node for a visitor.
@@ -117,12 +117,7 @@ pub enum Fields<'a> {
 impl<'a> Fields<'a> {
     /// The first value of a field.
     pub fn get(self, name: &HeaderName) -> Option<&'a [u8]> {
-        match self {
-            Fields::Parsed(fields) => {
-                fields.iter().find(|field| field.name.eq_ignore_ascii_case(name.as_str())).map(|field| field.value)
-            }
-            Fields::Map(map) => map.get(name).map(|value| value.as_bytes()),
-        }
+        self.find_map(name, Some)
     }
 
     /// The first value, if it is text.
@@ -136,12 +131,20 @@ impl<'a> Fields<'a> {
 
     /// Calls `each` with every line of a field, in order.
     pub fn for_each(self, name: &HeaderName, mut each: impl FnMut(&'a [u8])) {
+        let _: Option<()> = self.find_map(name, |line| {
+            each(line);
+            None
+        });
+    }
+
+    /// What `find` makes of the first line of a field of which it makes something.
+    pub fn find_map<T>(self, name: &HeaderName, mut find: impl FnMut(&'a [u8]) -> Option<T>) -> Option<T> {
         match self {
             Fields::Parsed(fields) => fields
                 .iter()
                 .filter(|field| field.name.eq_ignore_ascii_case(name.as_str()))
-                .for_each(|field| each(field.value)),
-            Fields::Map(map) => map.get_all(name).iter().for_each(|value| each(value.as_bytes())),
+                .find_map(|field| find(field.value)),
+            Fields::Map(map) => map.get_all(name).iter().find_map(|value| find(value.as_bytes())),
         }
     }
 

@@ -66,7 +66,7 @@ fn normalise_path(path: &str) -> Result<Cow<'_, str>, &'static str> {
 
 /// Whether a normalised path has a segment that is "." or ".." to servers which decode more than once, take backslashes
 /// for slashes, or cut parameters off (`..%2f`, `..%5c`, `..\`, `..;/`, `%252e%252e`, `%c0%ae`).
-pub(super) fn hides_dots(path: &str) -> bool {
+pub(crate) fn hides_dots(path: &str) -> bool {
     let bytes = path.as_bytes();
     if memchr::memchr3(b'%', b'\\', b';', bytes).is_none() {
         return false; // what is written plainly has been removed

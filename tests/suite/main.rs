@@ -36,6 +36,7 @@ mod passing;
 mod process;
 mod purging;
 mod reloading;
+mod rewriting;
 mod routing;
 mod sharing;
 mod slices;

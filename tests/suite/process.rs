@@ -121,6 +121,35 @@ fn routes_that_no_request_comes_to_are_pointed_out() {
 }
 
 #[test]
+fn what_origins_are_told_and_no_key_has_is_pointed_out() {
+    let directory = TempDir::new().unwrap();
+    let path = directory.path().join("seawall.toml");
+    let cached = |key: &str| format!("cache = {{ mode = \"respect\", key = {{ {key} }} }}");
+    for (value, cache, warned) in [
+        ("{client.ip}", cached(""), true),
+        ("{method}", cached(""), true),
+        ("{header.x-a}", cached(""), true),
+        ("{header.x-a}", cached("headers = [\"x-a*\"]"), false),
+        ("{cookie.a}", cached("cookies = [\"b\"]"), true),
+        ("{cookie.a}", cached("cookies = [\"a\"]"), false),
+        ("{host}{path}{1}{query.a}{scheme}", cached(""), false),
+        ("fixed", cached(""), false),
+        ("{client.ip}", String::new(), false),
+    ] {
+        let text = format!(
+            "[pool.app]\norigins = [\"127.0.0.1:1\"]\n[site.shop]\nhosts = [\"*\"]\n[[site.shop.route]]\npath = \"/*\"\n\
+             pool = \"app\"\nrequest = {{ set = {{ X-Told = \"{value}\" }} }}\n{cache}\n"
+        );
+        std::fs::write(&path, complete(&text)).unwrap();
+        let output = seawall(&["check", path.to_str().unwrap()]);
+        let said = String::from_utf8(output.stdout).unwrap();
+        assert!(output.status.success(), "{said}");
+        let warning = "in \"request\" of [[site.shop.route]] is no part of the key";
+        assert_eq!(said.contains("warning: ") && said.contains(warning), warned, "{value} {cache}: {said}");
+    }
+}
+
+#[test]
 fn each_mistake_is_told_once_and_says_what_to_write() {
     let directory = TempDir::new().unwrap();
     let path = directory.path().join("bad.toml");
@@ -165,6 +194,62 @@ fn each_mistake_is_told_once_and_says_what_to_write() {
         (
             format!("{POOL}{SITE}cache = {{ mode = \"off\", bypass = 'true' }}\n"),
             &["bad.toml:8:34: \"bypass\" has no effect in this mode", "= hint: use mode = \"respect\""],
+        ),
+        // Rewrites, and what no key tells apart.
+        (
+            format!("{POOL}{SITE}rewrite = {{ to = \"http://a/{{1}}\", match = '(', host = \"a b\", what = 1 }}\n"),
+            &[
+                "bad.toml:8:42: \"match\" in rewrite of [[site.shop.route]]: this is not a regular expression: unclosed group",
+                "bad.toml:8:54: \"a b\" is not a host such as \"app.internal\", perhaps with a port",
+                "bad.toml:8:61: unknown key \"what\" in rewrite of [[site.shop.route]]",
+                "= hint: known keys: drop_query, host, location, match, query, set_query, to",
+            ],
+        ),
+        (
+            format!("{POOL}{SITE}rewrite = {{ to = \"http://a/{{1}}\" }}\n"),
+            &["bad.toml:8:18: \"to\" in rewrite of [[site.shop.route]]: it must begin with / or {path}"],
+        ),
+        (
+            format!("{POOL}{SITE}rewrite = {{ to = \"/a#{{1}}\" }}\n"),
+            &["bad.toml:8:18: \"to\" in rewrite of [[site.shop.route]]: no origin is asked for what follows a #; one of a path is written %23"],
+        ),
+        (
+            format!("{POOL}{SITE}rewrite = {{ to = \"/{{2}}\", match = '/(a)' }}\n"),
+            &["bad.toml:8:18: \"to\" in rewrite of [[site.shop.route]]: {2} stands for nothing: the last is {1}"],
+        ),
+        (
+            format!("{POOL}{SITE}rewrite = {{ match = 'a', query = \"keep\", set_query = {{ \"a b\" = \"1\", c = \"1&d=2\" }} }}\n"),
+            &[
+                "bad.toml:8:21: \"match\" in rewrite of [[site.shop.route]] has no effect without \"to\"",
+                "bad.toml:8:34: \"query\" in rewrite of [[site.shop.route]] has no effect without \"to\"",
+                "bad.toml:8:56: \"a b\" is not the name of a parameter",
+                "bad.toml:8:73: an & in a value is written %26",
+            ],
+        ),
+        (
+            format!(
+                "{POOL}{SITE}rewrite = {{ to = \"/{{header.x-lang}}/{{1}}\" }}\ncache = {{ mode = \"respect\", key = {{ ignore_path_case = true }} }}\n"
+            ),
+            &[
+                "bad.toml:5:1: {header.x-lang} in \"rewrite\" of [[site.shop.route]] is no part of the key: one visitor would get another's page",
+                "= hint: add key = { headers = [\"x-lang\"] } to \"cache\"",
+            ],
+        ),
+        (
+            format!(
+                "{POOL}{SITE}rewrite = {{ to = \"/b\", match = '/A' }}\ncache = {{ mode = \"respect\", key = {{ ignore_path_case = true }} }}\n"
+            ),
+            &[
+                "bad.toml:5:1: \"rewrite\" of [[site.shop.route]] depends on the case of letters that \"ignore_path_case\" ignores",
+                "= hint: use a path with one *, and {1} in \"to\"",
+            ],
+        ),
+        (
+            format!("{POOL}{SITE}request = {{ set = {{ Host = \"a\" }}, remove = [\"if-*\"] }}\n"),
+            &[
+                "bad.toml:8:21: host is the node's to say",
+                "bad.toml:8:45: \"if-*\" would remove if-match, which is the node's to say",
+            ],
         ),
         (
             format!("{POOL}{SITE}redirect = {{ to = \"/a\" }}\ncache = {{ mode = \"respect\" }}\n"),

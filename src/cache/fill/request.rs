@@ -5,13 +5,14 @@ use std::sync::Arc;
 
 use http::{HeaderMap, HeaderValue, Method, Version, header};
 
+use crate::clock::Timestamp;
 use crate::config::model::CacheRules;
 use crate::fields::remove_hop_by_hop;
 use crate::origin::forward;
 use crate::origin::request::{OriginRequest, Silence};
-use crate::plan::CacheKey;
+use crate::plan::{CacheKey, Renderer};
 use crate::prefix::Prefix;
-use crate::request::Fields;
+use crate::request::{Fields, RequestView};
 use crate::snapshot::Snapshot;
 
 use super::super::object::Object;
@@ -64,6 +65,13 @@ impl FillRequest {
         }
         forward::exclude_from_fill(&mut fields, rules);
         vary::normalise(&mut fields, &rules.key);
+        // What origins are asked for is made of what is keyed: all requests of one key ask for the same.
+        let (key, route) = (CacheKey::from_written(request.key), request.matched.route);
+        let keyed =
+            RequestView { path: key.view().path(), query: key.view().query(), fields: Fields::Map(&fields), ..*view };
+        let rendered = Renderer::new(&keyed, Some(route), Timestamp::now());
+        let target = rendered.target();
+        let own = route.request.as_ref().map(|changes| (changes, rendered.fields(changes)));
         let asked = || asked_range(request, stale.as_ref()).filter(|_| part.is_none());
         if let Some(range) = request.slice.as_ref().map(Slice::range).or_else(asked) {
             fields.insert(header::RANGE, range);
@@ -72,19 +80,22 @@ impl FillRequest {
         let authority = request.matched.keyed_authority(view);
         let snapshot = request.snapshot;
         forward::set_forwarding_fields(&mut fields, view, &authority, &snapshot.config.node, &snapshot.passage);
+        if let Some((changes, made)) = own {
+            forward::change(&mut fields, changes, made);
+        }
         let pool = request.matched.pool;
-        let key = CacheKey::from_written(request.key);
         Box::new(FillRequest {
             origin: OriginRequest {
                 method: Method::GET,
-                path_and_query: key.view().path_and_query().to_owned(),
+                path_and_query: target,
                 authority,
+                host: route.rewrite.as_ref().and_then(|rewrite| rewrite.host.clone()),
                 fields,
                 pool,
                 hash: request.snapshot.pools.hash(pool, view),
                 upgrade: None,
                 takes_trailers: false,
-                silence: request.snapshot.config.stream_timeout(request.matched.route, pool).map(Silence::Of),
+                silence: request.snapshot.config.stream_timeout(route, pool).map(Silence::Of),
                 interims: None,
             },
             snapshot: request.snapshot.clone(),

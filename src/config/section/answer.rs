@@ -38,7 +38,7 @@ pub struct Respond {
 
 /// What becomes of a request's query.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Query {
+pub(super) enum Query {
     Keep,
     Drop,
 }

@@ -1,4 +1,5 @@
-//! `response` of a site or a route: what is changed in the header fields of answers when they are sent.
+//! `response` and `request` of a site or a route: what is changed in the header fields of answers when they are sent, and in
+//! those of requests on their way to an origin.
 
 use std::sync::Arc;
 
@@ -9,7 +10,7 @@ use crate::config::read::Table;
 use crate::pattern::Pattern;
 use crate::template::{Form, Template};
 
-/// Changes of the fields of a response.
+/// Changes of the fields of a message.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct FieldChanges {
     /// Fields that are not sent as they came: those that are removed, and those that are set. In lower case.
@@ -26,6 +27,13 @@ impl FieldChanges {
         self.dropped.iter().any(|pattern| pattern.matches(name))
     }
 
+    /// What goes, and what is sent instead or beside, by name.
+    pub fn names(&self) -> (Vec<String>, Vec<&str>) {
+        let fixed = self.fixed.iter().map(|(name, _)| name.as_str());
+        let made = self.made.iter().map(|(name, _)| name.as_str());
+        (self.dropped.iter().map(Pattern::to_string).collect(), fixed.chain(made).collect())
+    }
+
     /// These, and what others have beside: of a field that both set, these are sent.
     fn over(mut self, others: &FieldChanges) -> Self {
         let own = std::mem::take(&mut self.dropped);
@@ -37,8 +45,38 @@ impl FieldChanges {
     }
 }
 
-/// Fields that frame an answer, or that the node itself says.
-const RESERVED: [&str; 14] = [
+/// Whose fields are changed.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Message {
+    Request,
+    Response,
+}
+
+impl Message {
+    fn key(self) -> &'static str {
+        match self {
+            Message::Request => "request",
+            Message::Response => "response",
+        }
+    }
+
+    fn example(self) -> &'static str {
+        match self {
+            Message::Request => "request = { set = { X-Tenant = \"shop\" } }",
+            Message::Response => "response = { remove = [\"Server\"] }",
+        }
+    }
+
+    /// Fields that frame it, or that the node itself says.
+    fn reserved(self) -> &'static [&'static str] {
+        match self {
+            Message::Request => RESERVED_OF_REQUESTS,
+            Message::Response => RESERVED_OF_RESPONSES,
+        }
+    }
+}
+
+const RESERVED_OF_RESPONSES: &[&str] = &[
     "age",
     "cache-status",
     "connection",
@@ -55,10 +93,33 @@ const RESERVED: [&str; 14] = [
     "proxy-connection",
 ];
 
-/// Reads `response = { set = { X-Frame-Options = "DENY" }, remove = ["Server"] }`; `captures`: stars of the route's path.
-pub(crate) fn read(table: &mut Table, captures: usize) -> FieldChanges {
-    let (name, example) = (format!("response of {}", table.name), "response = { remove = [\"Server\"] }");
-    let Some(mut table) = table.table("response", &name, example) else { return FieldChanges::default() };
+/// What is conditional, or of a range, is so by what is stored; `CDN-Loop` and `Via` end what goes in circles.
+const RESERVED_OF_REQUESTS: &[&str] = &[
+    "cdn-loop",
+    "connection",
+    "content-length",
+    "expect",
+    "host",
+    "if-match",
+    "if-modified-since",
+    "if-none-match",
+    "if-range",
+    "if-unmodified-since",
+    "keep-alive",
+    "proxy-connection",
+    "range",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "via",
+];
+
+/// Reads `response = { set = { X-Frame-Options = "DENY" }, remove = ["Server"] }`, or `request` likewise; `captures`: stars of
+/// the route's path.
+pub(crate) fn read(table: &mut Table, of: Message, captures: usize) -> FieldChanges {
+    let name = format!("{} of {}", of.key(), table.name);
+    let Some(mut table) = table.table(of.key(), &name, of.example()) else { return FieldChanges::default() };
     let errors = table.errors;
     let mut changes = FieldChanges::default();
     for (key, replaces) in [("set", true), ("add", false)] {
@@ -66,7 +127,7 @@ pub(crate) fn read(table: &mut Table, captures: usize) -> FieldChanges {
             continue;
         };
         for (field, value) in fields.free_form::<String>() {
-            let Some(field) = self::name(&field, &RESERVED, errors) else { continue };
+            let Some(field) = self::name(&field, of.reserved(), errors) else { continue };
             if replaces {
                 changes.dropped.extend(field.as_str().parse::<Pattern>());
             }
@@ -75,7 +136,7 @@ pub(crate) fn read(table: &mut Table, captures: usize) -> FieldChanges {
     }
     for name in table.list::<String>("remove") {
         let pattern = errors.accept(name.place, name.value.to_ascii_lowercase().parse::<Pattern>());
-        let taken = pattern.as_ref().and_then(|pattern| RESERVED.iter().find(|name| pattern.matches(name)));
+        let taken = pattern.as_ref().and_then(|pattern| of.reserved().iter().find(|name| pattern.matches(name)));
         match taken {
             Some(taken) => {
                 errors.error(name.place, format!("{:?} would remove {taken}, which is the node's to say", name.value))

@@ -6,7 +6,9 @@ use http::HeaderName;
 
 use crate::config::diagnose::{At, Diagnostics};
 use crate::config::read::Table;
+use crate::expression::Variable;
 use crate::pattern::Pattern;
+use crate::template::Value;
 
 use super::compress::Coding;
 
@@ -40,6 +42,24 @@ impl KeyRules {
     pub fn keys_urls_as(&self, other: &KeyRules) -> bool {
         let of = |rules: &KeyRules| (rules.query.clone(), rules.sort_query, rules.ignore_path_case);
         of(self) == of(other)
+    }
+
+    /// What would have to be said for all requests of one key to have the same in a place of a template; `None`: they do.
+    pub(crate) fn lacks(&self, value: &Value) -> Option<String> {
+        match value {
+            Value::Of(Variable::Header(name)) if self.names_field(name.as_str()) => None,
+            Value::Of(Variable::Header(name)) => Some(format!("add key = {{ headers = [\"{name}\"] }} to \"cache\"")),
+            Value::Of(Variable::Cookie(name)) => {
+                let is_named = |cookies: &Arc<[Pattern]>| cookies.iter().any(|pattern| pattern.matches(&**name));
+                let hint = || format!("add key = {{ cookies = [\"{name}\"] }} to \"cache\"");
+                (!self.cookies.as_ref().is_some_and(is_named)).then(hint)
+            }
+            Value::ClientIp | Value::Of(Variable::Method | Variable::Protocol) => {
+                Some("no key has it: use it on a route that does not cache".to_owned())
+            }
+            // As they are keyed, these are asked for.
+            Value::Capture(_) | Value::Of(_) => None,
+        }
     }
 
     /// Whether a field is one of those that count; `name`: in lower case.

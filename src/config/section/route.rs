@@ -15,9 +15,10 @@ use crate::pattern::{PathPattern, Pattern};
 use super::access::{self, Access};
 use super::answer::{self, FixedAnswer};
 use super::cache::{self, CacheMode, CacheRules};
-use super::fields::{self, FieldChanges};
+use super::fields::{self, FieldChanges, Message};
 use super::key;
 use super::pool::{PoolId, PoolNames};
+use super::rewrite::{self, Rewrite};
 
 #[derive(Debug, Clone)]
 pub struct Route {
@@ -28,7 +29,11 @@ pub struct Route {
     pub when: Option<When>,
     /// Whose requests are admitted, of those that the site admits; `None`: everybody's.
     pub access: Option<Access>,
-    /// What is changed in the fields of answers, with what the site changes.
+    /// What its origins are asked for instead.
+    pub rewrite: Option<Rewrite>,
+    /// What is changed in the fields of requests to origins, with what the site changes.
+    pub request: Option<Arc<FieldChanges>>,
+    /// The same of answers.
     pub response: Option<Arc<FieldChanges>>,
     pub then: Then,
     /// Bytes; `None`: any number.
@@ -36,6 +41,13 @@ pub struct Route {
     /// Instead of the pool's.
     pub stream_timeout: Option<Duration>,
     pub cache: CacheRules,
+}
+
+/// What a site changes in the fields of all its routes.
+#[derive(Default)]
+pub(crate) struct SiteFields {
+    pub request: FieldChanges,
+    pub response: FieldChanges,
 }
 
 /// What becomes of a route's requests.
@@ -83,13 +95,15 @@ impl Route {
     }
 }
 
-pub(crate) fn read(mut table: Table, pools: &PoolNames, site: &FieldChanges) -> Option<Route> {
+pub(crate) fn read(mut table: Table, pools: &PoolNames, site: &SiteFields) -> Option<Route> {
     let errors = table.errors;
     let path = table.require::<String>("path").and_then(|at| errors.accept(at.place, at.value.parse()));
     let when = cache::expression(&mut table, "when").map(When::new);
     let access = access::read(&mut table);
     let captures = path.as_ref().map_or(0, PathPattern::stars);
-    let response = fields::together(fields::read(&mut table, captures), site);
+    let rewrite = rewrite::read(&mut table, path.as_ref());
+    let request = fields::together(fields::read(&mut table, Message::Request, captures), &site.request);
+    let response = fields::together(fields::read(&mut table, Message::Response, captures), &site.response);
     let then = read_then(&mut table, path.as_ref(), pools);
     let mut methods = HashSet::new();
     for At { value: method, place } in table.list::<String>("methods") {
@@ -113,11 +127,14 @@ pub(crate) fn read(mut table: Table, pools: &PoolNames, site: &FieldChanges) -> 
         errors.error_with_hint(forward[0].place, message, hint);
     }
     let forward: Vec<Pattern> = forward.into_iter().filter_map(|name| key::field(name, errors)).collect();
+    let (name, place) = (table.name.clone(), table.place);
     table.finish();
     let mut cache = cache?;
     cache.key.headers.extend(forward);
     let methods = (!methods.is_empty()).then_some(methods);
-    Some(Route { path: path?, methods, when, access, response, then: then?, max_body, stream_timeout, cache })
+    let (path, then) = (path?, then?);
+    rewrite::check_keyed((&name, place), (&path, &cache), rewrite.as_ref(), request.as_deref(), errors);
+    Some(Route { path, methods, when, access, rewrite, request, response, then, max_body, stream_timeout, cache })
 }
 
 /// Reads the one of `pool`, `redirect` and `respond` that a route has.
@@ -133,7 +150,10 @@ fn read_then(table: &mut Table, path: Option<&PathPattern>, pools: &PoolNames) -
         table.table("respond", &format!("respond of {}", table.name), "respond = { status = 200, body = \"ok\" }"),
     );
     if redirect.is_some() || respond.is_some() {
-        for key in ["cache", "forward", "max_body", "stream_timeout"].into_iter().filter(|key| table.has(key)) {
+        for key in ["cache", "forward", "max_body", "request", "rewrite", "stream_timeout"]
+            .into_iter()
+            .filter(|key| table.has(key))
+        {
             let message = format!("{key:?} has no effect on a route that answers by itself");
             table.errors.error(table.place_of(key), message);
         }

@@ -12,9 +12,9 @@ use crate::config::routes::Routes;
 use crate::request::{RequestView, as_decoded, merge_slashes};
 
 use super::access::{self, Access};
-use super::fields::{self, FieldChanges};
+use super::fields::{self, FieldChanges, Message};
 use super::pool::PoolNames;
-use super::route::{self, Route};
+use super::route::{self, Route, SiteFields};
 
 #[derive(Debug, Clone)]
 pub struct Site {
@@ -121,24 +121,27 @@ pub(crate) fn read(At { value: name, place }: At<String>, mut table: Table, pool
         named_ports.extend(port);
     }
     let routes = table.tables("route", &format!("[[site.{name}.route]]"));
-    let response = fields::read(&mut table, 0);
+    let fields = SiteFields {
+        request: fields::read(&mut table, Message::Request, 0),
+        response: fields::read(&mut table, Message::Response, 0),
+    };
     let site = Site {
         name: name.into(),
         version: table.get_or("version", 1),
         purge_from: table.plain_list("purge_from"),
         access: access::read(&mut table),
-        response: fields::together(FieldChanges::default(), &response),
+        response: fields::together(FieldChanges::default(), &fields.response),
         ports: table.get_or("ports", Ports::Named),
         named_ports,
         encoded_dots: table.get_or("encoded_dots", EncodedDots::Refuse),
-        routes: read_routes(routes, pools, &response, errors).into_iter().collect(),
+        routes: read_routes(routes, pools, &fields, errors).into_iter().collect(),
     };
     table.finish();
     SiteSection { site, hosts }
 }
 
 /// The routes of a site. One that no request can come to is pointed out.
-fn read_routes(tables: Vec<Table>, pools: &PoolNames, site: &FieldChanges, errors: &Diagnostics) -> Vec<Route> {
+fn read_routes(tables: Vec<Table>, pools: &PoolNames, site: &SiteFields, errors: &Diagnostics) -> Vec<Route> {
     /// With more, most are generated, and comparing each with each takes too long.
     const MOST_COMPARED: usize = 500;
     let mut routes: Vec<Route> = Vec::new();

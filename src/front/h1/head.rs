@@ -284,6 +284,7 @@ mod tests {
             method: head.method.clone(),
             path_and_query: view.path_and_query(),
             authority: view.authority.to_owned(),
+            host: None,
             fields,
             pool: PoolId(0),
             hash: 0,
