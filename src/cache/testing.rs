@@ -23,5 +23,5 @@ pub(super) fn object(uri: &str, fields: &[(&str, &str)], body: impl Into<Bytes>,
 /// A request with these fields, by somebody.
 pub(super) fn presented(fields: &HeaderMap) -> Presented<'_> {
     let (fields, client) = (Fields::Map(fields), [192, 0, 2, 1].into());
-    Presented { fields, peer: client, version: Version::HTTP_11, trusted_proxies: &[] }
+    Presented { fields, client, peer: client, version: Version::HTTP_11, node: None }
 }

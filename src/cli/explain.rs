@@ -137,8 +137,8 @@ fn offline(
     let length = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
     let no_store =
         rules.heeds_clients() && crate::cache::control::ClientDirectives::parse(Fields::Map(&fields)).no_store;
-    let (peer, version) = (std::net::Ipv4Addr::UNSPECIFIED.into(), http::Version::HTTP_11);
-    let presented = Presented { fields: Fields::Map(&fields), peer, version, trusted_proxies: &[] };
+    let (client, version) = (std::net::Ipv4Addr::UNSPECIFIED.into(), http::Version::HTTP_11);
+    let presented = Presented { fields: Fields::Map(&fields), client, peer: client, version, node: None };
     let facts = RequestFacts::new(presented, 0, no_store);
     let times = ExchangeTimes { request: now, response: now };
     Ok(explain(&rules, &facts, &ResponseFacts { status, headers: &headers, times, length, max_object }))

@@ -28,6 +28,7 @@ pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
     while !rest.is_empty() {
         let (number, unit, after) = split_quantity(rest).ok_or(EXPECTED)?;
         let factor = lookup(&DURATION_UNITS, unit).ok_or_else(|| match unit {
+            "" if after.starts_with(['.', ',']) => format!("{text:?} has a fraction; {EXPECTED}"),
             "" => format!("{text:?} has no unit; {EXPECTED}"),
             unit => format!("unknown unit {unit:?}; {EXPECTED}"),
         })?;

@@ -11,6 +11,7 @@ use super::parse::{Node, Operator, Tree};
 use crate::address::{IpRange, Ranges};
 use crate::clock::Timestamp;
 use crate::pattern::{self, Pattern};
+use crate::request::compared;
 use crate::spelling::did_you_mean;
 
 /// Lists are searched by hash from so many elements on.
@@ -31,7 +32,7 @@ impl Typed {
     fn kind(&self) -> &'static str {
         match self {
             Typed::Condition(_) => "a condition",
-            Typed::Text(_) => "a text",
+            Typed::Text(_) => "a string",
             Typed::Number(_) => "a number",
             Typed::Time(_) => "a time",
             Typed::Client => "an address",
@@ -89,7 +90,11 @@ fn of_name(tree: &Tree, scope: Scope) -> Result<Typed, Mistake> {
         let mistake = Mistake::new(tree.at.clone(), format!("{name:?} is not known here"));
         match did_you_mean(name, NAMES) {
             Some(meant) => mistake.with_hint(format!("did you mean {meant:?}?")),
-            None => mistake.with_hint(format!("known are {}", NAMES.join(", "))),
+            None => {
+                let known = NAMES.iter().filter(|name| scope == Scope::Response || **name != "status");
+                let known = known.copied().collect::<Vec<_>>().join(", ");
+                mistake.with_hint(format!("a string needs quotes; known names are {known}"))
+            }
         }
     };
     let named = match &tree.node {
@@ -142,9 +147,16 @@ fn compare(tree: &Tree, left: &Tree, operator: Operator, right: &Tree, scope: Sc
         (Typed::Client, Operator::Equal | Operator::Unequal, Typed::Text(Text::Literal(_))) => {
             Condition::Within(Ranges::new([range(right)?]))
         }
-        (Typed::Text(text), Operator::In, Typed::List) => one_of(text, right, scope)?,
+        (Typed::Text(text), Operator::In, Typed::List) => {
+            items(right).iter().try_for_each(|item| can_be(&text, item))?;
+            one_of(text, right, scope)?
+        }
         (Typed::Number(number), Operator::In, Typed::List) => any_number(&number, right, scope)?,
-        (Typed::Text(one), Operator::Equal | Operator::Unequal, Typed::Text(other)) => Condition::Same(one, other),
+        (Typed::Text(one), Operator::Equal | Operator::Unequal, Typed::Text(other)) => {
+            can_be(&one, right)?;
+            can_be(&other, left)?;
+            Condition::Same(one, other)
+        }
         (Typed::Number(one), operator, Typed::Number(other)) | (Typed::Time(one), operator, Typed::Time(other))
             if operator != Operator::In =>
         {
@@ -161,14 +173,46 @@ fn compare(tree: &Tree, left: &Tree, operator: Operator, right: &Tree, scope: Sc
     Ok(if is_not { Condition::Not(Box::new(found)) } else { found })
 }
 
+/// Reports a text in quotes that a variable never is.
+fn can_be(of: &Text, literal: &Tree) -> Result<(), Mistake> {
+    let (Text::Of(variable), Node::Text(text)) = (of, &literal.node) else { return Ok(()) };
+    let hint = match variable {
+        Variable::Path if !text.starts_with('/') => "a path begins with /".to_owned(),
+        Variable::Path => match compared(text) {
+            Ok(path) if path == *text => return Ok(()),
+            Ok(path) => format!("paths are compared in another form: write {path:?}"),
+            Err(why) => why.to_owned(),
+        },
+        Variable::Host if text.contains('*') => {
+            "for all hosts below it, write host.endsWith(\".example.com\")".to_owned()
+        }
+        Variable::Host if text.bytes().any(|byte| byte.is_ascii_uppercase() || byte == b':') => {
+            "a host is in lower case here, and without its port".to_owned()
+        }
+        Variable::Method if text.bytes().any(|byte| byte.is_ascii_lowercase()) => {
+            format!("write {:?}", text.to_ascii_uppercase())
+        }
+        Variable::Scheme if !["http", "https"].contains(&&**text) => "it is \"http\" or \"https\"".to_owned(),
+        Variable::Protocol if !PROTOCOLS.contains(&&**text) => format!("it is one of {}", PROTOCOLS.join(", ")),
+        _ => return Ok(()),
+    };
+    Err(Mistake::new(literal.at.clone(), "this is never so").with_hint(hint))
+}
+
+/// The values of `protocol`.
+const PROTOCOLS: [&str; 4] = ["HTTP/1.0", "HTTP/1.1", "HTTP/2.0", "HTTP/3.0"];
+
 /// What somebody may have meant who compared what cannot be compared.
 fn explained(mistake: Mistake, of: &Typed, operator: Operator, with: &Typed) -> Mistake {
     match (of, operator, with) {
         (Typed::Text(_), Operator::In, Typed::Text(_)) => {
-            mistake.with_hint("write text.contains(\"part\"), or a list [...]")
+            mistake.with_hint("write path.contains(\"part\"), or a list [...]")
+        }
+        (Typed::Text(Text::Literal(_)), _, Typed::Number(_)) | (Typed::Number(_), _, Typed::Text(Text::Literal(_))) => {
+            mistake.with_hint("write the number without quotes")
         }
         (Typed::Text(_), _, Typed::Number(_)) | (Typed::Number(_), _, Typed::Text(_)) => {
-            mistake.with_hint("of a text that is a number, write int(...); for its length, size(...)")
+            mistake.with_hint("of a string that is a number, write int(...); for its length, size(...)")
         }
         (Typed::Client, ..) => mistake.with_hint("write client.ip in [\"10.0.0.0/8\"]"),
         (Typed::Time(_), ..) => {
@@ -201,7 +245,7 @@ fn one_of(text: Text, list: &Tree, scope: Scope) -> Result<Condition, Mistake> {
         Typed::Text(Text::Literal(text)) => Ok(text),
         other => Err(Mistake::new(
             item.at.clone(),
-            format!("expected a text in quotes in this list, found {}", other.kind()),
+            format!("expected a string in quotes in this list, found {}", other.kind()),
         )),
     };
     let all = items(list).iter().map(item).collect::<Result<Vec<_>, _>>()?;
@@ -281,7 +325,13 @@ fn method(tree: &Tree, of: &Tree, name: &str, arguments: &[Tree], scope: Scope) 
         }
         Typed::Text(_) => Err(no_such(&of, &OF_TEXTS)),
         Typed::Map => Err(no_such(&of, &["has"])),
-        other => Err(Mistake::new(tree.at.clone(), format!("{} has no {name:?}", other.kind()))),
+        other => {
+            let mistake = Mistake::new(tree.at.clone(), format!("{} has no {name:?}", other.kind()));
+            Err(match other {
+                Typed::Client => mistake.with_hint("write client.ip in [\"10.0.0.0/8\"]"),
+                _ => mistake,
+            })
+        }
     }
 }
 
@@ -292,6 +342,9 @@ fn function(tree: &Tree, name: &str, arguments: &[Tree], scope: Scope) -> Result
         return Err(match did_you_mean(name, known) {
             Some(meant) => mistake.with_hint(format!("did you mean {meant:?}?")),
             None if OF_TEXTS.contains(&name) => mistake.with_hint(format!("write path.{name}(...)")),
+            None if name == "has" => {
+                mistake.with_hint("write headers.has(\"name\"), cookies.has(...) or query.has(...)")
+            }
             None => mistake.with_hint("known are int, size and timestamp"),
         });
     }
@@ -308,7 +361,7 @@ fn function(tree: &Tree, name: &str, arguments: &[Tree], scope: Scope) -> Result
         }
         ("int", Typed::Text(text)) => Ok(Typed::Number(Number::Int(text))),
         ("size", Typed::Text(text)) => Ok(Typed::Number(Number::Size(text))),
-        (_, other) => Err(Mistake::new(argument.at.clone(), format!("{name} takes a text, not {}", other.kind()))),
+        (_, other) => Err(Mistake::new(argument.at.clone(), format!("{name} takes a string, not {}", other.kind()))),
     }
 }
 
@@ -316,7 +369,7 @@ fn function(tree: &Tree, name: &str, arguments: &[Tree], scope: Scope) -> Result
 fn argument<'t>(tree: &Tree, name: &str, arguments: &'t [Tree]) -> Result<(&'t str, &'t Range<usize>), Mistake> {
     match arguments {
         [Tree { node: Node::Text(text), at }] => Ok((text, at)),
-        [other] => Err(Mistake::new(other.at.clone(), format!("{name} takes a text in quotes"))),
+        [other] => Err(Mistake::new(other.at.clone(), format!("{name} takes a string in quotes"))),
         _ => Err(Mistake::new(tree.at.clone(), format!("{name} takes one argument, not {}", arguments.len()))),
     }
 }

@@ -228,7 +228,7 @@ impl Parser<'_> {
                 self.expect(")")?;
                 return Ok(Tree { at: at.start..end, ..inner });
             }
-            _ => return Err(self.unexpected("a value such as path, header.Accept or \"text\"")),
+            _ => return Err(self.unexpected("a value such as path, header.Accept or \"a string\"")),
         };
         self.advance()?;
         Ok(Tree { at, node })
@@ -307,6 +307,7 @@ impl Parser<'_> {
                     let mistake = Mistake::new(at, format!("{found:?} means nothing here"));
                     return Err(match found {
                         '&' | '|' => mistake.with_hint(format!("write {found}{found}")),
+                        '?' | '*' | '/' | '%' => mistake.with_hint("there is no arithmetic here, and no ?:"),
                         '~' => mistake.with_hint("for a regular expression, write path.matches(r\"\\.css$\")"),
                         _ => mistake,
                     });

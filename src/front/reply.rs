@@ -243,6 +243,14 @@ impl ClientResponse {
         Self::of(status, fields, body.into())
     }
 
+    /// The same with one field more.
+    pub(crate) fn with_field(mut self, name: HeaderName, value: &str) -> Self {
+        let (status, mut fields) = (self.head().status, self.head().fields());
+        fields.extend(HeaderValue::from_str(value).ok().map(|value| (name, value)));
+        self.head = HeadSource::own(Head::private(status, fields));
+        self
+    }
+
     /// A response of these fields.
     pub(crate) fn of(status: StatusCode, fields: HeaderMap, body: Bytes) -> Self {
         let head = HeadSource::own(Head::private(status, fields));

@@ -36,7 +36,7 @@ use crate::origin::exchange::Exchange;
 use crate::origin::forward;
 use crate::origin::interims::Interims;
 use crate::pass::{self, excuse};
-use crate::plan::{Matched, PassReason, Plan, Renderer, WayBack, client, keyed_uris, plan};
+use crate::plan::{Matched, PassReason, Plan, Renderer, WayBack, allowed_methods, client, keyed_uris, plan};
 use crate::request::{Fields, RequestView, content_length};
 use crate::snapshot::Snapshot;
 
@@ -242,7 +242,11 @@ impl<'a> Request<'a> {
     }
 
     fn refuse(&self, status: StatusCode, why: &'static str, report: Option<Report>, site: Option<usize>) -> Decision {
-        let response = ClientResponse::synthetic(status, why, self.now);
+        let mut response = ClientResponse::synthetic(status, why, self.now);
+        if let Some(site) = site.filter(|_| status == StatusCode::METHOD_NOT_ALLOWED) {
+            let methods = allowed_methods(self.snapshot.site(site), &self.view, self.now);
+            response = response.with_field(header::ALLOW, &methods);
+        }
         let rules = site.and_then(|site| self.snapshot.site(site).response.as_ref());
         let response = self.changed_by(response, rules, None);
         Decision::Respond { response, report, site }

@@ -6,7 +6,6 @@ use std::net::IpAddr;
 use http::{HeaderMap, HeaderName, HeaderValue, Version, header};
 use smallvec::SmallVec;
 
-use crate::address::IpRange;
 use crate::config::host::parse_authority;
 use crate::config::model::{CacheMode, CacheRules, FieldChanges, Node};
 use crate::config::model::{FILL_EXCLUDES, FORWARDING_FIELDS};
@@ -51,7 +50,7 @@ pub(crate) fn set_forwarding_fields(
     passage: &Passage,
 ) {
     let before: Vec<&str> = fields.get_all(FORWARDED_FOR).iter().filter_map(|value| value.to_str().ok()).collect();
-    let chain = believed_chain(&before.join(", "), request.peer, &node.trusted_proxies);
+    let chain = forwarded_for(&before.join(", "), (request.client, request.peer), Some(node));
     remove(fields, |name| is_listed(name, FORWARDING_FIELDS) || is_listed(name, FRAMING_FIELDS));
     fields.insert(FORWARDED_PROTO, HeaderValue::from_static(request.scheme.as_str()));
     if let Ok(chain) = HeaderValue::try_from(chain) {
@@ -170,13 +169,16 @@ pub(crate) fn via(version: Version, node: &str) -> String {
     [protocol, " ", node].concat()
 }
 
-/// `X-Forwarded-For`: the peer, after what a trusted proxy said came before it.
-pub(crate) fn believed_chain(before: &str, peer: IpAddr, trusted_proxies: &[IpRange]) -> String {
-    let is_trusted = trusted_proxies.iter().any(|range| range.contains(peer));
-    let peer = peer.to_canonical().to_string();
-    match is_trusted && !before.is_empty() {
-        true => format!("{before}, {peer}"),
-        false => peer,
+/// `X-Forwarded-For`: the peer, after what a trusted proxy said came before it, be it in another field. `node`: without one
+/// nobody is trusted.
+pub(crate) fn forwarded_for(before: &str, (client, peer): (IpAddr, IpAddr), node: Option<&Node>) -> String {
+    let own = peer.to_canonical().to_string();
+    let Some(node) = node.filter(|node| node.trusts(peer)) else { return own };
+    match node.client_ip_header == FORWARDED_FOR {
+        true if before.is_empty() => own,
+        true => format!("{before}, {own}"),
+        false if client == peer => own,
+        false => format!("{}, {own}", client.to_canonical()),
     }
 }
 
@@ -319,6 +321,17 @@ mod tests {
         left.sort_unstable();
         assert_eq!(left, ["accept", "traceparent", "user-agent", "x-tenant"]);
         assert_eq!(fields["user-agent"], "seawall");
+    }
+
+    #[test]
+    fn who_was_named_in_another_field_is_said_to_origins() {
+        let config = config("[node]\ntrusted_proxies = [\"192.0.2.0/24\"]\nclient_ip_header = \"CF-Connecting-IP\"");
+        let (client, peer, other) = ([203, 0, 113, 9].into(), [192, 0, 2, 1].into(), [198, 51, 100, 1].into());
+        for (client, peer, expected) in
+            [(client, peer, "203.0.113.9, 192.0.2.1"), (peer, peer, "192.0.2.1"), (other, other, "198.51.100.1")]
+        {
+            assert_eq!(forwarded_for("1.1.1.1", (client, peer), Some(&config.node)), expected);
+        }
     }
 
     #[test]

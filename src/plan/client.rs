@@ -5,7 +5,6 @@ use std::net::{IpAddr, SocketAddr};
 
 use http::HeaderName;
 
-use crate::address::IpRange;
 use crate::config::model::Node;
 use crate::request::Fields;
 
@@ -15,8 +14,7 @@ const FORWARDED: HeaderName = HeaderName::from_static("forwarded");
 
 /// The client of a request that came from a peer.
 pub(crate) fn client(node: &Node, peer: IpAddr, fields: Fields<'_>) -> IpAddr {
-    let is_trusted = |address: IpAddr| node.trusted_proxies.iter().any(|range: &IpRange| range.contains(address));
-    if !is_trusted(peer) {
+    if !node.trusts(peer) {
         return peer;
     }
     let name = &node.client_ip_header;
@@ -30,7 +28,7 @@ pub(crate) fn client(node: &Node, peer: IpAddr, fields: Fields<'_>) -> IpAddr {
         // What cannot be read hides all that is before it. No client is nowhere, as the node's own requests are.
         let Some(said) = said.filter(|said| !said.is_unspecified()) else { break };
         client = said;
-        if !is_chain || !is_trusted(said) {
+        if !is_chain || !node.trusts(said) {
             break;
         }
     }

@@ -139,7 +139,7 @@ pub fn plan<'c>(config: &'c Config, request: &RequestView<'_>, now: Timestamp) -
     if request.method.as_str() == "PURGE" {
         let is_in = |ranges: &[IpRange]| ranges.iter().any(|range| range.contains(request.client));
         // Who asks a proxy in front is not known here, so it must not do what the proxy might.
-        return if is_in(&site.purge_from) && !is_in(&config.node.trusted_proxies) {
+        return if is_in(&site.purge_from) && !config.node.trusts(request.client) {
             Plan::Purge { site: site_index }
         } else {
             refuse(StatusCode::FORBIDDEN, "this client may not purge")
@@ -148,10 +148,7 @@ pub fn plan<'c>(config: &'c Config, request: &RequestView<'_>, now: Timestamp) -
     if request.hides_dots && site.encoded_dots == EncodedDots::Refuse {
         return refuse(StatusCode::BAD_REQUEST, "the path hides a dot segment; see encoded_dots of [site]");
     }
-    let is_true =
-        |condition: &Expression, path: &str| condition.is_true(&RequestFacts { request, path, now, response: None });
-    // Of a path that some servers read otherwise, both readings are asked about.
-    let holds = |route: &Route, path: &str| route.when.as_ref().is_none_or(|when| is_true(&when.condition, path));
+    let holds = holds(request, now);
     let Some(route_index) = site.find_route(request.method, request.path, holds) else {
         return match site.has_path(request.path, holds) {
             true => refuse(StatusCode::METHOD_NOT_ALLOWED, "no route takes this method"),
@@ -188,10 +185,30 @@ pub fn plan<'c>(config: &'c Config, request: &RequestView<'_>, now: Timestamp) -
     if announces_body(request) {
         return Plan::Pass(matched, PassReason::Body);
     }
-    if route.cache.bypass.as_ref().is_some_and(|bypass| is_true(bypass, &merge_slashes(request.path))) {
+    if route.cache.bypass.as_ref().is_some_and(|bypass| is_true(bypass, &merge_slashes(request.path), request, now)) {
         return Plan::Pass(matched, PassReason::Bypass);
     }
     Plan::Cache(matched)
+}
+
+/// Whether the condition of a route is true of a request; of a path that some servers read otherwise, both readings are asked
+/// about.
+fn holds<'r>(request: &'r RequestView<'_>, now: Timestamp) -> impl Fn(&Route, &str) -> bool + Copy + 'r {
+    move |route, path| route.when.as_ref().is_none_or(|when| is_true(&when.condition, path, request, now))
+}
+
+fn is_true(condition: &Expression, path: &str, request: &RequestView<'_>, now: Timestamp) -> bool {
+    condition.is_true(&RequestFacts { request, path, now, response: None })
+}
+
+/// The methods that a site takes for the path of a request, as `Allow` has them (RFC 9110 section 10.2.1).
+pub(crate) fn allowed_methods(site: &Site, request: &RequestView<'_>, now: Timestamp) -> String {
+    let path = merge_slashes(request.path);
+    let routes = site.routes.iter().filter(|route| route.path.matches(&path) && holds(request, now)(route, &path));
+    let mut all: Vec<&str> = routes.flat_map(|route| route.methods.iter().flatten()).map(Method::as_str).collect();
+    all.sort_unstable();
+    all.dedup();
+    all.join(", ")
 }
 
 /// The URIs, as keys have them, under which a URL of a site may be stored: as it is written, and as the rules of the

@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header};
 
-pub(crate) use target::{BAD_FORM, Target, as_decoded, hides_dots, merge_slashes};
+pub(crate) use target::{BAD_FORM, Target, as_decoded, compared, hides_dots, merge_slashes};
 
 /// Fields that a request gets beside its own on its way to an origin.
 const FORWARDED: usize = 6;

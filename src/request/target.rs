@@ -132,6 +132,19 @@ pub(crate) fn merge_slashes(path: &str) -> Cow<'_, str> {
     Cow::Owned(merged)
 }
 
+/// A path, or a pattern of paths, in the one form in which paths are compared; an error says why it has none.
+pub(crate) fn compared(path: &str) -> Result<String, &'static str> {
+    if path.contains('?') {
+        return Err("a query is no part of the path");
+    }
+    if !path.bytes().all(|byte| byte.is_ascii_graphic() && !b"#\"<>`".contains(&byte)) {
+        return Err("no path has such a character; write it as an escape, %20 for a space");
+    }
+    let rooted = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
+    let normalised = merge_slashes(&normalise_path(&rooted)?).into_owned();
+    Ok(if path.starts_with('/') { normalised } else { normalised[1..].to_owned() })
+}
+
 /// A normalised path as servers read it that decode it before they look for what it names: `%2F` is a slash, and to some a
 /// backslash is. `None`: as it is written.
 pub(crate) fn as_decoded(path: &str) -> Option<String> {

@@ -18,7 +18,7 @@ const ARROWS: [(&str, &[&str]); 30] = [
     ("chunked", &["request"]),
     ("prefix", &[]),
     ("drain", &["clock"]),
-    ("expression", &["address", "clock", "pattern", "spelling"]),
+    ("expression", &["address", "clock", "pattern", "request", "spelling"]),
     ("template", &["expression", "pattern", "request", "spelling"]),
     ("config", &["address", "expression", "pattern", "prefix", "request", "spelling", "template"]),
     ("state_dir", &[]),

@@ -187,8 +187,21 @@ fn each_mistake_is_told_once_and_says_what_to_write() {
         (
             format!("{POOL}{SITE}cache = {{ mode = \"respect\", bypass = 'cookies.session' }}\n"),
             &[
-                "bad.toml:8:39: \"bypass\" in cache of [[site.shop.route]]: expected a condition, found a text",
+                "bad.toml:8:39: \"bypass\" in cache of [[site.shop.route]]: expected a condition, found a string",
                 "= hint: whether it is there: cookies.has(\"session\")",
+            ],
+        ),
+        (
+            format!("{POOL}{}", SITE.replace("/*", "/%c3%a5//b/../c")),
+            &[
+                "bad.toml:6:8: path \"/%c3%a5//b/../c\" matches nothing: paths are compared in another form; write \"/%C3%A5/c\"",
+            ],
+        ),
+        (
+            format!("{POOL}{SITE}when = 'host == \"Shop.Example\"'\n"),
+            &[
+                "bad.toml:8:17: \"when\" in [[site.shop.route]]: this is never so",
+                "= hint: a host is in lower case here, and without its port",
             ],
         ),
         (

@@ -128,9 +128,10 @@ impl FillRequest {
     pub(super) fn presented(&self) -> Presented<'_> {
         Presented {
             fields: Fields::Map(&self.client_fields),
+            client: self.client,
             peer: self.peer,
             version: self.version,
-            trusted_proxies: &self.snapshot.config.node.trusted_proxies,
+            node: Some(&self.snapshot.config.node),
         }
     }
 

@@ -153,7 +153,7 @@ mod tests {
     use crate::config::model::{CacheMode, Coding, KeyRules, Pattern};
 
     fn by(client: [u8; 4], fields: &HeaderMap) -> Presented<'_> {
-        Presented { peer: client.into(), ..presented(fields) }
+        Presented { client: client.into(), peer: client.into(), ..presented(fields) }
     }
 
     fn respect(key: KeyRules) -> CacheRules {

@@ -6,7 +6,6 @@ use std::net::IpAddr;
 use http::{HeaderName, Version, header};
 use smallvec::SmallVec;
 
-use crate::address::IpRange;
 use crate::config::model::Node;
 use crate::origin::forward;
 use crate::request::{Fields, RequestView};
@@ -15,15 +14,17 @@ use crate::request::{Fields, RequestView};
 #[derive(Clone, Copy)]
 pub struct Presented<'a> {
     pub fields: Fields<'a>,
+    pub client: IpAddr,
     pub peer: IpAddr,
     pub version: Version,
-    pub trusted_proxies: &'a [IpRange],
+    /// The node's idea of whom to trust; `None`: nobody.
+    pub node: Option<&'a Node>,
 }
 
 impl<'a> Presented<'a> {
     pub fn new(view: &RequestView<'a>, node: &'a Node) -> Self {
-        let (fields, peer, version) = (view.fields, view.peer, view.version);
-        Presented { fields, peer, version, trusted_proxies: &node.trusted_proxies }
+        let RequestView { fields, client, peer, version, .. } = *view;
+        Presented { fields, client, peer, version, node: Some(node) }
     }
 
     /// A field's lines as one list, as the node would send them.
@@ -31,7 +32,7 @@ impl<'a> Presented<'a> {
         let own = self.fields.joined(name);
         if *name == forward::FORWARDED_FOR {
             let before = own.as_deref().map(String::from_utf8_lossy).unwrap_or_default();
-            return Some(forward::believed_chain(&before, self.peer, self.trusted_proxies).into_bytes().into());
+            return Some(forward::forwarded_for(&before, (self.client, self.peer), self.node).into_bytes().into());
         }
         if *name == header::VIA {
             let before = own.map(|via| [&via, &b", "[..]].concat()).unwrap_or_default();

@@ -244,7 +244,7 @@ fn read_negative_ttl(table: Table) -> Vec<(StatusRange, Duration)> {
     for (At { value: key, place }, ttl) in table.free_form() {
         let Some(range) = errors.accept(place, key.parse::<StatusRange>()) else { continue };
         if range.first < 300 || (range.first..=range.last).contains(&304) {
-            errors.error(place, format!("{key:?}: negative_ttl is for redirects and errors, not for 304"));
+            errors.error(place, format!("{key:?}: negative_ttl is for redirects and errors: 300 to 599 without 304"));
             continue;
         }
         let overlaps = |other: StatusRange| range.first <= other.last && other.first <= range.last;

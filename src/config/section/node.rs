@@ -44,10 +44,14 @@ impl Default for Node {
 }
 
 impl Node {
+    /// Whether an address is one of a trusted proxy.
+    pub fn trusts(&self, address: IpAddr) -> bool {
+        self.trusted_proxies.iter().any(|range| range.contains(address))
+    }
+
     /// The network of a client. `None`: its clients are no crowd, since it is a trusted proxy.
     pub fn prefix_of(&self, client: IpAddr) -> Option<Prefix> {
-        let is_trusted = self.trusted_proxies.iter().any(|range| range.contains(client));
-        (!is_trusted).then(|| Prefix::of(client))
+        (!self.trusts(client)).then(|| Prefix::of(client))
     }
 }
 

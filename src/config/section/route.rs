@@ -11,6 +11,7 @@ use crate::config::diagnose::At;
 use crate::config::read::{ByteSize, Table};
 use crate::expression::Expression;
 use crate::pattern::{PathPattern, Pattern};
+use crate::request::compared;
 
 use super::access::{self, Access};
 use super::answer::{self, FixedAnswer};
@@ -97,7 +98,7 @@ impl Route {
 
 pub(crate) fn read(mut table: Table, pools: &PoolNames, site: &SiteFields) -> Option<Route> {
     let errors = table.errors;
-    let path = table.require::<String>("path").and_then(|at| errors.accept(at.place, at.value.parse()));
+    let path = table.require::<String>("path").and_then(|at| errors.accept(at.place, path(&at.value)));
     let when = cache::expression(&mut table, "when").map(When::new);
     let access = access::read(&mut table);
     let captures = path.as_ref().map_or(0, PathPattern::stars);
@@ -135,6 +136,16 @@ pub(crate) fn read(mut table: Table, pools: &PoolNames, site: &SiteFields) -> Op
     let (path, then) = (path?, then?);
     rewrite::check_keyed((&name, place), (&path, &cache), rewrite.as_ref(), request.as_deref(), errors);
     Some(Route { path, methods, when, access, rewrite, request, response, then, max_body, stream_timeout, cache })
+}
+
+/// A pattern that requests can match: their paths are normalised first.
+fn path(text: &str) -> Result<PathPattern, String> {
+    let pattern = text.parse()?;
+    let compared = compared(text).map_err(|why| format!("path {text:?} matches nothing: {why}"))?;
+    match compared == text {
+        true => Ok(pattern),
+        false => Err(format!("path {text:?} matches nothing: paths are compared in another form; write {compared:?}")),
+    }
 }
 
 /// Reads the one of `pool`, `redirect` and `respond` that a route has.
