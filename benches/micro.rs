@@ -268,6 +268,7 @@ fn log_line() -> Box<dyn FnMut()> {
     Box::new(move || {
         let outcome = Outcome {
             time: NOW,
+            id: view.id,
             client: view.client,
             method: view.method,
             scheme: "http",

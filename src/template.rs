@@ -45,7 +45,7 @@ pub enum Form {
 pub(crate) type Mistake = (usize, String);
 
 /// The names of places, for hints.
-const NAMES: [&str; 11] = [
+const NAMES: [&str; 12] = [
     "host",
     "path",
     "query",
@@ -57,6 +57,7 @@ const NAMES: [&str; 11] = [
     "cookie.NAME",
     "1",
     "protocol",
+    "request.id",
 ];
 
 impl Template {
@@ -188,6 +189,7 @@ impl std::fmt::Display for Value {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let (map, name) = match self {
             Value::ClientIp => return f.write_str("client.ip"),
+            Value::Of(Variable::RequestId) => return f.write_str("request.id"),
             Value::Capture(number) => return number.fmt(f),
             Value::Of(Variable::Header(name)) => ("header", name.as_str()),
             Value::Of(Variable::Cookie(name)) => ("cookie", &**name),
@@ -262,6 +264,7 @@ fn value(name: &str, captures: usize) -> Result<Value, String> {
         "scheme" => Some(Variable::Scheme),
         "method" => Some(Variable::Method),
         "protocol" => Some(Variable::Protocol),
+        "request.id" => Some(Variable::RequestId),
         _ => None,
     };
     if let Some(variable) = simple {

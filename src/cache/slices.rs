@@ -12,7 +12,7 @@ use crate::clock::Timestamp;
 use crate::config::model::PoolId;
 use crate::origin::error::OriginError;
 use crate::plan::{CacheKey, Matched};
-use crate::request::{Fields, RequestView, Scheme};
+use crate::request::{Fields, RequestId, RequestView, Scheme};
 use crate::snapshot::Snapshot;
 
 use super::control::ClientDirectives;
@@ -110,6 +110,7 @@ struct OwnedRequest {
     peer: std::net::IpAddr,
     scheme: Scheme,
     version: Version,
+    id: String,
     key: String,
     size: u64,
     asks: ClientDirectives,
@@ -135,6 +136,7 @@ impl OwnedRequest {
             peer: view.peer,
             scheme: view.scheme,
             version: view.version,
+            id: view.id.to_string(),
             key: request.key.to_owned(),
             size,
             asks: request.asks,
@@ -157,6 +159,7 @@ impl OwnedRequest {
             peer: self.peer,
             scheme: self.scheme,
             version: self.version,
+            id: RequestId::Given(&self.id),
         };
         let matched = Matched {
             site: self.snapshot.site(self.site),

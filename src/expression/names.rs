@@ -27,6 +27,7 @@ pub enum Variable {
     Cookie(Box<str>),
     /// The first parameter of the name, decoded.
     Parameter(Box<str>),
+    RequestId,
     /// A field of the response, as [`Variable::Header`].
     ResponseHeader(HeaderName),
 }
@@ -67,7 +68,7 @@ pub(super) enum Named {
 }
 
 /// Every name that may stand alone or with its dots, for hints.
-pub(super) const NAMES: [&str; 14] = [
+pub(super) const NAMES: [&str; 15] = [
     "method",
     "scheme",
     "host",
@@ -81,6 +82,7 @@ pub(super) const NAMES: [&str; 14] = [
     "client.ip",
     "protocol",
     "now",
+    "request.id",
     "status",
 ];
 
@@ -93,6 +95,7 @@ pub(super) fn named(name: &str) -> Option<Named> {
         "path" => Named::Text(Variable::Path),
         "query" => Named::Text(Variable::Query),
         "protocol" => Named::Text(Variable::Protocol),
+        "request.id" => Named::Text(Variable::RequestId),
         "client.ip" => Named::Client,
         "port" => Named::Number(Counted::Port),
         "status" => Named::Number(Counted::Status),

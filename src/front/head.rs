@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 
 use http::{Method, StatusCode, Version};
 
-use crate::request::{Fields, RequestView, Scheme, Target};
+use crate::request::{Fields, RequestId, RequestView, Scheme, Target};
 
 /// A checked request head, borrowing from the connection's buffer.
 pub struct RequestHead<'b> {
@@ -94,6 +94,7 @@ impl RequestHead<'_> {
             peer: endpoints.client.ip(),
             scheme: endpoints.scheme,
             version: self.version,
+            id: RequestId::made(),
         }
     }
 }

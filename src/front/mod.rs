@@ -3,6 +3,7 @@
 
 mod alarm;
 mod body;
+mod fault;
 pub(crate) mod h1;
 pub(crate) mod h2;
 pub(crate) mod head;

@@ -93,6 +93,19 @@ const NOT_MODIFIED_FIELDS: [HeaderName; 8] = [
     header::SET_COOKIE,
 ];
 
+/// Fields that tell of one body.
+const OF_BODY: [HeaderName; 9] = [
+    header::ACCEPT_RANGES,
+    header::CONTENT_ENCODING,
+    header::CONTENT_LANGUAGE,
+    header::CONTENT_LENGTH,
+    header::CONTENT_LOCATION,
+    header::CONTENT_RANGE,
+    header::ETAG,
+    header::LAST_MODIFIED,
+    header::TRAILER,
+];
+
 impl ClientResponse {
     /// All of a body, `length` bytes of it, with its head.
     fn full(head: HeadSource, length: Option<u64>, pieces: Pieces) -> Self {
@@ -203,12 +216,9 @@ impl ClientResponse {
         self
     }
 
-    /// A response of the node's own: a status and one line that says why.
-    pub(crate) fn synthetic(status: StatusCode, why: &'static str, now: Timestamp) -> Self {
-        let reason = status.canonical_reason().unwrap_or("Error");
-        let body = format!("{} {reason}: {why}\n", status.as_u16());
-        let response = Self::own(status, "text/plain; charset=utf-8", body, now);
-        ClientResponse { why: Some(why), ..response }
+    /// The same as an error, with what clients are told of it.
+    pub(crate) fn explained(self, why: &'static str) -> Self {
+        ClientResponse { why: Some(why), ..self }
     }
 
     /// The same, with what the log says of it.
@@ -235,12 +245,23 @@ impl ClientResponse {
     }
 
     /// A response of the node's own with a body of any type.
-    pub(crate) fn own(status: StatusCode, content_type: &'static str, body: String, now: Timestamp) -> Self {
+    pub(crate) fn own(status: StatusCode, content_type: HeaderValue, body: Bytes, now: Timestamp) -> Self {
         let mut fields = HeaderMap::new();
         add_date(&mut fields, now);
-        fields.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+        fields.insert(header::CONTENT_TYPE, content_type);
         fields.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        Self::of(status, fields, body.into())
+        Self::of(status, fields, body)
+    }
+
+    /// The same with another body, whose like nothing is known of the first one's but what kind of answer it is.
+    pub(crate) fn with_body(self, content_type: HeaderValue, body: Bytes) -> Self {
+        let (status, mut fields) = (self.head().status, self.head().fields());
+        for name in OF_BODY {
+            fields.remove(name);
+        }
+        fields.insert(header::CONTENT_TYPE, content_type);
+        let (key, changes, age) = (self.key, self.changes, self.age);
+        ClientResponse { key, changes, age, ..Self::of(status, fields, body) }
     }
 
     /// The same with one field more.
@@ -470,18 +491,5 @@ impl HeadSource {
             HeadSource::Flight(flight) => &flight.head,
             HeadSource::Own(head) => head,
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_answer_of_the_nodes_own_is_honest_and_not_stored() {
-        let mut response = ClientResponse::synthetic(StatusCode::BAD_GATEWAY, "no answer", Timestamp::from_secs(0));
-        assert_eq!(response.head().fields()[header::CACHE_CONTROL], "no-store");
-        assert_eq!(response.content_length(), Some(27));
-        assert_eq!(response.body.whole().unwrap(), "502 Bad Gateway: no answer\n");
     }
 }

@@ -27,7 +27,7 @@ use crate::cache::request::CacheRequest;
 use crate::cache::slices::Answer;
 use crate::cache::status::Report;
 use crate::clock::Timestamp;
-use crate::config::model::{FieldChanges, FixedAnswer, PoolId, Respond, Route};
+use crate::config::model::{FieldChanges, FixedAnswer, PoolId, Respond, Route, Site};
 use crate::config::tokens;
 use crate::fields::add_date;
 use crate::observe::{Observer, Outcome};
@@ -37,9 +37,10 @@ use crate::origin::forward;
 use crate::origin::interims::Interims;
 use crate::pass::{self, excuse};
 use crate::plan::{Matched, PassReason, Plan, Renderer, WayBack, allowed_methods, client, keyed_uris, plan};
-use crate::request::{Fields, RequestView, content_length};
+use crate::request::{Fields, RequestId, RequestView, content_length};
 use crate::snapshot::Snapshot;
 
+use super::fault::Fault;
 use super::head::{Endpoints, Refusal};
 use super::reply::ClientResponse;
 
@@ -90,8 +91,11 @@ impl<'a> Request<'a> {
         view: RequestView<'a>,
         (now, started): (Timestamp, Instant),
     ) -> Self {
-        let client = client(&snapshot.config.node, view.peer, view.fields);
-        Request { shared, snapshot, view: RequestView { client, ..view }, now, started }
+        let node = &snapshot.config.node;
+        let client = client(node, view.peer, view.fields);
+        let given = || view.fields.get(&forward::REQUEST_ID).and_then(RequestId::given);
+        let id = if node.trusts(view.peer) { given().unwrap_or(view.id) } else { view.id };
+        Request { shared, snapshot, view: RequestView { client, id, ..view }, now, started }
     }
 
     /// Decides, fetching from the origin where the cache has nothing. `key`: a buffer that is reused; `interims`: where interim
@@ -188,7 +192,7 @@ impl<'a> Request<'a> {
         if let Some(way_back) = WayBack::new(&self.snapshot.config, matched, &self.view) {
             response = response.on_the_way_back(&way_back);
         }
-        self.changed(response, matched.route)
+        self.changed(self.paged(response, matched.site), matched.route)
     }
 
     /// Whether it shows a token that may read about the site.
@@ -221,7 +225,7 @@ impl<'a> Request<'a> {
                 };
                 let passed = passed.into_response(&engine.connector, self.view.method).await;
                 let response = ClientResponse::passed(passed, engine.connector.clone());
-                let response = self.changed(response, matched.route);
+                let response = self.changed(self.paged(response, matched.site), matched.route);
                 Decision::Respond { response, report: Some(report), site: Some(site) }
             }
             Err(error) => self.no_answer(&error, Report::Pass(reason.cache_status()), matched),
@@ -229,20 +233,20 @@ impl<'a> Request<'a> {
     }
 
     fn no_answer(&self, error: &OriginError, report: Report, matched: Matched<'_>) -> Decision {
-        let (site, RequestView { method, host, path, client, .. }) = (&matched.site.name, &self.view);
+        let (site, RequestView { method, host, path, client, id, .. }) = (&matched.site.name, &self.view);
         match error {
             OriginError::Request(error) => {
-                tracing::debug!(%site, %client, %method, host, path, %error, "a request did not come whole");
+                tracing::debug!(%site, %client, %method, host, path, %id, %error, "a request did not come whole");
             }
-            error => tracing::warn!(%site, %client, %method, host, path, %error, "no answer from the origin"),
+            error => tracing::warn!(%site, %client, %method, host, path, %id, %error, "no answer from the origin"),
         }
-        let response = ClientResponse::synthetic(error.status(), excuse(error.status()), Timestamp::now());
+        let response = self.fault(Fault::of_origin(error), Some(matched.site_index), Timestamp::now());
         let response = self.changed(response.because(error.to_string()), matched.route);
         Decision::Respond { response, report: Some(report), site: Some(matched.site_index) }
     }
 
     fn refuse(&self, status: StatusCode, why: &'static str, report: Option<Report>, site: Option<usize>) -> Decision {
-        let mut response = ClientResponse::synthetic(status, why, self.now);
+        let mut response = self.fault(Fault::of_request(status, why), site, self.now);
         if let Some(site) = site.filter(|_| status == StatusCode::METHOD_NOT_ALLOWED) {
             let methods = allowed_methods(self.snapshot.site(site), &self.view, self.now);
             response = response.with_field(header::ALLOW, &methods);
@@ -250,6 +254,24 @@ impl<'a> Request<'a> {
         let rules = site.and_then(|site| self.snapshot.site(site).response.as_ref());
         let response = self.changed_by(response, rules, None);
         Decision::Respond { response, report, site }
+    }
+
+    /// An error of the node's own.
+    fn fault(&self, fault: Fault, site: Option<usize>, now: Timestamp) -> ClientResponse {
+        let pages = site.map_or(&[][..], |site| &self.snapshot.site(site).error_pages);
+        fault.answer(&self.view, pages, &self.snapshot.config.node.name, now)
+    }
+
+    /// An origin's answer, or the page that its site has instead.
+    fn paged(&self, response: ClientResponse, site: &Site) -> ClientResponse {
+        let status = response.status();
+        match site.error_pages.iter().find(|page| page.is_for(status, true)) {
+            Some(page) => {
+                let body = page.body(status, self.view.id.as_str(&mut [0; 32]));
+                response.with_body(page.content_type.clone(), body)
+            }
+            None => response,
+        }
     }
 
     /// What a route answers by itself.
@@ -295,14 +317,14 @@ impl<'a> Request<'a> {
         let event = Event::Purge { soft: false, targets };
         match self.shared.engine.cache.purges.append(event, self.now, PURGE_PATIENCE).await {
             Ok(seq) => {
-                let body = format!("{{\"seq\":{}}}\n", seq.0);
-                ClientResponse::own(StatusCode::OK, "application/json", body, self.now)
+                let (json, body) = (HeaderValue::from_static("application/json"), format!("{{\"seq\":{}}}\n", seq.0));
+                ClientResponse::own(StatusCode::OK, json, body.into(), self.now)
             }
             Err(error) => {
                 tracing::error!(%error, "the purge could not be made durable");
                 let status = StatusCode::INTERNAL_SERVER_ERROR;
                 let text = "the purge is in force, but could not be made durable: a restart would undo it";
-                ClientResponse::synthetic(status, text, self.now)
+                self.fault(Fault::of_request(status, text), None, self.now)
             }
         }
     }
@@ -312,6 +334,7 @@ impl<'a> Request<'a> {
         let (snapshot, view) = (self.snapshot, &self.view);
         let outcome = Outcome {
             time: self.now,
+            id: view.id,
             client: view.client,
             method: view.method,
             scheme: view.scheme.as_str(),
@@ -383,5 +406,5 @@ pub(crate) fn refuse(shared: &Shared, endpoints: Endpoints, refusal: Refusal) ->
     let snapshot = shared.snapshot.load();
     let request = Request::new(shared, &snapshot, view);
     request.record(None, None, &sent);
-    ClientResponse::synthetic(refusal.status, refusal.why, request.now)
+    request.fault(Fault::of_request(refusal.status, refusal.why), None, request.now)
 }

@@ -218,6 +218,7 @@ fn write_json(out: &mut Vec<u8>, outcome: &Outcome<'_>) {
             out.push(b'"');
         }
     }
+    push(out, &[b",\"id\":\"", outcome.id.as_str(&mut [0; 32]).as_bytes(), b"\""]);
     push(out, &[b",\"status\":", outcome.status.as_str().as_bytes(), b",\"bytes\":"]);
     push_number(out, outcome.bytes_sent);
     out.extend_from_slice(b",\"us\":");
@@ -320,11 +321,13 @@ mod tests {
     use http::{Method, StatusCode};
 
     use super::*;
+    use crate::request::RequestId;
 
     fn outcome<'a>(path: &'a str, agent: &'a str) -> Outcome<'a> {
         Outcome {
             time: Timestamp::from_secs(784_111_777) + Duration::from_millis(42),
             client: [192, 0, 2, 1].into(),
+            id: RequestId::Given("id-1"),
             method: &Method::GET,
             scheme: "https",
             host: "shop.example",
@@ -349,7 +352,7 @@ mod tests {
         write_json(&mut out, &outcome("/a\"b\\c\n\u{7f}ü", "x\"}"));
         let line: serde_json::Value = serde_json::from_slice(&out).unwrap();
         assert_eq!(line["path"], "/a\"b\\c\n\u{7f}ü");
-        assert_eq!(line["time"], 784_111_777.042);
+        assert_eq!((&line["time"], &line["id"]), (&serde_json::json!(784_111_777.042), &serde_json::json!("id-1")));
         assert_eq!((line["status"].as_u64(), line["us"].as_u64()), (Some(200), Some(42)));
         assert_eq!(out.iter().filter(|byte| **byte == b'\n').count(), 1);
     }

@@ -6,10 +6,12 @@ use std::time::Duration;
 use http::{Method, StatusCode, Version};
 
 use crate::clock::Timestamp;
+use crate::request::RequestId;
 
 /// Everything that is told of one request when it is over.
 pub struct Outcome<'a> {
     pub time: Timestamp,
+    pub id: RequestId<'a>,
     pub client: IpAddr,
     pub method: &'a Method,
     pub scheme: &'a str,

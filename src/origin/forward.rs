@@ -18,6 +18,7 @@ use super::passage::{CDN_LOOP, Passage};
 pub(crate) const DEBUG: HeaderName = HeaderName::from_static("seawall-debug");
 
 pub(crate) const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
@@ -25,7 +26,7 @@ const FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
 /// The fields of a client's request that the fill of a route with `mode = "force"` has, beside those that its key names:
 /// what content negotiation is done by, which origins name in `Vary`, what traces a request, and `Authorization`, since an
 /// answer to that is not shared without the origin's word.
-static SAFE_FIELDS: [HeaderName; 9] = [
+static SAFE_FIELDS: [HeaderName; 8] = [
     header::ACCEPT,
     header::ACCEPT_ENCODING,
     header::ACCEPT_LANGUAGE,
@@ -34,7 +35,6 @@ static SAFE_FIELDS: [HeaderName; 9] = [
     CDN_LOOP,
     HeaderName::from_static("traceparent"),
     HeaderName::from_static("tracestate"),
-    HeaderName::from_static("x-request-id"),
 ];
 
 /// What a fill with only safe fields says of itself.
@@ -58,6 +58,9 @@ pub(crate) fn set_forwarding_fields(
     }
     if let Ok(authority) = HeaderValue::from_str(authority) {
         fields.insert(FORWARDED_HOST, authority);
+    }
+    if let Ok(id) = HeaderValue::from_str(request.id.as_str(&mut [0; 32])) {
+        fields.insert(REQUEST_ID, id);
     }
     let port = parse_authority(authority).and_then(|(_, port)| port);
     fields.insert(FORWARDED_PORT, port.unwrap_or(request.scheme.default_port()).into());

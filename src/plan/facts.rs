@@ -34,6 +34,7 @@ impl Facts for RequestFacts<'_> {
             Variable::Path => self.path,
             Variable::Query => request.query.unwrap_or_default(),
             Variable::Protocol => protocol(request.version),
+            Variable::RequestId => return request.id.to_string().into_bytes().into(),
             // The same by either protocol: by HTTP/2 the one has another name, and the other comes in several lines.
             Variable::Header(name) if *name == header::HOST => request.authority,
             Variable::Header(name) if *name == header::COOKIE => return cookies(request.fields),
@@ -90,7 +91,7 @@ fn has_field(fields: Fields<'_>, name: &Pattern) -> bool {
     let mut found = false;
     fields.for_all(|field, _| {
         let has_upper = field.bytes().any(|byte| byte.is_ascii_uppercase());
-        found |= if has_upper { name.matches(&field.to_ascii_lowercase()) } else { name.matches(field) };
+        found |= if has_upper { name.matches(field.to_ascii_lowercase()) } else { name.matches(field) };
     });
     found
 }

@@ -1,5 +1,6 @@
 //! What every decision reads of a request, whatever protocol it came by.
 
+mod id;
 mod target;
 
 use std::borrow::Cow;
@@ -8,6 +9,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header};
 
+pub(crate) use id::RequestId;
 pub(crate) use target::{BAD_FORM, Target, as_decoded, compared, hides_dots, merge_slashes};
 
 /// Fields that a request gets beside its own on its way to an origin.
@@ -37,6 +39,8 @@ pub struct RequestView<'a> {
     pub peer: IpAddr,
     pub scheme: Scheme,
     pub version: Version,
+    /// What it is called in logs and at origins.
+    pub id: RequestId<'a>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,6 +84,7 @@ impl<'a> RequestView<'a> {
             peer: Ipv4Addr::UNSPECIFIED.into(),
             scheme,
             version: Version::HTTP_11,
+            id: RequestId::made(),
         }
     }
 
@@ -228,6 +233,12 @@ pub(crate) fn put_trailers(out: &mut Vec<u8>, fields: &HeaderMap) {
 /// Whether a list has a token, in any case of its letters (RFC 9110 section 5.6.1).
 pub(crate) fn lists(list: &[u8], token: &str) -> bool {
     list.split(|byte| *byte == b',').any(|member| member.trim_ascii().eq_ignore_ascii_case(token.as_bytes()))
+}
+
+/// Whether an `Accept` lists a media type by name (RFC 9110 section 12.5.1).
+pub(crate) fn lists_type(list: &[u8], kind: &str) -> bool {
+    let name = |member: &[u8]| member.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii().to_owned();
+    list.split(|byte| *byte == b',').any(|member| name(member).eq_ignore_ascii_case(kind.as_bytes()))
 }
 
 /// Whether a response may have a body, by its request's method and its status (RFC 9112 section 6.3).

@@ -22,7 +22,7 @@ const ARROWS: [(&str, &[&str]); 30] = [
     ("template", &["expression", "pattern", "request", "spelling"]),
     ("config", &["address", "expression", "pattern", "prefix", "request", "spelling", "template"]),
     ("state_dir", &[]),
-    ("observe", &["clock", "config"]),
+    ("observe", &["clock", "config", "request"]),
     ("plan", &["address", "clock", "config", "expression", "pattern", "request", "template"]),
     ("pace", &["config"]),
     ("origin", &["address", "chunked", "clock", "config", "pace", "plan", "request"]),

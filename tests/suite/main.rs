@@ -20,6 +20,7 @@ mod crashes;
 mod deployment;
 mod disk;
 mod disk_faults;
+mod errors;
 mod explaining;
 mod fills;
 mod framing;

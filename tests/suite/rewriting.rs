@@ -14,7 +14,7 @@ fn echo() -> Origin {
     Origin::start(|request: &Request| {
         let (target, host) = (request.path(), request.field("host").unwrap_or_default());
         let told = request.field("x-told").unwrap_or("-");
-        Reply::ok(&["Cache-Control: max-age=600"], &format!("{target} {host} {told}"))
+        Reply::ok(&["Cache-Control: max-age=600"], format!("{target} {host} {told}"))
     })
 }
 
@@ -126,7 +126,7 @@ fn fields_of_requests_are_changed_on_every_way_to_an_origin() {
             }
             let all =
                 ["x-told", "x-site", "x-gone", "x-real-ip", "x_told"].map(|name| request.field(name).unwrap_or("-"));
-            Reply::ok(&["Cache-Control: max-age=600"], &all.join(" "))
+            Reply::ok(&["Cache-Control: max-age=600"], all.join(" "))
         });
         let route = |path: &str, cache: &str| {
             format!(
@@ -207,12 +207,10 @@ fn places_that_an_origin_names_get_their_public_names() {
 #[test]
 fn explain_tells_what_origins_are_asked_for() {
     let origin = echo();
-    let routes = format!(
-        "[[site.shop.route]]\npath = \"/api/*\"\npool = \"app\"\n\
-         cache = {{ mode = \"respect\", key = {{ drop_query = [\"utm_*\"] }} }}\n\
-         rewrite = {{ to = \"/v2/{{1}}\", host = \"app.internal\" }}\n\
-         request = {{ set = {{ X-Told = \"1\" }}, remove = [\"X-Gone\"] }}\nresponse = {{ remove = [\"Server\"] }}\n"
-    );
+    let routes = "[[site.shop.route]]\npath = \"/api/*\"\npool = \"app\"\n\
+         cache = { mode = \"respect\", key = { drop_query = [\"utm_*\"] } }\n\
+         rewrite = { to = \"/v2/{1}\", host = \"app.internal\" }\n\
+         request = { set = { X-Told = \"1\" }, remove = [\"X-Gone\"] }\nresponse = { remove = [\"Server\"] }\n";
     let node = Node::speaking(Protocol::H1, &[origin.address], &routes);
     for (method, target) in [("GET", "/v2/a?b=1"), ("POST", "/v2/a?utm_x=1&b=1")] {
         let path = format!("/v1/explain?url=http://shop.example/api/a%3Futm_x%3D1%26b%3D1&method={method}");

@@ -5,7 +5,8 @@ use std::net::IpAddr;
 use crate::address::{IpRange, Ranges};
 use crate::config::diagnose::{At, Diagnostics};
 use crate::config::read::Table;
-use crate::config::regular;
+
+use super::file;
 
 /// Whose requests are admitted.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -55,11 +56,9 @@ fn ranges(table: &mut Table, key: &'static str) -> Ranges {
 
 /// The ranges of a file, one a line; what follows a # is a remark. A change of the file is a reload.
 fn from_file(file: &At<String>, errors: &Diagnostics) -> Vec<IpRange> {
-    let path = errors.file_named(file);
-    let read = regular::read_source(&path).map_err(|why| format!("{}: {why}", path.display()));
-    let Some(source) = errors.accept(file.place, read) else { return Vec::new() };
+    let Some((path, text)) = file::text(file, errors) else { return Vec::new() };
     let mut ranges = Vec::new();
-    for (number, line) in source.text.lines().enumerate() {
+    for (number, line) in text.lines().enumerate() {
         let text = line.split('#').next().unwrap_or_default().trim();
         if text.is_empty() {
             continue;
@@ -73,6 +72,5 @@ fn from_file(file: &At<String>, errors: &Diagnostics) -> Vec<IpRange> {
             }
         }
     }
-    errors.add_source(source);
     ranges
 }

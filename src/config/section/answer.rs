@@ -2,16 +2,12 @@
 
 use http::{HeaderName, HeaderValue, StatusCode};
 
-use crate::config::diagnose::{At, Diagnostics};
+use crate::config::diagnose::At;
 use crate::config::read::{Table, words};
-use crate::config::regular;
 use crate::pattern::PathPattern;
 use crate::template::{Form, Template};
 
-use super::fields;
-
-/// Bytes of a body that a route answers with.
-const MAX_BODY: usize = 1 << 20;
+use super::{fields, file};
 
 /// An answer of the node's own.
 #[derive(Debug, Clone)]
@@ -80,7 +76,7 @@ pub(crate) fn respond(mut table: Table) -> Option<Respond> {
     }
     let body = match (body, file) {
         (Some(body), _) => body.value.into_bytes(),
-        (None, Some(file)) => read_file(&file, errors),
+        (None, Some(file)) => file::body(&file, errors).map(|text| text.as_bytes().to_vec()).unwrap_or_default(),
         (None, None) => Vec::new(),
     };
     let own = match table.table("fields", "fields", "fields = { Retry-After = \"60\" }") {
@@ -101,19 +97,6 @@ pub(crate) fn respond(mut table: Table) -> Option<Respond> {
     let content_type =
         errors.accept(place, content_type.parse().map_err(|_| format!("{content_type:?} is not a media type")))?;
     Some(Respond { status: StatusCode::from_u16(status).ok()?, content_type, fields, body: body.into() })
-}
-
-/// A file with a body. It belongs to the configuration: a change of it is a reload.
-fn read_file(file: &At<String>, errors: &Diagnostics) -> Vec<u8> {
-    let path = errors.file_named(file);
-    let read = regular::read_source(&path).and_then(|source| match source.text.len() {
-        ..=MAX_BODY => Ok(source),
-        bytes => Err(format!("it has {bytes} bytes; at most {MAX_BODY} are taken")),
-    });
-    let source = errors.accept(file.place, read.map_err(|why| format!("{}: {why}", path.display())));
-    let body = source.as_ref().map(|source| source.text.as_bytes().to_vec());
-    source.into_iter().for_each(|source| _ = errors.add_source(source));
-    body.unwrap_or_default()
 }
 
 /// Fields that frame the answer or belong to its connection.

@@ -54,7 +54,7 @@ impl KeyRules {
                 let hint = || format!("add key = {{ cookies = [\"{name}\"] }} to \"cache\"");
                 (!self.cookies.as_ref().is_some_and(is_named)).then(hint)
             }
-            Value::ClientIp | Value::Of(Variable::Method | Variable::Protocol) => {
+            Value::ClientIp | Value::Of(Variable::Method | Variable::Protocol | Variable::RequestId) => {
                 Some("no key has it: use it on a route that does not cache".to_owned())
             }
             // As they are keyed, these are asked for.
@@ -156,6 +156,7 @@ pub(crate) const FORWARDING_FIELDS: &[&str] = &[
     "x-forwarded-scheme",
     "x-forwarded-prefix",
     "x-real-ip",
+    "x-request-id",
     "x-host",
     "x-forwarded-ssl",
     "x-forwarded-protocol",

@@ -12,6 +12,7 @@ use crate::config::routes::Routes;
 use crate::request::{RequestView, as_decoded, merge_slashes};
 
 use super::access::{self, Access};
+use super::error_page::{self, ErrorPage};
 use super::fields::{self, FieldChanges, Message};
 use super::pool::PoolNames;
 use super::route::{self, Route, SiteFields};
@@ -27,6 +28,8 @@ pub struct Site {
     pub access: Option<Access>,
     /// What is changed in the fields of answers that are no route's.
     pub response: Option<Arc<FieldChanges>>,
+    /// The first that is for an error is what clients get.
+    pub error_pages: Vec<ErrorPage>,
     pub ports: Ports,
     /// Those that its hosts are written with.
     pub named_ports: Vec<u16>,
@@ -120,6 +123,7 @@ pub(crate) fn read(At { value: name, place }: At<String>, mut table: Table, pool
         hosts.push((pattern, host));
         named_ports.extend(port);
     }
+    let pages = table.tables("error_page", &format!("[[site.{name}.error_page]]"));
     let routes = table.tables("route", &format!("[[site.{name}.route]]"));
     let fields = SiteFields {
         request: fields::read(&mut table, Message::Request, 0),
@@ -131,6 +135,7 @@ pub(crate) fn read(At { value: name, place }: At<String>, mut table: Table, pool
         purge_from: table.plain_list("purge_from"),
         access: access::read(&mut table),
         response: fields::together(FieldChanges::default(), &fields.response),
+        error_pages: pages.into_iter().filter_map(error_page::read).collect(),
         ports: table.get_or("ports", Ports::Named),
         named_ports,
         encoded_dots: table.get_or("encoded_dots", EncodedDots::Refuse),
