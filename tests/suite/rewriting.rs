@@ -211,7 +211,7 @@ fn explain_tells_what_origins_are_asked_for() {
          cache = { mode = \"respect\", key = { drop_query = [\"utm_*\"] } }\n\
          rewrite = { to = \"/v2/{1}\", host = \"app.internal\" }\n\
          request = { set = { X-Told = \"1\" }, remove = [\"X-Gone\"] }\nresponse = { remove = [\"Server\"] }\n";
-    let node = Node::speaking(Protocol::H1, &[origin.address], &routes);
+    let node = Node::speaking(Protocol::H1, &[origin.address], routes);
     for (method, target) in [("GET", "/v2/a?b=1"), ("POST", "/v2/a?utm_x=1&b=1")] {
         let path = format!("/v1/explain?url=http://shop.example/api/a%3Futm_x%3D1%26b%3D1&method={method}");
         let (_, answer) = node.admin("GET", &path, "");
