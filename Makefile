@@ -9,7 +9,7 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 # Needed to build (cmake: for pingora's zlib-ng) and to test (real servers and clients).
 BUILD_TOOLS := cmake:cmake cc:build-essential
 COMPARE_TOOLS := haproxy:haproxy varnishd:varnish traffic_server:trafficserver h2load:nghttp2-client taskset:util-linux
-TEST_TOOLS := curl:curl nginx:nginx-light wrk:wrk openssl:openssl systemd-analyze:systemd
+TEST_TOOLS := curl:curl nginx:nginx-light haproxy:haproxy wrk:wrk openssl:openssl systemd-analyze:systemd
 
 .PHONY: run build release test check unit fuzz-smoke load-test bench-hit bench-micro bench-instructions bench-scale bench-compare bench-storage bench-memory crash-test certs install deb fmt clean build-tools count-tools test-tools
 

@@ -51,6 +51,7 @@ smoke!(
     disk_header,
     cache_control_and_vary,
     expression,
+    proxy_header,
     template,
 );
 

@@ -12,7 +12,8 @@ use seawall::internals::{
     Body, ByteSize, Chunks, ClientDirectives, Config, Decoder, ExchangeTimes, Expression, Facts, Fields, Form,
     Freshness, HEADER, Head, Header, Key, Limits, Meta, Presented, Replay, Reply, RequestFacts, RequestHead,
     RequestView, ResponseFacts, Scheme, Scope, Section, Standing, TakenChunk, Template, Timestamp, Usability, Variant,
-    explain, field_space, find_end, groups, hpack, judge, load, normalise, respond, response, settle_version,
+    explain, field_space, find_end, groups, hpack, judge, load, normalise, proxy_protocol, respond, response,
+    settle_version,
 };
 
 #[path = "h2_frames.rs"]
@@ -23,7 +24,7 @@ pub use h2_frames::h2_frames;
 /// A target's name, which is also that of its corpus, and what it does.
 pub type Target = (&'static str, fn(&[u8]));
 
-pub const TARGETS: [Target; 12] = [
+pub const TARGETS: [Target; 13] = [
     ("h1_request_head", h1_request_head),
     ("h1_origin_response", h1_origin_response),
     ("chunked_request", chunked_request),
@@ -35,6 +36,7 @@ pub const TARGETS: [Target; 12] = [
     ("disk_header", disk_header),
     ("cache_control_and_vary", cache_control_and_vary),
     ("expression", expression),
+    ("proxy_header", proxy_header),
     ("template", template),
 ];
 
@@ -387,6 +389,27 @@ pub fn expression(data: &[u8]) {
                 );
             }
         }
+    }
+}
+
+/// The beginning of a connection: however its bytes come a header ends where it ends, and whoever it names is somewhere.
+pub fn proxy_header(data: &[u8]) {
+    let mut length = 0;
+    let whole = loop {
+        match proxy_protocol::missing(&data[..length]) {
+            Err(_) => return,
+            Ok(None) => break &data[..length],
+            Ok(Some(wanted)) => {
+                assert!(wanted > length && wanted <= 16 << 10, "{wanted} bytes are wanted behind {length}");
+                if wanted > data.len() {
+                    return;
+                }
+                length = wanted;
+            }
+        }
+    };
+    if let Ok(Some(named)) = proxy_protocol::parse(whole) {
+        assert!(!named.client.ip().is_unspecified(), "{named:?}");
     }
 }
 

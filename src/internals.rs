@@ -29,6 +29,7 @@ pub use crate::front::h2::machine::{Machine, Responder, Scratch};
 pub use crate::front::h2::stream::Outbox;
 pub use crate::front::h2::wire::{FrameHeader, PREFACE, Reason, flag, kind};
 pub use crate::front::head::{BodyFraming, Endpoints, Refusal, RequestHead};
+pub use crate::front::proxy_protocol;
 pub use crate::node::first_snapshot;
 pub use crate::observe::access_log::AccessLog;
 pub use crate::observe::metrics::Metrics;

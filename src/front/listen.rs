@@ -13,9 +13,11 @@ use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
+use crate::address::IpRange;
 use crate::config::model::{Listener, Protocol};
 
-use super::open::{Open, Place};
+use super::open::{Open, OpenGuard, Place};
+use super::proxy_protocol::{self, Named};
 use super::serve::Shared;
 use super::stream::{ClientStream, timed_out};
 use super::tls;
@@ -32,6 +34,14 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 pub(crate) struct Bound {
     pub address: SocketAddr,
     listener: TcpListener,
+    way: Way,
+    /// Whose connections begin with a PROXY header.
+    proxy_from: Arc<[IpRange]>,
+}
+
+/// What is spoken on a listener's connections.
+#[derive(Clone)]
+struct Way {
     acceptor: Option<TlsAcceptor>,
     offers: Offers,
 }
@@ -59,7 +69,8 @@ pub(crate) fn bind(listener: &Listener, shared: &Shared) -> io::Result<Bound> {
         (false, true) => Offers::H2,
         (true, true) => Offers::Both,
     };
-    Ok(Bound { address, listener: socket, acceptor, offers })
+    let proxy_from = listener.proxy_from.clone().into();
+    Ok(Bound { address, listener: socket, way: Way { acceptor, offers }, proxy_from })
 }
 
 fn open_socket(address: SocketAddr) -> io::Result<TcpListener> {
@@ -103,26 +114,57 @@ pub(crate) async fn serve(bound: Bound, shared: Arc<Shared>, open: Open, mut shu
         };
         open.let_some_go(&shared).await;
         // Where there is no room a connection is closed at once: its client can go elsewhere.
-        let Some(guard) = open.enter(&shared, client.ip()) else { continue };
-        let (shared, shutdown) = (shared.clone(), shutdown.clone());
-        let (acceptor, local, offers) = (bound.acceptor.clone(), bound.address, bound.offers);
+        let is_proxied = bound.proxy_from.iter().any(|range| range.contains(client.ip()));
+        let Some(guard) = open.enter(&shared, Some(client.ip()).filter(|_| !is_proxied)) else { continue };
+        let (shared, shutdown, way) = (shared.clone(), shutdown.clone(), bound.way.clone());
+        let between = Named { client, local: bound.address };
+        if !is_proxied {
+            tokio::spawn(serve_connection(stream, between, way, shared, shutdown, guard));
+            continue;
+        }
+        let open = open.clone();
         tokio::spawn(async move {
-            let place = guard.place.clone();
-            serve_connection(stream, (client, local), acceptor, offers, shared, shutdown, place).await;
-            drop(guard);
+            if let Some((stream, named)) = name(stream, &shared, &guard.place, way.acceptor.is_some()).await {
+                // Whose it is, it counts for from now on.
+                let entered = named.map_or(Some(guard), |named| open.enter(&shared, Some(named.client.ip())));
+                let Some(guard) = entered else { return };
+                serve_connection(stream, named.unwrap_or(between), way, shared, shutdown, guard).await;
+            }
         });
+    }
+}
+
+/// Reads whose a connection is that a proxy carries; `None`: it says nothing that is understood, or nothing at all.
+async fn name(mut stream: TcpStream, shared: &Shared, place: &Place, tls: bool) -> Option<(TcpStream, Option<Named>)> {
+    let patience = {
+        let limits = &shared.snapshot.load().config.limits;
+        if tls { limits.tls_timeout } else { limits.header_timeout }
+    };
+    let read = tokio::select! {
+        biased;
+        read = timeout(patience, proxy_protocol::read(&mut stream)) => read,
+        () = place.told() => return None,
+    };
+    match read.unwrap_or_else(|_| Err(timed_out("no PROXY header came in time"))) {
+        Ok(named) => Some((stream, named)),
+        Err(error) => {
+            shared.observer.metrics.proxy_header_failures.inc();
+            let peer = stream.peer_addr().map(|peer| peer.to_string()).unwrap_or_default();
+            tracing::debug!(%peer, %error, "a connection from proxy_from is closed: it has no PROXY header");
+            None
+        }
     }
 }
 
 async fn serve_connection(
     stream: TcpStream,
-    (client, local): (SocketAddr, SocketAddr),
-    acceptor: Option<TlsAcceptor>,
-    offers: Offers,
+    Named { client, local }: Named,
+    Way { acceptor, offers }: Way,
     shared: Arc<Shared>,
     shutdown: watch::Receiver<bool>,
-    place: Arc<Place>,
+    guard: OpenGuard,
 ) {
+    let place = guard.place.clone();
     if stream.set_nodelay(true).is_err() {
         return; // gone already
     }

@@ -9,6 +9,7 @@ pub(crate) mod h2;
 pub(crate) mod head;
 pub(crate) mod listen;
 pub(crate) mod open;
+pub mod proxy_protocol;
 pub(crate) mod reply;
 pub(crate) mod serve;
 pub(crate) mod stream;

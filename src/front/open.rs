@@ -168,13 +168,14 @@ impl Open {
         }
     }
 
-    /// A new connection. Where there is no room for it one that has nothing to do makes some; `None`: none has.
-    pub(crate) fn enter(&self, shared: &Arc<Shared>, client: IpAddr) -> Option<OpenGuard> {
+    /// A new connection; `client`: whose, if that is known. Where there is no room for it one that has nothing to do makes
+    /// some; `None`: none has.
+    pub(crate) fn enter(&self, shared: &Arc<Shared>, client: Option<IpAddr>) -> Option<OpenGuard> {
         let metrics = &shared.observer.metrics;
         let entered = {
             let snapshot = shared.snapshot.load();
             let config = &snapshot.config;
-            let prefix = config.node.prefix_of(client);
+            let prefix = client.and_then(|client| config.node.prefix_of(client));
             let most = self.most(&config.limits);
             self.take_place(prefix, most, share(most, config.limits.max_prefix_share), ticks())
         };

@@ -38,6 +38,7 @@ pub struct Metrics {
     pub connections_refused: IntCounter,
     pub streams_refused: IntCounter,
     pub tls_failures: IntCounter,
+    pub proxy_header_failures: IntCounter,
     pub access_log_dropped: IntCounter,
     pub cache_bytes: IntGauge,
     pub cache_keys: IntGauge,
@@ -127,6 +128,10 @@ impl Metrics {
                 "HTTP/2 streams refused, above max_h2_streams or for want of memory; they may be asked for again",
             ),
             tls_failures: new.counter("tls_handshake_failures_total", "TLS handshakes that failed"),
+            proxy_header_failures: new.counter(
+                "proxy_header_failures_total",
+                "Connections from proxy_from that were closed for want of a PROXY header",
+            ),
             access_log_dropped: new.counter("access_log_dropped_total", "Access log lines that were dropped"),
             cache_bytes: new.gauge("cache_memory_bytes", "Bytes in the memory tier"),
             cache_keys: new.gauge("cache_memory_keys", "Keys in the memory tier"),

@@ -32,8 +32,8 @@ const ARROWS: [(&str, &[&str]); 30] = [
     (
         "front",
         &[
-            "cache", "chunked", "clock", "config", "fields", "observe", "origin", "pace", "pass", "plan", "prefix",
-            "request", "snapshot", "template",
+            "address", "cache", "chunked", "clock", "config", "fields", "observe", "origin", "pace", "pass", "plan",
+            "prefix", "request", "snapshot", "template",
         ],
     ),
     ("warm", &["cache", "clock", "plan", "request", "snapshot"]),

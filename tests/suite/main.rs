@@ -35,6 +35,7 @@ mod origins;
 mod parts;
 mod passing;
 mod process;
+mod proxy_protocol;
 mod purging;
 mod reloading;
 mod rewriting;

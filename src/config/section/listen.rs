@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use crate::address::IpRange;
 use crate::config::diagnose::{At, Diagnostics};
 use crate::config::read::{Table, words};
 
@@ -10,6 +11,8 @@ pub struct Listener {
     pub address: SocketAddr,
     pub tls: bool,
     pub protocols: Vec<Protocol>,
+    /// Who says by the PROXY protocol whose a connection is, and has to.
+    pub proxy_from: Vec<IpRange>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,9 +30,10 @@ pub(crate) fn read(mut table: Table) -> Option<At<Listener>> {
     if protocols.is_empty() {
         protocols = if tls { vec![Protocol::H1, Protocol::H2] } else { vec![Protocol::H1] };
     }
+    let proxy_from = table.plain_list("proxy_from");
     table.finish();
     let At { value: address, place } = address?;
-    Some(At { value: Listener { address, tls, protocols }, place })
+    Some(At { value: Listener { address, tls, protocols, proxy_from }, place })
 }
 
 /// Checks all of them together; `can_speak_tls`: there is a certificate, or what was meant as one.
