@@ -12,6 +12,8 @@ use crate::spelling::did_you_mean;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Template {
     form: Form,
+    /// Whether it has a place for a capture.
+    captures: bool,
     parts: Box<[Part]>,
 }
 
@@ -92,7 +94,8 @@ impl Template {
         if !literal.is_empty() {
             parts.push(Part::Literal(literal.into()));
         }
-        let template = Template { form, parts: parts.into() };
+        let captures = parts.iter().any(|part| matches!(part, Part::Value(Value::Capture(_))));
+        let template = Template { form, captures, parts: parts.into() };
         if form != Form::Field {
             template.check_url()?;
         }
@@ -146,6 +149,11 @@ impl Template {
             [Part::Literal(text)] => Some(text),
             _ => None,
         }
+    }
+
+    /// Whether it is to be rendered with captures.
+    pub(crate) fn needs_captures(&self) -> bool {
+        self.captures
     }
 
     /// What its places stand for.

@@ -7,7 +7,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
 use crate::clock::Timestamp;
 use crate::fields::{self, HOP_BY_HOP, connection_options, remove_hop_by_hop};
-use crate::plan::Key;
+use crate::plan::{FIELDS_WITH_PLACES, Key};
 
 use super::respond::Selected;
 use super::tags::TAG_FIELDS;
@@ -29,6 +29,8 @@ pub struct Head {
     /// Where in it the value of `ETag` is.
     etag: Option<(NonZeroU32, u32)>,
     varies_by_coding: bool,
+    /// Whether it has one of [`FIELDS_WITH_PLACES`].
+    names_places: bool,
     last_modified: Option<HeadDate>,
     date: Option<HeadDate>,
 }
@@ -78,7 +80,16 @@ impl Head {
             !HOP_BY_HOP.contains(name) && !is_tag && *name != header::CONTENT_LENGTH && !named.contains(name)
         };
         let h1 = serialise_those(status, fields, passes);
-        Head { status, bytes: h1, begin: 0, etag: None, varies_by_coding: false, last_modified: None, date: None }
+        Head {
+            status,
+            bytes: h1,
+            begin: 0,
+            etag: None,
+            varies_by_coding: false,
+            names_places: false,
+            last_modified: None,
+            date: None,
+        }
     }
 
     pub(super) fn from_clean(status: StatusCode, fields: HeaderMap) -> Self {
@@ -89,7 +100,9 @@ impl Head {
             let at = value.as_ptr() as usize - h1.as_ptr() as usize; // it is a part of them, behind the status line
             Some((NonZeroU32::new(at as u32)?, (at + value.len()) as u32))
         });
-        Head { status, bytes: h1, begin: 0, etag, varies_by_coding: vary::names_coding(&fields), last_modified, date }
+        let varies_by_coding = vary::names_coding(&fields);
+        let names_places = FIELDS_WITH_PLACES.iter().any(|name| fields.contains_key(name));
+        Head { status, bytes: h1, begin: 0, etag, varies_by_coding, names_places, last_modified, date }
     }
 
     /// As HTTP/1.1 sends it, but for what each answer has its own of.
@@ -105,6 +118,11 @@ impl Head {
     /// Names and values, in the order in which they are sent.
     pub fn lines(&self) -> impl Iterator<Item = (&str, &[u8])> {
         lines(self.h1())
+    }
+
+    /// Whether a field names a place that clients may know by another name.
+    pub fn names_places(&self) -> bool {
+        self.names_places
     }
 
     /// Whether `Vary` names `Accept-Encoding`.
@@ -249,10 +267,12 @@ fn describes_the_content(name: &HeaderName) -> bool {
 
 /// The fields of a serialised head: names and values.
 fn lines(h1: &[u8]) -> impl Iterator<Item = (&str, &[u8])> {
-    let lines = h1.split_inclusive(|byte| *byte == b'\n').skip(1);
-    lines.filter_map(|line| {
+    let mut ends = memchr::memchr_iter(b'\n', h1);
+    let mut begin = ends.next().map_or(h1.len(), |end| end + 1); // behind the status line
+    ends.filter_map(move |end| {
+        let line = &h1[std::mem::replace(&mut begin, end + 1)..end];
         let colon = memchr::memchr(b':', line)?;
-        Some((std::str::from_utf8(&line[..colon]).ok()?, line.get(colon + 2..line.len() - 2)?))
+        Some((std::str::from_utf8(&line[..colon]).ok()?, line.get(colon + 2..line.len() - 1)?))
     })
 }
 

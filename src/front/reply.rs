@@ -308,14 +308,20 @@ impl ClientResponse {
             (Reply::Full, None) => self.head().h1_bytes(),
             (Reply::Full, Some(changes)) => {
                 let h1 = self.head().h1();
-                let status_line = memchr::memchr(b'\n', h1).map_or(0, |end| end + 1);
                 let mut out = Vec::with_capacity(h1.len() + 256);
-                out.extend_from_slice(&h1[..status_line]);
-                self.each_line(changes, |name, value| {
-                    for part in [name.as_bytes(), b": ", value, b"\r\n"] {
+                let mut kept = 0;
+                // What stays is copied at once from one line that goes to the next.
+                for (name, value) in self.head().lines().filter(|(name, _)| changes.drops(name)) {
+                    let begin = name.as_ptr() as usize - h1.as_ptr() as usize; // it is a part of them
+                    out.extend_from_slice(&h1[kept..begin]);
+                    kept = begin + name.len() + b": ".len() + value.len() + b"\r\n".len();
+                }
+                out.extend_from_slice(&h1[kept..]);
+                for (name, value) in changes.fields(|_| true) {
+                    for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
                         out.extend_from_slice(part);
                     }
-                });
+                }
                 out.into()
             }
             _ => serialise(self.status(), &self.selected_fields()),

@@ -189,7 +189,9 @@ impl<'a> Request<'a> {
     fn respond(&self, matched: Matched<'_>, answer: Answer, key: &str) -> ClientResponse {
         let mut response = ClientResponse::new(answer, self.view.method, self.view.fields, self.now);
         response.key = self.may_see_key(matched).then(|| key.to_owned());
-        if let Some(way_back) = WayBack::new(&self.snapshot.config, matched, &self.view) {
+        if response.head().names_places()
+            && let Some(way_back) = WayBack::new(&self.snapshot.config, matched, &self.view)
+        {
             response = response.on_the_way_back(&way_back);
         }
         self.changed(self.paged(response, matched.site), matched.route)

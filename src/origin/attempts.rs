@@ -36,7 +36,7 @@ pub(crate) async fn send(
     let second = || ticks() / 1000;
     first.budget.requested(second());
     let config = &first.config;
-    let deadline = Instant::now() + config.timeouts.total;
+    let deadline = Instant::now() + request.total_timeout.unwrap_or(config.timeouts.total);
     let mut upload = upload.map(Box::new);
     let (mut tried, mut unprocessed, mut by_http11) = (Tried::new(), 0, false);
     // The last answer, or failing that the last error; and whether nobody was asked after the answer: only then is what is left

@@ -151,7 +151,7 @@ async fn within<T>(
     let fail = |cause, kind| Failure { error: OriginError::Timeout { origin: origin.clone(), cause }, kind };
     match timeout_at(by, connecting).await {
         Ok(done) => done,
-        Err(_) if by == deadline => Err(fail("the pool's total_timeout is over".to_owned(), FailureKind::TimedOut)),
+        Err(_) if by == deadline => Err(fail("total_timeout is over".to_owned(), FailureKind::TimedOut)),
         Err(_) => Err(fail(format!("no connection within {patience:?}"), FailureKind::Connecting)),
     }
 }

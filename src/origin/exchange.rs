@@ -169,7 +169,7 @@ impl Sending<'_> {
                     Poll::Pending => {
                         ready!(over.as_mut().poll(cx));
                         Err(LinkError::Timeout(match (whole, self.is_sending) {
-                            (Some(whole), _) if Instant::now() >= whole => "the pool's total_timeout is over",
+                            (Some(whole), _) if Instant::now() >= whole => "total_timeout is over",
                             (_, true) => TAKES_NOTHING,
                             (_, false) => "no response head in time",
                         }))?;

@@ -6,7 +6,6 @@ use std::net::IpAddr;
 use http::{HeaderMap, HeaderName, HeaderValue, Version, header};
 use smallvec::SmallVec;
 
-use crate::config::host::parse_authority;
 use crate::config::model::{CacheMode, CacheRules, FieldChanges, Node};
 use crate::config::model::{FILL_EXCLUDES, FORWARDING_FIELDS};
 use crate::request::RequestView;
@@ -62,7 +61,8 @@ pub(crate) fn set_forwarding_fields(
     if let Ok(id) = HeaderValue::from_str(request.id.as_str(&mut [0; 32])) {
         fields.insert(REQUEST_ID, id);
     }
-    let port = parse_authority(authority).and_then(|(_, port)| port);
+    // It has been checked: what is behind its last colon and is no number ends an address.
+    let port = authority.rsplit_once(':').and_then(|(_, port)| port.parse().ok());
     fields.insert(FORWARDED_PORT, port.unwrap_or(request.scheme.default_port()).into());
     if let Ok(via) = HeaderValue::try_from(via(request.version, &node.name)) {
         fields.append(header::VIA, via);

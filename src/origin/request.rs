@@ -29,6 +29,9 @@ pub(crate) struct OriginRequest {
     pub takes_trailers: bool,
     /// How long nothing may come of the response's body, instead of the pool's `read_timeout`.
     pub silence: Option<Silence>,
+    /// Instead of the pool's.
+    pub read_timeout: Option<Duration>,
+    pub total_timeout: Option<Duration>,
     /// Who is told of interim responses, if anybody.
     pub interims: Option<Arc<Interims>>,
 }
@@ -46,6 +49,7 @@ impl OriginRequest {
     /// How long nothing may come of the head, or of a body whose head has these fields; `None`: for ever.
     /// `alive`: the connection shows by itself that it lives. `read`: what the pool says.
     pub(super) fn patience(&self, fields: Option<&HeaderMap>, alive: bool, read: Duration) -> Option<Duration> {
+        let read = self.read_timeout.unwrap_or(read);
         match self.silence {
             Some(Silence::Of(patience)) => Some(patience),
             Some(Silence::WhileAlive) if alive => None,

@@ -131,6 +131,8 @@ fn origin_request(
             Some(patience) => Some(Silence::Of(patience)),
             None => view.is_grpc().then_some(Silence::WhileAlive),
         },
+        read_timeout: route.read_timeout,
+        total_timeout: route.total_timeout,
         interims,
     }
 }

@@ -27,7 +27,11 @@ impl<'a> Renderer<'a> {
         Renderer { request, path: merge_slashes(request.path), route, now }
     }
 
-    fn captures(&self) -> Vec<&str> {
+    /// What the stars of the route's path stand for, if a template asks.
+    fn captures_for(&self, template: &Template) -> Vec<&str> {
+        if !template.needs_captures() {
+            return Vec::new();
+        }
         self.route.map(|route| route.path.captures(&self.path)).unwrap_or_default()
     }
 
@@ -38,7 +42,7 @@ impl<'a> Renderer<'a> {
 
     /// Where a redirect leads.
     pub(crate) fn location(&self, redirect: &Redirect) -> String {
-        let mut location = self.render(&redirect.to, &self.captures());
+        let mut location = self.render(&redirect.to, &self.captures_for(&redirect.to));
         if let Some(query) = self.request.query.filter(|_| redirect.keeps_query) {
             let fragment = location.find('#').map(|at| location.split_off(at)).unwrap_or_default();
             push_query(&mut location, query);
@@ -52,9 +56,9 @@ impl<'a> Renderer<'a> {
         if changes.made.is_empty() {
             return Vec::new();
         }
-        let captures = self.captures();
         let made = changes.made.iter().filter_map(|(name, value)| {
-            Some((name.clone(), HeaderValue::try_from(self.render(value, &captures)).ok()?))
+            let rendered = self.render(value, &self.captures_for(value));
+            Some((name.clone(), HeaderValue::try_from(rendered).ok()?))
         });
         made.collect()
     }
@@ -71,7 +75,7 @@ impl<'a> Renderer<'a> {
             push_query(&mut target, &query);
         }
         if let Some(set) = &rewrite.set {
-            let set = self.render(set, &self.captures());
+            let set = self.render(set, &self.captures_for(set));
             push_query(&mut target, set.split_once('?').map_or("", |(_, set)| set));
         }
         target
@@ -79,7 +83,7 @@ impl<'a> Renderer<'a> {
 
     /// `None`: the path is none that is rewritten.
     fn rewritten(&self, to: &To) -> Option<String> {
-        let Some(regex) = &to.matches else { return Some(self.render(&to.template, &self.captures())) };
+        let Some(regex) = &to.matches else { return Some(self.render(&to.template, &self.captures_for(&to.template))) };
         let found = regex.captures(self.path.as_bytes())?;
         let text = |group: Option<regex::bytes::Match<'_>>| group.and_then(|group| self.path.get(group.range()));
         let groups: Vec<&str> = found.iter().skip(1).map(|group| text(group).unwrap_or_default()).collect();

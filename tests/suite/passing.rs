@@ -349,3 +349,24 @@ fn very_many_interim_responses_do_no_harm_to_the_answer() {
     assert!(heads[..8].iter().all(|head| head.starts_with("HTTP/1.1 102 ")), "{heads:?}");
     assert!(heads[8].starts_with("HTTP/1.1 200 "), "{heads:?}");
 }
+
+/// What a route says of time goes before what its pool says, for fills as for what is passed on.
+#[test]
+fn routes_have_timeouts_of_their_own() {
+    let gate = Gate::default();
+    let waits = gate.clone();
+    let origin = Origin::start(move |_| vec![Step::Wait(waits.clone()), Step::Close]);
+    for protocol in Protocol::ALL {
+        let route = |path: &str, more: &str| format!("[[site.shop.route]]\npath = \"{path}\"\npool = \"app\"\n{more}\n");
+        let routes = route("/read", "read_timeout = \"100ms\"")
+            + &route("/total", "total_timeout = \"100ms\"")
+            + &route("/cached", "read_timeout = \"100ms\"\ncache = { mode = \"respect\" }");
+        let node = Node::speaking(protocol, &[origin.address], &routes);
+        for path in ["/read", "/total", "/cached"] {
+            let answer = node.get(path);
+            assert_eq!((answer.status, answer.field("proxy-status")), (504, Some("seawall; error=http_response_timeout")));
+        }
+        node.wait_for_log("total_timeout is over");
+    }
+    gate.open();
+}

@@ -95,6 +95,8 @@ impl FillRequest {
                 hash: request.snapshot.pools.hash(pool, view),
                 upgrade: None,
                 takes_trailers: false,
+                read_timeout: route.read_timeout,
+                total_timeout: route.total_timeout,
                 silence: request.snapshot.config.stream_timeout(route, pool).map(Silence::Of),
                 interims: None,
             },

@@ -40,6 +40,8 @@ pub struct Route {
     /// Bytes; `None`: any number.
     pub max_body: Option<u64>,
     /// Instead of the pool's.
+    pub read_timeout: Option<Duration>,
+    pub total_timeout: Option<Duration>,
     pub stream_timeout: Option<Duration>,
     pub cache: CacheRules,
 }
@@ -115,7 +117,8 @@ pub(crate) fn read(mut table: Table, pools: &PoolNames, site: &SiteFields) -> Op
         }
     }
     let max_body = table.value("max_body").map(|ByteSize(bytes)| bytes);
-    let stream_timeout = table.positive("stream_timeout");
+    let [read_timeout, total_timeout, stream_timeout] =
+        ["read_timeout", "total_timeout", "stream_timeout"].map(|key| table.positive(key));
     let name = table.name.replace("[[", "cache of [[");
     let cache = match table.table("cache", &name, "cache = { mode = \"respect\" }") {
         Some(cache) => cache::read(cache),
@@ -135,8 +138,26 @@ pub(crate) fn read(mut table: Table, pools: &PoolNames, site: &SiteFields) -> Op
     let methods = (!methods.is_empty()).then_some(methods);
     let (path, then) = (path?, then?);
     rewrite::check_keyed((&name, place), (&path, &cache), rewrite.as_ref(), request.as_deref(), errors);
-    Some(Route { path, methods, when, access, rewrite, request, response, then, max_body, stream_timeout, cache })
+    Some(Route {
+        path,
+        methods,
+        when,
+        access,
+        rewrite,
+        request,
+        response,
+        then,
+        max_body,
+        read_timeout,
+        total_timeout,
+        stream_timeout,
+        cache,
+    })
 }
+
+/// Keys that mean nothing without an origin.
+const ONLY_WITH_POOL: [&str; 8] =
+    ["cache", "forward", "max_body", "read_timeout", "request", "rewrite", "stream_timeout", "total_timeout"];
 
 /// A pattern that requests can match: their paths are normalised first.
 fn path(text: &str) -> Result<PathPattern, String> {
@@ -161,10 +182,7 @@ fn read_then(table: &mut Table, path: Option<&PathPattern>, pools: &PoolNames) -
         table.table("respond", &format!("respond of {}", table.name), "respond = { status = 200, body = \"ok\" }"),
     );
     if redirect.is_some() || respond.is_some() {
-        for key in ["cache", "forward", "max_body", "request", "rewrite", "stream_timeout"]
-            .into_iter()
-            .filter(|key| table.has(key))
-        {
+        for key in ONLY_WITH_POOL.into_iter().filter(|key| table.has(key)) {
             let message = format!("{key:?} has no effect on a route that answers by itself");
             table.errors.error(table.place_of(key), message);
         }

@@ -291,6 +291,8 @@ mod tests {
             upgrade: None,
             takes_trailers: view.takes_trailers(),
             silence: None,
+            read_timeout: None,
+            total_timeout: None,
             interims: None,
         };
         let upload = (!head.body.is_empty()).then(|| {
