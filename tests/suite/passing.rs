@@ -357,14 +357,18 @@ fn routes_have_timeouts_of_their_own() {
     let waits = gate.clone();
     let origin = Origin::start(move |_| vec![Step::Wait(waits.clone()), Step::Close]);
     for protocol in Protocol::ALL {
-        let route = |path: &str, more: &str| format!("[[site.shop.route]]\npath = \"{path}\"\npool = \"app\"\n{more}\n");
+        let route =
+            |path: &str, more: &str| format!("[[site.shop.route]]\npath = \"{path}\"\npool = \"app\"\n{more}\n");
         let routes = route("/read", "read_timeout = \"100ms\"")
             + &route("/total", "total_timeout = \"100ms\"")
             + &route("/cached", "read_timeout = \"100ms\"\ncache = { mode = \"respect\" }");
         let node = Node::speaking(protocol, &[origin.address], &routes);
         for path in ["/read", "/total", "/cached"] {
             let answer = node.get(path);
-            assert_eq!((answer.status, answer.field("proxy-status")), (504, Some("seawall; error=http_response_timeout")));
+            assert_eq!(
+                (answer.status, answer.field("proxy-status")),
+                (504, Some("seawall; error=http_response_timeout"))
+            );
         }
         node.wait_for_log("total_timeout is over");
     }
