@@ -221,14 +221,19 @@ impl Diagnostics {
 
     /// Notes what is no mistake, and hardly meant.
     pub(crate) fn warn(&self, place: Place, message: impl Into<String>, hint: impl Into<String>) {
-        if self.0.borrow().doubtful.len() < Self::MOST {
-            let diagnostic = self.diagnostic(place, message.into(), Some(hint.into()));
+        let message = message.into();
+        let is_said = |(at, found): &(Place, Diagnostic)| *at == place && found.message == message;
+        let is_new = !self.0.borrow().doubtful.iter().any(is_said);
+        if is_new && self.0.borrow().doubtful.len() < Self::MOST {
+            let diagnostic = self.diagnostic(place, message, Some(hint.into()));
             self.0.borrow_mut().doubtful.push((place, diagnostic));
         }
     }
 
     fn push(&self, place: Place, message: String, hint: Option<String>) {
-        if !self.is_full() {
+        // What several tables inherit is said once.
+        let is_said = |(at, found): &(Place, Diagnostic)| *at == place && found.message == message;
+        if !self.is_full() && !self.0.borrow().found.iter().any(is_said) {
             let diagnostic = self.diagnostic(place, message, hint);
             self.0.borrow_mut().found.push((place, diagnostic));
         }

@@ -4,6 +4,7 @@
 
 use std::fmt::Display;
 use std::ops::RangeInclusive;
+use std::rc::Rc;
 
 use toml::de::{DeTable, DeValue};
 
@@ -29,6 +30,8 @@ struct Entry<'t, 'i> {
     key_place: Place,
     value: Value<'t, 'i>,
     taken: bool,
+    /// Of which table, if it is another's.
+    from: Option<Rc<str>>,
 }
 
 impl<'t, 'i> Table<'t, 'i> {
@@ -43,6 +46,7 @@ impl<'t, 'i> Table<'t, 'i> {
             key_place: Place::of(place.file, key.span()),
             value: Value::new(place.file, value),
             taken: false,
+            from: None,
         });
         Table { entries: entries.collect(), asked: Vec::new(), name, place, errors }
     }
@@ -52,6 +56,17 @@ impl<'t, 'i> Table<'t, 'i> {
         match value.value {
             DeValue::Table(table) => Some(Self::new(name.into(), table, value.place, errors)),
             _ => None,
+        }
+    }
+
+    /// Takes what another table has, but for the keys that are there. `one_of`: keys of which one is enough.
+    pub(crate) fn inherit(&mut self, other: &Table<'t, 'i>, one_of: &[&str]) {
+        let from: Rc<str> = other.name.as_str().into();
+        let has_one = one_of.iter().any(|key| self.has(key));
+        for entry in &other.entries {
+            if !self.has(entry.key) && !(has_one && one_of.contains(&entry.key)) {
+                self.entries.push(Entry { from: Some(from.clone()), ..*entry });
+            }
         }
     }
 
@@ -124,6 +139,11 @@ impl<'t, 'i> Table<'t, 'i> {
     /// Whether the key is there at all.
     pub(crate) fn has(&self, key: &str) -> bool {
         self.find(key).is_some()
+    }
+
+    /// The same of a key that is this table's own.
+    pub(crate) fn has_own(&self, key: &str) -> bool {
+        self.entries.iter().any(|entry| entry.key == key && entry.from.is_none())
     }
 
     /// Whether a list is absent or has nothing in it.
@@ -223,7 +243,7 @@ impl<'t, 'i> Table<'t, 'i> {
     /// Reports the keys that nobody asked for.
     pub(crate) fn finish(self) {
         for entry in self.entries.iter().filter(|entry| !entry.taken) {
-            let message = format!("unknown key {:?} in {}", entry.key, self.name);
+            let message = format!("unknown key {:?} in {}", entry.key, entry.from.as_deref().unwrap_or(&self.name));
             let hint = match did_you_mean(entry.key, self.asked.iter().copied()) {
                 Some(meant) => format!("did you mean {meant:?}?"),
                 None => {

@@ -8,6 +8,7 @@ use super::diagnose::{Diagnostics, Place};
 use super::model::{CertificateStore, Config};
 use super::read::Table;
 use super::section::pool::PoolNames;
+use super::section::sets::Sets;
 use super::section::{admin, certificate, disk, limits, listen, log, memory, node, pool, site};
 
 /// Builds the model of what the files say; `are_all`: none of them is missing for not being TOML. Mistakes go to `errors`;
@@ -21,6 +22,8 @@ pub(crate) fn resolve(mut files: Vec<Table<'_, '_>>, are_all: bool, errors: &Dia
         pools.push(pool::read(name, table));
     }
     let names = PoolNames::new(&pools, are_all);
+    let mut sets = Sets::default();
+    files.iter_mut().for_each(|file| sets.read(file));
     let (mut listeners, mut certificates, mut has_certificate) = (Vec::new(), Vec::new(), false);
     let (mut admin, mut disk, mut sites) = (None, None, Vec::new());
     for mut file in files {
@@ -38,10 +41,11 @@ pub(crate) fn resolve(mut files: Vec<Table<'_, '_>>, are_all: bool, errors: &Dia
         certificates.extend(file.tables("certificate", "[[certificate]]").into_iter().filter_map(certificate::read));
         for (name, table) in file.named_tables("site") {
             once.check(&table);
-            sites.push(site::read(name, table, &names));
+            sites.push(site::read(name, table, &names, &sets));
         }
         file.finish();
     }
+    sets.finish(errors);
     (config.sites, config.hosts) = site::by_host(sites, errors);
     config.pools = pool::link(pools, &names, errors);
     if !are_all {

@@ -208,6 +208,21 @@ fn each_mistake_is_told_once_and_says_what_to_write() {
             format!("{POOL}{SITE}cache = {{ mode = \"off\", bypass = 'true' }}\n"),
             &["bad.toml:8:34: \"bypass\" has no effect in this mode", "= hint: use mode = \"respect\""],
         ),
+        // What routes inherit.
+        (
+            format!(
+                "[defaults.route]\npath = \"/a\"\nmax_bdy = \"1MB\"\n[set.static]\ncache = {{ mode = \"nothing\" }}\n{POOL}{SITE}use = [\"static\", \"statik\"]\n\
+                 [[site.shop.route]]\npath = \"/b\"\npool = \"app\"\nuse = [\"static\"]\n"
+            ),
+            &[
+                "bad.toml:2:8: \"path\" in [defaults.route] belongs into a route",
+                "bad.toml:3:1: unknown key \"max_bdy\" in [defaults.route]",
+                "= hint: did you mean \"max_body\"?",
+                "bad.toml:5:18: wrong value for \"mode\" in cache of [[site.shop.route]]: unknown \"nothing\", expected one of \"off\", \"respect\", \"force\"",
+                "bad.toml:13:18: there is no set \"statik\"",
+                "= hint: did you mean \"static\"?",
+            ],
+        ),
         // Rewrites, and what no key tells apart.
         (
             format!("{POOL}{SITE}rewrite = {{ to = \"http://a/{{1}}\", match = '(', host = \"a b\", what = 1 }}\n"),

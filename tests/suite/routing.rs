@@ -496,3 +496,43 @@ fn what_a_condition_stored_does_not_come_back_with_it() {
     assert!(!node.get_with("/a", &["X-Beta: 1"]).is_hit());
     assert!(node.get("/a").is_hit(), "nothing else is gone");
 }
+
+/// A route's own word goes before that of its sets, of these the last one's before the others', then that of its site and of all.
+#[test]
+fn routes_have_what_is_written_once_for_many() {
+    let (app, beta) = (named("app"), named("beta"));
+    let text = format!(
+        "[defaults.route]\npool = \"app\"\nresponse = {{ set = {{ X-By = \"all\" }} }}\n\
+         [set.cached]\ncache = {{ mode = \"respect\" }}\nresponse = {{ set = {{ X-By = \"cached\" }} }}\n\
+         [set.moved]\nredirect = {{ to = \"/new\" }}\n\
+         [set.later]\nresponse = {{ set = {{ X-By = \"later\" }} }}\n\
+         [pool.app]\norigins = [\"{}\"]\n[pool.beta]\norigins = [\"{}\"]\n\
+         [site.other]\nhosts = [\"other.example\"]\ndefaults = {{ pool = \"beta\" }}\n\
+         [[site.other.route]]\npath = \"/own\"\npool = \"app\"\n[[site.other.route]]\npath = \"/*\"\n\
+         [site.shop]\nhosts = [\"*\"]\n\
+         [[site.shop.route]]\npath = \"/plain\"\n\
+         [[site.shop.route]]\npath = \"/cached\"\nuse = [\"cached\"]\n\
+         [[site.shop.route]]\npath = \"/later\"\nuse = [\"cached\", \"later\"]\n\
+         [[site.shop.route]]\npath = \"/own\"\nuse = [\"cached\", \"later\"]\nresponse = {{ set = {{ X-By = \"own\" }} }}\n\
+         [[site.shop.route]]\npath = \"/moved\"\nuse = [\"cached\", \"moved\"]\n\
+         [[site.shop.route]]\npath = \"/here\"\nuse = [\"moved\"]\nrespond = {{ body = \"here\" }}\n",
+        app.address, beta.address
+    );
+    let node = Node::start(&text);
+    for (path, by, is_cached) in
+        [("/plain", "all", false), ("/cached", "cached", true), ("/later", "later", true), ("/own", "own", true)]
+    {
+        node.get(path);
+        let answer = node.get(path);
+        assert_eq!(
+            (answer.text().as_str(), answer.field("x-by"), answer.is_hit()),
+            ("app", Some(by), is_cached),
+            "{path}"
+        );
+    }
+    let moved = node.get("/moved");
+    assert_eq!((moved.status, moved.field("location"), moved.field("x-by")), (308, Some("/new"), Some("cached")));
+    assert_eq!(node.get("/here").text(), "here");
+    assert_eq!(node.get_with("/a", &["Host: other.example"]).text(), "beta");
+    assert_eq!(node.get_with("/own", &["Host: other.example"]).text(), "app");
+}

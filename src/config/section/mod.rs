@@ -20,4 +20,5 @@ pub(crate) mod node;
 pub(crate) mod pool;
 pub(crate) mod rewrite;
 pub(crate) mod route;
+pub(crate) mod sets;
 pub(crate) mod site;

@@ -20,6 +20,7 @@ use super::fields::{self, FieldChanges, Message};
 use super::key;
 use super::pool::{PoolId, PoolNames};
 use super::rewrite::{self, Rewrite};
+use super::sets::ANSWERERS;
 
 #[derive(Debug, Clone)]
 pub struct Route {
@@ -171,7 +172,7 @@ fn path(text: &str) -> Result<PathPattern, String> {
 
 /// Reads the one of `pool`, `redirect` and `respond` that a route has.
 fn read_then(table: &mut Table, path: Option<&PathPattern>, pools: &PoolNames) -> Option<Then> {
-    let given: Vec<&str> = ["pool", "redirect", "respond"].into_iter().filter(|key| table.has(key)).collect();
+    let given: Vec<&str> = ANSWERERS.into_iter().filter(|key| table.has(key)).collect();
     if let [first, second, ..] = given[..] {
         table
             .errors
@@ -182,7 +183,7 @@ fn read_then(table: &mut Table, path: Option<&PathPattern>, pools: &PoolNames) -
         table.table("respond", &format!("respond of {}", table.name), "respond = { status = 200, body = \"ok\" }"),
     );
     if redirect.is_some() || respond.is_some() {
-        for key in ONLY_WITH_POOL.into_iter().filter(|key| table.has(key)) {
+        for key in ONLY_WITH_POOL.into_iter().filter(|key| table.has_own(key)) {
             let message = format!("{key:?} has no effect on a route that answers by itself");
             table.errors.error(table.place_of(key), message);
         }

@@ -16,6 +16,7 @@ use super::error_page::{self, ErrorPage};
 use super::fields::{self, FieldChanges, Message};
 use super::pool::PoolNames;
 use super::route::{self, Route, SiteFields};
+use super::sets::{self, Sets};
 
 #[derive(Debug, Clone)]
 pub struct Site {
@@ -106,7 +107,12 @@ pub(crate) struct SiteSection {
     hosts: Vec<(HostPattern, At<String>)>,
 }
 
-pub(crate) fn read(At { value: name, place }: At<String>, mut table: Table, pools: &PoolNames) -> SiteSection {
+pub(crate) fn read<'t, 'i>(
+    At { value: name, place }: At<String>,
+    mut table: Table<'t, 'i>,
+    pools: &PoolNames,
+    sets: &Sets<'t, 'i>,
+) -> SiteSection {
     let errors = table.errors;
     if table.lacks("hosts") {
         let hint = "add hosts = [\"shop.example.com\"], or [\"*\"] for all; all of a site must be in one file";
@@ -124,7 +130,10 @@ pub(crate) fn read(At { value: name, place }: At<String>, mut table: Table, pool
         named_ports.extend(port);
     }
     let pages = table.tables("error_page", &format!("[[site.{name}.error_page]]"));
-    let routes = table.tables("route", &format!("[[site.{name}.route]]"));
+    let defaults = table.table("defaults", &format!("[site.{name}.defaults]"), "defaults = { pool = \"app\" }");
+    defaults.iter().for_each(sets::check);
+    let mut routes = table.tables("route", &format!("[[site.{name}.route]]"));
+    routes.iter_mut().for_each(|route| sets.give(route, defaults.as_ref()));
     let fields = SiteFields {
         request: fields::read(&mut table, Message::Request, 0),
         response: fields::read(&mut table, Message::Response, 0),
