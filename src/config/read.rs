@@ -64,7 +64,8 @@ impl<'t, 'i> Table<'t, 'i> {
         let from: Rc<str> = other.name.as_str().into();
         let has_one = one_of.iter().any(|key| self.has(key));
         for entry in &other.entries {
-            if !self.has(entry.key) && !(has_one && one_of.contains(&entry.key)) {
+            let is_there = self.has(entry.key) || has_one && one_of.contains(&entry.key);
+            if !is_there {
                 self.entries.push(Entry { from: Some(from.clone()), ..*entry });
             }
         }
