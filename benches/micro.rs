@@ -33,7 +33,7 @@ const OBJECTS: usize = 10_000;
 /// A step's name, and what makes it ready to be repeated.
 type Step = (&'static str, fn() -> Box<dyn FnMut()>);
 
-const STEPS: [Step; 18] = [
+const STEPS: [Step; 20] = [
     ("parse a head of HTTP/1.1", || Box::new(parse_h1)),
     ("parse a head of HTTP/2", parse_h2),
     ("plan of 1 site", || planned(1)),
@@ -41,6 +41,8 @@ const STEPS: [Step; 18] = [
     ("plan of 10,000 sites", || planned(10_000)),
     ("plan of a route with four conditions", with_conditions),
     ("a condition of four comparisons", condition),
+    ("plan of a map of ten redirects", || in_map(10)),
+    ("plan of a map of 10,000 redirects", || in_map(10_000)),
     ("an address in ten ranges", || in_ranges(10)),
     ("an address in 10,000 ranges", || in_ranges(10_000)),
     ("write a key", write_key),
@@ -153,6 +155,20 @@ fn with_conditions() -> Box<dyn FnMut()> {
     let text = config_text(1).replace("path = \"/*\"", &format!("path = \"/*\"\nwhen = '{CONDITION}'"));
     let (config, view) = (load::parse(Path::new("bench.toml"), &text).unwrap(), view());
     Box::new(move || assert!(matches!(black_box(plan(&config, black_box(&view), NOW)), Plan::Cache(_))))
+}
+
+/// The request's path is in the middle of a file.
+fn in_map(count: u32) -> Box<dyn FnMut()> {
+    let directory = tempfile::TempDir::new().unwrap();
+    let line = |number: u32| match number == count / 2 {
+        true => "/catalogue/shoes/41 /there\n".to_owned(),
+        false => format!("/catalogue/hats/{number} /new/{number}\n"),
+    };
+    std::fs::write(directory.path().join("moved.txt"), (0..count).map(line).collect::<String>()).unwrap();
+    let route = "[[site.s0.route]]\npath = \"/*\"\nredirect = { map = \"moved.txt\" }\n[[site.s0.route]]";
+    let text = config_text(1).replacen("[[site.s0.route]]", route, 1);
+    let (config, view) = (load::parse(&directory.path().join("bench.toml"), &text).unwrap(), view());
+    Box::new(move || assert!(matches!(black_box(plan(&config, black_box(&view), NOW)), Plan::Answer { .. })))
 }
 
 fn in_ranges(count: u32) -> Box<dyn FnMut()> {

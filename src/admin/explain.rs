@@ -127,7 +127,8 @@ fn conditions(site: &Site, view: &RequestView<'_>, now: Timestamp) -> Vec<Value>
     let path = merge_slashes(view.path);
     let facts = RequestFacts { request: view, path: &path, now, response: None };
     let mut found = Vec::new();
-    for (place, route) in site.routes.iter().enumerate().filter(|(_, route)| route.serves(view.method, &path)) {
+    let serves = |route: &Route| route.serves(view.method, &path) && route.has_answer(&path);
+    for (place, route) in site.routes.iter().enumerate().filter(|(_, route)| serves(route)) {
         let Some(when) = &route.when else { break };
         let (is_true, part) = when.condition.explain(&facts);
         found.push(json!({ "route": place + 1, "when": when.condition.as_str(), "true": is_true, "decided_by": part }));

@@ -194,7 +194,9 @@ pub fn plan<'c>(config: &'c Config, request: &RequestView<'_>, now: Timestamp) -
 /// Whether the condition of a route is true of a request; of a path that some servers read otherwise, both readings are asked
 /// about.
 fn holds<'r>(request: &'r RequestView<'_>, now: Timestamp) -> impl Fn(&Route, &str) -> bool + Copy + 'r {
-    move |route, path| route.when.as_ref().is_none_or(|when| is_true(&when.condition, path, request, now))
+    move |route, path| {
+        route.when.as_ref().is_none_or(|when| is_true(&when.condition, path, request, now)) && route.has_answer(path)
+    }
 }
 
 fn is_true(condition: &Expression, path: &str, request: &RequestView<'_>, now: Timestamp) -> bool {

@@ -40,10 +40,11 @@ impl<'a> Renderer<'a> {
         template.render(&facts, captures)
     }
 
-    /// Where a redirect leads.
+    /// Where a redirect leads. Plans have none that leads nowhere.
     pub(crate) fn location(&self, redirect: &Redirect) -> String {
-        let mut location = self.render(&redirect.to, &self.captures_for(&redirect.to));
-        if let Some(query) = self.request.query.filter(|_| redirect.keeps_query) {
+        let Some(to) = redirect.to(&self.path) else { return "/".to_owned() };
+        let mut location = self.render(to, &self.captures_for(to));
+        if let Some(query) = self.request.query.filter(|_| redirect.keeps_query(to)) {
             let fragment = location.find('#').map(|at| location.split_off(at)).unwrap_or_default();
             push_query(&mut location, query);
             location.push_str(&fragment);

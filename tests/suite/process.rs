@@ -154,6 +154,7 @@ fn each_mistake_is_told_once_and_says_what_to_write() {
     let directory = TempDir::new().unwrap();
     let path = directory.path().join("bad.toml");
     let made = rcgen::generate_simple_self_signed(vec!["shop.example.com".into()]).unwrap();
+    std::fs::write(directory.path().join("bad-map.txt"), "/a /b\n/c\n").unwrap();
     std::fs::write(directory.path().join("good.pem"), made.cert.pem()).unwrap();
     const TLS: &str = "[[listen]]\naddress = \"127.0.0.1:0\"\ntls = true\n[[certificate]]\n";
     const POOL: &str = "[pool.app]\norigins = [\"127.0.0.1:1\"]\n";
@@ -207,6 +208,14 @@ fn each_mistake_is_told_once_and_says_what_to_write() {
         (
             format!("{POOL}{SITE}cache = {{ mode = \"off\", bypass = 'true' }}\n"),
             &["bad.toml:8:34: \"bypass\" has no effect in this mode", "= hint: use mode = \"respect\""],
+        ),
+        // A file of redirects.
+        (
+            "[site.a]\nhosts = [\"*\"]\n[[site.a.route]]\npath = \"/*\"\nredirect = { map = \"bad-map.txt\", to = \"/a\" }\n".into(),
+            &[
+                "bad.toml:5:20: \"to\" and \"map\" in redirect of [[site.a.route]]: give one of them",
+                "bad.toml:5:20: bad-map.txt:2: expected a path, and where it leads",
+            ],
         ),
         // What routes inherit.
         (

@@ -536,3 +536,47 @@ fn routes_have_what_is_written_once_for_many() {
     assert_eq!(node.get_with("/a", &["Host: other.example"]).text(), "beta");
     assert_eq!(node.get_with("/own", &["Host: other.example"]).text(), "app");
 }
+
+/// A file of redirects: what it has leads elsewhere, everything else is for the routes behind it, in the cache and for purges.
+#[test]
+fn a_map_redirects_what_it_has() {
+    for protocol in Protocol::ALL {
+        let app = named("app");
+        let directory = Arc::new(TempDir::new().unwrap());
+        let many: String = (0..10_000).map(|number| format!("/old/{number} /new/{number}\n")).collect();
+        let odd =
+            "# moved in spring\n/a /b # why\n\n/query /c?x=1\n/away https://other.example/{header.x-in}\n/%C3%A4 /ae\n";
+        std::fs::write(directory.path().join("moved.txt"), odd.to_owned() + &many).unwrap();
+        let routes = format!(
+            "[[site.shop.route]]\npath = \"/*\"\nredirect = {{ map = \"moved.txt\", status = 301 }}\n\
+             [[site.shop.route]]\npath = \"/*\"\npool = \"app\"\n{CACHED}"
+        );
+        let config = crate::harness::node::site(&[app.address], "", &routes);
+        let node = Node::speaking_in(protocol, directory, &config);
+        for (path, to) in [
+            ("/a", "/b"),
+            ("//a?x=1", "/b?x=1"),
+            ("/query?y=2", "/c?x=1"),
+            ("/away", "https://other.example/%0D%0Ay"),
+            ("/%c3%a4", "/ae"),
+            ("/old/9999", "/new/9999"),
+        ] {
+            let answer = node.get_with(path, &["X-In: %0D%0Ay"]);
+            let to = to.replace("%0D%0Ay", "%250D%250Ay");
+            assert_eq!((answer.status, answer.field("location")), (301, Some(&*to)), "{path}");
+        }
+        for is_hit in [false, true] {
+            let answer = node.get("/b");
+            assert_eq!((answer.text().as_str(), answer.is_hit()), ("app", is_hit));
+        }
+        node.purge(r#"{"url": "http://shop.example/b"}"#);
+        assert!(!node.get("/b").is_hit());
+        let (_, explained) = node.admin("GET", "/v1/explain?url=http://shop.example/a", "");
+        assert_eq!(explained["why"], "301 to /b");
+        // A change of the file is a reload.
+        let generation = node.generation();
+        std::fs::write(node.config_path().with_file_name("moved.txt"), "/b /d\n").unwrap();
+        node.wait_for_generation(generation + 1);
+        assert_eq!((node.get("/a").status, node.get("/b").field("location")), (200, Some("/d")));
+    }
+}

@@ -1,10 +1,14 @@
 //! `redirect` and `respond` of a route: answers that need no origin.
 
+use std::collections::HashMap;
+use std::sync::Arc;
+
 use http::{HeaderName, HeaderValue, StatusCode};
 
-use crate::config::diagnose::At;
+use crate::config::diagnose::{At, Diagnostics};
 use crate::config::read::{Table, words};
 use crate::pattern::PathPattern;
+use crate::request::compared;
 use crate::template::{Form, Template};
 
 use super::{fields, file};
@@ -19,9 +23,36 @@ pub enum FixedAnswer {
 #[derive(Debug, Clone)]
 pub struct Redirect {
     pub status: StatusCode,
-    pub to: Template,
-    /// Whether the request's query is put behind it.
-    pub keeps_query: bool,
+    to: To,
+    query: Option<Query>,
+}
+
+/// Where a redirect leads.
+#[derive(Debug, Clone)]
+enum To {
+    One(Template),
+    /// By the request's path; other paths are none of the route's.
+    Map(Arc<HashMap<Box<str>, Template>>),
+}
+
+impl Redirect {
+    /// Where it leads from a path with its slashes merged; `None`: nowhere.
+    pub fn to(&self, path: &str) -> Option<&Template> {
+        match &self.to {
+            To::One(to) => Some(to),
+            To::Map(map) => map.get(path),
+        }
+    }
+
+    /// Whether it leads somewhere from every path.
+    pub fn is_for_all(&self) -> bool {
+        matches!(self.to, To::One(_))
+    }
+
+    /// Whether the request's query is put behind where it leads.
+    pub fn keeps_query(&self, to: &Template) -> bool {
+        self.query.map_or(!to.has_query(), |query| query == Query::Keep)
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -41,22 +72,59 @@ pub(super) enum Query {
 
 words!(Query { "keep" => Query::Keep, "drop" => Query::Drop });
 
-/// Reads `redirect = { to = "https://{host}/new/{1}", status = 308 }`.
+/// Reads `redirect = { to = "https://{host}/new/{1}", status = 308 }`, or with `map = "moved.txt"` instead of `to`.
 pub(crate) fn redirect(mut table: Table, path: Option<&PathPattern>) -> Option<Redirect> {
     let errors = table.errors;
     let captures = path.map_or(0, PathPattern::stars);
-    let to = table.require::<String>("to").and_then(|At { value, place }| {
-        let parsed = Template::parse(&value, Form::Url, captures);
-        errors.accept(place, parsed.map_err(|(_, why)| format!("\"to\" in {}: {why}", table.name)))
-    });
+    let map = table.get::<String>("map");
+    let to = match map {
+        Some(file) => {
+            if table.has("to") {
+                errors.error(file.place, format!("\"to\" and \"map\" in {}: give one of them", table.name));
+                let _ = table.get::<String>("to");
+            }
+            read_map(&file, captures, errors).map(|map| To::Map(map.into()))
+        }
+        None => table.require::<String>("to").and_then(|At { value, place }| {
+            let parsed = Template::parse(&value, Form::Url, captures);
+            errors.accept(place, parsed.map_err(|(_, why)| format!("\"to\" in {}: {why}", table.name))).map(To::One)
+        }),
+    };
     let mut status = 308;
     let is_redirect = |status: &u16| matches!(status, 301 | 302 | 303 | 307 | 308);
     table.set_if("status", &mut status, is_redirect, "must be 301, 302, 303, 307 or 308");
     let query = table.value::<Query>("query");
     table.finish();
-    let to = to?;
-    let keeps_query = query.map_or(!to.has_query(), |query| query == Query::Keep);
-    Some(Redirect { status: StatusCode::from_u16(status).ok()?, to, keeps_query })
+    Some(Redirect { status: StatusCode::from_u16(status).ok()?, to: to?, query })
+}
+
+/// Reads a file of paths and where they lead: `/old /new` a line; what follows a # at the beginning of a word is a remark.
+fn read_map(file: &At<String>, captures: usize, errors: &Diagnostics) -> Option<HashMap<Box<str>, Template>> {
+    let (path, text) = file::text(file, errors)?;
+    let mut map = HashMap::new();
+    for (number, line) in text.lines().enumerate() {
+        let words: Vec<&str> = line.split_whitespace().take_while(|word| !word.starts_with('#')).collect();
+        let read = match words[..] {
+            [] => continue,
+            [from, to] => entry(from, to, captures),
+            _ => Err("expected a path, and where it leads".to_owned()),
+        };
+        let place = format!("{}:{}", path.display(), number + 1);
+        let (from, to) = errors.accept(file.place, read.map_err(|why| format!("{place}: {why}")))?;
+        if map.insert(from.into(), to).is_some() {
+            errors.error(file.place, format!("{place}: {from:?} is given again"));
+        }
+    }
+    Some(map)
+}
+
+fn entry<'t>(from: &'t str, to: &str, captures: usize) -> Result<(&'t str, Template), String> {
+    let compared = compared(from)?;
+    if !from.starts_with('/') || compared != from {
+        return Err(format!("{from:?} matches nothing: paths are compared in another form; write {compared:?}"));
+    }
+    let to = Template::parse(to, Form::Url, captures).map_err(|(_, why)| format!("{to:?}: {why}"))?;
+    Ok((from, to))
 }
 
 /// Reads `respond = { status = 200, body = "ok", content_type = "text/plain" }`.

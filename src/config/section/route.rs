@@ -87,10 +87,24 @@ impl Route {
         }
     }
 
+    /// Whether it is for a path that it matches, with its slashes merged: a map of redirects may not have it.
+    pub fn has_answer(&self, path: &str) -> bool {
+        match &self.then {
+            Then::Answer(FixedAnswer::Redirect(redirect)) => redirect.to(path).is_some(),
+            _ => true,
+        }
+    }
+
+    /// Whether it takes all requests for the paths and methods that it matches.
+    pub fn is_unconditional(&self) -> bool {
+        let is_for_all = !matches!(&self.then, Then::Answer(FixedAnswer::Redirect(map)) if !map.is_for_all());
+        self.when.is_none() && is_for_all
+    }
+
     /// Whether it takes every request that another would. That it is not said to is no proof.
     pub fn covers(&self, other: &Route) -> bool {
         let takes = |methods: &HashSet<Method>| other.methods.as_ref().is_some_and(|others| others.is_subset(methods));
-        self.when.is_none() && self.methods.as_ref().is_none_or(takes) && self.path.covers(&other.path)
+        self.is_unconditional() && self.methods.as_ref().is_none_or(takes) && self.path.covers(&other.path)
     }
 
     /// Whether it is for a method and a normalised path with its slashes merged.

@@ -64,7 +64,7 @@ impl Site {
     /// The routes that may take a GET of a path, whatever else the request is like.
     pub fn routes_of(&self, path: &str) -> impl Iterator<Item = &Route> {
         let path = merge_slashes(path);
-        let last = self.routes.serving(&Method::GET, &path, |route| route.when.is_none());
+        let last = self.routes.serving(&Method::GET, &path, Route::is_unconditional);
         let conditional = self.routes.conditional().filter(move |place| last.is_none_or(|last| *place < last));
         let all = conditional.filter(move |place| self.routes[*place].serves(&Method::GET, &path)).chain(last);
         all.map(|place| &self.routes[place])
