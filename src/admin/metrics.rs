@@ -50,7 +50,13 @@ pub(crate) async fn metrics(State(node): State<Arc<Node>>, caller: Caller) -> Re
     for family in [&metrics.origin_up, &metrics.origin_active, &metrics.origin_requests, &metrics.origin_failures] {
         family.reset();
     }
-    for pool in node.snapshot.load().pools.iter() {
+    let snapshot = node.snapshot.load();
+    metrics.certificate_expiry.reset();
+    for validity in snapshot.config.certificates.validities() {
+        let file = validity.file.display().to_string();
+        metrics.certificate_expiry.with_label_values(&[file.as_str()]).set(validity.not_after);
+    }
+    for pool in snapshot.pools.iter() {
         for origin in &pool.origins {
             let labels = [&*pool.config.name, &*origin.address];
             for (family, number) in [

@@ -68,6 +68,16 @@ pub enum HostPattern {
     Any,
 }
 
+impl std::fmt::Display for HostPattern {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            HostPattern::Exact(host) => f.write_str(host),
+            HostPattern::Below(name) => write!(f, "*.{name}"),
+            HostPattern::Any => f.write_str("*"),
+        }
+    }
+}
+
 impl std::str::FromStr for HostPattern {
     type Err = String;
 

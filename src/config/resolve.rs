@@ -4,6 +4,8 @@ use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
+use crate::clock::Timestamp;
+
 use super::diagnose::{Diagnostics, Place};
 use super::model::{CertificateStore, Config};
 use super::read::Table;
@@ -51,6 +53,7 @@ pub(crate) fn resolve(mut files: Vec<Table<'_, '_>>, are_all: bool, errors: &Dia
     if !are_all {
         return config; // what is missing may be in the files that are
     }
+    certificate::check(&certificates, &config.hosts, Timestamp::now(), errors);
     config.certificates = Arc::new(CertificateStore::new(certificates));
     config.listeners = listen::check(listeners, has_certificate, errors);
     config.admin = admin.map(|admin| admin::check(admin, &config.sites, errors));

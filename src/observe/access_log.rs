@@ -33,7 +33,7 @@ const RETRY: Duration = Duration::from_secs(1);
 const BUFFERS: usize = 8;
 
 /// Where lines go.
-pub struct AccessLog {
+pub(crate) struct AccessLog {
     shared: Arc<Shared>,
     /// Here until the end.
     writer: Option<JoinHandle<()>>,
@@ -51,7 +51,7 @@ struct Shared {
 
 impl AccessLog {
     /// Starts the writer.
-    pub fn start(target: AccessLogTarget, format: LogFormat, dropped: IntCounter) -> io::Result<Self> {
+    pub(crate) fn start(target: AccessLogTarget, format: LogFormat, dropped: IntCounter) -> io::Result<Self> {
         let shared = Arc::new(Shared {
             buffers: std::array::from_fn(|_| Mutex::default()),
             off: AtomicBool::new(target == AccessLogTarget::Off),
@@ -67,7 +67,7 @@ impl AccessLog {
     }
 
     /// Takes changed settings over.
-    pub fn configure(&self, target: AccessLogTarget, format: LogFormat) {
+    pub(crate) fn configure(&self, target: AccessLogTarget, format: LogFormat) {
         let mut settings = self.shared.settings.lock();
         if *settings == (target.clone(), format) {
             return;
@@ -79,7 +79,7 @@ impl AccessLog {
     }
 
     /// Opens the file anew, after logrotate has moved it away.
-    pub fn reopen(&self) {
+    pub(crate) fn reopen(&self) {
         self.shared.reopen.store(true, Ordering::Release);
         self.wake();
     }
@@ -90,7 +90,7 @@ impl AccessLog {
     }
 
     /// Adds the line of one request.
-    pub fn record(&self, outcome: &Outcome<'_>) {
+    pub(crate) fn record(&self, outcome: &Outcome<'_>) {
         if self.shared.off.load(Ordering::Relaxed) {
             return;
         }
@@ -191,7 +191,8 @@ fn open(target: &AccessLogTarget, retry: bool) -> Output {
     Ok(output)
 }
 
-fn write_json(out: &mut Vec<u8>, outcome: &Outcome<'_>) {
+/// One line of JSON.
+pub fn write_json(out: &mut Vec<u8>, outcome: &Outcome<'_>) {
     out.extend_from_slice(b"{\"time\":");
     push_number(out, outcome.time.as_secs());
     let _ = write!(out, ".{:03}", outcome.time.as_millis() % 1000); // writing to a Vec cannot fail
@@ -258,9 +259,14 @@ fn protocol(version: Version) -> &'static str {
 
 /// Copies text, with control characters, quotes and backslashes escaped: clients must not be able to forge lines.
 fn escape(out: &mut Vec<u8>, text: &str, write_escaped: impl Fn(&mut Vec<u8>, u8)) {
+    // Most texts need nothing. All of one is looked at, since many bytes are compared at one time so.
+    let is_special = |byte: u8| (byte < 0x20) | (byte == 0x7f) | (byte == b'"') | (byte == b'\\');
+    if !text.bytes().fold(false, |found, byte| found | is_special(byte)) {
+        return out.extend_from_slice(text.as_bytes());
+    }
     let mut clean = 0;
     for (i, byte) in text.bytes().enumerate() {
-        if matches!(byte, ..0x20 | 0x7f | b'"' | b'\\') {
+        if is_special(byte) {
             out.extend_from_slice(&text.as_bytes()[clean..i]);
             write_escaped(out, byte);
             clean = i + 1;

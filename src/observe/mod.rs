@@ -12,14 +12,14 @@ use metrics::{Metrics, SiteMetrics};
 pub use outcome::Outcome;
 
 /// Takes every outcome: what the fronts and the pass path share.
-pub struct Observer {
+pub(crate) struct Observer {
     pub metrics: Arc<Metrics>,
     pub access_log: AccessLog,
 }
 
 impl Observer {
     /// Counts and logs one request; without site metrics if it was refused before a site took it.
-    pub fn record(&self, outcome: &Outcome<'_>, site: Option<&SiteMetrics>) {
+    pub(crate) fn record(&self, outcome: &Outcome<'_>, site: Option<&SiteMetrics>) {
         if let Some(site) = site {
             site.count(outcome);
         }

@@ -20,7 +20,7 @@ const ARROWS: [(&str, &[&str]); 30] = [
     ("drain", &["clock"]),
     ("expression", &["address", "clock", "pattern", "request", "spelling"]),
     ("template", &["expression", "pattern", "request", "spelling"]),
-    ("config", &["address", "expression", "pattern", "prefix", "request", "spelling", "template"]),
+    ("config", &["address", "clock", "expression", "pattern", "prefix", "request", "spelling", "template"]),
     ("state_dir", &[]),
     ("observe", &["clock", "config", "request"]),
     ("plan", &["address", "clock", "config", "expression", "pattern", "request", "template"]),

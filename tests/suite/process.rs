@@ -121,6 +121,49 @@ fn routes_that_no_request_comes_to_are_pointed_out() {
 }
 
 #[test]
+fn certificates_that_clients_refuse_or_nobody_needs_are_pointed_out() {
+    let directory = TempDir::new().unwrap();
+    let path = directory.path().join("seawall.toml");
+    let days = |days: i64| std::time::Duration::from_secs(days.unsigned_abs() * 86_400);
+    let now = std::time::SystemTime::now();
+    for (name, from, to, warned) in [
+        ("shop.example", now - days(9), now + days(90), None),
+        ("shop.example", now - days(90), now - days(2), Some("expired on")),
+        ("shop.example", now + days(2), now + days(90), Some("is not valid before")),
+        ("shop.example", now - days(90), now + days(3), Some("expires on")),
+        (
+            "blog.example",
+            now - days(9),
+            now + days(90),
+            Some("no site has a host of the certificate in DIR/a.pem, such as blog.example"),
+        ),
+        ("*.example", now - days(9), now + days(90), None),
+        ("*.shop.example", now - days(9), now + days(90), Some("no site has a host of the certificate")),
+    ] {
+        let mut made = rcgen::CertificateParams::new(vec![name.to_owned()]).unwrap();
+        (made.not_before, made.not_after) = (from.into(), to.into());
+        let key = rcgen::KeyPair::generate().unwrap();
+        std::fs::write(directory.path().join("a.pem"), made.self_signed(&key).unwrap().pem()).unwrap();
+        std::fs::write(directory.path().join("a.key"), key.serialize_pem()).unwrap();
+        let text = "[[certificate]]\ncert = \"a.pem\"\nkey = \"a.key\"\n[pool.app]\norigins = [\"127.0.0.1:1\"]\n\
+                    [site.shop]\nhosts = [\"shop.example\"]\n[[site.shop.route]]\npath = \"/*\"\npool = \"app\"\n";
+        std::fs::write(&path, complete(text)).unwrap();
+        let output = seawall(&["check", path.to_str().unwrap()]);
+        let said = String::from_utf8(output.stdout).unwrap().replace(directory.path().to_str().unwrap(), "DIR");
+        assert!(output.status.success(), "{said}");
+        match warned {
+            Some(part) => assert!(said.matches("warning: ").count() == 1 && said.contains(part), "{part}: {said}"),
+            None => assert!(!said.contains("warning: "), "{said}"),
+        }
+    }
+    let node = Node::spawn(directory.into(), &["run", "--config", path.to_str().unwrap()]);
+    node.wait_for_log("no site has a host of the certificate");
+    let metric =
+        format!("seawall_certificate_not_after_seconds{{file=\"{}\"}}", path.with_file_name("a.pem").display());
+    assert!(node.metric(&metric).is_some_and(|seconds| seconds > 1e9));
+}
+
+#[test]
 fn what_origins_are_told_and_no_key_has_is_pointed_out() {
     let directory = TempDir::new().unwrap();
     let path = directory.path().join("seawall.toml");

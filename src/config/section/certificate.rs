@@ -1,7 +1,7 @@
 //! `[[certificate]]`: a chain and its key, read, matched with each other, and the names they serve.
 
 use std::hash::{Hash, Hasher};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustls::pki_types::pem::PemObject;
@@ -9,6 +9,8 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::{CertifiedKey, SigningKey};
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
+use crate::clock::Timestamp;
+use crate::config::diagnose::{At, Diagnostics, Place};
 use crate::config::host::{HostMap, HostPattern};
 use crate::config::read::Table;
 use crate::config::regular;
@@ -18,6 +20,17 @@ pub struct Certificate {
     pub key: Arc<CertifiedKey>,
     /// The DNS names of the leaf, as patterns.
     pub names: Vec<HostPattern>,
+    pub validity: Validity,
+    /// Of its section.
+    place: Place,
+}
+
+/// From when to when a certificate is valid, in seconds since the epoch; and the file that it is in.
+#[derive(Debug, Clone)]
+pub struct Validity {
+    pub file: PathBuf,
+    pub not_before: i64,
+    pub not_after: i64,
 }
 
 /// The certificates of a node by name; the first configured one serves clients that name none of them.
@@ -25,6 +38,7 @@ pub struct Certificate {
 pub struct CertificateStore {
     by_name: HostMap<usize>,
     keys: Vec<Arc<CertifiedKey>>,
+    validities: Vec<Validity>,
 }
 
 impl CertificateStore {
@@ -35,8 +49,14 @@ impl CertificateStore {
                 store.by_name.insert(name, store.keys.len());
             }
             store.keys.push(certificate.key);
+            store.validities.push(certificate.validity);
         }
         store
+    }
+
+    /// How long each is valid.
+    pub fn validities(&self) -> &[Validity] {
+        &self.validities
     }
 
     /// The certificate for a client's SNI (RFC 6066 section 3).
@@ -61,23 +81,59 @@ impl Hash for CertificateStore {
 pub(crate) fn read(mut table: Table) -> Option<Certificate> {
     let errors = table.errors;
     let (cert, key) = (table.require("cert"), table.require("key"));
+    let place = cert.as_ref().map_or(table.place, |at: &At<String>| at.place);
     table.finish();
     let read = cert.and_then(|at| {
         let path = errors.file_named(&at);
         let chain = errors.accept(at.place, read_chain(&path))?;
-        let names = dns_names(&chain[0]).map_err(|error| format!("{}: {error}", path.display()));
-        Some((path, chain, errors.accept(at.place, names)?))
+        let read = names_and_validity(&chain[0], &path).map_err(|error| format!("{}: {error}", path.display()));
+        Some((path, chain, errors.accept(at.place, read)?))
     });
     let key = key?;
     let key_path = errors.file_named(&key);
     let signer = errors.accept(key.place, read_key(&key_path));
-    let ((path, chain, names), signer) = (read?, signer?);
+    let ((path, chain, (names, validity)), signer) = (read?, signer?);
     let certified = CertifiedKey::new(chain, signer);
     let matches = certified
         .keys_match()
         .map_err(|_| format!("the private key in {} does not belong to {}", key_path.display(), path.display()));
     errors.accept(key.place, matches)?;
-    Some(Certificate { key: Arc::new(certified), names })
+    Some(Certificate { key: Arc::new(certified), names, validity, place })
+}
+
+/// Days before its end that a certificate is pointed out.
+const SOON: i64 = 7;
+
+/// Points out certificates that clients refuse, or that no site needs.
+pub(crate) fn check(certificates: &[Certificate], hosts: &HostMap<usize>, now: Timestamp, errors: &Diagnostics) {
+    let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
+    let date = |seconds: i64| Timestamp::from_secs(seconds.try_into().unwrap_or_default()).http_date();
+    for Certificate { validity, names, place, .. } in certificates {
+        let (file, renewed) = (validity.file.display(), "put a renewed one in its place: it is taken over as it comes");
+        let days = (validity.not_after - now) / 86_400;
+        if now > validity.not_after {
+            errors.warn(*place, format!("the certificate in {file} expired on {}", date(validity.not_after)), renewed);
+        } else if now < validity.not_before {
+            let message = format!("the certificate in {file} is not valid before {}", date(validity.not_before));
+            errors.warn(*place, message, "clients refuse it until then; is the clock right?");
+        } else if days < SOON {
+            errors.warn(*place, format!("the certificate in {file} expires on {}", date(validity.not_after)), renewed);
+        }
+        if let Some(first) = names.first().filter(|_| !names.iter().any(|name| is_of_a_site(name, hosts))) {
+            let message = format!("no site has a host of the certificate in {file}, such as {first}");
+            errors.warn(*place, message, "add the host to a site, or take the certificate away");
+        }
+    }
+}
+
+fn is_of_a_site(name: &HostPattern, hosts: &HostMap<usize>) -> bool {
+    let is_below = |host: &HostPattern| match (host, name) {
+        (HostPattern::Exact(host), HostPattern::Below(name)) => {
+            host.strip_suffix(name.as_str()).is_some_and(|rest| rest.ends_with('.'))
+        }
+        _ => false,
+    };
+    hosts.of_pattern(name).is_some() || hosts.patterns().any(|(host, _)| is_below(&host))
 }
 
 fn read_key(path: &Path) -> Result<Arc<dyn SigningKey>, String> {
@@ -104,8 +160,8 @@ pub(crate) fn read_chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, St
     Ok(chain)
 }
 
-/// The DNS names of a certificate's subjectAltName; the common name has not counted since RFC 6125.
-fn dns_names(leaf: &CertificateDer<'_>) -> Result<Vec<HostPattern>, String> {
+/// The DNS names of a certificate's subjectAltName (the common name has not counted since RFC 6125), and how long it is valid.
+fn names_and_validity(leaf: &CertificateDer<'_>, file: &Path) -> Result<(Vec<HostPattern>, Validity), String> {
     let (_, parsed) = X509Certificate::from_der(leaf).map_err(|error| format!("not a valid certificate: {error}"))?;
     let names = parsed.subject_alternative_name().map_err(|error| format!("not a valid certificate: {error}"))?;
     let general = names.map_or(&[][..], |extension| &extension.value.general_names);
@@ -113,5 +169,6 @@ fn dns_names(leaf: &CertificateDer<'_>) -> Result<Vec<HostPattern>, String> {
         GeneralName::DNSName(name) => name.parse().ok(),
         _ => None,
     });
-    Ok(patterns.collect())
+    let (not_before, not_after) = (parsed.validity().not_before.timestamp(), parsed.validity().not_after.timestamp());
+    Ok((patterns.collect(), Validity { file: file.to_owned(), not_before, not_after }))
 }
