@@ -31,7 +31,7 @@ impl Fault {
             StatusCode::FORBIDDEN => "http_request_denied",
             StatusCode::NOT_FOUND | StatusCode::MISDIRECTED_REQUEST => "destination_not_found",
             StatusCode::LOOP_DETECTED => "proxy_loop_detected",
-            status if status.is_server_error() => "proxy_internal_error",
+            StatusCode::INTERNAL_SERVER_ERROR | StatusCode::BAD_GATEWAY => "proxy_internal_error",
             _ => "http_request_error",
         };
         Fault { status, why, kind }
