@@ -182,6 +182,8 @@ fn the_reference_has_every_key_and_no_other() {
             "[[site.a.route]]\npath = \"/\"\npool = \"a\"\ncache.mode = \"off\"\n[site.a.route.cache.key]",
         ),
         ("redirect of a route", "[[site.a.route]]\npath = \"/\"\n[site.a.route.redirect]\nto = \"/\""),
+        ("rewrite of a route", "[[site.a.route]]\npath = \"/\"\npool = \"a\"\n[site.a.route.rewrite]\nto = \"/\""),
+        ("[[site.NAME.error_page]]", "[[site.a.error_page]]\nstatus = [500]"),
         ("response of a route", "[[site.a.route]]\npath = \"/\"\npool = \"a\"\n[site.a.route.response]"),
         ("respond of a route", "[[site.a.route]]\npath = \"/\"\n[site.a.route.respond]"),
         ("cache of a route", "[[site.a.route]]\npath = \"/\"\npool = \"a\"\n[site.a.route.cache]\nmode = \"off\""),
