@@ -252,6 +252,10 @@ fn each_mistake_is_told_once_and_says_what_to_write() {
             format!("{POOL}{SITE}cache = {{ mode = \"off\", bypass = 'true' }}\n"),
             &["bad.toml:8:34: \"bypass\" has no effect in this mode", "= hint: use mode = \"respect\""],
         ),
+        (
+            "[site.a]\nhosts = [\"*\"]\n[[site.a.route]]\npath = \"/*\"\nrespond = { body = \"x\", fields = { Cache-Status = \"a; hit\" } }\n".into(),
+            &["bad.toml:5:36: cache-status is the node's to say"],
+        ),
         // A file of redirects.
         (
             "[site.a]\nhosts = [\"*\"]\n[[site.a.route]]\npath = \"/*\"\nredirect = { map = \"bad-map.txt\", to = \"/a\" }\n".into(),

@@ -168,9 +168,13 @@ pub(crate) fn respond(mut table: Table) -> Option<Respond> {
 }
 
 /// Fields that frame the answer or belong to its connection.
-const RESERVED: [&str; 10] = [
+const RESERVED: [&str; 15] = [
+    "age",
+    "cache-status",
     "connection",
+    "content-encoding",
     "content-length",
+    "content-range",
     "content-type",
     "date",
     "keep-alive",
@@ -179,4 +183,5 @@ const RESERVED: [&str; 10] = [
     "trailer",
     "transfer-encoding",
     "upgrade",
+    "via",
 ];
