@@ -2,6 +2,18 @@
 
 use std::net::IpAddr;
 
+/// An address as text, an IPv4-mapped IPv6 address as its IPv4 address. Written for each request: the formatter takes
+/// five times as long.
+pub(crate) fn text(address: IpAddr) -> String {
+    let IpAddr::V4(address) = address.to_canonical() else { return address.to_string() };
+    let mut text = String::with_capacity(15);
+    for (at, part) in address.octets().into_iter().enumerate() {
+        text.push_str(if at == 0 { "" } else { "." });
+        text.push_str(itoa::Buffer::new().format(part));
+    }
+    text
+}
+
 /// A range of addresses, `10.0.0.0/8` or a single `192.0.2.7`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct IpRange {
@@ -98,6 +110,15 @@ fn merged(ranges: &[IpRange]) -> Box<[Span]> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn addresses_are_written_as_the_formatter_writes_them() {
+        for address in ["192.0.2.7", "0.0.0.0", "255.255.255.255", "2001:db8::1", "::"] {
+            let address: IpAddr = address.parse().unwrap();
+            assert_eq!(text(address), address.to_string());
+        }
+        assert_eq!(text("::ffff:192.0.2.7".parse().unwrap()), "192.0.2.7");
+    }
 
     #[test]
     fn address_ranges() {

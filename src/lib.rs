@@ -5,6 +5,7 @@
 mod address;
 mod admin;
 mod app;
+mod boxed;
 mod cache;
 mod chunked;
 mod cli;

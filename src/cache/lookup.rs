@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use http::{StatusCode, header};
 
+use crate::boxed::boxed;
 use crate::clock::Timestamp;
 use crate::plan::PassReason;
 
@@ -75,7 +76,7 @@ impl Cache {
     pub async fn look_up(&self, request: &CacheRequest<'_>, now: Timestamp) -> Lookup {
         match self.lookup(request, now) {
             Lookup::Miss(miss) if miss.is_unknown() && self.disk.may_have(request.key) => {
-                Box::pin(self.lookup_on_disk(request, now, miss)).await // large, and most requests do not come here
+                boxed(|| self.lookup_on_disk(request, now, miss)).await // large, and most requests do not come here
             }
             found => found,
         }

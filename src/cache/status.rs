@@ -114,6 +114,11 @@ impl CacheResult {
 }
 
 impl Report {
+    /// Whether the cache was asked.
+    pub(crate) fn is_of_cache(&self) -> bool {
+        !matches!(self, Report::Pass(_) | Report::PassNotDurable(_))
+    }
+
     /// Appends the field's value.
     pub fn write(&self, out: &mut String, node: &str) {
         out.push_str(node);

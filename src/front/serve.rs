@@ -20,6 +20,7 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 
+use crate::boxed::boxed;
 use crate::cache::engine::{Engine, FetchError, Fetched, NotStored, Source};
 use crate::cache::lookup::Lookup;
 use crate::cache::purge::{Event, PURGE_PATIENCE, Target};
@@ -129,7 +130,7 @@ impl<'a> Request<'a> {
             },
         };
         // Boxed: large, and most requests do not come here.
-        Box::pin(self.pass(matched, reason, body, interims)).await
+        boxed(|| self.pass(matched, reason, body, interims)).await
     }
 
     /// What is to be done with it; with one that goes in circles nothing, before anything else.
@@ -159,7 +160,7 @@ impl<'a> Request<'a> {
             }
             Err(NotStored::Pass(reason)) => return Err(reason),
             // Boxed: large, and most requests do not come here.
-            Err(NotStored::Miss(miss)) => match Box::pin(engine.get(&request, miss)).await {
+            Err(NotStored::Miss(miss)) => match boxed(|| engine.get(&request, miss)).await {
                 Ok(answer) => answer,
                 // The cache fails open: its own faults and limits are nothing to the client.
                 Err(FetchError { error: OriginError::FillLost, .. }) => return Err(PassReason::FillLost),

@@ -181,8 +181,10 @@ impl ClientStream {
     /// have left when it has got nothing for so long.
     pub(crate) async fn until_gone(&self, alarm: &mut Alarm, patience: Duration) {
         let since = Instant::now();
+        let mut next = since + LOOK_AT_CLIENT;
         loop {
-            alarm.at(Instant::now() + LOOK_AT_CLIENT).await;
+            alarm.at(next).await;
+            next = Instant::now() + LOOK_AT_CLIENT;
             match peer(socket(&self.shared.lock().transport)) {
                 Peer::There => {}
                 Peer::Ended if since.elapsed() < patience => {}

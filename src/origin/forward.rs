@@ -6,9 +6,10 @@ use std::net::IpAddr;
 use http::{HeaderMap, HeaderName, HeaderValue, Version, header};
 use smallvec::SmallVec;
 
+use crate::address;
 use crate::config::model::{CacheMode, CacheRules, FieldChanges, Node};
 use crate::config::model::{FILL_EXCLUDES, FORWARDING_FIELDS};
-use crate::request::RequestView;
+use crate::request::{RequestView, in_one_block};
 
 use super::names::{FRAMING_FIELDS, IDENTITY_FIELDS, IMPERSONAL_FIELDS, NO_TRAILERS, OVERRIDING_FIELDS, is_listed};
 use super::passage::{CDN_LOOP, Passage};
@@ -52,20 +53,17 @@ pub(crate) fn set_forwarding_fields(
     let chain = forwarded_for(&before.join(", "), (request.client, request.peer), Some(node));
     remove(fields, |name| is_listed(name, FORWARDING_FIELDS) || is_listed(name, FRAMING_FIELDS));
     fields.insert(FORWARDED_PROTO, HeaderValue::from_static(request.scheme.as_str()));
-    if let Ok(chain) = HeaderValue::try_from(chain) {
-        fields.insert(FORWARDED_FOR, chain);
-    }
-    if let Ok(authority) = HeaderValue::from_str(authority) {
-        fields.insert(FORWARDED_HOST, authority);
-    }
-    if let Ok(id) = HeaderValue::from_str(request.id.as_str(&mut [0; 32])) {
-        fields.insert(REQUEST_ID, id);
-    }
     // It has been checked: what is behind its last colon and is no number ends an address.
     let port = authority.rsplit_once(':').and_then(|(_, port)| port.parse().ok());
-    fields.insert(FORWARDED_PORT, port.unwrap_or(request.scheme.default_port()).into());
-    if let Ok(via) = HeaderValue::try_from(via(request.version, &node.name)) {
-        fields.append(header::VIA, via);
+    let mut port_digits = itoa::Buffer::new();
+    let port = port_digits.format(port.unwrap_or(request.scheme.default_port()));
+    let (mut id, via) = ([0; 32], via(request.version, &node.name));
+    let values = [&chain, authority, request.id.as_str(&mut id), port, &via];
+    let names = [FORWARDED_FOR, FORWARDED_HOST, REQUEST_ID, FORWARDED_PORT, header::VIA];
+    for (name, value) in names.into_iter().zip(in_one_block(values.iter().map(|value| value.as_bytes()))) {
+        if let Some(value) = value {
+            fields.append(name, value);
+        }
     }
     fields.append(CDN_LOOP, passage.cdn_loop().clone());
 }
@@ -175,13 +173,13 @@ pub(crate) fn via(version: Version, node: &str) -> String {
 /// `X-Forwarded-For`: the peer, after what a trusted proxy said came before it, be it in another field. `node`: without one
 /// nobody is trusted.
 pub(crate) fn forwarded_for(before: &str, (client, peer): (IpAddr, IpAddr), node: Option<&Node>) -> String {
-    let own = peer.to_canonical().to_string();
+    let own = address::text(peer);
     let Some(node) = node.filter(|node| node.trusts(peer)) else { return own };
     match node.client_ip_header == FORWARDED_FOR {
         true if before.is_empty() => own,
-        true => format!("{before}, {own}"),
+        true => [before, ", ", &own].concat(),
         false if client == peer => own,
-        false => format!("{}, {own}", client.to_canonical()),
+        false => [&address::text(client), ", ", &own].concat(),
     }
 }
 

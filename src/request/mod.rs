@@ -13,7 +13,7 @@ pub(crate) use id::RequestId;
 pub(crate) use target::{BAD_FORM, Target, as_decoded, compared, hides_dots, merge_slashes};
 
 /// Fields that a request gets beside its own on its way to an origin.
-const FORWARDED: usize = 6;
+const FORWARDED: usize = 7;
 
 /// A request as the decisions see it. Everything in it has been checked by the front.
 #[derive(Clone, Copy)]
@@ -187,11 +187,9 @@ impl<'a> Fields<'a> {
             Fields::Map(map) => map.clone(),
             Fields::Parsed(fields) => {
                 let mut map = HeaderMap::with_capacity(fields.len() + FORWARDED);
-                // The values share one block.
-                let mut values = Bytes::from(fields.iter().map(|field| field.value).collect::<Vec<_>>().concat());
-                for field in fields {
-                    let value = HeaderValue::from_maybe_shared(values.split_to(field.value.len()));
-                    if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(field.name.as_bytes()), value) {
+                let values = in_one_block(fields.iter().map(|field| field.value));
+                for (field, value) in fields.iter().zip(values) {
+                    if let (Ok(name), Some(value)) = (HeaderName::from_bytes(field.name.as_bytes()), value) {
                         map.append(name, value);
                     }
                 }
@@ -199,6 +197,16 @@ impl<'a> Fields<'a> {
             }
         }
     }
+}
+
+/// Values that share one block of memory; `None` for what is no value.
+pub(crate) fn in_one_block<'a>(
+    values: impl Iterator<Item = &'a [u8]> + Clone,
+) -> impl Iterator<Item = Option<HeaderValue>> {
+    let mut block = Vec::with_capacity(values.clone().map(<[u8]>::len).sum());
+    values.clone().for_each(|value| block.extend_from_slice(value));
+    let mut block = Bytes::from(block);
+    values.map(move |value| HeaderValue::from_maybe_shared(block.split_to(value.len())).ok())
 }
 
 /// What tokens consist of, as a field's name is one (RFC 9110 section 5.6.2).

@@ -16,6 +16,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
+use crate::boxed::boxed;
+use crate::cache::status::Report;
 use crate::config::model::Limits;
 use crate::origin::h1::body::Body;
 use crate::origin::interims::Interims;
@@ -45,6 +47,8 @@ pub(crate) struct Connection {
     /// What was read and not yet used.
     buffer: BytesMut,
     served: u32,
+    /// Whether the last request was one for the cache: the next is tried from memory first.
+    is_for_cache: bool,
     /// Buffers that are reused from request to request.
     key: String,
     tail: String,
@@ -73,7 +77,7 @@ impl Connection {
     ) -> Self {
         let buffer = BytesMut::with_capacity(FIRST_BUFFER);
         let (key, tail, alarm) = (String::new(), String::new(), Alarm::default());
-        Connection { shared, shutdown, stream, buffer, served: 0, key, tail, alarm, place }
+        Connection { shared, shutdown, stream, buffer, served: 0, is_for_cache: true, key, tail, alarm, place }
     }
 
     /// Serves requests until the connection ends. `takes_h2`: it may turn out to be one of HTTP/2; then it is given back, with
@@ -92,14 +96,16 @@ impl Connection {
                 return Some((self.stream, self.buffer));
             }
             self.served += 1;
-            let next = match self.answer_from_memory(end).await {
+            // Or its head is read twice. Either way comes to the same answer.
+            let answered = if self.is_for_cache { self.answer_from_memory(end).await } else { None };
+            let next = match answered {
                 Some(next) => next,
                 // Boxed, as is everything that most connections seldom need: an idle one is to be small.
                 None => {
                     // Loaded when the request is there, so that it meets the configuration in force now.
                     let snapshot = self.shared.snapshot.load_full();
                     self.stream.set_pace(Pace::of(&snapshot.config.limits));
-                    Box::pin(self.handle(&snapshot, end)).await
+                    boxed(|| self.handle(&snapshot, end)).await
                 }
             };
             match next {
@@ -238,6 +244,7 @@ impl Connection {
         self.key = key;
         match decision {
             Decision::Respond { response, report, site } => {
+                self.is_for_cache = report.as_ref().is_some_and(Report::is_of_cache);
                 let mut writing = Writing::new(&response, &head.method, head.version);
                 let ends_with_connection = writing.framing == Framing::UntilClose;
                 let drains = !expects_continue && self.may_drain(limits);
