@@ -90,7 +90,6 @@ fn check_tells_every_mistake_with_its_place() {
     assert!(String::from_utf8(output.stdout).unwrap().ends_with("good.toml: ok (1 site, 1 pool)\n"));
 }
 
-/// What only follows from a mistake is not told beside it.
 /// What nobody can have meant is pointed out, and does not keep the node from starting.
 #[test]
 fn routes_that_no_request_comes_to_are_pointed_out() {
@@ -192,6 +191,7 @@ fn what_origins_are_told_and_no_key_has_is_pointed_out() {
     }
 }
 
+/// What only follows from a mistake is not told beside it.
 #[test]
 fn each_mistake_is_told_once_and_says_what_to_write() {
     let directory = TempDir::new().unwrap();
