@@ -12,7 +12,7 @@ use crate::cache::request::CacheRequest;
 use crate::clock::Timestamp;
 use crate::config::model::{FixedAnswer, Route, Site, TokenRight};
 use crate::node::Node;
-use crate::plan::{Key, Plan, Renderer, RequestFacts, keyed_uris, plan};
+use crate::plan::{Key, Plan, Renderer, RequestFacts, keyed_uris, list_that_refuses, plan};
 use crate::request::{Fields, RequestView, merge_slashes};
 
 use super::auth::Caller;
@@ -62,6 +62,9 @@ pub(crate) async fn explain(
             answer["decision"] = json!("refuse");
             answer["status"] = json!(status.as_u16());
             answer["why"] = json!(why);
+            if let Some((list, route)) = list_that_refuses(located.site, &view, now) {
+                answer["refused_by"] = json!({ "list": list, "route": route.map(|number| number + 1) });
+            }
             return Ok(Json(answer));
         }
         Plan::Answer { route, answer: own, .. } => {
@@ -85,6 +88,11 @@ pub(crate) async fn explain(
     };
     answer["decision"] = json!(decision);
     answer["why"] = json!(why);
+    if let Some(bypass) = &matched.route.cache.bypass {
+        let path = merge_slashes(view.path);
+        let (is_true, part) = bypass.explain(&RequestFacts { request: &view, path: &path, now, response: None });
+        answer["bypass"] = json!({ "when": bypass.as_str(), "true": is_true, "decided_by": part });
+    }
     answer["route"] = json!({
         "number": matched.route_index + 1,
         "path": matched.route.path.as_str(),
@@ -158,6 +166,7 @@ fn describe_cache(answer: &mut Value, node: &Node, request: &CacheRequest<'_>, v
     let origin = key.origin();
     answer["key"] = json!({
         "site": key.site(), "version": version, "tls": origin.tls, "port": origin.port, "uri": key.uri(),
+        "condition": matched.route.when.as_ref().map(|when| when.condition.as_str()),
     });
     answer["not_cacheable_for"] = json!(node.engine.cache.uncacheable_for(request, now).map(|left| left.as_secs()));
     answer["purged_by"] = json!({ "urls": uris, "tags": tags, "site": matched.site.name });

@@ -146,6 +146,12 @@ fn offline(
 
 /// The rules of the route that a request belongs to.
 fn rules_for(config: &Config, method: &Method, target: &str, fields: &HeaderMap) -> Result<CacheRules, String> {
+    // A head that was copied from a client does not say it.
+    let is_https = match target.starts_with('/') {
+        true => !config.certificates.is_empty(),
+        false => target.starts_with("https://"),
+    };
+    let scheme = if is_https { Scheme::Https } else { Scheme::Http };
     let target = Target::parse(target)?;
     let host = fields.get(header::HOST).and_then(|host| host.to_str().ok()).or(target.authority);
     let host = host.ok_or("the request has no Host, by which its site is found")?;
@@ -153,11 +159,12 @@ fn rules_for(config: &Config, method: &Method, target: &str, fields: &HeaderMap)
     let view = RequestView {
         port,
         query: target.query,
-        ..RequestView::own(method, Scheme::Http, &name, &target.path, Fields::Map(fields))
+        ..RequestView::own(method, scheme, &name, &target.path, Fields::Map(fields))
     };
     match plan(config, &view, Timestamp::now()) {
         Plan::Cache(matched) => Ok(matched.route.cache.clone()),
         Plan::Refuse { why, .. } => Err(format!("the request would be refused: {why}")),
+        Plan::Answer { route, .. } => Err(format!("its route, {:?}, answers by itself", route.path.as_str())),
         _ => Err("the request would be passed on: its route does not cache it".into()),
     }
 }
@@ -226,13 +233,21 @@ fn render_answer(answer: &Value) -> String {
         let _ = writeln!(out, "route     {} {}{pool}", route["number"], text(&route["path"]));
     }
     for condition in list(&answer["conditions"]) {
-        let verdict = if condition["true"] == true { "holds" } else { "does not hold" };
-        let (when, part) = (text(&condition["when"]), text(&condition["decided_by"]));
-        let by = if when == part { String::new() } else { format!(", by {part}") };
-        let _ = writeln!(out, "when      of route {} {verdict}{by}: {when}", condition["route"]);
+        let _ = writeln!(out, "when      of route {} {}", condition["route"], verdict_of(condition));
+    }
+    if answer["bypass"].is_object() {
+        let _ = writeln!(out, "bypass    {}", verdict_of(&answer["bypass"]));
     }
     let why = answer["why"].as_str().map(|why| format!(": {why}")).unwrap_or_default();
     let _ = writeln!(out, "decision  {}{why}", text(&answer["decision"]));
+    if let Some(list) = answer["refused_by"]["list"].as_str() {
+        let whose = match answer["refused_by"]["route"].as_u64() {
+            Some(number) => format!("route {number}"),
+            None => "the site".to_owned(),
+        };
+        let has = if list == "deny" { "has" } else { "does not have" };
+        let _ = writeln!(out, "refused   by {list:?} of {whose}, which {has} the client's address");
+    }
     if answer["decision"] != "cache" {
         return out;
     }
@@ -247,7 +262,8 @@ fn render_answer(answer: &Value) -> String {
     let tls = if key["tls"] == true { ", TLS" } else { "" };
     let port = key["port"].as_u64().map(|port| format!(", port {port}")).unwrap_or_default();
     let (uri, site, version) = (text(&key["uri"]), text(&key["site"]), &key["version"]);
-    let _ = writeln!(out, "key       {uri} (site {site}, version {version}{port}{tls})");
+    let condition = if key["condition"].is_string() { ", the route's \"when\"" } else { "" };
+    let _ = writeln!(out, "key       {uri} (site {site}, version {version}{port}{tls}{condition})");
     if let Some(seconds) = answer["not_cacheable_for"].as_u64() {
         let _ = writeln!(out, "          remembered as not cacheable for {seconds}s more: requests are passed on");
     }
@@ -280,6 +296,14 @@ fn render_answer(answer: &Value) -> String {
     out
 }
 
+/// Whether a condition is true, and which part decided.
+fn verdict_of(condition: &Value) -> String {
+    let verdict = if condition["true"] == true { "holds" } else { "does not hold" };
+    let (when, part) = (text(&condition["when"]), text(&condition["decided_by"]));
+    let by = if when == part { String::new() } else { format!(", by {part}") };
+    format!("{verdict}{by}: {when}")
+}
+
 /// A verdict for a person to read.
 fn render(verdict: &Value) -> String {
     let seconds = |value: &Value| format_duration(Duration::from_secs(value.as_i64().unwrap_or(0).unsigned_abs()));
@@ -287,7 +311,7 @@ fn render(verdict: &Value) -> String {
     let mut out = format!("  {word}: {}\n", text(&verdict["reason"]));
     let _ = writeln!(out, "    {} ({})", text(&verdict["meaning"]), text(&verdict["rule"]));
     let Some(ttl) = verdict["ttl"].as_i64() else { return out };
-    let left = if ttl > 0 { "left" } else { "over" };
+    let left = if ttl > 0 || verdict["state"] == "fresh" { "left" } else { "over" };
     let _ = writeln!(
         out,
         "  {}: lifetime {}, age {}, {} {left}",

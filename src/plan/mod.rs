@@ -203,6 +203,20 @@ fn is_true(condition: &Expression, path: &str, request: &RequestView<'_>, now: T
     condition.is_true(&RequestFacts { request, path, now, response: None })
 }
 
+/// The list for which [`plan`] refuses a client: its key, and the number of the route that has it; `None`: the site has it.
+pub(crate) fn list_that_refuses(
+    site: &Site,
+    request: &RequestView<'_>,
+    now: Timestamp,
+) -> Option<(&'static str, Option<usize>)> {
+    let of = |access: &Option<Access>| access.as_ref()?.refuses(request.client);
+    let of_route = || {
+        let number = site.find_route(request.method, request.path, holds(request, now))?;
+        Some((of(&site.routes[number].access)?, Some(number)))
+    };
+    of(&site.access).map(|list| (list, None)).or_else(of_route)
+}
+
 /// The methods that a site takes for the path of a request, as `Allow` has them (RFC 9110 section 10.2.1).
 pub(crate) fn allowed_methods(site: &Site, request: &RequestView<'_>, now: Timestamp) -> String {
     let path = merge_slashes(request.path);

@@ -140,11 +140,14 @@ fn a_response_in_a_file_is_judged_offline() {
         "seawall.toml",
         "[[listen]]\naddress = \"127.0.0.1:0\"\n[pool.app]\norigins = [\"127.0.0.1:1\"]\n[site.shop]\nhosts = [\"shop.example\"]\n\
          [[site.shop.route]]\npath = \"/forced/*\"\npool = \"app\"\ncache = { mode = \"force\", ttl = \"1h\" }\n\
+         [[site.shop.route]]\npath = \"/ping\"\nwhen = 'scheme == \"https\"'\nrespond = { body = \"ok\" }\n\
          [[site.shop.route]]\npath = \"/*\"\npool = \"app\"\n",
     );
     let request = write("request", "GET /forced/a HTTP/1.1\nHost: shop.example\nAuthorization: Basic x\n");
     let plain = write("plain", "GET /forced/a HTTP/2\nHost: shop.example\n");
     let passed = write("passed", "GET /a HTTP/1.1\nHost: shop.example\n");
+    let fixed = write("fixed", "GET https://shop.example/ping HTTP/1.1\nHost: shop.example\n");
+    let unlike = write("unlike", "GET /ping HTTP/1.1\nHost: shop.example\n");
     let good = write("good", "HTTP/2 200 \ncache-control: max-age=60\ndate: Sun, 06 Nov 1994 08:49:37 GMT\n");
     let bad = write("bad", "HTTP/1.1 200 OK\r\nCache-Control: no-store\r\n\r\n");
     for (arguments, fine, said) in [
@@ -154,6 +157,8 @@ fn a_response_in_a_file_is_judged_offline() {
         (vec!["--response", &bad, "--request", &plain, "--config", &config], true, "stored: forced"),
         (vec!["--response", &bad, "--request", &request, "--config", &config], false, "not stored: authorization"),
         (vec!["--response", &bad, "--request", &passed, "--config", &config], false, "its route does not cache it"),
+        (vec!["--response", &bad, "--request", &fixed, "--config", &config], false, "\"/ping\", answers by itself"),
+        (vec!["--response", &bad, "--request", &unlike, "--config", &config], false, "its route does not cache it"),
         (vec!["--response", &request], false, "it is not the head of a response"),
         (vec!["--response", "/nowhere"], false, "/nowhere: "),
     ] {

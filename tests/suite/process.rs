@@ -256,6 +256,14 @@ fn each_mistake_is_told_once_and_says_what_to_write() {
             "[site.a]\nhosts = [\"*\"]\n[[site.a.route]]\npath = \"/*\"\nrespond = { body = \"x\", fields = { Cache-Status = \"a; hit\" } }\n".into(),
             &["bad.toml:5:36: cache-status is the node's to say"],
         ),
+        (
+            "[site.a]\nhosts = [\"*\"]\n[[site.a.route]]\npath = \"/*\"\nrespond = \"ok\"\n".into(),
+            &["bad.toml:5:11: wrong value for \"respond\" in [[site.a.route]]: expected a table, found a string", "= hint: write respond = { status = 200, body = \"ok\" }"],
+        ),
+        (
+            "[site.a]\nhosts = [\"*\"]\n[[site.a.route]]\npath = \"/*\"\nrespond = { status = 204, body = \"x\" }\n".into(),
+            &["bad.toml:5:34: an answer with status 204 has no body, in respond of [[site.a.route]]"],
+        ),
         // A file of redirects.
         (
             "[site.a]\nhosts = [\"*\"]\n[[site.a.route]]\npath = \"/*\"\nredirect = { map = \"bad-map.txt\", to = \"/a\" }\n".into(),
@@ -271,7 +279,7 @@ fn each_mistake_is_told_once_and_says_what_to_write() {
                  [[site.shop.route]]\npath = \"/b\"\npool = \"app\"\nuse = [\"static\"]\n"
             ),
             &[
-                "bad.toml:2:8: \"path\" in [defaults.route] belongs into a route",
+                "bad.toml:2:8: \"path\" in [defaults.route] belongs in a route",
                 "bad.toml:3:1: unknown key \"max_bdy\" in [defaults.route]",
                 "= hint: did you mean \"max_body\"?",
                 "bad.toml:5:18: wrong value for \"mode\" in cache of [[site.shop.route]]: unknown \"nothing\", expected one of \"off\", \"respect\", \"force\"",

@@ -6,6 +6,7 @@ use tempfile::TempDir;
 
 use crate::harness::origin::Request;
 use crate::harness::{Node, Origin, Protocol, Reply, Step, eventually};
+use crate::process::seawall;
 
 use seawall::internals::{Plan, Source};
 
@@ -189,6 +190,35 @@ fn explain_tells_which_part_of_a_condition_decided() {
     let answer = explain("/b&header=X-Beta:%201");
     assert_eq!((answer["route"]["number"].as_u64(), answer["route"]["pool"].as_str()), (Some(1), Some("beta")));
     assert_eq!(answer["conditions"][0]["true"], true);
+}
+
+#[test]
+fn explain_tells_who_keeps_a_client_out_and_what_goes_past_the_cache() {
+    let (app, beta) = (named("app"), named("beta"));
+    let routes = "[[site.shop.route]]\npath = \"/staff/*\"\npool = \"app\"\nallow = [\"192.0.2.0/24\"]\n\
+        [[site.shop.route]]\npath = \"/*\"\npool = \"app\"\nwhen = 'method == \"GET\"'\n\
+        cache = { mode = \"respect\", bypass = 'cookies.has(\"session\") || path == \"/live\"' }\n";
+    let node = node(Protocol::H1, &app, &beta, routes);
+    let admin = format!("http://{}", node.admin);
+    let explain = |arguments: &[&str]| {
+        let output = seawall(&[&["explain", "--admin", &admin], arguments].concat());
+        String::from_utf8(output.stdout).unwrap()
+    };
+    for (arguments, said) in [
+        (
+            &["http://shop.example/staff/a", "--client", "198.51.100.1"][..],
+            "refused   by \"allow\" of route 1, which does not have the client's address\n",
+        ),
+        (&["http://shop.example/live"], "bypass    holds, by path == \"/live\": "),
+        (&["http://shop.example/a"], "bypass    does not hold: "),
+        (&["http://shop.example/a"], ", the route's \"when\")\n"),
+    ] {
+        let text = explain(arguments);
+        assert!(text.contains(said), "{arguments:?}: {text}");
+    }
+    let path = "/v1/explain?url=http://shop.example/staff/a&client=198.51.100.1";
+    let (_, answer) = node.admin("GET", path, "");
+    assert_eq!(answer["refused_by"], serde_json::json!({ "list": "allow", "route": 1 }));
 }
 
 /// Behind a proxy that is trusted the client is whom that names; whoever is not trusted may name whom it likes.

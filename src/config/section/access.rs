@@ -19,8 +19,19 @@ pub struct Access {
 impl Access {
     /// Whether a client's requests are. What is denied is so whatever is allowed. What the node asks itself, it may.
     pub fn admits(&self, client: IpAddr) -> bool {
-        client.is_unspecified()
-            || !self.deny.contains(client) && self.allow.as_ref().is_none_or(|allow| allow.contains(client))
+        self.refuses(client).is_none()
+    }
+
+    /// By which of the lists a client is kept out: `deny` has it, or `allow` does not.
+    pub fn refuses(&self, client: IpAddr) -> Option<&'static str> {
+        if client.is_unspecified() {
+            return None;
+        }
+        let is_allowed = || self.allow.as_ref().is_none_or(|allow| allow.contains(client));
+        match self.deny.contains(client) {
+            true => Some("deny"),
+            false => (!is_allowed()).then_some("allow"),
+        }
     }
 }
 

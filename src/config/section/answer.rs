@@ -142,6 +142,9 @@ pub(crate) fn respond(mut table: Table) -> Option<Respond> {
     if let (Some(_), Some(file)) = (&body, &file) {
         errors.error(file.place, format!("\"body\" and \"file\" in {}: give one of them", table.name));
     }
+    if let (204, Some(body)) = (status, body.as_ref().or(file.as_ref())) {
+        errors.error(body.place, format!("an answer with status 204 has no body, in {}", table.name));
+    }
     let body = match (body, file) {
         (Some(body), _) => body.value.into_bytes(),
         (None, Some(file)) => file::body(&file, errors).map(|text| text.as_bytes().to_vec()).unwrap_or_default(),

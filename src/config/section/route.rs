@@ -205,6 +205,8 @@ fn read_then(table: &mut Table, path: Option<&PathPattern>, pools: &PoolNames) -
     let answer = match (redirect, respond) {
         (Some(redirect), _) => answer::redirect(redirect, path).map(FixedAnswer::Redirect),
         (None, Some(respond)) => answer::respond(respond).map(FixedAnswer::Respond),
+        // Of another kind than a table, which has been said.
+        (None, None) if given.iter().any(|key| *key != "pool") => None,
         (None, None) => return table.require("pool").and_then(|name| pools.find(&name, table.errors)).map(Then::Pool),
     };
     let _ = table.get::<String>("pool"); // said to be one too many

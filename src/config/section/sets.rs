@@ -82,6 +82,6 @@ impl<'t, 'i> Sets<'t, 'i> {
 /// Reports what is no set's. Everything else is checked with the routes that have it.
 pub(super) fn check(set: &Table) {
     for key in OF_ONE_ROUTE.into_iter().filter(|key| set.has(key)) {
-        set.errors.error(set.place_of(key), format!("{key:?} in {} belongs into a route", set.name));
+        set.errors.error(set.place_of(key), format!("{key:?} in {} belongs in a route", set.name));
     }
 }
