@@ -14,6 +14,7 @@ use super::engine::Engine;
 use super::explain::{self, Explanation, Terms};
 use super::fill::FillRequest;
 use super::freshness::ExchangeTimes;
+use super::heeded;
 use super::lookup::{Lookup, Miss};
 use super::policy::ResponseFacts;
 use super::range::ContentRange;
@@ -122,6 +123,7 @@ impl Engine {
         let mut exchange = attempts::send(&self.connector, &asked.snapshot.pools, &asked.origin, None).await?;
         let times = ExchangeTimes { request: exchange.request_time, response: Timestamp::now() };
         add_date(&mut exchange.fields, times.response);
+        heeded::translate(&mut exchange.fields, &asked.rules().heed, times.response);
         let response = ResponseFacts {
             status: exchange.status,
             headers: &exchange.fields,

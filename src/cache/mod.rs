@@ -15,6 +15,7 @@ pub(crate) mod flight;
 mod flights;
 pub(crate) mod freshness;
 pub(crate) mod head;
+pub(crate) mod heeded;
 pub(crate) mod hold;
 mod inspect;
 pub(crate) mod lookup;

@@ -3,11 +3,14 @@
 
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderName, StatusCode, header};
+use http::{HeaderMap, HeaderName, Method, StatusCode, header};
 
 use crate::clock::Millis;
-use crate::config::model::{CacheMode, CacheRules};
+use crate::config::model::{CacheMode, CacheRules, ResponseRule};
+use crate::expression::Expression;
 use crate::origin::forward;
+use crate::plan;
+use crate::request::{Fields, RequestView, Scheme};
 
 use super::control::Directives;
 use super::freshness::{self, ExchangeTimes, Freshness, StaleUse};
@@ -120,12 +123,18 @@ pub fn judge(
     if is_about_form(response.status) && request.is_unusual() {
         return Err(SkipReason::RequestForm);
     }
+    if rules.no_store.as_ref().is_some_and(|no_store| response.is(no_store)) {
+        return Err(SkipReason::Condition);
+    }
+    let terms = Terms::of(rules, response);
     let (lifetime, basis) = match rules.mode {
         CacheMode::Off => return Err(SkipReason::NoStore),
-        CacheMode::Respect { default_ttl } => respected_lifetime(rules, default_ttl, request, response, &directives)?,
-        CacheMode::Force { ttl } => forced_lifetime(rules, ttl, request, response, &directives)?,
+        CacheMode::Respect { default_ttl } => {
+            respected_lifetime(rules, (&terms, default_ttl), request, response, &directives)?
+        }
+        CacheMode::Force { ttl } => forced_lifetime(rules, (&terms, ttl), request, response, &directives)?,
     };
-    if headers.contains_key(header::SET_COOKIE) && !rules.store_set_cookie {
+    if headers.contains_key(header::SET_COOKIE) && !terms.store_set_cookie {
         return Err(SkipReason::SetCookie);
     }
     let variant = Variant::of(headers, request.presented, rules).ok_or(SkipReason::VaryStar)?;
@@ -133,7 +142,7 @@ pub fn judge(
         return Err(SkipReason::TooLarge);
     }
     let tags = Tags::parse(headers).ok_or(SkipReason::TagsTooLarge)?;
-    let freshness = freshness_of(rules, response, &directives, (lifetime, basis));
+    let freshness = freshness_of(rules, &terms, response, &directives, (lifetime, basis));
     // What is stale as it comes but had a lifetime is for those who waited for it, and for when no origin can be reached.
     let worth_keeping = !lifetime.is_zero()
         || has_validator(headers)
@@ -146,6 +155,42 @@ pub fn judge(
     Ok(Storable { freshness, variant, tags, part, excluded })
 }
 
+impl ResponseFacts<'_> {
+    /// Whether a condition over responses is true of it.
+    fn is(&self, condition: &Expression) -> bool {
+        let request = RequestView::own(&Method::GET, Scheme::Http, "", "", Fields::Parsed(&[])); // nothing asks for it
+        let (now, response) = (self.times.response, Some((self.status, self.headers)));
+        condition.is_true(&plan::RequestFacts { request: &request, path: "", now, response })
+    }
+}
+
+/// What the route says of one response, with the rule that is for it.
+struct Terms {
+    /// By the rule, and on what it rests.
+    lifetime: Option<(Duration, Basis)>,
+    stale_while_revalidate: Duration,
+    stale_if_error: Duration,
+    store_set_cookie: bool,
+}
+
+impl Terms {
+    fn of(rules: &CacheRules, response: &ResponseFacts<'_>) -> Self {
+        let rule = rules.rules.iter().find(|rule| response.is(&rule.when));
+        let is_usual = takes_default_ttl(response.status);
+        let basis = if is_usual { Basis::Rule } else { Basis::NegativeTtl };
+        let takes_ttl = |rule: &&ResponseRule| is_usual || rule.is_for_any_status && is_final_status(response.status);
+        let ttl = rule.filter(takes_ttl).and_then(|rule| rule.ttl);
+        Terms {
+            lifetime: ttl.map(|ttl| (ttl, basis)),
+            stale_while_revalidate: rule
+                .and_then(|rule| rule.stale_while_revalidate)
+                .unwrap_or(rules.stale_while_revalidate),
+            stale_if_error: rule.and_then(|rule| rule.stale_if_error).unwrap_or(rules.stale_if_error),
+            store_set_cookie: rule.and_then(|rule| rule.store_set_cookie).unwrap_or(rules.store_set_cookie),
+        }
+    }
+}
+
 /// The part that a 206 brings, if it is one that can be joined to others.
 fn storable_part(response: &ResponseFacts<'_>) -> Option<ContentRange> {
     let range = ContentRange::of_joinable(response.headers)?;
@@ -156,7 +201,7 @@ fn storable_part(response: &ResponseFacts<'_>) -> Option<ContentRange> {
 /// (RFC 9111 section 3).
 fn respected_lifetime(
     rules: &CacheRules,
-    default_ttl: Option<Duration>,
+    (terms, default_ttl): (&Terms, Option<Duration>),
     request: &RequestFacts<'_>,
     response: &ResponseFacts<'_>,
     directives: &Directives,
@@ -185,6 +230,9 @@ fn respected_lifetime(
         // It may be stored, but is validated before each use (section 5.2.2.4).
         let storable = explicit.is_some() && is_final_status(response.status) || may_be_guessed;
         return if storable { Ok((Duration::ZERO, Basis::NoCache)) } else { Err(SkipReason::Status) };
+    }
+    if let Some(lifetime) = terms.lifetime {
+        return Ok(lifetime);
     }
     if let Some(explicit) = explicit {
         return if is_final_status(response.status) { Ok(explicit) } else { Err(SkipReason::Status) };
@@ -227,7 +275,7 @@ fn only_validated(
 
 fn forced_lifetime(
     rules: &CacheRules,
-    ttl: Duration,
+    (terms, ttl): (&Terms, Duration),
     request: &RequestFacts<'_>,
     response: &ResponseFacts<'_>,
     directives: &Directives,
@@ -235,6 +283,9 @@ fn forced_lifetime(
     // Even by force, what one visitor's credentials brought is not given to another.
     if request.has_authorization && !directives.allows_authorization() {
         return Err(SkipReason::Authorization);
+    }
+    if let Some((ttl, basis)) = terms.lifetime {
+        return Ok((ttl, if basis == Basis::Rule { Basis::Forced } else { basis }));
     }
     match rules.negative_ttl(response.status) {
         Some(ttl) if is_final_status(response.status) => Ok((ttl, Basis::NegativeTtl)),
@@ -245,6 +296,7 @@ fn forced_lifetime(
 
 fn freshness_of(
     rules: &CacheRules,
+    terms: &Terms,
     response: &ResponseFacts<'_>,
     directives: &Directives,
     (lifetime, basis): (Duration, Basis),
@@ -268,15 +320,15 @@ fn freshness_of(
         (_, None) => of_route,
     };
     // A lifetime that the node gives counts from here, whatever age the response arrived with.
-    let is_our_own = forced || matches!(basis, Basis::DefaultTtl | Basis::NegativeTtl);
+    let is_our_own = forced || matches!(basis, Basis::DefaultTtl | Basis::NegativeTtl | Basis::Rule);
     Freshness {
         stale_use,
         response_time: response.times.response,
         initial_age: if is_our_own { Millis::ZERO } else { freshness::initial_age(response.headers, response.times) },
         lifetime: lifetime.into(),
         basis,
-        stale_while_revalidate: window(directives.stale_while_revalidate, rules.stale_while_revalidate).into(),
-        stale_if_error: window(directives.stale_if_error, rules.stale_if_error).into(),
+        stale_while_revalidate: window(directives.stale_while_revalidate, terms.stale_while_revalidate).into(),
+        stale_if_error: window(directives.stale_if_error, terms.stale_if_error).into(),
     }
 }
 
@@ -330,6 +382,7 @@ mod tests {
     use super::*;
     use crate::clock::Timestamp;
     use crate::config::model::KeyRules;
+    use crate::expression::Scope;
 
     const NOW: Timestamp = Timestamp::from_secs(784_111_777);
     const RESPECT: CacheMode = CacheMode::Respect { default_ttl: None };
@@ -402,6 +455,28 @@ mod tests {
                     .to_vec();
                 let rules = rules(mode.strip_prefix("negative-").unwrap_or("respect"));
                 CacheRules { negative_ttl, stale_if_error: secs(99), ..rules }
+            }
+            "rules" | "force-rules" => {
+                let compile = |source: &str| Expression::compile(source, Scope::Answer).unwrap();
+                let errors = ResponseRule {
+                    when: compile("status == 404 || status >= 500"),
+                    ttl: Some(secs(10)),
+                    is_for_any_status: true,
+                    stale_while_revalidate: None,
+                    stale_if_error: None,
+                    store_set_cookie: None,
+                };
+                let pages = ResponseRule {
+                    when: compile(r#"response.header.content-type.startsWith("text/html")"#),
+                    ttl: Some(secs(60)),
+                    is_for_any_status: false,
+                    stale_while_revalidate: Some(secs(5)),
+                    stale_if_error: Some(secs(7)),
+                    store_set_cookie: Some(true),
+                };
+                let no_store = Some(compile(r#"response.headers.has("x-no-store") || status == 503"#));
+                let rules = rules(if mode == "rules" { "respect" } else { "force" });
+                CacheRules { no_store, rules: vec![errors, pages], ..rules }
             }
             "refusals" | "force-400" => {
                 let negative_ttl = ["400", "403", "429"].map(|status| (status.parse().unwrap(), secs(30))).to_vec();

@@ -60,6 +60,7 @@ reasons! {
         Validator: "validator", "RFC 9111 section 4.3",
             "the response states no lifetime, but has a validator: it is kept and validated before each use";
         Forced: "forced", "mode = \"force\" of the route", "the route's ttl, whatever the response states";
+        Rule: "rule", "rules of the route", "a rule of the route gives it a lifetime, whatever the response states";
     }
 }
 
@@ -71,6 +72,7 @@ reasons! {
             "the request asks for nothing to be stored: no-store";
         MustUnderstand: "must-understand", "RFC 9111 section 5.2.2.3",
             "must-understand, and the status is none that this cache understands";
+        Condition: "condition", "no_store of the route", "the route's no_store is true of the response";
         Private: "private", "RFC 9111 section 5.2.2.7", "it is for one user: private";
         Authorization: "authorization", "RFC 9111 section 3.5",
             "the request had Authorization, and the response has none of public, s-maxage and must-revalidate";

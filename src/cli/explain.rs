@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use crate::cache::explain::{Explanation, explain};
 use crate::cache::freshness::ExchangeTimes;
+use crate::cache::heeded;
 use crate::cache::policy::{RequestFacts, ResponseFacts};
 use crate::cache::reason;
 use crate::cache::vary::Presented;
@@ -113,7 +114,7 @@ fn offline(
     request: Option<&Path>,
     config: Option<&Path>,
 ) -> Result<Explanation, Box<dyn std::error::Error>> {
-    let (status, headers) = parse_response(&read(response)?).map_err(|error| at(response, &error))?;
+    let (status, mut headers) = parse_response(&read(response)?).map_err(|error| at(response, &error))?;
     let (method, target, fields) = match request {
         Some(path) => parse_request(&read(path)?).map_err(|error| at(path, &error))?,
         None => (Method::GET, "/".to_owned(), HeaderMap::new()),
@@ -134,6 +135,7 @@ fn offline(
     // As if it had just come: a file may be read long after it was written.
     let date = headers.get(header::DATE).and_then(|date| date.to_str().ok()).and_then(Timestamp::from_http_date);
     let now = date.unwrap_or_else(Timestamp::now);
+    heeded::translate(&mut headers, &rules.heed, now);
     let length = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
     let no_store =
         rules.heeds_clients() && crate::cache::control::ClientDirectives::parse(Fields::Map(&fields)).no_store;

@@ -10,6 +10,7 @@ use super::host::HostMap;
 pub(crate) use super::section::access::Access;
 pub(crate) use super::section::admin::Admin;
 pub(crate) use super::section::answer::{FixedAnswer, Redirect, Respond};
+pub(crate) use super::section::by_response::{Heeded, ResponseRule};
 pub(crate) use super::section::cache::{CacheMode, CacheRules, FinishFill, OutageWindow};
 pub(crate) use super::section::certificate::CertificateStore;
 pub(crate) use super::section::compress::{Coding, CompressRules};
@@ -27,7 +28,7 @@ pub(crate) use super::section::pool::{
     Balance, Endpoint, HashKey, Health, Origin, OriginProtocol, Pool, PoolId, Probe,
 };
 pub(crate) use super::section::rewrite::To as RewriteTo;
-pub(crate) use super::section::route::{Route, Then};
+pub(crate) use super::section::route::{Invalidate, Route, Then};
 pub(crate) use super::section::site::{EncodedDots, Site};
 pub(crate) use super::tokens::TokenRight;
 pub(crate) use crate::pattern::Pattern;

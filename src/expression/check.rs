@@ -91,8 +91,11 @@ fn of_name(tree: &Tree, scope: Scope) -> Result<Typed, Mistake> {
         match did_you_mean(name, NAMES) {
             Some(meant) => mistake.with_hint(format!("did you mean {meant:?}?")),
             None => {
-                let known = NAMES.iter().filter(|name| scope == Scope::Response || **name != "status");
-                let known = known.copied().collect::<Vec<_>>().join(", ");
+                let known = match scope {
+                    Scope::Answer => "status, response.header, response.headers".to_owned(),
+                    Scope::Response => NAMES.join(", "),
+                    Scope::Request => NAMES.into_iter().filter(|name| *name != "status").collect::<Vec<_>>().join(", "),
+                };
                 mistake.with_hint(format!("a string needs quotes; known names are {known}"))
             }
         }
@@ -109,8 +112,13 @@ fn of_name(tree: &Tree, scope: Scope) -> Result<Typed, Mistake> {
     };
     let named = named.ok_or_else(|| unknown(&dotted(tree).unwrap_or_default()))?;
     if !scope.has(&named) {
-        let message = "this is known when the origin has answered, and not before";
-        return Err(Mistake::new(tree.at.clone(), message));
+        let mistake = |message| Mistake::new(tree.at.clone(), message);
+        return Err(match scope {
+            Scope::Answer => mistake("only the response is known here, which all requests get").with_hint(
+                "by the request: \"bypass\", or \"when\" of a route; of the response: status, response.header.NAME",
+            ),
+            _ => mistake("this is known when the origin has answered, and not before"),
+        });
     }
     Ok(match named {
         Named::Text(variable) => Typed::Text(Text::Of(variable)),

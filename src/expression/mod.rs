@@ -49,6 +49,11 @@ impl Expression {
         Ok(Expression { source: source.into(), condition })
     }
 
+    /// Whether a name stands in it.
+    pub fn names(&self, name: &str) -> bool {
+        parse::parse(&self.source).is_ok_and(|tree| tree.names(name))
+    }
+
     /// As the operator wrote it.
     pub fn as_str(&self) -> &str {
         &self.source

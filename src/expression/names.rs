@@ -8,6 +8,8 @@ pub enum Scope {
     Request,
     /// Beside the request, what the origin has answered.
     Response,
+    /// That alone: what is decided by it holds for all requests that get it.
+    Answer,
 }
 
 /// A text. What is not there is empty.
@@ -127,6 +129,10 @@ impl Scope {
                 | Named::Map(Map::ResponseHeaders)
                 | Named::Text(Variable::ResponseHeader(_))
         );
-        self == Scope::Response || !is_of_response
+        match self {
+            Scope::Request => !is_of_response,
+            Scope::Response => true,
+            Scope::Answer => is_of_response,
+        }
     }
 }

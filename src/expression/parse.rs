@@ -44,6 +44,22 @@ pub(super) enum Node {
     Compare(Box<Tree>, Operator, Box<Tree>),
 }
 
+impl Tree {
+    /// Whether a name stands in it, by itself.
+    pub(super) fn names(&self, name: &str) -> bool {
+        match &self.node {
+            Node::Bool(_) | Node::Number(_) | Node::Text(_) => false,
+            Node::Name(own) => own == name,
+            Node::Member(of, _) | Node::Not(of) => of.names(name),
+            Node::List(parts) | Node::All(parts) | Node::Any(parts) => parts.iter().any(|part| part.names(name)),
+            Node::Call(of, _, arguments) => {
+                of.as_ref().is_some_and(|of| of.names(name)) || arguments.iter().any(|part| part.names(name))
+            }
+            Node::Compare(left, _, right) => left.names(name) || right.names(name),
+        }
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Operator {
     Equal,

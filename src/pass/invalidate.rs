@@ -9,6 +9,7 @@ use crate::cache::engine::Engine;
 use crate::cache::purge::{CHANGE_PATIENCE, Event, Target as PurgeTarget};
 use crate::cache::tags;
 use crate::clock::Timestamp;
+use crate::config::model::Invalidate;
 use crate::plan::{CacheKey, KeyOrigin, keyed_uris};
 use crate::request::{RequestView, Scheme, Target};
 use crate::snapshot::Snapshot;
@@ -21,6 +22,8 @@ pub(crate) struct Changed<'a> {
     pub snapshot: &'a Snapshot,
     pub site: usize,
     pub view: &'a RequestView<'a>,
+    /// What the request's route says.
+    pub what: Invalidate,
 }
 
 impl Changed<'_> {
@@ -32,6 +35,9 @@ impl Changed<'_> {
     /// that is done, but a restart may undo it.
     pub(crate) async fn invalidate(&self, fields: &HeaderMap) -> bool {
         let port = self.snapshot.site(self.site).keyed_port(self.view);
+        if self.what == Invalidate::Never {
+            return self.forget_groups(fields, port).await;
+        }
         let (mut sliced, mut urls, mut number) = (Vec::new(), Vec::new(), 0_u64);
         let mut forget = |path: &str, query: Option<&str>| {
             let site = self.snapshot.site(self.site);

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Version, header};
 
 use crate::cache::engine::Engine;
+use crate::cache::heeded;
 use crate::clock::Timestamp;
 use crate::fields::{add_date, remove_hop_by_hop};
 use crate::origin::attempts;
@@ -64,10 +65,15 @@ pub(crate) async fn pass(
         Upload::new(body, UploadRules { length, most: matched.route.max_body, pace, expects, replayed })
     });
     let mut answer = attempts::send(&engine.connector, &snapshot.pools, &request, upload).await;
-    if let (Ok(exchange), Some(way_back)) = (&mut answer, WayBack::new(&snapshot.config, matched, view)) {
-        way_back.map_all(&mut exchange.fields);
+    if let Ok(exchange) = &mut answer {
+        if !matched.route.cache.heed.is_empty() {
+            heeded::translate(&mut exchange.fields, &matched.route.cache.heed, Timestamp::now());
+        }
+        if let Some(way_back) = WayBack::new(&snapshot.config, matched, view) {
+            way_back.map_all(&mut exchange.fields);
+        }
     }
-    let changed = Changed { engine, snapshot, site: matched.site_index, view };
+    let changed = Changed { engine, snapshot, site: matched.site_index, view, what: matched.route.invalidate };
     let is_kept = match &answer {
         _ if view.method.is_safe() => true,
         Ok(exchange) if exchange.status.is_success() || exchange.status.is_redirection() => {

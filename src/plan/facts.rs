@@ -220,8 +220,12 @@ mod tests {
             let (scope, facts) = match name.trim() {
                 "full" => (Scope::Request, RequestFacts { request: &full, path: full.path, now, response: None }),
                 name => {
-                    let response = (name == "answer").then_some((StatusCode::NOT_FOUND, &answered));
-                    let scope = if response.is_some() { Scope::Response } else { Scope::Request };
+                    let response = matches!(name, "answer" | "alone").then_some((StatusCode::NOT_FOUND, &answered));
+                    let scope = match name {
+                        "answer" => Scope::Response,
+                        "alone" => Scope::Answer,
+                        _ => Scope::Request,
+                    };
                     (scope, RequestFacts { request: &bare, path: bare.path, now: Timestamp::from_secs(0), response })
                 }
             };

@@ -31,7 +31,17 @@ const ARROWS: [(&str, &[&str]); 31] = [
     (
         "cache",
         &[
-            "address", "boxed", "clock", "config", "fields", "observe", "origin", "plan", "prefix", "request",
+            "address",
+            "boxed",
+            "clock",
+            "config",
+            "expression",
+            "fields",
+            "observe",
+            "origin",
+            "plan",
+            "prefix",
+            "request",
             "snapshot",
         ],
     ),

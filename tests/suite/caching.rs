@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::harness::origin::Gate;
+use crate::harness::origin::{Gate, Request};
 use crate::harness::{Node, Origin, Protocol, Reply, Step, eventually};
 
 #[test]
@@ -482,5 +482,136 @@ fn what_a_304_did_not_confirm_covers_for_a_failure_of_the_second_question() {
         for _ in 0..3 {
             assert_eq!(node.get("/a").text(), "kept");
         }
+    }
+}
+
+/// Whether a `Cache-Status` says something; a lifetime may have begun a second ago.
+fn says(cache_status: &str, said: &str) -> bool {
+    let lifetime =
+        |text: &str| text.split_once("ttl=").and_then(|(_, rest)| rest.split(';').next()?.parse::<u64>().ok());
+    match (lifetime(cache_status), lifetime(said)) {
+        (Some(found), Some(expected)) => {
+            let found_said = cache_status.replacen(&format!("ttl={found}"), &format!("ttl={expected}"), 1);
+            (found + 1 == expected || found == expected) && found_said.contains(said)
+        }
+        _ => cache_status.contains(said),
+    }
+}
+
+/// What the origin answers decides by the route's conditions, on fills and on what is confirmed.
+#[test]
+fn the_origins_answer_chooses_whether_and_how_long_it_is_stored() {
+    for protocol in Protocol::ALL {
+        let origin = Origin::start(|request: &Request| match request.path() {
+            "/secret" => Reply::ok(&["Cache-Control: max-age=60", "X-No-Store: 1"], "x"),
+            "/page" => Reply::ok(&["Content-Type: text/html", "Cache-Control: max-age=5"], "x"),
+            "/confirmed" if request.field("if-none-match").is_some() => {
+                Reply::head_only(304, &["ETag: \"a\"", "X-No-Store: 1"])
+            }
+            "/confirmed" => Reply::ok(&["ETag: \"a\"", "Cache-Control: no-cache, max-age=60"], "x"),
+            _ => Reply::status(404, &[], "x"),
+        });
+        let cache = "cache = { mode = \"respect\", no_store = 'response.headers.has(\"x-no-store\")', rules = [\
+            { when = 'status == 404', ttl = \"40s\" }, \
+            { when = 'response.header.content-type.startsWith(\"text/html\")', ttl = \"50s\" }] }\n";
+        let routes = format!("[[site.shop.route]]\npath = \"/*\"\npool = \"app\"\n{cache}");
+        let node = Node::speaking(protocol, &[origin.address], &routes);
+        for (path, first, second) in [
+            ("/secret", "fwd=uri-miss; detail=condition", "fwd=bypass; detail=hit-for-miss"),
+            ("/page", "fwd=uri-miss; stored; ttl=50; detail=rule", "hit; ttl="),
+            ("/none", "fwd=uri-miss; stored; ttl=40; detail=negative-ttl", "hit; ttl="),
+            ("/confirmed", "fwd=uri-miss; stored; ttl=0; detail=no-cache", "detail=condition"),
+        ] {
+            for said in [first, second] {
+                let got = node.get(path);
+                assert!(says(got.cache(), said), "{path} by {protocol:?}: {} for {said}", got.cache());
+            }
+        }
+        assert!(!node.get("/confirmed").is_hit());
+    }
+}
+
+/// Fields that origins write for their own proxy are heeded where the route says so, and no client gets them, whichever way
+/// the answer takes.
+#[test]
+fn fields_for_the_proxy_are_heeded_and_go_no_further() {
+    for protocol in Protocol::ALL {
+        let origin = Origin::start(|request: &Request| {
+            let (accel, surrogate) = match request.path() {
+                "/no" => ("0", "max-age=9"),
+                "/surrogate" => ("none", "max-age=70, content=\"ESI/1.0\""),
+                _ => ("60", "no-store"),
+            };
+            let fields = [
+                format!("X-Accel-Expires: {accel}"),
+                format!("Surrogate-Control: {surrogate}"),
+                "Cache-Control: private, max-age=5".to_owned(),
+                "ETag: \"a\"".to_owned(),
+            ];
+            Reply::ok(&fields.each_ref().map(String::as_str), "hello")
+        });
+        let route = |path: &str, cache: &str| {
+            format!("[[site.shop.route]]\npath = \"{path}\"\npool = \"app\"\ncache = {{ mode = \"respect\"{cache} }}\n")
+        };
+        let heeding = ", heed = [\"X-Accel-Expires\", \"Surrogate-Control\"]";
+        let routes = route("/plain", "") + &route("/*", heeding);
+        let node = Node::speaking(protocol, &[origin.address], &routes);
+        for (method, path, fields, said) in [
+            ("GET", "/yes", &[][..], "stored; ttl=60"),
+            ("GET", "/yes", &[], "hit; ttl="),
+            ("HEAD", "/yes", &[], "hit; ttl="),
+            ("GET", "/yes", &["If-None-Match: \"a\""], "hit; ttl="),
+            ("GET", "/yes", &["Range: bytes=0-1"], "hit; ttl="),
+            ("POST", "/other", &[], "fwd=method"),
+            ("GET", "/surrogate", &[], "stored; ttl=70"),
+            ("GET", "/no", &[], "detail=no-store"),
+            ("GET", "/no", &[], "detail=hit-for-miss"),
+        ] {
+            let got = node.request(method, path, fields, "");
+            assert!(says(got.cache(), said), "{method} {path} by {protocol:?}: {} for {said}", got.cache());
+            for name in ["x-accel-expires", "surrogate-control"] {
+                assert_eq!(got.field(name), None, "{method} {path}");
+            }
+            assert_eq!(got.field("cache-control"), Some("private, max-age=5"));
+        }
+        let unheeded = node.get("/plain");
+        assert_eq!(
+            (unheeded.field("x-accel-expires"), unheeded.field("surrogate-control")),
+            (Some("60"), Some("no-store"))
+        );
+        assert!(unheeded.cache().contains("detail=private"));
+    }
+}
+
+/// By RFC 9111 section 4.4 a POST that succeeds makes the cache forget its URL; a route may say that it changes nothing.
+#[test]
+fn a_post_that_changes_nothing_leaves_what_is_stored() {
+    for (invalidate, is_kept) in [("", false), ("invalidate = \"unsafe\"\n", false), ("invalidate = \"never\"\n", true)]
+    {
+        let origin = Origin::start(|_| Reply::ok(&["Cache-Control: max-age=60"], "x"));
+        let routes = format!(
+            "[[site.shop.route]]\npath = \"/*\"\npool = \"app\"\n{invalidate}cache = {{ mode = \"respect\" }}\n"
+        );
+        let node = Node::speaking(Protocol::H1, &[origin.address], &routes);
+        node.get("/a");
+        assert_eq!(node.request("POST", "/a", &[], "x").status, 200);
+        assert_eq!(node.get("/a").is_hit(), is_kept, "{invalidate}");
+    }
+}
+
+/// Whether clients may have things fetched anew is said once for all routes.
+#[test]
+fn what_clients_ask_of_caches_is_ignored_everywhere_at_once() {
+    let origin = Origin::start(|_| Reply::ok(&["Cache-Control: max-age=60"], "x"));
+    let route = |path: &str, cache: &str| {
+        format!("[[site.shop.route]]\npath = \"{path}\"\npool = \"app\"\ncache = {{ mode = \"respect\"{cache} }}\n")
+    };
+    let routes = route("/own/*", ", ignore_client_cache_control = false")
+        + &route("/*", "")
+        + "[defaults.route]\nignore_client_cache_control = true\n";
+    let node = Node::speaking(Protocol::H1, &[origin.address], &routes);
+    for (path, is_ignored) in [("/a", true), ("/own/a", false)] {
+        node.get(path);
+        assert_eq!(node.get_with(path, &["Cache-Control: no-cache"]).is_hit(), is_ignored, "{path}");
     }
 }

@@ -181,6 +181,10 @@ fn the_reference_has_every_key_and_no_other() {
             "key of a route",
             "[[site.a.route]]\npath = \"/\"\npool = \"a\"\ncache.mode = \"off\"\n[site.a.route.cache.key]",
         ),
+        (
+            "rules of a cache",
+            "[[site.a.route]]\npath = \"/\"\npool = \"a\"\ncache.mode = \"respect\"\n[[site.a.route.cache.rules]]\nwhen = 'true'",
+        ),
         ("redirect of a route", "[[site.a.route]]\npath = \"/\"\n[site.a.route.redirect]\nto = \"/\""),
         ("rewrite of a route", "[[site.a.route]]\npath = \"/\"\npool = \"a\"\n[site.a.route.rewrite]\nto = \"/\""),
         ("[[site.NAME.error_page]]", "[[site.a.error_page]]\nstatus = [500]"),

@@ -264,6 +264,19 @@ fn each_mistake_is_told_once_and_says_what_to_write() {
             "[site.a]\nhosts = [\"*\"]\n[[site.a.route]]\npath = \"/*\"\nrespond = { status = 204, body = \"x\" }\n".into(),
             &["bad.toml:5:34: an answer with status 204 has no body, in respond of [[site.a.route]]"],
         ),
+        (
+            format!("{POOL}{SITE}cache = {{ mode = \"respect\", no_store = 'cookies.has(\"a\")', rules = [{{ ttl = \"1s\" }}] }}\n"),
+            &[
+                "bad.toml:8:41: \"no_store\" in cache of [[site.shop.route]]: only the response is known here, which all requests get",
+                "= hint: by the request: \"bypass\", or \"when\" of a route; of the response: status, response.header.NAME",
+                "bad.toml:8:69: missing key \"when\" in a rule in cache of [[site.shop.route]]",
+                "= hint: add when = 'status == 404'",
+            ],
+        ),
+        (
+            format!("{POOL}{SITE}ignore_client_cache_control = true\n"),
+            &["bad.toml:8:31: \"ignore_client_cache_control\" has no effect on a route without mode = \"respect\""],
+        ),
         // A file of redirects.
         (
             "[site.a]\nhosts = [\"*\"]\n[[site.a.route]]\npath = \"/*\"\nredirect = { map = \"bad-map.txt\", to = \"/a\" }\n".into(),

@@ -11,6 +11,7 @@ use crate::origin::error::OriginError;
 use crate::origin::exchange::Exchange;
 
 use super::super::freshness::ExchangeTimes;
+use super::super::heeded;
 use super::super::part::Part;
 use super::super::policy::Storable;
 use super::super::purge::Standing;
@@ -61,6 +62,7 @@ impl Fill {
         }
         let times = ExchangeTimes { request: exchange.request_time, response: Timestamp::now() };
         add_date(&mut exchange.fields, times.response);
+        heeded::translate(&mut exchange.fields, &self.request.rules().heed, times.response);
         let received = std::mem::take(&mut exchange.fields);
         let head = part.object.head.freshened_by(received.clone());
         let judged = self.judge_again(&part.object, &head, &received, times, part.range.total).ok();

@@ -14,6 +14,7 @@ use super::super::coding;
 use super::super::flight::{ObjectUse, Settled};
 use super::super::freshness::ExchangeTimes;
 use super::super::head::Head;
+use super::super::heeded;
 use super::super::object::Object;
 use super::super::policy::{self, ResponseFacts, Storable};
 use super::super::reason::{Basis, SkipReason};
@@ -29,6 +30,7 @@ impl Fill {
     pub(super) async fn receive(&self, mut exchange: Box<Exchange>, owner: oneshot::Sender<PrivateResponse>) {
         let times = ExchangeTimes { request: exchange.request_time, response: Timestamp::now() };
         add_date(&mut exchange.fields, times.response);
+        heeded::translate(&mut exchange.fields, &self.request.rules().heed, times.response);
         if exchange.status == StatusCode::NOT_MODIFIED
             && let Some(stale) = &self.request.stale
         {

@@ -7,9 +7,11 @@ use http::StatusCode;
 use crate::config::diagnose::At;
 use crate::config::read::{ByteSize, StatusRange, Table, Words, words};
 
-use crate::expression::{Expression, Mistake, Scope};
+use crate::expression::{Expression, Scope};
 
+use super::by_response::{self, Heeded, ResponseRule};
 use super::compress::{self, CompressRules};
+use super::condition;
 use super::key::{self, KeyRules};
 
 /// What a route says about caching.
@@ -49,6 +51,12 @@ pub struct CacheRules {
     pub max_variants: usize,
     /// Requests of which this is true do not meet the cache.
     pub bypass: Option<Expression>,
+    /// Responses of which this is true are not stored.
+    pub no_store: Option<Expression>,
+    /// The first that is true of a response counts.
+    pub rules: Vec<ResponseRule>,
+    /// Fields that take the place of `Cache-Control`, the first one first; no client gets them.
+    pub heed: Vec<Heeded>,
 }
 
 /// For how long after its lifetime a response may stand in for origins that cannot be reached.
@@ -119,6 +127,9 @@ impl Default for CacheRules {
             fetch_ranges: false,
             hit_for_miss: Duration::from_secs(10),
             bypass: None,
+            no_store: None,
+            rules: Vec::new(),
+            heed: Vec::new(),
             max_variants: 64,
         }
     }
@@ -138,9 +149,11 @@ words!(ModeWord { "off" => ModeWord::Off, "respect" => ModeWord::Respect, "force
 words!(FinishFill { "always" => FinishFill::Always, "never" => FinishFill::Never, "half" => FinishFill::Half });
 
 /// `None`: it has no mode that could be told.
-pub(crate) fn read(mut table: Table) -> Option<CacheRules> {
+/// `ignores_clients`: what the route says beside its `cache`.
+pub(crate) fn read(mut table: Table, ignores_clients: Option<bool>) -> Option<CacheRules> {
     let mode = read_mode(&mut table);
-    let mut rules = CacheRules::default();
+    let ignore_client_cache_control = ignores_clients.unwrap_or_default();
+    let mut rules = CacheRules { ignore_client_cache_control, ..CacheRules::default() };
     let name = table.name.replace("cache of", "negative_ttl of");
     let negative_ttl = table.table("negative_ttl", &name, "negative_ttl = { 404 = \"30s\" }");
     rules.negative_ttl = negative_ttl.map(read_negative_ttl).unwrap_or_default();
@@ -170,26 +183,12 @@ pub(crate) fn read(mut table: Table) -> Option<CacheRules> {
         // What the node codes itself, it asks for uncoded, so that one object serves every client.
         rules.key.accept_encoding = Some([].into());
     }
-    rules.bypass = expression(&mut table, "bypass");
+    rules.bypass = condition::read(&mut table, "bypass", Scope::Request);
+    rules.no_store = condition::read(&mut table, "no_store", Scope::Answer);
+    rules.rules = by_response::rules(&mut table);
+    rules.heed = table.plain_list("heed");
     table.finish();
     Some(CacheRules { mode: mode?, ..rules })
-}
-
-/// A condition over requests.
-pub(super) fn expression(table: &mut Table, key: &'static str) -> Option<Expression> {
-    let errors = table.errors;
-    let At { value: source, place } = table.get::<String>(key)?;
-    let compiled = Expression::compile(&source, Scope::Request);
-    compiled
-        .map_err(|Mistake { at, message, hint }| {
-            let message = format!("{key:?} in {}: {message}", table.name);
-            let place = errors.within(place, at);
-            match hint {
-                Some(hint) => errors.error_with_hint(place, message, hint),
-                None => errors.error(place, message),
-            }
-        })
-        .ok()
 }
 
 fn read_mode(table: &mut Table) -> Option<CacheMode> {
@@ -222,6 +221,9 @@ fn check_mode(table: &Table, mode: ModeWord) {
         ("stale_if_unreachable", not_off),
         ("compress", not_off),
         ("bypass", not_off),
+        ("no_store", not_off),
+        ("rules", not_off),
+        ("heed", respect),
     ] {
         if !table.lacks(key) && !modes.contains(&mode) {
             let message = format!("{key:?} has no effect in this mode");

@@ -4,9 +4,11 @@
 pub(crate) mod access;
 pub(crate) mod admin;
 pub(crate) mod answer;
+pub(crate) mod by_response;
 pub(crate) mod cache;
 pub(crate) mod certificate;
 pub(crate) mod compress;
+mod condition;
 pub(crate) mod disk;
 pub(crate) mod error_page;
 pub(crate) mod fields;

@@ -8,14 +8,15 @@ use http::Method;
 use sha2::{Digest, Sha256};
 
 use crate::config::diagnose::At;
-use crate::config::read::{ByteSize, Table};
-use crate::expression::Expression;
+use crate::config::read::{ByteSize, Table, words};
+use crate::expression::{Expression, Scope};
 use crate::pattern::{PathPattern, Pattern};
 use crate::request::compared;
 
 use super::access::{self, Access};
 use super::answer::{self, FixedAnswer};
 use super::cache::{self, CacheMode, CacheRules};
+use super::condition;
 use super::fields::{self, FieldChanges, Message};
 use super::key;
 use super::pool::{PoolId, PoolNames};
@@ -45,6 +46,7 @@ pub struct Route {
     pub total_timeout: Option<Duration>,
     pub stream_timeout: Option<Duration>,
     pub cache: CacheRules,
+    pub invalidate: Invalidate,
 }
 
 /// What a site changes in the fields of all its routes.
@@ -61,6 +63,17 @@ pub enum Then {
     Pool(PoolId),
     Answer(FixedAnswer),
 }
+
+/// Whether requests by unsafe methods make the cache forget what they may have changed (RFC 9111 section 4.4).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Invalidate {
+    /// Where they succeed.
+    Unsafe,
+    /// Only the groups that the answer names.
+    Never,
+}
+
+words!(Invalidate { "unsafe" => Invalidate::Unsafe, "never" => Invalidate::Never });
 
 /// A condition of a route.
 #[derive(Debug, Clone)]
@@ -116,7 +129,7 @@ impl Route {
 pub(crate) fn read(mut table: Table, pools: &PoolNames, site: &SiteFields) -> Option<Route> {
     let errors = table.errors;
     let path = table.require::<String>("path").and_then(|at| errors.accept(at.place, path(&at.value)));
-    let when = cache::expression(&mut table, "when").map(When::new);
+    let when = condition::read(&mut table, "when", Scope::Request).map(When::new);
     let access = access::read(&mut table);
     let captures = path.as_ref().map_or(0, PathPattern::stars);
     let rewrite = rewrite::read(&mut table, path.as_ref());
@@ -135,10 +148,18 @@ pub(crate) fn read(mut table: Table, pools: &PoolNames, site: &SiteFields) -> Op
     let [read_timeout, total_timeout, stream_timeout] =
         ["read_timeout", "total_timeout", "stream_timeout"].map(|key| table.positive(key));
     let name = table.name.replace("[[", "cache of [[");
+    let ignores_clients = table.value("ignore_client_cache_control");
+    let invalidate = table.value("invalidate").unwrap_or(Invalidate::Unsafe);
     let cache = match table.table("cache", &name, "cache = { mode = \"respect\" }") {
-        Some(cache) => cache::read(cache),
+        Some(cache) => cache::read(cache, ignores_clients),
         None => Some(CacheRules::default()),
     };
+    if let Some(cache) = cache.as_ref().filter(|_| table.has_own("ignore_client_cache_control"))
+        && !matches!(cache.mode, CacheMode::Respect { .. })
+    {
+        let message = "\"ignore_client_cache_control\" has no effect on a route without mode = \"respect\"";
+        errors.error(table.place_of("ignore_client_cache_control"), message);
+    }
     let forward = table.list("forward");
     if !forward.is_empty() && cache.as_ref().is_some_and(|cache| cache.mode == CacheMode::Off) {
         let hint = "without a cache all fields go to the origin; remove it, or cache here";
@@ -167,6 +188,7 @@ pub(crate) fn read(mut table: Table, pools: &PoolNames, site: &SiteFields) -> Op
         total_timeout,
         stream_timeout,
         cache,
+        invalidate,
     })
 }
 

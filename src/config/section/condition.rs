@@ -1,0 +1,22 @@
+//! Conditions that operators write, wherever they stand.
+
+use crate::config::diagnose::At;
+use crate::config::read::Table;
+use crate::expression::{Expression, Mistake, Scope};
+
+/// A condition over what is known in `scope`.
+pub(super) fn read(table: &mut Table, key: &'static str, scope: Scope) -> Option<Expression> {
+    let errors = table.errors;
+    let At { value: source, place } = table.get::<String>(key)?;
+    let compiled = Expression::compile(&source, scope);
+    compiled
+        .map_err(|Mistake { at, message, hint }| {
+            let message = format!("{key:?} in {}: {message}", table.name);
+            let place = errors.within(place, at);
+            match hint {
+                Some(hint) => errors.error_with_hint(place, message, hint),
+                None => errors.error(place, message),
+            }
+        })
+        .ok()
+}
