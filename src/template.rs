@@ -5,7 +5,7 @@
 use std::borrow::Cow;
 
 use crate::expression::{Facts, Map, Variable, member};
-use crate::request::hides_dots;
+use crate::request::{hides_dots, parse_authority};
 use crate::spelling::did_you_mean;
 
 /// A text that was checked.
@@ -41,6 +41,14 @@ pub enum Form {
     Path,
     /// The value of a header field.
     Field,
+    /// That of `Cookie` or `Set-Cookie`, in which a semicolon ends a part.
+    Cookie,
+}
+
+impl Form {
+    fn is_url(self) -> bool {
+        matches!(self, Form::Url | Form::Path)
+    }
 }
 
 /// What a mistake in a template is: at which byte, and what.
@@ -86,9 +94,12 @@ impl Template {
             at = end + 1;
         }
         literal.push_str(&text[at..]);
-        let fits = |c: char| c.is_ascii_graphic() || form == Form::Field && matches!(c, ' ' | '\t');
+        let fits = |c: char| match form.is_url() {
+            true => c.is_ascii_graphic() && !"\"<>\\^`|".contains(c),
+            false => c.is_ascii_graphic() || matches!(c, ' ' | '\t'),
+        };
         if let Some((at, bad)) = text.char_indices().find(|(_, c)| !fits(*c)) {
-            let what = if form == Form::Field { "the value of a header field" } else { "a URL; write it with a %" };
+            let what = if form.is_url() { "a URL; write it with a %" } else { "the value of a header field" };
             return Err((at, format!("{bad:?} is no part of {what}")));
         }
         if !literal.is_empty() {
@@ -96,10 +107,50 @@ impl Template {
         }
         let captures = parts.iter().any(|part| matches!(part, Part::Value(Value::Capture(_))));
         let template = Template { form, captures, parts: parts.into() };
-        if form != Form::Field {
+        if form.is_url() {
+            template.check_literals(text)?;
+            template.check_query()?;
             template.check_url()?;
         }
         Ok(template)
+    }
+
+    /// What the operator has written of a URL is one.
+    fn check_literals(&self, text: &str) -> Result<(), Mistake> {
+        let is_escape = |rest: &str| rest.get(1..3).is_some_and(|hex| hex.bytes().all(|byte| byte.is_ascii_hexdigit()));
+        for part in &self.parts {
+            let Part::Literal(literal) = part else { continue };
+            if literal.match_indices('%').any(|(at, _)| !is_escape(&literal[at..])) {
+                return Err((0, "behind a % come two hexadecimal digits; a % itself is written %25".to_owned()));
+            }
+            if literal.split('$').skip(1).any(|rest| rest.starts_with(|c: char| c.is_ascii_digit())) {
+                return Err((0, "a star or a group is written {1}; a $ before a digit, %24".to_owned()));
+            }
+        }
+        let path = text.split(['?', '#']).next().unwrap_or_default();
+        match path.split('/').any(|segment| matches!(segment, "." | "..") || hides_dots(segment)) {
+            true => Err((0, "a path is written without . and .. in it".to_owned())),
+            false => Ok(()),
+        }
+    }
+
+    /// A query is many parameters: within one, or in a path, a client could begin others.
+    fn check_query(&self) -> Result<(), Mistake> {
+        let text = |at: Option<usize>| match at.and_then(|at| self.parts.get(at)) {
+            Some(Part::Literal(text)) => Some(&**text),
+            Some(Part::Value(_)) => Some("{"),
+            None => None,
+        };
+        let is_query = |part: &Part| matches!(part, Part::Value(Value::Of(Variable::Query)));
+        for at in (0..self.parts.len()).filter(|at| is_query(&self.parts[*at])) {
+            let begins = text(at.checked_sub(1)).is_some_and(|before| before.ends_with(['?', '&']));
+            let ends = text(Some(at + 1)).is_none_or(|after| after.starts_with(['&', '#']));
+            if !begins || !ends {
+                let why = "{query} is a whole query: it stands behind a ? or an &; one parameter is {query.NAME}";
+                return Err((0, why.to_owned()));
+            }
+        }
+        Ok(())
     }
 
     /// Where a URL leads is for the operator to say: a client has a part in its host only by the host that it has asked for.
@@ -134,7 +185,8 @@ impl Template {
         let host = rest.split(['/', '?', PATH]).next().unwrap_or_default();
         let is_of_host = |c: char| c == HOST || c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | ':' | '[' | ']');
         match !host.is_empty() && host.chars().all(is_of_host) {
-            true => Ok(()),
+            true if parse_authority(&host.replace(HOST, "host")).is_some() => Ok(()),
+            true => Err((0, "its host is not valid, or its port".to_owned())),
             false => Err((
                 0,
                 "before its path only {host} may stand for something: nobody else says where it leads".to_owned(),
@@ -189,7 +241,7 @@ impl Template {
                 Part::Value(value) => push(&mut out, (self.form, in_query), value, facts, captures),
             }
         }
-        if self.form == Form::Field { out } else { keep_host(without_dots(out)) }
+        if self.form.is_url() { keep_host(without_dots(out)) } else { out }
     }
 }
 
@@ -250,6 +302,7 @@ fn push(out: &mut String, (form, in_query): (Form, bool), value: &Value, facts: 
         // No value begins a query or a fragment.
         let stays = match is_written {
             _ if form == Form::Field => matches!(byte, b' '..=b'~'),
+            _ if form == Form::Cookie => byte.is_ascii_graphic() && !b"\",;\\".contains(&byte),
             true if in_query && *value != Value::Of(Variable::Query) => {
                 byte.is_ascii_alphanumeric() || b"-._~/%:@".contains(&byte)
             }
@@ -352,6 +405,10 @@ mod tests {
             ("{path}", "", "/a//b"),
             ("/a?to={query.u}", "https://x/?y#z", "/a?to=https%3A%2F%2Fx%2F%3Fy%23z"),
             ("/a/{1}", "b?c#d", "/a/b%3Fc%23d"),
+            ("/a?b=1&{query}&c=2", "", "/a?b=1&x=1&y&c=2"),
+            ("/a?{query}#end", "", "/a?x=1&y#end"),
+            ("/price/$/%24", "", "/price/$/%24"),
+            ("https://[2001:db8::1]:8443/{1}", "a", "https://[2001:db8::1]:8443/a"),
             ("/a?to={1}&b=1", "x&to=y;z=1+2", "/a?to=x%26to%3Dy%3Bz%3D1%2B2&b=1"),
             ("/a/{header.X}/b", "..", "/a/b"),
             ("/a/{query.x}{query.x}", ".", "/a/"),
@@ -386,6 +443,22 @@ mod tests {
             ("/a b", "no part of a URL"),
             ("/ä", "no part of a URL"),
             ("/a\r\nX: y", "no part of a URL"),
+            ("/a\"b", "no part of a URL"),
+            ("/a\\b", "no part of a URL"),
+            ("/a^<>|`b", "no part of a URL"),
+            ("/%zz", "two hexadecimal digits"),
+            ("/a%", "two hexadecimal digits"),
+            ("/%{1}", "two hexadecimal digits"),
+            ("/$1", "written {1}"),
+            ("/a/../b/{1}", "without . and .."),
+            ("/a/%2e%2e/b", "without . and .."),
+            ("https://a:99999/{1}", "host is not valid"),
+            ("https://a..b/{1}", "host is not valid"),
+            ("https://b]/{1}", "host is not valid"),
+            ("/{query}", "{query} is a whole query"),
+            ("/a?b={query}", "{query} is a whole query"),
+            ("/a?{query}x", "{query} is a whole query"),
+            ("/a?{query}{path}", "{query} is a whole query"),
         ] {
             let (_, said) = Template::parse(bad, Form::Url, 1).unwrap_err();
             assert!(said.contains(why), "{bad}: {said}");
@@ -404,6 +477,9 @@ mod tests {
             assert_eq!(template.render(&Hostile(value), &[]), expected);
         }
         assert!(Template::parse("a\r\nb", Form::Field, 0).is_err());
+        let cookie = Template::parse("lang={query.x}; Path=/", Form::Cookie, 0).unwrap();
+        let value = "x; Domain=a, \"b\"";
+        assert_eq!(cookie.render(&Hostile(value), &[]), "lang=x%3B%20Domain=a%2C%20%22b%22; Path=/");
     }
 
     #[test]

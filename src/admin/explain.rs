@@ -47,8 +47,10 @@ pub(crate) async fn explain(
     let snapshot = node.snapshot.load_full();
     let located = Located::find(&question.url, &snapshot.config, &caller)?;
     let fields = Fields::Map(&question.fields);
+    let authority = located.port.map_or_else(|| located.host.clone(), |port| format!("{}:{port}", located.host));
     let view = RequestView {
         port: located.port,
+        authority: &authority,
         local_port: located.local_port(&snapshot.config),
         query: located.query.as_deref(),
         client: question.client.unwrap_or(Ipv4Addr::UNSPECIFIED.into()),

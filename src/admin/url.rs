@@ -1,7 +1,7 @@
 //! URLs in calls, as the node would see a request for them.
 
-use crate::config::host::parse_authority;
 use crate::config::model::{Config, Site};
+use crate::request::parse_authority;
 use crate::request::{Scheme, Target};
 
 use super::auth::Caller;

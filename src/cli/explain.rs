@@ -157,7 +157,7 @@ fn rules_for(config: &Config, method: &Method, target: &str, fields: &HeaderMap)
     let target = Target::parse(target)?;
     let host = fields.get(header::HOST).and_then(|host| host.to_str().ok()).or(target.authority);
     let host = host.ok_or("the request has no Host, by which its site is found")?;
-    let (name, port) = crate::config::host::parse_authority(host).ok_or("the request's Host is not valid")?;
+    let (name, port) = crate::request::parse_authority(host).ok_or("the request's Host is not valid")?;
     let view = RequestView {
         port,
         query: target.query,
@@ -242,6 +242,18 @@ fn render_answer(answer: &Value) -> String {
     }
     let why = answer["why"].as_str().map(|why| format!(": {why}")).unwrap_or_default();
     let _ = writeln!(out, "decision  {}{why}", text(&answer["decision"]));
+    if let Some(target) = answer["rewritten"]["to"].as_str() {
+        let host = answer["rewritten"]["host"].as_str().map(|host| format!(" of {host}")).unwrap_or_default();
+        let _ = writeln!(out, "asks for  {target}{host}");
+    }
+    for (key, of) in [("request_fields", "request"), ("response_fields", "response")] {
+        let names = |kind: &str| list(&answer[key][kind]).map(text).collect::<Vec<_>>().join(", ");
+        for (word, names) in [("drops", names("dropped")), ("sends", names("sent"))] {
+            if !names.is_empty() {
+                let _ = writeln!(out, "{of:9} {word} {names}");
+            }
+        }
+    }
     if let Some(list) = answer["refused_by"]["list"].as_str() {
         let whose = match answer["refused_by"]["route"].as_u64() {
             Some(number) => format!("route {number}"),

@@ -13,6 +13,7 @@ use crate::cache::head::Head;
 use crate::cache::object::{Content, DiskBody, FilePart, MOST_READ, Object};
 use crate::cache::range::Span;
 use crate::cache::slices::SliceReader;
+use crate::config::model::FieldChanges;
 use crate::origin::connect::Connector;
 use crate::origin::error::OriginError;
 use crate::origin::exchange::Exchange;
@@ -177,11 +178,11 @@ impl Body {
         }
     }
 
-    /// The trailers of a body that has been read to its end.
-    pub(crate) fn take_trailers(&mut self) -> Option<HeaderMap> {
+    /// The trailers of a body that has been read to its end, as a route changes them.
+    pub(crate) fn take_trailers(&mut self, changes: Option<&Arc<FieldChanges>>) -> Option<HeaderMap> {
         let Pieces::Passed(passing) = &mut self.pieces else { return None };
         let mut trailers = passing.trailers.take()?;
-        forward::exclude_from_trailers(&mut trailers);
+        forward::exclude_from_trailers(&mut trailers, changes);
         Some(trailers)
     }
 

@@ -423,6 +423,12 @@ impl ClientResponse {
         }
     }
 
+    /// The trailers of a body that has been read to its end.
+    pub(crate) fn take_trailers(&mut self) -> Option<HeaderMap> {
+        let changes = self.changes.as_ref().and_then(|changes| changes.rules.as_ref());
+        self.body.take_trailers(changes)
+    }
+
     /// Whether this status and method have a body at all (RFC 9112 section 6.3).
     pub(crate) fn has_body(&self, method: &Method) -> bool {
         may_have_body(method, self.status())
@@ -437,8 +443,10 @@ impl ClientResponse {
     fn selected_fields(&self) -> HeaderMap {
         let fields = self.unchanged_fields();
         let Some(changes) = &self.changes else { return fields };
-        let kept = fields.iter().filter(|(name, _)| !changes.drops(name.as_str()));
-        let own = changes.fields(|name| fields.contains_key(name));
+        // That of several parts tells where each begins.
+        let is_ours = |name: &HeaderName| self.multipart.is_some() && *name == header::CONTENT_TYPE;
+        let kept = fields.iter().filter(|(name, _)| is_ours(name) || !changes.drops(name.as_str()));
+        let own = changes.fields(|name| fields.contains_key(name)).filter(|(name, _)| !is_ours(name));
         let mut changed = HeaderMap::new();
         kept.chain(own).for_each(|(name, value)| _ = changed.append(name, value.clone()));
         changed

@@ -25,6 +25,7 @@ use crate::cache::engine::{Engine, FetchError, Fetched, NotStored, Source};
 use crate::cache::lookup::Lookup;
 use crate::cache::purge::{Event, PURGE_PATIENCE, Target};
 use crate::cache::request::CacheRequest;
+use crate::cache::respond::Reply;
 use crate::cache::slices::Answer;
 use crate::cache::status::Report;
 use crate::clock::Timestamp;
@@ -108,18 +109,19 @@ impl<'a> Request<'a> {
         interims: Option<Arc<Interims>>,
     ) -> Decision {
         let (matched, reason) = match self.plan() {
-            Plan::Refuse { status, why, site } => return self.refuse(status, why, None, site),
+            Plan::Refuse { status, why, site } => return self.refuse(status, why, None, site, None),
             Plan::Answer { site, route, answer } => {
                 let response = self.own_answer(route, answer);
                 return Decision::Respond { response, report: None, site: Some(site) };
             }
             Plan::Purge { site } => {
                 let response = Box::pin(self.purge(site)).await;
+                let response = self.changed_by(response, self.snapshot.site(site).response.as_ref(), None);
                 return Decision::Respond { response, report: None, site: Some(site) };
             }
             Plan::Pass(matched, _) if is_too_large(matched.route, &self.view) => {
                 let status = StatusCode::PAYLOAD_TOO_LARGE;
-                return self.refuse(status, excuse(status), None, Some(matched.site_index));
+                return self.refuse(status, excuse(status), None, Some(matched.site_index), Some(matched.route));
             }
             Plan::Pass(matched, reason) => (matched, reason),
             Plan::Tunnel(matched) => (matched, PassReason::CacheOff),
@@ -156,7 +158,8 @@ impl<'a> Request<'a> {
             Err(_) if request.asks.only_if_cached => {
                 let status = StatusCode::GATEWAY_TIMEOUT; // RFC 9111 section 5.2.1.7
                 let why = "it is not in the cache, and the request wants nothing else";
-                return Ok(self.refuse(status, why, Some(Report::OnlyIfCached), Some(matched.site_index)));
+                let (site, route) = (Some(matched.site_index), Some(matched.route));
+                return Ok(self.refuse(status, why, Some(Report::OnlyIfCached), site, route));
             }
             Err(NotStored::Pass(reason)) => return Err(reason),
             // Boxed: large, and most requests do not come here.
@@ -248,14 +251,24 @@ impl<'a> Request<'a> {
         Decision::Respond { response, report: Some(report), site: Some(matched.site_index) }
     }
 
-    fn refuse(&self, status: StatusCode, why: &'static str, report: Option<Report>, site: Option<usize>) -> Decision {
+    /// An error for a request that is not even tried; `route`: whose it is, if that is known.
+    fn refuse(
+        &self,
+        status: StatusCode,
+        why: &'static str,
+        report: Option<Report>,
+        site: Option<usize>,
+        route: Option<&Route>,
+    ) -> Decision {
         let mut response = self.fault(Fault::of_request(status, why), site, self.now);
         if let Some(site) = site.filter(|_| status == StatusCode::METHOD_NOT_ALLOWED) {
             let methods = allowed_methods(self.snapshot.site(site), &self.view, self.now);
             response = response.with_field(header::ALLOW, &methods);
         }
-        let rules = site.and_then(|site| self.snapshot.site(site).response.as_ref());
-        let response = self.changed_by(response, rules, None);
+        let response = match route {
+            Some(route) => self.changed(response, route),
+            None => self.changed_by(response, site.and_then(|site| self.snapshot.site(site).response.as_ref()), None),
+        };
         Decision::Respond { response, report, site }
     }
 
@@ -265,8 +278,12 @@ impl<'a> Request<'a> {
         fault.answer(&self.view, pages, &self.snapshot.config.node.name, now)
     }
 
-    /// An origin's answer, or the page that its site has instead.
+    /// An origin's answer, or the page that its site has instead. What the node says of a condition or a range is no answer of
+    /// an origin's.
     fn paged(&self, response: ClientResponse, site: &Site) -> ClientResponse {
+        if response.reply != Reply::Full {
+            return response;
+        }
         let status = response.status();
         match site.error_pages.iter().find(|page| page.is_for(status, true)) {
             Some(page) => {

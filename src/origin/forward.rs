@@ -2,6 +2,7 @@
 //! taken out, what the node vouches for is put in.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Version, header};
 use smallvec::SmallVec;
@@ -68,9 +69,14 @@ pub(crate) fn set_forwarding_fields(
     fields.append(CDN_LOOP, passage.cdn_loop().clone());
 }
 
+/// Drops the fields that a route does not send as they came.
+pub(crate) fn drop_changed(fields: &mut HeaderMap, changes: &FieldChanges) {
+    remove(fields, |name| changes.drops(name));
+}
+
 /// Changes fields as a route says; `made`: those it sets that depend on the request.
 pub(crate) fn change(fields: &mut HeaderMap, changes: &FieldChanges, made: Vec<(HeaderName, HeaderValue)>) {
-    remove(fields, |name| changes.drops(name));
+    drop_changed(fields, changes);
     let own = changes.fixed.iter().cloned().chain(made);
     own.for_each(|(name, value)| _ = fields.append(name, value));
 }
@@ -87,9 +93,10 @@ pub(crate) fn is_conditional(fields: &HeaderMap) -> bool {
 }
 
 /// Takes out of trailers what is heeded before the body or is of one connection (RFC 9110 section 6.5.1): whoever merges
-/// them into the head must not be led astray.
-pub(crate) fn exclude_from_trailers(fields: &mut HeaderMap) {
-    remove(fields, |name| is_listed(name, NO_TRAILERS) || is_listed(name, FORWARDING_FIELDS));
+/// them into the head must not be led astray. `changes`: what of the head is not sent as it came is not sent behind it either.
+pub(crate) fn exclude_from_trailers(fields: &mut HeaderMap, changes: Option<&Arc<FieldChanges>>) {
+    let is_changed = |name: &str| changes.is_some_and(|changes| changes.drops(name));
+    remove(fields, |name| is_listed(name, NO_TRAILERS) || is_listed(name, FORWARDING_FIELDS) || is_changed(name));
 }
 
 /// Prepares the fields of a fill; hop-by-hop fields are already gone.

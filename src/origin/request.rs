@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 
-use crate::config::model::PoolId;
+use crate::config::model::{FieldChanges, PoolId};
 
 use super::interims::Interims;
 use super::upload::Upload;
@@ -34,6 +34,8 @@ pub(crate) struct OriginRequest {
     pub total_timeout: Option<Duration>,
     /// Who is told of interim responses, if anybody.
     pub interims: Option<Arc<Interims>>,
+    /// What the route changes in responses: interim ones go without what it drops.
+    pub changes: Option<Arc<FieldChanges>>,
 }
 
 /// How long a response may be silent that is a stream of events or messages.

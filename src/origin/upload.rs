@@ -11,6 +11,7 @@ use bytes::BytesMut;
 use http::{HeaderMap, StatusCode};
 use tokio::time::Sleep;
 
+use crate::config::model::FieldChanges;
 use crate::pace::{Pace, Taking};
 
 use super::forward;
@@ -81,6 +82,8 @@ pub(crate) struct UploadRules {
     pub expects: Option<Arc<Interims>>,
     /// Room for what is kept of it to be sent again: so many bytes, until this is dropped.
     pub replayed: (u64, Option<Box<dyn Send + Sync>>),
+    /// What the route changes in the request's fields.
+    pub changes: Option<Arc<FieldChanges>>,
 }
 
 /// Bytes of a body that are kept to be sent again, at most.
@@ -285,7 +288,7 @@ impl Upload {
         }
         let mut frame = ready!(self.body.poll_frame(cx)).map_err(UploadError::Client)?;
         if let Some(Frame::Trailers(trailers)) = &mut frame {
-            forward::exclude_from_trailers(trailers);
+            forward::exclude_from_trailers(trailers, self.rules.changes.as_ref());
         }
         self.rules.expects = None; // it has not waited
         let (length, last) = match &frame {

@@ -62,7 +62,17 @@ pub(crate) async fn pass(
         };
         let Incoming { body, length, expects } = body;
         let replayed = room_to_replay(engine, snapshot, view, length);
-        Upload::new(body, UploadRules { length, most: matched.route.max_body, pace, expects, replayed })
+        Upload::new(
+            body,
+            UploadRules {
+                length,
+                most: matched.route.max_body,
+                pace,
+                expects,
+                replayed,
+                changes: matched.route.request.clone(),
+            },
+        )
     });
     let mut answer = attempts::send(&engine.connector, &snapshot.pools, &request, upload).await;
     if let Ok(exchange) = &mut answer {
@@ -140,6 +150,7 @@ fn origin_request(
         read_timeout: route.read_timeout,
         total_timeout: route.total_timeout,
         interims,
+        changes: route.response.clone(),
     }
 }
 

@@ -3,9 +3,9 @@
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
-use crate::config::host::parse_authority;
 use crate::config::model::Config;
 use crate::request::RequestView;
+use crate::request::parse_authority;
 
 use super::Matched;
 
@@ -79,7 +79,9 @@ impl<'a> WayBack<'a> {
 
     fn path(&self, path: &str) -> Option<String> {
         let (own, public) = self.prefixes?;
-        Some(format!("{public}{}", path.strip_prefix(own)?))
+        // With a second slash at its beginning, as browsers read a backslash, too, it would lead to another host.
+        let rest = path.strip_prefix(own).filter(|rest| public != "/" || !rest.starts_with(['/', '\\']))?;
+        Some(format!("{public}{rest}"))
     }
 
     /// A `Set-Cookie` (RFC 6265 section 4.1): its `Path` is a prefix without the slash behind it, and a `Domain` that is the
@@ -141,6 +143,7 @@ mod tests {
         let renamed = text("/*", "", "host = \"app.internal\"");
         let kept = text("/api/*", "rewrite = { to = \"/{1}\", location = \"keep\" }", "host = \"app.internal\"");
         let lost = text("/a*b", "rewrite = { to = \"/{1}\" }", "");
+        let rooted = text("/*", "rewrite = { to = \"/app/{1}\" }", "");
         let (location, cookie) = ("location", "set-cookie");
         for (text, name, value, expected) in [
             (&stripped, location, "/x?y=/z", "/api/x?y=/z"),
@@ -171,6 +174,11 @@ mod tests {
             (&renamed, cookie, "a=1; Domain=app.internal", "a=1"),
             (&kept, location, "http://app.internal/x", "http://app.internal/x"),
             (&lost, location, "/x", "/x"),
+            (&rooted, location, "/app/x", "/x"),
+            (&rooted, location, "/app//evil.example/", "/app//evil.example/"),
+            (&rooted, location, "/app/\\evil.example/", "/app/\\evil.example/"),
+            (&rooted, location, "https://shop.example:8443/app//x", "https://shop.example:8443/app//x"),
+            (&rooted, cookie, "a=1; Path=/app/", "a=1; Path=/"),
         ] {
             let config = config(text);
             let plain = HeaderMap::new();

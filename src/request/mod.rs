@@ -1,5 +1,6 @@
 //! What every decision reads of a request, whatever protocol it came by.
 
+mod authority;
 mod id;
 mod target;
 
@@ -9,6 +10,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header};
 
+pub(crate) use authority::parse_authority;
 pub(crate) use id::RequestId;
 pub(crate) use target::{BAD_FORM, Target, as_decoded, compared, hides_dots, merge_slashes};
 

@@ -149,3 +149,33 @@ fn a_reload_changes_pages() {
     std::fs::write(node.config_path().with_file_name("50x.html"), "changed").unwrap();
     eventually("the page is another", || (node.get("/closed").text() == "changed").then_some(()));
 }
+
+/// Pages are for what origins answer: what the node says of a range or a condition keeps its status, or others would take the
+/// page for the whole.
+#[test]
+fn ranges_and_conditions_are_not_answered_with_pages() {
+    for protocol in Protocol::ALL {
+        let origin = Origin::start(|request: &Request| match request.path() {
+            "/none" => Reply::status(404, &["Cache-Control: max-age=60"], "not there"),
+            _ => Reply::ok(&["Cache-Control: max-age=60", "ETag: \"a\""], "hello"),
+        });
+        let routes = "[[site.shop.error_page]]\nstatus = [\"400-499\"]\nfile = \"page\"\norigins = true\n\
+            [[site.shop.route]]\npath = \"/*\"\npool = \"app\"\ncache = { mode = \"respect\" }\n";
+        let directory = Arc::new(TempDir::new().unwrap());
+        std::fs::write(directory.path().join("page"), "the page").unwrap();
+        let config = crate::harness::node::site(&[origin.address], "", routes);
+        let node = Node::speaking_in(protocol, directory, &config);
+        node.get("/a");
+        for (path, field, status, body) in [
+            ("/a", "Range: bytes=100-", 416, ""),
+            ("/a", "If-Match: \"b\"", 412, ""),
+            ("/miss", "Range: bytes=100-", 416, ""),
+            ("/none", "Accept: */*", 404, "the page"),
+            ("/none", "Accept: */*", 404, "the page"),
+        ] {
+            let got = node.get_with(path, &[field]);
+            assert_eq!((got.status, got.text().as_str()), (status, body), "{path} {field} by {protocol:?}");
+            assert_eq!(got.field("content-range").is_some(), status == 416);
+        }
+    }
+}

@@ -171,7 +171,11 @@ fn what_origins_are_told_and_no_key_has_is_pointed_out() {
         ("{client.ip}", cached(""), true),
         ("{method}", cached(""), true),
         ("{header.x-a}", cached(""), true),
-        ("{header.x-a}", cached("headers = [\"x-a*\"]"), false),
+        // By a pattern their order does not count, and here it would.
+        ("{header.x-a}", cached("headers = [\"x-a*\"]"), true),
+        ("{header.x-a}", cached("headers = [\"x-a\"]"), false),
+        ("{cookie.a}", cached("cookies = [\"a*\"]"), true),
+        ("{header.host}", cached(""), true),
         ("{cookie.a}", cached("cookies = [\"b\"]"), true),
         ("{cookie.a}", cached("cookies = [\"a\"]"), false),
         ("{host}{path}{1}{query.a}{scheme}", cached(""), false),

@@ -223,3 +223,108 @@ fn explain_tells_what_origins_are_asked_for() {
         assert_eq!(answer["response_fields"], serde_json::json!({ "dropped": ["server"], "sent": [] }));
     }
 }
+
+/// What is keyed is compared in one form, and origins are asked for it in that form: whoever gets a stored answer would have
+/// asked for the same.
+#[test]
+fn origins_are_asked_for_what_is_compared() {
+    for protocol in Protocol::ALL {
+        let origin = echo();
+        let routes = "[[site.shop.route]]\npath = \"/*\"\npool = \"app\"\nrewrite = { to = \"/{header.accept-language}/{header.x-a}\" }\n\
+            cache = { mode = \"respect\", key = { headers = [\"accept-language\", \"x-a\"] } }\n";
+        let node = Node::speaking(protocol, &[origin.address], routes);
+        for (fields, expected) in [
+            (&["Accept-Language: DE-de", "X-A: a, b"][..], "/de-de/a%2Cb"),
+            (&["Accept-Language: de-DE", "X-A: a,b"], "/de-de/a%2Cb"),
+            (&["Accept-Language: de-DE", "X-A: a", "X-A: b"], "/de-de/a%2Cb"),
+            (&["Accept-Language: de-DE", "X-A: b", "X-A: a"], "/de-de/b%2Ca"),
+        ] {
+            let text = node.get_with("/x", fields).text();
+            assert_eq!(text.split(' ').next(), Some(expected), "{fields:?}");
+        }
+        assert_eq!(origin.count(), 2);
+    }
+}
+
+/// All that the node answers to some bytes, until it closes the connection.
+fn raw(node: &Node, request: &str) -> String {
+    let (mut client, mut all) = (node.client(), Vec::new());
+    client.send(request);
+    loop {
+        match client.read_some() {
+            some if some.is_empty() => return String::from_utf8_lossy(&all).into_owned(),
+            some => all.extend(some),
+        }
+    }
+}
+
+/// What a route sets or removes does not come under another name that is the same to CGI.
+#[test]
+fn a_field_that_a_route_sets_does_not_come_from_the_client() {
+    for protocol in Protocol::ALL {
+        for cache in ["", CACHED] {
+            let origin =
+                Origin::start(|request: &Request| Reply::ok(&[], format!("{}{}", request.head, request.text())));
+            let routes = format!(
+                "[[site.shop.route]]\npath = \"/*\"\npool = \"app\"\n\
+                 request = {{ set = {{ X_Tenant = \"shop\", X-Other = \"own\" }}, remove = [\"X-Debug\"] }}\n{cache}"
+            );
+            let node = Node::speaking(protocol, &[origin.address], &routes);
+            let fields = &["X-Tenant: evil", "X_Other: evil", "x-other: evil", "X-Debug: evil", "X_Debug: evil"][..];
+            for method in ["GET", "POST"] {
+                let text = node.request(method, "/a", fields, "").text();
+                assert!(
+                    !text.contains("evil") && text.contains("shop") && text.contains("own"),
+                    "{method} {cache}: {text}"
+                );
+            }
+        }
+    }
+}
+
+/// `response` of a route holds for all that its clients get: hints, refusals, and answers of several ranges.
+#[test]
+fn fields_of_responses_are_changed_on_every_way_to_a_client() {
+    for protocol in Protocol::ALL {
+        let origin = Origin::start(|request: &Request| match request.path() {
+            "/hinted" => {
+                let mut steps =
+                    vec![Step::Send(b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\nX-Secret: 1\r\n\r\n".to_vec())];
+                steps.extend(Reply::ok(&["X-Secret: 1"], "x"));
+                steps
+            }
+            _ => Reply::ok(&["Cache-Control: max-age=60", "X-Secret: 1", "Content-Type: text/html"], "hello world"),
+        });
+        let routes = format!(
+            "[[site.shop.route]]\npath = \"/*\"\npool = \"app\"\nmax_body = 4\n\
+             response = {{ set = {{ Content-Type = \"text/plain\", X-Own = \"1\" }}, remove = [\"X-Secret\"] }}\n{CACHED}"
+        );
+        let node = Node::speaking(protocol, &[origin.address], &routes);
+        for (method, path, fields, body, status) in [
+            ("GET", "/a", &[][..], "", 200),
+            ("GET", "/a", &["Range: bytes=0-1"], "", 206),
+            ("GET", "/a", &["Range: bytes=0-1,4-5"], "", 206),
+            ("GET", "/b", &["Cache-Control: only-if-cached"], "", 504),
+            ("POST", "/a", &[], "too large", 413),
+        ] {
+            let got = node.request(method, path, fields, body);
+            assert_eq!(
+                (got.status, got.field("x-own")),
+                (status, Some("1")),
+                "{method} {path} {fields:?} by {protocol:?}"
+            );
+            assert_eq!(got.field("x-secret"), None, "{method} {path} {fields:?}");
+            let several = fields.iter().any(|field| field.contains(','));
+            let kind = got.field("content-type").unwrap_or_default();
+            assert_eq!(
+                kind.starts_with("multipart/byteranges; boundary="),
+                several,
+                "{method} {path} {fields:?}: {kind}"
+            );
+        }
+        if protocol == Protocol::H1 {
+            let text = raw(&node, "GET /hinted HTTP/1.1\r\nHost: shop.example\r\nConnection: close\r\n\r\n");
+            assert!(text.contains(" 103 ") && !text.to_ascii_lowercase().contains("x-secret"), "{text}");
+        }
+    }
+}

@@ -67,8 +67,11 @@ impl FillRequest {
         vary::normalise(&mut fields, &rules.key);
         // What origins are asked for is made of what is keyed: all requests of one key ask for the same.
         let (key, route) = (CacheKey::from_written(request.key), request.matched.route);
-        let keyed =
-            RequestView { path: key.view().path(), query: key.view().query(), fields: Fields::Map(&fields), ..*view };
+        let renders = route.rewrite.is_some() || route.request.is_some();
+        let node = &request.snapshot.config.node;
+        let compared = renders.then(|| vary::as_compared(&fields, view, node, &rules.key)).flatten();
+        let compared = Fields::Map(compared.as_ref().unwrap_or(&fields));
+        let keyed = RequestView { path: key.view().path(), query: key.view().query(), fields: compared, ..*view };
         let rendered = Renderer::new(&keyed, Some(route), Timestamp::now());
         let target = rendered.target();
         let own = route.request.as_ref().map(|changes| (changes, rendered.fields(changes)));
@@ -99,6 +102,7 @@ impl FillRequest {
                 total_timeout: route.total_timeout,
                 silence: request.snapshot.config.stream_timeout(route, pool).map(Silence::Of),
                 interims: None,
+                changes: route.response.clone(),
             },
             snapshot: request.snapshot.clone(),
             site_index: request.matched.site_index,

@@ -13,6 +13,7 @@ use crate::config::model::CacheRules;
 use crate::origin::forward;
 
 use axis::Axis;
+pub(crate) use normalise::as_compared;
 pub use normalise::normalise;
 pub use presented::Presented;
 

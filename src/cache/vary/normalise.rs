@@ -3,10 +3,11 @@
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use smallvec::SmallVec;
 
-use crate::config::model::{Coding, KeyRules, Pattern};
-use crate::request::Fields;
+use crate::config::model::{Coding, KeyRules, Node, Pattern};
+use crate::request::{Fields, RequestView};
 
 use super::super::negotiate;
+use super::Presented;
 use super::axis::cookies_like;
 
 /// Reduces the fields of a request on its way to an origin to what the rules tell apart: what is not keyed must not
@@ -40,6 +41,25 @@ pub fn normalise(fields: &mut HeaderMap, rules: &KeyRules) {
             None => fields.remove(name),
         };
     }
+}
+
+/// The fields with what the key names as it is compared; `None`: they are that. What origins are asked for by them is thereby the
+/// same for all requests of one key.
+pub(crate) fn as_compared(
+    fields: &HeaderMap,
+    view: &RequestView<'_>,
+    node: &Node,
+    rules: &KeyRules,
+) -> Option<HeaderMap> {
+    let presented = Presented::new(&RequestView { fields: Fields::Map(fields), ..*view }, node);
+    let mut compared = None;
+    for name in rules.headers.iter().filter_map(|pattern| pattern.exact()?.parse::<HeaderName>().ok()) {
+        let value = presented.value(&name).and_then(|value| HeaderValue::from_bytes(&value).ok());
+        if let Some(value) = value.filter(|_| fields.contains_key(&name)) {
+            compared.get_or_insert_with(|| fields.clone()).insert(name, value);
+        }
+    }
+    compared
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use http::{HeaderName, HeaderValue};
+use http::{HeaderName, HeaderValue, header};
 
 use crate::config::diagnose::{At, Diagnostics};
 use crate::config::read::Table;
@@ -127,9 +127,22 @@ pub(crate) fn read(table: &mut Table, of: Message, captures: usize) -> FieldChan
             continue;
         };
         for (field, value) in fields.free_form::<String>() {
+            let place = field.place;
             let Some(field) = self::name(&field, of.reserved(), errors) else { continue };
             if replaces {
-                changes.dropped.extend(field.as_str().parse::<Pattern>());
+                // To CGI and its like an underscore is a hyphen.
+                let other = field.as_str().replace('_', "-");
+                let names = [Some(field.as_str()), (other != field.as_str()).then_some(&*other)];
+                changes.dropped.extend(names.into_iter().flatten().filter_map(|name| name.parse::<Pattern>().ok()));
+                if changes
+                    .fixed
+                    .iter()
+                    .map(|(name, _)| name)
+                    .chain(changes.made.iter().map(|(name, _)| name))
+                    .any(|other| *other == field)
+                {
+                    errors.error(place, format!("{field} is set twice in {name}"));
+                }
             }
             add(&mut changes, field, &value, captures, errors);
         }
@@ -159,7 +172,8 @@ pub(super) fn name(name: &At<String>, reserved: &[&str], errors: &Diagnostics) -
 }
 
 fn add(changes: &mut FieldChanges, name: HeaderName, value: &At<String>, captures: usize, errors: &Diagnostics) {
-    let parsed = Template::parse(&value.value, Form::Field, captures);
+    let form = if [header::COOKIE, header::SET_COOKIE].contains(&name) { Form::Cookie } else { Form::Field };
+    let parsed = Template::parse(&value.value, form, captures);
     let Some(template) = errors.accept(value.place, parsed.map_err(|(_, why)| format!("{name}: {why}"))) else {
         return;
     };

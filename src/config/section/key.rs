@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use http::HeaderName;
+use http::{HeaderName, header};
 
 use crate::config::diagnose::{At, Diagnostics};
 use crate::config::read::Table;
@@ -47,10 +47,18 @@ impl KeyRules {
     /// What would have to be said for all requests of one key to have the same in a place of a template; `None`: they do.
     pub(crate) fn lacks(&self, value: &Value) -> Option<String> {
         match value {
-            Value::Of(Variable::Header(name)) if self.names_field(name.as_str()) => None,
+            // By a pattern the order of what is like it does not count, but here it would.
+            Value::Of(Variable::Header(name)) if names(&self.headers, name.as_str()) => None,
+            Value::Of(Variable::Header(name)) if *name == header::HOST => Some("use {host}, which is keyed".to_owned()),
+            Value::Of(Variable::Header(name)) if *name == header::COOKIE => {
+                Some("use {cookie.NAME}, and add key = { cookies = [\"NAME\"] } to \"cache\"".to_owned())
+            }
+            Value::Of(Variable::Header(name)) if is_never_keyed(name.as_str()) => {
+                Some("no key can have it: use it on a route that does not cache".to_owned())
+            }
             Value::Of(Variable::Header(name)) => Some(format!("add key = {{ headers = [\"{name}\"] }} to \"cache\"")),
             Value::Of(Variable::Cookie(name)) => {
-                let is_named = |cookies: &Arc<[Pattern]>| cookies.iter().any(|pattern| pattern.matches(&**name));
+                let is_named = |cookies: &Arc<[Pattern]>| names(cookies, name);
                 let hint = || format!("add key = {{ cookies = [\"{name}\"] }} to \"cache\"");
                 (!self.cookies.as_ref().is_some_and(is_named)).then(hint)
             }
@@ -66,6 +74,15 @@ impl KeyRules {
     pub fn names_field(&self, name: &str) -> bool {
         self.headers.iter().any(|pattern| pattern.matches(name))
     }
+}
+
+/// Whether a name is one of a list, and not only like one.
+fn names(patterns: &[Pattern], name: &str) -> bool {
+    patterns.iter().any(|pattern| pattern.exact() == Some(name))
+}
+
+fn is_never_keyed(name: &str) -> bool {
+    [FORWARDING_FIELDS, WRITTEN_FIELDS, FILL_EXCLUDES].iter().any(|names| names.contains(&name))
 }
 
 /// Which query parameters count.

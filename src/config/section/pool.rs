@@ -9,8 +9,8 @@ use http::HeaderName;
 use rustls::pki_types::CertificateDer;
 
 use crate::config::diagnose::{At, Diagnostics};
-use crate::config::host::parse_authority;
 use crate::config::read::{FromToml, StatusRange, Table, Value, words};
+use crate::request::parse_authority;
 use crate::spelling::did_you_mean;
 
 use super::certificate;

@@ -3,9 +3,9 @@
 use regex::bytes::Regex;
 
 use crate::config::diagnose::{At, Diagnostics, Place};
-use crate::config::host::parse_authority;
 use crate::config::read::{Table, words};
 use crate::pattern::{self, PathPattern, Pattern};
+use crate::request::parse_authority;
 use crate::template::{Form, Template};
 
 use super::answer::Query;

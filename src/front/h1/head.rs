@@ -8,8 +8,8 @@ use http::{Method, StatusCode, Version};
 use memchr::memmem::Finder;
 use smallvec::SmallVec;
 
-use crate::config::host::parse_authority;
 use crate::config::model::Limits;
+use crate::request::parse_authority;
 use crate::request::{Target, content_length};
 
 use super::super::head::{
@@ -294,11 +294,18 @@ mod tests {
             read_timeout: None,
             total_timeout: None,
             interims: None,
+            changes: None,
         };
         let upload = (!head.body.is_empty()).then(|| {
             let expects = head.expects_continue.then(Arc::default);
-            let rules =
-                UploadRules { length: head.body.length(), most: None, pace: None, expects, replayed: (0, None) };
+            let rules = UploadRules {
+                length: head.body.length(),
+                most: None,
+                pace: None,
+                expects,
+                replayed: (0, None),
+                changes: None,
+            };
             Upload::new(Box::new(NoBody), rules)
         });
         String::from_utf8_lossy(&request.wire_head(None, upload.as_ref())).into_owned()

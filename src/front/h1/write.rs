@@ -119,7 +119,7 @@ impl Connection {
         let (mut end, mut trailers) = ("", Vec::new());
         if writing.framing == Framing::Chunked {
             end = if size.is_empty() { "0\r\n" } else { "\r\n0\r\n" };
-            let fields = response.body.take_trailers().filter(|_| writing.takes_trailers);
+            let fields = response.take_trailers().filter(|_| writing.takes_trailers);
             put_trailers(&mut trailers, &fields.unwrap_or_default());
         }
         self.write_held([&head, tail.as_bytes(), end.as_bytes(), &trailers], response.kept()).await

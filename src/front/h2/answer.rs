@@ -208,7 +208,7 @@ async fn write_parts(
     if response.content_length().is_some_and(|stated| stated != length) {
         return Err("the body is not as long as its head says".into());
     }
-    let Some(trailers) = response.body.take_trailers().filter(|trailers| !trailers.is_empty()) else {
+    let Some(trailers) = response.take_trailers().filter(|trailers| !trailers.is_empty()) else {
         return Ok(stream.send(Bytes::new(), true).await?);
     };
     stream.send_section(section_of(None, &trailers), true);

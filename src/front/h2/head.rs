@@ -3,8 +3,8 @@
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Version};
 use smallvec::SmallVec;
 
-use crate::config::host::parse_authority;
 use crate::config::model::Limits;
+use crate::request::parse_authority;
 use crate::request::{BAD_FORM, MAX_TRAILERS, Target, content_length, is_tchar};
 
 use super::super::head::{
