@@ -70,9 +70,36 @@ const NAMES: [&str; 12] = [
     "request.id",
 ];
 
+/// Variables of nginx, and what is written here instead; the longer of two with one beginning first.
+const NGINX: [(&str, &str); 17] = [
+    ("$proxy_add_x_forwarded_for", "nothing: the node itself sends X-Forwarded-For"),
+    ("$request_method", "{method}"),
+    ("$request_uri", "{path}, behind which the query is kept by itself"),
+    ("$request_id", "{request.id}"),
+    ("$document_uri", "{path}"),
+    ("$query_string", "{query}"),
+    ("$server_name", "{host}"),
+    ("$remote_addr", "{client.ip}"),
+    ("$http_host", "{host}"),
+    ("$http_", "{header.NAME}"),
+    ("$cookie_", "{cookie.NAME}"),
+    ("$arg_", "{query.NAME}"),
+    ("$is_args", "nothing: a query is kept by itself"),
+    ("$args", "{query}"),
+    ("$scheme", "{scheme}"),
+    ("$host", "{host}"),
+    ("$uri", "{path}"),
+];
+
 impl Template {
     /// Reads a template; `captures`: stars of the route's path. Braces that stand for themselves are written twice.
     pub fn parse(text: &str, form: Form, captures: usize) -> Result<Self, Mistake> {
+        if let Some((at, (name, here))) = text
+            .match_indices('$')
+            .find_map(|(at, _)| Some((at, NGINX.iter().find(|(name, _)| text[at..].starts_with(name))?)))
+        {
+            return Err((at, format!("{name} is a variable of nginx; write {here}")));
+        }
         let (mut parts, mut literal, mut at) = (Vec::new(), String::new(), 0);
         while let Some(brace) = text[at..].find(['{', '}']).map(|found| at + found) {
             literal.push_str(&text[at..brace]);
@@ -450,6 +477,8 @@ mod tests {
             ("/a%", "two hexadecimal digits"),
             ("/%{1}", "two hexadecimal digits"),
             ("/$1", "written {1}"),
+            ("https://$host$request_uri", "write {host}"),
+            ("/x$is_args$args", "nothing: a query is kept"),
             ("/a/../b/{1}", "without . and .."),
             ("/a/%2e%2e/b", "without . and .."),
             ("https://a:99999/{1}", "host is not valid"),

@@ -12,7 +12,7 @@ use crate::cache::request::CacheRequest;
 use crate::clock::Timestamp;
 use crate::config::model::{FixedAnswer, Route, Site, TokenRight};
 use crate::node::Node;
-use crate::plan::{Key, Plan, Renderer, RequestFacts, keyed_uris, list_that_refuses, plan};
+use crate::plan::{Key, OwnAnswer, Plan, Renderer, RequestFacts, keyed_uris, list_that_refuses, plan};
 use crate::request::{Fields, RequestView, merge_slashes};
 
 use super::auth::Caller;
@@ -71,15 +71,27 @@ pub(crate) async fn explain(
         }
         Plan::Answer { route, answer: own, .. } => {
             answer["decision"] = json!("answer");
-            describe_fields(&mut answer, route);
-            let number = located.site.routes.iter().position(|other| std::ptr::eq(other, route)).map_or(0, |at| at + 1);
-            answer["route"] = json!({ "number": number, "path": route.path.as_str() });
+            if let Some(route) = route {
+                describe_fields(&mut answer, route);
+                let number =
+                    located.site.routes.iter().position(|other| std::ptr::eq(other, route)).map_or(0, |at| at + 1);
+                answer["route"] = json!({ "number": number, "path": route.path.as_str() });
+            }
+            let renderer = Renderer::new(&view, route, now);
             answer["why"] = json!(match own {
-                FixedAnswer::Redirect(redirect) => {
-                    let to = Renderer::new(&view, Some(route), now).location(redirect);
-                    format!("{} to {to}", redirect.status.as_u16())
+                OwnAnswer::Elsewhere => {
+                    format!(
+                        "308 to {}, by \"https\" or \"canonical_host\" of the site",
+                        renderer.elsewhere(located.site)
+                    )
                 }
-                FixedAnswer::Respond(respond) => format!("{} as the route says", respond.status.as_u16()),
+                OwnAnswer::Preflight => "204 by \"cors\" of the route".to_owned(),
+                OwnAnswer::Fixed(FixedAnswer::Redirect(redirect)) => {
+                    format!("{} to {}", redirect.status.as_u16(), renderer.location(redirect))
+                }
+                OwnAnswer::Fixed(FixedAnswer::Respond(respond)) => {
+                    format!("{} as the route says", respond.status.as_u16())
+                }
             });
             return Ok(Json(answer));
         }

@@ -166,7 +166,10 @@ fn rules_for(config: &Config, method: &Method, target: &str, fields: &HeaderMap)
     match plan(config, &view, Timestamp::now()) {
         Plan::Cache(matched) => Ok(matched.route.cache.clone()),
         Plan::Refuse { why, .. } => Err(format!("the request would be refused: {why}")),
-        Plan::Answer { route, .. } => Err(format!("its route, {:?}, answers by itself", route.path.as_str())),
+        Plan::Answer { route: Some(route), .. } => {
+            Err(format!("its route, {:?}, answers by itself", route.path.as_str()))
+        }
+        Plan::Answer { route: None, .. } => Err("its site sends it to HTTPS, or to its canonical host".to_owned()),
         _ => Err("the request would be passed on: its route does not cache it".into()),
     }
 }

@@ -63,9 +63,10 @@ impl Fault {
         let Fault { status, why, kind } = self;
         let mut space = [0; 32];
         let id = request.id.as_str(&mut space);
-        let (content_type, body) = match pages.iter().find(|page| page.is_for(status, false)) {
+        let wants_problem = wants_problem(request);
+        let (content_type, body) = match pages.iter().find(|page| page.is_for(status, false, wants_problem)) {
             Some(page) => (page.content_type.clone(), page.body(status, id)),
-            None if wants_problem(request) => (HeaderValue::from_static(PROBLEM), problem(status, why, id).into()),
+            None if wants_problem => (HeaderValue::from_static(PROBLEM), problem(status, why, id).into()),
             None => {
                 let text = format!("{} {}: {why}\n", status.as_u16(), title(status));
                 (HeaderValue::from_static("text/plain; charset=utf-8"), text.into())
@@ -94,7 +95,7 @@ fn problem(status: StatusCode, why: &str, id: &str) -> String {
 }
 
 /// Whether a program asks: it wants JSON, and no page.
-fn wants_problem(request: &RequestView<'_>) -> bool {
+pub(super) fn wants_problem(request: &RequestView<'_>) -> bool {
     let accepts = |kind: &str| {
         let mut found = false;
         request.fields.for_each(&header::ACCEPT, |line| found |= lists_type(line, kind));

@@ -60,7 +60,7 @@ pub(crate) fn bind(listener: &Listener, shared: &Shared) -> io::Result<Bound> {
     let socket = open_socket(listener.address)?;
     let address = socket.local_addr()?;
     let acceptor = match listener.tls {
-        true => Some(tls::acceptor(shared.snapshot.clone(), &listener.protocols).map_err(io::Error::other)?),
+        true => Some(tls::acceptor(shared.snapshot.clone(), listener).map_err(io::Error::other)?),
         false => None,
     };
     let has = |protocol| !listener.tls && listener.protocols.contains(&protocol);

@@ -38,11 +38,11 @@ use crate::origin::exchange::Exchange;
 use crate::origin::forward;
 use crate::origin::interims::Interims;
 use crate::pass::{self, excuse};
-use crate::plan::{Matched, PassReason, Plan, Renderer, WayBack, allowed_methods, client, keyed_uris, plan};
+use crate::plan::{Matched, OwnAnswer, PassReason, Plan, Renderer, WayBack, allowed_methods, client, keyed_uris, plan};
 use crate::request::{Fields, RequestId, RequestView, content_length};
 use crate::snapshot::Snapshot;
 
-use super::fault::Fault;
+use super::fault::{self, Fault};
 use super::head::{Endpoints, Refusal};
 use super::reply::ClientResponse;
 
@@ -111,7 +111,7 @@ impl<'a> Request<'a> {
         let (matched, reason) = match self.plan() {
             Plan::Refuse { status, why, site } => return self.refuse(status, why, None, site, None),
             Plan::Answer { site, route, answer } => {
-                let response = self.own_answer(route, answer);
+                let response = self.own_answer(self.snapshot.site(site), route, answer);
                 return Decision::Respond { response, report: None, site: Some(site) };
             }
             Plan::Purge { site } => {
@@ -285,7 +285,11 @@ impl<'a> Request<'a> {
             return response;
         }
         let status = response.status();
-        match site.error_pages.iter().find(|page| page.is_for(status, true)) {
+        if !status.is_client_error() && !status.is_server_error() || site.error_pages.is_empty() {
+            return response;
+        }
+        let wants_problem = fault::wants_problem(&self.view);
+        match site.error_pages.iter().find(|page| page.is_for(status, true, wants_problem)) {
             Some(page) => {
                 let body = page.body(status, self.view.id.as_str(&mut [0; 32]));
                 response.with_body(page.content_type.clone(), body)
@@ -294,23 +298,34 @@ impl<'a> Request<'a> {
         }
     }
 
-    /// What a route answers by itself.
-    fn own_answer(&self, route: &Route, answer: &FixedAnswer) -> ClientResponse {
+    /// What a site or a route answers by itself.
+    fn own_answer(&self, site: &Site, route: Option<&Route>, answer: OwnAnswer<'_>) -> ClientResponse {
         let mut fields = HeaderMap::new();
         add_date(&mut fields, self.now);
+        let renderer = Renderer::new(&self.view, route, self.now);
+        let location = |location: String| HeaderValue::try_from(location).ok().map(|to| (header::LOCATION, to));
         let (status, body) = match answer {
-            FixedAnswer::Redirect(redirect) => {
-                let location = Renderer::new(&self.view, Some(route), self.now).location(redirect);
-                fields.extend(HeaderValue::try_from(location).ok().map(|location| (header::LOCATION, location)));
+            OwnAnswer::Elsewhere => {
+                fields.extend(location(renderer.elsewhere(site)));
+                (StatusCode::PERMANENT_REDIRECT, Bytes::new())
+            }
+            // What it says is said of all answers of the route, in `changed`.
+            OwnAnswer::Preflight => (StatusCode::NO_CONTENT, Bytes::new()),
+            OwnAnswer::Fixed(FixedAnswer::Redirect(redirect)) => {
+                fields.extend(location(renderer.location(redirect)));
                 (redirect.status, Bytes::new())
             }
-            FixedAnswer::Respond(Respond { status, content_type, fields: own, body }) => {
+            OwnAnswer::Fixed(FixedAnswer::Respond(Respond { status, content_type, fields: own, body })) => {
                 fields.insert(header::CONTENT_TYPE, content_type.clone());
                 fields.extend(own.iter().cloned());
                 (*status, body.clone())
             }
         };
-        self.changed(ClientResponse::of(status, fields, body), route)
+        let response = ClientResponse::of(status, fields, body);
+        match route {
+            Some(route) => self.changed(response, route),
+            None => self.changed_by(response, site.response.as_ref(), None),
+        }
     }
 
     /// A response as its route changes it.

@@ -10,7 +10,7 @@ use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use tokio_rustls::TlsAcceptor;
 
-use crate::config::model::Protocol;
+use crate::config::model::{Listener, Protocol, TlsVersion};
 use crate::snapshot::Snapshot;
 
 /// Looks certificates up in the current snapshot.
@@ -29,10 +29,22 @@ impl ResolvesServerCert for SnapshotCertificates {
 }
 
 /// What accepts TLS on one listener.
-pub(crate) fn acceptor(snapshot: Arc<ArcSwap<Snapshot>>, protocols: &[Protocol]) -> Result<TlsAcceptor, rustls::Error> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut config = ServerConfig::builder_with_provider(provider)
-        .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
+pub(crate) fn acceptor(snapshot: Arc<ArcSwap<Snapshot>>, listener: &Listener) -> Result<TlsAcceptor, rustls::Error> {
+    let mut provider = rustls::crypto::ring::default_provider();
+    if !listener.ciphers.is_empty() {
+        provider.cipher_suites.retain(|suite| listener.takes_suite(*suite));
+    }
+    let versions: Vec<_> = listener
+        .versions
+        .iter()
+        .map(|version| match version {
+            TlsVersion::V12 => &rustls::version::TLS12,
+            TlsVersion::V13 => &rustls::version::TLS13,
+        })
+        .collect();
+    let protocols = &listener.protocols;
+    let mut config = ServerConfig::builder_with_provider(Arc::new(provider))
+        .with_protocol_versions(&versions)?
         .with_no_client_auth()
         .with_cert_resolver(Arc::new(SnapshotCertificates(snapshot)));
     let h2 = protocols.contains(&Protocol::H2).then_some(b"h2".to_vec());

@@ -20,9 +20,11 @@ use http::{Method, StatusCode, Version, header};
 
 use crate::address::IpRange;
 use crate::clock::Timestamp;
-use crate::config::model::{Access, CacheMode, Config, EncodedDots, FixedAnswer, KeyRules, PoolId, Route, Site, Then};
+use crate::config::model::{
+    Access, CacheMode, Config, EncodedDots, FixedAnswer, Https, KeyRules, PoolId, Route, Site, Then,
+};
 use crate::expression::Expression;
-use crate::request::{RequestView, content_length, lists, merge_slashes};
+use crate::request::{RequestView, Scheme, content_length, lists, merge_slashes};
 
 /// The decision about one request.
 #[derive(Debug, Clone, Copy)]
@@ -31,14 +33,24 @@ pub enum Plan<'c> {
     Refuse { status: StatusCode, why: &'static str, site: Option<usize> },
     /// `PURGE` by a client that may.
     Purge { site: usize },
-    /// Answered by what its route says.
-    Answer { site: usize, route: &'c Route, answer: &'c FixedAnswer },
+    /// Answered by what its site or route says.
+    Answer { site: usize, route: Option<&'c Route>, answer: OwnAnswer<'c> },
     /// Goes to the cache engine.
     Cache(Matched<'c>),
     /// Goes through to an origin; the reason is shown in `Cache-Status`.
     Pass(Matched<'c>, PassReason),
     /// The client wants to change the protocol: what its origin then agrees to is carried both ways.
     Tunnel(Matched<'c>),
+}
+
+/// An answer that needs no origin.
+#[derive(Debug, Clone, Copy)]
+pub enum OwnAnswer<'c> {
+    /// Its site is served elsewhere: by HTTPS, or under another name.
+    Elsewhere,
+    /// A browser asks whether a page of another origin may ask.
+    Preflight,
+    Fixed(&'c FixedAnswer),
 }
 
 /// The site and route that a request belongs to.
@@ -148,7 +160,13 @@ pub fn plan<'c>(config: &'c Config, request: &RequestView<'_>, now: Timestamp) -
     if request.hides_dots && site.encoded_dots == EncodedDots::Refuse {
         return refuse(StatusCode::BAD_REQUEST, "the path hides a dot segment; see encoded_dots of [site]");
     }
+    if is_elsewhere(site, request) {
+        return Plan::Answer { site: site_index, route: None, answer: OwnAnswer::Elsewhere };
+    }
     let holds = holds(request, now);
+    if let Some(route) = preflight(site, request, holds).filter(|route| is_admitted(&route.access)) {
+        return Plan::Answer { site: site_index, route: Some(route), answer: OwnAnswer::Preflight };
+    }
     let Some(route_index) = site.find_route(request.method, request.path, holds) else {
         return match site.has_path(request.path, holds) {
             true => refuse(StatusCode::METHOD_NOT_ALLOWED, "no route takes this method"),
@@ -166,7 +184,9 @@ pub fn plan<'c>(config: &'c Config, request: &RequestView<'_>, now: Timestamp) -
     }
     let pool = match &route.then {
         Then::Pool(pool) => *pool,
-        Then::Answer(answer) => return Plan::Answer { site: site_index, route, answer },
+        Then::Answer(answer) => {
+            return Plan::Answer { site: site_index, route: Some(route), answer: OwnAnswer::Fixed(answer) };
+        }
     };
     let matched = Matched { site, site_index, route, route_index, pool };
     if asks_for_upgrade(request) {
@@ -189,6 +209,29 @@ pub fn plan<'c>(config: &'c Config, request: &RequestView<'_>, now: Timestamp) -
         return Plan::Pass(matched, PassReason::Bypass);
     }
     Plan::Cache(matched)
+}
+
+/// Whether a site is served elsewhere to who asks so. What proves to an issuer of certificates whose the host is stays where it
+/// is asked for (RFC 8555 section 8.3).
+fn is_elsewhere(site: &Site, request: &RequestView<'_>) -> bool {
+    let is_plain = site.https == Https::Redirect && request.scheme == Scheme::Http;
+    let is_alias = site.canonical_host.as_ref().is_some_and(|host| **host != *request.host);
+    (is_plain || is_alias) && !request.path.starts_with("/.well-known/acme-challenge/")
+}
+
+/// The route that a preflight asks about, if it says who may ask (the Fetch standard, section 3.2.2).
+fn preflight<'c>(site: &'c Site, request: &RequestView<'_>, holds: impl Fn(&Route, &str) -> bool) -> Option<&'c Route> {
+    let method = asked_by_preflight(request)?;
+    let route = &site.routes[site.find_route(&method, request.path, holds)?];
+    route.cors().map(|_| route)
+}
+
+/// The method that a preflight asks for; `None`: it is none.
+fn asked_by_preflight(request: &RequestView<'_>) -> Option<Method> {
+    if *request.method != Method::OPTIONS || !request.fields.contains(&header::ORIGIN) {
+        return None;
+    }
+    Method::from_bytes(request.fields.get(&header::ACCESS_CONTROL_REQUEST_METHOD)?).ok()
 }
 
 /// Whether the condition of a route is true of a request; of a path that some servers read otherwise, both readings are asked

@@ -2,12 +2,12 @@
 
 use std::borrow::Cow;
 
-use http::{HeaderName, HeaderValue};
+use http::{HeaderName, HeaderValue, header};
 
 use crate::clock::Timestamp;
-use crate::config::model::{FieldChanges, Redirect, RewriteTo as To, Route};
+use crate::config::model::{FieldChanges, Https, Redirect, RewriteTo as To, Route, Site};
 use crate::pattern::Pattern;
-use crate::request::{RequestView, merge_slashes};
+use crate::request::{RequestView, Scheme, merge_slashes};
 use crate::template::Template;
 
 use super::facts::RequestFacts;
@@ -52,8 +52,35 @@ impl<'a> Renderer<'a> {
         location
     }
 
+    /// Where a site is served that is not served here.
+    pub(crate) fn elsewhere(&self, site: &Site) -> String {
+        let request = self.request;
+        let moves = site.https == Https::Redirect && request.scheme == Scheme::Http;
+        let scheme = if moves { Scheme::Https } else { request.scheme };
+        let host = site.canonical_host.as_deref().unwrap_or(request.host);
+        // The port of plain requests is not that of HTTPS.
+        let port = site.keyed_port(request).filter(|_| !moves).map(|port| format!(":{port}")).unwrap_or_default();
+        let mut location = format!("{}://{host}{port}{}", scheme.as_str(), request.path);
+        if let Some(query) = request.query {
+            push_query(&mut location, query);
+        }
+        location
+    }
+
     /// The fields that are set and depend on the request.
     pub(crate) fn fields(&self, changes: &FieldChanges) -> Vec<(HeaderName, HeaderValue)> {
+        let mut fields = self.made(changes);
+        if let Some(hsts) = changes.hsts.as_ref().filter(|_| self.request.scheme == Scheme::Https) {
+            fields.push((header::STRICT_TRANSPORT_SECURITY, hsts.clone()));
+        }
+        if let Some(cors) = &changes.cors {
+            let is_preflight = super::asked_by_preflight(self.request).is_some();
+            fields.extend(cors.fields(self.request.fields.get(&header::ORIGIN), is_preflight));
+        }
+        fields
+    }
+
+    fn made(&self, changes: &FieldChanges) -> Vec<(HeaderName, HeaderValue)> {
         if changes.made.is_empty() {
             return Vec::new();
         }

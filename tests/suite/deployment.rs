@@ -185,6 +185,7 @@ fn the_reference_has_every_key_and_no_other() {
             "rules of a cache",
             "[[site.a.route]]\npath = \"/\"\npool = \"a\"\ncache.mode = \"respect\"\n[[site.a.route.cache.rules]]\nwhen = 'true'",
         ),
+        ("cors of a route", "[[site.a.route]]\npath = \"/\"\npool = \"a\"\n[site.a.route.cors]\norigins = [\"*\"]"),
         ("redirect of a route", "[[site.a.route]]\npath = \"/\"\n[site.a.route.redirect]\nto = \"/\""),
         ("rewrite of a route", "[[site.a.route]]\npath = \"/\"\npool = \"a\"\n[site.a.route.rewrite]\nto = \"/\""),
         ("[[site.NAME.error_page]]", "[[site.a.error_page]]\nstatus = [500]"),

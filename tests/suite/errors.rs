@@ -109,6 +109,26 @@ fn programs_get_problems() {
     }
 }
 
+/// A page says nothing to a program: it gets the problem, or what the origin says, unless the page is one for programs.
+#[test]
+fn pages_are_for_people() {
+    for protocol in Protocol::ALL {
+        let origin = origin();
+        let node = node(protocol, &origin, "");
+        for (path, accept, kind, body) in [
+            ("/closed", "text/html", "text/html; charset=utf-8", "<p>502"),
+            ("/closed", "application/json", "application/problem+json", "{\"detail\""),
+            ("/gone", "text/html", "text/plain", "nothing here"),
+            ("/gone", "application/json", "text/plain", "no such thing"),
+            ("/gone", "application/json, text/html", "text/plain", "nothing here"),
+        ] {
+            let got = node.get_with(path, &[&format!("Accept: {accept}")]);
+            assert_eq!(got.field("content-type"), Some(kind), "{path} {accept}");
+            assert!(got.text().starts_with(body), "{path} {accept}: {}", got.text());
+        }
+    }
+}
+
 #[test]
 fn a_request_has_one_identifier_everywhere() {
     for protocol in Protocol::ALL {

@@ -13,6 +13,7 @@ mod harness;
 
 mod admin_api;
 mod architecture;
+mod browsers;
 mod caching;
 mod compression;
 mod conformance;

@@ -103,6 +103,7 @@ fn routes_that_no_request_comes_to_are_pointed_out() {
         (route("/*", "methods = [\"GET\"]") + &route("/a", "methods = [\"HEAD\"]"), true),
         (route("/*", "when = 'port == 1'") + &route("/a", ""), false),
         (route("/a", "") + &route("/a", "when = 'port == 1'"), true),
+        (route("/a/*", "") + &route("/*", ""), false),
     ] {
         let text = format!("[pool.app]\norigins = [\"127.0.0.1:1\"]\n[site.shop]\nhosts = [\"*\"]\n{routes}");
         std::fs::write(&path, complete(&text)).unwrap();
@@ -117,6 +118,30 @@ fn routes_that_no_request_comes_to_are_pointed_out() {
     }
     let node = Node::with_routes(&[hello().address], &(route("/*", "") + &route("/static/*", "")));
     node.wait_for_log("no request comes to");
+}
+
+/// `/admin/*` does not match `/admin`, and so leaves it to whoever may come.
+#[test]
+fn what_a_list_of_addresses_leaves_open_is_pointed_out() {
+    let directory = TempDir::new().unwrap();
+    let path = directory.path().join("seawall.toml");
+    let route = |path: &str, more: &str| format!("[[site.shop.route]]\npath = \"{path}\"\npool = \"app\"\n{more}\n");
+    let (deny, allow) = ("deny = [\"192.0.2.1\"]", "allow = [\"10.0.0.0/8\"]");
+    for (routes, warned) in [
+        (route("/admin/*", allow) + &route("/*", ""), true),
+        (route("/admin/*", deny) + &route("/*", ""), true),
+        (route("/admin/*", allow) + &route("/admin", allow) + &route("/*", ""), false),
+        (route("/admin*", allow) + &route("/*", ""), false),
+        (route("/admin/*", allow), false),
+        (route("/admin/*", "") + &route("/*", ""), false),
+    ] {
+        let text = format!("[pool.app]\norigins = [\"127.0.0.1:1\"]\n[site.shop]\nhosts = [\"*\"]\n{routes}");
+        std::fs::write(&path, complete(&text)).unwrap();
+        let said = String::from_utf8(seawall(&["check", path.to_str().unwrap()]).stdout).unwrap();
+        let message =
+            "[[site.shop.route]] \"/admin/*\" does not cover \"/admin\": that is \"/*\"'s, which is open to others";
+        assert_eq!(said.starts_with("warning: ") && said.contains(message), warned, "{routes}{said}");
+    }
 }
 
 #[test]
@@ -281,12 +306,43 @@ fn each_mistake_is_told_once_and_says_what_to_write() {
             format!("{POOL}{SITE}ignore_client_cache_control = true\n"),
             &["bad.toml:8:31: \"ignore_client_cache_control\" has no effect on a route without mode = \"respect\""],
         ),
+        (
+            format!("{POOL}{SITE}cors = {{ origins = [\"*\", \"a.example\"], credentials = true, methods = [\"G T\"] }}\n"),
+            &[
+                "bad.toml:8:26: \"a.example\" is not an origin such as \"https://app.example.com\" or \"https://*.example.com\"",
+                "bad.toml:8:54: browsers do not send credentials where every origin is allowed: name the origins",
+                "bad.toml:8:71: \"G T\" is not the name of a method or a header field",
+            ],
+        ),
+        (
+            "[[listen]]\naddress = \"127.0.0.1:1\"\ntls_versions = [\"1.3\"]\n[[listen]]\naddress = \"127.0.0.1:2\"\ntls = true\n\
+             tls_versions = [\"1.2\"]\ntls_ciphers = [\"TLS_AES_256_GCM_SHA384\", \"RC4\"]\n"
+                .into(),
+            &[
+                "bad.toml:3:16: \"tls_versions\" has no effect without TLS",
+                "= hint: add tls = true",
+                "bad.toml:5:11: this listener has tls = true, but there is no certificate",
+                "= hint: add [[certificate]] with cert and key",
+                "bad.toml:8:15: \"tls_ciphers\" has no suite for TLS 1.2",
+                "= hint: add a suite, or leave the version out of tls_versions",
+                "bad.toml:8:42: \"RC4\" is no cipher suite that is served",
+                "= hint: there are TLS_AES_256_GCM_SHA384, TLS_AES_128_GCM_SHA256, TLS_CHACHA20_POLY1305_SHA256, TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384, TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256, TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256, TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384, TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256, TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256",
+            ],
+        ),
+        (
+            "[site.a]\nhosts = [\"a.example\"]\ncanonical_host = \"b.example\"\n[[site.a.route]]\npath = \"~ /old/(.*)\"\nredirect = { to = \"https://$host/\" }\n".into(),
+            &[
+                "bad.toml:3:18: canonical_host \"b.example\" is none of the site's hosts: whoever is sent there would not be served",
+                "bad.toml:5:8: path \"~ /old/(.*)\" looks like a regular expression: a * stands for any characters, as in \"/old/*\"; by a regular expression: when = 'path.matches(\"...\")'",
+                "bad.toml:6:19: \"to\" in redirect of [[site.a.route]]: $host is a variable of nginx; write {host}",
+            ],
+        ),
         // A file of redirects.
         (
             "[site.a]\nhosts = [\"*\"]\n[[site.a.route]]\npath = \"/*\"\nredirect = { map = \"bad-map.txt\", to = \"/a\" }\n".into(),
             &[
                 "bad.toml:5:20: \"to\" and \"map\" in redirect of [[site.a.route]]: give one of them",
-                "bad.toml:5:20: bad-map.txt:2: expected a path, and where it leads",
+                "bad.toml:5:20: bad-map.txt:2: expected two words, a path and where it leads, not 1",
             ],
         ),
         // What routes inherit.

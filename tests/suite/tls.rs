@@ -297,3 +297,43 @@ fn nothing_below_tls_1_2_is_spoken() {
         assert_eq!(output.status.success() && !text.contains("Cipher is (NONE)"), spoken, "{version}: {text}");
     }
 }
+
+/// A listener speaks the versions and suites of TLS that it says, and no others.
+#[test]
+fn a_listener_says_which_tls_it_speaks() {
+    let origin = Origin::start(|_| Reply::ok(&[], "x"));
+    for (keys, spoken) in [
+        ("", [true, true, true]),
+        ("tls_versions = [\"1.3\"]\n", [false, false, true]),
+        ("tls_versions = [\"1.2\"]\n", [true, true, false]),
+        (
+            "tls_ciphers = [\"TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384\", \"TLS_AES_256_GCM_SHA384\"]\n",
+            [false, true, true],
+        ),
+    ] {
+        let directory = Arc::new(TempDir::new().unwrap());
+        certificate(directory.path(), "one", &["shop.example"]);
+        let sections = format!(
+            "[[listen]]\naddress = \"127.0.0.1:0\"\ntls = true\n{keys}[admin]\naddress = \"127.0.0.1:0\"\n\
+             [[certificate]]\ncert = \"one.pem\"\nkey = \"one.key\"\n"
+        );
+        let node = Node::start_in(directory, &format!("{sections}{}", site(&[origin.address], "", ROUTES)));
+        let offers = [
+            &["-tls1_2", "-cipher", "ECDHE-ECDSA-AES128-GCM-SHA256"][..],
+            &["-tls1_2", "-cipher", "ECDHE-ECDSA-AES256-GCM-SHA384"],
+            &["-tls1_3", "-ciphersuites", "TLS_AES_256_GCM_SHA384"],
+        ];
+        for (offer, spoken) in offers.into_iter().zip(spoken) {
+            let address = node.address().to_string();
+            let arguments = [&["s_client", "-connect", &address], offer].concat();
+            let output = Command::new("openssl").args(arguments).stdin(Stdio::null()).output().unwrap();
+            let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+            assert!(text.contains("CONNECTED"), "{offer:?}: {text}");
+            assert_eq!(
+                output.status.success() && !text.contains("Cipher is (NONE)"),
+                spoken,
+                "{keys}{offer:?}: {text}"
+            );
+        }
+    }
+}

@@ -107,7 +107,7 @@ fn read_map(file: &At<String>, captures: usize, errors: &Diagnostics) -> Option<
         let read = match words[..] {
             [] => continue,
             [from, to] => entry(from, to, captures),
-            _ => Err("expected a path, and where it leads".to_owned()),
+            _ => Err(format!("expected two words, a path and where it leads, not {}", words.len())),
         };
         let place = format!("{}:{}", path.display(), number + 1);
         let (from, to) = errors.accept(file.place, read.map_err(|why| format!("{place}: {why}")))?;
@@ -119,6 +119,14 @@ fn read_map(file: &At<String>, captures: usize, errors: &Diagnostics) -> Option<
 }
 
 fn entry<'t>(from: &'t str, to: &str, captures: usize) -> Result<(&'t str, Template), String> {
+    if to.ends_with(';') {
+        return Err(format!("{to:?} ends with a semicolon: a line is a path and where it leads, and nothing more"));
+    }
+    if from.contains('*') {
+        return Err(format!(
+            "{from:?} has a star: a map has whole paths; what is like each other is a route with a star"
+        ));
+    }
     let compared = compared(from)?;
     if !from.starts_with('/') || compared != from {
         return Err(format!("{from:?} matches nothing: paths are compared in another form; write {compared:?}"));

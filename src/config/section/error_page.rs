@@ -23,10 +23,12 @@ pub struct ErrorPage {
 const PLACES: [&str; 2] = ["{status}", "{request.id}"];
 
 impl ErrorPage {
-    /// Whether it is for an error; `by_origin`: that an origin has answered.
-    pub fn is_for(&self, status: StatusCode, by_origin: bool) -> bool {
+    /// Whether it is for an error; `by_origin`: that an origin has answered; `wants_json`: for a program, to which another page
+    /// says nothing.
+    pub fn is_for(&self, status: StatusCode, by_origin: bool, wants_json: bool) -> bool {
         let covers = |range: &StatusRange| (range.first..=range.last).contains(&status.as_u16());
-        (self.of_origins || !by_origin) && self.statuses.iter().any(covers)
+        let is_json = || self.content_type.as_bytes().windows(4).any(|part| part.eq_ignore_ascii_case(b"json"));
+        (self.of_origins || !by_origin) && self.statuses.iter().any(covers) && (!wants_json || is_json())
     }
 
     /// The page of one error.

@@ -10,6 +10,8 @@ use crate::config::read::Table;
 use crate::pattern::Pattern;
 use crate::template::{Form, Template};
 
+use super::cors::Cors;
+
 /// Changes of the fields of a message.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct FieldChanges {
@@ -19,6 +21,10 @@ pub struct FieldChanges {
     pub fixed: Vec<(HeaderName, HeaderValue)>,
     /// The same where it depends on the request.
     pub made: Vec<(HeaderName, Template)>,
+    /// `Strict-Transport-Security` of what goes by TLS.
+    pub hsts: Option<HeaderValue>,
+    /// Who may read the answers.
+    pub cors: Option<Cors>,
 }
 
 impl FieldChanges {
@@ -31,7 +37,32 @@ impl FieldChanges {
     pub fn names(&self) -> (Vec<String>, Vec<&str>) {
         let fixed = self.fixed.iter().map(|(name, _)| name.as_str());
         let made = self.made.iter().map(|(name, _)| name.as_str());
-        (self.dropped.iter().map(Pattern::to_string).collect(), fixed.chain(made).collect())
+        let hsts = self.hsts.iter().map(|_| "strict-transport-security");
+        let cors = self.cors.iter().map(|_| "access-control-allow-origin");
+        (self.dropped.iter().map(Pattern::to_string).collect(), fixed.chain(made).chain(hsts).chain(cors).collect())
+    }
+
+    /// Has a field said by the node alone.
+    pub(super) fn say_hsts(&mut self, value: Option<HeaderValue>) {
+        self.dropped.extend(value.iter().filter_map(|_| "strict-transport-security".parse::<Pattern>().ok()));
+        self.hsts = value;
+    }
+
+    /// Has the fields of the Fetch standard said by the node alone.
+    pub(super) fn say_cors(&mut self, cors: Option<Cors>) {
+        self.dropped.extend(cors.iter().filter_map(|_| "access-control-*".parse::<Pattern>().ok()));
+        self.cors = cors;
+    }
+
+    /// What browsers are told for safety's sake, where nothing else is said.
+    fn add_secure(&mut self) {
+        for (name, value) in SECURE {
+            let name = HeaderName::from_static(name);
+            if !self.drops(name.as_str()) {
+                self.dropped.extend(name.as_str().parse::<Pattern>());
+                self.fixed.push((name, HeaderValue::from_static(value)));
+            }
+        }
     }
 
     /// These, and what others have beside: of a field that both set, these are sent.
@@ -40,10 +71,19 @@ impl FieldChanges {
         let is_left = |name: &HeaderName| !own.iter().any(|pattern| pattern.matches(name.as_str()));
         self.fixed.extend(others.fixed.iter().filter(|(name, _)| is_left(name)).cloned());
         self.made.extend(others.made.iter().filter(|(name, _)| is_left(name)).cloned());
+        self.hsts = others.hsts.clone(); // only sites have one
         self.dropped = others.dropped.iter().cloned().chain(own).collect();
         self
     }
 }
+
+/// Fields of `secure`: browsers believe the stated type, tell other sites nothing but the origin, and show the page in no
+/// frame of another site.
+const SECURE: [(&str, &str); 3] = [
+    ("x-content-type-options", "nosniff"),
+    ("referrer-policy", "strict-origin-when-cross-origin"),
+    ("x-frame-options", "SAMEORIGIN"),
+];
 
 /// Whose fields are changed.
 #[derive(Debug, Clone, Copy)]
@@ -156,6 +196,9 @@ pub(crate) fn read(table: &mut Table, of: Message, captures: usize) -> FieldChan
             }
             None => changes.dropped.extend(pattern),
         }
+    }
+    if matches!(of, Message::Response) && table.get_or("secure", false) {
+        changes.add_secure();
     }
     table.finish();
     changes

@@ -2,17 +2,52 @@
 
 use std::net::SocketAddr;
 
+use rustls::SupportedCipherSuite;
+
 use crate::address::IpRange;
 use crate::config::diagnose::{At, Diagnostics};
-use crate::config::read::{Table, words};
+use crate::config::read::{Table, Words, words};
+use crate::spelling::did_you_mean;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listener {
     pub address: SocketAddr,
     pub tls: bool,
     pub protocols: Vec<Protocol>,
+    /// With TLS: which of it is spoken.
+    pub versions: Vec<TlsVersion>,
+    /// Suites by their names; empty: all that are safe.
+    pub ciphers: Vec<String>,
     /// Who says by the PROXY protocol whose a connection is, and has to.
     pub proxy_from: Vec<IpRange>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TlsVersion {
+    V12,
+    V13,
+}
+
+words!(TlsVersion { "1.2" => TlsVersion::V12, "1.3" => TlsVersion::V13 });
+
+impl Listener {
+    /// Whether a suite is spoken here.
+    pub fn takes_suite(&self, suite: SupportedCipherSuite) -> bool {
+        self.ciphers.is_empty() || self.ciphers.contains(&name_of(suite))
+    }
+}
+
+/// By the name that IANA gives it.
+fn name_of(suite: SupportedCipherSuite) -> String {
+    format!("{:?}", suite.suite()).replacen("TLS13_", "TLS_", 1)
+}
+
+/// The suites that there are.
+fn suites() -> impl Iterator<Item = (TlsVersion, String)> {
+    rustls::crypto::ring::ALL_CIPHER_SUITES.iter().map(|suite| {
+        let version = if suite.tls13().is_some() { TlsVersion::V13 } else { TlsVersion::V12 };
+        (version, name_of(*suite))
+    })
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,9 +66,41 @@ pub(crate) fn read(mut table: Table) -> Option<At<Listener>> {
         protocols = if tls { vec![Protocol::H1, Protocol::H2] } else { vec![Protocol::H1] };
     }
     let proxy_from = table.plain_list("proxy_from");
+    let (versions, ciphers) = read_tls(&mut table, tls);
     table.finish();
     let At { value: address, place } = address?;
-    Some(At { value: Listener { address, tls, protocols, proxy_from }, place })
+    Some(At { value: Listener { address, tls, protocols, versions, ciphers, proxy_from }, place })
+}
+
+/// Versions and suites of TLS.
+fn read_tls(table: &mut Table, tls: bool) -> (Vec<TlsVersion>, Vec<String>) {
+    let errors = table.errors;
+    for key in ["tls_versions", "tls_ciphers"].into_iter().filter(|key| !tls && table.has(key)) {
+        errors.error_with_hint(table.place_of(key), format!("{key:?} has no effect without TLS"), "add tls = true");
+    }
+    let mut versions: Vec<TlsVersion> = table.plain_list("tls_versions");
+    if versions.is_empty() {
+        versions = vec![TlsVersion::V12, TlsVersion::V13];
+    }
+    let place = table.place_of("tls_ciphers");
+    let ciphers = table.list::<String>("tls_ciphers");
+    for At { value, place } in &ciphers {
+        if !suites().any(|(_, name)| name == *value) {
+            let all = suites().map(|(_, name)| name).collect::<Vec<_>>();
+            let hint = match did_you_mean(value, all.iter().map(String::as_str)) {
+                Some(meant) => format!("did you mean {meant:?}?"),
+                None => format!("there are {}", all.join(", ")),
+            };
+            errors.error_with_hint(*place, format!("{value:?} is no cipher suite that is served"), hint);
+        }
+    }
+    let has =
+        |version: TlsVersion| suites().any(|(of, name)| of == version && ciphers.iter().any(|at| at.value == name));
+    for version in versions.iter().filter(|version| !ciphers.is_empty() && !has(**version)) {
+        let hint = "add a suite, or leave the version out of tls_versions";
+        errors.error_with_hint(place, format!("\"tls_ciphers\" has no suite for TLS {}", version.as_str()), hint);
+    }
+    (versions, ciphers.into_iter().map(|at| at.value).collect())
 }
 
 /// Checks all of them together; `can_speak_tls`: there is a certificate, or what was meant as one.

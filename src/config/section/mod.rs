@@ -9,6 +9,7 @@ pub(crate) mod cache;
 pub(crate) mod certificate;
 pub(crate) mod compress;
 mod condition;
+pub(crate) mod cors;
 pub(crate) mod disk;
 pub(crate) mod error_page;
 pub(crate) mod fields;

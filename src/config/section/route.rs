@@ -17,6 +17,7 @@ use super::access::{self, Access};
 use super::answer::{self, FixedAnswer};
 use super::cache::{self, CacheMode, CacheRules};
 use super::condition;
+use super::cors::{self, Cors};
 use super::fields::{self, FieldChanges, Message};
 use super::key;
 use super::pool::{PoolId, PoolNames};
@@ -100,6 +101,11 @@ impl Route {
         }
     }
 
+    /// Who may read its answers, if it says so.
+    pub fn cors(&self) -> Option<&Cors> {
+        self.response.as_ref()?.cors.as_ref()
+    }
+
     /// Whether it is for a path that it matches, with its slashes merged: a map of redirects may not have it.
     pub fn has_answer(&self, path: &str) -> bool {
         match &self.then {
@@ -134,7 +140,9 @@ pub(crate) fn read(mut table: Table, pools: &PoolNames, site: &SiteFields) -> Op
     let captures = path.as_ref().map_or(0, PathPattern::stars);
     let rewrite = rewrite::read(&mut table, path.as_ref());
     let request = fields::together(fields::read(&mut table, Message::Request, captures), &site.request);
-    let response = fields::together(fields::read(&mut table, Message::Response, captures), &site.response);
+    let mut response = fields::read(&mut table, Message::Response, captures);
+    response.say_cors(cors::read(&mut table));
+    let response = fields::together(response, &site.response);
     let then = read_then(&mut table, path.as_ref(), pools);
     let mut methods = HashSet::new();
     for At { value: method, place } in table.list::<String>("methods") {
@@ -198,6 +206,13 @@ const ONLY_WITH_POOL: [&str; 8] =
 
 /// A pattern that requests can match: their paths are normalised first.
 fn path(text: &str) -> Result<PathPattern, String> {
+    let is_regex = text.starts_with('~') || ["(.", "[^", "\\d", "\\."].iter().any(|part| text.contains(part));
+    if is_regex {
+        return Err(format!(
+            "path {text:?} looks like a regular expression: a * stands for any characters, as in \"/old/*\"; by a regular \
+             expression: when = 'path.matches(\"...\")'"
+        ));
+    }
     let pattern = text.parse()?;
     let compared = compared(text).map_err(|why| format!("path {text:?} matches nothing: {why}"))?;
     match compared == text {

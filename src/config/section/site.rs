@@ -1,8 +1,9 @@
 //! `[site.NAME]`: hosts that are served alike.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use http::Method;
+use http::{HeaderValue, Method};
 
 use crate::address::IpRange;
 use crate::config::diagnose::{At, Diagnostics};
@@ -35,7 +36,19 @@ pub struct Site {
     /// Those that its hosts are written with.
     pub named_ports: Vec<u16>,
     pub encoded_dots: EncodedDots,
+    /// Whether plain requests are sent to HTTPS.
+    pub https: Https,
+    /// The one host that requests for the others are sent to.
+    pub canonical_host: Option<Box<str>>,
     pub routes: Routes,
+}
+
+/// What becomes of requests without TLS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Https {
+    /// They are served as all others.
+    Optional,
+    Redirect,
 }
 
 /// The ports in clients' `Host` that are keyed and sent on, besides that of the listener.
@@ -98,6 +111,7 @@ impl Site {
     }
 }
 
+words!(Https { "optional" => Https::Optional, "redirect" => Https::Redirect });
 words!(Ports { "named" => Ports::Named, "any" => Ports::Any });
 words!(EncodedDots { "refuse" => EncodedDots::Refuse, "pass" => EncodedDots::Pass });
 
@@ -134,10 +148,12 @@ pub(crate) fn read<'t, 'i>(
     defaults.iter().for_each(sets::check);
     let mut routes = table.tables("route", &format!("[[site.{name}.route]]"));
     routes.iter_mut().for_each(|route| sets.give(route, defaults.as_ref()));
-    let fields = SiteFields {
+    let mut fields = SiteFields {
         request: fields::read(&mut table, Message::Request, 0),
         response: fields::read(&mut table, Message::Response, 0),
     };
+    fields.response.say_hsts(read_hsts(&mut table));
+    let canonical_host = read_canonical(&mut table, &hosts);
     let site = Site {
         name: name.into(),
         version: table.get_or("version", 1),
@@ -148,17 +164,40 @@ pub(crate) fn read<'t, 'i>(
         ports: table.get_or("ports", Ports::Named),
         named_ports,
         encoded_dots: table.get_or("encoded_dots", EncodedDots::Refuse),
+        https: table.get_or("https", Https::Optional),
+        canonical_host,
         routes: read_routes(routes, pools, &fields, errors).into_iter().collect(),
     };
     table.finish();
     SiteSection { site, hosts }
 }
 
+/// The value of `Strict-Transport-Security` (RFC 6797 section 6.1).
+fn read_hsts(table: &mut Table) -> Option<HeaderValue> {
+    let name = format!("hsts of {}", table.name);
+    let mut table = table.table("hsts", &name, "hsts = { max_age = \"365d\" }")?;
+    let max_age: At<Duration> = table.require("max_age")?;
+    let [subdomains, preload] = ["include_subdomains", "preload"].map(|key| table.get_or(key, false));
+    table.finish();
+    let words = [(subdomains, "; includeSubDomains"), (preload, "; preload")];
+    let words = words.into_iter().filter(|(is_said, _)| *is_said).map(|(_, word)| word).collect::<String>();
+    HeaderValue::try_from(format!("max-age={}{words}", max_age.value.as_secs())).ok()
+}
+
+/// The host that the others are sent to has to be one of the site's.
+fn read_canonical(table: &mut Table, hosts: &[(HostPattern, At<String>)]) -> Option<Box<str>> {
+    let At { value, place } = table.get::<String>("canonical_host")?;
+    let is_own = hosts.iter().any(|(pattern, _)| matches!(pattern, HostPattern::Exact(host) if *host == value));
+    let why =
+        || format!("canonical_host {value:?} is none of the site's hosts: whoever is sent there would not be served");
+    table.errors.accept(place, is_own.then(|| value.as_str().into()).ok_or_else(why))
+}
+
 /// The routes of a site. One that no request can come to is pointed out.
 fn read_routes(tables: Vec<Table>, pools: &PoolNames, site: &SiteFields, errors: &Diagnostics) -> Vec<Route> {
     /// With more, most are generated, and comparing each with each takes too long.
     const MOST_COMPARED: usize = 500;
-    let mut routes: Vec<Route> = Vec::new();
+    let (mut routes, mut places) = (Vec::<Route>::new(), Vec::new());
     for table in tables {
         let (place, name) = (table.place, table.name.clone());
         let Some(route) = route::read(table, pools, site) else { continue };
@@ -170,8 +209,25 @@ fn read_routes(tables: Vec<Table>, pools: &PoolNames, site: &SiteFields, errors:
             errors.warn(place, message, "routes are tried in the order of the file: put the more specific one first");
         }
         routes.push(route);
+        places.push((place, name));
+    }
+    for (route, (place, name)) in routes.iter().zip(places) {
+        if let Some((bare, other)) = left_open(&routes, route) {
+            let (path, other) = (route.path.as_str(), other.path.as_str());
+            let message =
+                format!("{name} {path:?} does not cover {bare:?}: that is {other:?}'s, which is open to others");
+            errors.warn(place, message, format!("add a route with path = {bare:?} and the same \"allow\" or \"deny\""));
+        }
     }
     routes
+}
+
+/// The path without its last slash that a route with a list of addresses does not cover, and the route without one that does.
+fn left_open<'r>(routes: &'r [Route], route: &'r Route) -> Option<(&'r str, &'r Route)> {
+    let bare = route.path.as_str().strip_suffix("/*").filter(|bare| !bare.is_empty() && !bare.contains('*'))?;
+    route.access.as_ref()?;
+    let other = routes.iter().find(|other| other.path.matches(bare))?;
+    other.access.is_none().then_some((bare, other))
 }
 
 /// All sites, and which of them a host belongs to.
