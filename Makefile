@@ -101,6 +101,7 @@ install: release
 	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/doc/seawall/docs docs/*.md docs/*.svg
 	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/doc/seawall/docs/decisions docs/decisions/*.md
 	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/doc/seawall/examples conf/*.toml
+	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/doc/seawall/examples/website conf/website/*
 	@[ -n "$(DESTDIR)" ] || { systemd-sysusers; systemd-tmpfiles --create; systemctl daemon-reload || true; }
 
 deb: build-tools

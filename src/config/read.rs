@@ -152,6 +152,11 @@ impl<'t, 'i> Table<'t, 'i> {
         self.find(key).is_none_or(|value| value.value.as_array().is_some_and(|items| items.is_empty()))
     }
 
+    /// Leaves a key out of the report of unknown ones: something better was said of it.
+    pub(crate) fn set_aside(&mut self, key: &str) {
+        self.entries.iter_mut().filter(|entry| entry.key == key).for_each(|entry| entry.taken = true);
+    }
+
     /// Where a key's value is, or the table that lacks it.
     pub(crate) fn place_of(&self, key: &str) -> Place {
         self.find(key).map_or(self.place, |value| value.place)

@@ -30,6 +30,8 @@ pub enum Variable {
     /// The first parameter of the name, decoded.
     Parameter(Box<str>),
     RequestId,
+    /// The name of the listener.
+    Listener,
     /// A field of the response, as [`Variable::Header`].
     ResponseHeader(HeaderName),
 }
@@ -70,7 +72,7 @@ pub(super) enum Named {
 }
 
 /// Every name that may stand alone or with its dots, for hints.
-pub(super) const NAMES: [&str; 15] = [
+pub(super) const NAMES: [&str; 16] = [
     "method",
     "scheme",
     "host",
@@ -85,6 +87,7 @@ pub(super) const NAMES: [&str; 15] = [
     "protocol",
     "now",
     "request.id",
+    "listener",
     "status",
 ];
 
@@ -98,6 +101,7 @@ pub(super) fn named(name: &str) -> Option<Named> {
         "query" => Named::Text(Variable::Query),
         "protocol" => Named::Text(Variable::Protocol),
         "request.id" => Named::Text(Variable::RequestId),
+        "listener" => Named::Text(Variable::Listener),
         "client.ip" => Named::Client,
         "port" => Named::Number(Counted::Port),
         "status" => Named::Number(Counted::Status),

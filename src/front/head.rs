@@ -28,6 +28,8 @@ pub struct RequestHead<'b> {
 /// Between whom a connection is, and how.
 #[derive(Debug, Clone, Copy)]
 pub struct Endpoints {
+    /// The name of the listener that it came by.
+    pub listener: &'static str,
     pub client: SocketAddr,
     pub local: SocketAddr,
     pub scheme: Scheme,
@@ -85,6 +87,7 @@ impl RequestHead<'_> {
             host: &self.host,
             port: self.port,
             local_port: endpoints.local.port(),
+            listener: Some(endpoints.listener),
             authority: self.authority,
             path: &self.target.path,
             hides_dots: self.target.hides_dots,

@@ -42,6 +42,8 @@ pub(crate) struct Bound {
 /// What is spoken on a listener's connections.
 #[derive(Clone)]
 struct Way {
+    /// The listener's name.
+    listener: &'static str,
     acceptor: Option<TlsAcceptor>,
     offers: Offers,
 }
@@ -70,7 +72,9 @@ pub(crate) fn bind(listener: &Listener, shared: &Shared) -> io::Result<Bound> {
         (true, true) => Offers::Both,
     };
     let proxy_from = listener.proxy_from.clone().into();
-    Ok(Bound { address, listener: socket, way: Way { acceptor, offers }, proxy_from })
+    // Listeners are opened once, when the node starts, and their names are never forgotten.
+    let name: &'static str = listener.name.clone().leak();
+    Ok(Bound { address, listener: socket, way: Way { listener: name, acceptor, offers }, proxy_from })
 }
 
 fn open_socket(address: SocketAddr) -> io::Result<TcpListener> {
@@ -159,7 +163,7 @@ async fn name(mut stream: TcpStream, shared: &Shared, place: &Place, tls: bool) 
 async fn serve_connection(
     stream: TcpStream,
     Named { client, local }: Named,
-    Way { acceptor, offers }: Way,
+    Way { listener, acceptor, offers }: Way,
     shared: Arc<Shared>,
     shutdown: watch::Receiver<bool>,
     guard: OpenGuard,
@@ -173,11 +177,11 @@ async fn serve_connection(
         (limits.tls_timeout, Pace::of(limits))
     };
     let stream = match acceptor {
-        None => ClientStream::plain(stream, client, local, pace),
+        None => ClientStream::plain(stream, (client, local), listener, pace),
         Some(acceptor) => match Box::pin(shake_hands(acceptor, stream, tls_timeout, &place)).await {
             Ok(mut stream) => {
                 stream.get_mut().1.set_buffer_limit(Some(TLS_BUFFER));
-                ClientStream::tls(stream, client, local, pace)
+                ClientStream::tls(stream, (client, local), listener, pace)
             }
             Err(error) => {
                 shared.observer.metrics.tls_failures.inc();

@@ -86,12 +86,22 @@ fn socket(transport: &Transport) -> &TcpStream {
 }
 
 impl ClientStream {
-    pub(crate) fn plain(stream: TcpStream, client: SocketAddr, local: SocketAddr, pace: Pace) -> Self {
-        Self::new(Plain(stream), Endpoints { client, local, scheme: Scheme::Http }, pace)
+    pub(crate) fn plain(
+        stream: TcpStream,
+        (client, local): (SocketAddr, SocketAddr),
+        listener: &'static str,
+        pace: Pace,
+    ) -> Self {
+        Self::new(Plain(stream), Endpoints { listener, client, local, scheme: Scheme::Http }, pace)
     }
 
-    pub(crate) fn tls(stream: TlsStream<TcpStream>, client: SocketAddr, local: SocketAddr, pace: Pace) -> Self {
-        Self::new(Tls(Box::new(stream)), Endpoints { client, local, scheme: Scheme::Https }, pace)
+    pub(crate) fn tls(
+        stream: TlsStream<TcpStream>,
+        (client, local): (SocketAddr, SocketAddr),
+        listener: &'static str,
+        pace: Pace,
+    ) -> Self {
+        Self::new(Tls(Box::new(stream)), Endpoints { listener, client, local, scheme: Scheme::Https }, pace)
     }
 
     fn new(transport: Transport, endpoints: Endpoints, pace: Pace) -> Self {
@@ -398,7 +408,7 @@ mod tests {
         let client = TcpStream::connect(address).await.unwrap();
         let (server, peer) = listener.accept().await.unwrap();
         let pace = Pace { patience: Duration::from_secs(5), least: 100 };
-        (ClientStream::plain(server, peer, address, pace), client)
+        (ClientStream::plain(server, (peer, address), "", pace), client)
     }
 
     /// The body's bytes, and how it ended.

@@ -143,6 +143,11 @@ pub fn plan<'c>(config: &'c Config, request: &RequestView<'_>, now: Timestamp) -
         return Plan::Refuse { status: StatusCode::MISDIRECTED_REQUEST, why, site: None };
     };
     let site = config.sites[site_index].as_ref();
+    let is_bound = |listener| site.listen.as_ref().is_none_or(|listen| listen.iter().any(|name| name == listener));
+    if !request.listener.is_none_or(is_bound) {
+        let why = "no site has this host";
+        return Plan::Refuse { status: StatusCode::MISDIRECTED_REQUEST, why, site: None };
+    }
     let refuse = |status, why| Plan::Refuse { status, why, site: Some(site_index) };
     let is_admitted = |access: &Option<Access>| access.as_ref().is_none_or(|access| access.admits(request.client));
     if !is_admitted(&site.access) {

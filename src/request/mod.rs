@@ -27,6 +27,8 @@ pub struct RequestView<'a> {
     pub port: Option<u16>,
     /// The port that the client's connection came to.
     pub local_port: u16,
+    /// The name of the listener that it came by, which may be empty; `None`: of no visitor, and for every site.
+    pub listener: Option<&'a str>,
     /// As the client wrote it, with its port: what the origin gets as `Host` of a request that is passed on.
     pub authority: &'a str,
     /// Normalised by [`Target::parse`]: what is matched, keyed and sent.
@@ -76,6 +78,7 @@ impl<'a> RequestView<'a> {
             host,
             port: None,
             local_port: scheme.default_port(),
+            listener: None,
             authority: host,
             path,
             hides_dots: hides_dots(path),

@@ -23,7 +23,7 @@ fn read(path: impl AsRef<Path>) -> String {
 /// Each example runs, with other addresses and directories.
 #[test]
 fn the_example_configurations_run() {
-    for name in ["minimal.toml", "seawall.toml", "cdn-node.toml"] {
+    for name in ["minimal.toml", "seawall.toml", "cdn-node.toml", "website.toml"] {
         let directory = Arc::new(TempDir::new().unwrap());
         let (conf, certs) = (directory.path().join("conf"), directory.path().join("certs"));
         std::fs::create_dir(&conf).unwrap();
@@ -33,6 +33,10 @@ fn the_example_configurations_run() {
         std::fs::write(certs.join("shop.key"), made.signing_key.serialize_pem()).unwrap();
         let path = conf.join(name);
         std::fs::write(&path, read(format!("conf/{name}"))).unwrap();
+        std::fs::create_dir(conf.join("website")).unwrap();
+        for file in ["error.html", "moved.txt", "office.txt"] {
+            std::fs::write(conf.join("website").join(file), read(format!("conf/website/{file}"))).unwrap();
+        }
         // The tokens of an example are known to everybody: there are none until somebody has made some.
         let tokens = read("conf/tokens.toml");
         std::fs::write(conf.join("tokens.toml"), &tokens).unwrap();

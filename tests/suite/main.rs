@@ -26,6 +26,7 @@ mod explaining;
 mod fills;
 mod framing;
 mod grpc;
+mod hostile;
 mod http2;
 mod keys;
 mod large;

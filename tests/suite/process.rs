@@ -337,6 +337,23 @@ fn each_mistake_is_told_once_and_says_what_to_write() {
                 "bad.toml:6:19: \"to\" in redirect of [[site.a.route]]: $host is a variable of nginx; write {host}",
             ],
         ),
+        (
+            "[[listen]]\nname = \"public\"\naddress = \"127.0.0.1:1\"\n[site.a]\nhosts = [\"*\"]\nlisten = [\"publik\"]\n[[site.a.route]]\n\
+             path = \"/*\"\nrespond = { body = \"x\" }\n"
+                .into(),
+            &["bad.toml:6:11: there is no listener \"publik\"", "= hint: did you mean \"public\"?"],
+        ),
+        (
+            format!("{POOL}{SITE}bypass = 'true'\ncache = {{ key = {{ }} }}\nallow = [\"office.txt\"]\n"),
+            &[
+                "bad.toml:8:10: \"bypass\" in [[site.shop.route]] belongs in its \"cache\"",
+                "= hint: write cache = { mode = \"respect\", bypass = ... }",
+                "bad.toml:9:9: missing key \"mode\" in cache of [[site.shop.route]]",
+                "= hint: add mode = \"respect\" (the origin's headers decide), \"force\" (with ttl) or \"off\"",
+                "bad.toml:10:10: \"office.txt\" is not an address range such as \"10.0.0.0/8\" or \"::1\"",
+                "= hint: a file of ranges is written { file = \"office.txt\" }",
+            ],
+        ),
         // A file of redirects.
         (
             "[site.a]\nhosts = [\"*\"]\n[[site.a.route]]\npath = \"/*\"\nredirect = { map = \"bad-map.txt\", to = \"/a\" }\n".into(),
@@ -412,7 +429,7 @@ fn each_mistake_is_told_once_and_says_what_to_write() {
         (
             format!("{POOL}{SITE}request = {{ set = {{ Host = \"a\" }}, remove = [\"if-*\"] }}\n"),
             &[
-                "bad.toml:8:21: host is the node's to say",
+                "bad.toml:8:21: host is set by rewrite = { host = \"...\" }",
                 "bad.toml:8:45: \"if-*\" would remove if-match, which is the node's to say",
             ],
         ),

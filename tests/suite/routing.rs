@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use tempfile::TempDir;
 
-use crate::harness::origin::Request;
-use crate::harness::{Node, Origin, Protocol, Reply, Step, eventually};
+use crate::harness::origin::{Gate, Request};
+use crate::harness::{Client, Node, Origin, Protocol, Reply, Step, eventually};
 use crate::process::seawall;
 
 use seawall::internals::{Plan, Source};
@@ -364,6 +364,33 @@ fn who_is_not_admitted_is_so_on_every_way_to_an_answer() {
     }
 }
 
+/// Who is not admitted does not join the fill of somebody who is.
+#[test]
+fn who_is_not_admitted_follows_no_running_fill() {
+    for protocol in Protocol::ALL {
+        let gate = Gate::default();
+        let held = gate.clone();
+        let origin = Origin::start(move |_: &Request| {
+            let head = Reply::head(200, &["Cache-Control: max-age=60", "Content-Length: 8"]);
+            vec![Step::Send([&head[..], b"half"].concat()), Step::Wait(held.clone()), Step::Send(b"half".to_vec())]
+        });
+        let routes = format!(
+            "[[site.shop.route]]\npath = \"/*\"\npool = \"app\"\ndeny = [\"203.0.113.66\"]\n{CACHED}\
+             [node]\ntrusted_proxies = [\"127.0.0.0/8\"]\n"
+        );
+        let node = Node::speaking(protocol, &[origin.address], &routes);
+        let ask = |client: &str| node.get_with("/a", &[&format!("X-Forwarded-For: {client}")]);
+        std::thread::scope(|scope| {
+            let first = scope.spawn(|| ask("198.51.100.7"));
+            origin.wait_for(1);
+            assert_eq!(ask("203.0.113.66").status, 403);
+            gate.open();
+            assert_eq!(first.join().unwrap().text(), "halfhalf");
+        });
+        assert_eq!((origin.count(), ask("203.0.113.66").status), (1, 403));
+    }
+}
+
 /// What the matrix above needs of an origin.
 fn by_way(request: &Request) -> Vec<Step> {
     let etag = "ETag: \"e\"";
@@ -608,5 +635,41 @@ fn a_map_redirects_what_it_has() {
         std::fs::write(node.config_path().with_file_name("moved.txt"), "/b /d\n").unwrap();
         node.wait_for_generation(generation + 1);
         assert_eq!((node.get("/a").status, node.get("/b").field("location")), (200, Some("/d")));
+    }
+}
+
+/// A site that names its listeners is on no other, whatever is stored; conditions may ask for the listener, too.
+#[test]
+fn sites_are_bound_to_the_listeners_that_they_name() {
+    let origin = named("app");
+    let directory = Arc::new(TempDir::new().unwrap());
+    let sections = "[[listen]]\nname = \"public\"\naddress = \"127.0.0.1:0\"\n[[listen]]\nname = \"internal\"\naddress = \"127.0.0.1:0\"\n\
+        [admin]\naddress = \"127.0.0.1:0\"\n";
+    let route = |more: &str| format!("path = \"/*\"\npool = \"app\"\n{more}{CACHED}");
+    let config = format!(
+        "{sections}[pool.app]\norigins = [\"{}\"]\n[site.inside]\nhosts = [\"inside.example\"]\nlisten = [\"internal\"]\n\
+         [[site.inside.route]]\n{}[site.both]\nhosts = [\"both.example\"]\n[[site.both.route]]\n{}[[site.both.route]]\npath = \"/*\"\n\
+         respond = {{ status = 404 }}\n",
+        origin.address,
+        route(""),
+        route("when = 'listener == \"internal\"'\n"),
+    );
+    let node = Node::start_in(directory, &config);
+    let addresses: Vec<_> = node
+        .log()
+        .iter()
+        .filter_map(|line| line.split("INFO listening address=").nth(1)?.trim().parse().ok())
+        .collect();
+    let [public, internal] = addresses[..] else { panic!("{addresses:?}") };
+    for _ in 0..2 {
+        for (address, host, status) in [
+            (internal, "inside.example", 200),
+            (public, "inside.example", 421),
+            (internal, "both.example", 200),
+            (public, "both.example", 404),
+        ] {
+            let got = Client::connect(address).get("/a", &[&format!("Host: {host}")]);
+            assert_eq!(got.status, status, "{host} at {address}");
+        }
     }
 }

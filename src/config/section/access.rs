@@ -49,7 +49,19 @@ fn ranges(table: &mut Table, key: &'static str) -> Ranges {
     let mut all = Vec::new();
     for value in table.items(key) {
         match (value.str(), Table::of(value, &format!("a file in {key:?} of {name}"), errors)) {
-            (Some(text), _) => all.extend(errors.accept::<IpRange>(value.place, text.parse())),
+            (Some(text), _) => match text.parse::<IpRange>() {
+                Ok(range) => all.push(range),
+                Err(why)
+                    if why.contains("is not an address range") && text.contains(|c: char| c.is_ascii_alphabetic()) =>
+                {
+                    errors.error_with_hint(
+                        value.place,
+                        why,
+                        format!("a file of ranges is written {{ file = {text:?} }}"),
+                    );
+                }
+                Err(why) => errors.error(value.place, why),
+            },
             (None, Some(mut table)) => {
                 let file = table.require::<String>("file");
                 table.finish();

@@ -127,8 +127,11 @@ fn entry<'t>(from: &'t str, to: &str, captures: usize) -> Result<(&'t str, Templ
             "{from:?} has a star: a map has whole paths; what is like each other is a route with a star"
         ));
     }
+    if !from.starts_with('/') {
+        return Err(format!("{from:?} is no path: it begins with a /"));
+    }
     let compared = compared(from)?;
-    if !from.starts_with('/') || compared != from {
+    if compared != from {
         return Err(format!("{from:?} matches nothing: paths are compared in another form; write {compared:?}"));
     }
     let to = Template::parse(to, Form::Url, captures).map_err(|(_, why)| format!("{to:?}: {why}"))?;

@@ -192,7 +192,11 @@ pub(crate) fn read(mut table: Table, ignores_clients: Option<bool>) -> Option<Ca
 }
 
 fn read_mode(table: &mut Table) -> Option<CacheMode> {
-    let mode = table.require("mode").map(|at| at.value);
+    if !table.has("mode") {
+        let hint = "add mode = \"respect\" (the origin's headers decide), \"force\" (with ttl) or \"off\"";
+        table.errors.error_with_hint(table.place, format!("missing key \"mode\" in {}", table.name), hint);
+    }
+    let mode = table.value("mode");
     let (default_ttl, ttl) = (table.value("default_ttl"), table.value("ttl"));
     check_mode(table, mode?);
     match mode? {

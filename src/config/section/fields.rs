@@ -208,6 +208,7 @@ pub(crate) fn read(table: &mut Table, of: Message, captures: usize) -> FieldChan
 pub(super) fn name(name: &At<String>, reserved: &[&str], errors: &Diagnostics) -> Option<HeaderName> {
     let read = name.value.parse().map_err(|_| format!("{:?} is not the name of a header field", name.value));
     let read = read.and_then(|field: HeaderName| match reserved.contains(&field.as_str()) {
+        true if field == header::HOST => Err("host is set by rewrite = { host = \"...\" }".to_owned()),
         true => Err(format!("{field} is the node's to say")),
         false => Ok(field),
     });

@@ -11,6 +11,8 @@ use crate::spelling::did_you_mean;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listener {
+    /// By which sites and conditions know it; empty: by none.
+    pub name: String,
     pub address: SocketAddr,
     pub tls: bool,
     pub protocols: Vec<Protocol>,
@@ -59,6 +61,15 @@ pub enum Protocol {
 words!(Protocol { "h1" => Protocol::H1, "h2" => Protocol::H2 });
 
 pub(crate) fn read(mut table: Table) -> Option<At<Listener>> {
+    let name = table.get::<String>("name");
+    let is_name = |name: &At<String>| {
+        let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+        !name.value.is_empty() && name.value.bytes().all(fits)
+    };
+    if let Some(bad) = name.as_ref().filter(|name| !is_name(name)) {
+        let message = format!("listener name {:?} must be letters, digits, \"-\", \"_\" or \".\"", bad.value);
+        table.errors.error(bad.place, message);
+    }
     let address = table.require("address");
     let tls = table.get_or("tls", false);
     let mut protocols = table.plain_list("protocols");
@@ -69,7 +80,8 @@ pub(crate) fn read(mut table: Table) -> Option<At<Listener>> {
     let (versions, ciphers) = read_tls(&mut table, tls);
     table.finish();
     let At { value: address, place } = address?;
-    Some(At { value: Listener { address, tls, protocols, versions, ciphers, proxy_from }, place })
+    let name = name.map(|name| name.value).unwrap_or_default();
+    Some(At { value: Listener { name, address, tls, protocols, versions, ciphers, proxy_from }, place })
 }
 
 /// Versions and suites of TLS.

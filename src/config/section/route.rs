@@ -174,6 +174,16 @@ pub(crate) fn read(mut table: Table, pools: &PoolNames, site: &SiteFields) -> Op
         let message = "\"forward\" has no effect on a route that does not cache";
         errors.error_with_hint(forward[0].place, message, hint);
     }
+    let misplaced: Vec<&str> = OF_CACHE.into_iter().filter(|key| table.has_own(key)).collect();
+    for key in misplaced {
+        let message = format!("{key:?} in {} belongs in its \"cache\"", table.name);
+        errors.error_with_hint(
+            table.place_of(key),
+            message,
+            format!("write cache = {{ mode = \"respect\", {key} = ... }}"),
+        );
+        table.set_aside(key);
+    }
     let forward: Vec<Pattern> = forward.into_iter().filter_map(|name| key::field(name, errors)).collect();
     let (name, place) = (table.name.clone(), table.place);
     table.finish();
@@ -199,6 +209,22 @@ pub(crate) fn read(mut table: Table, pools: &PoolNames, site: &SiteFields) -> Op
         invalidate,
     })
 }
+
+/// Keys of `cache` that are easily taken for a route's own.
+const OF_CACHE: [&str; 12] = [
+    "bypass",
+    "compress",
+    "default_ttl",
+    "heed",
+    "key",
+    "mode",
+    "negative_ttl",
+    "no_store",
+    "rules",
+    "slice",
+    "stale_while_revalidate",
+    "ttl",
+];
 
 /// Keys that mean nothing without an origin.
 const ONLY_WITH_POOL: [&str; 8] =

@@ -11,10 +11,12 @@ use crate::config::host::{HostMap, HostPattern};
 use crate::config::read::{Table, words};
 use crate::config::routes::Routes;
 use crate::request::{RequestView, as_decoded, merge_slashes};
+use crate::spelling::did_you_mean;
 
 use super::access::{self, Access};
 use super::error_page::{self, ErrorPage};
 use super::fields::{self, FieldChanges, Message};
+use super::listen::Listener;
 use super::pool::PoolNames;
 use super::route::{self, Route, SiteFields};
 use super::sets::{self, Sets};
@@ -36,6 +38,8 @@ pub struct Site {
     /// Those that its hosts are written with.
     pub named_ports: Vec<u16>,
     pub encoded_dots: EncodedDots,
+    /// Names of the listeners that it is served on; `None`: all.
+    pub listen: Option<Box<[String]>>,
     /// Whether plain requests are sent to HTTPS.
     pub https: Https,
     /// The one host that requests for the others are sent to.
@@ -119,6 +123,25 @@ words!(EncodedDots { "refuse" => EncodedDots::Refuse, "pass" => EncodedDots::Pas
 pub(crate) struct SiteSection {
     site: Site,
     hosts: Vec<(HostPattern, At<String>)>,
+    listen: Option<Vec<At<String>>>,
+}
+
+impl SiteSection {
+    /// Binds it to the listeners that it names.
+    pub(crate) fn bind(&mut self, listeners: &[At<Listener>], errors: &Diagnostics) {
+        let Some(names) = self.listen.take() else { return };
+        let known = || listeners.iter().map(|listener| &*listener.value.name).filter(|name| !name.is_empty());
+        for At { value, place } in &names {
+            if !known().any(|name| name == value) {
+                let hint = match did_you_mean(value, known()) {
+                    Some(meant) => format!("did you mean {meant:?}?"),
+                    None => format!("add name = {value:?} to its [[listen]]"),
+                };
+                errors.error_with_hint(*place, format!("there is no listener {value:?}"), hint);
+            }
+        }
+        self.site.listen = Some(names.into_iter().map(|name| name.value).collect());
+    }
 }
 
 pub(crate) fn read<'t, 'i>(
@@ -154,6 +177,7 @@ pub(crate) fn read<'t, 'i>(
     };
     fields.response.say_hsts(read_hsts(&mut table));
     let canonical_host = read_canonical(&mut table, &hosts);
+    let listen = table.optional_list::<String>("listen");
     let site = Site {
         name: name.into(),
         version: table.get_or("version", 1),
@@ -164,12 +188,13 @@ pub(crate) fn read<'t, 'i>(
         ports: table.get_or("ports", Ports::Named),
         named_ports,
         encoded_dots: table.get_or("encoded_dots", EncodedDots::Refuse),
+        listen: None,
         https: table.get_or("https", Https::Optional),
         canonical_host,
         routes: read_routes(routes, pools, &fields, errors).into_iter().collect(),
     };
     table.finish();
-    SiteSection { site, hosts }
+    SiteSection { site, hosts, listen }
 }
 
 /// The value of `Strict-Transport-Security` (RFC 6797 section 6.1).
@@ -233,7 +258,7 @@ fn left_open<'r>(routes: &'r [Route], route: &'r Route) -> Option<(&'r str, &'r 
 /// All sites, and which of them a host belongs to.
 pub(crate) fn by_host(sections: Vec<SiteSection>, errors: &Diagnostics) -> (Vec<Arc<Site>>, HostMap<usize>) {
     let (mut sites, mut by_host) = (Vec::<Arc<Site>>::new(), HostMap::default());
-    for SiteSection { site, hosts } in sections {
+    for SiteSection { site, hosts, .. } in sections {
         for (pattern, At { value: host, place }) in hosts {
             // With several ports, or with one and without, it is one host.
             if let Some(other) = by_host.insert(pattern, sites.len()).filter(|other| *other != sites.len()) {
