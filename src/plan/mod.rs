@@ -143,8 +143,9 @@ pub fn plan<'c>(config: &'c Config, request: &RequestView<'_>, now: Timestamp) -
         return Plan::Refuse { status: StatusCode::MISDIRECTED_REQUEST, why, site: None };
     };
     let site = config.sites[site_index].as_ref();
-    let is_bound = |listener| site.listen.as_ref().is_none_or(|listen| listen.iter().any(|name| name == listener));
-    if !request.listener.is_none_or(is_bound) {
+    if let (Some(names), Some(listener)) = (&site.listen, request.listener)
+        && !names.iter().any(|name| name == listener)
+    {
         let why = "no site has this host";
         return Plan::Refuse { status: StatusCode::MISDIRECTED_REQUEST, why, site: None };
     }
@@ -165,11 +166,13 @@ pub fn plan<'c>(config: &'c Config, request: &RequestView<'_>, now: Timestamp) -
     if request.hides_dots && site.encoded_dots == EncodedDots::Refuse {
         return refuse(StatusCode::BAD_REQUEST, "the path hides a dot segment; see encoded_dots of [site]");
     }
-    if is_elsewhere(site, request) {
+    if (site.https == Https::Redirect || site.canonical_host.is_some()) && is_elsewhere(site, request) {
         return Plan::Answer { site: site_index, route: None, answer: OwnAnswer::Elsewhere };
     }
     let holds = holds(request, now);
-    if let Some(route) = preflight(site, request, holds).filter(|route| is_admitted(&route.access)) {
+    if *request.method == Method::OPTIONS
+        && let Some(route) = preflight(site, request, now).filter(|route| is_admitted(&route.access))
+    {
         return Plan::Answer { site: site_index, route: Some(route), answer: OwnAnswer::Preflight };
     }
     let Some(route_index) = site.find_route(request.method, request.path, holds) else {
@@ -216,8 +219,9 @@ pub fn plan<'c>(config: &'c Config, request: &RequestView<'_>, now: Timestamp) -
     Plan::Cache(matched)
 }
 
-/// Whether a site is served elsewhere to who asks so. What proves to an issuer of certificates whose the host is stays where it
+/// Whether a site that has another place is served there to who asks so. What proves to an issuer of certificates whose the host is stays where it
 /// is asked for (RFC 8555 section 8.3).
+#[cold]
 fn is_elsewhere(site: &Site, request: &RequestView<'_>) -> bool {
     let is_plain = site.https == Https::Redirect && request.scheme == Scheme::Http;
     let is_alias = site.canonical_host.as_ref().is_some_and(|host| **host != *request.host);
@@ -225,9 +229,10 @@ fn is_elsewhere(site: &Site, request: &RequestView<'_>) -> bool {
 }
 
 /// The route that a preflight asks about, if it says who may ask (the Fetch standard, section 3.2.2).
-fn preflight<'c>(site: &'c Site, request: &RequestView<'_>, holds: impl Fn(&Route, &str) -> bool) -> Option<&'c Route> {
+#[cold]
+fn preflight<'c>(site: &'c Site, request: &RequestView<'_>, now: Timestamp) -> Option<&'c Route> {
     let method = asked_by_preflight(request)?;
-    let route = &site.routes[site.find_route(&method, request.path, holds)?];
+    let route = &site.routes[site.find_route(&method, request.path, holds(request, now))?];
     route.cors().map(|_| route)
 }
 
