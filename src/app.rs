@@ -115,11 +115,10 @@ async fn run_node(config: Config, source: ConfigSource, allowed: u32) -> Result<
     let state_dir = StateDir::open(config.node.state_dir.as_deref())?; // to the end of this
     let (node, shared) = build(config, source, &state_dir, allowed)?;
     let snapshot = node.snapshot.load_full();
-    let fronts = snapshot
-        .config
-        .listeners
-        .iter()
-        .map(|listener| listen::bind(listener, &shared).map_err(cannot_listen(listener.address, "")));
+    let fronts =
+        snapshot.config.listeners.iter().enumerate().map(|(place, listener)| {
+            listen::bind(place, listener, &shared).map_err(cannot_listen(listener.address, ""))
+        });
     let fronts: Vec<Bound> = fronts.collect::<Result<_, _>>()?;
     let admin = match &snapshot.config.admin {
         Some(admin) => {

@@ -204,9 +204,8 @@ async fn fetch(engine: &Arc<Engine>, snapshot: &Arc<Snapshot>, wanted: &Wanted) 
     let matched = match plan(&snapshot.config, &view, Timestamp::now()) {
         Plan::Cache(matched) => matched,
         Plan::Refuse { why, .. } => return Err(why.into()),
-        Plan::Pass(..) | Plan::Tunnel(_) | Plan::Purge { .. } | Plan::Answer { .. } => {
-            return Err("the route does not cache".into());
-        }
+        Plan::Answer { .. } => return Err("its site or route answers it by itself".into()),
+        Plan::Pass(..) | Plan::Tunnel(_) | Plan::Purge { .. } => return Err("the route does not cache".into()),
     };
     let mut key = String::new();
     let asks = ClientDirectives::default();

@@ -51,6 +51,7 @@ pub(crate) async fn explain(
     let view = RequestView {
         port: located.port,
         authority: &authority,
+        listener_name: located.listener(&snapshot.config),
         local_port: located.local_port(&snapshot.config),
         query: located.query.as_deref(),
         client: question.client.unwrap_or(Ipv4Addr::UNSPECIFIED.into()),

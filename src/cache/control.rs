@@ -52,7 +52,7 @@ impl Directives {
 
     /// A targeted field is a dictionary of structured fields; one that is invalid or empty is as if it were not
     /// there (RFC 9213 section 2.1).
-    fn targeted(headers: &HeaderMap, name: &HeaderName) -> Option<Self> {
+    pub(super) fn targeted(headers: &HeaderMap, name: &HeaderName) -> Option<Self> {
         let dictionary: Dictionary = Parser::parse_dictionary(&Fields::Map(headers).joined(name)?).ok()?;
         if dictionary.is_empty() {
             return None;

@@ -87,10 +87,13 @@ impl Freshness {
 
     /// Which rule decides whether it may be used stale, for people to read.
     pub fn stale_rule(&self) -> &'static str {
-        if self.basis == Basis::NegativeTtl {
-            return "never: a redirect or an error, which is not to outlive its negative_ttl";
-        }
         let has_window = !self.stale_while_revalidate.is_zero() || !self.stale_if_error.is_zero();
+        if self.basis == Basis::NegativeTtl {
+            return match has_window {
+                true => "by windows of the rule that gives it its lifetime, and by nothing else",
+                false => "never: a redirect or an error is not to outlive the lifetime that the route gives it",
+            };
+        }
         match (self.stale_use, has_window, self.lifetime.is_zero()) {
             (StaleUse::Forbidden, ..) => "never: must-revalidate, proxy-revalidate, no-cache or no stated lifetime",
             (_, true, true) => "by the response's own windows alone: a lifetime of 0 gets none from the route",

@@ -1,16 +1,41 @@
 //! Fields by which origins tell their own proxy for how long to store a response. What they say is said by
 //! `Seawall-Cache-Control` instead (RFC 9213): whatever is stored, confirmed or judged then knows that one alone, and no client
-//! gets the others.
+//! gets the others. Nor is it left to origins what a route itself says of `Origin`.
 
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
 
 use crate::clock::Timestamp;
-use crate::config::model::Heeded;
+use crate::config::model::{Heeded, Route};
 
-use super::control::TARGETED;
+use super::control::{Directives, TARGETED};
 
 static X_ACCEL_EXPIRES: HeaderName = HeaderName::from_static("x-accel-expires");
 static SURROGATE_CONTROL: HeaderName = HeaderName::from_static("surrogate-control");
+
+/// Takes out of an origin's answer what its route heeds, or says itself.
+pub(crate) fn settle(fields: &mut HeaderMap, route: &Route, now: Timestamp) {
+    if !route.cache.heed.is_empty() {
+        translate(fields, &route.cache.heed, now);
+    }
+    if route.cors().is_some() {
+        forget_origin(fields);
+    }
+}
+
+/// Who may read an answer is said when it is sent: that it differs by the page that asks is true of none that is stored.
+fn forget_origin(fields: &mut HeaderMap) {
+    let lines: Vec<&str> = fields.get_all(header::VARY).iter().filter_map(|line| line.to_str().ok()).collect();
+    let is_origin = |name: &&str| name.eq_ignore_ascii_case("origin");
+    if !lines.iter().flat_map(|line| line.split(',')).map(str::trim).any(|name| is_origin(&name)) {
+        return;
+    }
+    let names = lines.iter().flat_map(|line| line.split(',')).map(str::trim);
+    let left: Vec<&str> = names.filter(|name| !name.is_empty() && !is_origin(name)).collect();
+    match HeaderValue::from_str(&left.join(", ")).ok().filter(|_| !left.is_empty()) {
+        Some(left) => fields.insert(header::VARY, left),
+        None => fields.remove(header::VARY),
+    };
+}
 
 /// Puts what the heeded fields say in the place of all that the response says to caches.
 pub(crate) fn translate(fields: &mut HeaderMap, heed: &[Heeded], now: Timestamp) {
@@ -28,9 +53,10 @@ pub(crate) fn translate(fields: &mut HeaderMap, heed: &[Heeded], now: Timestamp)
         });
         fields.remove(name);
     }
-    // What an origin says in the node's own words is the more specific.
+    // What an origin says in the node's own words is the more specific, if it is valid.
     let [own, _] = &TARGETED;
-    if let Some(said) = said.and_then(|said| HeaderValue::try_from(said).ok()).filter(|_| !fields.contains_key(own)) {
+    let is_said = Directives::targeted(fields, own).is_some();
+    if let Some(said) = said.and_then(|said| HeaderValue::try_from(said).ok()).filter(|_| !is_said) {
         fields.insert(own, said);
     }
 }
@@ -111,11 +137,22 @@ mod tests {
                 Some("no-store, max-age=1"),
             ),
             (surrogate, &[], None),
+            (both, &[("x-accel-expires", "0"), ("seawall-cache-control", "Max-Age = x")], Some("no-store")),
         ] {
             let mut map = map(fields);
             translate(&mut map, heed, now);
             assert_eq!(map.get("seawall-cache-control").map(|value| value.to_str().unwrap()), said, "{fields:?}");
             assert!(!map.contains_key("surrogate-control") && !map.contains_key("x-accel-expires"), "{fields:?}");
+        }
+        for (vary, left) in [
+            (&["Origin"][..], None),
+            (&["Accept, origin , X-A"], Some("Accept, X-A")),
+            (&["Origin", "Accept"], Some("Accept")),
+            (&["Accept"], Some("Accept")),
+        ] {
+            let mut map = map(&vary.iter().map(|vary| ("vary", *vary)).collect::<Vec<_>>());
+            forget_origin(&mut map);
+            assert_eq!(map.get("vary").map(|value| value.to_str().unwrap()), left, "{vary:?}");
         }
         let mut unheeded = map(&[("x-accel-expires", "60")]);
         translate(&mut unheeded, surrogate, now);

@@ -168,6 +168,8 @@ impl ResponseFacts<'_> {
 struct Terms {
     /// By the rule, and on what it rests.
     lifetime: Option<(Duration, Basis)>,
+    /// The rule gives windows to what it gives a lifetime.
+    has_windows: bool,
     stale_while_revalidate: Duration,
     stale_if_error: Duration,
     store_set_cookie: bool,
@@ -178,14 +180,21 @@ impl Terms {
         let rule = rules.rules.iter().find(|rule| response.is(&rule.when));
         let is_usual = takes_default_ttl(response.status);
         let basis = if is_usual { Basis::Rule } else { Basis::NegativeTtl };
-        let takes_ttl = |rule: &&ResponseRule| is_usual || rule.is_for_any_status && is_final_status(response.status);
+        // What an origin answers to who asks is shared only where negative_ttl names it.
+        let is_for_all = is_final_status(response.status) && !concerns_the_client(response.status);
+        let takes_ttl = |rule: &&ResponseRule| is_usual || rule.is_for_any_status && is_for_all;
         let ttl = rule.filter(takes_ttl).and_then(|rule| rule.ttl);
+        let of_rule = (rule.and_then(|rule| rule.stale_while_revalidate), rule.and_then(|rule| rule.stale_if_error));
+        // The windows of an error are those of the rule alone.
+        let usual = match ttl {
+            Some(_) if !is_usual => (Duration::ZERO, Duration::ZERO),
+            _ => (rules.stale_while_revalidate, rules.stale_if_error),
+        };
         Terms {
             lifetime: ttl.map(|ttl| (ttl, basis)),
-            stale_while_revalidate: rule
-                .and_then(|rule| rule.stale_while_revalidate)
-                .unwrap_or(rules.stale_while_revalidate),
-            stale_if_error: rule.and_then(|rule| rule.stale_if_error).unwrap_or(rules.stale_if_error),
+            has_windows: ttl.is_some() && (of_rule.0.is_some() || of_rule.1.is_some()),
+            stale_while_revalidate: of_rule.0.unwrap_or(usual.0),
+            stale_if_error: of_rule.1.unwrap_or(usual.1),
             store_set_cookie: rule.and_then(|rule| rule.store_set_cookie).unwrap_or(rules.store_set_cookie),
         }
     }
@@ -314,7 +323,8 @@ fn freshness_of(
     let window = |own: Option<Duration>, of_route: Duration| match (stale_use, own) {
         (StaleUse::Forbidden, _) => Duration::ZERO,
         // An error is not to outlive the time the operator gave it.
-        _ if basis == Basis::NegativeTtl => Duration::ZERO,
+        _ if basis == Basis::NegativeTtl && !terms.has_windows => Duration::ZERO,
+        _ if basis == Basis::NegativeTtl => of_route,
         (_, Some(own)) => own,
         (_, None) if lifetime.is_zero() => Duration::ZERO,
         (_, None) => of_route,
@@ -459,10 +469,10 @@ mod tests {
             "rules" | "force-rules" => {
                 let compile = |source: &str| Expression::compile(source, Scope::Answer).unwrap();
                 let errors = ResponseRule {
-                    when: compile("status == 404 || status >= 500"),
+                    when: compile("status in [401, 403, 404] || status >= 500"),
                     ttl: Some(secs(10)),
                     is_for_any_status: true,
-                    stale_while_revalidate: None,
+                    stale_while_revalidate: Some(secs(3)),
                     stale_if_error: None,
                     store_set_cookie: None,
                 };

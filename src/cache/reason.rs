@@ -53,7 +53,7 @@ reasons! {
         NoCache: "no-cache", "RFC 9111 section 5.2.2.4", "no-cache: it is kept, but validated before each use";
         DefaultTtl: "default-ttl", "default_ttl of the route",
             "the response states no lifetime, the route gives it one";
-        NegativeTtl: "negative-ttl", "negative_ttl of the route",
+        NegativeTtl: "negative-ttl", "negative_ttl or rules of the route",
             "a redirect or an error, for which the route has a lifetime of its own";
         Heuristic: "heuristic", "RFC 9111 section 4.2.2",
             "the response states no lifetime: a part of the time for which it had not changed (Last-Modified); never for a request that may tell who asks";

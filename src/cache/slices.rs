@@ -150,7 +150,8 @@ impl OwnedRequest {
             host: &self.host,
             port: self.port,
             local_port: self.local_port,
-            listener: None, // by which its site and route were found
+            listener: None,
+            listener_name: None, // by which its site and route were found
             authority: &self.authority,
             path: &self.path,
             hides_dots: false, // else nothing were cached of it

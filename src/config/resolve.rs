@@ -48,7 +48,10 @@ pub(crate) fn resolve(mut files: Vec<Table<'_, '_>>, are_all: bool, errors: &Dia
         file.finish();
     }
     sets.finish(errors);
-    sites.iter_mut().filter(|_| are_all).for_each(|site| site.bind(&listeners, errors));
+    for site in sites.iter_mut().filter(|_| are_all) {
+        site.check_https(&listeners, errors);
+        site.bind(&listeners, errors);
+    }
     (config.sites, config.hosts) = site::by_host(sites, errors);
     config.pools = pool::link(pools, &names, errors);
     if !are_all {

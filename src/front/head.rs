@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 
 use http::{Method, StatusCode, Version};
 
-use crate::request::{Fields, RequestId, RequestView, Scheme, Target};
+use crate::request::{Fields, ListenerId, RequestId, RequestView, Scheme, Target};
 
 /// A checked request head, borrowing from the connection's buffer.
 pub struct RequestHead<'b> {
@@ -28,8 +28,8 @@ pub struct RequestHead<'b> {
 /// Between whom a connection is, and how.
 #[derive(Debug, Clone, Copy)]
 pub struct Endpoints {
-    /// The name of the listener that it came by.
-    pub listener: &'static str,
+    /// By which it came; `None`: it is known of none.
+    pub listener: Option<ListenerId>,
     pub client: SocketAddr,
     pub local: SocketAddr,
     pub scheme: Scheme,
@@ -87,7 +87,8 @@ impl RequestHead<'_> {
             host: &self.host,
             port: self.port,
             local_port: endpoints.local.port(),
-            listener: Some(endpoints.listener),
+            listener: endpoints.listener,
+            listener_name: None, // by the configuration in force
             authority: self.authority,
             path: &self.target.path,
             hides_dots: self.target.hides_dots,

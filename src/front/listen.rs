@@ -15,6 +15,7 @@ use tokio_rustls::server::TlsStream;
 
 use crate::address::IpRange;
 use crate::config::model::{Listener, Protocol};
+use crate::request::ListenerId;
 
 use super::open::{Open, OpenGuard, Place};
 use super::proxy_protocol::{self, Named};
@@ -42,8 +43,7 @@ pub(crate) struct Bound {
 /// What is spoken on a listener's connections.
 #[derive(Clone)]
 struct Way {
-    /// The listener's name.
-    listener: &'static str,
+    listener: ListenerId,
     acceptor: Option<TlsAcceptor>,
     offers: Offers,
 }
@@ -58,7 +58,7 @@ enum Offers {
 }
 
 /// Opens one listener.
-pub(crate) fn bind(listener: &Listener, shared: &Shared) -> io::Result<Bound> {
+pub(crate) fn bind(place: usize, listener: &Listener, shared: &Shared) -> io::Result<Bound> {
     let socket = open_socket(listener.address)?;
     let address = socket.local_addr()?;
     let acceptor = match listener.tls {
@@ -72,9 +72,8 @@ pub(crate) fn bind(listener: &Listener, shared: &Shared) -> io::Result<Bound> {
         (true, true) => Offers::Both,
     };
     let proxy_from = listener.proxy_from.clone().into();
-    // Listeners are opened once, when the node starts, and their names are never forgotten.
-    let name: &'static str = listener.name.clone().leak();
-    Ok(Bound { address, listener: socket, way: Way { listener: name, acceptor, offers }, proxy_from })
+    let id = ListenerId { place, address: listener.address };
+    Ok(Bound { address, listener: socket, way: Way { listener: id, acceptor, offers }, proxy_from })
 }
 
 fn open_socket(address: SocketAddr) -> io::Result<TcpListener> {

@@ -272,6 +272,13 @@ impl ClientResponse {
         self
     }
 
+    /// The same, which another `Accept` would have changed.
+    pub(crate) fn varying_by_accept(self) -> Self {
+        let (status, mut fields) = (self.head().status, self.head().fields());
+        fields.append(header::VARY, HeaderValue::from_static("Accept"));
+        ClientResponse { head: HeadSource::own(Head::private(status, fields)), ..self }
+    }
+
     /// A response of these fields.
     pub(crate) fn of(status: StatusCode, fields: HeaderMap, body: Bytes) -> Self {
         let head = HeadSource::own(Head::private(status, fields));

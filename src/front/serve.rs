@@ -96,8 +96,9 @@ impl<'a> Request<'a> {
         let node = &snapshot.config.node;
         let client = client(node, view.peer, view.fields);
         let given = || view.fields.get(&forward::REQUEST_ID).and_then(RequestId::given);
+        let listener_name = view.listener.and_then(|listener| snapshot.config.listener_name(listener));
         let id = if node.trusts(view.peer) { given().unwrap_or(view.id) } else { view.id };
-        Request { shared, snapshot, view: RequestView { client, id, ..view }, now, started }
+        Request { shared, snapshot, view: RequestView { client, id, listener_name, ..view }, now, started }
     }
 
     /// Decides, fetching from the origin where the cache has nothing. `key`: a buffer that is reused; `interims`: where interim
@@ -109,7 +110,7 @@ impl<'a> Request<'a> {
         interims: Option<Arc<Interims>>,
     ) -> Decision {
         let (matched, reason) = match self.plan() {
-            Plan::Refuse { status, why, site } => return self.refuse(status, why, None, site, None),
+            Plan::Refuse { status, why, site, route } => return self.refuse(status, why, None, site, route),
             Plan::Answer { site, route, answer } => {
                 let response = self.own_answer(self.snapshot.site(site), route, answer);
                 return Decision::Respond { response, report: None, site: Some(site) };
@@ -138,7 +139,7 @@ impl<'a> Request<'a> {
     /// What is to be done with it; with one that goes in circles nothing, before anything else.
     fn plan(&self) -> Plan<'a> {
         match self.snapshot.passage.loops(self.view.fields) {
-            Some(why) => Plan::Refuse { status: StatusCode::LOOP_DETECTED, why, site: None },
+            Some(why) => Plan::Refuse { status: StatusCode::LOOP_DETECTED, why, site: None, route: None },
             None => plan(&self.snapshot.config, &self.view, self.now),
         }
     }
@@ -289,6 +290,10 @@ impl<'a> Request<'a> {
             return response;
         }
         let wants_problem = fault::wants_problem(&self.view);
+        if !site.error_pages.iter().any(|page| page.is_for(status, true, false)) {
+            return response;
+        }
+        let response = response.varying_by_accept();
         match site.error_pages.iter().find(|page| page.is_for(status, true, wants_problem)) {
             Some(page) => {
                 let body = page.body(status, self.view.id.as_str(&mut [0; 32]));

@@ -27,7 +27,7 @@ use crate::chunked::Chunks;
 use crate::origin::h1::body::Body;
 use crate::origin::upload::{BodyError, Frame, RequestBody};
 use crate::pace::{Pace, Taking};
-use crate::request::Scheme;
+use crate::request::{ListenerId, Scheme};
 
 use super::alarm::Alarm;
 use super::head::{BodyFraming, Endpoints};
@@ -89,19 +89,23 @@ impl ClientStream {
     pub(crate) fn plain(
         stream: TcpStream,
         (client, local): (SocketAddr, SocketAddr),
-        listener: &'static str,
+        listener: ListenerId,
         pace: Pace,
     ) -> Self {
-        Self::new(Plain(stream), Endpoints { listener, client, local, scheme: Scheme::Http }, pace)
+        Self::new(Plain(stream), Endpoints { listener: Some(listener), client, local, scheme: Scheme::Http }, pace)
     }
 
     pub(crate) fn tls(
         stream: TlsStream<TcpStream>,
         (client, local): (SocketAddr, SocketAddr),
-        listener: &'static str,
+        listener: ListenerId,
         pace: Pace,
     ) -> Self {
-        Self::new(Tls(Box::new(stream)), Endpoints { listener, client, local, scheme: Scheme::Https }, pace)
+        Self::new(
+            Tls(Box::new(stream)),
+            Endpoints { listener: Some(listener), client, local, scheme: Scheme::Https },
+            pace,
+        )
     }
 
     fn new(transport: Transport, endpoints: Endpoints, pace: Pace) -> Self {
@@ -408,7 +412,7 @@ mod tests {
         let client = TcpStream::connect(address).await.unwrap();
         let (server, peer) = listener.accept().await.unwrap();
         let pace = Pace { patience: Duration::from_secs(5), least: 100 };
-        (ClientStream::plain(server, (peer, address), "", pace), client)
+        (ClientStream::plain(server, (peer, address), ListenerId { place: 0, address }, pace), client)
     }
 
     /// The body's bytes, and how it ended.

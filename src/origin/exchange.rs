@@ -216,6 +216,7 @@ impl Sending<'_> {
                 if let Some(interims) = self.request.interims.as_ref().filter(|_| self.interim <= MAX_INTERIM) {
                     let mut fields = head.fields.clone();
                     fields.remove(header::CONTENT_LENGTH); // RFC 9110 section 8.6
+                    forward::exclude_proxys_own(&mut fields);
                     if let Some(changes) = &self.request.changes {
                         forward::drop_changed(&mut fields, changes);
                     }

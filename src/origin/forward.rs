@@ -69,6 +69,11 @@ pub(crate) fn set_forwarding_fields(
     fields.append(CDN_LOOP, passage.cdn_loop().clone());
 }
 
+/// Takes out of an interim response what origins tell their own proxy.
+pub(crate) fn exclude_proxys_own(fields: &mut HeaderMap) {
+    remove(fields, |name| is_listed(name, &["x-accel-expires", "surrogate-control"]));
+}
+
 /// Drops the fields that a route does not send as they came.
 pub(crate) fn drop_changed(fields: &mut HeaderMap, changes: &FieldChanges) {
     remove(fields, |name| changes.drops(name));

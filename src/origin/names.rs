@@ -195,6 +195,9 @@ pub(crate) static NO_TRAILERS: &[&str] = &[
     "vary",
     "retry-after",
     "cdn-loop",
+    // what origins tell their own proxy
+    "x-accel-expires",
+    "surrogate-control",
 ];
 
 /// Whether a list has a name, or a beginning or an end of it that is marked by a hyphen.

@@ -33,7 +33,7 @@ impl Facts for RequestFacts<'_> {
             Variable::Host => request.host,
             Variable::Path => self.path,
             Variable::Query => request.query.unwrap_or_default(),
-            Variable::Listener => request.listener.unwrap_or_default(),
+            Variable::Listener => request.listener_name.unwrap_or_default(),
             Variable::Protocol => protocol(request.version),
             Variable::RequestId => return request.id.to_string().into_bytes().into(),
             // The same by either protocol: by HTTP/2 the one has another name, and the other comes in several lines.
@@ -201,7 +201,7 @@ mod tests {
         ]);
         let (none, answered) = (HeaderMap::new(), map(&[("content-type", "text/html"), ("x-rule", "a")]));
         let full = RequestView {
-            listener: Some("public"),
+            listener_name: Some("public"),
             query: Some("ref=mail&page=12&q=a%20b+c&ref=ad&empty="),
             local_port: 8443,
             version: Version::HTTP_2,

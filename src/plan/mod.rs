@@ -30,7 +30,8 @@ use crate::request::{RequestView, Scheme, content_length, lists, merge_slashes};
 #[derive(Debug, Clone, Copy)]
 pub enum Plan<'c> {
     /// Answered by the node itself with an error.
-    Refuse { status: StatusCode, why: &'static str, site: Option<usize> },
+    /// By the rules of a route, if it was found.
+    Refuse { status: StatusCode, why: &'static str, site: Option<usize>, route: Option<&'c Route> },
     /// `PURGE` by a client that may.
     Purge { site: usize },
     /// Answered by what its site or route says.
@@ -140,16 +141,16 @@ impl Matched<'_> {
 pub fn plan<'c>(config: &'c Config, request: &RequestView<'_>, now: Timestamp) -> Plan<'c> {
     let Some(site_index) = config.hosts.find(request.host) else {
         let why = "no site has this host";
-        return Plan::Refuse { status: StatusCode::MISDIRECTED_REQUEST, why, site: None };
+        return Plan::Refuse { status: StatusCode::MISDIRECTED_REQUEST, why, site: None, route: None };
     };
     let site = config.sites[site_index].as_ref();
-    if let (Some(names), Some(listener)) = (&site.listen, request.listener)
+    if let (Some(names), Some(listener)) = (&site.listen, request.listener_name)
         && !names.iter().any(|name| name == listener)
     {
         let why = "no site has this host";
-        return Plan::Refuse { status: StatusCode::MISDIRECTED_REQUEST, why, site: None };
+        return Plan::Refuse { status: StatusCode::MISDIRECTED_REQUEST, why, site: None, route: None };
     }
-    let refuse = |status, why| Plan::Refuse { status, why, site: Some(site_index) };
+    let refuse = |status, why| Plan::Refuse { status, why, site: Some(site_index), route: None };
     let is_admitted = |access: &Option<Access>| access.as_ref().is_none_or(|access| access.admits(request.client));
     if !is_admitted(&site.access) {
         return refuse(StatusCode::FORBIDDEN, NOT_ADMITTED);
@@ -188,7 +189,8 @@ pub fn plan<'c>(config: &'c Config, request: &RequestView<'_>, now: Timestamp) -
     }
     let route = &site.routes[route_index];
     if !is_admitted(&route.access) {
-        return refuse(StatusCode::FORBIDDEN, NOT_ADMITTED);
+        let (status, why) = (StatusCode::FORBIDDEN, NOT_ADMITTED);
+        return Plan::Refuse { status, why, site: Some(site_index), route: Some(route) };
     }
     let pool = match &route.then {
         Then::Pool(pool) => *pool,
@@ -232,7 +234,9 @@ fn is_elsewhere(site: &Site, request: &RequestView<'_>) -> bool {
 #[cold]
 fn preflight<'c>(site: &'c Site, request: &RequestView<'_>, now: Timestamp) -> Option<&'c Route> {
     let method = asked_by_preflight(request)?;
-    let route = &site.routes[site.find_route(&method, request.path, holds(request, now))?];
+    // Conditions are asked about the request that is to follow.
+    let announced = RequestView { method: &method, ..*request };
+    let route = &site.routes[site.find_route(&method, request.path, holds(&announced, now))?];
     route.cors().map(|_| route)
 }
 

@@ -59,7 +59,8 @@ impl<'a> Renderer<'a> {
         let scheme = if moves { Scheme::Https } else { request.scheme };
         let host = site.canonical_host.as_deref().unwrap_or(request.host);
         // The port of plain requests is not that of HTTPS.
-        let port = site.keyed_port(request).filter(|_| !moves).map(|port| format!(":{port}")).unwrap_or_default();
+        let port = if moves { Some(site.https_port).filter(|port| *port != 443) } else { site.keyed_port(request) };
+        let port = port.map(|port| format!(":{port}")).unwrap_or_default();
         let mut location = format!("{}://{host}{port}{}", scheme.as_str(), request.path);
         if let Some(query) = request.query {
             push_query(&mut location, query);

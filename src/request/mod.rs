@@ -5,7 +5,7 @@ mod id;
 mod target;
 
 use std::borrow::Cow;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header};
@@ -27,8 +27,10 @@ pub struct RequestView<'a> {
     pub port: Option<u16>,
     /// The port that the client's connection came to.
     pub local_port: u16,
-    /// The name of the listener that it came by, which may be empty; `None`: of no visitor, and for every site.
-    pub listener: Option<&'a str>,
+    /// The listener that it came by; `None`: it is no visitor's.
+    pub listener: Option<ListenerId>,
+    /// The name of that, which may be empty; `None`: it is for every site.
+    pub listener_name: Option<&'a str>,
     /// As the client wrote it, with its port: what the origin gets as `Host` of a request that is passed on.
     pub authority: &'a str,
     /// Normalised by [`Target::parse`]: what is matched, keyed and sent.
@@ -45,6 +47,13 @@ pub struct RequestView<'a> {
     pub version: Version,
     /// What it is called in logs and at origins.
     pub id: RequestId<'a>,
+}
+
+/// A listener: its place in the configuration with which the node has begun, and its address there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ListenerId {
+    pub place: usize,
+    pub address: SocketAddr,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,6 +88,7 @@ impl<'a> RequestView<'a> {
             port: None,
             local_port: scheme.default_port(),
             listener: None,
+            listener_name: None,
             authority: host,
             path,
             hides_dots: hides_dots(path),

@@ -13,6 +13,7 @@ fn talkative() -> Origin {
             "ETag: \"a\"",
             "Access-Control-Allow-Origin: https://evil.example",
             "Access-Control-Allow-Credentials: true",
+            "Vary: Origin",
             "Strict-Transport-Security: max-age=1",
             "X-Frame-Options: ALLOWALL",
         ];
@@ -36,6 +37,8 @@ fn pages_of_other_origins_read_what_the_route_lets_them() {
             "[[site.shop.route]]\npath = \"/fonts/*\"\npool = \"app\"\nmethods = [\"GET\"]\ncors = {{ origins = [\"*\"] }}\n{CACHED}\
              [[site.shop.route]]\npath = \"/api/*\"\npool = \"app\"\ncors = {{ origins = [\"https://app.example\", \"https://*.app.example\"], \
              methods = [\"GET\", \"PUT\"], headers = [\"Content-Type\"], expose = [\"X-Total\"], credentials = true, max_age = \"1h\" }}\n{CACHED}\
+             [[site.shop.route]]\npath = \"/put\"\npool = \"app\"\nwhen = 'method == \"PUT\"'\ncors = {{ origins = [\"*\"], methods = [\"PUT\"] }}\n\
+             [[site.shop.route]]\npath = \"/closed\"\npool = \"app\"\nallow = [\"192.0.2.0/24\"]\ncors = {{ origins = [\"*\"] }}\n\
              [[site.shop.route]]\npath = \"/*\"\npool = \"app\"\n{CACHED}"
         );
         let node = Node::speaking(protocol, &[origin.address], &routes);
@@ -57,14 +60,16 @@ fn pages_of_other_origins_read_what_the_route_lets_them() {
             assert_eq!(got.fields("access-control-allow-origin"), Vec::from_iter(allowed), "{path} {fields:?}");
             let credentials = got.field("access-control-allow-credentials").is_some();
             assert_eq!(credentials, !by_node || path == "/api/a" && allowed.is_some(), "{path} {fields:?}");
-            assert_eq!(got.fields("vary").contains(&"Origin"), path == "/api/a", "{path} {fields:?}");
+            assert_eq!(got.fields("vary").len(), usize::from(!path.starts_with("/fonts")), "{path} {fields:?}");
             assert_eq!(
                 got.field("access-control-expose-headers").is_some(),
                 credentials && by_node,
                 "{path} {fields:?}"
             );
         }
+        // One object for the pages of all origins, though the origin's answers say that they differ.
         let asked = origin.count();
+        assert_eq!(asked, 3);
         let preflight = |path: &str, from: &str, method: &str| {
             let asks = format!("Access-Control-Request-Method: {method}");
             node.request("OPTIONS", path, &[from, &asks, "Access-Control-Request-Headers: content-type"], "")
@@ -85,6 +90,11 @@ fn pages_of_other_origins_read_what_the_route_lets_them() {
         assert_eq!((denied.status, denied.field("access-control-allow-methods")), (204, None));
         // The route is the one of the method that is asked for.
         assert_eq!(preflight("/fonts/a", app, "GET").field("access-control-allow-origin"), Some("*"));
+        // A condition on the method is one on the method that is asked for; who is not admitted is told so in a way that the
+        // page can read.
+        assert_eq!(preflight("/put", app, "PUT").field("access-control-allow-methods"), Some("PUT"));
+        let closed = node.get_with("/closed", &[app]);
+        assert_eq!((closed.status, closed.field("access-control-allow-origin")), (403, Some("*")));
         assert_eq!(origin.count(), asked, "no origin is asked");
         assert_eq!(preflight("/other", app, "GET").text(), "OPTIONS /other");
         assert_eq!(node.request("OPTIONS", "/api/a", &[], "").text(), "OPTIONS /api/a");
@@ -162,4 +172,13 @@ fn what_is_safe_is_said_unless_the_operator_says_otherwise() {
             assert_eq!(node.get("/framed").field("x-frame-options"), None);
         }
     }
+}
+
+#[test]
+fn https_may_be_at_another_port() {
+    let origin = talkative();
+    let routes = format!("[[site.shop.route]]\npath = \"/*\"\npool = \"app\"\n{CACHED}");
+    let node = site_with(Protocol::H1, &origin, "https = \"redirect\"\nhttps_port = 8443\n", &routes);
+    let moved = node.get_with("/a", &["Host: shop.example:8080"]);
+    assert_eq!((moved.status, moved.field("location")), (308, Some("https://shop.example:8443/a")));
 }

@@ -613,5 +613,10 @@ fn what_clients_ask_of_caches_is_ignored_everywhere_at_once() {
     for (path, is_ignored) in [("/a", true), ("/own/a", false)] {
         node.get(path);
         assert_eq!(node.get_with(path, &["Cache-Control: no-cache"]).is_hit(), is_ignored, "{path}");
+        // Nor does the origin hear of it, also of what is passed on.
+        node.request("POST", path, &["Cache-Control: no-cache", "Pragma: no-cache"], "");
+        let last = origin.requests().pop().unwrap();
+        assert_eq!((last.field("cache-control"), last.field("pragma")).0.is_none(), is_ignored, "{path}");
+        assert_eq!(last.field("pragma").is_none(), is_ignored, "{path}");
     }
 }

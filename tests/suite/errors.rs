@@ -125,6 +125,8 @@ fn pages_are_for_people() {
             let got = node.get_with(path, &[&format!("Accept: {accept}")]);
             assert_eq!(got.field("content-type"), Some(kind), "{path} {accept}");
             assert!(got.text().starts_with(body), "{path} {accept}: {}", got.text());
+            // What others keep of it they must not show to everybody.
+            assert_eq!(got.field("vary"), (path == "/gone").then_some("Accept"), "{path} {accept}");
         }
     }
 }

@@ -323,8 +323,6 @@ fn each_mistake_is_told_once_and_says_what_to_write() {
                 "= hint: add tls = true",
                 "bad.toml:5:11: this listener has tls = true, but there is no certificate",
                 "= hint: add [[certificate]] with cert and key",
-                "bad.toml:8:15: \"tls_ciphers\" has no suite for TLS 1.2",
-                "= hint: add a suite, or leave the version out of tls_versions",
                 "bad.toml:8:42: \"RC4\" is no cipher suite that is served",
                 "= hint: there are TLS_AES_256_GCM_SHA384, TLS_AES_128_GCM_SHA256, TLS_CHACHA20_POLY1305_SHA256, TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384, TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256, TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256, TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384, TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256, TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256",
             ],
@@ -352,6 +350,25 @@ fn each_mistake_is_told_once_and_says_what_to_write() {
                 "= hint: add mode = \"respect\" (the origin's headers decide), \"force\" (with ttl) or \"off\"",
                 "bad.toml:10:10: \"office.txt\" is not an address range such as \"10.0.0.0/8\" or \"::1\"",
                 "= hint: a file of ranges is written { file = \"office.txt\" }",
+            ],
+        ),
+        (
+            format!(
+                "{POOL}[site.shop]\nhosts = [\"a.example\"]\nhsts = {{ max_age = \"1d\" }}\ncanonical_host = \"A.example:80\"\nlisten = []\n\
+                 [[site.shop.route]]\npath = \"/*\"\npool = \"app\"\n\
+                 response = {{ set = {{ Strict-Transport-Security = \"x\", Access-Control-Max-Age = \"1\" }} }}\n\
+                 cors = {{ origins = [\"https://a.example:443\"], methods = [\"get\"], headers = [\"*\"], credentials = true }}\n"
+            ),
+            &[
+                "bad.toml:3:7: \"listen\" of site \"shop\" is empty: it would be served nowhere",
+                "bad.toml:6:18: canonical_host \"A.example:80\" has a port: it is the host's name alone",
+                "bad.toml:8:1: \"response\" of [[site.shop.route]] has Strict-Transport-Security, which \"hsts\" of the site says",
+                "= hint: leave one of them out",
+                "bad.toml:8:1: \"response\" of [[site.shop.route]] has Access-Control-*, which its \"cors\" says",
+                "= hint: leave one of them out",
+                "bad.toml:12:21: \"https://a.example:443\": browsers leave the usual port out: write \"https://a.example\"",
+                "bad.toml:12:58: \"get\": methods are in capitals",
+                "bad.toml:12:77: with credentials browsers take \"*\" in \"headers\" for a name: name them",
             ],
         ),
         // A file of redirects.

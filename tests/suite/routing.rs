@@ -673,3 +673,27 @@ fn sites_are_bound_to_the_listeners_that_they_name() {
         }
     }
 }
+
+/// A listener's name is the configuration's in force; one that waits for a restart keeps no site from being served.
+#[test]
+fn listeners_may_be_named_without_a_restart() {
+    let origin = named("app");
+    let config = |name: &str, address: &str, listen: &str| {
+        format!(
+            "[[listen]]\n{name}address = \"{address}\"\n[admin]\naddress = \"127.0.0.1:0\"\n[pool.app]\norigins = [\"{}\"]\n\
+             [site.shop]\nhosts = [\"*\"]\n{listen}[[site.shop.route]]\npath = \"/*\"\npool = \"app\"\n",
+            origin.address
+        )
+    };
+    let node = Node::start(&config("", "127.0.0.1:0", ""));
+    for (name, address, listen, status) in [
+        ("name = \"public\"\n", "127.0.0.1:0", "listen = [\"public\"]\n", 200),
+        ("name = \"public\"\n", "127.0.0.1:1", "listen = [\"public\"]\n", 200),
+        ("", "127.0.0.1:0", "", 200),
+    ] {
+        let generation = node.generation();
+        std::fs::write(node.config_path(), config(name, address, listen)).unwrap();
+        node.wait_for_generation(generation + 1);
+        assert_eq!(node.get("/a").status, status, "{name}{address}");
+    }
+}

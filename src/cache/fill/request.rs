@@ -6,7 +6,7 @@ use std::sync::Arc;
 use http::{HeaderMap, HeaderValue, Method, Version, header};
 
 use crate::clock::Timestamp;
-use crate::config::model::CacheRules;
+use crate::config::model::{CacheRules, Route};
 use crate::fields::remove_hop_by_hop;
 use crate::origin::forward;
 use crate::origin::request::{OriginRequest, Silence};
@@ -120,8 +120,12 @@ impl FillRequest {
         })
     }
 
+    pub(crate) fn route(&self) -> &Route {
+        self.snapshot.route(self.site_index, self.route_index)
+    }
+
     pub(crate) fn rules(&self) -> &CacheRules {
-        &self.snapshot.route(self.site_index, self.route_index).cache
+        &self.route().cache
     }
 
     /// What stands in keys for the condition of its route.

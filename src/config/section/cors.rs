@@ -6,6 +6,7 @@ use http::{HeaderName, HeaderValue, header};
 
 use crate::config::diagnose::{At, Diagnostics};
 use crate::config::read::Table;
+use crate::request::parse_authority;
 
 /// Whom a route's answers may be shown to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -78,7 +79,11 @@ pub(crate) fn read(table: &mut Table) -> Option<Cors> {
         let hint = "add origins = [\"https://app.example.com\"], or [\"*\"] for all";
         errors.error_with_hint(table.place, format!("missing key \"origins\" in {name}"), hint);
     }
+    let is_empty = table.has("origins") && table.lacks("origins");
     let origins = table.list::<String>("origins");
+    if is_empty {
+        errors.error(table.place_of("origins"), format!("\"origins\" in {name} is empty: no page may read anything"));
+    }
     let credentials = table.get::<bool>("credentials");
     let mut allowed = Vec::new();
     for At { value, place } in origins {
@@ -92,8 +97,17 @@ pub(crate) fn read(table: &mut Table) -> Option<Cors> {
             "browsers do not send credentials where every origin is allowed: name the origins".to_owned(),
         );
     }
+    let with_credentials = credentials.as_ref().is_some_and(|at| at.value);
     let listed = |table: &mut Table, key, usual: &'static str| match table.optional_list::<String>(key) {
-        Some(names) => list(names, errors),
+        Some(names) => {
+            if let Some(star) = names.iter().find(|name| name.value == "*").filter(|_| with_credentials) {
+                errors.error(
+                    star.place,
+                    format!("with credentials browsers take \"*\" in {key:?} for a name: name them"),
+                );
+            }
+            list(names, key == "methods", errors)
+        }
         None => Some(HeaderValue::from_static(usual)).filter(|usual| !usual.is_empty()),
     };
     let methods = listed(&mut table, "methods", "GET, HEAD, POST");
@@ -115,10 +129,21 @@ fn origin(text: &str) -> Result<Allowed, String> {
     if text == "*" {
         return Ok(Allowed::Any);
     }
-    let host = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
-    let is_host = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-.:[]*".contains(&b);
-    match host {
-        Some(host) if !host.is_empty() && host.bytes().all(is_host) && host.matches('*').count() < 2 => {}
+    let (host, usual) = match (text.strip_prefix("https://"), text.strip_prefix("http://")) {
+        (Some(host), _) => (Some(host), Some(443)),
+        (_, host) => (host, Some(80)),
+    };
+    // A star is for the first names of a host: in other places it would let hosts of others in.
+    let parsed = host.and_then(|host| parse_authority(host.strip_prefix("*.").unwrap_or(host)));
+    match parsed {
+        Some((name, port)) if port == usual => {
+            return Err(format!(
+                "{text:?}: browsers leave the usual port out: write \"{}://{name}\"",
+                if usual == Some(443) { "https" } else { "http" }
+            ));
+        }
+        Some((std::borrow::Cow::Borrowed(name), _))
+            if host.is_some_and(|host| host.contains(name) && !host.ends_with('.')) => {}
         _ if text == "null" => {}
         _ => {
             return Err(format!(
@@ -133,8 +158,11 @@ fn origin(text: &str) -> Result<Allowed, String> {
 }
 
 /// Names as one list.
-fn list(names: Vec<At<String>>, errors: &Diagnostics) -> Option<HeaderValue> {
+fn list(names: Vec<At<String>>, are_methods: bool, errors: &Diagnostics) -> Option<HeaderValue> {
     for At { value, place } in &names {
+        if are_methods && value.bytes().any(|byte| byte.is_ascii_lowercase()) {
+            errors.error(*place, format!("{value:?}: methods are in capitals"));
+        }
         let is_token = value == "*" || value.parse::<HeaderName>().is_ok();
         if !is_token {
             errors.error(*place, format!("{value:?} is not the name of a method or a header field"));
@@ -165,9 +193,20 @@ mod tests {
             let found = super::origin(allowed).unwrap().has(origin);
             assert_eq!(found, is_allowed, "{allowed} {origin}");
         }
-        for bad in
-            ["a.example", "https://", "https://A.example", "https://a.example/", "https://*.*.example", "ftp://a"]
-        {
+        for bad in [
+            "a.example",
+            "https://",
+            "https://A.example",
+            "https://a.example/",
+            "https://*.*.example",
+            "ftp://a",
+            "https://a.example:443",
+            "https://a.example*",
+            "https://a.example:*",
+            "https://-:[]",
+            "https://...",
+            "https://a:99999",
+        ] {
             assert!(super::origin(bad).is_err(), "{bad}");
         }
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use http::{HeaderName, HeaderValue, header};
 
-use crate::config::diagnose::{At, Diagnostics};
+use crate::config::diagnose::{At, Diagnostics, Place};
 use crate::config::read::Table;
 use crate::pattern::Pattern;
 use crate::template::{Form, Template};
@@ -25,6 +25,8 @@ pub struct FieldChanges {
     pub hsts: Option<HeaderValue>,
     /// Who may read the answers.
     pub cors: Option<Cors>,
+    /// Whether what is safe is said, where nothing else is.
+    secure: bool,
 }
 
 impl FieldChanges {
@@ -40,6 +42,11 @@ impl FieldChanges {
         let hsts = self.hsts.iter().map(|_| "strict-transport-security");
         let cors = self.cors.iter().map(|_| "access-control-allow-origin");
         (self.dropped.iter().map(Pattern::to_string).collect(), fixed.chain(made).chain(hsts).chain(cors).collect())
+    }
+
+    /// Whether a field like that is set or added.
+    pub(super) fn says(&self, is: impl Fn(&HeaderName) -> bool) -> bool {
+        self.fixed.iter().map(|(name, _)| name).chain(self.made.iter().map(|(name, _)| name)).any(is)
     }
 
     /// Has a field said by the node alone.
@@ -58,7 +65,7 @@ impl FieldChanges {
     fn add_secure(&mut self) {
         for (name, value) in SECURE {
             let name = HeaderName::from_static(name);
-            if !self.drops(name.as_str()) {
+            if !self.drops(name.as_str()) && !self.says(|own| *own == name) {
                 self.dropped.extend(name.as_str().parse::<Pattern>());
                 self.fixed.push((name, HeaderValue::from_static(value)));
             }
@@ -197,8 +204,8 @@ pub(crate) fn read(table: &mut Table, of: Message, captures: usize) -> FieldChan
             None => changes.dropped.extend(pattern),
         }
     }
-    if matches!(of, Message::Response) && table.get_or("secure", false) {
-        changes.add_secure();
+    if matches!(of, Message::Response) {
+        changes.secure = table.get_or("secure", false);
     }
     table.finish();
     changes
@@ -228,8 +235,31 @@ fn add(changes: &mut FieldChanges, name: HeaderName, value: &At<String>, capture
     }
 }
 
+/// Reports fields that something else says.
+pub(crate) fn check_said(
+    changes: &FieldChanges,
+    says_hsts: bool,
+    says_cors: bool,
+    at: (&str, Place),
+    errors: &Diagnostics,
+) {
+    let (name, place) = at;
+    if says_hsts && changes.says(|name| *name == header::STRICT_TRANSPORT_SECURITY) {
+        let message = format!("\"response\" of {name} has Strict-Transport-Security, which \"hsts\" of the site says");
+        errors.error_with_hint(place, message, "leave one of them out");
+    }
+    if says_cors && changes.says(|name| name.as_str().starts_with("access-control-")) {
+        let message = format!("\"response\" of {name} has Access-Control-*, which its \"cors\" says");
+        errors.error_with_hint(place, message, "leave one of them out");
+    }
+}
+
 /// What a route changes with what its site does; `None`: nothing.
 pub(crate) fn together(route: FieldChanges, site: &FieldChanges) -> Option<Arc<FieldChanges>> {
-    let all = route.over(site);
+    let secure = route.secure || site.secure;
+    let mut all = route.over(site);
+    if secure {
+        all.add_secure();
+    }
     (all != FieldChanges::default()).then(|| Arc::new(all))
 }

@@ -108,7 +108,8 @@ fn read_tls(table: &mut Table, tls: bool) -> (Vec<TlsVersion>, Vec<String>) {
     }
     let has =
         |version: TlsVersion| suites().any(|(of, name)| of == version && ciphers.iter().any(|at| at.value == name));
-    for version in versions.iter().filter(|version| !ciphers.is_empty() && !has(**version)) {
+    let are_known = ciphers.iter().all(|at| suites().any(|(_, name)| name == at.value));
+    for version in versions.iter().filter(|version| !ciphers.is_empty() && are_known && !has(**version)) {
         let hint = "add a suite, or leave the version out of tls_versions";
         errors.error_with_hint(place, format!("\"tls_ciphers\" has no suite for TLS {}", version.as_str()), hint);
     }

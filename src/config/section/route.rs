@@ -142,6 +142,8 @@ pub(crate) fn read(mut table: Table, pools: &PoolNames, site: &SiteFields) -> Op
     let request = fields::together(fields::read(&mut table, Message::Request, captures), &site.request);
     let mut response = fields::read(&mut table, Message::Response, captures);
     response.say_cors(cors::read(&mut table));
+    let at = (&*table.name, table.place);
+    fields::check_said(&response, site.response.hsts.is_some(), response.cors.is_some(), at, errors);
     let response = fields::together(response, &site.response);
     let then = read_then(&mut table, path.as_ref(), pools);
     let mut methods = HashSet::new();

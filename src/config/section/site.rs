@@ -6,11 +6,11 @@ use std::time::Duration;
 use http::{HeaderValue, Method};
 
 use crate::address::IpRange;
-use crate::config::diagnose::{At, Diagnostics};
+use crate::config::diagnose::{At, Diagnostics, Place};
 use crate::config::host::{HostMap, HostPattern};
 use crate::config::read::{Table, words};
 use crate::config::routes::Routes;
-use crate::request::{RequestView, as_decoded, merge_slashes};
+use crate::request::{RequestView, as_decoded, merge_slashes, parse_authority};
 use crate::spelling::did_you_mean;
 
 use super::access::{self, Access};
@@ -42,6 +42,8 @@ pub struct Site {
     pub listen: Option<Box<[String]>>,
     /// Whether plain requests are sent to HTTPS.
     pub https: Https,
+    /// The port of that, as clients see it.
+    pub https_port: u16,
     /// The one host that requests for the others are sent to.
     pub canonical_host: Option<Box<str>>,
     pub routes: Routes,
@@ -124,12 +126,31 @@ pub(crate) struct SiteSection {
     site: Site,
     hosts: Vec<(HostPattern, At<String>)>,
     listen: Option<Vec<At<String>>>,
+    place: Place,
 }
 
 impl SiteSection {
+    /// Points out that it sends clients to where nobody listens.
+    pub(crate) fn check_https(&self, listeners: &[At<Listener>], errors: &Diagnostics) {
+        if self.site.https == Https::Redirect && !listeners.iter().any(|listener| listener.value.tls) {
+            let message = format!("site {:?} sends plain requests to HTTPS, and no listener has it", self.site.name);
+            errors.warn(
+                self.place,
+                message,
+                "add a [[listen]] with tls = true; behind a balancer that ends TLS, leave https out",
+            );
+        }
+    }
+
     /// Binds it to the listeners that it names.
     pub(crate) fn bind(&mut self, listeners: &[At<Listener>], errors: &Diagnostics) {
         let Some(names) = self.listen.take() else { return };
+        if names.is_empty() {
+            errors.error(
+                self.place,
+                format!("\"listen\" of site {:?} is empty: it would be served nowhere", self.site.name),
+            );
+        }
         let known = || listeners.iter().map(|listener| &*listener.value.name).filter(|name| !name.is_empty());
         for At { value, place } in &names {
             if !known().any(|name| name == value) {
@@ -176,6 +197,8 @@ pub(crate) fn read<'t, 'i>(
         response: fields::read(&mut table, Message::Response, 0),
     };
     fields.response.say_hsts(read_hsts(&mut table));
+    let at = (&*table.name, place);
+    fields::check_said(&fields.response, fields.response.hsts.is_some(), false, at, errors);
     let canonical_host = read_canonical(&mut table, &hosts);
     let listen = table.optional_list::<String>("listen");
     let site = Site {
@@ -190,11 +213,12 @@ pub(crate) fn read<'t, 'i>(
         encoded_dots: table.get_or("encoded_dots", EncodedDots::Refuse),
         listen: None,
         https: table.get_or("https", Https::Optional),
+        https_port: table.get_or("https_port", 443),
         canonical_host,
         routes: read_routes(routes, pools, &fields, errors).into_iter().collect(),
     };
     table.finish();
-    SiteSection { site, hosts, listen }
+    SiteSection { site, hosts, listen, place }
 }
 
 /// The value of `Strict-Transport-Security` (RFC 6797 section 6.1).
@@ -212,10 +236,17 @@ fn read_hsts(table: &mut Table) -> Option<HeaderValue> {
 /// The host that the others are sent to has to be one of the site's.
 fn read_canonical(table: &mut Table, hosts: &[(HostPattern, At<String>)]) -> Option<Box<str>> {
     let At { value, place } = table.get::<String>("canonical_host")?;
-    let is_own = hosts.iter().any(|(pattern, _)| matches!(pattern, HostPattern::Exact(host) if *host == value));
-    let why =
-        || format!("canonical_host {value:?} is none of the site's hosts: whoever is sent there would not be served");
-    table.errors.accept(place, is_own.then(|| value.as_str().into()).ok_or_else(why))
+    let parsed = parse_authority(&value).map(|(host, port)| (host.into_owned(), port));
+    let own =
+        |wanted: &str| hosts.iter().any(|(pattern, _)| matches!(pattern, HostPattern::Exact(host) if host == wanted));
+    let checked = match parsed {
+        Some((host, None)) if own(&host) => Ok(host.into()),
+        Some((_, Some(_))) => Err(format!("canonical_host {value:?} has a port: it is the host's name alone")),
+        _ => Err(format!(
+            "canonical_host {value:?} is none of the site's hosts: whoever is sent there would not be served"
+        )),
+    };
+    table.errors.accept(place, checked)
 }
 
 /// The routes of a site. One that no request can come to is pointed out.
