@@ -26,7 +26,7 @@ use crate::observe::Observer;
 use crate::observe::metrics::Metrics;
 use crate::origin::passage::Passage;
 use crate::origin::{PoolSet, PoolTasks};
-use crate::snapshot::{SiteRuntime, Snapshot};
+use crate::snapshot::{OpenedListener, SiteRuntime, Snapshot};
 use crate::warm::WarmUps;
 
 /// How long a new configuration waits for the names in it, before it is used without those that are missing.
@@ -115,7 +115,9 @@ fn build_snapshot(
         SiteRuntime::new(known.unwrap_or_else(|| metrics.site(&site.name)), version)
     };
     let sites = config.sites.iter().map(site_runtime).collect();
-    Snapshot { config, pools, sites, generation: before.map_or(1, |before| before.generation + 1), passage }
+    let listeners = OpenedListener::all(&config, before.map(|before| &*before.listeners));
+    let generation = before.map_or(1, |before| before.generation + 1);
+    Snapshot { config, pools, sites, listeners, generation, passage }
 }
 
 impl Node {

@@ -1,12 +1,14 @@
 //! What a request reads of the node's configuration: one consistent state, loaded once at its start.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::config::model::{Config, Route, Site};
+use crate::config::model::{Config, Listener, Route, Site};
 use crate::observe::metrics::SiteMetrics;
 use crate::origin::PoolSet;
 use crate::origin::passage::Passage;
+use crate::request::ListenerId;
 
 /// A configuration in use: the model and what belongs to it at run time.
 pub struct Snapshot {
@@ -14,10 +16,34 @@ pub struct Snapshot {
     pub pools: PoolSet,
     /// One for each of the configuration's sites.
     pub sites: Vec<SiteRuntime>,
+    /// Those that the node has opened when it began.
+    pub listeners: Vec<OpenedListener>,
     /// Counts the configurations of this process, from 1.
     pub generation: u64,
     /// What tells the node in loops: the same in all configurations.
     pub passage: Arc<Passage>,
+}
+
+/// A listener as it was opened, and what it is called now: a name needs no restart.
+#[derive(Debug, Clone)]
+pub struct OpenedListener {
+    address: SocketAddr,
+    name: Box<str>,
+}
+
+impl OpenedListener {
+    /// Those of a configuration; `before`: those that are open. One that waits for a restart keeps its name, or what is only
+    /// for it would be open to others, or to nobody.
+    pub fn all(config: &Config, before: Option<&[OpenedListener]>) -> Vec<Self> {
+        let of =
+            |listener: &Listener| OpenedListener { address: listener.address, name: listener.name.as_str().into() };
+        let Some(before) = before else { return config.listeners.iter().map(of).collect() };
+        let now = |(place, opened): (usize, &OpenedListener)| {
+            let same = config.listeners.get(place).filter(|listener| listener.address == opened.address);
+            same.map_or_else(|| opened.clone(), of)
+        };
+        before.iter().enumerate().map(now).collect()
+    }
 }
 
 /// What a site has beside its configuration.
@@ -44,6 +70,11 @@ impl SiteRuntime {
 impl Snapshot {
     pub fn site(&self, index: usize) -> &Site {
         &self.config.sites[index]
+    }
+
+    /// What a listener is called now.
+    pub fn listener_name(&self, id: ListenerId) -> Option<&str> {
+        self.listeners.get(id.0).map(|opened| &*opened.name)
     }
 
     pub fn route(&self, site: usize, route: usize) -> &Route {

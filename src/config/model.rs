@@ -4,8 +4,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::request::ListenerId;
-
 use super::diagnose::Diagnostic;
 use super::host::HostMap;
 
@@ -59,12 +57,6 @@ pub struct Config {
 }
 
 impl Config {
-    /// What a listener is called now; `None`: it is not as it was when the node began, and waits for a restart.
-    pub fn listener_name(&self, id: ListenerId) -> Option<&str> {
-        let listener = self.listeners.get(id.place).filter(|listener| listener.address == id.address)?;
-        Some(&listener.name)
-    }
-
     /// How long a response of a route may be silent, where that is said.
     pub fn stream_timeout(&self, route: &Route, pool: PoolId) -> Option<Duration> {
         route.stream_timeout.or(self.pool(pool).timeouts.stream)

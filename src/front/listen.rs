@@ -72,8 +72,7 @@ pub(crate) fn bind(place: usize, listener: &Listener, shared: &Shared) -> io::Re
         (true, true) => Offers::Both,
     };
     let proxy_from = listener.proxy_from.clone().into();
-    let id = ListenerId { place, address: listener.address };
-    Ok(Bound { address, listener: socket, way: Way { listener: id, acceptor, offers }, proxy_from })
+    Ok(Bound { address, listener: socket, way: Way { listener: ListenerId(place), acceptor, offers }, proxy_from })
 }
 
 fn open_socket(address: SocketAddr) -> io::Result<TcpListener> {

@@ -412,7 +412,7 @@ mod tests {
         let client = TcpStream::connect(address).await.unwrap();
         let (server, peer) = listener.accept().await.unwrap();
         let pace = Pace { patience: Duration::from_secs(5), least: 100 };
-        (ClientStream::plain(server, (peer, address), ListenerId { place: 0, address }, pace), client)
+        (ClientStream::plain(server, (peer, address), ListenerId(0), pace), client)
     }
 
     /// The body's bytes, and how it ended.

@@ -5,7 +5,7 @@ mod id;
 mod target;
 
 use std::borrow::Cow;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header};
@@ -49,12 +49,9 @@ pub struct RequestView<'a> {
     pub id: RequestId<'a>,
 }
 
-/// A listener: its place in the configuration with which the node has begun, and its address there.
+/// A listener, by its place in the configuration with which the node has begun.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ListenerId {
-    pub place: usize,
-    pub address: SocketAddr,
-}
+pub struct ListenerId(pub usize);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scheme {

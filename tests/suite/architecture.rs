@@ -27,7 +27,7 @@ const ARROWS: [(&str, &[&str]); 31] = [
     ("plan", &["address", "clock", "config", "expression", "pattern", "request", "template"]),
     ("pace", &["config"]),
     ("origin", &["address", "chunked", "clock", "config", "pace", "plan", "request"]),
-    ("snapshot", &["config", "observe", "origin"]),
+    ("snapshot", &["config", "observe", "origin", "request"]),
     (
         "cache",
         &[
