@@ -119,6 +119,8 @@ mod tests {
             ("text/html, application/json", "text/plain; charset=utf-8", "502 Bad Gateway: no answer\n"),
             ("application/json;q=0.9, */*", PROBLEM, "{\"detail\":\"no answer\","),
             ("Application/Problem+JSON", PROBLEM, "{\"detail\":\"no answer\","),
+            ("application/json; q=0.0, */*", "text/plain; charset=utf-8", "502 Bad Gateway: no answer\n"),
+            ("text/html;q=0, application/json", PROBLEM, "{\"detail\":\"no answer\","),
         ] {
             let fields: HeaderMap = map(&[("accept", accept)]);
             let view = RequestView::own(&Method::GET, Scheme::Http, "shop.example", "/", Fields::Map(&fields));

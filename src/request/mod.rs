@@ -257,8 +257,14 @@ pub(crate) fn lists(list: &[u8], token: &str) -> bool {
 
 /// Whether an `Accept` lists a media type by name (RFC 9110 section 12.5.1).
 pub(crate) fn lists_type(list: &[u8], kind: &str) -> bool {
-    let name = |member: &[u8]| member.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii().to_owned();
-    list.split(|byte| *byte == b',').any(|member| name(member).eq_ignore_ascii_case(kind.as_bytes()))
+    list.split(|byte| *byte == b',').any(|member| {
+        let mut parts = member.split(|byte| *byte == b';').map(<[u8]>::trim_ascii);
+        let is_it = parts.next().is_some_and(|name| name.eq_ignore_ascii_case(kind.as_bytes()));
+        // A weight of 0 takes it back (RFC 9110 section 12.4.2).
+        let is_unwanted =
+            |part: &[u8]| part.strip_prefix(b"q=").is_some_and(|q| q.iter().all(|b| matches!(b, b'0' | b'.')));
+        is_it && !parts.any(is_unwanted)
+    })
 }
 
 /// Whether a response may have a body, by its request's method and its status (RFC 9112 section 6.3).
