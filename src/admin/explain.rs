@@ -105,8 +105,8 @@ pub(crate) async fn explain(
     answer["why"] = json!(why);
     if let Some(bypass) = &matched.route.cache.bypass {
         let path = merge_slashes(view.path);
-        let (is_true, part) = bypass.explain(&RequestFacts { request: &view, path: &path, now, response: None });
-        answer["bypass"] = json!({ "when": bypass.as_str(), "true": is_true, "decided_by": part });
+        let facts = RequestFacts { request: &view, path: &path, now, response: None };
+        answer["bypass"] = verdict(bypass.as_str(), bypass.explain(&facts));
     }
     answer["route"] = json!({
         "number": matched.route_index + 1,
@@ -145,6 +145,11 @@ fn describe_fields(answer: &mut Value, route: &Route) {
     }
 }
 
+/// Whether a condition is true, and which part of it decided.
+fn verdict(when: &str, (is_true, part): (bool, &str)) -> Value {
+    json!({ "when": when, "true": is_true, "decided_by": part })
+}
+
 /// The conditions of routes for a path, and what decided each, as far as they were looked at.
 fn conditions(site: &Site, view: &RequestView<'_>, now: Timestamp) -> Vec<Value> {
     let path = merge_slashes(view.path);
@@ -153,8 +158,10 @@ fn conditions(site: &Site, view: &RequestView<'_>, now: Timestamp) -> Vec<Value>
     let serves = |route: &Route| route.serves(view.method, &path) && route.has_answer(&path);
     for (place, route) in site.routes.iter().enumerate().filter(|(_, route)| serves(route)) {
         let Some(when) = &route.when else { break };
-        let (is_true, part) = when.condition.explain(&facts);
-        found.push(json!({ "route": place + 1, "when": when.condition.as_str(), "true": is_true, "decided_by": part }));
+        let mut verdict = verdict(when.condition.as_str(), when.condition.explain(&facts));
+        let is_true = verdict["true"] == true;
+        verdict["route"] = json!(place + 1);
+        found.push(verdict);
         if is_true {
             break;
         }

@@ -1,8 +1,7 @@
 //! URLs in calls, as the node would see a request for them.
 
 use crate::config::model::{Config, Site};
-use crate::request::parse_authority;
-use crate::request::{Scheme, Target};
+use crate::request::{Scheme, Target, parse_authority};
 
 use super::auth::Caller;
 use super::problem::Problem;

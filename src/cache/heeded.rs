@@ -13,9 +13,9 @@ static X_ACCEL_EXPIRES: HeaderName = HeaderName::from_static("x-accel-expires");
 static SURROGATE_CONTROL: HeaderName = HeaderName::from_static("surrogate-control");
 
 /// Takes out of an origin's answer what its route heeds, or says itself.
-pub(crate) fn settle(fields: &mut HeaderMap, route: &Route, now: Timestamp) {
+pub(crate) fn settle(fields: &mut HeaderMap, route: &Route, now: impl FnOnce() -> Timestamp) {
     if !route.cache.heed.is_empty() {
-        translate(fields, &route.cache.heed, now);
+        translate(fields, &route.cache.heed, now());
     }
     if route.cors().is_some() {
         forget_origin(fields);
@@ -25,12 +25,11 @@ pub(crate) fn settle(fields: &mut HeaderMap, route: &Route, now: Timestamp) {
 /// Who may read an answer is said when it is sent: that it differs by the page that asks is true of none that is stored.
 fn forget_origin(fields: &mut HeaderMap) {
     let lines: Vec<&str> = fields.get_all(header::VARY).iter().filter_map(|line| line.to_str().ok()).collect();
-    let is_origin = |name: &&str| name.eq_ignore_ascii_case("origin");
-    if !lines.iter().flat_map(|line| line.split(',')).map(str::trim).any(|name| is_origin(&name)) {
+    let names = || lines.iter().flat_map(|line| line.split(',')).map(str::trim).filter(|name| !name.is_empty());
+    let left: Vec<&str> = names().filter(|name| !name.eq_ignore_ascii_case("origin")).collect();
+    if left.len() == names().count() {
         return;
     }
-    let names = lines.iter().flat_map(|line| line.split(',')).map(str::trim);
-    let left: Vec<&str> = names.filter(|name| !name.is_empty() && !is_origin(name)).collect();
     match HeaderValue::from_str(&left.join(", ")).ok().filter(|_| !left.is_empty()) {
         Some(left) => fields.insert(header::VARY, left),
         None => fields.remove(header::VARY),

@@ -123,7 +123,7 @@ impl Engine {
         let mut exchange = attempts::send(&self.connector, &asked.snapshot.pools, &asked.origin, None).await?;
         let times = ExchangeTimes { request: exchange.request_time, response: Timestamp::now() };
         add_date(&mut exchange.fields, times.response);
-        heeded::settle(&mut exchange.fields, asked.route(), times.response);
+        heeded::settle(&mut exchange.fields, asked.route(), || times.response);
         let response = ResponseFacts {
             status: exchange.status,
             headers: &exchange.fields,

@@ -168,8 +168,6 @@ impl ResponseFacts<'_> {
 struct Terms {
     /// By the rule, and on what it rests.
     lifetime: Option<(Duration, Basis)>,
-    /// The rule gives windows to what it gives a lifetime.
-    has_windows: bool,
     stale_while_revalidate: Duration,
     stale_if_error: Duration,
     store_set_cookie: bool,
@@ -192,7 +190,6 @@ impl Terms {
         };
         Terms {
             lifetime: ttl.map(|ttl| (ttl, basis)),
-            has_windows: ttl.is_some() && (of_rule.0.is_some() || of_rule.1.is_some()),
             stale_while_revalidate: of_rule.0.unwrap_or(usual.0),
             stale_if_error: of_rule.1.unwrap_or(usual.1),
             store_set_cookie: rule.and_then(|rule| rule.store_set_cookie).unwrap_or(rules.store_set_cookie),
@@ -323,8 +320,8 @@ fn freshness_of(
     let window = |own: Option<Duration>, of_route: Duration| match (stale_use, own) {
         (StaleUse::Forbidden, _) => Duration::ZERO,
         // An error is not to outlive the time the operator gave it.
-        _ if basis == Basis::NegativeTtl && !terms.has_windows => Duration::ZERO,
-        _ if basis == Basis::NegativeTtl => of_route,
+        _ if basis == Basis::NegativeTtl && terms.lifetime.is_none() => Duration::ZERO,
+        _ if basis == Basis::NegativeTtl => of_route, // the rule's, if it says any
         (_, Some(own)) => own,
         (_, None) if lifetime.is_zero() => Duration::ZERO,
         (_, None) => of_route,

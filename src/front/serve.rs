@@ -282,19 +282,13 @@ impl<'a> Request<'a> {
     /// An origin's answer, or the page that its site has instead. What the node says of a condition or a range is no answer of
     /// an origin's.
     fn paged(&self, response: ClientResponse, site: &Site) -> ClientResponse {
-        if response.reply != Reply::Full {
-            return response;
-        }
         let status = response.status();
-        if !status.is_client_error() && !status.is_server_error() || site.error_pages.is_empty() {
-            return response;
-        }
-        let wants_problem = fault::wants_problem(&self.view);
-        if !site.error_pages.iter().any(|page| page.is_for(status, true, false)) {
+        let page = |wants_problem| site.error_pages.iter().find(|page| page.is_for(status, true, wants_problem));
+        if response.reply != Reply::Full || page(false).is_none() {
             return response;
         }
         let response = response.varying_by_accept();
-        match site.error_pages.iter().find(|page| page.is_for(status, true, wants_problem)) {
+        match page(fault::wants_problem(&self.view)) {
             Some(page) => {
                 let body = page.body(status, self.view.id.as_str(&mut [0; 32]));
                 response.with_body(page.content_type.clone(), body)

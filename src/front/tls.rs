@@ -31,9 +31,7 @@ impl ResolvesServerCert for SnapshotCertificates {
 /// What accepts TLS on one listener.
 pub(crate) fn acceptor(snapshot: Arc<ArcSwap<Snapshot>>, listener: &Listener) -> Result<TlsAcceptor, rustls::Error> {
     let mut provider = rustls::crypto::ring::default_provider();
-    if !listener.ciphers.is_empty() {
-        provider.cipher_suites.retain(|suite| listener.takes_suite(*suite));
-    }
+    provider.cipher_suites.retain(|suite| listener.takes_suite(*suite));
     let versions: Vec<_> = listener
         .versions
         .iter()

@@ -12,7 +12,9 @@ use crate::config::model::{CacheMode, CacheRules, FieldChanges, Node};
 use crate::config::model::{FILL_EXCLUDES, FORWARDING_FIELDS};
 use crate::request::{RequestView, in_one_block};
 
-use super::names::{FRAMING_FIELDS, IDENTITY_FIELDS, IMPERSONAL_FIELDS, NO_TRAILERS, OVERRIDING_FIELDS, is_listed};
+use super::names::{
+    FRAMING_FIELDS, IDENTITY_FIELDS, IMPERSONAL_FIELDS, NO_TRAILERS, OVERRIDING_FIELDS, PROXYS_OWN, is_listed,
+};
 use super::passage::{CDN_LOOP, Passage};
 
 /// The field that brings the token of who wants to see more of what the node did.
@@ -71,7 +73,7 @@ pub(crate) fn set_forwarding_fields(
 
 /// Takes out of an interim response what origins tell their own proxy.
 pub(crate) fn exclude_proxys_own(fields: &mut HeaderMap) {
-    remove(fields, |name| is_listed(name, &["x-accel-expires", "surrogate-control"]));
+    remove(fields, |name| is_listed(name, PROXYS_OWN));
 }
 
 /// Drops the fields that a route does not send as they came.
@@ -101,7 +103,12 @@ pub(crate) fn is_conditional(fields: &HeaderMap) -> bool {
 /// them into the head must not be led astray. `changes`: what of the head is not sent as it came is not sent behind it either.
 pub(crate) fn exclude_from_trailers(fields: &mut HeaderMap, changes: Option<&Arc<FieldChanges>>) {
     let is_changed = |name: &str| changes.is_some_and(|changes| changes.drops(name));
-    remove(fields, |name| is_listed(name, NO_TRAILERS) || is_listed(name, FORWARDING_FIELDS) || is_changed(name));
+    remove(fields, |name| {
+        is_listed(name, NO_TRAILERS)
+            || is_listed(name, PROXYS_OWN)
+            || is_listed(name, FORWARDING_FIELDS)
+            || is_changed(name)
+    });
 }
 
 /// Prepares the fields of a fill; hop-by-hop fields are already gone.
@@ -122,6 +129,15 @@ pub(crate) fn exclude_from_fill(fields: &mut HeaderMap, rules: &CacheRules) {
 pub(crate) fn exclude_unkeyed(fields: &mut HeaderMap, rules: &CacheRules) {
     if rules.mode != CacheMode::Off {
         remove(fields, |name| is_unkeyed(name, rules));
+    }
+}
+
+/// Takes out what clients ask of caches, where it is not heeded here: caches further on are not to heed it for all of this
+/// one's clients either.
+pub(crate) fn exclude_unheeded(fields: &mut HeaderMap, rules: &CacheRules) {
+    if rules.mode != CacheMode::Off && !rules.heeds_clients() {
+        fields.remove(header::CACHE_CONTROL);
+        fields.remove(header::PRAGMA);
     }
 }
 

@@ -195,10 +195,10 @@ pub(crate) static NO_TRAILERS: &[&str] = &[
     "vary",
     "retry-after",
     "cdn-loop",
-    // what origins tell their own proxy
-    "x-accel-expires",
-    "surrogate-control",
 ];
+
+/// What origins tell their own proxy.
+pub(crate) static PROXYS_OWN: &[&str] = &["x-accel-expires", "surrogate-control"];
 
 /// Whether a list has a name, or a beginning or an end of it that is marked by a hyphen.
 pub(crate) fn is_listed(name: &str, names: &[&str]) -> bool {

@@ -10,7 +10,6 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, Version, header};
 use crate::cache::engine::Engine;
 use crate::cache::heeded;
 use crate::clock::Timestamp;
-use crate::config::model::CacheMode;
 use crate::fields::{add_date, remove_hop_by_hop};
 use crate::origin::attempts;
 use crate::origin::connect::Connector;
@@ -77,7 +76,7 @@ pub(crate) async fn pass(
     });
     let mut answer = attempts::send(&engine.connector, &snapshot.pools, &request, upload).await;
     if let Ok(exchange) = &mut answer {
-        heeded::settle(&mut exchange.fields, matched.route, Timestamp::now());
+        heeded::settle(&mut exchange.fields, matched.route, Timestamp::now);
         if let Some(way_back) = WayBack::new(&snapshot.config, matched, view) {
             way_back.map_all(&mut exchange.fields);
         }
@@ -124,10 +123,7 @@ fn origin_request(
     let mut fields = view.fields.to_map();
     remove_hop_by_hop(&mut fields);
     forward::exclude_unkeyed(&mut fields, &matched.route.cache);
-    if matched.route.cache.mode != CacheMode::Off && !matched.route.cache.heeds_clients() {
-        fields.remove(header::CACHE_CONTROL);
-        fields.remove(header::PRAGMA);
-    }
+    forward::exclude_unheeded(&mut fields, &matched.route.cache);
     forward::join_cookies(&mut fields);
     forward::set_forwarding_fields(&mut fields, view, view.authority, &snapshot.config.node, &snapshot.passage);
     let (route, rendered) = (matched.route, Renderer::new(view, Some(matched.route), Timestamp::now()));

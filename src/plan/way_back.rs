@@ -4,8 +4,7 @@
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
 use crate::config::model::Config;
-use crate::request::RequestView;
-use crate::request::parse_authority;
+use crate::request::{RequestView, parse_authority};
 
 use super::Matched;
 

@@ -62,7 +62,7 @@ impl Fill {
         }
         let times = ExchangeTimes { request: exchange.request_time, response: Timestamp::now() };
         add_date(&mut exchange.fields, times.response);
-        heeded::settle(&mut exchange.fields, self.request.route(), times.response);
+        heeded::settle(&mut exchange.fields, self.request.route(), || times.response);
         let received = std::mem::take(&mut exchange.fields);
         let head = part.object.head.freshened_by(received.clone());
         let judged = self.judge_again(&part.object, &head, &received, times, part.range.total).ok();

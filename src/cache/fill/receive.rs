@@ -30,7 +30,7 @@ impl Fill {
     pub(super) async fn receive(&self, mut exchange: Box<Exchange>, owner: oneshot::Sender<PrivateResponse>) {
         let times = ExchangeTimes { request: exchange.request_time, response: Timestamp::now() };
         add_date(&mut exchange.fields, times.response);
-        heeded::settle(&mut exchange.fields, self.request.route(), times.response);
+        heeded::settle(&mut exchange.fields, self.request.route(), || times.response);
         if exchange.status == StatusCode::NOT_MODIFIED
             && let Some(stale) = &self.request.stale
         {

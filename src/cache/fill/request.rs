@@ -58,11 +58,7 @@ impl FillRequest {
         let client_fields = view.fields.to_map();
         let mut fields = client_fields.clone();
         remove_hop_by_hop(&mut fields);
-        if !rules.heeds_clients() {
-            // Not heeded here, so caches further on are not to heed it for all of this one's clients either.
-            fields.remove(header::CACHE_CONTROL);
-            fields.remove(header::PRAGMA);
-        }
+        forward::exclude_unheeded(&mut fields, rules);
         forward::exclude_from_fill(&mut fields, rules);
         vary::normalise(&mut fields, &rules.key);
         // What origins are asked for is made of what is keyed: all requests of one key ask for the same.
@@ -130,8 +126,7 @@ impl FillRequest {
 
     /// What stands in keys for the condition of its route.
     pub(super) fn condition(&self) -> Option<&str> {
-        let route = self.snapshot.route(self.site_index, self.route_index);
-        route.when.as_ref().map(|when| &*when.key)
+        self.route().when.as_ref().map(|when| &*when.key)
     }
 
     /// As stored responses are selected by it.

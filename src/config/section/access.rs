@@ -52,7 +52,8 @@ fn ranges(table: &mut Table, key: &'static str) -> Ranges {
             (Some(text), _) => match text.parse::<IpRange>() {
                 Ok(range) => all.push(range),
                 Err(why)
-                    if why.contains("is not an address range") && text.contains(|c: char| c.is_ascii_alphabetic()) =>
+                    if text.contains(|c: char| c.is_ascii_alphabetic())
+                        && text.split('/').next().is_none_or(|address| address.parse::<IpAddr>().is_err()) =>
                 {
                     errors.error_with_hint(
                         value.place,

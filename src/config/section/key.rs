@@ -81,8 +81,11 @@ fn names(patterns: &[Pattern], name: &str) -> bool {
     patterns.iter().any(|pattern| pattern.exact() == Some(name))
 }
 
+/// Fields of which no origin gets a client's own.
+const NEVER_KEYED: [&[&str]; 3] = [FORWARDING_FIELDS, WRITTEN_FIELDS, FILL_EXCLUDES];
+
 fn is_never_keyed(name: &str) -> bool {
-    [FORWARDING_FIELDS, WRITTEN_FIELDS, FILL_EXCLUDES].iter().any(|names| names.contains(&name))
+    NEVER_KEYED.iter().any(|names| names.contains(&name))
 }
 
 /// Which query parameters count.
@@ -149,7 +152,7 @@ pub(crate) fn field(name: At<String>, errors: &Diagnostics) -> Option<Pattern> {
         errors.error_with_hint(name.place, "a key with all cookies hits nobody", hint);
         return None;
     }
-    let mut never = [FORWARDING_FIELDS, WRITTEN_FIELDS, FILL_EXCLUDES].into_iter().flatten();
+    let mut never = NEVER_KEYED.into_iter().flatten();
     if let Some(never) = never.find(|never| pattern.matches(never)) {
         let message = format!(
             "{:?} covers {never}: no origin gets a client's own, since the node writes it or answers it itself",

@@ -9,8 +9,7 @@ use memchr::memmem::Finder;
 use smallvec::SmallVec;
 
 use crate::config::model::Limits;
-use crate::request::parse_authority;
-use crate::request::{Target, content_length};
+use crate::request::{Target, content_length, parse_authority};
 
 use super::super::head::{
     BodyFraming, HEAD_TOO_LARGE, Refusal, RequestHead, TARGET_TOO_LONG, TOO_MANY_FIELDS, bad, expects_continue, lines,

@@ -4,8 +4,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Version};
 use smallvec::SmallVec;
 
 use crate::config::model::Limits;
-use crate::request::parse_authority;
-use crate::request::{BAD_FORM, MAX_TRAILERS, Target, content_length, is_tchar};
+use crate::request::{BAD_FORM, MAX_TRAILERS, Target, content_length, is_tchar, parse_authority};
 
 use super::super::head::{
     BodyFraming, HEAD_TOO_LARGE, Refusal, RequestHead, TARGET_TOO_LONG, TOO_MANY_FIELDS, bad, expects_continue, lines,
