@@ -14,6 +14,7 @@ mod config;
 mod expression;
 mod fields;
 mod front;
+mod geoip;
 #[doc(hidden)]
 pub mod internals;
 mod node;

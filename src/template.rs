@@ -4,7 +4,7 @@
 
 use std::borrow::Cow;
 
-use crate::expression::{Facts, Map, Variable, member};
+use crate::expression::{Counted, Facts, Map, Variable, member};
 use crate::request::{hides_dots, parse_authority};
 use crate::spelling::did_you_mean;
 
@@ -29,6 +29,8 @@ pub(crate) enum Value {
     Of(Variable),
     /// Of the client, as a text.
     ClientIp,
+    /// The number of the client's autonomous system, as a text.
+    ClientAsn,
     /// What a star of the route's path stood for, from 1 on.
     Capture(usize),
 }
@@ -55,13 +57,15 @@ impl Form {
 pub(crate) type Mistake = (usize, String);
 
 /// The names of places, for hints.
-const NAMES: [&str; 12] = [
+const NAMES: [&str; 14] = [
     "host",
     "path",
     "query",
     "scheme",
     "method",
     "client.ip",
+    "client.country",
+    "client.asn",
     "query.NAME",
     "header.NAME",
     "cookie.NAME",
@@ -71,13 +75,14 @@ const NAMES: [&str; 12] = [
 ];
 
 /// Variables of nginx, and what is written here instead; the longer of two with one beginning first.
-const NGINX: [(&str, &str); 17] = [
+const NGINX: [(&str, &str); 18] = [
     ("$proxy_add_x_forwarded_for", "nothing: the node itself sends X-Forwarded-For"),
     ("$request_method", "{method}"),
     ("$request_uri", "{path}, behind which the query is kept by itself"),
     ("$request_id", "{request.id}"),
     ("$document_uri", "{path}"),
     ("$query_string", "{query}"),
+    ("$geoip2_", "{client.country} or {client.asn}"),
     ("$server_name", "{host}"),
     ("$remote_addr", "{client.ip}"),
     ("$http_host", "{host}"),
@@ -276,6 +281,8 @@ impl std::fmt::Display for Value {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let (map, name) = match self {
             Value::ClientIp => return f.write_str("client.ip"),
+            Value::ClientAsn => return f.write_str("client.asn"),
+            Value::Of(Variable::Country) => return f.write_str("client.country"),
             Value::Of(Variable::RequestId) => return f.write_str("request.id"),
             Value::Capture(number) => return number.fmt(f),
             Value::Of(Variable::Header(name)) => ("header", name.as_str()),
@@ -318,6 +325,7 @@ fn push(out: &mut String, (form, in_query): (Form, bool), value: &Value, facts: 
     let text: Cow<'_, [u8]> = match value {
         Value::Of(variable) => facts.text(variable),
         Value::ClientIp => facts.client().to_canonical().to_string().into_bytes().into(),
+        Value::ClientAsn => facts.number(Counted::Asn).to_string().into_bytes().into(),
         Value::Capture(number) => captures.get(number - 1).map_or(&b""[..], |text| text.as_bytes()).into(),
     };
     // These are written in a URL already, escapes and all.
@@ -353,13 +361,16 @@ fn value(name: &str, captures: usize) -> Result<Value, String> {
         "method" => Some(Variable::Method),
         "protocol" => Some(Variable::Protocol),
         "request.id" => Some(Variable::RequestId),
+        "client.country" => Some(Variable::Country),
         _ => None,
     };
     if let Some(variable) = simple {
         return Ok(Value::Of(variable));
     }
-    if name == "client.ip" {
-        return Ok(Value::ClientIp);
+    match name {
+        "client.ip" => return Ok(Value::ClientIp),
+        "client.asn" => return Ok(Value::ClientAsn),
+        _ => {}
     }
     if let Ok(number @ 1..) = name.parse::<usize>() {
         return match captures {

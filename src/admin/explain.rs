@@ -55,9 +55,10 @@ pub(crate) async fn explain(
         local_port: located.local_port(&snapshot.config),
         query: located.query.as_deref(),
         client: question.client.unwrap_or(Ipv4Addr::UNSPECIFIED.into()),
+        geoip: Some(&snapshot.config.node.geoip),
         ..RequestView::own(&question.method, located.scheme, &located.host, &located.path, fields)
     };
-    let mut answer = json!({ "client": question.client, "url": question.url, "method": question.method.as_str(), "site": located.site.name });
+    let mut answer = json!({ "client": question.client, "country": view.country(), "asn": view.asn(), "url": question.url, "method": question.method.as_str(), "site": located.site.name });
     let now = Timestamp::now();
     answer["conditions"] = json!(conditions(located.site, &view, now));
     let (matched, decision, why) = match plan(&snapshot.config, &view, now) {

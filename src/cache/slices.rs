@@ -158,6 +158,7 @@ impl OwnedRequest {
             query: self.query.as_deref(),
             fields: Fields::Map(&self.fields),
             client: self.client,
+            geoip: Some(&self.snapshot.config.node.geoip),
             peer: self.peer,
             scheme: self.scheme,
             version: self.version,

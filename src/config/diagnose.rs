@@ -114,6 +114,32 @@ struct Collected {
     found: Vec<(Place, Diagnostic)>,
     /// What is no mistake, and hardly meant.
     doubtful: Vec<(Place, Diagnostic)>,
+    /// What depends on something that may be said elsewhere.
+    needing: Vec<(Need, Place)>,
+    provided: Vec<Need>,
+}
+
+/// Something that parts of a configuration may need.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Need {
+    CountryFile,
+    AsnFile,
+}
+
+impl Need {
+    /// What is wrong where it is missing, and what to add.
+    fn missing(self) -> (&'static str, &'static str) {
+        match self {
+            Need::CountryFile => (
+                "the countries of clients are not known",
+                "add country_file = \"/var/lib/GeoIP/GeoLite2-Country.mmdb\" to [node]",
+            ),
+            Need::AsnFile => (
+                "the autonomous systems of clients are not known",
+                "add asn_file = \"/var/lib/GeoIP/GeoLite2-ASN.mmdb\" to [node]",
+            ),
+        }
+    }
 }
 
 impl Diagnostics {
@@ -179,6 +205,27 @@ impl Diagnostics {
         };
         let at = |byte: usize| (place.start + begin + byte).min(place.end);
         Place { start: at(part.start), end: at(part.end), ..place }
+    }
+
+    /// Notes that something at this place is needed, wherever it is said.
+    pub(crate) fn need(&self, need: Need, place: Place) {
+        self.0.borrow_mut().needing.push((need, place));
+    }
+
+    /// Notes that it is said, rightly or wrongly.
+    pub(crate) fn provide(&self, need: Need) {
+        self.0.borrow_mut().provided.push(need);
+    }
+
+    /// Reports what needs something that is said nowhere.
+    pub(crate) fn report_needs(&self) {
+        let needing = self.0.borrow().needing.clone();
+        for (need, place) in needing {
+            if !self.0.borrow().provided.contains(&need) {
+                let (message, hint) = need.missing();
+                self.error_with_hint(place, message, hint);
+            }
+        }
     }
 
     /// The path of a file that belongs to the configuration, whether it can be read or not.

@@ -48,6 +48,9 @@ pub(crate) fn resolve(mut files: Vec<Table<'_, '_>>, are_all: bool, errors: &Dia
         file.finish();
     }
     sets.finish(errors);
+    if are_all {
+        errors.report_needs();
+    }
     for site in sites.iter_mut().filter(|_| are_all) {
         site.check_https(&listeners, errors);
         site.bind(&listeners, errors);
@@ -102,6 +105,7 @@ impl Once {
 fn fingerprint(config: &Config, errors: &Diagnostics) -> u64 {
     let mut hasher = DefaultHasher::new();
     errors.hash_sources(&mut hasher);
+    (&config.node.geoip.country, &config.node.geoip.asn).hash(&mut hasher);
     config.certificates.hash(&mut hasher);
     let authorities = config.pools.iter().filter_map(|pool| pool.tls.as_ref()?.ca.as_ref());
     authorities.flat_map(|authorities| authorities.iter()).for_each(|der| der.as_ref().hash(&mut hasher));

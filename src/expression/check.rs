@@ -10,6 +10,7 @@ use super::names::{self, Counted, Map, NAMES, Named, Scope, Variable};
 use super::parse::{Node, Operator, Tree};
 use crate::address::{IpRange, Ranges};
 use crate::clock::Timestamp;
+use crate::geoip::is_country;
 use crate::pattern::{self, Pattern};
 use crate::request::compared;
 use crate::spelling::did_you_mean;
@@ -106,11 +107,11 @@ fn of_name(tree: &Tree, scope: Scope) -> Result<Typed, Mistake> {
                 let variable = names::member(map, name).map_err(|why| Mistake::new(tree.at.clone(), why))?;
                 Some(Named::Text(variable))
             }
-            None => dotted(tree).and_then(|name| names::named(&name)),
+            None => tree.dotted().and_then(|name| names::named(&name)),
         },
-        _ => dotted(tree).and_then(|name| names::named(&name)),
+        _ => tree.dotted().and_then(|name| names::named(&name)),
     };
-    let named = named.ok_or_else(|| unknown(&dotted(tree).unwrap_or_default()))?;
+    let named = named.ok_or_else(|| unknown(&tree.dotted().unwrap_or_default()))?;
     if !scope.has(&named) {
         let mistake = |message| Mistake::new(tree.at.clone(), message);
         return Err(match scope {
@@ -129,18 +130,9 @@ fn of_name(tree: &Tree, scope: Scope) -> Result<Typed, Mistake> {
     })
 }
 
-/// A name as it was written, with its dots.
-fn dotted(tree: &Tree) -> Option<String> {
-    match &tree.node {
-        Node::Name(name) => Some(name.clone()),
-        Node::Member(of, name) => Some(format!("{}.{name}", dotted(of)?)),
-        _ => None,
-    }
-}
-
 /// What has members. The query is a text, too.
 fn map_of(tree: &Tree) -> Option<Map> {
-    match names::named(&dotted(tree)?)? {
+    match names::named(&tree.dotted()?)? {
         Named::Map(map) => Some(map),
         Named::Text(Variable::Query) => Some(Map::Query),
         _ => None,
@@ -185,6 +177,9 @@ fn compare(tree: &Tree, left: &Tree, operator: Operator, right: &Tree, scope: Sc
 fn can_be(of: &Text, literal: &Tree) -> Result<(), Mistake> {
     let (Text::Of(variable), Node::Text(text)) = (of, &literal.node) else { return Ok(()) };
     let hint = match variable {
+        Variable::Country if !is_country(text) && !text.is_empty() => {
+            "a country is two letters in upper case: \"DE\"".to_owned()
+        }
         Variable::Path if !text.starts_with('/') => "a path begins with /".to_owned(),
         Variable::Path => match compared(text) {
             Ok(path) if path == *text => return Ok(()),
@@ -208,7 +203,7 @@ fn can_be(of: &Text, literal: &Tree) -> Result<(), Mistake> {
 }
 
 /// The values of `protocol`.
-const PROTOCOLS: [&str; 4] = ["HTTP/1.0", "HTTP/1.1", "HTTP/2.0", "HTTP/3.0"];
+const PROTOCOLS: [&str; 3] = ["HTTP/1.0", "HTTP/1.1", "HTTP/2.0"];
 
 /// What somebody may have meant who compared what cannot be compared.
 fn explained(mistake: Mistake, of: &Typed, operator: Operator, with: &Typed) -> Mistake {

@@ -30,6 +30,8 @@ pub enum Variable {
     /// The first parameter of the name, decoded.
     Parameter(Box<str>),
     RequestId,
+    /// Of the client, by two letters; where it is not known, empty.
+    Country,
     /// The name of the listener.
     Listener,
     /// A field of the response, as [`Variable::Header`].
@@ -50,6 +52,8 @@ pub enum Map {
 pub enum Counted {
     /// The port that the client's connection came to.
     Port,
+    /// The autonomous system of the client; where it is not known, 0.
+    Asn,
     /// Of the response.
     Status,
     /// Seconds since the epoch.
@@ -72,7 +76,7 @@ pub(super) enum Named {
 }
 
 /// Every name that may stand alone or with its dots, for hints.
-pub(super) const NAMES: [&str; 16] = [
+pub(super) const NAMES: [&str; 18] = [
     "method",
     "scheme",
     "host",
@@ -84,6 +88,8 @@ pub(super) const NAMES: [&str; 16] = [
     "headers",
     "cookies",
     "client.ip",
+    "client.country",
+    "client.asn",
     "protocol",
     "now",
     "request.id",
@@ -101,6 +107,8 @@ pub(super) fn named(name: &str) -> Option<Named> {
         "query" => Named::Text(Variable::Query),
         "protocol" => Named::Text(Variable::Protocol),
         "request.id" => Named::Text(Variable::RequestId),
+        "client.country" => Named::Text(Variable::Country),
+        "client.asn" => Named::Number(Counted::Asn),
         "listener" => Named::Text(Variable::Listener),
         "client.ip" => Named::Client,
         "port" => Named::Number(Counted::Port),

@@ -45,11 +45,22 @@ pub(super) enum Node {
 }
 
 impl Tree {
-    /// Whether a name stands in it, by itself.
-    pub(super) fn names(&self, name: &str) -> bool {
+    /// A name as it was written, with its dots.
+    pub(super) fn dotted(&self) -> Option<String> {
         match &self.node {
-            Node::Bool(_) | Node::Number(_) | Node::Text(_) => false,
-            Node::Name(own) => own == name,
+            Node::Name(name) => Some(name.clone()),
+            Node::Member(of, name) => Some(format!("{}.{name}", of.dotted()?)),
+            _ => None,
+        }
+    }
+
+    /// Whether a name stands in it.
+    pub(super) fn names(&self, name: &str) -> bool {
+        if self.dotted().is_some_and(|own| own == name) {
+            return true;
+        }
+        match &self.node {
+            Node::Bool(_) | Node::Number(_) | Node::Text(_) | Node::Name(_) => false,
             Node::Member(of, _) | Node::Not(of) => of.names(name),
             Node::List(parts) | Node::All(parts) | Node::Any(parts) => parts.iter().any(|part| part.names(name)),
             Node::Call(of, _, arguments) => {

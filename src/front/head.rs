@@ -95,6 +95,7 @@ impl RequestHead<'_> {
             query: self.target.query,
             fields: Fields::Parsed(self.fields),
             client: endpoints.client.ip(),
+            geoip: None, // the same
             peer: endpoints.client.ip(),
             scheme: endpoints.scheme,
             version: self.version,

@@ -98,7 +98,13 @@ impl<'a> Request<'a> {
         let given = || view.fields.get(&forward::REQUEST_ID).and_then(RequestId::given);
         let listener_name = view.listener.and_then(|listener| snapshot.listener_name(listener));
         let id = if node.trusts(view.peer) { given().unwrap_or(view.id) } else { view.id };
-        Request { shared, snapshot, view: RequestView { client, id, listener_name, ..view }, now, started }
+        Request {
+            shared,
+            snapshot,
+            view: RequestView { client, id, listener_name, geoip: Some(&node.geoip), ..view },
+            now,
+            started,
+        }
     }
 
     /// Decides, fetching from the origin where the cache has nothing. `key`: a buffer that is reused; `interims`: where interim
@@ -388,6 +394,11 @@ impl<'a> Request<'a> {
         };
         self.shared.observer.record(&outcome, site.map(|site| snapshot.sites[site].metrics.as_ref()));
     }
+
+    /// The same, when its client did not wait for the answer.
+    pub(crate) fn record_left(&self) {
+        self.record(self.snapshot.config.hosts.find(self.view.host), None, &Sent::client_left());
+    }
 }
 
 /// Drives a decision on until it is made; `None`: until interim responses are there that go before it.
@@ -421,7 +432,7 @@ pub(crate) struct Sent {
 
 impl Sent {
     /// Of a request whose client did not wait for the answer. The status is nginx's for this.
-    pub(crate) fn client_left() -> Self {
+    fn client_left() -> Self {
         let status = StatusCode::from_u16(499).unwrap_or_default(); // three digits are a status
         Sent { status, bytes: 0, error: Some("the client left".to_owned()), why: None }
     }

@@ -35,6 +35,7 @@ impl Facts for RequestFacts<'_> {
             Variable::Query => request.query.unwrap_or_default(),
             Variable::Listener => request.listener_name.unwrap_or_default(),
             Variable::Protocol => protocol(request.version),
+            Variable::Country => request.country().unwrap_or_default(),
             Variable::RequestId => return request.id.to_string().into_bytes().into(),
             // The same by either protocol: by HTTP/2 the one has another name, and the other comes in several lines.
             Variable::Header(name) if *name == header::HOST => request.authority,
@@ -62,6 +63,7 @@ impl Facts for RequestFacts<'_> {
     fn number(&self, counted: Counted) -> i64 {
         let now = self.now.as_secs();
         let number = match counted {
+            Counted::Asn => self.request.asn().unwrap_or(0).into(),
             Counted::Port => self.request.local_port.into(),
             Counted::Status => self.response.map_or(0, |(status, _)| status.as_u16().into()),
             Counted::Now => now,

@@ -151,7 +151,7 @@ pub fn plan<'c>(config: &'c Config, request: &RequestView<'_>, now: Timestamp) -
         return Plan::Refuse { status: StatusCode::MISDIRECTED_REQUEST, why, site: None, route: None };
     }
     let refuse = |status, why| Plan::Refuse { status, why, site: Some(site_index), route: None };
-    let is_admitted = |access: &Option<Access>| access.as_ref().is_none_or(|access| access.admits(request.client));
+    let is_admitted = |access: &Option<Access>| access.as_ref().is_none_or(|access| access.admits(request));
     if !is_admitted(&site.access) {
         return refuse(StatusCode::FORBIDDEN, NOT_ADMITTED);
     }
@@ -236,7 +236,15 @@ fn preflight<'c>(site: &'c Site, request: &RequestView<'_>, now: Timestamp) -> O
     let method = asked_by_preflight(request)?;
     // Conditions are asked about the request that is to follow.
     let announced = RequestView { method: &method, ..*request };
-    let route = &site.routes[site.find_route(&method, request.path, holds(&announced, now))?];
+    let holds = holds(&announced, now);
+    // One that takes another method says which.
+    let route = match site.find_route(&method, request.path, holds) {
+        Some(number) => &site.routes[number],
+        None => {
+            let path = merge_slashes(request.path);
+            site.routes.iter().find(|route| route.path.matches(&path) && holds(route, &path))?
+        }
+    };
     route.cors().map(|_| route)
 }
 
@@ -266,7 +274,7 @@ pub(crate) fn list_that_refuses(
     request: &RequestView<'_>,
     now: Timestamp,
 ) -> Option<(&'static str, Option<usize>)> {
-    let of = |access: &Option<Access>| access.as_ref()?.refuses(request.client);
+    let of = |access: &Option<Access>| access.as_ref()?.refuses(request);
     let of_route = || {
         let number = site.find_route(request.method, request.path, holds(request, now))?;
         Some((of(&site.routes[number].access)?, Some(number)))

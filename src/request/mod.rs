@@ -10,6 +10,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header};
 
+use crate::geoip::GeoIp;
+
 pub(crate) use authority::parse_authority;
 pub(crate) use id::RequestId;
 pub(crate) use target::{BAD_FORM, Target, as_decoded, compared, hides_dots, merge_slashes};
@@ -41,6 +43,8 @@ pub struct RequestView<'a> {
     pub fields: Fields<'a>,
     /// Who asks: the peer, or whom a trusted proxy names.
     pub client: IpAddr,
+    /// Where clients' addresses belong; `None`: it is not known.
+    pub geoip: Option<&'a GeoIp>,
     /// Whose the connection is.
     pub peer: IpAddr,
     pub scheme: Scheme,
@@ -93,11 +97,22 @@ impl<'a> RequestView<'a> {
             fields,
             // An origin that trusts loopback must not take the node for a visitor.
             client: Ipv4Addr::UNSPECIFIED.into(),
+            geoip: None,
             peer: Ipv4Addr::UNSPECIFIED.into(),
             scheme,
             version: Version::HTTP_11,
             id: RequestId::made(),
         }
+    }
+
+    /// The country of the client, as [`GeoIp::country`] has it.
+    pub fn country(&self) -> Option<&'a str> {
+        self.geoip?.country(self.client)
+    }
+
+    /// The client's autonomous system, as [`GeoIp::asn`] has it.
+    pub fn asn(&self) -> Option<u32> {
+        self.geoip?.asn(self.client)
     }
 
     /// Path and query, as they go to the origin.

@@ -39,7 +39,7 @@ fn pages_of_other_origins_read_what_the_route_lets_them() {
              methods = [\"GET\", \"PUT\"], headers = [\"Content-Type\"], expose = [\"X-Total\"], credentials = true, max_age = \"1h\" }}\n{CACHED}\
              [[site.shop.route]]\npath = \"/put\"\npool = \"app\"\nwhen = 'method == \"PUT\"'\ncors = {{ origins = [\"*\"], methods = [\"PUT\"] }}\n\
              [[site.shop.route]]\npath = \"/closed\"\npool = \"app\"\nallow = [\"192.0.2.0/24\"]\ncors = {{ origins = [\"*\"] }}\n\
-             [[site.shop.route]]\npath = \"/*\"\npool = \"app\"\n{CACHED}"
+             [[site.shop.route]]\npath = \"/*\"\npool = \"app\"\nmethods = [\"GET\", \"OPTIONS\"]\n{CACHED}"
         );
         let node = Node::speaking(protocol, &[origin.address], &routes);
         let app = "Origin: https://app.example";
@@ -90,6 +90,8 @@ fn pages_of_other_origins_read_what_the_route_lets_them() {
         assert_eq!((denied.status, denied.field("access-control-allow-methods")), (204, None));
         // The route is the one of the method that is asked for.
         assert_eq!(preflight("/fonts/a", app, "GET").field("access-control-allow-origin"), Some("*"));
+        // One that takes another method says which: no origin is asked about those that no route takes.
+        assert_eq!(preflight("/fonts/a", app, "DELETE").field("access-control-allow-origin"), Some("*"));
         // A condition on the method is one on the method that is asked for; who is not admitted is told so in a way that the
         // page can read.
         assert_eq!(preflight("/put", app, "PUT").field("access-control-allow-methods"), Some("PUT"));

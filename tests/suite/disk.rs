@@ -9,7 +9,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::harness::client::Response;
-use crate::harness::node::site;
+use crate::harness::node::{complete, site};
 use crate::harness::origin::{Gate, Request};
 use crate::harness::{Client, Node, Origin, Reply, Step, eventually};
 
@@ -94,6 +94,27 @@ fn what_was_stored_is_there_after_a_restart() {
     node.wait_for_log("as the last process left it");
     wait_for_scan(&node);
     assert_eq!(disk(&node)["objects"], 1);
+}
+
+/// However its path and that of the configuration are spelt.
+#[test]
+fn a_disk_is_the_same_from_whatever_directory_the_node_is_started() {
+    let origin = Origin::start(by_path);
+    let Place(directory) = Place::new();
+    fs::write(directory.path().join("seawall.toml"), complete(&config(origin.address, "", "", CACHED))).unwrap();
+    let inside = |path: &str| {
+        let node = Node::start_file_in(directory.clone(), path);
+        wait_for_scan(&node);
+        node
+    };
+    let node = inside("seawall.toml");
+    node.get("/a");
+    wait_for_written(&node, 1);
+    stop(node);
+    let node = inside("./seawall.toml");
+    assert!(is_disk_hit(&node.get("/a")));
+    stop(node);
+    assert!(is_disk_hit(&inside(directory.path().join("seawall.toml").to_str().unwrap()).get("/a")));
 }
 
 #[test]

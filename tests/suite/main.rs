@@ -25,6 +25,7 @@ mod errors;
 mod explaining;
 mod fills;
 mod framing;
+mod geoip;
 mod grpc;
 mod hostile;
 mod http2;

@@ -271,6 +271,22 @@ fn each_mistake_is_told_once_and_says_what_to_write() {
             ],
         ),
         (
+            format!("{POOL}{SITE}when = 'client.country == \"DE\"'\n"),
+            &[
+                "bad.toml:8:8: the countries of clients are not known",
+                "= hint: add country_file = \"/var/lib/GeoIP/GeoLite2-Country.mmdb\" to [node]",
+            ],
+        ),
+        (
+            format!("[node]\nasn_file = \"bad-map.txt\"\n{POOL}{SITE}deny = [{{ country = [\"de\"] }}, {{ asn = [1] }}]\n"),
+            &[
+                "bad.toml:2:12: bad-map.txt: it is no sound file of the MaxMind DB format: invalid database: could not find MaxMind DB metadata in file",
+                "bad.toml:10:22: \"de\" is not a country: it is two letters in upper case, such as \"DE\"",
+                "bad.toml:10:22: the countries of clients are not known",
+                "= hint: add country_file = \"/var/lib/GeoIP/GeoLite2-Country.mmdb\" to [node]",
+            ],
+        ),
+        (
             format!("{POOL}{SITE}when = 'host == \"Shop.Example\"'\n"),
             &[
                 "bad.toml:8:17: \"when\" in [[site.shop.route]]: this is never so",

@@ -177,7 +177,7 @@ async fn a_reset_stream_ends_its_request_at_once() {
         let line = eventually("the request's log line", || {
             node.stdout().lines().find(|line| line.contains("/waits")).map(str::to_owned)
         });
-        assert!(line.contains("\"status\":499"), "{line}");
+        assert!(line.contains("\"status\":499") && line.contains("\"site\":\"shop\""), "{line}");
         gate.open();
     })
     .await

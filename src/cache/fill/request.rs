@@ -60,7 +60,7 @@ impl FillRequest {
         remove_hop_by_hop(&mut fields);
         forward::exclude_unheeded(&mut fields, rules);
         forward::exclude_from_fill(&mut fields, rules);
-        vary::normalise(&mut fields, &rules.key);
+        vary::normalise(&mut fields, &rules.key, view.country());
         // What origins are asked for is made of what is keyed: all requests of one key ask for the same.
         let (key, route) = (CacheKey::from_written(request.key), request.matched.route);
         let renders = route.rewrite.is_some() || route.request.is_some();

@@ -12,6 +12,9 @@ use crate::request::Fields;
 use super::super::negotiate;
 use super::Presented;
 
+/// The field by which origins are told the country of clients.
+pub(super) static COUNTRY: HeaderName = HeaderName::from_static("x-country");
+
 /// Parts of the names of fields that may let somebody in: `Authorization`, `X-Api-Key`, `X-Session`.
 const SECRETS: [&str; 12] =
     ["auth", "cookie", "token", "key", "secret", "session", "sid", "pass", "jwt", "user", "identity", "signature"];
@@ -29,6 +32,7 @@ pub(super) enum Axis {
     Cookies(Pattern),
     /// All fields whose names are like this.
     Fields(Pattern),
+    Country,
 }
 
 impl Axis {
@@ -64,6 +68,7 @@ impl Axis {
             header::COOKIE if key.cookies.is_some() => None,
             header::USER_AGENT if key.device => None,
             name if name == negotiate::DEVICE_CLASS && key.device => None,
+            name if name == COUNTRY && key.country => None,
             name if forward::is_our_own(&name) => Some(Axis::Field(name)),
             name if !forward::goes_with_fill(name.as_str(), rules) => None,
             name if key.headers.iter().any(|pattern| pattern.exact().is_none() && pattern.matches(name.as_str())) => {
@@ -84,6 +89,7 @@ impl Axis {
             }
             Axis::Fields(pattern) => fields_like(request, pattern),
             Axis::Device => Some(negotiate::device(request).as_bytes().into()),
+            Axis::Country => presented.country().map(|country| country.as_bytes().into()),
             Axis::Encoding(offered) => {
                 negotiate::best_coding(request, offered.iter().copied()).map(|coding| coding.as_str().as_bytes().into())
             }
@@ -108,6 +114,7 @@ impl Axis {
             Axis::Cookies(pattern) => format!("cookies {pattern}"),
             Axis::Fields(pattern) => pattern.to_string(),
             Axis::Device => "device".into(),
+            Axis::Country => "country".into(),
             Axis::Encoding(_) => header::ACCEPT_ENCODING.to_string(),
             Axis::Language(_) => header::ACCEPT_LANGUAGE.to_string(),
         }

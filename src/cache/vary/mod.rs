@@ -38,6 +38,7 @@ impl Variant {
         let mut axes: SmallVec<[Axis; 1]> = key.headers.iter().map(Axis::of_keyed_field).collect();
         axes.extend(key.cookies.iter().flat_map(|names| names.iter().map(Axis::of_keyed_cookie)));
         axes.extend(key.device.then_some(Axis::Device));
+        axes.extend(key.country.then_some(Axis::Country));
         for line in response.get_all(header::VARY) {
             for name in line.to_str().ok()?.split(',').map(str::trim).filter(|name| !name.is_empty()) {
                 if name == "*" {
@@ -100,7 +101,7 @@ impl Variant {
                 Axis::Field(name) => name.clone(),
                 Axis::Encoding(_) => header::ACCEPT_ENCODING,
                 Axis::Language(_) => header::ACCEPT_LANGUAGE,
-                Axis::Cookie(_) | Axis::Cookies(_) | Axis::Fields(_) | Axis::Device => continue,
+                Axis::Cookie(_) | Axis::Cookies(_) | Axis::Fields(_) | Axis::Device | Axis::Country => continue,
             };
             if let Some(value) = value.as_deref().and_then(|value| HeaderValue::from_bytes(value).ok()) {
                 fields.insert(name, value);

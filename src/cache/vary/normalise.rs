@@ -8,11 +8,11 @@ use crate::request::{Fields, RequestView};
 
 use super::super::negotiate;
 use super::Presented;
-use super::axis::cookies_like;
+use super::axis::{COUNTRY, cookies_like};
 
 /// Reduces the fields of a request on its way to an origin to what the rules tell apart: what is not keyed must not
-/// shape what all get.
-pub fn normalise(fields: &mut HeaderMap, rules: &KeyRules) {
+/// shape what all get. `country`: of the client.
+pub fn normalise(fields: &mut HeaderMap, rules: &KeyRules, country: Option<&str>) {
     let request = Fields::Map(fields);
     let mut wanted: SmallVec<[(HeaderName, Option<Vec<u8>>); 4]> = SmallVec::new();
     if let Some(offered) = &rules.accept_encoding {
@@ -34,6 +34,9 @@ pub fn normalise(fields: &mut HeaderMap, rules: &KeyRules) {
     }
     if rules.device {
         wanted.push((negotiate::DEVICE_CLASS.clone(), Some(negotiate::device(request).into())));
+    }
+    if rules.country {
+        wanted.push((COUNTRY.clone(), country.map(Into::into)));
     }
     for (name, value) in wanted {
         match value.and_then(|value| HeaderValue::from_bytes(&value).ok()) {
@@ -72,7 +75,7 @@ mod tests {
         let patterns = ["wordpress_logged_in*", "currency"].map(|name| name.parse().unwrap());
         let rules = KeyRules { cookies: Some(patterns.into()), ..KeyRules::default() };
         let mut sent = map(&[("cookie", "sid=1; wordpress_logged_in_b=2; currency=EUR; wordpress_logged_in_a=1")]);
-        normalise(&mut sent, &rules);
+        normalise(&mut sent, &rules, None);
         assert_eq!(sent["cookie"], "wordpress_logged_in_a=1; wordpress_logged_in_b=2; currency=EUR");
     }
 
@@ -81,6 +84,7 @@ mod tests {
         let rules = KeyRules {
             cookies: Some(["a", "b"].map(|name| name.parse().unwrap()).into()),
             device: true,
+            country: true,
             accept_language: Some(["en".into()].into()),
             accept_encoding: Some([].into()),
             ..KeyRules::default()
@@ -91,19 +95,21 @@ mod tests {
             ("accept-language", "fr, en-GB;q=0.5"),
             ("accept-encoding", "gzip"),
             ("x-device-class", "spoofed"),
+            ("x-country", "spoofed"),
             ("accept", "*/*"),
         ]);
-        normalise(&mut fields, &rules);
+        normalise(&mut fields, &rules, Some("DE"));
         let expected = map(&[
             ("cookie", "a=1; b=2"),
             ("accept-language", "en"),
             ("accept-encoding", "identity"),
             ("x-device-class", "desktop"),
+            ("x-country", "DE"),
             ("accept", "*/*"),
         ]);
         assert_eq!(fields, expected);
         let mut fields = map(&[("cookie", "sid=1"), ("accept-language", "fr")]);
-        normalise(&mut fields, &KeyRules { device: false, accept_encoding: None, ..rules });
+        normalise(&mut fields, &KeyRules { device: false, accept_encoding: None, ..rules }, None);
         assert!(fields.is_empty(), "{fields:?}");
     }
 }

@@ -27,6 +27,11 @@ impl<'a> Presented<'a> {
         Presented { fields, client, peer, version, node: Some(node) }
     }
 
+    /// The country of the client.
+    pub(super) fn country(self) -> Option<&'a str> {
+        self.node?.geoip.country(self.client)
+    }
+
     /// A field's lines as one list, as the node would send them.
     fn sent(self, name: &HeaderName) -> Option<Cow<'a, [u8]>> {
         let own = self.fields.joined(name);

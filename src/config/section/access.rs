@@ -1,10 +1,12 @@
-//! `allow` and `deny` of a site or a route: whose requests are admitted, by address.
+//! `allow` and `deny` of a site or a route: whose requests are admitted, by address and by where that belongs.
 
 use std::net::IpAddr;
 
 use crate::address::{IpRange, Ranges};
-use crate::config::diagnose::{At, Diagnostics};
+use crate::config::diagnose::{At, Diagnostics, Need, Place};
 use crate::config::read::Table;
+use crate::geoip::is_country;
+use crate::request::RequestView;
 
 use super::file;
 
@@ -12,70 +14,114 @@ use super::file;
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Access {
     /// `None`: all that are not denied.
-    allow: Option<Ranges>,
-    deny: Ranges,
+    allow: Option<List>,
+    deny: List,
+}
+
+/// Clients, by their addresses and by where these belong.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct List {
+    ranges: Ranges,
+    countries: Vec<Box<str>>,
+    /// Autonomous systems.
+    asns: Vec<u32>,
 }
 
 impl Access {
-    /// Whether a client's requests are. What is denied is so whatever is allowed. What the node asks itself, it may.
-    pub fn admits(&self, client: IpAddr) -> bool {
-        self.refuses(client).is_none()
+    /// Whether a request is. What is denied is so whatever is allowed. What the node asks itself, it may.
+    pub fn admits(&self, request: &RequestView<'_>) -> bool {
+        self.refuses(request).is_none()
     }
 
-    /// By which of the lists a client is kept out: `deny` has it, or `allow` does not.
-    pub fn refuses(&self, client: IpAddr) -> Option<&'static str> {
-        if client.is_unspecified() {
+    /// By which of the lists the client of a request is kept out: `deny` has it, or `allow` does not.
+    pub fn refuses(&self, request: &RequestView<'_>) -> Option<&'static str> {
+        if request.client.is_unspecified() {
             return None;
         }
-        let is_allowed = || self.allow.as_ref().is_none_or(|allow| allow.contains(client));
-        match self.deny.contains(client) {
+        let is_allowed = || self.allow.as_ref().is_none_or(|allow| allow.contains(request));
+        match self.deny.contains(request) {
             true => Some("deny"),
             false => (!is_allowed()).then_some("allow"),
         }
     }
 }
 
+impl List {
+    /// Whether the client of a request is one of them. One whose country is not known is of none.
+    fn contains(&self, request: &RequestView<'_>) -> bool {
+        self.ranges.contains(request.client)
+            || !self.countries.is_empty()
+                && request.country().is_some_and(|own| self.countries.iter().any(|country| **country == *own))
+            || !self.asns.is_empty() && request.asn().is_some_and(|own| self.asns.contains(&own))
+    }
+}
+
 /// `None`: all are admitted.
 pub(crate) fn read(table: &mut Table) -> Option<Access> {
     let is_limited = table.has("allow");
-    let allow = Some(ranges(table, "allow")).filter(|_| is_limited);
-    let access = Access { allow, deny: ranges(table, "deny") };
+    let allow = Some(list(table, "allow")).filter(|_| is_limited);
+    let access = Access { allow, deny: list(table, "deny") };
     (access != Access::default()).then_some(access)
 }
 
-/// A list of ranges, and of files with ranges.
-fn ranges(table: &mut Table, key: &'static str) -> Ranges {
+/// A list of ranges, of files with ranges, of countries and of autonomous systems.
+fn list(table: &mut Table, key: &'static str) -> List {
     let (errors, name) = (table.errors, table.name.clone());
-    let mut all = Vec::new();
+    let (mut all, mut list) = (Vec::new(), List::default());
     for value in table.items(key) {
-        match (value.str(), Table::of(value, &format!("a file in {key:?} of {name}"), errors)) {
-            (Some(text), _) => match text.parse::<IpRange>() {
-                Ok(range) => all.push(range),
-                Err(why)
-                    if text.contains(|c: char| c.is_ascii_alphabetic())
-                        && text.split('/').next().is_none_or(|address| address.parse::<IpAddr>().is_err()) =>
-                {
-                    errors.error_with_hint(
-                        value.place,
-                        why,
-                        format!("a file of ranges is written {{ file = {text:?} }}"),
-                    );
-                }
-                Err(why) => errors.error(value.place, why),
-            },
-            (None, Some(mut table)) => {
-                let file = table.require::<String>("file");
-                table.finish();
-                all.extend(file.iter().flat_map(|file| from_file(file, errors)));
-            }
+        match (value.str(), Table::of(value, &format!("an entry in {key:?} of {name}"), errors)) {
+            (Some(text), _) => all.extend(range(text, value.place, errors)),
+            (None, Some(entry)) => all.extend(belonging(entry, &mut list, errors)),
             (None, None) => errors.error_with_hint(
                 value.place,
                 format!("wrong value in {key:?} in {name}: expected a range of addresses or a table"),
-                "write \"10.0.0.0/8\" or { file = \"ranges.txt\" }",
+                "write \"10.0.0.0/8\", { file = \"ranges.txt\" }, { country = [\"DE\"] } or { asn = [64496] }",
             ),
         }
     }
-    Ranges::new(all)
+    list.ranges = Ranges::new(all);
+    list
+}
+
+fn range(text: &str, place: Place, errors: &Diagnostics) -> Option<IpRange> {
+    let why = match text.parse() {
+        Ok(range) => return Some(range),
+        Err(why) => why,
+    };
+    let is_address = |text: &str| text.parse::<IpAddr>().is_ok();
+    let is_word = text.contains(|c: char| c.is_ascii_alphabetic()) && !text.split('/').next().is_some_and(is_address);
+    if is_country(text) {
+        errors.error_with_hint(place, why, format!("a country is written {{ country = [{text:?}] }}"));
+    } else if is_word {
+        errors.error_with_hint(place, why, format!("a file of ranges is written {{ file = {text:?} }}"));
+    } else {
+        errors.error(place, why);
+    }
+    None
+}
+
+/// Reads an entry that is no range: a file, whose ranges it gives, or where addresses belong.
+fn belonging(mut entry: Table, list: &mut List, errors: &Diagnostics) -> Vec<IpRange> {
+    let mut ranges = Vec::new();
+    let place = entry.place;
+    let (countries, asns) = (entry.optional_list::<String>("country"), entry.optional_list::<u32>("asn"));
+    if let Some(file) = entry.get::<String>("file") {
+        ranges = from_file(&file, errors);
+    } else if countries.is_none() && asns.is_none() {
+        entry.require::<String>("file");
+    }
+    for At { value: country, place } in countries.into_iter().flatten() {
+        errors.need(Need::CountryFile, place);
+        let read = Some(country.as_str()).filter(|country| is_country(country)).map(Into::into);
+        let why = format!("{country:?} is not a country: it is two letters in upper case, such as \"DE\"");
+        list.countries.extend(errors.accept(place, read.ok_or(why)));
+    }
+    for asn in asns.into_iter().flatten() {
+        errors.need(Need::AsnFile, place);
+        list.asns.push(asn.value);
+    }
+    entry.finish();
+    ranges
 }
 
 /// The ranges of a file, one a line; what follows a # is a remark. A change of the file is a reload.

@@ -11,7 +11,7 @@ use crate::pattern::PathPattern;
 use crate::request::compared;
 use crate::template::{Form, Template};
 
-use super::{fields, file};
+use super::{fields, file, template};
 
 /// An answer of the node's own.
 #[derive(Debug, Clone)]
@@ -86,8 +86,8 @@ pub(crate) fn redirect(mut table: Table, path: Option<&PathPattern>) -> Option<R
             read_map(&file, captures, errors).map(|map| To::Map(map.into()))
         }
         None => table.require::<String>("to").and_then(|At { value, place }| {
-            let parsed = Template::parse(&value, Form::Url, captures);
-            errors.accept(place, parsed.map_err(|(_, why)| format!("\"to\" in {}: {why}", table.name))).map(To::One)
+            let parsed = template::parse(&value, Form::Url, captures, place, errors);
+            errors.accept(place, parsed.map_err(|why| format!("\"to\" in {}: {why}", table.name))).map(To::One)
         }),
     };
     let mut status = 308;
@@ -106,7 +106,7 @@ fn read_map(file: &At<String>, captures: usize, errors: &Diagnostics) -> Option<
         let words: Vec<&str> = line.split_whitespace().take_while(|word| !word.starts_with('#')).collect();
         let read = match words[..] {
             [] => continue,
-            [from, to] => entry(from, to, captures),
+            [from, to] => entry(from, to, captures, (file, errors)),
             _ => Err(format!("expected two words, a path and where it leads, not {}", words.len())),
         };
         let place = format!("{}:{}", path.display(), number + 1);
@@ -118,7 +118,12 @@ fn read_map(file: &At<String>, captures: usize, errors: &Diagnostics) -> Option<
     Some(map)
 }
 
-fn entry<'t>(from: &'t str, to: &str, captures: usize) -> Result<(&'t str, Template), String> {
+fn entry<'t>(
+    from: &'t str,
+    to: &str,
+    captures: usize,
+    (file, errors): (&At<String>, &Diagnostics),
+) -> Result<(&'t str, Template), String> {
     if to.ends_with(';') {
         return Err(format!("{to:?} ends with a semicolon: a line is a path and where it leads, and nothing more"));
     }
@@ -134,8 +139,7 @@ fn entry<'t>(from: &'t str, to: &str, captures: usize) -> Result<(&'t str, Templ
     if compared != from {
         return Err(format!("{from:?} matches nothing: paths are compared in another form; write {compared:?}"));
     }
-    let to = Template::parse(to, Form::Url, captures).map_err(|(_, why)| format!("{to:?}: {why}"))?;
-    Ok((from, to))
+    Ok((from, template::of_file(to, captures, file, errors)?))
 }
 
 /// Reads `respond = { status = 200, body = "ok", content_type = "text/plain" }`.

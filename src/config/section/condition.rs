@@ -1,6 +1,6 @@
 //! Conditions that operators write, wherever they stand.
 
-use crate::config::diagnose::At;
+use crate::config::diagnose::{At, Need};
 use crate::config::read::Table;
 use crate::expression::{Expression, Mistake, Scope};
 
@@ -9,6 +9,11 @@ pub(super) fn read(table: &mut Table, key: &'static str, scope: Scope) -> Option
     let errors = table.errors;
     let At { value: source, place } = table.get::<String>(key)?;
     let compiled = Expression::compile(&source, scope);
+    for (name, need) in [("client.country", Need::CountryFile), ("client.asn", Need::AsnFile)] {
+        if compiled.as_ref().is_ok_and(|expression| expression.names(name)) {
+            errors.need(need, place);
+        }
+    }
     compiled
         .map_err(|Mistake { at, message, hint }| {
             let message = format!("{key:?} in {}: {message}", table.name);

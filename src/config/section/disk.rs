@@ -122,7 +122,10 @@ fn read_directory(table: &mut Table) -> Option<DiskDirectory> {
         table.errors.error(small.place, format!("max_size in {} {AT_LEAST_A_MEBIBYTE}", table.name));
     }
     let min_free = table.get_or("min_free", ByteSize(0));
-    Some(DiskDirectory { path: table.errors.resolve_path(&path?), max_size: max_size?.value, min_free })
+    // It is known by its path from one start to the next, whatever directory the node is started in.
+    let path = table.errors.resolve_path(&path?);
+    let path = std::path::absolute(&path).unwrap_or(path);
+    Some(DiskDirectory { path, max_size: max_size?.value, min_free })
 }
 
 /// Purges have to be kept as long as what they purge.

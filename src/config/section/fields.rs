@@ -11,6 +11,7 @@ use crate::pattern::Pattern;
 use crate::template::{Form, Template};
 
 use super::cors::Cors;
+use super::template;
 
 /// Changes of the fields of a message.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -224,8 +225,8 @@ pub(super) fn name(name: &At<String>, reserved: &[&str], errors: &Diagnostics) -
 
 fn add(changes: &mut FieldChanges, name: HeaderName, value: &At<String>, captures: usize, errors: &Diagnostics) {
     let form = if [header::COOKIE, header::SET_COOKIE].contains(&name) { Form::Cookie } else { Form::Field };
-    let parsed = Template::parse(&value.value, form, captures);
-    let Some(template) = errors.accept(value.place, parsed.map_err(|(_, why)| format!("{name}: {why}"))) else {
+    let parsed = template::parse(&value.value, form, captures, value.place, errors);
+    let Some(template) = errors.accept(value.place, parsed.map_err(|why| format!("{name}: {why}"))) else {
         return;
     };
     match template.as_literal().map(str::parse) {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use http::{HeaderName, header};
 
-use crate::config::diagnose::{At, Diagnostics};
+use crate::config::diagnose::{At, Diagnostics, Need};
 use crate::config::read::Table;
 use crate::expression::Variable;
 use crate::pattern::Pattern;
@@ -26,6 +26,8 @@ pub struct KeyRules {
     pub cookies: Option<Arc<[Pattern]>>,
     /// Whether phones, tablets and other clients are told apart.
     pub device: bool,
+    /// Whether the countries of clients are.
+    pub country: bool,
     /// What `Accept-Encoding` is reduced to one of. `None`: it is left as it is.
     pub accept_encoding: Option<Arc<[Coding]>>,
     /// The same for `Accept-Language`.
@@ -62,7 +64,11 @@ impl KeyRules {
                 let hint = || format!("add key = {{ cookies = [\"{name}\"] }} to \"cache\"");
                 (!self.cookies.as_ref().is_some_and(is_named)).then(hint)
             }
-            Value::ClientIp | Value::Of(Variable::Method | Variable::Protocol | Variable::RequestId) => {
+            Value::Of(Variable::Country) if self.country => None,
+            Value::Of(Variable::Country) => Some("add key = { country = true } to \"cache\"".to_owned()),
+            Value::ClientIp
+            | Value::ClientAsn
+            | Value::Of(Variable::Method | Variable::Protocol | Variable::RequestId) => {
                 Some("no key has it: use it on a route that does not cache".to_owned())
             }
             // As they are keyed, these are asked for.
@@ -117,6 +123,7 @@ pub(crate) fn read(mut table: Table) -> KeyRules {
             errors.parse_all(cookies).into()
         }),
         device: table.get_or("device", false),
+        country: country(&mut table),
         accept_encoding: table
             .optional_list("accept_encoding")
             .map(|codings| codings.into_iter().map(|coding| coding.value).collect()),
@@ -128,6 +135,15 @@ pub(crate) fn read(mut table: Table) -> KeyRules {
     };
     table.finish();
     key
+}
+
+fn country(table: &mut Table) -> bool {
+    let place = table.place_of("country");
+    let is_keyed = table.get_or("country", false);
+    if is_keyed {
+        table.errors.need(Need::CountryFile, place);
+    }
+    is_keyed
 }
 
 fn check_each(texts: &[At<String>], fits: impl Fn(u8) -> bool, what: &str, errors: &Diagnostics) {

@@ -25,3 +25,4 @@ pub(crate) mod rewrite;
 pub(crate) mod route;
 pub(crate) mod sets;
 pub(crate) mod site;
+mod template;

@@ -7,8 +7,10 @@ use std::time::Duration;
 use http::HeaderName;
 
 use crate::address::IpRange;
-use crate::config::diagnose::At;
+use crate::config::diagnose::{At, Need};
 use crate::config::read::Table;
+use crate::config::regular;
+use crate::geoip::{Database, GeoIp, Kind};
 use crate::prefix::Prefix;
 
 #[derive(Debug, Clone)]
@@ -26,6 +28,8 @@ pub struct Node {
     pub trusted_proxies: Vec<IpRange>,
     /// The field in which they do.
     pub client_ip_header: HeaderName,
+    /// Where clients' addresses belong.
+    pub geoip: GeoIp,
 }
 
 impl Default for Node {
@@ -39,6 +43,7 @@ impl Default for Node {
             drain_timeout: Duration::from_secs(30),
             trusted_proxies: Vec::new(),
             client_ip_header: HeaderName::from_static("x-forwarded-for"),
+            geoip: GeoIp::default(),
         }
     }
 }
@@ -75,6 +80,20 @@ pub(crate) fn read(mut table: Table) -> Node {
             table.errors.error_with_hint(place, "\"client_ip_header\" has no effect without trusted proxies", hint);
         }
     }
+    node.geoip.country = database(&mut table, "country_file", Kind::Country);
+    node.geoip.asn = database(&mut table, "asn_file", Kind::Asn);
     table.finish();
     node
+}
+
+fn database(table: &mut Table, key: &'static str, kind: Kind) -> Option<Database> {
+    let (errors, file) = (table.errors, table.get::<String>(key)?);
+    errors.provide(match kind {
+        Kind::Country => Need::CountryFile,
+        Kind::Asn => Need::AsnFile,
+    });
+    let path = errors.file_named(&file);
+    let read = regular::read(&path).map_err(|error| format!("cannot be read: {error}"));
+    let database = read.and_then(|content| Database::new(content, kind));
+    errors.accept(file.place, database.map_err(|why| format!("{}: {why}", path.display())))
 }

@@ -11,6 +11,7 @@ use crate::template::{Form, Template};
 use super::answer::Query;
 use super::cache::{CacheMode, CacheRules};
 use super::fields::FieldChanges;
+use super::template;
 
 /// What origins are asked for.
 #[derive(Debug, Clone, Default)]
@@ -86,9 +87,8 @@ fn read_to(table: &mut Table, path: Option<&PathPattern>) -> Option<To> {
         }
     };
     let captures = matches.as_ref().map_or(path.map_or(0, PathPattern::stars), |regex| regex.captures_len() - 1);
-    let parsed =
-        Template::parse(&to.value, Form::Path, captures).map_err(|(_, why)| format!("\"to\" in {name}: {why}"));
-    let template = errors.accept(to.place, parsed)?;
+    let parsed = template::parse(&to.value, Form::Path, captures, to.place, errors);
+    let template = errors.accept(to.place, parsed.map_err(|why| format!("\"to\" in {name}: {why}")))?;
     let keeps_query = query.map_or(!template.has_query(), |query| query.value == Query::Keep);
     Some(To { matches, template, keeps_query })
 }
@@ -116,8 +116,8 @@ fn read_set(
         }
         let part = format!("{}{}={}", if all.is_empty() { "/?" } else { "&" }, name.value, value.value);
         let alone = format!("/?{}={}", name.value, value.value);
-        let checked =
-            Template::parse(&alone, Form::Path, captures).map_err(|(_, why)| format!("{}: {why}", name.value));
+        let checked = template::parse(&alone, Form::Path, captures, value.place, errors);
+        let checked = checked.map_err(|why| format!("{}: {why}", name.value));
         let is_one = !value.value.contains('&');
         let checked = checked.and_then(|_| is_one.then_some(()).ok_or("an & in a value is written %26".to_owned()));
         if errors.accept(value.place, checked).is_some() {

@@ -26,7 +26,7 @@ use crate::snapshot::Snapshot;
 use super::alarm::Alarm;
 use super::head::{Refusal, RequestHead, refuse};
 use super::open::Place;
-use super::serve::{self, Decision, Request, Sent, Shared};
+use super::serve::{self, Decision, Request, Shared};
 use super::stream::{ClientStream, LINGER, TRIM_AFTER};
 use crate::pace::Pace;
 
@@ -227,7 +227,7 @@ impl Connection {
                     decided = serve::step(&mut deciding, &interims) => decided,
                     // What may change something comes to its end though its client leaves.
                     () = self.stream.until_gone(&mut self.alarm, Duration::MAX), if head.method.is_safe() => {
-                        request.record(None, None, &Sent::client_left());
+                        request.record_left();
                         return Next::Gone;
                     }
                 };

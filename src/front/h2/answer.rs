@@ -60,7 +60,7 @@ pub(super) async fn answer(task: Task, mut stream: Handle) {
             let decided = tokio::select! {
                 biased;
                 decided = serve::step(&mut deciding, &interims) => decided,
-                _ = stream.gone(), if may_be_left => return request.record(None, None, &Sent::client_left()),
+                _ = stream.gone(), if may_be_left => return request.record_left(),
             };
             while let Some((status, mut fields)) = interims.take() {
                 remove_hop_by_hop(&mut fields);

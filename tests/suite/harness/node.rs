@@ -102,6 +102,13 @@ impl Node {
         Self::spawn(directory, &["run", "--config", path.to_str().unwrap()])
     }
 
+    /// The same in its directory, with a path as it is spelt there.
+    pub fn start_file_in(directory: Arc<TempDir>, path: &str) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_seawall"));
+        command.args(["run", "--config", path]).current_dir(directory.path());
+        Self::run(directory, command, &[])
+    }
+
     pub fn spawn(directory: Arc<TempDir>, arguments: &[&str]) -> Self {
         Self::spawn_with(directory, arguments, &[])
     }
