@@ -6,7 +6,7 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderName, header};
 use sfv::{BareItem, Dictionary, ListEntry, Parser};
 
-use crate::request::{Fields, is_tchar};
+use crate::request::{Fields, is_tchar, text};
 
 /// The fields that take the place of `Cache-Control` and `Expires`, the most specific first (RFC 9213 section 2).
 pub(crate) static TARGETED: [HeaderName; 2] =
@@ -106,7 +106,7 @@ impl Directives {
     fn read(&mut self, name: &str, value: Option<&str>) {
         // The first occurrence of a duplicated directive counts (RFC 9111 section 4.2.1).
         let seconds = |slot: &mut Option<Duration>| _ = slot.get_or_insert_with(|| delta_seconds(value));
-        match name.to_ascii_lowercase().as_str() {
+        match lower(name, &mut [0; LONGEST]) {
             "no-store" => self.no_store = true,
             "no-cache" => self.no_cache |= !exclude(&mut self.excluded, value),
             "private" => self.private |= !exclude(&mut self.excluded, value),
@@ -141,7 +141,7 @@ impl ClientDirectives {
         let mut directives = ClientDirectives::default();
         if !request.contains(&header::CACHE_CONTROL) {
             request.for_each(&header::PRAGMA, |line| {
-                let line = String::from_utf8_lossy(line);
+                let line = text(line);
                 directives.no_cache |= split_list(&line).any(|part| part.eq_ignore_ascii_case("no-cache"));
             });
             return directives;
@@ -159,7 +159,7 @@ impl ClientDirectives {
         let seconds = |slot: &mut Option<Duration>, default: Duration| {
             slot.get_or_insert_with(|| value.map_or(default, |_| delta_seconds(value)));
         };
-        match name.to_ascii_lowercase().as_str() {
+        match lower(name, &mut [0; LONGEST]) {
             "no-cache" => self.no_cache = true,
             "no-store" => self.no_store = true,
             "only-if-cached" => self.only_if_cached = true,
@@ -182,7 +182,7 @@ enum Part<'l> {
 /// Calls `each` with the members of all lines.
 fn for_each_part(fields: Fields<'_>, mut each: impl FnMut(Part<'_>)) {
     fields.for_each(&header::CACHE_CONTROL, |line| {
-        for part in split_list(&String::from_utf8_lossy(line)) {
+        for part in split_list(&text(line)) {
             each(match part.split_once('=') {
                 None if is_token(part) => Part::Directive(part, None),
                 Some((name, value)) if is_token(name) && (is_token(value) || is_quoted(value)) => {
@@ -192,6 +192,17 @@ fn for_each_part(fields: Fields<'_>, mut each: impl FnMut(Part<'_>)) {
             });
         }
     });
+}
+
+/// Bytes of the longest name of a directive that is known.
+const LONGEST: usize = 24;
+
+/// A name in lower case; of one that is longer than all that are known, nothing.
+fn lower<'b>(name: &str, buffer: &'b mut [u8; LONGEST]) -> &'b str {
+    let Some(lower) = buffer.get_mut(..name.len()) else { return "" };
+    lower.copy_from_slice(name.as_bytes());
+    lower.make_ascii_lowercase();
+    std::str::from_utf8(lower).unwrap_or_default()
 }
 
 /// RFC 9110 section 5.6.2.
@@ -247,24 +258,29 @@ pub(crate) fn parse_seconds(text: &str) -> Option<Duration> {
 
 /// Splits a list at its commas, but not at those in quoted strings (RFC 9110 section 5.6.1).
 pub(crate) fn split_list(text: &str) -> impl Iterator<Item = &str> {
-    let mut rest = Some(text);
+    let (mut rest, has_quotes) = (Some(text), memchr::memchr(b'"', text.as_bytes()).is_some());
     std::iter::from_fn(move || {
         let text = rest?;
-        let (mut quoted, mut escaped) = (false, false);
-        let end = text.bytes().position(|byte| {
-            match byte {
-                _ if escaped => escaped = false,
-                b'\\' if quoted => escaped = true,
-                b'"' => quoted = !quoted,
-                b',' if !quoted => return true,
-                _ => {}
-            }
-            false
-        });
+        let end = if has_quotes { unquoted_comma(text) } else { memchr::memchr(b',', text.as_bytes()) };
         rest = end.map(|end| &text[end + 1..]);
         Some(text[..end.unwrap_or(text.len())].trim_matches([' ', '\t']))
     })
     .filter(|part| !part.is_empty())
+}
+
+/// Where the first comma is that is in no quoted string.
+fn unquoted_comma(text: &str) -> Option<usize> {
+    let (mut quoted, mut escaped) = (false, false);
+    text.bytes().position(|byte| {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if quoted => escaped = true,
+            b'"' => quoted = !quoted,
+            b',' if !quoted => return true,
+            _ => {}
+        }
+        false
+    })
 }
 
 #[cfg(test)]

@@ -1,13 +1,13 @@
 //! Tags that origins put on responses so that they can be purged together.
 
-use std::collections::HashSet;
 use std::sync::LazyLock;
 
+use hashbrown::HashSet;
 use http::{HeaderMap, HeaderName};
 use sfv::{ListEntry, Parser};
 
 use crate::plan::KeyOrigin;
-use crate::request::Fields;
+use crate::request::{Fields, text};
 
 /// Bytes of tags in one response: Fastly's and Cloudflare's limit.
 pub(crate) const MAX_TAGS: usize = 16 << 10;
@@ -78,13 +78,14 @@ impl Tags {
                 if total > MAX_TAGS {
                     return None;
                 }
-                let line = String::from_utf8_lossy(line.as_bytes());
+                let line = text(line.as_bytes());
                 for tag in line.split([*separator, '\t']).map(str::trim).filter(|tag| !tag.is_empty()) {
                     if tag.len() > MAX_TAG {
                         return None;
                     }
-                    if seen.insert(TagHash::of(tag)) {
-                        hashes.push(TagHash::of(tag));
+                    let hash = TagHash::of(tag);
+                    if seen.insert(hash) {
+                        hashes.push(hash);
                         names.extend([tag, "\t"]);
                     }
                 }

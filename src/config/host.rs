@@ -1,6 +1,6 @@
 //! Host names: valid and lower-case by construction, and the table that finds the site of one.
 
-use std::collections::HashMap;
+use hashbrown::HashMap;
 
 use crate::request::parse_authority;
 
@@ -42,7 +42,7 @@ impl std::str::FromStr for HostPattern {
 }
 
 /// Finds what belongs to a host in constant time per label, however many sites there are.
-/// An exact name wins over a wildcard, a longer wildcard over a shorter one, `*` comes last.
+/// The names are the operator's, so that a quick hash will do. An exact name wins over a wildcard, a longer wildcard over a shorter one, `*` comes last.
 #[derive(Debug, Clone, Default)]
 pub struct HostMap<T> {
     exact: HashMap<String, T>,

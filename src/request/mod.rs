@@ -1,23 +1,21 @@
 //! What every decision reads of a request, whatever protocol it came by.
 
 mod authority;
+mod fields;
 mod id;
 mod target;
 
-use std::borrow::Cow;
 use std::net::{IpAddr, Ipv4Addr};
 
-use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header};
+use http::{HeaderMap, Method, StatusCode, Version, header};
 
 use crate::geoip::GeoIp;
 
 pub(crate) use authority::parse_authority;
+pub use fields::Fields;
+pub(crate) use fields::{Parsed, in_one_block, text};
 pub(crate) use id::RequestId;
 pub(crate) use target::{BAD_FORM, Target, as_decoded, compared, hides_dots, merge_slashes};
-
-/// Fields that a request gets beside its own on its way to an origin.
-const FORWARDED: usize = 7;
 
 /// A request as the decisions see it. Everything in it has been checked by the front.
 #[derive(Clone, Copy)]
@@ -139,103 +137,6 @@ impl<'a> RequestView<'a> {
     }
 }
 
-/// The header fields of a request: parsed in place by the fronts, or a map.
-#[derive(Clone, Copy)]
-pub enum Fields<'a> {
-    Parsed(&'a [httparse::Header<'a>]),
-    Map(&'a HeaderMap),
-}
-
-impl<'a> Fields<'a> {
-    /// The first value of a field.
-    pub fn get(self, name: &HeaderName) -> Option<&'a [u8]> {
-        self.find_map(name, Some)
-    }
-
-    /// The first value, if it is text.
-    pub fn get_str(self, name: &HeaderName) -> Option<&'a str> {
-        self.get(name).and_then(|value| std::str::from_utf8(value).ok())
-    }
-
-    pub fn contains(self, name: &HeaderName) -> bool {
-        self.get(name).is_some()
-    }
-
-    /// Calls `each` with every line of a field, in order.
-    pub fn for_each(self, name: &HeaderName, mut each: impl FnMut(&'a [u8])) {
-        let _: Option<()> = self.find_map(name, |line| {
-            each(line);
-            None
-        });
-    }
-
-    /// What `find` makes of the first line of a field of which it makes something.
-    pub fn find_map<T>(self, name: &HeaderName, mut find: impl FnMut(&'a [u8]) -> Option<T>) -> Option<T> {
-        match self {
-            Fields::Parsed(fields) => fields
-                .iter()
-                .filter(|field| field.name.eq_ignore_ascii_case(name.as_str()))
-                .find_map(|field| find(field.value)),
-            Fields::Map(map) => map.get_all(name).iter().find_map(|value| find(value.as_bytes())),
-        }
-    }
-
-    /// Calls `each` with the name and value of every line of every field.
-    pub fn for_all(self, mut each: impl FnMut(&'a str, &'a [u8])) {
-        match self {
-            Fields::Parsed(fields) => fields.iter().for_each(|field| each(field.name, field.value)),
-            Fields::Map(map) => map.iter().for_each(|(name, value)| each(name.as_str(), value.as_bytes())),
-        }
-    }
-
-    /// All lines of a field joined as one list (RFC 9110 section 5.3), or `None` if it is absent.
-    pub fn joined(self, name: &HeaderName) -> Option<Cow<'a, [u8]>> {
-        let mut joined: Option<Cow<'a, [u8]>> = None;
-        self.for_each(name, |value| {
-            joined = Some(match joined.take() {
-                None => Cow::Borrowed(value),
-                Some(before) => Cow::Owned([before.as_ref(), b", ", value].concat()),
-            });
-        });
-        joined
-    }
-
-    /// The same as text.
-    pub fn joined_text(self, name: &HeaderName) -> Option<Cow<'a, str>> {
-        Some(match self.joined(name)? {
-            Cow::Borrowed(value) => String::from_utf8_lossy(value),
-            Cow::Owned(value) => String::from_utf8_lossy(&value).into_owned().into(),
-        })
-    }
-
-    /// An owned copy of all fields. Fields whose name or value `http` refuses were refused by the front.
-    pub fn to_map(self) -> HeaderMap {
-        match self {
-            Fields::Map(map) => map.clone(),
-            Fields::Parsed(fields) => {
-                let mut map = HeaderMap::with_capacity(fields.len() + FORWARDED);
-                let values = in_one_block(fields.iter().map(|field| field.value));
-                for (field, value) in fields.iter().zip(values) {
-                    if let (Ok(name), Some(value)) = (HeaderName::from_bytes(field.name.as_bytes()), value) {
-                        map.append(name, value);
-                    }
-                }
-                map
-            }
-        }
-    }
-}
-
-/// Values that share one block of memory; `None` for what is no value.
-pub(crate) fn in_one_block<'a>(
-    values: impl Iterator<Item = &'a [u8]> + Clone,
-) -> impl Iterator<Item = Option<HeaderValue>> {
-    let mut block = Vec::with_capacity(values.clone().map(<[u8]>::len).sum());
-    values.clone().for_each(|value| block.extend_from_slice(value));
-    let mut block = Bytes::from(block);
-    values.map(move |value| HeaderValue::from_maybe_shared(block.split_to(value.len())).ok())
-}
-
 /// What tokens consist of, as a field's name is one (RFC 9110 section 5.6.2).
 pub(crate) const fn is_tchar(byte: u8) -> bool {
     byte.is_ascii_alphanumeric()
@@ -252,7 +153,7 @@ pub(crate) const MAX_TRAILERS: usize = 64;
 pub(crate) fn parse_trailers(lines: &[u8]) -> Option<HeaderMap> {
     let mut space = [httparse::EMPTY_HEADER; MAX_TRAILERS];
     let Ok(httparse::Status::Complete((_, parsed))) = httparse::parse_headers(lines, &mut space) else { return None };
-    Some(Fields::Parsed(parsed).to_map())
+    Some(Fields::Parsed(Parsed::new(parsed)).to_map())
 }
 
 /// Writes the lines of trailers, with the empty one that ends them.
@@ -300,21 +201,5 @@ pub(crate) mod tests {
 
     pub(crate) fn map(fields: &[(&str, &str)]) -> HeaderMap {
         fields.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect()
-    }
-
-    #[test]
-    fn fields_read_the_same_from_either_front() {
-        let parsed = [
-            httparse::Header { name: "Accept", value: b"a" },
-            httparse::Header { name: "X-One", value: b"1" },
-            httparse::Header { name: "accept", value: b"b" },
-        ];
-        let parsed = Fields::Parsed(&parsed);
-        let map = parsed.to_map();
-        for fields in [parsed, Fields::Map(&map)] {
-            assert_eq!(fields.joined(&http::header::ACCEPT).unwrap().as_ref(), b"a, b");
-            assert_eq!(fields.get(&http::header::ACCEPT), Some(b"a".as_slice()));
-            assert!(fields.joined(&http::header::HOST).is_none());
-        }
     }
 }

@@ -1,0 +1,174 @@
+//! Header fields of a request, whatever they are kept in.
+
+use std::borrow::Cow;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+/// Fields that a request gets beside its own on its way to an origin.
+const FORWARDED: usize = 7;
+
+/// The header fields of a request: parsed in place by the fronts, or a map.
+#[derive(Clone, Copy)]
+pub enum Fields<'a> {
+    Parsed(Parsed<'a>),
+    Map(&'a HeaderMap),
+}
+
+/// Fields as a front has parsed them.
+///
+/// A request is asked for some thirty fields, of which it has two or three: what it does not have is known without a look
+/// at those that it has.
+#[derive(Clone, Copy)]
+pub struct Parsed<'a> {
+    fields: &'a [httparse::Header<'a>],
+    /// A bit for each name. One that has none is not there; one that has it may share it with another.
+    names: u64,
+}
+
+impl<'a> Parsed<'a> {
+    pub fn new(fields: &'a [httparse::Header<'a>]) -> Self {
+        let names = fields.iter().fold(0, |names, field| names | bit(field.name));
+        Parsed { fields, names }
+    }
+
+    fn may_have(self, name: &str) -> bool {
+        self.names & bit(name) != 0
+    }
+}
+
+/// The bit of a name, by its length and its first letter in either case. Of the names that are asked for, none shares one with
+/// those that browsers send.
+fn bit(name: &str) -> u64 {
+    let first = name.bytes().next().unwrap_or_default() | 0x20;
+    1 << ((name.len() + 3 * usize::from(first)) % 64)
+}
+
+impl<'a> Fields<'a> {
+    /// The first value of a field.
+    pub fn get(self, name: &HeaderName) -> Option<&'a [u8]> {
+        self.find_map(name, Some)
+    }
+
+    /// The first value, if it is text.
+    pub fn get_str(self, name: &HeaderName) -> Option<&'a str> {
+        self.get(name).and_then(|value| std::str::from_utf8(value).ok())
+    }
+
+    pub fn contains(self, name: &HeaderName) -> bool {
+        self.get(name).is_some()
+    }
+
+    /// Calls `each` with every line of a field, in order.
+    pub fn for_each(self, name: &HeaderName, mut each: impl FnMut(&'a [u8])) {
+        let _: Option<()> = self.find_map(name, |line| {
+            each(line);
+            None
+        });
+    }
+
+    /// What `find` makes of the first line of a field of which it makes something.
+    pub fn find_map<T>(self, name: &HeaderName, mut find: impl FnMut(&'a [u8]) -> Option<T>) -> Option<T> {
+        match self {
+            Fields::Parsed(parsed) => {
+                let name = name.as_str();
+                if !parsed.may_have(name) {
+                    return None;
+                }
+                let mut lines = parsed.fields.iter().filter(|field| field.name.eq_ignore_ascii_case(name));
+                lines.find_map(|field| find(field.value))
+            }
+            Fields::Map(map) => map.get_all(name).iter().find_map(|value| find(value.as_bytes())),
+        }
+    }
+
+    /// Calls `each` with the name and value of every line of every field.
+    pub fn for_all(self, mut each: impl FnMut(&'a str, &'a [u8])) {
+        match self {
+            Fields::Parsed(parsed) => parsed.fields.iter().for_each(|field| each(field.name, field.value)),
+            Fields::Map(map) => map.iter().for_each(|(name, value)| each(name.as_str(), value.as_bytes())),
+        }
+    }
+
+    /// All lines of a field joined as one list (RFC 9110 section 5.3), or `None` if it is absent.
+    pub fn joined(self, name: &HeaderName) -> Option<Cow<'a, [u8]>> {
+        let mut joined: Option<Cow<'a, [u8]>> = None;
+        self.for_each(name, |value| {
+            joined = Some(match joined.take() {
+                None => Cow::Borrowed(value),
+                Some(before) => Cow::Owned([before.as_ref(), b", ", value].concat()),
+            });
+        });
+        joined
+    }
+
+    /// The same as text.
+    pub fn joined_text(self, name: &HeaderName) -> Option<Cow<'a, str>> {
+        Some(match self.joined(name)? {
+            Cow::Borrowed(value) => text(value),
+            Cow::Owned(value) => text(&value).into_owned().into(),
+        })
+    }
+
+    /// An owned copy of all fields. Fields whose name or value `http` refuses were refused by the front.
+    pub fn to_map(self) -> HeaderMap {
+        match self {
+            Fields::Map(map) => map.clone(),
+            Fields::Parsed(Parsed { fields, .. }) => {
+                let mut map = HeaderMap::with_capacity(fields.len() + FORWARDED);
+                let values = in_one_block(fields.iter().map(|field| field.value));
+                for (field, value) in fields.iter().zip(values) {
+                    if let (Ok(name), Some(value)) = (HeaderName::from_bytes(field.name.as_bytes()), value) {
+                        map.append(name, value);
+                    }
+                }
+                map
+            }
+        }
+    }
+}
+
+/// A value as text; what is not UTF-8 in it, as the character for that. Nearly all are ASCII, which is seen at once.
+pub(crate) fn text(value: &[u8]) -> Cow<'_, str> {
+    std::str::from_utf8(value).map_or_else(|_| String::from_utf8_lossy(value), Cow::Borrowed)
+}
+
+/// Values that share one block of memory; `None` for what is no value.
+pub(crate) fn in_one_block<'a>(
+    values: impl Iterator<Item = &'a [u8]> + Clone,
+) -> impl Iterator<Item = Option<HeaderValue>> {
+    let mut block = Vec::with_capacity(values.clone().map(<[u8]>::len).sum());
+    values.clone().for_each(|value| block.extend_from_slice(value));
+    let mut block = Bytes::from(block);
+    values.map(move |value| HeaderValue::from_maybe_shared(block.split_to(value.len())).ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_read_the_same_from_either_front() {
+        let parsed = [
+            httparse::Header { name: "Accept", value: b"a" },
+            httparse::Header { name: "X-One", value: b"1" },
+            httparse::Header { name: "accept", value: b"b" },
+        ];
+        let parsed = Fields::Parsed(Parsed::new(&parsed));
+        let map = parsed.to_map();
+        for fields in [parsed, Fields::Map(&map)] {
+            assert_eq!(fields.joined(&http::header::ACCEPT).unwrap().as_ref(), b"a, b");
+            assert_eq!(fields.get(&http::header::ACCEPT), Some(b"a".as_slice()));
+            assert!(fields.joined(&http::header::HOST).is_none());
+        }
+    }
+
+    #[test]
+    fn whatever_the_case_of_a_name_it_is_found() {
+        for name in ["a", "A", "x-1", "X-1", "~a", "_B", "If-None-Match", "IF-NONE-MATCH", "1-z"] {
+            let field = [httparse::Header { name, value: b"v" }];
+            let lower: HeaderName = name.to_ascii_lowercase().parse().unwrap();
+            assert_eq!(Fields::Parsed(Parsed::new(&field)).get(&lower), Some(b"v".as_slice()), "{name}");
+        }
+    }
+}
