@@ -88,7 +88,7 @@ def markdown(results, peers, versions, options):
         "What counts is processor time: requests a second depend on what else the machine does.", "",
         "| server | version | set up with |", "|---|---|---|",
         *(f"| {name} | {versions[name]} | {peers[name].setup} |" for name in used), "",
-        "### Targets", "", "| case | beside | is | target | verdict |", "|---|---|---|---|---|"]
+        "### Targets", "", "| case | compared with | ratio | target (at most) | verdict |", "|---|---|---|---|---|"]
     for result in results:
         for peer, is_now, target, met in result.verdicts():
             lines.append(f"| {result.case.title} | {peer} | {is_now} | {target} | {'met' if met else '**not met**'} |")

@@ -13,7 +13,7 @@ use crate::clock::Timestamp;
 use crate::config::model::{FixedAnswer, Route, Site, TokenRight};
 use crate::node::Node;
 use crate::plan::{Key, OwnAnswer, Plan, Renderer, RequestFacts, keyed_uris, list_that_refuses, plan};
-use crate::request::{Fields, RequestView, merge_slashes};
+use crate::request::{Fields, RequestView, Scheme, merge_slashes};
 
 use super::auth::Caller;
 use super::problem::Problem;
@@ -74,7 +74,7 @@ pub(crate) async fn explain(
         Plan::Answer { route, answer: own, .. } => {
             answer["decision"] = json!("answer");
             if let Some(route) = route {
-                describe_fields(&mut answer, route);
+                describe_fields(&mut answer, route, &view);
                 let number =
                     located.site.routes.iter().position(|other| std::ptr::eq(other, route)).map_or(0, |at| at + 1);
                 answer["route"] = json!({ "number": number, "path": route.path.as_str() });
@@ -114,7 +114,7 @@ pub(crate) async fn explain(
         "path": matched.route.path.as_str(),
         "pool": snapshot.config.pool(matched.pool).name,
     });
-    describe_fields(&mut answer, matched.route);
+    describe_fields(&mut answer, matched.route, &view);
     let mut key = String::new();
     let request = CacheRequest::new(&view, &snapshot, matched, &mut key);
     if let Some(rewrite) = &matched.route.rewrite {
@@ -137,10 +137,10 @@ pub(crate) async fn explain(
 }
 
 /// The names of the fields that a route changes.
-fn describe_fields(answer: &mut Value, route: &Route) {
+fn describe_fields(answer: &mut Value, route: &Route, view: &RequestView<'_>) {
     for (key, changes) in [("request_fields", &route.request), ("response_fields", &route.response)] {
         if let Some(changes) = changes {
-            let (dropped, sent) = changes.names();
+            let (dropped, sent) = changes.names(view.scheme == Scheme::Https);
             answer[key] = json!({ "dropped": dropped, "sent": sent });
         }
     }

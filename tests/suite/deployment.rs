@@ -34,7 +34,7 @@ fn the_example_configurations_run() {
         let path = conf.join(name);
         std::fs::write(&path, read(format!("conf/{name}"))).unwrap();
         std::fs::create_dir(conf.join("website")).unwrap();
-        for file in ["error.html", "moved.txt", "office.txt"] {
+        for file in ["error.html", "closed.html", "moved.txt", "office.txt"] {
             std::fs::write(conf.join("website").join(file), read(format!("conf/website/{file}"))).unwrap();
         }
         // The tokens of an example are known to everybody: there are none until somebody has made some.

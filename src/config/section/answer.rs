@@ -171,6 +171,10 @@ pub(crate) fn respond(mut table: Table) -> Option<Respond> {
     };
     let field = |(name, value): (At<String>, At<String>)| {
         let name = fields::name(&name, &RESERVED, errors)?;
+        if Template::parse(&value.value, Form::Field, 0).is_ok_and(|template| template.values().next().is_some()) {
+            let hint = "set it by \"response\" of the route, which has placeholders";
+            errors.warn(value.place, format!("{name} is sent as it is written, braces and all"), hint);
+        }
         let read = value.value.parse().map_err(|_| format!("{:?} is not the value of a header field", value.value));
         Some((name, errors.accept(value.place, read)?))
     };

@@ -36,11 +36,11 @@ impl FieldChanges {
         self.dropped.iter().any(|pattern| pattern.matches(name))
     }
 
-    /// What goes, and what is sent instead or beside, by name.
-    pub fn names(&self) -> (Vec<String>, Vec<&str>) {
+    /// What goes, and what is sent instead or beside, by name, in an answer by HTTPS or not.
+    pub fn names(&self, is_https: bool) -> (Vec<String>, Vec<&str>) {
         let fixed = self.fixed.iter().map(|(name, _)| name.as_str());
         let made = self.made.iter().map(|(name, _)| name.as_str());
-        let hsts = self.hsts.iter().map(|_| "strict-transport-security");
+        let hsts = self.hsts.iter().filter(|_| is_https).map(|_| "strict-transport-security");
         let cors = self.cors.iter().map(|_| "access-control-allow-origin");
         (self.dropped.iter().map(Pattern::to_string).collect(), fixed.chain(made).chain(hsts).chain(cors).collect())
     }
