@@ -129,10 +129,10 @@ fn push_prefix(
     tls: bool,
     port: Option<u16>,
 ) {
-    use std::fmt::Write;
     buffer.push_str(site);
     buffer.push(SEPARATOR);
-    let _ = write!(buffer, "{version}"); // writing to a String cannot fail
+    let mut digits = itoa::Buffer::new();
+    buffer.push_str(digits.format(version));
     // What one route's pool answers is nothing to the requests of another. URL purges hit both.
     if let Some(condition) = condition {
         buffer.push('@');
@@ -144,7 +144,8 @@ fn push_prefix(
     }
     // Redirects go to the port that was asked for. It is no part of the URI, so that purges hit all of them.
     if let Some(port) = port {
-        let _ = write!(buffer, ":{port}");
+        buffer.push(':');
+        buffer.push_str(digits.format(port));
     }
     buffer.push(SEPARATOR);
 }
