@@ -100,7 +100,7 @@ fn view() -> RequestView<'static> {
     let limits = Limits::default();
     let head = Box::leak(Box::new(RequestHead::parse(REQUEST, space, &limits).unwrap()));
     let (client, local) = (([10, 0, 0, 9], 50_000).into(), ([127, 0, 0, 1], 80).into());
-    head.view(Endpoints { listener: None, client, local, scheme: Scheme::Http })
+    head.view(Endpoints { listener: None, client, local, scheme: Scheme::Http, tls: None })
 }
 
 fn parse_h1() {

@@ -57,7 +57,7 @@ impl Form {
 pub(crate) type Mistake = (usize, String);
 
 /// The names of places, for hints.
-const NAMES: [&str; 14] = [
+const NAMES: [&str; 15] = [
     "host",
     "path",
     "query",
@@ -66,6 +66,7 @@ const NAMES: [&str; 14] = [
     "client.ip",
     "client.country",
     "client.asn",
+    "tls.version",
     "query.NAME",
     "header.NAME",
     "cookie.NAME",
@@ -75,7 +76,7 @@ const NAMES: [&str; 14] = [
 ];
 
 /// Variables of nginx, and what is written here instead; the longer of two with one beginning first.
-const NGINX: [(&str, &str); 18] = [
+const NGINX: [(&str, &str); 19] = [
     ("$proxy_add_x_forwarded_for", "nothing: the node itself sends X-Forwarded-For"),
     ("$request_method", "{method}"),
     ("$request_uri", "{path}, behind which the query is kept by itself"),
@@ -83,6 +84,7 @@ const NGINX: [(&str, &str); 18] = [
     ("$document_uri", "{path}"),
     ("$query_string", "{query}"),
     ("$geoip2_", "{client.country} or {client.asn}"),
+    ("$ssl_protocol", "{tls.version}"),
     ("$server_name", "{host}"),
     ("$remote_addr", "{client.ip}"),
     ("$http_host", "{host}"),
@@ -283,6 +285,7 @@ impl std::fmt::Display for Value {
             Value::ClientIp => return f.write_str("client.ip"),
             Value::ClientAsn => return f.write_str("client.asn"),
             Value::Of(Variable::Country) => return f.write_str("client.country"),
+            Value::Of(Variable::TlsVersion) => return f.write_str("tls.version"),
             Value::Of(Variable::RequestId) => return f.write_str("request.id"),
             Value::Capture(number) => return number.fmt(f),
             Value::Of(Variable::Header(name)) => ("header", name.as_str()),
@@ -362,6 +365,7 @@ fn value(name: &str, captures: usize) -> Result<Value, String> {
         "protocol" => Some(Variable::Protocol),
         "request.id" => Some(Variable::RequestId),
         "client.country" => Some(Variable::Country),
+        "tls.version" => Some(Variable::TlsVersion),
         _ => None,
     };
     if let Some(variable) = simple {

@@ -109,6 +109,7 @@ struct OwnedRequest {
     client: std::net::IpAddr,
     peer: std::net::IpAddr,
     scheme: Scheme,
+    tls: Option<&'static str>,
     version: Version,
     id: String,
     key: String,
@@ -135,6 +136,7 @@ impl OwnedRequest {
             client: view.client,
             peer: view.peer,
             scheme: view.scheme,
+            tls: view.tls,
             version: view.version,
             id: view.id.to_string(),
             key: request.key.to_owned(),
@@ -161,6 +163,7 @@ impl OwnedRequest {
             geoip: Some(&self.snapshot.config.node.geoip),
             peer: self.peer,
             scheme: self.scheme,
+            tls: self.tls,
             version: self.version,
             id: RequestId::Given(&self.id),
         };

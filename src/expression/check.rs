@@ -195,6 +195,9 @@ fn can_be(of: &Text, literal: &Tree) -> Result<(), Mistake> {
         Variable::Method if text.bytes().any(|byte| byte.is_ascii_lowercase()) => {
             format!("write {:?}", text.to_ascii_uppercase())
         }
+        Variable::TlsVersion if !["", "TLSv1.2", "TLSv1.3"].contains(&&**text) => {
+            "it is \"TLSv1.2\" or \"TLSv1.3\", or empty".to_owned()
+        }
         Variable::Scheme if !["http", "https"].contains(&&**text) => "it is \"http\" or \"https\"".to_owned(),
         Variable::Protocol if !PROTOCOLS.contains(&&**text) => format!("it is one of {}", PROTOCOLS.join(", ")),
         _ => return Ok(()),

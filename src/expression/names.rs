@@ -34,6 +34,8 @@ pub enum Variable {
     Country,
     /// The name of the listener.
     Listener,
+    /// The version of TLS; of a plain connection, empty.
+    TlsVersion,
     /// A field of the response, as [`Variable::Header`].
     ResponseHeader(HeaderName),
 }
@@ -76,7 +78,7 @@ pub(super) enum Named {
 }
 
 /// Every name that may stand alone or with its dots, for hints.
-pub(super) const NAMES: [&str; 18] = [
+pub(super) const NAMES: [&str; 19] = [
     "method",
     "scheme",
     "host",
@@ -94,6 +96,7 @@ pub(super) const NAMES: [&str; 18] = [
     "now",
     "request.id",
     "listener",
+    "tls.version",
     "status",
 ];
 
@@ -109,6 +112,7 @@ pub(super) fn named(name: &str) -> Option<Named> {
         "request.id" => Named::Text(Variable::RequestId),
         "client.country" => Named::Text(Variable::Country),
         "client.asn" => Named::Number(Counted::Asn),
+        "tls.version" => Named::Text(Variable::TlsVersion),
         "listener" => Named::Text(Variable::Listener),
         "client.ip" => Named::Client,
         "port" => Named::Number(Counted::Port),

@@ -33,6 +33,8 @@ pub struct Endpoints {
     pub client: SocketAddr,
     pub local: SocketAddr,
     pub scheme: Scheme,
+    /// The version of TLS, as [`RequestView::tls`] has it.
+    pub tls: Option<&'static str>,
 }
 
 /// How long the request's body is (RFC 9112 section 6.3).
@@ -98,6 +100,7 @@ impl RequestHead<'_> {
             geoip: None, // the same
             peer: endpoints.client.ip(),
             scheme: endpoints.scheme,
+            tls: endpoints.tls,
             version: self.version,
             id: RequestId::made(),
         }

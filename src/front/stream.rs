@@ -92,7 +92,11 @@ impl ClientStream {
         listener: ListenerId,
         pace: Pace,
     ) -> Self {
-        Self::new(Plain(stream), Endpoints { listener: Some(listener), client, local, scheme: Scheme::Http }, pace)
+        Self::new(
+            Plain(stream),
+            Endpoints { listener: Some(listener), client, local, scheme: Scheme::Http, tls: None },
+            pace,
+        )
     }
 
     pub(crate) fn tls(
@@ -101,11 +105,12 @@ impl ClientStream {
         listener: ListenerId,
         pace: Pace,
     ) -> Self {
-        Self::new(
-            Tls(Box::new(stream)),
-            Endpoints { listener: Some(listener), client, local, scheme: Scheme::Https },
-            pace,
-        )
+        let tls = stream.get_ref().1.protocol_version().map(|version| match version {
+            rustls::ProtocolVersion::TLSv1_2 => "TLSv1.2",
+            _ => "TLSv1.3", // listeners speak no other
+        });
+        let endpoints = Endpoints { listener: Some(listener), client, local, scheme: Scheme::Https, tls };
+        Self::new(Tls(Box::new(stream)), endpoints, pace)
     }
 
     fn new(transport: Transport, endpoints: Endpoints, pace: Pace) -> Self {

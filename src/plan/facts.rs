@@ -34,6 +34,7 @@ impl Facts for RequestFacts<'_> {
             Variable::Path => self.path,
             Variable::Query => request.query.unwrap_or_default(),
             Variable::Listener => request.listener_name.unwrap_or_default(),
+            Variable::TlsVersion => request.tls.unwrap_or_default(),
             Variable::Protocol => protocol(request.version),
             Variable::Country => request.country().unwrap_or_default(),
             Variable::RequestId => return request.id.to_string().into_bytes().into(),
@@ -204,6 +205,7 @@ mod tests {
         let (none, answered) = (HeaderMap::new(), map(&[("content-type", "text/html"), ("x-rule", "a")]));
         let full = RequestView {
             listener_name: Some("public"),
+            tls: Some("TLSv1.3"),
             query: Some("ref=mail&page=12&q=a%20b+c&ref=ad&empty="),
             local_port: 8443,
             version: Version::HTTP_2,

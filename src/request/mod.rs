@@ -46,6 +46,8 @@ pub struct RequestView<'a> {
     /// Whose the connection is.
     pub peer: IpAddr,
     pub scheme: Scheme,
+    /// `TLSv1.3`; `None`: the connection is plain.
+    pub tls: Option<&'static str>,
     pub version: Version,
     /// What it is called in logs and at origins.
     pub id: RequestId<'a>,
@@ -98,6 +100,7 @@ impl<'a> RequestView<'a> {
             geoip: None,
             peer: Ipv4Addr::UNSPECIFIED.into(),
             scheme,
+            tls: None,
             version: Version::HTTP_11,
             id: RequestId::made(),
         }

@@ -337,3 +337,31 @@ fn a_listener_says_which_tls_it_speaks() {
         }
     }
 }
+
+#[test]
+fn conditions_know_the_version_of_tls() {
+    let origin = Origin::start(|_| Reply::ok(&["Cache-Control: max-age=60"], "new"));
+    let directory = Arc::new(TempDir::new().unwrap());
+    certificate(directory.path(), "one", &["shop.example"]);
+    let sections = "[[listen]]\naddress = \"127.0.0.1:0\"\ntls = true\n[[listen]]\naddress = \"127.0.0.1:0\"\n[admin]\n\
+                    address = \"127.0.0.1:0\"\n[[certificate]]\ncert = \"one.pem\"\nkey = \"one.key\"\n";
+    let routes = "[[site.shop.route]]\npath = \"/*\"\nwhen = 'tls.version == \"TLSv1.2\"'\nrespond = { body = \"old\" }\n\
+                  [[site.shop.route]]\npath = \"/*\"\npool = \"app\"\ncache = { mode = \"respect\" }\n\
+                  request = { set = { X-Tls = \"{tls.version}\" } }\n";
+    let node = Node::start_in(directory, &format!("{sections}{}", site(&[origin.address], "", routes)));
+    let ask = |scheme: &str, address: std::net::SocketAddr, version: &str| {
+        let url = format!("{scheme}://{address}/");
+        let arguments = ["-sk", "--max-time", "10", "--tls-max", version, &url];
+        let output = Command::new("curl").args(arguments).output().unwrap();
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let [by_tls, plain] = node.addresses[..] else { panic!("two listeners") };
+    for _ in 0..2 {
+        assert_eq!(
+            [ask("https", by_tls, "1.2"), ask("https", by_tls, "1.3"), ask("http", plain, "1.3")],
+            ["old", "new", "new"]
+        );
+    }
+    let told: Vec<_> = origin.requests().iter().map(|request| request.field("x-tls").map(str::to_owned)).collect();
+    assert_eq!(told, [Some("TLSv1.3".to_owned()), Some(String::new())]);
+}

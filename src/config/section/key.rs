@@ -68,7 +68,7 @@ impl KeyRules {
             Value::Of(Variable::Country) => Some("add key = { country = true } to \"cache\"".to_owned()),
             Value::ClientIp
             | Value::ClientAsn
-            | Value::Of(Variable::Method | Variable::Protocol | Variable::RequestId) => {
+            | Value::Of(Variable::Method | Variable::Protocol | Variable::TlsVersion | Variable::RequestId) => {
                 Some("no key has it: use it on a route that does not cache".to_owned())
             }
             // As they are keyed, these are asked for.

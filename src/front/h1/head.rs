@@ -273,7 +273,7 @@ mod tests {
             }
         }
         let here = ([127, 0, 0, 1], 80).into();
-        let view = head.view(Endpoints { listener: None, client: here, local: here, scheme: Scheme::Http });
+        let view = head.view(Endpoints { listener: None, client: here, local: here, scheme: Scheme::Http, tls: None });
         let mut fields = view.fields.to_map();
         remove_hop_by_hop(&mut fields);
         for framing in ["content-length", "expect"] {
