@@ -34,7 +34,9 @@ impl<'c> Located<'c> {
         let authority = target.authority.ok_or_else(|| invalid("it has no host"))?;
         let (host, port) = parse_authority(authority).ok_or_else(|| invalid("its host is not valid"))?;
         let no_site = || {
-            Problem::not_found(format!("no site has the host {host:?}; expected a URL of a site, such as {EXAMPLE}"))
+            Problem::not_found(format!(
+                "no site has the host {host:?}: clients that ask for it get 421; expected a URL of a site, such as {EXAMPLE}"
+            ))
         };
         let site = &config.sites[config.hosts.find(&host).ok_or_else(no_site)?];
         caller.need_site(&site.name)?;

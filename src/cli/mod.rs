@@ -79,8 +79,8 @@ fn counted(value: &Value, thing: &str) -> String {
 fn start_log(level: &LogFilter) -> Result {
     use std::io::IsTerminal;
     let level = match std::env::var("SEAWALL_LOG") {
-        Ok(level) => level.parse().map_err(|error| format!("SEAWALL_LOG: {error}"))?,
-        Err(_) => level.clone(),
+        Ok(level) if !level.is_empty() => level.parse().map_err(|error| format!("SEAWALL_LOG: {error}"))?,
+        _ => level.clone(),
     };
     let filter = tracing_subscriber::EnvFilter::new(level.as_str());
     let log = tracing_subscriber::fmt()

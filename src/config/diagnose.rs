@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
 
+use crate::spelling::did_you_mean;
+
 /// One configuration file as read from disk.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Source {
@@ -120,24 +122,38 @@ struct Collected {
 }
 
 /// Something that parts of a configuration may need.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Need {
     CountryFile,
     AsnFile,
+    /// A listener of this name.
+    Listener(Box<str>),
 }
 
 impl Need {
-    /// What is wrong where it is missing, and what to add.
-    fn missing(self) -> (&'static str, &'static str) {
+    /// What is wrong where it is missing, and what to do; `provided`: what there is.
+    fn missing(&self, provided: &[Need]) -> (String, String) {
         match self {
             Need::CountryFile => (
-                "the countries of clients are not known",
-                "add country_file = \"/var/lib/GeoIP/GeoLite2-Country.mmdb\" to [node]",
+                "the countries of clients are not known".to_owned(),
+                "add country_file = \"/var/lib/GeoIP/GeoLite2-Country.mmdb\" to [node]".to_owned(),
             ),
             Need::AsnFile => (
-                "the autonomous systems of clients are not known",
-                "add asn_file = \"/var/lib/GeoIP/GeoLite2-ASN.mmdb\" to [node]",
+                "the autonomous systems of clients are not known".to_owned(),
+                "add asn_file = \"/var/lib/GeoIP/GeoLite2-ASN.mmdb\" to [node]".to_owned(),
             ),
+            Need::Listener(name) => {
+                let named = |need: &'_ Need| match need {
+                    Need::Listener(name) => Some(name.to_string()),
+                    _ => None,
+                };
+                let known: Vec<String> = provided.iter().filter_map(named).collect();
+                let hint = match did_you_mean(name, known.iter().map(String::as_str)) {
+                    Some(meant) => format!("did you mean {meant:?}?"),
+                    None => format!("add name = {name:?} to its [[listen]]"),
+                };
+                (format!("there is no listener {name:?}"), hint)
+            }
         }
     }
 }
@@ -219,12 +235,13 @@ impl Diagnostics {
 
     /// Reports what needs something that is said nowhere.
     pub(crate) fn report_needs(&self) {
-        let needing = self.0.borrow().needing.clone();
-        for (need, place) in needing {
-            if !self.0.borrow().provided.contains(&need) {
-                let (message, hint) = need.missing();
-                self.error_with_hint(place, message, hint);
-            }
+        let (needing, provided) = {
+            let mut collected = self.0.borrow_mut();
+            (std::mem::take(&mut collected.needing), std::mem::take(&mut collected.provided))
+        };
+        for (need, place) in needing.into_iter().filter(|(need, _)| !provided.contains(need)) {
+            let (message, hint) = need.missing(&provided);
+            self.error_with_hint(place, message, hint);
         }
     }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::clock::Timestamp;
 
-use super::diagnose::{Diagnostics, Place};
+use super::diagnose::{Diagnostics, Need, Place};
 use super::model::{CertificateStore, Config};
 use super::read::Table;
 use super::section::pool::PoolNames;
@@ -49,11 +49,12 @@ pub(crate) fn resolve(mut files: Vec<Table<'_, '_>>, are_all: bool, errors: &Dia
     }
     sets.finish(errors);
     if are_all {
+        let names = listeners.iter().map(|listener| listener.value.name.as_str()).filter(|name| !name.is_empty());
+        names.for_each(|name| errors.provide(Need::Listener(name.into())));
         errors.report_needs();
     }
     for site in sites.iter_mut().filter(|_| are_all) {
         site.check_https(&listeners, errors);
-        site.bind(&listeners, errors);
     }
     (config.sites, config.hosts) = site::by_host(sites, errors);
     config.pools = pool::link(pools, &names, errors);

@@ -177,6 +177,7 @@ fn compare(tree: &Tree, left: &Tree, operator: Operator, right: &Tree, scope: Sc
 fn can_be(of: &Text, literal: &Tree) -> Result<(), Mistake> {
     let (Text::Of(variable), Node::Text(text)) = (of, &literal.node) else { return Ok(()) };
     let hint = match variable {
+        Variable::Country if text == "UK" => "the United Kingdom is \"GB\"".to_owned(),
         Variable::Country if !is_country(text) && !text.is_empty() => {
             "a country is two letters in upper case: \"DE\"".to_owned()
         }
@@ -202,7 +203,7 @@ fn can_be(of: &Text, literal: &Tree) -> Result<(), Mistake> {
         Variable::Protocol if !PROTOCOLS.contains(&&**text) => format!("it is one of {}", PROTOCOLS.join(", ")),
         _ => return Ok(()),
     };
-    Err(Mistake::new(literal.at.clone(), "this is never so").with_hint(hint))
+    Err(Mistake::new(literal.at.clone(), "nothing is ever equal to this").with_hint(hint))
 }
 
 /// The values of `protocol`.

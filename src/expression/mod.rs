@@ -54,6 +54,15 @@ impl Expression {
         parse::parse(&self.source).is_ok_and(|tree| tree.names(name))
     }
 
+    /// The texts that a name is compared with, and their places.
+    pub fn compared_with(&self, name: &str) -> Vec<(String, Range<usize>)> {
+        let mut texts = Vec::new();
+        if let Ok(tree) = parse::parse(&self.source) {
+            tree.compared_with(name, &mut texts);
+        }
+        texts
+    }
+
     /// As the operator wrote it.
     pub fn as_str(&self) -> &str {
         &self.source

@@ -54,6 +54,31 @@ impl Tree {
         }
     }
 
+    /// Adds the texts that a name is compared with, and their places.
+    pub(super) fn compared_with(&self, name: &str, texts: &mut Vec<(String, Range<usize>)>) {
+        match &self.node {
+            Node::Compare(one, _, other) => {
+                let is_it = |tree: &Tree| tree.dotted().is_some_and(|own| own == name);
+                match (is_it(one), is_it(other)) {
+                    (true, _) => other.texts(texts),
+                    (_, true) => one.texts(texts),
+                    _ => {}
+                }
+            }
+            Node::All(parts) | Node::Any(parts) => parts.iter().for_each(|part| part.compared_with(name, texts)),
+            Node::Not(inner) => inner.compared_with(name, texts),
+            _ => {}
+        }
+    }
+
+    fn texts(&self, texts: &mut Vec<(String, Range<usize>)>) {
+        match &self.node {
+            Node::Text(text) => texts.push((text.clone(), self.at.clone())),
+            Node::List(items) => items.iter().for_each(|item| item.texts(texts)),
+            _ => {}
+        }
+    }
+
     /// Whether a name stands in it.
     pub(super) fn names(&self, name: &str) -> bool {
         if self.dotted().is_some_and(|own| own == name) {

@@ -22,7 +22,7 @@ use crate::fields::add_date;
 use crate::origin::connect::Connector;
 use crate::origin::exchange::Exchange;
 use crate::plan::{FIELDS_WITH_PLACES, WayBack};
-use crate::request::{Fields, content_length, may_have_body};
+use crate::request::{Fields, content_length, lists, may_have_body};
 
 use super::body::{Body, Multipart, Passing, Pieces, multipart};
 
@@ -60,11 +60,34 @@ struct Changes {
     made: Vec<(HeaderName, HeaderValue)>,
     /// Fields that are others for the client than for the origin, as the client is to have them.
     mapped: HeaderMap,
+    /// Whether the response is an error, which no rule gives a lifetime.
+    is_error: bool,
+}
+
+/// Fields by which browsers and caches are told for how long they may keep a response.
+const LIFETIMES: [HeaderName; 4] = [
+    header::CACHE_CONTROL,
+    header::EXPIRES,
+    HeaderName::from_static("cdn-cache-control"),
+    HeaderName::from_static("surrogate-control"),
+];
+
+/// Whether a field lets a response be kept.
+fn gives_lifetime(name: &HeaderName, value: &HeaderValue) -> bool {
+    let forbids = |directive: &str| lists(value.as_bytes(), directive);
+    LIFETIMES.contains(name) && !["no-store", "no-cache", "private"].into_iter().any(forbids)
 }
 
 impl Changes {
     fn is_dropped_by_rules(&self, name: &str) -> bool {
         self.rules.as_ref().is_some_and(|rules| rules.drops(name))
+            && !(self.is_error && self.said().any(|(said, value)| said == name && gives_lifetime(said, value)))
+    }
+
+    /// What the rules set and add.
+    fn said(&self) -> impl Iterator<Item = (&HeaderName, &HeaderValue)> {
+        let fixed = self.rules.iter().flat_map(|rules| &rules.fixed);
+        fixed.chain(&self.made).map(|(name, value)| (name, value))
     }
 
     /// Whether a field is not sent as it is stored.
@@ -75,8 +98,7 @@ impl Changes {
     /// What is sent instead or beside; `has`: whether the response has a field.
     fn fields(&self, has: impl Fn(&HeaderName) -> bool) -> impl Iterator<Item = (&HeaderName, &HeaderValue)> {
         let mapped = self.mapped.iter().filter(move |(name, _)| has(name) && !self.is_dropped_by_rules(name.as_str()));
-        let fixed = self.rules.iter().flat_map(|rules| &rules.fixed);
-        mapped.chain(fixed.chain(&self.made).map(|(name, value)| (name, value)))
+        mapped.chain(self.said().filter(|(name, value)| !(self.is_error && gives_lifetime(name, value))))
     }
 }
 
@@ -287,8 +309,9 @@ impl ClientResponse {
 
     /// The same with its fields changed; `made`: those that depend on the request.
     pub(crate) fn changed(mut self, rules: &Arc<FieldChanges>, made: Vec<(HeaderName, HeaderValue)>) -> Self {
+        let is_error = self.status().is_client_error() || self.status().is_server_error();
         let changes = self.changes.get_or_insert_default();
-        (changes.rules, changes.made) = (Some(rules.clone()), made);
+        (changes.rules, changes.made, changes.is_error) = (Some(rules.clone()), made, is_error);
         self
     }
 

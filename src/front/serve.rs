@@ -440,11 +440,13 @@ impl Sent {
 
 /// Records what came on a connection and is not a request. Gives the answer to it.
 pub(crate) fn refuse(shared: &Shared, endpoints: Endpoints, refusal: Refusal) -> ClientResponse {
+    // Whatever it was, it is not known.
+    let method = Method::from_bytes(b"-").unwrap_or_default();
     let view = RequestView {
         local_port: endpoints.local.port(),
         client: endpoints.client.ip(),
         peer: endpoints.client.ip(),
-        ..RequestView::own(&Method::GET, endpoints.scheme, "", "", Fields::Parsed(Parsed::new(&[])))
+        ..RequestView::own(&method, endpoints.scheme, "", "", Fields::Parsed(Parsed::new(&[])))
     };
     let error = Some(refusal.why.to_owned());
     let sent = Sent { status: refusal.status, bytes: 0, error, why: None };

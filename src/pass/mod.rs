@@ -9,6 +9,7 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, Version, header};
 
 use crate::cache::engine::Engine;
 use crate::cache::heeded;
+use crate::cache::vary;
 use crate::clock::Timestamp;
 use crate::fields::{add_date, remove_hop_by_hop};
 use crate::origin::attempts;
@@ -125,6 +126,7 @@ fn origin_request(
     forward::exclude_unkeyed(&mut fields, &matched.route.cache);
     forward::exclude_unheeded(&mut fields, &matched.route.cache);
     forward::join_cookies(&mut fields);
+    vary::tell_who_asks(&mut fields, &matched.route.cache.key, view.country());
     forward::set_forwarding_fields(&mut fields, view, view.authority, &snapshot.config.node, &snapshot.passage);
     let (route, rendered) = (matched.route, Renderer::new(view, Some(matched.route), Timestamp::now()));
     if let Some(changes) = &route.request {

@@ -45,6 +45,12 @@ fn clients_of_two_countries_never_get_each_others_answer() {
             }
         }
         assert_eq!(origin.count(), 3);
+        // What is passed on tells it, too.
+        let posted = node.request("POST", "/b", &[FR, "X-Country: XX", "X_Country: XX"], "");
+        assert_eq!(
+            (posted.text(), origin.requests().last().and_then(|last| last.field("x_country").map(str::to_owned))),
+            ("FR".into(), None)
+        );
         node.purge(r#"{"url": "http://shop.example/a"}"#);
         assert!(!node.get_with("/a", &[DE]).is_hit() && !node.get_with("/a", &[FR]).is_hit());
     }

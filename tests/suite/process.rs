@@ -271,6 +271,10 @@ fn each_mistake_is_told_once_and_says_what_to_write() {
             ],
         ),
         (
+            format!("[[listen]]\nname = \"public\"\naddress = \"127.0.0.1:1\"\n{POOL}{SITE}when = '!(listener in [\"publik\", \"public\", \"\"])'\n"),
+            &["bad.toml:11:24: there is no listener \"publik\"", "= hint: did you mean \"public\"?"],
+        ),
+        (
             format!("{POOL}{SITE}when = 'client.country == \"DE\"'\n"),
             &[
                 "bad.toml:8:8: the countries of clients are not known",
@@ -278,18 +282,24 @@ fn each_mistake_is_told_once_and_says_what_to_write() {
             ],
         ),
         (
-            format!("[node]\nasn_file = \"bad-map.txt\"\n{POOL}{SITE}deny = [{{ country = [\"de\"] }}, {{ asn = [1] }}]\n"),
+            format!("[node]\nasn_file = \"bad-map.txt\"\n{POOL}{SITE}deny = [{{ country = [\"de\"] }}, {{ asn = [1] }}, {{ asn = [], country = [\"UK\"] }}]\n"),
             &[
                 "bad.toml:2:12: bad-map.txt: it is no sound file of the MaxMind DB format: invalid database: could not find MaxMind DB metadata in file",
                 "bad.toml:10:22: \"de\" is not a country: it is two letters in upper case, such as \"DE\"",
                 "bad.toml:10:22: the countries of clients are not known",
+                "= hint: add country_file = \"/var/lib/GeoIP/GeoLite2-Country.mmdb\" to [node]",
+                "bad.toml:10:46: an entry in \"deny\" of [[site.shop.route]] must have one of \"file\", \"country\" and \"asn\"",
+                "= hint: write an entry for each: [{ country = [\"DE\"] }, { asn = [64496] }]",
+                "bad.toml:10:46: an entry in \"deny\" of [[site.shop.route]] names nobody",
+                "bad.toml:10:69: \"UK\" is not a country: the United Kingdom is \"GB\"",
+                "bad.toml:10:69: the countries of clients are not known",
                 "= hint: add country_file = \"/var/lib/GeoIP/GeoLite2-Country.mmdb\" to [node]",
             ],
         ),
         (
             format!("{POOL}{SITE}when = 'host == \"Shop.Example\"'\n"),
             &[
-                "bad.toml:8:17: \"when\" in [[site.shop.route]]: this is never so",
+                "bad.toml:8:17: \"when\" in [[site.shop.route]]: nothing is ever equal to this",
                 "= hint: a host is in lower case here, and without its port",
             ],
         ),
@@ -376,8 +386,8 @@ fn each_mistake_is_told_once_and_says_what_to_write() {
                  cors = {{ origins = [\"https://a.example:443\"], methods = [\"get\"], headers = [\"*\"], credentials = true }}\n"
             ),
             &[
-                "bad.toml:3:7: \"listen\" of site \"shop\" is empty: it would be served nowhere",
-                "bad.toml:6:18: canonical_host \"A.example:80\" has a port: it is the host's name alone",
+                                "bad.toml:6:18: canonical_host \"A.example:80\" has a port: it is the host's name alone",
+                "bad.toml:7:10: \"listen\" in [site.shop] is empty: it would be served nowhere",
                 "bad.toml:8:1: \"response\" of [[site.shop.route]] has Strict-Transport-Security, which \"hsts\" of the site says",
                 "= hint: leave one of them out",
                 "bad.toml:8:1: \"response\" of [[site.shop.route]] has Access-Control-*, which its \"cors\" says",

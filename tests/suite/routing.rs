@@ -496,6 +496,36 @@ fn fields_of_answers_are_changed_as_they_are_sent() {
 }
 
 /// Of paths that are spelt otherwise, or that some servers read otherwise, conditions are asked as routes' patterns are.
+/// A year for what is there is not a year for what is not: neither of the origin's errors nor of the node's own.
+#[test]
+fn a_lifetime_that_is_set_is_none_of_errors() {
+    let routes = "[[site.shop.route]]\npath = \"/private/*\"\npool = \"app\"\n\
+                  response = { set = { Cache-Control = \"private, no-store\", Expires = \"0\" } }\n\
+                  [[site.shop.route]]\npath = \"/*\"\npool = \"app\"\ncache = { mode = \"respect\" }\n\
+                  response = { set = { Cache-Control = \"max-age=31536000\", X-Set = \"1\" } }\n";
+    for protocol in Protocol::ALL {
+        let origin = Origin::start(|request| match request.path() {
+            "/gone" | "/private/gone" => Reply::status(404, &["Cache-Control: max-age=1"], "gone"),
+            "/broken" => vec![Step::Close],
+            _ => Reply::ok(&["Cache-Control: max-age=60"], "here"),
+        });
+        let node = Node::speaking(protocol, &[origin.address], routes);
+        for (path, status, lifetime) in [
+            ("/here", 200, "max-age=31536000"),
+            ("/gone", 404, "max-age=1"),
+            ("/broken", 502, "no-store"),
+            ("/private/here", 200, "private, no-store"),
+            ("/private/gone", 404, "private, no-store"),
+        ] {
+            for _ in 0..2 {
+                let got = node.get_with(path, &[]);
+                let said = (got.status, got.fields("cache-control"), got.field("x-set").is_some());
+                assert_eq!(said, (status, vec![lifetime], !path.starts_with("/private")), "{path}");
+            }
+        }
+    }
+}
+
 #[test]
 fn conditions_on_paths_are_not_evaded_by_spelling() {
     for protocol in Protocol::ALL {

@@ -13,8 +13,8 @@ use crate::config::model::CacheRules;
 use crate::origin::forward;
 
 use axis::Axis;
-pub(crate) use normalise::as_compared;
 pub use normalise::normalise;
+pub(crate) use normalise::{as_compared, tell_who_asks};
 pub use presented::Presented;
 
 /// What a response was selected by, and the values of the request which it answered.

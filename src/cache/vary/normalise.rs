@@ -32,18 +32,31 @@ pub fn normalise(fields: &mut HeaderMap, rules: &KeyRules, country: Option<&str>
         let pairs: Vec<Vec<u8>> = patterns.iter().flat_map(like).collect();
         wanted.push((header::COOKIE, (!pairs.is_empty()).then(|| pairs.join(&b"; "[..]))));
     }
+    for (name, value) in wanted {
+        set(fields, name, value.as_deref());
+    }
+    tell_who_asks(fields, rules, country);
+}
+
+/// Tells the origin what the rules tell apart of clients and what no field of theirs says: the kind of device, and the
+/// country. What a client says of these itself is left out.
+pub(crate) fn tell_who_asks(fields: &mut HeaderMap, rules: &KeyRules, country: Option<&str>) {
     if rules.device {
-        wanted.push((negotiate::DEVICE_CLASS.clone(), Some(negotiate::device(request).into())));
+        let device = negotiate::device(Fields::Map(fields));
+        set(fields, negotiate::DEVICE_CLASS.clone(), Some(device.as_bytes()));
+        fields.remove("x_device_class");
     }
     if rules.country {
-        wanted.push((COUNTRY.clone(), country.map(Into::into)));
+        set(fields, COUNTRY.clone(), country.map(str::as_bytes));
+        fields.remove("x_country");
     }
-    for (name, value) in wanted {
-        match value.and_then(|value| HeaderValue::from_bytes(&value).ok()) {
-            Some(value) => fields.insert(name, value),
-            None => fields.remove(name),
-        };
-    }
+}
+
+fn set(fields: &mut HeaderMap, name: HeaderName, value: Option<&[u8]>) {
+    match value.and_then(|value| HeaderValue::from_bytes(value).ok()) {
+        Some(value) => fields.insert(name, value),
+        None => fields.remove(name),
+    };
 }
 
 /// The fields with what the key names as it is compared; `None`: they are that. What origins are asked for by them is thereby the

@@ -104,21 +104,30 @@ fn range(text: &str, place: Place, errors: &Diagnostics) -> Option<IpRange> {
 fn belonging(mut entry: Table, list: &mut List, errors: &Diagnostics) -> Vec<IpRange> {
     let mut ranges = Vec::new();
     let place = entry.place;
-    let (countries, asns) = (entry.optional_list::<String>("country"), entry.optional_list::<u32>("asn"));
+    // Several in one would be read as if all of them had to hold.
+    if ["file", "country", "asn"].iter().filter(|key| entry.has(key)).count() != 1 {
+        let message = format!("{} must have one of \"file\", \"country\" and \"asn\"", entry.name);
+        errors.error_with_hint(place, message, "write an entry for each: [{ country = [\"DE\"] }, { asn = [64496] }]");
+    }
     if let Some(file) = entry.get::<String>("file") {
         ranges = from_file(&file, errors);
-    } else if countries.is_none() && asns.is_none() {
-        entry.require::<String>("file");
+    }
+    let (countries, asns) = (entry.optional_list::<String>("country"), entry.optional_list::<u32>("asn"));
+    if countries.as_ref().is_some_and(Vec::is_empty) || asns.as_ref().is_some_and(Vec::is_empty) {
+        errors.error(place, format!("{} names nobody", entry.name));
     }
     for At { value: country, place } in countries.into_iter().flatten() {
         errors.need(Need::CountryFile, place);
-        let read = Some(country.as_str()).filter(|country| is_country(country)).map(Into::into);
-        let why = format!("{country:?} is not a country: it is two letters in upper case, such as \"DE\"");
-        list.countries.extend(errors.accept(place, read.ok_or(why)));
+        match &*country {
+            "UK" => errors.error(place, "\"UK\" is not a country: the United Kingdom is \"GB\""),
+            country if is_country(country) => list.countries.push(country.into()),
+            _ => errors
+                .error(place, format!("{country:?} is not a country: it is two letters in upper case, such as \"DE\"")),
+        }
     }
-    for asn in asns.into_iter().flatten() {
+    for At { value: asn, place } in asns.into_iter().flatten() {
         errors.need(Need::AsnFile, place);
-        list.asns.push(asn.value);
+        list.asns.push(asn);
     }
     entry.finish();
     ranges

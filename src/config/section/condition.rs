@@ -14,6 +14,11 @@ pub(super) fn read(table: &mut Table, key: &'static str, scope: Scope) -> Option
             errors.need(need, place);
         }
     }
+    for (listener, at) in compiled.iter().flat_map(|expression| expression.compared_with("listener")) {
+        if !listener.is_empty() {
+            errors.need(Need::Listener(listener.into()), errors.within(place, at));
+        }
+    }
     compiled
         .map_err(|Mistake { at, message, hint }| {
             let message = format!("{key:?} in {}: {message}", table.name);

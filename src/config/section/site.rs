@@ -6,12 +6,11 @@ use std::time::Duration;
 use http::{HeaderValue, Method};
 
 use crate::address::IpRange;
-use crate::config::diagnose::{At, Diagnostics, Place};
+use crate::config::diagnose::{At, Diagnostics, Need, Place};
 use crate::config::host::{HostMap, HostPattern};
 use crate::config::read::{Table, words};
 use crate::config::routes::Routes;
 use crate::request::{RequestView, as_decoded, merge_slashes, parse_authority};
-use crate::spelling::did_you_mean;
 
 use super::access::{self, Access};
 use super::error_page::{self, ErrorPage};
@@ -125,14 +124,16 @@ words!(EncodedDots { "refuse" => EncodedDots::Refuse, "pass" => EncodedDots::Pas
 pub(crate) struct SiteSection {
     site: Site,
     hosts: Vec<(HostPattern, At<String>)>,
-    listen: Option<Vec<At<String>>>,
     place: Place,
 }
 
 impl SiteSection {
     /// Points out that it sends clients to where nobody listens.
     pub(crate) fn check_https(&self, listeners: &[At<Listener>], errors: &Diagnostics) {
-        if self.site.https == Https::Redirect && !listeners.iter().any(|listener| listener.value.tls) {
+        let names = self.site.listen.as_ref();
+        let serves = |listener: &Listener| names.is_none_or(|names| names.contains(&listener.name));
+        let has_tls = listeners.iter().any(|listener| listener.value.tls && serves(&listener.value));
+        if self.site.https == Https::Redirect && !has_tls {
             let message = format!("site {:?} sends plain requests to HTTPS, and no listener has it", self.site.name);
             errors.warn(
                 self.place,
@@ -141,28 +142,17 @@ impl SiteSection {
             );
         }
     }
+}
 
-    /// Binds it to the listeners that it names.
-    pub(crate) fn bind(&mut self, listeners: &[At<Listener>], errors: &Diagnostics) {
-        let Some(names) = self.listen.take() else { return };
-        if names.is_empty() {
-            errors.error(
-                self.place,
-                format!("\"listen\" of site {:?} is empty: it would be served nowhere", self.site.name),
-            );
-        }
-        let known = || listeners.iter().map(|listener| &*listener.value.name).filter(|name| !name.is_empty());
-        for At { value, place } in &names {
-            if !known().any(|name| name == value) {
-                let hint = match did_you_mean(value, known()) {
-                    Some(meant) => format!("did you mean {meant:?}?"),
-                    None => format!("add name = {value:?} to its [[listen]]"),
-                };
-                errors.error_with_hint(*place, format!("there is no listener {value:?}"), hint);
-            }
-        }
-        self.site.listen = Some(names.into_iter().map(|name| name.value).collect());
+/// The listeners that a site names. Each must be there.
+fn read_listen(table: &mut Table) -> Option<Box<[String]>> {
+    let (errors, place) = (table.errors, table.place_of("listen"));
+    let names = table.optional_list::<String>("listen")?;
+    if names.is_empty() {
+        errors.error(place, format!("\"listen\" in {} is empty: it would be served nowhere", table.name));
     }
+    names.iter().for_each(|name| errors.need(Need::Listener(name.value.as_str().into()), name.place));
+    Some(names.into_iter().map(|name| name.value).collect())
 }
 
 pub(crate) fn read<'t, 'i>(
@@ -200,7 +190,7 @@ pub(crate) fn read<'t, 'i>(
     let at = (&*table.name, place);
     fields::check_said(&fields.response, fields.response.hsts.is_some(), false, at, errors);
     let canonical_host = read_canonical(&mut table, &hosts);
-    let listen = table.optional_list::<String>("listen");
+    let listen = read_listen(&mut table);
     let site = Site {
         name: name.into(),
         version: table.get_or("version", 1),
@@ -211,14 +201,14 @@ pub(crate) fn read<'t, 'i>(
         ports: table.get_or("ports", Ports::Named),
         named_ports,
         encoded_dots: table.get_or("encoded_dots", EncodedDots::Refuse),
-        listen: None,
+        listen,
         https: table.get_or("https", Https::Optional),
         https_port: table.get_or("https_port", 443),
         canonical_host,
         routes: read_routes(routes, pools, &fields, errors).into_iter().collect(),
     };
     table.finish();
-    SiteSection { site, hosts, listen, place }
+    SiteSection { site, hosts, place }
 }
 
 /// The value of `Strict-Transport-Security` (RFC 6797 section 6.1).
