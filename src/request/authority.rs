@@ -35,7 +35,7 @@ pub(crate) fn parse_authority(authority: &str) -> Option<(Cow<'_, str>, Option<u
         Some(digits) if digits.bytes().all(|b| b.is_ascii_digit()) => Some(digits.parse().ok()?),
         Some(_) => return None,
     };
-    let host = match host.bytes().any(|b| b.is_ascii_uppercase()) {
+    let host = match host.bytes().fold(false, |found, byte| found | byte.is_ascii_uppercase()) {
         true => Cow::Owned(host.to_ascii_lowercase()),
         false => Cow::Borrowed(host),
     };

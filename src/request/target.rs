@@ -26,7 +26,10 @@ impl<'a> Target<'a> {
     pub fn parse(text: &'a str) -> Result<Self, &'static str> {
         // Visible ASCII but for the delimiters of RFC 3986 that `http::Uri` refuses too, which requests to
         // origins are made with; and without "#", since a fragment is never sent.
-        if !text.bytes().all(|b| b.is_ascii_graphic() && !b"#\"<>".contains(&b)) {
+        // Without an early end, which would keep it from being done by many bytes at once.
+        let fits =
+            |byte: u8| byte.is_ascii_graphic() & (byte != b'#') & (byte != b'"') & (byte != b'<') & (byte != b'>');
+        if !text.bytes().fold(true, |all, byte| all & fits(byte)) {
             return Err(BAD_CHARACTER);
         }
         let (authority, rest) = if text.starts_with('/') {
@@ -36,8 +39,11 @@ impl<'a> Target<'a> {
             let end = rest.find(['/', '?']).unwrap_or(rest.len());
             (Some(&rest[..end]), &rest[end..])
         };
-        let (path, query) = rest.split_once('?').map_or((rest, None), |(path, query)| (path, Some(query)));
-        if path.contains('`') {
+        let (path, query) = match memchr::memchr(b'?', rest.as_bytes()) {
+            Some(end) => (&rest[..end], Some(&rest[end + 1..])),
+            None => (rest, None),
+        };
+        if memchr::memchr(b'`', path.as_bytes()).is_some() {
             return Err(BAD_CHARACTER);
         }
         let path = if path.is_empty() { "/" } else { path };
