@@ -188,6 +188,7 @@ fn each_slice_is_validated() {
     let (origin, _) = origin(file);
     let node = in_memory(Protocol::H1, &origin);
     range(&node, "140000-140009");
+    eventually("no fill runs", || (node.admin("GET", "/v1/status", "").1["cache"]["fills"] == 0).then_some(()));
     let again = range(&node, "140000-140009");
     assert!(again.cache().contains("fwd=stale; fwd-status=304"), "{}", again.cache());
     assert_eq!(again.body, body(1)[140_000..140_010]);
