@@ -107,6 +107,15 @@ pub(crate) fn is_country(text: &str) -> bool {
     text.len() == 2 && text.bytes().all(|byte| byte.is_ascii_uppercase())
 }
 
+/// The same of what an operator has written; the error says why it is none.
+pub(crate) fn check_country(text: &str) -> Result<(), &'static str> {
+    match text {
+        "UK" => Err("the United Kingdom is \"GB\""),
+        text if is_country(text) => Ok(()),
+        _ => Err("it is two letters in upper case, such as \"DE\""),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

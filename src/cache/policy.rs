@@ -10,7 +10,7 @@ use crate::config::model::{CacheMode, CacheRules, ResponseRule};
 use crate::expression::Expression;
 use crate::origin::forward;
 use crate::plan;
-use crate::request::{Fields, Parsed, RequestView, Scheme};
+use crate::request::{Fields, RequestView, Scheme};
 
 use super::control::Directives;
 use super::freshness::{self, ExchangeTimes, Freshness, StaleUse};
@@ -158,7 +158,7 @@ pub fn judge(
 impl ResponseFacts<'_> {
     /// Whether a condition over responses is true of it.
     fn is(&self, condition: &Expression) -> bool {
-        let request = RequestView::own(&Method::GET, Scheme::Http, "", "", Fields::Parsed(Parsed::new(&[]))); // nothing asks for it
+        let request = RequestView::own(&Method::GET, Scheme::Http, "", "", Fields::parsed(&[])); // nothing asks for it
         let (now, response) = (self.times.response, Some((self.status, self.headers)));
         condition.is_true(&plan::RequestFacts { request: &request, path: "", now, response })
     }

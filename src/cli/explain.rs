@@ -18,7 +18,7 @@ use crate::config::load;
 use crate::config::model::{CacheMemory, CacheMode, CacheRules, Config};
 use crate::config::units::format_duration;
 use crate::plan::{Plan, plan};
-use crate::request::{Fields, Parsed, RequestView, Scheme, Target};
+use crate::request::{Fields, RequestView, Scheme, Target};
 
 use super::admin_client::AdminArgs;
 use super::{counted, list, text};
@@ -192,7 +192,7 @@ fn parse_response(bytes: &[u8]) -> Result<(StatusCode, HeaderMap), String> {
     let mut response = httparse::Response::new(&mut space);
     check_head(response.parse(&bytes), "a response")?;
     let status = response.code.and_then(|code| StatusCode::from_u16(code).ok()).ok_or("it has no status")?;
-    Ok((status, Fields::Parsed(Parsed::new(response.headers)).to_map()))
+    Ok((status, Fields::parsed(response.headers).to_map()))
 }
 
 fn parse_request(bytes: &[u8]) -> Result<(Method, String, HeaderMap), String> {
@@ -204,7 +204,7 @@ fn parse_request(bytes: &[u8]) -> Result<(Method, String, HeaderMap), String> {
     let mut request = httparse::Request::new(&mut space);
     check_head(request.parse(&bytes), "a request")?;
     let method = request.method.and_then(|method| method.parse().ok()).ok_or("it has no method")?;
-    Ok((method, request.path.unwrap_or("/").to_owned(), Fields::Parsed(Parsed::new(request.headers)).to_map()))
+    Ok((method, request.path.unwrap_or("/").to_owned(), Fields::parsed(request.headers).to_map()))
 }
 
 fn check_head(parsed: httparse::Result<usize>, what: &str) -> Result<(), String> {

@@ -42,7 +42,8 @@ impl std::str::FromStr for HostPattern {
 }
 
 /// Finds what belongs to a host in constant time per label, however many sites there are.
-/// The names are the operator's, so that a quick hash will do. An exact name wins over a wildcard, a longer wildcard over a shorter one, `*` comes last.
+/// An exact name wins over a wildcard, a longer wildcard over a shorter one, `*` comes last. The names are the operator's, so
+/// that a quick hash will do.
 #[derive(Debug, Clone, Default)]
 pub struct HostMap<T> {
     exact: HashMap<String, T>,

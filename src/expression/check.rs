@@ -10,7 +10,7 @@ use super::names::{self, Counted, Map, NAMES, Named, Scope, Variable};
 use super::parse::{Node, Operator, Tree};
 use crate::address::{IpRange, Ranges};
 use crate::clock::Timestamp;
-use crate::geoip::is_country;
+use crate::geoip::check_country;
 use crate::pattern::{self, Pattern};
 use crate::request::compared;
 use crate::spelling::did_you_mean;
@@ -177,10 +177,11 @@ fn compare(tree: &Tree, left: &Tree, operator: Operator, right: &Tree, scope: Sc
 fn can_be(of: &Text, literal: &Tree) -> Result<(), Mistake> {
     let (Text::Of(variable), Node::Text(text)) = (of, &literal.node) else { return Ok(()) };
     let hint = match variable {
-        Variable::Country if text == "UK" => "the United Kingdom is \"GB\"".to_owned(),
-        Variable::Country if !is_country(text) && !text.is_empty() => {
-            "a country is two letters in upper case: \"DE\"".to_owned()
-        }
+        Variable::Country if text.is_empty() => return Ok(()),
+        Variable::Country => match check_country(text) {
+            Ok(()) => return Ok(()),
+            Err(why) => why.to_owned(),
+        },
         Variable::Path if !text.starts_with('/') => "a path begins with /".to_owned(),
         Variable::Path => match compared(text) {
             Ok(path) if path == *text => return Ok(()),

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 
 use http::{Method, StatusCode, Version};
 
-use crate::request::{Fields, ListenerId, Parsed, RequestId, RequestView, Scheme, Target};
+use crate::request::{Fields, ListenerId, RequestId, RequestView, Scheme, Target};
 
 /// A checked request head, borrowing from the connection's buffer.
 pub struct RequestHead<'b> {
@@ -95,7 +95,7 @@ impl RequestHead<'_> {
             path: &self.target.path,
             hides_dots: self.target.hides_dots,
             query: self.target.query,
-            fields: Fields::Parsed(Parsed::new(self.fields)),
+            fields: Fields::parsed(self.fields),
             client: endpoints.client.ip(),
             geoip: None, // the same
             peer: endpoints.client.ip(),

@@ -309,7 +309,7 @@ impl ClientResponse {
 
     /// The same with its fields changed; `made`: those that depend on the request.
     pub(crate) fn changed(mut self, rules: &Arc<FieldChanges>, made: Vec<(HeaderName, HeaderValue)>) -> Self {
-        let is_error = self.status().is_client_error() || self.status().is_server_error();
+        let is_error = self.status() >= StatusCode::BAD_REQUEST;
         let changes = self.changes.get_or_insert_default();
         (changes.rules, changes.made, changes.is_error) = (Some(rules.clone()), made, is_error);
         self

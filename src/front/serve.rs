@@ -39,7 +39,7 @@ use crate::origin::forward;
 use crate::origin::interims::Interims;
 use crate::pass::{self, excuse};
 use crate::plan::{Matched, OwnAnswer, PassReason, Plan, Renderer, WayBack, allowed_methods, client, keyed_uris, plan};
-use crate::request::{Fields, Parsed, RequestId, RequestView, content_length};
+use crate::request::{Fields, RequestId, RequestView, content_length};
 use crate::snapshot::Snapshot;
 
 use super::fault::{self, Fault};
@@ -446,7 +446,7 @@ pub(crate) fn refuse(shared: &Shared, endpoints: Endpoints, refusal: Refusal) ->
         local_port: endpoints.local.port(),
         client: endpoints.client.ip(),
         peer: endpoints.client.ip(),
-        ..RequestView::own(&method, endpoints.scheme, "", "", Fields::Parsed(Parsed::new(&[])))
+        ..RequestView::own(&method, endpoints.scheme, "", "", Fields::parsed(&[]))
     };
     let error = Some(refusal.why.to_owned());
     let sent = Sent { status: refusal.status, bytes: 0, error, why: None };

@@ -240,10 +240,7 @@ fn preflight<'c>(site: &'c Site, request: &RequestView<'_>, now: Timestamp) -> O
     // One that takes another method says which.
     let route = match site.find_route(&method, request.path, holds) {
         Some(number) => &site.routes[number],
-        None => {
-            let path = merge_slashes(request.path);
-            site.routes.iter().find(|route| route.path.matches(&path) && holds(route, &path))?
-        }
+        None => of_path(site, request.path, holds).next()?,
     };
     route.cors().map(|_| route)
 }
@@ -282,10 +279,15 @@ pub(crate) fn list_that_refuses(
     of(&site.access).map(|list| (list, None)).or_else(of_route)
 }
 
+/// The routes of a path, whatever their methods.
+fn of_path<'c>(site: &'c Site, path: &str, holds: impl Fn(&Route, &str) -> bool) -> impl Iterator<Item = &'c Route> {
+    let path = merge_slashes(path);
+    site.routes.iter().filter(move |route| route.path.matches(&path) && holds(route, &path))
+}
+
 /// The methods that a site takes for the path of a request, as `Allow` has them (RFC 9110 section 10.2.1).
 pub(crate) fn allowed_methods(site: &Site, request: &RequestView<'_>, now: Timestamp) -> String {
-    let path = merge_slashes(request.path);
-    let routes = site.routes.iter().filter(|route| route.path.matches(&path) && holds(request, now)(route, &path));
+    let routes = of_path(site, request.path, holds(request, now));
     let mut all: Vec<&str> = routes.flat_map(|route| route.methods.iter().flatten()).map(Method::as_str).collect();
     all.sort_unstable();
     all.dedup();

@@ -26,12 +26,7 @@ pub struct Parsed<'a> {
     names: u64,
 }
 
-impl<'a> Parsed<'a> {
-    pub fn new(fields: &'a [httparse::Header<'a>]) -> Self {
-        let names = fields.iter().fold(0, |names, field| names | bit(field.name));
-        Parsed { fields, names }
-    }
-
+impl Parsed<'_> {
     fn may_have(self, name: &str) -> bool {
         self.names & bit(name) != 0
     }
@@ -45,6 +40,12 @@ fn bit(name: &str) -> u64 {
 }
 
 impl<'a> Fields<'a> {
+    /// Those that a front has parsed.
+    pub fn parsed(fields: &'a [httparse::Header<'a>]) -> Self {
+        let names = fields.iter().fold(0, |names, field| names | bit(field.name));
+        Fields::Parsed(Parsed { fields, names })
+    }
+
     /// The first value of a field.
     pub fn get(self, name: &HeaderName) -> Option<&'a [u8]> {
         self.find_map(name, Some)
@@ -154,7 +155,7 @@ mod tests {
             httparse::Header { name: "X-One", value: b"1" },
             httparse::Header { name: "accept", value: b"b" },
         ];
-        let parsed = Fields::Parsed(Parsed::new(&parsed));
+        let parsed = Fields::parsed(&parsed);
         let map = parsed.to_map();
         for fields in [parsed, Fields::Map(&map)] {
             assert_eq!(fields.joined(&http::header::ACCEPT).unwrap().as_ref(), b"a, b");
@@ -168,7 +169,27 @@ mod tests {
         for name in ["a", "A", "x-1", "X-1", "~a", "_B", "If-None-Match", "IF-NONE-MATCH", "1-z"] {
             let field = [httparse::Header { name, value: b"v" }];
             let lower: HeaderName = name.to_ascii_lowercase().parse().unwrap();
-            assert_eq!(Fields::Parsed(Parsed::new(&field)).get(&lower), Some(b"v".as_slice()), "{name}");
+            assert_eq!(Fields::parsed(&field).get(&lower), Some(b"v".as_slice()), "{name}");
+        }
+    }
+
+    /// The bits say nothing that a look at all fields would not.
+    #[test]
+    fn of_any_fields_those_are_found_that_are_there() {
+        let mut random = fastrand::Rng::with_seed(5);
+        let tchars: Vec<u8> = (0..128).filter(|byte| crate::request::is_tchar(*byte)).collect();
+        let mut name = || -> String {
+            (0..random.usize(1..4)).map(|_| char::from(tchars[random.usize(..tchars.len())])).collect()
+        };
+        for _ in 0..2_000 {
+            let names: Vec<String> = (0..6).map(|_| name()).collect();
+            let fields: Vec<_> = names.iter().map(|name| httparse::Header { name, value: b"v" }).collect();
+            let asked = names.iter().cloned().chain((0..20).map(|_| name())).map(|name| name.to_ascii_lowercase());
+            for asked in asked.collect::<Vec<_>>() {
+                let is_there = names.iter().any(|name| name.eq_ignore_ascii_case(&asked));
+                let found = Fields::parsed(&fields).contains(&asked.parse().unwrap());
+                assert_eq!(found, is_there, "{asked} {names:?}");
+            }
         }
     }
 }

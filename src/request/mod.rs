@@ -13,7 +13,7 @@ use crate::geoip::GeoIp;
 
 pub(crate) use authority::parse_authority;
 pub use fields::Fields;
-pub(crate) use fields::{Parsed, in_one_block, text};
+pub(crate) use fields::{in_one_block, text};
 pub(crate) use id::RequestId;
 pub(crate) use target::{BAD_FORM, Target, as_decoded, compared, hides_dots, merge_slashes};
 
@@ -156,7 +156,7 @@ pub(crate) const MAX_TRAILERS: usize = 64;
 pub(crate) fn parse_trailers(lines: &[u8]) -> Option<HeaderMap> {
     let mut space = [httparse::EMPTY_HEADER; MAX_TRAILERS];
     let Ok(httparse::Status::Complete((_, parsed))) = httparse::parse_headers(lines, &mut space) else { return None };
-    Some(Fields::Parsed(Parsed::new(parsed)).to_map())
+    Some(Fields::parsed(parsed).to_map())
 }
 
 /// Writes the lines of trailers, with the empty one that ends them.

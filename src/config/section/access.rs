@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use crate::address::{IpRange, Ranges};
 use crate::config::diagnose::{At, Diagnostics, Need, Place};
 use crate::config::read::Table;
-use crate::geoip::is_country;
+use crate::geoip::{check_country, is_country};
 use crate::request::RequestView;
 
 use super::file;
@@ -118,12 +118,8 @@ fn belonging(mut entry: Table, list: &mut List, errors: &Diagnostics) -> Vec<IpR
     }
     for At { value: country, place } in countries.into_iter().flatten() {
         errors.need(Need::CountryFile, place);
-        match &*country {
-            "UK" => errors.error(place, "\"UK\" is not a country: the United Kingdom is \"GB\""),
-            country if is_country(country) => list.countries.push(country.into()),
-            _ => errors
-                .error(place, format!("{country:?} is not a country: it is two letters in upper case, such as \"DE\"")),
-        }
+        let checked = check_country(&country).map_err(|why| format!("{country:?} is not a country: {why}"));
+        list.countries.extend(errors.accept(place, checked).map(|()| country.into_boxed_str()));
     }
     for At { value: asn, place } in asns.into_iter().flatten() {
         errors.need(Need::AsnFile, place);

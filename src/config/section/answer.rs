@@ -106,7 +106,10 @@ fn read_map(file: &At<String>, captures: usize, errors: &Diagnostics) -> Option<
         let words: Vec<&str> = line.split_whitespace().take_while(|word| !word.starts_with('#')).collect();
         let read = match words[..] {
             [] => continue,
-            [from, to] => entry(from, to, captures, (file, errors)),
+            [from, to] => entry(from, to).and_then(|from| {
+                let parsed = template::parse(to, Form::Url, captures, file.place, errors);
+                Ok((from, parsed.map_err(|why| format!("{to:?}: {why}"))?))
+            }),
             _ => Err(format!("expected two words, a path and where it leads, not {}", words.len())),
         };
         let place = format!("{}:{}", path.display(), number + 1);
@@ -118,12 +121,8 @@ fn read_map(file: &At<String>, captures: usize, errors: &Diagnostics) -> Option<
     Some(map)
 }
 
-fn entry<'t>(
-    from: &'t str,
-    to: &str,
-    captures: usize,
-    (file, errors): (&At<String>, &Diagnostics),
-) -> Result<(&'t str, Template), String> {
+/// The path of a line, if it is one and what follows can be where it leads.
+fn entry<'t>(from: &'t str, to: &str) -> Result<&'t str, String> {
     if to.ends_with(';') {
         return Err(format!("{to:?} ends with a semicolon: a line is a path and where it leads, and nothing more"));
     }
@@ -139,7 +138,7 @@ fn entry<'t>(
     if compared != from {
         return Err(format!("{from:?} matches nothing: paths are compared in another form; write {compared:?}"));
     }
-    Ok((from, template::of_file(to, captures, file, errors)?))
+    Ok(from)
 }
 
 /// Reads `respond = { status = 200, body = "ok", content_type = "text/plain" }`.

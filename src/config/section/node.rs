@@ -80,18 +80,16 @@ pub(crate) fn read(mut table: Table) -> Node {
             table.errors.error_with_hint(place, "\"client_ip_header\" has no effect without trusted proxies", hint);
         }
     }
-    node.geoip.country = database(&mut table, "country_file", Kind::Country);
-    node.geoip.asn = database(&mut table, "asn_file", Kind::Asn);
+    node.geoip.country = database(&mut table, "country_file", (Kind::Country, Need::CountryFile));
+    node.geoip.asn = database(&mut table, "asn_file", (Kind::Asn, Need::AsnFile));
     table.finish();
     node
 }
 
-fn database(table: &mut Table, key: &'static str, kind: Kind) -> Option<Database> {
+/// A file of a kind; `need`: what is met by it.
+fn database(table: &mut Table, key: &'static str, (kind, need): (Kind, Need)) -> Option<Database> {
     let (errors, file) = (table.errors, table.get::<String>(key)?);
-    errors.provide(match kind {
-        Kind::Country => Need::CountryFile,
-        Kind::Asn => Need::AsnFile,
-    });
+    errors.provide(need);
     let path = errors.file_named(&file);
     let read = regular::read(&path).map_err(|error| format!("cannot be read: {error}"));
     let database = read.and_then(|content| Database::new(content, kind));

@@ -1,6 +1,6 @@
 //! Templates that operators write, wherever they stand.
 
-use crate::config::diagnose::{At, Diagnostics, Need, Place};
+use crate::config::diagnose::{Diagnostics, Need, Place};
 use crate::expression::Variable;
 use crate::template::{Form, Template, Value};
 
@@ -21,14 +21,4 @@ pub(super) fn parse(
         }
     }
     Ok(template)
-}
-
-/// The same of a text in a file that a section names; its mistakes are told where the file is named.
-pub(super) fn of_file(
-    text: &str,
-    captures: usize,
-    file: &At<String>,
-    errors: &Diagnostics,
-) -> Result<Template, String> {
-    parse(text, Form::Url, captures, file.place, errors).map_err(|why| format!("{text:?}: {why}"))
 }
