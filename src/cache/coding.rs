@@ -1,5 +1,5 @@
 //! Content codings that the node makes (RFC 9110 section 8.4): which responses are coded, and how the coded one
-//! differs. Pure; [`super::compressor`] does it in the background.
+//! differs. Pure; [`super::compressor`] does it in the background for what is stored.
 
 use std::io::Write;
 
@@ -33,13 +33,35 @@ pub(crate) fn suits(rules: &CompressRules, status: StatusCode, fields: &HeaderMa
     // A part of something is never coded: its range counts bytes of the whole as it is.
     let whole = !matches!(status, StatusCode::PARTIAL_CONTENT | StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
     let plain = !fields.contains_key(header::CONTENT_ENCODING) && !fields.contains_key(header::CONTENT_RANGE);
-    let media_type = fields.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let media_type = media_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    let media_type = media_type(fields);
     whole
         && plain
         && length.is_none_or(|length| length >= rules.min_size)
         && rules.types.iter().any(|pattern| pattern.matches(&media_type))
         && !forbids_transformation(Fields::Map(fields))
+}
+
+/// The same of one that is coded while it passes. A stream of events or of messages may go on for days, and a coder with it.
+pub(crate) fn suits_passing(
+    rules: &CompressRules,
+    status: StatusCode,
+    fields: &HeaderMap,
+    length: Option<u64>,
+) -> bool {
+    let media_type = media_type(fields);
+    let is_stream = media_type == "text/event-stream" || media_type.starts_with("application/grpc");
+    !is_stream && suits(rules, status, fields, length)
+}
+
+fn media_type(fields: &HeaderMap) -> String {
+    let media_type = fields.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    media_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
+}
+
+/// The coding of those that are made here in which a client gets what passes.
+pub(crate) fn best(rules: &CompressRules, request: Fields<'_>) -> Option<Coding> {
+    let best = negotiate::best_coding(request, rules.codings.iter().copied())?;
+    (!forbids_transformation(request)).then_some(best)
 }
 
 /// `no-transform` of a request or a response (RFC 9111 sections 5.2.1.6 and 5.2.2.6).
@@ -58,20 +80,31 @@ pub(crate) fn select(codings: &[Coded], method: &Method, request: Fields<'_>) ->
     codings.iter().position(|coded| coded.coding == best).filter(|_| !forbids_transformation(request))
 }
 
-/// The head of the coded response: its coding named, its entity tag weak (RFC 9110 section 8.8.3.3: it is equivalent,
-/// but not the same bytes), what was computed of the other bytes left out.
+/// The head of the coded response.
 pub(crate) fn head_of(head: &Head, coding: Coding) -> Head {
     let mut fields = head.fields();
-    for name in ["accept-ranges", "content-md5", "digest", "content-digest", "repr-digest"] {
-        fields.remove(name);
-    }
+    name_coding(&mut fields, coding);
+    Head::from_clean(head.status, fields)
+}
+
+/// Makes the fields of a response those of the coded one: its coding named, its entity tag weak (RFC 9110 section 8.8.3.3: it
+/// is equivalent, but not the same bytes), what was computed of the other bytes left out.
+pub(crate) fn name_coding(fields: &mut HeaderMap, coding: Coding) {
+    exclude_digests(fields);
+    fields.remove(header::ACCEPT_RANGES);
     fields.insert(header::CONTENT_ENCODING, HeaderValue::from_static(coding.as_str()));
-    if let Some(etag) = head.etag().filter(|etag| !etag.starts_with("W/"))
-        && let Ok(weak) = HeaderValue::try_from(format!("W/{etag}"))
+    if let Some(etag) = fields.get(header::ETAG).filter(|etag| !etag.as_bytes().starts_with(b"W/"))
+        && let Ok(weak) = HeaderValue::from_bytes(&[b"W/", etag.as_bytes()].concat())
     {
         fields.insert(header::ETAG, weak);
     }
-    Head::from_clean(head.status, fields)
+}
+
+/// Takes out, of a head or of trailers, what was computed of the bytes of a body that goes in a coding of the node's.
+pub(crate) fn exclude_digests(fields: &mut HeaderMap) {
+    for name in ["content-md5", "digest", "content-digest", "repr-digest"] {
+        fields.remove(name);
+    }
 }
 
 /// A body coded, if it is enough smaller.

@@ -42,7 +42,7 @@ impl Cache {
     pub fn new(config: &Config, purges: Arc<Purges>, metrics: Arc<Metrics>) -> Self {
         let disk = Arc::new(DiskTier::start(&config.disk, &purges));
         let memory = MemoryStore::new(&config.memory, write_evicted(&disk));
-        memory.waiting().set_prefix_share(config.limits.max_prefix_share);
+        memory.waiting().set_limits(&config.limits);
         Cache {
             disk,
             compressor: Compressor::start(config.node.compress_threads, memory.clone(), metrics.clone()),
@@ -58,7 +58,7 @@ impl Cache {
     pub fn configure(&self, config: &Config) {
         self.memory.configure(&config.memory);
         self.max_object.store(config.memory.max_object.0, Ordering::Relaxed);
-        self.memory.waiting().set_prefix_share(config.limits.max_prefix_share);
+        self.memory.waiting().set_limits(&config.limits);
         self.disk.configure(&config.disk);
     }
 

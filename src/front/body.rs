@@ -1,12 +1,14 @@
 //! The body of a response as both fronts send it: where its pieces come from, and which part of them is sent.
 
 use std::collections::VecDeque;
+use std::future::poll_fn;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
 use http::{HeaderMap, HeaderValue, header};
 
+use crate::cache::coding;
 use crate::cache::fill::Unread;
 use crate::cache::flight::FlightReader;
 use crate::cache::head::Head;
@@ -18,6 +20,8 @@ use crate::origin::connect::Connector;
 use crate::origin::error::OriginError;
 use crate::origin::exchange::Exchange;
 use crate::origin::forward;
+
+use super::coder::Coder;
 
 pub(crate) struct Body {
     pub(super) pieces: Pieces,
@@ -39,6 +43,8 @@ pub(super) enum Pieces {
     Slices(Box<SliceReader>, u64),
     /// As the origin sends it, at the client's pace.
     Passed(Passing),
+    /// The same, coded.
+    Coded(Box<(Passing, Coder)>),
 }
 
 /// The body of an origin's answer while it is read.
@@ -60,17 +66,38 @@ impl Passing {
         Passing { left: unread.left, ..Passing::new(Some(unread.exchange), unread.connector) }
     }
 
-    async fn next(&mut self) -> Result<Option<Bytes>, OriginError> {
-        let Some(exchange) = &mut self.exchange else { return Ok(None) };
-        let piece = exchange.read_body().await?;
+    /// The next piece. After it, [`Passing::end_with`] is to be called.
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, OriginError>> {
+        let Some(exchange) = &mut self.exchange else { return Poll::Ready(Ok(None)) };
+        let piece = ready!(exchange.poll_body(cx))?;
         let length = piece.as_ref().map_or(0, Bytes::len) as u64;
         let Some(left) = self.left.checked_sub(length) else {
             let cause = "the body has more bytes than its head says".to_owned();
-            return Err(OriginError::Broken { origin: exchange.origin.clone(), cause });
+            return Poll::Ready(Err(OriginError::Broken { origin: exchange.origin.clone(), cause }));
         };
         self.left = left;
-        self.end_with(&piece).await;
-        Ok(piece)
+        Poll::Ready(Ok(piece))
+    }
+
+    /// The next piece of what a coder makes of it. What is there goes on when nothing more comes for now. After it,
+    /// [`Passing::end_with`] is to be called.
+    fn poll_coded(&mut self, coder: &mut Coder, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, OriginError>> {
+        while !coder.has_ended() {
+            let piece = self.poll_next(cx)?;
+            let coded = match &piece {
+                Poll::Ready(Some(piece)) => coder.take(piece),
+                Poll::Ready(None) => coder.finish(),
+                Poll::Pending => coder.flush(),
+            };
+            let coded = coded.map_err(|error| OriginError::broken(format!("it could not be compressed: {error}")))?;
+            if coded.is_some() {
+                return Poll::Ready(Ok(coded));
+            }
+            if piece.is_pending() {
+                return Poll::Pending;
+            }
+        }
+        Poll::Ready(Ok(None))
     }
 
     /// Gives the connection back if all has been read, before the client has the last piece: its next request may come at
@@ -88,6 +115,22 @@ impl Pieces {
         match content {
             Content::Memory(body) => Pieces::Whole(Some(body.clone())),
             Content::Disk(body) => Pieces::Disk(body.clone(), 0),
+        }
+    }
+
+    fn passing(&self) -> Option<&Passing> {
+        match self {
+            Pieces::Passed(passing) => Some(passing),
+            Pieces::Coded(coded) => Some(&coded.0),
+            _ => None,
+        }
+    }
+
+    fn passing_mut(&mut self) -> Option<&mut Passing> {
+        match self {
+            Pieces::Passed(passing) => Some(passing),
+            Pieces::Coded(coded) => Some(&mut coded.0),
+            _ => None,
         }
     }
 }
@@ -109,6 +152,19 @@ pub(super) struct Multipart {
 }
 
 impl Body {
+    /// The same, compressed by a coder, if it is passed on.
+    pub(super) fn coded_by(self, coder: Coder) -> Self {
+        match self.pieces {
+            Pieces::Passed(passing) => Body { pieces: Pieces::Coded(Box::new((passing, coder))), ..self },
+            pieces => Body { pieces, ..self },
+        }
+    }
+
+    /// Whether it is passed on as it comes.
+    pub(crate) fn is_passed(&self) -> bool {
+        matches!(&self.pieces, Pieces::Passed(_))
+    }
+
     /// The whole of what is to be sent, if it is there in one piece: the case of a memory hit.
     pub(crate) fn whole(&mut self) -> Option<Bytes> {
         let Pieces::Whole(body) = &mut self.pieces else { return None };
@@ -142,7 +198,7 @@ impl Body {
             // At its end there is nothing that would need room.
             Pieces::Disk(body, at) if self.left == 0 || *at + self.skip >= body.length() => Coming::AtHand,
             Pieces::Disk(..) => Coming::Read(MOST_READ),
-            Pieces::Passed(..) => Coming::Awaited,
+            Pieces::Passed(..) | Pieces::Coded(..) => Coming::Awaited,
         }
     }
 
@@ -153,36 +209,42 @@ impl Body {
 
     /// Whether some of the request is still to be sent.
     pub(crate) fn is_sending(&self) -> bool {
-        matches!(&self.pieces, Pieces::Passed(Passing { exchange: Some(exchange), .. }) if exchange.is_sending())
+        self.pieces
+            .passing()
+            .and_then(|passing| passing.exchange.as_ref())
+            .is_some_and(|exchange| exchange.is_sending())
     }
 
     /// Sends what is there of the request.
     pub(crate) fn send_on(&mut self, cx: &mut Context<'_>) {
-        if let Pieces::Passed(Passing { exchange: Some(exchange), .. }) = &mut self.pieces {
+        if let Some(exchange) = self.pieces.passing_mut().and_then(|passing| passing.exchange.as_mut()) {
             exchange.send_on(cx);
         }
     }
 
-    /// The next piece of an origin's answer while the request is still sent. After it, [`Body::have_read`] is to be called.
-    pub(crate) fn poll_next_while_sending(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, OriginError>> {
+    /// The next piece of an origin's answer; while the request is still sent, too. After it, [`Body::have_read`] is to be called.
+    pub(crate) fn poll_passed(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, OriginError>> {
         match &mut self.pieces {
-            Pieces::Passed(Passing { exchange: Some(exchange), .. }) => exchange.poll_body(cx),
+            Pieces::Passed(passing) => passing.poll_next(cx),
+            Pieces::Coded(coded) => coded.0.poll_coded(&mut coded.1, cx),
             _ => Poll::Ready(Ok(None)),
         }
     }
 
     /// A piece was read by itself.
     pub(crate) async fn have_read(&mut self, piece: &Option<Bytes>) {
-        if let Pieces::Passed(passing) = &mut self.pieces {
+        if let Some(passing) = self.pieces.passing_mut() {
             passing.end_with(piece).await;
         }
     }
 
     /// The trailers of a body that has been read to its end, as a route changes them.
     pub(crate) fn take_trailers(&mut self, changes: Option<&Arc<FieldChanges>>) -> Option<HeaderMap> {
-        let Pieces::Passed(passing) = &mut self.pieces else { return None };
-        let mut trailers = passing.trailers.take()?;
+        let mut trailers = self.pieces.passing_mut()?.trailers.take()?;
         forward::exclude_from_trailers(&mut trailers, changes);
+        if matches!(self.pieces, Pieces::Coded(_)) {
+            coding::exclude_digests(&mut trailers);
+        }
         Some(trailers)
     }
 
@@ -206,7 +268,11 @@ impl Body {
                         false => None,
                     }
                 }
-                Pieces::Passed(passing) => passing.next().await?,
+                Pieces::Passed(_) | Pieces::Coded(_) => {
+                    let piece = poll_fn(|cx| self.poll_passed(cx)).await?;
+                    self.have_read(&piece).await;
+                    piece
+                }
             };
             let Some(piece) = piece else { return Ok(None) };
             let piece = cut(piece, &mut self.skip, &mut self.left);

@@ -3,6 +3,8 @@
 
 mod alarm;
 mod body;
+mod coder;
+mod compress;
 mod fault;
 pub(crate) mod h1;
 pub(crate) mod h2;

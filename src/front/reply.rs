@@ -16,8 +16,9 @@ use crate::cache::object::{Content, Object};
 use crate::cache::respond::{self, Reply};
 use crate::cache::slices::Answer;
 use crate::cache::status::Report;
+use crate::cache::vary;
 use crate::clock::Timestamp;
-use crate::config::model::FieldChanges;
+use crate::config::model::{Coding, FieldChanges};
 use crate::fields::add_date;
 use crate::origin::connect::Connector;
 use crate::origin::exchange::Exchange;
@@ -25,6 +26,7 @@ use crate::plan::{FIELDS_WITH_PLACES, WayBack};
 use crate::request::{Fields, content_length, lists, may_have_body};
 
 use super::body::{Body, Multipart, Passing, Pieces, multipart};
+use super::coder::Coder;
 
 /// A response to one request.
 pub(crate) struct ClientResponse {
@@ -301,6 +303,21 @@ impl ClientResponse {
         ClientResponse { head: HeadSource::own(Head::private(status, fields)), ..self }
     }
 
+    /// The same, which another `Accept-Encoding` would have changed, with its fields coded, and its body, if there is one.
+    pub(super) fn coded(self, coding: Option<Coding>, coder: Option<Coder>) -> Self {
+        let (status, mut fields) = (self.head().status, self.head().fields());
+        vary::add_coding(&mut fields);
+        if let Some(coding) = coding {
+            coding::name_coding(&mut fields, coding);
+        }
+        let length = self.length.filter(|_| coding.is_none());
+        let body = match coder {
+            Some(coder) => self.body.coded_by(coder),
+            None => self.body,
+        };
+        ClientResponse { head: HeadSource::own(Head::private(status, fields)), length, body, ..self }
+    }
+
     /// A response of these fields.
     pub(crate) fn of(status: StatusCode, fields: HeaderMap, body: Bytes) -> Self {
         let head = HeadSource::own(Head::private(status, fields));
@@ -384,7 +401,7 @@ impl ClientResponse {
             (Pieces::Flight(reader), _) => Kept::Flight(reader.flight().clone()),
             (Pieces::Slices(reader, _), _) => reader.kept(),
             (Pieces::Stored(object, _), _) => Kept::Object(object.clone()),
-            (Pieces::Disk(..) | Pieces::Passed(..), _) => Kept::Pieces,
+            (Pieces::Disk(..) | Pieces::Passed(..) | Pieces::Coded(..), _) => Kept::Pieces,
             (_, HeadSource::Object(object) | HeadSource::Coded(object, _)) => Kept::Object(object.clone()),
             _ => Kept::Nothing,
         }
@@ -413,6 +430,11 @@ impl ClientResponse {
             Reply::Partial { .. } | Reply::Multiple { .. } => StatusCode::PARTIAL_CONTENT,
             Reply::RangeNotSatisfiable { .. } => StatusCode::RANGE_NOT_SATISFIABLE,
         }
+    }
+
+    /// Of the whole body, if it is known.
+    pub(crate) fn length(&self) -> Option<u64> {
+        self.length
     }
 
     /// The bytes that the body has, where that is known; `None` too where there is to be no such field.

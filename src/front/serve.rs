@@ -205,7 +205,17 @@ impl<'a> Request<'a> {
         {
             response = response.on_the_way_back(&way_back);
         }
-        self.changed(self.paged(response, matched.site), matched.route)
+        self.finished(response, matched)
+    }
+
+    /// A response of an origin's as clients get it, before or after it was stored.
+    fn finished(&self, response: ClientResponse, matched: Matched<'_>) -> ClientResponse {
+        let response = self.paged(response, matched.site);
+        let response = match &matched.route.cache.compress_passed {
+            Some(rules) => self.compressed(response, rules),
+            None => response,
+        };
+        self.changed(response, matched.route)
     }
 
     /// Whether it shows a token that may read about the site.
@@ -238,7 +248,7 @@ impl<'a> Request<'a> {
                 };
                 let passed = passed.into_response(&engine.connector, self.view.method).await;
                 let response = ClientResponse::passed(passed, engine.connector.clone());
-                let response = self.changed(self.paged(response, matched.site), matched.route);
+                let response = self.finished(response, matched);
                 Decision::Respond { response, report: Some(report), site: Some(site) }
             }
             Err(error) => self.no_answer(&error, Report::Pass(reason.cache_status()), matched),

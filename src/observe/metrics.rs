@@ -116,7 +116,8 @@ impl Metrics {
             not_stored: new.counters("not_stored_total", "Responses that were not stored, by reason", &["reason"]),
             compressed: new.counters("compressed_total", "Bodies that were compressed, by coding", &["coding"]),
             compress_saved: new.counter("compress_saved_bytes_total", "Bytes by which compressed bodies are smaller"),
-            compress_skipped: new.counter("compress_skipped_total", "Objects that found no room in the queue"),
+            compress_skipped: new
+                .counter("compress_skipped_total", "Responses left uncompressed, for too many were waiting or passing"),
             reloads: new.counters("config_reloads_total", "Reloads of the configuration", &["result"]),
             refused: new.counters("refused_requests_total", "Malformed or unwanted requests", &["status"]),
             config_generation: new.gauge("config_generation", "Counts the configurations since the start"),

@@ -2,8 +2,10 @@
 
 use std::io::Read;
 
-use crate::harness::client::Response;
-use crate::harness::{Node, Origin, Protocol, Reply, eventually};
+use crate::harness::client::{Response, find};
+use crate::harness::node::site;
+use crate::harness::origin::Gate;
+use crate::harness::{Node, Origin, Protocol, Reply, Step, eventually};
 
 const FRESH: &str = "Cache-Control: max-age=60";
 const HTML: &str = "Content-Type: text/html";
@@ -181,4 +183,213 @@ fn what_is_coded_counts_as_memory() {
     eventually("its weight", || (bytes() > text().len() as u64 + 5000).then_some(()));
     assert_eq!(node.metric("seawall_compressed_total{coding=\"br\"}"), Some(1.0));
     assert!(node.metric("seawall_compress_saved_bytes_total").unwrap() > 10_000.0);
+}
+
+/// A route that passes everything, and one for what is cached; both compress what is not stored.
+fn passing(protocol: Protocol, codings: &str, origin: &Origin) -> Node {
+    Node::speaking(
+        protocol,
+        &[origin.address],
+        &format!(
+            "[[site.shop.route]]\npath = \"/pass/*\"\npool = \"app\"\ncompress_passed = {codings}\n\
+             [[site.shop.route]]\npath = \"/*\"\npool = \"app\"\ncompress_passed = {codings}\n\
+             cache = {{ mode = \"respect\" }}\n"
+        ),
+    )
+}
+
+const ALL_CODINGS: &str = "[\"zstd\", \"br\", \"gzip\"]";
+
+#[test]
+fn what_is_not_stored_is_compressed_as_it_passes() {
+    for protocol in Protocol::ALL {
+        let origin = Origin::start(|request| {
+            let cookie = request.field("cookie").unwrap_or_default();
+            let body = format!("{cookie}\n{}", text());
+            Reply::ok(
+                &["Cache-Control: no-store", HTML, ETAG, "Content-Digest: sha-256=:x:", "Accept-Ranges: bytes"],
+                body,
+            )
+        });
+        let node = passing(protocol, ALL_CODINGS, &origin);
+        for path in ["/pass/a", "/a"] {
+            for (accept, expected) in
+                [("gzip, br, zstd", Some("zstd")), ("br, gzip", Some("br")), ("gzip", Some("gzip")), ("deflate", None)]
+            {
+                for (method, visitor) in [("GET", "anna"), ("GET", "bert"), ("POST", "carl"), ("HEAD", "dora")] {
+                    let fields = [format!("Accept-Encoding: {accept}"), format!("Cookie: {visitor}")];
+                    let response = node.request(method, path, &[&fields[0], &fields[1]], "");
+                    let what = format!("{protocol:?} {method} {path} {accept}");
+                    assert_eq!((response.status, response.field("content-encoding")), (200, expected), "{what}");
+                    assert_eq!(response.field("vary"), Some("accept-encoding"), "{what}");
+                    let body = format!("{visitor}\n{}", text());
+                    match expected {
+                        Some(_) => {
+                            assert_eq!(response.field("etag"), Some("W/\"v1\""), "{what}");
+                            let left =
+                                ["content-length", "content-digest", "accept-ranges"].map(|name| response.field(name));
+                            assert_eq!(left, [None; 3], "{what}");
+                        }
+                        None => {
+                            assert_eq!(response.field("etag"), Some("\"v1\""), "{what}");
+                            assert_eq!(response.field("content-length"), Some(&*body.len().to_string()), "{what}");
+                        }
+                    }
+                    match (method, expected) {
+                        ("HEAD", _) => assert!(response.body.is_empty()),
+                        (_, Some(_)) => assert_eq!(decode(&response), body.into_bytes(), "{what}"),
+                        (_, None) => assert_eq!(response.text(), body, "{what}"),
+                    }
+                }
+            }
+        }
+        assert!(node.metric("seawall_compressed_total{coding=\"br\"}") >= Some(6.0));
+    }
+}
+
+#[test]
+fn what_is_not_to_be_coded_passes_as_it_is() {
+    let origin = Origin::start(|request| match request.path() {
+        "/pass/image" => Reply::ok(&["Content-Type: image/png"], text()),
+        "/pass/small" => Reply::ok(&[HTML], "small"),
+        "/pass/kept" => Reply::ok(&["Cache-Control: no-transform", HTML], text()),
+        "/pass/own" => Reply::ok(&[HTML, "Content-Encoding: x-own"], text()),
+        "/pass/events" => Reply::ok(&["Content-Type: text/event-stream"], text()),
+        "/pass/part" => Reply::status(206, &[HTML, "Content-Range: bytes 0-28889/50000"], text()),
+        "/pass/none" => Reply::head_only(204, &[HTML]),
+        "/pass/same" => Reply::head_only(304, &[HTML, ETAG]),
+        _ => Reply::ok(&[HTML], text()),
+    });
+    for protocol in Protocol::ALL {
+        let node = passing(protocol, ALL_CODINGS, &origin);
+        for path in ["image", "small", "kept", "own", "events", "part", "none"] {
+            let plain = node.get(&format!("/pass/{path}"));
+            let response = node.get_with(&format!("/pass/{path}"), &["Accept-Encoding: gzip"]);
+            let own = (path == "own").then_some("x-own");
+            assert_eq!(response.field("content-encoding"), own, "{path}");
+            assert_eq!((response.status, &response.body), (plain.status, &plain.body), "{path}");
+            assert_eq!(
+                (response.field("vary"), response.field("content-length")),
+                (None, plain.field("content-length"))
+            );
+        }
+        let same = node.get_with("/pass/same", &["Accept-Encoding: gzip", "If-None-Match: \"v1\""]);
+        assert_eq!((same.status, same.field("content-encoding"), same.field("etag")), (304, None, Some("\"v1\"")));
+        let refused = node.get_with("/pass/a", &["Accept-Encoding: gzip", "Cache-Control: no-transform"]);
+        assert_eq!((refused.field("content-encoding"), refused.text()), (None, text()));
+        let part = node.get_with("/a", &["Accept-Encoding: gzip", "Range: bytes=4-7"]);
+        assert_eq!(part.field("content-encoding"), (part.status == 200).then_some("gzip"), "a part is never coded");
+    }
+}
+
+#[test]
+fn what_has_come_goes_on_when_the_origin_pauses() {
+    for coding in ["zstd", "br", "gzip"] {
+        pauses_are_heard(coding);
+    }
+}
+
+fn pauses_are_heard(coding: &str) {
+    let gates: [Gate; 2] = Default::default();
+    let waits = gates.clone();
+    let origin = Origin::start(move |_| {
+        let chunk = |text: &str| Step::Send(format!("{:x}\r\n{text}\r\n", text.len()).into_bytes());
+        let head = Reply::head(200, &[HTML, "Transfer-Encoding: chunked", "Trailer: X-Sum, Content-Digest"]);
+        let end = b"0\r\nX-Sum: 7\r\nContent-Digest: sha-256=:x:\r\n\r\n".to_vec();
+        let [first, second] = waits.clone().map(Step::Wait);
+        vec![Step::Send(head), chunk("one "), first, chunk("two "), second, chunk("three"), Step::Send(end)]
+    });
+    let node = passing(Protocol::H1, &format!("[\"{coding}\"]"), &origin);
+    let mut client = node.client();
+    client.send(format!("GET /pass/a HTTP/1.1\r\nHost: shop\r\nTE: trailers\r\nAccept-Encoding: {coding}\r\n\r\n"));
+    let head = client.head();
+    assert!(head.contains(&format!("content-encoding: {coding}")), "{head}");
+    let mut got = Vec::new();
+    for (readable, gate) in [("one ", &gates[0]), ("one two ", &gates[1])] {
+        while so_far(coding, &dechunked(&got)) != readable.as_bytes() {
+            got.extend(client.read_some());
+        }
+        gate.open();
+    }
+    while find(&got, b"\r\n0\r\n").is_none() || !got.ends_with(b"\r\n\r\n") {
+        got.extend(client.read_some());
+    }
+    assert_eq!(so_far(coding, &dechunked(&got)), b"one two three");
+    let text = String::from_utf8_lossy(&got).to_ascii_lowercase();
+    assert!(text.contains("x-sum: 7") && !text.contains("content-digest"), "{text}");
+}
+
+/// The data of what has come of a chunked body.
+fn dechunked(body: &[u8]) -> Vec<u8> {
+    let (mut rest, mut out) = (body, Vec::new());
+    while let Some(at) = find(rest, b"\r\n") {
+        let size = usize::from_str_radix(std::str::from_utf8(&rest[..at]).unwrap(), 16).unwrap();
+        let data = rest.get(at + 2..at + 2 + size).filter(|data| !data.is_empty());
+        let Some(data) = data else { break };
+        out.extend_from_slice(data);
+        rest = rest.get(at + 2 + size + 2..).unwrap_or_default();
+    }
+    out
+}
+
+/// What can be read of the beginning of a coded body.
+fn so_far(coding: &str, coded: &[u8]) -> Vec<u8> {
+    let mut reader: Box<dyn Read + '_> = match coding {
+        "zstd" => Box::new(zstd::stream::read::Decoder::new(coded).unwrap()),
+        "br" => Box::new(brotli::Decompressor::new(coded, 4096)),
+        _ => Box::new(flate2::read::GzDecoder::new(coded)),
+    };
+    let (mut out, mut space) = (Vec::new(), [0; 4096]);
+    while let Ok(read @ 1..) = reader.read(&mut space) {
+        out.extend_from_slice(&space[..read]);
+    }
+    out
+}
+
+#[test]
+fn a_coded_body_that_breaks_off_is_not_taken_for_a_whole_one() {
+    for protocol in Protocol::ALL {
+        let origin = Origin::start(|_| {
+            let head = Reply::head(200, &[HTML, "Content-Length: 100000"]);
+            vec![Step::Send(head), Step::Send(text().into_bytes()), Step::Close]
+        });
+        let node = passing(protocol, ALL_CODINGS, &origin);
+        let broken = node.get_with("/pass/a", &["Accept-Encoding: gzip"]);
+        assert_eq!((broken.field("content-encoding"), broken.complete), (Some("gzip"), false), "{protocol:?}");
+    }
+}
+
+#[test]
+fn no_more_are_compressed_at_one_time_than_may_be() {
+    let gate = Gate::default();
+    let wait = gate.clone();
+    let origin = Origin::start(move |request| match request.path() {
+        "/slow" => {
+            let head =
+                Reply::head(200, &["Cache-Control: no-store", HTML, &format!("Content-Length: {}", text().len())]);
+            let half = text().len() / 2;
+            let [first, second] = [&text()[..half], &text()[half..]].map(|part| Step::Send(part.as_bytes().to_vec()));
+            vec![Step::Send(head), first, Step::Wait(wait.clone()), second]
+        }
+        _ => Reply::ok(&["Cache-Control: no-store", HTML], text()),
+    });
+    let config = site(
+        &[origin.address],
+        "",
+        "[[site.shop.route]]\npath = \"/*\"\npool = \"app\"\ncompress_passed = [\"gzip\"]\n\
+         cache = { mode = \"respect\", compress_min_size = \"1B\" }\n",
+    );
+    let node = Node::start(&format!("{config}\n[limits]\nmax_compressions = 1\n"));
+    let mut slow = node.client();
+    slow.send("GET /slow HTTP/1.1\r\nHost: shop\r\nAccept-Encoding: gzip\r\n\r\n");
+    assert!(slow.head().contains("content-encoding: gzip"));
+    let plain = node.get_with("/quick", &["Accept-Encoding: gzip"]);
+    assert_eq!((plain.field("content-encoding"), plain.field("vary")), (None, Some("accept-encoding")));
+    assert_eq!(plain.text(), text());
+    assert_eq!(node.metric("seawall_compress_skipped_total"), Some(1.0));
+    gate.open();
+    eventually("room for one more", || {
+        let response = node.get_with("/quick", &["Accept-Encoding: gzip"]);
+        response.field("content-encoding").is_some().then(|| assert_eq!(decode(&response), text().into_bytes()))
+    });
 }

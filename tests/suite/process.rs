@@ -265,6 +265,23 @@ fn each_mistake_is_told_once_and_says_what_to_write() {
             ],
         ),
         (
+            format!("{POOL}{SITE}cache = {{ mode = \"off\", compress = [\"br\"], compress_passed = [\"br\"] }}\n"),
+            &[
+                "bad.toml:8:36: \"compress\" has no effect in this mode",
+                "= hint: for what is not stored: compress_passed = [...] in the route",
+                "bad.toml:8:62: \"compress_passed\" in cache of [[site.shop.route]] belongs in the route: it is of what is not cached",
+            ],
+        ),
+        (
+            format!("{POOL}{SITE}compress_passed = [\"br\", \"br\", \"deflate\"]\ncompress_types = [\"text/*\"]\n"),
+            &[
+                "bad.toml:8:26: \"br\" is given twice",
+                "bad.toml:8:32: wrong value in \"compress_passed\" in [[site.shop.route]]: unknown \"deflate\", expected one of \"zstd\", \"br\", \"gzip\"",
+                "bad.toml:9:18: \"compress_types\" in [[site.shop.route]] belongs in its \"cache\"",
+                "= hint: write cache = { mode = \"respect\", compress_types = ... }",
+            ],
+        ),
+        (
             format!("{POOL}{}", SITE.replace("/*", "/%c3%a5//b/../c")),
             &[
                 "bad.toml:6:8: path \"/%c3%a5//b/../c\" matches nothing: paths are compared in another form; write \"/%C3%A5/c\"",

@@ -24,6 +24,7 @@ use parking_lot::Mutex;
 use smallvec::SmallVec;
 
 use crate::clock::ticks;
+use crate::config::model::Limits;
 use crate::prefix::Prefix;
 
 use charges::Charges;
@@ -76,6 +77,8 @@ pub struct Waiting {
     /// What clients may send of bodies before it is taken, beyond what is every connection's due; and what is kept of bodies
     /// to be sent again, where others do not need the room.
     pub(crate) uploads: Arc<Quota>,
+    /// Coders, by number, of what is compressed as it passes.
+    pub(crate) coders: Arc<Quota>,
     /// What is being fetched for the clients of each network, to be stored in memory.
     pub(super) fetched: Arc<Quota>,
     all: Mutex<All>,
@@ -110,6 +113,7 @@ impl Default for Waiting {
             streams: Quota::new(u64::MAX, u64::MAX),
             in_hand: Quota::new(u64::MAX, u64::MAX),
             uploads: Quota::new(u64::MAX, u64::MAX),
+            coders: Quota::new(0, 0),
             fetched: Quota::new(u64::MAX, u64::MAX),
             all: Mutex::default(),
         }
@@ -128,10 +132,12 @@ impl Waiting {
         self.divide();
     }
 
-    /// `percent` of the bound are what the clients of one network may have.
-    pub fn set_prefix_share(&self, percent: u32) {
-        self.prefix_share.store(percent, Ordering::Relaxed);
+    /// What clients may take: coders, and of all that is here what the clients of one network may have.
+    pub fn set_limits(&self, limits: &Limits) {
+        self.prefix_share.store(limits.max_prefix_share, Ordering::Relaxed);
         self.divide();
+        let coders = u64::from(limits.max_compressions);
+        self.coders.set(coders, self.part_of_prefix(coders).max(1));
     }
 
     fn divide(&self) {
@@ -398,7 +404,7 @@ mod tests {
     #[test]
     fn the_clients_of_one_network_keep_to_their_share() {
         let waiting = account();
-        waiting.set_prefix_share(25);
+        waiting.set_limits(&Limits::default()); // 25 percent for a network
         let prefix = |text: &str| Some(Prefix::of(text.parse().unwrap()));
         let client = |address: &str| Waiter::new(Client { connection: 0, prefix: prefix(address) });
         let near: Vec<_> = (1..=4).map(|number| client(&format!("192.0.2.{number}"))).collect();

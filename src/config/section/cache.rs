@@ -10,7 +10,7 @@ use crate::config::read::{ByteSize, StatusRange, Table, Words, words};
 use crate::expression::{Expression, Scope};
 
 use super::by_response::{self, Heeded, ResponseRule};
-use super::compress::{self, CompressRules};
+use super::compress::{self, Coding, CompressRules};
 use super::condition;
 use super::key::{self, KeyRules};
 
@@ -37,8 +37,10 @@ pub struct CacheRules {
     /// Lifetimes of redirects and errors that state none themselves, by status.
     pub negative_ttl: Vec<(StatusRange, Duration)>,
     pub key: KeyRules,
-    /// `None`: nothing is compressed here.
+    /// `None`: nothing that is stored is compressed here.
     pub compress: Option<CompressRules>,
+    /// `None`: nor is what is not stored.
+    pub compress_passed: Option<CompressRules>,
     /// Whether a fill goes on when all its clients have left.
     pub finish_fill: FinishFill,
     /// Bytes of the pieces in which large objects are fetched and stored; `None`: they are fetched whole.
@@ -122,6 +124,7 @@ impl Default for CacheRules {
             negative_ttl: Vec::new(),
             key: KeyRules::default(),
             compress: None,
+            compress_passed: None,
             finish_fill: FinishFill::Always,
             slice: None,
             fetch_ranges: false,
@@ -148,11 +151,22 @@ enum ModeWord {
 words!(ModeWord { "off" => ModeWord::Off, "respect" => ModeWord::Respect, "force" => ModeWord::Force });
 words!(FinishFill { "always" => FinishFill::Always, "never" => FinishFill::Never, "half" => FinishFill::Half });
 
+/// What a route says of it beside its `cache`.
+#[derive(Default)]
+pub(crate) struct Beside {
+    pub ignore_client_cache_control: Option<bool>,
+    pub compress_passed: Vec<Coding>,
+}
+
+/// What a route without a `cache` has.
+pub(crate) fn off(beside: &Beside) -> CacheRules {
+    CacheRules { compress_passed: compress::without_cache(&beside.compress_passed), ..CacheRules::default() }
+}
+
 /// `None`: it has no mode that could be told.
-/// `ignores_clients`: what the route says beside its `cache`.
-pub(crate) fn read(mut table: Table, ignores_clients: Option<bool>) -> Option<CacheRules> {
+pub(crate) fn read(mut table: Table, beside: &Beside) -> Option<CacheRules> {
     let mode = read_mode(&mut table);
-    let ignore_client_cache_control = ignores_clients.unwrap_or_default();
+    let ignore_client_cache_control = beside.ignore_client_cache_control.unwrap_or_default();
     let mut rules = CacheRules { ignore_client_cache_control, ..CacheRules::default() };
     let name = table.name.replace("cache of", "negative_ttl of");
     let negative_ttl = table.table("negative_ttl", &name, "negative_ttl = { 404 = \"30s\" }");
@@ -178,10 +192,17 @@ pub(crate) fn read(mut table: Table, ignores_clients: Option<bool>) -> Option<Ca
     let name = table.name.replace("cache of", "key of");
     let key = table.table("key", &name, "key = { drop_query = [\"utm_*\"] }");
     rules.key = key.map(key::read).unwrap_or_default();
-    rules.compress = compress::read(&mut table);
+    let compressed = compress::read(&mut table, &beside.compress_passed);
+    (rules.compress, rules.compress_passed) = (compressed.stored, compressed.passed);
     if rules.compress.is_some() && rules.key.accept_encoding.is_none() {
         // What the node codes itself, it asks for uncoded, so that one object serves every client.
         rules.key.accept_encoding = Some([].into());
+    }
+    if table.has_own("compress_passed") {
+        let message =
+            format!("\"compress_passed\" in {} belongs in the route: it is of what is not cached", table.name);
+        table.errors.error(table.place_of("compress_passed"), message);
+        table.set_aside("compress_passed");
     }
     rules.bypass = condition::read(&mut table, "bypass", Scope::Request);
     rules.no_store = condition::read(&mut table, "no_store", Scope::Answer);
@@ -236,6 +257,7 @@ fn check_mode(table: &Table, mode: ModeWord) {
                     "for responses that state no lifetime: default_ttl; for all, private and no-store included: mode = \"force\""
                         .to_owned()
                 }
+                ("compress", ModeWord::Off) => "for what is not stored: compress_passed = [...] in the route".to_owned(),
                 _ => format!("use mode = {:?}", modes[0].as_str()),
             };
             table.errors.error_with_hint(table.place_of(key), message, hint);

@@ -1,4 +1,4 @@
-//! `compress`, `compress_min_size` and `compress_types` of a route's cache.
+//! `compress`, `compress_min_size` and `compress_types` of a route's cache, and its `compress_passed`.
 
 use std::sync::Arc;
 
@@ -51,29 +51,61 @@ impl Coding {
 
 words!(Coding { "zstd" => Coding::Zstd, "br" => Coding::Br, "gzip" => Coding::Gzip });
 
-/// What the table of a cache says of it.
-pub(crate) fn read(table: &mut Table) -> Option<CompressRules> {
+/// What a route compresses.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Compressed {
+    /// `None`: nothing of what is stored.
+    pub stored: Option<CompressRules>,
+    /// `None`: nothing of what is not.
+    pub passed: Option<CompressRules>,
+}
+
+/// The codings of a list of them.
+pub(crate) fn codings(table: &mut Table, key: &'static str) -> Vec<Coding> {
     let errors = table.errors;
     let mut codings: Vec<Coding> = Vec::new();
-    for At { value: coding, place } in table.list("compress") {
+    for At { value: coding, place } in table.list(key) {
         match codings.contains(&coding) {
             true => errors.error(place, format!("{:?} is given twice", coding.as_str())),
             false => codings.push(coding),
         }
     }
-    if table.lacks("compress") {
+    codings
+}
+
+/// What the table of a cache says of it; `passed`: what the route says beside that, in which codings that goes which is not
+/// stored.
+pub(crate) fn read(table: &mut Table, passed: &[Coding]) -> Compressed {
+    let errors = table.errors;
+    let stored = codings(table, "compress");
+    if table.lacks("compress") && passed.is_empty() {
         for key in ["compress_min_size", "compress_types"].into_iter().filter(|key| table.has(key)) {
             let hint = "add compress = [\"zstd\", \"br\", \"gzip\"]";
             errors.error_with_hint(table.place_of(key), format!("{key:?} has no effect without compress"), hint);
         }
     }
-    let min_size = table.get_or("compress_min_size", ByteSize(1024)).0;
-    let types = match table.optional_list("compress_types") {
-        Some(types) => errors.parse_all(types),
+    let min_size = table.get_or("compress_min_size", MIN_SIZE).0;
+    let types = table.optional_list("compress_types").map(|types| errors.parse_all(types));
+    let [stored, passed] = [&stored[..], passed].map(|codings| CompressRules::new(codings, min_size, types.clone()));
+    Compressed { stored, passed }
+}
+
+/// What a route compresses that has no cache.
+pub(crate) fn without_cache(passed: &[Coding]) -> Option<CompressRules> {
+    CompressRules::new(passed, MIN_SIZE.0, None)
+}
+
+/// Where nothing else is said.
+const MIN_SIZE: ByteSize = ByteSize(1024);
+
+impl CompressRules {
+    /// `types`: `None`: those that shrink.
+    fn new(codings: &[Coding], min_size: u64, types: Option<Vec<Pattern>>) -> Option<Self> {
         // Each of them is a pattern: a test says so.
-        None => CompressRules::TYPES.iter().filter_map(|text| text.parse().ok()).collect(),
-    };
-    (!codings.is_empty()).then(|| CompressRules { codings: codings.into(), min_size, types })
+        let all = || CompressRules::TYPES.iter().filter_map(|text| text.parse().ok()).collect();
+        let types = types.unwrap_or_else(all);
+        (!codings.is_empty()).then(|| CompressRules { codings: codings.into(), min_size, types })
+    }
 }
 
 #[cfg(test)]

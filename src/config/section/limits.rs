@@ -34,6 +34,8 @@ pub struct Limits {
     pub max_h2_streams: u32,
     /// Fills at one time, over all sites. What would need one more goes past the cache.
     pub max_fills: u32,
+    /// Responses that are compressed as they pass, at one time; others go as they are.
+    pub max_compressions: u32,
 }
 
 impl Limits {
@@ -61,6 +63,7 @@ impl Default for Limits {
             tls_timeout: Duration::from_secs(10),
             max_h2_streams: 100,
             max_fills: 4096,
+            max_compressions: 256,
         }
     }
 }
@@ -85,6 +88,7 @@ pub(crate) fn read(mut table: Table) -> Limits {
     table.set_positive("tls_timeout", &mut limits.tls_timeout);
     table.set_positive("max_h2_streams", &mut limits.max_h2_streams);
     table.set_positive("max_fills", &mut limits.max_fills);
+    table.set("max_compressions", &mut limits.max_compressions);
     table.finish();
     limits
 }

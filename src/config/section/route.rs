@@ -15,7 +15,8 @@ use crate::request::compared;
 
 use super::access::{self, Access};
 use super::answer::{self, FixedAnswer};
-use super::cache::{self, CacheMode, CacheRules};
+use super::cache::{self, Beside, CacheMode, CacheRules};
+use super::compress;
 use super::condition;
 use super::cors::{self, Cors};
 use super::fields::{self, FieldChanges, Message};
@@ -158,11 +159,14 @@ pub(crate) fn read(mut table: Table, pools: &PoolNames, site: &SiteFields) -> Op
     let [read_timeout, total_timeout, stream_timeout] =
         ["read_timeout", "total_timeout", "stream_timeout"].map(|key| table.positive(key));
     let name = table.name.replace("[[", "cache of [[");
-    let ignores_clients = table.value("ignore_client_cache_control");
+    let beside = Beside {
+        ignore_client_cache_control: table.value("ignore_client_cache_control"),
+        compress_passed: compress::codings(&mut table, "compress_passed"),
+    };
     let invalidate = table.value("invalidate").unwrap_or(Invalidate::Unsafe);
     let cache = match table.table("cache", &name, "cache = { mode = \"respect\" }") {
-        Some(cache) => cache::read(cache, ignores_clients),
-        None => Some(CacheRules::default()),
+        Some(cache) => cache::read(cache, &beside),
+        None => Some(cache::off(&beside)),
     };
     if let Some(cache) = cache.as_ref().filter(|_| table.has_own("ignore_client_cache_control"))
         && !matches!(cache.mode, CacheMode::Respect { .. })
@@ -213,9 +217,11 @@ pub(crate) fn read(mut table: Table, pools: &PoolNames, site: &SiteFields) -> Op
 }
 
 /// Keys of `cache` that are easily taken for a route's own.
-const OF_CACHE: [&str; 12] = [
+const OF_CACHE: [&str; 14] = [
     "bypass",
     "compress",
+    "compress_min_size",
+    "compress_types",
     "default_ttl",
     "heed",
     "key",
@@ -229,8 +235,17 @@ const OF_CACHE: [&str; 12] = [
 ];
 
 /// Keys that mean nothing without an origin.
-const ONLY_WITH_POOL: [&str; 8] =
-    ["cache", "forward", "max_body", "read_timeout", "request", "rewrite", "stream_timeout", "total_timeout"];
+const ONLY_WITH_POOL: [&str; 9] = [
+    "cache",
+    "compress_passed",
+    "forward",
+    "max_body",
+    "read_timeout",
+    "request",
+    "rewrite",
+    "stream_timeout",
+    "total_timeout",
+];
 
 /// A pattern that requests can match: their paths are normalised first.
 fn path(text: &str) -> Result<PathPattern, String> {

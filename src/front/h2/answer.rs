@@ -129,7 +129,7 @@ async fn next(
         Coming::Awaited if response.body.is_sending() => {
             let body = &mut response.body;
             let read = |cx: &mut Context<'_>, may: bool| match may {
-                true => body.poll_next_while_sending(cx),
+                true => body.poll_passed(cx),
                 false => {
                     body.send_on(cx);
                     Poll::Pending
