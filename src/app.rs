@@ -2,7 +2,6 @@
 //! it is told to stop.
 
 use std::io;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +15,7 @@ use crate::admin;
 use crate::cache::engine::Engine;
 use crate::cache::purge::{CHANGE_PATIENCE, PurgeSeq, Purges};
 use crate::config::load;
-use crate::config::model::Config;
+use crate::config::model::{Config, ListenAddress};
 use crate::config::watch::{self, ConfigWatch};
 use crate::front::listen::{self, Bound};
 use crate::front::serve::Shared;
@@ -81,14 +80,21 @@ fn give_large_blocks_back() {
 }
 
 /// The error of a socket that cannot be opened, with what to do about it.
-fn cannot_listen(address: SocketAddr, purpose: &str) -> impl Fn(io::Error) -> StartError {
+fn cannot_listen(address: &ListenAddress, purpose: &str) -> impl Fn(io::Error) -> StartError {
     move |error| {
-        let hint = match error.kind() {
-            io::ErrorKind::AddrInUse => "\n  = hint: see who has it with ss -ltnp, or take another port",
-            io::ErrorKind::AddrNotAvailable => "\n  = hint: no interface of this machine has this address",
-            io::ErrorKind::PermissionDenied => "\n  = hint: ports below 1024 need CAP_NET_BIND_SERVICE",
+        let hint = match (address, error.kind()) {
+            (ListenAddress::Ip(_), io::ErrorKind::AddrInUse) => "see who has it with ss -ltnp, or take another port",
+            (ListenAddress::Ip(_), io::ErrorKind::AddrNotAvailable) => "no interface of this machine has this address",
+            (ListenAddress::Ip(_), io::ErrorKind::PermissionDenied) => "ports below 1024 need CAP_NET_BIND_SERVICE",
+            (ListenAddress::Unix(_), io::ErrorKind::AddrInUse) => "see who has it with ss -lxp, or take another path",
+            (ListenAddress::Unix(_), io::ErrorKind::AlreadyExists) => "remove the file, or take another path",
+            (ListenAddress::Unix(_), io::ErrorKind::NotFound) => {
+                "its directory must be there: RuntimeDirectory= of a service"
+            }
+            (ListenAddress::Unix(_), io::ErrorKind::PermissionDenied) => "the node's user must own the directory",
             _ => "",
         };
+        let hint = if hint.is_empty() { String::new() } else { format!("\n  = hint: {hint}") };
         StartError::Listen(format!("cannot listen on {address}{purpose}: {error}{hint}"))
     }
 }
@@ -117,13 +123,15 @@ async fn run_node(config: Config, source: ConfigSource, allowed: u32) -> Result<
     let snapshot = node.snapshot.load_full();
     let fronts =
         snapshot.config.listeners.iter().enumerate().map(|(place, listener)| {
-            listen::bind(place, listener, &shared).map_err(cannot_listen(listener.address, ""))
+            listen::bind(place, listener, &shared).map_err(cannot_listen(&listener.address, ""))
         });
     let fronts: Vec<Bound> = fronts.collect::<Result<_, _>>()?;
     let admin = match &snapshot.config.admin {
-        Some(admin) => {
-            Some(admin::bind(admin.address).await.map_err(cannot_listen(admin.address, " for the admin API"))?)
-        }
+        Some(admin) => Some(
+            admin::bind(admin.address)
+                .await
+                .map_err(cannot_listen(&ListenAddress::Ip(admin.address), " for the admin API"))?,
+        ),
         None => None,
     };
     snapshot.pools.looked_up(node::NAMES_PATIENCE).await;

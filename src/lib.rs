@@ -26,6 +26,7 @@ mod pattern;
 mod plan;
 mod prefix;
 mod request;
+mod running;
 mod snapshot;
 mod spelling;
 mod state_dir;

@@ -111,8 +111,10 @@ fn build_snapshot(
         .collect();
     let site_runtime = |site: &Arc<crate::config::model::Site>| {
         let version = engine.cache.purges.version_of(&site.name, site.version);
-        let known = known.get(&*site.name).map(|known| known.metrics.clone());
-        SiteRuntime::new(known.unwrap_or_else(|| metrics.site(&site.name)), version)
+        match known.get(&*site.name) {
+            Some(known) => SiteRuntime::new(known.metrics.clone(), known.running.clone(), version),
+            None => SiteRuntime::new(metrics.site(&site.name), Arc::default(), version),
+        }
     };
     let sites = config.sites.iter().map(site_runtime).collect();
     let listeners = OpenedListener::all(&config, before.map(|before| &*before.listeners));

@@ -1,14 +1,14 @@
 //! What a request reads of the node's configuration: one consistent state, loaded once at its start.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::config::model::{Config, Listener, Route, Site};
+use crate::config::model::{Config, ListenAddress, Listener, Route, Site};
 use crate::observe::metrics::SiteMetrics;
 use crate::origin::PoolSet;
 use crate::origin::passage::Passage;
 use crate::request::ListenerId;
+use crate::running::Running;
 
 /// A configuration in use: the model and what belongs to it at run time.
 pub struct Snapshot {
@@ -27,7 +27,7 @@ pub struct Snapshot {
 /// A listener as it was opened, and what it is called now: a name needs no restart.
 #[derive(Debug, Clone)]
 pub struct OpenedListener {
-    address: SocketAddr,
+    address: ListenAddress,
     name: Box<str>,
 }
 
@@ -35,8 +35,10 @@ impl OpenedListener {
     /// Those of a configuration; `before`: those that are open. One that waits for a restart keeps its name, or what is only
     /// for it would be open to others, or to nobody.
     pub fn all(config: &Config, before: Option<&[OpenedListener]>) -> Vec<Self> {
-        let of =
-            |listener: &Listener| OpenedListener { address: listener.address, name: listener.name.as_str().into() };
+        let of = |listener: &Listener| OpenedListener {
+            address: listener.address.clone(),
+            name: listener.name.as_str().into(),
+        };
         let Some(before) = before else { return config.listeners.iter().map(of).collect() };
         let now = |(place, opened): (usize, &OpenedListener)| {
             let same = config.listeners.get(place).filter(|listener| listener.address == opened.address);
@@ -49,13 +51,14 @@ impl OpenedListener {
 /// What a site has beside its configuration.
 pub struct SiteRuntime {
     pub metrics: Arc<SiteMetrics>,
+    pub running: Arc<Running>,
     /// The version in force: the configured one, or one that was set at run time.
     version: AtomicU64,
 }
 
 impl SiteRuntime {
-    pub fn new(metrics: Arc<SiteMetrics>, version: u64) -> Self {
-        SiteRuntime { metrics, version: AtomicU64::new(version) }
+    pub fn new(metrics: Arc<SiteMetrics>, running: Arc<Running>, version: u64) -> Self {
+        SiteRuntime { metrics, running, version: AtomicU64::new(version) }
     }
 
     pub fn version(&self) -> u64 {

@@ -50,10 +50,22 @@ pub(crate) async fn wrong_method() -> Problem {
 pub(crate) async fn status(State(node): State<Arc<Node>>, caller: Caller) -> Result<Json<Value>, Problem> {
     caller.need(TokenRight::Read)?;
     let snapshot = node.snapshot.load();
-    let (bytes, keys) = node.engine.cache.memory.usage();
+    let memory = &node.engine.cache.memory;
+    let mut of_memory = json!(memory.usage());
+    let of_sites = memory.usage_of_sites().into_iter().filter(|(site, _)| caller.need_site(site).is_ok());
+    let of_sites: serde_json::Map<_, _> = of_sites.map(|(site, usage)| (site.to_string(), json!(usage))).collect();
+    if !of_sites.is_empty() {
+        of_memory["sites"] = of_sites.into();
+    }
     let sites = snapshot.config.sites.iter().zip(&snapshot.sites);
     let sites = sites.filter(|(site, _)| caller.need_site(&site.name).is_ok());
-    let sites = sites.map(|(site, runtime)| json!({ "name": site.name, "version": runtime.version() }));
+    let sites = sites.map(|(site, runtime)| {
+        let mut of_site = json!({ "name": site.name, "version": runtime.version() });
+        if let Some(most) = site.max_requests {
+            of_site["requests"] = json!({ "running": runtime.running.count(), "max": most });
+        }
+        of_site
+    });
     Ok(Json(json!({
         "node": snapshot.config.node.name,
         "region": snapshot.config.node.region,
@@ -73,7 +85,7 @@ pub(crate) async fn status(State(node): State<Arc<Node>>, caller: Caller) -> Res
             "needs_restart": node.needs_restart(),
         },
         "cache": {
-            "memory": { "bytes": bytes, "max_bytes": node.engine.cache.memory.max_size(), "keys": keys },
+            "memory": of_memory,
             "disk": node.engine.cache.disk.views(),
             "fills": node.engine.flights.len(),
             "readers": {
@@ -140,7 +152,7 @@ pub(crate) async fn config(State(node): State<Arc<Node>>, caller: Caller) -> Res
     Ok(Json(json!({
         "generation": snapshot.generation,
         "files": config.files,
-        "listen": node.fixed.listeners.iter().map(|listener| listener.address).collect::<Vec<_>>(),
+        "listen": node.fixed.listeners.iter().map(|listener| listener.address.to_string()).collect::<Vec<_>>(),
         "pools": config.pools.iter().map(|pool| &pool.name).collect::<Vec<_>>(),
         "sites": sites.collect::<Vec<Value>>(),
     })))

@@ -18,9 +18,9 @@ pub(crate) async fn metrics(State(node): State<Arc<Node>>, caller: Caller) -> Re
     caller.need_everywhere(TokenRight::Read)?;
     let metrics = &node.observer.metrics;
     let _one_at_a_time = metrics.scraping.lock();
-    let (bytes, keys) = node.engine.cache.memory.usage();
-    metrics.cache_bytes.set(bytes as i64);
-    metrics.cache_keys.set(keys as i64);
+    let memory = node.engine.cache.memory.usage();
+    metrics.cache_bytes.set(memory.bytes as i64);
+    metrics.cache_keys.set(memory.keys as i64);
     metrics.fills.set(node.engine.flights.len() as i64);
     metrics.purge_seq.set(node.engine.cache.purges.current().0 as i64);
     metrics.purge_marks.set(node.engine.cache.purges.marks() as i64);

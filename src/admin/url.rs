@@ -49,12 +49,13 @@ impl<'c> Located<'c> {
     /// The name of the listener that a client would come to with it, if one has its port.
     pub(crate) fn listener<'l>(&self, config: &'l Config) -> Option<&'l str> {
         let port = self.port.unwrap_or(self.scheme.default_port());
-        config.listeners.iter().find(|listener| listener.address.port() == port).map(|listener| &*listener.name)
+        config.listeners.iter().find(|listener| listener.address.port() == Some(port)).map(|listener| &*listener.name)
     }
 
     /// The port of the listener that a client would come to with it.
     pub(crate) fn local_port(&self, config: &Config) -> u16 {
-        let is_listened_on = |port: &u16| config.listeners.iter().any(|listener| listener.address.port() == *port);
+        let is_listened_on =
+            |port: &u16| config.listeners.iter().any(|listener| listener.address.port() == Some(*port));
         self.port.filter(is_listened_on).unwrap_or(self.scheme.default_port())
     }
 }

@@ -15,7 +15,12 @@ use super::vary::Presented;
 
 /// What is stored of a URI of one site, begun when this purge was the newest.
 pub(super) fn object(uri: &str, fields: &[(&str, &str)], body: impl Into<Bytes>, seq: u64) -> Object {
-    let key = CacheKey::from_written(&format!("s\u{1f}1\u{1f}{uri}"));
+    of_site("s", uri, fields, body, seq)
+}
+
+/// The same of another site than `s`.
+pub(super) fn of_site(site: &str, uri: &str, fields: &[(&str, &str)], body: impl Into<Bytes>, seq: u64) -> Object {
+    let key = CacheKey::from_written(&format!("{site}\u{1f}1\u{1f}{uri}"));
     let head = Head::from_origin(StatusCode::OK, map(fields));
     Object::new(key.view(), head, body.into(), Storable::default(), PurgeSeq(seq))
 }

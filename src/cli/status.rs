@@ -60,7 +60,7 @@ fn render(status: &Value, pools: &Value) -> String {
     }
     out += &format!("purges   number {}, {} in force\n", status["purges"]["seq"], status["purges"]["marks"]);
     for site in list(&status["sites"]) {
-        out += &format!("site     {} version {}\n", text(&site["name"]), site["version"]);
+        out += &render_site(site, &memory["sites"][text(&site["name"])]);
     }
     for pool in list(&pools["pools"]) {
         out += &format!("pool     {} ({})\n", text(&pool["name"]), text(&pool["balance"]));
@@ -77,6 +77,19 @@ fn render(status: &Value, pools: &Value) -> String {
         }
     }
     out
+}
+
+/// A site, with what it has of what has a bound; `memory`: its own part, if it has one.
+fn render_site(site: &Value, memory: &Value) -> String {
+    let mut line = format!("site     {} version {}", text(&site["name"]), site["version"]);
+    let requests = &site["requests"];
+    if requests.is_object() {
+        line += &format!(", {} of {} requests", requests["running"], requests["max"]);
+    }
+    if memory.is_object() {
+        line += &format!(", memory {}", share(memory));
+    }
+    line + "\n"
 }
 
 /// One directory of the disk tier; while it is scanned with a bar.
@@ -126,12 +139,13 @@ mod tests {
             "node": "edge-1", "state": "serving", "version": "1", "uptime_s": 3661, "connections": 2,
             "config": { "generation": 3, "source": "a.toml", "last_reload": { "ok": false, "errors": [{}] },
                 "needs_restart": ["[[listen]]"] },
-            "cache": { "memory": { "bytes": 1536, "max_bytes": 1 << 20, "keys": 5 }, "fills": 0, "disk": [{
+            "cache": { "memory": { "bytes": 1536, "max_bytes": 1 << 20, "keys": 5,
+                "sites": { "shop": { "bytes": 512, "max_bytes": 1024, "keys": 1 } } }, "fills": 0, "disk": [{
                 "path": "/var/cache/seawall", "state": "read only", "reason": "EROFS", "bytes": 4096, "max_bytes": 1 << 30,
                 "objects": 1, "index_bytes": 75, "scan": { "done": false, "percent": 42, "files": 1 },
                 "troubles": [["disk-full", 3], ["disk-slow", 0]]
             }] },
-            "purges": { "seq": 7, "marks": 1 }, "sites": [{ "name": "shop", "version": 2 }],
+            "purges": { "seq": 7, "marks": 1 }, "sites": [{ "name": "shop", "version": 2, "requests": { "running": 3, "max": 100 } }],
         });
         let pools = serde_json::json!({ "pools": [{ "name": "app", "balance": "random", "origins": [
             { "address": "127.0.0.1:1", "status": "down", "active": 0, "requests": 9, "failures": 1, "last_error": "refused" }
@@ -142,7 +156,7 @@ mod tests {
             "REFUSED, 1 mistake (",
             "NEEDS A RESTART: [[listen]]",
             "1.5 KiB of 1.0 MiB",
-            "site     shop version 2",
+            "site     shop version 2, 3 of 100 requests, memory 512 B of 1.0 KiB (50 %)\n",
             "down",
             "(refused)",
             "disk     /var/cache/seawall read only, 4.0 KiB of 1.0 GiB (0 %), 1 object,",

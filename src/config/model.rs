@@ -19,7 +19,7 @@ pub(crate) use super::section::error_page::ErrorPage;
 pub(crate) use super::section::fields::FieldChanges;
 pub(crate) use super::section::key::{FILL_EXCLUDES, FORWARDING_FIELDS, KeyRules, QueryRule};
 pub use super::section::limits::Limits;
-pub(crate) use super::section::listen::{Listener, Protocol, TlsVersion};
+pub(crate) use super::section::listen::{ListenAddress, Listener, Protocol, TlsVersion};
 pub(crate) use super::section::log::{AccessLogTarget, LogFormat};
 pub(crate) use super::section::log::{Log, LogFilter};
 pub(crate) use super::section::memory::{CacheMemory, Eviction};

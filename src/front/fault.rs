@@ -28,7 +28,7 @@ impl Fault {
     /// A request that is not served.
     pub(crate) fn of_request(status: StatusCode, why: &'static str) -> Self {
         let kind = match status {
-            StatusCode::FORBIDDEN => "http_request_denied",
+            StatusCode::FORBIDDEN | StatusCode::SERVICE_UNAVAILABLE => "http_request_denied",
             StatusCode::NOT_FOUND | StatusCode::MISDIRECTED_REQUEST => "destination_not_found",
             StatusCode::LOOP_DETECTED => "proxy_loop_detected",
             StatusCode::INTERNAL_SERVER_ERROR | StatusCode::BAD_GATEWAY => "proxy_internal_error",

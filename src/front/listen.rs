@@ -6,26 +6,25 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use rustix::net::sockopt;
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use crate::address::IpRange;
-use crate::config::model::{Listener, Protocol};
-use crate::request::ListenerId;
+use crate::config::model::{ListenAddress, Listener, Protocol};
+use crate::pace::Pace;
+use crate::request::{ListenerId, Scheme};
 
+use super::bind::Listening;
 use super::open::{Open, OpenGuard, Place};
 use super::proxy_protocol::{self, Named};
 use super::serve::Shared;
+use super::socket::Socket;
 use super::stream::{ClientStream, timed_out};
 use super::tls;
 use super::{h1, h2};
-use crate::pace::Pace;
 
-const BACKLOG: u32 = 4096;
 /// What a connection's TLS keeps of what is written and does not go out: two records.
 const TLS_BUFFER: usize = 32 << 10;
 /// After accept has failed for want of something (file descriptors above all), so that it doesn't spin.
@@ -33,8 +32,10 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// A socket that listens but is not yet served.
 pub(crate) struct Bound {
-    pub address: SocketAddr,
-    listener: TcpListener,
+    pub address: ListenAddress,
+    /// As requests know it.
+    local: SocketAddr,
+    listening: Listening,
     way: Way,
     /// Whose connections begin with a PROXY header.
     proxy_from: Arc<[IpRange]>,
@@ -59,8 +60,9 @@ enum Offers {
 
 /// Opens one listener.
 pub(crate) fn bind(place: usize, listener: &Listener, shared: &Shared) -> io::Result<Bound> {
-    let socket = open_socket(listener.address)?;
-    let address = socket.local_addr()?;
+    let listening = Listening::open(&listener.address, listener.mode)?;
+    let address = listening.address()?;
+    let local = listening.local(if listener.tls { Scheme::Https } else { Scheme::Http })?;
     let acceptor = match listener.tls {
         true => Some(tls::acceptor(shared.snapshot.clone(), listener).map_err(io::Error::other)?),
         false => None,
@@ -72,38 +74,14 @@ pub(crate) fn bind(place: usize, listener: &Listener, shared: &Shared) -> io::Re
         (true, true) => Offers::Both,
     };
     let proxy_from = listener.proxy_from.clone().into();
-    Ok(Bound { address, listener: socket, way: Way { listener: ListenerId(place), acceptor, offers }, proxy_from })
-}
-
-fn open_socket(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = match address {
-        SocketAddr::V4(_) => tokio::net::TcpSocket::new_v4()?,
-        SocketAddr::V6(_) => tokio::net::TcpSocket::new_v6()?,
-    };
-    if address.is_ipv6() {
-        // So that 0.0.0.0:80 and [::]:80 can stand side by side, whatever the system's default.
-        socket2::SockRef::from(&socket).set_only_v6(true)?;
-    }
-    socket.set_reuseaddr(true)?;
-    keep_alive(&socket)?;
-    socket.bind(address)?;
-    socket.listen(BACKLOG)
-}
-
-/// Has the kernel ask whether clients are still there of which nothing is heard, such as who takes a stream that is silent: 60 s
-/// from then on, every 15 s, and four times. Accepted sockets have it from their listener.
-fn keep_alive(socket: &tokio::net::TcpSocket) -> io::Result<()> {
-    sockopt::set_socket_keepalive(socket, true)?;
-    sockopt::set_tcp_keepidle(socket, Duration::from_secs(60))?;
-    sockopt::set_tcp_keepintvl(socket, Duration::from_secs(15))?;
-    Ok(sockopt::set_tcp_keepcnt(socket, 4)?)
+    Ok(Bound { address, local, listening, way: Way { listener: ListenerId(place), acceptor, offers }, proxy_from })
 }
 
 /// Accepts connections until the node shuts down.
 pub(crate) async fn serve(bound: Bound, shared: Arc<Shared>, open: Open, mut shutdown: watch::Receiver<bool>) {
     loop {
         let accepted = tokio::select! {
-            accepted = bound.listener.accept() => accepted,
+            accepted = bound.listening.accept() => accepted,
             _ = shutdown.wait_for(|down| *down) => return,
         };
         let (stream, client) = match accepted {
@@ -117,9 +95,10 @@ pub(crate) async fn serve(bound: Bound, shared: Arc<Shared>, open: Open, mut shu
         open.let_some_go(&shared).await;
         // Where there is no room a connection is closed at once: its client can go elsewhere.
         let is_proxied = bound.proxy_from.iter().any(|range| range.contains(client.ip()));
-        let Some(guard) = open.enter(&shared, Some(client.ip()).filter(|_| !is_proxied)) else { continue };
+        let is_crowd = !is_proxied && matches!(stream, Socket::Tcp(_));
+        let Some(guard) = open.enter(&shared, is_crowd.then_some(client.ip())) else { continue };
         let (shared, shutdown, way) = (shared.clone(), shutdown.clone(), bound.way.clone());
-        let between = Named { client, local: bound.address };
+        let between = Named { client, local: bound.local };
         if !is_proxied {
             tokio::spawn(serve_connection(stream, between, way, shared, shutdown, guard));
             continue;
@@ -137,7 +116,7 @@ pub(crate) async fn serve(bound: Bound, shared: Arc<Shared>, open: Open, mut shu
 }
 
 /// Reads whose a connection is that a proxy carries; `None`: it says nothing that is understood, or nothing at all.
-async fn name(mut stream: TcpStream, shared: &Shared, place: &Place, tls: bool) -> Option<(TcpStream, Option<Named>)> {
+async fn name(mut stream: Socket, shared: &Shared, place: &Place, tls: bool) -> Option<(Socket, Option<Named>)> {
     let patience = {
         let limits = &shared.snapshot.load().config.limits;
         if tls { limits.tls_timeout } else { limits.header_timeout }
@@ -151,15 +130,14 @@ async fn name(mut stream: TcpStream, shared: &Shared, place: &Place, tls: bool) 
         Ok(named) => Some((stream, named)),
         Err(error) => {
             shared.observer.metrics.proxy_header_failures.inc();
-            let peer = stream.peer_addr().map(|peer| peer.to_string()).unwrap_or_default();
-            tracing::debug!(%peer, %error, "a connection from proxy_from is closed: it has no PROXY header");
+            tracing::debug!(peer = stream.peer(), %error, "a connection from proxy_from is closed: it has no PROXY header");
             None
         }
     }
 }
 
 async fn serve_connection(
-    stream: TcpStream,
+    stream: Socket,
     Named { client, local }: Named,
     Way { listener, acceptor, offers }: Way,
     shared: Arc<Shared>,
@@ -167,7 +145,7 @@ async fn serve_connection(
     guard: OpenGuard,
 ) {
     let place = guard.place.clone();
-    if stream.set_nodelay(true).is_err() {
+    if stream.set_nodelay().is_err() {
         return; // gone already
     }
     let (tls_timeout, pace) = {
@@ -203,10 +181,10 @@ async fn serve_connection(
 /// Until it has ended the connection has nothing to do, and may have to make room for another.
 async fn shake_hands(
     acceptor: TlsAcceptor,
-    stream: TcpStream,
+    stream: Socket,
     patience: Duration,
     place: &Place,
-) -> io::Result<TlsStream<TcpStream>> {
+) -> io::Result<TlsStream<Socket>> {
     let done = tokio::select! {
         biased;
         done = timeout(patience, acceptor.accept(stream)) => done,

@@ -2,6 +2,7 @@
 //! is what both do with a request.
 
 mod alarm;
+mod bind;
 mod body;
 mod coder;
 mod compress;
@@ -14,5 +15,6 @@ pub(crate) mod open;
 pub mod proxy_protocol;
 pub(crate) mod reply;
 pub(crate) mod serve;
+mod socket;
 pub(crate) mod stream;
 pub(crate) mod tls;

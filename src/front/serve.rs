@@ -40,6 +40,7 @@ use crate::origin::interims::Interims;
 use crate::pass::{self, excuse};
 use crate::plan::{Matched, OwnAnswer, PassReason, Plan, Renderer, WayBack, allowed_methods, client, keyed_uris, plan};
 use crate::request::{Fields, RequestId, RequestView, content_length};
+use crate::running::RunningRequest;
 use crate::snapshot::Snapshot;
 
 use super::fault::{self, Fault};
@@ -68,8 +69,25 @@ pub(crate) enum Decision {
         exchange: Box<Exchange>,
         site: usize,
         pool: PoolId,
+        running: Option<RunningRequest>,
     },
 }
+
+impl Decision {
+    /// Has it counted as running until all is done.
+    fn keep(&mut self, entered: Option<RunningRequest>) {
+        match self {
+            Decision::Respond { response, .. } => response.running = entered,
+            Decision::Tunnel { running, .. } => *running = entered,
+        }
+    }
+}
+
+/// A site has as many requests running as it may.
+struct TooMany;
+
+/// What clients are told of that.
+const TOO_MANY: &str = "this site has too many requests at the moment";
 
 /// A request, while it is answered.
 pub(crate) struct Request<'a> {
@@ -115,7 +133,24 @@ impl<'a> Request<'a> {
         body: Option<Incoming>,
         interims: Option<Arc<Interims>>,
     ) -> Decision {
-        let (matched, reason) = match self.plan() {
+        let plan = self.plan();
+        let Ok(running) = self.enter(plan.site()) else {
+            return self.refuse(StatusCode::SERVICE_UNAVAILABLE, TOO_MANY, None, plan.site(), None);
+        };
+        let mut decision = self.carry_out(plan, key, body, interims).await;
+        decision.keep(running);
+        decision
+    }
+
+    /// Does what is planned.
+    async fn carry_out(
+        &self,
+        plan: Plan<'_>,
+        key: &mut String,
+        body: Option<Incoming>,
+        interims: Option<Arc<Interims>>,
+    ) -> Decision {
+        let (matched, reason) = match plan {
             Plan::Refuse { status, why, site, route } => return self.refuse(status, why, None, site, route),
             Plan::Answer { site, route, answer } => {
                 let response = self.own_answer(self.snapshot.site(site), route, answer);
@@ -140,6 +175,13 @@ impl<'a> Request<'a> {
         };
         // Boxed: large, and most requests do not come here.
         boxed(|| self.pass(matched, reason, body, interims)).await
+    }
+
+    /// Counts it among the running requests of its site, if these have a bound. An error: there are enough.
+    fn enter(&self, site: Option<usize>) -> Result<Option<RunningRequest>, TooMany> {
+        let most = site.and_then(|site| Some((site, self.snapshot.site(site).max_requests?)));
+        let Some((site, most)) = most else { return Ok(None) };
+        self.snapshot.sites[site].running.enter(most).map(Some).ok_or(TooMany)
     }
 
     /// What is to be done with it; with one that goes in circles nothing, before anything else.
@@ -186,13 +228,14 @@ impl<'a> Request<'a> {
     /// it the site.
     pub(crate) fn in_memory(&self, key: &mut String) -> Option<(ClientResponse, Report, usize)> {
         let Plan::Cache(matched) = self.plan() else { return None };
+        let running = self.enter(Some(matched.site_index)).ok()?;
         let request = CacheRequest::new(&self.view, self.snapshot, matched, key);
         match self.shared.engine.cache.lookup(&request, self.now) {
-            Lookup::Hit(object, report) if object.content.in_memory().is_some() => Some((
-                self.respond(matched, Answer::Whole(Source::Stored(object)), request.key),
-                report,
-                matched.site_index,
-            )),
+            Lookup::Hit(object, report) if object.content.in_memory().is_some() => {
+                let mut response = self.respond(matched, Answer::Whole(Source::Stored(object)), request.key);
+                response.running = running;
+                Some((response, report, matched.site_index))
+            }
             _ => None,
         }
     }
@@ -239,7 +282,7 @@ impl<'a> Request<'a> {
         let engine = &self.shared.engine;
         match pass::pass(engine, self.snapshot, &self.view, matched, body, interims).await {
             Ok(passed) if passed.exchange.status == StatusCode::SWITCHING_PROTOCOLS => {
-                Decision::Tunnel { exchange: passed.exchange, site, pool: matched.pool }
+                Decision::Tunnel { exchange: passed.exchange, site, pool: matched.pool, running: None }
             }
             Ok(passed) => {
                 let report = match passed.is_undone_by_restart {
@@ -281,6 +324,9 @@ impl<'a> Request<'a> {
         if let Some(site) = site.filter(|_| status == StatusCode::METHOD_NOT_ALLOWED) {
             let methods = allowed_methods(self.snapshot.site(site), &self.view, self.now);
             response = response.with_field(header::ALLOW, &methods);
+        }
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            response = response.with_field(header::RETRY_AFTER, "1");
         }
         let response = match route {
             Some(route) => self.changed(response, route),

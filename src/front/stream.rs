@@ -8,7 +8,6 @@
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::AsRawFd;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -16,8 +15,7 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use parking_lot::Mutex;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, Interest, ReadBuf};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::time::{Sleep, timeout};
 use tokio_rustls::server::TlsStream;
 use tokio_util::either::Either::{self, Left as Plain, Right as Tls};
@@ -31,6 +29,7 @@ use crate::request::{ListenerId, Scheme};
 
 use super::alarm::Alarm;
 use super::head::{BodyFraming, Endpoints};
+use super::socket::{Peer, Socket};
 
 /// Bytes of a body that are read at once, and the least that there is room for.
 const PIECE: usize = 64 << 10;
@@ -73,12 +72,12 @@ struct Stall {
     queued: u64,
 }
 
-type Transport = Either<TcpStream, Box<TlsStream<TcpStream>>>;
+type Transport = Either<Socket, Box<TlsStream<Socket>>>;
 
 /// What a client is told whose body is no chunked one.
 pub(crate) const MALFORMED: &str = "the body is not chunked as RFC 9112 section 7.1 says";
 
-fn socket(transport: &Transport) -> &TcpStream {
+fn socket(transport: &Transport) -> &Socket {
     match transport {
         Plain(stream) => stream,
         Tls(stream) => stream.get_ref().0,
@@ -87,7 +86,7 @@ fn socket(transport: &Transport) -> &TcpStream {
 
 impl ClientStream {
     pub(crate) fn plain(
-        stream: TcpStream,
+        stream: Socket,
         (client, local): (SocketAddr, SocketAddr),
         listener: ListenerId,
         pace: Pace,
@@ -100,7 +99,7 @@ impl ClientStream {
     }
 
     pub(crate) fn tls(
-        stream: TlsStream<TcpStream>,
+        stream: TlsStream<Socket>,
         (client, local): (SocketAddr, SocketAddr),
         listener: ListenerId,
         pace: Pace,
@@ -193,7 +192,7 @@ impl ClientStream {
 
     /// Bytes that the kernel has and the client has not.
     pub(crate) fn queued(&self) -> u64 {
-        queued(socket(&self.shared.lock().transport))
+        socket(&self.shared.lock().transport).queued()
     }
 
     /// Ends when the client is known to have left, while somebody else is waited for. One that has ended its side is taken to
@@ -204,7 +203,7 @@ impl ClientStream {
         loop {
             alarm.at(next).await;
             next = Instant::now() + LOOK_AT_CLIENT;
-            match peer(socket(&self.shared.lock().transport)) {
+            match socket(&self.shared.lock().transport).state() {
                 Peer::There => {}
                 Peer::Ended if since.elapsed() < patience => {}
                 Peer::Ended | Peer::Gone => return,
@@ -226,12 +225,10 @@ impl ClientStream {
     pub(crate) fn try_send_file(&mut self, part: &FilePart) -> io::Result<u64> {
         let shared = &mut *self.shared.lock();
         let Plain(stream) = &shared.transport else { return Err(io::ErrorKind::Unsupported.into()) };
-        let (mut at, most) = (part.at, usize::try_from(part.length).unwrap_or(usize::MAX));
-        let send = || Ok(rustix::fs::sendfile(stream, &part.file, Some(&mut at), most)?);
-        match stream.try_io(Interest::WRITABLE, send) {
+        match stream.try_send_file(part) {
             Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()), // the file was cut off under our hands
-            Ok(sent) if !shared.taking.take(sent as u64, shared.pace, Instant::now) => Err(timed_out(TOO_SLOW)),
-            Ok(sent) => Ok(sent as u64),
+            Ok(sent) if !shared.taking.take(sent, shared.pace, Instant::now) => Err(timed_out(TOO_SLOW)),
+            Ok(sent) => Ok(sent),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
             Err(error) => Err(error),
         }
@@ -251,7 +248,7 @@ impl Shared {
                 let written = length(&done) as u64;
                 // What the client took meanwhile may be far more than what could be written at once now.
                 let taken = self.stalled.take().map_or(written, |stall| {
-                    (stall.queued + written).saturating_sub(queued(socket(&self.transport))).max(written)
+                    (stall.queued + written).saturating_sub(socket(&self.transport).queued()).max(written)
                 });
                 let is_quick = self.taking.take(taken, self.pace, Instant::now);
                 Poll::Ready(if is_quick { Ok(done) } else { Err(timed_out(TOO_SLOW)) })
@@ -272,13 +269,13 @@ impl Shared {
                 Some(stall) => stall,
                 None => self.stalled.insert(Stall {
                     over: Box::pin(tokio::time::sleep(patience)),
-                    queued: queued(socket(&self.transport)),
+                    queued: socket(&self.transport).queued(),
                 }),
             };
             ready!(stall.over.as_mut().poll(cx));
             let before = stall.queued;
             self.stalled = None;
-            let taken = before.saturating_sub(queued(socket(&self.transport)));
+            let taken = before.saturating_sub(socket(&self.transport).queued());
             if taken == 0 {
                 return Poll::Ready(timed_out("the client takes nothing"));
             }
@@ -356,42 +353,6 @@ impl AsyncWrite for ClientStream {
 
 const TOO_SLOW: &str = "the client takes too little of what waits for it; see min_rate in [limits]";
 
-/// What is known of a client that says nothing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Peer {
-    There,
-    /// It has ended its side: it may have left, or only have no more to say.
-    Ended,
-    /// The connection is over.
-    Gone,
-}
-
-/// By the state of the connection: tcp(7), `TCP_INFO`. If that fails, nothing is known.
-fn peer(socket: &TcpStream) -> Peer {
-    const CLOSED: u8 = 7;
-    const CLOSE_WAIT: u8 = 8;
-    let (mut state, mut length) = (0_u8, 1 as libc::socklen_t);
-    // SAFETY: the descriptor is open as long as `socket` is there, and the call writes at most `length` bytes: the first of
-    // `tcp_info`, which is the state.
-    let result = unsafe {
-        let (state, length) = ((&raw mut state).cast(), &raw mut length);
-        libc::getsockopt(socket.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INFO, state, length)
-    };
-    match state {
-        CLOSED if result == 0 => Peer::Gone,
-        CLOSE_WAIT if result == 0 => Peer::Ended,
-        _ => Peer::There,
-    }
-}
-
-/// Bytes that the kernel has and the client has not: tcp(7), `SIOCOUTQ`. Of no use if that fails: 0.
-fn queued(socket: &TcpStream) -> u64 {
-    let mut bytes: libc::c_int = 0;
-    // SAFETY: the descriptor is open as long as `socket` is there, and the call writes one int.
-    let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
-    if result == 0 { u64::try_from(bytes).unwrap_or(0) } else { 0 }
-}
-
 pub(super) fn timed_out(why: &'static str) -> io::Error {
     io::Error::new(io::ErrorKind::TimedOut, why)
 }
@@ -399,15 +360,14 @@ pub(super) fn timed_out(why: &'static str) -> io::Error {
 impl Drop for Shared {
     fn drop(&mut self) {
         if self.reset {
-            let socket = socket2::SockRef::from(socket(&self.transport));
-            let _ = socket.set_linger(Some(Duration::ZERO)); // it may be gone already
+            socket(&self.transport).end_by_reset();
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use tokio::net::TcpListener;
+    use tokio::net::{TcpListener, TcpStream};
 
     use super::*;
 
@@ -417,7 +377,7 @@ mod tests {
         let client = TcpStream::connect(address).await.unwrap();
         let (server, peer) = listener.accept().await.unwrap();
         let pace = Pace { patience: Duration::from_secs(5), least: 100 };
-        (ClientStream::plain(server, (peer, address), ListenerId(0), pace), client)
+        (ClientStream::plain(Socket::Tcp(server), (peer, address), ListenerId(0), pace), client)
     }
 
     /// The body's bytes, and how it ended.

@@ -46,6 +46,8 @@ mod routing;
 mod sharing;
 mod slices;
 mod stalled;
+mod tenants;
 mod tls;
+mod unix;
 mod uploads;
 mod warming;

@@ -265,6 +265,31 @@ fn each_mistake_is_told_once_and_says_what_to_write() {
             ],
         ),
         (
+            format!("[[listen]]\naddress = \"127.0.0.1:1\"\nmode = \"0660\"\n[[listen]]\naddress = \"unix:http.sock\"\n[[listen]]\naddress = \"unix:/run/a\"\nmode = \"rw-rw-rw-\"\n{POOL}{SITE}"),
+            &[
+                "bad.toml:3:8: \"mode\" has no effect on an IP address",
+                "= hint: it is for Unix sockets, such as address = \"unix:/run/seawall/http.sock\"",
+                "bad.toml:5:11: wrong value for \"address\" in [[listen]]: \"unix:http.sock\" must name a file by its absolute path, such as \"unix:/run/seawall/http.sock\"",
+                "bad.toml:8:8: wrong value for \"mode\" in [[listen]]: \"rw-rw-rw-\" is no permissions such as \"0660\"",
+            ],
+        ),
+        (
+            format!("[[listen]]\naddress = \"unix:/run/a\"\n[[listen]]\naddress = \"unix:/run/a\"\n{POOL}{SITE}"),
+            &["bad.toml:4:11: unix:/run/a is listened on twice", "= hint: first given at bad.toml:2:11"],
+        ),
+        (
+            format!("[cache.memory]\nmax_size = \"8MiB\"\n{POOL}{}", SITE.replace("[[site", "memory = \"8MiB\"\nmax_requests = 0\n[[site")),
+            &[
+                "bad.toml:7:10: \"memory\" of sites is 8MiB in all, and max_size in [cache.memory] is 8MiB",
+                "= hint: max_size is for all sites together: make it larger, and leave some for sites without \"memory\"",
+                "bad.toml:8:16: max_requests in [site.shop] must be more than zero",
+            ],
+        ),
+        (
+            format!("{POOL}{}", SITE.replace("[[site", "memory = \"64KiB\"\n[[site")),
+            &["bad.toml:5:10: \"memory\" in [site.shop] must be at least 1MiB"],
+        ),
+        (
             format!("{POOL}{SITE}cache = {{ mode = \"off\", compress = [\"br\"], compress_passed = [\"br\"] }}\n"),
             &[
                 "bad.toml:8:36: \"compress\" has no effect in this mode",

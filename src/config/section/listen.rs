@@ -1,19 +1,24 @@
 //! `[[listen]]`: where clients connect.
 
+use std::fmt;
 use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::str::FromStr;
 
 use rustls::SupportedCipherSuite;
 
 use crate::address::IpRange;
 use crate::config::diagnose::{At, Diagnostics};
-use crate::config::read::{Table, Words, words};
+use crate::config::read::{FromToml, Table, Value, Words, words};
 use crate::spelling::did_you_mean;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listener {
     /// By which sites and conditions know it; empty: by none.
     pub name: String,
-    pub address: SocketAddr,
+    pub address: ListenAddress,
+    /// Of a Unix socket: who may connect, as the permissions of a file.
+    pub mode: u32,
     pub tls: bool,
     pub protocols: Vec<Protocol>,
     /// With TLS: which of it is spoken.
@@ -22,6 +27,83 @@ pub struct Listener {
     pub ciphers: Vec<String>,
     /// Who says by the PROXY protocol whose a connection is, and has to.
     pub proxy_from: Vec<IpRange>,
+}
+
+/// What a listener is bound to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ListenAddress {
+    Ip(SocketAddr),
+    /// A Unix socket, by its absolute path.
+    Unix(PathBuf),
+}
+
+impl ListenAddress {
+    /// Bytes of the longest path of a socket: unix(7).
+    const LONGEST: usize = 107;
+
+    /// `None`: it has none.
+    pub fn port(&self) -> Option<u16> {
+        match self {
+            ListenAddress::Ip(address) => Some(address.port()),
+            ListenAddress::Unix(_) => None,
+        }
+    }
+}
+
+impl fmt::Display for ListenAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ListenAddress::Ip(address) => address.fmt(f),
+            ListenAddress::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+impl FromStr for ListenAddress {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        const EXAMPLE: &str = "\"unix:/run/seawall/http.sock\"";
+        let Some(path) = text.strip_prefix("unix:") else {
+            let not_ip = |_| {
+                format!("{text:?} is not IP:PORT, such as \"0.0.0.0:80\" or \"[::]:80\", nor a path, such as {EXAMPLE}")
+            };
+            return text.parse().map(ListenAddress::Ip).map_err(not_ip);
+        };
+        match path {
+            _ if !path.starts_with('/') || path.ends_with('/') => {
+                Err(format!("{text:?} must name a file by its absolute path, such as {EXAMPLE}"))
+            }
+            _ if path.len() > Self::LONGEST || path.contains('\0') => {
+                Err(format!("{text:?}: the path of a socket has at most {} bytes, and no NUL", Self::LONGEST))
+            }
+            _ => Ok(ListenAddress::Unix(path.into())),
+        }
+    }
+}
+
+impl FromToml for ListenAddress {
+    fn from_toml(value: Value<'_, '_>) -> Result<Self, String> {
+        value.text("an address such as \"0.0.0.0:80\"")?.parse()
+    }
+}
+
+/// The permissions of a file, as chmod has them.
+struct Mode(u32);
+
+impl Mode {
+    /// The node's own user and group.
+    const OURS: Mode = Mode(0o660);
+}
+
+impl FromToml for Mode {
+    fn from_toml(value: Value<'_, '_>) -> Result<Self, String> {
+        let text = value.text("permissions such as \"0660\"")?;
+        match u32::from_str_radix(text, 8) {
+            Ok(mode @ 0..=0o777) if !text.starts_with('+') => Ok(Mode(mode)),
+            _ => Err(format!("{text:?} is no permissions such as \"0660\"")),
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,7 +152,12 @@ pub(crate) fn read(mut table: Table) -> Option<At<Listener>> {
         let message = format!("listener name {:?} must be letters, digits, \"-\", \"_\" or \".\"", bad.value);
         table.errors.error(bad.place, message);
     }
-    let address = table.require("address");
+    let address = table.require::<ListenAddress>("address");
+    if matches!(&address, Some(At { value: ListenAddress::Ip(_), .. })) && table.has("mode") {
+        let hint = "it is for Unix sockets, such as address = \"unix:/run/seawall/http.sock\"";
+        table.errors.error_with_hint(table.place_of("mode"), "\"mode\" has no effect on an IP address", hint);
+    }
+    let Mode(mode) = table.get_or("mode", Mode::OURS);
     let tls = table.get_or("tls", false);
     let mut protocols = table.plain_list("protocols");
     if protocols.is_empty() {
@@ -81,7 +168,7 @@ pub(crate) fn read(mut table: Table) -> Option<At<Listener>> {
     table.finish();
     let At { value: address, place } = address?;
     let name = name.map(|name| name.value).unwrap_or_default();
-    Some(At { value: Listener { name, address, tls, protocols, versions, ciphers, proxy_from }, place })
+    Some(At { value: Listener { name, address, mode, tls, protocols, versions, ciphers, proxy_from }, place })
 }
 
 /// Versions and suites of TLS.
@@ -119,9 +206,9 @@ fn read_tls(table: &mut Table, tls: bool) -> (Vec<TlsVersion>, Vec<String>) {
 /// Checks all of them together; `can_speak_tls`: there is a certificate, or what was meant as one.
 pub(crate) fn check(listeners: Vec<At<Listener>>, can_speak_tls: bool, errors: &Diagnostics) -> Vec<Listener> {
     for (i, At { value: listener, place }) in listeners.iter().enumerate() {
-        let address = listener.address;
-        if let Some(other) = listeners[..i].iter().find(|other| overlap(other.value.address, address)) {
-            let whole = match other.value.address {
+        let address = &listener.address;
+        if let Some(other) = listeners[..i].iter().find(|other| overlap(&other.value.address, address)) {
+            let whole = match &other.value.address {
                 same if same == address => String::new(),
                 other => format!(": {other} includes it, or it that"),
             };
@@ -139,7 +226,8 @@ pub(crate) fn check(listeners: Vec<At<Listener>>, can_speak_tls: bool, errors: &
 }
 
 /// Whether one process cannot listen on both.
-fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
+fn overlap(one: &ListenAddress, other: &ListenAddress) -> bool {
+    let (ListenAddress::Ip(one), ListenAddress::Ip(other)) = (one, other) else { return one == other };
     let of_one_family = one.is_ipv4() == other.is_ipv4();
     let same_host =
         one.ip() == other.ip() || of_one_family && (one.ip().is_unspecified() || other.ip().is_unspecified());

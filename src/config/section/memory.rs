@@ -1,14 +1,26 @@
 //! `[cache.memory]`: the memory tier.
 
+use std::sync::Arc;
+
 use crate::config::read::{ByteSize, Table, words};
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CacheMemory {
     pub max_size: ByteSize,
     pub max_object: ByteSize,
     /// Bytes of bodies on their way that are neither stored nor sent, of all fills together.
     pub fill_buffer: ByteSize,
     pub eviction: Eviction,
+    /// What single sites have of it for themselves, by their names.
+    pub of_sites: Vec<(Arc<str>, ByteSize)>,
+}
+
+impl CacheMemory {
+    /// Bytes of the part that the other sites share.
+    pub fn shared_size(&self) -> u64 {
+        let own: u64 = self.of_sites.iter().map(|(_, size)| size.0).fold(0, u64::saturating_add);
+        self.max_size.0.saturating_sub(own)
+    }
 }
 
 impl Default for CacheMemory {
@@ -18,6 +30,7 @@ impl Default for CacheMemory {
             max_object: ByteSize(8 << 20),
             fill_buffer: ByteSize(128 << 20),
             eviction: Eviction::S3Fifo,
+            of_sites: Vec::new(),
         }
     }
 }

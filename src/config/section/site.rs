@@ -8,7 +8,7 @@ use http::{HeaderValue, Method};
 use crate::address::IpRange;
 use crate::config::diagnose::{At, Diagnostics, Need, Place};
 use crate::config::host::{HostMap, HostPattern};
-use crate::config::read::{Table, words};
+use crate::config::read::{ByteSize, Table, words};
 use crate::config::routes::Routes;
 use crate::request::{RequestView, as_decoded, merge_slashes, parse_authority};
 
@@ -16,6 +16,7 @@ use super::access::{self, Access};
 use super::error_page::{self, ErrorPage};
 use super::fields::{self, FieldChanges, Message};
 use super::listen::Listener;
+use super::memory::CacheMemory;
 use super::pool::PoolNames;
 use super::route::{self, Route, SiteFields};
 use super::sets::{self, Sets};
@@ -45,6 +46,10 @@ pub struct Site {
     pub https_port: u16,
     /// The one host that requests for the others are sent to.
     pub canonical_host: Option<Box<str>>,
+    /// Bytes of the memory tier that are its own; `None`: it has what others leave.
+    pub memory: Option<u64>,
+    /// Requests that may run at one time; `None`: any number.
+    pub max_requests: Option<u32>,
     pub routes: Routes,
 }
 
@@ -125,7 +130,12 @@ pub(crate) struct SiteSection {
     site: Site,
     hosts: Vec<(HostPattern, At<String>)>,
     place: Place,
+    /// Where it says how much memory it has.
+    memory: Place,
 }
+
+/// A site's own part of the memory tier holds a few objects at least.
+const LEAST_MEMORY: ByteSize = ByteSize(1 << 20);
 
 impl SiteSection {
     /// Points out that it sends clients to where nobody listens.
@@ -142,6 +152,29 @@ impl SiteSection {
             );
         }
     }
+}
+
+/// What sites have of the memory tier for themselves; something has to be left for others.
+pub(crate) fn shares_of_memory(
+    sites: &[SiteSection],
+    memory: &CacheMemory,
+    errors: &Diagnostics,
+) -> Vec<(Arc<str>, ByteSize)> {
+    let of_sites = sites.iter().filter_map(|site| Some((site, ByteSize(site.site.memory?))));
+    let of_sites: Vec<_> = of_sites.collect();
+    let sum = of_sites.iter().map(|(_, size)| size.0).fold(0, u64::saturating_add);
+    if let Some((last, _)) = of_sites.last().filter(|_| sum >= memory.max_size.0) {
+        errors.error_with_hint(
+            last.memory,
+            format!(
+                "\"memory\" of sites is {} in all, and max_size in [cache.memory] is {}",
+                ByteSize(sum),
+                memory.max_size
+            ),
+            "max_size is for all sites together: make it larger, and leave some for sites without \"memory\"",
+        );
+    }
+    of_sites.into_iter().map(|(site, size)| (site.site.name.clone(), size)).collect()
 }
 
 /// The listeners that a site names. Each must be there.
@@ -191,6 +224,11 @@ pub(crate) fn read<'t, 'i>(
     fields::check_said(&fields.response, fields.response.hsts.is_some(), false, at, errors);
     let canonical_host = read_canonical(&mut table, &hosts);
     let listen = read_listen(&mut table);
+    let memory: Option<At<ByteSize>> = table.get("memory");
+    if let Some(size) = memory.as_ref().filter(|size| size.value.0 < LEAST_MEMORY.0) {
+        errors.error(size.place, format!("\"memory\" in {} must be at least {LEAST_MEMORY}", table.name));
+    }
+    let max_requests = table.positive("max_requests");
     let site = Site {
         name: name.into(),
         version: table.get_or("version", 1),
@@ -205,10 +243,12 @@ pub(crate) fn read<'t, 'i>(
         https: table.get_or("https", Https::Optional),
         https_port: table.get_or("https_port", 443),
         canonical_host,
+        memory: memory.as_ref().map(|size| size.value.0),
+        max_requests,
         routes: read_routes(routes, pools, &fields, errors).into_iter().collect(),
     };
     table.finish();
-    SiteSection { site, hosts, place }
+    SiteSection { site, hosts, place, memory: memory.map_or(place, |size| size.place) }
 }
 
 /// The value of `Strict-Transport-Security` (RFC 6797 section 6.1).

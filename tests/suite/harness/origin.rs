@@ -250,7 +250,7 @@ fn serve(mut stream: TcpStream, shared: &Shared, answer: &(dyn Fn(&Request) -> V
                             return;
                         }
                     }
-                    return;
+                    return drop(stream.shutdown(std::net::Shutdown::Both));
                 }
             }
         }

@@ -1,119 +1,121 @@
 //! The memory tier: what is stored, found by its key, never more than the configured number of bytes.
 //!
-//! The index is our own (docs/decisions/0012-an-index-of-our-own-for-memory.md). It is split by the hash of the key, so that
-//! hardly two threads want the same lock, and those that only read share it. Room is made by whoever needs it, before it
-//! stores, in small steps that go round all shards.
+//! The index is our own (docs/decisions/0012-an-index-of-our-own-for-memory.md). All sites share an [`area`] of it, but for
+//! those that have their own: what they store displaces nothing of others, and nobody displaces theirs.
 
+mod area;
 mod ghosts;
 mod shard;
 
-use std::hash::BuildHasher;
+use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use parking_lot::{Mutex, RwLock};
+use arc_swap::ArcSwap;
 
-use crate::config::model::{CacheMemory, Eviction};
-use crate::plan::CacheKey;
-
-use super::variants::Variants;
 use crate::cache::object::Object;
 use crate::cache::part::Part;
 use crate::cache::waiting::Waiting;
-use shard::{Shard, Step};
+use crate::config::model::CacheMemory;
+use crate::plan::{CacheKey, Key};
 
-/// What the index keeps for an entry, and what an allocator loses on its pieces.
-const ENTRY_OVERHEAD: usize = 128;
-/// Of the size that the tier begins with a shard has so much at least: a few objects want one order.
-const SHARD_SIZE: u64 = 32 << 20;
-const MAX_SHARDS: u64 = 1024;
-/// Bytes that one who stores makes room for beyond what it needs: when the size shrinks, a thread of its own does the rest.
-const MAX_EXTRA: u64 = 256 << 10;
-/// Entries that were used and are spared for it in a row, at most: nobody is to wait for a walk through all of them.
-const MAX_SPARED: usize = 1024;
-/// Entries that are gone through under one lock.
-const WALKED_AT_ONCE: usize = 256;
-
-/// Quick, and seeded anew by each process: nobody can look for keys that meet in it.
-type Hasher = hashbrown::DefaultHashBuilder;
+use super::variants::Variants;
+use area::{Area, Change, Common};
 
 /// A handle on the objects in memory.
 #[derive(Clone)]
 pub struct MemoryStore(Arc<Shared>);
 
 struct Shared {
-    /// A power of two of them.
-    shards: Box<[RwLock<Shard<Variants>>]>,
-    hasher: Hasher,
-    evicted: Box<dyn Fn(&Variants) + Send + Sync>,
-    max_size: AtomicU64,
-    /// Whether the eviction is plain LRU.
-    lru: AtomicBool,
-    /// What is stored, and what room is being made for.
-    bytes: AtomicU64,
-    keys: AtomicU64,
-    /// The shard that is to make room next.
-    hand: AtomicUsize,
-    /// One thread at a time makes the tier smaller.
-    shrinking: Mutex<()>,
-    /// Who holds what was stored, after it was.
-    waiting: Arc<Waiting>,
+    common: Arc<Common>,
+    /// Of all sites that have none of their own.
+    shared: Area,
+    own: ArcSwap<OwnAreas>,
+    /// Whether there are any: most nodes have none, and a hit is not to look.
+    has_own: AtomicBool,
 }
 
-/// What an entry becomes: nothing else, if there is none; gone, if there is none inside.
-type Change = Option<Option<Variants>>;
+/// Those of single sites, by their names.
+type OwnAreas = HashMap<Arc<str>, Arc<Area>>;
 
-/// Where a key has its place.
-#[derive(Clone, Copy)]
-struct Place {
-    shard: usize,
-    hash: u32,
+/// How full an area is.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct Usage {
+    pub bytes: u64,
+    pub max_bytes: u64,
+    pub keys: u64,
 }
 
 impl MemoryStore {
     /// `evicted` is told of what had to make room.
     pub fn new(config: &CacheMemory, evicted: impl Fn(&Variants) + Send + Sync + 'static) -> Self {
-        let shards = (config.max_size.0 / SHARD_SIZE).clamp(1, MAX_SHARDS).next_power_of_two();
-        MemoryStore(Arc::new(Shared {
-            shards: (0..shards).map(|_| RwLock::new(Shard::new())).collect(),
-            hasher: Hasher::default(),
-            evicted: Box::new(evicted),
-            max_size: AtomicU64::new(config.max_size.0),
-            lru: AtomicBool::new(config.eviction == Eviction::Lru),
-            bytes: AtomicU64::new(0),
-            keys: AtomicU64::new(0),
-            hand: AtomicUsize::new(0),
-            shrinking: Mutex::new(()),
-            waiting: Arc::default(),
-        }))
+        let common = Arc::new(Common::new(config.eviction, evicted));
+        let shared = Area::new(config.max_size.0, common.clone());
+        let store =
+            MemoryStore(Arc::new(Shared { common, shared, own: ArcSwap::default(), has_own: AtomicBool::new(false) }));
+        store.configure(config);
+        store
     }
 
     /// The account of those who hold what this tier may let go of.
     pub fn waiting(&self) -> &Arc<Waiting> {
-        &self.0.waiting
+        &self.0.common.waiting
     }
 
-    /// Takes over another size or way of evicting. What fits stays.
+    /// Takes over other sizes or another way of evicting. What fits stays, but of a site that gets an area of its own, or loses it,
+    /// everything goes.
     pub fn configure(&self, config: &CacheMemory) {
-        self.0.lru.store(config.eviction == Eviction::Lru, Ordering::Relaxed);
-        let before = self.0.max_size.swap(config.max_size.0, Ordering::Relaxed);
-        if config.max_size.0 < before && self.0.bytes.load(Ordering::Relaxed) > config.max_size.0 {
-            let store = self.clone();
-            if let Err(error) = std::thread::Builder::new().name("shrink".into()).spawn(move || store.shrink()) {
-                tracing::error!(%error, "the memory tier shrinks only as more is stored, for want of a thread");
-            }
+        self.0.common.set_eviction(config.eviction);
+        let before = self.0.own.load_full();
+        let mut shrinks = self.0.shared.resize(config.shared_size());
+        let mut own = OwnAreas::new();
+        for (site, size) in &config.of_sites {
+            let area = before.get(site).cloned();
+            let area = area.unwrap_or_else(|| Arc::new(Area::new(size.0, self.0.common.clone())));
+            shrinks |= area.resize(size.0);
+            own.insert(site.clone(), area);
+        }
+        let moved = |(site, _): &(&Arc<str>, &Arc<Area>), others: &OwnAreas| !others.contains_key(*site);
+        let gone: Vec<Arc<Area>> = before.iter().filter(|of| moved(of, &own)).map(|(_, area)| area.clone()).collect();
+        let new: Vec<Arc<str>> = own.iter().filter(|of| moved(of, &before)).map(|(site, _)| site.clone()).collect();
+        self.0.has_own.store(!own.is_empty(), Ordering::Relaxed);
+        self.0.own.store(Arc::new(own));
+        if !shrinks && gone.is_empty() && (new.is_empty() || self.0.shared.usage().1 == 0) {
+            return;
+        }
+        let store = self.clone();
+        let thread = std::thread::Builder::new().name("shrink".into());
+        if let Err(error) = thread.spawn(move || store.settle(&gone, &new)) {
+            tracing::error!(%error, "the memory tier shrinks only as more is stored, for want of a thread");
         }
     }
 
-    /// Bytes it may hold.
-    pub fn max_size(&self) -> u64 {
-        self.0.max_size.load(Ordering::Relaxed)
+    /// Lets go of what has no place any more.
+    fn settle(&self, gone: &[Arc<Area>], new: &[Arc<str>]) {
+        let evict_all = |area: &Area| area.objects().for_each(|object| area.evict(object.key().as_str()));
+        gone.iter().for_each(|area| evict_all(area));
+        if !new.is_empty() {
+            let moved = self.0.shared.objects().filter(|object| new.iter().any(|site| **site == *object.key().site()));
+            moved.for_each(|object| self.0.shared.evict(object.key().as_str()));
+        }
+        let dropped: u64 = self.0.shared.shrink() + self.0.own.load().values().map(|area| area.shrink()).sum::<u64>();
+        let Usage { bytes, max_bytes: max_size, .. } = self.usage();
+        tracing::info!(max_size, bytes, dropped, "the memory tier has its new size");
+    }
+
+    /// Where a site's objects are.
+    fn in_area<T>(&self, key: &str, does: impl FnOnce(&Area) -> T) -> T {
+        if self.0.has_own.load(Ordering::Relaxed)
+            && let Some(area) = self.0.own.load().get(Key::of_written(key).site())
+        {
+            return does(area);
+        }
+        does(&self.0.shared)
     }
 
     /// What is stored under a key. It counts as a use.
     pub fn get(&self, key: &str) -> Option<Variants> {
-        let place = self.place(key);
-        self.0.shards[place.shard].read().get(place.hash, |variants| variants.has_key(key)).cloned()
+        self.in_area(key, |area| area.get(key))
     }
 
     /// Stores an object beside the other variants of its key, in place of one that is selected alike.
@@ -162,7 +164,8 @@ impl MemoryStore {
 
     /// The object that is stored now with the body of this one, or the part that is one.
     pub fn with_body_of(&self, object: &Object) -> Option<Arc<Object>> {
-        let (variants, _) = self.peek(object.key().as_str())?;
+        let key = object.key().as_str();
+        let (variants, _) = self.in_area(key, |area| area.peek(key))?;
         variants.objects().find(|other| has_same_body(other, object)).cloned()
     }
 
@@ -173,140 +176,40 @@ impl MemoryStore {
 
     /// All objects, in no order. What is stored meanwhile may or may not be among them.
     pub fn objects(&self) -> impl Iterator<Item = Arc<Object>> {
-        let shards = self.0.shards.iter();
-        shards.flat_map(|shard| {
-            let mut next = Some(0);
-            std::iter::from_fn(move || {
-                let shard = shard.read();
-                let (some, then) = shard.walk(next?, WALKED_AT_ONCE);
-                next = then;
-                Some(some.flat_map(Variants::objects).cloned().collect::<Vec<_>>())
-            })
-            .flatten()
+        let own: Vec<Arc<Area>> = self.0.own.load().values().cloned().collect();
+        let of_own = own.into_iter().flat_map(|area| area.objects().collect::<Vec<_>>());
+        self.0.shared.objects().chain(of_own)
+    }
+
+    /// What is stored in all areas.
+    pub fn usage(&self) -> Usage {
+        let own = self.0.own.load();
+        let all = own.values().map(|area| usage_of(area)).chain([usage_of(&self.0.shared)]);
+        let nothing = Usage { bytes: 0, max_bytes: 0, keys: 0 };
+        all.fold(nothing, |sum, one| Usage {
+            bytes: sum.bytes + one.bytes,
+            max_bytes: sum.max_bytes + one.max_bytes,
+            keys: sum.keys + one.keys,
         })
     }
 
-    /// Bytes and keys stored.
-    pub fn usage(&self) -> (u64, u64) {
-        (self.0.bytes.load(Ordering::Relaxed), self.0.keys.load(Ordering::Relaxed))
-    }
-
-    /// What is stored under a key, and the bytes that it is counted with.
-    fn peek(&self, key: &str) -> Option<(Variants, u32)> {
-        let place = self.place(key);
-        let shard = self.0.shards[place.shard].read();
-        let found = shard.peek(place.hash, |variants| variants.has_key(key));
-        found.map(|(variants, weight)| (variants.clone(), weight))
-    }
-
-    fn place(&self, key: &str) -> Place {
-        let hash = self.0.hasher.hash_one(key);
-        Place { shard: hash as usize & (self.0.shards.len() - 1), hash: (hash >> 32) as u32 }
-    }
-
-    fn eviction(&self) -> Eviction {
-        if self.0.lru.load(Ordering::Relaxed) { Eviction::Lru } else { Eviction::S3Fifo }
+    /// The same of each site that has an area of its own, by name.
+    pub fn usage_of_sites(&self) -> Vec<(Arc<str>, Usage)> {
+        let own = self.0.own.load();
+        let mut of_sites: Vec<_> = own.iter().map(|(site, area)| (site.clone(), usage_of(area))).collect();
+        of_sites.sort_by(|one, other| one.0.cmp(&other.0));
+        of_sites
     }
 
     /// Changes what is stored under a key. `change` is asked without any lock, and again if another was quicker.
     fn change(&self, key: &str, change: impl Fn(Option<&Variants>) -> Change) {
-        let place = self.place(key);
-        loop {
-            let before = self.peek(key);
-            let before = before.as_ref().map(|(variants, weight)| (variants, *weight));
-            let Some(after) = change(before.map(|(variants, _)| variants)) else { return };
-            let is_too_large = |after: &Variants| u64::from(weight(after)) > self.max_size();
-            let (too_large, after) = match after {
-                Some(after) if is_too_large(&after) => (Some(after), None),
-                after => (None, after),
-            };
-            if self.exchange(place, key, before, after) {
-                too_large.iter().for_each(|variants| (self.0.evicted)(variants));
-                return;
-            }
-        }
-    }
-
-    /// Puts an entry into the place of another, if that is still the one that is there.
-    fn exchange(&self, place: Place, key: &str, before: Option<(&Variants, u32)>, after: Option<Variants>) -> bool {
-        let eviction = self.eviction();
-        let needed = after.as_ref().map_or(0, weight);
-        self.0.bytes.fetch_add(u64::from(needed), Ordering::Relaxed);
-        // What is replaced is counted until it is: it may be what makes room.
-        let leaving = before.map_or(0, |(_, weight)| weight);
-        self.make_room(eviction, leaving.into(), u64::from(needed) + MAX_EXTRA);
-        let is = |variants: &Variants| variants.has_key(key);
-        let mut shard = self.0.shards[place.shard].write();
-        let is_same = match (shard.peek(place.hash, is), before) {
-            (Some((now, _)), Some((before, _))) => now.is(before),
-            (None, None) => true,
-            _ => false,
-        };
-        if !is_same {
-            self.0.bytes.fetch_sub(u64::from(needed), Ordering::Relaxed);
-            return false;
-        }
-        let stays = after.clone(); // the same responses, not copies
-        let gone = match after {
-            Some(after) => shard.put(place.hash, is, after, needed, eviction),
-            None => shard.remove(place.hash, is),
-        };
-        match (&gone, needed) {
-            (None, 1..) => _ = self.0.keys.fetch_add(1, Ordering::Relaxed),
-            (Some(_), 0) => _ = self.0.keys.fetch_sub(1, Ordering::Relaxed),
-            _ => {}
-        }
-        drop(shard);
-        if let Some((gone, weight)) = gone {
-            self.0.bytes.fetch_sub(u64::from(weight), Ordering::Relaxed);
-            self.0.waiting.left(&gone, stays.as_ref());
-        }
-        true
-    }
-
-    /// Evicts until all fits, but for some bytes that are about to go anyway, and no more than so many at once.
-    fn make_room(&self, eviction: Eviction, leaving: u64, most: u64) {
-        let (mut freed, mut empty, mut steps) = (0, 0, 0);
-        while self.0.bytes.load(Ordering::Relaxed) > self.max_size().saturating_add(leaving)
-            && freed < most
-            && empty < self.0.shards.len()
-        {
-            let at = self.0.hand.fetch_add(1, Ordering::Relaxed) & (self.0.shards.len() - 1);
-            let step = self.0.shards[at].write().step(eviction, steps < MAX_SPARED);
-            steps += 1;
-            match step {
-                Step::Empty => empty += 1,
-                Step::Spared => empty = 0,
-                Step::Evicted(variants, weight) => {
-                    (empty, steps) = (0, 0);
-                    freed += u64::from(weight);
-                    self.0.keys.fetch_sub(1, Ordering::Relaxed);
-                    self.0.bytes.fetch_sub(u64::from(weight), Ordering::Relaxed);
-                    (self.0.evicted)(&variants);
-                    self.0.waiting.left(&variants, None);
-                }
-            }
-        }
-    }
-
-    fn shrink(&self) {
-        let _one_at_a_time = self.0.shrinking.lock();
-        let (_, before) = self.usage();
-        self.make_room(self.eviction(), 0, u64::MAX);
-        let (bytes, keys) = self.usage();
-        tracing::info!(
-            max_size = self.max_size(),
-            bytes,
-            dropped = before.saturating_sub(keys),
-            "the memory tier has its new size"
-        );
+        self.in_area(key, |area| area.change(key, change));
     }
 }
 
-/// Bytes of an entry.
-fn weight(variants: &Variants) -> u32 {
-    let weight: usize = variants.objects().map(|object| object.weight()).sum();
-    u32::try_from(weight + ENTRY_OVERHEAD).unwrap_or(u32::MAX)
+fn usage_of(area: &Area) -> Usage {
+    let (bytes, keys) = area.usage();
+    Usage { bytes, max_bytes: area.max_size(), keys }
 }
 
 fn has_same_body(one: &Object, other: &Object) -> bool {
@@ -318,11 +221,16 @@ fn has_same_body(one: &Object, other: &Object) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicU64;
+
+    use super::area::ENTRY_OVERHEAD;
     use super::*;
     use crate::cache::testing;
+    use crate::config::model::Eviction;
+    use crate::config::read::ByteSize;
 
     fn config(max_size: u64, eviction: Eviction) -> CacheMemory {
-        CacheMemory { max_size: crate::config::read::ByteSize(max_size), eviction, ..CacheMemory::default() }
+        CacheMemory { max_size: ByteSize(max_size), eviction, ..CacheMemory::default() }
     }
 
     fn object(number: usize) -> Arc<Object> {
@@ -337,7 +245,8 @@ mod tests {
     fn usage(store: &MemoryStore) -> (usize, u64) {
         let objects: Vec<_> = store.objects().collect();
         let bytes = objects.iter().map(|object| (object.weight() + ENTRY_OVERHEAD) as u64).sum();
-        assert_eq!(store.usage(), (bytes, objects.len() as u64));
+        let counted = store.usage();
+        assert_eq!((counted.bytes, counted.keys), (bytes, objects.len() as u64));
         (objects.len(), bytes)
     }
 
@@ -354,9 +263,9 @@ mod tests {
             let before = usage(&store).0;
             assert!(before > 300, "{before}");
             store.configure(&config(2 << 20, eviction));
-            assert_eq!((usage(&store).0, store.max_size()), (before, 2 << 20), "larger: all of it");
-            store.0.max_size.store(128 << 10, Ordering::Relaxed);
-            store.shrink();
+            assert_eq!((usage(&store).0, store.usage().max_bytes), (before, 2 << 20), "larger: all of it");
+            store.0.shared.resize(128 << 10);
+            store.settle(&[], &[]);
             let (after, bytes) = usage(&store);
             assert!((20..=100).contains(&after) && bytes <= 128 << 10, "{after}");
             assert!(store.get(hot.key().as_str()).is_some(), "what is asked for most stays");
@@ -400,7 +309,7 @@ mod tests {
     #[test]
     fn many_threads_lose_nothing_and_keep_to_the_size() {
         let store = MemoryStore::new(&config(256 << 20, Eviction::S3Fifo), |_| ());
-        store.0.max_size.store(4 << 20, Ordering::Relaxed); // several shards, and all of them in need of room
+        store.0.shared.resize(4 << 20); // several shards, and all of them in need of room
         std::thread::scope(|scope| {
             for thread in 0..4 {
                 let store = store.clone();
@@ -421,5 +330,52 @@ mod tests {
         });
         let (keys, bytes) = usage(&store);
         assert!(keys > 1000 && bytes <= 4 << 20, "{keys} {bytes}");
+    }
+
+    /// An object of a site.
+    fn of_site(site: &str, number: usize) -> Arc<Object> {
+        Arc::new(testing::of_site(site, &format!("h/{number}"), &[], vec![0; 1000], 0))
+    }
+
+    #[test]
+    fn a_site_with_its_own_part_displaces_nobody_and_is_displaced_by_nobody() {
+        let evicted = Arc::new(AtomicU64::new(0));
+        let count = evicted.clone();
+        let mut config = config(1 << 20, Eviction::S3Fifo);
+        config.of_sites = vec![("own".into(), ByteSize(256 << 10))];
+        let store = MemoryStore::new(&config, move |_| _ = count.fetch_add(1, Ordering::Relaxed));
+        let has = |site: &str, number: usize| store.get(of_site(site, number).key().as_str()).is_some();
+        let count_of = |site: &str| (0..2_000).filter(|number| has(site, *number)).count();
+        (0..100).for_each(|number| store.insert(of_site("own", number), 1));
+        (0..2_000).for_each(|number| store.insert(of_site("other", number), 1));
+        assert_eq!(count_of("own"), 100, "the others have a part of their own");
+        let others = count_of("other");
+        (0..2_000).for_each(|number| store.insert(of_site("own", number), 1));
+        assert_eq!(count_of("other"), others);
+        let [(_, own)] = &store.usage_of_sites()[..] else { panic!("one has its own") };
+        assert!(own.bytes > 200 << 10 && own.bytes <= 256 << 10, "{own:?}");
+        assert!(usage(&store).1 <= 1 << 20);
+        assert_eq!(
+            store.objects().count() as u64 + evicted.load(Ordering::Relaxed),
+            4_000,
+            "100 of them twice, replaced"
+        );
+        // It loses its part: all of it goes, as it would to make room, and nothing is lost of the others'.
+        config.of_sites.clear();
+        store.configure(&config);
+        while store.usage().keys > others as u64 {
+            std::thread::yield_now();
+        }
+        assert_eq!((count_of("own"), count_of("other")), (0, others));
+        store.insert(of_site("own", 1), 1);
+        // And it gets one again: what it had among the others goes.
+        config.of_sites = vec![("own".into(), ByteSize(256 << 10))];
+        store.configure(&config);
+        while store.usage().keys > others as u64 {
+            std::thread::yield_now();
+        }
+        assert!(!has("own", 1) && count_of("other") == others);
+        store.insert(of_site("own", 1), 1);
+        assert!(has("own", 1));
     }
 }

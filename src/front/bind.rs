@@ -1,0 +1,134 @@
+//! Opening the sockets that listen, of TCP or Unix sockets, and accepting from them.
+
+use std::fs::Permissions;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rustix::net::sockopt;
+use tokio::net::{TcpListener, TcpSocket, UnixListener};
+
+use crate::config::model::ListenAddress;
+use crate::request::Scheme;
+
+use super::socket::Socket;
+
+const BACKLOG: u32 = 4096;
+
+/// A socket that listens.
+pub(super) enum Listening {
+    Tcp(TcpListener),
+    Unix(UnixListener, SocketFile),
+}
+
+/// The file of a Unix socket, which goes when nobody listens there any more.
+pub(super) struct SocketFile {
+    path: PathBuf,
+    /// Device and number of the file: another process may have put its own there.
+    id: (u64, u64),
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        if file_id(&self.path).is_ok_and(|id| id == self.id) {
+            let _ = std::fs::remove_file(&self.path); // it is no harm: who starts next takes its place
+        }
+    }
+}
+
+impl Listening {
+    /// Opens one. `mode`: who may connect to a Unix socket.
+    pub(super) fn open(address: &ListenAddress, mode: u32) -> io::Result<Self> {
+        match address {
+            ListenAddress::Ip(address) => open_tcp(*address).map(Listening::Tcp),
+            ListenAddress::Unix(path) => open_unix(path, mode).map(|(socket, file)| Listening::Unix(socket, file)),
+        }
+    }
+
+    /// Where it is: with the port that it got, if it asked for any.
+    pub(super) fn address(&self) -> io::Result<ListenAddress> {
+        match self {
+            Listening::Tcp(listener) => listener.local_addr().map(ListenAddress::Ip),
+            Listening::Unix(_, file) => Ok(ListenAddress::Unix(file.path.clone())),
+        }
+    }
+
+    /// The address that clients connect to, as requests know it.
+    pub(super) fn local(&self, scheme: Scheme) -> io::Result<SocketAddr> {
+        match self {
+            Listening::Tcp(listener) => listener.local_addr(),
+            Listening::Unix(..) => Ok((Ipv4Addr::LOCALHOST, scheme.default_port()).into()),
+        }
+    }
+
+    /// The next connection, and whose it is. Who comes by a Unix socket is on this machine, and has no address but that.
+    pub(super) async fn accept(&self) -> io::Result<(Socket, SocketAddr)> {
+        match self {
+            Listening::Tcp(listener) => listener.accept().await.map(|(stream, client)| (Socket::Tcp(stream), client)),
+            Listening::Unix(listener, _) => {
+                let (stream, _) = listener.accept().await?;
+                Ok((Socket::Unix(stream), (Ipv4Addr::LOCALHOST, 0).into()))
+            }
+        }
+    }
+}
+
+fn open_tcp(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    if address.is_ipv6() {
+        // So that 0.0.0.0:80 and [::]:80 can stand side by side, whatever the system's default.
+        socket2::SockRef::from(&socket).set_only_v6(true)?;
+    }
+    socket.set_reuseaddr(true)?;
+    keep_alive(&socket)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
+/// Has the kernel ask whether clients are still there of which nothing is heard, such as who takes a stream that is silent: 60 s
+/// from then on, every 15 s, and four times. Accepted sockets have it from their listener.
+fn keep_alive(socket: &TcpSocket) -> io::Result<()> {
+    sockopt::set_socket_keepalive(socket, true)?;
+    sockopt::set_tcp_keepidle(socket, Duration::from_secs(60))?;
+    sockopt::set_tcp_keepintvl(socket, Duration::from_secs(15))?;
+    Ok(sockopt::set_tcp_keepcnt(socket, 4)?)
+}
+
+/// Nobody can connect before its permissions are set: until then it does not listen.
+fn open_unix(path: &Path, mode: u32) -> io::Result<(UnixListener, SocketFile)> {
+    remove_left_over(path)?;
+    let socket = socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None)?;
+    socket.bind(&socket2::SockAddr::unix(path)?)?;
+    let file = SocketFile { path: path.to_owned(), id: file_id(path)? };
+    std::fs::set_permissions(path, Permissions::from_mode(mode))?;
+    socket.listen(BACKLOG as i32)?;
+    socket.set_nonblocking(true)?;
+    Ok((UnixListener::from_std(socket.into())?, file))
+}
+
+/// Takes away the file of a process that has ended without doing that itself. What is no socket, or is listened on, stays.
+fn remove_left_over(path: &Path) -> io::Result<()> {
+    let found = match std::fs::symlink_metadata(path) {
+        Ok(found) => found,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    if !found.file_type().is_socket() {
+        return Err(io::Error::new(io::ErrorKind::AlreadyExists, "there is a file that is no socket"));
+    }
+    let probe = socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None)?;
+    probe.set_nonblocking(true)?; // who has a full queue is there, too
+    match probe.connect(&socket2::SockAddr::unix(path)?) {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path),
+        _ => Err(io::ErrorKind::AddrInUse.into()),
+    }
+}
+
+fn file_id(path: &Path) -> io::Result<(u64, u64)> {
+    std::fs::symlink_metadata(path).map(|found| (found.dev(), found.ino()))
+}
