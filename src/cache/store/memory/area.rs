@@ -34,7 +34,6 @@ type Hasher = hashbrown::DefaultHashBuilder;
 
 /// What all areas share.
 pub(super) struct Common {
-    hasher: Hasher,
     /// Is told of what had to make room.
     evicted: Box<dyn Fn(&Variants) + Send + Sync>,
     /// Whether the eviction is plain LRU.
@@ -46,6 +45,7 @@ pub(super) struct Common {
 pub(super) struct Area {
     /// A power of two of them.
     shards: Box<[RwLock<Shard<Variants>>]>,
+    hasher: Hasher,
     max_size: AtomicU64,
     /// What is stored, and what room is being made for.
     bytes: AtomicU64,
@@ -70,7 +70,7 @@ struct Place {
 impl Common {
     pub(super) fn new(eviction: Eviction, evicted: impl Fn(&Variants) + Send + Sync + 'static) -> Self {
         let lru = AtomicBool::new(eviction == Eviction::Lru);
-        Common { hasher: Hasher::default(), evicted: Box::new(evicted), lru, waiting: Arc::default() }
+        Common { evicted: Box::new(evicted), lru, waiting: Arc::default() }
     }
 
     pub(super) fn set_eviction(&self, eviction: Eviction) {
@@ -87,6 +87,7 @@ impl Area {
         let shards = (max_size / SHARD_SIZE).clamp(1, MAX_SHARDS).next_power_of_two();
         Area {
             shards: (0..shards).map(|_| RwLock::new(Shard::new())).collect(),
+            hasher: Hasher::default(),
             max_size: AtomicU64::new(max_size),
             bytes: AtomicU64::new(0),
             keys: AtomicU64::new(0),
@@ -141,7 +142,7 @@ impl Area {
     }
 
     fn place(&self, key: &str) -> Place {
-        let hash = self.common.hasher.hash_one(key);
+        let hash = self.hasher.hash_one(key);
         Place { shard: hash as usize & (self.shards.len() - 1), hash: (hash >> 32) as u32 }
     }
 

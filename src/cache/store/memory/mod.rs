@@ -105,12 +105,15 @@ impl MemoryStore {
 
     /// Where a site's objects are.
     fn in_area<T>(&self, key: &str, does: impl FnOnce(&Area) -> T) -> T {
-        if self.0.has_own.load(Ordering::Relaxed)
-            && let Some(area) = self.0.own.load().get(Key::of_written(key).site())
-        {
-            return does(area);
+        match self.0.has_own.load(Ordering::Relaxed) {
+            true => does(self.own_area(key).as_deref().unwrap_or(&self.0.shared)),
+            false => does(&self.0.shared),
         }
-        does(&self.0.shared)
+    }
+
+    #[cold]
+    fn own_area(&self, key: &str) -> Option<Arc<Area>> {
+        self.0.own.load().get(Key::of_written(key).site()).cloned()
     }
 
     /// What is stored under a key. It counts as a use.
