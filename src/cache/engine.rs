@@ -197,7 +197,7 @@ impl Engine {
 
     /// Forgets what is stored or being filled under a key (RFC 9111 section 4.4): an unsafe request has changed it. Not a
     /// purge: that would need a record for each POST. The number is that of [`Cache::remove_key`].
-    pub fn invalidate(&self, key: &CacheKey) -> u64 {
+    pub fn invalidate(&self, key: &str) -> u64 {
         self.flights.spoil(key);
         self.cache.remove_key(key)
     }

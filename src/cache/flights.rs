@@ -67,7 +67,7 @@ impl Flights {
         alike: Option<&Variant>,
         suits: impl Fn(&Flight) -> bool,
     ) -> Turn {
-        let mut shard = self.shard(key).lock();
+        let mut shard = self.shard(key.as_str()).lock();
         let running = shard.get(key);
         if let Some(found) =
             running.and_then(|all| all.iter().find(|flight| flight.joinable && !flight.is_spoilt() && suits(flight)))
@@ -79,17 +79,17 @@ impl Flights {
 
     /// Enters a fill that nobody else may follow; `None` if there are too many.
     pub fn alone(&self, key: &CacheKey, seq: PurgeSeq) -> Option<Arc<Flight>> {
-        self.enter(&mut self.shard(key).lock(), key, seq, None)
+        self.enter(&mut self.shard(key.as_str()).lock(), key, seq, None)
     }
 
     /// Spoils all fills of a key.
-    pub fn spoil(&self, key: &CacheKey) {
+    pub fn spoil(&self, key: &str) {
         self.shard(key).lock().get(key).into_iter().flatten().for_each(|flight| flight.spoil());
     }
 
     /// Nobody can join it any more.
     pub fn remove(&self, flight: &Arc<Flight>) {
-        let mut shard = self.shard(&flight.key).lock();
+        let mut shard = self.shard(flight.key.as_str()).lock();
         if let Some(running) = shard.get_mut(&flight.key) {
             let before = running.len();
             running.retain(|other| !Arc::ptr_eq(other, flight));
@@ -127,7 +127,7 @@ impl Flights {
         Some(flight)
     }
 
-    fn shard(&self, key: &CacheKey) -> &Shard {
+    fn shard(&self, key: &str) -> &Shard {
         &self.shards[(self.hasher.hash_one(key) % SHARDS as u64) as usize]
     }
 }

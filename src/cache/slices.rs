@@ -88,7 +88,7 @@ impl Engine {
         let known = || first()?.whole().find_map(|object| object.part()).map(|range| range.total);
         let most = total.or_else(known).unwrap_or(self.cache.disk.max_object().max(self.cache.max_object()));
         let numbers = (0..most.div_ceil(size).min(MOST_SLICES)).filter(|number| Some(*number) != except);
-        numbers.map(|number| self.invalidate(&CacheKey::slice(of, size, number))).max().unwrap_or(0)
+        numbers.map(|number| self.invalidate(CacheKey::slice(of, size, number).as_str())).max().unwrap_or(0)
     }
 }
 

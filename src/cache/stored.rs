@@ -189,7 +189,7 @@ impl Cache {
 
     /// Takes all variants of a key out of all tiers. It outlasts a restart once the number that it gives is
     /// [`DiskTier::kept`].
-    pub fn remove_key(&self, key: &CacheKey) -> u64 {
+    pub fn remove_key(&self, key: &str) -> u64 {
         let number = self.disk.remove_key(key);
         self.memory.remove_key(key);
         match self.disk.writes_at_once() {

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use http::{HeaderMap, HeaderName, header};
+use smallvec::SmallVec;
 
 use crate::cache::engine::Engine;
 use crate::cache::purge::{CHANGE_PATIENCE, Event, Target as PurgeTarget};
@@ -15,6 +16,9 @@ use crate::request::{RequestView, Scheme, Target};
 use crate::snapshot::Snapshot;
 
 static GROUP_INVALIDATION: HeaderName = HeaderName::from_static("cache-group-invalidation");
+
+/// Most keys have no more bytes.
+const KEY_LENGTH: usize = 256;
 
 /// A request that may have changed something.
 pub(crate) struct Changed<'a> {
@@ -39,20 +43,22 @@ impl Changed<'_> {
             return self.forget_groups(fields, port).await;
         }
         let (mut sliced, mut urls, mut number) = (Vec::new(), Vec::new(), 0_u64);
+        let mut key = String::with_capacity(KEY_LENGTH);
         let mut forget = |path: &str, query: Option<&str>| {
             let site = self.snapshot.site(self.site);
             let version = self.snapshot.sites[self.site].version();
-            let routes: Vec<_> = site.routes_of(path).collect();
+            let routes: SmallVec<[_; 4]> = site.routes_of(path).collect();
             let slices: Vec<u64> = routes.iter().filter_map(|route| route.cache.slice).collect();
             let conditions = routes.iter().filter_map(|route| route.when.as_ref()).map(|when| Some(&*when.key));
-            let conditions: Vec<Option<&str>> = std::iter::once(None).chain(conditions).collect();
+            let conditions: SmallVec<[Option<&str>; 2]> = std::iter::once(None).chain(conditions).collect();
             for uri in keyed_uris(site, self.view.host, path, query) {
                 for tls in [false, true] {
                     for port in std::iter::once(None).chain(port.map(Some)) {
                         for condition in &conditions {
-                            let key = CacheKey::of_uri((&site.name, version), *condition, tls, port, &uri);
+                            let site = (&*site.name, version);
+                            CacheKey::write_of_uri(&mut key, site, *condition, tls, port, &uri);
                             number = number.max(self.engine.invalidate(&key));
-                            sliced.extend(slices.iter().map(|size| (key.clone(), *size)));
+                            sliced.extend(slices.iter().map(|size| (CacheKey::from_written(&key), *size)));
                         }
                     }
                 }
@@ -91,6 +97,9 @@ impl Changed<'_> {
     async fn forget_groups(&self, fields: &HeaderMap, port: Option<u16>) -> bool {
         let origin = KeyOrigin { tls: self.view.scheme == Scheme::Https, host: self.view.host, port };
         let groups = tags::groups(fields, &GROUP_INVALIDATION, origin);
+        if groups.is_empty() {
+            return true;
+        }
         let site = self.site_name().to_owned();
         let targets = groups.into_iter().map(|tag| PurgeTarget::Tag { site: Some(site.clone()), tag }).collect();
         self.purge(targets).await

@@ -1,6 +1,7 @@
 //! The cache key: site, version, host, path and query, in one string whose order makes purging by URL and
 //! by prefix a comparison of strings.
 
+use std::borrow::Borrow;
 use std::sync::Arc;
 
 use crate::config::model::{KeyRules, QueryRule};
@@ -33,12 +34,18 @@ impl CacheKey {
         push_uri(buffer, rules, request.host, request.path, request.query);
     }
 
-    /// The key of a URI as [`push_uri`] wrote it.
-    pub fn of_uri(site: (&str, u64), condition: Option<&str>, tls: bool, port: Option<u16>, uri: &str) -> Self {
-        let mut key = String::new();
-        push_prefix(&mut key, site, condition, tls, port);
-        key.push_str(uri);
-        CacheKey(key.into())
+    /// Writes the key of a URI as [`push_uri`] wrote it, likewise.
+    pub fn write_of_uri(
+        buffer: &mut String,
+        site: (&str, u64),
+        condition: Option<&str>,
+        tls: bool,
+        port: Option<u16>,
+        uri: &str,
+    ) {
+        buffer.clear();
+        push_prefix(buffer, site, condition, tls, port);
+        buffer.push_str(uri);
     }
 
     /// The key of a slice of what has this key.
@@ -56,6 +63,13 @@ impl CacheKey {
     }
 
     pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Tables find it by its text: both have one hash.
+impl Borrow<str> for CacheKey {
+    fn borrow(&self) -> &str {
         &self.0
     }
 }

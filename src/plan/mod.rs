@@ -309,7 +309,7 @@ pub(crate) fn allowed_methods(site: &Site, request: &RequestView<'_>, now: Times
 /// route that serves it make it. Both, since rules change while objects stay.
 pub(crate) fn keyed_uris(site: &Site, host: &str, path: &str, query: Option<&str>) -> impl Iterator<Item = String> {
     let uri = |rules: &KeyRules| {
-        let mut uri = String::new();
+        let mut uri = String::with_capacity(host.len() + path.len() + query.map_or(0, |query| query.len() + 1));
         key::push_uri(&mut uri, rules, host, path, query);
         uri
     };

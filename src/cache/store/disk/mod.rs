@@ -319,10 +319,13 @@ impl DiskTier {
     }
 
     /// Takes all variants of a key out, likewise.
-    pub fn remove_key(&self, key: &CacheKey) -> u64 {
+    pub fn remove_key(&self, key: &str) -> u64 {
         let volumes = self.volumes.load();
         self.note_removal();
-        let key = KeyHash::of(key.as_str());
+        if volumes.is_empty() {
+            return self.doubt_absent();
+        }
+        let key = KeyHash::of(key);
         let noted = volumes.iter().map(|volume| match volume.files.remove_key(key) {
             dooms if dooms.is_empty() => 0,
             dooms => self.shared.journal.note(&volume.root, dooms),

@@ -17,7 +17,7 @@ use crate::cache::object::Object;
 use crate::cache::part::Part;
 use crate::cache::waiting::Waiting;
 use crate::config::model::CacheMemory;
-use crate::plan::{CacheKey, Key};
+use crate::plan::Key;
 
 use super::variants::Variants;
 use area::{Area, Change, Common};
@@ -173,8 +173,8 @@ impl MemoryStore {
     }
 
     /// Takes all objects of a key out.
-    pub fn remove_key(&self, key: &CacheKey) {
-        self.change(key.as_str(), |before| before.map(|_| None));
+    pub fn remove_key(&self, key: &str) {
+        self.change(key, |before| before.map(|_| None));
     }
 
     /// All objects, in no order. What is stored meanwhile may or may not be among them.
@@ -305,7 +305,7 @@ mod tests {
         store.remove(&other);
         assert_eq!(usage(&store), (0, 0));
         store.insert(one.clone(), 1);
-        store.remove_key(&one.key().to_owned());
+        store.remove_key(one.key().as_str());
         assert_eq!(usage(&store), (0, 0));
     }
 
