@@ -8,12 +8,13 @@ use http::{HeaderMap, HeaderName, HeaderValue, Version, header};
 use smallvec::SmallVec;
 
 use crate::address;
+use crate::config::model::FILL_EXCLUDES;
 use crate::config::model::{CacheMode, CacheRules, FieldChanges, Node};
-use crate::config::model::{FILL_EXCLUDES, FORWARDING_FIELDS};
 use crate::request::{RequestView, in_one_block};
 
 use super::names::{
-    FRAMING_FIELDS, IDENTITY_FIELDS, IMPERSONAL_FIELDS, NO_TRAILERS, OVERRIDING_FIELDS, PROXYS_OWN, is_listed,
+    FORWARDING_FIELDS, FRAMING_FIELDS, IDENTITY_FIELDS, IMPERSONAL_FIELDS, NO_TRAILERS, OVERRIDING_FIELDS, PROXYS_OWN,
+    USUAL_FORWARDING, is_listed,
 };
 use super::passage::{CDN_LOOP, Passage};
 
@@ -54,7 +55,7 @@ pub(crate) fn set_forwarding_fields(
 ) {
     let before: Vec<&str> = fields.get_all(FORWARDED_FOR).iter().filter_map(|value| value.to_str().ok()).collect();
     let chain = forwarded_for(&before.join(", "), (request.client, request.peer), Some(node));
-    remove(fields, |name| is_listed(name, FORWARDING_FIELDS) || is_listed(name, FRAMING_FIELDS));
+    remove(fields, |name| is_listed(name, &FORWARDING_FIELDS) || is_listed(name, &FRAMING_FIELDS));
     fields.insert(FORWARDED_PROTO, HeaderValue::from_static(request.scheme.as_str()));
     // It has been checked: what is behind its last colon and is no number ends an address.
     let port = authority.rsplit_once(':').and_then(|(_, port)| port.parse().ok());
@@ -73,7 +74,7 @@ pub(crate) fn set_forwarding_fields(
 
 /// Takes out of an interim response what origins tell their own proxy.
 pub(crate) fn exclude_proxys_own(fields: &mut HeaderMap) {
-    remove(fields, |name| is_listed(name, PROXYS_OWN));
+    remove(fields, |name| is_listed(name, &PROXYS_OWN));
 }
 
 /// Drops the fields that a route does not send as they came.
@@ -91,7 +92,7 @@ pub(crate) fn change(fields: &mut HeaderMap, changes: &FieldChanges, made: Vec<(
 /// Whether a field may tell an origin who asks: `Cookie`, `Authorization`, a key of an API, and whatever else is not known to
 /// say nothing of the kind.
 pub(crate) fn may_tell_who_asks(name: &str) -> bool {
-    !is_listed(name, IMPERSONAL_FIELDS)
+    !is_listed(name, &IMPERSONAL_FIELDS)
 }
 
 /// Whether an origin may answer with a 304.
@@ -104,9 +105,9 @@ pub(crate) fn is_conditional(fields: &HeaderMap) -> bool {
 pub(crate) fn exclude_from_trailers(fields: &mut HeaderMap, changes: Option<&Arc<FieldChanges>>) {
     let is_changed = |name: &str| changes.is_some_and(|changes| changes.drops(name));
     remove(fields, |name| {
-        is_listed(name, NO_TRAILERS)
-            || is_listed(name, PROXYS_OWN)
-            || is_listed(name, FORWARDING_FIELDS)
+        is_listed(name, &NO_TRAILERS)
+            || is_listed(name, &PROXYS_OWN)
+            || is_listed(name, &FORWARDING_FIELDS)
             || is_changed(name)
     });
 }
@@ -117,7 +118,7 @@ pub(crate) fn exclude_from_fill(fields: &mut HeaderMap, rules: &CacheRules) {
         fields.remove(*name);
     }
     // By what tells where it came from, the node's own is made first: see set_forwarding_fields.
-    remove(fields, |name| !goes_with_fill(name, rules) && !is_listed(name, FORWARDING_FIELDS));
+    remove(fields, |name| !goes_with_fill(name, rules) && !is_listed(name, &FORWARDING_FIELDS));
     if matches!(rules.mode, CacheMode::Force { .. }) && !rules.key.names_field("user-agent") {
         fields.insert(header::USER_AGENT, USER_AGENT);
     }
@@ -149,13 +150,13 @@ pub(crate) fn goes_with_fill(name: &str, rules: &CacheRules) -> bool {
         || name == "cookie" && rules.key.cookies.is_some();
     // To CGI and its like an underscore is a hyphen, and then this would be a field that does not go, or one that is keyed.
     let is_ambiguous = name.contains('_') && !rules.key.names_field(name);
-    is_safe && !is_ambiguous && !is_unkeyed(name, rules) && !is_listed(name, FORWARDING_FIELDS)
+    is_safe && !is_ambiguous && !is_unkeyed(name, rules) && !is_listed(name, &FORWARDING_FIELDS)
 }
 
 /// Whether a request is another than its line says by a field of this name.
 pub(crate) fn is_overriding(name: &str) -> bool {
     let lower = name.to_ascii_lowercase();
-    is_listed(&lower, OVERRIDING_FIELDS) && !is_listed(&lower, &["x-forwarded-for", "x-forwarded-proto"])
+    is_listed(&lower, &OVERRIDING_FIELDS) && !is_listed(&lower, &USUAL_FORWARDING)
 }
 
 /// Whether the node itself says what a field of this name says.
@@ -164,8 +165,8 @@ pub(crate) fn is_our_own(name: &HeaderName) -> bool {
 }
 
 fn is_unkeyed(name: &str, rules: &CacheRules) -> bool {
-    let listed = is_listed(name, OVERRIDING_FIELDS) || is_listed(name, IDENTITY_FIELDS);
-    listed && !is_listed(name, FORWARDING_FIELDS) && !rules.key.names_field(name)
+    let listed = is_listed(name, &OVERRIDING_FIELDS) || is_listed(name, &IDENTITY_FIELDS);
+    listed && !is_listed(name, &FORWARDING_FIELDS) && !rules.key.names_field(name)
 }
 
 /// HTTP/2 clients may send cookies in several fields; HTTP/1 has one (RFC 9113 section 8.2.3).
@@ -241,7 +242,7 @@ mod tests {
 
     #[test]
     fn what_no_origin_gets_cannot_be_named_in_a_route() {
-        for name in FORWARDING_FIELDS.iter().chain(FILL_EXCLUDES) {
+        for name in crate::config::model::FORWARDING_FIELDS.iter().chain(FILL_EXCLUDES) {
             let text = format!(
                 "[pool.app]\norigins = [\"127.0.0.1:1\"]\n[site.a]\nhosts = [\"a.example\"]\n[[site.a.route]]\n\
                  path = \"/*\"\npool = \"app\"\nforward = [\"{name}\"]\ncache = {{ mode = \"respect\" }}"
