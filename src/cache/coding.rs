@@ -93,11 +93,27 @@ pub(crate) fn name_coding(fields: &mut HeaderMap, coding: Coding) {
     exclude_digests(fields);
     fields.remove(header::ACCEPT_RANGES);
     fields.insert(header::CONTENT_ENCODING, HeaderValue::from_static(coding.as_str()));
-    if let Some(etag) = fields.get(header::ETAG).filter(|etag| !etag.as_bytes().starts_with(b"W/"))
-        && let Ok(weak) = HeaderValue::from_bytes(&[b"W/", etag.as_bytes()].concat())
+    weaken(fields);
+}
+
+/// Makes the entity tag of a response a weak one; what is none goes.
+pub(crate) fn weaken(fields: &mut HeaderMap) {
+    let Some(etag) = fields.get(header::ETAG).filter(|etag| !etag.as_bytes().starts_with(b"W/\"")) else { return };
+    match HeaderValue::from_bytes(&[b"W/", etag.as_bytes()].concat())
+        .ok()
+        .filter(|_| etag.as_bytes().starts_with(b"\""))
     {
-        fields.insert(header::ETAG, weak);
-    }
+        Some(weak) => fields.insert(header::ETAG, weak),
+        None => fields.remove(header::ETAG),
+    };
+}
+
+/// Whether a client that asks whether its copy is still good has it in a coding of the node's: by the weak form of an entity tag
+/// that is strong.
+pub(crate) fn has_coded(request: Fields<'_>, etag: &[u8]) -> bool {
+    let weak = [b"W/", etag].concat();
+    let is_strong = etag.starts_with(b"\"");
+    is_strong && request.joined(&header::IF_NONE_MATCH).is_some_and(|tags| memchr::memmem::find(&tags, &weak).is_some())
 }
 
 /// Takes out, of a head or of trailers, what was computed of the bytes of a body that goes in a coding of the node's.
@@ -205,10 +221,29 @@ mod tests {
 
     #[test]
     fn the_coded_head_is_honest() {
-        for (etag, expected) in [("\"a\"", "W/\"a\""), ("W/\"a\"", "W/\"a\"")] {
+        for (etag, expected) in
+            [("\"a\"", Some("W/\"a\"")), ("W/\"a\"", Some("W/\"a\"")), ("a", None), ("*", None), ("w/\"a\"", None)]
+        {
             let fields = map(&[("etag", etag), ("accept-ranges", "bytes"), ("content-digest", "x"), ("x-a", "1")]);
             let head = head_of(&Head::from_origin(StatusCode::OK, fields), Coding::Br);
-            assert_eq!(head.fields(), map(&[("etag", expected), ("x-a", "1"), ("content-encoding", "br")]));
+            let mut all = map(&[("x-a", "1"), ("content-encoding", "br")]);
+            all.extend(expected.map(|etag| (header::ETAG, HeaderValue::from_static(etag))));
+            assert_eq!(head.fields(), all);
+        }
+    }
+
+    #[test]
+    fn who_has_a_coded_copy_says_so_by_its_weak_tag() {
+        for (tags, etag, expected) in [
+            ("W/\"a\"", "\"a\"", true),
+            ("\"b\", W/\"a\"", "\"a\"", true),
+            ("\"a\"", "\"a\"", false),
+            ("W/\"a\"", "W/\"a\"", false),
+            ("W/\"ab\"", "\"a\"", false),
+            ("*", "\"a\"", false),
+        ] {
+            let fields = map(&[("if-none-match", tags)]);
+            assert_eq!(has_coded(Fields::Map(&fields), etag.as_bytes()), expected, "{tags} {etag}");
         }
     }
 

@@ -1,12 +1,14 @@
 //! Opening the sockets that listen, of TCP or Unix sockets, and accepting from them.
 
-use std::fs::Permissions;
+use std::fs::{File, Permissions};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 use rustix::net::sockopt;
 use tokio::net::{TcpListener, TcpSocket, UnixListener};
 
@@ -26,8 +28,10 @@ pub(super) enum Listening {
 /// The file of a Unix socket, which goes when nobody listens there any more.
 pub(super) struct SocketFile {
     path: PathBuf,
-    /// Device and number of the file: another process may have put its own there.
+    /// Device and number of the file: another program may have put its own there.
     id: (u64, u64),
+    /// Of those who would listen there one does, from before it looks at the path until it has left it.
+    _lock: File,
 }
 
 impl Drop for SocketFile {
@@ -101,14 +105,27 @@ fn keep_alive(socket: &TcpSocket) -> io::Result<()> {
 
 /// Nobody can connect before its permissions are set: until then it does not listen.
 fn open_unix(path: &Path, mode: u32) -> io::Result<(UnixListener, SocketFile)> {
+    let lock = lock(path)?;
     remove_left_over(path)?;
     let socket = socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None)?;
     socket.bind(&socket2::SockAddr::unix(path)?)?;
-    let file = SocketFile { path: path.to_owned(), id: file_id(path)? };
+    let file = SocketFile { path: path.to_owned(), id: file_id(path)?, _lock: lock };
     std::fs::set_permissions(path, Permissions::from_mode(mode))?;
     socket.listen(BACKLOG as i32)?;
     socket.set_nonblocking(true)?;
     Ok((UnixListener::from_std(socket.into())?, file))
+}
+
+/// Locks a path, by a file beside it. That stays: who removes a file that others may have opened locks nobody out.
+fn lock(path: &Path) -> io::Result<File> {
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(".lock");
+    let file = File::options().create(true).truncate(false).write(true).mode(0o600).open(beside)?;
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(Errno::WOULDBLOCK) => Err(io::ErrorKind::AddrInUse.into()),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Takes away the file of a process that has ended without doing that itself. What is no socket, or is listened on, stays.

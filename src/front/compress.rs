@@ -1,10 +1,14 @@
 //! `compress_passed`: which responses are compressed as they pass, for whom, and how many at one time.
 
-use http::Method;
+use std::sync::Arc;
+
+use http::{Method, StatusCode, Version, header};
 
 use crate::cache::coding;
 use crate::cache::respond::Reply;
-use crate::config::model::{Coding, CompressRules};
+use crate::cache::waiting::Share;
+use crate::config::model::CompressRules;
+use crate::observe::metrics::Metrics;
 
 use super::coder::Coder;
 use super::reply::ClientResponse;
@@ -13,10 +17,14 @@ use super::serve::Request;
 impl Request<'_> {
     /// A response as a route compresses it that is not stored; any other, and what has no suitable type, as it is.
     pub(super) fn compressed(&self, response: ClientResponse, rules: &CompressRules) -> ClientResponse {
-        if !response.body.is_passed() {
+        let (head, length, status) = (response.head(), response.length(), response.status());
+        // The length is the only sign by which some clients of HTTP/1.0 know that a body is whole.
+        if !response.body.is_passed() || self.view.version < Version::HTTP_11 {
             return response;
         }
-        let (head, length) = (response.head(), response.length());
+        if status == StatusCode::NOT_MODIFIED {
+            return self.confirmed(response);
+        }
         if !coding::suits_passing(rules, head.status, &head.fields(), length) {
             return response;
         }
@@ -24,28 +32,41 @@ impl Request<'_> {
         // Of a body that has none of its bytes, or only some, there is nothing to be saved.
         let is_whole = response.reply == Reply::Full && (is_head || !response.body.is_over());
         let coding = coding::best(rules, self.view.fields).filter(|_| is_whole);
-        match coding {
-            Some(coding) if is_head => response.coded(Some(coding), None),
-            Some(coding) => {
-                let coder = self.coder(coding, length);
-                response.coded(coder.is_some().then_some(coding), coder)
-            }
-            None => response.coded(None, None),
+        let room = coding.and_then(|_| self.room_to_code());
+        let response = response.varying_by_coding();
+        match (coding, room) {
+            (Some(coding), Some(_)) if is_head => response.coded(coding, None),
+            (Some(coding), Some(room)) => match Coder::new(coding, length, room, self.metrics().clone()) {
+                Ok(coder) => response.coded(coding, Some(coder)),
+                Err(error) => {
+                    tracing::warn!(%error, ?coding, "a response goes uncompressed");
+                    response
+                }
+            },
+            _ => response,
         }
     }
 
-    /// A coder, if there may be one more.
-    fn coder(&self, coding: Coding, length: Option<u64>) -> Option<Coder> {
-        let cache = &self.shared.engine.cache;
-        let prefix = self.snapshot.config.node.prefix_of(self.view.client);
-        let coder = cache.memory.waiting().coders.take(prefix, 1).map(|room| {
-            let coder = Coder::new(coding, length, room, cache.metrics.clone());
-            coder.inspect_err(|error| tracing::warn!(%error, ?coding, "a response goes uncompressed"))
-        });
-        let coder = coder.and_then(Result::ok);
-        if coder.is_none() {
-            cache.metrics.compress_skipped.inc();
+    /// A 304 for who has the response coded, as that was (RFC 9110 section 15.4.5).
+    fn confirmed(&self, response: ClientResponse) -> ClientResponse {
+        let fields = response.head().fields();
+        match fields.get(header::ETAG).filter(|etag| coding::has_coded(self.view.fields, etag.as_bytes())) {
+            Some(_) => response.varying_by_coding().edited(coding::weaken),
+            None => response,
         }
-        coder
+    }
+
+    /// Room for one more coder, if there is some.
+    fn room_to_code(&self) -> Option<Share> {
+        let prefix = self.snapshot.config.node.prefix_of(self.view.client);
+        let room = self.shared.engine.cache.memory.waiting().coders.take(prefix, 1);
+        if room.is_none() {
+            self.metrics().compress_skipped.inc();
+        }
+        room
+    }
+
+    fn metrics(&self) -> &Arc<Metrics> {
+        &self.shared.engine.cache.metrics
     }
 }

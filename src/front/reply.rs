@@ -292,34 +292,37 @@ impl ClientResponse {
         ClientResponse { key, changes, age, ..Self::of(status, fields, body) }
     }
 
-    /// The same with one field more.
-    pub(crate) fn with_field(mut self, name: HeaderName, value: &str) -> Self {
+    /// The same with its fields changed for this client.
+    pub(super) fn edited(mut self, edit: impl FnOnce(&mut HeaderMap)) -> Self {
         let (status, mut fields) = (self.head().status, self.head().fields());
-        fields.extend(HeaderValue::from_str(value).ok().map(|value| (name, value)));
+        edit(&mut fields);
         self.head = HeadSource::own(Head::private(status, fields));
         self
     }
 
-    /// The same, which another `Accept` would have changed.
-    pub(crate) fn varying_by_accept(self) -> Self {
-        let (status, mut fields) = (self.head().status, self.head().fields());
-        fields.append(header::VARY, HeaderValue::from_static("Accept"));
-        ClientResponse { head: HeadSource::own(Head::private(status, fields)), ..self }
+    /// The same with one field more.
+    pub(crate) fn with_field(self, name: HeaderName, value: &str) -> Self {
+        self.edited(|fields| fields.extend(HeaderValue::from_str(value).ok().map(|value| (name, value))))
     }
 
-    /// The same, which another `Accept-Encoding` would have changed, with its fields coded, and its body, if there is one.
-    pub(super) fn coded(self, coding: Option<Coding>, coder: Option<Coder>) -> Self {
-        let (status, mut fields) = (self.head().status, self.head().fields());
-        vary::add_coding(&mut fields);
-        if let Some(coding) = coding {
-            coding::name_coding(&mut fields, coding);
-        }
-        let length = self.length.filter(|_| coding.is_none());
+    /// The same, which another `Accept` would have changed.
+    pub(crate) fn varying_by_accept(self) -> Self {
+        self.edited(|fields| _ = fields.append(header::VARY, HeaderValue::from_static("Accept")))
+    }
+
+    /// The same, which another `Accept-Encoding` would have changed.
+    pub(super) fn varying_by_coding(self) -> Self {
+        self.edited(vary::add_coding)
+    }
+
+    /// The same in a coding, of which the length is not known; `coder`: for its body, if there is one.
+    pub(super) fn coded(self, coding: Coding, coder: Option<Coder>) -> Self {
+        let coded = self.edited(|fields| coding::name_coding(fields, coding));
         let body = match coder {
-            Some(coder) => self.body.coded_by(coder),
-            None => self.body,
+            Some(coder) => coded.body.coded_by(coder),
+            None => coded.body,
         };
-        ClientResponse { head: HeadSource::own(Head::private(status, fields)), length, body, ..self }
+        ClientResponse { length: None, body, ..coded }
     }
 
     /// A response of these fields.

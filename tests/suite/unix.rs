@@ -183,4 +183,9 @@ fn the_file_is_there_while_the_node_listens_and_is_no_others() {
     next.signal("TERM");
     assert!(next.wait());
     assert!(!socket.exists(), "it goes with the node");
+    // Who is about to listen there keeps others out, before there is a socket.
+    let lock = std::fs::File::options().write(true).open(socket.with_extension("sock.lock")).unwrap();
+    rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    let (started, said) = second(&socket);
+    assert!(!started && said.contains("in use") && !socket.exists(), "{said}");
 }

@@ -235,11 +235,9 @@ impl Area {
         before.saturating_sub(self.usage().1)
     }
 
-    /// Lets go of a key as of one that has to make room.
-    pub(super) fn evict(&self, key: &str) {
-        let gone = self.peek(key).map(|(variants, _)| variants);
+    /// Takes a key out.
+    pub(super) fn remove(&self, key: &str) {
         self.change(key, |before| before.map(|_| None));
-        gone.iter().for_each(|variants| (self.common.evicted)(variants));
     }
 }
 

@@ -90,13 +90,14 @@ impl MemoryStore {
         }
     }
 
-    /// Lets go of what has no place any more.
+    /// Lets go of what has no place any more. It is not written to disk, as what makes room may be: nobody looks for it here, so what
+    /// was made out of date meanwhile would come back.
     fn settle(&self, gone: &[Arc<Area>], new: &[Arc<str>]) {
-        let evict_all = |area: &Area| area.objects().for_each(|object| area.evict(object.key().as_str()));
-        gone.iter().for_each(|area| evict_all(area));
+        let empty = |area: &Area| area.objects().for_each(|object| area.remove(object.key().as_str()));
+        gone.iter().for_each(|area| empty(area));
         if !new.is_empty() {
             let moved = self.0.shared.objects().filter(|object| new.iter().any(|site| **site == *object.key().site()));
-            moved.for_each(|object| self.0.shared.evict(object.key().as_str()));
+            moved.for_each(|object| self.0.shared.remove(object.key().as_str()));
         }
         let dropped: u64 = self.0.shared.shrink() + self.0.own.load().values().map(|area| area.shrink()).sum::<u64>();
         let Usage { bytes, max_bytes: max_size, .. } = self.usage();
@@ -174,7 +175,7 @@ impl MemoryStore {
 
     /// Takes all objects of a key out.
     pub fn remove_key(&self, key: &str) {
-        self.change(key, |before| before.map(|_| None));
+        self.in_area(key, |area| area.remove(key));
     }
 
     /// All objects, in no order. What is stored meanwhile may or may not be among them.
@@ -363,7 +364,8 @@ mod tests {
             4_000,
             "100 of them twice, replaced"
         );
-        // It loses its part: all of it goes, as it would to make room, and nothing is lost of the others'.
+        let before = evicted.load(Ordering::Relaxed);
+        // It loses its part: all of it goes, and nothing of the others'.
         config.of_sites.clear();
         store.configure(&config);
         while store.usage().keys > others as u64 {
@@ -378,6 +380,7 @@ mod tests {
             std::thread::yield_now();
         }
         assert!(!has("own", 1) && count_of("other") == others);
+        assert_eq!(evicted.load(Ordering::Relaxed), before, "nothing of that goes to disk");
         store.insert(of_site("own", 1), 1);
         assert!(has("own", 1));
     }
