@@ -49,8 +49,9 @@ pub(crate) fn date(fields: &HeaderMap, name: &HeaderName) -> Option<Timestamp> {
 
 /// The fields that `Connection` names, but for those that concern one connection whatever it says.
 pub(crate) fn connection_options(fields: &HeaderMap) -> Vec<HeaderName> {
-    let lines = fields.get_all(header::CONNECTION).iter().filter_map(|line| line.to_str().ok());
-    let options = lines.flat_map(|line| line.split(',')).map(str::trim);
-    let usual = |option: &&str| ["close", "keep-alive"].iter().any(|usual| option.eq_ignore_ascii_case(usual));
-    options.filter(|option| !usual(option)).filter_map(|name| name.parse().ok()).collect()
+    let usual = |option: &[u8]| option.eq_ignore_ascii_case(b"keep-alive") || option.eq_ignore_ascii_case(b"close");
+    // Most lines are one of these alone.
+    let lines = fields.get_all(header::CONNECTION).iter().filter(|line| !usual(line.as_bytes()));
+    let options = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b',')).map(<[u8]>::trim_ascii);
+    options.filter(|option| !usual(option)).filter_map(|name| HeaderName::from_bytes(name).ok()).collect()
 }

@@ -58,7 +58,7 @@ pub(crate) fn set_forwarding_fields(
     remove(fields, |name| is_listed(name, &FORWARDING_FIELDS) || is_listed(name, &FRAMING_FIELDS));
     fields.insert(FORWARDED_PROTO, HeaderValue::from_static(request.scheme.as_str()));
     // It has been checked: what is behind its last colon and is no number ends an address.
-    let port = authority.rsplit_once(':').and_then(|(_, port)| port.parse().ok());
+    let port = memchr::memrchr(b':', authority.as_bytes()).and_then(|colon| authority[colon + 1..].parse().ok());
     let mut port_digits = itoa::Buffer::new();
     let port = port_digits.format(port.unwrap_or(request.scheme.default_port()));
     let (mut id, via) = ([0; 32], via(request.version, &node.name));
