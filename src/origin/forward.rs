@@ -62,9 +62,10 @@ pub(crate) fn set_forwarding_fields(
     let mut port_digits = itoa::Buffer::new();
     let port = port_digits.format(port.unwrap_or(request.scheme.default_port()));
     let (mut id, via) = ([0; 32], via(request.version, &node.name));
-    let values = [&chain, authority, request.id.as_str(&mut id), port, &via];
+    let [chain, authority, id, port] = [&chain, authority, request.id.as_str(&mut id), port].map(str::as_bytes);
+    let values = [chain, authority, id, port, &via];
     let names = [FORWARDED_FOR, FORWARDED_HOST, REQUEST_ID, FORWARDED_PORT, header::VIA];
-    for (name, value) in names.into_iter().zip(in_one_block(values.iter().map(|value| value.as_bytes()))) {
+    for (name, value) in names.into_iter().zip(in_one_block(values.into_iter())) {
         if let Some(value) = value {
             fields.append(name, value);
         }
@@ -189,14 +190,16 @@ fn remove(fields: &mut HeaderMap, goes: impl Fn(&str) -> bool) {
 }
 
 /// The node's entry in `Via` (RFC 9110 section 7.6.3).
-pub(crate) fn via(version: Version, node: &str) -> String {
+pub(crate) fn via(version: Version, node: &str) -> SmallVec<[u8; 64]> {
     let protocol = match version {
         Version::HTTP_10 => "1.0",
         Version::HTTP_2 => "2.0",
         Version::HTTP_3 => "3.0",
         _ => "1.1",
     };
-    [protocol, " ", node].concat()
+    let mut via = SmallVec::new();
+    [protocol, " ", node].into_iter().for_each(|part| via.extend_from_slice(part.as_bytes()));
+    via
 }
 
 /// `X-Forwarded-For`: the peer, after what a trusted proxy said came before it, be it in another field. `node`: without one

@@ -57,9 +57,10 @@ impl RequestId<'_> {
             RequestId::Made(number) => *number,
         };
         // The number is scattered, so that those that follow each other do not look alike; no two become the same.
-        let whole = u128::from(*PROCESS) << 64 | u128::from(scattered(number));
-        for (place, digit) in space.iter_mut().enumerate() {
-            *digit = b"0123456789abcdef"[(whole >> (124 - 4 * place)) as usize & 15];
+        for (half, digits) in [*PROCESS, scattered(number)].into_iter().zip(space.chunks_exact_mut(16)) {
+            for (place, digit) in digits.iter_mut().enumerate() {
+                *digit = b"0123456789abcdef"[(half >> (60 - 4 * place)) as usize & 15];
+            }
         }
         std::str::from_utf8(space).unwrap_or_default() // digits are text
     }

@@ -41,7 +41,7 @@ impl<'a> Presented<'a> {
         }
         if *name == header::VIA {
             let before = own.map(|via| [&via, &b", "[..]].concat()).unwrap_or_default();
-            return Some([&before, forward::via(self.version, "").as_bytes()].concat().into());
+            return Some([&before[..], &forward::via(self.version, "")].concat().into());
         }
         own
     }
