@@ -24,7 +24,8 @@ pub(crate) fn settle(fields: &mut HeaderMap, route: &Route, now: impl FnOnce() -
 
 /// Who may read an answer is said when it is sent: that it differs by the page that asks is true of none that is stored.
 fn forget_origin(fields: &mut HeaderMap) {
-    let lines: Vec<&str> = fields.get_all(header::VARY).iter().filter_map(|line| line.to_str().ok()).collect();
+    let lines: Option<Vec<&str>> = fields.get_all(header::VARY).iter().map(|line| line.to_str().ok()).collect();
+    let Some(lines) = lines else { return }; // what is no text selects nothing, and is not to be forgotten
     let names = || lines.iter().flat_map(|line| line.split(',')).map(str::trim).filter(|name| !name.is_empty());
     let left: Vec<&str> = names().filter(|name| !name.eq_ignore_ascii_case("origin")).collect();
     if left.len() == names().count() {
@@ -153,6 +154,11 @@ mod tests {
             forget_origin(&mut map);
             assert_eq!(map.get("vary").map(|value| value.to_str().unwrap()), left, "{vary:?}");
         }
+        // What cannot be read selects nothing: it has to stay.
+        let odd = map(&[("vary", "origin"), ("vary", "cookie, \u{e4}")]);
+        let mut left = odd.clone();
+        forget_origin(&mut left);
+        assert_eq!(left, odd);
         let mut unheeded = map(&[("x-accel-expires", "60")]);
         translate(&mut unheeded, surrogate, now);
         assert_eq!(unheeded, map(&[("x-accel-expires", "60")]));

@@ -10,7 +10,7 @@ use smallvec::SmallVec;
 use crate::address;
 use crate::config::model::FILL_EXCLUDES;
 use crate::config::model::{CacheMode, CacheRules, FieldChanges, Node};
-use crate::request::{RequestView, in_one_block};
+use crate::request::{Fields, RequestView, in_one_block};
 
 use super::names::{
     FORWARDING_FIELDS, FRAMING_FIELDS, IDENTITY_FIELDS, IMPERSONAL_FIELDS, NO_TRAILERS, OVERRIDING_FIELDS, PROXYS_OWN,
@@ -53,8 +53,9 @@ pub(crate) fn set_forwarding_fields(
     node: &Node,
     passage: &Passage,
 ) {
-    let before: Vec<&str> = fields.get_all(FORWARDED_FOR).iter().filter_map(|value| value.to_str().ok()).collect();
-    let chain = forwarded_for(&before.join(", "), (request.client, request.peer), Some(node));
+    // As bytes: what a client made unreadable as text must not hide what a proxy has added to it.
+    let before = Fields::Map(fields).joined(&FORWARDED_FOR).unwrap_or_default();
+    let chain = forwarded_for(&before, (request.client, request.peer), Some(node));
     remove(fields, |name| is_listed(name, &FORWARDING_FIELDS) || is_listed(name, &FRAMING_FIELDS));
     fields.insert(FORWARDED_PROTO, HeaderValue::from_static(request.scheme.as_str()));
     // It has been checked: what is behind its last colon and is no number ends an address.
@@ -62,8 +63,8 @@ pub(crate) fn set_forwarding_fields(
     let mut port_digits = itoa::Buffer::new();
     let port = port_digits.format(port.unwrap_or(request.scheme.default_port()));
     let (mut id, via) = ([0; 32], via(request.version, &node.name));
-    let [chain, authority, id, port] = [&chain, authority, request.id.as_str(&mut id), port].map(str::as_bytes);
-    let values = [chain, authority, id, port, &via];
+    let [authority, id, port] = [authority, request.id.as_str(&mut id), port].map(str::as_bytes);
+    let values = [&chain, authority, id, port, &via];
     let names = [FORWARDED_FOR, FORWARDED_HOST, REQUEST_ID, FORWARDED_PORT, header::VIA];
     for (name, value) in names.into_iter().zip(in_one_block(values.into_iter())) {
         if let Some(value) = value {
@@ -111,6 +112,13 @@ pub(crate) fn exclude_from_trailers(fields: &mut HeaderMap, changes: Option<&Arc
             || is_listed(name, &FORWARDING_FIELDS)
             || is_changed(name)
     });
+}
+
+/// The same of a request's, which lose as well what asserts who asks, or for what: of the head that goes only where a route says so,
+/// and behind the body nobody looks for it.
+pub(crate) fn exclude_from_requests_trailers(fields: &mut HeaderMap, changes: Option<&Arc<FieldChanges>>) {
+    exclude_from_trailers(fields, changes);
+    remove(fields, |name| is_listed(name, &OVERRIDING_FIELDS) || is_listed(name, &IDENTITY_FIELDS));
 }
 
 /// Prepares the fields of a fill; hop-by-hop fields are already gone.
@@ -204,14 +212,14 @@ pub(crate) fn via(version: Version, node: &str) -> SmallVec<[u8; 64]> {
 
 /// `X-Forwarded-For`: the peer, after what a trusted proxy said came before it, be it in another field. `node`: without one
 /// nobody is trusted.
-pub(crate) fn forwarded_for(before: &str, (client, peer): (IpAddr, IpAddr), node: Option<&Node>) -> String {
-    let own = address::text(peer);
+pub(crate) fn forwarded_for(before: &[u8], (client, peer): (IpAddr, IpAddr), node: Option<&Node>) -> Vec<u8> {
+    let own = address::text(peer).into_bytes();
     let Some(node) = node.filter(|node| node.trusts(peer)) else { return own };
     match node.client_ip_header == FORWARDED_FOR {
         true if before.is_empty() => own,
-        true => [before, ", ", &own].concat(),
+        true => [before, b", ", &own].concat(),
         false if client == peer => own,
-        false => [&address::text(client), ", ", &own].concat(),
+        false => [address::text(client).as_bytes(), b", ", &own].concat(),
     }
 }
 
@@ -363,7 +371,15 @@ mod tests {
         for (client, peer, expected) in
             [(client, peer, "203.0.113.9, 192.0.2.1"), (peer, peer, "192.0.2.1"), (other, other, "198.51.100.1")]
         {
-            assert_eq!(forwarded_for("1.1.1.1", (client, peer), Some(&config.node)), expected);
+            assert_eq!(forwarded_for(b"1.1.1.1", (client, peer), Some(&config.node)), expected.as_bytes());
+        }
+    }
+
+    #[test]
+    fn what_is_no_text_hides_nothing_of_a_chain() {
+        for before in ["\u{e4}, 198.51.100.1", "a\tb, 198.51.100.1", "198.51.100.1"] {
+            let fields = forward("\"192.0.2.0/24\"", &[("x-forwarded-for", before)]);
+            assert_eq!(fields["x-forwarded-for"].as_bytes(), format!("{before}, 192.0.2.1").as_bytes());
         }
     }
 

@@ -196,6 +196,7 @@ pub(crate) static NO_TRAILERS: Names = Names::new(&[
     "location",
     "vary",
     "retry-after",
+    "via",
     "cdn-loop",
 ]);
 

@@ -288,7 +288,7 @@ impl Upload {
         }
         let mut frame = ready!(self.body.poll_frame(cx)).map_err(UploadError::Client)?;
         if let Some(Frame::Trailers(trailers)) = &mut frame {
-            forward::exclude_from_trailers(trailers, self.rules.changes.as_ref());
+            forward::exclude_from_requests_trailers(trailers, self.rules.changes.as_ref());
         }
         self.rules.expects = None; // it has not waited
         let (length, last) = match &frame {

@@ -314,7 +314,10 @@ fn trailers_go_both_ways() {
     for (te, expected) in [("TE: trailers\r\nConnection: TE\r\n", "0\r\nx-sum: 1\r\n\r\n"), ("", "0\r\n\r\n")] {
         let mut client = node.client();
         client.send(format!("POST /a HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n{te}\r\n"));
-        client.send("2\r\nhi\r\n0\r\nX-Md5: 2\r\nHost: evil\r\nX-Tenant: evil\r\nx_tenant: evil\r\n\r\n");
+        client.send(
+            "2\r\nhi\r\n0\r\nX-Md5: 2\r\nHost: evil\r\nX-Tenant: evil\r\nx_tenant: evil\r\n\
+             X-Country: GB\r\nx_country: GB\r\nX-HTTP-Method-Override: DELETE\r\nX-Remote-User: root\r\nVia: x\r\n\r\n",
+        );
         let mut all = String::new();
         while !all.ends_with(expected) {
             let some = client.read_some();
@@ -324,6 +327,8 @@ fn trailers_go_both_ways() {
         assert!(!["set-cookie", "forwarded", "secret", "accel"].iter().any(|name| all.contains(name)), "{all}");
         let body = seen.recv_timeout(PATIENCE).unwrap();
         assert!(body.contains("x-md5: 2\r\n") && !body.contains("evil"), "{body}");
+        // Nor what asserts who asks, or for what.
+        assert!(!["GB", "DELETE", "root", "via"].iter().any(|value| body.contains(value)), "{body}");
     }
     let by_h2 = Node::speaking(Protocol::H2, &[address], &routes);
     let mut raw = Raw::connect(&by_h2);

@@ -36,8 +36,8 @@ impl<'a> Presented<'a> {
     fn sent(self, name: &HeaderName) -> Option<Cow<'a, [u8]>> {
         let own = self.fields.joined(name);
         if *name == forward::FORWARDED_FOR {
-            let before = own.as_deref().map(String::from_utf8_lossy).unwrap_or_default();
-            return Some(forward::forwarded_for(&before, (self.client, self.peer), self.node).into_bytes().into());
+            let before = own.as_deref().unwrap_or_default();
+            return Some(forward::forwarded_for(before, (self.client, self.peer), self.node).into());
         }
         if *name == header::VIA {
             let before = own.map(|via| [&via, &b", "[..]].concat()).unwrap_or_default();
