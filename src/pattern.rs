@@ -145,11 +145,6 @@ impl Pattern {
         self.suffix.is_none().then_some(&*self.prefix)
     }
 
-    /// What all names begin with that it stands for.
-    pub fn prefix(&self) -> &str {
-        &self.prefix
-    }
-
     pub fn matches(&self, name: impl AsRef<[u8]>) -> bool {
         let name = name.as_ref();
         match &self.suffix {

@@ -102,14 +102,12 @@ fn has_field(fields: Fields<'_>, name: &Pattern) -> bool {
 
 /// The value of the first cookie of a name (RFC 6265 section 5.4).
 fn cookie<'a>(fields: Fields<'a>, name: &str) -> Option<&'a [u8]> {
-    let name = name.as_bytes();
-    fields.find_map(&header::COOKIE, |line| find_pair(line, b';', name, |pair| value_of(pair, name)))
+    fields.find_map(&header::COOKIE, |line| pairs(line, b';').find_map(|pair| value_of(pair, name.as_bytes())))
 }
 
 fn has_cookie(fields: Fields<'_>, name: &Pattern) -> bool {
-    let prefix = name.prefix().as_bytes();
-    let is_it = |pair| name.matches(name_of(pair)).then_some(());
-    fields.find_map(&header::COOKIE, |line| find_pair(line, b';', prefix, is_it)).is_some()
+    let has = |line| pairs(line, b';').any(|pair| name.matches(name_of(pair)));
+    fields.find_map(&header::COOKIE, |line| has(line).then_some(())).is_some()
 }
 
 /// The value of the first parameter of a name. Both are decoded: what is spelt with escapes is to an origin the same as
@@ -117,8 +115,7 @@ fn has_cookie(fields: Fields<'_>, name: &Pattern) -> bool {
 fn parameter<'a>(query: Option<&'a str>, name: &str) -> Option<Cow<'a, [u8]>> {
     let query = query?.as_bytes();
     if !has_escapes(query) {
-        let name = name.as_bytes();
-        return find_pair(query, b'&', name, |pair| value_of(pair, name)).map(Cow::Borrowed);
+        return pairs(query, b'&').find_map(|pair| value_of(pair, name.as_bytes())).map(Cow::Borrowed);
     }
     let (_, value) = form_urlencoded::parse(query).find(|(parameter, _)| parameter == name)?;
     Some(bytes(value))
@@ -128,10 +125,7 @@ fn has_parameter(query: Option<&str>, name: &Pattern) -> bool {
     let query = query.unwrap_or_default().as_bytes();
     match has_escapes(query) {
         true => form_urlencoded::parse(query).any(|(parameter, _)| name.matches(&*parameter)),
-        false => {
-            let is_it = |pair| name.matches(name_of(pair)).then_some(());
-            find_pair(query, b'&', name.prefix().as_bytes(), is_it).is_some()
-        }
+        false => pairs(query, b'&').any(|pair| name.matches(name_of(pair))),
     }
 }
 
@@ -140,22 +134,16 @@ fn has_escapes(query: &[u8]) -> bool {
     memchr::memchr2(b'%', b'+', query).is_some()
 }
 
-/// What `find` makes of the first part of a list like `a=1; b=2` that begins like that, and of which it makes something. Empty
-/// parts are none.
-fn find_pair<'a, T>(list: &'a [u8], separator: u8, begin: &[u8], find: impl Fn(&'a [u8]) -> Option<T>) -> Option<T> {
-    let mut rest = list;
-    loop {
-        rest = rest.trim_ascii_start();
-        let end = memchr::memchr(separator, rest);
-        if rest.starts_with(begin) {
-            let pair = rest[..end.unwrap_or(rest.len())].trim_ascii_end();
-            let found = if pair.is_empty() { None } else { find(pair) };
-            if found.is_some() {
-                return found;
-            }
-        }
-        rest = &rest[end? + 1..];
-    }
+/// The parts of a list like `a=1; b=2` that are not empty.
+fn pairs(list: &[u8], separator: u8) -> impl Iterator<Item = &[u8]> {
+    let mut rest = Some(list);
+    let parts = std::iter::from_fn(move || {
+        let list = rest?;
+        let end = memchr::memchr(separator, list).unwrap_or(list.len());
+        rest = list.get(end + 1..);
+        Some(list[..end].trim_ascii())
+    });
+    parts.filter(|part| !part.is_empty())
 }
 
 /// The name of a part, with or without a value.
