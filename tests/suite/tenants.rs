@@ -49,6 +49,8 @@ fn a_site_runs_no_more_requests_than_it_may_and_others_go_on() {
     let origin = origin(&gate);
     let node = Node::start(&config(&origin, "max_requests = 3"));
     assert_eq!(node.get_with("/kept", &[FIRST]).text(), "at once");
+    // Its client has the answer a moment before the request is over.
+    eventually("it to be over", || (running(&node) == 0).then_some(()));
     let mut slow = [ask(&node, "GET /slow"), ask(&node, "POST /slow")];
     let mut tunnel = node.client();
     tunnel.send(format!("GET /tunnel HTTP/1.1\r\n{FIRST}\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\n"));
@@ -70,7 +72,7 @@ fn a_site_runs_no_more_requests_than_it_may_and_others_go_on() {
     std::fs::write(&path, text.replace("max_requests = 3", "max_requests = 4")).unwrap();
     node.wait_for_generation(generation + 1);
     assert_eq!(node.get_with("/kept", &[FIRST]).status, 200);
-    assert_eq!(running(&node), 3);
+    eventually("the same three to be left", || (running(&node) == 3).then_some(()));
     // Who leaves, or has its answer, makes room.
     drop(tunnel);
     eventually("the tunnel to end", || (running(&node) == 2).then_some(()));
