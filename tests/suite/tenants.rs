@@ -82,7 +82,7 @@ fn a_site_runs_no_more_requests_than_it_may_and_others_go_on() {
 }
 
 #[test]
-fn streams_count_as_requests_and_who_leaves_does_not() {
+fn streams_count_as_requests() {
     let routes = "max_requests = 1\n[[site.shop.route]]\npath = \"/*\"\npool = \"app\"\n";
     for protocol in Protocol::ALL {
         let gate = Gate::default();
@@ -97,11 +97,20 @@ fn streams_count_as_requests_and_who_leaves_does_not() {
         });
         eventually("room", || (node.get("/a").status == 200).then_some(()));
     }
+}
+
+/// A client that has closed its side may only have no more to say: its request counts until it is answered, or given up.
+#[test]
+fn who_leaves_counts_until_the_origin_is_given_up() {
     let shut = Gate::default();
-    let origin = self::origin(&shut);
-    let node = Node::start(&format!("[limits]\nread_timeout = \"300ms\"\n{}", config(&origin, "max_requests = 1")));
-    drop(ask(&node, "GET /slow"));
-    eventually("who left to be missed", || (node.get_with("/a", &[FIRST]).status == 200).then_some(()));
+    let origin = origin(&shut);
+    let node = Node::start(&config(&origin, "max_requests = 1\ndefaults = { read_timeout = \"3s\" }"));
+    let leaves = ask(&node, "GET /slow");
+    origin.wait_for(1);
+    drop(leaves);
+    assert_eq!((running(&node), node.get_with("/a", &[FIRST]).status), (1, 503));
+    eventually("room", || (running(&node) == 0).then_some(()));
+    assert_eq!(node.get_with("/a", &[FIRST]).status, 200);
     shut.open();
 }
 
