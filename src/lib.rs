@@ -17,6 +17,7 @@ mod front;
 mod geoip;
 #[doc(hidden)]
 pub mod internals;
+mod lock;
 mod node;
 mod observe;
 mod origin;

@@ -5,7 +5,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FlockOperation, flock};
+use crate::lock::try_lock;
 
 /// Characters of a node's identifier.
 const ID_LENGTH: usize = 16;
@@ -68,10 +68,7 @@ fn lock(path: &Path) -> Result<File, StateError> {
     let fail = |what| StateError::of(what, path);
     let open = OpenOptions::new().create(true).read(true).write(true).truncate(false).open(path.join("lock"));
     let mut file = open.map_err(fail("cannot open lock"))?;
-    if let Err(error) = flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        if error != rustix::io::Errno::WOULDBLOCK {
-            return Err(fail("cannot lock lock")(error.into()));
-        }
+    if !try_lock(&file).map_err(fail("cannot lock lock"))? {
         let mut pid = String::new();
         let read = (&file).take(20).read_to_string(&mut pid);
         let pid = Some(pid.trim().to_owned()).filter(|pid| read.is_ok() && !pid.is_empty());

@@ -30,15 +30,7 @@ pub struct Coded {
 
 /// Whether a response may be coded; `length`: of its body, if it is known yet.
 pub(crate) fn suits(rules: &CompressRules, status: StatusCode, fields: &HeaderMap, length: Option<u64>) -> bool {
-    // A part of something is never coded: its range counts bytes of the whole as it is.
-    let whole = !matches!(status, StatusCode::PARTIAL_CONTENT | StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
-    let plain = !fields.contains_key(header::CONTENT_ENCODING) && !fields.contains_key(header::CONTENT_RANGE);
-    let media_type = media_type(fields);
-    whole
-        && plain
-        && length.is_none_or(|length| length >= rules.min_size)
-        && rules.types.iter().any(|pattern| pattern.matches(&media_type))
-        && !forbids_transformation(Fields::Map(fields))
+    suits_as(rules, status, fields, length, &media_type(fields))
 }
 
 /// The same of one that is coded while it passes. A stream of events or of messages may go on for days, and a coder with it.
@@ -50,7 +42,24 @@ pub(crate) fn suits_passing(
 ) -> bool {
     let media_type = media_type(fields);
     let is_stream = media_type == "text/event-stream" || media_type.starts_with("application/grpc");
-    !is_stream && suits(rules, status, fields, length)
+    !is_stream && suits_as(rules, status, fields, length, &media_type)
+}
+
+fn suits_as(
+    rules: &CompressRules,
+    status: StatusCode,
+    fields: &HeaderMap,
+    length: Option<u64>,
+    media_type: &str,
+) -> bool {
+    // A part of something is never coded: its range counts bytes of the whole as it is.
+    let whole = !matches!(status, StatusCode::PARTIAL_CONTENT | StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+    let plain = !fields.contains_key(header::CONTENT_ENCODING) && !fields.contains_key(header::CONTENT_RANGE);
+    whole
+        && plain
+        && length.is_none_or(|length| length >= rules.min_size)
+        && rules.types.iter().any(|pattern| pattern.matches(media_type))
+        && !forbids_transformation(Fields::Map(fields))
 }
 
 fn media_type(fields: &HeaderMap) -> String {
@@ -99,21 +108,18 @@ pub(crate) fn name_coding(fields: &mut HeaderMap, coding: Coding) {
 /// Makes the entity tag of a response a weak one; what is none goes.
 pub(crate) fn weaken(fields: &mut HeaderMap) {
     let Some(etag) = fields.get(header::ETAG).filter(|etag| !etag.as_bytes().starts_with(b"W/\"")) else { return };
-    match HeaderValue::from_bytes(&[b"W/", etag.as_bytes()].concat())
-        .ok()
-        .filter(|_| etag.as_bytes().starts_with(b"\""))
-    {
-        Some(weak) => fields.insert(header::ETAG, weak),
-        None => fields.remove(header::ETAG),
+    match HeaderValue::from_bytes(&[b"W/", etag.as_bytes()].concat()) {
+        Ok(weak) if etag.as_bytes().starts_with(b"\"") => fields.insert(header::ETAG, weak),
+        _ => fields.remove(header::ETAG),
     };
 }
 
 /// Whether a client that asks whether its copy is still good has it in a coding of the node's: by the weak form of an entity tag
 /// that is strong.
 pub(crate) fn has_coded(request: Fields<'_>, etag: &[u8]) -> bool {
-    let weak = [b"W/", etag].concat();
-    let is_strong = etag.starts_with(b"\"");
-    is_strong && request.joined(&header::IF_NONE_MATCH).is_some_and(|tags| memchr::memmem::find(&tags, &weak).is_some())
+    let is_weak_form = |tag: &str| tag.strip_prefix("W/").is_some_and(|opaque| opaque.as_bytes() == etag);
+    let tags = request.joined_text(&header::IF_NONE_MATCH).unwrap_or_default();
+    etag.starts_with(b"\"") && control::split_list(&tags).any(is_weak_form)
 }
 
 /// Takes out, of a head or of trailers, what was computed of the bytes of a body that goes in a coding of the node's.

@@ -7,12 +7,11 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rustix::fs::{FlockOperation, flock};
-use rustix::io::Errno;
 use rustix::net::sockopt;
 use tokio::net::{TcpListener, TcpSocket, UnixListener};
 
 use crate::config::model::ListenAddress;
+use crate::lock::try_lock;
 use crate::request::Scheme;
 
 use super::socket::Socket;
@@ -121,11 +120,7 @@ fn lock(path: &Path) -> io::Result<File> {
     let mut beside = path.as_os_str().to_owned();
     beside.push(".lock");
     let file = File::options().create(true).truncate(false).write(true).mode(0o600).open(beside)?;
-    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file),
-        Err(Errno::WOULDBLOCK) => Err(io::ErrorKind::AddrInUse.into()),
-        Err(error) => Err(error.into()),
-    }
+    if try_lock(&file)? { Ok(file) } else { Err(io::ErrorKind::AddrInUse.into()) }
 }
 
 /// Takes away the file of a process that has ended without doing that itself. What is no socket, or is listened on, stays.

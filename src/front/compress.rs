@@ -6,6 +6,7 @@ use http::{Method, StatusCode, Version, header};
 
 use crate::cache::coding;
 use crate::cache::respond::Reply;
+use crate::cache::vary;
 use crate::cache::waiting::Share;
 use crate::config::model::CompressRules;
 use crate::observe::metrics::Metrics;
@@ -33,17 +34,16 @@ impl Request<'_> {
         let is_whole = response.reply == Reply::Full && (is_head || !response.body.is_over());
         let coding = coding::best(rules, self.view.fields).filter(|_| is_whole);
         let room = coding.and_then(|_| self.room_to_code());
-        let response = response.varying_by_coding();
         match (coding, room) {
             (Some(coding), Some(_)) if is_head => response.coded(coding, None),
             (Some(coding), Some(room)) => match Coder::new(coding, length, room, self.metrics().clone()) {
                 Ok(coder) => response.coded(coding, Some(coder)),
                 Err(error) => {
                     tracing::warn!(%error, ?coding, "a response goes uncompressed");
-                    response
+                    response.varying_by_coding()
                 }
             },
-            _ => response,
+            _ => response.varying_by_coding(),
         }
     }
 
@@ -51,7 +51,10 @@ impl Request<'_> {
     fn confirmed(&self, response: ClientResponse) -> ClientResponse {
         let fields = response.head().fields();
         match fields.get(header::ETAG).filter(|etag| coding::has_coded(self.view.fields, etag.as_bytes())) {
-            Some(_) => response.varying_by_coding().edited(coding::weaken),
+            Some(_) => response.edited(|fields| {
+                vary::add_coding(fields);
+                coding::weaken(fields);
+            }),
             None => response,
         }
     }

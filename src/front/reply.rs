@@ -317,7 +317,10 @@ impl ClientResponse {
 
     /// The same in a coding, of which the length is not known; `coder`: for its body, if there is one.
     pub(super) fn coded(self, coding: Coding, coder: Option<Coder>) -> Self {
-        let coded = self.edited(|fields| coding::name_coding(fields, coding));
+        let coded = self.edited(|fields| {
+            vary::add_coding(fields);
+            coding::name_coding(fields, coding);
+        });
         let body = match coder {
             Some(coder) => coded.body.coded_by(coder),
             None => coded.body,

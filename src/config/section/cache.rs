@@ -152,7 +152,6 @@ words!(ModeWord { "off" => ModeWord::Off, "respect" => ModeWord::Respect, "force
 words!(FinishFill { "always" => FinishFill::Always, "never" => FinishFill::Never, "half" => FinishFill::Half });
 
 /// What a route says of it beside its `cache`.
-#[derive(Default)]
 pub(crate) struct Beside {
     pub ignore_client_cache_control: Option<bool>,
     pub compress_passed: Vec<Coding>,

@@ -52,7 +52,6 @@ impl Coding {
 words!(Coding { "zstd" => Coding::Zstd, "br" => Coding::Br, "gzip" => Coding::Gzip });
 
 /// What a route compresses.
-#[derive(Debug, Clone, Default)]
 pub(crate) struct Compressed {
     /// `None`: nothing of what is stored.
     pub stored: Option<CompressRules>,

@@ -9,9 +9,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use rustix::fs::FlockOperation;
-
 use crate::clock::Timestamp;
+use crate::lock::try_lock;
 
 use super::health::State;
 use super::id::FileId;
@@ -231,10 +230,9 @@ fn open(volume: &Volume) -> io::Result<Opened> {
     // Held open for reading only, so that the file system can still be made read-only.
     let lock = root.join("lock");
     let lock = File::open(&lock).or_else(|_| File::create(&lock).and_then(|_| File::open(&lock)))?;
-    rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|errno| match errno {
-        rustix::io::Errno::WOULDBLOCK => io::Error::other("another process uses it"),
-        errno => errno.into(),
-    })?;
+    if !try_lock(&lock)? {
+        return Err(io::Error::other("another process uses it"));
+    }
     let aside = root.join("tmp");
     fs::create_dir_all(&aside)?;
     for entry in fs::read_dir(&aside)? {
