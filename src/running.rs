@@ -1,22 +1,27 @@
-//! The requests of a site that run at one time, and how many may.
+//! The requests of a site that are with its origins at one time, and how many may be.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// Counts the running requests of a site that has a bound. One for all configurations.
+/// Counts the requests of a site that has a bound, from when they need an origin until its answer has been read. One for all
+/// configurations.
 #[derive(Debug, Default)]
 pub struct Running(AtomicU32);
 
-/// A request that runs, until this is dropped.
+/// A request that is with an origin, until this is dropped.
 #[derive(Debug)]
 pub struct RunningRequest(Arc<Running>);
 
+/// A site has as many requests with its origins as it may.
+#[derive(Debug)]
+pub struct TooManyRequests;
+
 impl Running {
-    /// One more; `None`: there are `most` already.
-    pub fn enter(self: &Arc<Self>, most: u32) -> Option<RunningRequest> {
+    /// One more, unless there are `most` already.
+    pub fn enter(self: &Arc<Self>, most: u32) -> Result<RunningRequest, TooManyRequests> {
         let one_more = |running: u32| (running < most).then_some(running + 1);
-        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).ok()?;
-        Some(RunningRequest(self.clone()))
+        let entered = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more);
+        entered.map(|_| RunningRequest(self.clone())).map_err(|_| TooManyRequests)
     }
 
     pub fn count(&self) -> u32 {
@@ -37,13 +42,13 @@ mod tests {
     #[test]
     fn no_more_run_than_may() {
         let running = Arc::new(Running::default());
-        let mut all: Vec<_> = (0..5).filter_map(|_| running.enter(3)).collect();
+        let mut all: Vec<_> = (0..5).filter_map(|_| running.enter(3).ok()).collect();
         assert_eq!((all.len(), running.count()), (3, 3));
         all.pop();
         assert_eq!(running.count(), 2);
-        assert!(running.enter(2).is_none(), "a smaller bound is kept when those have ended that ran before");
+        assert!(running.enter(2).is_err(), "a smaller bound is kept when those have ended that ran before");
         let fourth = running.enter(3);
-        assert!(fourth.is_some() && running.enter(3).is_none());
+        assert!(fourth.is_ok() && running.enter(3).is_err());
         drop((all, fourth));
         assert_eq!(running.count(), 0);
     }

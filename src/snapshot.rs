@@ -8,7 +8,7 @@ use crate::observe::metrics::SiteMetrics;
 use crate::origin::PoolSet;
 use crate::origin::passage::Passage;
 use crate::request::ListenerId;
-use crate::running::Running;
+use crate::running::{Running, RunningRequest, TooManyRequests};
 
 /// A configuration in use: the model and what belongs to it at run time.
 pub struct Snapshot {
@@ -78,6 +78,15 @@ impl Snapshot {
     /// What a listener is called now.
     pub fn listener_name(&self, id: ListenerId) -> Option<&str> {
         self.listeners.get(id.0).map(|opened| &*opened.name)
+    }
+
+    /// Counts a request that needs an origin, where its site has a bound for them; `has_begun`: it goes on with an answer that
+    /// its client has the beginning of, and is let in though there are too many.
+    pub fn enter(&self, site: usize, has_begun: bool) -> Result<Option<RunningRequest>, TooManyRequests> {
+        let Some(most) = self.site(site).max_requests else { return Ok(None) };
+        let (most, runtime) = (if has_begun { u32::MAX } else { most }, &self.sites[site]);
+        let entered = runtime.running.enter(most);
+        entered.map(Some).inspect_err(|_| runtime.metrics.requests_refused.inc())
     }
 
     pub fn route(&self, site: usize, route: usize) -> &Route {

@@ -62,7 +62,9 @@ pub(crate) async fn status(State(node): State<Arc<Node>>, caller: Caller) -> Res
     let sites = sites.map(|(site, runtime)| {
         let mut of_site = json!({ "name": site.name, "version": runtime.version() });
         if let Some(most) = site.max_requests {
-            of_site["requests"] = json!({ "running": runtime.running.count(), "max": most });
+            of_site["requests"] = json!({
+                "running": runtime.running.count(), "max": most, "refused": runtime.metrics.requests_refused.get(),
+            });
         }
         of_site
     });

@@ -47,10 +47,20 @@ pub(crate) async fn metrics(State(node): State<Arc<Node>>, caller: Caller) -> Re
             metrics.disk_troubles.with_label_values(&[disk.path.as_str(), word]).set(times as i64);
         }
     }
+    metrics.site_memory.reset();
+    for (site, usage) in node.engine.cache.memory.usage_of_sites() {
+        metrics.site_memory.with_label_values(&[&*site]).set(usage.bytes as i64);
+    }
     for family in [&metrics.origin_up, &metrics.origin_active, &metrics.origin_requests, &metrics.origin_failures] {
         family.reset();
     }
     let snapshot = node.snapshot.load();
+    metrics.site_requests.reset();
+    for (site, runtime) in snapshot.config.sites.iter().zip(&snapshot.sites) {
+        if site.max_requests.is_some() {
+            metrics.site_requests.with_label_values(&[&*site.name]).set(runtime.running.count().into());
+        }
+    }
     metrics.certificate_expiry.reset();
     for validity in snapshot.config.certificates.validities() {
         let file = validity.file.display().to_string();

@@ -12,9 +12,10 @@ use crate::observe::metrics::Metrics;
 use crate::origin::connect::Connector;
 use crate::origin::error::OriginError;
 use crate::plan::{CacheKey, PassReason};
+use crate::running::RunningRequest;
 
 use super::control::ClientDirectives;
-use super::fill::{Fill, FillRequest, PrivateResponse, asked_range};
+use super::fill::{Fill, FillRequest, PrivateBody, PrivateResponse, asked_range};
 use super::fill_buffer::FillBuffer;
 use super::flight::{Arrival, Flight, FlightReader, ObjectUse, Settled};
 use super::flights::{Flights, Turn};
@@ -66,6 +67,22 @@ pub struct FetchError {
     pub report: Report,
 }
 
+impl Source {
+    /// Has its request counted for as long as an origin's answer is read.
+    fn counted_by(mut self, running: Option<RunningRequest>) -> Self {
+        match &mut self {
+            Source::Stream(reader) => reader.running = running,
+            Source::Private(private) => match &mut private.body {
+                PrivateBody::Kept(reader) => reader.running = running,
+                PrivateBody::Passed(unread) => unread.exchange.running = running,
+                PrivateBody::Stored(_) => {}
+            },
+            Source::Stored(_) | Source::Part(_) => {}
+        }
+        self
+    }
+}
+
 impl Engine {
     pub fn new(config: &Config, purges: Arc<Purges>, metrics: Arc<Metrics>) -> Self {
         let cache = Arc::new(Cache::new(config, purges, metrics));
@@ -98,6 +115,17 @@ impl Engine {
 
     /// Gets what is not there: follows the fill that is running, or starts one.
     pub async fn fetch(&self, request: &CacheRequest<'_>, miss: Miss) -> Result<Fetched, FetchError> {
+        let has_begun = request.slice.is_some_and(|slice| !slice.begins);
+        match request.snapshot.enter(request.matched.site_index, has_begun) {
+            Ok(running) => {
+                let Fetched { source, report } = self.fetch_admitted(request, miss).await?;
+                Ok(Fetched { source: source.counted_by(running), report })
+            }
+            Err(too_many) => self.without_origin(too_many.into(), request, &miss),
+        }
+    }
+
+    async fn fetch_admitted(&self, request: &CacheRequest<'_>, miss: Miss) -> Result<Fetched, FetchError> {
         let key = CacheKey::from_written(request.key);
         let (fields, presented) = (request.view.fields, request.presented());
         let mut miss = miss;
@@ -167,14 +195,25 @@ impl Engine {
         }
     }
 
-    /// No fill may be started: a stored response is used if it may stand in for origins that cannot be reached.
+    /// No fill may be started.
     fn too_many_fills(&self, request: &CacheRequest<'_>, miss: &Miss) -> Result<Fetched, FetchError> {
         self.cache.metrics.fills_refused.inc();
+        self.without_origin(OriginError::TooManyFills, request, miss)
+    }
+
+    /// What there is for a request that gets to no origin: a stored response, if it may stand in for origins that cannot be
+    /// reached.
+    fn without_origin(
+        &self,
+        error: OriginError,
+        request: &CacheRequest<'_>,
+        miss: &Miss,
+    ) -> Result<Fetched, FetchError> {
         let forward = forward(miss, Stored::Nothing);
         let window = Some(request.rules().stale_if_unreachable);
         match miss.stale.as_ref().filter(|stale| self.cache.may_stand_in(stale, window)) {
             Some(stale) => Ok(settled(stale.clone(), ObjectUse::StaleIfError { status: None }, forward)),
-            None => Err(failed(OriginError::TooManyFills, forward)),
+            None => Err(failed(error, forward)),
         }
     }
 

@@ -129,7 +129,7 @@ impl Engine {
             headers: &exchange.fields,
             times,
             length: exchange.content_length(),
-            max_object: self.cache.max_stored(),
+            max_object: self.cache.max_stored(request.key),
         };
         Ok(TriedOut {
             origin: exchange.origin.clone(),

@@ -84,7 +84,7 @@ impl Cache {
 
     /// What the disk tier has for a request that the memory tier has nothing for.
     async fn lookup_on_disk(&self, request: &CacheRequest<'_>, now: Timestamp, miss: Miss) -> Lookup {
-        let loaded = match self.disk.find(request.key, request.presented(), self.max_object()).await {
+        let loaded = match self.disk.find(request.key, request.presented(), self.max_in_memory(request.key)).await {
             Ok(Some(loaded)) => loaded,
             Ok(None) => return Lookup::Miss(miss),
             Err(trouble) => return Lookup::Miss(Miss { trouble: Some(trouble), ..miss }),
@@ -140,7 +140,7 @@ impl Cache {
             return Lookup::PartHit(part.clone(), Report::Hit { ttl, tier: Tier::Memory });
         }
         // What cannot be completed is of no use: the request's own range may be asked for.
-        let useful = part.missing().is_some() && part.range.total <= self.max_object();
+        let useful = part.missing().is_some() && part.range.total <= self.max_in_memory(request.key);
         let part = Some(part.clone()).filter(|_| useful);
         Lookup::Miss(Miss { part, ..Miss::of(None, Why::Partial) })
     }

@@ -223,6 +223,20 @@ impl Object {
             + self.content.in_memory().map_or(0, Bytes::len)
     }
 
+    /// The same without its body, when that is in memory.
+    pub fn weight_beside_body(&self) -> usize {
+        self.weight() - self.content.in_memory().map_or(0, Bytes::len)
+    }
+
+    /// At most that of what is yet to be stored.
+    pub fn weight_beside_body_of(key: Key<'_>, head: &Head, storable: &Storable) -> usize {
+        let Storable { variant, tags, .. } = storable;
+        std::mem::size_of::<(Object, Tags, ContentRange)>()
+            + (key.as_str().len() + head.weight()) * 2
+            + variant.weight()
+            + tags.weight()
+    }
+
     /// Whether nothing but key and head is before the body. Else it has those there still with which it was stored first.
     fn is_in_one_block(&self) -> bool {
         self.content.in_memory().is_none_or(|body| self.head.is_right_before(body))

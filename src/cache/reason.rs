@@ -91,7 +91,7 @@ reasons! {
             "nothing says for how long it is fresh, and the request had a cookie or another field that may tell who asks";
         Expired: "expired", "RFC 9111 section 4.2",
             "it has no lifetime, and without a validator or a stale window of its own there is no use for it";
-        TooLarge: "too-large", "max_object in [cache.memory] and [cache.disk]", "the body is larger than is stored";
+        TooLarge: "too-large", "max_object in [cache.memory] and [cache.disk], \"memory\" of the site", "the body is larger than is stored";
         TagsTooLarge: "tags-too-large", "a limit of Seawall's",
             "it has more than 16 KiB of tags or one longer than 1,024 bytes: with a tag lost it could not be purged";
         Partial: "partial", "RFC 9111 section 3.3", "it is a part (206) that cannot be joined to others";

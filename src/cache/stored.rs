@@ -2,7 +2,6 @@
 //! storable. What it has for a request, [`super::lookup`] says.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 
@@ -35,7 +34,6 @@ pub struct Cache {
     pub metrics: Arc<Metrics>,
     pub uncacheable: Uncacheable,
     compressor: Compressor,
-    max_object: AtomicU64,
 }
 
 impl Cache {
@@ -50,26 +48,24 @@ impl Cache {
             purges,
             metrics,
             uncacheable: Uncacheable::new(),
-            max_object: AtomicU64::new(config.memory.max_object.0),
         }
     }
 
     /// Takes over what a new configuration may change while the node runs.
     pub fn configure(&self, config: &Config) {
         self.memory.configure(&config.memory);
-        self.max_object.store(config.memory.max_object.0, Ordering::Relaxed);
         self.memory.waiting().set_limits(&config.limits);
         self.disk.configure(&config.disk);
     }
 
-    /// The largest body that is kept in memory.
-    pub fn max_object(&self) -> u64 {
-        self.max_object.load(Ordering::Relaxed)
+    /// The largest body that is kept in memory under a key, but for what its head takes of a site's own part.
+    pub fn max_in_memory(&self, key: &str) -> u64 {
+        self.memory.max_body(key, 0)
     }
 
-    /// The largest body that is stored at all.
-    pub fn max_stored(&self) -> u64 {
-        self.max_object().max(self.disk.max_object())
+    /// The largest body that is stored at all under a key.
+    pub fn max_stored(&self, key: &str) -> u64 {
+        self.max_in_memory(key).max(self.disk.max_object())
     }
 
     /// What may be done with a stored response; `None` if a purge has killed it.
@@ -139,7 +135,7 @@ impl Cache {
             let object = part.object.clone();
             // What a purge has killed is not to come back in new company.
             let may_join = |other: &Object| other.standing(&self.purges) != Standing::Dead;
-            self.memory.insert_part(part, rules.max_variants, self.max_object(), may_join);
+            self.memory.insert_part(part, rules.max_variants, may_join);
             if flight.is_spoilt() {
                 self.memory.remove(&object);
             }
@@ -149,7 +145,8 @@ impl Cache {
     /// Puts what was read from disk into memory, if it is not too large for that and nothing was removed meanwhile.
     pub fn promote(&self, loaded: &Loaded<Arc<Object>>, rules: &CacheRules) {
         let object = &loaded.found;
-        let fits = object.content.in_memory().is_some() && object.length() <= self.max_object();
+        let room = || self.memory.max_body(object.key().as_str(), object.weight_beside_body());
+        let fits = object.content.in_memory().is_some() && object.length() <= room();
         if !fits || object.standing(&self.purges) == Standing::Dead || !self.disk.is_current(loaded) {
             return;
         }

@@ -125,7 +125,7 @@ fn offline(
     let (rules, max_object) = match config {
         Some(path) => {
             let config = load::load(path).map_err(|errors| errors.to_string())?;
-            (rules_for(&config, &method, &target, &fields)?, config.memory.max_object.0)
+            rules_for(&config, &method, &target, &fields)?
         }
         None => {
             let mode = CacheMode::Respect { default_ttl: None };
@@ -146,8 +146,8 @@ fn offline(
     Ok(explain(&rules, &facts, &ResponseFacts { status, headers: &headers, times, length, max_object }))
 }
 
-/// The rules of the route that a request belongs to.
-fn rules_for(config: &Config, method: &Method, target: &str, fields: &HeaderMap) -> Result<CacheRules, String> {
+/// The rules of the route that a request belongs to, and how large a body its site stores.
+fn rules_for(config: &Config, method: &Method, target: &str, fields: &HeaderMap) -> Result<(CacheRules, u64), String> {
     // A head that was copied from a client does not say it.
     let is_https = match target.starts_with('/') {
         true => !config.certificates.is_empty(),
@@ -164,7 +164,11 @@ fn rules_for(config: &Config, method: &Method, target: &str, fields: &HeaderMap)
         ..RequestView::own(method, scheme, &name, &target.path, Fields::Map(fields))
     };
     match plan(config, &view, Timestamp::now()) {
-        Plan::Cache(matched) => Ok(matched.route.cache.clone()),
+        Plan::Cache(matched) => {
+            let in_memory = config.memory.max_object.0.min(matched.site.memory.unwrap_or(u64::MAX));
+            let on_disk = if config.disk.directories.is_empty() { 0 } else { config.disk.max_object.0 };
+            Ok((matched.route.cache.clone(), in_memory.max(on_disk)))
+        }
         Plan::Refuse { why, .. } => Err(format!("the request would be refused: {why}")),
         Plan::Answer { route: Some(route), .. } => {
             Err(format!("its route, {:?}, answers by itself", route.path.as_str()))

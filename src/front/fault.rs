@@ -41,7 +41,7 @@ impl Fault {
     pub(crate) fn of_origin(error: &OriginError) -> Self {
         let kind = match error {
             OriginError::NoOrigin { .. } => "destination_unavailable",
-            OriginError::TooManyFills => "connection_limit_reached",
+            OriginError::TooManyFills | OriginError::TooManyRequests => "connection_limit_reached",
             OriginError::Connect { .. } => "connection_refused",
             OriginError::Timeout { .. } => "http_response_timeout",
             OriginError::Broken { .. } => "http_response_incomplete",
@@ -49,7 +49,11 @@ impl Fault {
             OriginError::FillLost | OriginError::NotInSlices => "proxy_internal_error",
             OriginError::Request(_) => "http_request_error",
         };
-        Fault { status: error.status(), why: excuse(error.status()), kind }
+        let why = match error {
+            OriginError::TooManyRequests => "this site has too many requests at the moment",
+            error => excuse(error.status()),
+        };
+        Fault { status: error.status(), why, kind }
     }
 
     /// The answer to a request; `pages`: of its site; `node`: who says so.

@@ -24,7 +24,6 @@ use crate::origin::connect::Connector;
 use crate::origin::exchange::Exchange;
 use crate::plan::{FIELDS_WITH_PLACES, WayBack};
 use crate::request::{Fields, content_length, lists, may_have_body};
-use crate::running::RunningRequest;
 
 use super::body::{Body, Multipart, Passing, Pieces, multipart};
 use super::coder::Coder;
@@ -45,8 +44,6 @@ pub(crate) struct ClientResponse {
     /// Why there is nothing better, in an answer of the node's own; and more of it, for the log alone.
     why: Option<&'static str>,
     cause: Option<String>,
-    /// Counts its request as running, if its site has a bound.
-    pub running: Option<RunningRequest>,
 }
 
 enum HeadSource {
@@ -147,7 +144,6 @@ impl ClientResponse {
             body: Body { pieces, skip: 0, left: u64::MAX },
             why: None,
             cause: None,
-            running: None,
         }
     }
 
@@ -268,8 +264,8 @@ impl ClientResponse {
         fields.insert("grpc-status", code.into());
         fields.insert("grpc-message", HeaderValue::from_static(why));
         let head = HeadSource::own(Head::private(StatusCode::OK, fields));
-        let (why, cause, changes, running) = (self.why, self.cause, self.changes, self.running);
-        ClientResponse { why, cause, changes, running, ..Self::full(head, None, Pieces::Whole(None)) }
+        let (why, cause, changes) = (self.why, self.cause, self.changes);
+        ClientResponse { why, cause, changes, ..Self::full(head, None, Pieces::Whole(None)) }
     }
 
     /// A response of the node's own with a body of any type.

@@ -40,7 +40,6 @@ use crate::origin::interims::Interims;
 use crate::pass::{self, excuse};
 use crate::plan::{Matched, OwnAnswer, PassReason, Plan, Renderer, WayBack, allowed_methods, client, keyed_uris, plan};
 use crate::request::{Fields, RequestId, RequestView, content_length};
-use crate::running::RunningRequest;
 use crate::snapshot::Snapshot;
 
 use super::fault::{self, Fault};
@@ -69,25 +68,8 @@ pub(crate) enum Decision {
         exchange: Box<Exchange>,
         site: usize,
         pool: PoolId,
-        running: Option<RunningRequest>,
     },
 }
-
-impl Decision {
-    /// Has it counted as running until all is done.
-    fn keep(&mut self, entered: Option<RunningRequest>) {
-        match self {
-            Decision::Respond { response, .. } => response.running = entered,
-            Decision::Tunnel { running, .. } => *running = entered,
-        }
-    }
-}
-
-/// A site has as many requests running as it may.
-struct TooMany;
-
-/// What clients are told of that.
-const TOO_MANY: &str = "this site has too many requests at the moment";
 
 /// A request, while it is answered.
 pub(crate) struct Request<'a> {
@@ -133,24 +115,7 @@ impl<'a> Request<'a> {
         body: Option<Incoming>,
         interims: Option<Arc<Interims>>,
     ) -> Decision {
-        let plan = self.plan();
-        let Ok(running) = self.enter(plan.site()) else {
-            return self.refuse(StatusCode::SERVICE_UNAVAILABLE, TOO_MANY, None, plan.site(), None);
-        };
-        let mut decision = self.carry_out(plan, key, body, interims).await;
-        decision.keep(running);
-        decision
-    }
-
-    /// Does what is planned.
-    async fn carry_out(
-        &self,
-        plan: Plan<'_>,
-        key: &mut String,
-        body: Option<Incoming>,
-        interims: Option<Arc<Interims>>,
-    ) -> Decision {
-        let (matched, reason) = match plan {
+        let (matched, reason) = match self.plan() {
             Plan::Refuse { status, why, site, route } => return self.refuse(status, why, None, site, route),
             Plan::Answer { site, route, answer } => {
                 let response = self.own_answer(self.snapshot.site(site), route, answer);
@@ -175,13 +140,6 @@ impl<'a> Request<'a> {
         };
         // Boxed: large, and most requests do not come here.
         boxed(|| self.pass(matched, reason, body, interims)).await
-    }
-
-    /// Counts it among the running requests of its site, if these have a bound. An error: there are enough.
-    fn enter(&self, site: Option<usize>) -> Result<Option<RunningRequest>, TooMany> {
-        let most = site.and_then(|site| Some((site, self.snapshot.site(site).max_requests?)));
-        let Some((site, most)) = most else { return Ok(None) };
-        self.snapshot.sites[site].running.enter(most).map(Some).ok_or(TooMany)
     }
 
     /// What is to be done with it; with one that goes in circles nothing, before anything else.
@@ -228,12 +186,10 @@ impl<'a> Request<'a> {
     /// it the site.
     pub(crate) fn in_memory(&self, key: &mut String) -> Option<(ClientResponse, Report, usize)> {
         let Plan::Cache(matched) = self.plan() else { return None };
-        let running = self.enter(Some(matched.site_index)).ok()?;
         let request = CacheRequest::new(&self.view, self.snapshot, matched, key);
         match self.shared.engine.cache.lookup(&request, self.now) {
             Lookup::Hit(object, report) if object.content.in_memory().is_some() => {
-                let mut response = self.respond(matched, Answer::Whole(Source::Stored(object)), request.key);
-                response.running = running;
+                let response = self.respond(matched, Answer::Whole(Source::Stored(object)), request.key);
                 Some((response, report, matched.site_index))
             }
             _ => None,
@@ -282,7 +238,7 @@ impl<'a> Request<'a> {
         let engine = &self.shared.engine;
         match pass::pass(engine, self.snapshot, &self.view, matched, body, interims).await {
             Ok(passed) if passed.exchange.status == StatusCode::SWITCHING_PROTOCOLS => {
-                Decision::Tunnel { exchange: passed.exchange, site, pool: matched.pool, running: None }
+                Decision::Tunnel { exchange: passed.exchange, site, pool: matched.pool }
             }
             Ok(passed) => {
                 let report = match passed.is_undone_by_restart {
@@ -304,9 +260,16 @@ impl<'a> Request<'a> {
             OriginError::Request(error) => {
                 tracing::debug!(%site, %client, %method, host, path, %id, %error, "a request did not come whole");
             }
+            // They are counted, and come in crowds.
+            OriginError::TooManyRequests => {
+                tracing::debug!(%site, %client, %method, host, path, %id, %error, "a request was refused");
+            }
             error => tracing::warn!(%site, %client, %method, host, path, %id, %error, "no answer from the origin"),
         }
-        let response = self.fault(Fault::of_origin(error), Some(matched.site_index), Timestamp::now());
+        let mut response = self.fault(Fault::of_origin(error), Some(matched.site_index), Timestamp::now());
+        if matches!(error, OriginError::TooManyRequests) {
+            response = response.with_field(header::RETRY_AFTER, "1");
+        }
         let response = self.changed(response.because(error.to_string()), matched.route);
         Decision::Respond { response, report: Some(report), site: Some(matched.site_index) }
     }
@@ -324,9 +287,6 @@ impl<'a> Request<'a> {
         if let Some(site) = site.filter(|_| status == StatusCode::METHOD_NOT_ALLOWED) {
             let methods = allowed_methods(self.snapshot.site(site), &self.view, self.now);
             response = response.with_field(header::ALLOW, &methods);
-        }
-        if status == StatusCode::SERVICE_UNAVAILABLE {
-            response = response.with_field(header::RETRY_AFTER, "1");
         }
         let response = match route {
             Some(route) => self.changed(response, route),

@@ -23,6 +23,7 @@ pub struct Metrics {
     requests: IntCounterVec,
     responses: IntCounterVec,
     sent_bytes: IntCounterVec,
+    requests_refused: IntCounterVec,
     duration: HistogramVec,
     stored: IntCounterVec,
     not_stored: IntCounterVec,
@@ -43,6 +44,8 @@ pub struct Metrics {
     pub access_log_dropped: IntCounter,
     pub cache_bytes: IntGauge,
     pub cache_keys: IntGauge,
+    pub site_memory: IntGaugeVec,
+    pub site_requests: IntGaugeVec,
     pub fills: IntGauge,
     pub fills_refused: IntCounter,
     pub fills_lost: IntCounter,
@@ -94,6 +97,8 @@ pub struct SiteMetrics {
     requests: [IntCounter; RESULTS.len()],
     responses: [IntCounter; CLASSES.len()],
     sent_bytes: IntCounter,
+    /// Above `max_requests`.
+    pub requests_refused: IntCounter,
     duration: [Histogram; RESULTS.len()],
 }
 
@@ -107,6 +112,11 @@ impl Metrics {
             requests: new.counters("requests_total", "Requests by what the cache did", &["site", "cache"]),
             responses: new.counters("responses_total", "Responses by class of status", &["site", "class"]),
             sent_bytes: new.counters("sent_bytes_total", "Bytes of bodies sent to clients", &["site"]),
+            requests_refused: new.counters(
+                "site_requests_refused_total",
+                "Requests that got to no origin, for the site had max_requests there",
+                &["site"],
+            ),
             duration: new.histograms(
                 "request_duration_seconds",
                 "From the end of a request's head to the end of its response, by what the cache did",
@@ -142,6 +152,16 @@ impl Metrics {
             access_log_dropped: new.counter("access_log_dropped_total", "Access log lines that were dropped"),
             cache_bytes: new.gauge("cache_memory_bytes", "Bytes in the memory tier"),
             cache_keys: new.gauge("cache_memory_keys", "Keys in the memory tier"),
+            site_memory: new.gauges(
+                "site_memory_bytes",
+                "Bytes in the part of the memory tier that a site has for itself",
+                &["site"],
+            ),
+            site_requests: new.gauges(
+                "site_requests",
+                "Requests that are with origins, of sites with max_requests",
+                &["site"],
+            ),
             fills: new.gauge("fills", "Running fills"),
             fills_lost: new.counter("fills_lost_total", "Fills that a fault of the node's own ended"),
             fills_refused: new
@@ -170,6 +190,7 @@ impl Metrics {
             requests: RESULTS.map(|result| self.requests.with_label_values(&[name, result])),
             responses: CLASSES.map(|class| self.responses.with_label_values(&[name, class])),
             sent_bytes: self.sent_bytes.with_label_values(&[name]),
+            requests_refused: self.requests_refused.with_label_values(&[name]),
             duration: RESULTS.map(|result| self.duration.with_label_values(&[result])),
         })
     }
@@ -183,6 +204,7 @@ impl Metrics {
             let _ = self.responses.remove_label_values(&[name, class]);
         }
         let _ = self.sent_bytes.remove_label_values(&[name]);
+        let _ = self.requests_refused.remove_label_values(&[name]);
     }
 
     pub fn stored(&self, reason: &'static str) {

@@ -6,6 +6,8 @@ use http::StatusCode;
 use pingora_core::{Error, ErrorType};
 use rustix::io::Errno;
 
+use crate::running::TooManyRequests;
+
 use super::link::LinkError;
 use super::upload::BodyError;
 
@@ -17,6 +19,8 @@ pub enum OriginError {
     NoOrigin { pool: Arc<str> },
     #[error("too many fills are running; see max_fills in [limits]")]
     TooManyFills,
+    #[error("as many requests of the site are with its origins as may be; see its max_requests")]
+    TooManyRequests,
     #[error("cannot connect to origin {origin}: {cause}")]
     Connect { origin: Arc<str>, cause: String },
     #[error("origin {origin} did not answer in time: {cause}")]
@@ -32,6 +36,12 @@ pub enum OriginError {
     /// No origin's doing.
     #[error("{0}")]
     Request(#[from] BodyError),
+}
+
+impl From<TooManyRequests> for OriginError {
+    fn from(_: TooManyRequests) -> Self {
+        OriginError::TooManyRequests
+    }
 }
 
 impl OriginError {
@@ -71,7 +81,9 @@ impl OriginError {
     /// What the client is answered: 502, 503 or 504 (RFC 9110 section 15.6).
     pub fn status(&self) -> StatusCode {
         match self {
-            OriginError::NoOrigin { .. } | OriginError::TooManyFills => StatusCode::SERVICE_UNAVAILABLE,
+            OriginError::NoOrigin { .. } | OriginError::TooManyFills | OriginError::TooManyRequests => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             OriginError::Timeout { .. } => StatusCode::GATEWAY_TIMEOUT,
             OriginError::Request(error) => error.status(),
             _ => StatusCode::BAD_GATEWAY,
@@ -80,7 +92,8 @@ impl OriginError {
 
     /// Whether an origin may have got the request.
     pub fn may_have_been_sent(&self) -> bool {
-        !matches!(self, OriginError::NoOrigin { .. } | OriginError::TooManyFills | OriginError::Connect { .. })
+        let unsent = matches!(self, OriginError::TooManyFills | OriginError::TooManyRequests);
+        !unsent && !matches!(self, OriginError::NoOrigin { .. } | OriginError::Connect { .. })
     }
 
     /// One word for `Cache-Status`, logs and metrics.
@@ -88,6 +101,7 @@ impl OriginError {
         match self {
             OriginError::NoOrigin { .. } => "no-origin",
             OriginError::TooManyFills => "too-many-fills",
+            OriginError::TooManyRequests => "too-many-requests",
             OriginError::Connect { .. } => "connect",
             OriginError::Timeout { .. } => "timeout",
             OriginError::Broken { .. } => "broken",

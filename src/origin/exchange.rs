@@ -12,6 +12,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::clock::Timestamp;
 use crate::request::content_length;
+use crate::running::RunningRequest;
 
 use super::connect::{Attempt, Connection, Connector};
 use super::error::{Failure, FailureKind, OriginError};
@@ -41,6 +42,8 @@ pub struct Exchange {
     /// How long nothing may come of the body.
     patience: Option<Duration>,
     waits: Option<Wait>,
+    /// Counts the request that it is for alone, where the site of that has a bound.
+    pub running: Option<RunningRequest>,
 }
 
 /// A wait for more of a body.
@@ -94,6 +97,7 @@ pub(super) async fn send(
                 is_cut: upload.as_ref().is_some_and(|upload| !upload.is_done()),
                 broken: None,
                 waits: None,
+                running: None,
             }))
         }
         Err(UploadError::Client(error)) => Err(Failure { error: error.into(), kind: FailureKind::Client }),
@@ -310,12 +314,12 @@ impl Exchange {
         }
     }
 
-    /// The connection itself after a 101, with what the origin has already sent on it. The origin counts as in
-    /// use until the guard is dropped.
-    pub fn into_tunnel(self) -> Option<(Bytes, OriginStream, ActiveGuard)> {
+    /// The connection itself after a 101, with what the origin has already sent on it. The origin and its site count as in use
+    /// until the guards are dropped.
+    pub fn into_tunnel(self) -> Option<(Bytes, OriginStream, (ActiveGuard, Option<RunningRequest>))> {
         let Connection::H1(h1) = self.connection else { return None };
         let (early, stream) = h1.into_parts();
-        Some((early, stream, self.picked.active))
+        Some((early, stream, (self.picked.active, self.running)))
     }
 
     /// Gives the connection back after the whole body was read. One that is still to be sent something is of no use.

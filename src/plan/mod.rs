@@ -44,17 +44,6 @@ pub enum Plan<'c> {
     Tunnel(Matched<'c>),
 }
 
-impl Plan<'_> {
-    /// Whose request it is, of those that are served.
-    pub fn site(&self) -> Option<usize> {
-        match self {
-            Plan::Refuse { .. } | Plan::Purge { .. } => None,
-            Plan::Answer { site, .. } => Some(*site),
-            Plan::Cache(matched) | Plan::Pass(matched, _) | Plan::Tunnel(matched) => Some(matched.site_index),
-        }
-    }
-}
-
 /// An answer that needs no origin.
 #[derive(Debug, Clone, Copy)]
 pub enum OwnAnswer<'c> {

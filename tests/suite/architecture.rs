@@ -28,8 +28,8 @@ const ARROWS: [(&str, &[&str]); 34] = [
     ("observe", &["clock", "config", "request"]),
     ("plan", &["address", "clock", "config", "expression", "pattern", "request", "template"]),
     ("pace", &["config"]),
-    ("origin", &["address", "chunked", "clock", "config", "pace", "plan", "request"]),
     ("running", &[]),
+    ("origin", &["address", "chunked", "clock", "config", "pace", "plan", "request", "running"]),
     ("snapshot", &["config", "observe", "origin", "request", "running"]),
     (
         "cache",
@@ -46,6 +46,7 @@ const ARROWS: [(&str, &[&str]); 34] = [
             "plan",
             "prefix",
             "request",
+            "running",
             "snapshot",
         ],
     ),
@@ -54,7 +55,7 @@ const ARROWS: [(&str, &[&str]); 34] = [
         "front",
         &[
             "address", "boxed", "cache", "chunked", "clock", "config", "fields", "lock", "observe", "origin", "pace",
-            "pass", "plan", "prefix", "request", "running", "snapshot", "template",
+            "pass", "plan", "prefix", "request", "snapshot", "template",
         ],
     ),
     ("warm", &["cache", "clock", "plan", "request", "snapshot"]),

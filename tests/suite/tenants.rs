@@ -43,35 +43,85 @@ fn running(node: &Node) -> u64 {
     node.admin("GET", "/v1/status", "").1["sites"][0]["requests"]["running"].as_u64().unwrap()
 }
 
+/// What needs no origin is answered however busy the site is; what does is refused, on every way there is to one.
 #[test]
-fn a_site_runs_no_more_requests_than_it_may_and_others_go_on() {
+fn what_needs_an_origin_is_bounded_and_what_does_not_is_answered() {
     let gate = Gate::default();
-    let origin = origin(&gate);
-    let node = Node::start(&config(&origin, "max_requests = 3"));
-    assert_eq!(node.get_with("/kept", &[FIRST]).text(), "at once");
-    // Its client has the answer a moment before the request is over.
-    eventually("it to be over", || (running(&node) == 0).then_some(()));
-    let mut slow = [ask(&node, "GET /slow"), ask(&node, "POST /slow")];
+    let wait = gate.clone();
+    let origin = Origin::start(move |request| {
+        let ok = |fields: &[&str]| Reply::ok(fields, vec![b'x'; 100]);
+        match request.path() {
+            path if path.starts_with("/slow") => {
+                [vec![Step::Wait(wait.clone())], Reply::ok(&["Cache-Control: max-age=60"], "at last")].concat()
+            }
+            "/tunnel" => {
+                let head = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: echo\r\nConnection: upgrade\r\n\r\n";
+                vec![Step::Send(head.into()), Step::Echo]
+            }
+            "/private" => ok(&["Cache-Control: private"]),
+            "/stale" => ok(&["Cache-Control: max-age=0, stale-if-error=60", "ETag: \"a\""]),
+            "/revalidated" => ok(&["Cache-Control: max-age=0, stale-while-revalidate=60", "ETag: \"a\""]),
+            _ => ok(&["Cache-Control: max-age=60"]),
+        }
+    });
+    let first = "max_requests = 3\npurge_from = [\"127.0.0.1\"]\n[[site.first.route]]\npath = \"/health\"\n\
+                 respond = { status = 200, body = \"well\" }\n[[site.first.route]]\npath = \"/old\"\n\
+                 redirect = { to = \"/new\" }\n";
+    let node = Node::start(&config(&origin, first));
+    let get = |path: &str| node.get_with(path, &[FIRST]);
+    for path in ["/kept", "/private", "/stale", "/revalidated"] {
+        assert_eq!(get(path).status, 200);
+    }
+    eventually("those to be over", || (running(&node) == 0).then_some(()));
+    let before = origin.count();
+    let mut slow = [ask(&node, "GET /slow"), ask(&node, "POST /slow-post")];
     let mut tunnel = node.client();
     tunnel.send(format!("GET /tunnel HTTP/1.1\r\n{FIRST}\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\n"));
     assert!(tunnel.head().starts_with("HTTP/1.1 101"));
-    origin.wait_for(4);
+    origin.wait_for(before + 3);
     assert_eq!(running(&node), 3);
-    for path in ["/kept", "/new", "/slow"] {
-        let refused = node.get_with(path, &[FIRST]);
-        assert_eq!((refused.status, refused.field("retry-after")), (503, Some("1")), "{path}");
-        assert_eq!(refused.field("proxy-status"), Some("seawall; error=http_request_denied"), "{path}");
-        assert!(refused.text().contains("too many requests"), "{}", refused.text());
+    // A miss, one that would follow a fill, what is known not to be storable, and what is passed on.
+    let refused = [
+        ("GET", "/new"),
+        ("GET", "/slow"),
+        ("HEAD", "/new"),
+        ("GET", "/private"),
+        ("POST", "/kept"),
+        ("OPTIONS", "/new"),
+    ];
+    for (method, path) in refused {
+        let mut client = ask(&node, &format!("{method} {path}"));
+        let reply = client.response(method);
+        assert_eq!((reply.status, reply.field("retry-after")), (503, Some("1")), "{method} {path}");
+        assert_eq!(reply.field("proxy-status"), Some("seawall; error=connection_limit_reached"), "{method} {path}");
         assert_eq!(node.get_with(&path.replace("slow", "other"), &["Host: other.example"]).status, 200);
     }
-    eventually("the log says why", || node.stdout().contains("too many requests at the moment").then_some(()));
+    let upgrade = format!("GET /tunnel HTTP/1.1\r\n{FIRST}\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\n");
+    let mut another = node.client();
+    another.send(upgrade);
+    assert_eq!(another.response("GET").status, 503);
+    assert!(get("/new").text().contains("this site has too many requests at the moment"));
+    eventually("the log says why", || node.stdout().contains("see its max_requests").then_some(()));
+    // Hits, what the node says itself, and what may stand in for an origin.
+    assert!(get("/kept").is_hit());
+    assert_eq!((get("/health").text().as_str(), get("/old").status), ("well", 308));
+    assert!(get("/revalidated").field("cache-status").unwrap().contains("hit"));
+    let stale = get("/stale");
+    assert_eq!(stale.status, 200, "{:?}", stale.field("cache-status"));
+    assert!(ask(&node, "PURGE /elsewhere").response("GET").status == 200);
+    let site = || node.admin("GET", "/v1/status", "").1["sites"][0]["requests"].clone();
+    assert_eq!((site()["running"].as_u64(), site()["max"].as_u64()), (Some(3), Some(3)));
+    assert!(site()["refused"].as_u64() >= Some(8), "{}", site());
+    let metrics = node.admin("GET", "/metrics", "").1;
+    let metrics = metrics.as_str().unwrap_or_default();
+    assert!(metrics.contains("seawall_site_requests{site=\"first\"} 3"), "{metrics}");
     // Another configuration knows of those that run.
     let path = node.config_path();
     let text = std::fs::read_to_string(&path).unwrap();
     let generation = node.generation();
     std::fs::write(&path, text.replace("max_requests = 3", "max_requests = 4")).unwrap();
     node.wait_for_generation(generation + 1);
-    assert_eq!(node.get_with("/kept", &[FIRST]).status, 200);
+    assert_eq!(get("/new").status, 200);
     eventually("the same three to be left", || (running(&node) == 3).then_some(()));
     // Who leaves, or has its answer, makes room.
     drop(tunnel);
@@ -81,8 +131,48 @@ fn a_site_runs_no_more_requests_than_it_may_and_others_go_on() {
     eventually("all to end", || (running(&node) == 0).then_some(()));
 }
 
+/// Slices that are stored need no origin, and an answer that has begun goes on.
 #[test]
-fn streams_count_as_requests() {
+fn an_answer_in_slices_that_has_begun_goes_on() {
+    let gate = Gate::default();
+    let wait = gate.clone();
+    let origin = Origin::start(move |request| {
+        let range = request.field("range").unwrap_or_default().to_owned();
+        let slow = if request.path() == "/slow" { vec![Step::Wait(wait.clone())] } else { vec![] };
+        let whole = vec![b'x'; 128 << 10];
+        match range.strip_prefix("bytes=").and_then(|range| range.split_once('-')) {
+            Some((first, last)) => {
+                let (first, last): (usize, usize) = (first.parse().unwrap(), last.parse().unwrap());
+                let last = last.min(whole.len() - 1);
+                let head = format!(
+                    "HTTP/1.1 206 Partial Content\r\nCache-Control: max-age=60\r\nETag: \"a\"\r\nContent-Range: bytes \
+                     {first}-{last}/{}\r\nContent-Length: {}\r\n\r\n",
+                    whole.len(),
+                    last + 1 - first
+                );
+                [slow, vec![Step::Send(head.into()), Step::Send(whole[first..=last].to_vec())]].concat()
+            }
+            None => [slow, Reply::ok(&["Cache-Control: max-age=60", "ETag: \"a\""], "whole")].concat(),
+        }
+    });
+    let node =
+        Node::start(&config(&origin, "max_requests = 1").replacen("\"respect\"", "\"respect\", slice = \"64KiB\"", 1));
+    // Of this the first slice is there.
+    let mut begun = node.client();
+    begun.send(format!("GET /large HTTP/1.1\r\n{FIRST}\r\nRange: bytes=0-10\r\n\r\n"));
+    assert_eq!(begun.response("GET").status, 206);
+    eventually("it to be over", || (running(&node) == 0).then_some(()));
+    let before = origin.count();
+    let _slow = ask(&node, "GET /slow");
+    origin.wait_for(before + 1);
+    assert_eq!(node.get_with("/another", &[FIRST]).status, 503);
+    let large = node.get_with("/large", &[FIRST]);
+    assert_eq!((large.status, large.body.len()), (200, 128 << 10));
+    gate.open();
+}
+
+#[test]
+fn streams_are_bounded_likewise() {
     let routes = "max_requests = 1\n[[site.shop.route]]\npath = \"/*\"\npool = \"app\"\n";
     for protocol in Protocol::ALL {
         let gate = Gate::default();
@@ -140,4 +230,54 @@ fn what_a_site_has_in_memory_of_its_own_is_displaced_by_nobody() {
     // A purge of a site reaches its own part.
     node.purge("{\"site\": \"first\"}");
     assert!(!first(199).is_hit());
+}
+
+/// What has no place in a site's own part is not said to be stored there, and is remembered as what cannot be.
+#[test]
+fn what_is_too_large_for_the_part_of_a_site_is_said_not_to_be_stored() {
+    let origin = Origin::start(|request| {
+        let length: usize = request.path()[1..].split('-').next().unwrap().parse().unwrap();
+        match request.path().ends_with("-chunked") {
+            true => {
+                let head = "HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nTransfer-Encoding: chunked\r\n\r\n";
+                let chunk = format!("{length:x}\r\n{}\r\n0\r\n\r\n", "x".repeat(length));
+                vec![Step::Send(head.into()), Step::Send(chunk.into())]
+            }
+            false => Reply::ok(&["Cache-Control: max-age=60"], vec![b'x'; length]),
+        }
+    });
+    let config = format!("[cache.memory]\nmax_size = \"8MiB\"\n{}", config(&origin, "memory = \"1MiB\""));
+    let node = Node::start(&config);
+    let get = |path: &str, host: &str| node.get_with(path, &[host]);
+    for end in ["", "-chunked"] {
+        for (length, is_stored) in [(900_000, true), (1 << 20, false), (2 << 20, false)] {
+            let path = format!("/{length}{end}");
+            assert_eq!(get(&path, FIRST).body.len(), length, "{path}");
+            assert_eq!(get(&path, FIRST).is_hit(), is_stored, "{path}");
+            let said = get(&path, FIRST).field("cache-status").unwrap().to_owned();
+            assert!(!said.contains("stored"), "{path}: {said}");
+            assert!(is_stored || said.contains("fwd=bypass"), "{path}: {said}");
+            // The others have room for it.
+            get(&path, "Host: other.example");
+            assert!(get(&path, "Host: other.example").is_hit(), "{path}");
+        }
+    }
+    let metrics = node.admin("GET", "/metrics", "").1;
+    let metrics = metrics.as_str().unwrap_or_default();
+    assert!(metrics.contains("seawall_site_memory_bytes{site=\"first\"} 9"), "{metrics}");
+    assert!(metrics.contains("seawall_not_stored_total{reason=\"too-large\"} 4"), "{metrics}");
+}
+
+/// Of variants that have no room together the newest stay.
+#[test]
+fn variants_that_do_not_fit_together_displace_the_oldest() {
+    let origin = Origin::start(|_| Reply::ok(&["Cache-Control: max-age=60", "Vary: X-Kind"], vec![b'x'; 400_000]));
+    let config = format!("[cache.memory]\nmax_size = \"8MiB\"\n{}", config(&origin, "memory = \"1MiB\""));
+    let node = Node::start(&config);
+    let get = |kind: &str| node.get_with("/a", &[FIRST, &format!("X-Kind: {kind}")]);
+    for kind in ["a", "b", "c"] {
+        assert_eq!(get(kind).body.len(), 400_000);
+    }
+    assert!(get("c").is_hit() && get("b").is_hit());
+    assert!(!get("a").is_hit());
 }

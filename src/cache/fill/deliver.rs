@@ -56,7 +56,7 @@ impl Fill {
         let room = length.map(|length| length.saturating_sub(received) + with_head);
         let mut keeper = Keeper::new(self, head.clone(), storable.clone(), length);
         match room {
-            _ if length.is_some_and(|length| length > self.cache.max_object()) => {
+            _ if length.is_some_and(|length| length > keeper.most_in_memory) => {
                 keeper.leave_memory(SkipReason::TooLarge)
             }
             Some(room) if self.flight.reserve(room, self.request.prefix()) => keeper.has_room = true,
@@ -124,8 +124,11 @@ impl Fill {
         whole.remove(header::CONTENT_RANGE);
         let (head, _) = Head::split(StatusCode::OK, whole, &storable.excluded);
         let body = Flight::new(self.request.key.clone(), self.flight.seq, None, self.flights.buffer.clone());
+        let beside = Object::weight_beside_body_of(self.request.key.view(), &head, &storable);
+        let most = self.cache.memory.max_body(self.request.key.as_str(), beside);
         let obstacle = match part::strong_etag(&head) {
             None => Some(SkipReason::Partial), // its entity tag is among what may not be stored
+            Some(_) if range.length() > most => Some(SkipReason::TooLarge),
             Some(_) if body.reserve(range.length(), self.request.prefix()) => None,
             Some(_) => Some(SkipReason::FillBuffer),
         };

@@ -45,6 +45,8 @@ pub(super) struct Keeper<'a> {
     /// Of the whole body, where it is known.
     length: Option<u64>,
     keeping: Keeping,
+    /// Bytes of it that memory has a place for.
+    pub(super) most_in_memory: u64,
     /// Why it is not stored, if that is known already.
     pub(super) skipped: Option<SkipReason>,
     /// Room in memory was taken for all of it.
@@ -55,15 +57,18 @@ pub(super) struct Keeper<'a> {
 
 impl<'a> Keeper<'a> {
     pub(super) fn new(fill: &'a Fill, head: Head, storable: Storable, length: Option<u64>) -> Self {
+        let key = &fill.request.key;
+        let beside = Object::weight_beside_body_of(key.view(), &head, &storable);
+        let most_in_memory = fill.cache.memory.max_body(key.as_str(), beside);
         let (keeping, skipped, has_room, next) = (Keeping::Memory, None, false, None);
-        Keeper { fill, head, storable, length, keeping, skipped, has_room, next }
+        Keeper { fill, head, storable, length, keeping, most_in_memory, skipped, has_room, next }
     }
 
     /// Takes a piece that the flight has got; `received`: bytes so far, with it.
     pub(super) async fn take(&mut self, piece: Bytes, received: u64) {
         let kept = self.next.take().map_or(0, |next| next.bytes); // given back: the piece itself is entered now
         match &self.keeping {
-            Keeping::Memory if received > self.fill.cache.max_object() => self.leave_memory(SkipReason::TooLarge),
+            Keeping::Memory if received > self.most_in_memory => self.leave_memory(SkipReason::TooLarge),
             Keeping::Memory
                 if !self.has_room
                     && received > fill_buffer::SMALL
@@ -72,7 +77,7 @@ impl<'a> Keeper<'a> {
                 self.leave_memory(SkipReason::FillBuffer);
             }
             Keeping::Memory | Keeping::Nothing => {}
-            Keeping::Disk(_) if received > self.fill.cache.max_stored() => self.give_up(SkipReason::TooLarge),
+            Keeping::Disk(_) if received > self.max_stored() => self.give_up(SkipReason::TooLarge),
             Keeping::Disk(spool) => {
                 // A slow disk must not make anybody wait; if nobody does, or all have enough to read, there is time.
                 let length = piece.len() as u64;
@@ -89,7 +94,7 @@ impl<'a> Keeper<'a> {
 
     /// From now on it goes to disk, with all that has come; or nowhere, for a reason, if there is no disk for it.
     pub(super) fn leave_memory(&mut self, reason: SkipReason) {
-        if self.fill.cache.max_stored() <= self.fill.cache.max_object() {
+        if self.max_stored() <= self.most_in_memory {
             return self.give_up(reason);
         }
         let spool = self.fill.cache.disk.spool(&self.object(Bytes::new()), self.length);
@@ -99,6 +104,10 @@ impl<'a> Keeper<'a> {
         if !written {
             self.give_up(SkipReason::Disk);
         }
+    }
+
+    fn max_stored(&self) -> u64 {
+        self.most_in_memory.max(self.fill.cache.disk.max_object())
     }
 
     /// It is only passed on from now on.

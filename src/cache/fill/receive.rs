@@ -94,11 +94,12 @@ impl Fill {
     ) -> Result<Storable, SkipReason> {
         // Parts that are no slices are kept in memory alone.
         let is_part = status == StatusCode::PARTIAL_CONTENT && self.request.slice.is_none();
-        let max_object = if is_part { self.cache.max_object() } else { self.cache.max_stored() };
+        let key = self.request.key.as_str();
+        let max_object = if is_part { self.cache.max_in_memory(key) } else { self.cache.max_stored(key) };
         let response = ResponseFacts { status, headers: fields, times, length, max_object };
         let facts = if confirms { self.request.facts().confirming() } else { self.request.facts() };
         let storable = policy::judge(self.request.rules(), &facts, &response)?;
-        let needs_disk = length.is_some_and(|length| length > self.cache.max_object());
+        let needs_disk = length.is_some_and(|length| length > self.cache.max_in_memory(key));
         match needs_disk.then(|| self.cache.disk.obstacle(&self.request.key)).flatten() {
             Some(_) => Err(SkipReason::Disk),
             None => Ok(storable),

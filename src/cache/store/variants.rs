@@ -115,6 +115,16 @@ impl Variants {
         Some(several.into())
     }
 
+    /// The oldest, and the others if there are any; parts go after what is whole.
+    pub fn split_off_oldest(self) -> (Self, Option<Self>) {
+        let mut others = Several::of(Some(&self), |_| true);
+        let oldest = match others.whole.is_empty() {
+            true => Several { whole: Vec::new(), parts: others.parts.drain(..1).collect() },
+            false => Several { whole: others.whole.drain(..1).collect(), parts: Vec::new() },
+        };
+        (oldest.into(), (!others.is_empty()).then(|| others.into()))
+    }
+
     /// Without those of which this is so.
     pub fn without(&self, goes: impl Fn(&Arc<Object>) -> bool) -> Option<Self> {
         let several = Several::of(Some(self), |object| !goes(object));

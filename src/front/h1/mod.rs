@@ -263,7 +263,7 @@ impl Connection {
                     _ => Next::Linger,
                 }
             }
-            Decision::Tunnel { exchange, site, pool, running: _running } => {
+            Decision::Tunnel { exchange, site, pool } => {
                 let (sent, report) = Box::pin(self.tunnel(snapshot, exchange, pool)).await;
                 request.record(Some(site), Some(&report), &sent);
                 Next::Close

@@ -41,7 +41,7 @@ impl Connection {
         tail += &format!("via: 1.1 {node}\r\ncache-status: ");
         report.write(&mut tail, node);
         tail += "\r\n\r\n";
-        let Some((early, mut origin, _active)) = exchange.into_tunnel() else {
+        let Some((early, mut origin, _in_use)) = exchange.into_tunnel() else {
             sent.error = Some("the origin's connection could not be taken over".to_owned());
             return (sent, report);
         };

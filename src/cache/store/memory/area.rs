@@ -152,14 +152,15 @@ impl Area {
         loop {
             let before = self.peek(key);
             let before = before.as_ref().map(|(variants, weight)| (variants, *weight));
-            let Some(after) = change(before.map(|(variants, _)| variants)) else { return };
-            let is_too_large = |after: &Variants| u64::from(weight(after)) > self.max_size();
-            let (too_large, after) = match after {
-                Some(after) if is_too_large(&after) => (Some(after), None),
-                after => (None, after),
-            };
+            let Some(mut after) = change(before.map(|(variants, _)| variants)) else { return };
+            let mut too_many = Vec::new();
+            while let Some(variants) = after.take_if(|after| u64::from(weight(after)) > self.max_size()) {
+                let (oldest, others) = variants.split_off_oldest();
+                too_many.push(oldest);
+                after = others;
+            }
             if self.exchange(place, key, before, after) {
-                too_large.iter().for_each(|variants| (self.common.evicted)(variants));
+                too_many.iter().for_each(|variants| (self.common.evicted)(variants));
                 return;
             }
         }

@@ -9,7 +9,7 @@ mod shard;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
 
@@ -20,7 +20,7 @@ use crate::config::model::CacheMemory;
 use crate::plan::Key;
 
 use super::variants::Variants;
-use area::{Area, Change, Common};
+use area::{Area, Change, Common, ENTRY_OVERHEAD};
 
 /// A handle on the objects in memory.
 #[derive(Clone)]
@@ -33,6 +33,8 @@ struct Shared {
     own: ArcSwap<OwnAreas>,
     /// Whether there are any: most nodes have none, and a hit is not to look.
     has_own: AtomicBool,
+    /// The largest body that is kept, wherever there is room for it.
+    max_object: AtomicU64,
 }
 
 /// Those of single sites, by their names.
@@ -51,8 +53,8 @@ impl MemoryStore {
     pub fn new(config: &CacheMemory, evicted: impl Fn(&Variants) + Send + Sync + 'static) -> Self {
         let common = Arc::new(Common::new(config.eviction, evicted));
         let shared = Area::new(config.max_size.0, common.clone());
-        let store =
-            MemoryStore(Arc::new(Shared { common, shared, own: ArcSwap::default(), has_own: AtomicBool::new(false) }));
+        let (own, has_own, max_object) = (ArcSwap::default(), AtomicBool::new(false), AtomicU64::new(0));
+        let store = MemoryStore(Arc::new(Shared { common, shared, own, has_own, max_object }));
         store.configure(config);
         store
     }
@@ -66,6 +68,7 @@ impl MemoryStore {
     /// everything goes.
     pub fn configure(&self, config: &CacheMemory) {
         self.0.common.set_eviction(config.eviction);
+        self.0.max_object.store(config.max_object.0, Ordering::Relaxed);
         let before = self.0.own.load_full();
         let mut shrinks = self.0.shared.resize(config.shared_size());
         let mut own = OwnAreas::new();
@@ -117,6 +120,12 @@ impl MemoryStore {
         self.0.own.load().get(Key::of_written(key).site()).cloned()
     }
 
+    /// The largest body that is kept under a key; `beside`: bytes of the response beside its body ([`Object::weight`]).
+    pub fn max_body(&self, key: &str, beside: usize) -> u64 {
+        let room = self.in_area(key, Area::max_size).saturating_sub((beside + ENTRY_OVERHEAD) as u64);
+        room.min(self.0.max_object.load(Ordering::Relaxed))
+    }
+
     /// What is stored under a key. It counts as a use.
     pub fn get(&self, key: &str) -> Option<Variants> {
         self.in_area(key, |area| area.get(key))
@@ -137,8 +146,10 @@ impl MemoryStore {
 
     /// Stores a part, unless the whole is there, however stale; joined with what is there of the same thing, in
     /// the place of what is there of another.
-    pub fn insert_part(&self, part: Part, max_variants: usize, max_object: u64, may_join: impl Fn(&Object) -> bool) {
-        self.change(part.object.key().as_str(), |before| {
+    pub fn insert_part(&self, part: Part, max_variants: usize, may_join: impl Fn(&Object) -> bool) {
+        let key = part.object.key().as_str();
+        let max_object = self.max_body(key, part.object.weight_beside_body());
+        self.change(key, |before| {
             Variants::with_part(before, part.clone(), max_variants, max_object, &may_join).map(Some)
         });
     }
