@@ -54,7 +54,7 @@ pub(crate) fn resolve(mut files: Vec<Table<'_, '_>>, are_all: bool, errors: &Dia
         errors.report_needs();
     }
     for site in sites.iter_mut().filter(|_| are_all) {
-        site.check_https(&listeners, errors);
+        site.check_https(&listeners, &config.node, errors);
     }
     config.memory.of_sites = site::shares_of_memory(&sites, &config.memory, errors);
     (config.sites, config.hosts) = site::by_host(sites, errors);

@@ -86,7 +86,7 @@ impl<'a> Request<'a> {
         Self::begun(shared, snapshot, view, (Timestamp::now(), Instant::now()))
     }
 
-    /// One that came then. Here it is decided who its client is.
+    /// One that came then. Here it is decided who its client is, and how that has asked.
     pub(crate) fn begun(
         shared: &'a Shared,
         snapshot: &'a Arc<Snapshot>,
@@ -94,14 +94,14 @@ impl<'a> Request<'a> {
         (now, started): (Timestamp, Instant),
     ) -> Self {
         let node = &snapshot.config.node;
-        let client = client(node, view.peer, view.fields);
+        let (client, scheme) = client(node, (view.peer, view.scheme), view.fields);
         let given = || view.fields.get(&forward::REQUEST_ID).and_then(RequestId::given);
         let listener_name = view.listener.and_then(|listener| snapshot.listener_name(listener));
         let id = if node.trusts(view.peer) { given().unwrap_or(view.id) } else { view.id };
         Request {
             shared,
             snapshot,
-            view: RequestView { client, id, listener_name, geoip: Some(&node.geoip), ..view },
+            view: RequestView { client, scheme, id, listener_name, geoip: Some(&node.geoip), ..view },
             now,
             started,
         }

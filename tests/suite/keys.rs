@@ -1,5 +1,10 @@
 //! What tells objects apart: the rules of a route's key, seen by clients and by the origin.
 
+use std::sync::Arc;
+
+use tempfile::TempDir;
+
+use crate::harness::node::site;
 use crate::harness::{Node, Origin, Protocol, Reply};
 
 const FRESH: &str = "Cache-Control: max-age=60";
@@ -128,4 +133,45 @@ fn a_route_does_not_fill_what_another_answers_from() {
     assert_eq!((response.text().as_str(), response.is_hit()), ("api", false));
     node.get("/Page");
     assert!(node.get("/page").is_hit());
+}
+
+/// An origin that sends plain requests to HTTPS must not do so for ever, nor to those who have come by it.
+#[test]
+fn the_scheme_is_the_connections_or_what_a_trusted_proxy_says() {
+    for protocol in Protocol::ALL {
+        let origin = Origin::start(|request| Reply::ok(&[FRESH], request.field("x-forwarded-proto").unwrap()));
+        let config = |trusted: &str| {
+            let routes = "hsts = { max_age = \"1d\" }\n[[site.shop.route]]\npath = \"/*\"\npool = \"app\"\n\
+                          cache = { mode = \"respect\" }\n";
+            format!("[node]\ntrusted_proxies = [\"{trusted}\"]\n{}", site(&[origin.address], "", routes))
+        };
+        let own = if protocol == Protocol::H1 { "http" } else { "https" };
+        let node = Node::speaking_in(protocol, Arc::new(TempDir::new().unwrap()), &config("127.0.0.1"));
+        let told = |path: &str, said: &str| {
+            node.get_with(path, &["Host: shop.example", &format!("X-Forwarded-Proto: {said}")])
+        };
+        for (said, expected) in [("https", "https"), ("http", "http"), ("nonsense", own)] {
+            for method in ["GET", "POST"] {
+                let fields = ["Host: shop.example", &format!("X-Forwarded-Proto: {said}")];
+                let reply = node.request(method, &format!("/{method}"), &fields, "");
+                assert_eq!(reply.text(), expected, "{protocol:?} {said}");
+                assert_eq!(reply.field("strict-transport-security").is_some(), expected == "https", "{said}");
+            }
+        }
+        assert!(told("/GET", "https").is_hit() && told("/GET", "http").is_hit());
+        node.purge("{\"url\": \"https://shop.example/GET\"}");
+        assert!(!told("/GET", "https").is_hit() && !told("/GET", "http").is_hit());
+        // Who is not trusted says nothing.
+        let node = Node::speaking_in(protocol, Arc::new(TempDir::new().unwrap()), &config("192.0.2.1"));
+        for said in ["https", "http"] {
+            let reply = node.get_with("/GET", &["Host: shop.example", &format!("X-Forwarded-Proto: {said}")]);
+            assert_eq!(reply.text(), own, "{protocol:?} {said}");
+        }
+        // A site that wants HTTPS does not send those there who have come by it.
+        let redirecting = config("127.0.0.1").replace("hsts =", "https = \"redirect\"\nhsts =");
+        let node = Node::speaking_in(protocol, Arc::new(TempDir::new().unwrap()), &redirecting);
+        let told = |said: &str| node.get_with("/a?b", &["Host: shop.example", &format!("X-Forwarded-Proto: {said}")]);
+        assert_eq!((told("https").status, told("http").status), (200, 308));
+        assert_eq!(told("http").field("location"), Some("https://shop.example/a?b"));
+    }
 }

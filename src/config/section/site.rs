@@ -17,6 +17,7 @@ use super::error_page::{self, ErrorPage};
 use super::fields::{self, FieldChanges, Message};
 use super::listen::Listener;
 use super::memory::CacheMemory;
+use super::node::Node;
 use super::pool::PoolNames;
 use super::route::{self, Route, SiteFields};
 use super::sets::{self, Sets};
@@ -139,16 +140,16 @@ const LEAST_MEMORY: ByteSize = ByteSize(1 << 20);
 
 impl SiteSection {
     /// Points out that it sends clients to where nobody listens.
-    pub(crate) fn check_https(&self, listeners: &[At<Listener>], errors: &Diagnostics) {
+    pub(crate) fn check_https(&self, listeners: &[At<Listener>], node: &Node, errors: &Diagnostics) {
         let names = self.site.listen.as_ref();
         let serves = |listener: &Listener| names.is_none_or(|names| names.contains(&listener.name));
         let has_tls = listeners.iter().any(|listener| listener.value.tls && serves(&listener.value));
-        if self.site.https == Https::Redirect && !has_tls {
+        if self.site.https == Https::Redirect && !has_tls && node.trusted_proxies.is_empty() {
             let message = format!("site {:?} sends plain requests to HTTPS, and no listener has it", self.site.name);
             errors.warn(
                 self.place,
                 message,
-                "add a [[listen]] with tls = true; behind a balancer that ends TLS, leave https out",
+                "add a [[listen]] with tls = true; or name the balancer that ends TLS in trusted_proxies of [node]",
             );
         }
     }
@@ -172,6 +173,13 @@ pub(crate) fn shares_of_memory(
                 memory.max_size
             ),
             "max_size is for all sites together: make it larger, and leave some for sites without \"memory\"",
+        );
+    }
+    for (site, size) in of_sites.iter().filter(|(_, size)| *size < memory.max_object) {
+        errors.warn(
+            site.memory,
+            format!("\"memory\" of site {:?} is {size}: what is larger it does not keep in memory, though max_object in [cache.memory] is {}", site.site.name, memory.max_object),
+            "make it larger, or max_object smaller, or store large objects in slices",
         );
     }
     of_sites.into_iter().map(|(site, size)| (site.site.name.clone(), size)).collect()
