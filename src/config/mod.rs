@@ -7,6 +7,7 @@
 pub(crate) mod diagnose;
 pub(crate) mod host;
 pub mod load;
+mod meant;
 pub(crate) mod model;
 pub(crate) mod read;
 pub(in crate::config) mod regular;

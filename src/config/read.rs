@@ -11,6 +11,8 @@ use toml::de::{DeTable, DeValue};
 use super::diagnose::{At, Diagnostics, Place};
 use crate::spelling::did_you_mean;
 
+use super::meant::meant;
+
 pub use super::value::ByteSize;
 pub(super) use super::value::words;
 pub(crate) use super::value::{FromToml, StatusRange, Value, Words};
@@ -189,7 +191,11 @@ impl<'t, 'i> Table<'t, 'i> {
     pub(crate) fn items(&mut self, key: &'static str) -> Vec<Value<'t, 'i>> {
         let Some(value) = self.take(key) else { return Vec::new() };
         value.items().unwrap_or_else(|| {
-            self.errors.error(value.place, self.is_wrong(key, "expected a list [...]"));
+            let message = self.is_wrong(key, &format!("expected a list, found {}", value.kind()));
+            match value.str() {
+                Some(only) => self.errors.error_with_hint(value.place, message, format!("write {key} = [{only:?}]")),
+                None => self.errors.error(value.place, message),
+            }
             Vec::new()
         })
     }
@@ -250,14 +256,14 @@ impl<'t, 'i> Table<'t, 'i> {
     pub(crate) fn finish(self) {
         for entry in self.entries.iter().filter(|entry| !entry.taken) {
             let message = format!("unknown key {:?} in {}", entry.key, entry.from.as_deref().unwrap_or(&self.name));
-            let hint = match did_you_mean(entry.key, self.asked.iter().copied()) {
-                Some(meant) => format!("did you mean {meant:?}?"),
-                None => {
-                    let mut known = self.asked.clone();
-                    known.sort_unstable();
-                    format!("known keys: {}", known.join(", "))
-                }
-            };
+            let close = || did_you_mean(entry.key, self.asked.iter().copied());
+            let hint =
+                meant(entry.key, &self.asked).or_else(|| close().map(|close| format!("did you mean {close:?}?")));
+            let hint = hint.unwrap_or_else(|| {
+                let mut known = self.asked.clone();
+                known.sort_unstable();
+                format!("known keys: {}", known.join(", "))
+            });
             self.errors.error_with_hint(entry.key_place, message, hint);
         }
     }

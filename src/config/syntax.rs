@@ -35,7 +35,7 @@ pub(crate) fn parse<'i>(file: usize, text: &'i str, errors: &Diagnostics) -> Opt
         }
         let range = range(text, &error);
         if error.message() != "duplicate key" {
-            errors.error(place(range), error.message());
+            errors.error(place(range), plainer(error.message()));
             continue;
         }
         let up_to_here = &lines[..lines.partition_point(|line| line.start <= range.start)];
@@ -57,6 +57,16 @@ pub(crate) fn parse<'i>(file: usize, text: &'i str, errors: &Diagnostics) -> Opt
         }
     }
     None
+}
+
+/// The parser's words, where plainer ones say what to write.
+fn plainer(message: &str) -> &str {
+    match message {
+        "unexpected leading zero, expected nothing" => {
+            "a number begins with no zero; permissions and times are written in quotes: \"0660\", \"08:30\""
+        }
+        message => message,
+    }
 }
 
 fn range(text: &str, error: &Error) -> Range<usize> {

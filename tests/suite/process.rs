@@ -274,6 +274,38 @@ fn each_mistake_is_told_once_and_says_what_to_write() {
             ],
         ),
         (
+            format!("[[listen]]\naddress = \"127.0.0.1:1\"\nproxy_protocol = true\n[[listen]]\naddress = \"unix:/run/a\"\nmode = \"0000\"\ngroup = \"www-data\"\n{POOL}{SITE}"),
+            &[
+                "bad.toml:3:1: unknown key \"proxy_protocol\" in [[listen]]",
+                "= hint: it is called \"proxy_from\" here",
+                "bad.toml:6:8: wrong value for \"mode\" in [[listen]]: \"0000\" lets nobody connect: who connects has to be able to write, as \"0660\" says",
+                "bad.toml:7:1: unknown key \"group\" in [[listen]]",
+                "= hint: a socket has the group of its directory, if that has the setgid bit: chgrp it, and chmod g+s",
+            ],
+        ),
+        (
+            format!("[pool.app]\nservers = [\"127.0.0.1:1\"]\norigins = [\"127.0.0.1:1\"]\nmax_requests = 5\n{}", SITE.replace("[[site", "max_compressions = 5\nmaxconn = 5\n[[site")),
+            &[
+                "bad.toml:2:1: unknown key \"servers\" in [pool.app]",
+                "= hint: it is called \"origins\" here",
+                "bad.toml:4:1: unknown key \"max_requests\" in [pool.app]",
+                "= hint: \"max_requests\" belongs in a site, [site.NAME]",
+                "bad.toml:7:1: unknown key \"max_compressions\" in [site.shop]",
+                "= hint: \"max_compressions\" belongs in [limits]",
+                "bad.toml:8:1: unknown key \"maxconn\" in [site.shop]",
+                "= hint: it is called \"max_requests\" here",
+            ],
+        ),
+        (
+            format!("{POOL}{SITE}cache = {{ mode = \"respect\", compress = [\"br\"], compress_types = [\"json\", \"text/html; charset=utf-8\"] }}\n"),
+            &[
+                "bad.toml:8:66: \"json\" in \"compress_types\" is no media type",
+                "= hint: write a type and a subtype: \"application/json\", \"text/*\"",
+                "bad.toml:8:74: \"text/html; charset=utf-8\" in \"compress_types\" is no media type",
+                "= hint: parameters are not looked at: write \"text/html\"",
+            ],
+        ),
+        (
             format!("[[listen]]\naddress = \"unix:/run/a\"\n[[listen]]\naddress = \"unix:/run/a\"\n{POOL}{SITE}"),
             &["bad.toml:4:11: unix:/run/a is listened on twice", "= hint: first given at bad.toml:2:11"],
         ),
@@ -567,11 +599,16 @@ fn each_mistake_is_told_once_and_says_what_to_write() {
                 "= hint: write [pool.NAME], with a name of your choice",
             ],
         ),
+        (
+            format!("[[listen]]\naddress = \"unix:/run/a\"\nmode = 0660\n{POOL}{SITE}"),
+            &["bad.toml:3:8: a number begins with no zero; permissions and times are written in quotes: \"0660\", \"08:30\""],
+        ),
         // A list that has something in it is not empty, be it wrong.
         (
             "[pool.app]\norigins = \"127.0.0.1:1\"\n[site.shop]\nhosts = [1]\nroute = [{ path = \"/*\" }]\n".to_owned(),
             &[
-                "bad.toml:2:11: wrong value for \"origins\" in [pool.app]: expected a list [...]",
+                "bad.toml:2:11: wrong value for \"origins\" in [pool.app]: expected a list, found a string",
+                "= hint: write origins = [\"127.0.0.1:1\"]",
                 "bad.toml:4:10: wrong value in \"hosts\" in [site.shop]: expected a string, found an integer",
                 "bad.toml:5:10: missing key \"pool\" in [[site.shop.route]]",
             ],

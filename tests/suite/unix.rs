@@ -1,7 +1,7 @@
 //! Listeners on Unix sockets.
 
 use std::io::{Read, Write};
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -188,4 +188,24 @@ fn the_file_is_there_while_the_node_listens_and_is_no_others() {
     rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).unwrap();
     let (started, said) = second(&socket);
     assert!(!started && said.contains("in use") && !socket.exists(), "{said}");
+}
+
+/// So another program's user may connect, and is not let into the node's own group.
+#[test]
+fn a_socket_has_the_group_of_a_directory_that_says_so() {
+    const ANOTHER: u32 = 65_534;
+    let origin = Origin::start(|_| Reply::ok(&[], "x"));
+    let directory = Arc::new(TempDir::new().unwrap());
+    let place = directory.path().join("sockets");
+    std::fs::create_dir(&place).unwrap();
+    if std::os::unix::fs::chown(&place, None, Some(ANOTHER)).is_err() {
+        println!("skipped: only root gives files to other groups");
+        return;
+    }
+    std::fs::set_permissions(&place, std::fs::Permissions::from_mode(0o2750)).unwrap();
+    let socket = place.join("http.sock");
+    let _node = Node::start_in(directory.clone(), &config(&origin, &socket, "", ""));
+    assert!(ask(&socket, "/", "").starts_with("HTTP/1.1 200"));
+    let found = std::fs::metadata(&socket).unwrap();
+    assert_eq!((found.gid(), found.mode() & 0o777), (ANOTHER, 0o660));
 }

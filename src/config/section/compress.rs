@@ -84,9 +84,30 @@ pub(crate) fn read(table: &mut Table, passed: &[Coding]) -> Compressed {
         }
     }
     let min_size = table.get_or("compress_min_size", MIN_SIZE).0;
-    let types = table.optional_list("compress_types").map(|types| errors.parse_all(types));
+    let mut types = table.optional_list::<String>("compress_types");
+    types.iter_mut().for_each(|types| {
+        types.retain(|At { value, place }| {
+            let wrong = not_a_media_type(value);
+            if let Some(hint) = &wrong {
+                errors.error_with_hint(*place, format!("{value:?} in \"compress_types\" is no media type"), hint);
+            }
+            wrong.is_none()
+        });
+    });
+    let types = types.map(|types| errors.parse_all(types));
     let [stored, passed] = [&stored[..], passed].map(|codings| CompressRules::new(codings, min_size, types.clone()));
     Compressed { stored, passed }
+}
+
+/// What to write in the place of what no `Content-Type` could match; `None`: one might.
+fn not_a_media_type(written: &str) -> Option<String> {
+    let bare = written.split(';').next().unwrap_or_default().trim();
+    match bare {
+        _ if bare.contains('/') && bare == written || bare == "*" => None,
+        _ if bare.contains('/') => Some(format!("parameters are not looked at: write {bare:?}")),
+        "html" | "css" | "plain" | "csv" | "xml" => Some(format!("write \"text/{bare}\"")),
+        _ => Some("write a type and a subtype: \"application/json\", \"text/*\"".to_owned()),
+    }
 }
 
 /// What a route compresses that has no cache.

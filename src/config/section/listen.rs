@@ -1,14 +1,15 @@
 //! `[[listen]]`: where clients connect.
 
 use std::fmt;
-use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use rustls::SupportedCipherSuite;
 
 use crate::address::IpRange;
-use crate::config::diagnose::{At, Diagnostics};
+use crate::config::diagnose::{At, Diagnostics, Place};
 use crate::config::read::{FromToml, Table, Value, Words, words};
 use crate::spelling::did_you_mean;
 
@@ -100,6 +101,9 @@ impl FromToml for Mode {
     fn from_toml(value: Value<'_, '_>) -> Result<Self, String> {
         let text = value.text("permissions such as \"0660\"")?;
         match u32::from_str_radix(text, 8) {
+            Ok(mode @ 0..=0o777) if mode & 0o222 == 0 => {
+                Err(format!("{text:?} lets nobody connect: who connects has to be able to write, as \"0660\" says"))
+            }
             Ok(mode @ 0..=0o777) if !text.starts_with('+') => Ok(Mode(mode)),
             _ => Err(format!("{text:?} is no permissions such as \"0660\"")),
         }
@@ -214,6 +218,9 @@ pub(crate) fn check(listeners: Vec<At<Listener>>, can_speak_tls: bool, errors: &
             };
             errors.again(*place, format!("{address} is listened on twice{whole}"), other.place);
         }
+        if let ListenAddress::Unix(path) = address {
+            check_socket(path, listener, *place, errors);
+        }
         if listener.tls && !can_speak_tls {
             errors.error_with_hint(
                 *place,
@@ -223,6 +230,24 @@ pub(crate) fn check(listeners: Vec<At<Listener>>, can_speak_tls: bool, errors: &
         }
     }
     listeners.into_iter().map(|at| at.value).collect()
+}
+
+/// Points out what a Unix socket cannot be opened for, as it is at the moment, and what has no effect on one.
+fn check_socket(path: &Path, listener: &Listener, place: Place, errors: &Diagnostics) {
+    let shown = path.display();
+    if path.parent().is_some_and(|directory| !directory.is_dir()) {
+        let hint = "make it before the node starts; the packaged service has /run/seawall";
+        errors.warn(place, format!("the directory of {shown} is not there"), hint);
+    }
+    if std::fs::symlink_metadata(path).is_ok_and(|found| !found.file_type().is_socket()) {
+        let hint = "the node takes the place of a socket that was left over, and of nothing else";
+        errors.warn(place, format!("there is something at {shown} that is no socket"), hint);
+    }
+    let local = IpAddr::from(Ipv4Addr::LOCALHOST);
+    if !listener.proxy_from.is_empty() && !listener.proxy_from.iter().any(|range| range.contains(local)) {
+        let hint = "write proxy_from = [\"127.0.0.1\"]";
+        errors.warn(place, "\"proxy_from\" has no effect: who comes by a Unix socket counts as 127.0.0.1", hint);
+    }
 }
 
 /// Whether one process cannot listen on both.
