@@ -37,7 +37,7 @@ response = { add = { X-Said = "{path} {cookie.c}" } }
 
 /// Path and query, and what `X-In` and the cookie `c` have; all of it without spaces or line ends, since a line of HTTP/1.1 would
 /// end there.
-const REQUESTS: [(&str, &str, &str); 36] = [
+const REQUESTS: [(&str, &str, &str); 52] = [
     ("/to//evil.example/", "a", "b"),
     ("/to/..%2f..%2f", "a", "b"),
     ("/to/%0d%0aX-Evil:%201", "%0d%0aX-Evil:1", "b"),
@@ -74,6 +74,22 @@ const REQUESTS: [(&str, &str, &str); 36] = [
     ("/cached/a", "a", ".."),
     ("/cached/a", "a", "%2e%2e%2fetc"),
     ("/cached/..%2fb", "a", "../../etc"),
+    ("/to/%e2%80%a8%0d%0aSet-Cookie:%20evil", "a", "b"),
+    ("/to/%c0%ae%c0%ae%c0%afevil", "%e5%98%8d%e5%98%8aX-Evil:1", "b"),
+    ("/root/%2f%2fevil.example", "a", "b"),
+    ("/root/%ef%bc%8fevil.example/", "a", "b"),
+    ("/host/a?x=%5c%5cevil.example", "a", ":443@evil.example"),
+    ("/host/a?x=%0aLocation:%20evil", "a", "%0aX-Evil:1"),
+    ("/pass/%2e%2e%2f%2e%2e%2fetc?x=1", "a", "b"),
+    ("/pass/a/%2e%2e/%2e%2e/%2e%2e/etc?x=1", "a", "b"),
+    ("/pass/..%c0%afetc?x=1", "a", "b"),
+    ("/pass/a%20HTTP/1.1%0d%0aHost:%20evil.example?x=1", "a", "b"),
+    ("/pass/a?x=%26x=evil%23h=evil", "1%26h=evil", "b"),
+    ("/pass/a?x=%2500%250d%250aX-Evil:1", "a", "b;x=1"),
+    ("/match/%252e%252e-%252e%252e", "a", "b"),
+    ("/match/a%0d%0aX-Evil:1-c", "a", "b"),
+    ("/cached/a?x=1", "a", "%0d%0aX-Evil:%201"),
+    ("/cached/..;/..;/b", "a", "%5c..%5c..%5c"),
 ];
 
 /// Lines that no client may bring about: in what an origin gets, and in what the client itself is sent.
