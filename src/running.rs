@@ -1,12 +1,24 @@
 //! The requests of a site that are with its origins at one time, and how many may be.
 
+use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
 
-/// Counts the requests of a site that has a bound, from when they need an origin until its answer has been read. One for all
-/// configurations.
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use crate::clock::ticks;
+
+/// Counts the requests of a site from when they need an origin until its answer has been read. One for all configurations.
 #[derive(Debug, Default)]
-pub struct Running(AtomicU32);
+pub struct Running {
+    count: AtomicU32,
+    /// Somebody has made room.
+    left: Notify,
+    /// When it was told last that there are too many, by [`ticks`]; 0: never.
+    told: AtomicU64,
+}
 
 /// A request that is with an origin, until this is dropped.
 #[derive(Debug)]
@@ -16,22 +28,53 @@ pub struct RunningRequest(Arc<Running>);
 #[derive(Debug)]
 pub struct TooManyRequests;
 
+/// What is told again and again is told so rarely.
+const TOLD_EVERY: Duration = Duration::from_secs(10);
+
 impl Running {
-    /// One more, unless there are `most` already.
-    pub fn enter(self: &Arc<Self>, most: u32) -> Result<RunningRequest, TooManyRequests> {
+    /// One more, unless there are `most` already; `None`: there may be any number.
+    pub fn enter(self: &Arc<Self>, most: Option<u32>) -> Result<RunningRequest, TooManyRequests> {
+        let most = most.unwrap_or(u32::MAX);
         let one_more = |running: u32| (running < most).then_some(running + 1);
-        let entered = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more);
+        let entered = self.count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more);
         entered.map(|_| RunningRequest(self.clone())).map_err(|_| TooManyRequests)
     }
 
+    /// The same when there is room, or not at all.
+    pub async fn enter_in_turn(
+        self: &Arc<Self>,
+        most: Option<u32>,
+        patience: Duration,
+    ) -> Result<RunningRequest, TooManyRequests> {
+        let deadline = Instant::now() + patience;
+        loop {
+            let mut left = pin!(self.left.notified());
+            left.as_mut().enable(); // who leaves after this look is not missed
+            if let Ok(entered) = self.enter(most) {
+                return Ok(entered);
+            }
+            if tokio::time::timeout_at(deadline, left).await.is_err() {
+                return Err(TooManyRequests);
+            }
+        }
+    }
+
     pub fn count(&self) -> u32 {
-        self.0.load(Ordering::Relaxed)
+        self.count.load(Ordering::Relaxed)
+    }
+
+    /// Whether it is to be told now that there are too many.
+    pub fn may_be_told(&self) -> bool {
+        let (now, told) = (ticks(), self.told.load(Ordering::Relaxed));
+        let is_time = told == 0 || now.saturating_sub(told) >= TOLD_EVERY.as_millis() as u64;
+        is_time && self.told.compare_exchange(told, now, Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
 }
 
 impl Drop for RunningRequest {
     fn drop(&mut self) {
-        self.0.0.fetch_sub(1, Ordering::Relaxed);
+        self.0.count.fetch_sub(1, Ordering::Relaxed);
+        self.0.left.notify_one();
     }
 }
 
@@ -42,14 +85,34 @@ mod tests {
     #[test]
     fn no_more_run_than_may() {
         let running = Arc::new(Running::default());
-        let mut all: Vec<_> = (0..5).filter_map(|_| running.enter(3).ok()).collect();
+        let mut all: Vec<_> = (0..5).filter_map(|_| running.enter(Some(3)).ok()).collect();
         assert_eq!((all.len(), running.count()), (3, 3));
         all.pop();
         assert_eq!(running.count(), 2);
-        assert!(running.enter(2).is_err(), "a smaller bound is kept when those have ended that ran before");
-        let fourth = running.enter(3);
-        assert!(fourth.is_ok() && running.enter(3).is_err());
+        assert!(running.enter(Some(2)).is_err(), "a smaller bound is kept when those have ended that ran before");
+        let fourth = running.enter(Some(3));
+        assert!(fourth.is_ok() && running.enter(Some(3)).is_err() && running.enter(None).is_ok());
         drop((all, fourth));
+        assert_eq!(running.count(), 0);
+        assert!(running.may_be_told() && !running.may_be_told());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_enters_when_there_is_room() {
+        let running = Arc::new(Running::default());
+        let patience = Duration::from_secs(5);
+        let mut all: Vec<_> = (0..2).map(|_| running.enter(Some(2)).unwrap()).collect();
+        assert!(running.enter_in_turn(Some(2), patience).await.is_err());
+        let waits = || {
+            let running = running.clone();
+            tokio::spawn(async move { running.enter_in_turn(Some(2), patience).await })
+        };
+        let waiting = [waits(), waits(), waits()];
+        tokio::task::yield_now().await;
+        all.clear();
+        let [first, second, third] = waiting.map(async |one| one.await.unwrap().is_ok());
+        // Each that has entered leaves at once, and lets the next one in.
+        assert_eq!((first.await, second.await, third.await), (true, true, true));
         assert_eq!(running.count(), 0);
     }
 }

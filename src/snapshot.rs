@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use crate::config::model::{Config, ListenAddress, Listener, Route, Site};
 use crate::observe::metrics::SiteMetrics;
@@ -70,6 +71,9 @@ impl SiteRuntime {
     }
 }
 
+/// How long one waits for its turn.
+const IN_TURN: Duration = Duration::from_secs(30);
+
 impl Snapshot {
     pub fn site(&self, index: usize) -> &Site {
         &self.config.sites[index]
@@ -80,13 +84,26 @@ impl Snapshot {
         self.listeners.get(id.0).map(|opened| &*opened.name)
     }
 
-    /// Counts a request that needs an origin, where its site has a bound for them; `has_begun`: it goes on with an answer that
-    /// its client has the beginning of, and is let in though there are too many.
-    pub fn enter(&self, site: usize, has_begun: bool) -> Result<Option<RunningRequest>, TooManyRequests> {
-        let Some(most) = self.site(site).max_requests else { return Ok(None) };
-        let (most, runtime) = (if has_begun { u32::MAX } else { most }, &self.sites[site]);
-        let entered = runtime.running.enter(most);
-        entered.map(Some).inspect_err(|_| runtime.metrics.requests_refused.inc())
+    /// Counts a request of a site that needs an origin, if there are not too many.
+    pub fn enter(&self, site: usize) -> Result<RunningRequest, TooManyRequests> {
+        let (runtime, most) = (&self.sites[site], self.site(site).max_requests);
+        runtime.running.enter(most).inspect_err(|_| self.note_refusal(site))
+    }
+
+    /// The same when it is its turn.
+    pub async fn enter_in_turn(&self, site: usize) -> Result<RunningRequest, TooManyRequests> {
+        let (runtime, most) = (&self.sites[site], self.site(site).max_requests);
+        runtime.running.enter_in_turn(most, IN_TURN).await.inspect_err(|_| self.note_refusal(site))
+    }
+
+    fn note_refusal(&self, site: usize) {
+        let (runtime, Site { name, max_requests, .. }) = (&self.sites[site], self.site(site));
+        runtime.metrics.requests_refused.inc();
+        if runtime.running.may_be_told() {
+            let refused = runtime.metrics.requests_refused.get();
+            let most = max_requests.unwrap_or_default();
+            tracing::warn!(site = %name, max_requests = most, refused, "a site has as many requests with its origins as it may");
+        }
     }
 
     pub fn route(&self, site: usize, route: usize) -> &Route {

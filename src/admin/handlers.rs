@@ -60,13 +60,9 @@ pub(crate) async fn status(State(node): State<Arc<Node>>, caller: Caller) -> Res
     let sites = snapshot.config.sites.iter().zip(&snapshot.sites);
     let sites = sites.filter(|(site, _)| caller.need_site(&site.name).is_ok());
     let sites = sites.map(|(site, runtime)| {
-        let mut of_site = json!({ "name": site.name, "version": runtime.version() });
-        if let Some(most) = site.max_requests {
-            of_site["requests"] = json!({
-                "running": runtime.running.count(), "max": most, "refused": runtime.metrics.requests_refused.get(),
-            });
-        }
-        of_site
+        let (running, refused) = (runtime.running.count(), runtime.metrics.requests_refused.get());
+        let requests = json!({ "running": running, "max": site.max_requests, "refused": refused });
+        json!({ "name": site.name, "version": runtime.version(), "requests": requests })
     });
     Ok(Json(json!({
         "node": snapshot.config.node.name,

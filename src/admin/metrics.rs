@@ -56,9 +56,11 @@ pub(crate) async fn metrics(State(node): State<Arc<Node>>, caller: Caller) -> Re
     }
     let snapshot = node.snapshot.load();
     metrics.site_requests.reset();
+    metrics.site_max_requests.reset();
     for (site, runtime) in snapshot.config.sites.iter().zip(&snapshot.sites) {
-        if site.max_requests.is_some() {
-            metrics.site_requests.with_label_values(&[&*site.name]).set(runtime.running.count().into());
+        metrics.site_requests.with_label_values(&[&*site.name]).set(runtime.running.count().into());
+        if let Some(most) = site.max_requests {
+            metrics.site_max_requests.with_label_values(&[&*site.name]).set(most.into());
         }
     }
     metrics.certificate_expiry.reset();

@@ -92,7 +92,15 @@ fn work(queue: &Mutex<Receiver<Job>>, shared: &Shared) {
 }
 
 fn code(object: &Object, codings: &[Coding], shared: &Shared) {
-    let coded = encode_all(object, codings, shared);
+    let mut coded = encode_all(object, codings, shared);
+    // What has no room beside the body is left out: it is not to cost the object its place.
+    let mut room = shared.memory.room_to_grow(object.key().as_str());
+    coded.retain(|(_, body)| {
+        let weight = (body.len() + object.weight_beside_body()) as u64; // with a head of its own
+        let fits = weight <= room;
+        room -= if fits { weight } else { 0 };
+        fits
+    });
     // It may have been confirmed meanwhile, and may be again: then another object has this body. Who confirms it looks, too,
     // whether there is something now, once the other is stored.
     let mut current = shared.memory.with_body_of(object);

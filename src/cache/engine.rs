@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use http::header;
+use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use crate::clock::Timestamp;
@@ -15,7 +16,7 @@ use crate::plan::{CacheKey, PassReason};
 use crate::running::RunningRequest;
 
 use super::control::ClientDirectives;
-use super::fill::{Fill, FillRequest, PrivateBody, PrivateResponse, asked_range};
+use super::fill::{Fill, FillRequest, PrivateResponse, asked_range};
 use super::fill_buffer::FillBuffer;
 use super::flight::{Arrival, Flight, FlightReader, ObjectUse, Settled};
 use super::flights::{Flights, Turn};
@@ -67,22 +68,6 @@ pub struct FetchError {
     pub report: Report,
 }
 
-impl Source {
-    /// Has its request counted for as long as an origin's answer is read.
-    fn counted_by(mut self, running: Option<RunningRequest>) -> Self {
-        match &mut self {
-            Source::Stream(reader) => reader.running = running,
-            Source::Private(private) => match &mut private.body {
-                PrivateBody::Kept(reader) => reader.running = running,
-                PrivateBody::Passed(unread) => unread.exchange.running = running,
-                PrivateBody::Stored(_) => {}
-            },
-            Source::Stored(_) | Source::Part(_) => {}
-        }
-        self
-    }
-}
-
 impl Engine {
     pub fn new(config: &Config, purges: Arc<Purges>, metrics: Arc<Metrics>) -> Self {
         let cache = Arc::new(Cache::new(config, purges, metrics));
@@ -115,17 +100,25 @@ impl Engine {
 
     /// Gets what is not there: follows the fill that is running, or starts one.
     pub async fn fetch(&self, request: &CacheRequest<'_>, miss: Miss) -> Result<Fetched, FetchError> {
-        let has_begun = request.slice.is_some_and(|slice| !slice.begins);
-        match request.snapshot.enter(request.matched.site_index, has_begun) {
-            Ok(running) => {
-                let Fetched { source, report } = self.fetch_admitted(request, miss).await?;
-                Ok(Fetched { source: source.counted_by(running), report })
-            }
+        let (snapshot, site) = (request.snapshot, request.matched.site_index);
+        let entered = match request.slice {
+            // Its client has the beginning: what follows waits for its turn.
+            Some(slice) if !slice.begins => snapshot.enter_in_turn(site).await,
+            _ => snapshot.enter(site),
+        };
+        match entered {
+            Ok(running) => self.fetch_admitted(request, miss, running).await,
             Err(too_many) => self.without_origin(too_many.into(), request, &miss),
         }
     }
 
-    async fn fetch_admitted(&self, request: &CacheRequest<'_>, miss: Miss) -> Result<Fetched, FetchError> {
+    /// `running`: its place, which the fill has if it causes one, and which else ends with the waiting.
+    async fn fetch_admitted(
+        &self,
+        request: &CacheRequest<'_>,
+        miss: Miss,
+        running: RunningRequest,
+    ) -> Result<Fetched, FetchError> {
         let key = CacheKey::from_written(request.key);
         let (fields, presented) = (request.view.fields, request.presented());
         let mut miss = miss;
@@ -140,7 +133,7 @@ impl Engine {
                 Turn::Lead(flight) => {
                     return match self.found_meanwhile(&flight, request) {
                         Some((object, report)) => Ok(Fetched { source: Source::Stored(object), report }),
-                        None => self.lead(flight, request, miss).await,
+                        None => self.lead(flight, request, miss, running).await,
                     };
                 }
                 Turn::Follow(flight) => flight,
@@ -190,7 +183,7 @@ impl Engine {
             }
         }
         match self.flights.alone(&key, self.cache.purges.current()) {
-            Some(flight) => self.lead(flight, request, miss).await,
+            Some(flight) => self.lead(flight, request, miss, running).await,
             None => self.too_many_fills(request, &miss),
         }
     }
@@ -212,7 +205,10 @@ impl Engine {
         let forward = forward(miss, Stored::Nothing);
         let window = Some(request.rules().stale_if_unreachable);
         match miss.stale.as_ref().filter(|stale| self.cache.may_stand_in(stale, window)) {
-            Some(stale) => Ok(settled(stale.clone(), ObjectUse::StaleIfError { status: None }, forward)),
+            Some(stale) => {
+                let report = Report::Forward(Forward { error: Some(Failed::Covered(error.reason())), ..forward });
+                Ok(Fetched { source: Source::Stored(stale.clone()), report })
+            }
             None => Err(failed(error, forward)),
         }
     }
@@ -225,13 +221,14 @@ impl Engine {
         {
             flight.want();
             let (owner, _nobody) = oneshot::channel();
-            tokio::spawn(self.fill(flight, FillRequest::new(request, Some(object.clone()), None)).run(owner));
+            tokio::spawn(self.fill(flight, FillRequest::new(request, Some(object.clone()), None), None).run(owner));
         }
     }
 
-    fn fill(&self, flight: Arc<Flight>, request: Box<FillRequest>) -> Fill {
+    fn fill(&self, flight: Arc<Flight>, request: Box<FillRequest>, running: Option<RunningRequest>) -> Fill {
         let Engine { cache, flights, connector } = self;
-        Fill { cache: cache.clone(), flights: flights.clone(), connector: connector.clone(), flight, request }
+        let (cache, flights, connector) = (cache.clone(), flights.clone(), connector.clone());
+        Fill { cache, flights, connector, flight, request, running: Mutex::new(running) }
     }
 
     /// Forgets what is stored or being filled under a key (RFC 9111 section 4.4): an unsafe request has changed it. Not a
@@ -273,14 +270,20 @@ impl Engine {
         })
     }
 
-    async fn lead(&self, flight: Arc<Flight>, request: &CacheRequest<'_>, miss: Miss) -> Result<Fetched, FetchError> {
+    async fn lead(
+        &self,
+        flight: Arc<Flight>,
+        request: &CacheRequest<'_>,
+        miss: Miss,
+        running: RunningRequest,
+    ) -> Result<Fetched, FetchError> {
         let (owner, mut mine) = oneshot::channel();
         if request.wants_most() {
             flight.want();
         }
         let seat = flight.seat(); // taken before the fill begins, so that nothing can be gone before it is read
         let asked = FillRequest::new(request, miss.stale.clone(), miss.part.clone());
-        tokio::spawn(self.fill(flight.clone(), asked).run(owner));
+        tokio::spawn(self.fill(flight.clone(), asked, Some(running)).run(owner));
         let answer = |source, stored| Fetched { source, report: Report::Forward(forward(&miss, stored)) };
         match flight.arrival(seat, request.presented(), request.interims).await {
             Arrival::Stream(reader) => {

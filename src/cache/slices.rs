@@ -86,7 +86,7 @@ impl Engine {
     pub fn discard_slices(&self, of: &str, size: u64, total: Option<u64>, except: Option<u64>) -> u64 {
         let first = || self.cache.memory.get(CacheKey::slice(of, size, 0).as_str());
         let known = || first()?.whole().find_map(|object| object.part()).map(|range| range.total);
-        let most = total.or_else(known).unwrap_or(self.cache.max_stored(of));
+        let most = total.or_else(known).unwrap_or_else(|| self.cache.longest_sliced());
         let numbers = (0..most.div_ceil(size).min(MOST_SLICES)).filter(|number| Some(*number) != except);
         numbers.map(|number| self.invalidate(CacheKey::slice(of, size, number).as_str())).max().unwrap_or(0)
     }

@@ -156,10 +156,16 @@ impl Report {
 
     /// What the log says of a failure that the client does not see.
     pub fn covered(&self) -> Option<&'static str> {
-        let Report::Forward(Forward { error: Some(Failed::Covered(_)), status, .. }) = self else { return None };
-        Some(match status {
-            Some(_) => "the origin answered with an error; a stored response covers for it",
-            None => "no origin gave an answer; a stored response covers for it",
+        let Report::Forward(Forward { error: Some(Failed::Covered(word)), status, .. }) = self else { return None };
+        Some(match (*word, status) {
+            ("too-many-requests", _) => {
+                "as many requests of the site are with its origins as may be; see its max_requests; a stored response covers for it"
+            }
+            ("too-many-fills", _) => {
+                "too many fills are running; see max_fills in [limits]; a stored response covers for it"
+            }
+            (_, Some(_)) => "the origin answered with an error; a stored response covers for it",
+            (_, None) => "no origin gave an answer; a stored response covers for it",
         })
     }
 

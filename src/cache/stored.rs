@@ -2,6 +2,7 @@
 //! storable. What it has for a request, [`super::lookup`] says.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 
@@ -34,6 +35,8 @@ pub struct Cache {
     pub metrics: Arc<Metrics>,
     pub uncacheable: Uncacheable,
     compressor: Compressor,
+    /// Bytes of the longest response of which a slice was stored.
+    longest_sliced: AtomicU64,
 }
 
 impl Cache {
@@ -48,6 +51,7 @@ impl Cache {
             purges,
             metrics,
             uncacheable: Uncacheable::new(),
+            longest_sliced: AtomicU64::new(0),
         }
     }
 
@@ -66,6 +70,11 @@ impl Cache {
     /// The largest body that is stored at all under a key.
     pub fn max_stored(&self, key: &str) -> u64 {
         self.max_in_memory(key).max(self.disk.max_object())
+    }
+
+    /// Bytes that what is stored in slices has at most. Of what a disk has from before nobody knows.
+    pub fn longest_sliced(&self) -> u64 {
+        if self.disk.is_in_use() { u64::MAX } else { self.longest_sliced.load(Ordering::Relaxed) }
     }
 
     /// What may be done with a stored response; `None` if a purge has killed it.
@@ -92,6 +101,9 @@ impl Cache {
         if object.standing(&self.purges) != Standing::Dead && !flight.is_spoilt() {
             self.uncacheable.forget(object.key().as_str(), &object.variant);
             self.metrics.stored(object.freshness.basis.as_str());
+            if let Some(slice) = object.part() {
+                self.longest_sliced.fetch_max(slice.total, Ordering::Relaxed);
+            }
             if object.content.in_memory().is_some() {
                 self.memory.insert(object.clone(), rules.max_variants);
             }

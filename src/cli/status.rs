@@ -83,8 +83,8 @@ fn render(status: &Value, pools: &Value) -> String {
 fn render_site(site: &Value, memory: &Value) -> String {
     let mut line = format!("site     {} version {}", text(&site["name"]), site["version"]);
     let requests = &site["requests"];
-    if requests.is_object() {
-        line += &format!(", {} of {} requests", requests["running"], requests["max"]);
+    if requests["max"].is_number() {
+        line += &format!(", {} of {} requests ({} refused)", requests["running"], requests["max"], requests["refused"]);
     }
     if memory.is_object() {
         line += &format!(", memory {}", share(memory));
@@ -145,7 +145,7 @@ mod tests {
                 "objects": 1, "index_bytes": 75, "scan": { "done": false, "percent": 42, "files": 1 },
                 "troubles": [["disk-full", 3], ["disk-slow", 0]]
             }] },
-            "purges": { "seq": 7, "marks": 1 }, "sites": [{ "name": "shop", "version": 2, "requests": { "running": 3, "max": 100 } }],
+            "purges": { "seq": 7, "marks": 1 }, "sites": [{ "name": "shop", "version": 2, "requests": { "running": 3, "max": 100, "refused": 7 } }],
         });
         let pools = serde_json::json!({ "pools": [{ "name": "app", "balance": "random", "origins": [
             { "address": "127.0.0.1:1", "status": "down", "active": 0, "requests": 9, "failures": 1, "last_error": "refused" }
@@ -156,7 +156,7 @@ mod tests {
             "REFUSED, 1 mistake (",
             "NEEDS A RESTART: [[listen]]",
             "1.5 KiB of 1.0 MiB",
-            "site     shop version 2, 3 of 100 requests, memory 512 B of 1.0 KiB (50 %)\n",
+            "site     shop version 2, 3 of 100 requests (7 refused), memory 512 B of 1.0 KiB (50 %)\n",
             "down",
             "(refused)",
             "disk     /var/cache/seawall read only, 4.0 KiB of 1.0 GiB (0 %), 1 object,",

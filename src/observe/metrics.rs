@@ -46,6 +46,7 @@ pub struct Metrics {
     pub cache_keys: IntGauge,
     pub site_memory: IntGaugeVec,
     pub site_requests: IntGaugeVec,
+    pub site_max_requests: IntGaugeVec,
     pub fills: IntGauge,
     pub fills_refused: IntCounter,
     pub fills_lost: IntCounter,
@@ -157,11 +158,8 @@ impl Metrics {
                 "Bytes in the part of the memory tier that a site has for itself",
                 &["site"],
             ),
-            site_requests: new.gauges(
-                "site_requests",
-                "Requests that are with origins, of sites with max_requests",
-                &["site"],
-            ),
+            site_requests: new.gauges("site_requests", "Requests of a site that are with its origins", &["site"]),
+            site_max_requests: new.gauges("site_max_requests", "How many may be, where that is bounded", &["site"]),
             fills: new.gauge("fills", "Running fills"),
             fills_lost: new.counter("fills_lost_total", "Fills that a fault of the node's own ended"),
             fills_refused: new

@@ -42,7 +42,7 @@ pub struct Exchange {
     /// How long nothing may come of the body.
     patience: Option<Duration>,
     waits: Option<Wait>,
-    /// Counts the request that it is for alone, where the site of that has a bound.
+    /// The place of the request that it is for among those of its site.
     pub running: Option<RunningRequest>,
 }
 

@@ -52,7 +52,7 @@ pub(crate) async fn pass(
     body: Option<Incoming>,
     interims: Option<Arc<Interims>>,
 ) -> Result<Passed, OriginError> {
-    let running = snapshot.enter(matched.site_index, false)?;
+    let running = snapshot.enter(matched.site_index)?;
     let request = origin_request(snapshot, view, matched, interims);
     let upload = body.map(|body| {
         let limits = &snapshot.config.limits;
@@ -78,7 +78,7 @@ pub(crate) async fn pass(
     });
     let mut answer = attempts::send(&engine.connector, &snapshot.pools, &request, upload).await;
     if let Ok(exchange) = &mut answer {
-        exchange.running = running;
+        exchange.running = Some(running);
         heeded::settle(&mut exchange.fields, matched.route, Timestamp::now);
         if let Some(way_back) = WayBack::new(&snapshot.config, matched, view) {
             way_back.map_all(&mut exchange.fields);

@@ -24,7 +24,7 @@ pub(crate) fn client(node: &Node, (peer, scheme): (IpAddr, Scheme), fields: Fiel
     let (mut client, mut said_scheme) = (peer, None);
     let list = fields.joined_text(name);
     // An empty element says nothing (RFC 9110 section 5.6.1).
-    for hop in list.iter().flat_map(|list| list.rsplit(',')).filter(|hop| !hop.trim().is_empty()) {
+    for hop in list.iter().flat_map(|list| rsplit_unquoted(list, b',')).filter(|hop| !hop.trim().is_empty()) {
         let said = if *name == FORWARDED { parameter(hop, "for").and_then(address) } else { address(hop.trim()) };
         if *name == FORWARDED {
             said_scheme = parameter(hop, "proto").and_then(scheme_of).or(said_scheme);
@@ -40,7 +40,8 @@ pub(crate) fn client(node: &Node, (peer, scheme): (IpAddr, Scheme), fields: Fiel
     if *name != FORWARDED {
         // The nearest says it last, if any adds to what was there.
         let list = fields.joined_text(&FORWARDED_PROTO);
-        said_scheme = list.as_ref().and_then(|list| list.rsplit(',').next()).and_then(scheme_of);
+        let mut elements = list.iter().flat_map(|list| list.rsplit(',')).filter(|element| !element.trim().is_empty());
+        said_scheme = elements.next().and_then(scheme_of);
     }
     (client, said_scheme.unwrap_or(scheme))
 }
@@ -57,9 +58,34 @@ fn scheme_of(text: &str) -> Option<Scheme> {
 
 /// What one element of `Forwarded` says: `for="[2001:db8::1]:4711";proto=https`.
 fn parameter<'e>(element: &'e str, wanted: &str) -> Option<&'e str> {
-    let mut pairs = element.split(';').filter_map(|pair| pair.split_once('='));
+    let mut pairs = rsplit_unquoted(element, b';').filter_map(|pair| pair.split_once('='));
     let (_, value) = pairs.find(|(name, _)| name.trim().eq_ignore_ascii_case(wanted))?;
     Some(value.trim().trim_matches('"'))
+}
+
+/// What is between separators, the last first; those within a quoted string are none (RFC 7239 section 4). From the right, a
+/// string that a client has left open hides nothing that a proxy has added.
+fn rsplit_unquoted(text: &str, separator: u8) -> impl Iterator<Item = &str> {
+    let mut rest = Some(text);
+    std::iter::from_fn(move || {
+        let text = rest?;
+        let mut is_quoted = false;
+        for (at, byte) in text.bytes().enumerate().rev() {
+            if byte == b'"' && !is_escaped(&text.as_bytes()[..at]) {
+                is_quoted = !is_quoted;
+            } else if byte == separator && !is_quoted {
+                rest = Some(&text[..at]); // the separator is ASCII
+                return Some(&text[at + 1..]);
+            }
+        }
+        rest = None;
+        Some(text)
+    })
+}
+
+/// Whether what follows is escaped: an odd number of backslashes is before it.
+fn is_escaped(before: &[u8]) -> bool {
+    before.iter().rev().take_while(|byte| **byte == b'\\').count() % 2 == 1
 }
 
 /// An address, which may have a port.
@@ -110,6 +136,12 @@ mod tests {
             ),
             (&forwarded, "10.0.0.1", &[("forwarded", "for=203.0.113.9, by=x;for=10.0.0.2")], "203.0.113.9"),
             (&forwarded, "10.0.0.1", &[("forwarded", "for=203.0.113.9, for=_hidden")], "10.0.0.1"),
+            // What is quoted separates nothing, and what is left open hides nothing that comes after it.
+            (&forwarded, "10.0.0.1", &[("forwarded", "for=203.0.113.9;host=\"x,for=1.1.1.1\"")], "203.0.113.9"),
+            (&forwarded, "10.0.0.1", &[("forwarded", "for=203.0.113.9;host=\"x;for=1.1.1.1\"")], "203.0.113.9"),
+            (&forwarded, "10.0.0.1", &[("forwarded", "host=\"a\\\",for=1.1.1.1\";for=203.0.113.9")], "203.0.113.9"),
+            (&forwarded, "10.0.0.1", &[("forwarded", "for=\"1.1.1.1, for=203.0.113.9")], "203.0.113.9"),
+            (&forwarded, "10.0.0.1", &[("forwarded", "for=_x;ext=\"a, for=1.1.1.1\"")], "10.0.0.1"),
             (&forwarded, "10.0.0.1", &[("x-forwarded-for", "203.0.113.9")], "10.0.0.1"),
             (&forwarded, "192.0.2.1", &[("forwarded", "for=203.0.113.9")], "192.0.2.1"),
             // By a field that is no list.
@@ -142,7 +174,7 @@ mod tests {
             (&chain, "10.0.0.1", &[], None),
             (&chain, "10.0.0.1", &[("x-forwarded-proto", "")], None),
             (&chain, "10.0.0.1", &[("x-forwarded-proto", "https x")], None),
-            (&chain, "10.0.0.1", &[("x-forwarded-proto", "https,")], None),
+            (&chain, "10.0.0.1", &[("x-forwarded-proto", "https, ")], Some("https")),
             (&chain, "10.0.0.1", &[("forwarded", "for=203.0.113.9;proto=https")], None),
             // By `Forwarded`, of whoever is believed.
             (&forwarded, "10.0.0.1", &[("forwarded", "for=203.0.113.9;proto=https")], Some("https")),
@@ -161,6 +193,8 @@ mod tests {
                 Some("http"),
             ),
             (&forwarded, "10.0.0.1", &[("forwarded", "for=1.1.1.1;proto=https, for=203.0.113.9")], None),
+            (&forwarded, "10.0.0.1", &[("forwarded", "for=1.1.1.1;host=\"x,proto=https\";proto=http")], Some("http")),
+            (&forwarded, "10.0.0.1", &[("forwarded", "for=1.1.1.1;ext=\"a;proto=https\";proto=http")], Some("http")),
             (&forwarded, "10.0.0.1", &[("x-forwarded-proto", "https")], None),
             (&forwarded, "192.0.2.1", &[("forwarded", "for=203.0.113.9;proto=https")], None),
         ] {

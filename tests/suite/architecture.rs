@@ -28,7 +28,7 @@ const ARROWS: [(&str, &[&str]); 34] = [
     ("observe", &["clock", "config", "request"]),
     ("plan", &["address", "clock", "config", "expression", "pattern", "request", "template"]),
     ("pace", &["config"]),
-    ("running", &[]),
+    ("running", &["clock"]),
     ("origin", &["address", "chunked", "clock", "config", "pace", "plan", "request", "running"]),
     ("snapshot", &["config", "observe", "origin", "request", "running"]),
     (

@@ -1,5 +1,6 @@
 //! Sites that share a node: what one may take of it leaves something for the others.
 
+use crate::harness::frames::{END_HEADERS, END_STREAM, HEADERS, RST_STREAM, Raw, frame, section};
 use crate::harness::origin::Gate;
 use crate::harness::{Client, Node, Origin, Protocol, Reply, Step, eventually};
 
@@ -280,4 +281,160 @@ fn variants_that_do_not_fit_together_displace_the_oldest() {
     }
     assert!(get("c").is_hit() && get("b").is_hit());
     assert!(!get("a").is_hit());
+}
+
+/// A body whose last byte comes when it is let.
+fn held_back(gate: &Gate, length: usize) -> Vec<Step> {
+    let head =
+        format!("HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nETag: \"a\"\r\nContent-Length: {length}\r\n\r\n");
+    vec![Step::Send(head.into()), Step::Wait(gate.clone()), Step::Send(vec![b'x'; length])]
+}
+
+/// The place is the fill's, which goes on whoever leaves, or has all it wants.
+#[test]
+fn a_fill_counts_until_the_origin_has_answered() {
+    for asked in ["HEAD", "GET", "gone"] {
+        let gate = Gate::default();
+        let wait = gate.clone();
+        let origin = Origin::start(move |request| match request.path() {
+            "/hung" => [vec![Step::Wait(wait.clone())], Reply::ok(&["Cache-Control: max-age=60"], "x")].concat(),
+            _ => held_back(&wait, 1000),
+        });
+        let node = Node::speaking(
+            Protocol::H2,
+            &[origin.address],
+            "max_requests = 1\n[[site.shop.route]]\npath = \"/*\"\n\
+             pool = \"app\"\ncache = { mode = \"respect\" }\n",
+        );
+        let running = || node.admin("GET", "/v1/status", "").1["sites"][0]["requests"]["running"].as_u64().unwrap();
+        let fields = ["Host: shop.example"];
+        match asked {
+            "HEAD" => assert_eq!(node.request("HEAD", "/a", &fields, "").status, 200),
+            "GET" => {
+                let fields = ["Host: shop.example", "If-None-Match: \"a\""];
+                assert_eq!(node.request("GET", "/a", &fields, "").status, 304);
+            }
+            _ => {
+                let mut raw = Raw::connect(&node);
+                raw.send(&frame(HEADERS, END_STREAM | END_HEADERS, 1, &section("/hung", &[])));
+                origin.wait_for(1);
+                raw.send(&frame(RST_STREAM, 0, 1, &8_u32.to_be_bytes()));
+                assert!(raw.is_alive());
+            }
+        }
+        assert_eq!((running(), node.get("/b").status), (1, 503), "{asked}");
+        assert_eq!(origin.count(), 1);
+        gate.open();
+        eventually("room", || (running() == 0).then_some(()));
+        assert_eq!(node.get("/b").status, 200);
+    }
+}
+
+/// Who reads slowly what is stored holds up nobody.
+#[test]
+fn slow_readers_of_what_has_come_do_not_count() {
+    let origin = Origin::start(|request| match request.path() {
+        "/large" => Reply::ok(&["Cache-Control: max-age=60"], vec![b'x'; 6 << 20]),
+        _ => Reply::ok(&["Cache-Control: max-age=60"], "x"),
+    });
+    let node = Node::start(&config(&origin, "max_requests = 1"));
+    let mut slow = ask(&node, "GET /large");
+    assert!(slow.head().starts_with("HTTP/1.1 200"));
+    eventually("the fill to end", || (running(&node) == 0).then_some(()));
+    assert_eq!(node.get_with("/small", &[FIRST]).status, 200);
+    drop(slow);
+}
+
+/// Answers that have begun go on one after the other: they are at the origin no more often than others.
+#[test]
+fn slices_that_follow_wait_for_their_turn() {
+    let gate = Gate::default();
+    let wait = gate.clone();
+    let origin = Origin::start(move |request| {
+        let range = request.field("range").unwrap_or("bytes=0-65535").to_owned();
+        let (first, last) = range.strip_prefix("bytes=").and_then(|range| range.split_once('-')).unwrap();
+        let (first, last): (usize, usize) = (first.parse().unwrap(), last.parse::<usize>().unwrap().min(99_999));
+        let head = format!(
+            "HTTP/1.1 206 Partial Content\r\nCache-Control: max-age=60\r\nETag: \"a\"\r\nContent-Range: bytes \
+             {first}-{last}/100000\r\nContent-Length: {}\r\n\r\n",
+            last + 1 - first
+        );
+        let slow = if first > 0 { vec![Step::Wait(wait.clone())] } else { vec![] };
+        [slow, vec![Step::Send(head.into()), Step::Send(vec![b'x'; last + 1 - first])]].concat()
+    });
+    let sliced = config(&origin, "max_requests = 2").replacen("\"respect\"", "\"respect\", slice = \"64KiB\"", 1);
+    let node = Node::start(&sliced);
+    for number in 0..6 {
+        assert_eq!(node.get_with(&format!("/{number}"), &[FIRST, "Range: bytes=0-10"]).status, 206);
+    }
+    let mut readers: Vec<_> = (0..6).map(|number| ask(&node, &format!("GET /{number}"))).collect();
+    readers.iter_mut().for_each(|reader| assert!(reader.head().starts_with("HTTP/1.1 200")));
+    origin.wait_for(8);
+    assert_eq!((running(&node), origin.count()), (2, 8));
+    gate.open();
+    readers.iter_mut().for_each(|reader| {
+        let mut length = 0;
+        while length < 100_000 {
+            let some = reader.read_some().len();
+            assert!(some > 0, "cut off after {length}");
+            length += some;
+        }
+    });
+}
+
+/// What is compressed is not to cost an object the place that it has.
+#[test]
+fn codings_that_have_no_room_are_left_out() {
+    let text = base64_of(600_000);
+    let origin =
+        Origin::start(move |_| Reply::ok(&["Cache-Control: max-age=60", "Content-Type: text/plain"], text.clone()));
+    let config = format!("[cache.memory]\nmax_size = \"8MiB\"\n{}", config(&origin, "memory = \"1MiB\""));
+    let node = Node::start(&config.replacen("\"respect\"", "\"respect\", compress = [\"gzip\", \"br\"]", 1));
+    let get = || node.get_with("/a", &[FIRST]);
+    assert_eq!(get().body.len(), 600_000);
+    eventually("both to be tried", || {
+        let metrics = node.admin("GET", "/metrics", "").1;
+        let tried = |coding| metrics.as_str().unwrap().contains(&format!("compressed_total{{coding=\"{coding}\"}} 1"));
+        (tried("gzip") && tried("br")).then_some(())
+    });
+    assert!((0..3).all(|_| get().is_hit()));
+    assert_eq!(origin.count(), 1);
+}
+
+/// Text that hardly shrinks.
+fn base64_of(length: usize) -> Vec<u8> {
+    const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut state = 1_u64;
+    let mut letter = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        LETTERS[(state >> 58) as usize]
+    };
+    (0..length).map(|_| letter()).collect()
+}
+
+/// Whatever is left of it: its first slice has made room, and so nobody knows how long it is.
+#[test]
+fn all_slices_of_what_a_request_has_changed_are_forgotten() {
+    let origin = Origin::start(|request| match request.field("range") {
+        Some(range) => {
+            let (first, last) = range.strip_prefix("bytes=").and_then(|range| range.split_once('-')).unwrap();
+            let (first, last): (usize, usize) = (first.parse().unwrap(), last.parse::<usize>().unwrap().min(9_999_999));
+            let head = format!(
+                "HTTP/1.1 206 Partial Content\r\nCache-Control: max-age=60\r\nETag: \"a\"\r\nContent-Range: bytes \
+                 {first}-{last}/10000000\r\nContent-Length: {}\r\n\r\n",
+                last + 1 - first
+            );
+            vec![Step::Send(head.into()), Step::Send(vec![b'x'; last + 1 - first])]
+        }
+        None => Reply::ok(&[], "changed"),
+    });
+    for first in ["memory = \"1MiB\"", ""] {
+        let sliced = config(&origin, first).replacen("\"respect\"", "\"respect\", slice = \"64KiB\"", 1);
+        let node = Node::start(&format!("[cache.memory]\nmax_size = \"16MiB\"\nmax_object = \"1MiB\"\n{sliced}"));
+        let end = || node.get_with("/a", &[FIRST, "Range: bytes=9999000-9999005"]);
+        assert_eq!(end().status, 206);
+        assert!(end().is_hit());
+        assert_eq!(node.request("POST", "/a", &[FIRST], "").status, 200);
+        assert!(!end().is_hit(), "{first}");
+    }
 }

@@ -135,6 +135,7 @@ impl Fill {
         if let Some(reason) = obstacle {
             self.cache.metrics.not_stored(reason.as_str());
             self.flight.settle(Settled::Private(Stored::No(reason)));
+            exchange.running = self.running.lock().take();
             let rest = Unread { exchange, connector: self.connector.clone(), left: range.length() };
             let _ = owner.send(private(PrivateBody::Passed(rest))); // nobody waits for it: the client left
             return;
@@ -204,6 +205,7 @@ impl Fill {
         self.flights.remove(&self.flight);
         self.flight.settle(Settled::Private(Stored::No(reason)));
         let head = Head::private(exchange.status, std::mem::take(&mut exchange.fields));
+        exchange.running = self.running.lock().take();
         let body = PrivateBody::Passed(Unread { exchange, connector: self.connector.clone(), left: u64::MAX });
         let _ = owner.send(PrivateResponse { head, length, body }); // nobody waits for it: a refresh, or the client left
     }

@@ -10,12 +10,14 @@ mod request;
 use std::sync::Arc;
 
 use http::{HeaderName, StatusCode, header};
+use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use crate::origin::attempts;
 use crate::origin::connect::Connector;
 use crate::origin::error::OriginError;
 use crate::origin::exchange::Exchange;
+use crate::running::RunningRequest;
 
 use super::flight::{Flight, FlightReader, Settled};
 use super::flights::Flights;
@@ -35,6 +37,8 @@ pub(crate) struct Fill {
     pub connector: Arc<Connector>,
     pub flight: Arc<Flight>,
     pub request: Box<FillRequest>,
+    /// The place of the request that caused it among those of its site, until the origin's answer has been read.
+    pub running: Mutex<Option<RunningRequest>>,
 }
 
 /// A response that only the request which caused the fill may have.

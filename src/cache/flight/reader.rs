@@ -8,7 +8,6 @@ use bytes::Bytes;
 use crate::clock::ticks;
 use crate::origin::error::OriginError;
 use crate::origin::interims::Interims;
-use crate::running::RunningRequest;
 
 use super::super::vary::Presented;
 use super::body::{Next, Retention};
@@ -37,8 +36,6 @@ pub struct FlightReader {
     pub head: Arc<FlightHead>,
     /// Whether it is of the request that caused the fill.
     pub leads: bool,
-    /// Counts its request, where its site has a bound.
-    pub running: Option<RunningRequest>,
 }
 
 impl Flight {
@@ -52,7 +49,7 @@ impl Flight {
     pub fn start_for_one(self: &Arc<Self>, head: FlightHead) -> Option<FlightReader> {
         let (seat, head) = (self.seat()?, Arc::new(head));
         self.enter(Phase::Streaming(head.clone()));
-        Some(FlightReader { seat, head, leads: true, running: None })
+        Some(FlightReader { seat, head, leads: true })
     }
 
     /// Waits for the head. Ends when the fill does, and every wait of a fill has a deadline.
@@ -83,9 +80,7 @@ impl Flight {
                     }
                     let leads = seat.is_some();
                     let seat = seat.or_else(|| self.seat());
-                    return seat.map_or(Arrival::Missed, |seat| {
-                        Arrival::Stream(FlightReader { seat, head, leads, running: None })
-                    });
+                    return seat.map_or(Arrival::Missed, |seat| Arrival::Stream(FlightReader { seat, head, leads }));
                 }
             }
         }

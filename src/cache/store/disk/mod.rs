@@ -280,6 +280,11 @@ impl DiskTier {
         most.unwrap_or(0).min(self.settings.load().max_object.0)
     }
 
+    /// Whether there is a directory at all.
+    pub fn is_in_use(&self) -> bool {
+        !self.volumes.load().is_empty()
+    }
+
     /// How long anything waits for a disk.
     pub fn patience(&self) -> Duration {
         self.settings.load().read_timeout

@@ -120,9 +120,20 @@ impl MemoryStore {
         self.0.own.load().get(Key::of_written(key).site()).cloned()
     }
 
+    /// Bytes that may be stored where a key has its place.
+    pub fn max_size(&self, key: &str) -> u64 {
+        self.in_area(key, Area::max_size)
+    }
+
+    /// Bytes by which what is stored under a key may grow.
+    pub fn room_to_grow(&self, key: &str) -> u64 {
+        let weight = self.in_area(key, |area| area.peek(key)).map_or(0, |(_, weight)| weight);
+        self.max_size(key).saturating_sub(weight.into())
+    }
+
     /// The largest body that is kept under a key; `beside`: bytes of the response beside its body ([`Object::weight`]).
     pub fn max_body(&self, key: &str, beside: usize) -> u64 {
-        let room = self.in_area(key, Area::max_size).saturating_sub((beside + ENTRY_OVERHEAD) as u64);
+        let room = self.max_size(key).saturating_sub((beside + ENTRY_OVERHEAD) as u64);
         room.min(self.0.max_object.load(Ordering::Relaxed))
     }
 
