@@ -1,6 +1,7 @@
 //! Time as every decision gets it: as an argument. Only the outermost shell calls [`Timestamp::now`].
 
 use std::borrow::Cow;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Milliseconds since the Unix epoch.
@@ -91,6 +92,23 @@ pub(crate) fn ticks() -> u64 {
     static START: std::sync::OnceLock<u64> = std::sync::OnceLock::new();
     let now = now();
     now - START.get_or_init(|| now).min(&now) + 1
+}
+
+/// What is told again and again, and is to be told every ten seconds at most.
+#[derive(Debug, Default)]
+pub struct Rarely(AtomicU64);
+
+impl Rarely {
+    pub const fn new() -> Self {
+        Rarely(AtomicU64::new(0))
+    }
+
+    /// Whether it is time to tell it; then it is not for a while.
+    pub fn is_time(&self) -> bool {
+        let (now, told) = (ticks(), self.0.load(Ordering::Relaxed));
+        let is_time = told == 0 || now.saturating_sub(told) >= 10_000;
+        is_time && self.0.compare_exchange(told, now, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+    }
 }
 
 /// A length of time in whole milliseconds: half the size of a `Duration`, for what is kept a million times.

@@ -2,13 +2,13 @@
 
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::clock::ticks;
+use crate::clock::Rarely;
 
 /// Counts the requests of a site from when they need an origin until its answer has been read. One for all configurations.
 #[derive(Debug, Default)]
@@ -16,8 +16,8 @@ pub struct Running {
     count: AtomicU32,
     /// Somebody has made room.
     left: Notify,
-    /// When it was told last that there are too many, by [`ticks`]; 0: never.
-    told: AtomicU64,
+    /// That there are too many.
+    pub told: Rarely,
 }
 
 /// A request that is with an origin, until this is dropped.
@@ -27,9 +27,6 @@ pub struct RunningRequest(Arc<Running>);
 /// A site has as many requests with its origins as it may.
 #[derive(Debug)]
 pub struct TooManyRequests;
-
-/// What is told again and again is told so rarely.
-const TOLD_EVERY: Duration = Duration::from_secs(10);
 
 impl Running {
     /// One more, unless there are `most` already; `None`: there may be any number.
@@ -62,13 +59,6 @@ impl Running {
     pub fn count(&self) -> u32 {
         self.count.load(Ordering::Relaxed)
     }
-
-    /// Whether it is to be told now that there are too many.
-    pub fn may_be_told(&self) -> bool {
-        let (now, told) = (ticks(), self.told.load(Ordering::Relaxed));
-        let is_time = told == 0 || now.saturating_sub(told) >= TOLD_EVERY.as_millis() as u64;
-        is_time && self.told.compare_exchange(told, now, Ordering::Relaxed, Ordering::Relaxed).is_ok()
-    }
 }
 
 impl Drop for RunningRequest {
@@ -94,7 +84,7 @@ mod tests {
         assert!(fourth.is_ok() && running.enter(Some(3)).is_err() && running.enter(None).is_ok());
         drop((all, fourth));
         assert_eq!(running.count(), 0);
-        assert!(running.may_be_told() && !running.may_be_told());
+        assert!(running.told.is_time() && !running.told.is_time());
     }
 
     #[tokio::test(start_paused = true)]

@@ -99,7 +99,7 @@ impl Snapshot {
     fn note_refusal(&self, site: usize) {
         let (runtime, Site { name, max_requests, .. }) = (&self.sites[site], self.site(site));
         runtime.metrics.requests_refused.inc();
-        if runtime.running.may_be_told() {
+        if runtime.running.told.is_time() {
             let refused = runtime.metrics.requests_refused.get();
             let most = max_requests.unwrap_or_default();
             tracing::warn!(site = %name, max_requests = most, refused, "a site has as many requests with its origins as it may");

@@ -12,6 +12,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use crate::address::IpRange;
+use crate::clock::Rarely;
 use crate::config::model::{ListenAddress, Listener, Protocol};
 use crate::pace::Pace;
 use crate::request::{ListenerId, Scheme};
@@ -98,7 +99,7 @@ pub(crate) async fn serve(bound: Bound, shared: Arc<Shared>, open: Open, mut shu
         let is_crowd = !is_proxied && matches!(stream, Socket::Tcp(_));
         let Some(guard) = open.enter(&shared, is_crowd.then_some(client.ip())) else { continue };
         let (shared, shutdown, way) = (shared.clone(), shutdown.clone(), bound.way.clone());
-        let between = Named { client, local: bound.local };
+        let between = Named { client, local: bound.local, tls: None };
         if !is_proxied {
             tokio::spawn(serve_connection(stream, between, way, shared, shutdown, guard));
             continue;
@@ -130,7 +131,16 @@ async fn name(mut stream: Socket, shared: &Shared, place: &Place, tls: bool) -> 
         Ok(named) => Some((stream, named)),
         Err(error) => {
             shared.observer.metrics.proxy_header_failures.inc();
-            tracing::debug!(peer = stream.peer(), %error, "a connection from proxy_from is closed: it has no PROXY header");
+            static TOLD: Rarely = Rarely::new();
+            let (peer, failed) = (stream.peer(), shared.observer.metrics.proxy_header_failures.get());
+            match TOLD.is_time() {
+                true => {
+                    tracing::warn!(peer, failed, %error, "a connection from proxy_from is closed: it has no PROXY header")
+                }
+                false => {
+                    tracing::debug!(peer, %error, "a connection from proxy_from is closed: it has no PROXY header")
+                }
+            }
             None
         }
     }
@@ -138,7 +148,7 @@ async fn name(mut stream: Socket, shared: &Shared, place: &Place, tls: bool) -> 
 
 async fn serve_connection(
     stream: Socket,
-    Named { client, local }: Named,
+    between: Named,
     Way { listener, acceptor, offers }: Way,
     shared: Arc<Shared>,
     shutdown: watch::Receiver<bool>,
@@ -153,15 +163,15 @@ async fn serve_connection(
         (limits.tls_timeout, Pace::of(limits))
     };
     let stream = match acceptor {
-        None => ClientStream::plain(stream, (client, local), listener, pace),
+        None => ClientStream::plain(stream, between, listener, pace),
         Some(acceptor) => match Box::pin(shake_hands(acceptor, stream, tls_timeout, &place)).await {
             Ok(mut stream) => {
                 stream.get_mut().1.set_buffer_limit(Some(TLS_BUFFER));
-                ClientStream::tls(stream, (client, local), listener, pace)
+                ClientStream::tls(stream, between, listener, pace)
             }
             Err(error) => {
                 shared.observer.metrics.tls_failures.inc();
-                tracing::debug!(%client, %error, "TLS handshake failed");
+                tracing::debug!(client = %between.client, %error, "TLS handshake failed");
                 return;
             }
         },

@@ -21,7 +21,23 @@ const SHORTEST_LINE: usize = 15;
 pub struct Named {
     pub client: SocketAddr,
     pub local: SocketAddr,
+    /// How the client has come to the proxy, where that says that it was by TLS.
+    pub tls: Option<CameByTls>,
 }
+
+/// A connection to a proxy that ends TLS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CameByTls {
+    /// As [`crate::request::RequestView::tls`] has it, where it is said and known.
+    pub version: Option<&'static str>,
+}
+
+/// What the proxy says of TLS (section 2.2.6): one byte of flags, four of whether the client's certificate was verified, and more
+/// of the same kind.
+const PP2_TYPE_SSL: u8 = 0x20;
+const PP2_SUBTYPE_SSL_VERSION: u8 = 0x21;
+/// The client has come by TLS.
+const PP2_CLIENT_SSL: u8 = 1;
 
 /// Why something is no header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -86,10 +102,12 @@ fn of_line(addresses: v1::Addresses) -> Option<Named> {
         v1::Addresses::Tcp4(of) => Some(Named {
             client: (of.source_address, of.source_port).into(),
             local: (of.destination_address, of.destination_port).into(),
+            tls: None,
         }),
         v1::Addresses::Tcp6(of) => Some(Named {
             client: (of.source_address, of.source_port).into(),
             local: (of.destination_address, of.destination_port).into(),
+            tls: None,
         }),
         v1::Addresses::Unknown => None,
     }
@@ -101,13 +119,29 @@ fn of_binary(header: &v2::Header<'_>) -> Option<Named> {
         v2::Addresses::IPv4(of) => Some(Named {
             client: (of.source_address, of.source_port).into(),
             local: (of.destination_address, of.destination_port).into(),
+            tls: came_by_tls(header),
         }),
         v2::Addresses::IPv6(of) => Some(Named {
             client: (of.source_address, of.source_port).into(),
             local: (of.destination_address, of.destination_port).into(),
+            tls: came_by_tls(header),
         }),
         v2::Addresses::Unix(_) | v2::Addresses::Unspecified => None,
     }
+}
+
+/// What is malformed behind the addresses says nothing.
+fn came_by_tls(header: &v2::Header<'_>) -> Option<CameByTls> {
+    let said = header.tlvs().map_while(Result::ok).find(|said| said.kind == PP2_TYPE_SSL)?;
+    let flags = said.value.first()?;
+    let more = v2::TypeLengthValues::from(said.value.get(5..)?);
+    let version = more.map_while(Result::ok).find(|more| more.kind == PP2_SUBTYPE_SSL_VERSION);
+    let version = version.and_then(|version| match &*version.value {
+        b"TLSv1.3" => Some("TLSv1.3"),
+        b"TLSv1.2" => Some("TLSv1.2"),
+        _ => None,
+    });
+    (flags & PP2_CLIENT_SSL != 0).then_some(CameByTls { version })
 }
 
 #[cfg(test)]
@@ -162,11 +196,36 @@ mod tests {
                     let expected = expected.map(|(client, local)| Named {
                         client: client.parse().unwrap(),
                         local: local.parse().unwrap(),
+                        tls: None,
                     });
                     assert_eq!((read, stream), (Ok(expected), &b"next"[..]), "{header:?}");
                 }
                 Err(part) => assert!(read.as_ref().is_err_and(|why| why.contains(part)), "{read:?} {header:?}"),
             }
+        }
+    }
+
+    #[test]
+    fn a_proxy_that_ends_tls_says_so() {
+        let by_tls = |version| Some(CameByTls { version });
+        for (extras, expected) in [
+            (&b""[..], None),
+            (b"\x20\0\x05\x01\0\0\0\0", by_tls(None)),
+            (b"\x20\0\x05\x07\0\0\0\x01", by_tls(None)),
+            (b"\x20\0\x05\x02\0\0\0\0", None), // it knows a certificate, and the connection is plain
+            (b"\x20\0\x0f\x01\0\0\0\0\x21\0\x07TLSv1.3", by_tls(Some("TLSv1.3"))),
+            (b"\x20\0\x0f\x01\0\0\0\0\x21\0\x07TLSv1.2", by_tls(Some("TLSv1.2"))),
+            (b"\x20\0\x0d\x01\0\0\0\0\x21\0\x05SSLv3", by_tls(None)),
+            (b"\x01\0\x02h2\x20\0\x05\x01\0\0\0\0", by_tls(None)), // after another
+            (b"\x20\0\x04\x01\0\0\0", None),
+            (b"\x20\0\x09\x01\0\0\0\0", None),
+            (b"\x20\0\x08\x01\0\0\0\0\x21\0\x07", by_tls(None)),
+            (b"\x01\0\xff", None),
+            (b"\x01", None),
+        ] {
+            let rest = [&[192, 0, 2, 1, 10, 0, 0, 1, 0xc3, 0x50, 1, 187], extras].concat();
+            let named = parse(&binary(0x21, 0x11, &rest)).unwrap().unwrap();
+            assert_eq!(named.tls, expected, "{extras:?}");
         }
     }
 }

@@ -7,7 +7,6 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -29,6 +28,7 @@ use crate::request::{ListenerId, Scheme};
 
 use super::alarm::Alarm;
 use super::head::{BodyFraming, Endpoints};
+use super::proxy_protocol::Named;
 use super::socket::{Peer, Socket};
 
 /// Bytes of a body that are read at once, and the least that there is room for.
@@ -85,22 +85,15 @@ fn socket(transport: &Transport) -> &Socket {
 }
 
 impl ClientStream {
-    pub(crate) fn plain(
-        stream: Socket,
-        (client, local): (SocketAddr, SocketAddr),
-        listener: ListenerId,
-        pace: Pace,
-    ) -> Self {
-        Self::new(
-            Plain(stream),
-            Endpoints { listener: Some(listener), client, local, scheme: Scheme::Http, tls: None },
-            pace,
-        )
+    pub(crate) fn plain(stream: Socket, between: Named, listener: ListenerId, pace: Pace) -> Self {
+        let Named { client, local, tls } = between;
+        let (scheme, tls) = tls.map_or((Scheme::Http, None), |tls| (Scheme::Https, tls.version));
+        Self::new(Plain(stream), Endpoints { listener: Some(listener), client, local, scheme, tls }, pace)
     }
 
     pub(crate) fn tls(
         stream: TlsStream<Socket>,
-        (client, local): (SocketAddr, SocketAddr),
+        Named { client, local, .. }: Named,
         listener: ListenerId,
         pace: Pace,
     ) -> Self {
@@ -187,7 +180,7 @@ impl ClientStream {
 
     /// Whether files can be sent without being read.
     pub(crate) fn sends_files(&self) -> bool {
-        self.endpoints.scheme == Scheme::Http
+        matches!(self.shared.lock().transport, Plain(_))
     }
 
     /// Bytes that the kernel has and the client has not.
@@ -377,7 +370,8 @@ mod tests {
         let client = TcpStream::connect(address).await.unwrap();
         let (server, peer) = listener.accept().await.unwrap();
         let pace = Pace { patience: Duration::from_secs(5), least: 100 };
-        (ClientStream::plain(Socket::Tcp(server), (peer, address), ListenerId(0), pace), client)
+        let between = Named { client: peer, local: address, tls: None };
+        (ClientStream::plain(Socket::Tcp(server), between, ListenerId(0), pace), client)
     }
 
     /// The body's bytes, and how it ended.

@@ -74,7 +74,12 @@ fn others_are_served_as_ever_and_proxies_have_to_say_it() {
     assert_eq!(other.get("/a", &[]).text(), "127.0.0.2");
     let mut pretends = Client::connect_from([127, 0, 0, 2], node.address());
     pretends.send(format!("{LINE}GET / HTTP/1.1\r\nHost: shop.example\r\n\r\n"));
-    assert_eq!(pretends.response("GET").status, 400);
+    let refused = pretends.response("GET");
+    assert_eq!(refused.status, 400);
+    assert!(refused.text().contains("proxy_from of the listener"), "{}", refused.text());
+    let mut pretends = Client::connect_from([127, 0, 0, 2], node.address());
+    pretends.send(binary(1));
+    assert!(pretends.response("GET").text().contains("proxy_from of the listener"));
     for sent in ["GET / HTTP/1.1\r\nHost: shop.example\r\n\r\n", "PROXY TCP4 192.0", ""] {
         let mut connection = Client::connect(node.address());
         connection.send(sent);
@@ -160,5 +165,22 @@ fn haproxy_carries_connections_of_either_protocol() {
                 assert_eq!(String::from_utf8_lossy(&output.stdout), "127.0.0.3", "{option} {scheme} {protocol} {said}");
             }
         }
+    }
+}
+
+/// A proxy that ends TLS says so in its header, and then its clients have come by HTTPS.
+#[test]
+fn by_tls_is_who_has_come_to_the_proxy_by_it() {
+    let origin = Origin::start(|request| Reply::ok(&[], request.field("x-forwarded-proto").unwrap_or("-")));
+    let node = node(&origin, "name = \"front\"", "");
+    let tls = [&[0x20, 0, 15, 1, 0, 0, 0, 0, 0x21, 0, 7][..], b"TLSv1.3"].concat();
+    for (extras, scheme) in [(&[][..], "http"), (&tls, "https"), (&[0x20, 0, 5, 0, 0, 0, 0, 0], "http")] {
+        let mut header = binary(1);
+        header[15] += extras.len() as u8;
+        header.extend(extras);
+        let mut connection = Client::connect(node.address());
+        connection
+            .send([&header, &b"GET /a HTTP/1.1\r\nHost: shop.example\r\nX-Forwarded-Proto: ftp\r\n\r\n"[..]].concat());
+        assert_eq!(connection.response("GET").text(), scheme, "{extras:?}");
     }
 }

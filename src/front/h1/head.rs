@@ -16,6 +16,9 @@ use super::super::head::{
     only, refuse, refuse_method,
 };
 
+/// What a proxy is told that says whose a connection is where nobody asks it to.
+const PROXY_HEADER: &str = "this is a PROXY header: proxy_from of the listener does not have who sends it";
+
 /// Where the head in a buffer ends, or why it is refused before it has come in full. `scanned` is how far
 /// earlier calls have looked.
 pub fn find_end(buffer: &[u8], scanned: usize, limits: &Limits) -> Result<Option<usize>, Refusal> {
@@ -29,7 +32,8 @@ pub fn find_end(buffer: &[u8], scanned: usize, limits: &Limits) -> Result<Option
     }
     // A head whose lines end otherwise would never be seen to end.
     if memchr::memchr_iter(b'\n', &buffer[scanned..]).any(|at| at + scanned == 0 || buffer[at + scanned - 1] != b'\r') {
-        return Err(bad("a line ends without carriage return"));
+        let is_proxys = buffer.starts_with(b"\0\r\nQUIT\n"); // behind the empty lines that it begins with
+        return Err(bad(if is_proxys { PROXY_HEADER } else { "a line ends without carriage return" }));
     }
     if buffer.len() >= limits.max_head.0 as usize { Err(too_large(buffer, limits)) } else { Ok(None) }
 }
@@ -172,6 +176,7 @@ fn refuse_foreign_version(head: &[u8]) -> Result<(), Refusal> {
         Some([major, b'.', minor]) if major.is_ascii_digit() && minor.is_ascii_digit() => {
             Err(refuse(StatusCode::HTTP_VERSION_NOT_SUPPORTED, "this version of HTTP is not served here"))
         }
+        _ if line.starts_with(b"PROXY ") => Err(bad(PROXY_HEADER)),
         _ => Err(bad("the request line is not valid")),
     }
 }
