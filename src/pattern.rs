@@ -25,6 +25,9 @@ impl std::str::FromStr for PathPattern {
         if let Some(bad) = text.chars().find(|c| !c.is_ascii_graphic() || matches!(c, '?' | '#')) {
             return Err(format!("path {text:?} has {bad:?} in it; a path pattern has no query and only visible ASCII"));
         }
+        if text.contains(['{', '}']) {
+            return Err(format!("path {text:?} has a brace in it; a \"*\" stands for any number of characters"));
+        }
         let kind = match text.find('*') {
             None => Kind::Exact,
             Some(star) if star == text.len() - 1 => Kind::Prefix,

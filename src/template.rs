@@ -107,6 +107,12 @@ impl Template {
         {
             return Err((at, format!("{name} is a variable of nginx; write {here}")));
         }
+        if let Some(at) = text.find("%[") {
+            return Err((
+                at,
+                "%[ begins a sample of HAProxy's; here values are written {client.ip}, {header.NAME}".to_owned(),
+            ));
+        }
         let (mut parts, mut literal, mut at) = (Vec::new(), String::new(), 0);
         while let Some(brace) = text[at..].find(['{', '}']).map(|found| at + found) {
             literal.push_str(&text[at..brace]);

@@ -32,6 +32,9 @@ impl std::str::FromStr for HostPattern {
         if text == "*" {
             return Ok(HostPattern::Any);
         }
+        if text == "_" {
+            return Err("\"_\" is no host: for all that no other site has, write \"*\"".to_owned());
+        }
         let (wildcard, name) = text.strip_prefix("*.").map_or((false, text), |name| (true, name));
         match parse_authority(name).ok_or_else(expected)? {
             (_, Some(_)) => Err(format!("{text:?} has a port where none is expected")),

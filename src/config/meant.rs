@@ -41,15 +41,75 @@ const HOMES: [(&[&str], &str); 8] = [
     (&["max_object", "fill_buffer", "eviction"], "[cache.memory]"),
 ];
 
+/// What needs more words than one: the name, a key by which its table is known, and what to write.
+const NOTES: [(&[&str], &str, &str); 16] = [
+    (
+        &["gzip", "brotli", "zstd", "compression", "encode"],
+        "compress_passed",
+        "write compress = [\"br\", \"gzip\"] in \"cache\", for what is stored, and compress_passed = [\"br\", \"gzip\"] here, for what is not",
+    ),
+    (
+        &["group", "owner", "user"],
+        "proxy_from",
+        "a socket has the group of its directory, if that has the setgid bit: chgrp it, and chmod g+s",
+    ),
+    (
+        &["cert", "key", "certificate", "ssl_certificate", "tls_cert", "tls_key"],
+        "proxy_from",
+        "certificates are for all listeners: [[certificate]] with cert and key",
+    ),
+    (
+        &["max_connections"],
+        "max_requests",
+        "that is for the whole node, in [limits]; for one site there is max_requests",
+    ),
+    (
+        &["paths"],
+        "when",
+        "a route has one path; what several have in common is written once in defaults, or in a set (use)",
+    ),
+    (&["location", "locations", "routes"], "hosts", "write [[site.NAME.route]] with path and pool for each"),
+    (
+        &["headers", "add_header", "header", "response_headers", "set_header"],
+        "rewrite",
+        "write response = { set = { X-Name = \"value\" } } for what clients get, request = { ... } for what origins get",
+    ),
+    (&["headers", "header"], "body", "write fields = { X-Name = \"value\" }"),
+    (&["https_redirect", "redirect_https", "force_https", "ssl_redirect"], "hosts", "write https = \"redirect\""),
+    (
+        &["strip_prefix", "strip_path", "prefix"],
+        "set_query",
+        "with path = \"/shop/*\", {1} is what is behind: to = \"/{1}\"",
+    ),
+    (
+        &["proxy_ssl_verify", "insecure", "tls_verify", "ssl_verify"],
+        "origins",
+        "write verify = false, beside tls = true",
+    ),
+    (
+        &["valid", "max_age", "ttl_default", "expires"],
+        "negative_ttl",
+        "write default_ttl, or mode = \"force\" with ttl",
+    ),
+    (
+        &["max_conns", "maxconn", "max_connections", "queue"],
+        "origins",
+        "connections of a pool cannot be bounded yet; max_requests of a site bounds what is with its origins",
+    ),
+    (&["max_fails", "fail_timeout", "outlier_detection"], "origins", "write health = { path = \"/health\" }"),
+    (&["rate_limit", "limit_req", "rate"], "hosts", "there are no limits of rates yet"),
+    (&["worker_processes", "workers", "nbthread"], "drain_timeout", "write threads"),
+];
+
 /// Says what is to be written instead; `known`: the keys that the table has.
 pub(crate) fn meant(written: &str, known: &[&str]) -> Option<String> {
+    let note = NOTES.iter().find(|(names, key, _)| names.contains(&written) && known.contains(key));
+    if let Some((.., note)) = note {
+        return Some((*note).to_owned());
+    }
     let called = OTHER_NAMES.iter().filter(|(names, _)| names.contains(&written)).flat_map(|(_, keys)| *keys);
     if let Some(key) = called.into_iter().find(|key| known.contains(key)) {
         return Some(format!("it is called {key:?} here"));
-    }
-    if matches!(written, "group" | "owner" | "user") && known.contains(&"mode") && known.contains(&"address") {
-        let hint = "a socket has the group of its directory, if that has the setgid bit: chgrp it, and chmod g+s";
-        return Some(hint.to_owned());
     }
     let home = HOMES.iter().find(|(keys, _)| keys.contains(&written));
     home.map(|(_, home)| format!("{written:?} belongs in {home}"))
@@ -64,7 +124,7 @@ mod tests {
         for (written, known, hint) in [
             ("maxconn", &["hosts", "max_requests"][..], Some("it is called \"max_requests\" here")),
             ("maxconn", &["max_connections"], Some("it is called \"max_connections\" here")),
-            ("maxconn", &["origins"], None),
+            ("maxconn", &["path"], None),
             ("gzip", &["compress"], Some("it is called \"compress\" here")),
             ("max_requests", &["origins"], Some("\"max_requests\" belongs in a site, [site.NAME]")),
             ("max_compressions", &["hosts"], Some("\"max_compressions\" belongs in [limits]")),
@@ -73,7 +133,7 @@ mod tests {
         ] {
             assert_eq!(meant(written, known).as_deref(), hint, "{written} {known:?}");
         }
-        let group = meant("group", &["address", "mode"]).unwrap();
+        let group = meant("group", &["address", "mode", "proxy_from"]).unwrap();
         assert!(group.contains("setgid"), "{group}");
     }
 }

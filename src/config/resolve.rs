@@ -64,6 +64,7 @@ pub(crate) fn resolve(mut files: Vec<Table<'_, '_>>, are_all: bool, errors: &Dia
     }
     certificate::check(&certificates, &config.hosts, Timestamp::now(), errors);
     config.certificates = Arc::new(CertificateStore::new(certificates));
+    listen::check_trust(&listeners, &config.node, errors);
     config.listeners = listen::check(listeners, has_certificate, errors);
     config.admin = admin.map(|admin| admin::check(admin, &config.sites, errors));
     if let Some(disk) = disk {

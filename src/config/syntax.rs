@@ -65,6 +65,9 @@ fn plainer(message: &str) -> &str {
         "unexpected leading zero, expected nothing" => {
             "a number begins with no zero; permissions and times are written in quotes: \"0660\", \"08:30\""
         }
+        "unexpected key or value, expected newline, `#`" | "unexpected key or value, expected newline" => {
+            "something follows the value: a value has no semicolon, and a text with quotes in it stands in '...'"
+        }
         message => message,
     }
 }

@@ -29,6 +29,7 @@ pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
         let (number, unit, after) = split_quantity(rest).ok_or(EXPECTED)?;
         let factor = lookup(&DURATION_UNITS, unit).ok_or_else(|| match unit {
             "" if after.starts_with(['.', ',']) => format!("{text:?} has a fraction; {EXPECTED}"),
+            "" if after.starts_with(' ') => format!("{text:?} has a space before its unit; {EXPECTED}"),
             "" => format!("{text:?} has no unit; {EXPECTED}"),
             unit => format!("unknown unit {unit:?}; {EXPECTED}"),
         })?;
@@ -48,9 +49,19 @@ pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
     }
     let factor = match unit {
         "" => 1,
-        unit => lookup(&SIZE_UNITS, unit).ok_or_else(|| format!("unknown unit {unit:?}; {EXPECTED}"))?,
+        unit => lookup(&SIZE_UNITS, unit).ok_or_else(|| match binary(unit) {
+            Some(meant) => format!("unknown unit {unit:?}; write \"{number}{meant}\""),
+            None => format!("unknown unit {unit:?}; {EXPECTED}"),
+        })?,
     };
     number.checked_mul(factor).ok_or_else(|| format!("{text:?} is too large a size"))
+}
+
+/// What others mean by one letter, or by a word in another case.
+fn binary(unit: &str) -> Option<&'static str> {
+    let units = ["KiB", "MiB", "GiB", "TiB"];
+    let is_short = |meant: &&&str| unit.eq_ignore_ascii_case(&meant[..1]) || unit.eq_ignore_ascii_case(meant);
+    units.iter().find(is_short).copied()
 }
 
 /// Writes a duration the way an operator would: `90s` as `1m30s`.

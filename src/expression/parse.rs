@@ -360,6 +360,9 @@ impl Parser<'_> {
                     return Err(match found {
                         '&' | '|' => mistake.with_hint(format!("write {found}{found}")),
                         '?' | '*' | '/' | '%' => mistake.with_hint("there is no arithmetic here, and no ?:"),
+                        '$' => mistake.with_hint(
+                            "nginx's variables are written header.NAME, cookies.has(\"NAME\"), query.NAME, client.ip, host, path",
+                        ),
                         '~' => mistake.with_hint("for a regular expression, write path.matches(r\"\\.css$\")"),
                         _ => mistake,
                     });

@@ -603,6 +603,45 @@ fn each_mistake_is_told_once_and_says_what_to_write() {
             format!("[[listen]]\naddress = \"unix:/run/a\"\nmode = 0660\n{POOL}{SITE}"),
             &["bad.toml:3:8: a number begins with no zero; permissions and times are written in quotes: \"0660\", \"08:30\""],
         ),
+        // What others write.
+        (
+            format!("{POOL}{}", SITE.replace("path = \"/*\"", "path = \"/api/{id}\"\ngzip = true\nheaders = { X-A = \"1\" }\npaths = []").replace("[\"*\"]", "[\"_\"]\nmax_connections = 5\nmemory = \"16m\"\nlocation = 1")),
+            &[
+                "bad.toml:4:10: \"_\" is no host: for all that no other site has, write \"*\"",
+                "bad.toml:5:1: unknown key \"max_connections\" in [site.shop]",
+                "= hint: that is for the whole node, in [limits]; for one site there is max_requests",
+                "bad.toml:6:10: wrong value for \"memory\" in [site.shop]: unknown unit \"m\"; write \"16MiB\"",
+                "bad.toml:7:1: unknown key \"location\" in [site.shop]",
+                "= hint: write [[site.NAME.route]] with path and pool for each",
+                "bad.toml:9:8: path \"/api/{id}\" has a brace in it; a \"*\" stands for any number of characters",
+                "bad.toml:10:1: unknown key \"gzip\" in [[site.shop.route]]",
+                "= hint: write compress = [\"br\", \"gzip\"] in \"cache\", for what is stored, and compress_passed = [\"br\", \"gzip\"] here, for what is not",
+                "bad.toml:11:1: unknown key \"headers\" in [[site.shop.route]]",
+                "= hint: write response = { set = { X-Name = \"value\" } } for what clients get, request = { ... } for what origins get",
+                "bad.toml:12:1: unknown key \"paths\" in [[site.shop.route]]",
+                "= hint: a route has one path; what several have in common is written once in defaults, or in a set (use)",
+            ],
+        ),
+        (
+            format!("[pool.app]\norigins = [\"https://127.0.0.1:3000/app/\"]\nverify = false\nread_timeout = \"1 h\"\n{SITE}when = '$http_x == \"1\"'\n"),
+            &[
+                "bad.toml:2:12: origin \"https://127.0.0.1:3000/app/\" is a URL, expected HOST:PORT",
+                "= hint: write \"127.0.0.1:3000\", and tls = true in the pool for https; the path goes into the route: rewrite = { to = \"/app/{1}\" }",
+                "bad.toml:3:10: this has no effect without TLS",
+                "= hint: add tls = true to the pool",
+                "bad.toml:4:16: wrong value for \"read_timeout\" in [pool.app]: \"1 h\" has a space before its unit; expected a duration such as \"250ms\", \"30s\", \"5m\", \"1h30m\" or \"7d\"",
+                "bad.toml:10:9: \"when\" in [[site.shop.route]]: '$' means nothing here",
+                "= hint: nginx's variables are written header.NAME, cookies.has(\"NAME\"), query.NAME, client.ip, host, path",
+            ],
+        ),
+        (
+            format!("{POOL}{SITE}response = {{ set = {{ X-Real-IP = \"%[src]\" }} }}\n"),
+            &["bad.toml:8:34: x-real-ip: %[ begins a sample of HAProxy's; here values are written {client.ip}, {header.NAME}"],
+        ),
+        (
+            format!("{POOL}{}", SITE.replace("pool = \"app\"", "pool = \"app\";")),
+            &["bad.toml:7:13: something follows the value: a value has no semicolon, and a text with quotes in it stands in '...'"],
+        ),
         // A list that has something in it is not empty, be it wrong.
         (
             "[pool.app]\norigins = \"127.0.0.1:1\"\n[site.shop]\nhosts = [1]\nroute = [{ path = \"/*\" }]\n".to_owned(),

@@ -13,6 +13,8 @@ use crate::config::diagnose::{At, Diagnostics, Place};
 use crate::config::read::{FromToml, Table, Value, Words, words};
 use crate::spelling::did_you_mean;
 
+use super::node::Node;
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listener {
     /// By which sites and conditions know it; empty: by none.
@@ -74,6 +76,9 @@ impl FromStr for ListenAddress {
         match path {
             _ if !path.starts_with('/') || path.ends_with('/') => {
                 Err(format!("{text:?} must name a file by its absolute path, such as {EXAMPLE}"))
+            }
+            _ if path.split('/').skip(1).any(|part| matches!(part, "" | "." | "..")) => {
+                Err(format!("{text:?} must be written without empty parts, \".\" and \"..\""))
             }
             _ if path.len() > Self::LONGEST || path.contains('\0') => {
                 Err(format!("{text:?}: the path of a socket has at most {} bytes, and no NUL", Self::LONGEST))
@@ -230,6 +235,18 @@ pub(crate) fn check(listeners: Vec<At<Listener>>, can_speak_tls: bool, errors: &
         }
     }
     listeners.into_iter().map(|at| at.value).collect()
+}
+
+/// Points out a Unix socket whose clients are all taken for one, as a proxy's are that nobody trusts.
+pub(crate) fn check_trust(listeners: &[At<Listener>], node: &Node, errors: &Diagnostics) {
+    for At { value: listener, place } in listeners {
+        let is_unix = matches!(listener.address, ListenAddress::Unix(_));
+        if is_unix && listener.proxy_from.is_empty() && !node.trusts(IpAddr::from(Ipv4Addr::LOCALHOST)) {
+            let message = format!("whoever comes by {} counts as 127.0.0.1, and by plain HTTP", listener.address);
+            let hint = "for a proxy in front, add trusted_proxies = [\"127.0.0.1\"] to [node]";
+            errors.warn(*place, message, hint);
+        }
+    }
 }
 
 /// Points out what a Unix socket cannot be opened for, as it is at the moment, and what has no effect on one.

@@ -72,6 +72,16 @@ pub(crate) fn read(mut table: Table) -> Node {
     node.state_dir = table.get("state_dir").map(|path| table.errors.resolve_path(&path));
     table.set("drain_timeout", &mut node.drain_timeout);
     node.trusted_proxies = table.plain_list("trusted_proxies");
+    let everybody = [[0; 4], [255; 4]].map(IpAddr::from);
+    if node.trusted_proxies.iter().any(|range| everybody.iter().all(|address| range.contains(*address))) {
+        let hint = "name the proxies alone that are in front of this node";
+        let place = table.place_of("trusted_proxies");
+        table.errors.warn(
+            place,
+            "every client is a trusted proxy, and may say who it is and by which scheme it came",
+            hint,
+        );
+    }
     if let Some(At { value: name, place }) = table.get::<String>("client_ip_header") {
         let read = name.parse().map_err(|_| format!("{name:?} is not the name of a header field"));
         node.client_ip_header = table.errors.accept(place, read).unwrap_or(node.client_ip_header);

@@ -293,7 +293,15 @@ fn read_origins(table: &mut Table, default_port: u16) -> Vec<Origin> {
 /// Reads `HOST:PORT`, or `HOST` with the scheme's port.
 fn parse_endpoint(text: &str, default_port: u16) -> Result<Endpoint, (String, String)> {
     if let Some(rest) = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://")) {
-        let hint = format!("write {:?}, and tls = true in the pool for https", rest.trim_end_matches('/'));
+        let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
+        let path = match path {
+            "" => String::new(),
+            path => format!(
+                "; the path goes into the route: rewrite = {{ to = \"/{}/{{1}}\" }}",
+                path.trim_end_matches('/')
+            ),
+        };
+        let hint = format!("write {host:?}, and tls = true in the pool for https{path}");
         return Err((format!("origin {text:?} is a URL, expected HOST:PORT"), hint));
     }
     if let Ok(address) = text.parse::<SocketAddr>() {
@@ -333,7 +341,7 @@ fn read_tls(table: &mut Table, uses_tls: bool) -> Option<OriginTls> {
     let (verify, sni, ca) = (table.get_or("verify", true), read_host(table, "sni"), table.get("ca"));
     let ca_path = ca.as_ref().map(|ca| errors.file_named(ca));
     if !uses_tls {
-        for key in ["sni", "ca"].into_iter().filter(|key| table.has(key)) {
+        for key in ["sni", "ca", "verify"].into_iter().filter(|key| table.has(key)) {
             let hint = "add tls = true to the pool";
             errors.error_with_hint(table.place_of(key), "this has no effect without TLS", hint);
         }

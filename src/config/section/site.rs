@@ -144,7 +144,9 @@ impl SiteSection {
         let names = self.site.listen.as_ref();
         let serves = |listener: &Listener| names.is_none_or(|names| names.contains(&listener.name));
         let has_tls = listeners.iter().any(|listener| listener.value.tls && serves(&listener.value));
-        if self.site.https == Https::Redirect && !has_tls && node.trusted_proxies.is_empty() {
+        let may_be_told = |listener: &Listener| !listener.proxy_from.is_empty() && serves(listener);
+        let is_told = !node.trusted_proxies.is_empty() || listeners.iter().any(|listener| may_be_told(&listener.value));
+        if self.site.https == Https::Redirect && !has_tls && !is_told {
             let message = format!("site {:?} sends plain requests to HTTPS, and no listener has it", self.site.name);
             errors.warn(
                 self.place,
@@ -306,14 +308,27 @@ fn read_routes(tables: Vec<Table>, pools: &PoolNames, site: &SiteFields, errors:
         places.push((place, name));
     }
     for (route, (place, name)) in routes.iter().zip(places) {
+        let path = route.path.as_str();
+        if let Some(below) = only_itself(&routes, route) {
+            let message = format!("{name} {path:?} is that path alone: it does not cover what is below");
+            errors.warn(place, message, format!("for all that is below, write path = {below:?}"));
+        }
         if let Some((bare, other)) = left_open(&routes, route) {
-            let (path, other) = (route.path.as_str(), other.path.as_str());
+            let other = other.path.as_str();
             let message =
                 format!("{name} {path:?} does not cover {bare:?}: that is {other:?}'s, which is open to others");
             errors.warn(place, message, format!("add a route with path = {bare:?} and the same \"allow\" or \"deny\""));
         }
     }
     routes
+}
+
+/// What a route with the path of a directory would be called that covers all below, if none does: nginx takes both for one.
+fn only_itself(routes: &[Route], route: &Route) -> Option<String> {
+    let path = route.path.as_str();
+    let below = format!("{path}*");
+    let is_directory = path.len() > 1 && path.ends_with('/') && !path.contains('*');
+    (is_directory && !routes.iter().any(|other| other.path.as_str() == below)).then_some(below)
 }
 
 /// The path without its last slash that a route with a list of addresses does not cover, and the route without one that does.
