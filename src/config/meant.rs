@@ -32,7 +32,7 @@ const HOMES: [(&[&str], &str); 8] = [
     (&["compress_passed", "when", "redirect", "respond", "rewrite"], "a route, [[site.NAME.route]], or in defaults"),
     (
         &["compress", "compress_types", "compress_min_size", "default_ttl", "negative_ttl", "slice", "bypass"],
-        "the cache of a route: cache = { mode = \"respect\", ... }",
+        "the cache of a route: cache = { mode = \"respect\", ... }; those of compression in defaults, too",
     ),
     (&["origins", "health", "fallback", "retries", "balance"], "a pool, [pool.NAME]"),
     (&["proxy_from", "tls_versions", "tls_ciphers", "protocols"], "a listener, [[listen]]"),

@@ -409,3 +409,43 @@ fn no_more_are_compressed_at_one_time_than_may_be() {
         response.field("content-encoding").is_some().then(|| assert_eq!(decode(&response), text().into_bytes()))
     });
 }
+
+/// For all routes of a site, whether they have a cache of their own or not.
+#[test]
+fn defaults_say_once_what_is_compressed() {
+    let origin = Origin::start(|request| {
+        let control = if request.path().ends_with("kept") { "max-age=60" } else { "no-store" };
+        let fields = ["Content-Type: text/x-own", &format!("Cache-Control: {control}")];
+        Reply::ok(&fields, "compress me ".repeat(500))
+    });
+    let routes = r#"
+defaults = { pool = "app", compress = ["gzip"], compress_passed = ["gzip"], compress_types = ["text/x-own"], cache = { mode = "respect" } }
+[[site.shop.route]]
+path = "/forced/*"
+cache = { mode = "force", ttl = "1m" }
+[[site.shop.route]]
+path = "/none/*"
+cache = { mode = "respect", compress = [] }
+[[site.shop.route]]
+path = "/html/*"
+cache = { mode = "respect", compress_types = ["text/html"] }
+[[site.shop.route]]
+path = "/off/*"
+cache = { mode = "off" }
+[[site.shop.route]]
+path = "/*"
+"#;
+    let node = Node::with_routes(&[origin.address], routes);
+    let coded = |path: &str| {
+        let reply = node.get_with(path, &["Host: shop.example", "Accept-Encoding: gzip"]);
+        reply.field("content-encoding").is_some()
+    };
+    for path in ["/kept", "/forced/kept"] {
+        coded(path);
+        eventually("it to be compressed", || coded(path).then_some(()));
+    }
+    assert!(coded("/passed") && coded("/off/passed") && coded("/none/passed"));
+    assert!(!coded("/html/passed"));
+    coded("/none/kept");
+    assert!(node.get("/none/kept").is_hit() && !coded("/none/kept"));
+}

@@ -10,7 +10,7 @@ use crate::config::read::{ByteSize, StatusRange, Table, Words, words};
 use crate::expression::{Expression, Scope};
 
 use super::by_response::{self, Heeded, ResponseRule};
-use super::compress::{self, Coding, CompressRules};
+use super::compress::{self, Coding, CompressRules, Compression};
 use super::condition;
 use super::key::{self, KeyRules};
 
@@ -155,11 +155,13 @@ words!(FinishFill { "always" => FinishFill::Always, "never" => FinishFill::Never
 pub(crate) struct Beside {
     pub ignore_client_cache_control: Option<bool>,
     pub compress_passed: Vec<Coding>,
+    pub compression: Compression,
 }
 
 /// What a route without a `cache` has.
 pub(crate) fn off(beside: &Beside) -> CacheRules {
-    CacheRules { compress_passed: compress::without_cache(&beside.compress_passed), ..CacheRules::default() }
+    let compress_passed = beside.compression.rules_for(&beside.compress_passed);
+    CacheRules { compress_passed, ..CacheRules::default() }
 }
 
 /// `None`: it has no mode that could be told.
@@ -191,8 +193,10 @@ pub(crate) fn read(mut table: Table, beside: &Beside) -> Option<CacheRules> {
     let name = table.name.replace("cache of", "key of");
     let key = table.table("key", &name, "key = { drop_query = [\"utm_*\"] }");
     rules.key = key.map(key::read).unwrap_or_default();
-    let compressed = compress::read(&mut table, &beside.compress_passed);
-    (rules.compress, rules.compress_passed) = (compressed.stored, compressed.passed);
+    let compression = compress::read(&mut table).or(&beside.compression, mode == Some(CacheMode::Off));
+    compression.check(&table, &beside.compress_passed);
+    rules.compress = compression.codings.as_ref().and_then(|codings| compression.rules_for(codings));
+    rules.compress_passed = compression.rules_for(&beside.compress_passed);
     if rules.compress.is_some() && rules.key.accept_encoding.is_none() {
         // What the node codes itself, it asks for uncoded, so that one object serves every client.
         rules.key.accept_encoding = Some([].into());

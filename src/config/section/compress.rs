@@ -51,12 +51,12 @@ impl Coding {
 
 words!(Coding { "zstd" => Coding::Zstd, "br" => Coding::Br, "gzip" => Coding::Gzip });
 
-/// What a route compresses.
-pub(crate) struct Compressed {
-    /// `None`: nothing of what is stored.
-    pub stored: Option<CompressRules>,
-    /// `None`: nothing of what is not.
-    pub passed: Option<CompressRules>,
+/// What a cache says of compression, or a route's defaults for it. `None`: nothing.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Compression {
+    pub codings: Option<Vec<Coding>>,
+    min_size: Option<u64>,
+    types: Option<Vec<Pattern>>,
 }
 
 /// The codings of a list of them.
@@ -72,18 +72,11 @@ pub(crate) fn codings(table: &mut Table, key: &'static str) -> Vec<Coding> {
     codings
 }
 
-/// What the table of a cache says of it; `passed`: what the route says beside that, in which codings that goes which is not
-/// stored.
-pub(crate) fn read(table: &mut Table, passed: &[Coding]) -> Compressed {
+/// What a table says of it.
+pub(crate) fn read(table: &mut Table) -> Compression {
     let errors = table.errors;
-    let stored = codings(table, "compress");
-    if table.lacks("compress") && passed.is_empty() {
-        for key in ["compress_min_size", "compress_types"].into_iter().filter(|key| table.has(key)) {
-            let hint = "add compress = [\"zstd\", \"br\", \"gzip\"]";
-            errors.error_with_hint(table.place_of(key), format!("{key:?} has no effect without compress"), hint);
-        }
-    }
-    let min_size = table.get_or("compress_min_size", MIN_SIZE).0;
+    let is_said = table.has("compress");
+    let codings = codings(table, "compress");
     let mut types = table.optional_list::<String>("compress_types");
     types.iter_mut().for_each(|types| {
         types.retain(|At { value, place }| {
@@ -94,9 +87,44 @@ pub(crate) fn read(table: &mut Table, passed: &[Coding]) -> Compressed {
             wrong.is_none()
         });
     });
-    let types = types.map(|types| errors.parse_all(types));
-    let [stored, passed] = [&stored[..], passed].map(|codings| CompressRules::new(codings, min_size, types.clone()));
-    Compressed { stored, passed }
+    Compression {
+        codings: is_said.then_some(codings),
+        min_size: table.value::<ByteSize>("compress_min_size").map(|size| size.0),
+        types: types.map(|types| errors.parse_all(types)),
+    }
+}
+
+impl Compression {
+    /// What others say where this says nothing; `is_off`: nothing is stored there, and so not compressed.
+    pub(crate) fn or(self, others: &Compression, is_off: bool) -> Self {
+        Compression {
+            codings: self.codings.or_else(|| others.codings.clone().filter(|_| !is_off)),
+            min_size: self.min_size.or(others.min_size),
+            types: self.types.or_else(|| others.types.clone()),
+        }
+    }
+
+    /// Reports what the table of a cache says to no effect; `passed`: the codings in which that goes which is not stored.
+    pub(crate) fn check(&self, table: &Table, passed: &[Coding]) {
+        if self.codings.as_ref().is_none_or(|codings| codings.is_empty()) && passed.is_empty() {
+            for key in ["compress_min_size", "compress_types"].into_iter().filter(|key| table.has(key)) {
+                let hint = "add compress = [\"zstd\", \"br\", \"gzip\"]";
+                let message = format!("{key:?} has no effect without compress");
+                table.errors.error_with_hint(table.place_of(key), message, hint);
+            }
+        }
+    }
+
+    /// Those for some codings, if there are any.
+    pub(crate) fn rules_for(&self, codings: &[Coding]) -> Option<CompressRules> {
+        // Each of them is a pattern: a test says so.
+        let all = || CompressRules::TYPES.iter().filter_map(|text| text.parse().ok()).collect();
+        (!codings.is_empty()).then(|| CompressRules {
+            codings: codings.into(),
+            min_size: self.min_size.unwrap_or(MIN_SIZE.0),
+            types: self.types.clone().unwrap_or_else(all),
+        })
+    }
 }
 
 /// What to write in the place of what no `Content-Type` could match; `None`: one might.
@@ -110,23 +138,8 @@ fn not_a_media_type(written: &str) -> Option<String> {
     }
 }
 
-/// What a route compresses that has no cache.
-pub(crate) fn without_cache(passed: &[Coding]) -> Option<CompressRules> {
-    CompressRules::new(passed, MIN_SIZE.0, None)
-}
-
 /// Where nothing else is said.
 const MIN_SIZE: ByteSize = ByteSize(1024);
-
-impl CompressRules {
-    /// `types`: `None`: those that shrink.
-    fn new(codings: &[Coding], min_size: u64, types: Option<Vec<Pattern>>) -> Option<Self> {
-        // Each of them is a pattern: a test says so.
-        let all = || CompressRules::TYPES.iter().filter_map(|text| text.parse().ok()).collect();
-        let types = types.unwrap_or_else(all);
-        (!codings.is_empty()).then(|| CompressRules { codings: codings.into(), min_size, types })
-    }
-}
 
 #[cfg(test)]
 mod tests {

@@ -162,6 +162,7 @@ pub(crate) fn read(mut table: Table, pools: &PoolNames, site: &SiteFields) -> Op
     let beside = Beside {
         ignore_client_cache_control: table.value("ignore_client_cache_control"),
         compress_passed: compress::codings(&mut table, "compress_passed"),
+        compression: compress::read(&mut table), // by defaults; what it says itself is reported below
     };
     let invalidate = table.value("invalidate").unwrap_or(Invalidate::Unsafe);
     let cache = match table.table("cache", &name, "cache = { mode = \"respect\" }") {
