@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::cache::request::CacheRequest;
 use crate::clock::Timestamp;
-use crate::config::model::{FixedAnswer, Route, Site, TokenRight};
+use crate::config::model::{CacheRules, CompressRules, FixedAnswer, Route, Site, TokenRight};
 use crate::node::Node;
 use crate::plan::{Key, OwnAnswer, Plan, Renderer, RequestFacts, keyed_uris, list_that_refuses, plan};
 use crate::request::{Fields, RequestView, Scheme, merge_slashes};
@@ -124,6 +124,17 @@ pub(crate) async fn explain(
         };
         answer["rewritten"] = json!({ "to": target, "host": rewrite.host });
     }
+    if let Some(most) = matched.site.max_requests {
+        let running = snapshot.sites[matched.site_index].running.count();
+        answer["site_requests"] = json!({ "running": running, "max": most });
+    }
+    let codings = |rules: &Option<CompressRules>| {
+        let codings =
+            rules.as_ref().map(|rules| rules.codings.iter().map(|coding| coding.as_str()).collect::<Vec<_>>());
+        codings.unwrap_or_default()
+    };
+    let CacheRules { compress, compress_passed, .. } = &matched.route.cache;
+    answer["compression"] = json!({ "stored": codings(compress), "passed": codings(compress_passed) });
     if decision != "cache" {
         return Ok(Json(answer));
     }

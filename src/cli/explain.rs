@@ -269,6 +269,18 @@ fn render_answer(answer: &Value) -> String {
         let has = if list == "deny" { "has" } else { "does not have" };
         let _ = writeln!(out, "refused   by {list:?} of {whose}, which {has} the client's address");
     }
+    for kind in ["stored", "passed"] {
+        let codings = list(&answer["compression"][kind]).map(text).collect::<Vec<_>>().join(", ");
+        if !codings.is_empty() {
+            let _ =
+                writeln!(out, "codings   {codings} for what is {}", if kind == "stored" { kind } else { "not stored" });
+        }
+    }
+    let requests = &answer["site_requests"];
+    if let (Some(running), Some(most)) = (requests["running"].as_u64(), requests["max"].as_u64()) {
+        let now = if running < most { "" } else { ": what needs one gets 503 now, or a stale response" };
+        let _ = writeln!(out, "requests  {running} of {most} of the site are with its origins{now}");
+    }
     if answer["decision"] != "cache" {
         return out;
     }

@@ -116,6 +116,16 @@ fn what_needs_an_origin_is_bounded_and_what_does_not_is_answered() {
     let metrics = node.admin("GET", "/metrics", "").1;
     let metrics = metrics.as_str().unwrap_or_default();
     assert!(metrics.contains("seawall_site_requests{site=\"first\"} 3"), "{metrics}");
+    let address = format!("http://{}", node.admin);
+    let explained = std::process::Command::new(env!("CARGO_BIN_EXE_seawall"))
+        .args(["explain", "--admin", &address, "http://first.example/new"])
+        .output()
+        .unwrap();
+    let explained = String::from_utf8_lossy(&explained.stdout).into_owned();
+    assert!(
+        explained.contains("requests  3 of 3 of the site are with its origins: what needs one gets 503"),
+        "{explained}"
+    );
     // Another configuration knows of those that run.
     let path = node.config_path();
     let text = std::fs::read_to_string(&path).unwrap();
