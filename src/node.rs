@@ -26,6 +26,7 @@ use crate::observe::Observer;
 use crate::observe::metrics::Metrics;
 use crate::origin::passage::Passage;
 use crate::origin::{PoolSet, PoolTasks};
+use crate::running::Running;
 use crate::snapshot::{OpenedListener, SiteRuntime, Snapshot};
 use crate::warm::WarmUps;
 
@@ -113,7 +114,7 @@ fn build_snapshot(
         let version = engine.cache.purges.version_of(&site.name, site.version);
         match known.get(&*site.name) {
             Some(known) => SiteRuntime::new(known.metrics.clone(), known.running.clone(), version),
-            None => SiteRuntime::new(metrics.site(&site.name), Arc::default(), version),
+            None => SiteRuntime::new(metrics.site(&site.name), Arc::new(Running::new(site.max_requests)), version),
         }
     };
     let sites = config.sites.iter().map(site_runtime).collect();
@@ -277,6 +278,8 @@ impl Node {
         self.engine.configure(&snapshot.config);
         let generation = snapshot.generation;
         self.snapshot.store(snapshot.clone());
+        let sites = snapshot.config.sites.iter().zip(&snapshot.sites);
+        sites.for_each(|(site, runtime)| runtime.running.set_most(site.max_requests));
         self.settle_versions(&snapshot).await;
         self.forget_what_moved(&before.config, &snapshot.config).await;
         let names: HashSet<&str> = snapshot.config.sites.iter().map(|site| &*site.name).collect();

@@ -86,14 +86,12 @@ impl Snapshot {
 
     /// Counts a request of a site that needs an origin, if there are not too many.
     pub fn enter(&self, site: usize) -> Result<RunningRequest, TooManyRequests> {
-        let (runtime, most) = (&self.sites[site], self.site(site).max_requests);
-        runtime.running.enter(most).inspect_err(|_| self.note_refusal(site))
+        self.sites[site].running.enter().inspect_err(|_| self.note_refusal(site))
     }
 
     /// The same when it is its turn.
     pub async fn enter_in_turn(&self, site: usize) -> Result<RunningRequest, TooManyRequests> {
-        let (runtime, most) = (&self.sites[site], self.site(site).max_requests);
-        runtime.running.enter_in_turn(most, IN_TURN).await.inspect_err(|_| self.note_refusal(site))
+        self.sites[site].running.enter_in_turn(IN_TURN).await.inspect_err(|_| self.note_refusal(site))
     }
 
     fn note_refusal(&self, site: usize) {

@@ -18,7 +18,7 @@ use crate::running::RunningRequest;
 use super::control::ClientDirectives;
 use super::fill::{Fill, FillRequest, PrivateResponse, asked_range};
 use super::fill_buffer::FillBuffer;
-use super::flight::{Arrival, Flight, FlightReader, ObjectUse, Settled};
+use super::flight::{Arrival, Flight, FlightHead, FlightReader, ObjectUse, Settled};
 use super::flights::{Flights, Turn};
 use super::freshness::Usability;
 use super::lookup::{Lookup, Miss};
@@ -108,7 +108,10 @@ impl Engine {
         };
         match entered {
             Ok(running) => self.fetch_admitted(request, miss, running).await,
-            Err(too_many) => self.without_origin(too_many.into(), request, &miss),
+            Err(too_many) => match self.follow_begun(request, &miss).await {
+                Some(fetched) => Ok(fetched),
+                None => self.without_origin(too_many.into(), request, &miss),
+            },
         }
     }
 
@@ -120,13 +123,9 @@ impl Engine {
         running: RunningRequest,
     ) -> Result<Fetched, FetchError> {
         let key = CacheKey::from_written(request.key);
-        let (fields, presented) = (request.view.fields, request.presented());
+        let presented = request.presented();
         let mut miss = miss;
-        // Whoever shows credentials may get what nobody else may: others must not wait for that.
-        // So must who wants nothing stored not cause what others follow.
-        let alone = fields.contains(&header::AUTHORIZATION)
-            || request.asks.no_store
-            || request.slice.is_none() && miss.part.is_none() && asked_range(request, miss.stale.as_ref()).is_some();
+        let alone = is_alone(request, &miss);
         let rounds = if alone { 0 } else { MAX_ROUNDS };
         for round in 0..rounds {
             let flight = match self.turn(&key, request) {
@@ -255,19 +254,41 @@ impl Engine {
     fn turn(&self, key: &CacheKey, request: &CacheRequest<'_>) -> Turn {
         let asks = request.asks;
         let takes_any = asks == ClientDirectives { max_stale: asks.max_stale, ..ClientDirectives::default() };
-        let (current, presented) = (self.cache.purges.current(), request.presented());
-        let alike = self.cache.uncacheable.told_apart(key.as_str(), presented);
+        let current = self.cache.purges.current();
+        let alike = self.cache.uncacheable.told_apart(key.as_str(), request.presented());
         self.flights.join_or_lead(key, current, alike.as_ref(), |flight: &Flight| match flight.head() {
             // What it will bring is not known, so neither whether a purge since hits it, nor for whom it is.
             None => flight.seq == current && (alike.is_none() || flight.alike == alike),
-            // From its head on it is a response like a stored one: only to be used while it is fresh.
-            Some(head) => {
-                let Storable { freshness, variant, tags, .. } = &head.storable;
-                let identity = Identity { key: key.view(), tags: &tags.hashes, seq: flight.seq };
-                let usability = || freshness.usability(self.cache.purges.standing(&identity), Timestamp::now());
-                takes_any && variant.matches(presented) && matches!(usability(), Some(Usability::Fresh { .. }))
-            }
+            Some(head) => takes_any && self.is_for(request, flight, &head),
         })
+    }
+
+    /// Whether a fill with this head brings what a request asks for: from then on it is a response like a stored one, only to be
+    /// used while it is fresh.
+    fn is_for(&self, request: &CacheRequest<'_>, flight: &Flight, head: &FlightHead) -> bool {
+        let Storable { freshness, variant, tags, .. } = &head.storable;
+        let identity = Identity { key: flight.key.view(), tags: &tags.hashes, seq: flight.seq };
+        let usability = || freshness.usability(self.cache.purges.standing(&identity), Timestamp::now());
+        variant.matches(request.presented()) && matches!(usability(), Some(Usability::Fresh { .. }))
+    }
+
+    /// Follows a fill that has its head already, if one runs: that asks no origin for more.
+    async fn follow_begun(&self, request: &CacheRequest<'_>, miss: &Miss) -> Option<Fetched> {
+        let asks = request.asks;
+        let takes_any = asks == ClientDirectives { max_stale: asks.max_stale, ..ClientDirectives::default() };
+        if !takes_any || is_alone(request, miss) {
+            return None;
+        }
+        let is_for = |flight: &Flight| flight.head().is_some_and(|head| self.is_for(request, flight, &head));
+        let flight = self.flights.begun(&CacheKey::from_written(request.key), is_for)?;
+        match flight.arrival(None, request.presented(), request.interims).await {
+            Arrival::Stream(reader) if reader.head.storable.freshness.may_be_shared(Timestamp::now()) => {
+                let stored = reader.head.stored();
+                let report = Report::Forward(Forward { collapsed: true, ..forward(miss, stored) });
+                Some(Fetched { source: Source::Stream(reader), report })
+            }
+            _ => None,
+        }
     }
 
     async fn lead(
@@ -321,6 +342,14 @@ impl Engine {
         let part = miss.part.as_ref()?;
         (part.answers(request.view.fields) && self.cache.may_stand_in(&part.object, window)).then(|| part.clone())
     }
+}
+
+/// Whether a request follows nobody. Whoever shows credentials may get what nobody else may: others must not wait for that. So must
+/// who wants nothing stored not cause what others follow.
+fn is_alone(request: &CacheRequest<'_>, miss: &Miss) -> bool {
+    request.view.fields.contains(&header::AUTHORIZATION)
+        || request.asks.no_store
+        || request.slice.is_none() && miss.part.is_none() && asked_range(request, miss.stale.as_ref()).is_some()
 }
 
 fn forward(miss: &Miss, stored: Stored) -> Forward {

@@ -42,6 +42,11 @@ pub enum Turn {
     Full,
 }
 
+/// Of the fills of a key one that may be joined and `suits`.
+fn joined(all: &[Arc<Flight>], suits: impl Fn(&Flight) -> bool) -> Option<Arc<Flight>> {
+    all.iter().find(|flight| flight.joinable && !flight.is_spoilt() && suits(flight)).cloned()
+}
+
 impl Flights {
     /// `most` fills at one time.
     pub fn new(most: usize, buffer: FillBuffer) -> Self {
@@ -68,13 +73,16 @@ impl Flights {
         suits: impl Fn(&Flight) -> bool,
     ) -> Turn {
         let mut shard = self.shard(key.as_str()).lock();
-        let running = shard.get(key);
-        if let Some(found) =
-            running.and_then(|all| all.iter().find(|flight| flight.joinable && !flight.is_spoilt() && suits(flight)))
-        {
-            return Turn::Follow(found.clone());
+        if let Some(found) = shard.get(key).and_then(|all| joined(all, suits)) {
+            return Turn::Follow(found);
         }
         self.enter(&mut shard, key, seq, Some(alike.cloned())).map_or(Turn::Full, Turn::Lead)
+    }
+
+    /// A running fill that may be joined and `suits`.
+    pub fn begun(&self, key: &CacheKey, suits: impl Fn(&Flight) -> bool) -> Option<Arc<Flight>> {
+        let shard = self.shard(key.as_str()).lock();
+        joined(shard.get(key)?, suits)
     }
 
     /// Enters a fill that nobody else may follow; `None` if there are too many.

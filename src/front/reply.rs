@@ -94,7 +94,8 @@ impl Changes {
 
     /// Whether a field is not sent as it is stored.
     fn drops(&self, name: &str) -> bool {
-        self.is_dropped_by_rules(name) || self.mapped.contains_key(name)
+        // An empty map is asked for nothing: a name has to be parsed for that.
+        self.is_dropped_by_rules(name) || !self.mapped.is_empty() && self.mapped.contains_key(name)
     }
 
     /// What is sent instead or beside; `has`: whether the response has a field.

@@ -60,7 +60,7 @@ const ARROWS: [(&str, &[&str]); 34] = [
     ),
     ("warm", &["cache", "clock", "plan", "request", "snapshot"]),
     ("fleet", &["cache", "clock", "config", "observe", "origin", "request", "snapshot"]),
-    ("node", &["cache", "clock", "config", "front", "observe", "origin", "snapshot", "warm"]),
+    ("node", &["cache", "clock", "config", "front", "observe", "origin", "running", "snapshot", "warm"]),
     (
         "admin",
         &["cache", "clock", "config", "node", "observe", "origin", "plan", "request", "snapshot", "template", "warm"],

@@ -185,7 +185,7 @@ fn requests_go_past_the_cache_when_no_more_fills_may_run() {
     let passed = node.get("/b");
     assert_eq!((&*passed.text(), passed.cache()), ("/b", "seawall; fwd=bypass; detail=fills-full"));
     let stale = node.get("/stale");
-    assert_eq!((&*stale.text(), stale.cache()), ("/stale", "seawall; fwd=stale; detail=origin-failed"));
+    assert_eq!((&*stale.text(), stale.cache()), ("/stale", "seawall; fwd=stale; detail=origin-too-many-fills"));
     assert!(node.get("/a").is_hit());
     assert_eq!(node.metric("seawall_fills_refused_total"), Some(2.0));
     gate.open();

@@ -448,3 +448,79 @@ fn all_slices_of_what_a_request_has_changed_are_forgotten() {
         assert!(!end().is_hit(), "{first}");
     }
 }
+
+/// It asks the origin for nothing more, so it is let in however busy the site is.
+#[test]
+fn who_follows_a_fill_that_has_begun_is_not_refused() {
+    for protocol in Protocol::ALL {
+        let gate = Gate::default();
+        let wait = gate.clone();
+        let origin = Origin::start(move |_| {
+            let head = "HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nContent-Length: 1000\r\n\r\n";
+            vec![
+                Step::Send(head.into()),
+                Step::Send(vec![b'x'; 10]),
+                Step::Wait(wait.clone()),
+                Step::Send(vec![b'x'; 990]),
+            ]
+        });
+        let routes =
+            "max_requests = 1\n[[site.shop.route]]\npath = \"/*\"\npool = \"app\"\ncache = { mode = \"respect\" }\n";
+        let node = Node::speaking(protocol, &[origin.address], routes);
+        std::thread::scope(|scope| {
+            let first = scope.spawn(|| node.get("/a"));
+            // Its head has come when HEAD, which follows it, is answered.
+            eventually("the fill to have begun", || {
+                (node.request("HEAD", "/a", &["Host: shop.example"], "").status == 200).then_some(())
+            });
+            assert_eq!((node.get("/b").status, origin.count()), (503, 1), "{protocol:?}");
+            let second = scope.spawn(|| node.get("/a"));
+            gate.open();
+            for reader in [first, second] {
+                let reply = reader.join().unwrap();
+                assert_eq!((reply.status, reply.body.len()), (200, 1000), "{protocol:?}");
+            }
+        });
+        assert_eq!(origin.count(), 1);
+    }
+}
+
+/// A bound that comes by a reload is that of answers that have begun, too.
+#[test]
+fn another_bound_is_everybodys() {
+    let gate = Gate::default();
+    let wait = gate.clone();
+    let origin = Origin::start(move |request| {
+        if request.path() == "/slow" {
+            return [vec![Step::Wait(wait.clone())], Reply::ok(&["Cache-Control: no-store"], "x")].concat();
+        }
+        let range = request.field("range").unwrap_or("bytes=0-65535").to_owned();
+        let (first, last) = range.strip_prefix("bytes=").and_then(|range| range.split_once('-')).unwrap();
+        let (first, last): (usize, usize) = (first.parse().unwrap(), last.parse::<usize>().unwrap().min(99_999));
+        let head = format!(
+            "HTTP/1.1 206 Partial Content\r\nCache-Control: max-age=60\r\nETag: \"a\"\r\nContent-Range: bytes \
+             {first}-{last}/100000\r\nContent-Length: {}\r\n\r\n",
+            last + 1 - first
+        );
+        vec![Step::Send(head.into()), Step::Send(vec![b'x'; last + 1 - first])]
+    });
+    let sliced = config(&origin, "max_requests = 1").replacen("\"respect\"", "\"respect\", slice = \"64KiB\"", 1);
+    let node = Node::start(&sliced);
+    assert_eq!(node.get_with("/a", &[FIRST, "Range: bytes=0-10"]).status, 206);
+    eventually("it to be over", || (running(&node) == 0).then_some(()));
+    let _slow = ask(&node, "GET /slow");
+    origin.wait_for(2);
+    let mut begun = ask(&node, "GET /a");
+    assert!(begun.head().starts_with("HTTP/1.1 200"));
+    let path = node.config_path();
+    let text = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, text.replace("max_requests = 1\n", "max_requests = 2\n")).unwrap();
+    let mut length = 0;
+    while length < 100_000 {
+        let some = begun.read_some().len();
+        assert!(some > 0, "cut off after {length}");
+        length += some;
+    }
+    eventually("the slow one to be left", || (running(&node) == 1).then_some(()));
+    gate.open();
+}
