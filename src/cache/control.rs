@@ -136,6 +136,11 @@ pub struct ClientDirectives {
 }
 
 impl ClientDirectives {
+    /// Whether whatever is fresh will do, however it came to be there.
+    pub fn take_any(&self) -> bool {
+        *self == ClientDirectives { max_stale: self.max_stale, ..ClientDirectives::default() }
+    }
+
     /// Reads `Cache-Control`, or `Pragma: no-cache` where there is none, which HTTP/1.0 clients send.
     pub fn parse(request: Fields<'_>) -> Self {
         let mut directives = ClientDirectives::default();

@@ -138,17 +138,11 @@ impl Engine {
                 Turn::Follow(flight) => flight,
                 Turn::Full => return self.too_many_fills(request, &miss),
             };
-            let collapsed = |stored| Forward { collapsed: true, ..forward(&miss, stored) };
+            let collapsed = || collapsed(&miss, Stored::Nothing);
             match flight.arrival(None, presented, request.interims).await {
                 // What is not fresh must be validated for each request by itself (RFC 9111 section 4).
                 Arrival::Stream(reader) if !reader.head.storable.freshness.may_be_shared(Timestamp::now()) => break,
-                Arrival::Stream(reader) => {
-                    if request.wants_most() {
-                        reader.flight().want();
-                    }
-                    let report = Report::Forward(collapsed(reader.head.stored()));
-                    return Ok(Fetched { source: Source::Stream(reader), report });
-                }
+                Arrival::Stream(reader) => return Ok(followed(reader, request, &miss)),
                 Arrival::Settled(Settled::Object(_, ObjectUse::Confirmed(_)) | Settled::Private(_)) => break,
                 Arrival::Settled(Settled::Object(object, ObjectUse::Validated))
                     if !object.freshness.may_be_shared(Timestamp::now()) =>
@@ -156,7 +150,7 @@ impl Engine {
                     break;
                 }
                 Arrival::Settled(Settled::Object(object, how)) if object.variant.matches(presented) => {
-                    return Ok(settled(object, how, collapsed(Stored::Nothing)));
+                    return Ok(settled(object, how, collapsed()));
                 }
                 // Who goes on with what it has begun with asks for itself.
                 Arrival::Settled(Settled::Failed(OriginError::NotInSlices))
@@ -170,7 +164,7 @@ impl Engine {
                         || flight.is_impersonal()
                         || !matches!(error, OriginError::Broken { .. } | OriginError::Invalid { .. }) =>
                 {
-                    return Err(failed(error, collapsed(Stored::Nothing)));
+                    return Err(failed(error, collapsed()));
                 }
                 Arrival::Settled(Settled::Object(..) | Settled::Failed(_) | Settled::NotNeeded) | Arrival::Missed => {}
             }
@@ -252,8 +246,7 @@ impl Engine {
     }
 
     fn turn(&self, key: &CacheKey, request: &CacheRequest<'_>) -> Turn {
-        let asks = request.asks;
-        let takes_any = asks == ClientDirectives { max_stale: asks.max_stale, ..ClientDirectives::default() };
+        let takes_any = request.asks.take_any();
         let current = self.cache.purges.current();
         let alike = self.cache.uncacheable.told_apart(key.as_str(), request.presented());
         self.flights.join_or_lead(key, current, alike.as_ref(), |flight: &Flight| match flight.head() {
@@ -274,18 +267,14 @@ impl Engine {
 
     /// Follows a fill that has its head already, if one runs: that asks no origin for more.
     async fn follow_begun(&self, request: &CacheRequest<'_>, miss: &Miss) -> Option<Fetched> {
-        let asks = request.asks;
-        let takes_any = asks == ClientDirectives { max_stale: asks.max_stale, ..ClientDirectives::default() };
-        if !takes_any || is_alone(request, miss) {
+        if !request.asks.take_any() || is_alone(request, miss) {
             return None;
         }
         let is_for = |flight: &Flight| flight.head().is_some_and(|head| self.is_for(request, flight, &head));
         let flight = self.flights.begun(&CacheKey::from_written(request.key), is_for)?;
         match flight.arrival(None, request.presented(), request.interims).await {
             Arrival::Stream(reader) if reader.head.storable.freshness.may_be_shared(Timestamp::now()) => {
-                let stored = reader.head.stored();
-                let report = Report::Forward(Forward { collapsed: true, ..forward(miss, stored) });
-                Some(Fetched { source: Source::Stream(reader), report })
+                Some(followed(reader, request, miss))
             }
             _ => None,
         }
@@ -350,6 +339,19 @@ fn is_alone(request: &CacheRequest<'_>, miss: &Miss) -> bool {
     request.view.fields.contains(&header::AUTHORIZATION)
         || request.asks.no_store
         || request.slice.is_none() && miss.part.is_none() && asked_range(request, miss.stale.as_ref()).is_some()
+}
+
+/// What a request gets that reads another's fill.
+fn followed(reader: FlightReader, request: &CacheRequest<'_>, miss: &Miss) -> Fetched {
+    if request.wants_most() {
+        reader.flight().want();
+    }
+    let report = Report::Forward(collapsed(miss, reader.head.stored()));
+    Fetched { source: Source::Stream(reader), report }
+}
+
+fn collapsed(miss: &Miss, stored: Stored) -> Forward {
+    Forward { collapsed: true, ..forward(miss, stored) }
 }
 
 fn forward(miss: &Miss, stored: Stored) -> Forward {

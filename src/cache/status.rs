@@ -4,6 +4,7 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use crate::clock::Timestamp;
+use crate::origin::error::{TOO_MANY_FILLS, TOO_MANY_REQUESTS};
 
 use super::freshness::Freshness;
 use super::reason::{Basis, SkipReason};
@@ -158,10 +159,10 @@ impl Report {
     pub fn covered(&self) -> Option<&'static str> {
         let Report::Forward(Forward { error: Some(Failed::Covered(word)), status, .. }) = self else { return None };
         Some(match (*word, status) {
-            ("too-many-requests", _) => {
+            (TOO_MANY_REQUESTS, _) => {
                 "as many requests of the site are with its origins as may be; see its max_requests; a stored response covers for it"
             }
-            ("too-many-fills", _) => {
+            (TOO_MANY_FILLS, _) => {
                 "too many fills are running; see max_fills in [limits]; a stored response covers for it"
             }
             (_, Some(_)) => "the origin answered with an error; a stored response covers for it",

@@ -11,6 +11,10 @@ use crate::running::TooManyRequests;
 use super::link::LinkError;
 use super::upload::BodyError;
 
+/// Words of [`OriginError::reason`] by which it is told that no origin was to blame.
+pub(crate) const TOO_MANY_FILLS: &str = "too-many-fills";
+pub(crate) const TOO_MANY_REQUESTS: &str = "too-many-requests";
+
 /// Why an exchange with an origin failed, in the terms in which the client is told.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum OriginError {
@@ -100,8 +104,8 @@ impl OriginError {
     pub fn reason(&self) -> &'static str {
         match self {
             OriginError::NoOrigin { .. } => "no-origin",
-            OriginError::TooManyFills => "too-many-fills",
-            OriginError::TooManyRequests => "too-many-requests",
+            OriginError::TooManyFills => TOO_MANY_FILLS,
+            OriginError::TooManyRequests => TOO_MANY_REQUESTS,
             OriginError::Connect { .. } => "connect",
             OriginError::Timeout { .. } => "timeout",
             OriginError::Broken { .. } => "broken",

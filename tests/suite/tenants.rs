@@ -1,7 +1,7 @@
 //! Sites that share a node: what one may take of it leaves something for the others.
 
 use crate::harness::frames::{END_HEADERS, END_STREAM, HEADERS, RST_STREAM, Raw, frame, section};
-use crate::harness::origin::Gate;
+use crate::harness::origin::{Gate, Request};
 use crate::harness::{Client, Node, Origin, Protocol, Reply, Step, eventually};
 
 /// Two sites with one origin; the first has what `first` says.
@@ -42,6 +42,26 @@ fn ask(node: &Node, request: &str) -> Client {
 /// The requests of the first site that run.
 fn running(node: &Node) -> u64 {
     node.admin("GET", "/v1/status", "").1["sites"][0]["requests"]["running"].as_u64().unwrap()
+}
+
+/// Where the part of a body of `x` begins that a request asks for, and the answer with it.
+fn part_of(request: &Request, total: usize) -> (usize, Vec<Step>) {
+    let range = request.field("range").unwrap().strip_prefix("bytes=").unwrap();
+    let (first, last) = range.split_once('-').unwrap();
+    let (first, last): (usize, usize) = (first.parse().unwrap(), last.parse::<usize>().unwrap().min(total - 1));
+    let content_range = format!("Content-Range: bytes {first}-{last}/{total}");
+    let fields = ["Cache-Control: max-age=60", "ETag: \"a\"", &content_range];
+    (first, Reply::status(206, &fields, vec![b'x'; last + 1 - first]))
+}
+
+/// Reads a body whose head has been read.
+fn read_body(client: &mut Client, length: usize) {
+    let mut read = 0;
+    while read < length {
+        let some = client.read_some().len();
+        assert!(some > 0, "cut off after {read}");
+        read += some;
+    }
 }
 
 /// What needs no origin is answered however busy the site is; what does is refused, on every way there is to one.
@@ -113,9 +133,7 @@ fn what_needs_an_origin_is_bounded_and_what_does_not_is_answered() {
     let site = || node.admin("GET", "/v1/status", "").1["sites"][0]["requests"].clone();
     assert_eq!((site()["running"].as_u64(), site()["max"].as_u64()), (Some(3), Some(3)));
     assert!(site()["refused"].as_u64() >= Some(8), "{}", site());
-    let metrics = node.admin("GET", "/metrics", "").1;
-    let metrics = metrics.as_str().unwrap_or_default();
-    assert!(metrics.contains("seawall_site_requests{site=\"first\"} 3"), "{metrics}");
+    assert_eq!(node.metric("seawall_site_requests{site=\"first\"}"), Some(3.0));
     let address = format!("http://{}", node.admin);
     let explained = std::process::Command::new(env!("CARGO_BIN_EXE_seawall"))
         .args(["explain", "--admin", &address, "http://first.example/new"])
@@ -148,21 +166,9 @@ fn an_answer_in_slices_that_has_begun_goes_on() {
     let gate = Gate::default();
     let wait = gate.clone();
     let origin = Origin::start(move |request| {
-        let range = request.field("range").unwrap_or_default().to_owned();
         let slow = if request.path() == "/slow" { vec![Step::Wait(wait.clone())] } else { vec![] };
-        let whole = vec![b'x'; 128 << 10];
-        match range.strip_prefix("bytes=").and_then(|range| range.split_once('-')) {
-            Some((first, last)) => {
-                let (first, last): (usize, usize) = (first.parse().unwrap(), last.parse().unwrap());
-                let last = last.min(whole.len() - 1);
-                let head = format!(
-                    "HTTP/1.1 206 Partial Content\r\nCache-Control: max-age=60\r\nETag: \"a\"\r\nContent-Range: bytes \
-                     {first}-{last}/{}\r\nContent-Length: {}\r\n\r\n",
-                    whole.len(),
-                    last + 1 - first
-                );
-                [slow, vec![Step::Send(head.into()), Step::Send(whole[first..=last].to_vec())]].concat()
-            }
+        match request.field("range") {
+            Some(_) => [slow, part_of(request, 128 << 10).1].concat(),
             None => [slow, Reply::ok(&["Cache-Control: max-age=60", "ETag: \"a\""], "whole")].concat(),
         }
     });
@@ -181,12 +187,7 @@ fn an_answer_in_slices_that_has_begun_goes_on() {
     let mut large = ask(&node, "GET /large");
     assert!(large.head().starts_with("HTTP/1.1 200"));
     gate.open();
-    let mut length = 0;
-    while length < 128 << 10 {
-        let some = large.read_some().len();
-        assert!(some > 0, "cut off after {length}");
-        length += some;
-    }
+    read_body(&mut large, 128 << 10);
 }
 
 #[test]
@@ -280,10 +281,9 @@ fn what_is_too_large_for_the_part_of_a_site_is_said_not_to_be_stored() {
             assert!(get(&path, "Host: other.example").is_hit(), "{path}");
         }
     }
-    let metrics = node.admin("GET", "/metrics", "").1;
-    let metrics = metrics.as_str().unwrap_or_default();
-    assert!(metrics.contains("seawall_site_memory_bytes{site=\"first\"} 9"), "{metrics}");
-    assert!(metrics.contains("seawall_not_stored_total{reason=\"too-large\"} 4"), "{metrics}");
+    let bytes = node.metric("seawall_site_memory_bytes{site=\"first\"}").unwrap();
+    assert!((900_000.0..1_000_000.0).contains(&bytes), "{bytes}");
+    assert_eq!(node.metric("seawall_not_stored_total{reason=\"too-large\"}"), Some(4.0));
 }
 
 /// Of variants that have no room together the newest stay.
@@ -368,16 +368,9 @@ fn slices_that_follow_wait_for_their_turn() {
     let gate = Gate::default();
     let wait = gate.clone();
     let origin = Origin::start(move |request| {
-        let range = request.field("range").unwrap_or("bytes=0-65535").to_owned();
-        let (first, last) = range.strip_prefix("bytes=").and_then(|range| range.split_once('-')).unwrap();
-        let (first, last): (usize, usize) = (first.parse().unwrap(), last.parse::<usize>().unwrap().min(99_999));
-        let head = format!(
-            "HTTP/1.1 206 Partial Content\r\nCache-Control: max-age=60\r\nETag: \"a\"\r\nContent-Range: bytes \
-             {first}-{last}/100000\r\nContent-Length: {}\r\n\r\n",
-            last + 1 - first
-        );
+        let (first, part) = part_of(request, 100_000);
         let slow = if first > 0 { vec![Step::Wait(wait.clone())] } else { vec![] };
-        [slow, vec![Step::Send(head.into()), Step::Send(vec![b'x'; last + 1 - first])]].concat()
+        [slow, part].concat()
     });
     let sliced = config(&origin, "max_requests = 2").replacen("\"respect\"", "\"respect\", slice = \"64KiB\"", 1);
     let node = Node::start(&sliced);
@@ -389,14 +382,7 @@ fn slices_that_follow_wait_for_their_turn() {
     origin.wait_for(8);
     assert_eq!((running(&node), origin.count()), (2, 8));
     gate.open();
-    readers.iter_mut().for_each(|reader| {
-        let mut length = 0;
-        while length < 100_000 {
-            let some = reader.read_some().len();
-            assert!(some > 0, "cut off after {length}");
-            length += some;
-        }
-    });
+    readers.iter_mut().for_each(|reader| read_body(reader, 100_000));
 }
 
 /// What is compressed is not to cost an object the place that it has.
@@ -410,8 +396,7 @@ fn codings_that_have_no_room_are_left_out() {
     let get = || node.get_with("/a", &[FIRST]);
     assert_eq!(get().body.len(), 600_000);
     eventually("both to be tried", || {
-        let metrics = node.admin("GET", "/metrics", "").1;
-        let tried = |coding| metrics.as_str().unwrap().contains(&format!("compressed_total{{coding=\"{coding}\"}} 1"));
+        let tried = |coding| node.metric(&format!("seawall_compressed_total{{coding=\"{coding}\"}}")) == Some(1.0);
         (tried("gzip") && tried("br")).then_some(())
     });
     assert!((0..3).all(|_| get().is_hit()));
@@ -433,16 +418,7 @@ fn base64_of(length: usize) -> Vec<u8> {
 #[test]
 fn all_slices_of_what_a_request_has_changed_are_forgotten() {
     let origin = Origin::start(|request| match request.field("range") {
-        Some(range) => {
-            let (first, last) = range.strip_prefix("bytes=").and_then(|range| range.split_once('-')).unwrap();
-            let (first, last): (usize, usize) = (first.parse().unwrap(), last.parse::<usize>().unwrap().min(9_999_999));
-            let head = format!(
-                "HTTP/1.1 206 Partial Content\r\nCache-Control: max-age=60\r\nETag: \"a\"\r\nContent-Range: bytes \
-                 {first}-{last}/10000000\r\nContent-Length: {}\r\n\r\n",
-                last + 1 - first
-            );
-            vec![Step::Send(head.into()), Step::Send(vec![b'x'; last + 1 - first])]
-        }
+        Some(_) => part_of(request, 10_000_000).1,
         None => Reply::ok(&[], "changed"),
     });
     for first in ["memory = \"1MiB\"", ""] {
@@ -502,15 +478,7 @@ fn another_bound_is_everybodys() {
         if request.path() == "/slow" {
             return [vec![Step::Wait(wait.clone())], Reply::ok(&["Cache-Control: no-store"], "x")].concat();
         }
-        let range = request.field("range").unwrap_or("bytes=0-65535").to_owned();
-        let (first, last) = range.strip_prefix("bytes=").and_then(|range| range.split_once('-')).unwrap();
-        let (first, last): (usize, usize) = (first.parse().unwrap(), last.parse::<usize>().unwrap().min(99_999));
-        let head = format!(
-            "HTTP/1.1 206 Partial Content\r\nCache-Control: max-age=60\r\nETag: \"a\"\r\nContent-Range: bytes \
-             {first}-{last}/100000\r\nContent-Length: {}\r\n\r\n",
-            last + 1 - first
-        );
-        vec![Step::Send(head.into()), Step::Send(vec![b'x'; last + 1 - first])]
+        part_of(request, 100_000).1
     });
     let sliced = config(&origin, "max_requests = 1").replacen("\"respect\"", "\"respect\", slice = \"64KiB\"", 1);
     let node = Node::start(&sliced);
@@ -523,12 +491,7 @@ fn another_bound_is_everybodys() {
     let path = node.config_path();
     let text = std::fs::read_to_string(&path).unwrap();
     std::fs::write(&path, text.replace("max_requests = 1\n", "max_requests = 2\n")).unwrap();
-    let mut length = 0;
-    while length < 100_000 {
-        let some = begun.read_some().len();
-        assert!(some > 0, "cut off after {length}");
-        length += some;
-    }
+    read_body(&mut begun, 100_000);
     eventually("the slow one to be left", || (running(&node) == 1).then_some(()));
     gate.open();
 }

@@ -121,7 +121,7 @@ impl MemoryStore {
     }
 
     /// Bytes that may be stored where a key has its place.
-    pub fn max_size(&self, key: &str) -> u64 {
+    fn max_size(&self, key: &str) -> u64 {
         self.in_area(key, Area::max_size)
     }
 
