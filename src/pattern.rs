@@ -148,6 +148,16 @@ impl Pattern {
         self.suffix.is_none().then_some(&*self.prefix)
     }
 
+    /// What all names begin with that are like it.
+    pub fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
+    /// Whether all names are like it that begin so.
+    pub fn is_prefix(&self) -> bool {
+        self.suffix.as_deref() == Some("")
+    }
+
     pub fn matches(&self, name: impl AsRef<[u8]>) -> bool {
         let name = name.as_ref();
         match &self.suffix {

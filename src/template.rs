@@ -2,8 +2,6 @@
 //!
 //! Whatever a client puts into a value, it stays a value: it is written so that it ends no line, no field and no part of a URL.
 
-use std::borrow::Cow;
-
 use crate::expression::{Counted, Facts, Map, Variable, member};
 use crate::request::{hides_dots, parse_authority};
 use crate::spelling::did_you_mean;
@@ -331,34 +329,39 @@ fn without_dots(url: String) -> String {
 }
 
 fn push(out: &mut String, (form, in_query): (Form, bool), value: &Value, facts: &impl Facts, captures: &[&str]) {
-    let text: Cow<'_, [u8]> = match value {
-        Value::Of(variable) => facts.text(variable),
-        Value::ClientIp => facts.client().to_canonical().to_string().into_bytes().into(),
-        Value::ClientAsn => facts.number(Counted::Asn).to_string().into_bytes().into(),
-        Value::Capture(number) => captures.get(number - 1).map_or(&b""[..], |text| text.as_bytes()).into(),
-    };
+    let mut write = |text: &[u8]| write(out, (form, in_query), value, text);
+    match value {
+        Value::Of(variable) => facts.text(variable, write),
+        Value::ClientIp => write(facts.client().to_canonical().to_string().as_bytes()),
+        Value::ClientAsn => write(facts.number(Counted::Asn).to_string().as_bytes()),
+        Value::Capture(number) => write(captures.get(number - 1).map_or(&b""[..], |text| text.as_bytes())),
+    }
+}
+
+/// Writes the text of a value so that it stays one.
+fn write(out: &mut String, (form, in_query): (Form, bool), value: &Value, text: &[u8]) {
     // These are written in a URL already, escapes and all.
     let is_written = matches!(
         value,
         Value::Of(Variable::Path | Variable::Query | Variable::Host | Variable::Scheme) | Value::Capture(_)
     );
-    for byte in text.iter().copied() {
-        // No value begins a query or a fragment.
-        let stays = match is_written {
-            _ if form == Form::Field => matches!(byte, b' '..=b'~'),
-            _ if form == Form::Cookie => byte.is_ascii_graphic() && !b"\",;\\".contains(&byte),
-            true if in_query && *value != Value::Of(Variable::Query) => {
-                byte.is_ascii_alphanumeric() || b"-._~/%:@".contains(&byte)
-            }
-            true => byte.is_ascii_graphic() && !b"\"<>\\^`{|}#?".contains(&byte) || in_query && byte == b'?',
-            false => byte.is_ascii_alphanumeric() || b"-._~".contains(&byte),
-        };
-        if stays {
-            out.push(char::from(byte));
-        } else {
-            out.push_str(&format!("%{byte:02X}"));
+    // No value begins a query or a fragment.
+    let stays = |byte: u8| match is_written {
+        _ if form == Form::Field => matches!(byte, b' '..=b'~'),
+        _ if form == Form::Cookie => byte.is_ascii_graphic() && !b"\",;\\".contains(&byte),
+        true if in_query && *value != Value::Of(Variable::Query) => {
+            byte.is_ascii_alphanumeric() || b"-._~/%:@".contains(&byte)
         }
+        true => byte.is_ascii_graphic() && !b"\"<>\\^`{|}#?".contains(&byte) || in_query && byte == b'?',
+        false => byte.is_ascii_alphanumeric() || b"-._~".contains(&byte),
+    };
+    let mut rest = text;
+    while let Some(at) = rest.iter().position(|byte| !stays(*byte)) {
+        out.push_str(&String::from_utf8_lossy(&rest[..at]));
+        out.push_str(&format!("%{:02X}", rest[at]));
+        rest = &rest[at + 1..];
     }
+    out.push_str(&String::from_utf8_lossy(rest));
 }
 
 fn value(name: &str, captures: usize) -> Result<Value, String> {
@@ -418,14 +421,14 @@ mod tests {
     struct Hostile<'h>(&'h str);
 
     impl Facts for Hostile<'_> {
-        fn text(&self, variable: &Variable) -> Cow<'_, [u8]> {
-            match variable {
-                Variable::Host => b"shop.example"[..].into(),
-                Variable::Scheme => b"https"[..].into(),
-                Variable::Path => b"/a//b"[..].into(),
-                Variable::Query => b"x=1&y"[..].into(),
-                _ => self.0.as_bytes().into(),
-            }
+        fn text<T>(&self, variable: &Variable, read: impl FnOnce(&[u8]) -> T) -> T {
+            read(match variable {
+                Variable::Host => b"shop.example",
+                Variable::Scheme => b"https",
+                Variable::Path => b"/a//b",
+                Variable::Query => b"x=1&y",
+                _ => self.0.as_bytes(),
+            })
         }
 
         fn has(&self, _: Map, _: &Pattern) -> bool {

@@ -5,7 +5,7 @@ use std::ops::Range;
 use memchr::memmem::Finder;
 
 use super::Mistake;
-use super::evaluate::{Condition, Number, Order, Part, Text};
+use super::evaluate::{Condition, Number, Order, Part, Simple, Test, Text};
 use super::names::{self, Counted, Map, NAMES, Named, Scope, Variable};
 use super::parse::{Node, Operator, Tree};
 use crate::address::{IpRange, Ranges};
@@ -67,7 +67,7 @@ pub(super) fn condition(tree: &Tree, scope: Scope) -> Result<Condition, Mistake>
 
 fn typed(tree: &Tree, scope: Scope) -> Result<Typed, Mistake> {
     Ok(match &tree.node {
-        Node::Bool(value) => Typed::Condition(Condition::Is(*value)),
+        Node::Bool(value) => Typed::Condition(Simple::Is(*value).into()),
         Node::Number(value) => Typed::Number(Number::Literal(*value)),
         Node::Text(value) => Typed::Text(Text::Literal(value.as_bytes().into())),
         Node::List(_) => Typed::List,
@@ -143,24 +143,27 @@ fn compare(tree: &Tree, left: &Tree, operator: Operator, right: &Tree, scope: Sc
     let (of, with) = (typed(left, scope)?, typed(right, scope)?);
     let is_not = operator == Operator::Unequal;
     let found = match (of, operator, with) {
-        (Typed::Client, Operator::In, Typed::List) => Condition::Within(ranges(right)?),
+        (Typed::Client, Operator::In, Typed::List) => Simple::Within(ranges(right)?),
         (Typed::Client, Operator::Equal | Operator::Unequal, Typed::Text(Text::Literal(_))) => {
-            Condition::Within(Ranges::new([range(right)?]))
+            Simple::Within(Ranges::new([range(right)?]))
         }
         (Typed::Text(text), Operator::In, Typed::List) => {
             items(right).iter().try_for_each(|item| can_be(&text, item))?;
             one_of(text, right, scope)?
         }
-        (Typed::Number(number), Operator::In, Typed::List) => any_number(&number, right, scope)?,
+        (Typed::Number(number), Operator::In, Typed::List) => return any_number(&number, right, scope),
         (Typed::Text(one), Operator::Equal | Operator::Unequal, Typed::Text(other)) => {
             can_be(&one, right)?;
             can_be(&other, left)?;
-            Condition::Same(one, other)
+            match (one, other) {
+                (text, Text::Literal(other)) | (Text::Literal(other), text) => Simple::Text(text, Test::Is(other)),
+                (one, other) => Simple::Same(one, other),
+            }
         }
         (Typed::Number(one), operator, Typed::Number(other)) | (Typed::Time(one), operator, Typed::Time(other))
             if operator != Operator::In =>
         {
-            return Ok(Condition::Compares(one, order(operator), other));
+            return Ok(Simple::Compares(one, order(operator), other).into());
         }
         (of, operator, with) => {
             let mistake = match operator {
@@ -170,7 +173,7 @@ fn compare(tree: &Tree, left: &Tree, operator: Operator, right: &Tree, scope: Sc
             return Err(explained(Mistake::new(tree.at.clone(), mistake), &of, operator, &with));
         }
     };
-    Ok(if is_not { Condition::Not(Box::new(found)) } else { found })
+    Ok(if is_not { Condition::Not(Box::new(found.into())) } else { found.into() })
 }
 
 /// Reports a text in quotes that a variable never is.
@@ -248,7 +251,7 @@ fn items(list: &Tree) -> &[Tree] {
     }
 }
 
-fn one_of(text: Text, list: &Tree, scope: Scope) -> Result<Condition, Mistake> {
+fn one_of(text: Text, list: &Tree, scope: Scope) -> Result<Simple, Mistake> {
     let item = |item: &Tree| match typed(item, scope)? {
         Typed::Text(Text::Literal(text)) => Ok(text),
         other => Err(Mistake::new(
@@ -258,16 +261,16 @@ fn one_of(text: Text, list: &Tree, scope: Scope) -> Result<Condition, Mistake> {
     };
     let all = items(list).iter().map(item).collect::<Result<Vec<_>, _>>()?;
     Ok(if all.len() < MANY {
-        Condition::OneOf(text, all.into())
+        Simple::Text(text, Test::OneOf(all.into()))
     } else {
-        Condition::Among(text, all.into_iter().collect())
+        Simple::Text(text, Test::Among(all.into_iter().collect()))
     })
 }
 
 fn any_number(number: &Number, list: &Tree, scope: Scope) -> Result<Condition, Mistake> {
     let part = |item: &Tree| match typed(item, scope)? {
         Typed::Number(other) => {
-            let condition = Condition::Compares(number.clone(), Order::Equal, other);
+            let condition = Simple::Compares(number.clone(), Order::Equal, other).into();
             Ok(Part { at: item.at.clone(), condition })
         }
         other => Err(Mistake::new(item.at.clone(), format!("expected a number in this list, found {}", other.kind()))),
@@ -314,12 +317,13 @@ fn method(tree: &Tree, of: &Tree, name: &str, arguments: &[Tree], scope: Scope) 
         }
         Typed::Text(text) if OF_TEXTS.contains(&name) => {
             let (part, at) = argument(tree, name, arguments)?;
-            Ok(Typed::Condition(match name {
-                "startsWith" => Condition::StartsWith(text, part.as_bytes().into()),
-                "endsWith" => Condition::EndsWith(text, part.as_bytes().into()),
-                "contains" => Condition::Contains(text, Box::new(Finder::new(part).into_owned())),
-                _ => Condition::Matches(text, pattern::regex(part).map_err(|why| Mistake::new(at.clone(), why))?),
-            }))
+            let test = match name {
+                "startsWith" => Test::StartsWith(part.as_bytes().into()),
+                "endsWith" => Test::EndsWith(part.as_bytes().into()),
+                "contains" => Test::Contains(Box::new(Finder::new(part).into_owned())),
+                _ => Test::Matches(pattern::regex(part).map_err(|why| Mistake::new(at.clone(), why))?),
+            };
+            Ok(Typed::Condition(Simple::Text(text, test).into()))
         }
         Typed::Time(_) => {
             let counted = match name {
@@ -391,6 +395,11 @@ fn has(map: Map, (name, at): (&str, &Range<usize>)) -> Result<Condition, Mistake
     // Names of fields have no case (RFC 9110 section 5.1).
     let is_field = matches!(map, Map::Headers | Map::ResponseHeaders);
     let name = if is_field { name.to_ascii_lowercase() } else { name.to_owned() };
+    if let Some((name, value)) = name.split_once('=') {
+        let of = if map == Map::Query { "query" } else { "cookie" };
+        let mistake = Mistake::new(at.clone(), "a name ends before its \"=\"");
+        return Err(mistake.with_hint(format!("for what it says: {of}.{name} == {value:?}")));
+    }
     let pattern: Pattern = name.parse().map_err(|why: String| Mistake::new(at.clone(), why))?;
-    Ok(Condition::Has(map, pattern))
+    Ok(Simple::Has(map, pattern).into())
 }

@@ -1,6 +1,5 @@
 //! What a checked expression is, and whether it is true.
 
-use std::borrow::Cow;
 use std::collections::HashSet;
 use std::net::IpAddr;
 use std::ops::Range;
@@ -13,8 +12,8 @@ use crate::pattern::Pattern;
 
 /// What expressions and templates read.
 pub trait Facts {
-    /// A text; what is not there is empty.
-    fn text(&self, variable: &Variable) -> Cow<'_, [u8]>;
+    /// Reads a text; what is not there is empty.
+    fn text<T>(&self, variable: &Variable, read: impl FnOnce(&[u8]) -> T) -> T;
     /// Whether something has a name like that.
     fn has(&self, map: Map, name: &Pattern) -> bool;
     fn number(&self, counted: Counted) -> i64;
@@ -23,19 +22,20 @@ pub trait Facts {
 
 #[derive(Debug, Clone)]
 pub(super) enum Condition {
-    Is(bool),
     Not(Box<Condition>),
     All(Box<[Part]>),
     Any(Box<[Part]>),
+    Simple(Simple),
+}
+
+/// A condition without others in it.
+#[derive(Debug, Clone)]
+pub(super) enum Simple {
+    Is(bool),
+    Text(Text, Test),
     Same(Text, Text),
-    OneOf(Text, Box<[Box<[u8]>]>),
-    /// The same of many.
-    Among(Text, HashSet<Box<[u8]>>),
-    StartsWith(Text, Box<[u8]>),
-    EndsWith(Text, Box<[u8]>),
-    Contains(Text, Box<Finder<'static>>),
-    Matches(Text, regex::bytes::Regex),
     Compares(Number, Order, Number),
+    /// There is no `=` in the name.
     Has(Map, Pattern),
     Within(Ranges),
 }
@@ -45,6 +45,19 @@ pub(super) enum Condition {
 pub(super) struct Part {
     pub at: Range<usize>,
     pub condition: Condition,
+}
+
+/// What is asked of a text.
+#[derive(Debug, Clone)]
+pub(super) enum Test {
+    Is(Box<[u8]>),
+    OneOf(Box<[Box<[u8]>]>),
+    /// The same of many.
+    Among(HashSet<Box<[u8]>>),
+    StartsWith(Box<[u8]>),
+    EndsWith(Box<[u8]>),
+    Contains(Box<Finder<'static>>),
+    Matches(regex::bytes::Regex),
 }
 
 #[derive(Debug, Clone)]
@@ -73,26 +86,19 @@ pub(super) enum Order {
     GreaterOrEqual,
 }
 
+impl From<Simple> for Condition {
+    fn from(simple: Simple) -> Self {
+        Condition::Simple(simple)
+    }
+}
+
 impl Condition {
     pub(super) fn is_true(&self, facts: &impl Facts) -> bool {
         match self {
-            Condition::Is(value) => *value,
             Condition::Not(inner) => !inner.is_true(facts),
-            Condition::All(parts) => parts.iter().all(|part| part.condition.is_true(facts)),
-            Condition::Any(parts) => parts.iter().any(|part| part.condition.is_true(facts)),
-            Condition::Same(one, other) => one.read(facts) == other.read(facts),
-            Condition::OneOf(text, all) => {
-                let text = text.read(facts);
-                all.iter().any(|one| **one == *text)
-            }
-            Condition::Among(text, all) => all.contains(&*text.read(facts)),
-            Condition::StartsWith(text, part) => text.read(facts).starts_with(part),
-            Condition::EndsWith(text, part) => text.read(facts).ends_with(part),
-            Condition::Contains(text, part) => part.find(&text.read(facts)).is_some(),
-            Condition::Matches(text, regex) => regex.is_match(&text.read(facts)),
-            Condition::Compares(one, order, other) => order.holds(one.read(facts), other.read(facts)),
-            Condition::Has(map, name) => facts.has(*map, name),
-            Condition::Within(ranges) => ranges.contains(facts.client()),
+            Condition::All(parts) => parts.iter().all(|part| part.is_true(facts)),
+            Condition::Any(parts) => parts.iter().any(|part| part.is_true(facts)),
+            Condition::Simple(simple) => simple.is_true(facts),
         }
     }
 
@@ -118,13 +124,68 @@ impl Condition {
     }
 }
 
-impl Text {
-    fn read<'a>(&'a self, facts: &'a impl Facts) -> Cow<'a, [u8]> {
-        match self {
-            Text::Literal(text) => Cow::Borrowed(text),
-            Text::Of(variable) => facts.text(variable),
+impl Part {
+    /// Most parts are simple: for one that is, a call would cost as much as itself.
+    #[inline]
+    fn is_true(&self, facts: &impl Facts) -> bool {
+        match &self.condition {
+            Condition::Simple(simple) => simple.is_true(facts),
+            condition => condition.is_true(facts),
         }
     }
+}
+
+impl Simple {
+    #[inline]
+    fn is_true(&self, facts: &impl Facts) -> bool {
+        match self {
+            Simple::Is(value) => *value,
+            Simple::Text(text, test) => text.read(facts, |text| test.holds(text)),
+            Simple::Same(one, other) => one.read(facts, |one| other.read(facts, |other| one == other)),
+            Simple::Compares(one, order, other) => order.holds(one.read(facts), other.read(facts)),
+            Simple::Has(map, name) => facts.has(*map, name),
+            Simple::Within(ranges) => ranges.contains(facts.client()),
+        }
+    }
+}
+
+impl Text {
+    fn read<T>(&self, facts: &impl Facts, read: impl FnOnce(&[u8]) -> T) -> T {
+        match self {
+            Text::Literal(text) => read(text),
+            Text::Of(variable) => facts.text(variable, read),
+        }
+    }
+}
+
+impl Test {
+    fn holds(&self, text: &[u8]) -> bool {
+        match self {
+            Test::Is(other) => is_same(text, other),
+            Test::OneOf(all) => all.iter().any(|one| *text == **one),
+            Test::Among(all) => all.contains(text),
+            Test::StartsWith(part) => text.get(..part.len()).is_some_and(|start| is_same(start, part)),
+            Test::EndsWith(part) => text.ends_with(part),
+            Test::Contains(part) => part.find(text).is_some(),
+            Test::Matches(regex) => regex.is_match(text),
+        }
+    }
+}
+
+/// Whether two texts are the same. Most are short: a call that is made for long ones would cost more than to look at them.
+#[inline]
+fn is_same(one: &[u8], other: &[u8]) -> bool {
+    one.len() == other.len()
+        && match one.len() {
+            0..4 => one.iter().eq(other),
+            4..8 => {
+                one.first_chunk::<4>() == other.first_chunk::<4>() && one.last_chunk::<4>() == other.last_chunk::<4>()
+            }
+            8..=16 => {
+                one.first_chunk::<8>() == other.first_chunk::<8>() && one.last_chunk::<8>() == other.last_chunk::<8>()
+            }
+            _ => one == other,
+        }
 }
 
 impl Number {
@@ -132,8 +193,8 @@ impl Number {
         match self {
             Number::Literal(number) => Some(*number),
             Number::Of(counted) => Some(facts.number(*counted)),
-            Number::Size(text) => i64::try_from(text.read(facts).len()).ok(),
-            Number::Int(text) => std::str::from_utf8(&text.read(facts)).ok()?.trim().parse().ok(),
+            Number::Size(text) => i64::try_from(text.read(facts, <[u8]>::len)).ok(),
+            Number::Int(text) => text.read(facts, |text| std::str::from_utf8(text).ok()?.trim().parse().ok()),
         }
     }
 }

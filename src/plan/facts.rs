@@ -25,31 +25,17 @@ pub struct RequestFacts<'a> {
 const SECONDS_A_DAY: u64 = 86_400;
 
 impl Facts for RequestFacts<'_> {
-    fn text(&self, variable: &Variable) -> Cow<'_, [u8]> {
+    fn text<T>(&self, variable: &Variable, read: impl FnOnce(&[u8]) -> T) -> T {
         let request = self.request;
         let text = match variable {
-            Variable::Method => request.method.as_str(),
-            Variable::Scheme => request.scheme.as_str(),
-            Variable::Host => request.host,
-            Variable::Path => self.path,
-            Variable::Query => request.query.unwrap_or_default(),
-            Variable::Listener => request.listener_name.unwrap_or_default(),
-            Variable::TlsVersion => request.tls.unwrap_or_default(),
-            Variable::Protocol => protocol(request.version),
-            Variable::Country => request.country().unwrap_or_default(),
-            Variable::RequestId => return request.id.to_string().into_bytes().into(),
-            // The same by either protocol: by HTTP/2 the one has another name, and the other comes in several lines.
-            Variable::Header(name) if *name == header::HOST => request.authority,
-            Variable::Header(name) if *name == header::COOKIE => return cookies(request.fields),
-            Variable::Header(name) => return request.fields.joined(name).unwrap_or_default(),
-            Variable::Cookie(name) => return cookie(request.fields, name).unwrap_or_default().into(),
-            Variable::Parameter(name) => return parameter(request.query, name).unwrap_or_default(),
-            Variable::ResponseHeader(name) => {
-                let fields = self.response.map(|(_, fields)| Fields::Map(fields));
-                return fields.and_then(|fields| fields.joined(name)).unwrap_or_default();
-            }
+            Variable::Method => request.method.as_str().as_bytes(),
+            Variable::Scheme => request.scheme.as_str().as_bytes(),
+            Variable::Host => request.host.as_bytes(),
+            Variable::Path => self.path.as_bytes(),
+            Variable::Query => request.query.unwrap_or_default().as_bytes(),
+            _ => return read(&self.found(variable)),
         };
-        text.as_bytes().into()
+        read(text)
     }
 
     fn has(&self, map: Map, name: &Pattern) -> bool {
@@ -80,6 +66,32 @@ impl Facts for RequestFacts<'_> {
     }
 }
 
+impl RequestFacts<'_> {
+    /// What has to be looked for, or made.
+    fn found(&self, variable: &Variable) -> Cow<'_, [u8]> {
+        let request = self.request;
+        let text = match variable {
+            Variable::Listener => request.listener_name.unwrap_or_default(),
+            Variable::TlsVersion => request.tls.unwrap_or_default(),
+            Variable::Protocol => protocol(request.version),
+            Variable::Country => request.country().unwrap_or_default(),
+            Variable::RequestId => return request.id.to_string().into_bytes().into(),
+            // The same by either protocol: by HTTP/2 the one has another name, and the other comes in several lines.
+            Variable::Header(name) if *name == header::HOST => request.authority,
+            Variable::Header(name) if *name == header::COOKIE => return cookies(request.fields),
+            Variable::Header(name) => return request.fields.joined(name).unwrap_or_default(),
+            Variable::Cookie(name) => return cookie(request.fields, name).unwrap_or_default().into(),
+            Variable::Parameter(name) => return parameter(request.query, name).unwrap_or_default(),
+            Variable::ResponseHeader(name) => {
+                let fields = self.response.map(|(_, fields)| Fields::Map(fields));
+                return fields.and_then(|fields| fields.joined(name)).unwrap_or_default();
+            }
+            Variable::Method | Variable::Scheme | Variable::Host | Variable::Path | Variable::Query => "",
+        };
+        text.as_bytes().into()
+    }
+}
+
 /// As access logs have it.
 fn protocol(version: Version) -> &'static str {
     match version {
@@ -102,12 +114,13 @@ fn has_field(fields: Fields<'_>, name: &Pattern) -> bool {
 
 /// The value of the first cookie of a name (RFC 6265 section 5.4).
 fn cookie<'a>(fields: Fields<'a>, name: &str) -> Option<&'a [u8]> {
-    fields.find_map(&header::COOKIE, |line| pairs(line, b';').find_map(|pair| value_of(pair, name.as_bytes())))
+    fields
+        .find_map(&header::COOKIE, |line| find_pair(line, b';', |pair| value_of(pair, name, b';')))
+        .map(<[u8]>::trim_ascii)
 }
 
 fn has_cookie(fields: Fields<'_>, name: &Pattern) -> bool {
-    let has = |line| pairs(line, b';').any(|pair| name.matches(name_of(pair)));
-    fields.find_map(&header::COOKIE, |line| has(line).then_some(())).is_some()
+    fields.find_map(&header::COOKIE, |line| find_pair(line, b';', |pair| is_named(pair, name, b';'))).is_some()
 }
 
 /// The value of the first parameter of a name. Both are decoded: what is spelt with escapes is to an origin the same as
@@ -115,7 +128,7 @@ fn has_cookie(fields: Fields<'_>, name: &Pattern) -> bool {
 fn parameter<'a>(query: Option<&'a str>, name: &str) -> Option<Cow<'a, [u8]>> {
     let query = query?.as_bytes();
     if !has_escapes(query) {
-        return pairs(query, b'&').find_map(|pair| value_of(pair, name.as_bytes())).map(Cow::Borrowed);
+        return find_pair(query, b'&', |pair| value_of(pair, name, b'&')).map(Cow::Borrowed);
     }
     let (_, value) = form_urlencoded::parse(query).find(|(parameter, _)| parameter == name)?;
     Some(bytes(value))
@@ -125,7 +138,7 @@ fn has_parameter(query: Option<&str>, name: &Pattern) -> bool {
     let query = query.unwrap_or_default().as_bytes();
     match has_escapes(query) {
         true => form_urlencoded::parse(query).any(|(parameter, _)| name.matches(&*parameter)),
-        false => pairs(query, b'&').any(|pair| name.matches(name_of(pair))),
+        false => find_pair(query, b'&', |pair| is_named(pair, name, b'&')).is_some(),
     }
 }
 
@@ -134,31 +147,44 @@ fn has_escapes(query: &[u8]) -> bool {
     memchr::memchr2(b'%', b'+', query).is_some()
 }
 
-/// The parts of a list like `a=1; b=2` that are not empty.
-fn pairs(list: &[u8], separator: u8) -> impl Iterator<Item = &[u8]> {
-    let mut rest = Some(list);
-    let parts = std::iter::from_fn(move || {
-        let list = rest?;
-        let end = memchr::memchr(separator, list).unwrap_or(list.len());
-        rest = list.get(end + 1..);
-        Some(list[..end].trim_ascii())
-    });
-    parts.filter(|part| !part.is_empty())
+/// What `find` makes of the first pair of a list like `a=1; b=2` of which it makes something. It gets the list from there on: where
+/// a pair ends need not be known to see that it is another.
+fn find_pair<'a, T>(list: &'a [u8], separator: u8, find: impl Fn(&'a [u8]) -> Option<T>) -> Option<T> {
+    let mut rest = list;
+    loop {
+        rest = rest.trim_ascii_start();
+        let is_pair = *rest.first()? != separator;
+        if let Some(found) = is_pair.then(|| find(rest)).flatten() {
+            return Some(found);
+        }
+        rest = &rest[memchr::memchr(separator, rest)? + 1..];
+    }
 }
 
-/// The name of a part, with or without a value.
-fn name_of(pair: &[u8]) -> &[u8] {
-    let end = memchr::memchr(b'=', pair).unwrap_or(pair.len());
-    pair[..end].trim_ascii_end()
-}
-
-/// The value of a part, if it has this name.
-fn value_of<'a>(pair: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
-    match pair.strip_prefix(name)?.trim_ascii_start() {
-        [] => Some(&[]),
-        [b'=', value @ ..] => Some(value.trim_ascii_start()),
+/// The value of the pair with which a list begins, if it has this name; of one without a value, an empty one.
+fn value_of<'a>(list: &'a [u8], name: &str, separator: u8) -> Option<&'a [u8]> {
+    let rest = list.strip_prefix(name.as_bytes())?.trim_ascii_start();
+    match rest {
+        [] => Some(rest),
+        [first, ..] if *first == separator => Some(&[]),
+        [b'=', rest @ ..] => {
+            let end = memchr::memchr(separator, rest).unwrap_or(rest.len());
+            Some(&rest[..end])
+        }
         _ => None,
     }
+}
+
+/// Whether the pair with which a list begins has a name like this, in which there is no `=`.
+fn is_named(list: &[u8], name: &Pattern, separator: u8) -> Option<()> {
+    if !list.starts_with(name.prefix().as_bytes()) {
+        return None;
+    }
+    if name.is_prefix() {
+        return Some(());
+    }
+    let end = list.iter().position(|byte| *byte == b'=' || *byte == separator).unwrap_or(list.len());
+    name.matches(list[..end].trim_ascii_end()).then_some(())
 }
 
 fn bytes(text: Cow<'_, str>) -> Cow<'_, [u8]> {
@@ -251,6 +277,50 @@ mod tests {
             rows += 1;
         }
         assert!(rows > 200, "{rows}");
+    }
+
+    #[test]
+    fn pairs_are_told_apart() {
+        for (list, name, value) in [
+            ("a=1; b=2", "a", Some("1")),
+            ("a=1; b=2", "b", Some("2")),
+            ("aa=1; a=2", "a", Some("2")),
+            ("a=1; a=2", "a", Some("1")),
+            ("aa=1", "a", None),
+            ("b=a=1", "a", None),
+            ("a", "a", Some("")),
+            ("a;b", "a", Some("")),
+            ("a=; b", "b", Some("")),
+            (" a = 1 ;", "a", Some("1")),
+            ("a\t=\t1", "a", Some("1")),
+            (";;a=1", "a", Some("1")),
+            ("", "a", None),
+            (";", "a", None),
+            ("=a", "a", None),
+            ("a==", "a", Some("=")),
+            ("b;a", "a", Some("")),
+        ] {
+            let fields = map(&[("cookie", list)]);
+            let found = cookie(Fields::Map(&fields), name).map(|value| std::str::from_utf8(value).unwrap());
+            assert_eq!(found, value, "{list}");
+            for (pattern, is_there) in [(name, value.is_some()), ("*", !list.trim_matches(';').is_empty())] {
+                let pattern = pattern.parse().unwrap();
+                assert_eq!(has_cookie(Fields::Map(&fields), &pattern), is_there, "{pattern} {list}");
+            }
+        }
+        for (query, pattern, is_there) in [
+            ("ab=1&bc", "a*", true),
+            ("ab=1&bc", "*c", true),
+            ("ab=1&bc", "a*b", true),
+            ("ab=1&bc", "ab*b", false),
+            ("ab=1&bc", "*1", false),
+            ("ab=1&bc", "b", false),
+            ("%61b=1", "a*b", true),
+            ("&&", "*", false),
+            ("=", "*", true),
+        ] {
+            assert_eq!(has_parameter(Some(query), &pattern.parse().unwrap()), is_there, "{pattern} {query}");
+        }
     }
 
     #[test]
