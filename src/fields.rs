@@ -4,34 +4,38 @@ use http::{HeaderMap, HeaderName, HeaderValue, header};
 use smallvec::SmallVec;
 
 use crate::clock::Timestamp;
+use crate::request::Fields;
 
 /// Removes the fields that concern one connection only, and those that `Connection` names (RFC 9110 section
 /// 7.6.1).
 pub(crate) fn remove_hop_by_hop(fields: &mut HeaderMap) {
     if fields.contains_key(header::CONNECTION) {
-        for name in connection_options(fields) {
+        for name in connection_options(Fields::Map(fields)) {
             fields.remove(name);
         }
     }
-    let gone = fields.keys().filter(|name| HOP_BY_HOP.contains(name));
+    let gone = fields.keys().filter(|name| is_hop_by_hop(name.as_str()));
     for name in gone.cloned().collect::<SmallVec<[HeaderName; 4]>>() {
         fields.remove(name);
     }
 }
 
-/// Fields of one connection, whatever `Connection` says.
-pub(crate) static HOP_BY_HOP: [HeaderName; 10] = [
-    header::CONNECTION,
-    header::TRANSFER_ENCODING,
-    header::TRAILER,
-    header::TE,
-    header::UPGRADE,
-    header::PROXY_AUTHENTICATE,
-    header::PROXY_AUTHORIZATION,
-    HeaderName::from_static("keep-alive"),
-    HeaderName::from_static("proxy-connection"),
-    HeaderName::from_static("proxy-authentication-info"),
-];
+/// Whether a field is of one connection, whatever `Connection` says.
+pub(crate) fn is_hop_by_hop(name: &str) -> bool {
+    matches!(
+        name,
+        "connection"
+            | "keep-alive"
+            | "proxy-connection"
+            | "transfer-encoding"
+            | "trailer"
+            | "te"
+            | "upgrade"
+            | "proxy-authenticate"
+            | "proxy-authorization"
+            | "proxy-authentication-info"
+    )
+}
 
 /// RFC 9110 section 6.6.1: a response without `Date` gets the time it came.
 pub(crate) fn add_date(fields: &mut HeaderMap, now: Timestamp) {
@@ -48,10 +52,15 @@ pub(crate) fn date(fields: &HeaderMap, name: &HeaderName) -> Option<Timestamp> {
 }
 
 /// The fields that `Connection` names, but for those that concern one connection whatever it says.
-pub(crate) fn connection_options(fields: &HeaderMap) -> Vec<HeaderName> {
+pub(crate) fn connection_options(fields: Fields<'_>) -> Vec<HeaderName> {
     let usual = |option: &[u8]| option.eq_ignore_ascii_case(b"keep-alive") || option.eq_ignore_ascii_case(b"close");
-    // Most lines are one of these alone.
-    let lines = fields.get_all(header::CONNECTION).iter().filter(|line| !usual(line.as_bytes()));
-    let options = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b',')).map(<[u8]>::trim_ascii);
-    options.filter(|option| !usual(option)).filter_map(|name| HeaderName::from_bytes(name).ok()).collect()
+    let mut names = Vec::new();
+    fields.for_each(&header::CONNECTION, |line| {
+        // Most lines are one of these alone.
+        if !usual(line) {
+            let options = line.split(|byte| *byte == b',').map(<[u8]>::trim_ascii).filter(|option| !usual(option));
+            names.extend(options.filter_map(|name| HeaderName::from_bytes(name).ok()));
+        }
+    });
+    names
 }

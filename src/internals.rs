@@ -40,5 +40,5 @@ pub use crate::origin::passage::Passage;
 pub use crate::origin::upload::{Frame, RequestBody};
 pub use crate::plan::RequestFacts as Facts;
 pub use crate::plan::{Key, Plan, plan};
-pub use crate::request::{Fields, RequestView, Scheme};
+pub use crate::request::{FieldLines, Fields, RequestView, Scheme};
 pub use crate::template::{Form, Template};

@@ -6,8 +6,9 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
 use crate::clock::Timestamp;
-use crate::fields::{self, HOP_BY_HOP, connection_options, remove_hop_by_hop};
+use crate::fields::{self, connection_options, is_hop_by_hop, remove_hop_by_hop};
 use crate::plan::{FIELDS_WITH_PLACES, Key};
+use crate::request::Fields;
 
 use super::respond::Selected;
 use super::tags::TAG_FIELDS;
@@ -74,10 +75,10 @@ impl Head {
 
     /// The same, of a response that is passed on as it is: nothing is asked of its head.
     pub fn passing(status: StatusCode, fields: &HeaderMap) -> Self {
-        let named = connection_options(fields);
+        let named = connection_options(Fields::Map(fields));
         let passes = |name: &HeaderName| {
             let is_tag = TAG_FIELDS.iter().any(|(tag, _)| tag == name);
-            !HOP_BY_HOP.contains(name) && !is_tag && *name != header::CONTENT_LENGTH && !named.contains(name)
+            !is_hop_by_hop(name.as_str()) && !is_tag && *name != header::CONTENT_LENGTH && !named.contains(name)
         };
         let h1 = serialise_those(status, fields, passes);
         Head {

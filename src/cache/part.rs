@@ -5,9 +5,9 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, header};
+use http::{HeaderMap, Method, header};
 
-use crate::request::Fields;
+use crate::request::{FieldLines, Fields};
 
 use super::head::Head;
 use super::object::Object;
@@ -57,12 +57,10 @@ impl Part {
     }
 
     /// Asks for what is missing, if what is here is still current (RFC 9110 section 13.1.5).
-    pub fn ask_for(&self, missing: &Span, fields: &mut HeaderMap) {
-        let range = HeaderValue::try_from(format!("bytes={}-{}", missing.first, missing.last));
-        let etag = self.object.head.get(&header::ETAG).map(HeaderValue::from_bytes);
-        if let (Ok(range), Some(Ok(etag))) = (range, etag) {
-            fields.insert(header::RANGE, range);
-            fields.insert(header::IF_RANGE, etag);
+    pub fn ask_for(&self, missing: &Span, fields: &mut FieldLines) {
+        if let Some(etag) = self.object.head.get(&header::ETAG) {
+            fields.insert(&header::RANGE, format!("bytes={}-{}", missing.first, missing.last).as_bytes());
+            fields.insert(&header::IF_RANGE, etag);
         }
     }
 
@@ -169,9 +167,9 @@ mod tests {
         }
         let part = part(0, "0123", 10, "\"a\"", 1).unwrap();
         let missing = part.missing().unwrap();
-        let mut asked = HeaderMap::new();
+        let mut asked = FieldLines::default();
         part.ask_for(&missing, &mut asked);
-        assert_eq!(asked, map(&[("range", "bytes=4-9"), ("if-range", "\"a\"")]));
+        assert_eq!(Fields::Lines(&asked).to_map(), map(&[("range", "bytes=4-9"), ("if-range", "\"a\"")]));
         for (range, etag, completes) in [
             ("bytes 4-9/10", "\"a\"", true),
             ("bytes 4-9/10", "\"b\"", false),

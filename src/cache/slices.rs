@@ -6,13 +6,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Version, header};
+use http::{Method, Version, header};
 
 use crate::clock::Timestamp;
 use crate::config::model::PoolId;
 use crate::origin::error::OriginError;
 use crate::plan::{CacheKey, Matched};
-use crate::request::{Fields, RequestId, RequestView, Scheme};
+use crate::request::{FieldLines, Fields, RequestId, RequestView, Scheme};
 use crate::snapshot::Snapshot;
 
 use super::control::ClientDirectives;
@@ -105,7 +105,7 @@ struct OwnedRequest {
     authority: String,
     path: String,
     query: Option<String>,
-    fields: HeaderMap,
+    fields: FieldLines,
     client: std::net::IpAddr,
     peer: std::net::IpAddr,
     scheme: Scheme,
@@ -132,7 +132,7 @@ impl OwnedRequest {
             authority: view.authority.to_owned(),
             path: view.path.to_owned(),
             query: view.query.map(str::to_owned),
-            fields: view.fields.to_map(),
+            fields: view.fields.to_lines(),
             client: view.client,
             peer: view.peer,
             scheme: view.scheme,
@@ -158,7 +158,7 @@ impl OwnedRequest {
             path: &self.path,
             hides_dots: false, // else nothing were cached of it
             query: self.query.as_deref(),
-            fields: Fields::Map(&self.fields),
+            fields: Fields::Lines(&self.fields),
             client: self.client,
             geoip: Some(&self.snapshot.config.node.geoip),
             peer: self.peer,

@@ -6,7 +6,7 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use h2::{Reason, SendStream};
-use http::{HeaderMap, Method, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use pingora_core::protocols::http::client::HttpSession;
 use pingora_core::protocols::http::v2::client::Http2Session;
 use pingora_core::upstreams::peer::HttpPeer;
@@ -187,11 +187,13 @@ impl Stream {
 /// A request's head in pingora's terms.
 fn head(request: &OriginRequest, pool: &Pool, upload: Option<&Upload>) -> pingora_core::Result<RequestHeader> {
     let path = request.path_and_query.as_bytes();
-    let mut head = RequestHeader::build(request.method.clone(), path, Some(request.fields.len() + 3))?;
+    let mut head = RequestHeader::build(request.method.clone(), path, Some(request.fields.iter().count() + 3))?;
     let scheme = if pool.tls.is_some() { "https" } else { "http" };
     set_authority(&mut head, scheme, request.host(pool.host.as_deref()), &request.path_and_query)?;
-    for (name, value) in request.other_fields() {
-        head.append_header(name.clone(), value.clone())?;
+    for (name, value) in request.fields.shared().filter(|(name, _)| *name != header::HOST.as_str()) {
+        let name = HeaderName::from_bytes(name.as_bytes()).or_err(ErrorType::InvalidHTTPHeader, "a field's name")?;
+        let value = HeaderValue::from_maybe_shared(value).or_err(ErrorType::InvalidHTTPHeader, "a field's value")?;
+        head.append_header(name, value)?;
     }
     if let Some(length) = request.stated_length(upload) {
         head.insert_header(header::CONTENT_LENGTH, length)?;

@@ -3,12 +3,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
+use http::{HeaderMap, HeaderValue, Method, header};
 
 use crate::config::model::{FieldChanges, PoolId};
+use crate::request::FieldLines;
 
 use super::interims::Interims;
 use super::upload::Upload;
+
+/// Room for the first lines of a head, beside the target, and for what frames a body.
+const FIRST_LINES: usize = 192;
 
 /// The request that is sent; every attempt sends the same.
 pub(crate) struct OriginRequest {
@@ -19,7 +23,7 @@ pub(crate) struct OriginRequest {
     /// What its route says instead of it, or of the pool's.
     pub host: Option<String>,
     /// Without what frames the body.
-    pub fields: HeaderMap,
+    pub fields: FieldLines,
     pub pool: PoolId,
     /// For pools that balance by hash.
     pub hash: u64,
@@ -65,20 +69,14 @@ impl OriginRequest {
         self.host.as_deref().or(pool).unwrap_or(&self.authority)
     }
 
-    /// The fields but for `Host`, which is said once.
-    pub(super) fn other_fields(&self) -> impl Iterator<Item = (&HeaderName, &HeaderValue)> {
-        self.fields.iter().filter(|(name, _)| **name != header::HOST)
-    }
-
     /// The request's head as HTTP/1.1 bytes: one `Host`, and one statement of the body's length at most.
     pub(crate) fn wire_head(&self, pool_host: Option<&str>, upload: Option<&Upload>) -> Vec<u8> {
-        let mut out = Vec::with_capacity(512);
-        let mut put = |parts: &[&[u8]]| parts.iter().for_each(|part| out.extend_from_slice(part));
-        put(&[self.method.as_str().as_bytes(), b" ", self.path_and_query.as_bytes(), b" HTTP/1.1\r\nHost: "]);
-        put(&[self.host(pool_host).as_bytes(), b"\r\n"]);
-        for (name, value) in self.other_fields() {
-            put(&[name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"]);
-        }
+        let mut out = Vec::with_capacity(FIRST_LINES + self.path_and_query.len() + self.fields.size());
+        let put = |out: &mut Vec<u8>, parts: &[&[u8]]| parts.iter().for_each(|part| out.extend_from_slice(part));
+        put(&mut out, &[self.method.as_str().as_bytes(), b" ", self.path_and_query.as_bytes(), b" HTTP/1.1\r\nHost: "]);
+        put(&mut out, &[self.host(pool_host).as_bytes(), b"\r\n"]);
+        self.fields.write(&mut out, |name| name != header::HOST.as_str());
+        let mut put = |parts: &[&[u8]]| put(&mut out, parts);
         match (self.stated_length(upload), upload) {
             (Some(length), _) => {
                 put(&[b"Content-Length: ", itoa::Buffer::new().format(length).as_bytes(), b"\r\n"]);

@@ -11,7 +11,7 @@ use crate::cache::engine::Engine;
 use crate::cache::heeded;
 use crate::cache::vary;
 use crate::clock::Timestamp;
-use crate::fields::{add_date, remove_hop_by_hop};
+use crate::fields::add_date;
 use crate::origin::attempts;
 use crate::origin::connect::Connector;
 use crate::origin::error::OriginError;
@@ -123,8 +123,8 @@ fn origin_request(
     interims: Option<Arc<Interims>>,
 ) -> OriginRequest {
     let pool = matched.pool;
-    let mut fields = view.fields.to_map();
-    remove_hop_by_hop(&mut fields);
+    let mut fields = view.fields.to_lines();
+    forward::exclude_hop_by_hop(&mut fields);
     forward::exclude_unkeyed(&mut fields, &matched.route.cache);
     forward::exclude_unheeded(&mut fields, &matched.route.cache);
     forward::join_cookies(&mut fields);

@@ -2,16 +2,15 @@
 
 use std::borrow::Cow;
 
-use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-/// Fields that a request gets beside its own on its way to an origin.
-const FORWARDED: usize = 7;
+use super::lines::FieldLines;
 
-/// The header fields of a request: parsed in place by the fronts, or a map.
+/// The header fields of a request: parsed in place by the fronts, copied, or a map.
 #[derive(Clone, Copy)]
 pub enum Fields<'a> {
     Parsed(Parsed<'a>),
+    Lines(&'a FieldLines),
     Map(&'a HeaderMap),
 }
 
@@ -79,6 +78,10 @@ impl<'a> Fields<'a> {
                 let mut lines = parsed.fields.iter().filter(|field| field.name.eq_ignore_ascii_case(name));
                 lines.find_map(|field| find(field.value))
             }
+            Fields::Lines(lines) => {
+                let name = name.as_str();
+                lines.iter().find_map(|(field, value)| (field == name).then(|| find(value)).flatten())
+            }
             Fields::Map(map) => map.get_all(name).iter().find_map(|value| find(value.as_bytes())),
         }
     }
@@ -87,6 +90,7 @@ impl<'a> Fields<'a> {
     pub fn for_all(self, mut each: impl FnMut(&'a str, &'a [u8])) {
         match self {
             Fields::Parsed(parsed) => parsed.fields.iter().for_each(|field| each(field.name, field.value)),
+            Fields::Lines(lines) => lines.iter().for_each(|(name, value)| each(name, value)),
             Fields::Map(map) => map.iter().for_each(|(name, value)| each(name.as_str(), value.as_bytes())),
         }
     }
@@ -111,37 +115,37 @@ impl<'a> Fields<'a> {
         })
     }
 
-    /// An owned copy of all fields. Fields whose name or value `http` refuses were refused by the front.
+    /// A copy of all fields.
+    pub fn to_lines(self) -> FieldLines {
+        let (mut count, mut names, mut values) = (0, 0, 0);
+        self.for_all(|name, value| {
+            count += 1;
+            names += name.len();
+            values += value.len();
+        });
+        let mut lines = FieldLines::with_room(count, names, values);
+        self.for_all(|name, value| lines.put_in_lower_case(name, value));
+        lines
+    }
+
+    /// A map of all fields. Those whose name or value `http` refuses were refused by the front.
     pub fn to_map(self) -> HeaderMap {
-        match self {
-            Fields::Map(map) => map.clone(),
-            Fields::Parsed(Parsed { fields, .. }) => {
-                let mut map = HeaderMap::with_capacity(fields.len() + FORWARDED);
-                let values = in_one_block(fields.iter().map(|field| field.value));
-                for (field, value) in fields.iter().zip(values) {
-                    if let (Ok(name), Some(value)) = (HeaderName::from_bytes(field.name.as_bytes()), value) {
-                        map.append(name, value);
-                    }
-                }
-                map
-            }
+        if let Fields::Map(map) = self {
+            return map.clone();
         }
+        let mut map = HeaderMap::new();
+        self.for_all(|name, value| {
+            if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_bytes(value)) {
+                map.append(name, value);
+            }
+        });
+        map
     }
 }
 
 /// A value as text; what is not UTF-8 in it, as the character for that. Nearly all are ASCII, which is seen at once.
 pub(crate) fn text(value: &[u8]) -> Cow<'_, str> {
     std::str::from_utf8(value).map_or_else(|_| String::from_utf8_lossy(value), Cow::Borrowed)
-}
-
-/// Values that share one block of memory; `None` for what is no value.
-pub(crate) fn in_one_block<'a>(
-    values: impl Iterator<Item = &'a [u8]> + Clone,
-) -> impl Iterator<Item = Option<HeaderValue>> {
-    let mut block = Vec::with_capacity(values.clone().map(<[u8]>::len).sum());
-    values.clone().for_each(|value| block.extend_from_slice(value));
-    let mut block = Bytes::from(block);
-    values.map(move |value| HeaderValue::from_maybe_shared(block.split_to(value.len())).ok())
 }
 
 #[cfg(test)]
@@ -156,8 +160,8 @@ mod tests {
             httparse::Header { name: "accept", value: b"b" },
         ];
         let parsed = Fields::parsed(&parsed);
-        let map = parsed.to_map();
-        for fields in [parsed, Fields::Map(&map)] {
+        let (map, lines) = (parsed.to_map(), parsed.to_lines());
+        for fields in [parsed, Fields::Map(&map), Fields::Lines(&lines)] {
             assert_eq!(fields.joined(&http::header::ACCEPT).unwrap().as_ref(), b"a, b");
             assert_eq!(fields.get(&http::header::ACCEPT), Some(b"a".as_slice()));
             assert!(fields.joined(&http::header::HOST).is_none());

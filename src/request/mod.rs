@@ -3,6 +3,7 @@
 mod authority;
 mod fields;
 mod id;
+mod lines;
 mod target;
 
 use std::net::{IpAddr, Ipv4Addr};
@@ -13,8 +14,9 @@ use crate::geoip::GeoIp;
 
 pub(crate) use authority::parse_authority;
 pub use fields::Fields;
-pub(crate) use fields::{in_one_block, text};
+pub(crate) use fields::text;
 pub(crate) use id::RequestId;
+pub use lines::FieldLines;
 pub(crate) use target::{BAD_FORM, Target, as_decoded, compared, hides_dots, merge_slashes};
 
 /// A request as the decisions see it. Everything in it has been checked by the front.

@@ -16,7 +16,7 @@ const ARROWS: [(&str, &[&str]); 34] = [
     ("geoip", &[]),
     ("pattern", &[]),
     ("spelling", &[]),
-    ("fields", &["clock"]),
+    ("fields", &["clock", "request"]),
     ("request", &["geoip"]),
     ("chunked", &["request"]),
     ("prefix", &[]),
@@ -29,7 +29,7 @@ const ARROWS: [(&str, &[&str]); 34] = [
     ("plan", &["address", "clock", "config", "expression", "pattern", "request", "template"]),
     ("pace", &["config"]),
     ("running", &["clock"]),
-    ("origin", &["address", "chunked", "clock", "config", "pace", "plan", "request", "running"]),
+    ("origin", &["address", "chunked", "clock", "config", "fields", "pace", "plan", "request", "running"]),
     ("snapshot", &["config", "observe", "origin", "request", "running"]),
     (
         "cache",

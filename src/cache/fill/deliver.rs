@@ -180,7 +180,7 @@ impl Fill {
         let of_all = reason.concerns_every_request()
             && !is_clients_own
             && !exchange.status.is_server_error()
-            && !self.request.origin.fields.contains_key(header::RANGE)
+            && !self.request.origin.fields.contains(&header::RANGE)
             && !outdated.is_some_and(|stored| self.cache.is_fresh(stored));
         let is_about_who_asked = reason == SkipReason::Visitor;
         if of_all {

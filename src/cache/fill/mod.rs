@@ -100,7 +100,7 @@ impl Fill {
 
     /// Asks again, for the whole of what is there now.
     async fn ask_without(&mut self, fields: &[HeaderName]) -> Result<Box<Exchange>, OriginError> {
-        fields.iter().for_each(|name| drop(self.request.origin.fields.remove(name)));
+        fields.iter().for_each(|name| self.request.origin.fields.remove(name.as_str()));
         self.ask().await
     }
 

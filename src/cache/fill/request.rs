@@ -7,12 +7,11 @@ use http::{HeaderMap, HeaderValue, Method, Version, header};
 
 use crate::clock::Timestamp;
 use crate::config::model::{CacheRules, Route};
-use crate::fields::remove_hop_by_hop;
 use crate::origin::forward;
 use crate::origin::request::{OriginRequest, Silence};
 use crate::plan::{CacheKey, Renderer};
 use crate::prefix::Prefix;
-use crate::request::{Fields, RequestView};
+use crate::request::{FieldLines, Fields, RequestView};
 use crate::snapshot::Snapshot;
 
 use super::super::object::Object;
@@ -34,7 +33,7 @@ pub(crate) struct FillRequest {
     /// Of what a slice is asked for.
     pub slice: Option<Slice<CacheKey>>,
     /// The client's fields, for `Vary` and `Authorization`.
-    pub client_fields: HeaderMap,
+    pub client_fields: FieldLines,
     client: IpAddr,
     peer: IpAddr,
     version: Version,
@@ -55,9 +54,9 @@ impl FillRequest {
     pub(crate) fn new(request: &CacheRequest<'_>, stale: Option<Arc<Object>>, part: Option<Arc<Part>>) -> Box<Self> {
         let view = request.view;
         let rules = &request.matched.route.cache;
-        let client_fields = view.fields.to_map();
+        let client_fields = view.fields.to_lines();
         let mut fields = client_fields.clone();
-        remove_hop_by_hop(&mut fields);
+        forward::exclude_hop_by_hop(&mut fields);
         forward::exclude_unheeded(&mut fields, rules);
         forward::exclude_from_fill(&mut fields, rules);
         vary::normalise(&mut fields, &rules.key, view.country());
@@ -66,14 +65,14 @@ impl FillRequest {
         let renders = route.rewrite.is_some() || route.request.is_some();
         let node = &request.snapshot.config.node;
         let compared = renders.then(|| vary::as_compared(&fields, view, node, &rules.key)).flatten();
-        let compared = Fields::Map(compared.as_ref().unwrap_or(&fields));
+        let compared = Fields::Lines(compared.as_ref().unwrap_or(&fields));
         let keyed = RequestView { path: key.view().path(), query: key.view().query(), fields: compared, ..*view };
         let rendered = Renderer::new(&keyed, Some(route), Timestamp::now());
         let target = rendered.target();
         let own = route.request.as_ref().map(|changes| (changes, rendered.fields(changes)));
         let asked = || asked_range(request, stale.as_ref()).filter(|_| part.is_none());
         if let Some(range) = request.slice.as_ref().map(Slice::range).or_else(asked) {
-            fields.insert(header::RANGE, range);
+            fields.insert(&header::RANGE, range.as_bytes());
         }
         // As it is keyed: a port of the client's choosing must not shape what all get.
         let authority = request.matched.keyed_authority(view);
@@ -132,7 +131,7 @@ impl FillRequest {
     /// As stored responses are selected by it.
     pub(super) fn presented(&self) -> Presented<'_> {
         Presented {
-            fields: Fields::Map(&self.client_fields),
+            fields: Fields::Lines(&self.client_fields),
             client: self.client,
             peer: self.peer,
             version: self.version,
@@ -179,8 +178,8 @@ impl FillRequest {
         for (stored, condition) in
             [(header::ETAG, header::IF_NONE_MATCH), (header::LAST_MODIFIED, header::IF_MODIFIED_SINCE)]
         {
-            if let Some(value) = stale.head.get(&stored).and_then(|value| HeaderValue::from_bytes(value).ok()) {
-                self.origin.fields.insert(condition, value);
+            if let Some(value) = stale.head.get(&stored) {
+                self.origin.fields.insert(&condition, value);
             }
         }
     }

@@ -1,10 +1,10 @@
 //! A request on its way to an origin, reduced to what stored responses are selected by.
 
-use http::{HeaderMap, HeaderName, HeaderValue, header};
+use http::{HeaderName, header};
 use smallvec::SmallVec;
 
 use crate::config::model::{Coding, KeyRules, Node, Pattern};
-use crate::request::{Fields, RequestView};
+use crate::request::{FieldLines, Fields, RequestView};
 
 use super::super::negotiate;
 use super::Presented;
@@ -12,8 +12,8 @@ use super::axis::{COUNTRY, cookies_like};
 
 /// Reduces the fields of a request on its way to an origin to what the rules tell apart: what is not keyed must not
 /// shape what all get. `country`: of the client.
-pub fn normalise(fields: &mut HeaderMap, rules: &KeyRules, country: Option<&str>) {
-    let request = Fields::Map(fields);
+pub fn normalise(fields: &mut FieldLines, rules: &KeyRules, country: Option<&str>) {
+    let request = Fields::Lines(fields);
     let mut wanted: SmallVec<[(HeaderName, Option<Vec<u8>>); 4]> = SmallVec::new();
     if let Some(offered) = &rules.accept_encoding {
         let coding = negotiate::best_coding(request, offered.iter().copied()).map_or("identity", Coding::as_str);
@@ -33,46 +33,45 @@ pub fn normalise(fields: &mut HeaderMap, rules: &KeyRules, country: Option<&str>
         wanted.push((header::COOKIE, (!pairs.is_empty()).then(|| pairs.join(&b"; "[..]))));
     }
     for (name, value) in wanted {
-        set(fields, name, value.as_deref());
+        set(fields, &name, value.as_deref());
     }
     tell_who_asks(fields, rules, country);
 }
 
 /// Tells the origin what the rules tell apart of clients and what no field of theirs says: the kind of device, and the
 /// country. What a client says of these itself is left out.
-pub(crate) fn tell_who_asks(fields: &mut HeaderMap, rules: &KeyRules, country: Option<&str>) {
+pub(crate) fn tell_who_asks(fields: &mut FieldLines, rules: &KeyRules, country: Option<&str>) {
     if rules.device {
-        let device = negotiate::device(Fields::Map(fields));
-        set(fields, negotiate::DEVICE_CLASS.clone(), Some(device.as_bytes()));
+        let device = negotiate::device(Fields::Lines(fields));
+        set(fields, &negotiate::DEVICE_CLASS, Some(device.as_bytes()));
         fields.remove("x_device_class");
     }
     if rules.country {
-        set(fields, COUNTRY.clone(), country.map(str::as_bytes));
+        set(fields, &COUNTRY, country.map(str::as_bytes));
         fields.remove("x_country");
     }
 }
 
-fn set(fields: &mut HeaderMap, name: HeaderName, value: Option<&[u8]>) {
-    match value.and_then(|value| HeaderValue::from_bytes(value).ok()) {
-        Some(value) => fields.insert(name, value),
-        None => fields.remove(name),
-    };
+fn set(fields: &mut FieldLines, name: &HeaderName, value: Option<&[u8]>) {
+    fields.remove(name.as_str());
+    if let Some(value) = value {
+        fields.append(name, value);
+    }
 }
 
 /// The fields with what the key names as it is compared; `None`: they are that. What origins are asked for by them is thereby the
 /// same for all requests of one key.
 pub(crate) fn as_compared(
-    fields: &HeaderMap,
+    fields: &FieldLines,
     view: &RequestView<'_>,
     node: &Node,
     rules: &KeyRules,
-) -> Option<HeaderMap> {
-    let presented = Presented::new(&RequestView { fields: Fields::Map(fields), ..*view }, node);
+) -> Option<FieldLines> {
+    let presented = Presented::new(&RequestView { fields: Fields::Lines(fields), ..*view }, node);
     let mut compared = None;
     for name in rules.headers.iter().filter_map(|pattern| pattern.exact()?.parse::<HeaderName>().ok()) {
-        let value = presented.value(&name).and_then(|value| HeaderValue::from_bytes(&value).ok());
-        if let Some(value) = value.filter(|_| fields.contains_key(&name)) {
-            compared.get_or_insert_with(|| fields.clone()).insert(name, value);
+        if let Some(value) = presented.value(&name).filter(|_| fields.contains(&name)) {
+            compared.get_or_insert_with(|| fields.clone()).insert(&name, &value);
         }
     }
     compared
@@ -83,13 +82,18 @@ mod tests {
     use super::super::super::testing::map;
     use super::*;
 
+    fn lines(fields: &[(&str, &str)]) -> FieldLines {
+        Fields::Map(&map(fields)).to_lines()
+    }
+
     #[test]
     fn cookies_that_are_like_a_name_go_in_the_order_of_their_names() {
         let patterns = ["wordpress_logged_in*", "currency"].map(|name| name.parse().unwrap());
         let rules = KeyRules { cookies: Some(patterns.into()), ..KeyRules::default() };
-        let mut sent = map(&[("cookie", "sid=1; wordpress_logged_in_b=2; currency=EUR; wordpress_logged_in_a=1")]);
+        let mut sent = lines(&[("cookie", "sid=1; wordpress_logged_in_b=2; currency=EUR; wordpress_logged_in_a=1")]);
         normalise(&mut sent, &rules, None);
-        assert_eq!(sent["cookie"], "wordpress_logged_in_a=1; wordpress_logged_in_b=2; currency=EUR");
+        let expected = "wordpress_logged_in_a=1; wordpress_logged_in_b=2; currency=EUR";
+        assert_eq!(Fields::Lines(&sent).to_map(), map(&[("cookie", expected)]));
     }
 
     #[test]
@@ -102,7 +106,7 @@ mod tests {
             accept_encoding: Some([].into()),
             ..KeyRules::default()
         };
-        let mut fields = map(&[
+        let mut fields = lines(&[
             ("cookie", "sid=1; b=2"),
             ("cookie", "a=1"),
             ("accept-language", "fr, en-GB;q=0.5"),
@@ -120,9 +124,9 @@ mod tests {
             ("x-country", "DE"),
             ("accept", "*/*"),
         ]);
-        assert_eq!(fields, expected);
-        let mut fields = map(&[("cookie", "sid=1"), ("accept-language", "fr")]);
+        assert_eq!(Fields::Lines(&fields).to_map(), expected);
+        let mut fields = lines(&[("cookie", "sid=1"), ("accept-language", "fr")]);
         normalise(&mut fields, &KeyRules { device: false, accept_encoding: None, ..rules }, None);
-        assert!(fields.is_empty(), "{fields:?}");
+        assert_eq!(fields.iter().next(), None);
     }
 }

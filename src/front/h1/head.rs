@@ -250,7 +250,7 @@ mod tests {
     use super::super::super::head::Endpoints;
     use super::*;
     use crate::config::model::PoolId;
-    use crate::fields::remove_hop_by_hop;
+    use crate::origin::forward;
     use crate::origin::request::OriginRequest;
     use crate::origin::upload::{BodyError, Frame, RequestBody, Upload, UploadRules};
     use crate::request::Scheme;
@@ -279,8 +279,8 @@ mod tests {
         }
         let here = ([127, 0, 0, 1], 80).into();
         let view = head.view(Endpoints { listener: None, client: here, local: here, scheme: Scheme::Http, tls: None });
-        let mut fields = view.fields.to_map();
-        remove_hop_by_hop(&mut fields);
+        let mut fields = view.fields.to_lines();
+        forward::exclude_hop_by_hop(&mut fields);
         for framing in ["content-length", "expect"] {
             fields.remove(framing);
         }
