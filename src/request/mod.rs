@@ -197,7 +197,7 @@ pub(crate) fn may_have_body(method: &Method, status: StatusCode) -> bool {
 /// overflow.
 pub(crate) fn content_length(value: &[u8]) -> Option<u64> {
     let fits = matches!(value.len(), 1..=18) && value.iter().all(u8::is_ascii_digit);
-    std::str::from_utf8(value).ok().filter(|_| fits)?.parse().ok()
+    fits.then(|| value.iter().fold(0, |number, digit| number * 10 + u64::from(digit - b'0')))
 }
 
 #[cfg(test)]

@@ -20,9 +20,11 @@ pub enum Body {
 /// Whether a body is announced that is not to come (RFC 9110 sections 8.6 and 9.3.2). Servers that send it all the same make
 /// the connection's next response of it.
 pub(crate) fn announces_in_vain(method: &Method, status: StatusCode, fields: &HeaderMap) -> bool {
-    let is_announced = fields.contains_key(header::TRANSFER_ENCODING)
-        || fields.get_all(header::CONTENT_LENGTH).iter().any(|length| length != "0");
-    !may_have_body(method, status) && is_announced
+    let is_announced = || {
+        fields.contains_key(header::TRANSFER_ENCODING)
+            || fields.get_all(header::CONTENT_LENGTH).iter().any(|length| length != "0")
+    };
+    !may_have_body(method, status) && is_announced()
 }
 
 impl Body {
@@ -41,10 +43,11 @@ impl Body {
             }
             return Ok(Body::Chunked(Chunks::OF_RESPONSE));
         }
-        let mut stated = None;
+        let (mut stated, mut is_said_once) = (None, false);
         for value in fields.get_all(header::CONTENT_LENGTH) {
             for length in value.as_bytes().split(|byte| *byte == b',') {
                 let length = content_length(length.trim_ascii()).ok_or("a Content-Length that is none")?;
+                is_said_once = stated.is_none() && *value == itoa::Buffer::new().format(length);
                 if stated.replace(length).is_some_and(|before| before != length) {
                     return Err("two lengths that differ");
                 }
@@ -52,7 +55,9 @@ impl Body {
         }
         match stated {
             Some(length) => {
-                fields.insert(header::CONTENT_LENGTH, length.into()); // once, whatever it was
+                if !is_said_once {
+                    fields.insert(header::CONTENT_LENGTH, length.into());
+                }
                 Ok(Body::Length(length))
             }
             None => Ok(Body::UntilClose),
@@ -118,6 +123,7 @@ mod tests {
             (&[("content-length", "5")][..], Ok(Body::Length(5))),
             (&[("content-length", "5"), ("content-length", "5")], Ok(Body::Length(5))),
             (&[("content-length", "5, 5")], Ok(Body::Length(5))),
+            (&[("content-length", "007")], Ok(Body::Length(7))),
             (&[("content-length", "5"), ("content-length", "6")], Err(())),
             (&[("content-length", "+5")], Err(())),
             (&[("content-length", "")], Err(())),
@@ -128,8 +134,13 @@ mod tests {
             (&[("transfer-encoding", "chunked"), ("transfer-encoding", "chunked")], Err(())),
             (&[], Ok(Body::UntilClose)),
         ] {
-            let found = Body::of(&Method::GET, StatusCode::OK, &mut map(lines)).map_err(|_| ());
+            let mut fields = map(lines);
+            let found = Body::of(&Method::GET, StatusCode::OK, &mut fields).map_err(|_| ());
             assert_eq!(found, body, "{lines:?}");
+            if let Ok(Body::Length(length)) = found {
+                let said: Vec<_> = fields.get_all("content-length").iter().collect();
+                assert_eq!(said, [&*length.to_string()], "once, and as others write it: {lines:?}");
+            }
         }
     }
 

@@ -44,14 +44,11 @@ pub fn parse(head: Bytes) -> Result<(ResponseHead, bool), &'static str> {
 }
 
 fn value(head: &Bytes, value: &[u8]) -> Result<HeaderValue, &'static str> {
-    let made = if value.iter().any(|byte| matches!(byte, b'\r' | b'\n')) {
-        // Folded over lines, which is obsolete (RFC 9112 section 5.2).
-        let unfolded: Vec<u8> =
-            value.iter().map(|byte| if byte.is_ascii_whitespace() { b' ' } else { *byte }).collect();
-        HeaderValue::from_bytes(&unfolded)
-    } else {
-        HeaderValue::from_maybe_shared(head.slice_ref(value))
-    };
+    let made = HeaderValue::from_maybe_shared(head.slice_ref(value)).or_else(|_| {
+        // Perhaps it is folded over lines, which is obsolete (RFC 9112 section 5.2).
+        let unfold = |byte: &u8| if matches!(byte, b'\r' | b'\n') { b' ' } else { *byte };
+        HeaderValue::from_bytes(&value.iter().map(unfold).collect::<Vec<u8>>())
+    });
     made.map_err(|_| "a field value that is not valid")
 }
 
