@@ -196,14 +196,14 @@ fn describe_cache(answer: &mut Value, node: &Node, request: &CacheRequest<'_>, v
     let mut tags: Vec<&String> = terms.flat_map(|terms| &terms.tags).collect();
     tags.sort_unstable();
     tags.dedup();
-    let uris: Vec<String> = keyed_uris(matched.site, view.host, view.path, view.query).collect();
+    let uris = keyed_uris(matched.site.routes_of(view.path), view.host, view.path, view.query);
     let origin = key.origin();
     answer["key"] = json!({
         "site": key.site(), "version": version, "tls": origin.tls, "port": origin.port, "uri": key.uri(),
         "condition": matched.route.when.as_ref().map(|when| when.condition.as_str()),
     });
     answer["not_cacheable_for"] = json!(node.engine.cache.uncacheable_for(request, now).map(|left| left.as_secs()));
-    answer["purged_by"] = json!({ "urls": uris, "tags": tags, "site": matched.site.name });
+    answer["purged_by"] = json!({ "urls": &uris[..], "tags": tags, "site": matched.site.name });
     answer["stored"] = json!(stored);
 }
 

@@ -228,7 +228,7 @@ fn url_targets(url: &str, config: &Config, caller: &Caller) -> Result<Vec<Target
     let located = Located::find(url, config, caller)?;
     let Located { site, host, path, query, .. } = &located;
     let target = |uri| Target::Url { site: site.name.to_string(), uri };
-    Ok(keyed_uris(site, host, path, query.as_deref()).map(target).collect())
+    Ok(keyed_uris(site.routes_of(path), host, path, query.as_deref()).into_iter().map(target).collect())
 }
 
 fn prefix_targets(prefix: &str, config: &Config, caller: &Caller) -> Result<Vec<Target>, Problem> {

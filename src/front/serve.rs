@@ -369,7 +369,7 @@ impl<'a> Request<'a> {
     async fn purge(&self, site: usize) -> ClientResponse {
         let (site, RequestView { host, path, query, .. }) = (self.snapshot.site(site), &self.view);
         let target = |uri| Target::Url { site: site.name.to_string(), uri };
-        let targets = keyed_uris(site, host, path, *query).map(target).collect();
+        let targets = keyed_uris(site.routes_of(path), host, path, *query).into_iter().map(target).collect();
         let event = Event::Purge { soft: false, targets };
         match self.shared.engine.cache.purges.append(event, self.now, PURGE_PATIENCE).await {
             Ok(seq) => {

@@ -8,6 +8,7 @@ use http::{HeaderMap, HeaderValue, Method, header};
 use crate::config::model::{FieldChanges, PoolId};
 use crate::request::FieldLines;
 
+use super::h1::COPIED;
 use super::interims::Interims;
 use super::upload::Upload;
 
@@ -71,7 +72,9 @@ impl OriginRequest {
 
     /// The request's head as HTTP/1.1 bytes: one `Host`, and one statement of the body's length at most.
     pub(crate) fn wire_head(&self, pool_host: Option<&str>, upload: Option<&Upload>) -> Vec<u8> {
-        let mut out = Vec::with_capacity(FIRST_LINES + self.path_and_query.len() + self.fields.size());
+        let body = upload.and_then(Upload::length).and_then(|length| usize::try_from(length).ok());
+        let beside = body.filter(|length| *length <= COPIED).unwrap_or_default();
+        let mut out = Vec::with_capacity(FIRST_LINES + self.path_and_query.len() + self.fields.size() + beside);
         let put = |out: &mut Vec<u8>, parts: &[&[u8]]| parts.iter().for_each(|part| out.extend_from_slice(part));
         put(&mut out, &[self.method.as_str().as_bytes(), b" ", self.path_and_query.as_bytes(), b" HTTP/1.1\r\nHost: "]);
         put(&mut out, &[self.host(pool_host).as_bytes(), b"\r\n"]);

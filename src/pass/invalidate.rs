@@ -10,7 +10,7 @@ use crate::cache::engine::Engine;
 use crate::cache::purge::{CHANGE_PATIENCE, Event, Target as PurgeTarget};
 use crate::cache::tags;
 use crate::clock::Timestamp;
-use crate::config::model::Invalidate;
+use crate::config::model::{Invalidate, Route};
 use crate::plan::{CacheKey, KeyOrigin, keyed_uris};
 use crate::request::{RequestView, Scheme, Target};
 use crate::snapshot::Snapshot;
@@ -47,11 +47,11 @@ impl Changed<'_> {
         let mut forget = |path: &str, query: Option<&str>| {
             let site = self.snapshot.site(self.site);
             let version = self.snapshot.sites[self.site].version();
-            let routes: SmallVec<[_; 4]> = site.routes_of(path).collect();
-            let slices: Vec<u64> = routes.iter().filter_map(|route| route.cache.slice).collect();
+            let routes: SmallVec<[&Route; 4]> = site.routes_of(path).collect();
+            let slices: SmallVec<[u64; 2]> = routes.iter().filter_map(|route| route.cache.slice).collect();
             let conditions = routes.iter().filter_map(|route| route.when.as_ref()).map(|when| Some(&*when.key));
             let conditions: SmallVec<[Option<&str>; 2]> = std::iter::once(None).chain(conditions).collect();
-            for uri in keyed_uris(site, self.view.host, path, query) {
+            for uri in keyed_uris(routes.iter().copied(), self.view.host, path, query) {
                 for tls in [false, true] {
                     for port in std::iter::once(None).chain(port.map(Some)) {
                         for condition in &conditions {

@@ -17,6 +17,7 @@ pub(crate) use way_back::{FIELDS as FIELDS_WITH_PLACES, WayBack};
 use std::borrow::Cow;
 
 use http::{Method, StatusCode, Version, header};
+use smallvec::SmallVec;
 
 use crate::address::IpRange;
 use crate::clock::Timestamp;
@@ -294,21 +295,28 @@ pub(crate) fn allowed_methods(site: &Site, request: &RequestView<'_>, now: Times
     all.join(", ")
 }
 
-/// The URIs, as keys have them, under which a URL of a site may be stored: as it is written, and as the rules of the
-/// route that serves it make it. Both, since rules change while objects stay.
-pub(crate) fn keyed_uris(site: &Site, host: &str, path: &str, query: Option<&str>) -> impl Iterator<Item = String> {
+/// The URIs, as keys have them, under which a URL may be stored: as it is written, and as the rules of the routes that serve
+/// it make it. Both, since rules change while objects stay.
+pub(crate) fn keyed_uris<'r>(
+    routes: impl IntoIterator<Item = &'r Route>,
+    host: &str,
+    path: &str,
+    query: Option<&str>,
+) -> SmallVec<[String; 2]> {
     let uri = |rules: &KeyRules| {
         let mut uri = String::with_capacity(host.len() + path.len() + query.map_or(0, |query| query.len() + 1));
         key::push_uri(&mut uri, rules, host, path, query);
         uri
     };
-    let mut uris = vec![uri(&KeyRules::default())];
-    for keyed in site.routes_of(path).map(|route| uri(&route.cache.key)) {
+    let plain = KeyRules::default();
+    let mut uris = SmallVec::from_iter([uri(&plain)]);
+    for rules in routes.into_iter().map(|route| &route.cache.key).filter(|rules| !rules.keys_urls_as(&plain)) {
+        let keyed = uri(rules);
         if !uris.contains(&keyed) {
             uris.push(keyed);
         }
     }
-    uris.into_iter()
+    uris
 }
 
 /// Whether a request says that it has a body: a length of 0 is none. By HTTP/2 it may have one without saying so.

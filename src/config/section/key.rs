@@ -42,8 +42,8 @@ impl KeyRules {
 
     /// Whether both make the same of every URL.
     pub fn keys_urls_as(&self, other: &KeyRules) -> bool {
-        let of = |rules: &KeyRules| (rules.query.clone(), rules.sort_query, rules.ignore_path_case);
-        of(self) == of(other)
+        let of = |rules: &KeyRules| (rules.sort_query, rules.ignore_path_case);
+        of(self) == of(other) && self.query == other.query
     }
 
     /// What would have to be said for all requests of one key to have the same in a place of a template; `None`: they do.

@@ -20,6 +20,7 @@ use super::link::{Frame, Link, LinkError, ResponseHead, TAKES_NOTHING};
 
 use body::Body;
 pub(crate) use kept::Kept;
+pub(super) use outgoing::COPIED;
 use outgoing::Outgoing;
 pub(crate) use stream::{OriginStream, Plain, Tls};
 

@@ -13,7 +13,7 @@ use crate::request::put_trailers;
 use super::super::link::Frame;
 
 /// A piece of up to so many bytes is cheaper copied behind what goes before it than written as a part of its own.
-const COPIED: usize = 4 << 10;
+pub(crate) const COPIED: usize = 4 << 10;
 
 /// What is to be written, in order.
 #[derive(Debug, Default)]
