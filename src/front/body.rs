@@ -102,10 +102,10 @@ impl Passing {
 
     /// Gives the connection back if all has been read, before the client has the last piece: its next request may come at
     /// once, and should find it.
-    async fn end_with(&mut self, piece: &Option<Bytes>) {
+    fn end_with(&mut self, piece: &Option<Bytes>) {
         if let Some(mut ended) = self.exchange.take_if(|exchange| piece.is_none() || exchange.is_over()) {
             self.trailers = ended.take_trailers();
-            ended.release(&self.connector).await; // of HTTP/1.1 nothing is waited for
+            ended.release(&self.connector);
         }
     }
 }
@@ -234,7 +234,7 @@ impl Body {
     /// A piece was read by itself.
     pub(crate) async fn have_read(&mut self, piece: &Option<Bytes>) {
         if let Some(passing) = self.pieces.passing_mut() {
-            passing.end_with(piece).await;
+            passing.end_with(piece);
         }
     }
 

@@ -2,10 +2,12 @@
 
 use pingora_core::ErrorType;
 use pingora_core::connectors::TransportConnector;
+use pingora_core::connectors::http::v2;
 use pingora_core::protocols::http::client::HttpSession;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
+use crate::boxed::boxed;
 use crate::config::model::OriginProtocol;
 
 use super::error::{Failure, FailureKind, OriginError};
@@ -48,18 +50,18 @@ pub(super) struct Attempt {
 
 /// Makes connections to origins.
 pub struct Connector {
-    /// For origins that speak, or may speak, HTTP/2.
-    pub http: pingora_core::connectors::http::Connector,
-    /// For what is no HTTP yet: connections by TLS, and probes.
-    pub(super) transport: TransportConnector,
+    /// Keeps connections of HTTP/2, and makes those of which ALPN or nobody says yet what they speak.
+    pub h2: v2::Connector,
 }
 
 impl Connector {
     pub fn new() -> Self {
-        Connector {
-            http: pingora_core::connectors::http::Connector::new(None),
-            transport: TransportConnector::new(None),
-        }
+        Connector { h2: v2::Connector::new(None) }
+    }
+
+    /// For what is no HTTP yet: connections by TLS, and probes.
+    pub(super) fn transport(&self) -> &TransportConnector {
+        self.h2.transport()
     }
 
     /// A connection to send a request by, and whether it was kept from another. What an origin speaks is known by the pool,
@@ -89,8 +91,7 @@ impl Connector {
                 false => self.open_by_pingora(request, upload, picked).await,
             }
         };
-        // Boxed: large, and most requests find a connection that was kept.
-        Box::pin(within(picked, deadline, connecting)).await
+        within(picked, deadline, connecting).await
     }
 
     /// A new connection for HTTP/1.1.
@@ -99,7 +100,7 @@ impl Connector {
         if picked.pool.config.tls.is_some() {
             let mut peer = picked.peer();
             peer.options.set_http_version(1, 1);
-            let stream = Box::pin(self.transport.new_stream(&peer)).await;
+            let stream = boxed(|| self.transport().new_stream(&peer)).await;
             return stream.map(Tls).map_err(|error| Failure::of_connecting(&error, origin));
         }
         let fail = |error: std::io::Error| Failure::of_socket(&error, origin);
@@ -115,8 +116,13 @@ impl Connector {
         picked: &Picked,
     ) -> Result<(Connection, bool), Failure> {
         let (peer, origin) = (picked.peer(), &picked.origin.address);
-        let session = self.http.get_http_session(&peer).await;
-        let (session, reused) = session.map_err(|error| Failure::of_connecting(&error, origin))?;
+        let fail = |error: Box<pingora_core::Error>| Failure::of_connecting(&error, origin);
+        let kept = self.h2.reused_http_session(&peer).await.map_err(fail)?;
+        let reused = kept.is_some();
+        let session: HttpSession = match kept {
+            Some(kept) => HttpSession::H2(kept),
+            None => boxed(|| self.h2.new_http_session(&peer)).await.map_err(fail)?, // large, and most find one that was kept
+        };
         match session {
             HttpSession::H2(session) => {
                 let stream =

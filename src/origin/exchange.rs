@@ -323,19 +323,14 @@ impl Exchange {
     }
 
     /// Gives the connection back after the whole body was read. One that is still to be sent something is of no use.
-    pub async fn release(self: Box<Self>, connector: &Connector) {
+    pub fn release(self: Box<Self>, connector: &Connector) {
         let Exchange { connection, picked: Picked { pool, index, address, .. }, upload, is_cut, .. } = *self;
         match connection {
             Connection::H1(_) if upload.is_some() || is_cut => {}
             Connection::H1(h1) => pool.kept.put(index, address, h1),
-            // Boxed: large, and most origins speak HTTP/1.1.
             Connection::H2(stream) => {
-                Box::pin(async move {
-                    let (session, peer) = stream.into_session();
-                    let idle = pool.config.timeouts.idle;
-                    connector.http.release_http_session(session, &peer, Some(idle)).await;
-                })
-                .await;
+                let (session, peer) = stream.into_session();
+                connector.h2.release_http_session(session, &peer, Some(pool.config.timeouts.idle));
             }
         }
     }

@@ -7,7 +7,6 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use h2::{Reason, SendStream};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
-use pingora_core::protocols::http::client::HttpSession;
 use pingora_core::protocols::http::v2::client::Http2Session;
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_core::{ErrorType, OrErr};
@@ -69,8 +68,8 @@ impl Stream {
     }
 
     /// What pingora takes back, once the exchange has ended.
-    pub(crate) fn into_session(self) -> (HttpSession, HttpPeer) {
-        (HttpSession::H2(self.session), self.peer)
+    pub(crate) fn into_session(self) -> (Http2Session, HttpPeer) {
+        (self.session, self.peer)
     }
 
     /// Whether the response has been read to its end.
@@ -184,36 +183,31 @@ impl Stream {
     }
 }
 
-/// A request's head in pingora's terms.
+/// A request's head in pingora's terms. It is made without pingora's own means, which note for each field how its name was spelt.
 fn head(request: &OriginRequest, pool: &Pool, upload: Option<&Upload>) -> pingora_core::Result<RequestHeader> {
-    let path = request.path_and_query.as_bytes();
-    let mut head = RequestHeader::build(request.method.clone(), path, Some(request.fields.iter().count() + 3))?;
     let scheme = if pool.tls.is_some() { "https" } else { "http" };
-    set_authority(&mut head, scheme, request.host(pool.host.as_deref()), &request.path_and_query)?;
+    let (mut head, ()) = http::Request::new(()).into_parts();
+    head.method = request.method.clone();
+    head.uri = target(scheme, request.host(pool.host.as_deref()), &request.path_and_query)?;
+    head.headers.reserve(request.fields.iter().count() + 3);
     for (name, value) in request.fields.shared().filter(|(name, _)| *name != header::HOST.as_str()) {
         let name = HeaderName::from_bytes(name.as_bytes()).or_err(ErrorType::InvalidHTTPHeader, "a field's name")?;
         let value = HeaderValue::from_maybe_shared(value).or_err(ErrorType::InvalidHTTPHeader, "a field's value")?;
-        head.append_header(name, value)?;
+        head.headers.append(name, value);
     }
     if let Some(length) = request.stated_length(upload) {
-        head.insert_header(header::CONTENT_LENGTH, length)?;
+        head.headers.insert(header::CONTENT_LENGTH, length.into());
     }
     if request.takes_trailers {
-        head.insert_header(header::TE, "trailers")?;
+        head.headers.insert(header::TE, HeaderValue::from_static("trailers"));
     }
-    Ok(head)
+    Ok(head.into())
 }
 
-/// Says for whom a request is: in `:authority`. nginx refuses those that say it in `Host` as well.
-pub(crate) fn set_authority(
-    head: &mut RequestHeader,
-    scheme: &str,
-    host: &str,
-    path: &str,
-) -> pingora_core::Result<()> {
+/// What is asked for, and of whom: that is in `:authority`. nginx refuses those that say it in `Host` as well.
+pub(crate) fn target(scheme: &str, host: &str, path: &str) -> pingora_core::Result<http::Uri> {
     let uri = http::Uri::builder().scheme(scheme).authority(host).path_and_query(path);
-    head.set_uri(uri.build().or_err(ErrorType::InvalidHTTPHeader, "the target as a URI")?);
-    Ok(())
+    uri.build().or_err(ErrorType::InvalidHTTPHeader, "the target as a URI")
 }
 
 /// What an error of a stream says.

@@ -15,7 +15,7 @@ use crate::config::model::{Health, Probe};
 
 use super::connect::Connector;
 use super::error::{describe, is_our_own_fault};
-use super::h2::set_authority;
+use super::h2::target;
 use super::link::MAX_HEADS;
 use super::pool::PoolRuntime;
 
@@ -89,16 +89,16 @@ async fn probe(
     peer.options.write_timeout = Some(health.timeout);
     peer.group_key = PROBES.fetch_add(1, Ordering::Relaxed);
     let Probe::Http { path, host, expect } = &health.probe else {
-        let stream = connector.transport.new_stream(&peer).await;
+        let stream = connector.transport().new_stream(&peer).await;
         return stream.map(drop).map_err(Failure::from);
     };
-    let (mut session, _) = connector.http.get_http_session(&peer).await?;
+    let mut session = connector.h2.new_http_session(&peer).await?;
     let host = host.as_deref().or(pool.config.host.as_deref()).unwrap_or(&pool.origins[index].address);
     let status = ask(&mut session, path, host).await;
     session.shutdown().await;
-    if session.as_http2().is_some() {
+    if let HttpSession::H2(session) = session {
         // An HTTP/2 connection is kept by the connector until it is given back and has been idle.
-        connector.http.release_http_session(session, &peer, Some(Duration::from_millis(1))).await;
+        connector.h2.release_http_session(session, &peer, Some(Duration::from_millis(1)));
     }
     let status = status?;
     if expect.iter().any(|range| (range.first..=range.last).contains(&status)) {
@@ -111,7 +111,7 @@ async fn probe(
 async fn ask(session: &mut HttpSession, path: &str, host: &str) -> Result<u16, Failure> {
     let mut request = RequestHeader::build("GET", path.as_bytes(), None)?;
     match session.as_http2() {
-        Some(_) => set_authority(&mut request, "https", host, path)?, // as pingora has it
+        Some(_) => request.set_uri(target("https", host, path)?), // as pingora has it
         None => request.insert_header(header::HOST, host)?,
     }
     for (name, value) in [(header::USER_AGENT, "seawall-health"), (header::ACCEPT, "*/*")] {

@@ -159,7 +159,7 @@ fn origin_request(
 
 impl Passed {
     /// What a client is answered with: status, fields, and what its body is read from, if it has one.
-    pub(crate) async fn into_response(
+    pub(crate) fn into_response(
         self,
         connector: &Connector,
         method: &Method,
@@ -171,7 +171,7 @@ impl Passed {
             true => Some(exchange),
             // Nobody will read to its end: it has ended.
             false => {
-                exchange.release(connector).await;
+                exchange.release(connector);
                 None
             }
         };

@@ -29,7 +29,7 @@ const ARROWS: [(&str, &[&str]); 34] = [
     ("plan", &["address", "clock", "config", "expression", "pattern", "request", "template"]),
     ("pace", &["config"]),
     ("running", &["clock"]),
-    ("origin", &["address", "chunked", "clock", "config", "fields", "pace", "plan", "request", "running"]),
+    ("origin", &["address", "boxed", "chunked", "clock", "config", "fields", "pace", "plan", "request", "running"]),
     ("snapshot", &["config", "observe", "origin", "request", "running"]),
     (
         "cache",

@@ -98,7 +98,7 @@ impl Fill {
             keeper.keep_prefix();
             return self.flight.abort(error);
         }
-        exchange.release(&self.connector).await;
+        exchange.release(&self.connector);
         let held = keeper.keep(held, &mut unsent).await;
         if let Some(head) = unsent {
             self.flight.start(head);
@@ -242,7 +242,7 @@ impl Fill {
         if let Err(error) = whole {
             return body.abort(error);
         }
-        exchange.release(&self.connector).await;
+        exchange.release(&self.connector);
         let is_shared = {
             // While it is made a large body is there twice, so one is made at a time.
             let _alone = (length > fill_buffer::SMALL).then(|| self.flights.joining.lock());
