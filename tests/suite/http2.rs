@@ -627,3 +627,19 @@ fn trailers_are_taken_whole_or_not_at_all() {
     }
     assert!(raw.is_alive());
 }
+
+/// A client need not wait for the node's settings before it asks (RFC 9113 section 3.4), and then says nothing more.
+#[test]
+fn what_comes_with_the_preface_is_asked_for_at_once() {
+    let origin = cached("x");
+    let listener = "[[listen]]\naddress = \"127.0.0.1:0\"\nprotocols = [\"h1\", \"h2\"]\n";
+    let node = Node::start(&format!("{listener}{}", site(&[origin.address], "", ROUTES)));
+    let mut socket = std::net::TcpStream::connect(node.address()).unwrap();
+    let begin =
+        [&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..], &frame(SETTINGS, 0, 0, &[]), &get(1, "/passed/first")].concat();
+    std::io::Write::write_all(&mut socket, &begin).unwrap();
+    // Each is asked for when the one before is there.
+    (0..20).for_each(|_| assert_eq!(node.get("/passed/later").status, 200));
+    let asked = origin.wait_for(21);
+    assert_ne!(asked[20].path(), "/passed/first", "it was left until after all that came later");
+}

@@ -87,7 +87,17 @@ impl Connection {
         if !self.begin().await {
             return;
         }
-        let reason = loop {
+        // Requests may have come with the preface: a client need not wait for the node's settings (RFC 9113 section 3.4).
+        let reason = match self.machine.progress(Instant::now()) {
+            Ok(()) => self.go_on().await,
+            Err(reason) => Some(reason),
+        };
+        Box::pin(self.end(reason)).await; // large, and only then
+    }
+
+    /// Serves requests for as long as there may be more; why there are none.
+    async fn go_on(&mut self) -> Option<Reason> {
+        loop {
             let had_output = !self.machine.output().is_done();
             let event = self.event().await;
             let now = Instant::now();
@@ -96,13 +106,13 @@ impl Connection {
                 self.machine.active = now;
             }
             match event {
-                Event::Gone => break None,
+                Event::Gone => return None,
                 Event::GiveWay => {
                     // Whoever is to make room is not waited for; but it may hear of it.
                     self.machine.leave();
                     let mut cx = Context::from_waker(Waker::noop());
                     let _ = poll_write(self.machine.output(), &mut self.stream, &mut cx); // best effort
-                    break None;
+                    return None;
                 }
                 Event::Shutdown => self.machine.announce_end(now),
                 Event::Read | Event::Io | Event::Time => {
@@ -116,18 +126,17 @@ impl Connection {
                     if now >= self.deadline
                         && let ControlFlow::Break(end) = self.machine.on_time(now)
                     {
-                        break end;
+                        return end;
                     }
                 }
             }
             if let Err(reason) = self.machine.progress(now) {
-                break Some(reason);
+                return Some(reason);
             }
             if self.machine.is_over() && self.machine.output().is_done() {
-                break Some(Reason::NoError);
+                return Some(Reason::NoError);
             }
-        };
-        Box::pin(self.end(reason)).await; // large, and only then
+        }
     }
 
     /// Waits for what a connection begins with. Whether it came.
