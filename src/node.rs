@@ -110,17 +110,31 @@ fn build_snapshot(
         .into_iter()
         .flat_map(|before| before.config.sites.iter().map(|site| &*site.name).zip(&before.sites))
         .collect();
+    let gone = |name: &str| before?.gone.iter().find(|(gone, _)| **gone == *name).map(|(_, running)| running.clone());
     let site_runtime = |site: &Arc<crate::config::model::Site>| {
         let version = engine.cache.purges.version_of(&site.name, site.version);
         match known.get(&*site.name) {
             Some(known) => SiteRuntime::new(known.metrics.clone(), known.running.clone(), version),
-            None => SiteRuntime::new(metrics.site(&site.name), Arc::new(Running::new(site.max_requests)), version),
+            None => {
+                let running = gone(&site.name).unwrap_or_else(|| Arc::new(Running::new(site.max_requests)));
+                SiteRuntime::new(metrics.site(&site.name), running, version)
+            }
         }
     };
     let sites = config.sites.iter().map(site_runtime).collect();
+    let gone = before.map(|before| gone_with(&config, before)).unwrap_or_default();
     let listeners = OpenedListener::all(&config, before.map(|before| &*before.listeners));
     let generation = before.map_or(1, |before| before.generation + 1);
-    Snapshot { config, pools, sites, listeners, generation, passage }
+    Snapshot { config, pools, sites, gone, listeners, generation, passage }
+}
+
+/// The sites that a configuration has no more, as long as requests of theirs are with origins.
+fn gone_with(config: &Config, before: &Snapshot) -> Vec<(Box<str>, Arc<Running>)> {
+    let stay: HashSet<&str> = config.sites.iter().map(|site| &*site.name).collect();
+    let were = before.config.sites.iter().zip(&before.sites).map(|(site, runtime)| (&*site.name, &runtime.running));
+    let all = were.chain(before.gone.iter().map(|(name, running)| (&**name, running)));
+    let busy = all.filter(|(name, running)| !stay.contains(name) && running.count() > 0);
+    busy.map(|(name, running)| (name.into(), running.clone())).collect()
 }
 
 impl Node {

@@ -17,6 +17,8 @@ pub struct Snapshot {
     pub pools: PoolSet,
     /// One for each of the configuration's sites.
     pub sites: Vec<SiteRuntime>,
+    /// Sites that a reload has taken out while requests of theirs were with origins: one that comes back counts on.
+    pub gone: Vec<(Box<str>, Arc<Running>)>,
     /// Those that the node has opened when it began.
     pub listeners: Vec<OpenedListener>,
     /// Counts the configurations of this process, from 1.

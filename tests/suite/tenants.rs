@@ -495,3 +495,29 @@ fn another_bound_is_everybodys() {
     eventually("the slow one to be left", || (running(&node) == 1).then_some(()));
     gate.open();
 }
+
+/// A site that a reload takes out and another brings back has the requests that are still with its origins.
+#[test]
+fn a_site_that_comes_back_counts_on() {
+    let gate = Gate::default();
+    let origin = origin(&gate);
+    let text = config(&origin, "max_requests = 1");
+    let node = Node::start(&text);
+    let slow = ask(&node, "GET /slow");
+    origin.wait_for(1);
+    let path = node.config_path();
+    let with = std::fs::read_to_string(&path).unwrap();
+    let (before, rest) = with.split_once("[site.first]").unwrap();
+    let (_, after) = rest.split_once("[site.second]").unwrap();
+    std::fs::write(&path, format!("{before}[site.second]{after}")).unwrap();
+    let sites = || node.admin("GET", "/v1/status", "").1["sites"].as_array().unwrap().len();
+    eventually("the site to be gone", || (sites() == 1).then_some(()));
+    std::fs::write(&path, &with).unwrap();
+    eventually("the site to be back", || (sites() == 2).then_some(()));
+    assert_eq!(running(&node), 1);
+    assert_eq!(node.get_with("/other", &[FIRST]).status, 503);
+    gate.open();
+    drop(slow);
+    eventually("it to be over", || (running(&node) == 0).then_some(()));
+    assert_eq!(node.get_with("/other", &[FIRST]).status, 200);
+}
