@@ -125,7 +125,7 @@ pub(crate) fn exclude_from_requests_trailers(fields: &mut HeaderMap, changes: Op
 pub(crate) fn exclude_from_fill(fields: &mut FieldLines, rules: &CacheRules) {
     fields.retain(|name| !FILL_EXCLUDES.contains(&name));
     // By what tells where it came from, the node's own is made first: see set_forwarding_fields.
-    exclude(fields, |name| !goes_with_fill(name, rules) && !is_listed(name, &FORWARDING_FIELDS));
+    fields.retain(|name| goes_with_fill(name, rules) || is_listed(name, &FORWARDING_FIELDS));
     if matches!(rules.mode, CacheMode::Force { .. }) && !rules.key.names_field("user-agent") {
         fields.insert(&header::USER_AGENT, b"seawall");
     }
@@ -136,7 +136,7 @@ pub(crate) fn exclude_from_fill(fields: &mut FieldLines, rules: &CacheRules) {
 /// one idea of what a client may say.
 pub(crate) fn exclude_unkeyed(fields: &mut FieldLines, rules: &CacheRules) {
     if rules.mode != CacheMode::Off {
-        exclude(fields, |name| is_unkeyed(name, rules));
+        fields.retain(|name| !is_unkeyed(name, rules));
     }
 }
 
@@ -188,7 +188,7 @@ pub(crate) fn join_cookies(fields: &mut FieldLines) {
 /// Takes out the fields that concern the client's connection only, and those that `Connection` names (RFC 9110 section 7.6.1).
 pub(crate) fn exclude_hop_by_hop(fields: &mut FieldLines) {
     let options = connection_options(Fields::Lines(fields));
-    fields.retain(|name| !is_hop_by_hop(name) && !options.iter().any(|option| option == name));
+    exclude(fields, |name| is_hop_by_hop(name) || options.iter().any(|option| option == name));
 }
 
 /// Takes fields out of a request. A name that is spelt with underscores is the same to CGI, WSGI and their like.
@@ -320,6 +320,20 @@ mod tests {
     }
 
     #[test]
+    fn what_is_of_one_connection_goes_no_further_however_it_is_spelt() {
+        let mut fields = lines(&[
+            ("connection", "x-hop, close"),
+            ("x-hop", "1"),
+            ("x_hop", "1"),
+            ("te", "trailers"),
+            ("proxy_authorization", "1"),
+            ("x-other", "1"),
+        ]);
+        exclude_hop_by_hop(&mut fields);
+        assert_eq!(Fields::Lines(&fields).to_map(), map(&[("x-other", "1")]));
+    }
+
+    #[test]
     fn a_fill_has_one_cookie_field_and_no_conditions() {
         let mut fields = lines(&[
             ("cookie", "a=1"),
@@ -341,6 +355,10 @@ mod tests {
         let keyed = KeyRules { headers: vec!["x-forwarded-user".parse().unwrap()], ..KeyRules::default() };
         let keyed = CacheRules { key: keyed, ..respect() };
         let off = CacheRules::default();
+        let named = |name: &str| KeyRules { headers: vec![name.parse().unwrap()], ..KeyRules::default() };
+        let with_underscore = CacheRules { key: named("x_device"), ..respect() };
+        let mode = CacheMode::Force { ttl: std::time::Duration::from_secs(1) };
+        let by_force = CacheRules { mode, key: named("x_*"), ..CacheRules::default() };
         for (name, rules, goes) in [
             ("x-http-host-override", respect(), false),
             ("X-Middleware-Subrequest", respect(), false),
@@ -354,6 +372,8 @@ mod tests {
             ("x-forwarded-email", keyed, false),
             ("x-tenant", respect(), true),
             ("accept", respect(), true),
+            ("x_und", by_force, true),
+            ("x_device", with_underscore, true),
             ("true-client-ip", off, true),
         ] {
             let mut passed = lines(&[(name, "1")]);

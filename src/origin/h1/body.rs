@@ -31,6 +31,7 @@ impl Body {
     /// That of a response with these fields. Contradictions are errors: they are how responses are split.
     pub fn of(method: &Method, status: StatusCode, fields: &mut HeaderMap) -> Result<Self, &'static str> {
         if !may_have_body(method, status) {
+            settle_length(fields)?;
             return Ok(Body::Length(0));
         }
         let mut codings = fields.get_all(header::TRANSFER_ENCODING).iter();
@@ -43,25 +44,7 @@ impl Body {
             }
             return Ok(Body::Chunked(Chunks::OF_RESPONSE));
         }
-        let (mut stated, mut is_said_once) = (None, false);
-        for value in fields.get_all(header::CONTENT_LENGTH) {
-            for length in value.as_bytes().split(|byte| *byte == b',') {
-                let length = content_length(length.trim_ascii()).ok_or("a Content-Length that is none")?;
-                is_said_once = stated.is_none() && *value == itoa::Buffer::new().format(length);
-                if stated.replace(length).is_some_and(|before| before != length) {
-                    return Err("two lengths that differ");
-                }
-            }
-        }
-        match stated {
-            Some(length) => {
-                if !is_said_once {
-                    fields.insert(header::CONTENT_LENGTH, length.into());
-                }
-                Ok(Body::Length(length))
-            }
-            None => Ok(Body::UntilClose),
-        }
+        Ok(settle_length(fields)?.map_or(Body::UntilClose, Body::Length))
     }
 
     /// Whether all of it has been taken.
@@ -109,6 +92,26 @@ impl Body {
             Body::UntilClose => Poll::Ready(Some(split(read, u64::MAX))),
         })
     }
+}
+
+/// The length that a head states, which it does once then, as others write it.
+fn settle_length(fields: &mut HeaderMap) -> Result<Option<u64>, &'static str> {
+    let (mut stated, mut is_said_once) = (None, false);
+    for value in fields.get_all(header::CONTENT_LENGTH) {
+        for length in value.as_bytes().split(|byte| *byte == b',') {
+            let length = content_length(length.trim_ascii()).ok_or("a Content-Length that is none")?;
+            is_said_once = stated.is_none() && *value == itoa::Buffer::new().format(length);
+            if stated.replace(length).is_some_and(|before| before != length) {
+                return Err("two lengths that differ");
+            }
+        }
+    }
+    if let Some(length) = stated
+        && !is_said_once
+    {
+        fields.insert(header::CONTENT_LENGTH, length.into());
+    }
+    Ok(stated)
 }
 
 #[cfg(test)]
@@ -163,6 +166,8 @@ mod tests {
             assert_eq!(announces_in_vain(&method, status, &fields), in_vain, "{method} {status} {lines:?}");
             assert_eq!(Body::of(&method, status, &mut fields), Ok(Body::Length(0)), "{method} {status} {lines:?}");
         }
+        let mut differ = map(&[("content-length", "5"), ("content-length", "6")]);
+        assert!(Body::of(&Method::HEAD, StatusCode::OK, &mut differ).is_err());
         assert!(!announces_in_vain(&Method::GET, StatusCode::OK, &map(&[("content-length", "5")])));
     }
 
