@@ -74,6 +74,18 @@ impl Ranges {
         Ranges { v4: merged(&v4), v6: merged(&v6) }
     }
 
+    pub fn is_empty(&self) -> bool {
+        self.v4.is_empty() && self.v6.is_empty()
+    }
+
+    /// Whether every address of these lies in one of the ranges.
+    pub fn cover(&self, others: &Ranges) -> bool {
+        let covers = |spans: &[Span], others: &[Span]| {
+            others.iter().all(|(first, last)| spans.iter().any(|span| span.0 <= *first && *last <= span.1))
+        };
+        covers(&self.v4, &others.v4) && covers(&self.v6, &others.v6)
+    }
+
     /// Whether an address lies in one of the ranges. An IPv4-mapped IPv6 address counts as its IPv4 address.
     pub fn contains(&self, address: IpAddr) -> bool {
         let (spans, address) = match address.to_canonical() {

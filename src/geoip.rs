@@ -96,10 +96,17 @@ fn country(reader: &Reader<Vec<u8>>, address: IpAddr) -> Option<&str> {
 
 fn asn(reader: &Reader<Vec<u8>>, address: IpAddr) -> Option<u32> {
     let found = reader.lookup(address.to_canonical()).ok()?;
-    let number = found.decode_path::<u32>(&[PathElement::Key("autonomous_system_number")]).ok().flatten();
+    // Writers choose the type by the number.
+    let at = [PathElement::Key("autonomous_system_number")];
+    let number = || {
+        let short = || found.decode_path::<u16>(&at).ok().flatten().map(u32::from);
+        let long = || u32::try_from(found.decode_path::<u64>(&at).ok().flatten()?).ok();
+        let signed = || u32::try_from(found.decode_path::<i32>(&at).ok().flatten()?).ok();
+        found.decode_path::<u32>(&at).ok().flatten().or_else(short).or_else(long).or_else(signed)
+    };
     let text =
         || found.decode_path::<&str>(&[PathElement::Key("asn")]).ok().flatten()?.strip_prefix("AS")?.parse().ok();
-    number.or_else(text)
+    number().or_else(text)
 }
 
 /// Whether a text is written as the code of a country is.
@@ -122,6 +129,7 @@ mod tests {
 
     const COUNTRY: &[u8] = include_bytes!("../tests/geoip/country.mmdb");
     const ASN: &[u8] = include_bytes!("../tests/geoip/asn.mmdb");
+    const SHORT: &[u8] = include_bytes!("../tests/geoip/short.mmdb");
     const BOTH: &[u8] = include_bytes!("../tests/geoip/ipinfo.mmdb");
 
     fn database(content: &[u8], kind: Kind) -> Option<Database> {
@@ -132,6 +140,7 @@ mod tests {
     fn addresses_belong_somewhere() {
         let nowhere = GeoIp::default();
         let apart = GeoIp { country: database(COUNTRY, Kind::Country), asn: database(ASN, Kind::Asn) };
+        let short = GeoIp { country: database(COUNTRY, Kind::Country), asn: database(SHORT, Kind::Asn) };
         let both = GeoIp { country: database(BOTH, Kind::Country), asn: database(BOTH, Kind::Asn) };
         for (address, country, asn) in [
             ("192.0.2.7", Some("DE"), Some(64496)),
@@ -141,7 +150,7 @@ mod tests {
             ("2001:db9::1", None, None),
         ] {
             let address = address.parse().unwrap();
-            for geoip in [&apart, &both] {
+            for geoip in [&apart, &both, &short] {
                 assert_eq!((geoip.country(address), geoip.asn(address)), (country, asn), "{address}");
             }
             assert_eq!((nowhere.country(address), nowhere.asn(address)), (None, None));

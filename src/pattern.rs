@@ -199,6 +199,11 @@ impl std::str::FromStr for Pattern {
         if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'&') {
             return Err(format!("{text:?} is not a name such as \"page\" or \"utm_*\""));
         }
+        if text.starts_with('^') || text.ends_with('$') {
+            return Err(format!(
+                "{text:?} is no regular expression here: a name is written whole, and a \"*\" stands for any characters"
+            ));
+        }
         match text.split_once('*') {
             Some((_, rest)) if rest.contains('*') => Err(format!("{text:?} has more than one \"*\"")),
             Some((prefix, suffix)) => Ok(Pattern { prefix: prefix.into(), suffix: Some(suffix.into()) }),

@@ -74,7 +74,7 @@ const NAMES: [&str; 15] = [
 ];
 
 /// Variables of nginx, and what is written here instead; the longer of two with one beginning first.
-const NGINX: [(&str, &str); 19] = [
+const NGINX: [(&str, &str); 22] = [
     ("$proxy_add_x_forwarded_for", "nothing: the node itself sends X-Forwarded-For"),
     ("$request_method", "{method}"),
     ("$request_uri", "{path}, behind which the query is kept by itself"),
@@ -85,6 +85,9 @@ const NGINX: [(&str, &str); 19] = [
     ("$ssl_protocol", "{tls.version}"),
     ("$server_name", "{host}"),
     ("$remote_addr", "{client.ip}"),
+    ("$upstream_", "nothing: Cache-Status and the access log say what the cache and the origin did"),
+    ("$cookie_", "{cookie.NAME}"),
+    ("$server_protocol", "{protocol}"),
     ("$http_host", "{host}"),
     ("$http_", "{header.NAME}"),
     ("$cookie_", "{cookie.NAME}"),
@@ -110,6 +113,11 @@ impl Template {
                 at,
                 "%[ begins a sample of HAProxy's; here values are written {client.ip}, {header.NAME}".to_owned(),
             ));
+        }
+        let regex = ["(.", ".*", ".+", "[^", "[a-z", "[A-Z", "[0-9", "\\d"];
+        if let Some(at) = regex.into_iter().find_map(|sign| text.find(sign)).filter(|_| form.is_url()) {
+            let why = "a regular expression means nothing here; what the first star of the path stood for is {1}";
+            return Err((at, why.to_owned()));
         }
         let (mut parts, mut literal, mut at) = (Vec::new(), String::new(), 0);
         while let Some(brace) = text[at..].find(['{', '}']).map(|found| at + found) {

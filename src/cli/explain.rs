@@ -254,10 +254,12 @@ fn render_answer(answer: &Value) -> String {
         let _ = writeln!(out, "asks for  {target}{host}");
     }
     for (key, of) in [("request_fields", "request"), ("response_fields", "response")] {
-        let names = |kind: &str| list(&answer[key][kind]).map(text).collect::<Vec<_>>().join(", ");
-        for (word, names) in [("drops", names("dropped")), ("sends", names("sent"))] {
+        let sent: Vec<_> = list(&answer[key]["sent"]).map(text).collect();
+        // What is set anew is dropped before that.
+        let dropped: Vec<_> = list(&answer[key]["dropped"]).map(text).filter(|name| !sent.contains(name)).collect();
+        for (word, names) in [("drops", dropped), ("sends", sent)] {
             if !names.is_empty() {
-                let _ = writeln!(out, "{of:9} {word} {names}");
+                let _ = writeln!(out, "{of:9} {word} {}", names.join(", "));
             }
         }
     }

@@ -140,6 +140,14 @@ fn map_of(tree: &Tree) -> Option<Map> {
 }
 
 fn compare(tree: &Tree, left: &Tree, operator: Operator, right: &Tree, scope: Scope) -> Result<Condition, Mistake> {
+    if let Node::Not(denied) = &left.node
+        && !matches!(typed(denied, scope)?, Typed::Condition(_))
+    {
+        let mistake = Mistake::new(left.at.clone(), "this \"!\" denies what stands left of the comparison alone");
+        return Err(
+            mistake.with_hint(format!("to deny the comparison, put it in brackets: !(... {} ...)", operator.as_str()))
+        );
+    }
     let (of, with) = (typed(left, scope)?, typed(right, scope)?);
     let is_not = operator == Operator::Unequal;
     let found = match (of, operator, with) {

@@ -327,6 +327,9 @@ impl Parser<'_> {
         };
         let mistake = Mistake::new(self.place.clone(), format!("expected {expected}, found {found}"));
         match &self.token {
+            Token::Sign("=") if self.source[self.place.end..].starts_with('~') => {
+                mistake.with_hint("a regular expression is asked for by path.matches(r\"^/a\")")
+            }
             Token::Sign("=") => mistake.with_hint("to compare, write =="),
             Token::Name(name) if name == "and" => mistake.with_hint("write &&"),
             Token::Name(name) if name == "or" => mistake.with_hint("write ||"),
@@ -359,7 +362,10 @@ impl Parser<'_> {
                     let mistake = Mistake::new(at, format!("{found:?} means nothing here"));
                     return Err(match found {
                         '&' | '|' => mistake.with_hint(format!("write {found}{found}")),
-                        '?' | '*' | '/' | '%' => mistake.with_hint("there is no arithmetic here, and no ?:"),
+                        '*' => mistake.with_hint(
+                            "whether one of several names is there: cookies.has(\"NAME*\"); there is no arithmetic",
+                        ),
+                        '?' | '/' | '%' => mistake.with_hint("there is no arithmetic here, and no ?:"),
                         '$' => mistake.with_hint(
                             "nginx's variables are written header.NAME, cookies.has(\"NAME\"), query.NAME, client.ip, host, path",
                         ),

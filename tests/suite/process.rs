@@ -428,6 +428,39 @@ fn each_mistake_is_told_once_and_says_what_to_write() {
             ],
         ),
         (
+            format!("{POOL}{SITE}allow = [\"10.0.0.0/8\"]\ndeny = [\"0.0.0.0/0\"]\ncache = {{ mode = \"off\", slice = \"1MiB\" }}\n"),
+            &[
+                "bad.toml:9:8: nobody is admitted: \"deny\" has all whom \"allow\" has, and goes first, in [[site.shop.route]]",
+                "= hint: leave \"deny\" out: who is not in \"allow\" is refused anyway",
+                "bad.toml:10:33: \"slice\" has no effect in this mode",
+                "= hint: use mode = \"respect\"",
+            ],
+        ),
+        (
+            "[[listen]]\naddress = \"127.0.0.1:1\"\ntls = true\ntls_ciphers = [\"ECDHE-RSA-AES128-GCM-SHA256\", \"ECDHE-ECDSA-CHACHA20-POLY1305\"]\n"
+                .into(),
+            &[
+                "bad.toml:2:11: this listener has tls = true, but there is no certificate",
+                "= hint: add [[certificate]] with cert and key",
+                "bad.toml:4:16: \"ECDHE-RSA-AES128-GCM-SHA256\" is no cipher suite that is served",
+                "= hint: that is what OpenSSL calls it: write \"TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256\"",
+                "bad.toml:4:47: \"ECDHE-ECDSA-CHACHA20-POLY1305\" is no cipher suite that is served",
+                "= hint: that is what OpenSSL calls it: write \"TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256\"",
+            ],
+        ),
+        (
+            format!(
+                "{POOL}{SITE}cache = {{ mode = \"respect\", key = {{ cookies = [\"^sid$\"] }} }}\n[[site.shop.route]]\npath = \"/(a|b)/*\"\n\
+                 redirect = {{ to = \"/b/(.*)\" }}\n[[site.shop.route]]\npath = \"/c\"\nrespond = {{ status = 444 }}\n"
+            ),
+            &[
+                "bad.toml:8:48: \"^sid$\" is no regular expression here: a name is written whole, and a \"*\" stands for any characters",
+                "bad.toml:10:8: path \"/(a|b)/*\" looks like a regular expression: a * stands for any characters, as in \"/old/*\"; by a regular expression: when = 'path.matches(\"...\")'",
+                "bad.toml:11:19: \"to\" in redirect of [[site.shop.route]]: a regular expression means nothing here; what the first star of the path stood for is {1}",
+                "bad.toml:14:22: status in respond of [[site.shop.route]] must be from 200 to 599, and not 205 or 304, which have no body; nor 444, by which nginx answers nothing",
+            ],
+        ),
+        (
             "[site.a]\nhosts = [\"a.example\"]\ncanonical_host = \"b.example\"\n[[site.a.route]]\npath = \"~ /old/(.*)\"\nredirect = { to = \"https://$host/\" }\n".into(),
             &[
                 "bad.toml:3:18: canonical_host \"b.example\" is none of the site's hosts: whoever is sent there would not be served",

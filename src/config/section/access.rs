@@ -46,6 +46,15 @@ impl Access {
     }
 }
 
+impl Access {
+    /// Whether nobody can be, as where nginx's `allow X; deny all;` is written here.
+    fn admits_nobody(&self) -> bool {
+        let Some(allow) = &self.allow else { return false };
+        let by_address_alone = allow.countries.is_empty() && allow.asns.is_empty() && !allow.ranges.is_empty();
+        by_address_alone && self.deny.ranges.cover(&allow.ranges)
+    }
+}
+
 impl List {
     /// Whether the client of a request is one of them. One whose country is not known is of none.
     fn contains(&self, request: &RequestView<'_>) -> bool {
@@ -61,6 +70,13 @@ pub(crate) fn read(table: &mut Table) -> Option<Access> {
     let is_limited = table.has("allow");
     let allow = Some(list(table, "allow")).filter(|_| is_limited);
     let access = Access { allow, deny: list(table, "deny") };
+    if access.admits_nobody() {
+        table.errors.error_with_hint(
+            table.place_of("deny"),
+            format!("nobody is admitted: \"deny\" has all whom \"allow\" has, and goes first, in {}", table.name),
+            "leave \"deny\" out: who is not in \"allow\" is refused anyway",
+        );
+    }
     (access != Access::default()).then_some(access)
 }
 

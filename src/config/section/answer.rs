@@ -148,8 +148,8 @@ pub(crate) fn respond(mut table: Table) -> Option<Respond> {
     table.set_if(
         "status",
         &mut status,
-        |status| (200..=599).contains(status) && ![205, 304].contains(status),
-        "must be from 200 to 599, and not 205 or 304, which have no body",
+        |status| (200..=599).contains(status) && ![205, 304, 444].contains(status),
+        "must be from 200 to 599, and not 205 or 304, which have no body; nor 444, by which nginx answers nothing",
     );
     let content_type = table.get::<String>("content_type");
     let (body, file) = (table.get::<String>("body"), table.get::<String>("file"));

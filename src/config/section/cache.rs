@@ -252,6 +252,15 @@ fn check_mode(table: &Table, mode: ModeWord) {
         ("no_store", not_off),
         ("rules", not_off),
         ("heed", respect),
+        ("stale_if_error", not_off),
+        ("stale_while_revalidate", not_off),
+        ("max_variants", not_off),
+        ("slice", not_off),
+        ("hit_for_miss", not_off),
+        ("store_set_cookie", not_off),
+        ("serve_authorized", not_off),
+        ("fetch_ranges", not_off),
+        ("finish_fill", not_off),
     ] {
         if !table.lacks(key) && !modes.contains(&mode) {
             let message = format!("{key:?} has no effect in this mode");

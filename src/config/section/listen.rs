@@ -195,9 +195,11 @@ fn read_tls(table: &mut Table, tls: bool) -> (Vec<TlsVersion>, Vec<String>) {
     for At { value, place } in &ciphers {
         if !suites().any(|(_, name)| name == *value) {
             let all = suites().map(|(_, name)| name).collect::<Vec<_>>();
-            let hint = match did_you_mean(value, all.iter().map(String::as_str)) {
-                Some(meant) => format!("did you mean {meant:?}?"),
-                None => format!("there are {}", all.join(", ")),
+            let by_openssl = all.iter().find(|name| bare_suite(name).starts_with(&bare_suite(value)));
+            let hint = match (by_openssl, did_you_mean(value, all.iter().map(String::as_str))) {
+                (Some(name), _) => format!("that is what OpenSSL calls it: write {name:?}"),
+                (None, Some(meant)) => format!("did you mean {meant:?}?"),
+                (None, None) => format!("there are {}", all.join(", ")),
             };
             errors.error_with_hint(*place, format!("{value:?} is no cipher suite that is served"), hint);
         }
@@ -274,4 +276,9 @@ fn overlap(one: &ListenAddress, other: &ListenAddress) -> bool {
     let same_host =
         one.ip() == other.ip() || of_one_family && (one.ip().is_unspecified() || other.ip().is_unspecified());
     one.port() != 0 && one.port() == other.port() && same_host
+}
+/// The name of a cipher suite without what OpenSSL's names of it lack.
+fn bare_suite(name: &str) -> String {
+    let name = name.to_ascii_uppercase().replace("TLS_", "").replace("_WITH_", "_");
+    name.chars().filter(char::is_ascii_alphanumeric).collect()
 }

@@ -250,7 +250,8 @@ const ONLY_WITH_POOL: [&str; 9] = [
 
 /// A pattern that requests can match: their paths are normalised first.
 fn path(text: &str) -> Result<PathPattern, String> {
-    let is_regex = text.starts_with('~') || ["(.", "[^", "\\d", "\\."].iter().any(|part| text.contains(part));
+    let has = |parts: &[&str]| parts.iter().any(|part| text.contains(part));
+    let is_regex = text.starts_with(['~', '^']) || text.ends_with('$') || has(&["(.", "[^", "\\d", "\\.", "|", ".+"]);
     if is_regex {
         return Err(format!(
             "path {text:?} looks like a regular expression: a * stands for any characters, as in \"/old/*\"; by a regular \
