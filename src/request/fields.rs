@@ -46,8 +46,15 @@ impl<'a> Fields<'a> {
     }
 
     /// The first value of a field.
+    #[inline]
     pub fn get(self, name: &HeaderName) -> Option<&'a [u8]> {
-        self.find_map(name, Some)
+        if self.surely_lacks(name) { None } else { self.find_map(name, Some) }
+    }
+
+    /// Whether a field is not there, as far as that is known without a look.
+    #[inline]
+    fn surely_lacks(self, name: &HeaderName) -> bool {
+        matches!(self, Fields::Parsed(parsed) if !parsed.may_have(name.as_str()))
     }
 
     /// The first value, if it is text.
@@ -55,6 +62,7 @@ impl<'a> Fields<'a> {
         self.get(name).and_then(|value| std::str::from_utf8(value).ok())
     }
 
+    #[inline]
     pub fn contains(self, name: &HeaderName) -> bool {
         self.get(name).is_some()
     }
