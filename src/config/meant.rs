@@ -1,7 +1,7 @@
 //! What an operator may have meant by a key that a table does not have: the name of another proxy's, or a key of another table.
 
 /// What others call it, and which keys that may be here: the first that the table knows.
-const OTHER_NAMES: [(&[&str], &[&str]); 22] = [
+const OTHER_NAMES: [(&[&str], &[&str]); 25] = [
     (&["gzip", "brotli", "zstd", "compression", "encode"], &["compress", "compress_passed"]),
     (&["gzip_types", "compression_types"], &["compress_types"]),
     (&["gzip_min_length", "min_length", "minimum_length"], &["compress_min_size"]),
@@ -24,6 +24,9 @@ const OTHER_NAMES: [(&[&str], &[&str]); 22] = [
     (&["real_ip_header"], &["client_ip_header"]),
     (&["client_max_body_size", "max_body_size"], &["max_body"]),
     (&["proxy_read_timeout", "timeout_server"], &["read_timeout"]),
+    (&["purge_acl", "purgers", "allow_purge"], &["purge_from"]),
+    (&["grace", "swr"], &["stale_while_revalidate"]),
+    (&["proxy_cache_valid"], &["default_ttl"]),
 ];
 
 /// Keys by the tables that have them.
@@ -42,7 +45,7 @@ const HOMES: [(&[&str], &str); 8] = [
 ];
 
 /// What needs more words than one: the name, a key by which its table is known, and what to write.
-const NOTES: [(&[&str], &str, &str); 16] = [
+const NOTES: [(&[&str], &str, &str); 30] = [
     (
         &["gzip", "brotli", "zstd", "compression", "encode"],
         "compress_passed",
@@ -99,6 +102,28 @@ const NOTES: [(&[&str], &str, &str); 16] = [
     (&["max_fails", "fail_timeout", "outlier_detection"], "origins", "write health = { path = \"/health\" }"),
     (&["rate_limit", "limit_req", "rate"], "hosts", "there are no limits of rates yet"),
     (&["worker_processes", "workers", "nbthread"], "drain_timeout", "write threads"),
+    (&["when", "if"], "bypass", "write bypass = '...' for what goes past the cache; \"when\" is a key of the route"),
+    (&["if", "match", "matcher", "acl", "condition"], "rewrite", "write when = 'header[\"X-Name\"] == \"value\"'"),
+    (&["return"], "rewrite", "write redirect = { to = \"...\" }, or respond = { status = 200, body = \"...\" }"),
+    (&["strip_prefix", "strip_path", "handle_path"], "rewrite", "with path = \"/shop/*\": rewrite = { to = \"/{1}\" }"),
+    (
+        &["proxy_set_header", "header_up", "proxy_headers"],
+        "rewrite",
+        "write request = { set = { X-Name = \"value\" } }; X-Forwarded-* and Via are sent anyway",
+    ),
+    (&["error_page", "error_pages", "handle_errors"], "rewrite", "pages are a site's: [[site.NAME.error_page]]"),
+    (&["pool", "upstream", "proxy_pass", "backend"], "hosts", "a route has it: [[site.NAME.route]] with path and pool"),
+    (&["health_uri", "health_path", "health_check", "check"], "origins", "write health = { path = \"/health\" }"),
+    (&["backup"], "weight", "origins for when others fail are a pool of their own, which \"fallback\" names"),
+    (&["sticky", "session_affinity", "cookie"], "origins", "write balance = \"hash\" and hash = \"client\""),
+    (&["slow_start", "slowstart"], "origins", "origins that come back get their whole share at once"),
+    (&["rate_limit", "limit_req", "rate"], "rewrite", "there are no limits of rates yet"),
+    (
+        &["basic_auth", "auth_basic", "forward_auth", "auth_request"],
+        "rewrite",
+        "nobody is asked who a client is: by address there are \"allow\" and \"deny\", else the application does it",
+    ),
+    (&["root", "alias", "file_server", "try_files"], "rewrite", "no files are served: a server that does is an origin"),
 ];
 
 /// Says what is to be written instead; `known`: the keys that the table has.
@@ -129,11 +154,21 @@ mod tests {
             ("max_requests", &["origins"], Some("\"max_requests\" belongs in a site, [site.NAME]")),
             ("max_compressions", &["hosts"], Some("\"max_compressions\" belongs in [limits]")),
             ("group", &["path"], None),
+            ("purge_acl", &["purge_from"], Some("it is called \"purge_from\" here")),
             ("nonsense", &["path"], None),
         ] {
             assert_eq!(meant(written, known).as_deref(), hint, "{written} {known:?}");
         }
-        let group = meant("group", &["address", "mode", "proxy_from"]).unwrap();
-        assert!(group.contains("setgid"), "{group}");
+        for (written, known, word) in [
+            ("group", &["address", "mode", "proxy_from"][..], "setgid"),
+            ("when", &["mode", "bypass"], "bypass = "),
+            ("return", &["path", "rewrite"], "respond = "),
+            ("pool", &["hosts"], "[[site.NAME.route]]"),
+            ("backup", &["address", "weight"], "fallback"),
+            ("root", &["path", "rewrite"], "is an origin"),
+        ] {
+            let hint = meant(written, known).unwrap_or_default();
+            assert!(hint.contains(word), "{written}: {hint}");
+        }
     }
 }

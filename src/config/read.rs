@@ -227,7 +227,10 @@ impl<'t, 'i> Table<'t, 'i> {
         let table = |item| Table::of(item, name, self.errors);
         let tables = value.items().and_then(|items| items.into_iter().map(table).collect());
         tables.unwrap_or_else(|| {
-            self.errors.error(value.place, format!("{key:?} must be written as {name}"));
+            let message = self.is_wrong(key, &format!("expected a list of tables, found {}", value.kind()));
+            let hint =
+                if name.starts_with("[[") { format!("write {name}") } else { format!("write {key} = [{{ ... }}]") };
+            self.errors.error_with_hint(value.place, message, hint);
             Vec::new()
         })
     }
@@ -240,7 +243,11 @@ impl<'t, 'i> Table<'t, 'i> {
             let table = Table::of(entry.value, &format!("[{key}.{}]", entry.key), self.errors);
             if table.is_none() {
                 let message = format!("{:?} stands in [{key}], which has no name", entry.key);
-                let hint = format!("write {example}, with a name of your choice");
+                let tables = entry.value.items().unwrap_or_default();
+                let hint = match tables.first().is_some_and(|first| first.kind() == "a table") {
+                    true => format!("write [{key}.{}], in single brackets", entry.key),
+                    false => format!("write {example}, with a name of your choice"),
+                };
                 self.errors.error_with_hint(entry.key_place, message, hint);
             } else if !is_name(entry.key) {
                 let message =

@@ -404,7 +404,11 @@ fn has(map: Map, (name, at): (&str, &Range<usize>)) -> Result<Condition, Mistake
     let is_field = matches!(map, Map::Headers | Map::ResponseHeaders);
     let name = if is_field { name.to_ascii_lowercase() } else { name.to_owned() };
     if let Some((name, value)) = name.split_once('=') {
-        let of = if map == Map::Query { "query" } else { "cookie" };
+        let of = match map {
+            Map::Query => "query",
+            Map::Cookies => "cookie",
+            Map::Headers | Map::ResponseHeaders => "header",
+        };
         let mistake = Mistake::new(at.clone(), "a name ends before its \"=\"");
         return Err(mistake.with_hint(format!("for what it says: {of}.{name} == {value:?}")));
     }

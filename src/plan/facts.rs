@@ -33,7 +33,7 @@ impl Facts for RequestFacts<'_> {
             Variable::Host => request.host.as_bytes(),
             Variable::Path => self.path.as_bytes(),
             Variable::Query => request.query.unwrap_or_default().as_bytes(),
-            _ => return read(&self.found(variable)),
+            _ => return read(&self.found(variable)), // these alone are at hand
         };
         read(text)
     }
@@ -67,7 +67,7 @@ impl Facts for RequestFacts<'_> {
 }
 
 impl RequestFacts<'_> {
-    /// What has to be looked for, or made.
+    /// Any text: most have to be looked for, or made.
     fn found(&self, variable: &Variable) -> Cow<'_, [u8]> {
         let request = self.request;
         let text = match variable {
@@ -86,7 +86,11 @@ impl RequestFacts<'_> {
                 let fields = self.response.map(|(_, fields)| Fields::Map(fields));
                 return fields.and_then(|fields| fields.joined(name)).unwrap_or_default();
             }
-            Variable::Method | Variable::Scheme | Variable::Host | Variable::Path | Variable::Query => "",
+            Variable::Method => request.method.as_str(),
+            Variable::Scheme => request.scheme.as_str(),
+            Variable::Host => request.host,
+            Variable::Path => self.path,
+            Variable::Query => request.query.unwrap_or_default(),
         };
         text.as_bytes().into()
     }

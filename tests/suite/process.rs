@@ -461,6 +461,19 @@ fn each_mistake_is_told_once_and_says_what_to_write() {
             ],
         ),
         (
+            "[[pool.app]]\norigins = [\"127.0.0.1:1\"]\n".into(),
+            &["bad.toml:1:8: \"app\" stands in [pool], which has no name", "= hint: write [pool.app], in single brackets"],
+        ),
+        (
+            format!("{POOL}{SITE}return = 301\ncache = {{ mode = \"respect\", rules = {{ when = 'status == 404', ttl = \"1m\" }} }}\n"),
+            &[
+                "bad.toml:8:1: unknown key \"return\" in [[site.shop.route]]",
+                "= hint: write redirect = { to = \"...\" }, or respond = { status = 200, body = \"...\" }",
+                "bad.toml:9:37: wrong value for \"rules\" in cache of [[site.shop.route]]: expected a list of tables, found a table",
+                "= hint: write rules = [{ ... }]",
+            ],
+        ),
+        (
             "[site.a]\nhosts = [\"a.example\"]\ncanonical_host = \"b.example\"\n[[site.a.route]]\npath = \"~ /old/(.*)\"\nredirect = { to = \"https://$host/\" }\n".into(),
             &[
                 "bad.toml:3:18: canonical_host \"b.example\" is none of the site's hosts: whoever is sent there would not be served",
