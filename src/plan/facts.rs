@@ -325,6 +325,28 @@ mod tests {
         ] {
             assert_eq!(has_parameter(Some(query), &pattern.parse().unwrap()), is_there, "{pattern} {query}");
         }
+        for (query, value) in [
+            ("a=1&b=2", Some("1")),
+            ("b=2&a=1", Some("1")),
+            ("a=1&a=%32", Some("1")),
+            ("b=%32&a=1", Some("1")),
+            ("b=+&a=1%2", Some("1%2")),
+            ("%61=1&a=2", Some("1")),
+            ("aa=1&a", Some("")),
+            ("a=&a=1", Some("")),
+            ("a==1", Some("=1")),
+            ("&&a=1&", Some("1")),
+            ("b=a=1", None),
+            ("=a", None),
+            ("", None),
+            ("&", None),
+        ] {
+            let found = parameter(Some(query), "a");
+            assert_eq!(found.as_deref(), value.map(str::as_bytes), "{query}");
+            // As it is decoded.
+            let decoded = form_urlencoded::parse(query.as_bytes()).find(|(name, _)| name == "a");
+            assert_eq!(found, decoded.map(|(_, value)| bytes(value)), "{query}");
+        }
     }
 
     #[test]
