@@ -81,7 +81,7 @@ impl Ranges {
     /// Whether every address of these lies in one of the ranges.
     pub fn cover(&self, others: &Ranges) -> bool {
         let covers = |spans: &[Span], others: &[Span]| {
-            others.iter().all(|(first, last)| spans.iter().any(|span| span.0 <= *first && *last <= span.1))
+            others.iter().all(|(first, last)| span_with(spans, *first).is_some_and(|span| *last <= span.1))
         };
         covers(&self.v4, &others.v4) && covers(&self.v6, &others.v6)
     }
@@ -92,9 +92,14 @@ impl Ranges {
             IpAddr::V4(address) => (&self.v4, address.to_bits().into()),
             IpAddr::V6(address) => (&self.v6, address.to_bits()),
         };
-        let after = spans.partition_point(|(first, _)| *first <= address);
-        after.checked_sub(1).is_some_and(|at| address <= spans[at].1)
+        span_with(spans, address).is_some()
     }
+}
+
+/// Which of some spans in their order has an address.
+fn span_with(spans: &[Span], address: u128) -> Option<&Span> {
+    let after = spans.partition_point(|(first, _)| *first <= address);
+    spans[..after].last().filter(|(_, last)| address <= *last)
 }
 
 /// Ranges of one family in their order; none touches another.

@@ -96,17 +96,17 @@ fn country(reader: &Reader<Vec<u8>>, address: IpAddr) -> Option<&str> {
 
 fn asn(reader: &Reader<Vec<u8>>, address: IpAddr) -> Option<u32> {
     let found = reader.lookup(address.to_canonical()).ok()?;
-    // Writers choose the type by the number.
     let at = [PathElement::Key("autonomous_system_number")];
-    let number = || {
-        let short = || found.decode_path::<u16>(&at).ok().flatten().map(u32::from);
+    // Some writers choose the type by the number. That there is none is no error.
+    let number = found.decode_path::<u32>(&at).unwrap_or_else(|_| {
+        let short = found.decode_path::<u16>(&at).ok().flatten().map(u32::from);
         let long = || u32::try_from(found.decode_path::<u64>(&at).ok().flatten()?).ok();
         let signed = || u32::try_from(found.decode_path::<i32>(&at).ok().flatten()?).ok();
-        found.decode_path::<u32>(&at).ok().flatten().or_else(short).or_else(long).or_else(signed)
-    };
+        short.or_else(long).or_else(signed)
+    });
     let text =
         || found.decode_path::<&str>(&[PathElement::Key("asn")]).ok().flatten()?.strip_prefix("AS")?.parse().ok();
-    number().or_else(text)
+    number.or_else(text)
 }
 
 /// Whether a text is written as the code of a country is.

@@ -26,16 +26,10 @@ const SECONDS_A_DAY: u64 = 86_400;
 
 impl Facts for RequestFacts<'_> {
     fn text<T>(&self, variable: &Variable, read: impl FnOnce(&[u8]) -> T) -> T {
-        let request = self.request;
-        let text = match variable {
-            Variable::Method => request.method.as_str().as_bytes(),
-            Variable::Scheme => request.scheme.as_str().as_bytes(),
-            Variable::Host => request.host.as_bytes(),
-            Variable::Path => self.path.as_bytes(),
-            Variable::Query => request.query.unwrap_or_default().as_bytes(),
-            _ => return read(&self.found(variable)), // these alone are at hand
-        };
-        read(text)
+        match self.at_hand(variable) {
+            Some(text) => read(text.as_bytes()),
+            None => read(&self.found(variable)),
+        }
     }
 
     fn has(&self, map: Map, name: &Pattern) -> bool {
@@ -67,7 +61,20 @@ impl Facts for RequestFacts<'_> {
 }
 
 impl RequestFacts<'_> {
-    /// Any text: most have to be looked for, or made.
+    /// What is most asked for, and need not be looked for.
+    #[inline]
+    fn at_hand(&self, variable: &Variable) -> Option<&str> {
+        Some(match variable {
+            Variable::Method => self.request.method.as_str(),
+            Variable::Scheme => self.request.scheme.as_str(),
+            Variable::Host => self.request.host,
+            Variable::Path => self.path,
+            Variable::Query => self.request.query.unwrap_or_default(),
+            _ => return None,
+        })
+    }
+
+    /// Any text.
     fn found(&self, variable: &Variable) -> Cow<'_, [u8]> {
         let request = self.request;
         let text = match variable {
@@ -86,11 +93,9 @@ impl RequestFacts<'_> {
                 let fields = self.response.map(|(_, fields)| Fields::Map(fields));
                 return fields.and_then(|fields| fields.joined(name)).unwrap_or_default();
             }
-            Variable::Method => request.method.as_str(),
-            Variable::Scheme => request.scheme.as_str(),
-            Variable::Host => request.host,
-            Variable::Path => self.path,
-            Variable::Query => request.query.unwrap_or_default(),
+            Variable::Method | Variable::Scheme | Variable::Host | Variable::Path | Variable::Query => {
+                self.at_hand(variable).unwrap_or_default()
+            }
         };
         text.as_bytes().into()
     }
