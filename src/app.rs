@@ -1,39 +1,42 @@
 //! The composition root: creates every part in order, passes it to whoever needs it, and runs the node until
 //! it is told to stop.
 
-use std::io;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use sd_notify::NotifyState;
+use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle, JoinSet};
 
 use crate::admin;
 use crate::cache::engine::Engine;
-use crate::cache::purge::{CHANGE_PATIENCE, PurgeSeq, Purges};
-use crate::config::load;
+use crate::cache::purge::{CHANGE_PATIENCE, Purges};
+use crate::chores;
 use crate::config::model::{Config, ListenAddress};
-use crate::config::watch::{self, ConfigWatch};
-use crate::front::listen::{self, Bound};
+use crate::drain::Stage;
+use crate::front::listeners::{self, ListenError, Opened};
 use crate::front::serve::Shared;
+use crate::handover::Supervisor;
 use crate::node::{self, ConfigSource, Node};
 use crate::observe::Observer;
 use crate::observe::access_log::AccessLog;
 use crate::observe::metrics::Metrics;
 use crate::origin::passage::Passage;
-use crate::snapshot::Snapshot;
+use crate::snapshot::{OpenListeners, Snapshot};
 use crate::state_dir::{StateDir, StateError};
-
-/// How often the files of the configuration are looked at, whatever is heard of them.
-const LOOK_EVERY: Duration = Duration::from_secs(10);
-/// How often what purges have killed is freed.
-const SWEEP_EVERY: Duration = Duration::from_secs(10);
+use crate::systemd::{self, ServiceManager, Sockets};
 
 /// How long each disk may take to write what waits to be written when the node stops.
 const WRITE_OUT: Duration = Duration::from_secs(5);
+/// How long clients are told that the node leaves, before it does.
+const LEAVE: Duration = Duration::from_secs(1);
+/// How long the first request waits for the disks of the cache to be recognised, which takes a moment unless one hangs.
+const DISKS_PATIENCE: Duration = Duration::from_secs(2);
+/// What a process that has given up its state has beyond its drain timeout.
+const LAST_RESORT: Duration = Duration::from_secs(10);
 
 /// Why a node could not start.
 #[derive(Debug, thiserror::Error)]
@@ -42,8 +45,8 @@ pub(crate) enum StartError {
     StateDir(#[from] StateError),
     #[error(transparent)]
     PurgeLog(#[from] crate::cache::purge::LogError),
-    #[error("{0}")]
-    Listen(String),
+    #[error(transparent)]
+    Listen(#[from] ListenError),
     #[error("cannot {what}: {source}")]
     Io { what: &'static str, source: std::io::Error },
 }
@@ -53,8 +56,16 @@ fn cannot(what: &'static str) -> impl FnOnce(std::io::Error) -> StartError {
     move |source| StartError::Io { what, source }
 }
 
+/// What a process gets from the one that has started it.
+#[derive(Debug, Default)]
+pub(crate) struct Handed {
+    pub sockets: Sockets,
+    /// Whom to tell when the state is given up.
+    pub supervisor: Option<Supervisor>,
+}
+
 /// Runs a node from start to end.
-pub(crate) fn run(config: Config, source: ConfigSource) -> Result<(), StartError> {
+pub(crate) fn run(config: Config, source: ConfigSource, handed: Handed) -> Result<(), StartError> {
     give_large_blocks_back();
     let allowed = allowed_connections(raise_descriptors());
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -63,7 +74,7 @@ pub(crate) fn run(config: Config, source: ConfigSource) -> Result<(), StartError
         .enable_all()
         .build()
         .map_err(cannot("start the runtime"))?;
-    let result = runtime.block_on(run_node(config, source, allowed));
+    let result = runtime.block_on(run_node(config, source, handed, allowed));
     // Whatever has not ended within the drain timeout is ended now.
     runtime.shutdown_timeout(Duration::from_millis(500));
     result
@@ -79,29 +90,6 @@ fn give_large_blocks_back() {
     }
 }
 
-/// The error of a socket that cannot be opened, with what to do about it.
-fn cannot_listen(address: &ListenAddress, purpose: &str) -> impl Fn(io::Error) -> StartError {
-    move |error| {
-        let hint = match (address, error.kind()) {
-            (ListenAddress::Ip(_), io::ErrorKind::AddrInUse) => "see who has it with ss -ltnp, or take another port",
-            (ListenAddress::Ip(_), io::ErrorKind::AddrNotAvailable) => "no interface of this machine has this address",
-            (ListenAddress::Ip(_), io::ErrorKind::PermissionDenied) => "ports below 1024 need CAP_NET_BIND_SERVICE",
-            (ListenAddress::Unix(_), io::ErrorKind::AddrInUse) => "see who has it with ss -lxp, or take another path",
-            (ListenAddress::Unix(_), io::ErrorKind::AlreadyExists) => "remove the file, or take another path",
-            (ListenAddress::Unix(_), io::ErrorKind::NotFound) => {
-                "its directory must be there: RuntimeDirectory= of a service"
-            }
-            (ListenAddress::Unix(_), io::ErrorKind::PermissionDenied) => "the node's user must own the directory",
-            _ => "",
-        };
-        let hint = if hint.is_empty() { String::new() } else { format!("\n  = hint: {hint}") };
-        StartError::Listen(format!("cannot listen on {address}{purpose}: {error}{hint}"))
-    }
-}
-
-/// How long the first request waits for the disks of the cache to be recognised, which takes a moment unless one hangs.
-const DISKS_PATIENCE: Duration = Duration::from_secs(2);
-
 /// Raises the soft limit on open files to the hard one; how many there may be then.
 fn raise_descriptors() -> u64 {
     let limit = getrlimit(Resource::Nofile);
@@ -115,57 +103,65 @@ fn allowed_connections(descriptors: u64) -> u32 {
     u32::try_from(descriptors - descriptors / 4).unwrap_or(u32::MAX).max(1)
 }
 
-async fn run_node(config: Config, source: ConfigSource, allowed: u32) -> Result<(), StartError> {
+async fn run_node(config: Config, source: ConfigSource, handed: Handed, allowed: u32) -> Result<(), StartError> {
     node::tell_of_warnings(&config);
     let mut signals = Signals::new().map_err(cannot("set up signals"))?;
-    let state_dir = StateDir::open(config.node.state_dir.as_deref())?; // to the end of this
-    let (node, shared) = build(config, source, &state_dir, allowed)?;
+    let manager = ServiceManager::default();
+    let state_dir = StateDir::open(config.node.state_dir.as_deref())?;
+    // Before anything is read or written: an address that is taken changes nothing.
+    let (opened, admin) = open_sockets(&config, handed.sockets, &manager).await?;
+    let node = build(config, source, &state_dir, allowed, &manager)?;
     let snapshot = node.snapshot.load_full();
-    let fronts =
-        snapshot.config.listeners.iter().enumerate().map(|(place, listener)| {
-            listen::bind(place, listener, &shared).map_err(cannot_listen(&listener.address, ""))
-        });
-    let fronts: Vec<Bound> = fronts.collect::<Result<_, _>>()?;
-    let admin = match &snapshot.config.admin {
-        Some(admin) => Some(
-            admin::bind(admin.address)
-                .await
-                .map_err(cannot_listen(&ListenAddress::Ip(admin.address), " for the admin API"))?,
-        ),
-        None => None,
-    };
+    let change = node.listeners.prepare(&snapshot.listeners, opened)?;
     snapshot.pools.looked_up(node::NAMES_PATIENCE).await;
     node.engine.cache.disk.opened(DISKS_PATIENCE).await;
-    let mut tasks = JoinSet::new();
-    for bound in fronts {
-        tracing::info!(address = %bound.address, "listening");
-        tasks.spawn(listen::serve(bound, shared.clone(), node.open.clone(), node.shutdown.subscribe()));
-    }
+    node.listeners.change(change, &snapshot.listeners);
     let admin = admin.map(|(listener, address)| {
         tracing::info!(%address, "admin API listening");
         node.admin_address.get_or_init(|| address);
-        tokio::spawn(admin::serve(listener, node.clone()))
+        let until = if handed.supervisor.is_some() { admin::Until::Drain } else { admin::Until::Drained };
+        tokio::spawn(admin::serve(listener, node.clone(), until))
     });
-    tasks.spawn(sweep(node.clone()));
-    tasks.spawn(watch_configuration(node.clone()));
-    tasks.spawn(keep_watchdog_alive());
+    let mut tasks = JoinSet::new();
+    tasks.spawn(chores::sweep(node.clone()));
+    tasks.spawn(chores::watch_configuration(node.clone()));
+    tasks.spawn(keep_watchdog_alive(manager.clone()));
     node.tell_of_descriptors(&snapshot.config.limits);
-    notify_systemd(&[sd_notify::NotifyState::Ready]);
+    manager.tell(&[NotifyState::Ready, NotifyState::Status(&node.summary())]);
     tracing::info!(node = snapshot.config.node.name, sites = snapshot.config.sites.len(), "ready");
     drop(snapshot);
-    serve_until_stopped(&node, &mut signals).await;
-    if let Some(admin) = admin {
-        let _ = tokio::time::timeout(admin::DRAIN, admin).await; // what still runs then is ended with the runtime
-    }
-    let engine = node.engine.clone();
-    let close = move || {
-        engine.cache.purges.close(CHANGE_PATIENCE);
-        engine.cache.disk.stop(WRITE_OUT);
-    };
-    if let Err(error) = tokio::task::spawn_blocking(close).await {
-        tracing::error!(%error, "the cache could not be closed");
+    serve_until_stopped(&node, &manager, &mut signals).await;
+    let parts = Parts { state_dir, admin, tasks };
+    leave(&node, &manager, &mut signals).await;
+    match handed.supervisor {
+        Some(supervisor) => {
+            let patience = node.snapshot.load().config.node.drain_timeout;
+            give_up(&node, parts).await;
+            manager.leave();
+            supervisor.let_go(patience + LAST_RESORT).map_err(cannot("let go of the supervisor"))?;
+            drain(&node, &mut signals).await;
+        }
+        None => {
+            drain(&node, &mut signals).await;
+            give_up(&node, parts).await;
+        }
     }
     Ok(())
+}
+
+type AdminSocket = (TcpListener, std::net::SocketAddr);
+
+async fn open_sockets(
+    config: &Config,
+    mut sockets: Sockets,
+    manager: &ServiceManager,
+) -> Result<(Vec<Opened>, Option<AdminSocket>), StartError> {
+    let listeners = OpenListeners::default().followed_by(&config.listeners);
+    let opened = listeners::open(&listeners, &mut sockets, manager)?;
+    let Some(admin) = &config.admin else { return Ok((opened, None)) };
+    let address = ListenAddress::Ip(admin.address);
+    let bound = admin::bind(admin.address).await.map_err(ListenError::of(&address, " for the admin API"))?;
+    Ok((opened, Some(bound)))
 }
 
 fn build(
@@ -173,7 +169,8 @@ fn build(
     source: ConfigSource,
     state_dir: &StateDir,
     allowed: u32,
-) -> Result<(Arc<Node>, Arc<Shared>), StartError> {
+    manager: &ServiceManager,
+) -> Result<Arc<Node>, StartError> {
     let metrics = Arc::new(Metrics::new());
     let (target, format) = (config.log.access.clone(), config.log.format);
     let access_log = AccessLog::start(target, format, metrics.access_log_dropped.clone());
@@ -185,9 +182,8 @@ fn build(
     let engine = Arc::new(Engine::new(&config, purges, metrics.clone()));
     let snapshot = node::first_snapshot(config, &engine, &metrics, Passage::new(state_dir.node_id.clone()));
     let snapshot: Arc<ArcSwap<Snapshot>> = Arc::new(ArcSwap::from_pointee(snapshot));
-    let node = Node::new(snapshot.clone(), engine.clone(), observer.clone(), source, allowed);
     let shared = Arc::new(Shared { snapshot, engine, observer });
-    Ok((node, shared))
+    Ok(Node::new(shared, source, allowed, manager))
 }
 
 struct Signals {
@@ -215,20 +211,46 @@ impl Signals {
     }
 }
 
-async fn serve_until_stopped(node: &Arc<Node>, signals: &mut Signals) {
+async fn serve_until_stopped(node: &Arc<Node>, manager: &ServiceManager, signals: &mut Signals) {
     loop {
         tokio::select! {
-            _ = signals.terminate.recv() => break,
-            _ = signals.interrupt.recv() => break,
+            _ = signals.terminate.recv() => return,
+            _ = signals.interrupt.recv() => return,
             // In a task of its own: a slow reload must not keep the node from stopping.
-            _ = signals.hangup.recv() => drop(tokio::spawn(reload_on_signal(node.clone()))),
+            _ = signals.hangup.recv() => drop(tokio::spawn(reload_on_signal(node.clone(), manager.clone()))),
             _ = signals.reopen.recv() => node.observer.access_log.reopen(),
         }
     }
+}
+
+async fn reload_on_signal(node: Arc<Node>, manager: ServiceManager) {
+    let now = NotifyState::monotonic_usec_now();
+    let now = now.unwrap_or(NotifyState::Status("reloading"));
+    manager.tell(&[NotifyState::Reloading, now]);
+    node.reload().await;
+    if *node.stage.borrow() == Stage::Serving {
+        manager.tell(&[NotifyState::Ready, NotifyState::Status(&node.summary())]);
+    }
+}
+
+/// Tells clients not to come back by the connections they have, for a while; whatever comes is still served.
+async fn leave(node: &Node, manager: &ServiceManager, signals: &mut Signals) {
+    tracing::info!(connections = node.open.count(), "stopping: clients are told to connect anew");
+    manager.tell(&[NotifyState::Stopping, NotifyState::Status("stopping")]);
+    node.stage.send_replace(Stage::Leaving);
+    tokio::select! {
+        () = node.open.closed() => {}
+        () = tokio::time::sleep(LEAVE) => {}
+        () = signals.stop() => {}
+    }
+    node.stage.send_replace(Stage::Draining);
+    node.listeners.closed().await;
+}
+
+/// Waits until all requests have ended, for a while.
+async fn drain(node: &Node, signals: &mut Signals) {
     let patience = node.snapshot.load().config.node.drain_timeout;
-    tracing::info!(connections = node.open.count(), "stopping: no new connections, running requests may end");
-    notify_systemd(&[sd_notify::NotifyState::Stopping]);
-    node.shutdown.send_replace(true);
+    tracing::info!(connections = node.open.count(), "no new connections; running requests may end");
     tokio::select! {
         () = node.open.closed() => tracing::info!("all requests have ended"),
         () = tokio::time::sleep(patience) => {
@@ -238,107 +260,36 @@ async fn serve_until_stopped(node: &Arc<Node>, signals: &mut Signals) {
     }
 }
 
-async fn reload_on_signal(node: Arc<Node>) {
-    let now = sd_notify::NotifyState::monotonic_usec_now();
-    let now = now.unwrap_or(sd_notify::NotifyState::Status("reloading"));
-    notify_systemd(&[sd_notify::NotifyState::Reloading, now]);
-    node.reload().await;
-    if !*node.shutdown.borrow() {
-        notify_systemd(&[sd_notify::NotifyState::Ready]);
-    }
+/// What belongs to one process at a time, or is done by one.
+struct Parts {
+    state_dir: StateDir,
+    admin: Option<JoinHandle<()>>,
+    tasks: JoinSet<()>,
 }
 
-/// Reloads when the files of the configuration change on disk.
-async fn watch_configuration(node: Arc<Node>) {
-    let ConfigSource::File(main) = node.source.clone() else { return };
-    let mut watch = match ConfigWatch::new() {
-        Ok(watch) => watch,
-        Err(error) => {
-            tracing::warn!(%error, "cannot watch the configuration; reload it by SIGHUP");
-            return;
-        }
+/// Closes what the next process opens. Requests that are still running go on without the cache.
+async fn give_up(node: &Arc<Node>, Parts { state_dir, admin, mut tasks }: Parts) {
+    node.stop_caching().await;
+    if let Some(admin) = admin {
+        let _ = tokio::time::timeout(admin::DRAIN, admin).await; // what still runs then is ended with the runtime
+    }
+    tasks.shutdown().await;
+    let engine = node.engine.clone();
+    let close = move || {
+        engine.cache.purges.close(CHANGE_PATIENCE);
+        engine.cache.disk.stop(WRITE_OUT);
     };
-    let mut seen = None;
-    loop {
-        // Of ten thousand files all this takes a while, so no worker does it.
-        let (files, marker) = (watched_files(&node, &main), load::sites_directory(&main).join("*.toml"));
-        let setting = move || {
-            // The marker makes sites.d itself watched, also while it is empty.
-            let unnoticed = watch.set_files(files.iter().chain([&marker]).map(PathBuf::as_path));
-            (watch, unnoticed)
-        };
-        let unnoticed;
-        (watch, unnoticed) = match tokio::task::spawn_blocking(setting).await {
-            Ok(set) => set,
-            Err(error) => {
-                tracing::error!(%error, "the configuration is not watched any more; reload it by SIGHUP");
-                return;
-            }
-        };
-        if !unnoticed {
-            tokio::select! {
-                () = watch.changed() => {}
-                // For what no event tells of: a link further up that was swapped, a network file system.
-                () = tokio::time::sleep(LOOK_EVERY) => {}
-                // There may be other files to watch now.
-                () = node.tried.notified() => continue,
-            }
-        }
-        let (mut files, for_stamp) = (watched_files(&node, &main), main.clone());
-        let stamping = move || {
-            files.extend(load::site_files(&for_stamp).unwrap_or_default());
-            watch::stamp(&files)
-        };
-        let Ok(stamp) = tokio::task::spawn_blocking(stamping).await else { continue };
-        // Something else in their directories, a log perhaps, is no reason.
-        if seen.replace(stamp) != Some(stamp) {
-            node.reload().await;
-        }
+    if let Err(error) = tokio::task::spawn_blocking(close).await {
+        tracing::error!(%error, "the cache could not be closed");
     }
-}
-
-fn watched_files(node: &Node, main: &Path) -> Vec<PathBuf> {
-    let mut files = node.files();
-    files.push(main.to_owned());
-    files
-}
-
-async fn sweep(node: Arc<Node>) {
-    // What the log had at the start may concern what is on disk.
-    let mut swept_up_to = PurgeSeq(0);
-    loop {
-        tokio::time::sleep(SWEEP_EVERY).await;
-        let purges = &node.engine.cache.purges;
-        let current = purges.current();
-        if current == swept_up_to && purges.marks() == 0 && purges.is_all_written() {
-            continue; // nothing was purged since, and no purge is kept for anything's sake
-        }
-        let engine = node.engine.clone();
-        match tokio::task::spawn_blocking(move || engine.sweep()).await {
-            Ok(swept) => {
-                swept_up_to = current;
-                node.observer.metrics.swept_objects.inc_by(swept.objects);
-                node.observer.metrics.swept_bytes.inc_by(swept.bytes);
-            }
-            Err(error) => tracing::error!(%error, "the sweep of purged objects failed; it will be tried again"),
-        }
-    }
+    drop(state_dir);
 }
 
 /// Tells systemd that the runtime turns, at half the interval it asks for.
-async fn keep_watchdog_alive() {
-    let mut microseconds = 0;
-    if !sd_notify::watchdog_enabled(false, &mut microseconds) {
-        return;
-    }
+async fn keep_watchdog_alive(manager: ServiceManager) {
+    let Some(interval) = systemd::watchdog() else { return };
     loop {
-        notify_systemd(&[sd_notify::NotifyState::Watchdog]);
-        tokio::time::sleep(Duration::from_micros(microseconds / 2)).await;
-    }
-}
-
-fn notify_systemd(states: &[sd_notify::NotifyState]) {
-    if let Err(error) = sd_notify::notify(false, states) {
-        tracing::warn!(%error, "cannot notify systemd");
+        manager.tell(&[NotifyState::Watchdog]);
+        tokio::time::sleep(interval / 2).await;
     }
 }

@@ -7,14 +7,17 @@ mod admin;
 mod app;
 mod boxed;
 mod cache;
+mod chores;
 mod chunked;
 mod cli;
 mod clock;
 mod config;
+mod drain;
 mod expression;
 mod fields;
 mod front;
 mod geoip;
+mod handover;
 #[doc(hidden)]
 pub mod internals;
 mod lock;
@@ -31,6 +34,7 @@ mod running;
 mod snapshot;
 mod spelling;
 mod state_dir;
+mod systemd;
 mod template;
 mod warm;
 

@@ -19,15 +19,20 @@ use crate::clock::Timestamp;
 use crate::config::diagnose::{ConfigErrors, Diagnostic};
 use crate::config::host::HostPattern;
 use crate::config::load;
-use crate::config::model::{Config, KeyRules, Limits, Listener, LogFilter, Route, Site};
+use crate::config::model::{Config, KeyRules, Limits, LogFilter, Route, Site};
 use crate::config::read::ByteSize;
+use crate::config::units::count;
+use crate::drain::Stage;
+use crate::front::listeners::{ListenError, Listeners};
 use crate::front::open::Open;
+use crate::front::serve::Shared;
 use crate::observe::Observer;
 use crate::observe::metrics::Metrics;
 use crate::origin::passage::Passage;
 use crate::origin::{PoolSet, PoolTasks};
 use crate::running::Running;
-use crate::snapshot::{OpenedListener, SiteRuntime, Snapshot};
+use crate::snapshot::{OpenListeners, SiteRuntime, Snapshot};
+use crate::systemd::ServiceManager;
 use crate::warm::WarmUps;
 
 /// How long a new configuration waits for the names in it, before it is used without those that are missing.
@@ -52,7 +57,8 @@ pub(crate) struct Node {
     pub open: Open,
     pub source: ConfigSource,
     pub started: Timestamp,
-    pub shutdown: watch::Sender<bool>,
+    pub stage: watch::Sender<Stage>,
+    pub listeners: Listeners,
     /// Where the admin API listens.
     pub admin_address: OnceLock<SocketAddr>,
     pub warm_ups: WarmUps,
@@ -123,7 +129,7 @@ fn build_snapshot(
     };
     let sites = config.sites.iter().map(site_runtime).collect();
     let gone = before.map(|before| gone_with(&config, before)).unwrap_or_default();
-    let listeners = OpenedListener::all(&config, before.map(|before| &*before.listeners));
+    let listeners = before.map_or(&OpenListeners::default(), |before| &before.listeners).followed_by(&config.listeners);
     let generation = before.map_or(1, |before| before.generation + 1);
     Snapshot { config, pools, sites, gone, listeners, generation, passage }
 }
@@ -151,26 +157,24 @@ impl Node {
     }
 
     /// Takes charge of a node's parts and starts what looks after its pools.
-    pub(crate) fn new(
-        snapshot: Arc<ArcSwap<Snapshot>>,
-        engine: Arc<Engine>,
-        observer: Arc<Observer>,
-        source: ConfigSource,
-        allowed: u32,
-    ) -> Arc<Self> {
+    pub(crate) fn new(shared: Arc<Shared>, source: ConfigSource, allowed: u32, manager: &ServiceManager) -> Arc<Self> {
+        let Shared { snapshot, engine, observer } = &*shared;
         let mut tasks = PoolTasks::new();
         tasks.update(&snapshot.load().pools);
         let fixed = Fixed::of(&snapshot.load().config);
+        let (open, stage) = (Open::new(allowed), watch::Sender::new(Stage::Serving));
+        let listeners = Listeners::new(shared.clone(), open.clone(), stage.subscribe(), manager.clone());
         observer.metrics.config_generation.set(1);
         observer.metrics.config_last_reload_ok.set(1);
         Arc::new(Node {
-            snapshot,
-            engine,
-            observer,
-            open: Open::new(allowed),
+            snapshot: snapshot.clone(),
+            engine: engine.clone(),
+            observer: observer.clone(),
+            open,
             source,
             started: Timestamp::now(),
-            shutdown: watch::Sender::new(false),
+            stage,
+            listeners,
             admin_address: OnceLock::new(),
             warm_ups: WarmUps::default(),
             fixed,
@@ -186,6 +190,7 @@ impl Node {
     pub(crate) async fn reload(&self) -> ReloadReport {
         let _one_at_a_time = self.reloading.lock().await;
         let report = match &self.source {
+            _ if *self.stage.borrow() != Stage::Serving => self.unchanged(), // what comes next reads it
             ConfigSource::Fixed => self.unchanged(),
             ConfigSource::File(path) => {
                 let path = path.clone();
@@ -267,12 +272,27 @@ impl Node {
         }
     }
 
-    async fn apply(&self, mut config: Config) -> ReloadReport {
+    /// Requests that come from now on are passed to their origins, and what is stored is freed: whether it is still valid is
+    /// for another process to know.
+    pub(crate) async fn stop_caching(&self) {
+        let _one_at_a_time = self.reloading.lock().await;
         let before = self.snapshot.load_full();
-        // Listeners stay until the next start, and so must what they serve.
-        if config.certificates.is_empty() && self.fixed.listeners.iter().any(|listener| listener.tls) {
-            config.certificates = before.config.certificates.clone();
+        let (engine, metrics) = (self.engine.clone(), self.observer.metrics.clone());
+        let building = move || {
+            let config = before.config.clone().without_cache();
+            let passage = before.passage.clone();
+            let snapshot = build_snapshot(config, Some(&before), &engine, &metrics, passage);
+            engine.cache.memory.configure(&snapshot.config.memory);
+            snapshot
+        };
+        match tokio::task::spawn_blocking(building).await {
+            Ok(snapshot) => self.snapshot.store(Arc::new(snapshot)),
+            Err(error) => tracing::error!(%error, "requests that still come may be answered from the cache"),
         }
+    }
+
+    async fn apply(&self, config: Config) -> ReloadReport {
+        let before = self.snapshot.load_full();
         self.refused_files.lock().clear();
         if before.config.fingerprint == config.fingerprint {
             return self.unchanged();
@@ -285,6 +305,11 @@ impl Node {
             Ok(snapshot) => Arc::new(snapshot),
             Err(error) => return self.refused(not_loaded(&error)),
         };
+        // The last that may fail.
+        let change = match self.listeners.prepare(&snapshot.listeners, Vec::new()) {
+            Ok(change) => change,
+            Err(error) => return self.refused(self.not_bound(&error)),
+        };
         self.tasks.lock().update(&snapshot.pools);
         // New names are looked up before anybody needs them.
         snapshot.pools.looked_up(NAMES_PATIENCE).await;
@@ -292,6 +317,7 @@ impl Node {
         self.engine.configure(&snapshot.config);
         let generation = snapshot.generation;
         self.snapshot.store(snapshot.clone());
+        self.listeners.change(change, &snapshot.listeners);
         let sites = snapshot.config.sites.iter().zip(&snapshot.sites);
         sites.for_each(|(site, runtime)| runtime.running.set_most(site.max_requests));
         self.settle_versions(&snapshot).await;
@@ -340,6 +366,27 @@ impl Node {
         ReloadReport { ok: false, errors: errors.diagnostics, ..self.report() }
     }
 
+    fn not_bound(&self, error: &ListenError) -> ConfigErrors {
+        let path = match &self.source {
+            ConfigSource::File(path) => path,
+            ConfigSource::Fixed => Path::new("command line"),
+        };
+        Diagnostic::of_file(path, error.to_string()).into()
+    }
+
+    /// One line on what is in force, for the service manager.
+    pub(crate) fn summary(&self) -> String {
+        let snapshot = self.snapshot.load();
+        let (sites, generation) = (count(snapshot.config.sites.len() as u64, "site"), snapshot.generation);
+        match self.last_reload().filter(|last| !last.ok) {
+            None => format!("serving {sites}, configuration {generation}"),
+            Some(last) => {
+                let mistakes = count(last.errors.len() as u64, "mistake");
+                format!("serving {sites}, configuration {generation}; the files have {mistakes} and are not in force")
+            }
+        }
+    }
+
     /// Of a reload that found nothing to do.
     fn report(&self) -> ReloadReport {
         let (generation, needs_restart) = (self.snapshot.load().generation, self.needs_restart());
@@ -350,7 +397,6 @@ impl Node {
 /// What a running process cannot change.
 #[derive(Debug, Clone)]
 pub(crate) struct Fixed {
-    pub listeners: Vec<Listener>,
     threads: usize,
     compress_threads: usize,
     state_dir: Option<PathBuf>,
@@ -362,7 +408,6 @@ pub(crate) struct Fixed {
 impl Fixed {
     fn of(config: &Config) -> Self {
         Fixed {
-            listeners: config.listeners.clone(),
             threads: config.node.threads,
             compress_threads: config.node.compress_threads,
             state_dir: config.node.state_dir.clone(),
@@ -375,7 +420,6 @@ impl Fixed {
     /// The configuration's names of what another configuration has otherwise.
     fn differences(&self, other: &Self) -> Vec<String> {
         let differs = [
-            (self.listeners != other.listeners, "[[listen]]"),
             (self.threads != other.threads, "threads in [node]"),
             (self.compress_threads != other.compress_threads, "compress_threads in [node]"),
             (self.state_dir != other.state_dir, "state_dir in [node]"),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use crate::config::model::{Config, ListenAddress, Listener, Route, Site};
+use crate::config::model::{Config, Listener, Route, Site};
 use crate::observe::metrics::SiteMetrics;
 use crate::origin::PoolSet;
 use crate::origin::passage::Passage;
@@ -19,35 +19,44 @@ pub struct Snapshot {
     pub sites: Vec<SiteRuntime>,
     /// Sites that a reload has taken out while requests of theirs were with origins: one that comes back counts on.
     pub gone: Vec<(Box<str>, Arc<Running>)>,
-    /// Those that the node has opened when it began.
-    pub listeners: Vec<OpenedListener>,
+    pub listeners: OpenListeners,
     /// Counts the configurations of this process, from 1.
     pub generation: u64,
     /// What tells the node in loops: the same in all configurations.
     pub passage: Arc<Passage>,
 }
 
-/// A listener as it was opened, and what it is called now: a name needs no restart.
-#[derive(Debug, Clone)]
-pub struct OpenedListener {
-    address: ListenAddress,
-    name: Box<str>,
+/// The listeners of a configuration, each with what it is known by over reloads: the same as long as its address is.
+#[derive(Debug, Clone, Default)]
+pub struct OpenListeners {
+    all: Vec<(ListenerId, Listener)>,
+    /// What the next new one gets. A connection of one that is gone must not be taken for another's.
+    next: usize,
 }
 
-impl OpenedListener {
-    /// Those of a configuration; `before`: those that are open. One that waits for a restart keeps its name, or what is only
-    /// for it would be open to others, or to nobody.
-    pub fn all(config: &Config, before: Option<&[OpenedListener]>) -> Vec<Self> {
-        let of = |listener: &Listener| OpenedListener {
-            address: listener.address.clone(),
-            name: listener.name.as_str().into(),
+impl OpenListeners {
+    /// Those of a configuration that comes after this one.
+    pub fn followed_by(&self, listeners: &[Listener]) -> Self {
+        let mut next = self.next;
+        let mut left = self.all.clone();
+        let mut known = |listener: &Listener| {
+            let place = left.iter().position(|(_, before)| before.address == listener.address)?;
+            Some(left.remove(place).0)
         };
-        let Some(before) = before else { return config.listeners.iter().map(of).collect() };
-        let now = |(place, opened): (usize, &OpenedListener)| {
-            let same = config.listeners.get(place).filter(|listener| listener.address == opened.address);
-            same.map_or_else(|| opened.clone(), of)
+        let mut new = || {
+            next += 1;
+            ListenerId(next - 1)
         };
-        before.iter().enumerate().map(now).collect()
+        let all = listeners.iter().map(|listener| (known(listener).unwrap_or_else(&mut new), listener.clone()));
+        OpenListeners { all: all.collect(), next }
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = (ListenerId, &Listener)> {
+        self.all.iter().map(|(id, listener)| (*id, listener))
+    }
+
+    pub fn get(&self, id: ListenerId) -> Option<&Listener> {
+        self.iter().find(|(other, _)| *other == id).map(|(_, listener)| listener)
     }
 }
 
@@ -81,9 +90,9 @@ impl Snapshot {
         &self.config.sites[index]
     }
 
-    /// What a listener is called now.
-    pub fn listener_name(&self, id: ListenerId) -> Option<&str> {
-        self.listeners.get(id.0).map(|opened| &*opened.name)
+    /// What a listener is called now. Empty, as if it had no name: it is gone, and what is only for some is not for it.
+    pub fn listener_name(&self, id: ListenerId) -> &str {
+        self.listeners.get(id).map_or("", |listener| &listener.name)
     }
 
     /// Counts a request of a site that needs an origin, if there are not too many.

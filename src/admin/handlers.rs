@@ -17,6 +17,7 @@ use crate::config::load;
 use crate::config::model::{CacheMode, TokenRight};
 use crate::config::read::Words;
 use crate::config::units::format_duration;
+use crate::drain::Stage;
 use crate::node::{ConfigSource, Node, Purged};
 
 use super::auth::Caller;
@@ -29,7 +30,7 @@ pub(crate) async fn healthz() -> &'static str {
 
 /// The node takes requests.
 pub(crate) async fn readyz(State(node): State<Arc<Node>>) -> Result<&'static str, Problem> {
-    if *node.shutdown.borrow() {
+    if *node.stage.borrow() != Stage::Serving {
         return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the node is stopping"));
     }
     Ok("ok\n")
@@ -68,7 +69,7 @@ pub(crate) async fn status(State(node): State<Arc<Node>>, caller: Caller) -> Res
         "node": snapshot.config.node.name,
         "region": snapshot.config.node.region,
         "version": env!("CARGO_PKG_VERSION"),
-        "state": if *node.shutdown.borrow() { "stopping" } else { "serving" },
+        "state": if *node.stage.borrow() != Stage::Serving { "stopping" } else { "serving" },
         "started": node.started,
         "uptime_s": Timestamp::now().since(node.started).as_secs(),
         "connections": node.open.count(),
@@ -150,7 +151,7 @@ pub(crate) async fn config(State(node): State<Arc<Node>>, caller: Caller) -> Res
     Ok(Json(json!({
         "generation": snapshot.generation,
         "files": config.files,
-        "listen": node.fixed.listeners.iter().map(|listener| listener.address.to_string()).collect::<Vec<_>>(),
+        "listen": node.listeners.addresses(),
         "pools": config.pools.iter().map(|pool| &pool.name).collect::<Vec<_>>(),
         "sites": sites.collect::<Vec<Value>>(),
     })))

@@ -25,6 +25,7 @@ use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
+use crate::drain::Stage;
 use crate::node::Node;
 
 use problem::Problem;
@@ -50,12 +51,21 @@ pub(crate) async fn bind(address: SocketAddr) -> std::io::Result<(TcpListener, S
     Ok((listener, address))
 }
 
-/// Serves the API until the node has shut down. It answers while requests drain, so that one can watch them.
-pub(crate) async fn serve(listener: TcpListener, node: Arc<Node>) {
-    let mut shutdown = node.shutdown.subscribe();
+/// Until when the API is served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Until {
+    /// Until requests drain: another process takes its place.
+    Drain,
+    /// Until they have, so that one can watch them.
+    Drained,
+}
+
+/// Serves the API.
+pub(crate) async fn serve(listener: TcpListener, node: Arc<Node>, until: Until) {
+    let mut stage = node.stage.subscribe();
     let open = node.open.clone();
     let stopped = async {
-        if shutdown.wait_for(|down| *down).await.is_ok() {
+        if stage.wait_for(|stage| *stage >= Stage::Draining).await.is_ok() && until == Until::Drained {
             open.closed().await;
         }
     };

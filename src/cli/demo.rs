@@ -13,7 +13,7 @@ use axum::response::{Html, IntoResponse};
 use axum::routing::get;
 use tokio::net::TcpListener;
 
-use crate::app;
+use crate::app::{self, Handed};
 use crate::config::load;
 use crate::node::ConfigSource;
 
@@ -37,7 +37,7 @@ pub(crate) fn execute(args: &Args) -> super::Result {
         std::net::TcpListener::bind(address).map_err(taken)?;
     }
     print!("{}", introduction(args, &text));
-    Ok(app::run(config, ConfigSource::Fixed)?)
+    Ok(app::run(config, ConfigSource::Fixed, Handed::default())?)
 }
 
 fn configuration(args: &Args, origins: [SocketAddr; 2]) -> String {

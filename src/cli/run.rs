@@ -3,9 +3,11 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use crate::app;
+use crate::app::{self, Handed};
 use crate::config::load;
+use crate::handover::{self, Supervisor};
 use crate::node::ConfigSource;
+use crate::systemd::Sockets;
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -18,9 +20,24 @@ pub(crate) struct Args {
     /// Without a file: the origin, such as http://127.0.0.1:3000.
     #[arg(long)]
     to: Option<String>,
+    /// On SIGTERM leave the requests that are still running to a process of their own, so that the next node starts at once. For
+    /// services whose manager lets that process be, as KillMode=process of systemd does.
+    #[arg(long)]
+    handover: bool,
+    /// The process that has started this one with --handover.
+    #[arg(long, hide = true, conflicts_with = "handover")]
+    child_of: Option<i32>,
 }
 
 pub(crate) fn execute(args: Args) -> super::Result {
+    if args.handover {
+        let arguments = std::env::args().skip(1).filter(|argument| argument != "--handover");
+        let child_of = ["--child-of".to_owned(), std::process::id().to_string()];
+        std::process::exit(handover::supervise(&arguments.chain(child_of).collect::<Vec<_>>())?);
+    }
+    let supervisor = args.child_of.map(Supervisor::of).transpose()?;
+    // SAFETY: nothing has opened a descriptor before, and this is the only call.
+    let sockets = unsafe { Sockets::take(supervisor.is_some()) };
     let (config, source) = match (args.config, args.to) {
         (Some(path), _) => (load::load(&path)?, ConfigSource::File(path)),
         (None, Some(to)) => {
@@ -30,7 +47,7 @@ pub(crate) fn execute(args: Args) -> super::Result {
         (None, None) => return Err("give --config FILE, or --to URL for a node without a file".into()),
     };
     super::start_log(&config.log.level)?;
-    Ok(app::run(config, source)?)
+    Ok(app::run(config, source, Handed { sockets, supervisor })?)
 }
 
 /// A configuration for one origin: everything is passed on, and cached where the origin says so.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::diagnose::Diagnostic;
 use super::host::HostMap;
+use super::read::ByteSize;
 
 pub(crate) use super::section::access::Access;
 pub(crate) use super::section::admin::Admin;
@@ -34,7 +35,7 @@ pub(crate) use super::tokens::TokenRight;
 pub(crate) use crate::pattern::Pattern;
 
 /// A valid configuration.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub struct Config {
     pub node: Node,
     pub listeners: Vec<Listener>,
@@ -57,6 +58,18 @@ pub struct Config {
 }
 
 impl Config {
+    /// The same without the cache: every request is passed on, or answered by the node itself.
+    pub fn without_cache(mut self) -> Self {
+        for site in &mut self.sites {
+            let site = Arc::make_mut(site);
+            site.purge_from.clear();
+            site.routes.stop_caching();
+        }
+        self.memory.max_size = ByteSize(0);
+        self.memory.of_sites.clear();
+        self
+    }
+
     /// How long a response of a route may be silent, where that is said.
     pub fn stream_timeout(&self, route: &Route, pool: PoolId) -> Option<Duration> {
         route.stream_timeout.or(self.pool(pool).timeouts.stream)

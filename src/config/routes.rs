@@ -6,6 +6,7 @@ use std::ops::Deref;
 
 use http::Method;
 
+use super::section::cache::CacheMode;
 use super::section::route::Route;
 use crate::pattern::Anchor;
 
@@ -48,6 +49,13 @@ impl Affixes {
     fn of<'p>(&self, path: &'p [u8], cut: impl Fn(&'p [u8], usize) -> &'p [u8]) -> impl Iterator<Item = &Places> {
         let lengths = self.lengths.iter().take_while(move |length| **length <= path.len());
         lengths.filter_map(move |length| self.places.get(cut(path, *length)))
+    }
+}
+
+impl Routes {
+    /// Has none of them cache.
+    pub fn stop_caching(&mut self) {
+        self.all.iter_mut().for_each(|route| route.cache.mode = CacheMode::Off);
     }
 }
 

@@ -3,8 +3,10 @@
 use std::fs::{File, Permissions};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rustix::net::sockopt;
@@ -29,13 +31,15 @@ pub(super) struct SocketFile {
     path: PathBuf,
     /// Device and number of the file: another program may have put its own there.
     id: (u64, u64),
+    /// The socket outlives this process, and so does its file.
+    is_kept: AtomicBool,
     /// Of those who would listen there one does, from before it looks at the path until it has left it.
     _lock: File,
 }
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        if file_id(&self.path).is_ok_and(|id| id == self.id) {
+        if !self.is_kept.load(Ordering::Relaxed) && file_id(&self.path).is_ok_and(|id| id == self.id) {
             let _ = std::fs::remove_file(&self.path); // it is no harm: who starts next takes its place
         }
     }
@@ -47,6 +51,35 @@ impl Listening {
         match address {
             ListenAddress::Ip(address) => open_tcp(*address).map(Listening::Tcp),
             ListenAddress::Unix(path) => open_unix(path, mode).map(|(socket, file)| Listening::Unix(socket, file)),
+        }
+    }
+
+    /// Takes one over that listens there already.
+    pub(super) fn adopt(address: &ListenAddress, mode: u32, socket: OwnedFd) -> io::Result<Self> {
+        match address {
+            ListenAddress::Ip(_) => TcpListener::from_std(socket.into()).map(Listening::Tcp),
+            ListenAddress::Unix(path) => {
+                let file =
+                    SocketFile { path: path.clone(), id: file_id(path)?, is_kept: true.into(), _lock: lock(path)? };
+                let listening = Listening::Unix(UnixListener::from_std(socket.into())?, file);
+                listening.set_mode(mode)?;
+                Ok(listening)
+            }
+        }
+    }
+
+    /// Who may connect to a Unix socket from now on.
+    pub(super) fn set_mode(&self, mode: u32) -> io::Result<()> {
+        match self {
+            Listening::Tcp(_) => Ok(()),
+            Listening::Unix(_, file) => std::fs::set_permissions(&file.path, Permissions::from_mode(mode)),
+        }
+    }
+
+    /// Whether the file of a Unix socket stays when this process ends.
+    pub(super) fn set_kept(&self, is_kept: bool) {
+        if let Listening::Unix(_, file) = self {
+            file.is_kept.store(is_kept, Ordering::Relaxed);
         }
     }
 
@@ -74,6 +107,15 @@ impl Listening {
                 let (stream, _) = listener.accept().await?;
                 Ok((Socket::Unix(stream), (Ipv4Addr::LOCALHOST, 0).into()))
             }
+        }
+    }
+}
+
+impl AsFd for Listening {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Listening::Tcp(listener) => listener.as_fd(),
+            Listening::Unix(listener, _) => listener.as_fd(),
         }
     }
 }
@@ -108,7 +150,7 @@ fn open_unix(path: &Path, mode: u32) -> io::Result<(UnixListener, SocketFile)> {
     remove_left_over(path)?;
     let socket = socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None)?;
     socket.bind(&socket2::SockAddr::unix(path)?)?;
-    let file = SocketFile { path: path.to_owned(), id: file_id(path)?, _lock: lock };
+    let file = SocketFile { path: path.to_owned(), id: file_id(path)?, is_kept: false.into(), _lock: lock };
     std::fs::set_permissions(path, Permissions::from_mode(mode))?;
     socket.listen(BACKLOG as i32)?;
     socket.set_nonblocking(true)?;

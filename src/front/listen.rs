@@ -1,19 +1,21 @@
-//! Listening sockets: accepting, the cap on connections, TLS, and the way to the right front.
+//! Accepting from one listener: the cap on connections, TLS, and the way to the right front.
 
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use bytes::BytesMut;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use crate::address::IpRange;
 use crate::clock::Rarely;
-use crate::config::model::{ListenAddress, Listener, Protocol};
+use crate::config::model::{Listener, Protocol};
+use crate::drain::Stage;
 use crate::pace::Pace;
 use crate::request::{ListenerId, Scheme};
 
@@ -31,23 +33,15 @@ const TLS_BUFFER: usize = 32 << 10;
 /// After accept has failed for want of something (file descriptors above all), so that it doesn't spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// A socket that listens but is not yet served.
-pub(crate) struct Bound {
-    pub address: ListenAddress,
-    /// As requests know it.
-    local: SocketAddr,
-    listening: Listening,
-    way: Way,
-    /// Whose connections begin with a PROXY header.
-    proxy_from: Arc<[IpRange]>,
-}
-
-/// What is spoken on a listener's connections.
-#[derive(Clone)]
-struct Way {
+/// What becomes of a listener's connections. A reload may change it, for those that come then.
+pub(super) struct Way {
     listener: ListenerId,
+    /// The address that clients connect to, as requests know it.
+    local: SocketAddr,
     acceptor: Option<TlsAcceptor>,
     offers: Offers,
+    /// Whose connections begin with a PROXY header.
+    proxy_from: Box<[IpRange]>,
 }
 
 /// What may be spoken where nothing is agreed on by ALPN.
@@ -59,49 +53,59 @@ enum Offers {
     Both,
 }
 
-/// Opens one listener.
-pub(crate) fn bind(place: usize, listener: &Listener, shared: &Shared) -> io::Result<Bound> {
-    let listening = Listening::open(&listener.address, listener.mode)?;
-    let address = listening.address()?;
-    let local = listening.local(if listener.tls { Scheme::Https } else { Scheme::Http })?;
-    let acceptor = match listener.tls {
-        true => Some(tls::acceptor(shared.snapshot.clone(), listener).map_err(io::Error::other)?),
-        false => None,
-    };
-    let has = |protocol| !listener.tls && listener.protocols.contains(&protocol);
-    let offers = match (has(Protocol::H1), has(Protocol::H2)) {
-        (_, false) => Offers::H1,
-        (false, true) => Offers::H2,
-        (true, true) => Offers::Both,
-    };
-    let proxy_from = listener.proxy_from.clone().into();
-    Ok(Bound { address, local, listening, way: Way { listener: ListenerId(place), acceptor, offers }, proxy_from })
+impl Way {
+    pub(super) fn of(id: ListenerId, listener: &Listener, socket: &Listening, shared: &Shared) -> io::Result<Self> {
+        let local = socket.local(if listener.tls { Scheme::Https } else { Scheme::Http })?;
+        let acceptor = match listener.tls {
+            true => Some(tls::acceptor(shared.snapshot.clone(), listener).map_err(io::Error::other)?),
+            false => None,
+        };
+        let has = |protocol| !listener.tls && listener.protocols.contains(&protocol);
+        let offers = match (has(Protocol::H1), has(Protocol::H2)) {
+            (_, false) => Offers::H1,
+            (false, true) => Offers::H2,
+            (true, true) => Offers::Both,
+        };
+        Ok(Way { listener: id, local, acceptor, offers, proxy_from: listener.proxy_from.clone().into() })
+    }
 }
 
-/// Accepts connections until the node shuts down.
-pub(crate) async fn serve(bound: Bound, shared: Arc<Shared>, open: Open, mut shutdown: watch::Receiver<bool>) {
+/// What an accept loop has of the node.
+#[derive(Clone)]
+pub(super) struct Loop {
+    pub shared: Arc<Shared>,
+    pub open: Open,
+    pub stage: watch::Receiver<Stage>,
+}
+
+/// Accepts connections until the node drains, or `end` is dropped.
+pub(super) async fn serve(socket: Arc<Listening>, way: Arc<ArcSwap<Way>>, node: Loop, mut end: oneshot::Receiver<()>) {
+    let Loop { shared, open, mut stage } = node;
     loop {
         let accepted = tokio::select! {
-            accepted = bound.listening.accept() => accepted,
-            _ = shutdown.wait_for(|down| *down) => return,
+            accepted = socket.accept() => accepted,
+            _ = stage.wait_for(|stage| *stage >= Stage::Draining) => return,
+            _ = &mut end => return,
         };
         let (stream, client) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
-                tracing::warn!(address = %bound.address, %error, "cannot accept a connection");
+                let address = socket.address().ok().map(|address| address.to_string());
+                tracing::warn!(address, %error, "cannot accept a connection");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
             }
         };
         open.let_some_go(&shared).await;
         // Where there is no room a connection is closed at once: its client can go elsewhere.
-        let is_proxied = bound.proxy_from.iter().any(|range| range.contains(client.ip()));
+        let way = way.load_full();
+        let is_proxied = way.proxy_from.iter().any(|range| range.contains(client.ip()));
         let is_crowd = !is_proxied && matches!(stream, Socket::Tcp(_));
         let Some(guard) = open.enter(&shared, is_crowd.then_some(client.ip())) else { continue };
-        let (shared, shutdown, way) = (shared.clone(), shutdown.clone(), bound.way.clone());
-        let between = Named { client, local: bound.local, tls: None };
+        let (shared, stage) = (shared.clone(), stage.clone());
+        let between = Named { client, local: way.local, tls: None };
         if !is_proxied {
-            tokio::spawn(serve_connection(stream, between, way, shared, shutdown, guard));
+            tokio::spawn(serve_connection(stream, between, way, shared, stage, guard));
             continue;
         }
         let open = open.clone();
@@ -110,7 +114,7 @@ pub(crate) async fn serve(bound: Bound, shared: Arc<Shared>, open: Open, mut shu
                 // Whose it is, it counts for from now on.
                 let entered = named.map_or(Some(guard), |named| open.enter(&shared, Some(named.client.ip())));
                 let Some(guard) = entered else { return };
-                serve_connection(stream, named.unwrap_or(between), way, shared, shutdown, guard).await;
+                serve_connection(stream, named.unwrap_or(between), way, shared, stage, guard).await;
             }
         });
     }
@@ -149,9 +153,9 @@ async fn name(mut stream: Socket, shared: &Shared, place: &Place, tls: bool) -> 
 async fn serve_connection(
     stream: Socket,
     between: Named,
-    Way { listener, acceptor, offers }: Way,
+    way: Arc<Way>,
     shared: Arc<Shared>,
-    shutdown: watch::Receiver<bool>,
+    stage: watch::Receiver<Stage>,
     guard: OpenGuard,
 ) {
     let place = guard.place.clone();
@@ -162,6 +166,8 @@ async fn serve_connection(
         let limits = &shared.snapshot.load().config.limits;
         (limits.tls_timeout, Pace::of(limits))
     };
+    let (listener, offers, acceptor) = (way.listener, way.offers, way.acceptor.clone());
+    drop(way); // the connection may outlive it by far
     let stream = match acceptor {
         None => ClientStream::plain(stream, between, listener, pace),
         Some(acceptor) => match Box::pin(shake_hands(acceptor, stream, tls_timeout, &place)).await {
@@ -180,11 +186,11 @@ async fn serve_connection(
         true => Some((stream, BytesMut::new())),
         false => {
             let takes_h2 = offers == Offers::Both;
-            h1::Connection::new(shared.clone(), shutdown.clone(), stream, place.clone()).serve(takes_h2).await
+            h1::Connection::new(shared.clone(), stage.clone(), stream, place.clone()).serve(takes_h2).await
         }
     };
     if let Some((stream, read)) = begun {
-        Box::pin(h2::Connection::new(shared, shutdown, stream, place).serve(read)).await; // large, and not for all
+        Box::pin(h2::Connection::new(shared, stage, stream, place).serve(read)).await; // large, and not for all
     }
 }
 

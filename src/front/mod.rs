@@ -1,4 +1,4 @@
-//! The fronts: where clients come in. [`listen`] accepts, [`h1`] and [`h2`] speak the protocols, [`serve`]
+//! The fronts: where clients come in. [`listeners`] opens, [`listen`] accepts, [`h1`] and [`h2`] speak the protocols, [`serve`]
 //! is what both do with a request.
 
 mod alarm;
@@ -10,7 +10,8 @@ mod fault;
 pub(crate) mod h1;
 pub(crate) mod h2;
 pub(crate) mod head;
-pub(crate) mod listen;
+mod listen;
+pub(crate) mod listeners;
 pub(crate) mod open;
 pub mod proxy_protocol;
 pub(crate) mod reply;

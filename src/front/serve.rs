@@ -96,7 +96,7 @@ impl<'a> Request<'a> {
         let node = &snapshot.config.node;
         let (client, scheme) = client(node, (view.peer, view.scheme), view.fields);
         let given = || view.fields.get(&forward::REQUEST_ID).and_then(RequestId::given);
-        let listener_name = view.listener.and_then(|listener| snapshot.listener_name(listener));
+        let listener_name = view.listener.map(|listener| snapshot.listener_name(listener));
         let id = if node.trusts(view.peer) { given().unwrap_or(view.id) } else { view.id };
         Request {
             shared,

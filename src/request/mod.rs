@@ -56,7 +56,7 @@ pub struct RequestView<'a> {
 }
 
 /// A listener, by its place in the configuration with which the node has begun.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ListenerId(pub usize);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

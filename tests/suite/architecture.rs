@@ -8,7 +8,7 @@ fn root() -> PathBuf {
 }
 
 /// Which modules each module may use (ARCHITECTURE.md): arrows point one way. Those of `PLANNED` are not there yet.
-const ARROWS: [(&str, &[&str]); 34] = [
+const ARROWS: [(&str, &[&str]); 37] = [
     ("clock", &[]),
     ("boxed", &[]),
     ("lock", &[]),
@@ -20,11 +20,13 @@ const ARROWS: [(&str, &[&str]); 34] = [
     ("request", &["geoip"]),
     ("chunked", &["request"]),
     ("prefix", &[]),
-    ("drain", &["clock"]),
+    ("drain", &[]),
+    ("handover", &[]),
     ("expression", &["address", "clock", "geoip", "pattern", "request", "spelling"]),
     ("template", &["expression", "pattern", "request", "spelling"]),
     ("config", &["address", "clock", "expression", "geoip", "pattern", "prefix", "request", "spelling", "template"]),
     ("state_dir", &["lock"]),
+    ("systemd", &["config"]),
     ("observe", &["clock", "config", "request"]),
     ("plan", &["address", "clock", "config", "expression", "pattern", "request", "template"]),
     ("pace", &["config"]),
@@ -54,19 +56,43 @@ const ARROWS: [(&str, &[&str]); 34] = [
     (
         "front",
         &[
-            "address", "boxed", "cache", "chunked", "clock", "config", "fields", "lock", "observe", "origin", "pace",
-            "pass", "plan", "prefix", "request", "snapshot", "template",
+            "address", "boxed", "cache", "chunked", "clock", "config", "drain", "fields", "lock", "observe", "origin",
+            "pace", "pass", "plan", "prefix", "request", "snapshot", "systemd", "template",
         ],
     ),
     ("warm", &["cache", "clock", "plan", "request", "snapshot"]),
     ("fleet", &["cache", "clock", "config", "observe", "origin", "request", "snapshot"]),
-    ("node", &["cache", "clock", "config", "front", "observe", "origin", "running", "snapshot", "warm"]),
+    (
+        "node",
+        &["cache", "clock", "config", "drain", "front", "observe", "origin", "running", "snapshot", "systemd", "warm"],
+    ),
+    ("chores", &["cache", "config", "node"]),
     (
         "admin",
-        &["cache", "clock", "config", "node", "observe", "origin", "plan", "request", "snapshot", "template", "warm"],
+        &[
+            "cache", "clock", "config", "drain", "node", "observe", "origin", "plan", "request", "snapshot",
+            "template", "warm",
+        ],
     ),
-    ("app", &["admin", "cache", "config", "front", "node", "observe", "origin", "snapshot", "state_dir"]),
-    ("cli", &["app", "cache", "clock", "config", "node", "plan", "request"]),
+    (
+        "app",
+        &[
+            "admin",
+            "cache",
+            "chores",
+            "config",
+            "drain",
+            "front",
+            "handover",
+            "node",
+            "observe",
+            "origin",
+            "snapshot",
+            "state_dir",
+            "systemd",
+        ],
+    ),
+    ("cli", &["app", "cache", "clock", "config", "handover", "node", "plan", "request", "systemd"]),
     (
         "internals",
         &[
@@ -89,8 +115,8 @@ const ARROWS: [(&str, &[&str]); 34] = [
     ("main", &[]),
 ];
 
-/// Where what comes next goes: ending in order, many nodes.
-const PLANNED: [&str; 2] = ["drain", "fleet"];
+/// Where what comes next goes: many nodes.
+const PLANNED: [&str; 1] = ["fleet"];
 
 /// Files that do no I/O and read no clock.
 const PURE: [&str; 48] = [

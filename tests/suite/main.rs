@@ -33,6 +33,7 @@ mod keys;
 mod large;
 mod lasting;
 mod limits;
+mod listening;
 mod nginx;
 mod origins;
 mod parts;

@@ -147,8 +147,12 @@ fn what_needs_a_restart_is_said_until_it_is_made() {
         node.admin("GET", "/v1/status", "").1["config"]["needs_restart"].to_string()
     };
     let larger = |name: &str| format!("{}[log]\nlevel = \"debug\"\n", named(name, &origin));
-    std::fs::write(node.config_path(), larger("two").replacen("127.0.0.1:0", "127.0.0.2:0", 1)).unwrap();
-    assert_eq!(needs(2), r#"["[[listen]]","level in [log]"]"#);
+    std::fs::write(
+        node.config_path(),
+        larger("two").replacen("[admin]\naddress = \"127.0.0.1:0\"", "[admin]\naddress = \"127.0.0.2:0\"", 1),
+    )
+    .unwrap();
+    assert_eq!(needs(2), r#"["address in [admin]","level in [log]"]"#);
     std::fs::write(node.config_path(), larger("three")).unwrap();
     assert_eq!(needs(3), r#"["level in [log]"]"#, "not because of what this reload changed");
     std::fs::write(node.config_path(), named("four", &origin)).unwrap();

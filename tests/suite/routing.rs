@@ -716,11 +716,9 @@ fn listeners_may_be_named_without_a_restart() {
         )
     };
     let node = Node::start(&config("", "127.0.0.1:0", ""));
-    for (name, address, listen, status) in [
-        ("name = \"public\"\n", "127.0.0.1:0", "listen = [\"public\"]\n", 200),
-        ("name = \"public\"\n", "127.0.0.1:1", "listen = [\"public\"]\n", 200),
-        ("", "127.0.0.1:0", "", 200),
-    ] {
+    for (name, address, listen, status) in
+        [("name = \"public\"\n", "127.0.0.1:0", "listen = [\"public\"]\n", 200), ("", "127.0.0.1:0", "", 200)]
+    {
         let generation = node.generation();
         std::fs::write(node.config_path(), config(name, address, listen)).unwrap();
         node.wait_for_generation(generation + 1);

@@ -242,7 +242,7 @@ mod tests {
         assert_eq!((purges.current(), standing(&purges, 0)), (PurgeSeq(1), Standing::Dead));
         assert_eq!((purges.is_all_written(), purges.durable()), (false, PurgeSeq(0)));
         purges.log.lock().exchange_file(log);
-        purges.close(PURGE_PATIENCE);
+        purges.settle(PURGE_PATIENCE);
         assert_eq!((purges.is_all_written(), purges.durable()), (true, PurgeSeq(1)));
         assert_eq!(append(&purges, purge_all(), Timestamp::from_secs(2)).unwrap(), PurgeSeq(2));
         drop(purges);
@@ -264,8 +264,23 @@ mod tests {
         purges.retire(PurgeSeq(2));
         assert_eq!(purges.marks(), 1, "nothing is forgotten that a restart does not know of");
         drop(hangs);
-        purges.close(PURGE_PATIENCE);
+        purges.settle(PURGE_PATIENCE);
         assert_eq!((purges.is_all_written(), purges.durable()), (true, PurgeSeq(2)));
+    }
+
+    #[test]
+    fn nothing_is_written_after_the_end() {
+        let directory = tempfile::tempdir().unwrap();
+        let (before, url) = (open(Some(directory.path())), Target::Url { site: "shop".into(), uri: "h/a".into() });
+        append(&before, purge_all(), Timestamp::from_secs(1)).unwrap();
+        before.close(PURGE_PATIENCE);
+        let after = open(Some(directory.path()));
+        assert_eq!(append(&after, purge_all(), Timestamp::from_secs(2)).unwrap(), PurgeSeq(2));
+        let late = append(&before, Event::Purge { soft: false, targets: vec![url] }, Timestamp::from_secs(3));
+        assert!(matches!(late, Err(NotDurable::HandedOver)), "{late:?}");
+        before.retire(PurgeSeq(2));
+        drop((before, after));
+        assert_eq!(open(Some(directory.path())).current(), PurgeSeq(2));
     }
 
     #[test]
@@ -297,7 +312,7 @@ mod tests {
         let after_a_crash = open(Some(copy.path()));
         assert!(after_a_crash.current() >= PurgeSeq(log::COMPACT_ABOVE as u64));
         assert_eq!(after_a_crash.version_of("shop", 1), 7);
-        purges.close(PURGE_PATIENCE);
+        purges.settle(PURGE_PATIENCE);
     }
 
     #[test]
@@ -315,7 +330,7 @@ mod tests {
         let last = append(&purges, Event::Purge { soft: true, targets: vec![url] }, Timestamp::from_secs(0)).unwrap();
         purges.retire(PurgeSeq(last.0 - 1));
         assert_eq!(purges.marks(), 1);
-        purges.close(PURGE_PATIENCE);
+        purges.settle(PURGE_PATIENCE);
         let size = std::fs::metadata(directory.path().join("purge.log")).unwrap().len();
         assert!(size < 1000, "{size}");
         let purges = open(Some(directory.path()));

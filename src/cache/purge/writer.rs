@@ -31,6 +31,8 @@ pub enum NotDurable {
     Failed(Arc<LogError>),
     #[error("the state directory has not answered for {} s", .0.as_secs())]
     Slow(Duration),
+    #[error("the node is stopping, and has given its state to the process that comes next")]
+    HandedOver,
 }
 
 impl Purges {
@@ -67,11 +69,14 @@ impl Purges {
         mut attempts: watch::Receiver<Attempt>,
         patience: Duration,
     ) -> Result<PurgeSeq, NotDurable> {
+        let is_closed = self.writing.wanted.lock().closed;
+        let patience = if is_closed { Duration::ZERO } else { patience };
         let done = tokio::time::timeout(patience, attempts.wait_for(|attempt| attempt.up_to >= seq)).await;
         let error = done.ok().and_then(|attempt| attempt.ok()?.error.clone());
         match error {
             _ if self.durable() >= seq => Ok(seq),
             Some(error) => Err(NotDurable::Failed(error)),
+            None if is_closed => Err(NotDurable::HandedOver),
             None => Err(NotDurable::Slow(patience)),
         }
     }
@@ -81,16 +86,23 @@ impl Purges {
         self.start(|_| {});
     }
 
-    /// Writes what is not written yet; tries for so long. Call it where blocking is allowed.
+    /// Writes what is not written yet, and then nothing more: the log may be another process's. Tries for so long; call it where
+    /// blocking is allowed.
     pub fn close(self: &Arc<Self>, patience: Duration) {
+        if !self.settle(patience) {
+            tracing::error!("purges could not be written: the next start does not know of them");
+        }
+        self.writing.wanted.lock().closed = true;
+    }
+
+    /// Writes what is not written yet; tries for so long. Whether all is.
+    pub(super) fn settle(self: &Arc<Self>, patience: Duration) -> bool {
         let deadline = Instant::now() + patience;
         loop {
             self.flush();
-            if self.is_all_written() && !self.writing.wanted.lock().running {
-                return;
-            }
-            if Instant::now() > deadline {
-                return tracing::error!("purges could not be written: the next start does not know of them");
+            let is_done = self.is_all_written() && !self.writing.wanted.lock().running;
+            if is_done || Instant::now() > deadline {
+                return is_done;
             }
             std::thread::park_timeout(LOOK_EVERY);
         }
@@ -104,7 +116,7 @@ impl Purges {
     fn start(self: &Arc<Self>, want: impl FnOnce(&mut Wanted)) {
         let mut wanted = self.writing.wanted.lock();
         want(&mut wanted);
-        let is_idle = wanted.compact.is_none() && self.is_all_written();
+        let is_idle = wanted.closed || wanted.compact.is_none() && self.is_all_written();
         if is_idle || std::mem::replace(&mut wanted.running, true) {
             return;
         }

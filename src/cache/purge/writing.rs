@@ -19,6 +19,8 @@ pub(super) struct Writing {
 pub(super) struct Wanted {
     /// A thread is at it.
     pub running: bool,
+    /// The log may be another process's by now.
+    pub closed: bool,
     /// The log is to be written anew without what is forgotten up to here, if that is worth it.
     pub compact: Option<PurgeSeq>,
 }

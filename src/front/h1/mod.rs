@@ -19,6 +19,7 @@ use tokio::time::timeout;
 use crate::boxed::boxed;
 use crate::cache::status::Report;
 use crate::config::model::Limits;
+use crate::drain::Stage;
 use crate::origin::h1::body::Body;
 use crate::origin::interims::Interims;
 use crate::snapshot::Snapshot;
@@ -42,7 +43,7 @@ const PREFACE_HEAD: &[u8] = b"PRI * HTTP/2.0\r\n\r\n";
 /// One client's connection.
 pub(crate) struct Connection {
     shared: Arc<Shared>,
-    shutdown: watch::Receiver<bool>,
+    stage: watch::Receiver<Stage>,
     stream: ClientStream,
     /// What was read and not yet used.
     buffer: BytesMut,
@@ -71,13 +72,13 @@ enum Next {
 impl Connection {
     pub(crate) fn new(
         shared: Arc<Shared>,
-        shutdown: watch::Receiver<bool>,
+        stage: watch::Receiver<Stage>,
         stream: ClientStream,
         place: Arc<Place>,
     ) -> Self {
         let buffer = BytesMut::with_capacity(FIRST_BUFFER);
         let (key, tail, alarm) = (String::new(), String::new(), Alarm::default());
-        Connection { shared, shutdown, stream, buffer, served: 0, is_for_cache: true, key, tail, alarm, place }
+        Connection { shared, stage, stream, buffer, served: 0, is_for_cache: true, key, tail, alarm, place }
     }
 
     /// Serves requests until the connection ends. `takes_h2`: it may turn out to be one of HTTP/2; then it is given back, with
@@ -153,7 +154,7 @@ impl Connection {
             if self.buffer.capacity() > 0 {
                 self.buffer.reserve(FIRST_BUFFER / 2);
             }
-            let Connection { stream, buffer, alarm, shutdown, place, served, .. } = &mut *self;
+            let Connection { stream, buffer, alarm, stage, place, served, .. } = &mut *self;
             let waiting = async {
                 if idle {
                     place.rest(); // only if nothing is there to be read: this is polled after it
@@ -165,7 +166,7 @@ impl Connection {
                 read = stream.read_buf(buffer) => Some(read),
                 () = waiting => None,
                 () = place.told(), if idle => return Ok(None),
-                _ = shutdown.wait_for(|down| *down), if idle && *served > 0 => return Ok(None),
+                _ = stage.wait_for(|stage| *stage >= Stage::Draining), if idle && *served > 0 => return Ok(None),
             };
             if idle && matches!(read, Some(Ok(1..))) {
                 place.work();
@@ -278,7 +279,7 @@ impl Connection {
     }
 
     fn is_last(&self, limits: &Limits) -> bool {
-        self.served >= limits.max_requests_per_connection || *self.shutdown.borrow()
+        self.served >= limits.max_requests_per_connection || *self.stage.borrow() >= Stage::Leaving
     }
 
     /// Reads what is left of a body and throws it away.

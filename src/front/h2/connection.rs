@@ -12,6 +12,7 @@ use tokio::io::AsyncReadExt;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
+use crate::drain::Stage;
 use crate::pace::Pace;
 
 use super::super::alarm::Alarm;
@@ -27,7 +28,7 @@ use super::wire::Reason;
 pub(crate) struct Connection {
     machine: Machine<Node>,
     shared: Arc<Shared>,
-    shutdown: watch::Receiver<bool>,
+    stage: watch::Receiver<Stage>,
     stream: ClientStream,
     /// Of the configuration whose limits hold.
     generation: u64,
@@ -57,7 +58,7 @@ enum Event {
 impl Connection {
     pub(crate) fn new(
         shared: Arc<Shared>,
-        shutdown: watch::Receiver<bool>,
+        stage: watch::Receiver<Stage>,
         stream: ClientStream,
         place: Arc<Place>,
     ) -> Self {
@@ -71,7 +72,7 @@ impl Connection {
         Connection {
             machine: Machine::new(node, limits, outbox.clone(), now),
             shared,
-            shutdown,
+            stage,
             stream,
             generation,
             place,
@@ -120,7 +121,7 @@ impl Connection {
                         self.machine.hear(now);
                     }
                     // Where something is always to be read, the time and the shutdown have their turn all the same.
-                    if *self.shutdown.borrow() {
+                    if *self.stage.borrow() >= Stage::Leaving {
                         self.machine.announce_end(now);
                     }
                     if now >= self.deadline
@@ -181,7 +182,7 @@ impl Connection {
             false => self.place.work(),
         }
         let (may_read, has_more) = (self.machine.may_read(), self.machine.has_more());
-        let Connection { stream, machine, outbox, alarm, shutdown, place, deadline, .. } = self;
+        let Connection { stream, machine, outbox, alarm, stage, place, deadline, .. } = self;
         let mut left = Vec::new();
         let io = poll_fn(|cx| {
             match poll_write(machine.output(), stream, cx) {
@@ -206,7 +207,7 @@ impl Connection {
             event = io => event,
             () = alarm.at(*deadline) => Event::Time,
             () = place.told(), if is_idle => Event::GiveWay,
-            _ = shutdown.wait_for(|down| *down), if !is_leaving => Event::Shutdown,
+            _ = stage.wait_for(|stage| *stage >= Stage::Leaving), if !is_leaving => Event::Shutdown,
         };
         left.iter().for_each(|stream| machine.streams.look(stream, &mut machine.output));
         event

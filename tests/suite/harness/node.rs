@@ -131,7 +131,8 @@ impl Node {
         Self::run(directory, command, &[])
     }
 
-    fn run(directory: Arc<TempDir>, mut command: Command, variables: &[(&str, String)]) -> Self {
+    /// Runs a command that becomes the node.
+    pub fn run(directory: Arc<TempDir>, mut command: Command, variables: &[(&str, String)]) -> Self {
         let mut child = command
             .envs(variables.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())

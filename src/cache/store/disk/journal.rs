@@ -89,6 +89,8 @@ struct State {
     in_file: usize,
     /// A thread is writing.
     running: bool,
+    /// The file may be another process's by now.
+    closed: bool,
 }
 
 impl State {
@@ -210,11 +212,13 @@ impl Journal {
             }
             pause(Duration::from_millis(5));
         }
+        self.state.lock().closed = true;
     }
 
     /// Has a thread write, if there is something to be written and none does. It goes on as long as there is.
     fn start(self: &Arc<Self>, state: &mut State) {
-        if state.lines.is_empty() && !state.anew || std::mem::replace(&mut state.running, true) {
+        let is_idle = state.closed || state.lines.is_empty() && !state.anew;
+        if is_idle || std::mem::replace(&mut state.running, true) {
             return;
         }
         let journal = self.clone();

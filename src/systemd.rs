@@ -1,0 +1,188 @@
+//! What the service manager and the node tell each other (sd_notify(3), sd_listen_fds(3)). Without systemd nothing of this
+//! does anything.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use sd_notify::NotifyState;
+
+use crate::config::model::ListenAddress;
+
+/// The first descriptor that is handed to a service: sd_listen_fds(3).
+const FIRST: i32 = 3;
+/// Of more, somebody has made up the number.
+const MOST: i32 = 1024;
+/// What the names begin with under which the manager keeps sockets of ours.
+const OURS: &str = "listen_";
+/// How long it is waited until the manager has let go of a socket.
+const BARRIER: Duration = Duration::from_secs(5);
+
+/// The service manager, as long as the node is its service.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct ServiceManager {
+    /// Another process is the service now.
+    left: Arc<AtomicBool>,
+}
+
+impl ServiceManager {
+    /// Says something of the service's state.
+    pub(crate) fn tell(&self, states: &[NotifyState<'_>]) {
+        if self.left.load(Ordering::Acquire) {
+            return;
+        }
+        if let Err(error) = sd_notify::notify(false, states) {
+            tracing::warn!(%error, "cannot notify systemd");
+        }
+    }
+
+    /// Nothing more is said: what it would be taken for is another process's.
+    pub(crate) fn leave(&self) {
+        self.left.store(true, Ordering::Release);
+    }
+
+    /// Has a socket kept over restarts (`FileDescriptorStoreMax=`): who connects meanwhile waits instead of being refused.
+    /// Whether there is a manager; only its unit knows whether it does.
+    pub(crate) fn keep(&self, address: &ListenAddress, socket: BorrowedFd<'_>) -> bool {
+        let name = name_of(address);
+        let states = [NotifyState::FdStore, NotifyState::FdName(&name), NotifyState::Custom("FDPOLL=0")];
+        if let Err(error) = sd_notify::notify_with_fds(false, &states, &[socket]) {
+            tracing::warn!(%error, %address, "cannot have systemd keep a socket");
+        }
+        std::env::var_os("NOTIFY_SOCKET").is_some()
+    }
+
+    /// Has it let go of a socket.
+    pub(crate) fn let_go(&self, address: &ListenAddress) {
+        let name = name_of(address);
+        self.tell(&[NotifyState::FdStoreRemove, NotifyState::FdName(&name)]);
+    }
+}
+
+/// Waits until what was said before has been read: it closes the descriptor that comes with the message.
+fn barrier() -> io::Result<()> {
+    if std::env::var_os("NOTIFY_SOCKET").is_none() {
+        return Ok(());
+    }
+    let (reader, writer) = io::pipe()?;
+    sd_notify::notify_with_fds(false, &[NotifyState::Custom("BARRIER=1")], &[writer.as_fd()])?;
+    drop(writer);
+    let patience = Timespec { tv_sec: BARRIER.as_secs() as i64, tv_nsec: 0 };
+    match poll(&mut [PollFd::new(&reader, PollFlags::empty())], Some(&patience))? {
+        0 => Err(io::ErrorKind::TimedOut.into()),
+        _ => Ok(()),
+    }
+}
+
+/// Letters of ASCII without ":".
+fn name_of(address: &ListenAddress) -> String {
+    let name = address.to_string().replace(|c: char| !c.is_ascii_graphic() || c == ':', "_");
+    format!("{OURS}{name}")
+}
+
+/// Whether systemd asks for signs of life of this process, and how often at least.
+pub(crate) fn watchdog() -> Option<Duration> {
+    let number = |name| std::env::var(name).ok()?.parse::<u64>().ok();
+    let is_ours = number("WATCHDOG_PID").is_none_or(|pid| pid == u64::from(std::process::id()));
+    let interval = number("WATCHDOG_USEC").filter(|interval| is_ours && *interval > 0);
+    interval.map(Duration::from_micros)
+}
+
+/// Sockets that listen already, from a `.socket` unit or from the process before.
+#[derive(Debug, Default)]
+pub(crate) struct Sockets(Vec<Handed>);
+
+#[derive(Debug)]
+struct Handed {
+    address: ListenAddress,
+    /// From the process before, and not from a unit.
+    is_ours: bool,
+    socket: OwnedFd,
+}
+
+impl Sockets {
+    /// Takes what was handed over. `supervised`: to the parent of this process, which has passed it on.
+    ///
+    /// # Safety
+    ///
+    /// Called once, before anything else has opened descriptors.
+    pub(crate) unsafe fn take(supervised: bool) -> Self {
+        let text = |name| std::env::var(name).unwrap_or_default();
+        if !supervised && text("LISTEN_PID").parse() != Ok(std::process::id()) {
+            return Sockets::default();
+        }
+        let count = text("LISTEN_FDS").parse().unwrap_or(0);
+        let names = text("LISTEN_FDNAMES");
+        let names = names.split(':').map(str::to_owned).chain(std::iter::repeat(String::new()));
+        let all = (FIRST..FIRST + count.clamp(0, MOST)).zip(names);
+        let handed = all.filter_map(|(descriptor, name)| {
+            // SAFETY: it borrows for one call, which fails for what is not open.
+            rustix::io::fcntl_getfd(unsafe { BorrowedFd::borrow_raw(descriptor) }).ok()?;
+            // SAFETY: it is open, was handed to this process as its own, and by the caller's promise nobody else has it.
+            let socket = unsafe { OwnedFd::from_raw_fd(descriptor) };
+            let handed = prepare(&socket).map(|address| Handed { address, is_ours: name.starts_with(OURS), socket });
+            handed
+                .inspect_err(
+                    |error| tracing::warn!(descriptor, name, %error, "a socket that was handed over is not used"),
+                )
+                .ok()
+        });
+        Sockets(handed.collect())
+    }
+
+    /// The one that listens on an address.
+    pub(crate) fn find(&mut self, address: &ListenAddress) -> Option<OwnedFd> {
+        let place = self.0.iter().position(|handed| handed.address == *address)?;
+        Some(self.0.swap_remove(place).socket)
+    }
+
+    /// Closes those that no listener is for: the addresses are free then.
+    pub(crate) fn close_rest(&mut self, manager: &ServiceManager) {
+        let mut any = false;
+        for Handed { address, is_ours, socket } in self.0.drain(..) {
+            drop(socket);
+            if is_ours {
+                manager.let_go(&address);
+                any = true;
+            } else {
+                tracing::warn!(%address, "a socket unit listens on an address that no [[listen]] has: who connects there waits in vain");
+            }
+        }
+        if any && let Err(error) = barrier() {
+            tracing::warn!(%error, "systemd did not say that it let go of the sockets that are not used any more");
+        }
+    }
+}
+
+/// Makes a descriptor one of this process's, and tells where it listens.
+fn prepare(socket: &OwnedFd) -> io::Result<ListenAddress> {
+    rustix::io::fcntl_setfd(socket, rustix::io::FdFlags::CLOEXEC)?;
+    if !rustix::net::sockopt::socket_acceptconn(socket)? {
+        return Err(io::Error::other("it does not listen"));
+    }
+    let socket = socket2::SockRef::from(socket);
+    socket.set_nonblocking(true)?;
+    let address = socket.local_addr()?;
+    let ip = address.as_socket().map(ListenAddress::Ip);
+    let unix = || address.as_pathname().map(|path| ListenAddress::Unix(path.to_owned()));
+    ip.or_else(unix).ok_or_else(|| io::Error::other("it has no address that [[listen]] may have"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_such_as_the_manager_takes() {
+        for (address, name) in [
+            ("0.0.0.0:80", "listen_0.0.0.0_80"),
+            ("[::1]:443", "listen_[__1]_443"),
+            ("unix:/run/ä b.sock", "listen_unix_/run/__b.sock"),
+        ] {
+            assert_eq!(name_of(&address.parse().unwrap()), name);
+        }
+    }
+}
