@@ -11,7 +11,7 @@ BUILD_TOOLS := cmake:cmake cc:build-essential
 COMPARE_TOOLS := haproxy:haproxy varnishd:varnish traffic_server:trafficserver h2load:nghttp2-client taskset:util-linux
 TEST_TOOLS := curl:curl nginx:nginx-light haproxy:haproxy wrk:wrk openssl:openssl systemd-analyze:systemd
 
-.PHONY: run build release test check unit fuzz-smoke load-test bench-hit bench-micro bench-instructions bench-scale bench-compare bench-storage bench-memory crash-test certs install deb fmt clean build-tools count-tools test-tools
+.PHONY: run build release test check unit fuzz-smoke load-test bench-hit bench-micro bench-instructions bench-scale bench-compare bench-storage bench-memory crash-test certs install install-files deb fmt clean build-tools man-tools count-tools test-tools
 
 run: build-tools
 	$(CARGO) run --release -- demo
@@ -87,26 +87,39 @@ certs:
 	  -addext "subjectAltName=DNS:shop.example.com,DNS:*.shop.example.com" \
 	  -keyout certs/shop.key -out certs/shop.pem
 
-# Binary, unit, user, example configuration. Packagers set DESTDIR.
-install: release
-	install -D -m 755 target/release/seawall $(DESTDIR)$(PREFIX)/bin/seawall
-	install -D -m 644 systemd/seawall.service $(DESTDIR)/lib/systemd/system/seawall.service
-	sed -i 's#/usr/bin/seawall#$(PREFIX)/bin/seawall#' $(DESTDIR)/lib/systemd/system/seawall.service
+# Binary, units, user, configuration, manual. What is there of the configuration stays.
+install: release man-tools
+	@$(MAKE) -s install-files BINARY=target/release/seawall
+	@[ -n "$(DESTDIR)" ] || { systemd-sysusers; systemd-tmpfiles --create; systemctl daemon-reload || true; }
+
+BINARY ?= target/release/seawall
+DOC := $(DESTDIR)$(PREFIX)/share/doc/seawall
+install-files:
+	install -D -m 755 -s $(BINARY) $(DESTDIR)$(PREFIX)/bin/seawall
+	for unit in seawall.service seawall.socket; do \
+	  install -D -m 644 systemd/$$unit $(DESTDIR)$(PREFIX)/lib/systemd/system/$$unit; done
+	sed -i 's#/usr/bin/seawall#$(PREFIX)/bin/seawall#' $(DESTDIR)$(PREFIX)/lib/systemd/system/seawall.service
 	install -D -m 644 systemd/seawall.sysusers $(DESTDIR)$(PREFIX)/lib/sysusers.d/seawall.conf
 	install -D -m 644 systemd/seawall.tmpfiles $(DESTDIR)$(PREFIX)/lib/tmpfiles.d/seawall.conf
 	install -D -m 644 systemd/seawall.logrotate $(DESTDIR)/etc/logrotate.d/seawall
 	install -d -m 755 $(DESTDIR)/etc/seawall/sites.d
-	[ -e $(DESTDIR)/etc/seawall/seawall.toml ] || install -m 644 conf/seawall.toml $(DESTDIR)/etc/seawall/seawall.toml
-	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/doc/seawall *.md
-	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/doc/seawall/docs docs/*.md docs/*.svg
-	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/doc/seawall/docs/decisions docs/decisions/*.md
-	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/doc/seawall/examples conf/*.toml
-	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/doc/seawall/examples/website conf/website/*
-	@[ -n "$(DESTDIR)" ] || { systemd-sysusers; systemd-tmpfiles --create; systemctl daemon-reload || true; }
+	[ -e $(DESTDIR)/etc/seawall/seawall.toml ] || { \
+	  install -m 644 conf/seawall.toml $(DESTDIR)/etc/seawall/seawall.toml; \
+	  install -m 644 conf/default-site.toml $(DESTDIR)/etc/seawall/sites.d/default.toml; }
+	install -D -m 644 -t $(DOC) *.md LICENSE-*
+	install -D -m 644 -t $(DOC)/docs docs/*.md docs/*.svg
+	install -D -m 644 -t $(DOC)/docs/decisions docs/decisions/*.md
+	install -D -m 644 -t $(DOC)/conf conf/*.toml
+	install -D -m 644 -t $(DOC)/conf/website conf/website/*
+	@made=$$(mktemp -d) && systemd/manual.sh $(BINARY) $$made && \
+	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/man/man1 $$made/*.1 && \
+	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/man/man5 $$made/*.5 && \
+	install -D -m 644 $$made/seawall.bash $(DESTDIR)$(PREFIX)/share/bash-completion/completions/seawall && \
+	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/zsh/vendor-completions $$made/_seawall && \
+	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d $$made/seawall.fish && rm -r $$made
 
-deb: build-tools
-	@command -v cargo-deb >/dev/null || $(CARGO) install cargo-deb --locked
-	$(CARGO) deb
+deb: release man-tools
+	@systemd/debian/build target/release/seawall target/debian
 
 fmt:
 	$(CARGO) fmt
@@ -116,6 +129,9 @@ clean:
 
 build-tools:
 	@$(call need,$(BUILD_TOOLS))
+
+man-tools:
+	@$(call need,lowdown:lowdown dpkg-shlibdeps:dpkg-dev strip:binutils)
 
 count-tools:
 	@$(call need,valgrind:valgrind)

@@ -28,6 +28,7 @@ use crate::origin::passage::Passage;
 use crate::snapshot::{OpenListeners, Snapshot};
 use crate::state_dir::{StateDir, StateError};
 use crate::systemd::{self, ServiceManager, Sockets};
+use crate::verdict::{self, Verdict};
 
 /// How long each disk may take to write what waits to be written when the node stops.
 const WRITE_OUT: Duration = Duration::from_secs(5);
@@ -227,7 +228,15 @@ async fn reload_on_signal(node: Arc<Node>, manager: ServiceManager) {
     let now = NotifyState::monotonic_usec_now();
     let now = now.unwrap_or(NotifyState::Status("reloading"));
     manager.tell(&[NotifyState::Reloading, now]);
-    node.reload().await;
+    let began_us = verdict::now();
+    let report = node.reload().await;
+    if let Some(directory) = verdict::directory() {
+        let verdict = Verdict { began_us, ok: report.ok, text: report.to_string() };
+        let writing = tokio::task::spawn_blocking(move || verdict.write(&directory)).await;
+        if let Err(error) = writing.map_err(std::io::Error::other).and_then(|written| written) {
+            tracing::warn!(%error, "cannot say what came of the reload to who has asked for it");
+        }
+    }
     if *node.stage.borrow() == Stage::Serving {
         manager.tell(&[NotifyState::Ready, NotifyState::Status(&node.summary())]);
     }
@@ -235,9 +244,9 @@ async fn reload_on_signal(node: Arc<Node>, manager: ServiceManager) {
 
 /// Tells clients not to come back by the connections they have, for a while; whatever comes is still served.
 async fn leave(node: &Node, manager: &ServiceManager, signals: &mut Signals) {
-    tracing::info!(connections = node.open.count(), "stopping: clients are told to connect anew");
     manager.tell(&[NotifyState::Stopping, NotifyState::Status("stopping")]);
     node.stage.send_replace(Stage::Leaving);
+    tracing::info!(connections = node.open.count(), "stopping: clients are told to connect anew");
     tokio::select! {
         () = node.open.closed() => {}
         () = tokio::time::sleep(LEAVE) => {}

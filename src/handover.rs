@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, getppid, kill_process, set_parent_process_death_signal};
 use tokio::signal::unix::{SignalKind, signal};
 
+/// How soon after its start a node that has failed may be started anew.
+const SOONEST: Duration = Duration::from_secs(1);
 /// What the child writes when it has given up its state.
 const LET_GO: u8 = b'.';
 
@@ -44,8 +46,14 @@ async fn watch(mut command: Command, reader: io::PipeReader) -> io::Result<i32> 
             }
         });
     }
+    let begun = Instant::now();
     let ended = tokio::task::spawn_blocking(move || wait(child, reader)).await;
-    ended.map_err(io::Error::other)?
+    let status = ended.map_err(io::Error::other)??;
+    if status != 0 {
+        // A start that fails, by a mistake in the configuration say, is tried again and again; one that does not is not held up.
+        tokio::time::sleep(SOONEST.saturating_sub(begun.elapsed())).await;
+    }
+    Ok(status)
 }
 
 /// Until the child has let go, or ended.

@@ -36,6 +36,7 @@ mod spelling;
 mod state_dir;
 mod systemd;
 mod template;
+mod verdict;
 mod warm;
 
 pub use cli::Cli;

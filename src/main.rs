@@ -9,7 +9,7 @@ fn main() -> ExitCode {
     match Cli::parse().execute() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("seawall: {error}"); // with its causes in it
+            Cli::complain(error.as_ref());
             ExitCode::FAILURE
         }
     }

@@ -3,6 +3,7 @@
 //! changes nothing.
 
 use std::collections::{HashMap, HashSet};
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
@@ -86,6 +87,22 @@ pub(crate) struct ReloadReport {
     pub errors: Vec<Diagnostic>,
     /// What will only change with a new process.
     pub needs_restart: Vec<String>,
+}
+
+impl fmt::Display for ReloadReport {
+    /// For whoever has asked for it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let generation = self.generation;
+        match (self.ok, self.changed) {
+            (true, true) => write!(f, "configuration {generation} is in force")?,
+            (true, false) => write!(f, "nothing has changed: configuration {generation} is in force")?,
+            (false, _) => {
+                write!(f, "the configuration is refused, and configuration {generation} stays in force:")?;
+                self.errors.iter().try_for_each(|error| write!(f, "\n{error}"))?;
+            }
+        }
+        self.needs_restart.iter().try_for_each(|what| write!(f, "\ntakes effect with the next start only: {what}"))
+    }
 }
 
 /// A purge that is in force.
@@ -362,7 +379,10 @@ impl Node {
     fn refused(&self, errors: ConfigErrors) -> ReloadReport {
         self.refused_files.lock().clone_from(&errors.files);
         self.observer.metrics.reloaded(false);
-        tracing::error!("the configuration is refused and nothing was changed:\n{errors}");
+        // It is tried again whenever a file changes, or somebody asks.
+        if self.last_reload().is_none_or(|last| last.errors != errors.diagnostics) {
+            tracing::error!("the configuration is refused and nothing was changed:\n{errors}");
+        }
         ReloadReport { ok: false, errors: errors.diagnostics, ..self.report() }
     }
 

@@ -35,9 +35,10 @@ pub(crate) enum CallError {
 
 /// Where an API is, as an argument says it.
 fn base(text: &str) -> Result<String, String> {
-    let uri: Option<ureq::http::Uri> = text.parse().ok();
+    let url = if text.contains("://") { text.to_owned() } else { format!("http://{text}") };
+    let uri: Option<ureq::http::Uri> = url.parse().ok();
     let is_base = uri.is_some_and(|uri| matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some());
-    if is_base { Ok(text.to_owned()) } else { Err("expected a URL such as http://127.0.0.1:9180".to_owned()) }
+    if is_base { Ok(url) } else { Err("expected a URL such as http://127.0.0.1:9180".to_owned()) }
 }
 
 impl AdminArgs {

@@ -4,8 +4,12 @@ mod admin_client;
 mod check;
 mod demo;
 mod explain;
+mod generate;
+mod ports;
 mod purge;
+mod reload;
 mod run;
+mod sandbox;
 mod status;
 mod warm;
 
@@ -14,6 +18,7 @@ use serde_json::Value;
 
 use crate::config::model::LogFilter;
 use crate::config::units::count;
+use crate::observe::journal::{self, Prioritised};
 
 /// What every command may end with.
 pub(crate) type Result = std::result::Result<(), Box<dyn std::error::Error>>;
@@ -32,6 +37,8 @@ enum Command {
     Run(run::Args),
     /// Check configuration files; print every mistake with its place.
     Check(check::Args),
+    /// Have the node take its configuration anew; fail and say why if it refuses.
+    Reload(reload::Args),
     /// Invalidate what is cached, through the admin API.
     Purge(purge::Args),
     /// Fill the cache before anybody asks, through the admin API.
@@ -42,19 +49,28 @@ enum Command {
     Explain(explain::Args),
     /// Run a node with two small origins of its own, to try things on.
     Demo(demo::Args),
+    /// Write manual pages or the completions of a shell into a directory.
+    Generate(generate::Args),
 }
 
 impl Cli {
+    /// Tells on standard error why it could not be done.
+    pub fn complain(error: &dyn std::error::Error) {
+        eprintln!("{}", journal::of_error(&format!("seawall: {error}"))); // with its causes in it
+    }
+
     /// Does what the command line says.
     pub fn execute(self) -> Result {
         match self.command {
             Command::Run(args) => run::execute(args),
             Command::Check(args) => check::execute(&args),
+            Command::Reload(args) => reload::execute(&args),
             Command::Purge(args) => purge::execute(&args),
             Command::Warm(args) => warm::execute(&args),
             Command::Status(args) => status::execute(&args),
             Command::Explain(args) => explain::execute(&args),
             Command::Demo(args) => demo::execute(&args),
+            Command::Generate(args) => generate::execute(&args),
         }
     }
 }
@@ -88,8 +104,8 @@ fn start_log(level: &LogFilter) -> Result {
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(false);
-    if std::env::var_os("JOURNAL_STREAM").is_some() {
-        log.without_time().init();
+    if journal::is_read() {
+        log.without_time().map_event_format(Prioritised).init();
     } else {
         log.init();
     }

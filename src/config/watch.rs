@@ -2,7 +2,7 @@
 //! symbolic link as Kubernetes does with ConfigMaps. What is watched are the directories, since a file that
 //! is replaced takes its own watch with it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -24,6 +24,8 @@ pub(crate) struct ConfigWatch {
     /// By their real paths.
     watched: HashMap<PathBuf, Identity>,
     events: mpsc::Receiver<()>,
+    /// Those that cannot be.
+    unwatched: HashSet<PathBuf>,
     /// Something has changed that has not been reported.
     unreported: bool,
 }
@@ -37,7 +39,7 @@ impl ConfigWatch {
                 let _ = sender.try_send(()); // full: a change is already waiting to be reported
             }
         })?;
-        Ok(ConfigWatch { watcher, watched: HashMap::new(), events, unreported: false })
+        Ok(ConfigWatch { watcher, watched: HashMap::new(), unwatched: HashSet::new(), events, unreported: false })
     }
 
     /// Watches the directories of these files, and no others. Tells whether some were not watched before: what
@@ -60,10 +62,11 @@ impl ConfigWatch {
                     self.watched.insert(directory, identity);
                     added = true;
                 }
-                Err(error) => {
+                Err(error) if self.unwatched.insert(directory.clone()) => {
                     let directory = directory.display();
-                    tracing::warn!(%directory, %error, "cannot watch the configuration; reload it by SIGHUP");
+                    tracing::info!(%directory, %error, "a directory cannot be watched; its files are looked at now and then");
                 }
+                Err(_) => {} // as before
             }
         }
         added

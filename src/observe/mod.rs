@@ -1,6 +1,7 @@
 //! What the node tells of itself: one [`Outcome`] per request becomes metrics and a line of the access log.
 
 pub(crate) mod access_log;
+pub(crate) mod journal;
 pub(crate) mod metrics;
 mod outcome;
 

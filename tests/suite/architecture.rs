@@ -8,7 +8,7 @@ fn root() -> PathBuf {
 }
 
 /// Which modules each module may use (ARCHITECTURE.md): arrows point one way. Those of `PLANNED` are not there yet.
-const ARROWS: [(&str, &[&str]); 37] = [
+const ARROWS: [(&str, &[&str]); 38] = [
     ("clock", &[]),
     ("boxed", &[]),
     ("lock", &[]),
@@ -27,6 +27,7 @@ const ARROWS: [(&str, &[&str]); 37] = [
     ("config", &["address", "clock", "expression", "geoip", "pattern", "prefix", "request", "spelling", "template"]),
     ("state_dir", &["lock"]),
     ("systemd", &["config"]),
+    ("verdict", &[]),
     ("observe", &["clock", "config", "request"]),
     ("plan", &["address", "clock", "config", "expression", "pattern", "request", "template"]),
     ("pace", &["config"]),
@@ -90,9 +91,13 @@ const ARROWS: [(&str, &[&str]); 37] = [
             "snapshot",
             "state_dir",
             "systemd",
+            "verdict",
         ],
     ),
-    ("cli", &["app", "cache", "clock", "config", "handover", "node", "plan", "request", "systemd"]),
+    (
+        "cli",
+        &["app", "cache", "clock", "config", "handover", "node", "plan", "request", "systemd", "observe", "verdict"],
+    ),
     (
         "internals",
         &[

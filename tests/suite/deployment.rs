@@ -54,8 +54,17 @@ fn the_example_configurations_run() {
         let checked = seawall(&["check", path.to_str().unwrap()]);
         assert!(checked.status.success(), "{name}: {}", String::from_utf8_lossy(&checked.stdout));
         let mut text = read(format!("conf/{name}"));
+        if name == "seawall.toml" {
+            std::fs::create_dir(conf.join("sites.d")).unwrap();
+            std::fs::write(conf.join("sites.d/default.toml"), read("conf/default-site.toml").replace(":3000", ":1"))
+                .unwrap();
+            let checked = seawall(&["check", path.to_str().unwrap()]);
+            let said = String::from_utf8_lossy(&checked.stdout).into_owned();
+            assert!(checked.status.success() && said.contains("ok (1 site, 1 pool)"), "{said}");
+        }
         for (from, to) in [
             ("0.0.0.0:80\"", "127.0.0.1:0\""),
+            ("[::]:80\"", "127.0.0.1:0\""),
             ("0.0.0.0:443\"", "127.0.0.1:0\""),
             ("0.0.0.0:9180\"", "127.0.0.1:0\""),
             ("127.0.0.1:9180\"", "127.0.0.1:0\""),
@@ -128,10 +137,10 @@ impl Drop for Ended {
 #[test]
 fn the_unit_is_valid_and_closed() {
     let directory = TempDir::new().unwrap();
-    // `verify` wants the program to be there.
+    // `verify` wants the program and its pages to be there.
     let unit = directory.path().join("seawall.service");
-    std::fs::write(&unit, read("systemd/seawall.service").replace("/usr/bin/seawall", env!("CARGO_BIN_EXE_seawall")))
-        .unwrap();
+    let text = read("systemd/seawall.service").replace("/usr/bin/seawall", env!("CARGO_BIN_EXE_seawall"));
+    std::fs::write(&unit, text.replace("man:seawall(1) man:seawall.toml(5) ", "")).unwrap();
     let verify = Command::new("systemd-analyze").arg("verify").arg(&unit).output().unwrap();
     let said = String::from_utf8_lossy(&verify.stderr).into_owned();
     assert!(verify.status.success() && !said.contains("seawall.service:"), "{said}");

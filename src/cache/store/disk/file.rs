@@ -43,6 +43,8 @@ impl ReadError {
 pub(crate) enum Patience {
     /// No: what is not in memory is [`io::ErrorKind::WouldBlock`].
     PageCache,
+    /// For the path of a file, and not for what is in it.
+    Path,
     Disk,
 }
 
@@ -64,7 +66,7 @@ pub(crate) enum RecordBody {
 }
 
 pub(crate) fn open(path: &Path, patience: Patience) -> io::Result<File> {
-    if patience == Patience::Disk {
+    if patience != Patience::PageCache {
         return File::open(path);
     }
     let flags = OFlags::RDONLY | OFlags::CLOEXEC;

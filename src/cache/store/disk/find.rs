@@ -160,12 +160,18 @@ impl Volume {
         if slow.is_empty() {
             return Ok(read);
         }
-        // More comes into memory than is looked at.
-        slow.iter().for_each(|(id, _)| self.files.lock().index.disprove(*id));
         let (volume, name) = (self.clone(), name.to_owned());
         let read_one = move |file: Known| {
             let _stripe = volume.stripe(file.0); // nobody changes it meanwhile
-            (file, volume.read_now(file, &name, whole_up_to, Patience::Disk))
+            let read = match volume.read_now(file, &name, whole_up_to, Patience::Path) {
+                Err(error) if error.needs_disk() => {
+                    // More comes into memory than is looked at.
+                    volume.files.lock().index.disprove(file.0);
+                    volume.read_now(file, &name, whole_up_to, Patience::Disk)
+                }
+                read => read, // though the kernel cannot say whether it would wait for the path
+            };
+            (file, read)
         };
         let read_all = move || slow.into_iter().map(read_one).collect::<Vec<_>>();
         let from_disk = self.in_pool(read_all, self.read_timeout).await?;
