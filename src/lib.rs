@@ -31,6 +31,7 @@ mod plan;
 mod prefix;
 mod request;
 mod running;
+mod sandbox;
 mod snapshot;
 mod spelling;
 mod state_dir;

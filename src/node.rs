@@ -6,6 +6,7 @@ use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -69,6 +70,8 @@ pub(crate) struct Node {
     pub tried: Notify,
     /// The files that the last reload looked at, if it was refused.
     refused_files: Mutex<Vec<PathBuf>>,
+    /// The `max_connections` for which it was said last that there are fewer descriptors.
+    told_of: AtomicU32,
     tasks: Mutex<PoolTasks>,
     last_reload: Mutex<Option<ReloadReport>>,
     /// Reloads happen one after the other.
@@ -164,7 +167,8 @@ impl Node {
     /// Says so if the descriptors are not enough for the connections that the configuration allows.
     pub(crate) fn tell_of_descriptors(&self, limits: &Limits) {
         let most = self.open.most(limits);
-        if most < limits.max_connections {
+        let before = self.told_of.swap(limits.max_connections, Ordering::Relaxed);
+        if most < limits.max_connections && before != limits.max_connections {
             tracing::warn!(
                 max_connections = limits.max_connections,
                 in_force = most,
@@ -197,6 +201,7 @@ impl Node {
             fixed,
             tried: Notify::new(),
             refused_files: Mutex::default(),
+            told_of: AtomicU32::new(0),
             tasks: Mutex::new(tasks),
             last_reload: Mutex::new(None),
             reloading: tokio::sync::Mutex::new(()),

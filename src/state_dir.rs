@@ -6,6 +6,7 @@ use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 use crate::lock::try_lock;
+use crate::sandbox;
 
 /// Characters of a node's identifier.
 const ID_LENGTH: usize = 16;
@@ -28,13 +29,17 @@ pub(crate) enum StateError {
         path.display()
     )]
     InUse { path: PathBuf, pid: Option<String> },
-    #[error("{what} in the state directory {}: {source}", path.display())]
+    #[error("{what} in the state directory {}: {source}{}", path.display(), in_its_own_line(&sandbox::hint(.source, path)))]
     Io {
         what: &'static str,
         path: PathBuf,
         #[source]
         source: io::Error,
     },
+}
+
+fn in_its_own_line(hint: &str) -> String {
+    if hint.is_empty() { String::new() } else { format!("\n  = hint: {hint}") }
 }
 
 impl StateError {

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
+use crate::observe::journal;
 use crate::verdict::{self, Verdict};
 
 use super::admin_client::AdminArgs;
@@ -56,6 +57,10 @@ fn by_signal(pid: i32) -> super::Result {
     let verdict = wait_for(&directory, asked, process)?;
     match verdict.ok {
         true => println!("{}", verdict.text),
+        // The mistakes are in the journal already: the node has told them.
+        false if journal::is_read() => {
+            return Err(verdict.text.lines().next().unwrap_or_default().trim_end_matches(':').into());
+        }
         false => return Err(verdict.text.into()),
     }
     Ok(())

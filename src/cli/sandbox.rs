@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::config::model::{AccessLogTarget, Config, ListenAddress};
+use crate::sandbox;
 
 /// The service by which the packages run a node.
 const UNIT: &str = "seawall.service";
@@ -65,22 +66,16 @@ impl Sandbox {
         let is_below = |path: &Path, all: &[PathBuf]| all.iter().any(|root| path.starts_with(root));
         let written = written(config).into_iter().filter(|(path, _)| !is_below(path, &self.writable));
         let may_not_write = written.map(|(path, what)| {
-            let path = path.display();
-            let drop_in = format!("ReadWritePaths={path}");
-            format!("{path} ({what}): {UNIT} may not write there{}", mend(&drop_in))
+            let mend = sandbox::lets_write(&path);
+            format!("{} ({what}): {UNIT} may not write there\n  = hint: {mend}", path.display())
         });
         let read = config.files.iter().filter(|path| is_below(path, &self.hidden) && !is_below(path, &self.bound));
         let does_not_see = read.map(|path| {
-            let directory = path.parent().unwrap_or(path).display();
-            let drop_in = format!("BindReadOnlyPaths={directory}");
-            format!("{}: {UNIT} sees nothing in there{}", path.display(), mend(&drop_in))
+            let mend = sandbox::lets_read(path.parent().unwrap_or(path));
+            format!("{}: {UNIT} sees nothing in there\n  = hint: {mend}", path.display())
         });
         may_not_write.chain(does_not_see).collect()
     }
-}
-
-fn mend(line: &str) -> String {
-    format!("\n  = hint: systemctl edit seawall, add the lines \"[Service]\" and \"{line}\", then restart it")
 }
 
 /// What a node writes, and what for.

@@ -18,6 +18,7 @@ use prometheus::IntCounter;
 
 use crate::clock::Timestamp;
 use crate::config::model::{AccessLogTarget, LogFormat};
+use crate::sandbox;
 
 use super::outcome::Outcome;
 
@@ -178,8 +179,8 @@ fn open(target: &AccessLogTarget, retry: bool) -> Output {
             Ok(file) => Box::new(file),
             Err(error) => {
                 if !retry {
-                    let path = path.display();
-                    tracing::error!(%path, %error, "cannot open the access log; lines are lost until it can be");
+                    let (hint, path) = (sandbox::hint(&error, path.parent().unwrap_or(path)), path.display());
+                    tracing::error!(%path, %error, hint, "cannot open the access log; lines are lost until it can be");
                 }
                 return Err(Instant::now() + RETRY);
             }

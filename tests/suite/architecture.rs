@@ -8,7 +8,7 @@ fn root() -> PathBuf {
 }
 
 /// Which modules each module may use (ARCHITECTURE.md): arrows point one way. Those of `PLANNED` are not there yet.
-const ARROWS: [(&str, &[&str]); 38] = [
+const ARROWS: [(&str, &[&str]); 39] = [
     ("clock", &[]),
     ("boxed", &[]),
     ("lock", &[]),
@@ -25,10 +25,11 @@ const ARROWS: [(&str, &[&str]); 38] = [
     ("expression", &["address", "clock", "geoip", "pattern", "request", "spelling"]),
     ("template", &["expression", "pattern", "request", "spelling"]),
     ("config", &["address", "clock", "expression", "geoip", "pattern", "prefix", "request", "spelling", "template"]),
-    ("state_dir", &["lock"]),
+    ("state_dir", &["lock", "sandbox"]),
     ("systemd", &["config"]),
     ("verdict", &[]),
-    ("observe", &["clock", "config", "request"]),
+    ("sandbox", &[]),
+    ("observe", &["clock", "config", "request", "sandbox"]),
     ("plan", &["address", "clock", "config", "expression", "pattern", "request", "template"]),
     ("pace", &["config"]),
     ("running", &["clock"]),
@@ -50,6 +51,7 @@ const ARROWS: [(&str, &[&str]); 38] = [
             "prefix",
             "request",
             "running",
+            "sandbox",
             "snapshot",
         ],
     ),
@@ -96,7 +98,10 @@ const ARROWS: [(&str, &[&str]); 38] = [
     ),
     (
         "cli",
-        &["app", "cache", "clock", "config", "handover", "node", "plan", "request", "systemd", "observe", "verdict"],
+        &[
+            "app", "cache", "clock", "config", "handover", "node", "plan", "request", "systemd", "observe", "verdict",
+            "sandbox",
+        ],
     ),
     (
         "internals",

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use crate::clock::Timestamp;
 use crate::lock::try_lock;
+use crate::sandbox;
 
 use super::health::State;
 use super::id::FileId;
@@ -100,7 +101,8 @@ impl Warden {
     fn give_up(&self, error: &io::Error) {
         let volume = &self.volume;
         if volume.health.enter(State::OutOfService, error.to_string(), Timestamp::now()) {
-            tracing::error!(path = %volume.root.display(), %error, "the disk cache is out of service; the node goes on without it");
+            let hint = sandbox::hint(error, &volume.root);
+            tracing::error!(path = %volume.root.display(), %error, hint, "the disk cache is out of service; the node goes on without it");
         }
     }
 
