@@ -9,9 +9,10 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 # Needed to build (cmake: for pingora's zlib-ng) and to test (real servers and clients).
 BUILD_TOOLS := cmake:cmake cc:build-essential
 COMPARE_TOOLS := haproxy:haproxy varnishd:varnish traffic_server:trafficserver h2load:nghttp2-client taskset:util-linux
-TEST_TOOLS := curl:curl nginx:nginx-light haproxy:haproxy wrk:wrk openssl:openssl systemd-analyze:systemd
+TEST_TOOLS := curl:curl nginx:nginx-light haproxy:haproxy wrk:wrk openssl:openssl systemd-analyze:systemd \
+  mmdebstrap:mmdebstrap systemd-nspawn:systemd-container lintian:lintian man:man-db zsh:zsh fish:fish
 
-.PHONY: run build release test check unit fuzz-smoke load-test bench-hit bench-micro bench-instructions bench-scale bench-compare bench-storage bench-memory crash-test certs install install-files deb fmt clean build-tools man-tools count-tools test-tools
+.PHONY: run build release test check unit fuzz-smoke deploy-test load-test bench-hit bench-micro bench-instructions bench-scale bench-compare bench-storage bench-memory crash-test certs install install-files deb fmt clean build-tools man-tools count-tools test-tools
 
 run: build-tools
 	$(CARGO) run --release -- demo
@@ -22,7 +23,7 @@ build: build-tools
 release: build-tools
 	$(CARGO) build --release
 
-test: build-tools test-tools check unit
+test: build-tools test-tools check deploy-test unit
 
 check:
 	$(CARGO) fmt --check
@@ -43,6 +44,10 @@ unit:
 # `make unit` runs it, too. With a nightly compiler and cargo-fuzz: cargo +nightly fuzz run h1_request_head.
 fuzz-smoke: build-tools
 	$(CARGO) test --test fuzz -- --nocapture
+
+# The package in a Debian machine of its own, under systemd: two minutes, and half a one more the first time.
+deploy-test: build man-tools
+	tests/deploy/run.sh target/debug/seawall
 
 # Reloads and a killed origin under wrk's load: takes half a minute and prints what it saw.
 load-test: release test-tools

@@ -66,7 +66,8 @@ purge_from = ["127.0.0.1", "::1"]
 [[site.demo.route]]
 path = "/static/*"
 pool = "harbour"
-cache = {{ mode = "respect", stale_while_revalidate = "30s", stale_if_error = "1d" }}
+# The page asks past the browser's own cache, which asks for a new response from here as well.
+cache = {{ mode = "respect", ignore_client_cache_control = true, stale_while_revalidate = "30s", stale_if_error = "1d" }}
 
 [[site.demo.route]]
 path = "/*"

@@ -810,11 +810,18 @@ fn what_is_given_in_two_files_is_told_with_both() {
 #[test]
 fn a_node_needs_no_file() {
     let origin = hello();
-    let to = format!("http://{}", origin.address);
+    let to = origin.address.port().to_string();
     let directory = Arc::new(TempDir::new().unwrap());
-    let node = Node::spawn(directory, &["run", "--listen", "127.0.0.1:0", "--to", &to]);
+    let node = Node::spawn(directory, &["run", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--to", &to]);
     assert_eq!(node.get("/a").text(), "hello");
     assert!(node.get("/a").is_hit());
+    node.purge("{\"all\": true}");
+    assert!(!node.get("/a").is_hit());
+    let admin = node.admin.to_string();
+    for command in [&["status"][..], &["explain", "http://any.example/a"], &["purge", "http://any.example/a"]] {
+        let done = seawall(&[command, &["--admin", &admin]].concat());
+        assert!(done.status.success(), "{command:?}: {}", String::from_utf8_lossy(&done.stderr));
+    }
 }
 
 #[test]
@@ -832,11 +839,13 @@ fn start_up_mistakes_are_said() {
         (&["run", "--config", path.to_str().unwrap()], "= hint: see who has it with ss -ltnp"),
         (&["run", "--config", empty.to_str().unwrap()], "there is no [[listen]]"),
         (&["run", "--config", no_directory.to_str().unwrap()], "cannot make the directory in the state directory"),
-        (&["run", "--to", "nonsense"], "expected an origin without a path, such as"),
-        (&["run"], "give --config FILE, or --to URL"),
+        (&["run", "--to", "no/nsense"], "expected an origin without a path, such as"),
+        (&["run"], "say what to run: --config FILE, or --to ORIGIN"),
+        (&["run", "--to", "3000", "--listen", "x"], "expected IP:PORT, :PORT or PORT"),
         (&["demo", "--listen", &taken.local_addr().unwrap().to_string()], "give another IP:PORT by --listen"),
         (&["check", "sites.d/shop.toml"], "is checked with the main file"),
-        (&["status", "--admin", "127.0.0.1:1"], "expected a URL such as"),
+        (&["status", "--admin", "127.0.0.1:1"], "cannot reach the admin API at http://127.0.0.1:1"),
+        (&["status", "--admin", "ftp://a"], "expected a URL such as"),
         (&["explain", "--response", "a", "--header", "A: b"], "cannot be used with"),
         (&["explain", "http://a/", "--config", "a"], "cannot be used with"),
         (&["explain", "--reasons", "--json"], "cannot be used with"),
