@@ -10,6 +10,7 @@
 #   machine.sh fetch NAME SRC DST copies a file or folder of the machine's to the host
 #   machine.sh outside NAME CMD.. runs CMD of the host at the other end of the
 #                                 machine's cable: 10.77.0.1; the machine is 10.77.0.2
+#                                 /disk in it is a folder on a disk of the host's
 #   machine.sh console NAME       what the machine's console showed
 #   machine.sh stop NAME          shuts it down in order, else by force
 #   machine.sh list | stop-all    the machines that run; stops each
@@ -50,7 +51,7 @@ HOST_IP=10.77.0.1 MACHINE_IP=10.77.0.2
 say()  { echo "machine.sh: $*" >&2; }
 cannot() { say "cannot boot a machine here: $*"; exit 77; }
 fail() { say "$*"; exit 70; }
-usage() { sed -n '5,17s/^# \{0,1\}//p' "$SELF" >&2; exit 64; }
+usage() { sed -n '5,18s/^# \{0,1\}//p' "$SELF" >&2; exit 64; }
 
 # --- whether it can be done here -------------------------------------------
 
@@ -236,7 +237,7 @@ inner() { # pid 1 of the outer namespaces
   # its seccomp filter is off: a unit's own is to be seen, not nspawn's
   SYSTEMD_SECCOMP=0 SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1 SYSTEMD_LOG_LEVEL=info \
     systemd-nspawn --quiet -b -D /run/m/root -M "$name" --register=no --keep-unit \
-    --network-namespace-path=/run/netns/far --resolv-conf=off --timezone=off \
+    --network-namespace-path=/run/netns/far --bind="$(state "$name")/disk:/disk" --resolv-conf=off --timezone=off \
     --link-journal=no --console=pipe </dev/null &
   local n=$!
   trap : TERM       # of the time's end: it goes to nspawn too, which shuts down in order
@@ -263,7 +264,7 @@ start() {
   st=$(state "$name")
   alive "$st/supervisor" >/dev/null && fail "$name runs already"
   rm -rf "$st"; cgroup_kill "$name"; cgroup_remove "$name" || exit 70
-  mkdir -p "$st" || fail "no folder $st"
+  mkdir -p "$st/disk" || fail "no folder $st"
   STARTING=$name # from here on a failure stops it again
   # the longest times are handed on with the environment
   # In the machine's cgroup from its first moment, so that it can't be lost.

@@ -84,6 +84,8 @@ path = "/*"
 pool = "app"
 cache = { mode = "respect" }
 END
+# On a real disk: of a file in memory or behind an overlay the kernel cannot say whether reading it would wait.
+in_machine mount --bind /disk /var/cache/seawall
 put /etc/seawall/sites.d/disk.toml << 'END'
 [cache.disk]
 path = "/var/cache/seawall"
@@ -223,6 +225,7 @@ verdict "and answers" "$(get http://10.77.0.2/)" = 503
 begun=$(date +%s%N); in_machine systemctl stop seawall; took=$((($(date +%s%N) - begun) / 1000000))
 verdict "a stop takes $took ms" "$took" -lt 3000
 in_machine systemctl start seawall
+in_machine systemctl stop seawall; in_machine umount /var/cache/seawall; in_machine systemctl start seawall
 sh_in 'dpkg -r seawall > /dev/null 2>&1'; status=$?
 verdict "it is removed, and its state is kept" "$status/$(sh_in 'ls -d /var/lib/seawall /etc/seawall/seawall.toml' | wc -l)" = 0/2
 sh_in 'dpkg -P seawall > /dev/null 2>&1'; status=$?
