@@ -62,6 +62,7 @@ pub(crate) fn resolve(mut files: Vec<Table<'_, '_>>, are_all: bool, errors: &Dia
     if !are_all {
         return config; // what is missing may be in the files that are
     }
+    certificate::check_overlaps(&certificates, errors);
     certificate::check(&certificates, &config.hosts, Timestamp::now(), errors);
     config.certificates = Arc::new(CertificateStore::new(certificates));
     listen::check_trust(&listeners, &config.node, errors);

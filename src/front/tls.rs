@@ -24,7 +24,7 @@ impl fmt::Debug for SnapshotCertificates {
 
 impl ResolvesServerCert for SnapshotCertificates {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        self.0.load().config.certificates.find(hello.server_name())
+        self.0.load().config.certificates.find(hello.server_name(), hello.signature_schemes())
     }
 }
 

@@ -365,3 +365,70 @@ fn conditions_know_the_version_of_tls() {
     let told: Vec<_> = origin.requests().iter().map(|request| request.field("x-tls").map(str::to_owned)).collect();
     assert_eq!(told, [Some("TLSv1.3".to_owned()), Some(String::new())]);
 }
+
+/// Makes a certificate for the shop with a key of a kind, as openssl's `-newkey` takes it.
+fn made_by_openssl(directory: &std::path::Path, name: &str, kind: &[&str]) {
+    let mut openssl = Command::new("openssl");
+    openssl.args(["req", "-x509", "-nodes", "-days", "30", "-subj", "/CN=shop.example", "-newkey"]).args(kind);
+    openssl.args(["-addext", "subjectAltName=DNS:shop.example", "-addext", "basicConstraints=critical,CA:FALSE"]);
+    openssl
+        .arg("-keyout")
+        .arg(directory.join(format!("{name}.key")))
+        .arg("-out")
+        .arg(directory.join(format!("{name}.pem")));
+    assert!(openssl.stderr(Stdio::null()).status().unwrap().success());
+}
+
+#[test]
+fn of_two_certificates_for_a_name_a_client_gets_the_one_that_it_can_verify() {
+    let origin = Origin::start(|_| Reply::ok(&[], "hello"));
+    let directory = Arc::new(TempDir::new().unwrap());
+    let path = directory.path();
+    let certificates = |names: [&str; 2]| {
+        let sections = names.map(|name| format!("[[certificate]]\ncert = \"{name}.pem\"\nkey = \"{name}.key\"\n"));
+        let listen = "[[listen]]\naddress = \"127.0.0.1:0\"\ntls = true\n[admin]\naddress = \"127.0.0.1:0\"\n";
+        format!("{listen}{}{}", sections.concat(), site(&[origin.address], "", ROUTES))
+    };
+    for (name, kind) in
+        [("rsa", &["rsa:2048"][..]), ("other", &["rsa:2048"]), ("ec", &["ec", "-pkeyopt", "ec_paramgen_curve:P-256"])]
+    {
+        made_by_openssl(path, name, kind);
+    }
+    let node = Node::start_in(directory.clone(), &certificates(["rsa", "ec"]));
+    let key_of = |arguments: &[&str]| {
+        let mut client = Command::new("openssl");
+        client
+            .args(["s_client", "-connect", &node.address().to_string(), "-servername", "shop.example"])
+            .args(arguments);
+        let said = client.stdin(Stdio::null()).stderr(Stdio::null()).output().unwrap().stdout;
+        let said = String::from_utf8_lossy(&said).into_owned();
+        said.lines().find_map(|line| line.strip_prefix("Server public key is ").map(str::to_owned)).unwrap_or(said)
+    };
+    for (arguments, key) in [
+        (&["-tls1_3"][..], "256 bit"),
+        (&["-tls1_3", "-sigalgs", "RSA-PSS+SHA256"], "2048 bit"),
+        (&["-tls1_2", "-cipher", "ECDHE-RSA-AES128-GCM-SHA256"], "2048 bit"),
+        (&["-tls1_2", "-cipher", "ECDHE-ECDSA-AES128-GCM-SHA256"], "256 bit"),
+    ] {
+        assert_eq!(key_of(arguments), key, "{arguments:?}");
+    }
+    std::fs::write(node.config_path(), certificates(["rsa", "other"])).unwrap();
+    node.wait_for_log("other.pem are both for shop.example, with keys of one kind");
+}
+
+#[test]
+fn tls_at_a_plain_port_gets_a_readable_answer() {
+    let origin = Origin::start(|_| Reply::ok(&[], "hello"));
+    let node = Node::caching(origin.address);
+    let mut openssl = Command::new("openssl");
+    openssl.args(["s_client", "-connect", &node.address().to_string(), "-servername", "shop.example"]);
+    assert!(!openssl.stdin(Stdio::null()).output().unwrap().status.success());
+    let mut client = node.client();
+    client.send(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03");
+    let answer = client.response("GET");
+    assert!(
+        answer.status == 400 && answer.text().contains("this port speaks plain HTTP, and the client TLS"),
+        "{answer:?}"
+    );
+    assert_eq!(origin.count(), 0);
+}

@@ -1,5 +1,6 @@
 //! `[[certificate]]`: a chain and its key, read, matched with each other, and the names they serve.
 
+use std::collections::HashMap;
 use std::hash::{Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -7,6 +8,8 @@ use std::sync::Arc;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::{CertifiedKey, SigningKey};
+use rustls::{SignatureAlgorithm, SignatureScheme};
+use smallvec::{SmallVec, smallvec};
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 use crate::clock::Timestamp;
@@ -33,24 +36,52 @@ pub struct Validity {
     pub not_after: i64,
 }
 
-/// The certificates of a node by name; the first configured one serves clients that name none of them.
+/// The certificates of a node by name; those of the first configured one's first name serve clients that name none of them.
 #[derive(Debug, Default)]
 pub struct CertificateStore {
     by_name: HostMap<usize>,
+    /// What serves one name: of each kind of key one certificate.
+    choices: Vec<Choice>,
     keys: Vec<Arc<CertifiedKey>>,
     validities: Vec<Validity>,
+}
+
+/// Certificates for the same name, by their places in the configuration: the quickest kind of key first.
+type Choice = SmallVec<[usize; 2]>;
+
+/// What comes first where a client takes several.
+fn rank(key: &CertifiedKey) -> u8 {
+    match key.key.algorithm() {
+        SignatureAlgorithm::ECDSA => 0,
+        SignatureAlgorithm::ED25519 => 1,
+        _ => 2,
+    }
 }
 
 impl CertificateStore {
     pub fn new(certificates: Vec<Certificate>) -> Self {
         let mut store = CertificateStore::default();
+        let mut choice_of: HashMap<HostPattern, usize> = HashMap::new();
         for certificate in certificates {
-            for name in certificate.names {
-                store.by_name.insert(name, store.keys.len());
-            }
+            let place = store.keys.len();
             store.keys.push(certificate.key);
             store.validities.push(certificate.validity);
+            if certificate.names.is_empty() {
+                store.choices.push(smallvec![place]);
+            }
+            for name in certificate.names {
+                match choice_of.get(&name) {
+                    Some(choice) => store.choices[*choice].push(place),
+                    None => {
+                        store.by_name.insert(name.clone(), store.choices.len());
+                        choice_of.insert(name, store.choices.len());
+                        store.choices.push(smallvec![place]);
+                    }
+                }
+            }
         }
+        let CertificateStore { choices, keys, .. } = &mut store;
+        choices.iter_mut().for_each(|choice| choice.sort_by_key(|place| rank(&keys[*place])));
         store
     }
 
@@ -59,10 +90,11 @@ impl CertificateStore {
         &self.validities
     }
 
-    /// The certificate for a client's SNI (RFC 6066 section 3).
-    pub fn find(&self, server_name: Option<&str>) -> Option<Arc<CertifiedKey>> {
-        let index = server_name.and_then(|name| self.by_name.find(&name.to_ascii_lowercase())).unwrap_or(0);
-        self.keys.get(index).cloned()
+    /// The certificate for a client's SNI (RFC 6066 section 3), of a kind that it can verify. If it can none, it is to say so.
+    pub fn find(&self, server_name: Option<&str>, verifies: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        let choice = server_name.and_then(|name| self.by_name.find(&name.to_ascii_lowercase())).unwrap_or(0);
+        let keys = || self.choices.get(choice).into_iter().flatten().map(|place| &self.keys[*place]);
+        keys().find(|key| key.key.choose_scheme(verifies).is_some()).or_else(|| keys().next()).cloned()
     }
 
     pub fn is_empty(&self) -> bool {
@@ -122,6 +154,24 @@ pub(crate) fn check(certificates: &[Certificate], hosts: &HostMap<usize>, now: T
         if let Some(first) = names.first().filter(|_| !names.iter().any(|name| is_of_a_site(name, hosts))) {
             let message = format!("no site has a host of the certificate in {file}, such as {first}");
             errors.warn(*place, message, "add the host to a site, or take the certificate away");
+        }
+    }
+}
+
+/// Points out names that several certificates of one kind are for: nobody could say which is served.
+pub(crate) fn check_overlaps(certificates: &[Certificate], errors: &Diagnostics) {
+    let mut seen: HashMap<(&HostPattern, u8), &Certificate> = HashMap::new();
+    for certificate in certificates {
+        for name in &certificate.names {
+            let Some(before) = seen.insert((name, rank(&certificate.key)), certificate) else { continue };
+            if std::ptr::eq(before, certificate) {
+                continue; // it names it twice
+            }
+            let [one, other] = [before, certificate].map(|certificate| certificate.validity.file.display().to_string());
+            let message = format!("{one} and {other} are both for {name}, with keys of one kind");
+            let hint = "take one away; two serve one name if one has an ECDSA key and the other an RSA key";
+            errors.error_with_hint(certificate.place, message, hint);
+            break;
         }
     }
 }

@@ -19,6 +19,9 @@ use super::super::head::{
 /// What a proxy is told that says whose a connection is where nobody asks it to.
 const PROXY_HEADER: &str = "this is a PROXY header: proxy_from of the listener does not have who sends it";
 
+/// What a client's TLS begins with: a record with a handshake (RFC 8446 section 5.1).
+const TLS_HANDSHAKE: &[u8] = b"\x16\x03";
+
 /// Where the head in a buffer ends, or why it is refused before it has come in full. `scanned` is how far
 /// earlier calls have looked.
 pub fn find_end(buffer: &[u8], scanned: usize, limits: &Limits) -> Result<Option<usize>, Refusal> {
@@ -29,6 +32,11 @@ pub fn find_end(buffer: &[u8], scanned: usize, limits: &Limits) -> Result<Option
             let end = at + 3;
             return if end <= limits.max_head.0 as usize { Ok(Some(end)) } else { Err(too_large(buffer, limits)) };
         }
+    }
+    if buffer.starts_with(TLS_HANDSHAKE) {
+        return Err(bad(
+            "this port speaks plain HTTP, and the client TLS: ask for http://, or give the listener tls = true",
+        ));
     }
     // A head whose lines end otherwise would never be seen to end.
     if memchr::memchr_iter(b'\n', &buffer[scanned..]).any(|at| at + scanned == 0 || buffer[at + scanned - 1] != b'\r') {
