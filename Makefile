@@ -10,7 +10,7 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 BUILD_TOOLS := cmake:cmake cc:build-essential
 COMPARE_TOOLS := haproxy:haproxy varnishd:varnish traffic_server:trafficserver h2load:nghttp2-client taskset:util-linux
 TEST_TOOLS := curl:curl nginx:nginx-light haproxy:haproxy wrk:wrk openssl:openssl systemd-analyze:systemd \
-  mmdebstrap:mmdebstrap systemd-nspawn:systemd-container lintian:lintian man:man-db zsh:zsh fish:fish
+  mmdebstrap:mmdebstrap systemd-nspawn:systemd-container lintian:lintian man:man-db zsh:zsh fish:fish promtool:prometheus
 
 .PHONY: run build release test check unit fuzz-smoke deploy-test load-test bench-hit bench-micro bench-instructions bench-scale bench-compare bench-storage bench-memory crash-test certs install install-files deb fmt clean build-tools man-tools count-tools test-tools
 

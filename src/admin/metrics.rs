@@ -44,16 +44,15 @@ pub(crate) async fn metrics(State(node): State<Arc<Node>>, caller: Caller) -> Re
             metrics.disk.set(what, &disk.path, number);
         }
         for (word, times) in disk.troubles {
-            metrics.disk_troubles.with_label_values(&[disk.path.as_str(), word]).set(times as i64);
+            metrics.disk_troubles.with_label_values(&[disk.path.as_str(), word]).inc_by(times);
         }
     }
     metrics.site_memory.reset();
     for (site, usage) in node.engine.cache.memory.usage_of_sites() {
         metrics.site_memory.with_label_values(&[&*site]).set(usage.bytes as i64);
     }
-    for family in [&metrics.origin_up, &metrics.origin_active, &metrics.origin_requests, &metrics.origin_failures] {
-        family.reset();
-    }
+    [&metrics.origin_up, &metrics.origin_active].into_iter().for_each(|family| family.reset());
+    [&metrics.origin_requests, &metrics.origin_failures].into_iter().for_each(|family| family.reset());
     let snapshot = node.snapshot.load();
     metrics.site_requests.reset();
     metrics.site_max_requests.reset();
@@ -71,15 +70,16 @@ pub(crate) async fn metrics(State(node): State<Arc<Node>>, caller: Caller) -> Re
     for pool in snapshot.pools.iter() {
         for origin in &pool.origins {
             let labels = [&*pool.config.name, &*origin.address];
-            for (family, number) in [
-                (&metrics.origin_up, u64::from(origin.status() == OriginStatus::Up)),
-                (&metrics.origin_active, u64::from(origin.active())),
-                (&metrics.origin_requests, origin.requests.load(Ordering::Relaxed)),
-                (&metrics.origin_failures, origin.failures.load(Ordering::Relaxed)),
-            ] {
-                family.with_label_values(&labels).set(number as i64);
-            }
+            metrics.origin_up.with_label_values(&labels).set((origin.status() == OriginStatus::Up).into());
+            metrics.origin_active.with_label_values(&labels).set(origin.active().into());
+            let (requests, failures) = (&origin.requests, &origin.failures);
+            metrics.origin_requests.with_label_values(&labels).inc_by(requests.load(Ordering::Relaxed));
+            metrics.origin_failures.with_label_values(&labels).inc_by(failures.load(Ordering::Relaxed));
         }
     }
-    Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], metrics.encode()))
+    let mut times = Vec::new();
+    for pool in snapshot.pools.iter() {
+        times.extend(pool.origins.iter().flat_map(|origin| origin.times.collect(&pool.config.name, &origin.address)));
+    }
+    Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], metrics.encode(times)))
 }

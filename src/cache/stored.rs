@@ -42,7 +42,7 @@ pub struct Cache {
 impl Cache {
     pub fn new(config: &Config, purges: Arc<Purges>, metrics: Arc<Metrics>) -> Self {
         let disk = Arc::new(DiskTier::start(&config.disk, &purges));
-        let memory = MemoryStore::new(&config.memory, write_evicted(&disk));
+        let memory = MemoryStore::new(&config.memory, write_evicted(&disk, &metrics));
         memory.waiting().set_limits(&config.limits);
         Cache {
             disk,
@@ -209,9 +209,10 @@ impl Cache {
 }
 
 /// Writes to disk what leaves memory, where it was not written at once.
-fn write_evicted(disk: &Arc<DiskTier>) -> impl Fn(&Variants) + Send + Sync + 'static {
-    let disk = disk.clone();
+fn write_evicted(disk: &Arc<DiskTier>, metrics: &Arc<Metrics>) -> impl Fn(&Variants) + Send + Sync + 'static {
+    let (disk, metrics) = (disk.clone(), metrics.clone());
     move |evicted| {
+        metrics.memory_evicted.inc_by(evicted.whole().count() as u64);
         if !disk.writes_at_once() {
             evicted.whole().for_each(|object| disk.store(object, MOST_VARIANTS));
         }

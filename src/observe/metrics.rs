@@ -9,7 +9,12 @@ use prometheus::{
     TextEncoder,
 };
 
+use prometheus::proto::MetricFamily;
+
+use crate::clock::Timestamp;
+
 use super::outcome::Outcome;
+use super::process::Process;
 
 /// The results a request's meeting with the cache can have.
 pub(crate) const RESULTS: [&str; 7] = ["hit", "stale", "miss", "expired", "pass", "error", "none"];
@@ -55,11 +60,14 @@ pub struct Metrics {
     pub swept_objects: IntCounter,
     pub swept_bytes: IntCounter,
     pub disk: DiskMetrics,
-    pub disk_troubles: IntGaugeVec,
+    pub disk_troubles: IntCounterVec,
+    pub memory_evicted: IntCounter,
     pub origin_up: IntGaugeVec,
     pub origin_active: IntGaugeVec,
-    pub origin_requests: IntGaugeVec,
-    pub origin_failures: IntGaugeVec,
+    pub origin_requests: IntCounterVec,
+    pub origin_failures: IntCounterVec,
+    /// When the process was started, in seconds since the epoch.
+    started: f64,
 }
 
 /// What is said of each directory of the disk tier.
@@ -77,18 +85,28 @@ const DISK: [(&str, &str); 11] = [
     ("evicted_total", "Objects that had to make room"),
 ];
 
-/// The gauges of the directories of the disk tier, by name.
-pub struct DiskMetrics([(&'static str, IntGaugeVec); DISK.len()]);
+/// The series of the directories of the disk tier, by name: gauges, and counters that count elsewhere.
+pub struct DiskMetrics([(&'static str, GaugeOrCounter); DISK.len()]);
+
+enum GaugeOrCounter {
+    Gauge(IntGaugeVec),
+    Counter(IntCounterVec),
+}
 
 impl DiskMetrics {
     pub fn reset(&self) {
-        self.0.iter().for_each(|(_, gauge)| gauge.reset());
+        self.0.iter().for_each(|(_, series)| match series {
+            GaugeOrCounter::Gauge(gauge) => gauge.reset(),
+            GaugeOrCounter::Counter(counter) => counter.reset(),
+        });
     }
 
-    /// `name`: one of those above.
+    /// `name`: one of those above. After a reset.
     pub fn set(&self, name: &str, path: &str, number: u64) {
-        if let Some((_, gauge)) = self.0.iter().find(|(known, _)| *known == name) {
-            gauge.with_label_values(&[path]).set(number as i64);
+        match self.0.iter().find(|(known, _)| *known == name) {
+            Some((_, GaugeOrCounter::Gauge(gauge))) => gauge.with_label_values(&[path]).set(number as i64),
+            Some((_, GaugeOrCounter::Counter(counter))) => counter.with_label_values(&[path]).inc_by(number),
+            None => {}
         }
     }
 }
@@ -109,6 +127,8 @@ impl Metrics {
         let registry = Registry::new_custom(Some("seawall".to_owned()), None).expect("a prefix that is not empty");
         let new = Registrar(&registry);
         let origin = &["pool", "origin"];
+        let build = new.gauges("build_info", "1, with the version of the program", &["version"]);
+        build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
         Metrics {
             requests: new.counters("requests_total", "Requests by what the cache did", &["site", "cache"]),
             responses: new.counters("responses_total", "Responses by class of status", &["site", "class"]),
@@ -168,16 +188,26 @@ impl Metrics {
             purge_marks: new.gauge("purge_marks", "Purges that lookups still have to heed"),
             swept_objects: new.counter("swept_objects_total", "Purged objects that were freed"),
             swept_bytes: new.counter("swept_bytes_total", "Bytes of purged objects that were freed"),
-            disk: DiskMetrics(DISK.map(|(name, help)| (name, new.gauges(&format!("disk_{name}"), help, &["path"])))),
-            disk_troubles: new.gauges(
+            disk: DiskMetrics(DISK.map(|(name, help)| {
+                let full = format!("disk_{name}");
+                let series = match name.ends_with("_total") {
+                    true => GaugeOrCounter::Counter(new.counters(&full, help, &["path"])),
+                    false => GaugeOrCounter::Gauge(new.gauges(&full, help, &["path"])),
+                };
+                (name, series)
+            })),
+            disk_troubles: new.counters(
                 "disk_troubles_total",
                 "How often a directory of the disk tier was of no help, by reason",
                 &["path", "reason"],
             ),
             origin_up: new.gauges("origin_up", "1 if the origin may get requests", origin),
             origin_active: new.gauges("origin_active_requests", "Requests an origin is working on", origin),
-            origin_requests: new.gauges("origin_requests_total", "Requests sent to an origin", origin),
-            origin_failures: new.gauges("origin_failures_total", "Failed exchanges with an origin", origin),
+            origin_requests: new.counters("origin_requests_total", "Requests sent to an origin", origin),
+            origin_failures: new.counters("origin_failures_total", "Failed exchanges with an origin", origin),
+            memory_evicted: new
+                .counter("cache_memory_evicted_total", "Objects that had to make room in the memory tier"),
+            started: Timestamp::now().as_millis() as f64 / 1000.0,
             registry,
             scraping: Mutex::new(()),
         }
@@ -224,10 +254,20 @@ impl Metrics {
         self.config_last_reload_ok.set(i64::from(ok));
     }
 
-    /// Everything in Prometheus' text format.
-    pub fn encode(&self) -> String {
-        TextEncoder::new().encode_to_string(&self.registry.gather()).unwrap_or_default()
+    /// Everything in Prometheus' text format. `origins`: what each has counted for itself.
+    pub fn encode(&self, origins: impl IntoIterator<Item = MetricFamily>) -> String {
+        let mut families = self.registry.gather();
+        families.extend(merged(origins));
+        TextEncoder::new().encode_to_string(&families).unwrap_or_default() + &Process::read().encode(self.started)
     }
+}
+
+/// One family of those that have one name.
+fn merged(families: impl IntoIterator<Item = MetricFamily>) -> Option<MetricFamily> {
+    families.into_iter().reduce(|mut all, mut family| {
+        all.mut_metric().append(family.mut_metric());
+        all
+    })
 }
 
 impl SiteMetrics {
@@ -283,8 +323,8 @@ mod tests {
     fn metrics_are_valid_and_removed_with_their_site() {
         let metrics = Metrics::new();
         metrics.site("shop");
-        assert!(metrics.encode().contains("seawall_requests_total{cache=\"hit\",site=\"shop\"} 0"));
+        assert!(metrics.encode([]).contains("seawall_requests_total{cache=\"hit\",site=\"shop\"} 0"));
         metrics.remove_site("shop");
-        assert!(!metrics.encode().contains("shop"));
+        assert!(!metrics.encode([]).contains("shop"));
     }
 }

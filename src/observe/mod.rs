@@ -4,6 +4,7 @@ pub(crate) mod access_log;
 pub(crate) mod journal;
 pub(crate) mod metrics;
 mod outcome;
+mod process;
 
 use std::sync::Arc;
 

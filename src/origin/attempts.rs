@@ -45,7 +45,11 @@ pub(crate) async fn send(
     while let Some(picked) = pools.pick(request.pool, request.hash, &tried) {
         let (origin, address, pool) = (picked.origin.clone(), picked.address, picked.pool.clone());
         let how = Attempt { deadline, may_be_kept: unprocessed == 0, by_http11 };
+        let begun = Instant::now();
         let attempted = exchange::send(connector, request, &mut upload, picked, how).await;
+        if attempted.is_ok() {
+            origin.times.note(begun.elapsed());
+        }
         is_latest = attempted.is_ok();
         let is_repeatable = upload.as_ref().is_none_or(|upload| upload.is_repeatable());
         let may_repeat = request.method.is_idempotent() && is_repeatable;

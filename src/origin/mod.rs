@@ -20,6 +20,7 @@ pub(crate) mod request;
 mod resolve;
 mod state;
 mod target;
+mod times;
 pub(crate) mod upload;
 
 pub(crate) use caretaker::PoolTasks;

@@ -12,6 +12,8 @@ use tokio::sync::watch;
 use crate::clock::ticks;
 use crate::config::model::Endpoint;
 
+use super::times::Times;
+
 /// Milliseconds for which it is remembered that an origin wants HTTP/1.1. It may have been for one request's sake.
 const HTTP11_FOR: u64 = 600_000;
 
@@ -36,6 +38,7 @@ pub struct OriginState {
     http11_until: AtomicU64,
     pub requests: AtomicU64,
     pub failures: AtomicU64,
+    pub(crate) times: Times,
     /// When its failures were told of last, [`ticks`], and how many there were then.
     told: Mutex<(u64, u64)>,
 }
@@ -98,6 +101,7 @@ impl OriginState {
             http11_until: AtomicU64::new(0),
             requests: AtomicU64::new(0),
             failures: AtomicU64::new(0),
+            times: Times::default(),
             told: Mutex::default(),
         }
     }

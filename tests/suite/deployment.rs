@@ -1,6 +1,7 @@
 //! What is shipped beside the program: examples, the unit, the documentation, and how the source is laid out.
 
 use std::collections::BTreeSet;
+use std::io::Write;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -242,6 +243,15 @@ fn the_manual_has_every_metric() {
     let has = |name: &str| ["`", "{"].iter().any(|end| manual.contains(&format!("`{name}{end}")));
     let missing: Vec<&str> = names.clone().filter(|name| !has(name)).collect();
     assert!(missing.is_empty() && names.count() > 20, "docs/operations.md does not have {missing:?}");
+    assert!(
+        text.contains("process_resident_memory_bytes ") && text.contains("seawall_build_info{version=\""),
+        "{text}"
+    );
+    let told = Command::new("promtool").args(["check", "metrics"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
+    let Ok(mut promtool) = told else { return println!("promtool is not installed: its remarks are not asked for") };
+    promtool.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+    let said = promtool.wait_with_output().unwrap();
+    assert!(said.status.success() && said.stdout.is_empty(), "{}", String::from_utf8_lossy(&said.stdout));
 }
 
 /// Every test that a table of the manual names is there.
