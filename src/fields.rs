@@ -64,3 +64,30 @@ pub(crate) fn connection_options(fields: Fields<'_>) -> Vec<HeaderName> {
     });
     names
 }
+
+/// Splits a list at its commas, but not at those in quoted strings (RFC 9110 section 5.6.1).
+pub(crate) fn split_list(text: &str) -> impl Iterator<Item = &str> {
+    let (mut rest, has_quotes) = (Some(text), memchr::memchr(b'"', text.as_bytes()).is_some());
+    std::iter::from_fn(move || {
+        let text = rest?;
+        let end = if has_quotes { unquoted_comma(text) } else { memchr::memchr(b',', text.as_bytes()) };
+        rest = end.map(|end| &text[end + 1..]);
+        Some(text[..end.unwrap_or(text.len())].trim_matches([' ', '\t']))
+    })
+    .filter(|part| !part.is_empty())
+}
+
+/// Where the first comma is that is in no quoted string.
+fn unquoted_comma(text: &str) -> Option<usize> {
+    let (mut quoted, mut escaped) = (false, false);
+    text.bytes().position(|byte| {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if quoted => escaped = true,
+            b'"' => quoted = !quoted,
+            b',' if !quoted => return true,
+            _ => {}
+        }
+        false
+    })
+}

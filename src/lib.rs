@@ -11,6 +11,7 @@ mod chores;
 mod chunked;
 mod cli;
 mod clock;
+mod conditional;
 mod config;
 mod drain;
 mod expression;

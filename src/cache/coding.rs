@@ -7,9 +7,9 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 
 use crate::config::model::{Coding, CompressRules};
+use crate::fields::split_list;
 use crate::request::Fields;
 
-use super::control;
 use super::head::Head;
 use super::negotiate;
 
@@ -76,7 +76,7 @@ pub(crate) fn best(rules: &CompressRules, request: Fields<'_>) -> Option<Coding>
 /// `no-transform` of a request or a response (RFC 9111 sections 5.2.1.6 and 5.2.2.6).
 fn forbids_transformation(fields: Fields<'_>) -> bool {
     let value = fields.joined_text(&header::CACHE_CONTROL).unwrap_or_default();
-    control::split_list(&value).any(|directive| directive.eq_ignore_ascii_case("no-transform"))
+    split_list(&value).any(|directive| directive.eq_ignore_ascii_case("no-transform"))
 }
 
 /// The number of the best of an object's codings for a request; `None`: the body as it is. Ranges are given of that alone,
@@ -119,7 +119,7 @@ pub(crate) fn weaken(fields: &mut HeaderMap) {
 pub(crate) fn has_coded(request: Fields<'_>, etag: &[u8]) -> bool {
     let is_weak_form = |tag: &str| tag.strip_prefix("W/").is_some_and(|opaque| opaque.as_bytes() == etag);
     let tags = request.joined_text(&header::IF_NONE_MATCH).unwrap_or_default();
-    etag.starts_with(b"\"") && control::split_list(&tags).any(is_weak_form)
+    etag.starts_with(b"\"") && split_list(&tags).any(is_weak_form)
 }
 
 /// Takes out, of a head or of trailers, what was computed of the bytes of a body that goes in a coding of the node's.

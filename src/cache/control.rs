@@ -6,6 +6,7 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderName, header};
 use sfv::{BareItem, Dictionary, ListEntry, Parser};
 
+use crate::fields::split_list;
 use crate::request::{Fields, is_tchar, text};
 
 /// The fields that take the place of `Cache-Control` and `Expires`, the most specific first (RFC 9213 section 2).
@@ -259,33 +260,6 @@ pub(crate) fn parse_seconds(text: &str) -> Option<Duration> {
     const LARGEST: u64 = 1 << 31;
     let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     digits.then(|| Duration::from_secs(text.parse().unwrap_or(LARGEST).min(LARGEST)))
-}
-
-/// Splits a list at its commas, but not at those in quoted strings (RFC 9110 section 5.6.1).
-pub(crate) fn split_list(text: &str) -> impl Iterator<Item = &str> {
-    let (mut rest, has_quotes) = (Some(text), memchr::memchr(b'"', text.as_bytes()).is_some());
-    std::iter::from_fn(move || {
-        let text = rest?;
-        let end = if has_quotes { unquoted_comma(text) } else { memchr::memchr(b',', text.as_bytes()) };
-        rest = end.map(|end| &text[end + 1..]);
-        Some(text[..end.unwrap_or(text.len())].trim_matches([' ', '\t']))
-    })
-    .filter(|part| !part.is_empty())
-}
-
-/// Where the first comma is that is in no quoted string.
-fn unquoted_comma(text: &str) -> Option<usize> {
-    let (mut quoted, mut escaped) = (false, false);
-    text.bytes().position(|byte| {
-        match byte {
-            _ if escaped => escaped = false,
-            b'\\' if quoted => escaped = true,
-            b'"' => quoted = !quoted,
-            b',' if !quoted => return true,
-            _ => {}
-        }
-        false
-    })
 }
 
 #[cfg(test)]

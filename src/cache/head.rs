@@ -10,9 +10,9 @@ use crate::fields::{self, connection_options, is_hop_by_hop, remove_hop_by_hop};
 use crate::plan::{FIELDS_WITH_PLACES, Key};
 use crate::request::Fields;
 
-use super::respond::Selected;
 use super::tags::TAG_FIELDS;
 use super::vary;
+use crate::conditional::respond::Selected;
 
 /// A head that is larger is counted by itself, as long as something waits for a client.
 pub(crate) const LARGE_HEAD: usize = 4 << 10;

@@ -17,10 +17,10 @@ use super::freshness::ExchangeTimes;
 use super::heeded;
 use super::lookup::{Lookup, Miss};
 use super::policy::ResponseFacts;
-use super::range::ContentRange;
 use super::request::CacheRequest;
 use super::status::{Forward, Report, Stored};
 use super::stored::Cache;
+use crate::conditional::range::ContentRange;
 
 /// One stored response.
 #[derive(Debug, Serialize)]

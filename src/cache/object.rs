@@ -17,10 +17,10 @@ use super::freshness::Freshness;
 use super::head::Head;
 use super::policy::Storable;
 use super::purge::{Identity, PurgeSeq, Purges, Standing};
-use super::range::ContentRange;
 use super::tags::Tags;
 use super::trouble::Trouble;
 use super::vary::Variant;
+use crate::conditional::range::ContentRange;
 
 /// A stored response. Immutable but for what purges have found it to be and what the compressor adds; what refreshes it
 /// makes a new one around the same body.

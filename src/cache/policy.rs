@@ -14,10 +14,10 @@ use crate::request::{Fields, RequestView, Scheme};
 
 use super::control::Directives;
 use super::freshness::{self, ExchangeTimes, Freshness, StaleUse};
-use super::range::ContentRange;
 use super::reason::{Basis, SkipReason};
 use super::tags::Tags;
 use super::vary::{Presented, Variant};
+use crate::conditional::range::ContentRange;
 
 /// What the decision needs to know of the request.
 #[derive(Clone, Copy)]

@@ -24,10 +24,10 @@ use super::head::Head;
 use super::hold::Kept;
 use super::lookup::Miss;
 use super::object::{Content, Object};
-use super::range::ContentRange;
 use super::request::CacheRequest;
 use super::slice::{Slice, first_byte};
 use super::status::Report;
+use crate::conditional::range::ContentRange;
 
 /// Slices that are looked for when all are to be forgotten and nobody knows how many there are.
 const MOST_SLICES: u64 = 65_536;

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use http::{Method, StatusCode, Version, header};
 
 use crate::cache::coding;
-use crate::cache::respond::Reply;
 use crate::cache::vary;
 use crate::cache::waiting::Share;
+use crate::conditional::respond::Reply;
 use crate::config::model::CompressRules;
 use crate::observe::metrics::Metrics;
 

@@ -15,10 +15,10 @@ use super::super::heeded;
 use super::super::part::Part;
 use super::super::policy::Storable;
 use super::super::purge::Standing;
-use super::super::range::Span;
 use super::Fill;
 use super::deliver::Around;
 use super::receive::only_date;
+use crate::conditional::range::Span;
 
 impl Fill {
     /// Asks an origin; if a part of the response is stored, for what that lacks, and goes on with it where the answer brings

@@ -16,12 +16,12 @@ use super::super::head::Head;
 use super::super::object::Object;
 use super::super::part::{self, Part};
 use super::super::policy::Storable;
-use super::super::range::ContentRange;
 use super::super::reason::SkipReason;
 use super::super::status::Stored;
 use super::super::vary::Variant;
 use super::keep::Keeper;
 use super::{Fill, PrivateBody, PrivateResponse, Unread};
+use crate::conditional::range::ContentRange;
 
 /// What goes before and after the bytes of an exchange to make a body whole.
 #[derive(Default)]

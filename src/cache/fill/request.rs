@@ -18,10 +18,10 @@ use super::super::object::Object;
 use super::super::part::Part;
 use super::super::policy::{self, RequestFacts};
 use super::super::purge::{Purges, Standing};
-use super::super::range;
 use super::super::request::CacheRequest;
 use super::super::slice::Slice;
 use super::super::vary::{self, Presented};
+use crate::conditional::range;
 
 /// Everything a fill needs to know; owned, since it outlives the request that caused it.
 pub(crate) struct FillRequest {

@@ -22,9 +22,9 @@ use super::id::FileId;
 use super::index::Entry;
 use crate::cache::freshness::Freshness;
 use crate::cache::purge::PurgeSeq;
-use crate::cache::range::ContentRange;
 use crate::cache::tags::Tags;
 use crate::cache::vary::Variant;
+use crate::conditional::range::ContentRange;
 
 /// Bytes of a header.
 pub const HEADER: usize = 64;

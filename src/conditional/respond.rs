@@ -4,9 +4,9 @@
 use http::{Method, StatusCode, header};
 
 use crate::clock::Timestamp;
+use crate::fields::split_list;
 use crate::request::Fields;
 
-use super::control;
 use super::range::{Span, requested};
 
 /// What the decision needs to know of the stored response.
@@ -90,7 +90,7 @@ fn matches_any(list: &str, etag: Option<&str>, matches: fn(&str, &str) -> bool) 
         return true; // there is a current representation: the selected one
     }
     let Some(etag) = etag else { return false };
-    control::split_list(list).any(|candidate| matches(candidate, etag))
+    split_list(list).any(|candidate| matches(candidate, etag))
 }
 
 /// RFC 9110 section 8.8.3.2.
@@ -118,8 +118,8 @@ fn if_range_holds(request: Fields<'_>, selected: &Selected<'_>) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::map;
     use super::*;
+    use crate::request::tests::map;
 
     const MODIFIED: Timestamp = Timestamp::from_secs(784_111_777);
 

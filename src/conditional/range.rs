@@ -118,8 +118,8 @@ pub(crate) fn single_range(request: Fields<'_>) -> Option<&str> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::map;
     use super::*;
+    use crate::request::tests::map;
 
     #[test]
     fn content_ranges() {
