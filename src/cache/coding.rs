@@ -11,7 +11,7 @@ use crate::fields::split_list;
 use crate::request::Fields;
 
 use super::head::Head;
-use super::negotiate;
+use crate::representation::negotiate;
 
 /// A coded body must be so much smaller to be kept: this part of the whole.
 const WORTH: usize = 20;

@@ -12,7 +12,7 @@ use crate::request::Fields;
 
 use super::tags::TAG_FIELDS;
 use super::vary;
-use crate::conditional::respond::Selected;
+use crate::representation::respond::Selected;
 
 /// A head that is larger is counted by itself, as long as something waits for a client.
 pub(crate) const LARGE_HEAD: usize = 4 << 10;

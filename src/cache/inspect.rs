@@ -20,7 +20,7 @@ use super::policy::ResponseFacts;
 use super::request::CacheRequest;
 use super::status::{Forward, Report, Stored};
 use super::stored::Cache;
-use crate::conditional::range::ContentRange;
+use crate::representation::range::ContentRange;
 
 /// One stored response.
 #[derive(Debug, Serialize)]

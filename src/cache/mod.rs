@@ -19,7 +19,6 @@ pub(crate) mod heeded;
 pub(crate) mod hold;
 mod inspect;
 pub(crate) mod lookup;
-mod negotiate;
 pub(crate) mod object;
 pub(crate) mod part;
 pub(crate) mod policy;

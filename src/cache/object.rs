@@ -20,7 +20,7 @@ use super::purge::{Identity, PurgeSeq, Purges, Standing};
 use super::tags::Tags;
 use super::trouble::Trouble;
 use super::vary::Variant;
-use crate::conditional::range::ContentRange;
+use crate::representation::range::ContentRange;
 
 /// A stored response. Immutable but for what purges have found it to be and what the compressor adds; what refreshes it
 /// makes a new one around the same body.

@@ -11,8 +11,8 @@ use crate::request::{FieldLines, Fields};
 
 use super::head::Head;
 use super::object::Object;
-use crate::conditional::range::{ContentRange, Span};
-use crate::conditional::respond::{self, Reply, Selected};
+use crate::representation::range::{ContentRange, Span};
+use crate::representation::respond::{self, Reply, Selected};
 
 /// A part of a response, under a strong entity tag.
 #[derive(Clone)]

@@ -17,7 +17,7 @@ use super::freshness::{self, ExchangeTimes, Freshness, StaleUse};
 use super::reason::{Basis, SkipReason};
 use super::tags::Tags;
 use super::vary::{Presented, Variant};
-use crate::conditional::range::ContentRange;
+use crate::representation::range::ContentRange;
 
 /// What the decision needs to know of the request.
 #[derive(Clone, Copy)]

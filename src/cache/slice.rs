@@ -5,7 +5,7 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use crate::plan::CacheKey;
 use crate::request::Fields;
 
-use crate::conditional::range::ContentRange;
+use crate::representation::range::ContentRange;
 
 /// Which slice of what.
 #[derive(Debug, Clone, Copy)]

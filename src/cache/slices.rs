@@ -27,7 +27,7 @@ use super::object::{Content, Object};
 use super::request::CacheRequest;
 use super::slice::{Slice, first_byte};
 use super::status::Report;
-use crate::conditional::range::ContentRange;
+use crate::representation::range::ContentRange;
 
 /// Slices that are looked for when all are to be forgotten and nobody knows how many there are.
 const MOST_SLICES: u64 = 65_536;

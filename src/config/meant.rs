@@ -45,7 +45,7 @@ const HOMES: [(&[&str], &str); 8] = [
 ];
 
 /// What needs more words than one: the name, a key by which its table is known, and what to write.
-const NOTES: [(&[&str], &str, &str); 30] = [
+const NOTES: [(&[&str], &str, &str); 31] = [
     (
         &["gzip", "brotli", "zstd", "compression", "encode"],
         "compress_passed",
@@ -123,7 +123,8 @@ const NOTES: [(&[&str], &str, &str); 30] = [
         "rewrite",
         "nobody is asked who a client is: by address there are \"allow\" and \"deny\", else the application does it",
     ),
-    (&["root", "alias", "file_server", "try_files"], "rewrite", "no files are served: a server that does is an origin"),
+    (&["root", "alias", "file_server", "static"], "rewrite", "write files = \"/srv/www\""),
+    (&["try_files"], "rewrite", "write files = { root = \"/srv/www\", try = [\"{path}\", \"/index.html\"] }"),
 ];
 
 /// Says what is to be written instead; `known`: the keys that the table has.
@@ -165,7 +166,7 @@ mod tests {
             ("return", &["path", "rewrite"], "respond = "),
             ("pool", &["hosts"], "[[site.NAME.route]]"),
             ("backup", &["address", "weight"], "fallback"),
-            ("root", &["path", "rewrite"], "is an origin"),
+            ("root", &["path", "rewrite"], "files = "),
         ] {
             let hint = meant(written, known).unwrap_or_default();
             assert!(hint.contains(word), "{written}: {hint}");

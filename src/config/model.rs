@@ -18,6 +18,7 @@ pub(crate) use super::section::compress::{Coding, CompressRules};
 pub(crate) use super::section::disk::{Admission, CacheDisk, DiskDirectory, WriteWhen};
 pub(crate) use super::section::error_page::ErrorPage;
 pub(crate) use super::section::fields::FieldChanges;
+pub(crate) use super::section::files::{Files, PATH};
 pub(crate) use super::section::key::{FILL_EXCLUDES, FORWARDING_FIELDS, KeyRules, QueryRule};
 pub use super::section::limits::Limits;
 pub(crate) use super::section::listen::{ListenAddress, Listener, Protocol, TlsVersion};

@@ -200,6 +200,11 @@ impl<'t, 'i> Table<'t, 'i> {
         })
     }
 
+    /// A value that may be of more than one form.
+    pub(crate) fn any(&mut self, key: &'static str) -> Option<Value<'t, 'i>> {
+        self.take(key)
+    }
+
     /// All entries of a table whose keys are the operator's own. A value of the wrong type is reported.
     pub(crate) fn free_form<T: FromToml>(self) -> Vec<(At<String>, At<T>)> {
         let read = |entry: &Entry<'t, 'i>| {

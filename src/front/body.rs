@@ -14,12 +14,12 @@ use crate::cache::flight::FlightReader;
 use crate::cache::head::Head;
 use crate::cache::object::{Content, DiskBody, FilePart, MOST_READ, Object};
 use crate::cache::slices::SliceReader;
-use crate::conditional::range::Span;
 use crate::config::model::FieldChanges;
 use crate::origin::connect::Connector;
 use crate::origin::error::OriginError;
 use crate::origin::exchange::Exchange;
 use crate::origin::forward;
+use crate::representation::range::Span;
 
 use super::coder::Coder;
 

@@ -7,9 +7,9 @@ use http::{Method, StatusCode, Version, header};
 use crate::cache::coding;
 use crate::cache::vary;
 use crate::cache::waiting::Share;
-use crate::conditional::respond::Reply;
 use crate::config::model::CompressRules;
 use crate::observe::metrics::Metrics;
+use crate::representation::respond::Reply;
 
 use super::coder::Coder;
 use super::reply::ClientResponse;

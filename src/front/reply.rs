@@ -17,12 +17,12 @@ use crate::cache::slices::Answer;
 use crate::cache::status::Report;
 use crate::cache::vary;
 use crate::clock::Timestamp;
-use crate::conditional::respond::{self, Reply};
 use crate::config::model::{Coding, FieldChanges};
 use crate::fields::add_date;
 use crate::origin::connect::Connector;
 use crate::origin::exchange::Exchange;
 use crate::plan::{FIELDS_WITH_PLACES, WayBack};
+use crate::representation::respond::{self, Reply};
 use crate::request::{Fields, content_length, lists, may_have_body};
 
 use super::body::{Body, Multipart, Passing, Pieces, multipart};

@@ -28,7 +28,6 @@ use crate::cache::request::CacheRequest;
 use crate::cache::slices::Answer;
 use crate::cache::status::Report;
 use crate::clock::Timestamp;
-use crate::conditional::respond::Reply;
 use crate::config::model::{FieldChanges, FixedAnswer, PoolId, Respond, Route, Site};
 use crate::config::tokens;
 use crate::fields::add_date;
@@ -39,6 +38,7 @@ use crate::origin::forward;
 use crate::origin::interims::Interims;
 use crate::pass::{self, excuse};
 use crate::plan::{Matched, OwnAnswer, PassReason, Plan, Renderer, WayBack, allowed_methods, client, keyed_uris, plan};
+use crate::representation::respond::Reply;
 use crate::request::{Fields, RequestId, RequestView, content_length};
 use crate::snapshot::Snapshot;
 

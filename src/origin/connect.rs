@@ -11,6 +11,7 @@ use crate::boxed::boxed;
 use crate::config::model::OriginProtocol;
 
 use super::error::{Failure, FailureKind, OriginError};
+use super::files;
 use super::h1::{self, OriginStream, Plain, Tls};
 use super::h2;
 use super::link::Link;
@@ -22,6 +23,8 @@ use super::upload::Upload;
 pub(super) enum Connection {
     H1(Box<h1::Connection>),
     H2(Box<h2::Stream>),
+    /// To a directory of this machine: none.
+    Files(Box<files::Stream>),
 }
 
 impl Connection {
@@ -33,6 +36,7 @@ impl Connection {
         match self {
             Connection::H1(h1) => &mut **h1,
             Connection::H2(stream) => &mut **stream,
+            Connection::Files(stream) => &mut **stream,
         }
     }
 }
@@ -74,6 +78,9 @@ impl Connector {
         Attempt { deadline, may_be_kept, by_http11 }: Attempt,
     ) -> Result<(Connection, bool), Failure> {
         let pool = &picked.pool;
+        if let Some(files) = &pool.config.files {
+            return Ok((Connection::Files(Box::new(files::Stream::begin(files, request))), false));
+        }
         if may_be_kept
             && pool.config.protocol != OriginProtocol::H2
             && let Some(connection) = pool.kept.take(picked.index, picked.address, pool.config.timeouts.idle)

@@ -311,6 +311,7 @@ impl Exchange {
         match &self.connection {
             Connection::H1(h1) => h1.is_over(),
             Connection::H2(stream) => stream.is_over(),
+            Connection::Files(stream) => stream.is_over(),
         }
     }
 
@@ -328,6 +329,7 @@ impl Exchange {
         match connection {
             Connection::H1(_) if upload.is_some() || is_cut => {}
             Connection::H1(h1) => pool.kept.put(index, address, h1),
+            Connection::Files(_) => {}
             Connection::H2(stream) => {
                 let (session, peer) = stream.into_session();
                 connector.h2.release_http_session(session, &peer, Some(pool.config.timeouts.idle));

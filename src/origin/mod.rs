@@ -7,6 +7,7 @@ mod caretaker;
 pub(crate) mod connect;
 pub(crate) mod error;
 pub(crate) mod exchange;
+mod files;
 pub(crate) mod forward;
 pub(crate) mod h1;
 mod h2;

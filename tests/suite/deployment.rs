@@ -201,6 +201,7 @@ fn the_reference_has_every_key_and_no_other() {
         ),
         ("cors of a route", "[[site.a.route]]\npath = \"/\"\npool = \"a\"\n[site.a.route.cors]\norigins = [\"*\"]"),
         ("redirect of a route", "[[site.a.route]]\npath = \"/\"\n[site.a.route.redirect]\nto = \"/\""),
+        ("files of a route", "[[site.a.route]]\npath = \"/\"\n[site.a.route.files]\nroot = \"/srv\""),
         ("rewrite of a route", "[[site.a.route]]\npath = \"/\"\npool = \"a\"\n[site.a.route.rewrite]\nto = \"/\""),
         ("[[site.NAME.error_page]]", "[[site.a.error_page]]\nstatus = [500]"),
         ("response of a route", "[[site.a.route]]\npath = \"/\"\npool = \"a\"\n[site.a.route.response]"),

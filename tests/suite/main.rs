@@ -23,6 +23,7 @@ mod disk;
 mod disk_faults;
 mod errors;
 mod explaining;
+mod files;
 mod fills;
 mod framing;
 mod geoip;

@@ -18,7 +18,7 @@ use super::super::purge::Standing;
 use super::Fill;
 use super::deliver::Around;
 use super::receive::only_date;
-use crate::conditional::range::Span;
+use crate::representation::range::Span;
 
 impl Fill {
     /// Asks an origin; if a part of the response is stored, for what that lacks, and goes on with it where the answer brings

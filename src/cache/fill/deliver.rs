@@ -21,7 +21,7 @@ use super::super::status::Stored;
 use super::super::vary::Variant;
 use super::keep::Keeper;
 use super::{Fill, PrivateBody, PrivateResponse, Unread};
-use crate::conditional::range::ContentRange;
+use crate::representation::range::ContentRange;
 
 /// What goes before and after the bytes of an exchange to make a body whole.
 #[derive(Default)]

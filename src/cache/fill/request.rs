@@ -21,7 +21,7 @@ use super::super::purge::{Purges, Standing};
 use super::super::request::CacheRequest;
 use super::super::slice::Slice;
 use super::super::vary::{self, Presented};
-use crate::conditional::range;
+use crate::representation::range;
 
 /// Everything a fill needs to know; owned, since it outlives the request that caused it.
 pub(crate) struct FillRequest {

@@ -9,8 +9,8 @@ use crate::config::model::{CacheRules, Coding, Pattern};
 use crate::origin::forward;
 use crate::request::Fields;
 
-use super::super::negotiate;
 use super::Presented;
+use crate::representation::negotiate;
 
 /// The field by which origins are told the country of clients.
 pub(super) static COUNTRY: HeaderName = HeaderName::from_static("x-country");

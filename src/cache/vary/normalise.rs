@@ -6,9 +6,9 @@ use smallvec::SmallVec;
 use crate::config::model::{Coding, KeyRules, Node, Pattern};
 use crate::request::{FieldLines, Fields, RequestView};
 
-use super::super::negotiate;
 use super::Presented;
 use super::axis::{COUNTRY, cookies_like};
+use crate::representation::negotiate;
 
 /// Reduces the fields of a request on its way to an origin to what the rules tell apart: what is not keyed must not
 /// shape what all get. `country`: of the client.

@@ -1,7 +1,8 @@
 //! `[pool.NAME]`: origins that serve the same, and how they are asked.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use crate::request::parse_authority;
 use crate::spelling::did_you_mean;
 
 use super::certificate;
+use super::files::Files;
 
 /// Index of a pool in the configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -36,6 +38,38 @@ pub struct Pool {
     pub host: Option<String>,
     pub resolve_interval: Duration,
     pub health: Option<Health>,
+    /// The origin is a directory of this machine: `files` of routes.
+    pub files: Option<Files>,
+}
+
+impl Pool {
+    /// The one for a directory.
+    fn of_files(files: Files, number: usize) -> Self {
+        let root = files.root.display();
+        let name = if number == 0 { format!("files:{root}") } else { format!("files:{root}#{number}") };
+        let nowhere = Endpoint::Address(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)));
+        let origin = Origin { address: root.to_string().into(), endpoint: nowhere, weight: 1 };
+        Pool { origins: vec![origin], files: Some(files), retries: 0, ..Pool::named(&name) }
+    }
+
+    /// One without origins.
+    fn named(name: &str) -> Self {
+        Pool {
+            name: name.into(),
+            balance: Balance::RoundRobin,
+            hash_key: HashKey::Url,
+            origins: Vec::new(),
+            fallback: None,
+            retries: 1,
+            timeouts: PoolTimeouts::default(),
+            protocol: OriginProtocol::H1,
+            tls: None,
+            host: None,
+            resolve_interval: Duration::from_secs(30),
+            health: None,
+            files: None,
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -166,6 +200,10 @@ pub(crate) struct PoolSection {
 /// The pools by their names.
 pub(crate) struct PoolNames {
     ids: HashMap<String, PoolId>,
+    /// How many there are, those with a name twice included.
+    sections: usize,
+    /// Those that come behind them: of directories that routes name.
+    files: RefCell<Vec<Files>>,
     /// Whether these are all there are, or some may be in a file that is not TOML.
     are_all: bool,
 }
@@ -173,7 +211,17 @@ pub(crate) struct PoolNames {
 impl PoolNames {
     pub(crate) fn new(pools: &[PoolSection], are_all: bool) -> Self {
         let ids = pools.iter().enumerate().map(|(i, pool)| (pool.name.value.clone(), PoolId(i))).collect();
-        PoolNames { ids, are_all }
+        PoolNames { ids, sections: pools.len(), files: RefCell::default(), are_all }
+    }
+
+    /// The pool of a directory: one for all routes that say the same.
+    pub(crate) fn of_files(&self, files: Files) -> PoolId {
+        let mut all = self.files.borrow_mut();
+        let place = all.iter().position(|other| *other == files).unwrap_or_else(|| {
+            all.push(files);
+            all.len() - 1
+        });
+        PoolId(self.sections + place)
     }
 
     pub(crate) fn find(&self, name: &At<String>, errors: &Diagnostics) -> Option<PoolId> {
@@ -200,25 +248,22 @@ pub(crate) fn link(sections: Vec<PoolSection>, names: &PoolNames, errors: &Diagn
         }
         Arc::new(Pool { fallback: fallbacks[i], ..pool })
     };
-    sections.into_iter().enumerate().map(link).collect()
+    let mut pools: Vec<Arc<Pool>> = sections.into_iter().enumerate().map(link).collect();
+    let files = names.files.borrow();
+    for (place, one) in files.iter().enumerate() {
+        let number = files[..place].iter().filter(|other| other.root == one.root).count();
+        pools.push(Arc::new(Pool::of_files(one.clone(), number)));
+    }
+    pools
 }
 
 pub(crate) fn read(name: At<String>, mut table: Table) -> PoolSection {
     let errors = table.errors;
     let uses_tls = table.get_or("tls", false);
     let mut pool = Pool {
-        name: name.value.as_str().into(),
-        balance: Balance::RoundRobin,
-        hash_key: HashKey::Url,
         origins: read_origins(&mut table, if uses_tls { 443 } else { 80 }),
-        fallback: None,
-        retries: 1,
-        timeouts: PoolTimeouts::default(),
-        protocol: OriginProtocol::H1,
-        tls: None,
         host: read_host(&mut table, "host"),
-        resolve_interval: Duration::from_secs(30),
-        health: None,
+        ..Pool::named(&name.value)
     };
     table.set("balance", &mut pool.balance);
     table.set("hash", &mut pool.hash_key);

@@ -20,6 +20,7 @@ use super::compress;
 use super::condition;
 use super::cors::{self, Cors};
 use super::fields::{self, FieldChanges, Message};
+use super::files;
 use super::key;
 use super::pool::{PoolId, PoolNames};
 use super::rewrite::{self, Rewrite};
@@ -266,7 +267,7 @@ fn path(text: &str) -> Result<PathPattern, String> {
     }
 }
 
-/// Reads the one of `pool`, `redirect` and `respond` that a route has.
+/// Reads the one of `pool`, `files`, `redirect` and `respond` that a route has.
 fn read_then(table: &mut Table, path: Option<&PathPattern>, pools: &PoolNames) -> Option<Then> {
     let given: Vec<&str> = ANSWERERS.into_iter().filter(|key| table.has(key)).collect();
     if let [first, second, ..] = given[..] {
@@ -283,6 +284,11 @@ fn read_then(table: &mut Table, path: Option<&PathPattern>, pools: &PoolNames) -
             let message = format!("{key:?} has no effect on a route that answers by itself");
             table.errors.error(table.place_of(key), message);
         }
+    }
+    let (has_files, files) = (table.has("files"), files::read(table));
+    if has_files {
+        let _ = table.get::<String>("pool"); // said to be one too many
+        return files.map(|files| Then::Pool(pools.of_files(files)));
     }
     let answer = match (redirect, respond) {
         (Some(redirect), _) => answer::redirect(redirect, path).map(FixedAnswer::Redirect),

@@ -20,7 +20,7 @@ pub(crate) struct Sets<'t, 'i> {
 const OF_ONE_ROUTE: [&str; 2] = ["path", "use"];
 
 /// What answers a route's requests: one of these. What a route says itself goes before what it inherits.
-pub(super) const ANSWERERS: [&str; 3] = ["pool", "redirect", "respond"];
+pub(super) const ANSWERERS: [&str; 4] = ["pool", "files", "redirect", "respond"];
 
 impl<'t, 'i> Sets<'t, 'i> {
     /// Takes them out of a file.

@@ -24,7 +24,7 @@ use crate::cache::freshness::Freshness;
 use crate::cache::purge::PurgeSeq;
 use crate::cache::tags::Tags;
 use crate::cache::vary::Variant;
-use crate::conditional::range::ContentRange;
+use crate::representation::range::ContentRange;
 
 /// Bytes of a header.
 pub const HEADER: usize = 64;

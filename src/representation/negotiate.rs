@@ -126,8 +126,8 @@ fn thousandths(weight: &str) -> u16 {
 mod tests {
     use http::HeaderMap;
 
-    use super::super::testing::map;
     use super::*;
+    use crate::request::tests::map;
 
     #[test]
     fn codings_are_chosen_by_weight_then_by_the_servers_order() {

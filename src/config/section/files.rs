@@ -1,0 +1,91 @@
+//! `files` of a route: static files, as an origin of its own.
+
+use std::path::{Path, PathBuf};
+
+use crate::config::diagnose::{At, Diagnostics};
+use crate::config::read::Table;
+
+/// A directory whose files are served.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Files {
+    pub root: PathBuf,
+    /// What is looked for in a directory.
+    pub index: Vec<String>,
+    /// The paths that are looked for, one after the other: `{path}` is the request's.
+    pub tries: Vec<String>,
+    /// Files beside a file that are the same in a content coding: `app.js.br`.
+    pub precompressed: bool,
+}
+
+/// Stands for the request's path.
+pub(crate) const PATH: &str = "{path}";
+
+impl Files {
+    fn of(root: PathBuf) -> Self {
+        Files { root, index: vec!["index.html".into()], tries: vec![PATH.into()], precompressed: true }
+    }
+}
+
+/// Reads `files = "/srv/www"`, or a table with more. `None`: a mistake, which is said.
+pub(super) fn read(table: &mut Table) -> Option<Files> {
+    let errors = table.errors;
+    let name = format!("files of {}", table.name);
+    let value = table.any("files")?;
+    match (value.str(), Table::of(value, &name, errors)) {
+        (Some(root), _) => check_root(&At { value: root.to_owned(), place: value.place }, errors).map(Files::of),
+        (None, Some(table)) => read_table(table),
+        (None, None) => {
+            let hint = "write files = \"/srv/www\" or files = { root = \"/srv/www\" }";
+            errors.error_with_hint(value.place, format!("wrong value for {name}: expected a directory"), hint);
+            None
+        }
+    }
+}
+
+fn read_table(mut table: Table) -> Option<Files> {
+    let errors = table.errors;
+    let root = table.require::<String>("root").and_then(|root| check_root(&root, errors));
+    let mut files = Files::of(root.clone().unwrap_or_default());
+    if let Some(all) = table.optional_list::<String>("index") {
+        let is_name = |at: &At<String>| !at.value.is_empty() && !at.value.contains('/');
+        for wrong in all.iter().filter(|at| !is_name(at)) {
+            let message = format!("{:?} in \"index\" is no name of a file such as \"index.html\"", wrong.value);
+            errors.error(wrong.place, message);
+        }
+        files.index = all.into_iter().map(|at| at.value).collect();
+    }
+    if let Some(all) = table.optional_list::<String>("try") {
+        for wrong in all.iter().filter(|at| !at.value.starts_with('/') && !at.value.starts_with(PATH)) {
+            let message = format!("{:?} in \"try\" is no path such as \"/index.html\" or \"{PATH}.html\"", wrong.value);
+            errors.error(wrong.place, message);
+        }
+        for wrong in all.iter().filter(|at| at.value.replace(PATH, "").contains(['{', '}', '$'])) {
+            let message = format!("{:?} in \"try\": {PATH} is all that is filled in", wrong.value);
+            errors.error(wrong.place, message);
+        }
+        files.tries = all.into_iter().map(|at| at.value).collect();
+    }
+    table.set("precompressed", &mut files.precompressed);
+    table.finish();
+    root.map(|_| files)
+}
+
+/// An absolute path of what is a directory at the moment.
+fn check_root(root: &At<String>, errors: &Diagnostics) -> Option<PathBuf> {
+    let path = errors.resolve_path(root);
+    let found = std::fs::metadata(&path);
+    match found {
+        Ok(found) if found.is_dir() => {}
+        Ok(_) => errors.warn(root.place, format!("{} is no directory", path.display()), "files are served from one"),
+        Err(error) => {
+            let message = format!("{} cannot be looked at: {error}", path.display());
+            errors.warn(root.place, message, "requests get 502 until it is there");
+        }
+    }
+    if path == Path::new("/") {
+        let hint = "name the directory with what is to be public";
+        errors.error_with_hint(root.place, "\"/\" would serve every file of the machine", hint);
+        return None;
+    }
+    Some(path)
+}
