@@ -8,6 +8,7 @@ use super::read::Table;
 use super::regular;
 use super::resolve::resolve;
 use super::syntax;
+use super::variables::{self, Values};
 
 /// How often a configuration is read again that changes while it is read.
 const MAX_READS: usize = 5;
@@ -16,7 +17,7 @@ const MAX_READS: usize = 5;
 pub fn load(path: &Path) -> Result<Config, ConfigErrors> {
     let mut sources = read_sources(path)?;
     for _ in 1..MAX_READS {
-        let result = load_sources(path, sources.clone());
+        let result = load_sources(path, sources.clone(), Values::Ours);
         // A file that is being written may look whole and not be: what counts is what is there afterwards, too.
         let again = read_sources(path)?;
         if again == sources {
@@ -24,27 +25,27 @@ pub fn load(path: &Path) -> Result<Config, ConfigErrors> {
         }
         sources = again;
     }
-    load_sources(path, sources)
+    load_sources(path, sources, Values::Ours)
 }
 
 /// Checks a configuration given as text, as if it stood in the main file `path`: what lies beside that file
 /// belongs to it.
 pub fn check(path: &Path, text: &str) -> Result<Config, ConfigErrors> {
-    load_sources(path, with_sites(path, source(path, text))?)
+    load_sources(path, with_sites(path, source(path, text))?, Values::Withheld)
 }
 
 /// Checks and resolves a configuration that is one text and need not listen. Relative paths in it are relative
 /// to `path`'s directory.
 pub fn parse(path: &Path, text: &str) -> Result<Config, ConfigErrors> {
-    build(vec![source(path, text)])
+    build(vec![source(path, text)], Values::Withheld)
 }
 
 fn source(path: &Path, text: &str) -> Source {
     Source { path: path.to_owned(), text: text.into(), secret: false }
 }
 
-fn load_sources(path: &Path, sources: Vec<Source>) -> Result<Config, ConfigErrors> {
-    let config = build(sources)?;
+fn load_sources(path: &Path, sources: Vec<Source>, values: Values) -> Result<Config, ConfigErrors> {
+    let config = build(sources, values)?;
     if config.listeners.is_empty() {
         let message = "there is no [[listen]], so nothing would be served".to_owned();
         return Err(ConfigErrors { files: config.files, ..Diagnostic::of_file(path, message).into() });
@@ -91,12 +92,18 @@ pub fn sites_directory(main: &Path) -> PathBuf {
     main.parent().unwrap_or(Path::new("")).join("sites.d")
 }
 
-fn build(sources: Vec<Source>) -> Result<Config, ConfigErrors> {
+fn build(sources: Vec<Source>, values: Values) -> Result<Config, ConfigErrors> {
     let errors = Diagnostics::default();
     let texts: Vec<_> = sources.iter().map(|source| source.text.clone()).collect();
     let numbers = sources.into_iter().map(|source| errors.add_source(source));
-    let roots: Vec<_> = numbers.zip(&texts).map(|(file, text)| (file, syntax::parse(file, text, &errors))).collect();
+    // All files first: what a value names has numbers behind theirs.
+    let numbered: Vec<_> = numbers.zip(&texts).collect();
+    let parsed = numbered.into_iter().map(|(file, text)| (file, syntax::parse(file, text, &errors)));
+    let mut roots: Vec<_> = parsed.collect();
     let is_whole = errors.is_empty();
+    for (file, root) in &mut roots {
+        root.iter_mut().for_each(|root| variables::fill(*file, root, values, &errors));
+    }
     let tables = roots
         .iter()
         .filter_map(|(file, root)| Some(Table::of_file(*file, "the configuration", root.as_ref()?.get_ref(), &errors)));

@@ -18,4 +18,5 @@ mod syntax;
 pub(crate) mod tokens;
 pub(crate) mod units;
 mod value;
+mod variables;
 pub(crate) mod watch;

@@ -305,3 +305,29 @@ fn a_hit_is_booked_on_the_site_that_it_was_of() {
     });
     assert!(line.contains("\"site\":\"b\""), "{line}");
 }
+
+#[test]
+fn values_come_from_the_environment_and_from_files() {
+    let origin = Origin::start(|request| Reply::ok(&[], request.field("x-key").unwrap_or("none").to_owned()));
+    let directory = Arc::new(TempDir::new().unwrap());
+    let (path, secret) = (directory.path().join("seawall.toml"), directory.path().join("secret"));
+    std::fs::write(&secret, "first\n").unwrap();
+    let route = "[[site.shop.route]]\npath = \"/*\"\npool = \"app\"\nrequest = { set = { X-Key = \"file:secret\" } }\n";
+    let listen = "[node]\nname = \"${NODE:-edge}\"\n[[listen]]\naddress = \"${LISTEN_AT}:0\"\n[admin]\naddress = \"127.0.0.1:0\"\n";
+    let config = format!("{listen}{}", crate::harness::node::site(&[origin.address], "", route));
+    std::fs::write(&path, &config).unwrap();
+    let variables = [("LISTEN_AT", "127.0.0.1".to_owned())];
+    let node = Node::spawn_with(directory.clone(), &["run", "--config", path.to_str().unwrap()], &variables);
+    assert_eq!(node.get("/").text(), "first");
+    assert_eq!(node.admin("GET", "/v1/status", "").1["node"], "edge");
+    std::fs::write(&secret, "second\n").unwrap();
+    node.wait_for_generation(2);
+    assert_eq!(node.get("/").text(), "second");
+    let (status, told) = node.admin("POST", "/v1/config/check", &config);
+    let told = told.to_string();
+    assert!(status >= 400 && told.contains("is not given to the API") && !told.contains("second"), "{told}");
+    std::fs::write(&path, config.replace("LISTEN_AT", "NO_SUCH_NAME")).unwrap();
+    node.wait_for_log("there is no NO_SUCH_NAME in the environment");
+    std::fs::write(&path, config.replace("file:secret", "file:nowhere")).unwrap();
+    node.wait_for_log("nowhere: cannot be read");
+}
