@@ -138,7 +138,7 @@ pub(crate) async fn explain(
     if decision != "cache" {
         return Ok(Json(answer));
     }
-    describe_cache(&mut answer, &node, &request, snapshot.sites[matched.site_index].version());
+    describe_cache(&mut answer, &node, &request, snapshot.sites[matched.site_index].version()).await;
     if question.fetch {
         // As a fill would; nothing is stored.
         let tried = node.engine.try_out(&request).await;
@@ -182,7 +182,7 @@ fn conditions(site: &Site, view: &RequestView<'_>, now: Timestamp) -> Vec<Value>
 }
 
 /// The key, what is stored under it, and which purges would hit that.
-fn describe_cache(answer: &mut Value, node: &Node, request: &CacheRequest<'_>, version: u64) {
+async fn describe_cache(answer: &mut Value, node: &Node, request: &CacheRequest<'_>, version: u64) {
     let (view, matched, key) = (request.view, &request.matched, Key::of_written(request.key));
     let now = Timestamp::now();
     let first = node.engine.first_slice(request);
@@ -190,8 +190,14 @@ fn describe_cache(answer: &mut Value, node: &Node, request: &CacheRequest<'_>, v
         first.as_ref().map(|(slice, key)| CacheRequest { key: key.as_str(), slice: Some(*slice), ..*request });
     let looked_up = of_slice.as_ref().unwrap_or(request);
     answer["slice"] = json!(first.as_ref().map(|(slice, _)| json!({ "bytes": slice.size, "number": slice.number })));
-    answer["would_say"] = json!(node.engine.cache.forecast(looked_up, now));
-    let stored = node.engine.cache.inspect(looked_up, now);
+    let (stored, would_say) = node.engine.cache.inspect(looked_up, now).await;
+    answer["would_say"] = json!(would_say);
+    if let Some((slice, _)) = &first
+        && let Some((there, all)) = node.engine.cache.slices_of(slice, &stored)
+    {
+        answer["slice"]["stored"] = json!(there);
+        answer["slice"]["of"] = json!(all);
+    }
     let terms = stored.iter().filter_map(|object| object.explanation.terms.as_ref());
     let mut tags: Vec<&String> = terms.flat_map(|terms| &terms.tags).collect();
     tags.sort_unstable();

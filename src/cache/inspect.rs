@@ -9,6 +9,7 @@ use crate::clock::Timestamp;
 use crate::fields::add_date;
 use crate::origin::attempts;
 use crate::origin::error::OriginError;
+use crate::plan::CacheKey;
 
 use super::engine::Engine;
 use super::explain::{self, Explanation, Terms};
@@ -16,17 +17,24 @@ use super::fill::FillRequest;
 use super::freshness::ExchangeTimes;
 use super::heeded;
 use super::lookup::{Lookup, Miss};
+use super::object::Object;
 use super::policy::ResponseFacts;
 use super::request::CacheRequest;
+use super::slice::Slice;
 use super::status::{Forward, Report, Stored};
 use super::stored::Cache;
 use crate::representation::range::ContentRange;
+
+/// Slices that are counted, at most.
+const MOST_SLICES: u64 = 100_000;
 
 /// One stored response.
 #[derive(Debug, Serialize)]
 pub struct Inspected {
     /// Whether the request selects it.
     pub selected: bool,
+    /// Where it is: `memory` or `disk`.
+    pub tier: &'static str,
     pub status: u16,
     pub bytes: u64,
     /// The bytes that are there, if it is only a part.
@@ -54,14 +62,27 @@ pub struct TriedOut {
 }
 
 impl Cache {
-    /// What `Cache-Status` would say of an answer to the request now, as far as that can be told without asking an origin or a
-    /// disk.
-    pub fn forecast(&self, request: &CacheRequest<'_>, now: Timestamp) -> String {
-        let report = match self.lookup(request, now) {
-            Lookup::Hit(_, report) | Lookup::StaleHit(_, report) | Lookup::PartHit(_, report) => report,
-            Lookup::Miss(miss) if miss.is_unknown() && self.disk.may_have(request.key) => {
-                return "not in memory; a disk may have it".into();
+    /// What is stored under a key, the newest first, and what `Cache-Status` would say of an answer to the request now, as far as
+    /// that can be told without asking an origin.
+    pub async fn inspect(&self, request: &CacheRequest<'_>, now: Timestamp) -> (Vec<Inspected>, String) {
+        let mut stored = self.inspect_memory(request, now);
+        let mut found = self.lookup(request, now);
+        if matches!(&found, Lookup::Miss(miss) if miss.is_unknown()) && self.disk.may_have(request.key) {
+            match self.disk.find(request.key, request.presented(), 0).await {
+                Ok(Some(loaded)) => {
+                    stored.push(self.inspected(&loaded.found, None, true, "disk", now));
+                    found = self.found_on_disk(&loaded.found, request, now);
+                }
+                Ok(None) => {}
+                Err(trouble) => return (stored, format!("a disk cannot tell: {}", trouble.reason().meaning)),
             }
+        }
+        (stored, Self::forecast(found, request))
+    }
+
+    fn forecast(found: Lookup, request: &CacheRequest<'_>) -> String {
+        let report = match found {
+            Lookup::Hit(_, report) | Lookup::StaleHit(_, report) | Lookup::PartHit(_, report) => report,
             _ if request.asks.only_if_cached => Report::OnlyIfCached,
             Lookup::Pass(why) => Report::Pass(why.cache_status()),
             Lookup::Miss(Miss { why, .. }) => Report::Forward(Forward::of(why, Stored::Nothing)),
@@ -71,8 +92,18 @@ impl Cache {
         text.trim_start_matches("; ").to_owned()
     }
 
-    /// What is stored under a key, the newest first.
-    pub fn inspect(&self, request: &CacheRequest<'_>, now: Timestamp) -> Vec<Inspected> {
+    /// How many of the slices of a response are there, of how many; `None`: of nothing is known how long it is.
+    pub fn slices_of(&self, slice: &Slice<&str>, first: &[Inspected]) -> Option<(u64, u64)> {
+        let total: u64 = first.iter().find_map(|one| one.range.as_deref()?.rsplit_once('/')?.1.parse().ok())?;
+        let all = total.div_ceil(slice.size).min(MOST_SLICES);
+        let is_there = |number: &u64| {
+            let key = CacheKey::slice(slice.of, slice.size, *number);
+            self.memory.get(key.as_str()).is_some() || self.disk.may_have(key.as_str())
+        };
+        Some(((0..all).filter(is_there).count() as u64, all))
+    }
+
+    fn inspect_memory(&self, request: &CacheRequest<'_>, now: Timestamp) -> Vec<Inspected> {
         let Some(variants) = self.memory.get(request.key) else { return Vec::new() };
         let selected = variants.select(request.presented());
         let whole = variants.whole().rev().map(|object| (object, None));
@@ -80,26 +111,40 @@ impl Cache {
         whole
             .chain(parts)
             .map(|(object, range)| {
-                let usability = self.usability(object, now);
-                let shown = usability.unwrap_or_else(|| object.freshness.usability_unpurged(now));
-                let purged = usability.is_none();
-                let mut terms = Terms::of(&object.storable(), shown, now);
-                if purged {
-                    terms.state = "purged";
-                }
-                Inspected {
-                    selected: selected.is_some_and(|selected| Arc::ptr_eq(selected, object)),
-                    status: object.head.status.as_u16(),
-                    bytes: object.length(),
-                    codings: object.codings().iter().map(|coded| (coded.coding.as_str(), coded.body.len())).collect(),
-                    range: range.map(|ContentRange { first, last, total }| format!("{first}-{last}/{total}")),
-                    etag: object.head.etag().map(str::to_owned),
-                    purge_seq: object.checked().0,
-                    purged,
-                    explanation: Explanation::of(object.freshness.basis.reason(), Some(terms)),
-                }
+                let is_selected = selected.is_some_and(|selected| Arc::ptr_eq(selected, object));
+                self.inspected(object, range, is_selected, "memory", now)
             })
             .collect()
+    }
+
+    fn inspected(
+        &self,
+        object: &Arc<Object>,
+        range: Option<ContentRange>,
+        selected: bool,
+        tier: &'static str,
+        now: Timestamp,
+    ) -> Inspected {
+        let usability = self.usability(object, now);
+        let shown = usability.unwrap_or_else(|| object.freshness.usability_unpurged(now));
+        let purged = usability.is_none();
+        let mut terms = Terms::of(&object.storable(), shown, now);
+        if purged {
+            terms.state = "purged";
+        }
+        let range = range.or(object.part());
+        Inspected {
+            selected,
+            tier,
+            status: object.head.status.as_u16(),
+            bytes: object.length(),
+            codings: object.codings().iter().map(|coded| (coded.coding.as_str(), coded.body.len())).collect(),
+            range: range.map(|ContentRange { first, last, total }| format!("{first}-{last}/{total}")),
+            etag: object.head.etag().map(str::to_owned),
+            purge_seq: object.checked().0,
+            purged,
+            explanation: Explanation::of(object.freshness.basis.reason(), Some(terms)),
+        }
     }
 
     /// For how long what a request asks for is still remembered as not cacheable.

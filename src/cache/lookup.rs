@@ -90,7 +90,11 @@ impl Cache {
             Err(trouble) => return Lookup::Miss(Miss { trouble: Some(trouble), ..miss }),
         };
         self.promote(&loaded, request.rules());
-        match self.lookup_object(&loaded.found, request, now) {
+        self.found_on_disk(&loaded.found, request, now)
+    }
+
+    pub(super) fn found_on_disk(&self, object: &Arc<Object>, request: &CacheRequest<'_>, now: Timestamp) -> Lookup {
+        match self.lookup_object(object, request, now) {
             Lookup::Hit(object, Report::Hit { ttl, .. }) => Lookup::Hit(object, Report::Hit { ttl, tier: Tier::Disk }),
             other => other,
         }

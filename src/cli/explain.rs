@@ -14,6 +14,7 @@ use crate::cache::policy::{RequestFacts, ResponseFacts};
 use crate::cache::reason;
 use crate::cache::vary::Presented;
 use crate::clock::Timestamp;
+use crate::config::host::HostPattern;
 use crate::config::load;
 use crate::config::model::{CacheMemory, CacheMode, CacheRules, Config};
 use crate::config::units::format_duration;
@@ -156,8 +157,15 @@ fn rules_for(config: &Config, method: &Method, target: &str, fields: &HeaderMap)
     let scheme = if is_https { Scheme::Https } else { Scheme::Http };
     let target = Target::parse(target)?;
     let host = fields.get(header::HOST).and_then(|host| host.to_str().ok()).or(target.authority);
-    let host = host.ok_or("the request has no Host, by which its site is found")?;
-    let (name, port) = crate::request::parse_authority(host).ok_or("the request's Host is not valid")?;
+    let only = || match &config.sites[..] {
+        [_] => config.hosts.patterns().next().map(|(pattern, _)| a_host_of(pattern)),
+        _ => None,
+    };
+    let host = host
+        .map(str::to_owned)
+        .or_else(only)
+        .ok_or("of which site's host is it? give the head of the request, with its Host, by --request FILE")?;
+    let (name, port) = crate::request::parse_authority(&host).ok_or("the request's Host is not valid")?;
     let view = RequestView {
         port,
         query: target.query,
@@ -175,6 +183,15 @@ fn rules_for(config: &Config, method: &Method, target: &str, fields: &HeaderMap)
         }
         Plan::Answer { route: None, .. } => Err("its site sends it to HTTPS, or to its canonical host".to_owned()),
         _ => Err("the request would be passed on: its route does not cache it".into()),
+    }
+}
+
+/// Some host that a pattern matches.
+fn a_host_of(pattern: HostPattern) -> String {
+    match pattern {
+        HostPattern::Exact(host) => host,
+        HostPattern::Below(name) => format!("www.{name}"),
+        HostPattern::Any => "localhost".to_owned(),
     }
 }
 
@@ -292,6 +309,9 @@ fn render_answer(answer: &Value) -> String {
             out,
             "in slices of {bytes} bytes; what follows is of number {number}, with which the answer begins"
         );
+        if let (Some(there), Some(all)) = (answer["slice"]["stored"].as_u64(), answer["slice"]["of"].as_u64()) {
+            let _ = writeln!(out, "slices    {there} of {all} are stored");
+        }
     }
     let key = &answer["key"];
     let tls = if key["tls"] == true { ", TLS" } else { "" };
@@ -318,7 +338,8 @@ fn render_answer(answer: &Value) -> String {
         let purged = if object["purged"] == true { ", PURGED" } else { "" };
         let part = object["range"].as_str().map(|range| format!(", only {range} of it")).unwrap_or_default();
         let bytes = counted(&object["bytes"], "byte");
-        let _ = writeln!(out, "\nan object{selected}: {}, {bytes}{part}{purged}", object["status"]);
+        let tier = if object["tier"] == "disk" { "on disk" } else { "in memory" };
+        let _ = writeln!(out, "\nan object {tier}{selected}: {}, {bytes}{part}{purged}", object["status"]);
         out += &render(object);
     }
     if let Some(origin) = answer["origin"].as_object() {

@@ -118,7 +118,7 @@ fn the_command_shows_it_to_people() {
     for part in [
         "decision  cache",
         "key       shop.example/a%20b (site shop, version 1)",
-        "an object, which this request selects: 200, 1 byte\n",
+        "an object in memory, which this request selects: 200, 1 byte\n",
         "stored: max-age",
         "lifetime 1m",
         "answers 200",
@@ -206,4 +206,80 @@ fn reasons_are_told_in_cache_status_metrics_and_log() {
         let log = node.stdout();
         (log.contains("\"reason\":\"s-maxage\"") && log.contains("\"reason\":\"no-store\"")).then_some(())
     });
+}
+
+#[test]
+fn what_is_on_disk_and_in_slices_is_seen() {
+    let body = "x".repeat(300_000);
+    let origin = crate::harness::Origin::start(move |request| {
+        let fields = ["Cache-Control: max-age=600", "ETag: \"e\""];
+        match request.field("range").and_then(|range| range.strip_prefix("bytes=")?.split_once('-')) {
+            Some((first, last)) => {
+                let (first, last): (usize, usize) =
+                    (first.parse().unwrap(), last.parse::<usize>().unwrap().min(299_999));
+                let range = format!("Content-Range: bytes {first}-{last}/300000");
+                Reply::status(206, &[fields[0], fields[1], &range], &body[first..=last])
+            }
+            None => Reply::ok(&fields, &body),
+        }
+    });
+    let directory = std::sync::Arc::new(tempfile::TempDir::new().unwrap());
+    let path = directory.path();
+    let routes = "[[site.shop.route]]\npath = \"/sliced\"\npool = \"app\"\ncache = { mode = \"respect\", slice = \"64KiB\" }\n\
+        [[site.shop.route]]\npath = \"/*\"\npool = \"app\"\ncache = { mode = \"respect\" }\n";
+    let config = format!(
+        "[node]\nstate_dir = \"{}\"\n[cache.disk]\npath = \"{}\"\nmax_size = \"1GiB\"\n{}",
+        path.join("state").display(),
+        path.join("disk").display(),
+        crate::harness::node::site(&[origin.address], "", routes)
+    );
+    let explained = |node: &Node, path: &str| {
+        let (status, answer) = node.admin("GET", &format!("/v1/explain?url=http://shop.example{path}"), "");
+        assert_eq!(status, 200, "{answer}");
+        answer
+    };
+    let node = Node::start_in(directory.clone(), &crate::harness::node::complete(&config));
+    assert_eq!((node.get("/whole").body.len(), node.get("/sliced").body.len()), (300_000, 300_000));
+    let sliced = explained(&node, "/sliced");
+    assert_eq!((&sliced["slice"]["stored"], &sliced["slice"]["of"]), (&5.into(), &5.into()), "{sliced}");
+    crate::harness::eventually("all on disk", || {
+        (node.admin("GET", "/v1/status", "").1["cache"]["disk"][0]["objects"] == 6).then_some(())
+    });
+    node.signal("TERM");
+    let mut node = node;
+    assert!(node.wait());
+    let node = Node::start_in(directory, &crate::harness::node::complete(&config));
+    for (path, bytes) in [("/whole", 300_000), ("/sliced", 65_536)] {
+        let answer = explained(&node, path);
+        let stored = &answer["stored"][0];
+        assert_eq!(
+            (&stored["tier"], &stored["bytes"], &stored["selected"]),
+            (&"disk".into(), &bytes.into(), &true.into()),
+            "{answer}"
+        );
+        assert!(answer["would_say"].as_str().unwrap().starts_with("hit; ttl="), "{answer}");
+    }
+    assert_eq!(explained(&node, "/sliced")["slice"]["stored"], 5);
+    assert_eq!(explained(&node, "/other")["stored"], serde_json::json!([]));
+}
+
+#[test]
+fn a_response_is_judged_by_the_only_site_of_a_configuration() {
+    let directory = tempfile::TempDir::new().unwrap();
+    let (response, config) = (directory.path().join("r.txt"), directory.path().join("seawall.toml"));
+    std::fs::write(&response, "HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\n\r\n").unwrap();
+    let site = "[[listen]]\naddress = \"127.0.0.1:0\"\n[pool.a]\norigins = [\"a:1\"]\n[site.one]\nhosts = [\"*.one.example\"]\n\
+        [[site.one.route]]\npath = \"/*\"\npool = \"a\"\ncache = { mode = \"respect\" }\n";
+    std::fs::write(&config, site).unwrap();
+    let judged =
+        || seawall(&["explain", "--response", response.to_str().unwrap(), "--config", config.to_str().unwrap()]);
+    let done = judged();
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    std::fs::write(
+        &config,
+        format!("{site}{}", site.split_once("[site").unwrap().1.replace("one", "two").replacen(".two", "[site.two", 1)),
+    )
+    .unwrap();
+    let done = judged();
+    assert!(!done.status.success() && String::from_utf8_lossy(&done.stderr).contains("by --request FILE"), "{done:?}");
 }

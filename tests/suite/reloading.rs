@@ -308,7 +308,7 @@ fn a_hit_is_booked_on_the_site_that_it_was_of() {
 
 #[test]
 fn values_come_from_the_environment_and_from_files() {
-    let origin = Origin::start(|request| Reply::ok(&[], request.field("x-key").unwrap_or("none").to_owned()));
+    let origin = Origin::start(|request| Reply::ok(&[], request.field("x-key").unwrap_or("none")));
     let directory = Arc::new(TempDir::new().unwrap());
     let (path, secret) = (directory.path().join("seawall.toml"), directory.path().join("secret"));
     std::fs::write(&secret, "first\n").unwrap();
