@@ -12,7 +12,7 @@ COMPARE_TOOLS := haproxy:haproxy varnishd:varnish traffic_server:trafficserver h
 TEST_TOOLS := curl:curl nginx:nginx-light haproxy:haproxy wrk:wrk openssl:openssl systemd-analyze:systemd \
   mmdebstrap:mmdebstrap systemd-nspawn:systemd-container lintian:lintian man:man-db zsh:zsh fish:fish promtool:prometheus
 
-.PHONY: run build release test check unit fuzz-smoke deploy-test load-test bench-hit bench-micro bench-instructions bench-scale bench-compare bench-storage bench-memory crash-test certs install install-files deb fmt clean build-tools man-tools count-tools test-tools
+.PHONY: run build release test check unit fuzz-smoke deploy-test load-test bench-hit bench-micro bench-instructions bench-scale bench-compare bench-storage bench-memory crash-test certs install install-files deb container tarball fmt clean build-tools rust man-tools count-tools test-tools
 
 run: build-tools
 	$(CARGO) run --release -- demo
@@ -126,14 +126,30 @@ install-files:
 deb: release man-tools
 	@systemd/debian/build target/release/seawall target/debian
 
+# An image of a container, by podman or docker.
+CONTAINER := $(shell command -v podman || command -v docker)
+container: release
+	@[ -n "$(CONTAINER)" ] || { echo "podman or docker is needed: apt-get install podman"; exit 1; }
+	install -m 755 -s target/release/seawall systemd/container/seawall
+	$(CONTAINER) build -t seawall systemd/container; status=$$?; rm -f systemd/container/seawall; exit $$status
+
+# The program with its units, manual and licences, to be unpacked below / or anywhere else.
+tarball: release man-tools
+	@version=$$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -1); name=seawall-$$version-$$(uname -m); \
+	rm -rf target/$$name && $(MAKE) -s install-files BINARY=target/release/seawall DESTDIR=$$PWD/target/$$name && \
+	tar -C target --owner=0 --group=0 -czf target/$$name.tar.gz $$name && rm -rf target/$$name && echo target/$$name.tar.gz
+
 fmt:
 	$(CARGO) fmt
 
 clean:
 	$(CARGO) clean
 
-build-tools:
+build-tools: rust
 	@$(call need,$(BUILD_TOOLS))
+
+rust:
+	@systemd/rust.sh $(firstword $(CARGO))
 
 man-tools:
 	@$(call need,lowdown:lowdown dpkg-shlibdeps:dpkg-dev strip:binutils)

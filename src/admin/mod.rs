@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request, State};
-use axum::http::{HeaderMap, HeaderName, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -120,6 +120,23 @@ async fn with_deadline(request: Request, next: Next) -> Response {
     })
 }
 
+/// Ends answers that people read in a terminal with a line break.
+async fn end_lines(request: Request, next: Next) -> Response {
+    let response = next.run(request).await;
+    let is_json = |kind: &HeaderValue| kind.as_bytes().ends_with(b"json");
+    if !response.headers().get(header::CONTENT_TYPE).is_some_and(is_json) {
+        return response;
+    }
+    let (mut parts, body) = response.into_parts();
+    // It is in memory already.
+    let Ok(bytes) = axum::body::to_bytes(body, usize::MAX).await else {
+        return Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "the answer could not be made").into_response();
+    };
+    parts.headers.remove(header::CONTENT_LENGTH);
+    let body = if bytes.ends_with(b"\n") { bytes } else { [&bytes[..], b"\n"].concat().into() };
+    Response::from_parts(parts, body.into())
+}
+
 /// Refuses what a page from elsewhere makes a browser send: where no token is needed, being on the machine is all that a
 /// caller has to show, and a browser is.
 async fn refuse_foreign_pages(State(node): State<Arc<Node>>, request: Request, next: Next) -> Response {
@@ -179,6 +196,7 @@ fn router(node: Arc<Node>) -> Router {
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .layer(middleware::from_fn_with_state(node.clone(), refuse_foreign_pages))
         .layer(middleware::from_fn(with_deadline))
+        .layer(middleware::from_fn(end_lines))
         .with_state(node)
 }
 
