@@ -10,9 +10,9 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 BUILD_TOOLS := cmake:cmake cc:build-essential
 COMPARE_TOOLS := haproxy:haproxy varnishd:varnish traffic_server:trafficserver h2load:nghttp2-client taskset:util-linux
 TEST_TOOLS := curl:curl nginx:nginx-light haproxy:haproxy wrk:wrk openssl:openssl systemd-analyze:systemd \
-  mmdebstrap:mmdebstrap systemd-nspawn:systemd-container lintian:lintian man:man-db zsh:zsh fish:fish promtool:prometheus
+  mmdebstrap:mmdebstrap systemd-nspawn:systemd-container lintian:lintian man:man-db zsh:zsh fish:fish promtool:prometheus varnishd:varnish caddy:caddy
 
-.PHONY: run build release test check unit fuzz-smoke deploy-test load-test bench-hit bench-micro bench-instructions bench-scale bench-compare bench-storage bench-memory crash-test certs install install-files deb container tarball fmt clean build-tools rust man-tools count-tools test-tools
+.PHONY: run build release test check unit fuzz-smoke deploy-test guides-test load-test bench-hit bench-micro bench-instructions bench-scale bench-compare bench-storage bench-memory crash-test certs install install-files deb container tarball fmt clean build-tools rust man-tools count-tools test-tools
 
 run: build-tools
 	$(CARGO) run --release -- demo
@@ -23,7 +23,7 @@ build: build-tools
 release: build-tools
 	$(CARGO) build --release
 
-test: build-tools test-tools check deploy-test unit
+test: build-tools test-tools check deploy-test guides-test unit
 
 check:
 	$(CARGO) fmt --check
@@ -48,6 +48,11 @@ fuzz-smoke: build-tools
 # The package in a Debian machine of its own, under systemd: two minutes, and half a one more the first time.
 deploy-test: build man-tools
 	tests/deploy/run.sh target/debug/seawall
+
+# The examples of the moving guides, with the servers that they are about and with Seawall: a minute.
+GUIDES := docs/from-nginx.md docs/from-haproxy.md docs/from-varnish.md docs/from-caddy.md
+guides-test: build
+	/usr/bin/python3 tests/guides/run.py --seawall target/debug/seawall $(GUIDES)
 
 # Reloads and a killed origin under wrk's load: takes half a minute and prints what it saw.
 load-test: release test-tools
