@@ -1,5 +1,7 @@
 //! What an operator may have meant by a key that a table does not have: the name of another proxy's, or a key of another table.
 
+use super::notes::NOTES;
+
 /// What others call it, and which keys that may be here: the first that the table knows.
 const OTHER_NAMES: [(&[&str], &[&str]); 25] = [
     (&["gzip", "brotli", "zstd", "compression", "encode"], &["compress", "compress_passed"]),
@@ -42,89 +44,6 @@ const HOMES: [(&[&str], &str); 8] = [
     (&["trusted_proxies", "client_ip_header", "state_dir", "country_file", "asn_file"], "[node]"),
     (&["max_connections", "max_prefix_share", "max_compressions", "max_fills", "min_rate"], "[limits]"),
     (&["max_object", "fill_buffer", "eviction"], "[cache.memory]"),
-];
-
-/// What needs more words than one: the name, a key by which its table is known, and what to write.
-const NOTES: [(&[&str], &str, &str); 31] = [
-    (
-        &["gzip", "brotli", "zstd", "compression", "encode"],
-        "compress_passed",
-        "write compress = [\"br\", \"gzip\"] in \"cache\", for what is stored, and compress_passed = [\"br\", \"gzip\"] here, for what is not",
-    ),
-    (
-        &["group", "owner", "user"],
-        "proxy_from",
-        "a socket has the group of its directory, if that has the setgid bit: chgrp it, and chmod g+s",
-    ),
-    (
-        &["cert", "key", "certificate", "ssl_certificate", "tls_cert", "tls_key"],
-        "proxy_from",
-        "certificates are for all listeners: [[certificate]] with cert and key",
-    ),
-    (
-        &["max_connections"],
-        "max_requests",
-        "that is for the whole node, in [limits]; for one site there is max_requests",
-    ),
-    (
-        &["paths"],
-        "when",
-        "a route has one path; what several have in common is written once in defaults, or in a set (use)",
-    ),
-    (&["location", "locations", "routes"], "hosts", "write [[site.NAME.route]] with path and pool for each"),
-    (
-        &["headers", "add_header", "header", "response_headers", "set_header"],
-        "rewrite",
-        "write response = { set = { X-Name = \"value\" } } for what clients get, request = { ... } for what origins get",
-    ),
-    (&["headers", "header"], "body", "write fields = { X-Name = \"value\" }"),
-    (&["https_redirect", "redirect_https", "force_https", "ssl_redirect"], "hosts", "write https = \"redirect\""),
-    (
-        &["strip_prefix", "strip_path", "prefix"],
-        "set_query",
-        "with path = \"/shop/*\", {1} is what is behind: to = \"/{1}\"",
-    ),
-    (
-        &["proxy_ssl_verify", "insecure", "tls_verify", "ssl_verify"],
-        "origins",
-        "write verify = false, beside tls = true",
-    ),
-    (
-        &["valid", "max_age", "ttl_default", "expires"],
-        "negative_ttl",
-        "write default_ttl, or mode = \"force\" with ttl",
-    ),
-    (
-        &["max_conns", "maxconn", "max_connections", "queue"],
-        "origins",
-        "connections of a pool cannot be bounded yet; max_requests of a site bounds what is with its origins",
-    ),
-    (&["max_fails", "fail_timeout", "outlier_detection"], "origins", "write health = { path = \"/health\" }"),
-    (&["rate_limit", "limit_req", "rate"], "hosts", "there are no limits of rates yet"),
-    (&["worker_processes", "workers", "nbthread"], "drain_timeout", "write threads"),
-    (&["when", "if"], "bypass", "write bypass = '...' for what goes past the cache; \"when\" is a key of the route"),
-    (&["if", "match", "matcher", "acl", "condition"], "rewrite", "write when = 'header[\"X-Name\"] == \"value\"'"),
-    (&["return"], "rewrite", "write redirect = { to = \"...\" }, or respond = { status = 200, body = \"...\" }"),
-    (&["strip_prefix", "strip_path", "handle_path"], "rewrite", "with path = \"/shop/*\": rewrite = { to = \"/{1}\" }"),
-    (
-        &["proxy_set_header", "header_up", "proxy_headers"],
-        "rewrite",
-        "write request = { set = { X-Name = \"value\" } }; X-Forwarded-* and Via are sent anyway",
-    ),
-    (&["error_page", "error_pages", "handle_errors"], "rewrite", "pages are a site's: [[site.NAME.error_page]]"),
-    (&["pool", "upstream", "proxy_pass", "backend"], "hosts", "a route has it: [[site.NAME.route]] with path and pool"),
-    (&["health_uri", "health_path", "health_check", "check"], "origins", "write health = { path = \"/health\" }"),
-    (&["backup"], "weight", "origins for when others fail are a pool of their own, which \"fallback\" names"),
-    (&["sticky", "session_affinity", "cookie"], "origins", "write balance = \"hash\" and hash = \"client\""),
-    (&["slow_start", "slowstart"], "origins", "origins that come back get their whole share at once"),
-    (&["rate_limit", "limit_req", "rate"], "rewrite", "there are no limits of rates yet"),
-    (
-        &["basic_auth", "auth_basic", "forward_auth", "auth_request"],
-        "rewrite",
-        "nobody is asked who a client is: by address there are \"allow\" and \"deny\", else the application does it",
-    ),
-    (&["root", "alias", "file_server", "static"], "rewrite", "write files = \"/srv/www\""),
-    (&["try_files"], "rewrite", "write files = { root = \"/srv/www\", try = [\"{path}\", \"/index.html\"] }"),
 ];
 
 /// Says what is to be written instead; `known`: the keys that the table has.

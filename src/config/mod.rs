@@ -9,6 +9,7 @@ pub(crate) mod host;
 pub mod load;
 mod meant;
 pub(crate) mod model;
+mod notes;
 pub(crate) mod read;
 pub(in crate::config) mod regular;
 mod resolve;

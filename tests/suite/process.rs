@@ -977,3 +977,35 @@ fn the_demo_shows_hits_and_misses() {
     assert!(!node.get("/static/style.css").is_hit());
     assert!(node.stdout().contains("curl -i http://"));
 }
+
+/// Each row is a configuration of its own: the words of other servers, and what is to be written instead.
+#[test]
+fn words_of_other_servers_get_a_hint() {
+    let directory = TempDir::new().unwrap();
+    let path = directory.path().join("seawall.toml");
+    let route = "[site.a]\nhosts = [\"a\"]\n[[site.a.route]]\npath = \"/*\"\n";
+    let cache = format!("{route}pool = \"p\"\n[site.a.route.cache]\nmode = \"respect\"\n");
+    let table = include_str!("../tables/hints.txt");
+    let rows: Vec<&str> = table.lines().filter(|line| !line.starts_with('#')).collect();
+    assert!(rows.len() > 100);
+    for row in rows {
+        let [place, written, hint] = row.splitn(3, " | ").collect::<Vec<_>>().try_into().unwrap();
+        let text = match place {
+            "origin" => format!("[pool.q]\norigins = [{{ address = \"a:1\", {written} }}]\n"),
+            "pool" => format!("[pool.q]\norigins = [\"a:1\"]\n{written}\n"),
+            "health" => format!("[pool.q]\norigins = [\"a:1\"]\n[pool.q.health]\n{written}\n"),
+            "site" => format!("[site.a]\nhosts = [\"a\"]\n{written}\n"),
+            "route" => format!("{route}pool = \"p\"\n{written}\n"),
+            "redirect" => format!("{route}[site.a.route.redirect]\n{written}\n"),
+            "rewrite" => format!("{route}pool = \"p\"\n[site.a.route.rewrite]\n{written}\n"),
+            "cache" => format!("{cache}{written}\n"),
+            "key" => format!("{cache}[site.a.route.cache.key]\n{written}\n"),
+            "listen" => format!("[[listen]]\naddress = \"127.0.0.1:1\"\n{written}\n"),
+            section => format!("[{section}]\n{written}\n"),
+        };
+        std::fs::write(&path, format!("[pool.p]\norigins = [\"a:1\"]\n{text}")).unwrap();
+        let output = seawall(&["check", path.to_str().unwrap()]);
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(said.contains(&format!("  = hint: {hint}\n")), "{row}\n{said}");
+    }
+}
