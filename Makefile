@@ -10,7 +10,8 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 BUILD_TOOLS := cmake:cmake cc:build-essential
 COMPARE_TOOLS := haproxy:haproxy varnishd:varnish traffic_server:trafficserver h2load:nghttp2-client taskset:util-linux
 TEST_TOOLS := curl:curl nginx:nginx-light haproxy:haproxy wrk:wrk openssl:openssl systemd-analyze:systemd \
-  mmdebstrap:mmdebstrap systemd-nspawn:systemd-container lintian:lintian man:man-db zsh:zsh fish:fish promtool:prometheus varnishd:varnish caddy:caddy
+  mmdebstrap:mmdebstrap systemd-nspawn:systemd-container lintian:lintian man:man-db zsh:zsh fish:fish promtool:prometheus varnishd:varnish caddy:caddy \
+  chromium:chromium chromedriver:chromium-driver
 
 .PHONY: run build release test check unit fuzz-smoke deploy-test guides-test load-test bench-hit bench-micro bench-instructions bench-scale bench-compare bench-storage bench-memory crash-test certs install install-files deb container tarball fmt clean build-tools rust man-tools count-tools test-tools
 
@@ -47,6 +48,8 @@ fuzz-smoke: build-tools
 
 # The package in a Debian machine of its own, under systemd: two minutes, and half a one more the first time.
 deploy-test: build man-tools
+	tests/deploy/package.sh target/debug/seawall
+	tests/deploy/demo.py target/debug/seawall
 	tests/deploy/run.sh target/debug/seawall
 
 # The examples of the moving guides, with the servers that they are about and with Seawall: a minute.
