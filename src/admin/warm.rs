@@ -7,6 +7,7 @@ use axum::body::Bytes;
 use axum::extract::{Path, State};
 use http::{HeaderMap, StatusCode};
 use serde::Deserialize;
+use serde_json::{Value, json};
 
 use crate::config::model::TokenRight;
 use crate::node::Node;
@@ -27,6 +28,9 @@ struct WarmRequest {
     urls: Vec<String>,
     #[serde(default = "sixteen")]
     concurrency: usize,
+    /// Go on without URLs that are refused, and tell of them, instead of refusing the call.
+    #[serde(default)]
+    leave_out: bool,
 }
 
 fn sixteen() -> usize {
@@ -34,11 +38,7 @@ fn sixteen() -> usize {
 }
 
 /// Begins a warm-up.
-pub(crate) async fn start(
-    State(node): State<Arc<Node>>,
-    caller: Caller,
-    body: Bytes,
-) -> Result<Json<Progress>, Problem> {
+pub(crate) async fn start(State(node): State<Arc<Node>>, caller: Caller, body: Bytes) -> Result<Json<Value>, Problem> {
     caller.need(TokenRight::Operate)?; // it costs the origins requests
     let request: WarmRequest = read_body(&body)?;
     if !(1..=MAX_URLS).contains(&request.urls.len()) {
@@ -54,12 +54,31 @@ pub(crate) async fn start(
         let Located { scheme, host, port, path, query, .. } = located;
         Ok(Wanted { scheme, host, port, local_port, path, query, fields: HeaderMap::new() })
     };
-    let wanted = Problem::of_each(&request.urls, wanted)?;
+    let (wanted, refused) = match request.leave_out {
+        false => (Problem::of_each(&request.urls, wanted)?, Vec::new()),
+        true => {
+            let (mut taken, mut refused) = (Vec::new(), Vec::new());
+            for (index, url) in request.urls.iter().enumerate() {
+                match wanted(url) {
+                    Ok(wanted) => taken.push(wanted),
+                    Err(problem) => refused.push(json!({ "index": index, "detail": problem.detail })),
+                }
+            }
+            (taken, refused)
+        }
+    };
+    if wanted.is_empty() {
+        return Ok(Json(json!({ "id": null, "refused": refused })));
+    }
     let sites = caller.sites().map(<[String]>::to_vec);
     let job = node.warm_ups.start(&node.engine, &node.snapshot, wanted, request.concurrency, sites);
     let job = job.map_err(|error| Problem::new(StatusCode::TOO_MANY_REQUESTS, error.to_string()))?;
     tracing::info!(caller = caller.name, id = job.id, urls = request.urls.len(), "warming up");
-    Ok(Json(job.progress()))
+    let mut answer = json!(job.progress());
+    if request.leave_out {
+        answer["refused"] = refused.into();
+    }
+    Ok(Json(answer))
 }
 
 /// How far it has come.

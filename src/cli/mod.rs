@@ -11,6 +11,7 @@ mod reload;
 mod run;
 mod sandbox;
 mod status;
+mod url_list;
 mod warm;
 
 use clap::{Parser, Subcommand};

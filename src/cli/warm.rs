@@ -1,21 +1,26 @@
 //! `seawall warm`.
 
 use std::collections::BTreeMap;
-use std::io::{IsTerminal, Read, Write};
-use std::path::PathBuf;
+use std::io::{IsTerminal, Write};
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::admin_client::{AdminArgs, CallError};
+use crate::config::units::count;
+
+use super::admin_client::AdminArgs;
+use super::url_list::{self, Line, UrlList};
 
 /// URLs in one call.
 const BATCH: usize = 10_000;
 /// How often it asks for the progress.
 const EVERY: Duration = Duration::from_millis(200);
-/// A list longer than this is a mistake.
-const MAX_LIST: u64 = 512 << 20;
+/// Sitemaps of an index that are followed.
+const MAX_SITEMAPS: usize = 1000;
+/// How long fetching one may take.
+const FETCH_PATIENCE: Duration = Duration::from_secs(30);
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -36,7 +41,7 @@ pub(crate) struct Args {
 static STOP: AtomicBool = AtomicBool::new(false);
 
 pub(crate) fn execute(args: &Args) -> super::Result {
-    let urls = urls_in(&read(&args.from)?)?;
+    let urls = urls_of(&args.from)?;
     if urls.is_empty() {
         return Err(format!("there are no URLs in {}", args.from.display()).into());
     }
@@ -44,6 +49,10 @@ pub(crate) fn execute(args: &Args) -> super::Result {
     let mut report = Report { total: urls.len() as u64, ..Report::default() };
     for batch in urls.chunks(BATCH) {
         let job = start(args, batch)?;
+        report.refused += super::list(&job["refused"]).count() as u64;
+        if job["id"].is_null() {
+            continue; // none of them was taken
+        }
         let path = format!("/v1/warm/{}", job["id"]);
         let done = loop {
             if STOP.load(Ordering::Relaxed) {
@@ -63,18 +72,23 @@ pub(crate) fn execute(args: &Args) -> super::Result {
         }
     }
     report.print(args.verbose);
-    Ok(())
+    match report.refused {
+        0 => Ok(()),
+        refused => Err(format!("{} not taken; see above", count(refused, "line"))).map_err(Into::into),
+    }
 }
 
-/// Has the node begin with some; a line that it does not take is named.
+/// Has the node begin with some. Lines that it does not take are told, and left out.
 fn start(args: &Args, batch: &[Line]) -> std::result::Result<Value, Box<dyn std::error::Error>> {
     let urls: Vec<&str> = batch.iter().map(|line| &*line.url).collect();
-    match args.admin.post("/v1/warm", &json!({ "urls": urls, "concurrency": args.concurrency })) {
-        Err(CallError::Refused { index: Some(index), detail, .. }) if index < batch.len() => {
-            Err(format!("{}:{}: {detail}", args.from.display(), batch[index].number).into())
-        }
-        answer => Ok(answer?),
+    let job =
+        args.admin.post("/v1/warm", &json!({ "urls": urls, "concurrency": args.concurrency, "leave_out": true }))?;
+    for refused in super::list(&job["refused"]) {
+        let line = refused["index"].as_u64().and_then(|index| batch.get(index as usize));
+        let number = line.map_or(0, |line| line.number);
+        eprintln!("{}:{number}: {}", args.from.display(), super::text(&refused["detail"]));
     }
+    Ok(job)
 }
 
 #[allow(clippy::disallowed_methods, reason = "a command has no worker that it could block")]
@@ -82,67 +96,40 @@ fn pause() {
     std::thread::sleep(EVERY);
 }
 
-fn read(from: &PathBuf) -> Result<String, String> {
-    let fail = |error: std::io::Error| format!("cannot read {}: {error}", from.display());
-    let mut text = String::new();
-    let read = match from.as_os_str() == "-" {
-        true => std::io::stdin().take(MAX_LIST).read_to_string(&mut text),
-        false => std::fs::File::open(from).and_then(|file| file.take(MAX_LIST).read_to_string(&mut text)),
+/// The URLs of a file. An index of sitemaps is followed.
+fn urls_of(from: &Path) -> Result<Vec<Line>, String> {
+    let cannot = |error: &dyn std::fmt::Display| format!("cannot read {}: {error}", from.display());
+    let bytes = match from.as_os_str() == "-" {
+        true => url_list::read_bounded(std::io::stdin().lock()),
+        false => std::fs::File::open(from).and_then(url_list::read_bounded),
     };
-    read.map_err(fail)?;
-    Ok(text)
-}
-
-/// A URL and the line that it is in.
-struct Line {
-    number: usize,
-    url: String,
-}
-
-/// The URLs of a list or of a sitemap (sitemaps.org).
-fn urls_in(text: &str) -> Result<Vec<Line>, String> {
-    if !text.trim_start().starts_with('<') {
-        let lines = (1..).zip(text.lines().map(str::trim));
-        let urls = lines.filter(|(_, line)| !line.is_empty() && !line.starts_with('#'));
-        return Ok(urls.map(|(number, line)| Line { number, url: line.to_owned() }).collect());
-    }
-    let invalid = |error: &dyn std::fmt::Display| format!("the sitemap is not valid XML: {error}");
-    let mut reader = quick_xml::Reader::from_str(text);
-    let (mut urls, mut current) = (Vec::new(), None::<String>);
-    let (mut number, mut counted) = (1, 0);
-    loop {
-        use quick_xml::events::Event;
-        match reader.read_event().map_err(|error| invalid(&error))? {
-            Event::Start(tag) if tag.local_name().as_ref() == "loc" => current = Some(String::new()),
-            Event::Text(piece) => {
-                if let Some(url) = &mut current {
-                    url.push_str(&piece);
+    match UrlList::read(bytes.map_err(|error| cannot(&error))?).map_err(|error| cannot(&error))? {
+        UrlList::Pages(lines) => Ok(lines),
+        UrlList::Sitemaps(sitemaps) if sitemaps.len() > MAX_SITEMAPS => {
+            Err(cannot(&format!("it names {} sitemaps; {MAX_SITEMAPS} are followed at most", sitemaps.len())))
+        }
+        UrlList::Sitemaps(sitemaps) => {
+            let mut all = Vec::new();
+            for Line { number, url } in sitemaps {
+                let at = |error: String| format!("{}:{number}: the sitemap {url}: {error}", from.display());
+                match UrlList::read(fetch(&url).map_err(at)?).map_err(at)? {
+                    UrlList::Pages(lines) => all.extend(lines.into_iter().map(|line| Line { number, ..line })),
+                    UrlList::Sitemaps(_) => return Err(at("it is an index itself, which is not followed".to_owned())),
                 }
             }
-            Event::GeneralRef(reference) => {
-                if let Some(url) = &mut current {
-                    let name: &str = &reference;
-                    let character = match quick_xml::escape::resolve_predefined_entity(name) {
-                        Some(text) => text.to_owned(),
-                        None => {
-                            let resolved = reference.resolve_char_ref().map_err(|error| invalid(&error))?;
-                            resolved.map(String::from).ok_or_else(|| invalid(&format!("unknown entity &{name};")))?
-                        }
-                    };
-                    url.push_str(&character);
-                }
-            }
-            Event::End(tag) if tag.local_name().as_ref() == "loc" => {
-                let position = reader.buffer_position() as usize;
-                number += text[counted..position].matches('\n').count();
-                counted = position;
-                let url = current.take().map(|url| url.trim().to_owned()).filter(|url| !url.is_empty());
-                urls.extend(url.map(|url| Line { number, url }));
-            }
-            Event::Eof => return Ok(urls),
-            _ => {}
+            Ok(all)
         }
     }
+}
+
+/// A sitemap that an index names, from where that says.
+fn fetch(url: &str) -> Result<Vec<u8>, String> {
+    let agent: ureq::Agent = ureq::Agent::config_builder().timeout_global(Some(FETCH_PATIENCE)).build().into();
+    let mut response = agent.get(url).call().map_err(|error| match url.starts_with("https:") {
+        true => format!("{error}; by https: fetch it yourself, such as by curl, and give the file"),
+        false => error.to_string(),
+    })?;
+    url_list::read_bounded(response.body_mut().as_reader()).map_err(|error| error.to_string())
 }
 
 fn stop_on_ctrl_c() -> Result<(), String> {
@@ -163,6 +150,8 @@ struct Report {
     stored: u64,
     there: u64,
     not_stored: u64,
+    /// Lines that the node did not take.
+    refused: u64,
     /// URL and reason, of the first of each batch.
     failures: Vec<(String, String)>,
     stopped: bool,
@@ -210,27 +199,5 @@ impl Report {
         if verbose {
             self.failures.iter().for_each(|(url, reason)| println!("{url}: {reason}"));
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn lists_and_sitemaps() {
-        let list = "# a list\nhttps://a.example/1\n\n  a.example/2?b=c&d  \n";
-        let read = |text: &str| -> Vec<(usize, String)> {
-            urls_in(text).unwrap().into_iter().map(|line| (line.number, line.url)).collect()
-        };
-        let line = |number: usize, url: &str| (number, url.to_owned());
-        assert_eq!(read(list), [line(2, "https://a.example/1"), line(4, "a.example/2?b=c&d")]);
-        let sitemap = "<?xml version=\"1.0\"?>\n<urlset xmlns=\"http://www.sitemaps.org/schemas/sitemap/0.9\">\
-            <url><loc>https://a.example/1?b=c&amp;d=&#101;</loc><lastmod>2020-01-01</lastmod></url>\
-            \n\n<url><loc> https://a.example/2 </loc></url><url><loc/></url></urlset>";
-        assert_eq!(read(sitemap), [line(2, "https://a.example/1?b=c&d=e"), line(4, "https://a.example/2")]);
-        assert!(urls_in("<urlset><loc>a</urlset>").is_err());
-        assert!(urls_in("<loc>&nope;</loc>").is_err());
-        assert!(urls_in("").unwrap().is_empty());
     }
 }

@@ -11,6 +11,9 @@ fn answers(request: &Request) -> Vec<Step> {
     match request.path() {
         "/private" => Reply::ok(&["Cache-Control: private"], "mine"),
         "/broken" => vec![Step::Close],
+        "/sitemap-1.xml" => {
+            Reply::ok(&[], "<urlset><url><loc><![CDATA[http://shop.example/of-the-index]]></loc></url></urlset>")
+        }
         path => Reply::ok(&["Cache-Control: max-age=3600", "Cache-Tag: all-of-them"], path),
     }
 }
@@ -106,7 +109,11 @@ fn the_command_reads_lists_and_sitemaps_and_reports() {
     assert!(node.get("/c?d&e").is_hit());
     for (name, text, line) in [
         ("bad.txt", "# mine\nhttp://shop.example/a\n\nnot a url\n", 4),
-        ("bad.xml", "<urlset>\n<url><loc>http://shop.example/a</loc></url>\n<url><loc>http://a b/</loc></url>", 3),
+        (
+            "bad.xml",
+            "<urlset>\n<url><loc>http://shop.example/a</loc></url>\n<url><loc>http://a b/</loc></url></urlset>",
+            3,
+        ),
     ] {
         let bad = node.directory.path().join(name);
         std::fs::write(&bad, text).unwrap();
@@ -118,7 +125,15 @@ fn the_command_reads_lists_and_sitemaps_and_reports() {
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(!output.status.success() && said.contains(&format!("{name}:{line}: ")), "{said}");
         assert!(said.contains("https://shop.example.com/a"), "it says what is expected: {said}");
+        let done = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(done.contains("done: 1 of ") && done.contains("were there  1"), "and goes on: {done}");
     }
+    let index = node.directory.path().join("index.xml");
+    let of = format!("http://{}/sitemap-1.xml", node.address());
+    std::fs::write(&index, format!("<sitemapindex><sitemap><loc>{of}</loc></sitemap></sitemapindex>")).unwrap();
+    let said = run(&index);
+    assert!(said.contains("stored      1"), "{said}");
+    assert!(node.get("/of-the-index").is_hit());
 }
 
 #[test]
