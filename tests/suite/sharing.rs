@@ -25,7 +25,7 @@ fn greets(fields: &'static [&'static str]) -> Origin {
 
 #[test]
 fn the_packaged_route_shares_nothing_that_has_no_lifetime() {
-    let packaged = std::fs::read_to_string(format!("{}/conf/seawall.toml", env!("CARGO_MANIFEST_DIR"))).unwrap();
+    let packaged = std::fs::read_to_string(format!("{}/conf/default-site.toml", env!("CARGO_MANIFEST_DIR"))).unwrap();
     assert!(
         packaged.contains("stale_while_revalidate = \"10s\", stale_if_error = \"1h\""),
         "what is tried here is shipped"

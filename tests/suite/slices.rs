@@ -98,7 +98,11 @@ fn only_the_slices_that_are_needed_are_moved() {
         let query = |more| format!("/v1/explain?url={scheme}://shop.example/film{more}");
         let explained = |more| node.admin("GET", &query(more), "").1;
         let of_range = explained("&header=Range:bytes%3D140000-140009");
-        assert_eq!(of_range["slice"], serde_json::json!({ "bytes": 65536, "number": 2 }), "{of_range}");
+        assert_eq!(
+            of_range["slice"],
+            serde_json::json!({ "bytes": 65536, "number": 2, "stored": 1, "of": 6 }),
+            "{of_range}"
+        );
         assert!(of_range["would_say"].as_str().unwrap().starts_with("hit; ttl="), "{of_range}");
         assert_eq!(explained("")["would_say"], "fwd=uri-miss", "the first slice is not there");
         assert!(range(&node, "140000-150000").is_hit());
