@@ -10,23 +10,25 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, getppid, kill_process, set_parent_process_death_signal};
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::systemd::Sockets;
+
 /// How soon after its start a node that has failed may be started anew.
 const SOONEST: Duration = Duration::from_secs(1);
 /// What the child writes when it has given up its state.
 const LET_GO: u8 = b'.';
 
-/// Starts the node as a child and waits for it. What the process is to end with.
-pub(crate) fn supervise(arguments: &[String]) -> io::Result<i32> {
+/// Starts the node as a child and waits for it. What the process is to end with. `sockets`: those that are the child's.
+pub(crate) fn supervise(arguments: &[String], sockets: Sockets) -> io::Result<i32> {
     let (reader, writer) = io::pipe()?;
     let mut command = Command::new(std::env::current_exe()?);
     command.args(arguments).stdin(writer);
     // These are for the process that systemd has started, which passes them on.
     command.env_remove("LISTEN_PID").env_remove("WATCHDOG_PID");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(watch(command, reader))
+    runtime.block_on(watch(command, reader, sockets))
 }
 
-async fn watch(mut command: Command, reader: io::PipeReader) -> io::Result<i32> {
+async fn watch(mut command: Command, reader: io::PipeReader, sockets: Sockets) -> io::Result<i32> {
     // Before the child is there, so that no signal is missed.
     let forwarded =
         [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup(), SignalKind::user_defined1()];
@@ -34,8 +36,10 @@ async fn watch(mut command: Command, reader: io::PipeReader) -> io::Result<i32> 
     for kind in forwarded {
         signals.push((kind, signal(kind)?));
     }
+    sockets.pass_on()?;
     let child = command.spawn()?;
     drop(command); // and with it this process's end of the pipe
+    drop(sockets); // or one that the node closes would still listen
     let pid = Pid::from_child(&child);
     for (kind, mut received) in signals {
         tokio::spawn(async move {

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
+use sd_notify::NotifyState;
 use tokio::sync::{Notify, watch};
 
 use crate::cache::engine::Engine;
@@ -61,6 +62,7 @@ pub(crate) struct Node {
     pub started: Timestamp,
     pub stage: watch::Sender<Stage>,
     pub listeners: Listeners,
+    manager: ServiceManager,
     /// Where the admin API listens.
     pub admin_address: OnceLock<SocketAddr>,
     pub warm_ups: WarmUps,
@@ -196,6 +198,7 @@ impl Node {
             started: Timestamp::now(),
             stage,
             listeners,
+            manager: manager.clone(),
             admin_address: OnceLock::new(),
             warm_ups: WarmUps::default(),
             fixed,
@@ -233,6 +236,9 @@ impl Node {
             *last = Some(report.clone());
         }
         drop(last);
+        if *self.stage.borrow() == Stage::Serving {
+            self.manager.tell(&[NotifyState::Status(&self.summary())]);
+        }
         report
     }
 

@@ -133,6 +133,12 @@ impl Sockets {
         Sockets(handed.collect())
     }
 
+    /// Lets the next child have them, by the same numbers.
+    pub(crate) fn pass_on(&self) -> io::Result<()> {
+        let all = self.0.iter().map(|handed| rustix::io::fcntl_setfd(&handed.socket, rustix::io::FdFlags::empty()));
+        Ok(all.collect::<Result<(), _>>()?)
+    }
+
     /// The one that listens on an address.
     pub(crate) fn find(&mut self, address: &ListenAddress) -> Option<OwnedFd> {
         let place = self.0.iter().position(|handed| handed.address == *address)?;

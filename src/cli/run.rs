@@ -38,7 +38,9 @@ pub(crate) fn execute(args: Args) -> super::Result {
     if args.handover {
         let arguments = std::env::args().skip(1).filter(|argument| argument != "--handover");
         let child_of = ["--child-of".to_owned(), std::process::id().to_string()];
-        std::process::exit(handover::supervise(&arguments.chain(child_of).collect::<Vec<_>>())?);
+        // SAFETY: nothing has opened a descriptor before, and this is the only call in this process.
+        let sockets = unsafe { Sockets::take(false) };
+        std::process::exit(handover::supervise(&arguments.chain(child_of).collect::<Vec<_>>(), sockets)?);
     }
     let supervisor = args.child_of.map(Supervisor::of).transpose()?;
     // SAFETY: nothing has opened a descriptor before, and this is the only call.

@@ -69,10 +69,15 @@ impl Sandbox {
             let mend = sandbox::lets_write(&path);
             format!("{} ({what}): {UNIT} may not write there\n  = hint: {mend}", path.display())
         });
-        let read = config.files.iter().filter(|path| is_below(path, &self.hidden) && !is_below(path, &self.bound));
+        let directories = config.pools.iter().filter_map(|pool| Some(pool.files.as_ref()?.root.join("-")));
+        let all: Vec<PathBuf> = config.files.iter().cloned().chain(directories).collect();
+        let read = all.iter().filter(|path| is_below(path, &self.hidden) && !is_below(path, &self.bound));
         let does_not_see = read.map(|path| {
             let mend = sandbox::lets_read(path.parent().unwrap_or(path));
-            format!("{}: {UNIT} sees nothing in there\n  = hint: {mend}", path.display())
+            format!(
+                "{}: {UNIT} sees nothing in there\n  = hint: {mend}",
+                path.display().to_string().trim_end_matches("/-")
+            )
         });
         may_not_write.chain(does_not_see).collect()
     }

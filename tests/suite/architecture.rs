@@ -22,7 +22,7 @@ const ARROWS: [(&str, &[&str]); 40] = [
     ("representation", &["clock", "config", "fields", "request"]),
     ("prefix", &[]),
     ("drain", &[]),
-    ("handover", &[]),
+    ("handover", &["systemd"]),
     ("expression", &["address", "clock", "geoip", "pattern", "request", "spelling"]),
     ("template", &["expression", "pattern", "request", "spelling"]),
     ("config", &["address", "clock", "expression", "geoip", "pattern", "prefix", "request", "spelling", "template"]),

@@ -233,3 +233,26 @@ fn sockets_of_a_unit_are_taken() {
         .output();
     assert_eq!(answer.unwrap().stdout, b"hello");
 }
+
+#[test]
+fn a_socket_that_was_handed_over_is_closed_by_a_reload() {
+    let origin = greeting();
+    let directory = Arc::new(TempDir::new().unwrap());
+    let free = || TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let (own, other) = (free(), free());
+    let rest = site(&[origin.address], "", ROUTE);
+    let lines = [own, other].map(|address| format!("address = \"{address}\""));
+    let file = directory.path().join("seawall.toml");
+    std::fs::write(&file, listening(&[&lines[0], &lines[1]], &rest)).unwrap();
+    let coming = std::thread::spawn(move || eventually("a socket", || Client::try_connect(own)).get("/", &[]).status);
+    let mut command = Command::new("systemd-socket-activate");
+    command.args(["-l", &own.to_string(), "-l", &other.to_string(), env!("CARGO_BIN_EXE_seawall")]);
+    command.args(["run", "--handover", "--config", file.to_str().unwrap()]);
+    let node = Node::run(directory, command, &[]);
+    assert_eq!(coming.join().unwrap(), 200);
+    assert_eq!(Client::connect(other).get("/", &[]).status, 200);
+    reload(&node, &listening(&[&lines[1]], &rest));
+    eventually("nobody listens, the parent neither", || Client::try_connect(own).is_none().then_some(()));
+    reload(&node, &listening(&[&lines[0], &lines[1]], &rest));
+    assert_eq!(Client::connect(own).get("/", &[]).status, 200, "and it can be had again");
+}

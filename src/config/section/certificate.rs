@@ -123,7 +123,14 @@ pub(crate) fn read(mut table: Table) -> Option<Certificate> {
     });
     let key = key?;
     let key_path = errors.file_named(&key);
-    let signer = errors.accept(key.place, read_key(&key_path));
+    let signer = match read_key(&key_path) {
+        Err(why) if why.contains("Permission denied") => {
+            let hint = "keys that only root may read come by the group ssl-cert, or by LoadCredential= of the service: docs/operations.md";
+            errors.error_with_hint(key.place, why, hint);
+            None
+        }
+        read => errors.accept(key.place, read),
+    };
     let ((path, chain, (names, validity)), signer) = (read?, signer?);
     let certified = CertifiedKey::new(chain, signer);
     let matches = certified

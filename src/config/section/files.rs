@@ -73,13 +73,16 @@ fn read_table(mut table: Table) -> Option<Files> {
 /// An absolute path of what is a directory at the moment.
 fn check_root(root: &At<String>, errors: &Diagnostics) -> Option<PathBuf> {
     let path = errors.resolve_path(root);
-    let found = std::fs::metadata(&path);
+    let found = std::fs::File::open(&path).and_then(|opened| opened.metadata());
     match found {
         Ok(found) if found.is_dir() => {}
         Ok(_) => errors.warn(root.place, format!("{} is no directory", path.display()), "files are served from one"),
         Err(error) => {
-            let message = format!("{} cannot be looked at: {error}", path.display());
-            errors.warn(root.place, message, "requests get 502 until it is there");
+            let hint = match error.kind() {
+                std::io::ErrorKind::PermissionDenied => "let the node's user read it; until then requests get 502",
+                _ => "requests get 502 until it is there",
+            };
+            errors.warn(root.place, format!("{} cannot be opened: {error}", path.display()), hint);
         }
     }
     if path == Path::new("/") {
