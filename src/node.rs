@@ -174,7 +174,7 @@ impl Node {
             tracing::warn!(
                 max_connections = limits.max_connections,
                 in_force = most,
-                "fewer connections than max_connections: the limit on open files is too low; raise LimitNOFILE of the service"
+                "fewer connections than max_connections: the limit on open files is too low; raise it by ulimit -n, for the service by LimitNOFILE="
             );
         }
     }

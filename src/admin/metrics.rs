@@ -54,6 +54,7 @@ pub(crate) async fn metrics(State(node): State<Arc<Node>>, caller: Caller) -> Re
     [&metrics.origin_up, &metrics.origin_active].into_iter().for_each(|family| family.reset());
     [&metrics.origin_requests, &metrics.origin_failures].into_iter().for_each(|family| family.reset());
     let snapshot = node.snapshot.load();
+    metrics.connections_max.set(node.open.most(&snapshot.config.limits).into());
     metrics.site_requests.reset();
     metrics.site_max_requests.reset();
     for (site, runtime) in snapshot.config.sites.iter().zip(&snapshot.sites) {

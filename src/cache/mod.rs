@@ -1,6 +1,6 @@
 //! The cache: what may be stored, what is stored, and how it is answered from.
 //!
-//! Pure decisions: [`policy`], [`freshness`], [`respond`], [`vary`], [`control`], [`tags`]. The [`engine`]
+//! Pure decisions: [`policy`], [`freshness`], [`vary`], [`control`], [`tags`]. The [`engine`]
 //! joins them to the store, the purges and the [`fill`]s.
 
 pub(crate) mod coding;

@@ -33,6 +33,12 @@ pub(crate) fn execute(args: &Args) -> super::Result {
             Ok(config) => {
                 let (sites, pools) = (config.sites.len() as u64, config.pools.len() as u64);
                 config.warnings.iter().for_each(|warning| println!("warning: {warning}"));
+                if sites == 0 {
+                    println!(
+                        "warning: {}: there is no [site.NAME], here or in sites.d: every request gets 421",
+                        file.display()
+                    );
+                }
                 let sandbox = Sandbox::of_service(file).map(|sandbox| sandbox.warnings(&config)).unwrap_or_default();
                 sandbox.iter().for_each(|warning| println!("warning: {warning}"));
                 let obstacles = if args.listen { ports::obstacles(&config) } else { Vec::new() };

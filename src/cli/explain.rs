@@ -320,7 +320,10 @@ fn render_answer(answer: &Value) -> String {
     let condition = if key["condition"].is_string() { ", the route's \"when\"" } else { "" };
     let _ = writeln!(out, "key       {uri} (site {site}, version {version}{port}{tls}{condition})");
     if let Some(seconds) = answer["not_cacheable_for"].as_u64() {
-        let _ = writeln!(out, "          remembered as not cacheable for {seconds}s more: requests are passed on");
+        let _ = writeln!(
+            out,
+            "          remembered as not cacheable for {seconds}s more: requests are passed on; --fetch says why"
+        );
     }
     let joined = |value: &Value| list(value).map(text).collect::<Vec<_>>().join(", ");
     let purged = &answer["purged_by"];

@@ -73,7 +73,7 @@ fn read_token(mut table: Table) -> Option<Token> {
         errors.error_with_hint(
             sha256.place,
             "\"sha256\" must be 64 hexadecimal digits",
-            "printf %s \"$TOKEN\" | sha256sum",
+            "printf %s \"$TOKEN\" | sha256sum | cut -c1-64",
         );
         return None;
     };

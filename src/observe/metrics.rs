@@ -41,6 +41,7 @@ pub struct Metrics {
     pub config_last_reload_ok: IntGauge,
     pub certificate_expiry: IntGaugeVec,
     pub connections: IntGauge,
+    pub connections_max: IntGauge,
     pub connections_total: IntCounter,
     pub connections_refused: IntCounter,
     pub streams_refused: IntCounter,
@@ -159,6 +160,7 @@ impl Metrics {
                 &["file"],
             ),
             connections: new.gauge("connections", "Open client connections"),
+            connections_max: new.gauge("connections_max", "How many connections of clients there may be"),
             connections_total: new.counter("connections_total", "Accepted client connections"),
             connections_refused: new.counter("connections_refused_total", "Connections above the limit"),
             streams_refused: new.counter(
