@@ -43,6 +43,7 @@ impl Fault {
             OriginError::NoOrigin { .. } => "destination_unavailable",
             OriginError::TooManyFills | OriginError::TooManyRequests => "connection_limit_reached",
             OriginError::Connect { .. } => "connection_refused",
+            OriginError::Certificate { .. } => "tls_certificate_error",
             OriginError::Timeout { .. } => "http_response_timeout",
             OriginError::Broken { .. } => "http_response_incomplete",
             OriginError::Invalid { .. } => "http_protocol_error",

@@ -1,9 +1,12 @@
 //! Connections to origins: one that was kept, or a new one, by whichever protocol.
 
-use pingora_core::ErrorType;
 use pingora_core::connectors::TransportConnector;
 use pingora_core::connectors::http::v2;
+use pingora_core::protocols::Stream;
 use pingora_core::protocols::http::client::HttpSession;
+use pingora_core::protocols::http::v2::client::Http2Session;
+use pingora_core::upstreams::peer::HttpPeer;
+use pingora_core::{BError, ErrorType};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
@@ -15,7 +18,7 @@ use super::files;
 use super::h1::{self, OriginStream, Plain, Tls};
 use super::h2;
 use super::link::Link;
-use super::pool::Picked;
+use super::pool::{Picked, PoolRuntime};
 use super::request::OriginRequest;
 use super::upload::Upload;
 
@@ -63,8 +66,7 @@ impl Connector {
         Connector { h2: v2::Connector::new(None) }
     }
 
-    /// For what is no HTTP yet: connections by TLS, and probes.
-    pub(super) fn transport(&self) -> &TransportConnector {
+    fn transport(&self) -> &TransportConnector {
         self.h2.transport()
     }
 
@@ -107,7 +109,7 @@ impl Connector {
         if picked.pool.config.tls.is_some() {
             let mut peer = picked.peer();
             peer.options.set_http_version(1, 1);
-            let stream = boxed(|| self.transport().new_stream(&peer)).await;
+            let stream = boxed(|| self.stream(&picked.pool, picked.index, peer)).await;
             return stream.map(Tls).map_err(|error| Failure::of_connecting(&error, origin));
         }
         let fail = |error: std::io::Error| Failure::of_socket(&error, origin);
@@ -116,19 +118,48 @@ impl Connector {
         Ok(Plain(stream))
     }
 
+    /// A new connection for what is no HTTP yet, by TLS or without.
+    pub(super) async fn stream(&self, pool: &PoolRuntime, index: usize, peer: HttpPeer) -> Result<Stream, BError> {
+        let connect = |peer: HttpPeer| async move { self.transport().new_stream(&peer).await };
+        pool.pins.connect(index, peer, connect, |stream| stream.get_ssl_digest()).await
+    }
+
+    /// A new connection for HTTP, and the peer by which pingora knows it.
+    pub(super) async fn session(
+        &self,
+        pool: &PoolRuntime,
+        index: usize,
+        peer: HttpPeer,
+    ) -> Result<(HttpSession, HttpPeer), BError> {
+        let connect = |peer: HttpPeer| async move { Ok((self.h2.new_http_session(&peer).await?, peer)) };
+        let certificate = |(session, _): &(HttpSession, _)| session.digest()?.ssl_digest.clone();
+        pool.pins.connect(index, peer, connect, certificate).await
+    }
+
+    /// A stream of a connection that was kept.
+    async fn kept_session(&self, picked: &Picked) -> Result<Option<(Http2Session, HttpPeer)>, BError> {
+        let kept = |peer: HttpPeer| async move {
+            let session = self.h2.reused_http_session(&peer).await?;
+            Ok(session.map(|session| (session, peer)))
+        };
+        let certificate = |(session, _): &(Http2Session, _)| session.digest()?.ssl_digest.clone();
+        picked.pool.pins.reuse(picked.index, picked.peer(), kept, certificate).await
+    }
+
     async fn open_by_pingora(
         &self,
         request: &OriginRequest,
         upload: Option<&Upload>,
         picked: &Picked,
     ) -> Result<(Connection, bool), Failure> {
-        let (peer, origin) = (picked.peer(), &picked.origin.address);
+        let origin = &picked.origin.address;
         let fail = |error: Box<pingora_core::Error>| Failure::of_connecting(&error, origin);
-        let kept = self.h2.reused_http_session(&peer).await.map_err(fail)?;
+        let kept = self.kept_session(picked).await.map_err(fail)?;
         let reused = kept.is_some();
-        let session: HttpSession = match kept {
-            Some(kept) => HttpSession::H2(kept),
-            None => boxed(|| self.h2.new_http_session(&peer)).await.map_err(fail)?, // large, and most find one that was kept
+        let (session, peer) = match kept {
+            Some((session, peer)) => (HttpSession::H2(session), peer),
+            // Large, and most find one that was kept.
+            None => boxed(|| self.session(&picked.pool, picked.index, picked.peer())).await.map_err(fail)?,
         };
         match session {
             HttpSession::H2(session) => {

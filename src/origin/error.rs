@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use http::StatusCode;
-use pingora_core::{Error, ErrorType};
+use pingora_core::{BError, Error, ErrorType};
 use rustix::io::Errno;
 
 use crate::running::TooManyRequests;
@@ -27,6 +27,9 @@ pub enum OriginError {
     TooManyRequests,
     #[error("cannot connect to origin {origin}: {cause}")]
     Connect { origin: Arc<str>, cause: String },
+    /// It cannot be told from somebody else's.
+    #[error("the certificate of origin {origin} is not valid: {cause}; see its pool's ca and sni")]
+    Certificate { origin: Arc<str>, cause: String },
     #[error("origin {origin} did not answer in time: {cause}")]
     Timeout { origin: Arc<str>, cause: String },
     #[error("origin {origin} broke off: {cause}")]
@@ -70,7 +73,11 @@ impl OriginError {
 
     /// Sorts an error of pingora's.
     pub fn from_pingora(error: &Error, origin: &Arc<str>, connecting: bool) -> Self {
-        let (origin, cause) = (origin.clone(), describe(error));
+        let origin = origin.clone();
+        if let Some(cause) = certificate_fault(error) {
+            return OriginError::Certificate { origin, cause: cause.to_owned() };
+        }
+        let cause = describe(error);
         match error.etype() {
             ErrorType::ReadTimedout | ErrorType::WriteTimedout => OriginError::Timeout { origin, cause },
             ErrorType::ConnectTimedout | ErrorType::TLSHandshakeTimedout => OriginError::Timeout { origin, cause },
@@ -96,8 +103,14 @@ impl OriginError {
 
     /// Whether an origin may have got the request.
     pub fn may_have_been_sent(&self) -> bool {
-        let unsent = matches!(self, OriginError::TooManyFills | OriginError::TooManyRequests);
-        !unsent && !matches!(self, OriginError::NoOrigin { .. } | OriginError::Connect { .. })
+        !matches!(
+            self,
+            OriginError::TooManyFills
+                | OriginError::TooManyRequests
+                | OriginError::NoOrigin { .. }
+                | OriginError::Connect { .. }
+                | OriginError::Certificate { .. }
+        )
     }
 
     /// One word for `Cache-Status`, logs and metrics.
@@ -107,6 +120,7 @@ impl OriginError {
             OriginError::TooManyFills => TOO_MANY_FILLS,
             OriginError::TooManyRequests => TOO_MANY_REQUESTS,
             OriginError::Connect { .. } => "connect",
+            OriginError::Certificate { .. } => "certificate",
             OriginError::Timeout { .. } => "timeout",
             OriginError::Broken { .. } => "broken",
             OriginError::Invalid { .. } => "invalid",
@@ -159,6 +173,20 @@ impl Failure {
 
 fn kind_of(error: &(dyn std::error::Error + 'static)) -> FailureKind {
     if is_our_own_fault(error) { FailureKind::Ours } else { FailureKind::Connecting }
+}
+
+/// How rustls begins what it says of a certificate; pingora hands on nothing but its words.
+const INVALID_CERTIFICATE: &str = "invalid peer certificate: ";
+
+/// What is wrong with an origin's certificate, if that is why there is no connection.
+pub(super) fn certificate_fault(error: &Error) -> Option<&str> {
+    let (_, fault) = error.context.as_ref()?.as_str().split_once(INVALID_CERTIFICATE)?;
+    Some(fault.rsplit_once(", SNI: ").map_or(fault, |(fault, _)| fault))
+}
+
+/// An error of which [`certificate_fault`] says why it is one.
+pub(super) fn invalid_certificate(fault: &str) -> BError {
+    Error::explain(ErrorType::InvalidCert, format!("{INVALID_CERTIFICATE}{fault}"))
 }
 
 /// An error of pingora's in a few words.

@@ -16,6 +16,7 @@ pub(crate) mod interims;
 mod link;
 mod names;
 pub(crate) mod passage;
+mod pinned;
 mod pool;
 pub(crate) mod request;
 mod resolve;

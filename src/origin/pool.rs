@@ -15,6 +15,7 @@ use super::balance::{self, Candidate};
 use super::budget::RetryBudget;
 use super::error::FailureKind;
 use super::h1::Kept;
+use super::pinned::Pins;
 use super::state::{ActiveGuard, OriginState, OriginStatus};
 use super::target;
 
@@ -24,6 +25,7 @@ pub struct PoolRuntime {
     pub origins: Vec<Arc<OriginState>>,
     /// How to reach each origin, but for the address.
     peers: Vec<HttpPeer>,
+    pub(super) pins: Pins,
     turns: Mutex<Vec<i64>>,
     /// Connections by HTTP/1.1 that wait for their next exchange.
     pub kept: Kept,
@@ -143,7 +145,17 @@ impl PoolRuntime {
         let peers = config.origins.iter().map(|origin| target::peer_template(&config, origin)).collect();
         let identities = origins.iter().map(|origin| balance::hash_bytes(origin.address.as_bytes())).collect();
         let turns = Mutex::new(vec![0; origins.len()]);
-        PoolRuntime { peers, turns, kept: Kept::default(), budget: RetryBudget::default(), identities, origins, config }
+        let pins = Pins::new(&config);
+        PoolRuntime {
+            peers,
+            pins,
+            turns,
+            kept: Kept::default(),
+            budget: RetryBudget::default(),
+            identities,
+            origins,
+            config,
+        }
     }
 
     /// Whether an origin may be picked: it is well, and has an address that was not tried.

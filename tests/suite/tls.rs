@@ -1,10 +1,13 @@
 //! TLS and HTTP/2: certificates by SNI, the same cache behind either protocol.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
+use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::harness::h2::{self, certificate};
@@ -146,7 +149,7 @@ fn origins_over_tls_are_verified() {
     for (extra, status) in [
         (format!("{ca}\nsni = \"shop.example\""), 200),
         (format!("{ca}\nsni = \"shop.example\"\nprotocol = \"auto\""), 200),
-        (format!("{ca}\nsni = \"other.example\""), 502),
+        (format!("{ca}\nsni = \"other.example\""), 200), // it is pinned: it is this one and no other, whatever its names
         ("sni = \"shop.example\"".to_owned(), 502),
         ("sni = \"shop.example\"\nverify = false".to_owned(), 200),
     ] {
@@ -156,6 +159,85 @@ fn origins_over_tls_are_verified() {
             assert_eq!(response.status, status, "{extra} {path}: {}", response.text());
         }
     }
+}
+
+/// Writes a certificate that is its own authority, as `openssl req -x509` makes them; it is valid, or was until yesterday.
+fn authority(directory: &Path, name: &str, is_valid: bool) {
+    let mut made = rcgen::CertificateParams::new(vec!["shop.example".to_owned()]).unwrap();
+    made.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let (now, day) = (SystemTime::now(), Duration::from_secs(86_400));
+    made.not_before = (now - 9 * day).into();
+    made.not_after = if is_valid { now + day } else { now - day }.into();
+    let key = rcgen::KeyPair::generate().unwrap();
+    std::fs::write(directory.join(format!("{name}.pem")), made.self_signed(&key).unwrap().pem()).unwrap();
+    std::fs::write(directory.join(format!("{name}.key")), key.serialize_pem()).unwrap();
+}
+
+#[test]
+fn an_origin_may_show_the_pinned_certificate_and_no_other() {
+    let behind = Origin::start(|request| Reply::ok(&[], &request.path()));
+    let directory = Arc::new(TempDir::new().unwrap());
+    let file = |name: &str| directory.path().join(name);
+    for (name, is_valid) in [("mine", true), ("other", true), ("old", false)] {
+        authority(directory.path(), name, is_valid);
+    }
+    certificate(directory.path(), "leaf", &["shop.example"]);
+    let read = |name: &str| std::fs::read(file(name)).unwrap();
+    std::fs::write(file("both.pem"), [read("leaf.pem"), read("mine.pem")].concat()).unwrap();
+    // What the origin shows, in one file with its key.
+    let show = |name: &str| {
+        std::fs::write(file("next"), [read(&format!("{name}.pem")), read(&format!("{name}.key"))].concat()).unwrap();
+        std::fs::rename(file("next"), file("shown.pem")).unwrap();
+    };
+    show("mine");
+    let sections = "[log]\naccess = \"stdout\"\n[[listen]]\naddress = \"127.0.0.1:0\"\ntls = true\n[admin]\naddress = \"127.0.0.1:0\"\n\
+                    [[certificate]]\ncert = \"shown.pem\"\nkey = \"shown.pem\"\n";
+    let secure = Node::start_in(directory.clone(), &format!("{sections}{}", site(&[behind.address], "", ROUTES)));
+    let start = |ca: &str, protocol: &str, extra: &str| {
+        let pool =
+            format!("tls = true\nprotocol = {protocol:?}\nsni = \"shop.example\"\nca = {:?}\n{extra}\n", file(ca));
+        Node::start(&site(&[secure.address()], &pool, ROUTES))
+    };
+    let protocols = ["h1", "h2", "auto"];
+    let refused = |node: &Node, what: &str| {
+        let response = node.get("/passed/refused");
+        let told = response.field("proxy-status").unwrap_or_default().to_owned();
+        assert!(response.status == 502 && told.ends_with("error=tls_certificate_error"), "{what}: {told}");
+    };
+    for protocol in protocols {
+        let node = start("both.pem", protocol, "");
+        for path in ["/passed/a", "/passed/b", "/c"] {
+            let response = node.get(path);
+            assert_eq!((response.status, response.text().as_str()), (200, path), "{protocol}");
+        }
+        refused(&start("other.pem", protocol, ""), protocol);
+        let checked =
+            start("both.pem", protocol, "health = { path = \"/up\", interval = \"50ms\", fall = 1, rise = 1 }");
+        let status = || checked.origin("app", secure.address())["last_error"].clone();
+        eventually("a health check", || behind.requests().iter().any(|request| request.path() == "/up").then_some(()));
+        assert_eq!(
+            (checked.origin_status("app", secure.address()).as_str(), status()),
+            ("up", Value::Null),
+            "{protocol}"
+        );
+    }
+    // One node meets one certificate after the other.
+    let node = start("both.pem", "h1", "idle_timeout = \"1ms\"");
+    assert_eq!(node.get("/passed/a").status, 200);
+    let steps = [("leaf", true), ("mine", true), ("other", false), ("mine", true), ("leaf", true), ("old", false)];
+    for (name, is_taken) in steps {
+        let generation = secure.generation();
+        show(name);
+        secure.wait_for_generation(generation + 1);
+        match is_taken {
+            true => assert_eq!(node.get("/passed/a").status, 200, "{name}"),
+            false => refused(&node, name),
+        }
+    }
+    let node = start("old.pem", "h1", "");
+    refused(&node, "it is out of its dates");
+    node.wait_for_log("not valid at this time");
+    assert!(behind.requests().iter().all(|request| request.path() != "/passed/refused"));
 }
 
 /// An HTTP/2 connection to the node, as a gRPC client has it.

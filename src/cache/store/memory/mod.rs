@@ -10,6 +10,7 @@ mod shard;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
 
 use arc_swap::ArcSwap;
 
@@ -65,8 +66,8 @@ impl MemoryStore {
     }
 
     /// Takes over other sizes or another way of evicting. What fits stays, but of a site that gets an area of its own, or loses it,
-    /// everything goes.
-    pub fn configure(&self, config: &CacheMemory) {
+    /// everything goes. Where something has to go, a thread sees to it: nobody need wait for it.
+    pub fn configure(&self, config: &CacheMemory) -> Option<JoinHandle<()>> {
         self.0.common.set_eviction(config.eviction);
         self.0.max_object.store(config.max_object.0, Ordering::Relaxed);
         let before = self.0.own.load_full();
@@ -84,13 +85,16 @@ impl MemoryStore {
         self.0.has_own.store(!own.is_empty(), Ordering::Relaxed);
         self.0.own.store(Arc::new(own));
         if !shrinks && gone.is_empty() && (new.is_empty() || self.0.shared.usage().1 == 0) {
-            return;
+            return None;
         }
         let store = self.clone();
         let thread = std::thread::Builder::new().name("shrink".into());
-        if let Err(error) = thread.spawn(move || store.settle(&gone, &new)) {
-            tracing::error!(%error, "the memory tier shrinks only as more is stored, for want of a thread");
-        }
+        thread
+            .spawn(move || store.settle(&gone, &new))
+            .inspect_err(|error| {
+                tracing::error!(%error, "the memory tier shrinks only as more is stored, for want of a thread");
+            })
+            .ok()
     }
 
     /// Lets go of what has no place any more. It is not written to disk, as what makes room may be: nobody looks for it here, so what
@@ -389,18 +393,12 @@ mod tests {
         let before = evicted.load(Ordering::Relaxed);
         // It loses its part: all of it goes, and nothing of the others'.
         config.of_sites.clear();
-        store.configure(&config);
-        while store.usage().keys > others as u64 {
-            std::thread::yield_now();
-        }
+        store.configure(&config).expect("there is something to let go of").join().unwrap();
         assert_eq!((count_of("own"), count_of("other")), (0, others));
         store.insert(of_site("own", 1), 1);
         // And it gets one again: what it had among the others goes.
         config.of_sites = vec![("own".into(), ByteSize(256 << 10))];
-        store.configure(&config);
-        while store.usage().keys > others as u64 {
-            std::thread::yield_now();
-        }
+        store.configure(&config).expect("there is something to let go of").join().unwrap();
         assert!(!has("own", 1) && count_of("other") == others);
         assert_eq!(evicted.load(Ordering::Relaxed), before, "nothing of that goes to disk");
         store.insert(of_site("own", 1), 1);

@@ -1,0 +1,118 @@
+//! Origins that show, as their own, a certificate of their pool's `ca`: it is pinned.
+//!
+//! What `openssl req -x509` makes is a server's certificate and an authority's at one time, and rustls takes no authority's
+//! certificate for a server's. So where verifying fails, the connection is made once more without, and the certificate
+//! is compared with those of `ca`, byte for byte (by SHA-256). That the origin has its key is proved by the handshake in either
+//! case. Such a certificate must be valid by its dates; its names do not matter, since no other can have its key.
+
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use pingora_core::protocols::tls::SslDigest;
+use pingora_core::upstreams::peer::HttpPeer;
+use pingora_core::{BError, Error, ErrorType};
+use sha2::{Digest, Sha256};
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+use crate::clock::Timestamp;
+use crate::config::model::Pool;
+
+use super::error::{certificate_fault, invalid_certificate};
+
+/// The certificates that the origins of a pool may show as their own.
+#[derive(Debug, Default)]
+pub(super) struct Pins {
+    certificates: Vec<Pin>,
+    /// Of each origin, whether it showed one of them when it was connected to last: the way that is tried first.
+    shown: Vec<AtomicBool>,
+}
+
+#[derive(Debug)]
+struct Pin {
+    sha256: [u8; 32],
+    /// Seconds since the epoch.
+    valid: RangeInclusive<i64>,
+}
+
+impl Pins {
+    pub(super) fn new(pool: &Pool) -> Self {
+        let verified = pool.tls.as_ref().filter(|tls| tls.verify);
+        let Some(ca) = verified.and_then(|tls| tls.ca.as_ref()) else { return Pins::default() };
+        let certificates = ca.iter().filter_map(|der| Pin::new(der)).collect();
+        Pins { certificates, shown: pool.origins.iter().map(|_| AtomicBool::new(false)).collect() }
+    }
+
+    /// Makes a connection, or a stream of one, to an origin whose certificate is valid or pinned. `certificate`: the one that
+    /// was shown on it.
+    pub(super) async fn connect<S, F>(
+        &self,
+        index: usize,
+        peer: HttpPeer,
+        connect: impl Fn(HttpPeer) -> F,
+        certificate: impl Fn(&S) -> Option<Arc<SslDigest>>,
+    ) -> Result<S, BError>
+    where
+        F: Future<Output = Result<S, BError>>,
+    {
+        let Some(shown) = self.shown.get(index) else { return connect(peer).await };
+        let was_shown = shown.load(Ordering::Relaxed);
+        let mut invalid = None;
+        for compare in [was_shown, !was_shown] {
+            let peer = if compare { unverified(peer.clone()) } else { peer.clone() };
+            match connect(peer).await {
+                Ok(stream) => {
+                    if !compare || self.is_pinned(certificate(&stream).as_deref(), Timestamp::now())? {
+                        shown.store(compare, Ordering::Relaxed);
+                        return Ok(stream);
+                    } // what is wrong with it is said by the other way
+                }
+                Err(error) if !compare && certificate_fault(&error).is_some() => invalid = Some(error),
+                Err(error) => return Err(invalid.unwrap_or(error)),
+            }
+        }
+        Err(invalid.unwrap_or_else(|| Error::new(ErrorType::InvalidCert)))
+    }
+
+    /// A stream of a connection that was kept, if there is one that may be used. Whoever made it may have found that the
+    /// certificate is not the pinned one.
+    pub(super) async fn reuse<S, F>(
+        &self,
+        index: usize,
+        peer: HttpPeer,
+        kept: impl Fn(HttpPeer) -> F,
+        certificate: impl Fn(&S) -> Option<Arc<SslDigest>>,
+    ) -> Result<Option<S>, BError>
+    where
+        F: Future<Output = Result<Option<S>, BError>>,
+    {
+        let compare = self.shown.get(index).is_some_and(|shown| shown.load(Ordering::Relaxed));
+        let stream = kept(if compare { unverified(peer) } else { peer }).await?;
+        let is_pinned = |stream: &S| self.is_pinned(certificate(stream).as_deref(), Timestamp::now()).unwrap_or(false);
+        Ok(stream.filter(|stream| !compare || is_pinned(stream)))
+    }
+
+    /// Whether a certificate is one of these; an error if it is, and not valid now.
+    fn is_pinned(&self, shown: Option<&SslDigest>, now: Timestamp) -> Result<bool, BError> {
+        let same = |pin: &&Pin| shown.is_some_and(|shown| shown.cert_digest == pin.sha256);
+        let Some(pin) = self.certificates.iter().find(same) else { return Ok(false) };
+        match pin.valid.contains(&(now.as_secs() as i64)) {
+            true => Ok(true),
+            false => Err(invalid_certificate("it is pinned by ca, and not valid at this time")),
+        }
+    }
+}
+
+impl Pin {
+    fn new(der: &[u8]) -> Option<Self> {
+        let (_, parsed) = X509Certificate::from_der(der).ok()?;
+        let valid = parsed.validity().not_before.timestamp()..=parsed.validity().not_after.timestamp();
+        Some(Pin { sha256: Sha256::digest(der).into(), valid })
+    }
+}
+
+fn unverified(mut peer: HttpPeer) -> HttpPeer {
+    peer.options.verify_cert = false;
+    peer.options.verify_hostname = false;
+    peer
+}
