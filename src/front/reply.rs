@@ -41,7 +41,7 @@ pub(crate) struct ClientResponse {
     /// What is changed in its fields, where something is.
     changes: Option<Box<Changes>>,
     pub body: Body,
-    /// Why there is nothing better, in an answer of the node's own; and more of it, for the log alone.
+    /// Why there is nothing better, in an answer of the node's own; and more of it, or of an origin's, for the log alone.
     why: Option<&'static str>,
     cause: Option<String>,
 }
@@ -73,6 +73,18 @@ const LIFETIMES: [HeaderName; 4] = [
     HeaderName::from_static("cdn-cache-control"),
     HeaderName::from_static("surrogate-control"),
 ];
+
+/// What the log says of an answer that has just come, if the origin cannot serve.
+fn outage(answer: &Answer) -> Option<String> {
+    match answer {
+        Answer::Whole(Source::Stream(reader)) => reader.head.outage.clone(),
+        Answer::Whole(Source::Private(private)) => match &private.body {
+            PrivateBody::Passed(unread) => unread.exchange.outage(),
+            PrivateBody::Kept(_) | PrivateBody::Stored(_) => None,
+        },
+        Answer::Whole(Source::Stored(_) | Source::Part(_)) | Answer::Slices(_) => None,
+    }
+}
 
 /// Whether a field lets a response be kept.
 fn gives_lifetime(name: &HeaderName, value: &HeaderValue) -> bool {
@@ -161,6 +173,7 @@ impl ClientResponse {
 
     /// What the cache answers to a request.
     pub(crate) fn new(answer: Answer, method: &Method, request: Fields<'_>, now: Timestamp) -> Self {
+        let cause = outage(&answer);
         // Of the first byte that is there; a part only gets requests that it answers.
         let mut offset = 0;
         let (head, length, age, pieces) = match answer {
@@ -213,7 +226,7 @@ impl ClientResponse {
             }
         };
         let reply = respond::respond(method, request, &head.get().selected(length));
-        ClientResponse { age, ..Self::full(head, length, pieces) }.narrowed_to(reply, offset)
+        ClientResponse { age, cause, ..Self::full(head, length, pieces) }.narrowed_to(reply, offset)
     }
 
     /// Of all of it what a reply has; its body begins `offset` bytes behind the start of the whole one.
@@ -247,11 +260,11 @@ impl ClientResponse {
     }
 
     /// The same, with what the log says of it.
-    pub(crate) fn because(self, cause: String) -> Self {
-        ClientResponse { cause: Some(cause), ..self }
+    pub(crate) fn because(self, cause: impl Into<Option<String>>) -> Self {
+        ClientResponse { cause: cause.into(), ..self }
     }
 
-    /// What the log says of an answer of the node's own.
+    /// What the log says of an answer of the node's own, or of one by which an origin cannot serve.
     pub(crate) fn take_cause(&mut self) -> Option<String> {
         self.cause.take().or_else(|| self.why.map(str::to_owned))
     }

@@ -245,8 +245,9 @@ impl<'a> Request<'a> {
                     true => Report::PassNotDurable(reason.cache_status()),
                     false => Report::Pass(reason.cache_status()),
                 };
+                let outage = passed.exchange.outage();
                 let passed = passed.into_response(&engine.connector, self.view.method);
-                let response = ClientResponse::passed(passed, engine.connector.clone());
+                let response = ClientResponse::passed(passed, engine.connector.clone()).because(outage);
                 let response = self.finished(response, matched);
                 Decision::Respond { response, report: Some(report), site: Some(site) }
             }

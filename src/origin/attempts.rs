@@ -10,7 +10,6 @@
 //!
 //! The last answer is the client's.
 
-use http::StatusCode;
 use tokio::time::Instant;
 
 use crate::clock::ticks;
@@ -55,7 +54,7 @@ pub(crate) async fn send(
         let may_repeat = request.method.is_idempotent() && is_repeatable;
         let again = match attempted {
             Ok(exchange) => {
-                let again = if may_repeat && is_outage(exchange.status) { Again::IfBudgeted } else { Again::No };
+                let again = if may_repeat && exchange.is_outage() { Again::IfBudgeted } else { Again::No };
                 answer = Ok(exchange);
                 again
             }
@@ -94,7 +93,8 @@ pub(crate) async fn send(
             break;
         }
     }
-    let mut answer = answer?;
+    let mut answer = answer.map_err(|error| error.after(tried.len()))?;
+    answer.tries = tried.len();
     answer.settle(upload.filter(|_| is_latest));
     Ok(answer)
 }
@@ -105,9 +105,4 @@ enum Again {
     Yes,
     IfBudgeted,
     No,
-}
-
-/// Whether an answer says that this origin cannot serve now, and another might.
-fn is_outage(status: StatusCode) -> bool {
-    matches!(status, StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT)
 }

@@ -1,5 +1,6 @@
 //! What goes wrong with an origin: how far a request got, whose doing it was, and what the client is told.
 
+use std::fmt::Write;
 use std::sync::Arc;
 
 use http::StatusCode;
@@ -113,6 +114,20 @@ impl OriginError {
         )
     }
 
+    /// The same, after so many tries.
+    pub(super) fn after(mut self, tries: usize) -> Self {
+        if let OriginError::Connect { cause, .. }
+        | OriginError::Certificate { cause, .. }
+        | OriginError::Timeout { cause, .. }
+        | OriginError::Broken { cause, .. }
+        | OriginError::Invalid { cause, .. } = &mut self
+            && tries > 1
+        {
+            _ = write!(cause, "; {tries} tries were made"); // writing to a String cannot fail
+        }
+        self
+    }
+
     /// One word for `Cache-Status`, logs and metrics.
     pub fn reason(&self) -> &'static str {
         match self {
@@ -189,8 +204,12 @@ pub(super) fn invalid_certificate(fault: &str) -> BError {
     Error::explain(ErrorType::InvalidCert, format!("{INVALID_CERTIFICATE}{fault}"))
 }
 
-/// An error of pingora's in a few words.
+/// An error of pingora's in a few words. What the system says of it needs no other: our own connections have the same.
 pub(crate) fn describe(error: &Error) -> String {
+    let system = error.root_cause().downcast_ref::<std::io::Error>();
+    if let Some(system) = system.filter(|system| system.raw_os_error().is_some()) {
+        return system.to_string();
+    }
     let kind = error.etype().as_str();
     match (&error.context, &error.cause) {
         (Some(context), _) => format!("{kind}: {}", context.as_str()),

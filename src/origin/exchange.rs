@@ -31,6 +31,8 @@ pub struct Exchange {
     pub fields: HeaderMap,
     pub origin: Arc<str>,
     pub request_time: Timestamp,
+    /// How often an origin was asked for it.
+    pub(super) tries: usize,
     connection: Connection,
     /// Where the connection is to. The origin counts as in use for as long as this is here.
     picked: Picked,
@@ -91,6 +93,7 @@ pub(super) async fn send(
                 fields,
                 origin: picked.origin.address.clone(),
                 request_time,
+                tries: 1,
                 connection,
                 picked,
                 upload: None,
@@ -236,6 +239,20 @@ impl Sending<'_> {
 const FOREVER: Duration = Duration::from_secs(86_400 * 365);
 
 impl Exchange {
+    /// What the log says of an answer by which the origin cannot serve now.
+    pub(crate) fn outage(&self) -> Option<String> {
+        if !self.is_outage() {
+            return None;
+        }
+        let answered = format!("origin {} answered {}", self.origin, self.status.as_u16());
+        Some(if self.tries > 1 { format!("{answered}; {} tries were made", self.tries) } else { answered })
+    }
+
+    /// Whether an answer says that this origin cannot serve now, and another might.
+    pub(super) fn is_outage(&self) -> bool {
+        matches!(self.status, StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT)
+    }
+
     /// The length the head states, if it states one.
     pub fn content_length(&self) -> Option<u64> {
         content_length(self.fields.get(header::CONTENT_LENGTH)?.as_bytes())

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tempfile::TempDir;
 
-use crate::harness::origin::Request;
+use crate::harness::origin::{DeadPort, Request};
 use crate::harness::{Node, Origin, Protocol, Reply, Step, eventually};
 
 const CACHED: &str = "cache = { mode = \"respect\", negative_ttl = { 404 = \"60s\" } }\n";
@@ -198,6 +198,58 @@ fn ranges_and_conditions_are_not_answered_with_pages() {
             let got = node.get_with(path, &[field]);
             assert_eq!((got.status, got.text().as_str()), (status, body), "{path} {field} by {protocol:?}");
             assert_eq!(got.field("content-range").is_some(), status == 416);
+        }
+    }
+}
+
+#[test]
+fn the_access_log_says_which_origin_failed_and_after_how_many_tries() {
+    let busy = || Origin::start(|_| Reply::status(503, &[], "busy"));
+    let (one, other) = (busy(), busy());
+    let port = DeadPort::new();
+    for protocol in Protocol::ALL {
+        let (one, other, closed) = (one.address, other.address, port.address);
+        let origins = format!(
+            "[log]\naccess = \"stdout\"\n[pool.busy]\norigins = [\"{one}\", \"{other}\"]\n[pool.closed]\norigins = [\"{closed}\"]\n\
+             fallback = \"refuses\"\n[pool.refuses]\norigins = [\"{closed}\"]\n[pool.one]\norigins = [\"{one}\"]\n"
+        );
+        let route = |path: &str, pool: &str, cache: &str| {
+            format!("[[site.shop.route]]\npath = \"{path}\"\npool = \"{pool}\"\n{cache}\n")
+        };
+        let cached = "cache = { mode = \"respect\" }";
+        let routes = [
+            route("/busy/passed", "busy", ""),
+            route("/busy/filled", "busy", cached),
+            route(
+                "/busy/kept",
+                "busy",
+                "cache = { mode = \"force\", ttl = \"60s\", negative_ttl = { 503 = \"60s\" } }",
+            ),
+            route("/busy/one", "one", ""),
+            route("/closed/*", "closed", ""),
+            route("/*", "closed", cached),
+        ];
+        let config = format!("{origins}[site.shop]\nhosts = [\"*\"]\n{}", routes.concat());
+        let node = Node::speaking_in(protocol, Arc::new(TempDir::new().unwrap()), &config);
+        for (path, status, part) in [
+            ("/busy/passed", 503, "answered 503; 2 tries were made"),
+            ("/busy/filled", 503, "answered 503; 2 tries were made"),
+            ("/busy/kept", 503, "answered 503; 2 tries were made"),
+            ("/busy/one", 503, "answered 503\""),
+            ("/closed/passed", 502, "Connection refused (os error 111); 2 tries were made"),
+            ("/filled", 502, "Connection refused (os error 111); 2 tries were made"),
+        ] {
+            let answer = node.get(path);
+            assert_eq!(answer.status, status, "{path}");
+            let of = format!("\"path\":\"{path}\"");
+            let line = eventually("its line in the access log", || {
+                node.stdout().lines().find(|line| line.contains(&of)).map(str::to_owned)
+            });
+            assert!(line.contains("\"error\":\"") && line.contains(part), "{protocol:?} {path}: {line}");
+            if status == 502 {
+                let told = node.wait_for_log(&format!("id={}", answer.field("x-request-id").unwrap()));
+                assert!(told.contains(part), "{told}");
+            }
         }
     }
 }

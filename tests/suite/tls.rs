@@ -175,7 +175,7 @@ fn authority(directory: &Path, name: &str, is_valid: bool) {
 
 #[test]
 fn an_origin_may_show_the_pinned_certificate_and_no_other() {
-    let behind = Origin::start(|request| Reply::ok(&[], &request.path()));
+    let behind = Origin::start(|request| Reply::ok(&[], request.path()));
     let directory = Arc::new(TempDir::new().unwrap());
     let file = |name: &str| directory.path().join(name);
     for (name, is_valid) in [("mine", true), ("other", true), ("old", false)] {

@@ -64,7 +64,8 @@ impl Fill {
             _ => keeper.leave_memory(SkipReason::FillBuffer),
         }
         let (skipped, has_room) = (keeper.skipped, keeper.has_room);
-        let mut unsent = Some(FlightHead { head, length, storable, own, skipped, has_room });
+        let outage = exchange.outage();
+        let mut unsent = Some(FlightHead { head, length, storable, own, skipped, outage, has_room });
         let whole = loop {
             if let Some(head) = unsent.take_if(|_| length != Some(received)) {
                 self.flight.start(head);
@@ -147,6 +148,7 @@ impl Fill {
             storable: storable.clone(),
             own: HeaderMap::new(),
             skipped: None,
+            outage: None,
             has_room: true,
         };
         let Some(reader) = body.start_for_one(seen) else { return };

@@ -337,6 +337,7 @@ mod tests {
             storable: Storable::default(),
             own: HeaderMap::new(),
             skipped: None,
+            outage: None,
             has_room: true,
         }
     }

@@ -24,6 +24,8 @@ pub struct FlightHead {
     pub own: HeaderMap,
     /// Why it will not be stored, where that is known from the beginning.
     pub skipped: Option<SkipReason>,
+    /// What the log says of it, if the origin cannot serve now.
+    pub outage: Option<String>,
     /// Whether room in memory is taken for all of it: else nobody knows whether it will be stored.
     pub has_room: bool,
 }
