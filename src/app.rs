@@ -36,6 +36,9 @@ const WRITE_OUT: Duration = Duration::from_secs(5);
 const LEAVE: Duration = Duration::from_secs(1);
 /// How long the first request waits for the disks of the cache to be recognised, which takes a moment unless one hangs.
 const DISKS_PATIENCE: Duration = Duration::from_secs(2);
+/// How long calls of the admin API may still take while clients wait for the next process. Nobody has been told that one is
+/// done that is cut off.
+const ADMIN_PATIENCE: Duration = Duration::from_millis(250);
 /// What a process that has given up its state has beyond its drain timeout.
 const LAST_RESORT: Duration = Duration::from_secs(10);
 
@@ -137,14 +140,14 @@ async fn run_node(config: Config, source: ConfigSource, handed: Handed, allowed:
     match handed.supervisor {
         Some(supervisor) => {
             let patience = node.snapshot.load().config.node.drain_timeout;
-            give_up(&node, parts).await;
+            give_up(&node, parts, ADMIN_PATIENCE).await;
             manager.leave();
             supervisor.let_go(patience + LAST_RESORT).map_err(cannot("let go of the supervisor"))?;
             drain(&node, &mut signals).await;
         }
         None => {
             drain(&node, &mut signals).await;
-            give_up(&node, parts).await;
+            give_up(&node, parts, admin::DRAIN).await;
         }
     }
     Ok(())
@@ -237,7 +240,7 @@ async fn reload_on_signal(node: Arc<Node>, manager: ServiceManager) {
             tracing::warn!(%error, "cannot say what came of the reload to who has asked for it");
         }
     }
-    if *node.stage.borrow() == Stage::Serving {
+    if !node.is_stopping() {
         manager.tell(&[NotifyState::Ready, NotifyState::Status(&node.summary())]);
     }
 }
@@ -276,11 +279,12 @@ struct Parts {
     tasks: JoinSet<()>,
 }
 
-/// Closes what the next process opens. Requests that are still running go on without the cache.
-async fn give_up(node: &Arc<Node>, Parts { state_dir, admin, mut tasks }: Parts) {
+/// Closes what the next process opens. Requests that are still running go on without the cache. `patience`: with callers of the
+/// admin API.
+async fn give_up(node: &Arc<Node>, Parts { state_dir, admin, mut tasks }: Parts, patience: Duration) {
     node.stop_caching().await;
     if let Some(admin) = admin {
-        let _ = tokio::time::timeout(admin::DRAIN, admin).await; // what still runs then is ended with the runtime
+        let _ = tokio::time::timeout(patience, admin).await; // what still runs then is ended with the runtime
     }
     tasks.shutdown().await;
     let engine = node.engine.clone();

@@ -3,7 +3,7 @@
 //! this one finishes what it has begun. The unit's `KillMode=process` lets it. Decision 26.
 
 use std::io::{self, Read};
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, ExitStatus};
 use std::time::{Duration, Instant};
 
@@ -22,10 +22,26 @@ pub(crate) fn supervise(arguments: &[String], sockets: Sockets) -> io::Result<i3
     let (reader, writer) = io::pipe()?;
     let mut command = Command::new(std::env::current_exe()?);
     command.args(arguments).stdin(writer);
+    // SAFETY: it only calls signal(2), which may be called between fork and exec, and touches no memory.
+    unsafe {
+        command.pre_exec(|| {
+            ignore_early_signals();
+            Ok(())
+        });
+    }
     // These are for the process that systemd has started, which passes them on.
     command.env_remove("LISTEN_PID").env_remove("WATCHDOG_PID");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(watch(command, reader, sockets))
+}
+
+/// Has the signals that mean no end do nothing until somebody listens for them: whoever rotates logs must not end a node that is
+/// just starting. What they ask for, opening the log and reading the configuration, is still to be done then.
+pub(crate) fn ignore_early_signals() {
+    for signal in [libc::SIGHUP, libc::SIGUSR1] {
+        // SAFETY: to ignore a signal runs no code of ours.
+        unsafe { libc::signal(signal, libc::SIG_IGN) };
+    }
 }
 
 async fn watch(mut command: Command, reader: io::PipeReader, sockets: Sockets) -> io::Result<i32> {

@@ -215,7 +215,7 @@ impl Node {
     pub(crate) async fn reload(&self) -> ReloadReport {
         let _one_at_a_time = self.reloading.lock().await;
         let report = match &self.source {
-            _ if *self.stage.borrow() != Stage::Serving => self.unchanged(), // what comes next reads it
+            _ if self.is_stopping() => return self.stopping(),
             ConfigSource::Fixed => self.unchanged(),
             ConfigSource::File(path) => {
                 let path = path.clone();
@@ -226,6 +226,9 @@ impl Node {
                 }
             }
         };
+        if self.is_stopping() {
+            return report;
+        }
         self.tried.notify_one();
         let mut last = self.last_reload.lock();
         if report.ok && !report.changed && last.as_ref().is_some_and(|last| !last.ok) {
@@ -236,9 +239,7 @@ impl Node {
             *last = Some(report.clone());
         }
         drop(last);
-        if *self.stage.borrow() == Stage::Serving {
-            self.manager.tell(&[NotifyState::Status(&self.summary())]);
-        }
+        self.manager.tell(&[NotifyState::Status(&self.summary())]);
         report
     }
 
@@ -333,6 +334,9 @@ impl Node {
             Ok(snapshot) => Arc::new(snapshot),
             Err(error) => return self.refused(not_loaded(&error)),
         };
+        if self.is_stopping() {
+            return self.stopping();
+        }
         // The last that may fail.
         let change = match self.listeners.prepare(&snapshot.listeners, Vec::new()) {
             Ok(change) => change,
@@ -340,7 +344,11 @@ impl Node {
         };
         self.tasks.lock().update(&snapshot.pools);
         // New names are looked up before anybody needs them.
-        snapshot.pools.looked_up(NAMES_PATIENCE).await;
+        let mut stage = self.stage.subscribe();
+        tokio::select! {
+            () = snapshot.pools.looked_up(NAMES_PATIENCE) => {}
+            _ = stage.wait_for(|stage| *stage != Stage::Serving) => return self.stopping(),
+        }
         self.observer.access_log.configure(snapshot.config.log.access.clone(), snapshot.config.log.format);
         self.engine.configure(&snapshot.config);
         let generation = snapshot.generation;
@@ -382,6 +390,16 @@ impl Node {
         }
     }
 
+    pub(crate) fn is_stopping(&self) -> bool {
+        *self.stage.borrow() != Stage::Serving
+    }
+
+    /// Of a reload for which it is too late: the next process reads the configuration.
+    fn stopping(&self) -> ReloadReport {
+        let mistake = Diagnostic::of_file(self.source_name(), "the node is stopping: the next one reads it".to_owned());
+        ReloadReport { ok: false, errors: vec![mistake], ..self.report() }
+    }
+
     fn unchanged(&self) -> ReloadReport {
         self.observer.metrics.config_last_reload_ok.set(1);
         self.report()
@@ -398,11 +416,14 @@ impl Node {
     }
 
     fn not_bound(&self, error: &ListenError) -> ConfigErrors {
-        let path = match &self.source {
+        Diagnostic::of_file(self.source_name(), error.to_string()).into()
+    }
+
+    fn source_name(&self) -> &Path {
+        match &self.source {
             ConfigSource::File(path) => path,
             ConfigSource::Fixed => Path::new("command line"),
-        };
-        Diagnostic::of_file(path, error.to_string()).into()
+        }
     }
 
     /// One line on what is in force, for the service manager.

@@ -1,6 +1,7 @@
 //! What the service manager and the node tell each other (sd_notify(3), sd_listen_fds(3)). Without systemd nothing of this
 //! does anything.
 
+use std::fmt::Write;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::sync::Arc;
@@ -77,10 +78,17 @@ fn barrier() -> io::Result<()> {
     }
 }
 
-/// Letters of ASCII without ":".
+/// Letters of ASCII without ":", and others for each address.
 fn name_of(address: &ListenAddress) -> String {
-    let name = address.to_string().replace(|c: char| !c.is_ascii_graphic() || c == ':', "_");
-    format!("{OURS}{name}")
+    let mut name = OURS.to_owned();
+    for byte in address.to_string().bytes() {
+        match byte {
+            b'%' | b':' => _ = write!(name, "%{byte:02x}"), // writing to a String cannot fail
+            byte if byte.is_ascii_graphic() => name.push(byte.into()),
+            byte => _ = write!(name, "%{byte:02x}"),
+        }
+    }
+    name
 }
 
 /// Whether systemd asks for signs of life of this process, and how often at least.
@@ -139,27 +147,31 @@ impl Sockets {
         Ok(all.collect::<Result<(), _>>()?)
     }
 
-    /// The one that listens on an address.
-    pub(crate) fn find(&mut self, address: &ListenAddress) -> Option<OwnedFd> {
+    /// The one that listens on an address, and whether it is from the process before.
+    pub(crate) fn find(&mut self, address: &ListenAddress) -> Option<(OwnedFd, bool)> {
         let place = self.0.iter().position(|handed| handed.address == *address)?;
-        Some(self.0.swap_remove(place).socket)
+        let Handed { socket, is_ours, .. } = self.0.swap_remove(place);
+        Some((socket, is_ours))
     }
 
-    /// Closes those that no listener is for: the addresses are free then.
-    pub(crate) fn close_rest(&mut self, manager: &ServiceManager) {
-        let mut any = false;
+    /// Closes those that no listener is for: the addresses are free then. Gives those that are not a unit's.
+    pub(crate) fn close_rest(&mut self, manager: &ServiceManager) -> Vec<ListenAddress> {
+        let mut closed = Vec::new();
         for Handed { address, is_ours, socket } in self.0.drain(..) {
             drop(socket);
             if is_ours {
                 manager.let_go(&address);
-                any = true;
+                closed.push(address);
             } else {
                 tracing::warn!(%address, "a socket unit listens on an address that no [[listen]] has: who connects there waits in vain");
             }
         }
-        if any && let Err(error) = barrier() {
+        if !closed.is_empty()
+            && let Err(error) = barrier()
+        {
             tracing::warn!(%error, "systemd did not say that it let go of the sockets that are not used any more");
         }
+        closed
     }
 }
 
@@ -184,9 +196,9 @@ mod tests {
     #[test]
     fn names_are_such_as_the_manager_takes() {
         for (address, name) in [
-            ("0.0.0.0:80", "listen_0.0.0.0_80"),
-            ("[::1]:443", "listen_[__1]_443"),
-            ("unix:/run/ä b.sock", "listen_unix_/run/__b.sock"),
+            ("0.0.0.0:80", "listen_0.0.0.0%3a80"),
+            ("[::1]:443", "listen_[%3a%3a1]%3a443"),
+            ("unix:/run/ä b.sock", "listen_unix%3a/run/%c3%a4%20b.sock"),
         ] {
             assert_eq!(name_of(&address.parse().unwrap()), name);
         }

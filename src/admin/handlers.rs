@@ -198,6 +198,10 @@ pub(crate) async fn reload(State(node): State<Arc<Node>>, caller: Caller) -> Res
     // In a task of its own: a caller that leaves must not leave it half done.
     let reloading = node.clone();
     let report = tokio::spawn(async move { reloading.reload().await }).await?;
+    if !report.ok && node.is_stopping() {
+        let detail = "the node is stopping: the next one reads the configuration";
+        return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail));
+    }
     if !report.ok {
         return Err(Problem::configuration(report.errors));
     }

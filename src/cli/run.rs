@@ -35,6 +35,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn execute(args: Args) -> super::Result {
+    handover::ignore_early_signals();
     if args.handover {
         let arguments = std::env::args().skip(1).filter(|argument| argument != "--handover");
         let child_of = ["--child-of".to_owned(), std::process::id().to_string()];

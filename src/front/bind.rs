@@ -34,7 +34,7 @@ pub(super) struct SocketFile {
     /// The socket outlives this process, and so does its file.
     is_kept: AtomicBool,
     /// Of those who would listen there one does, from before it looks at the path until it has left it.
-    _lock: File,
+    _lock: Option<File>,
 }
 
 impl Drop for SocketFile {
@@ -59,12 +59,27 @@ impl Listening {
         match address {
             ListenAddress::Ip(_) => TcpListener::from_std(socket.into()).map(Listening::Tcp),
             ListenAddress::Unix(path) => {
-                let file =
-                    SocketFile { path: path.clone(), id: file_id(path)?, is_kept: true.into(), _lock: lock(path)? };
+                let (id, is_kept) = (file_id(path)?, true.into());
+                let lock = match lock(path) {
+                    Ok(lock) => Some(lock),
+                    Err(error) if error.kind() == io::ErrorKind::AddrInUse => return Err(error),
+                    Err(_) => None, // a socket unit's, in a directory of root's: who may connect is that unit's to say
+                };
+                let is_locked = lock.is_some();
+                let file = SocketFile { path: path.clone(), id, is_kept, _lock: lock };
                 let listening = Listening::Unix(UnixListener::from_std(socket.into())?, file);
-                listening.set_mode(mode)?;
+                if is_locked {
+                    listening.set_mode(mode)?;
+                }
                 Ok(listening)
             }
+        }
+    }
+
+    /// Takes the file of a Unix socket away that nobody listens at any more.
+    pub(super) fn clean_up(address: &ListenAddress) {
+        if let ListenAddress::Unix(path) = address {
+            let _ = lock(path).and_then(|_lock| remove_left_over(path)); // another program may have the path now
         }
     }
 
@@ -150,7 +165,7 @@ fn open_unix(path: &Path, mode: u32) -> io::Result<(UnixListener, SocketFile)> {
     remove_left_over(path)?;
     let socket = socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None)?;
     socket.bind(&socket2::SockAddr::unix(path)?)?;
-    let file = SocketFile { path: path.to_owned(), id: file_id(path)?, is_kept: false.into(), _lock: lock };
+    let file = SocketFile { path: path.to_owned(), id: file_id(path)?, is_kept: false.into(), _lock: Some(lock) };
     std::fs::set_permissions(path, Permissions::from_mode(mode))?;
     socket.listen(BACKLOG as i32)?;
     socket.set_nonblocking(true)?;

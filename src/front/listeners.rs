@@ -74,12 +74,21 @@ pub(crate) fn open(
 ) -> Result<Vec<Opened>, ListenError> {
     let mut opened = Vec::new();
     for (id, listener) in listeners.iter() {
-        if let Some(socket) = sockets.find(&listener.address) {
-            let adopted = Listening::adopt(&listener.address, listener.mode, socket);
-            opened.push(Opened { id, socket: adopted.map_err(ListenError::of(&listener.address, ""))?.into() });
+        let Some((socket, is_ours)) = sockets.find(&listener.address) else { continue };
+        match Listening::adopt(&listener.address, listener.mode, socket) {
+            Ok(socket) => opened.push(Opened { id, socket: socket.into() }),
+            // Nobody can connect to it: its file has gone, or is another program's now.
+            Err(error) if is_ours => {
+                tracing::warn!(address = %listener.address, %error, "a socket that was kept is of no use, and is opened anew");
+                manager.let_go(&listener.address);
+            }
+            Err(error) => return Err(ListenError::of(&listener.address, "")(error)),
         }
     }
-    sockets.close_rest(manager); // they may be in the way of what is bound next
+    // They may be in the way of what is bound next.
+    for address in sockets.close_rest(manager) {
+        Listening::clean_up(&address);
+    }
     let taken: Vec<ListenerId> = opened.iter().map(|opened| opened.id).collect();
     let missing = listeners.iter().filter(|(id, _)| !taken.contains(id));
     let bound: Result<Vec<_>, _> = missing.map(|(id, listener)| bind(id, listener)).collect();
@@ -96,7 +105,8 @@ fn bind(id: ListenerId, listener: &Listener) -> Result<Opened, ListenError> {
 pub(crate) struct Listeners {
     node: Loop,
     manager: ServiceManager,
-    served: Mutex<HashMap<ListenerId, Served>>,
+    /// `None` from when they were closed for good: nothing is opened any more.
+    served: Mutex<Option<HashMap<ListenerId, Served>>>,
 }
 
 /// One that is served.
@@ -110,6 +120,7 @@ struct Served {
 }
 
 /// What a configuration changes, ready to be done.
+#[derive(Default)]
 pub(crate) struct Change {
     new: Vec<(Opened, Listener, Way)>,
     changed: Vec<(ListenerId, Listener, Way)>,
@@ -117,13 +128,15 @@ pub(crate) struct Change {
 
 impl Listeners {
     pub(crate) fn new(shared: Arc<Shared>, open: Open, stage: watch::Receiver<Stage>, manager: ServiceManager) -> Self {
-        Listeners { node: Loop { shared, open, stage }, manager, served: Mutex::default() }
+        let served = Mutex::new(Some(HashMap::new()));
+        Listeners { node: Loop { shared, open, stage }, manager, served }
     }
 
     /// Gets ready what is not served as the configuration has it. Nothing is changed by it, but that sockets are open.
     /// `opened`: those that are already.
     pub(crate) fn prepare(&self, listeners: &OpenListeners, opened: Vec<Opened>) -> Result<Change, ListenError> {
         let served = self.served.lock();
+        let Some(served) = &*served else { return Ok(Change::default()) };
         let mut opened: HashMap<ListenerId, Opened> = opened.into_iter().map(|opened| (opened.id, opened)).collect();
         let (mut new, mut changed) = (Vec::new(), Vec::new());
         for (id, listener) in listeners.iter() {
@@ -147,6 +160,7 @@ impl Listeners {
     /// Does it, and closes what the configuration has no more. Connections that are open stay as they are.
     pub(crate) fn change(&self, Change { new, changed }: Change, listeners: &OpenListeners) {
         let mut served = self.served.lock();
+        let Some(served) = &mut *served else { return };
         let (stay, gone) = served.drain().partition(|(id, _)| listeners.get(*id).is_some());
         *served = stay;
         gone.into_values().for_each(|gone| self.close(gone));
@@ -183,10 +197,10 @@ impl Listeners {
         drop(gone.end);
     }
 
-    /// Waits until none accepts, which begins with [`Stage::Draining`]; then their sockets are closed here.
+    /// Waits until none accepts, which begins with [`Stage::Draining`]; then their sockets are closed here, and no others opened.
     pub(crate) async fn closed(&self) {
-        let served: Vec<Served> = self.served.lock().drain().map(|(_, served)| served).collect();
-        for served in served {
+        let served = self.served.lock().take();
+        for served in served.into_iter().flat_map(HashMap::into_values) {
             let _ = served.accepting.await; // it ends without a result, or has failed badly, which is told
         }
     }
@@ -194,7 +208,7 @@ impl Listeners {
     /// Where clients may connect.
     pub(crate) fn addresses(&self) -> Vec<String> {
         let served = self.served.lock();
-        let mut all: Vec<_> = served.iter().map(|(id, served)| (id.0, served.socket.address())).collect();
+        let mut all: Vec<_> = served.iter().flatten().map(|(id, served)| (id.0, served.socket.address())).collect();
         all.sort_by_key(|(id, _)| *id);
         all.into_iter().filter_map(|(_, address)| Some(address.ok()?.to_string())).collect()
     }
