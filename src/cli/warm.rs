@@ -13,8 +13,9 @@ use crate::config::units::count;
 use super::admin_client::AdminArgs;
 use super::url_list::{self, Line, UrlList};
 
-/// URLs in one call.
+/// URLs in one call, and their bytes: of a body that is taken half, for what stands between them.
 const BATCH: usize = 10_000;
+const BATCH_BYTES: usize = 4 << 20;
 /// How often it asks for the progress.
 const EVERY: Duration = Duration::from_millis(200);
 /// Sitemaps of an index that are followed.
@@ -47,7 +48,7 @@ pub(crate) fn execute(args: &Args) -> super::Result {
     }
     stop_on_ctrl_c()?;
     let mut report = Report { total: urls.len() as u64, ..Report::default() };
-    for batch in urls.chunks(BATCH) {
+    for batch in batches(&urls) {
         let job = start(args, batch)?;
         report.refused += super::list(&job["refused"]).count() as u64;
         if job["id"].is_null() {
@@ -76,6 +77,21 @@ pub(crate) fn execute(args: &Args) -> super::Result {
         0 => Ok(()),
         refused => Err(format!("{} not taken; see above", count(refused, "line"))).map_err(Into::into),
     }
+}
+
+/// What goes in one call each; a single line may be too long for any.
+fn batches(mut urls: &[Line]) -> impl Iterator<Item = &[Line]> {
+    std::iter::from_fn(move || {
+        let mut bytes = 0;
+        let fits = |line: &&Line| {
+            bytes += line.url.len();
+            bytes <= BATCH_BYTES
+        };
+        let count = urls.iter().take(BATCH).take_while(fits).count();
+        let (batch, rest) = urls.split_at_checked(count.max(1))?;
+        urls = rest;
+        Some(batch)
+    })
 }
 
 /// Has the node begin with some. Lines that it does not take are told, and left out.

@@ -112,6 +112,8 @@ pub(crate) struct Diagnostics(RefCell<Collected>);
 #[derive(Default)]
 struct Collected {
     sources: Vec<Source>,
+    /// How many of them are the configuration itself: they come first.
+    own: usize,
     named: Vec<PathBuf>,
     found: Vec<(Place, Diagnostic)>,
     /// What is no mistake, and hardly meant.
@@ -119,6 +121,18 @@ struct Collected {
     /// What depends on something that may be said elsewhere.
     needing: Vec<(Need, Place)>,
     provided: Vec<Need>,
+    filled: Vec<(Place, Filled)>,
+    /// What stands in files of the machine is not for who reads the mistakes.
+    withholds: bool,
+}
+
+/// A value that is not in the configuration itself, but is filled in.
+#[derive(Debug, Clone)]
+pub(crate) struct Filled {
+    /// It with what was filled in so that no template takes it for more than text.
+    pub literal: String,
+    /// What was filled in, and how it is named in the configuration: messages say that instead.
+    pub parts: Vec<(String, String)>,
 }
 
 /// Something that parts of a configuration may need.
@@ -166,6 +180,12 @@ impl Diagnostics {
         sources.len() - 1
     }
 
+    /// Notes that all files of the configuration itself are registered.
+    pub(crate) fn sources_are_all(&self) {
+        let mut collected = self.0.borrow_mut();
+        collected.own = collected.sources.len();
+    }
+
     /// More mistakes than this are not told: nobody reads on, and a hostile file could have any number.
     const MOST: usize = 100;
     /// Longer lines are not shown.
@@ -200,6 +220,31 @@ impl Diagnostics {
     /// What texts stand for; of those that stand for nothing a mistake is made.
     pub(crate) fn parse_all<T: FromStr<Err = String>>(&self, texts: Vec<At<String>>) -> Vec<T> {
         texts.into_iter().filter_map(|text| self.accept(text.place, text.value.parse())).collect()
+    }
+
+    /// Notes that the value at a place was filled in.
+    pub(crate) fn note_filled(&self, place: Place, filled: Filled) {
+        self.0.borrow_mut().filled.push((place, filled));
+    }
+
+    /// What is read as a template for a value: of what was filled in, braces mean themselves.
+    pub(crate) fn as_template(&self, value: &At<String>) -> String {
+        let collected = self.0.borrow();
+        let filled = collected.filled.iter().find(|(place, _)| *place == value.place);
+        filled.map_or_else(|| value.value.clone(), |(_, filled)| filled.literal.clone())
+    }
+
+    /// Who reads the mistakes is not to learn from them what stands in files of the machine.
+    pub(crate) fn withhold(&self) {
+        self.0.borrow_mut().withholds = true;
+    }
+
+    /// What is said of a mistake in such a file, that quotes from it.
+    pub(crate) fn quoting(&self, why: String) -> String {
+        match self.0.borrow().withholds {
+            true => "it is not as it should be; what is in files is not given to the API".to_owned(),
+            false => why,
+        }
     }
 
     /// A path in a configuration file is relative to that file.
@@ -243,6 +288,14 @@ impl Diagnostics {
             let (message, hint) = need.missing(&provided);
             self.error_with_hint(place, message, hint);
         }
+    }
+
+    /// One of the configuration's own files, or of those that values are in, that lies below a directory.
+    pub(crate) fn files_within(&self, directory: &Path) -> Option<PathBuf> {
+        let collected = self.0.borrow();
+        let is_below = |path: &&PathBuf| path.canonicalize().is_ok_and(|path| path.starts_with(directory));
+        let own = |(number, source): &(usize, &Source)| *number < collected.own || source.secret;
+        collected.sources.iter().enumerate().filter(own).map(|(_, source)| &source.path).find(is_below).cloned()
     }
 
     /// The path of a file that belongs to the configuration, whether it can be read or not.
@@ -309,8 +362,22 @@ impl Diagnostics {
         let (line, column, text, width) = locate(&source.text, place.start, place.end);
         let shown = !source.secret && text.len() <= Self::LONGEST_LINE;
         let text = if shown { text.to_owned() } else { String::new() };
+        let here = |(at, _): &&(Place, Filled)| at.file == place.file && at.start <= place.start && place.end <= at.end;
+        let filled: Vec<&Filled> = collected.filled.iter().filter(here).map(|(_, filled)| filled).collect();
+        let (message, hint) = (unfilled(message, &filled), hint.map(|hint| unfilled(hint, &filled)));
         Diagnostic { file: source.path.clone(), line, column, text, width, message, hint }
     }
+}
+
+/// A message with the names of what was filled in, in place of that: it may be secret.
+fn unfilled(mut message: String, filled: &[&Filled]) -> String {
+    for (value, name) in filled.iter().flat_map(|filled| &filled.parts) {
+        let quoted = format!("{value:?}");
+        for value in [value.as_str(), &quoted[1..quoted.len() - 1]].into_iter().filter(|value| !value.is_empty()) {
+            message = message.replace(value, name);
+        }
+    }
+    message
 }
 
 fn in_order(mut all: Vec<(Place, Diagnostic)>) -> Vec<Diagnostic> {

@@ -94,10 +94,14 @@ pub fn sites_directory(main: &Path) -> PathBuf {
 
 fn build(sources: Vec<Source>, values: Values) -> Result<Config, ConfigErrors> {
     let errors = Diagnostics::default();
+    if values == Values::Withheld {
+        errors.withhold();
+    }
     let texts: Vec<_> = sources.iter().map(|source| source.text.clone()).collect();
     let numbers = sources.into_iter().map(|source| errors.add_source(source));
     // All files first: what a value names has numbers behind theirs.
     let numbered: Vec<_> = numbers.zip(&texts).collect();
+    errors.sources_are_all();
     let parsed = numbered.into_iter().map(|(file, text)| (file, syntax::parse(file, text, &errors)));
     let mut roots: Vec<_> = parsed.collect();
     let is_whole = errors.is_empty();

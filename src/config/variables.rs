@@ -6,7 +6,7 @@ use std::borrow::Cow;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::diagnose::{At, Diagnostics, Place, Source};
+use super::diagnose::{At, Diagnostics, Filled, Place, Source};
 use super::regular;
 
 /// Where the values come from.
@@ -33,7 +33,10 @@ fn fill_value(file: usize, value: &mut Spanned<DeValue<'_>>, values: Values, err
         DeValue::Table(table) => fill_table(file, table, values, errors),
         DeValue::Array(items) => items.iter_mut().for_each(|item| fill_value(file, item, values, errors)),
         DeValue::String(text) => match filled(text, place, values, errors) {
-            Ok(Some(new)) => *text = Cow::Owned(new),
+            Ok(Some((new, filled))) => {
+                errors.note_filled(place, filled);
+                *text = Cow::Owned(new);
+            }
             Ok(None) => {}
             Err((message, hint)) => errors.error_with_hint(place, message, hint),
         },
@@ -42,7 +45,12 @@ fn fill_value(file: usize, value: &mut Spanned<DeValue<'_>>, values: Values, err
 }
 
 /// `None`: it stays as it is.
-fn filled(text: &str, place: Place, values: Values, errors: &Diagnostics) -> Result<Option<String>, (String, String)> {
+fn filled(
+    text: &str,
+    place: Place,
+    values: Values,
+    errors: &Diagnostics,
+) -> Result<Option<(String, Filled)>, (String, String)> {
     let file = text.strip_prefix("file:");
     let is_named = file.is_some() || parts(text).any(|part| matches!(part, Part::Variable { .. }));
     if is_named && values == Values::Withheld {
@@ -50,7 +58,10 @@ fn filled(text: &str, place: Place, values: Values, errors: &Diagnostics) -> Res
         return Err((format!("{text:?}: what is in the environment or in files is not given to the API"), hint));
     }
     match file {
-        Some(path) => text_of(path, place, errors).map(Some),
+        Some(path) => text_of(path, place, errors).map(|value| {
+            let filled = Filled { literal: escaped(&value), parts: vec![(value.clone(), text.to_owned())] };
+            Some((value, filled))
+        }),
         None => substitute(text, |name| std::env::var(name).ok()),
     }
 }
@@ -119,17 +130,29 @@ fn variable(text: &str) -> Option<(usize, Part<'_>)> {
     is_name.then_some((end + 1, Part::Variable { name, default }))
 }
 
+/// Braces as templates have them that mean nothing else.
+fn escaped(text: &str) -> String {
+    text.replace('{', "{{").replace('}', "}}")
+}
+
 /// `None`: there is nothing to fill in.
-fn substitute(text: &str, find: impl Fn(&str) -> Option<String>) -> Result<Option<String>, (String, String)> {
+fn substitute(text: &str, find: impl Fn(&str) -> Option<String>) -> Result<Option<(String, Filled)>, (String, String)> {
     if !text.contains("${") {
         return Ok(None);
     }
-    let mut out = String::new();
+    let (mut out, mut filled) = (String::new(), Filled { literal: String::new(), parts: Vec::new() });
     for part in parts(text) {
         match part {
-            Part::Text(text) => out += text,
+            Part::Text(text) => {
+                out += text;
+                filled.literal += text;
+            }
             Part::Variable { name, default } => match find(name).or_else(|| default.map(str::to_owned)) {
-                Some(value) => out += &value,
+                Some(value) => {
+                    out += &value;
+                    filled.literal += &escaped(&value);
+                    filled.parts.push((value, format!("${{{name}}}")));
+                }
                 None => {
                     let hint = format!(
                         "set it, for the service by Environment= or EnvironmentFile=; ${{{name}:-VALUE}} says what it is otherwise"
@@ -139,7 +162,7 @@ fn substitute(text: &str, find: impl Fn(&str) -> Option<String>) -> Result<Optio
             },
         }
     }
-    Ok((out != text).then_some(out))
+    Ok((out != text).then_some((out, filled)))
 }
 
 #[cfg(test)]
@@ -174,7 +197,7 @@ mod tests {
             ("ä${A}ö", Ok(Some("äoneö"))),
             ("${NONE}", Err("there is no NONE in the environment")),
         ] {
-            let found = substitute(text, find).map_err(|(message, _)| message);
+            let found = substitute(text, find).map(|found| found.map(|(text, _)| text)).map_err(|(message, _)| message);
             assert_eq!(found, expected.map(|text| text.map(str::to_owned)).map_err(str::to_owned), "{text}");
         }
     }

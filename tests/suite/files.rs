@@ -352,3 +352,63 @@ fn a_file_that_changes_while_it_is_sent_is_never_taken_for_whole() {
     assert!(rest.iter().all(|byte| *byte == b'a'));
     assert_eq!(node.get("/large").body[0], b'b');
 }
+
+#[test]
+fn a_file_in_the_place_of_another_has_another_tag() {
+    let directory = tree();
+    let put = |text: &str| {
+        let next = directory.path().join("www/next");
+        fs::write(&next, text).unwrap();
+        let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000_000);
+        fs::File::options().write(true).open(&next).unwrap().set_modified(time).unwrap();
+        fs::rename(&next, directory.path().join("www/same.txt")).unwrap();
+    };
+    put("AAAA");
+    let node = node(&directory, Protocol::H1, PLAIN);
+    let before = node.get("/same.txt");
+    put("BBBB");
+    let etag = before.field("etag").unwrap();
+    let after = node.get_with("/same.txt", &[&format!("If-None-Match: {etag}")]);
+    assert_eq!((after.status, after.text().as_str()), (200, "BBBB"), "the same length and time");
+    assert_eq!(before.field("last-modified"), after.field("last-modified"));
+}
+
+#[test]
+fn clients_that_take_less_than_a_disk_gives_get_all_of_it() {
+    let directory = tree();
+    let size = 2 << 20;
+    fs::write(directory.path().join("www/large"), vec![b'a'; size]).unwrap();
+    let node = node(&directory, Protocol::H1, PLAIN);
+    // More than one network's share of what may wait for readers, if each had 128 KiB of it.
+    let mut clients: Vec<Client> = (0..120).map(|_| node.client()).collect();
+    for client in &mut clients {
+        client.send("GET /large HTTP/1.1\r\nHost: shop.example\r\nConnection: close\r\n\r\n");
+    }
+    for client in &mut clients {
+        assert!(client.head().starts_with("HTTP/1.1 200"));
+    }
+    for client in &mut clients {
+        let got: usize = std::iter::from_fn(|| Some(client.read_some().len()).filter(|got| *got > 0)).sum();
+        assert_eq!(got, size);
+    }
+}
+
+#[test]
+fn a_pipe_in_the_place_of_a_root_holds_up_nobody() {
+    let directory = tree();
+    fs::create_dir(directory.path().join("other")).unwrap();
+    fs::write(directory.path().join("other/a"), "a").unwrap();
+    let other = "[[site.www.route]]\npath = \"/other/*\"\nrewrite = { to = \"/{1}\" }\nfiles = \"other\"\n";
+    let config = serving(PLAIN).replacen("[[site", &format!("{other}[[site"), 1);
+    let node = Node::speaking_in(Protocol::H1, directory.clone(), &config);
+    assert_eq!(node.get("/other/a").text(), "a");
+    fs::rename(directory.path().join("www"), directory.path().join("away")).unwrap();
+    let made = Command::new("mkfifo").arg(directory.path().join("www")).status();
+    assert!(made.unwrap().success());
+    for _ in 0..70 {
+        assert_eq!(node.get("/index.html").status, 502);
+    }
+    assert_eq!(node.get("/other/a").text(), "a");
+    let checked = Command::new(env!("CARGO_BIN_EXE_seawall")).arg("check").arg(node.config_path()).output().unwrap();
+    assert!(String::from_utf8_lossy(&checked.stdout).contains("is no directory"), "{checked:?}");
+}

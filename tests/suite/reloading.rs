@@ -326,6 +326,23 @@ fn values_come_from_the_environment_and_from_files() {
     let (status, told) = node.admin("POST", "/v1/config/check", &config);
     let told = told.to_string();
     assert!(status >= 400 && told.contains("is not given to the API") && !told.contains("second"), "{told}");
+    // Nor is what is said of it quoted from other files.
+    let allowed = config.replace("request = { set = { X-Key = \"file:secret\" } }", "allow = [{ file = \"secret\" }]");
+    let (status, told) = node.admin("POST", "/v1/config/check", &allowed);
+    let told = told.to_string();
+    assert!(status >= 400 && told.contains("secret:1") && !told.contains("second"), "{told}");
+    // What is filled in is no template.
+    std::fs::write(&secret, "{host}{{x}}").unwrap();
+    node.wait_for_generation(3);
+    assert_eq!(node.get("/").text(), "{host}{{x}}");
+    // And not quoted either.
+    std::fs::write(&secret, "hunter2").unwrap();
+    node.wait_for_generation(4);
+    let mode = route.replace("request =", "cache = { mode = \"file:secret\" }\nrequest =");
+    std::fs::write(&path, config.replace(route, &mode)).unwrap();
+    let told = node.wait_for_log("wrong value for");
+    assert!(!node.log().join("\n").contains("hunter2"), "{told}");
+    assert!(node.log().join("\n").contains("file:secret"), "{told}");
     std::fs::write(&path, config.replace("LISTEN_AT", "NO_SUCH_NAME")).unwrap();
     node.wait_for_log("there is no NO_SUCH_NAME in the environment");
     std::fs::write(&path, config.replace("file:secret", "file:nowhere")).unwrap();

@@ -158,6 +158,7 @@ fn from_file(file: &At<String>, errors: &Diagnostics) -> Vec<IpRange> {
             Ok(range) => ranges.push(range),
             Err(why) => {
                 let why: String = why;
+                let why = errors.quoting(why);
                 errors.error(file.place, format!("{}:{}: {why}", path.display(), number + 1));
                 break; // one tells which kind of file it is
             }

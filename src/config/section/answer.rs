@@ -85,9 +85,9 @@ pub(crate) fn redirect(mut table: Table, path: Option<&PathPattern>) -> Option<R
             }
             read_map(&file, captures, errors).map(|map| To::Map(map.into()))
         }
-        None => table.require::<String>("to").and_then(|At { value, place }| {
-            let parsed = template::parse(&value, Form::Url, captures, place, errors);
-            errors.accept(place, parsed.map_err(|why| format!("\"to\" in {}: {why}", table.name))).map(To::One)
+        None => table.require::<String>("to").and_then(|to| {
+            let parsed = template::parse(&errors.as_template(&to), Form::Url, captures, to.place, errors);
+            errors.accept(to.place, parsed.map_err(|why| format!("\"to\" in {}: {why}", table.name))).map(To::One)
         }),
     };
     let mut status = 308;
@@ -113,9 +113,10 @@ fn read_map(file: &At<String>, captures: usize, errors: &Diagnostics) -> Option<
             _ => Err(format!("expected two words, a path and where it leads, not {}", words.len())),
         };
         let place = format!("{}:{}", path.display(), number + 1);
-        let (from, to) = errors.accept(file.place, read.map_err(|why| format!("{place}: {why}")))?;
+        let read = read.map_err(|why| format!("{place}: {}", errors.quoting(why)));
+        let (from, to) = errors.accept(file.place, read)?;
         if map.insert(from.into(), to).is_some() {
-            errors.error(file.place, format!("{place}: {from:?} is given again"));
+            errors.error(file.place, format!("{place}: {}", errors.quoting(format!("{from:?} is given again"))));
         }
     }
     Some(map)

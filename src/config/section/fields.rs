@@ -225,7 +225,7 @@ pub(super) fn name(name: &At<String>, reserved: &[&str], errors: &Diagnostics) -
 
 fn add(changes: &mut FieldChanges, name: HeaderName, value: &At<String>, captures: usize, errors: &Diagnostics) {
     let form = if [header::COOKIE, header::SET_COOKIE].contains(&name) { Form::Cookie } else { Form::Field };
-    let parsed = template::parse(&value.value, form, captures, value.place, errors);
+    let parsed = template::parse(&errors.as_template(value), form, captures, value.place, errors);
     let Some(template) = errors.accept(value.place, parsed.map_err(|why| format!("{name}: {why}"))) else {
         return;
     };

@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{Mode, OFlags};
+
 use crate::config::diagnose::{At, Diagnostics};
 use crate::config::read::Table;
 
@@ -72,8 +74,15 @@ fn read_table(mut table: Table) -> Option<Files> {
 
 /// An absolute path of what is a directory at the moment.
 fn check_root(root: &At<String>, errors: &Diagnostics) -> Option<PathBuf> {
+    if root.value.is_empty() {
+        errors.error_with_hint(root.place, "no directory is named", "name the one with what is to be public");
+        return None;
+    }
     let path = errors.resolve_path(root);
-    let found = std::fs::File::open(&path).and_then(|opened| opened.metadata());
+    // What is no directory is not waited for: a pipe.
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let opened = rustix::fs::open(&path, flags, Mode::empty()).map_err(std::io::Error::from);
+    let found = opened.and_then(|opened| std::fs::File::from(opened).metadata());
     match found {
         Ok(found) if found.is_dir() => {}
         Ok(_) => errors.warn(root.place, format!("{} is no directory", path.display()), "files are served from one"),
@@ -85,9 +94,17 @@ fn check_root(root: &At<String>, errors: &Diagnostics) -> Option<PathBuf> {
             errors.warn(root.place, format!("{} cannot be opened: {error}", path.display()), hint);
         }
     }
-    if path == Path::new("/") {
-        let hint = "name the directory with what is to be public";
-        errors.error_with_hint(root.place, "\"/\" would serve every file of the machine", hint);
+    let hint = "name the directory with what is to be public, and nothing else";
+    // By whatever name: a link may lead there.
+    let real = path.canonicalize().unwrap_or_else(|_| path.clone());
+    if real == Path::new("/") {
+        let message = format!("{:?} would serve every file of the machine", root.value);
+        errors.error_with_hint(root.place, message, hint);
+        return None;
+    }
+    if let Some(own) = errors.files_within(&real) {
+        let message = format!("{:?} would serve {}, a file of the configuration", root.value, own.display());
+        errors.error_with_hint(root.place, message, hint);
         return None;
     }
     Some(path)

@@ -87,7 +87,7 @@ fn read_to(table: &mut Table, path: Option<&PathPattern>) -> Option<To> {
         }
     };
     let captures = matches.as_ref().map_or(path.map_or(0, PathPattern::stars), |regex| regex.captures_len() - 1);
-    let parsed = template::parse(&to.value, Form::Path, captures, to.place, errors);
+    let parsed = template::parse(&errors.as_template(&to), Form::Path, captures, to.place, errors);
     let template = errors.accept(to.place, parsed.map_err(|why| format!("\"to\" in {name}: {why}")))?;
     let keeps_query = query.map_or(!template.has_query(), |query| query.value == Query::Keep);
     Some(To { matches, template, keeps_query })
@@ -114,8 +114,9 @@ fn read_set(
             errors.error(name.place, format!("{:?} is not the name of a parameter", name.value));
             continue;
         }
-        let part = format!("{}{}={}", if all.is_empty() { "/?" } else { "&" }, name.value, value.value);
-        let alone = format!("/?{}={}", name.value, value.value);
+        let written = errors.as_template(&value);
+        let part = format!("{}{}={written}", if all.is_empty() { "/?" } else { "&" }, name.value);
+        let alone = format!("/?{}={written}", name.value);
         let checked = template::parse(&alone, Form::Path, captures, value.place, errors);
         let checked = checked.map_err(|why| format!("{}: {why}", name.value));
         let is_one = !value.value.contains('&');

@@ -65,7 +65,7 @@ pub(super) fn answer(asked: &Asked, found: Found) -> Answer {
         Found::File(file) => with_file(asked, file),
         Found::Directory => {
             let query = asked.query.as_deref().map(|query| format!("?{query}")).unwrap_or_default();
-            let location = HeaderValue::from_str(&format!("{}/{query}", asked.path));
+            let location = HeaderValue::from_str(&format!("{}/{query}", asked.path.replace('\\', "%5C")));
             plain(StatusCode::MOVED_PERMANENTLY, location.ok().map(|location| (header::LOCATION, location)))
         }
         Found::Nothing => plain(StatusCode::NOT_FOUND, []),
@@ -142,7 +142,7 @@ fn etag(stamp: Stamp, coding: Option<Coding>, now: Timestamp) -> String {
     let age = i128::from(now.as_millis()) * 1_000_000 - stamp.modified;
     let weak = if age < SETTLED { "W/" } else { "" };
     let coding = coding.map(|coding| format!("-{}", coding.as_str())).unwrap_or_default();
-    format!("{weak}\"{:x}-{:x}{coding}\"", stamp.modified, stamp.length)
+    format!("{weak}\"{:x}-{:x}-{:x}{coding}\"", stamp.modified, stamp.changed, stamp.length)
 }
 
 /// By the ending of the name. Text is said to be UTF-8, as nearly all of it is.
@@ -175,9 +175,9 @@ mod tests {
 
     #[test]
     fn a_tag_is_weak_while_the_file_may_change_unnoticed() {
-        let stamp = Stamp { length: 16, modified: 1_000_000_000_000, ..Stamp::default() };
-        assert_eq!(etag(stamp, None, Timestamp::from_secs(1001)), "W/\"e8d4a51000-10\"");
-        assert_eq!(etag(stamp, None, Timestamp::from_secs(1002)), "\"e8d4a51000-10\"");
-        assert_eq!(etag(stamp, Some(Coding::Br), Timestamp::from_secs(2000)), "\"e8d4a51000-10-br\"");
+        let stamp = Stamp { length: 16, modified: 1_000_000_000_000, changed: 1, ..Stamp::default() };
+        assert_eq!(etag(stamp, None, Timestamp::from_secs(1001)), "W/\"e8d4a51000-1-10\"");
+        assert_eq!(etag(stamp, None, Timestamp::from_secs(1002)), "\"e8d4a51000-1-10\"");
+        assert_eq!(etag(stamp, Some(Coding::Br), Timestamp::from_secs(2000)), "\"e8d4a51000-1-10-br\"");
     }
 }

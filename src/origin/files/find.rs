@@ -44,20 +44,37 @@ pub(super) struct Stamp {
     /// Nanoseconds since the epoch.
     pub modified: i128,
     pub inode: u64,
+    /// The same of its last change of any kind, which nobody can set: a file that takes another's place may have that one's
+    /// time, as images and archives often give all files one. It also changes with a mode or a link.
+    pub changed: i128,
 }
 
 impl Stamp {
     pub(super) fn of(metadata: &Metadata) -> Self {
-        let modified = i128::from(metadata.mtime()) * 1_000_000_000 + i128::from(metadata.mtime_nsec());
-        Stamp { length: metadata.len(), modified, inode: metadata.ino() }
+        let since = |seconds: i64, nanoseconds: i64| i128::from(seconds) * 1_000_000_000 + i128::from(nanoseconds);
+        Stamp {
+            length: metadata.len(),
+            modified: since(metadata.mtime(), metadata.mtime_nsec()),
+            inode: metadata.ino(),
+            changed: since(metadata.ctime(), metadata.ctime_nsec()),
+        }
+    }
+
+    /// Whether the file has the same content, as far as can be known.
+    pub(super) fn has_same_content(&self, other: &Stamp) -> bool {
+        (self.length, self.modified, self.inode) == (other.length, other.modified, other.inode)
     }
 }
 
 /// Looks for what a path means. `accepted`: the codings that its client takes, the best first.
 pub(super) fn find(files: &Files, path: &str, accepted: &[Coding]) -> io::Result<Found> {
     let Some(asked) = decode(path) else { return Ok(Found::Nothing) };
-    let root = File::open(&files.root)
-        .map_err(|error| io::Error::new(error.kind(), format!("{} cannot be opened: {error}", files.root.display())))?;
+    // What is no directory is not waited for: a pipe.
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::DIRECTORY | OFlags::NONBLOCK;
+    let root = rustix::fs::open(&files.root, flags, Mode::empty()).map_err(io::Error::from);
+    let cannot =
+        |error: io::Error| io::Error::new(error.kind(), format!("{} cannot be opened: {error}", files.root.display()));
+    let root = File::from(root.map_err(cannot)?);
     let mut is_forbidden = false;
     for tried in &files.tries {
         let path = fill(tried, &asked);

@@ -58,6 +58,12 @@ impl Stream {
 }
 
 fn in_thread<T: Send + 'static>(work: impl FnOnce() -> Result<T, LinkError> + Send + 'static) -> Task<T> {
+    if let Ok(permit) = THREADS.try_acquire() {
+        return tokio::task::spawn_blocking(move || {
+            let _permit = permit;
+            work()
+        });
+    }
     tokio::spawn(async move {
         let _permit = THREADS.acquire().await; // it is never closed
         let done = tokio::task::spawn_blocking(work).await;
