@@ -170,6 +170,39 @@ under_load "" stop_it
 verdict "stopped by SIGSTOP, with a watchdog of 3 s: $figures" "$(figure refused)" = 0
 sh_in 'rm /run/systemd/system/seawall.service.d/test.conf; systemctl daemon-reload; systemctl restart seawall'
 
+# --- restarts at awkward moments --------------------------------------------------------
+main_pid() { in_machine systemctl show seawall -p MainPID --value; }
+printf '[[listen]]\naddress = "unix:/run/seawall/http.sock"\n' | put /etc/seawall/sites.d/more.toml
+in_machine systemctl reload seawall; in_machine rm /run/seawall/http.sock
+in_machine systemctl restart seawall; status=$?
+by_socket=$(in_machine curl -s -o /dev/null -w '%{http_code}' --max-time 10 --unix-socket /run/seawall/http.sock http://10.77.0.2/)
+verdict "a restart makes a Unix socket anew whose file has gone" "$status/$by_socket/$(get http://10.77.0.2/)" = 0/200/200
+in_machine rm /etc/seawall/sites.d/more.toml
+in_machine systemctl restart seawall
+verdict "and removes one that is not wanted any more" -z "$(sh_in 'ls /run/seawall/http.sock 2>/dev/null')"
+# A name that nobody answers for: a reload, and a start, wait for it for two seconds.
+in_machine systemd-run --quiet --unit mute python3 -c 'import socket, time; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.bind(("127.0.0.9", 53)); time.sleep(300)'
+echo 'nameserver 127.0.0.9' | put /etc/resolv.conf
+printf '[[listen]]\naddress = "0.0.0.0:8200"\n[pool.slow]\norigins = ["slow.example.com:80"]\n' | put /etc/seawall/sites.d/more.toml
+restart_soon() { sleep 0.4; in_machine systemctl restart seawall; }
+AFTER=13 under_load "slow" restart_soon
+no_refusals "a restart in the middle of a reload"
+verdict "which succeeds" "$status/$(get http://10.77.0.2:8200/)" = 0/200
+lacks "and says nothing of addresses in use" "$(journal --since=-30s)" "cannot listen"
+before=$(main_pid); in_machine systemctl restart --no-block seawall
+until_ok sh_in "[ \"\$(systemctl show seawall -p MainPID --value)\" != $before ]"
+for signal in USR1 HUP USR1; do sh_in "kill -$signal \$(systemctl show seawall -p MainPID --value)"; done
+starting=$(main_pid)
+until_ok serves
+verdict "signals while it starts do not end it" "$(main_pid)" = "$starting"
+in_machine systemctl restart --no-block seawall; sleep 0.3
+output=$(sh_in 'dpkg -i /root/first.deb 2>&1'); status=$?
+until_ok serves
+verdict "an upgrade while it starts runs the new program" "$status/$(sh_in "readlink /proc/$(main_pid)/exe")" = 0//usr/bin/seawall
+in_machine dpkg -i /root/second.deb > /dev/null 2>&1
+in_machine rm /etc/seawall/sites.d/more.toml; in_machine systemctl stop mute; : | put /etc/resolv.conf
+in_machine systemctl restart seawall
+
 # --- keys -----------------------------------------------------------------------------
 sh_in 'cd /etc/ssl/private && openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 9 -subj /CN=one.example -addext subjectAltName=DNS:one.example -keyout one.key -out /etc/ssl/certs/one.pem 2>/dev/null; chmod 600 one.key'
 printf '[[listen]]\naddress = "0.0.0.0:443"\ntls = true\n[[certificate]]\ncert = "/etc/ssl/certs/one.pem"\nkey = "/etc/ssl/private/one.key"\n' | put /etc/seawall/sites.d/tls.toml
