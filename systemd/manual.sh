@@ -1,6 +1,6 @@
 #!/bin/sh
 # Makes the manual pages and completions: manual.sh BINARY DIRECTORY. seawall.toml(5) is docs/configuration.md, whose tables
-# become lists of keys; it needs lowdown.
+# become lists of keys, and whose links become words; it needs lowdown.
 set -eu
 binary=$1 to=$2 root=$(cd "$(dirname "$0")/.." && pwd)
 for what in man bash zsh fish; do "$binary" generate "$what" --to "$to"; done
@@ -19,4 +19,4 @@ for what in man bash zsh fish; do "$binary" generate "$what" --to "$to"; done
         next
     }
     { in_table = 0; print }
-' "$root/docs/configuration.md"; } | lowdown -s -Tman -M section=5 -M title=seawall.toml -M volume="File Formats" -o "$to/seawall.toml.5" -
+' "$root/docs/configuration.md" | sed -E 's/\[([^]]*)\]\(#[^)]*\)/\1/g; s/\[([^]]*)\]\(([a-z-]*\.md)[^)]*\)/\1 (\2)/g'; } | lowdown -s -Tman -M section=5 -M title=seawall.toml -M volume="File Formats" -o "$to/seawall.toml.5" -

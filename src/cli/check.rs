@@ -15,7 +15,7 @@ pub(crate) struct Args {
     #[arg(required = true)]
     files: Vec<PathBuf>,
     /// Check as this user and its groups, as which the node will read the files: `seawall` for the service. Needs root.
-    #[arg(long = "as", value_name = "USER")]
+    #[arg(long = "as", value_name = "USER", value_hint = clap::ValueHint::Username)]
     user: Option<String>,
     /// Also see whether the addresses are free to listen on; what a running node has is.
     #[arg(long)]

@@ -1,5 +1,6 @@
 //! `seawall generate`: manual pages and completions, for packages.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use clap::{Command, CommandFactory, ValueEnum};
@@ -23,13 +24,20 @@ enum What {
     Fish,
 }
 
+/// Of seawall(1), what is not known from the command line.
+const BEYOND: &str = include_str!("seawall.1.roff");
+
 pub(crate) fn execute(args: &Args) -> super::Result {
     let command = super::Cli::command();
     let to = &args.to;
     let cannot = |error: std::io::Error| format!("cannot write into {}: {error}", to.display());
     std::fs::create_dir_all(to).map_err(cannot)?;
     match args.what {
-        What::Man => clap_mangen::generate_to(command, to).map_err(cannot)?,
+        What::Man => {
+            clap_mangen::generate_to(command, to).map_err(cannot)?;
+            let main = std::fs::File::options().append(true).open(to.join("seawall.1"));
+            main.and_then(|mut main| main.write_all(BEYOND.as_bytes())).map_err(cannot)?;
+        }
         What::Bash => complete(command, Shell::Bash, to).map_err(cannot)?,
         What::Zsh => complete(command, Shell::Zsh, to).map_err(cannot)?,
         What::Fish => complete(command, Shell::Fish, to).map_err(cannot)?,

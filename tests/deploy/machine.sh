@@ -11,6 +11,7 @@
 #   machine.sh outside NAME CMD.. runs CMD of the host at the other end of the
 #                                 machine's cable: 10.77.0.1; the machine is 10.77.0.2
 #                                 /disk in it is a folder on a disk of the host's
+#   machine.sh reboot NAME        boots it again, with what it has written; returns when it is up
 #   machine.sh console NAME       what the machine's console showed
 #   machine.sh stop NAME          shuts it down in order, else by force
 #   machine.sh list | stop-all    the machines that run; stops each
@@ -51,7 +52,7 @@ HOST_IP=10.77.0.1 MACHINE_IP=10.77.0.2
 say()  { echo "machine.sh: $*" >&2; }
 cannot() { say "cannot boot a machine here: $*"; exit 77; }
 fail() { say "$*"; exit 70; }
-usage() { sed -n '5,18s/^# \{0,1\}//p' "$SELF" >&2; exit 64; }
+usage() { sed -n '5,19s/^# \{0,1\}//p' "$SELF" >&2; exit 64; }
 
 # --- whether it can be done here -------------------------------------------
 
@@ -234,14 +235,18 @@ inner() { # pid 1 of the outer namespaces
   $far ip link set host0 up
   $far ip link set lo up
   set +e
-  # its seccomp filter is off: a unit's own is to be seen, not nspawn's
-  SYSTEMD_SECCOMP=0 SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1 SYSTEMD_LOG_LEVEL=info \
-    systemd-nspawn --quiet -b -D /run/m/root -M "$name" --register=no --keep-unit \
-    --network-namespace-path=/run/netns/far --bind="$(state "$name")/disk:/disk" --resolv-conf=off --timezone=off \
-    --link-journal=no --console=pipe </dev/null &
-  local n=$!
+  local n status=133 # of a machine that wants to be booted again
   trap : TERM       # of the time's end: it goes to nspawn too, which shuts down in order
-  wait $n; wait $n; # a trap ends the first one
+  while [ $status = 133 ]; do
+    # its seccomp filter is off: a unit's own is to be seen, not nspawn's
+    SYSTEMD_SECCOMP=0 SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1 SYSTEMD_LOG_LEVEL=info \
+      systemd-nspawn --quiet -b -D /run/m/root -M "$name" --register=no --keep-unit \
+      --network-namespace-path=/run/netns/far --bind="$(state "$name")/disk:/disk" --resolv-conf=off --timezone=off \
+      --link-journal=no --console=pipe </dev/null &
+    n=$!
+    wait $n; status=$?
+    while kill -0 $n 2>/dev/null; do wait $n; status=$?; done # a trap had ended the first one
+  done
   exit 0            # and with pid 1 all else
 }
 
@@ -287,6 +292,12 @@ start() {
     sleep 0.05
   done
   [ -n "$leader" ] || { cat "$st/console" >&2; fail "$name did not come up"; }
+  booted "$name" $end "$t0"
+  STARTING=
+}
+
+booted() { # NAME END BEGUN: waits until its systemd says so
+  local name=$1 end=$2 t0=$3 st up; st=$(state "$name")
   # told by systemd itself when the boot has ended; again while it isn't there to be asked
   while [ $SECONDS -lt $end ]; do
     up=$(timeout $((end - SECONDS)) "$SELF" run "$name" systemctl is-system-running --wait 2>/dev/null)
@@ -298,8 +309,24 @@ start() {
   degraded) say "$name is degraded:"; "$SELF" run "$name" systemctl --failed --no-legend --plain >&2 ;;
   *) tail -n 20 "$st/console" >&2; fail "$name did not boot in $BOOT_TIME s (${up:-no answer})" ;;
   esac
-  STARTING=
   say "$name is up ($up) after $(((${EPOCHREALTIME/./} - t0) / 1000)) ms"
+}
+
+reboot() {
+  local name=$1 st end t0 outer leader before; st=$(state "$name")
+  t0=${EPOCHREALTIME/./} end=$((SECONDS + BOOT_TIME))
+  before=$(leader_of "$name") || exit
+  kill -s RTMIN+5 "$before" # systemd: reboot.target
+  gone "$st/leader" "$STOP_TIME" || fail "$name does not shut down"
+  outer=$(alive "$st/outer") || fail "$name has ended"
+  while [ $SECONDS -lt $end ]; do
+    leader=$(find_leader "$outer") && [ "$leader" != "$before" ] && keep "$st/leader" "$leader" &&
+      [ -S "/proc/$leader/root/run/systemd/private" ] && break
+    leader=
+    sleep 0.05
+  done
+  [ -n "$leader" ] || fail "$name did not come up again"
+  booted "$name" $end "$t0"
 }
 
 leader_of() { name_ok "$1"; alive "$(state "$1")/leader" || fail "no machine $1 runs"; }
@@ -399,6 +426,7 @@ check)
 build) [ $# = 0 ] || usage; build ;;
 start) [ $# = 1 ] || usage; start "$1" ;;
 copy | fetch) [ $# = 3 ] || usage; "$cmd" "$@" ;;
+reboot) [ $# = 1 ] || usage; name_ok "$1"; reboot "$1" ;;
 console) [ $# = 1 ] || usage; name_ok "$1"; cat "$(state "$1")/console" ;;
 stop) [ $# = 1 ] || usage; stop "$1" ;;
 list) list ;;

@@ -32,6 +32,7 @@ journal() { in_machine journalctl -u seawall --no-pager -o short-monotonic "$@";
 get() { "$machine" outside "$name" curl -s -o /dev/null -w '%{http_code}' --max-time 10 "$1"; }
 # Waits for a command to succeed, for ten seconds.
 until_ok() { for _ in $(seq 200); do "$@" && return 0; sleep 0.05; done; return 1; }
+serves_503() { [ "$(get http://10.77.0.2/)" = 503 ]; }
 serves() { [ "$(get http://10.77.0.2/load)" = 200 ]; }
 
 # Load from outside while a command runs: under_load WORDS COMMAND...; its last line is in $figures, and the command's status in $status.
@@ -253,6 +254,9 @@ begun=$(date +%s%N); in_machine systemctl restart seawall; status=$?
 took=$((($(date +%s%N) - begun) / 1000000))
 verdict "a start with an origin that does not resolve takes $took ms" "$status" = 0 -a "$took" -lt 10000
 verdict "and answers" "$(get http://10.77.0.2/)" = 503
+"$machine" reboot "$name"; until_ok serves_503
+verdict "booted again with it, it answers" "$(get http://10.77.0.2/)" = 503
+verdict "and is active" "$(in_machine systemctl is-active seawall)" = active
 
 # --- the end ------------------------------------------------------------------------------
 begun=$(date +%s%N); in_machine systemctl stop seawall; took=$((($(date +%s%N) - begun) / 1000000))

@@ -108,7 +108,9 @@ impl MemoryStore {
         }
         let dropped: u64 = self.0.shared.shrink() + self.0.own.load().values().map(|area| area.shrink()).sum::<u64>();
         let Usage { bytes, max_bytes: max_size, .. } = self.usage();
-        tracing::info!(max_size, bytes, dropped, "the memory tier has its new size");
+        if max_size > 0 {
+            tracing::info!(max_size, bytes, dropped, "the memory tier has its new size");
+        }
     }
 
     /// Where a site's objects are.
