@@ -6,18 +6,19 @@ use super::admin_client::AdminArgs;
 use super::counted;
 
 #[derive(clap::Args)]
-#[command(group(clap::ArgGroup::new("target").required(true).args(["urls", "prefix", "tags", "site", "all"])))]
+#[command(group(clap::ArgGroup::new("target").required(true).multiple(true).args(["urls", "prefix", "tags", "site", "all"])))]
 pub(crate) struct Args {
     /// URLs to purge, in all their variants and versions.
+    #[arg(conflicts_with_all = ["prefix", "tags", "site", "all"])]
     urls: Vec<String>,
     /// Purge all URLs that begin with this.
-    #[arg(long, value_name = "URL")]
+    #[arg(long, value_name = "URL", conflicts_with_all = ["tags", "site", "all"])]
     prefix: Option<String>,
     /// Purge everything with this tag; may be given more than once.
-    #[arg(long = "tag", value_name = "TAG")]
+    #[arg(long = "tag", value_name = "TAG", conflicts_with = "all")]
     tags: Vec<String>,
-    /// Purge a whole site.
-    #[arg(long)]
+    /// Purge a whole site, or with --tag what has that tag in it.
+    #[arg(long, conflicts_with = "all")]
     site: Option<String>,
     /// Purge everything.
     #[arg(long)]

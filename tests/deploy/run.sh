@@ -262,7 +262,7 @@ verdict "and is active" "$(in_machine systemctl is-active seawall)" = active
 begun=$(date +%s%N); in_machine systemctl stop seawall; took=$((($(date +%s%N) - begun) / 1000000))
 verdict "a stop takes $took ms" "$took" -lt 3000
 in_machine systemctl start seawall
-in_machine systemctl stop seawall; in_machine umount /var/cache/seawall; in_machine systemctl start seawall
+in_machine systemctl stop seawall; in_machine umount -q /var/cache/seawall; in_machine systemctl start seawall
 sh_in 'dpkg -r seawall > /dev/null 2>&1'; status=$?
 verdict "it is removed, and its state is kept" "$status/$(sh_in 'ls -d /var/lib/seawall /etc/seawall/seawall.toml' | wc -l)" = 0/2
 sh_in 'dpkg -P seawall > /dev/null 2>&1'; status=$?

@@ -874,11 +874,14 @@ fn purge_and_status_talk_to_a_running_node() {
     assert!(!node.get("/a").is_hit());
     for arguments in [
         &["--prefix", "http://shop.example/"][..],
-        &["--tag", "a", "--tag", "b"],
+        &["--tag", "a", "--tag", "b", "--site", "shop"],
         &["--site", "shop"],
         &["--all", "--soft"],
     ] {
         run(&[&["purge"], arguments].concat());
+    }
+    for contrary in [&["--all", "--site", "shop"][..], &["http://shop.example/", "--tag", "a"], &[]] {
+        assert!(!seawall(&[&["purge", "--admin", &admin], contrary].concat()).status.success(), "{contrary:?}");
     }
     for star in [&["http://shop.example/static/*"][..], &["--prefix", "http://shop.example/static/*"]] {
         let output = seawall(&[&["purge", "--admin", &admin], star].concat());
