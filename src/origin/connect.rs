@@ -1,5 +1,7 @@
 //! Connections to origins: one that was kept, or a new one, by whichever protocol.
 
+use std::time::Duration;
+
 use pingora_core::connectors::TransportConnector;
 use pingora_core::connectors::http::v2;
 use pingora_core::protocols::Stream;
@@ -121,7 +123,7 @@ impl Connector {
     /// A new connection for what is no HTTP yet, by TLS or without.
     pub(super) async fn stream(&self, pool: &PoolRuntime, index: usize, peer: HttpPeer) -> Result<Stream, BError> {
         let connect = |peer: HttpPeer| async move { self.transport().new_stream(&peer).await };
-        pool.pins.connect(index, peer, connect, |stream| stream.get_ssl_digest()).await
+        pool.pins.connect(index, peer, connect, |stream| stream.get_ssl_digest(), drop).await
     }
 
     /// A new connection for HTTP, and the peer by which pingora knows it.
@@ -133,7 +135,17 @@ impl Connector {
     ) -> Result<(HttpSession, HttpPeer), BError> {
         let connect = |peer: HttpPeer| async move { Ok((self.h2.new_http_session(&peer).await?, peer)) };
         let certificate = |(session, _): &(HttpSession, _)| session.digest()?.ssl_digest.clone();
-        pool.pins.connect(index, peer, connect, certificate).await
+        let discard = |(session, peer): (HttpSession, HttpPeer)| {
+            if let HttpSession::H2(session) = session {
+                self.close(session, &peer);
+            }
+        };
+        pool.pins.connect(index, peer, connect, certificate, discard).await
+    }
+
+    /// Has pingora close a connection by HTTP/2, which it keeps until it is given back and has been idle.
+    pub(super) fn close(&self, session: Http2Session, peer: &HttpPeer) {
+        self.h2.release_http_session(session, peer, Some(Duration::from_millis(1)));
     }
 
     /// A stream of a connection that was kept.
@@ -143,7 +155,8 @@ impl Connector {
             Ok(session.map(|session| (session, peer)))
         };
         let certificate = |(session, _): &(Http2Session, _)| session.digest()?.ssl_digest.clone();
-        picked.pool.pins.reuse(picked.index, picked.peer(), kept, certificate).await
+        let discard = |(session, peer): (Http2Session, HttpPeer)| self.close(session, &peer);
+        picked.pool.pins.reuse(picked.index, picked.peer(), kept, certificate, discard).await
     }
 
     async fn open_by_pingora(

@@ -4,7 +4,6 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use http::header;
 use pingora_core::protocols::http::client::HttpSession;
@@ -97,8 +96,7 @@ async fn probe(
     let status = ask(&mut session, path, host).await;
     session.shutdown().await;
     if let HttpSession::H2(session) = session {
-        // An HTTP/2 connection is kept by the connector until it is given back and has been idle.
-        connector.h2.release_http_session(session, &peer, Some(Duration::from_millis(1)));
+        connector.close(session, &peer);
     }
     let status = status?;
     if expect.iter().any(|range| (range.first..=range.last).contains(&status)) {

@@ -44,13 +44,14 @@ impl Pins {
     }
 
     /// Makes a connection, or a stream of one, to an origin whose certificate is valid or pinned. `certificate`: the one that
-    /// was shown on it.
+    /// was shown on it; `discard`: closes what is not to be used.
     pub(super) async fn connect<S, F>(
         &self,
         index: usize,
         peer: HttpPeer,
         connect: impl Fn(HttpPeer) -> F,
         certificate: impl Fn(&S) -> Option<Arc<SslDigest>>,
+        discard: impl Fn(S),
     ) -> Result<S, BError>
     where
         F: Future<Output = Result<S, BError>>,
@@ -62,10 +63,14 @@ impl Pins {
             let peer = if compare { unverified(peer.clone()) } else { peer.clone() };
             match connect(peer).await {
                 Ok(stream) => {
-                    if !compare || self.is_pinned(certificate(&stream).as_deref(), Timestamp::now())? {
+                    let is_pinned = || self.is_pinned(certificate(&stream).as_deref(), Timestamp::now());
+                    let is_valid = if compare { is_pinned() } else { Ok(true) };
+                    if matches!(is_valid, Ok(true)) {
                         shown.store(compare, Ordering::Relaxed);
                         return Ok(stream);
-                    } // what is wrong with it is said by the other way
+                    }
+                    discard(stream);
+                    is_valid?; // else what is wrong with it is said by the other way
                 }
                 Err(error) if !compare && certificate_fault(&error).is_some() => invalid = Some(error),
                 Err(error) => return Err(invalid.unwrap_or(error)),
@@ -82,6 +87,7 @@ impl Pins {
         peer: HttpPeer,
         kept: impl Fn(HttpPeer) -> F,
         certificate: impl Fn(&S) -> Option<Arc<SslDigest>>,
+        discard: impl Fn(S),
     ) -> Result<Option<S>, BError>
     where
         F: Future<Output = Result<Option<S>, BError>>,
@@ -89,7 +95,13 @@ impl Pins {
         let compare = self.shown.get(index).is_some_and(|shown| shown.load(Ordering::Relaxed));
         let stream = kept(if compare { unverified(peer) } else { peer }).await?;
         let is_pinned = |stream: &S| self.is_pinned(certificate(stream).as_deref(), Timestamp::now()).unwrap_or(false);
-        Ok(stream.filter(|stream| !compare || is_pinned(stream)))
+        Ok(stream.and_then(|stream| match !compare || is_pinned(&stream) {
+            true => Some(stream),
+            false => {
+                discard(stream);
+                None
+            }
+        }))
     }
 
     /// Whether a certificate is one of these; an error if it is, and not valid now.

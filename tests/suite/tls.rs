@@ -210,7 +210,12 @@ fn an_origin_may_show_the_pinned_certificate_and_no_other() {
             let response = node.get(path);
             assert_eq!((response.status, response.text().as_str()), (200, path), "{protocol}");
         }
-        refused(&start("other.pem", protocol, ""), protocol);
+        let trusting_another = start("other.pem", protocol, "");
+        refused(&trusting_another, protocol);
+        let open = || std::fs::read_dir(format!("/proc/{}/fd", trusting_another.pid())).unwrap().count();
+        let before = open();
+        (0..30).for_each(|_| refused(&trusting_another, protocol));
+        eventually("the end of connections that are not used", || (open() < before + 10).then_some(()));
         let checked =
             start("both.pem", protocol, "health = { path = \"/up\", interval = \"50ms\", fall = 1, rise = 1 }");
         let status = || checked.origin("app", secure.address())["last_error"].clone();
