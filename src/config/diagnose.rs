@@ -364,21 +364,34 @@ impl Diagnostics {
         let text = if shown { text.to_owned() } else { String::new() };
         let here = |(at, _): &&(Place, Filled)| at.file == place.file && at.start <= place.start && place.end <= at.end;
         let filled: Vec<&Filled> = collected.filled.iter().filter(here).map(|(_, filled)| filled).collect();
-        let (message, hint) = (unfilled(message, &filled), hint.map(|hint| unfilled(hint, &filled)));
+        let names = || filled.iter().flat_map(|filled| &filled.parts).map(|(_, name)| name.as_str());
+        let unsaid =
+            || format!("there is something wrong with what {} stands for", names().collect::<Vec<_>>().join(" and "));
+        let message = unfilled(message, &filled).unwrap_or_else(unsaid);
+        let hint = hint.and_then(|hint| unfilled(hint, &filled));
         Diagnostic { file: source.path.clone(), line, column, text, width, message, hint }
     }
 }
 
-/// A message with the names of what was filled in, in place of that: it may be secret.
-fn unfilled(mut message: String, filled: &[&Filled]) -> String {
-    for (value, name) in filled.iter().flat_map(|filled| &filled.parts) {
+/// A message with the names of what was filled in, in place of that: it may be secret. `None`: it has a part of it, too.
+fn unfilled(mut message: String, filled: &[&Filled]) -> Option<String> {
+    let parts = || filled.iter().flat_map(|filled| &filled.parts).filter(|(value, _)| value.len() >= SECRET);
+    for (value, name) in parts() {
         let quoted = format!("{value:?}");
-        for value in [value.as_str(), &quoted[1..quoted.len() - 1]].into_iter().filter(|value| !value.is_empty()) {
+        for value in [value.as_str(), &quoted[1..quoted.len() - 1]] {
             message = message.replace(value, name);
         }
     }
-    message
+    let lower = message.to_lowercase();
+    let is_told = |value: &str| {
+        let value = value.to_lowercase();
+        value.as_bytes().windows(SECRET).any(|part| memchr::memmem::find(lower.as_bytes(), part).is_some())
+    };
+    (!parts().any(|(value, _)| is_told(value))).then_some(message)
 }
+
+/// Bytes that tell something of a value.
+const SECRET: usize = 4;
 
 fn in_order(mut all: Vec<(Place, Diagnostic)>) -> Vec<Diagnostic> {
     all.sort_by_key(|(place, _)| (place.file, place.start));
@@ -408,6 +421,22 @@ pub(crate) fn floor_char_boundary(text: &str, index: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_filled_in_is_not_told() {
+        let filled =
+            |value: &str| Filled { literal: String::new(), parts: vec![(value.to_owned(), "${X}".to_owned())] };
+        for (message, value, expected) in [
+            ("\"hunter2\" is no number", "hunter2", Some("\"${X}\" is no number")),
+            ("write \"user:hunter2@h\"", "http://user:hunter2@h/", None),
+            ("unknown unit \"HUNT\"", "5hunter2", None),
+            ("/run/x/one.pem cannot be read", "/run/x", Some("${X}/one.pem cannot be read")),
+            ("wrong value for \"e\"", "e", Some("wrong value for \"e\"")),
+            ("\"a\\\"bcd\" is none", "a\"bcd", Some("\"${X}\" is none")),
+        ] {
+            assert_eq!(unfilled(message.to_owned(), &[&filled(value)]).as_deref(), expected, "{message}");
+        }
+    }
 
     #[test]
     fn a_mistake_shows_its_line_and_points_at_it() {
