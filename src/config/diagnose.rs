@@ -2,6 +2,7 @@
 //! offending text, what was expected and a hint. All mistakes of a load are reported together.
 
 use std::cell::RefCell;
+use std::collections::HashMap;
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::ops::Range;
@@ -122,6 +123,8 @@ struct Collected {
     needing: Vec<(Need, Place)>,
     provided: Vec<Need>,
     filled: Vec<(Place, Filled)>,
+    public: Vec<(PathBuf, Place)>,
+    private: Vec<PathBuf>,
     /// What stands in files of the machine is not for who reads the mistakes.
     withholds: bool,
 }
@@ -290,12 +293,42 @@ impl Diagnostics {
         }
     }
 
-    /// One of the configuration's own files, or of those that values are in, that lies below a directory.
-    pub(crate) fn files_within(&self, directory: &Path) -> Option<PathBuf> {
-        let collected = self.0.borrow();
-        let is_below = |path: &&PathBuf| path.canonicalize().is_ok_and(|path| path.starts_with(directory));
-        let own = |(number, source): &(usize, &Source)| *number < collected.own || source.secret;
-        collected.sources.iter().enumerate().filter(own).map(|(_, source)| &source.path).find(is_below).cloned()
+    /// Notes a directory whose files are public.
+    pub(crate) fn publish(&self, directory: PathBuf, place: Place) {
+        self.0.borrow_mut().public.push((directory, place));
+    }
+
+    /// Notes a file or directory that must not be.
+    pub(crate) fn keep_private(&self, path: &Path) {
+        self.0.borrow_mut().private.push(path.to_owned());
+    }
+
+    /// Reports what is public and must not be: the configuration itself, what it keeps secret, and what it names so.
+    pub(crate) fn report_public(&self) {
+        let found: Vec<(Place, PathBuf)> = {
+            let collected = self.0.borrow();
+            if collected.public.is_empty() {
+                return;
+            }
+            let mut public: HashMap<PathBuf, Place> = HashMap::new();
+            for (directory, place) in &collected.public {
+                public.entry(real(directory)).or_insert(*place);
+            }
+            let is_own = |(number, source): &(usize, &Source)| *number < collected.own || source.secret;
+            let own = collected.sources.iter().enumerate().filter(is_own).map(|(_, source)| &source.path);
+            let within = |path: &PathBuf| {
+                let path = real(path);
+                let directory =
+                    path.ancestors().find(|above| public.contains_key(*above) && is_served(&path, above))?;
+                Some((public[directory], path.clone()))
+            };
+            own.chain(&collected.private).filter_map(within).collect()
+        };
+        for (place, path) in found {
+            let message = format!("it would serve {}, which is not to be public", path.display());
+            let hint = "name the directory with what is to be public, and nothing else";
+            self.error_with_hint(place, message, hint);
+        }
     }
 
     /// The path of a file that belongs to the configuration, whether it can be read or not.
@@ -367,10 +400,24 @@ impl Diagnostics {
         let names = || filled.iter().flat_map(|filled| &filled.parts).map(|(_, name)| name.as_str());
         let unsaid =
             || format!("there is something wrong with what {} stands for", names().collect::<Vec<_>>().join(" and "));
-        let message = unfilled(message, &filled).unwrap_or_else(unsaid);
+        let message = match collected.withholds && source.secret {
+            true => "it is not as it should be; what is in files is not given to the API".to_owned(),
+            false => unfilled(message, &filled).unwrap_or_else(unsaid),
+        };
         let hint = hint.and_then(|hint| unfilled(hint, &filled));
         Diagnostic { file: source.path.clone(), line, column, text, width, message, hint }
     }
+}
+
+/// By whatever name, as far as it is there.
+fn real(path: &Path) -> PathBuf {
+    path.canonicalize().unwrap_or_else(|_| path.to_owned())
+}
+
+/// Whether a path below a public directory is public, too: names that begin with a dot are not, nor what is below them.
+fn is_served(path: &Path, directory: &Path) -> bool {
+    let mut below = path.strip_prefix(directory).unwrap_or(path).iter();
+    below.all(|name| !name.as_encoded_bytes().starts_with(b".") || name == ".well-known")
 }
 
 /// A message with the names of what was filled in, in place of that: it may be secret. `None`: it has a part of it, too.

@@ -52,6 +52,7 @@ pub(crate) fn resolve(mut files: Vec<Table<'_, '_>>, are_all: bool, errors: &Dia
         let names = listeners.iter().map(|listener| listener.value.name.as_str()).filter(|name| !name.is_empty());
         names.for_each(|name| errors.provide(Need::Listener(name.into())));
         errors.report_needs();
+        errors.report_public();
     }
     for site in sites.iter_mut().filter(|_| are_all) {
         site.check_https(&listeners, &config.node, errors);

@@ -412,3 +412,44 @@ fn a_pipe_in_the_place_of_a_root_holds_up_nobody() {
     let checked = Command::new(env!("CARGO_BIN_EXE_seawall")).arg("check").arg(node.config_path()).output().unwrap();
     assert!(String::from_utf8_lossy(&checked.stdout).contains("is no directory"), "{checked:?}");
 }
+
+#[test]
+fn what_is_not_to_be_public_is_not_served() {
+    let directory = tree();
+    let path = directory.path();
+    fs::create_dir_all(path.join("www/state")).unwrap();
+    fs::create_dir_all(path.join("www/conf/sites.d")).unwrap();
+    symlink("..", path.join("www/sub/up")).unwrap();
+    crate::harness::h2::certificate(&path.join("www"), "own", &["shop.example"]);
+    let listen = "[[listen]]\naddress = \"127.0.0.1:0\"\n";
+    let check = |file: &str, head: &str, files: &str| {
+        let config = path.join(file);
+        fs::write(&config, format!("{head}{listen}{}", serving(&format!("files = {files:?}")))).unwrap();
+        let checked = Command::new(env!("CARGO_BIN_EXE_seawall")).arg("check").arg(&config).output().unwrap();
+        fs::remove_file(&config).unwrap();
+        (checked.status.success(), String::from_utf8_lossy(&checked.stdout).into_owned())
+    };
+    let key = "[[certificate]]\ncert = \"www/own.pem\"\nkey = \"www/own.key\"\n";
+    for (file, head, files, part) in [
+        ("a.toml", "", "", "no directory is named"),
+        ("a.toml", "", "/", "would serve every file of the machine"),
+        ("a.toml", "", "www/root", "would serve every file of the machine"),
+        ("a.toml", "", ".", "a.toml, which is not to be public"),
+        ("www/conf/a.toml", "", "..", "a.toml, which is not to be public"),
+        ("www/a.toml", "", "sub/up", "a.toml, which is not to be public"),
+        ("a.toml", key, "www", "own.key, which is not to be public"),
+        ("a.toml", "[node]\nstate_dir = \"www/state\"\n", "www", "www/state, which is not to be public"),
+    ] {
+        let (taken, told) = check(file, head, files);
+        assert!(!taken && told.contains(part), "{files}: {told}");
+    }
+    for (file, head, files) in [
+        ("a.toml", "", "www"),
+        ("www/.a.toml", "", "."),
+        ("a.toml", "[node]\nstate_dir = \"private\"\n", "www"),
+        ("www/.git/a.toml", "", "../"),
+    ] {
+        let (taken, told) = check(file, head, files);
+        assert!(taken && !told.contains("warning"), "{file} {files}: {told}");
+    }
+}

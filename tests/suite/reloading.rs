@@ -331,6 +331,11 @@ fn values_come_from_the_environment_and_from_files() {
     let (status, told) = node.admin("POST", "/v1/config/check", &allowed);
     let told = told.to_string();
     assert!(status >= 400 && told.contains("secret:1") && !told.contains("second"), "{told}");
+    std::fs::write(directory.path().join("tokens.toml"), "hunter3 = 1\n[[token]]\nrights = [\"hunter3\"]\n").unwrap();
+    let with_tokens = config.replace("[admin]\n", "[admin]\ntokens_file = \"tokens.toml\"\n");
+    let (status, told) = node.admin("POST", "/v1/config/check", &with_tokens.replace("file:secret", "x"));
+    let told = told.to_string();
+    assert!(status >= 400 && told.contains("tokens.toml") && !told.contains("hunter3"), "{told}");
     // What is filled in is no template.
     std::fs::write(&secret, "{host}{{x}}").unwrap();
     node.wait_for_generation(3);

@@ -123,6 +123,7 @@ pub(crate) fn read(mut table: Table) -> Option<Certificate> {
     });
     let key = key?;
     let key_path = errors.file_named(&key);
+    errors.keep_private(&key_path);
     let signer = match read_key(&key_path) {
         Err(why) if why.contains("Permission denied") => {
             let hint = "keys that only root may read come by the group ssl-cert, or by LoadCredential= of the service: docs/operations.md";

@@ -124,6 +124,7 @@ fn read_directory(table: &mut Table) -> Option<DiskDirectory> {
     let min_free = table.get_or("min_free", ByteSize(0));
     // It is known by its path from one start to the next, whatever directory the node is started in.
     let path = table.errors.resolve_path(&path?);
+    table.errors.keep_private(&path);
     let path = std::path::absolute(&path).unwrap_or(path);
     Some(DiskDirectory { path, max_size: max_size?.value, min_free })
 }

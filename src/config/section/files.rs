@@ -94,18 +94,13 @@ fn check_root(root: &At<String>, errors: &Diagnostics) -> Option<PathBuf> {
             errors.warn(root.place, format!("{} cannot be opened: {error}", path.display()), hint);
         }
     }
-    let hint = "name the directory with what is to be public, and nothing else";
     // By whatever name: a link may lead there.
     let real = path.canonicalize().unwrap_or_else(|_| path.clone());
     if real == Path::new("/") {
         let message = format!("{:?} would serve every file of the machine", root.value);
-        errors.error_with_hint(root.place, message, hint);
+        errors.error_with_hint(root.place, message, "name the directory with what is to be public");
         return None;
     }
-    if let Some(own) = errors.files_within(&real) {
-        let message = format!("{:?} would serve {}, a file of the configuration", root.value, own.display());
-        errors.error_with_hint(root.place, message, hint);
-        return None;
-    }
+    errors.publish(path.clone(), root.place);
     Some(path)
 }

@@ -70,6 +70,7 @@ pub(crate) fn read(mut table: Table) -> Node {
     table.set_within("threads", &mut node.threads, 1..=1024);
     table.set_within("compress_threads", &mut node.compress_threads, 1..=1024);
     node.state_dir = table.get("state_dir").map(|path| table.errors.resolve_path(&path));
+    node.state_dir.iter().for_each(|path| table.errors.keep_private(path));
     table.set("drain_timeout", &mut node.drain_timeout);
     node.trusted_proxies = table.plain_list("trusted_proxies");
     let everybody = [[0; 4], [255; 4]].map(IpAddr::from);
