@@ -167,13 +167,14 @@ count-tools:
 
 test-tools:
 	@$(call need,$(TEST_TOOLS))
-	@/usr/bin/python3 -c "import grpc" 2>/dev/null || { echo "installing python3-grpcio"; \
-	  $(SUDO) apt-get update -q >/dev/null && \
-	  DEBIAN_FRONTEND=noninteractive $(SUDO) apt-get install -q -y --no-install-recommends python3-grpcio >/dev/null; }
+	@missing=""; /usr/bin/python3 -c "import grpc" 2>/dev/null || missing="$$missing python3-grpcio"; \
+	ls /usr/lib/*/varnish/vmods/libvmod_xkey.so >/dev/null 2>&1 || missing="$$missing varnish-modules"; \
+	$(install-missing)
 
 # $(call need,command:package ...): installs the packages of the commands that are not there.
 need = missing=""; for pair in $(1); do \
 	  PATH="$$PATH:/usr/sbin:/sbin" command -v $${pair%%:*} >/dev/null || missing="$$missing $${pair\#\#*:}"; done; \
-	if [ -n "$$missing" ]; then echo "installing$$missing"; \
+	$(install-missing)
+install-missing = if [ -n "$$missing" ]; then echo "installing$$missing"; \
 	  $(SUDO) apt-get update -q >/dev/null && \
 	  DEBIAN_FRONTEND=noninteractive $(SUDO) apt-get install -q -y --no-install-recommends $$missing >/dev/null; fi
