@@ -47,8 +47,8 @@ impl ServiceManager {
 
     /// Has a socket kept over restarts (`FileDescriptorStoreMax=`): who connects meanwhile waits instead of being refused.
     /// Whether there is a manager; only its unit knows whether it does.
-    pub(crate) fn keep(&self, address: &ListenAddress, socket: BorrowedFd<'_>) -> bool {
-        let name = name_of(address);
+    pub(crate) fn keep(&self, address: &ListenAddress, file: Option<FileNumber>, socket: BorrowedFd<'_>) -> bool {
+        let name = name_of(address, file);
         let states = [NotifyState::FdStore, NotifyState::FdName(&name), NotifyState::Custom("FDPOLL=0")];
         if let Err(error) = sd_notify::notify_with_fds(false, &states, &[socket]) {
             tracing::warn!(%error, %address, "cannot have systemd keep a socket");
@@ -57,8 +57,8 @@ impl ServiceManager {
     }
 
     /// Has it let go of a socket.
-    pub(crate) fn let_go(&self, address: &ListenAddress) {
-        let name = name_of(address);
+    pub(crate) fn let_go(&self, address: &ListenAddress, file: Option<FileNumber>) {
+        let name = name_of(address, file);
         self.tell(&[NotifyState::FdStoreRemove, NotifyState::FdName(&name)]);
     }
 }
@@ -78,8 +78,8 @@ fn barrier() -> io::Result<()> {
     }
 }
 
-/// Letters of ASCII without ":", and others for each address.
-fn name_of(address: &ListenAddress) -> String {
+/// Letters of ASCII without ":", and others for each address and file.
+fn name_of(address: &ListenAddress, file: Option<FileNumber>) -> String {
     let mut name = OURS.to_owned();
     for byte in address.to_string().bytes() {
         match byte {
@@ -88,7 +88,16 @@ fn name_of(address: &ListenAddress) -> String {
             byte => _ = write!(name, "%{byte:02x}"),
         }
     }
+    if let Some((device, number)) = file {
+        let _ = write!(name, "@{device:x}.{number:x}");
+    }
     name
+}
+
+/// The file that a name tells of.
+fn file_of(name: &str) -> Option<FileNumber> {
+    let (device, number) = name.rsplit_once('@')?.1.split_once('.')?;
+    Some((u64::from_str_radix(device, 16).ok()?, u64::from_str_radix(number, 16).ok()?))
 }
 
 /// Whether systemd asks for signs of life of this process, and how often at least.
@@ -103,13 +112,19 @@ pub(crate) fn watchdog() -> Option<Duration> {
 #[derive(Debug, Default)]
 pub(crate) struct Sockets(Vec<Handed>);
 
+/// One of them.
 #[derive(Debug)]
-struct Handed {
+pub(crate) struct Handed {
     address: ListenAddress,
     /// From the process before, and not from a unit.
-    is_ours: bool,
-    socket: OwnedFd,
+    pub is_ours: bool,
+    /// Of a Unix socket of ours, the file that it was bound to: another may be at its path.
+    pub file: Option<FileNumber>,
+    pub socket: OwnedFd,
 }
+
+/// Device and number of a file.
+pub(crate) type FileNumber = (u64, u64);
 
 impl Sockets {
     /// Takes what was handed over. `supervised`: to the parent of this process, which has passed it on.
@@ -131,7 +146,9 @@ impl Sockets {
             rustix::io::fcntl_getfd(unsafe { BorrowedFd::borrow_raw(descriptor) }).ok()?;
             // SAFETY: it is open, was handed to this process as its own, and by the caller's promise nobody else has it.
             let socket = unsafe { OwnedFd::from_raw_fd(descriptor) };
-            let handed = prepare(&socket).map(|address| Handed { address, is_ours: name.starts_with(OURS), socket });
+            let is_ours = name.starts_with(OURS);
+            let file = if is_ours { file_of(&name) } else { None };
+            let handed = prepare(&socket).map(|address| Handed { address, is_ours, file, socket });
             handed
                 .inspect_err(
                     |error| tracing::warn!(descriptor, name, %error, "a socket that was handed over is not used"),
@@ -147,20 +164,19 @@ impl Sockets {
         Ok(all.collect::<Result<(), _>>()?)
     }
 
-    /// The one that listens on an address, and whether it is from the process before.
-    pub(crate) fn find(&mut self, address: &ListenAddress) -> Option<(OwnedFd, bool)> {
+    /// The one that listens on an address.
+    pub(crate) fn find(&mut self, address: &ListenAddress) -> Option<Handed> {
         let place = self.0.iter().position(|handed| handed.address == *address)?;
-        let Handed { socket, is_ours, .. } = self.0.swap_remove(place);
-        Some((socket, is_ours))
+        Some(self.0.swap_remove(place))
     }
 
     /// Closes those that no listener is for: the addresses are free then. Gives those that are not a unit's.
     pub(crate) fn close_rest(&mut self, manager: &ServiceManager) -> Vec<ListenAddress> {
         let mut closed = Vec::new();
-        for Handed { address, is_ours, socket } in self.0.drain(..) {
+        for Handed { address, is_ours, file, socket } in self.0.drain(..) {
             drop(socket);
             if is_ours {
-                manager.let_go(&address);
+                manager.let_go(&address, file);
                 closed.push(address);
             } else {
                 tracing::warn!(%address, "a socket unit listens on an address that no [[listen]] has: who connects there waits in vain");
@@ -200,7 +216,10 @@ mod tests {
             ("[::1]:443", "listen_[%3a%3a1]%3a443"),
             ("unix:/run/ä b.sock", "listen_unix%3a/run/%c3%a4%20b.sock"),
         ] {
-            assert_eq!(name_of(&address.parse().unwrap()), name);
+            let address = address.parse().unwrap();
+            assert_eq!((name_of(&address, None).as_str(), file_of(name)), (name, None));
+            let with_file = name_of(&address, Some((0x1f, 260)));
+            assert_eq!((with_file.as_str(), file_of(&with_file)), (&*format!("{name}@1f.104"), Some((0x1f, 260))));
         }
     }
 }

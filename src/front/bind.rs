@@ -15,6 +15,7 @@ use tokio::net::{TcpListener, TcpSocket, UnixListener};
 use crate::config::model::ListenAddress;
 use crate::lock::try_lock;
 use crate::request::Scheme;
+use crate::systemd::FileNumber;
 
 use super::socket::Socket;
 
@@ -29,8 +30,8 @@ pub(super) enum Listening {
 /// The file of a Unix socket, which goes when nobody listens there any more.
 pub(super) struct SocketFile {
     path: PathBuf,
-    /// Device and number of the file: another program may have put its own there.
-    id: (u64, u64),
+    /// Another program may have put its own there.
+    id: FileNumber,
     /// The socket outlives this process, and so does its file.
     is_kept: AtomicBool,
     /// Of those who would listen there one does, from before it looks at the path until it has left it.
@@ -54,12 +55,20 @@ impl Listening {
         }
     }
 
-    /// Takes one over that listens there already.
-    pub(super) fn adopt(address: &ListenAddress, mode: u32, socket: OwnedFd) -> io::Result<Self> {
+    /// Takes one over that listens there already. `file`: what a Unix socket was bound to, if that is known.
+    pub(super) fn adopt(
+        address: &ListenAddress,
+        mode: u32,
+        socket: OwnedFd,
+        file: Option<FileNumber>,
+    ) -> io::Result<Self> {
         match address {
             ListenAddress::Ip(_) => TcpListener::from_std(socket.into()).map(Listening::Tcp),
             ListenAddress::Unix(path) => {
                 let (id, is_kept) = (file_id(path)?, true.into());
+                if file.is_some_and(|file| file != id) {
+                    return Err(io::Error::other("another file has taken its place"));
+                }
                 let lock = match lock(path) {
                     Ok(lock) => Some(lock),
                     Err(error) if error.kind() == io::ErrorKind::AddrInUse => return Err(error),
@@ -95,6 +104,14 @@ impl Listening {
     pub(super) fn set_kept(&self, is_kept: bool) {
         if let Listening::Unix(_, file) = self {
             file.is_kept.store(is_kept, Ordering::Relaxed);
+        }
+    }
+
+    /// The file of a Unix socket.
+    pub(super) fn file(&self) -> Option<FileNumber> {
+        match self {
+            Listening::Tcp(_) => None,
+            Listening::Unix(_, file) => Some(file.id),
         }
     }
 
@@ -194,10 +211,13 @@ fn remove_left_over(path: &Path) -> io::Result<()> {
     probe.set_nonblocking(true)?; // who has a full queue is there, too
     match probe.connect(&socket2::SockAddr::unix(path)?) {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path),
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            Err(io::Error::new(io::ErrorKind::AlreadyExists, "there is a socket of another user's"))
+        }
         _ => Err(io::ErrorKind::AddrInUse.into()),
     }
 }
 
-fn file_id(path: &Path) -> io::Result<(u64, u64)> {
+fn file_id(path: &Path) -> io::Result<FileNumber> {
     std::fs::symlink_metadata(path).map(|found| (found.dev(), found.ino()))
 }

@@ -16,7 +16,7 @@ use crate::config::model::{ListenAddress, Listener};
 use crate::drain::Stage;
 use crate::request::ListenerId;
 use crate::snapshot::OpenListeners;
-use crate::systemd::{ServiceManager, Sockets};
+use crate::systemd::{Handed, ServiceManager, Sockets};
 
 use super::bind::Listening;
 use super::listen::{Loop, Way, serve};
@@ -74,13 +74,13 @@ pub(crate) fn open(
 ) -> Result<Vec<Opened>, ListenError> {
     let mut opened = Vec::new();
     for (id, listener) in listeners.iter() {
-        let Some((socket, is_ours)) = sockets.find(&listener.address) else { continue };
-        match Listening::adopt(&listener.address, listener.mode, socket) {
+        let Some(Handed { socket, is_ours, file, .. }) = sockets.find(&listener.address) else { continue };
+        match Listening::adopt(&listener.address, listener.mode, socket, file) {
             Ok(socket) => opened.push(Opened { id, socket: socket.into() }),
             // Nobody can connect to it: its file has gone, or is another program's now.
             Err(error) if is_ours => {
                 tracing::warn!(address = %listener.address, %error, "a socket that was kept is of no use, and is opened anew");
-                manager.let_go(&listener.address);
+                manager.let_go(&listener.address, file);
             }
             Err(error) => return Err(ListenError::of(&listener.address, "")(error)),
         }
@@ -178,7 +178,7 @@ impl Listeners {
     fn serve(&self, Opened { socket, .. }: Opened, listener: Listener, way: Way) -> Served {
         // A port that the system chose is not asked for again.
         if listener.address.port() != Some(0) {
-            socket.set_kept(self.manager.keep(&listener.address, socket.as_fd()));
+            socket.set_kept(self.manager.keep(&listener.address, socket.file(), socket.as_fd()));
         }
         if let Ok(address) = socket.address() {
             tracing::info!(%address, "listening");
@@ -192,7 +192,7 @@ impl Listeners {
     fn close(&self, gone: Served) {
         let address = &gone.listener.address;
         tracing::info!(%address, "no longer listening; connections that are open go on");
-        self.manager.let_go(address);
+        self.manager.let_go(address, gone.socket.file());
         gone.socket.set_kept(false);
         drop(gone.end);
     }

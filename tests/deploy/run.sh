@@ -178,6 +178,10 @@ in_machine systemctl reload seawall; in_machine rm /run/seawall/http.sock
 in_machine systemctl restart seawall; status=$?
 by_socket=$(in_machine curl -s -o /dev/null -w '%{http_code}' --max-time 10 --unix-socket /run/seawall/http.sock http://10.77.0.2/)
 verdict "a restart makes a Unix socket anew whose file has gone" "$status/$by_socket/$(get http://10.77.0.2/)" = 0/200/200
+sh_in 'rm /run/seawall/http.sock; setpriv --reuid seawall --regid seawall --clear-groups python3 -c "import socket; socket.socket(socket.AF_UNIX).bind(\"/run/seawall/http.sock\")"'
+in_machine systemctl restart seawall; status=$?
+by_socket=$(in_machine curl -s -o /dev/null -w '%{http_code}' --max-time 10 --unix-socket /run/seawall/http.sock http://10.77.0.2/)
+verdict "or in whose place another one is" "$status/$by_socket" = 0/200
 in_machine rm /etc/seawall/sites.d/more.toml
 in_machine systemctl restart seawall
 verdict "and removes one that is not wanted any more" -z "$(sh_in 'ls /run/seawall/http.sock 2>/dev/null')"
