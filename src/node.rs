@@ -14,6 +14,7 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use sd_notify::NotifyState;
 use tokio::sync::{Notify, watch};
+use tokio::task::JoinError;
 
 use crate::cache::engine::Engine;
 use crate::cache::purge::{Event, NotDurable, PURGE_PATIENCE, PurgeSeq, Target};
@@ -219,10 +220,11 @@ impl Node {
             ConfigSource::Fixed => self.unchanged(),
             ConfigSource::File(path) => {
                 let path = path.clone();
-                match tokio::task::spawn_blocking(move || load::load(&path)).await {
-                    Ok(Ok(config)) => self.apply(config).await,
-                    Ok(Err(errors)) => self.refused(errors),
-                    Err(error) => self.refused(not_loaded(&error)),
+                match self.unless_stopping(move || load::load(&path)).await {
+                    None => return self.stopping(),
+                    Some(Ok(Ok(config))) => self.apply(config).await,
+                    Some(Ok(Err(errors))) => self.refused(errors),
+                    Some(Err(error)) => self.refused(not_loaded(&error)),
                 }
             }
         };
@@ -330,13 +332,11 @@ impl Node {
         let (engine, for_sites, old) = (self.engine.clone(), metrics.clone(), before.clone());
         let passage = old.passage.clone();
         let building = move || build_snapshot(config, Some(&old), &engine, &for_sites, passage);
-        let snapshot = match tokio::task::spawn_blocking(building).await {
-            Ok(snapshot) => Arc::new(snapshot),
-            Err(error) => return self.refused(not_loaded(&error)),
+        let snapshot = match self.unless_stopping(building).await {
+            None => return self.stopping(),
+            Some(Ok(snapshot)) => Arc::new(snapshot),
+            Some(Err(error)) => return self.refused(not_loaded(&error)),
         };
-        if self.is_stopping() {
-            return self.stopping();
-        }
         // The last that may fail.
         let change = match self.listeners.prepare(&snapshot.listeners, Vec::new()) {
             Ok(change) => change,
@@ -344,10 +344,9 @@ impl Node {
         };
         self.tasks.lock().update(&snapshot.pools);
         // New names are looked up before anybody needs them.
-        let mut stage = self.stage.subscribe();
         tokio::select! {
             () = snapshot.pools.looked_up(NAMES_PATIENCE) => {}
-            _ = stage.wait_for(|stage| *stage != Stage::Serving) => return self.stopping(),
+            () = self.stops() => return self.stopping(),
         }
         self.observer.access_log.configure(snapshot.config.log.access.clone(), snapshot.config.log.format);
         self.engine.configure(&snapshot.config);
@@ -388,6 +387,22 @@ impl Node {
         for (site, runtime) in snapshot.config.sites.iter().zip(&snapshot.sites) {
             runtime.set_version(self.engine.cache.purges.version_of(&site.name, site.version));
         }
+    }
+
+    /// What blocks, in a thread of its own; `None`: the node stops, and nobody waits for it.
+    async fn unless_stopping<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Option<Result<T, JoinError>> {
+        tokio::select! {
+            biased;
+            () = self.stops() => None,
+            done = tokio::task::spawn_blocking(work) => Some(done),
+        }
+    }
+
+    async fn stops(&self) {
+        let _ = self.stage.subscribe().wait_for(|stage| *stage != Stage::Serving).await; // its sender is here
     }
 
     pub(crate) fn is_stopping(&self) -> bool {
@@ -495,7 +510,7 @@ fn forget_overruled_versions(engine: &Engine, config: &Config) {
     }
 }
 
-fn not_loaded(error: &tokio::task::JoinError) -> ConfigErrors {
+fn not_loaded(error: &JoinError) -> ConfigErrors {
     Diagnostic::of_file(Path::new(""), format!("the configuration could not be loaded: {error}")).into()
 }
 

@@ -1,5 +1,6 @@
 //! Connections to origins: one that was kept, or a new one, by whichever protocol.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use pingora_core::connectors::TransportConnector;
@@ -111,7 +112,7 @@ impl Connector {
         if picked.pool.config.tls.is_some() {
             let mut peer = picked.peer();
             peer.options.set_http_version(1, 1);
-            let stream = boxed(|| self.stream(&picked.pool, picked.index, peer)).await;
+            let stream = boxed(|| self.stream(&picked.pool, picked.address, peer)).await;
             return stream.map(Tls).map_err(|error| Failure::of_connecting(&error, origin));
         }
         let fail = |error: std::io::Error| Failure::of_socket(&error, origin);
@@ -121,16 +122,21 @@ impl Connector {
     }
 
     /// A new connection for what is no HTTP yet, by TLS or without.
-    pub(super) async fn stream(&self, pool: &PoolRuntime, index: usize, peer: HttpPeer) -> Result<Stream, BError> {
+    pub(super) async fn stream(
+        &self,
+        pool: &PoolRuntime,
+        address: SocketAddr,
+        peer: HttpPeer,
+    ) -> Result<Stream, BError> {
         let connect = |peer: HttpPeer| async move { self.transport().new_stream(&peer).await };
-        pool.pins.connect(index, peer, connect, |stream| stream.get_ssl_digest(), drop).await
+        pool.pins.connect(address, peer, connect, |stream| stream.get_ssl_digest(), drop).await
     }
 
     /// A new connection for HTTP, and the peer by which pingora knows it.
     pub(super) async fn session(
         &self,
         pool: &PoolRuntime,
-        index: usize,
+        address: SocketAddr,
         peer: HttpPeer,
     ) -> Result<(HttpSession, HttpPeer), BError> {
         let connect = |peer: HttpPeer| async move { Ok((self.h2.new_http_session(&peer).await?, peer)) };
@@ -140,7 +146,7 @@ impl Connector {
                 self.close(session, &peer);
             }
         };
-        pool.pins.connect(index, peer, connect, certificate, discard).await
+        pool.pins.connect(address, peer, connect, certificate, discard).await
     }
 
     /// Has pingora close a connection by HTTP/2, which it keeps until it is given back and has been idle.
@@ -156,7 +162,7 @@ impl Connector {
         };
         let certificate = |(session, _): &(Http2Session, _)| session.digest()?.ssl_digest.clone();
         let discard = |(session, peer): (Http2Session, HttpPeer)| self.close(session, &peer);
-        picked.pool.pins.reuse(picked.index, picked.peer(), kept, certificate, discard).await
+        picked.pool.pins.reuse(picked.address, picked.peer(), kept, certificate, discard).await
     }
 
     async fn open_by_pingora(
@@ -172,7 +178,7 @@ impl Connector {
         let (session, peer) = match kept {
             Some((session, peer)) => (HttpSession::H2(session), peer),
             // Large, and most find one that was kept.
-            None => boxed(|| self.session(&picked.pool, picked.index, picked.peer())).await.map_err(fail)?,
+            None => boxed(|| self.session(&picked.pool, picked.address, picked.peer())).await.map_err(fail)?,
         };
         match session {
             HttpSession::H2(session) => {

@@ -88,10 +88,10 @@ async fn probe(
     peer.options.write_timeout = Some(health.timeout);
     peer.group_key = PROBES.fetch_add(1, Ordering::Relaxed);
     let Probe::Http { path, host, expect } = &health.probe else {
-        let stream = connector.stream(pool, index, peer).await;
+        let stream = connector.stream(pool, address, peer).await;
         return stream.map(drop).map_err(Failure::from);
     };
-    let (mut session, peer) = connector.session(pool, index, peer).await?;
+    let (mut session, peer) = connector.session(pool, address, peer).await?;
     let host = host.as_deref().or(pool.config.host.as_deref()).unwrap_or(&pool.origins[index].address);
     let status = ask(&mut session, path, host).await;
     session.shutdown().await;

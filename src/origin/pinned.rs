@@ -5,10 +5,12 @@
 //! is compared with those of `ca`, byte for byte (by SHA-256). That the origin has its key is proved by the handshake in either
 //! case. Such a certificate must be valid by its dates; its names do not matter, since no other can have its key.
 
+use std::collections::HashSet;
+use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
+use parking_lot::Mutex;
 use pingora_core::protocols::tls::SslDigest;
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_core::{BError, Error, ErrorType};
@@ -20,12 +22,15 @@ use crate::config::model::Pool;
 
 use super::error::{certificate_fault, invalid_certificate};
 
+/// Addresses that are remembered.
+const MOST_SHOWN: usize = 1024;
+
 /// The certificates that the origins of a pool may show as their own.
 #[derive(Debug, Default)]
 pub(super) struct Pins {
     certificates: Vec<Pin>,
-    /// Of each origin, whether it showed one of them when it was connected to last: the way that is tried first.
-    shown: Vec<AtomicBool>,
+    /// The addresses that showed one of them when they were connected to last: the way that is tried first.
+    shown: Mutex<HashSet<SocketAddr>>,
 }
 
 #[derive(Debug)]
@@ -40,14 +45,14 @@ impl Pins {
         let verified = pool.tls.as_ref().filter(|tls| tls.verify);
         let Some(ca) = verified.and_then(|tls| tls.ca.as_ref()) else { return Pins::default() };
         let certificates = ca.iter().filter_map(|der| Pin::new(der)).collect();
-        Pins { certificates, shown: pool.origins.iter().map(|_| AtomicBool::new(false)).collect() }
+        Pins { certificates, shown: Mutex::default() }
     }
 
     /// Makes a connection, or a stream of one, to an origin whose certificate is valid or pinned. `certificate`: the one that
     /// was shown on it; `discard`: closes what is not to be used.
     pub(super) async fn connect<S, F>(
         &self,
-        index: usize,
+        address: SocketAddr,
         peer: HttpPeer,
         connect: impl Fn(HttpPeer) -> F,
         certificate: impl Fn(&S) -> Option<Arc<SslDigest>>,
@@ -56,8 +61,10 @@ impl Pins {
     where
         F: Future<Output = Result<S, BError>>,
     {
-        let Some(shown) = self.shown.get(index) else { return connect(peer).await };
-        let was_shown = shown.load(Ordering::Relaxed);
+        if self.certificates.is_empty() {
+            return connect(peer).await;
+        }
+        let was_shown = self.is_shown(address);
         let mut invalid = None;
         for compare in [was_shown, !was_shown] {
             let peer = if compare { unverified(peer.clone()) } else { peer.clone() };
@@ -66,7 +73,7 @@ impl Pins {
                     let is_pinned = || self.is_pinned(certificate(&stream).as_deref(), Timestamp::now());
                     let is_valid = if compare { is_pinned() } else { Ok(true) };
                     if matches!(is_valid, Ok(true)) {
-                        shown.store(compare, Ordering::Relaxed);
+                        self.note(address, compare);
                         return Ok(stream);
                     }
                     discard(stream);
@@ -83,7 +90,7 @@ impl Pins {
     /// certificate is not the pinned one.
     pub(super) async fn reuse<S, F>(
         &self,
-        index: usize,
+        address: SocketAddr,
         peer: HttpPeer,
         kept: impl Fn(HttpPeer) -> F,
         certificate: impl Fn(&S) -> Option<Arc<SslDigest>>,
@@ -92,7 +99,7 @@ impl Pins {
     where
         F: Future<Output = Result<Option<S>, BError>>,
     {
-        let compare = self.shown.get(index).is_some_and(|shown| shown.load(Ordering::Relaxed));
+        let compare = self.is_shown(address);
         let stream = kept(if compare { unverified(peer) } else { peer }).await?;
         let is_pinned = |stream: &S| self.is_pinned(certificate(stream).as_deref(), Timestamp::now()).unwrap_or(false);
         Ok(stream.and_then(|stream| match !compare || is_pinned(&stream) {
@@ -102,6 +109,20 @@ impl Pins {
                 None
             }
         }))
+    }
+
+    fn is_shown(&self, address: SocketAddr) -> bool {
+        !self.certificates.is_empty() && self.shown.lock().contains(&address)
+    }
+
+    fn note(&self, address: SocketAddr, is_shown: bool) {
+        let mut shown = self.shown.lock();
+        match is_shown {
+            // A name that is at ever other addresses: what is forgotten is found out again.
+            true if shown.len() >= MOST_SHOWN => *shown = HashSet::from([address]),
+            true => _ = shown.insert(address),
+            false => _ = shown.remove(&address),
+        }
     }
 
     /// Whether a certificate is one of these; an error if it is, and not valid now.
