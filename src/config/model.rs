@@ -27,7 +27,7 @@ pub(crate) use super::section::log::{Log, LogFilter};
 pub(crate) use super::section::memory::{CacheMemory, Eviction};
 pub(crate) use super::section::node::Node;
 pub(crate) use super::section::pool::{
-    Balance, Endpoint, HashKey, Health, Origin, OriginProtocol, Pool, PoolId, Probe,
+    Balance, Endpoint, HashKey, Health, MaxLoad, Origin, OriginProtocol, Pool, PoolId, Probe,
 };
 pub(crate) use super::section::rewrite::To as RewriteTo;
 pub(crate) use super::section::route::{Invalidate, Route, Then};

@@ -51,6 +51,17 @@ impl<'t, 'i> Value<'t, 'i> {
         }
     }
 
+    /// A number, whole or not.
+    pub(crate) fn number(self, expected: &str) -> Result<f64, String> {
+        let written = match self.value {
+            DeValue::Float(float) => float.as_str(),
+            DeValue::Integer(integer) if integer.radix() == 10 => integer.as_str(),
+            _ => return Err(format!("expected {expected}, found {}", self.kind())),
+        };
+        let number = written.replace('_', "").parse().ok().filter(|number: &f64| number.is_finite());
+        number.ok_or_else(|| format!("expected {expected}, found {written}"))
+    }
+
     pub(crate) fn text(self, expected: &str) -> Result<&'t str, String> {
         self.str().ok_or_else(|| format!("expected {expected}, found {}", self.kind()))
     }

@@ -10,9 +10,12 @@
 //!
 //! The last answer is the client's.
 
+use std::time::Duration;
+
 use tokio::time::Instant;
 
 use crate::clock::ticks;
+use crate::config::model::Balance;
 
 use super::connect::{Attempt, Connector};
 use super::error::{FailureKind, OriginError};
@@ -23,6 +26,9 @@ use super::upload::Upload;
 
 /// Times that a request is sent again that surely was not processed, before that counts as the origin's failure.
 const MAX_UNPROCESSED: usize = 8;
+
+/// What a failed attempt counts as having taken, at least.
+const FAILED: Duration = Duration::from_secs(1);
 
 /// Sends a request to an origin of its pool and reads the head of the response.
 pub(crate) async fn send(
@@ -48,6 +54,11 @@ pub(crate) async fn send(
         let attempted = exchange::send(connector, request, &mut upload, picked, how).await;
         if attempted.is_ok() {
             origin.times.note(begun.elapsed());
+        }
+        if pool.config.balance == Balance::P2c {
+            // A failure is not to make an origin look quick.
+            let took = if attempted.is_ok() { begun.elapsed() } else { begun.elapsed().max(FAILED) };
+            origin.latency.note(took.as_secs_f64() * 1000.0, ticks());
         }
         is_latest = attempted.is_ok();
         let is_repeatable = upload.as_ref().is_none_or(|upload| upload.is_repeatable());

@@ -8,10 +8,11 @@ use parking_lot::Mutex;
 use pingora_core::upstreams::peer::HttpPeer;
 use smallvec::SmallVec;
 
-use crate::config::model::{Balance, HashKey, Pool, PoolId};
+use crate::clock::ticks;
+use crate::config::model::{Balance, HashKey, MaxLoad, Pool, PoolId};
 use crate::request::RequestView;
 
-use super::balance::{self, Candidate};
+use super::balance::{self, Candidate, rendezvous};
 use super::budget::RetryBudget;
 use super::error::FailureKind;
 use super::h1::Kept;
@@ -123,9 +124,9 @@ impl PoolSet {
         }
         let pool = &self.get(id).config;
         match &pool.hash_key {
-            HashKey::Url => balance::hash_bytes(request.path_and_query().as_bytes()),
-            HashKey::Client => balance::hash_bytes(request.client.to_string().as_bytes()),
-            HashKey::Header(name) => balance::hash_bytes(request.fields.get(name).unwrap_or_default()),
+            HashKey::Url => rendezvous::hash_bytes(request.path_and_query().as_bytes()),
+            HashKey::Client => rendezvous::hash_bytes(request.client.to_string().as_bytes()),
+            HashKey::Header(name) => rendezvous::hash_bytes(request.fields.get(name).unwrap_or_default()),
         }
     }
 }
@@ -143,7 +144,7 @@ impl PoolRuntime {
             origins.iter().for_each(|origin| origin.assume_up());
         }
         let peers = config.origins.iter().map(|origin| target::peer_template(&config, origin)).collect();
-        let identities = origins.iter().map(|origin| balance::hash_bytes(origin.address.as_bytes())).collect();
+        let identities = origins.iter().map(|origin| rendezvous::hash_bytes(origin.address.as_bytes())).collect();
         let turns = Mutex::new(vec![0; origins.len()]);
         let pins = Pins::new(&config);
         PoolRuntime {
@@ -182,15 +183,18 @@ impl PoolRuntime {
         among: impl Fn(&Arc<OriginState>) -> bool,
     ) -> Option<Picked> {
         let may_serve = |(_, origin): &(usize, &Arc<OriginState>)| among(origin) && self.may_serve(origin, tried);
+        let (by_latency, now) = (self.config.balance == Balance::P2c, ticks());
         let candidates = self.origins.iter().enumerate().filter(may_serve).map(|(index, origin)| Candidate {
             index,
             identity: self.identities[index],
             weight: self.config.origins[index].weight,
             active: origin.active(),
+            latency: if by_latency { origin.latency.of_late(now) } else { 0.0 },
         });
         let candidates: SmallVec<[Candidate; 8]> = candidates.collect();
         let random = fastrand::u64(..);
-        let index = balance::balance(self.config.balance, &candidates, &mut self.turns.lock(), random, hash)?;
+        let policy = (self.config.balance, self.config.max_load.map(MaxLoad::times));
+        let index = balance::balance(policy, &candidates, &mut self.turns.lock(), random, hash)?;
         let origin = self.origins[index].clone();
         let address = origin.socket_address(|address| was_tried(tried, &origin, address))?;
         Some(Picked { pool: self.clone(), active: ActiveGuard::new(origin.clone()), origin, index, address })

@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use crate::clock::ticks;
 use crate::config::model::Endpoint;
 
+use super::balance::p2c::Latency;
 use super::times::Times;
 
 /// Milliseconds for which it is remembered that an origin wants HTTP/1.1. It may have been for one request's sake.
@@ -39,6 +40,8 @@ pub struct OriginState {
     pub requests: AtomicU64,
     pub failures: AtomicU64,
     pub(crate) times: Times,
+    /// What it takes for a request of late, for [`Balance::P2c`](crate::config::model::Balance).
+    pub(super) latency: Latency,
     /// When its failures were told of last, [`ticks`], and how many there were then.
     told: Mutex<(u64, u64)>,
 }
@@ -102,6 +105,7 @@ impl OriginState {
             requests: AtomicU64::new(0),
             failures: AtomicU64::new(0),
             times: Times::default(),
+            latency: Latency::default(),
             told: Mutex::default(),
         }
     }

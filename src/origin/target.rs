@@ -9,7 +9,7 @@ use pingora_core::utils::tls::{WrappedX509, parse_x509};
 
 use crate::config::model::{Endpoint, Origin, OriginProtocol, Pool};
 
-use super::balance;
+use super::balance::rendezvous;
 
 /// HTTP/2 streams at one time on a connection to an origin.
 const ORIGIN_H2_STREAMS: usize = 100;
@@ -57,7 +57,7 @@ pub(crate) fn peer_template(pool: &Pool, origin: &Origin) -> HttpPeer {
         if let Some(chain) = &tls.ca {
             // pingora keeps connections by address and name: what one authority vouches for is not shared with another.
             let joined: Vec<u8> = chain.iter().flat_map(|der| der.iter().copied()).collect();
-            peer.group_key = balance::hash_bytes(&joined);
+            peer.group_key = rendezvous::hash_bytes(&joined);
             // The configuration was refused if any of them could not be parsed.
             let parsed: Vec<_> = chain.iter().map(|der| WrappedX509::new(der.to_vec(), parse_x509)).collect();
             options.ca = Some(parsed.into());

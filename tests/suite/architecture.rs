@@ -165,7 +165,7 @@ const ARROWS: [(&str, &[&str]); 40] = [
 const PLANNED: [&str; 1] = ["fleet"];
 
 /// Files that do no I/O and read no clock.
-const PURE: [&str; 48] = [
+const PURE: [&str; 54] = [
     "address.rs",
     "geoip.rs",
     "pattern.rs",
@@ -200,7 +200,13 @@ const PURE: [&str; 48] = [
     "cache/status.rs",
     "cache/purge/record.rs",
     "cache/purge/table.rs",
-    "origin/balance.rs",
+    "origin/balance/hash.rs",
+    "origin/balance/least_conn.rs",
+    "origin/balance/mod.rs",
+    "origin/balance/p2c.rs",
+    "origin/balance/random.rs",
+    "origin/balance/rendezvous.rs",
+    "origin/balance/round_robin.rs",
     "request/mod.rs",
     "request/fields.rs",
     "request/target.rs",

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use crate::harness::node::site;
 use crate::harness::origin::DeadPort;
@@ -78,6 +79,55 @@ fn least_conn_avoids_the_busy_origin() {
         assert_eq!(node.get("/a").text(), "idle");
     }
     gate.open();
+}
+
+/// An origin that takes half a second, and one that does not.
+#[test]
+fn p2c_keeps_to_the_origin_that_is_quick() {
+    let slow = Origin::start(|_| {
+        std::thread::sleep(Duration::from_millis(500)); // what it takes
+        Reply::ok(&[], "slow")
+    });
+    let quick = named("quick");
+    let config = format!("[pool.app]\nbalance = \"p2c\"\norigins = [\"{}\", \"{}\"]", slow.address, quick.address);
+    let node = pool(&config, UNCACHED);
+    for _ in 0..60 {
+        assert_eq!(node.get("/a").status, 200);
+    }
+    assert!(slow.count() <= 2 && quick.count() >= 58, "{} {}", slow.count(), quick.count());
+}
+
+#[test]
+fn a_hot_url_is_more_than_one_origins_with_max_load() {
+    for (max_load, most) in [("", 1), ("max_load = 1.1\n", 3)] {
+        let gate = crate::harness::origin::Gate::default();
+        let held = gate.clone();
+        let origins: Vec<Origin> = (0..3)
+            .map(|_| {
+                let held = held.clone();
+                Origin::start(move |_| {
+                    let mut steps = vec![Step::Wait(held.clone())];
+                    steps.extend(Reply::ok(&[], "x"));
+                    steps
+                })
+            })
+            .collect();
+        let addresses: Vec<String> = origins.iter().map(|origin| format!("\"{}\"", origin.address)).collect();
+        let config = format!("[pool.app]\nbalance = \"hash\"\n{max_load}origins = [{}]", addresses.join(", "));
+        let node = pool(&config, UNCACHED);
+        let clients: Vec<_> = (1..=9)
+            .map(|number| {
+                let mut client = node.client();
+                client.send("GET /hot HTTP/1.1\r\nHost: a\r\n\r\n");
+                let all = || origins.iter().map(|origin| origin.count()).sum::<usize>();
+                eventually("the request at an origin", || (all() == number).then_some(()));
+                client
+            })
+            .collect();
+        assert_eq!(origins.iter().filter(|origin| origin.count() > 0).count(), most, "{max_load}");
+        gate.open();
+        drop(clients);
+    }
 }
 
 #[test]

@@ -26,6 +26,8 @@ pub struct Pool {
     pub name: Arc<str>,
     pub balance: Balance,
     pub hash_key: HashKey,
+    /// With [`Balance::Hash`]: how many times its share of the active requests an origin may have.
+    pub max_load: Option<MaxLoad>,
     pub origins: Vec<Origin>,
     /// The pool that serves when no origin of this one can.
     pub fallback: Option<PoolId>,
@@ -58,6 +60,7 @@ impl Pool {
             name: name.into(),
             balance: Balance::RoundRobin,
             hash_key: HashKey::Url,
+            max_load: None,
             origins: Vec::new(),
             fallback: None,
             retries: 1,
@@ -92,6 +95,8 @@ pub enum Balance {
     RoundRobin,
     LeastConn,
     Random,
+    /// The better of two, by latency and load.
+    P2c,
     Hash,
 }
 
@@ -101,6 +106,27 @@ pub enum HashKey {
     Url,
     Client,
     Header(HeaderName),
+}
+
+/// In thousandths: more than once its share, and up to a hundred times.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MaxLoad(u32);
+
+impl MaxLoad {
+    /// Times its share.
+    pub fn times(self) -> f64 {
+        f64::from(self.0) / 1000.0
+    }
+}
+
+impl FromToml for MaxLoad {
+    fn from_toml(value: Value<'_, '_>) -> Result<Self, String> {
+        let times = value.number("a number such as 1.25")?;
+        let is_load = times > 1.0 && times <= 100.0;
+        is_load.then_some(MaxLoad((times * 1000.0).ceil() as u32)).ok_or_else(|| {
+            format!("expected more than 1 and at most 100, found {times}: so many times its share of the requests")
+        })
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -173,6 +199,7 @@ words!(Balance {
     "round_robin" => Balance::RoundRobin,
     "least_conn" => Balance::LeastConn,
     "random" => Balance::Random,
+    "p2c" => Balance::P2c,
     "hash" => Balance::Hash,
 });
 words!(OriginProtocol { "h1" => OriginProtocol::H1, "h2" => OriginProtocol::H2, "auto" => OriginProtocol::Auto });
@@ -269,6 +296,10 @@ pub(crate) fn read(name: At<String>, mut table: Table) -> PoolSection {
     table.set("hash", &mut pool.hash_key);
     if pool.balance != Balance::Hash && table.has("hash") {
         errors.error_with_hint(table.place_of("hash"), "\"hash\" has no effect here", "add balance = \"hash\"");
+    }
+    pool.max_load = table.value("max_load");
+    if pool.balance != Balance::Hash && pool.max_load.is_some() {
+        errors.error_with_hint(table.place_of("max_load"), "\"max_load\" has no effect here", "add balance = \"hash\"");
     }
     table.set("retries", &mut pool.retries);
     table.set_positive("connect_timeout", &mut pool.timeouts.connect);

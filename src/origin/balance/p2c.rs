@@ -1,0 +1,94 @@
+//! The better of two: by how long origins take and how much they have to do.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::Candidate;
+use super::random::ticket;
+
+/// Chooses two by weight and takes the one that will be done sooner (Mitzenmacher 2001): what it takes for a request, times those
+/// that it has. Two of all suffice for an origin that is slow to get next to nothing, and nobody runs to the fastest all at once.
+pub(super) fn pick(candidates: &[Candidate], random: u64) -> Option<usize> {
+    let one = ticket(candidates, random >> 32)?;
+    // Another one, by its weight among the others.
+    let others: smallvec::SmallVec<[Candidate; 8]> =
+        candidates.iter().enumerate().filter(|(at, _)| *at != one).map(|(_, candidate)| *candidate).collect();
+    let one = &candidates[one];
+    let Some(other) = ticket(&others, random & u64::from(u32::MAX)).map(|at| &others[at]) else {
+        return Some(one.index);
+    };
+    Some(if cost(one) <= cost(other) { one.index } else { other.index })
+}
+
+/// Of one more request.
+fn cost(candidate: &Candidate) -> f64 {
+    candidate.latency * (f64::from(candidate.active) + 1.0) / f64::from(candidate.weight)
+}
+
+/// What an origin takes for a request: the mean of late, in which what is longer than it counts at once, and what is shorter by and
+/// by ("peak EWMA", Finagle 2014). What is not asked is forgotten in the same way, so that it is tried again.
+#[derive(Debug, Default)]
+pub(crate) struct Latency {
+    /// The bits of a number of milliseconds, and when it was that, in milliseconds.
+    mean: AtomicU64,
+    at: AtomicU64,
+}
+
+/// Milliseconds in which what was counts for a third.
+const MEMORY: f64 = 10_000.0;
+
+impl Latency {
+    /// Two that note something at one time may lose one of it: it is a mean.
+    pub(crate) fn note(&self, took: f64, now: u64) {
+        let mean = self.of_late(now);
+        let kept = (-self.since(now) / MEMORY).exp();
+        let mean = if took > mean { took } else { mean.mul_add(kept, took * (1.0 - kept)) };
+        self.mean.store(mean.to_bits(), Ordering::Relaxed);
+        self.at.store(now, Ordering::Relaxed);
+    }
+
+    /// Milliseconds; 0 as long as nothing is known.
+    pub(crate) fn of_late(&self, now: u64) -> f64 {
+        f64::from_bits(self.mean.load(Ordering::Relaxed)) * (-self.since(now) / MEMORY).exp()
+    }
+
+    fn since(&self, now: u64) -> f64 {
+        now.saturating_sub(self.at.load(Ordering::Relaxed)) as f64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::candidates;
+    use super::*;
+
+    #[test]
+    fn the_better_of_two_is_taken() {
+        for (latencies, active, weights, expected) in [
+            ([10.0, 20.0], [0, 0], [1, 1], 0),
+            ([9.0, 20.0], [1, 0], [1, 1], 0),
+            ([10.0, 20.0], [2, 0], [1, 1], 1),
+            ([10.0, 20.0], [0, 0], [1, 4], 1),
+            ([0.0, 20.0], [9, 0], [1, 1], 0),
+        ] {
+            let mut two = candidates(&[(weights[0], active[0]), (weights[1], active[1])]);
+            (two[0].latency, two[1].latency) = (latencies[0], latencies[1]);
+            for random in [0, 1, 1 << 32, u64::MAX] {
+                assert_eq!(pick(&two, random), Some(expected), "{latencies:?} {active:?} {weights:?}");
+            }
+        }
+        assert_eq!(pick(&candidates(&[(1, 0)]), 7), Some(0));
+    }
+
+    #[test]
+    fn peaks_count_at_once_and_are_forgotten() {
+        let latency = Latency::default();
+        assert_eq!(latency.of_late(5), 0.0);
+        latency.note(10.0, 0);
+        latency.note(100.0, 1);
+        assert_eq!(latency.of_late(1), 100.0);
+        (0..10).for_each(|n| latency.note(10.0, 1_000 * (n + 1)));
+        let then = latency.of_late(10_000);
+        assert!((10.0..60.0).contains(&then), "{then}");
+        assert!(latency.of_late(100_000) < 0.1, "it is tried again");
+    }
+}
