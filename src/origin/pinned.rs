@@ -3,7 +3,7 @@
 //! What `openssl req -x509` makes is a server's certificate and an authority's at one time, and rustls takes no authority's
 //! certificate for a server's. So where verifying fails, the connection is made once more without, and the certificate
 //! is compared with those of `ca`, byte for byte (by SHA-256). That the origin has its key is proved by the handshake in either
-//! case. Such a certificate must be valid by its dates; its names do not matter, since no other can have its key.
+//! case. Such a certificate must be valid by its dates; its names do not matter, since no other can have its key. Decision 27.
 
 use std::collections::HashSet;
 use std::net::SocketAddr;

@@ -183,7 +183,8 @@ impl PoolRuntime {
         among: impl Fn(&Arc<OriginState>) -> bool,
     ) -> Option<Picked> {
         let may_serve = |(_, origin): &(usize, &Arc<OriginState>)| among(origin) && self.may_serve(origin, tried);
-        let (by_latency, now) = (self.config.balance == Balance::P2c, ticks());
+        let by_latency = self.config.balance == Balance::P2c;
+        let now = if by_latency { ticks() } else { 0 };
         let candidates = self.origins.iter().enumerate().filter(may_serve).map(|(index, origin)| Candidate {
             index,
             identity: self.identities[index],

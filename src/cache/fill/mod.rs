@@ -89,7 +89,12 @@ impl Fill {
         match answer {
             Ok(exchange) if !self.is_of_use(&exchange) => self.flight.settle(Settled::Failed(OriginError::NotInSlices)),
             Ok(exchange) => self.receive(exchange, owner).await,
-            Err(error) => self.flight.settle(self.stale_instead(None).unwrap_or(Settled::Failed(error))),
+            Err(error) => {
+                let settled = self.stale_instead(None).unwrap_or(Settled::Failed(error));
+                // Before they hear of it: who then asks for itself must not join what has failed.
+                self.flights.remove(&self.flight);
+                self.flight.settle(settled);
+            }
         }
     }
 
