@@ -245,7 +245,7 @@ impl Diagnostics {
     /// What is said of a mistake in such a file, that quotes from it.
     pub(crate) fn quoting(&self, why: String) -> String {
         match self.0.borrow().withholds {
-            true => "it is not as it should be; what is in files is not given to the API".to_owned(),
+            true => WITHHELD.to_owned(),
             false => why,
         }
     }
@@ -401,7 +401,7 @@ impl Diagnostics {
         let unsaid =
             || format!("there is something wrong with what {} stands for", names().collect::<Vec<_>>().join(" and "));
         let message = match collected.withholds && source.secret {
-            true => "it is not as it should be; what is in files is not given to the API".to_owned(),
+            true => WITHHELD.to_owned(),
             false => unfilled(message, &filled).unwrap_or_else(unsaid),
         };
         let hint = hint.and_then(|hint| unfilled(hint, &filled));
@@ -436,6 +436,9 @@ fn unfilled(mut message: String, filled: &[&Filled]) -> Option<String> {
     };
     (!parts().any(|(value, _)| is_told(value))).then_some(message)
 }
+
+/// Of what stands in a file, to who may not read it.
+const WITHHELD: &str = "it is not as it should be; what is in files is not given to the API";
 
 /// Bytes that tell something of a value.
 const SECRET: usize = 4;
