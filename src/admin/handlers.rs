@@ -104,9 +104,15 @@ pub(crate) async fn pools(State(node): State<Arc<Node>>, caller: Caller) -> Resu
     let snapshot = node.snapshot.load();
     let pools = snapshot.pools.iter().map(|pool| {
         let origins = pool.origins.iter().zip(&pool.config.origins).map(|(state, configured)| {
+            let standing = state.standing();
             json!({
                 "address": state.address,
                 "status": state.status(),
+                // Since when, and why if there is more to say.
+                "since": standing.since,
+                "since_s": Timestamp::now().since(standing.since).as_secs(),
+                "reason": standing.reason,
+                "ejections": state.ejections.load(Ordering::Relaxed),
                 "weight": configured.weight,
                 "active": state.active(),
                 "requests": state.requests.load(Ordering::Relaxed),
@@ -247,6 +253,7 @@ pub(crate) async fn set_draining<const DRAIN: bool>(
     let state = found.origins.iter().find(|state| *state.address == *origin);
     let state = state.ok_or_else(|| Problem::not_found(format!("pool {pool:?} has no origin {origin:?}")))?;
     state.set_draining(DRAIN);
+    state.note_change(&pool, Some(&format!("{} by {}", if DRAIN { "drained" } else { "enabled" }, caller.name)));
     tracing::info!(caller = caller.name, pool, origin, drain = DRAIN, "origin drained or enabled");
     Ok(Json(json!({ "pool": pool, "origin": origin, "status": state.status(), "active": state.active() })))
 }

@@ -52,7 +52,9 @@ pub(crate) async fn metrics(State(node): State<Arc<Node>>, caller: Caller) -> Re
         metrics.site_memory.with_label_values(&[&*site]).set(usage.bytes as i64);
     }
     [&metrics.origin_up, &metrics.origin_active].into_iter().for_each(|family| family.reset());
-    [&metrics.origin_requests, &metrics.origin_failures].into_iter().for_each(|family| family.reset());
+    [&metrics.origin_requests, &metrics.origin_failures, &metrics.origin_ejections]
+        .into_iter()
+        .for_each(|family| family.reset());
     let snapshot = node.snapshot.load();
     metrics.connections_max.set(node.open.most(&snapshot.config.limits).into());
     metrics.site_requests.reset();
@@ -76,6 +78,8 @@ pub(crate) async fn metrics(State(node): State<Arc<Node>>, caller: Caller) -> Re
             let (requests, failures) = (&origin.requests, &origin.failures);
             metrics.origin_requests.with_label_values(&labels).inc_by(requests.load(Ordering::Relaxed));
             metrics.origin_failures.with_label_values(&labels).inc_by(failures.load(Ordering::Relaxed));
+            let ejections = origin.ejections.load(Ordering::Relaxed);
+            metrics.origin_ejections.with_label_values(&labels).inc_by(ejections);
         }
     }
     let mut times = Vec::new();

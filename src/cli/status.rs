@@ -65,11 +65,12 @@ fn render(status: &Value, pools: &Value) -> String {
     for pool in list(&pools["pools"]) {
         out += &format!("pool     {} ({})\n", text(&pool["name"]), text(&pool["balance"]));
         for origin in list(&pool["origins"]) {
-            let error = origin["last_error"].as_str().map(|error| format!(" ({error})")).unwrap_or_default();
+            let why = origin["reason"].as_str().filter(|_| origin["status"] != "up").or(origin["last_error"].as_str());
+            let error = why.map(|error| format!(" ({error})")).unwrap_or_default();
             out += &format!(
-                "           {:<24} {:<10} {} active, {}, {}{error}\n",
+                "           {:<24} {:<14} {} active, {}, {}{error}\n",
                 text(&origin["address"]),
-                text(&origin["status"]),
+                format!("{} {}", text(&origin["status"]), lasting(&origin["since_s"])),
                 origin["active"],
                 counted(&origin["requests"], "request"),
                 counted(&origin["failures"], "failure"),
@@ -77,6 +78,14 @@ fn render(status: &Value, pools: &Value) -> String {
         }
     }
     out
+}
+
+/// How long something has been so, in its largest unit.
+fn lasting(seconds: &Value) -> String {
+    let seconds = seconds.as_u64().unwrap_or(0);
+    let units = [("d", 86_400), ("h", 3_600), ("m", 60)];
+    let (unit, factor) = units.into_iter().find(|(_, factor)| seconds >= *factor).unwrap_or(("s", 1));
+    format!("{}{unit}", seconds / factor)
 }
 
 /// A site, with what it has of what has a bound; `memory`: its own part, if it has one.
@@ -148,7 +157,7 @@ mod tests {
             "purges": { "seq": 7, "marks": 1 }, "sites": [{ "name": "shop", "version": 2, "requests": { "running": 3, "max": 100, "refused": 7 } }],
         });
         let pools = serde_json::json!({ "pools": [{ "name": "app", "balance": "random", "origins": [
-            { "address": "127.0.0.1:1", "status": "down", "active": 0, "requests": 9, "failures": 1, "last_error": "refused" }
+            { "address": "127.0.0.1:1", "status": "down", "since_s": 7300, "reason": "refused", "active": 0, "requests": 9, "failures": 1, "last_error": "refused" }
         ] }] });
         let shown = render(&status, &pools);
         for part in [
@@ -157,7 +166,7 @@ mod tests {
             "NEEDS A RESTART: [[listen]]",
             "1.5 KiB of 1.0 MiB",
             "site     shop version 2, 3 of 100 requests (7 refused), memory 512 B of 1.0 KiB (50 %)\n",
-            "down",
+            "down 2h ",
             "(refused)",
             "disk     /var/cache/seawall read only, 4.0 KiB of 1.0 GiB (0 %), 1 object,",
             "(EROFS)",

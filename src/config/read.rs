@@ -9,6 +9,7 @@ use std::rc::Rc;
 use toml::de::{DeTable, DeValue};
 
 use super::diagnose::{At, Diagnostics, Place};
+use crate::request::parse_authority;
 use crate::spelling::did_you_mean;
 
 use super::meant::meant;
@@ -157,6 +158,23 @@ impl<'t, 'i> Table<'t, 'i> {
     /// Leaves a key out of the report of unknown ones: something better was said of it.
     pub(crate) fn set_aside(&mut self, key: &str) {
         self.entries.iter_mut().filter(|entry| entry.key == key).for_each(|entry| entry.taken = true);
+    }
+
+    /// A host, perhaps with a port.
+    pub(crate) fn host(&mut self, key: &'static str) -> Option<String> {
+        let At { value: host, place } = self.get::<String>(key)?;
+        let host = match parse_authority(&host) {
+            Some(_) => Ok(host),
+            None => Err(format!("{host:?} is not a host name")),
+        };
+        self.errors.accept(place, host)
+    }
+
+    /// A key that may be a table or simply `true` or `false`: which of these it is, unless it is neither.
+    pub(crate) fn on_or_off(&mut self, key: &'static str) -> Option<bool> {
+        let answer = self.find(key)?.value.as_bool()?;
+        self.take(key);
+        Some(answer)
     }
 
     /// Where a key's value is, or the table that lacks it.

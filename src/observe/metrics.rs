@@ -67,6 +67,7 @@ pub struct Metrics {
     pub origin_active: IntGaugeVec,
     pub origin_requests: IntCounterVec,
     pub origin_failures: IntCounterVec,
+    pub origin_ejections: IntCounterVec,
     /// When the process was started, in seconds since the epoch.
     started: f64,
 }
@@ -206,6 +207,7 @@ impl Metrics {
             origin_up: new.gauges("origin_up", "1 if the origin may get requests", origin),
             origin_active: new.gauges("origin_active_requests", "Requests an origin is working on", origin),
             origin_requests: new.counters("origin_requests_total", "Requests sent to an origin", origin),
+            origin_ejections: new.counters("origin_ejections_total", "Ejections of an origin's addresses", origin),
             origin_failures: new.counters("origin_failures_total", "Failed exchanges with an origin", origin),
             memory_evicted: new
                 .counter("cache_memory_evicted_total", "Objects that had to make room in the memory tier"),

@@ -48,16 +48,19 @@ pub(crate) async fn send(
     // of the body for whom it is of.
     let (mut answer, mut is_latest) = (Err(OriginError::NoOrigin { pool: config.name.clone() }), false);
     while let Some(picked) = pools.pick(request.pool, request.hash, &tried) {
-        let (origin, address, pool) = (picked.origin.clone(), picked.address, picked.pool.clone());
+        let (origin, at, pool) = (picked.origin.clone(), picked.at.clone(), picked.pool.clone());
         let how = Attempt { deadline, may_be_kept: unprocessed == 0, by_http11 };
         let begun = Instant::now();
         let attempted = exchange::send(connector, request, &mut upload, picked, how).await;
-        if attempted.is_ok() {
-            origin.times.note(begun.elapsed());
+        let took = begun.elapsed();
+        if let Ok(exchange) = &attempted {
+            origin.times.note(took);
+            let illness = exchange.illness();
+            pool.answered(&origin, &at, took, illness.as_deref().map(|illness| (exchange.evidence, illness)));
         }
         if pool.config.balance == Balance::P2c {
             // A failure is not to make an origin look quick.
-            let took = if attempted.is_ok() { begun.elapsed() } else { begun.elapsed().max(FAILED) };
+            let took = if attempted.is_ok() { took } else { took.max(FAILED) };
             origin.latency.note(took.as_secs_f64() * 1000.0, ticks());
         }
         is_latest = attempted.is_ok();
@@ -84,7 +87,10 @@ pub(crate) async fn send(
                 if failure.kind == FailureKind::Client {
                     return Err(failure.error);
                 }
-                pool.exchange_failed(&origin, address, failure.kind, &failure.error.to_string());
+                // When others have used up the time, there was little left for this one.
+                let is_its_own = failure.kind != FailureKind::TimedOut || tried.is_empty();
+                let evidence = is_its_own.then(|| request.evidence());
+                pool.unanswered(&origin, &at, failure.kind, evidence, &failure.error.to_string());
                 answer = answer.or(Err(failure.error));
                 match failure.kind {
                     FailureKind::Connecting | FailureKind::Ours => Again::Yes, // nothing was sent: it is nobody's load
@@ -94,7 +100,7 @@ pub(crate) async fn send(
                 }
             }
         };
-        tried.push((origin, address));
+        tried.push((origin, at.socket));
         let is_last = || tried.len() > config.retries as usize || Instant::now() >= deadline;
         let is_retried = again != Again::No
             && !is_last()

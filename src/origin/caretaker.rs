@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 
 use super::connect::Connector;
+use super::ejection;
 use super::health;
 use super::pool::{PoolRuntime, PoolSet};
 use super::resolve;
@@ -44,6 +45,7 @@ impl PoolTasks {
         let mut tasks = JoinSet::new();
         resolve::start(pool, &mut tasks);
         health::start(pool, &self.connector, &mut tasks);
+        tasks.spawn(ejection::watch(pool.clone()));
         tasks.spawn(tidy(pool.clone()));
         tasks
     }

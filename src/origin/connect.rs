@@ -88,7 +88,7 @@ impl Connector {
         }
         if may_be_kept
             && pool.config.protocol != OriginProtocol::H2
-            && let Some(connection) = pool.kept.take(picked.index, picked.address, pool.config.timeouts.idle)
+            && let Some(connection) = pool.kept.take(picked.index, picked.at.socket, pool.config.timeouts.idle)
         {
             return Ok((Connection::H1(connection), true));
         }
@@ -112,11 +112,11 @@ impl Connector {
         if picked.pool.config.tls.is_some() {
             let mut peer = picked.peer();
             peer.options.set_http_version(1, 1);
-            let stream = boxed(|| self.stream(&picked.pool, picked.address, peer)).await;
+            let stream = boxed(|| self.stream(&picked.pool, picked.at.socket, peer)).await;
             return stream.map(Tls).map_err(|error| Failure::of_connecting(&error, origin));
         }
         let fail = |error: std::io::Error| Failure::of_socket(&error, origin);
-        let stream = TcpStream::connect(picked.address).await.map_err(fail)?;
+        let stream = TcpStream::connect(picked.at.socket).await.map_err(fail)?;
         stream.set_nodelay(true).map_err(fail)?;
         Ok(Plain(stream))
     }
@@ -162,7 +162,7 @@ impl Connector {
         };
         let certificate = |(session, _): &(Http2Session, _)| session.digest()?.ssl_digest.clone();
         let discard = |(session, peer): (Http2Session, HttpPeer)| self.close(session, &peer);
-        picked.pool.pins.reuse(picked.address, picked.peer(), kept, certificate, discard).await
+        picked.pool.pins.reuse(picked.at.socket, picked.peer(), kept, certificate, discard).await
     }
 
     async fn open_by_pingora(
@@ -178,7 +178,7 @@ impl Connector {
         let (session, peer) = match kept {
             Some((session, peer)) => (HttpSession::H2(session), peer),
             // Large, and most find one that was kept.
-            None => boxed(|| self.session(&picked.pool, picked.address, picked.peer())).await.map_err(fail)?,
+            None => boxed(|| self.session(&picked.pool, picked.at.socket, picked.peer())).await.map_err(fail)?,
         };
         match session {
             HttpSession::H2(session) => {

@@ -155,7 +155,7 @@ pub(crate) struct Failure {
 
 /// How far an attempt got before it failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FailureKind {
+pub(crate) enum FailureKind {
     /// There was no connection, so nothing was sent.
     Connecting,
     /// There was none either, but for want of something on this host: it says nothing of the origin.

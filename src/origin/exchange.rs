@@ -20,6 +20,7 @@ use super::forward;
 use super::h1::OriginStream;
 use super::link::{Link, LinkError, MAX_HEADS, MAX_INTERIM, ResponseHead, TAKES_NOTHING};
 use super::pool::Picked;
+use super::record::Evidence;
 use super::request::OriginRequest;
 use super::state::ActiveGuard;
 use super::upload::{BodyError, Upload, UploadError};
@@ -30,6 +31,8 @@ pub struct Exchange {
     pub status: StatusCode,
     pub fields: HeaderMap,
     pub origin: Arc<str>,
+    /// What it is told apart by if it breaks off.
+    pub(super) evidence: Evidence,
     pub request_time: Timestamp,
     /// How often an origin was asked for it.
     pub(super) tries: usize,
@@ -41,6 +44,8 @@ pub struct Exchange {
     /// The request does not go to its end: the origin has answered, or the client has failed to send it.
     is_cut: bool,
     broken: Option<BodyError>,
+    /// That it broke off has been noted.
+    is_told: bool,
     /// How long nothing may come of the body.
     patience: Option<Duration>,
     waits: Option<Wait>,
@@ -67,7 +72,7 @@ pub(super) async fn send(
     let timeouts = picked.pool.config.timeouts.clone();
     let request_time = Timestamp::now();
     let (mut connection, kept) = connector.open(request, upload.as_deref(), &picked, how).await?;
-    picked.origin.connected(picked.address);
+    picked.at.connected();
     let alive = matches!(connection, Connection::H2(_)); // pinged
     if let Connection::H1(h1) = &mut connection {
         let chunked = upload.as_ref().is_some_and(|upload| upload.length().is_none());
@@ -92,6 +97,7 @@ pub(super) async fn send(
                 status,
                 fields,
                 origin: picked.origin.address.clone(),
+                evidence: request.evidence(),
                 request_time,
                 tries: 1,
                 connection,
@@ -99,6 +105,7 @@ pub(super) async fn send(
                 upload: None,
                 is_cut: upload.as_ref().is_some_and(|upload| !upload.is_done()),
                 broken: None,
+                is_told: false,
                 waits: None,
                 running: None,
             }))
@@ -115,7 +122,7 @@ pub(super) async fn send(
                 _ => FailureKind::Broken,
             };
             if kept && !alive {
-                picked.pool.kept.forget(picked.address);
+                picked.pool.kept.forget(picked.at.socket);
             }
             Err(Failure { error: OriginError::from_link(&error, &picked.origin.address), kind })
         }
@@ -248,6 +255,12 @@ impl Exchange {
         Some(if self.tries > 1 { format!("{answered}; {} tries were made", self.tries) } else { answered })
     }
 
+    /// What an answer says if it counts as a failure of its origin.
+    pub(super) fn illness(&self) -> Option<String> {
+        let is_ill = self.is_outage() || self.status == StatusCode::INTERNAL_SERVER_ERROR;
+        is_ill.then(|| format!("origin {} answered {}", self.origin, self.status.as_u16()))
+    }
+
     /// Whether an answer says that this origin cannot serve now, and another might.
     pub(super) fn is_outage(&self) -> bool {
         matches!(self.status, StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT)
@@ -269,13 +282,12 @@ impl Exchange {
         if let Some(error) = self.broken {
             return Poll::Ready(Err(error.into()));
         }
-        let fail = |error: &LinkError, origin| Poll::Ready(Err(OriginError::from_link(error, origin)));
         match self.connection.link().poll_body(cx) {
             Poll::Ready(Ok(piece)) => {
                 self.waits = None;
                 return Poll::Ready(Ok(piece));
             }
-            Poll::Ready(Err(error)) => return fail(&error, &self.origin),
+            Poll::Ready(Err(error)) => return Poll::Ready(Err(self.broke_off(&error))),
             Poll::Pending => {}
         }
         let Some(patience) = self.patience else { return Poll::Pending };
@@ -286,7 +298,17 @@ impl Exchange {
         }
         let Some(waits) = &mut self.waits else { return Poll::Pending };
         ready!(waits.over.as_mut().poll(cx));
-        fail(&LinkError::Timeout("nothing came of the body for too long"), &self.origin)
+        Poll::Ready(Err(self.broke_off(&LinkError::Timeout("nothing came of the body for too long"))))
+    }
+
+    /// The body has come to no end. It is the origin's doing, unless it was sent only a part of the request.
+    fn broke_off(&mut self, error: &LinkError) -> OriginError {
+        let error = OriginError::from_link(error, &self.origin);
+        if !std::mem::replace(&mut self.is_told, true) && !self.is_cut {
+            let Picked { pool, origin, at, .. } = &self.picked;
+            pool.broke_off(origin, at, self.evidence, &error.to_string());
+        }
+        error
     }
 
     /// The trailers of a body that has been read to its end.
@@ -336,16 +358,20 @@ impl Exchange {
     /// until the guards are dropped.
     pub fn into_tunnel(self) -> Option<(Bytes, OriginStream, (ActiveGuard, Option<RunningRequest>))> {
         let Connection::H1(h1) = self.connection else { return None };
+        self.picked.at.record.succeeded();
         let (early, stream) = h1.into_parts();
         Some((early, stream, (self.picked.active, self.running)))
     }
 
     /// Gives the connection back after the whole body was read. One that is still to be sent something is of no use.
     pub fn release(self: Box<Self>, connector: &Connector) {
-        let Exchange { connection, picked: Picked { pool, index, address, .. }, upload, is_cut, .. } = *self;
+        if self.illness().is_none() {
+            self.picked.at.record.succeeded();
+        }
+        let Exchange { connection, picked: Picked { pool, index, at, .. }, upload, is_cut, .. } = *self;
         match connection {
             Connection::H1(_) if upload.is_some() || is_cut => {}
-            Connection::H1(h1) => pool.kept.put(index, address, h1),
+            Connection::H1(h1) => pool.kept.put(index, at.socket, h1),
             Connection::Files(_) => {}
             Connection::H2(stream) => {
                 let (session, peer) = stream.into_session();

@@ -55,9 +55,8 @@ async fn check_for_ever(pool: Arc<PoolRuntime>, index: usize, health: Health, co
                 continue;
             }
             let result = result.as_ref().copied().map_err(|failure| failure.why.as_str());
-            if let Some(change) = origin.record(address, result, health.rise, health.fall) {
-                origin.tell(change, name, result.err());
-            }
+            origin.checked(address, result, health.rise, health.fall);
+            origin.note_change(name, result.err());
         }
     }
 }

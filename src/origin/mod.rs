@@ -1,10 +1,12 @@
 //! Origins: which one takes a request, how it is reached, and whether it is well.
 
+mod address;
 pub(crate) mod attempts;
 pub(crate) mod balance;
 mod budget;
 mod caretaker;
 pub(crate) mod connect;
+mod ejection;
 pub(crate) mod error;
 pub(crate) mod exchange;
 mod files;
@@ -15,9 +17,11 @@ mod health;
 pub(crate) mod interims;
 mod link;
 mod names;
+mod outliers;
 pub(crate) mod passage;
 mod pinned;
 mod pool;
+mod record;
 pub(crate) mod request;
 mod resolve;
 mod state;

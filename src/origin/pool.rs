@@ -9,13 +9,14 @@ use pingora_core::upstreams::peer::HttpPeer;
 use smallvec::SmallVec;
 
 use crate::clock::ticks;
-use crate::config::model::{Balance, HashKey, MaxLoad, Pool, PoolId};
+use crate::config::model::{Balance, HashKey, Pool, PoolId, Times};
 use crate::request::RequestView;
 
+use super::address::Address;
 use super::balance::{self, Candidate, rendezvous};
 use super::budget::RetryBudget;
-use super::error::FailureKind;
 use super::h1::Kept;
+use super::outliers::Watched;
 use super::pinned::Pins;
 use super::state::{ActiveGuard, OriginState, OriginStatus};
 use super::target;
@@ -31,6 +32,8 @@ pub struct PoolRuntime {
     /// Connections by HTTP/1.1 that wait for their next exchange.
     pub kept: Kept,
     pub budget: RetryBudget,
+    /// Its addresses as they are compared with each other.
+    pub(super) watched: Mutex<Vec<Watched>>,
     /// Hashes of the origins' addresses.
     identities: Vec<u64>,
 }
@@ -45,6 +48,14 @@ pub struct PoolSet {
 /// What a request has tried: origins, at one of their addresses each.
 pub(crate) type Tried = SmallVec<[(Arc<OriginState>, SocketAddr); 2]>;
 
+/// Of which origins one is picked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Of {
+    Well,
+    /// Those that are ejected as well.
+    Ejected,
+}
+
 /// The origin that is to take a request.
 pub struct Picked {
     pub pool: Arc<PoolRuntime>,
@@ -52,14 +63,14 @@ pub struct Picked {
     /// Its place in the pool.
     pub index: usize,
     /// Of its addresses the one to connect to.
-    pub address: SocketAddr,
+    pub at: Arc<Address>,
     pub active: ActiveGuard,
 }
 
 impl Picked {
     /// How to reach it, in pingora's terms.
     pub fn peer(&self) -> HttpPeer {
-        self.pool.peer(self.index, self.address)
+        self.pool.peer(self.index, self.at.socket)
     }
 }
 
@@ -90,14 +101,16 @@ impl PoolSet {
         self.pools.iter().find(|pool| *pool.config.name == *name)
     }
 
-    /// Chooses an origin that has not been tried: of the pool, else of its fallback, and so on.
+    /// Chooses an origin that has not been tried: of the pool, else of its fallback, and so on. Those that are ejected are better
+    /// than none.
     pub fn pick(&self, id: PoolId, hash: u64, tried: &Tried) -> Option<Picked> {
-        self.with_fallbacks(id).find_map(|pool| pool.pick(hash, tried))
+        let pick = |of: Of| self.with_fallbacks(id).find_map(|pool| pool.pick(of, hash, tried));
+        pick(Of::Well).or_else(|| pick(Of::Ejected))
     }
 
     /// Whether there would be another origin to try; picks none.
     pub fn has_another(&self, id: PoolId, tried: &Tried) -> bool {
-        self.with_fallbacks(id).any(|pool| pool.origins.iter().any(|origin| pool.may_serve(origin, tried)))
+        self.with_fallbacks(id).any(|pool| pool.origins.iter().any(|origin| pool.may_serve(Of::Ejected, origin, tried)))
     }
 
     /// A pool, its fallback, and so on. Configurations have no cycles of fallbacks; the bound makes it plain that this ends.
@@ -140,8 +153,14 @@ impl PoolRuntime {
             kept.unwrap_or_else(|| Arc::new(OriginState::new(origin.address.clone(), origin.endpoint.clone())))
         });
         let origins: Vec<Arc<OriginState>> = origins.collect();
-        if config.health.is_none() {
-            origins.iter().for_each(|origin| origin.assume_up());
+        for origin in &origins {
+            if config.health.is_none() {
+                origin.assume_up();
+            }
+            if config.passive.is_none() {
+                origin.end_ejections();
+            }
+            origin.note_change(&config.name, Some("the configuration has changed"));
         }
         let peers = config.origins.iter().map(|origin| target::peer_template(&config, origin)).collect();
         let identities = origins.iter().map(|origin| rendezvous::hash_bytes(origin.address.as_bytes())).collect();
@@ -153,52 +172,59 @@ impl PoolRuntime {
             turns,
             kept: Kept::default(),
             budget: RetryBudget::default(),
+            watched: Mutex::default(),
             identities,
             origins,
             config,
         }
     }
 
-    /// Whether an origin may be picked: it is well, and has an address that was not tried.
-    fn may_serve(&self, origin: &Arc<OriginState>, tried: &Tried) -> bool {
+    /// Whether an origin may be picked, and has an address that was not tried.
+    fn may_serve(&self, of: Of, origin: &Arc<OriginState>, tried: &Tried) -> bool {
         let usable = match origin.status() {
             OriginStatus::Up => true,
-            // Down, and nobody looks any more: a request left over from a configuration with a check said so.
+            // Nobody looks any more: a request left over from a configuration with a check said so.
             OriginStatus::Down => self.config.health.is_none(),
+            OriginStatus::Ejected => of == Of::Ejected || self.config.passive.is_none(),
             OriginStatus::Draining | OriginStatus::Unresolved => false,
         };
         usable && origin.has_address(|address| was_tried(tried, origin, address))
     }
 
     /// Chooses among the origins that were not tried; if there are none, among further addresses of those that were.
-    fn pick(self: &Arc<Self>, hash: u64, tried: &Tried) -> Option<Picked> {
+    fn pick(self: &Arc<Self>, of: Of, hash: u64, tried: &Tried) -> Option<Picked> {
         let is_new = |origin: &Arc<OriginState>| !tried.iter().any(|(tried, _)| Arc::ptr_eq(tried, origin));
-        self.pick_among(hash, tried, is_new).or_else(|| self.pick_among(hash, tried, |_| !tried.is_empty()))
+        self.pick_among(of, hash, tried, is_new).or_else(|| self.pick_among(of, hash, tried, |_| !tried.is_empty()))
     }
 
     fn pick_among(
         self: &Arc<Self>,
+        of: Of,
         hash: u64,
         tried: &Tried,
         among: impl Fn(&Arc<OriginState>) -> bool,
     ) -> Option<Picked> {
-        let may_serve = |(_, origin): &(usize, &Arc<OriginState>)| among(origin) && self.may_serve(origin, tried);
+        let may_serve = |(_, origin): &(usize, &Arc<OriginState>)| among(origin) && self.may_serve(of, origin, tried);
         let by_latency = self.config.balance == Balance::P2c;
-        let now = if by_latency { ticks() } else { 0 };
+        let now = if by_latency || self.config.slow_start.is_some() { ticks() } else { 0 };
         let candidates = self.origins.iter().enumerate().filter(may_serve).map(|(index, origin)| Candidate {
             index,
             identity: self.identities[index],
-            weight: self.config.origins[index].weight,
+            weight: balance::weight_of(
+                self.config.origins[index].weight,
+                self.config.slow_start,
+                now.saturating_sub(origin.up_since()),
+            ),
             active: origin.active(),
             latency: if by_latency { origin.latency.of_late(now) } else { 0.0 },
         });
         let candidates: SmallVec<[Candidate; 8]> = candidates.collect();
         let random = fastrand::u64(..);
-        let policy = (self.config.balance, self.config.max_load.map(MaxLoad::times));
+        let policy = (self.config.balance, self.config.max_load.map(Times::times));
         let index = balance::balance(policy, &candidates, &mut self.turns.lock(), random, hash)?;
         let origin = self.origins[index].clone();
-        let address = origin.socket_address(|address| was_tried(tried, &origin, address))?;
-        Some(Picked { pool: self.clone(), active: ActiveGuard::new(origin.clone()), origin, index, address })
+        let at = origin.pick_address(|address| was_tried(tried, &origin, address))?;
+        Some(Picked { pool: self.clone(), active: ActiveGuard::new(origin.clone()), origin, index, at })
     }
 
     /// How to reach an origin at one of its addresses.
@@ -206,25 +232,6 @@ impl PoolRuntime {
         let mut peer = self.peers[index].clone();
         peer._address = pingora_core::protocols::l4::socket::SocketAddr::Inet(address);
         peer
-    }
-
-    /// Counts a failed exchange. One whose connection could not even be made also counts as a failed health
-    /// check, so that a dead origin is known at once; only where there is a check that can bring it up again.
-    /// Slow or broken answers don't: who knows one bad URL could take an origin down with it.
-    pub fn exchange_failed(&self, origin: &Arc<OriginState>, address: SocketAddr, kind: FailureKind, error: &str) {
-        if kind == FailureKind::Ours {
-            return;
-        }
-        let pool = &self.config.name;
-        if let Some(failures) = origin.failed(error) {
-            tracing::warn!(%pool, origin = %origin.address, failures, error, "requests to an origin fail");
-        }
-        if kind == FailureKind::Connecting
-            && let Some(check) = &self.config.health
-            && let Some(change) = origin.connection_failed(address, error, check.fall)
-        {
-            origin.tell(change, pool, Some(error));
-        }
     }
 }
 
@@ -235,6 +242,8 @@ fn was_tried(tried: &Tried, origin: &Arc<OriginState>, address: SocketAddr) -> b
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::origin::error::FailureKind;
+    use crate::origin::record::Evidence;
     use crate::plan::tests::config;
 
     const TWO_POOLS: &str = r#"
@@ -250,8 +259,11 @@ mod tests {
         PoolSet::build(&config(text).pools, before)
     }
 
-    fn at(pool: &PoolRuntime) -> SocketAddr {
-        pool.origins[0].addresses()[0]
+    /// A request to the first origin of a pool comes to nothing.
+    fn fail(pool: &PoolRuntime, kind: FailureKind) {
+        let origin = &pool.origins[0];
+        let address = origin.resolved()[0].clone();
+        pool.unanswered(origin, &address, kind, Some(Evidence::Of(1)), "no answer");
     }
 
     fn id(set: &PoolSet, name: &str) -> PoolId {
@@ -263,8 +275,8 @@ mod tests {
         let mut tried = Tried::new();
         while let Some(picked) = set.pick(id(set, "app"), hash, &tried) {
             assert!(set.has_another(id(set, "app"), &tried));
-            assert_eq!(picked.peer()._address.as_inet(), Some(&picked.address));
-            tried.push((picked.origin, picked.address));
+            assert_eq!(picked.peer()._address.as_inet(), Some(&picked.at.socket));
+            tried.push((picked.origin, picked.at.socket));
         }
         assert!(!set.has_another(id(set, "app"), &tried));
         tried.into_iter().map(|(origin, address)| (origin.address.to_string(), address)).collect()
@@ -307,11 +319,11 @@ mod tests {
         let set = set(TWO_POOLS, None);
         let app = set.by_name("app").unwrap();
         for _ in 0..3 {
-            app.exchange_failed(&app.origins[0], at(app), FailureKind::Broken, "timeout");
+            fail(app, FailureKind::Broken);
         }
         assert_eq!(app.origins[0].status(), OriginStatus::Up, "slow answers are no reason");
         for _ in 0..3 {
-            app.exchange_failed(&app.origins[0], at(app), FailureKind::Connecting, "refused");
+            fail(app, FailureKind::Connecting);
         }
         for _ in 0..4 {
             assert_eq!(&*set.pick(id(&set, "app"), 0, &Tried::new()).unwrap().origin.address, "127.0.0.1:2");
@@ -324,7 +336,7 @@ mod tests {
     fn a_reload_keeps_what_did_not_change() {
         let first = set(TWO_POOLS, None);
         let app = first.by_name("app").unwrap();
-        (0..3).for_each(|_| app.exchange_failed(&app.origins[0], at(app), FailureKind::Connecting, "refused"));
+        (0..3).for_each(|_| fail(app, FailureKind::Connecting));
         let second = set(TWO_POOLS, Some(&first));
         assert!(Arc::ptr_eq(app, second.by_name("app").unwrap()));
         let third = set(&TWO_POOLS.replace("\"127.0.0.1:2\"", "\"127.0.0.1:4\""), Some(&second));

@@ -8,8 +8,10 @@ use http::{HeaderMap, HeaderValue, Method, header};
 use crate::config::model::{FieldChanges, PoolId};
 use crate::request::FieldLines;
 
+use super::balance::rendezvous;
 use super::h1::COPIED;
 use super::interims::Interims;
+use super::record::Evidence;
 use super::upload::Upload;
 
 /// Room for the first lines of a head, beside the target, and for what frames a body.
@@ -53,6 +55,13 @@ pub(crate) enum Silence {
 }
 
 impl OriginRequest {
+    /// What it is told apart by when it fails.
+    pub(super) fn evidence(&self) -> Evidence {
+        let parts = [self.method.as_str(), &self.authority, &self.path_and_query];
+        let hashes = parts.map(|part| rendezvous::hash_bytes(part.as_bytes()));
+        Evidence::Of(hashes.into_iter().fold(0, |all, hash| rendezvous::mix(all ^ hash)))
+    }
+
     /// How long nothing may come of the head, or of a body whose head has these fields; `None`: for ever.
     /// `alive`: the connection shows by itself that it lives. `read`: what the pool says.
     pub(super) fn patience(&self, fields: Option<&HeaderMap>, alive: bool, read: Duration) -> Option<Duration> {

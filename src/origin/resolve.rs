@@ -49,6 +49,7 @@ async fn keep_resolved(pool: Arc<str>, origin: Arc<OriginState>, host: String, p
             Ok(addresses) if origin.addresses() != *addresses => {
                 tracing::info!(%pool, origin = %origin.address, ?addresses, "origin resolved");
                 origin.set_addresses(addresses);
+                origin.note_change(&pool, None);
             }
             Err(error) if !failing => {
                 tracing::warn!(%pool, origin = %origin.address, %error, "cannot resolve the origin's name; trying on");

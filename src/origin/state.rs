@@ -9,9 +9,10 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use crate::clock::ticks;
+use crate::clock::{Timestamp, ticks};
 use crate::config::model::Endpoint;
 
+use super::address::Address;
 use super::balance::p2c::Latency;
 use super::times::Times;
 
@@ -32,6 +33,9 @@ pub struct OriginState {
     next_address: AtomicUsize,
     draining: AtomicBool,
     last_error: Mutex<Option<String>>,
+    standing: Mutex<Standing>,
+    /// When it came to take requests, or back to that, [`ticks`]; what [`Pool::slow_start`](crate::config::model::Pool) counts from.
+    up_since: AtomicU64,
     active: AtomicU32,
     /// Whether its name has been looked up at least once, with whatever result.
     looked_up: watch::Sender<bool>,
@@ -39,29 +43,13 @@ pub struct OriginState {
     http11_until: AtomicU64,
     pub requests: AtomicU64,
     pub failures: AtomicU64,
+    /// Of its addresses, so far.
+    pub ejections: AtomicU64,
     pub(crate) times: Times,
     /// What it takes for a request of late, for [`Balance::P2c`](crate::config::model::Balance).
     pub(super) latency: Latency,
     /// When its failures were told of last, [`ticks`], and how many there were then.
     told: Mutex<(u64, u64)>,
-}
-
-/// One of the addresses that an origin's name stands for. Each has a health of its own: one of them may be dead, as
-/// IPv6 is on many hosts.
-#[derive(Debug)]
-struct Address {
-    socket: SocketAddr,
-    up: AtomicBool,
-    /// Failures of health checks and of connections for requests, or successes, in a row.
-    row: Mutex<Row>,
-}
-
-#[derive(Debug, Default)]
-struct Row {
-    successes: u32,
-    failures: u32,
-    /// Connections for requests that failed, with none that was made in between.
-    failed_connections: u32,
 }
 
 /// How an origin stands, for the admin API and the metrics.
@@ -71,19 +59,19 @@ pub enum OriginStatus {
     Up,
     /// None of its addresses is up.
     Down,
+    /// Those of its addresses that are up are left alone for a while, for what requests to them have come to.
+    Ejected,
     Draining,
     /// Its name could not be resolved yet.
     Unresolved,
 }
 
-impl Address {
-    fn new(socket: SocketAddr) -> Arc<Self> {
-        Arc::new(Address { socket, up: AtomicBool::new(true), row: Mutex::default() })
-    }
-
-    fn is_up(&self) -> bool {
-        self.up.load(Ordering::Relaxed)
-    }
+/// How an origin stands, since when, and why if there is more to say.
+#[derive(Debug, Clone)]
+pub struct Standing {
+    pub status: OriginStatus,
+    pub since: Timestamp,
+    pub reason: Option<String>,
 }
 
 impl OriginState {
@@ -92,6 +80,7 @@ impl OriginState {
             Endpoint::Address(address) => (vec![Address::new(*address)], true),
             Endpoint::Name { .. } => (Vec::new(), false),
         };
+        let status = if known { OriginStatus::Up } else { OriginStatus::Unresolved };
         OriginState {
             address,
             endpoint,
@@ -99,11 +88,14 @@ impl OriginState {
             next_address: AtomicUsize::new(0),
             draining: AtomicBool::new(false),
             last_error: Mutex::default(),
+            standing: Mutex::new(Standing { status, since: Timestamp::now(), reason: None }),
+            up_since: AtomicU64::new(ticks()),
             active: AtomicU32::new(0),
             looked_up: watch::Sender::new(known),
             http11_until: AtomicU64::new(0),
             requests: AtomicU64::new(0),
             failures: AtomicU64::new(0),
+            ejections: AtomicU64::new(0),
             times: Times::default(),
             latency: Latency::default(),
             told: Mutex::default(),
@@ -116,28 +108,68 @@ impl OriginState {
             OriginStatus::Draining
         } else if resolved.is_empty() {
             OriginStatus::Unresolved
-        } else if any_is_up(&resolved) {
+        } else if resolved.iter().any(|address| address.is_usable()) {
             OriginStatus::Up
+        } else if resolved.iter().any(|address| address.is_up()) {
+            OriginStatus::Ejected
         } else {
             OriginStatus::Down
         }
     }
 
-    /// One of its addresses that are up and were not tried, each in turn; of those that are down only if all are.
-    pub fn socket_address(&self, was_tried: impl Fn(SocketAddr) -> bool) -> Option<SocketAddr> {
-        let resolved = self.resolved.load();
-        let turn = self.next_address.fetch_add(1, Ordering::Relaxed).checked_rem(resolved.len())?;
-        let in_turn = resolved[turn..].iter().chain(&resolved[..turn]);
-        let any_is_up = any_is_up(&resolved);
-        let mut usable = in_turn.filter(|address| address.is_up() || !any_is_up).map(|address| address.socket);
-        usable.find(|socket| !was_tried(*socket))
+    /// How it stands, as far as that was noted.
+    pub fn standing(&self) -> Standing {
+        self.standing.lock().clone()
     }
 
-    /// Whether [`OriginState::socket_address`] would find one.
+    /// [`ticks`] at which it came to take requests.
+    pub(super) fn up_since(&self) -> u64 {
+        self.up_since.load(Ordering::Relaxed)
+    }
+
+    /// Notes how it stands now and why; a change is told. Whoever changes something of it calls this then.
+    pub fn note_change(&self, pool: &str, reason: Option<&str>) {
+        let mut standing = self.standing.lock();
+        let (was, status) = (standing.status, self.status());
+        if status == was {
+            return;
+        }
+        let now = Timestamp::now();
+        let lasted = now.since(standing.since).as_secs();
+        *standing = Standing { status, since: now, reason: reason.map(str::to_owned) };
+        let origin = &self.address;
+        match status {
+            OriginStatus::Up => {
+                self.up_since.store(ticks(), Ordering::Relaxed);
+                if was != OriginStatus::Unresolved {
+                    tracing::info!(pool, %origin, ?was, seconds = lasted, "origin is up");
+                }
+            }
+            OriginStatus::Down => tracing::warn!(pool, %origin, error = reason, "origin is down"),
+            OriginStatus::Draining => tracing::info!(pool, %origin, by = reason, "origin is draining"),
+            // Told of with more than is known here.
+            OriginStatus::Ejected | OriginStatus::Unresolved => {}
+        }
+    }
+
+    /// One of its addresses that take requests and were not tried, each in turn; of the others only if none does.
+    pub(super) fn pick_address(&self, was_tried: impl Fn(SocketAddr) -> bool) -> Option<Arc<Address>> {
+        let resolved = self.resolved.load();
+        let turn = self.next_address.fetch_add(1, Ordering::Relaxed).checked_rem(resolved.len())?;
+        let mut in_turn = resolved[turn..].iter().chain(&resolved[..turn]);
+        let least = least_usable(&resolved);
+        in_turn.find(|address| least(address) && !was_tried(address.socket)).cloned()
+    }
+
+    /// Whether [`OriginState::pick_address`] would find one.
     pub fn has_address(&self, was_tried: impl Fn(SocketAddr) -> bool) -> bool {
         let resolved = self.resolved.load();
-        let any_is_up = any_is_up(&resolved);
-        resolved.iter().any(|address| (address.is_up() || !any_is_up) && !was_tried(address.socket))
+        let least = least_usable(&resolved);
+        resolved.iter().any(|address| least(address) && !was_tried(address.socket))
+    }
+
+    pub(super) fn resolved(&self) -> arc_swap::Guard<Arc<Vec<Arc<Address>>>> {
+        self.resolved.load()
     }
 
     pub fn addresses(&self) -> Vec<SocketAddr> {
@@ -146,7 +178,7 @@ impl OriginState {
 
     /// Those that requests are not sent to for now.
     pub fn addresses_down(&self) -> Vec<SocketAddr> {
-        self.resolved.load().iter().filter(|address| !address.is_up()).map(|address| address.socket).collect()
+        self.resolved.load().iter().filter(|address| !address.is_usable()).map(|address| address.socket).collect()
     }
 
     /// Takes over what its name stands for now. What stays keeps its health.
@@ -203,79 +235,40 @@ impl OriginState {
         Some(since)
     }
 
-    /// A connection for a request was made.
-    pub fn connected(&self, to: SocketAddr) {
-        if let Some(address) = self.find(to) {
-            address.row.lock().failed_connections = 0;
-        }
+    pub(super) fn set_error(&self, error: Option<&str>) {
+        *self.last_error.lock() = error.map(str::to_owned);
     }
 
-    /// A connection for a request could not be made; `fall` of them in a row take the address down. Gives how the origin stands,
-    /// if that has changed.
-    pub fn connection_failed(&self, to: SocketAddr, error: &str, fall: u32) -> Option<OriginStatus> {
-        let address = self.find(to)?;
-        let mut row = address.row.lock();
-        row.failed_connections = row.failed_connections.saturating_add(1);
-        if row.failed_connections < fall || !address.is_up() {
-            return None;
-        }
-        row.successes = 0;
-        *self.last_error.lock() = Some(error.to_owned());
-        self.turn(&address, false)
-    }
-
-    /// Takes the result of a health check into account, likewise.
-    pub fn record(&self, of: SocketAddr, result: Result<(), &str>, rise: u32, fall: u32) -> Option<OriginStatus> {
-        let address = self.find(of)?;
-        let mut row = address.row.lock();
-        let up = match result {
-            Ok(()) => {
-                *row = Row { successes: row.successes.saturating_add(1), ..Row::default() };
-                address.is_up() || row.successes >= rise
-            }
-            Err(_) => {
-                (row.successes, row.failures) = (0, row.failures.saturating_add(1));
-                address.is_up() && row.failures < fall
-            }
-        };
-        if up || result.is_err() {
-            *self.last_error.lock() = result.err().map(str::to_owned);
-        }
-        self.turn(&address, up)
-    }
-
-    /// Tells of a change of its health.
-    pub fn tell(&self, now: OriginStatus, pool: &str, error: Option<&str>) {
-        match now {
-            OriginStatus::Up => tracing::info!(pool, origin = %self.address, "origin is up"),
-            _ => tracing::warn!(pool, origin = %self.address, error, "origin is down"),
+    /// Takes the result of a health check into account.
+    pub fn checked(&self, of: SocketAddr, result: Result<(), &str>, rise: u32, fall: u32) {
+        let Some(address) = self.find(of) else { return };
+        address.checked(result.is_ok(), rise, fall);
+        if address.is_up() || result.is_err() {
+            self.set_error(result.err());
         }
     }
 
     /// Brings it up without asking: when the configuration no longer has a health check for it.
     pub fn assume_up(&self) {
-        for address in self.resolved.load().iter() {
-            *address.row.lock() = Row::default();
-            address.up.store(true, Ordering::Relaxed);
-        }
-        *self.last_error.lock() = None;
+        self.resolved.load().iter().for_each(|address| address.assume_up());
+        self.set_error(None);
+    }
+
+    /// Ends all ejections: when nobody looks after them any more.
+    pub(super) fn end_ejections(&self) {
+        self.resolved.load().iter().for_each(|address| _ = address.record.let_back(u64::MAX));
     }
 
     fn find(&self, socket: SocketAddr) -> Option<Arc<Address>> {
         self.resolved.load().iter().find(|address| address.socket == socket).cloned()
     }
-
-    /// Brings an address up or takes it down; gives how the origin stands, if that has changed.
-    fn turn(&self, address: &Address, up: bool) -> Option<OriginStatus> {
-        let before = any_is_up(&self.resolved.load());
-        address.up.store(up, Ordering::Relaxed);
-        let now = any_is_up(&self.resolved.load());
-        (now != before).then_some(if now { OriginStatus::Up } else { OriginStatus::Down })
-    }
 }
 
-fn any_is_up(addresses: &[Arc<Address>]) -> bool {
-    addresses.iter().any(|address| address.is_up())
+/// Which of an origin's addresses are asked: those that take requests; if there are none those that are up, and then any.
+fn least_usable(addresses: &[Arc<Address>]) -> impl Fn(&Address) -> bool {
+    let any_is_usable = addresses.iter().any(|address| address.is_usable());
+    let any_is_up = any_is_usable || addresses.iter().any(|address| address.is_up());
+    move |address| if any_is_usable { address.is_usable() } else { address.is_up() || !any_is_up }
 }
 
 /// Counts a request as active for as long as it lives.
@@ -311,55 +304,17 @@ mod tests {
     }
 
     #[test]
-    fn health_changes_after_rise_or_fall_in_a_row() {
-        let origin = origin();
-        let (ok, bad) = (Ok(()), Err("refused"));
-        for (result, change, status) in [
-            (bad, None, OriginStatus::Up),
-            (bad, None, OriginStatus::Up),
-            (ok, None, OriginStatus::Up),
-            (bad, None, OriginStatus::Up),
-            (bad, None, OriginStatus::Up),
-            (bad, Some(OriginStatus::Down), OriginStatus::Down),
-            (bad, None, OriginStatus::Down),
-            (ok, None, OriginStatus::Down),
-            (bad, None, OriginStatus::Down),
-            (ok, None, OriginStatus::Down),
-            (ok, Some(OriginStatus::Up), OriginStatus::Up),
-        ] {
-            assert_eq!(origin.record(ADDRESS, result, 2, 3), change);
-            assert_eq!(origin.status(), status);
-        }
-        assert_eq!(origin.last_error(), None);
-    }
-
-    #[test]
-    fn failed_connections_count_in_a_row_only() {
-        let origin = origin();
-        let refused = || origin.connection_failed(ADDRESS, "refused", 3);
-        assert_eq!([refused(), refused()], [None, None]);
-        origin.connected(ADDRESS);
-        assert_eq!([refused(), refused()], [None, None]);
-        origin.record(ADDRESS, Ok(()), 2, 3);
-        assert_eq!([refused(), refused(), refused()], [None, None, Some(OriginStatus::Down)]);
-        assert_eq!((origin.status(), origin.last_error().as_deref()), (OriginStatus::Down, Some("refused")));
-        assert_eq!(refused(), None, "told once");
-        (0..2).for_each(|_| _ = origin.record(ADDRESS, Ok(()), 2, 3));
-        assert_eq!(origin.status(), OriginStatus::Up);
-        assert_eq!([refused(), refused()], [None, None], "it begins anew");
-    }
-
-    #[test]
     fn a_name_is_unusable_until_it_is_resolved_and_its_addresses_take_turns() {
         let origin = named_origin();
         let any = |_| false;
-        assert_eq!((origin.status(), origin.socket_address(any)), (OriginStatus::Unresolved, None));
+        let picked = || origin.pick_address(any).map(|address| address.socket);
+        assert_eq!((origin.status(), picked()), (OriginStatus::Unresolved, None));
         let addresses: [SocketAddr; 2] = ["10.0.0.1:80".parse().unwrap(), "10.0.0.2:80".parse().unwrap()];
         origin.set_addresses(&addresses);
         assert_eq!(origin.status(), OriginStatus::Up);
-        assert_ne!(origin.socket_address(any), origin.socket_address(any));
+        assert_ne!(picked(), picked());
         for _ in 0..3 {
-            assert_eq!(origin.socket_address(|tried| tried == addresses[0]), Some(addresses[1]));
+            assert_eq!(origin.pick_address(|tried| tried == addresses[0]).unwrap().socket, addresses[1]);
         }
         origin.set_draining(true);
         assert_eq!(origin.status(), OriginStatus::Draining);
@@ -370,19 +325,24 @@ mod tests {
         let origin = named_origin();
         let [dead, well]: [SocketAddr; 2] = ["[::1]:80".parse().unwrap(), "10.0.0.2:80".parse().unwrap()];
         origin.set_addresses(&[dead, well]);
-        let refused = || origin.connection_failed(dead, "refused", 3);
-        assert_eq!([refused(), refused(), refused()], [None, None, None], "the origin is up");
+        (0..3).for_each(|_| origin.find(dead).unwrap().connection_failed(3));
+        assert_eq!(origin.status(), OriginStatus::Up);
         for _ in 0..4 {
-            assert_eq!(origin.socket_address(|_| false), Some(well));
+            assert_eq!(origin.pick_address(|_| false).unwrap().socket, well);
         }
         assert!(!origin.has_address(|tried| tried == well));
         assert_eq!(origin.addresses_down(), [dead]);
         origin.set_addresses(&[dead, well, "10.0.0.3:80".parse().unwrap()]);
         assert_eq!(origin.addresses_down(), [dead], "health is kept");
         origin.set_addresses(&[dead]);
-        assert_eq!((origin.status(), origin.socket_address(|_| false)), (OriginStatus::Down, Some(dead)));
-        let ok = || origin.record(dead, Ok(()), 2, 3);
-        assert_eq!([ok(), ok()], [None, Some(OriginStatus::Up)]);
+        assert_eq!((origin.status(), origin.pick_address(|_| false).unwrap().socket), (OriginStatus::Down, dead));
+        let checked = |result| {
+            origin.checked(dead, result, 2, 3);
+            (origin.status(), origin.last_error())
+        };
+        assert_eq!(checked(Err("refused")), (OriginStatus::Down, Some("refused".to_owned())));
+        assert_eq!(checked(Ok(())).0, OriginStatus::Down);
+        assert_eq!(checked(Ok(())), (OriginStatus::Up, None));
     }
 
     #[test]

@@ -165,7 +165,7 @@ const ARROWS: [(&str, &[&str]); 40] = [
 const PLANNED: [&str; 1] = ["fleet"];
 
 /// Files that do no I/O and read no clock.
-const PURE: [&str; 54] = [
+const PURE: [&str; 56] = [
     "address.rs",
     "geoip.rs",
     "pattern.rs",
@@ -207,6 +207,8 @@ const PURE: [&str; 54] = [
     "origin/balance/random.rs",
     "origin/balance/rendezvous.rs",
     "origin/balance/round_robin.rs",
+    "origin/outliers.rs",
+    "origin/record.rs",
     "request/mod.rs",
     "request/fields.rs",
     "request/target.rs",

@@ -313,3 +313,70 @@ fn a_reload_to_a_new_name_costs_no_request() {
     }
     assert_eq!(node.get("/a").status, 200, "at once");
 }
+
+/// Answers with the head of a body that then breaks off.
+fn broken_off(_: &crate::harness::origin::Request) -> Vec<Step> {
+    let mut head = Reply::head(200, &["Content-Length: 100", "Cache-Control: max-age=60"]);
+    head.extend_from_slice(b"half of it");
+    vec![Step::Send(head), Step::Close]
+}
+
+#[test]
+fn an_origin_that_only_breaks_bodies_is_ejected_and_let_back() {
+    for cache in [UNCACHED, CACHED] {
+        let (broken, well) = (Origin::start(broken_off), named("well"));
+        let health = "health = { path = \"/\", interval = \"1s\" }";
+        let passive = "passive = { eject_for = \"1s\" }";
+        let origins = format!("origins = [\"{}\", \"{}\"]", broken.address, well.address);
+        let node = pool(&format!("[pool.app]\n{origins}\n{health}\n{passive}"), cache);
+        for i in 0.. {
+            let mut client = node.client();
+            client.send(format!("GET /{i} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"));
+            _ = client.try_response();
+            if node.origin_status("app", broken.address) == "ejected" {
+                assert!((4..=10).contains(&i), "the fifth failure ejects it: {i}");
+                break;
+            }
+        }
+        assert!(node.wait_for_log("origin is ejected for 1s").contains("5 requests in a row failed"));
+        assert_eq!(shares(&node, 10)["well"], 10, "nobody meets it any more");
+        assert_eq!(
+            node.metric(&format!("seawall_origin_ejections_total{{origin=\"{}\",pool=\"app\"}}", broken.address)),
+            Some(1.0)
+        );
+        node.wait_for_origin("app", broken.address, "up");
+        assert_eq!(node.origin("app", broken.address)["reason"], "its ejection is over");
+    }
+}
+
+#[test]
+fn one_url_that_fails_ejects_nobody() {
+    let answer = |request: &crate::harness::origin::Request| match request.path() {
+        "/bad" => Reply::status(500, &[], "broken"),
+        _ => Reply::ok(&[], "well"),
+    };
+    let (a, b) = (Origin::start(answer), Origin::start(answer));
+    let node = pool(&format!("[pool.app]\norigins = [\"{}\", \"{}\"]", a.address, b.address), UNCACHED);
+    for _ in 0..40 {
+        assert_eq!(node.get("/bad").status, 500);
+    }
+    for origin in [a.address, b.address] {
+        assert_eq!(node.origin_status("app", origin), "up");
+        assert_eq!(node.origin("app", origin)["ejections"], 0);
+    }
+}
+
+#[test]
+fn who_alone_refuses_is_ejected_without_a_check_and_the_last_one_is_not() {
+    let (dead, well) = (DeadPort::new(), named("well"));
+    let origins = format!("origins = [\"{}\", \"{}\"]", dead.address, well.address);
+    let node = pool(&format!("[pool.app]\n{origins}"), UNCACHED);
+    assert_eq!(shares(&node, 12)["well"], 12, "each was sent to the other one");
+    assert_eq!(node.origin_status("app", dead.address), "ejected");
+    assert_eq!(node.origin("app", dead.address)["failures"], 5);
+    well.stop();
+    for i in 0..12 {
+        assert_eq!(node.get(&format!("/{i}")).status, 502);
+    }
+    assert_eq!(node.origin_status("app", well.address), "up", "half of the pool is the most");
+}

@@ -15,6 +15,7 @@ pub(crate) mod error_page;
 pub(crate) mod fields;
 mod file;
 pub(crate) mod files;
+pub(crate) mod health;
 pub(crate) mod key;
 pub(crate) mod limits;
 pub(crate) mod listen;

@@ -10,12 +10,13 @@ use http::HeaderName;
 use rustls::pki_types::CertificateDer;
 
 use crate::config::diagnose::{At, Diagnostics};
-use crate::config::read::{FromToml, StatusRange, Table, Value, words};
+use crate::config::read::{FromToml, Table, Value, words};
 use crate::request::parse_authority;
 use crate::spelling::did_you_mean;
 
 use super::certificate;
 use super::files::Files;
+use super::health::{self, Health, Passive, Times};
 
 /// Index of a pool in the configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -27,7 +28,7 @@ pub struct Pool {
     pub balance: Balance,
     pub hash_key: HashKey,
     /// With [`Balance::Hash`]: how many times its share of the active requests an origin may have.
-    pub max_load: Option<MaxLoad>,
+    pub max_load: Option<Times>,
     pub origins: Vec<Origin>,
     /// The pool that serves when no origin of this one can.
     pub fallback: Option<PoolId>,
@@ -40,6 +41,9 @@ pub struct Pool {
     pub host: Option<String>,
     pub resolve_interval: Duration,
     pub health: Option<Health>,
+    pub passive: Option<Passive>,
+    /// What comes in, or back, has its whole weight only after so long.
+    pub slow_start: Option<Duration>,
     /// The origin is a directory of this machine: `files` of routes.
     pub files: Option<Files>,
 }
@@ -51,7 +55,7 @@ impl Pool {
         let name = if number == 0 { format!("files:{root}") } else { format!("files:{root}#{number}") };
         let nowhere = Endpoint::Address(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)));
         let origin = Origin { address: root.to_string().into(), endpoint: nowhere, weight: 1 };
-        Pool { origins: vec![origin], files: Some(files), retries: 0, ..Pool::named(&name) }
+        Pool { origins: vec![origin], files: Some(files), retries: 0, passive: None, ..Pool::named(&name) }
     }
 
     /// One without origins.
@@ -70,6 +74,8 @@ impl Pool {
             host: None,
             resolve_interval: Duration::from_secs(30),
             health: None,
+            passive: Some(Passive::default()),
+            slow_start: None,
             files: None,
         }
     }
@@ -106,27 +112,6 @@ pub enum HashKey {
     Url,
     Client,
     Header(HeaderName),
-}
-
-/// In thousandths: more than once its share, and up to a hundred times.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct MaxLoad(u32);
-
-impl MaxLoad {
-    /// Times its share.
-    pub fn times(self) -> f64 {
-        f64::from(self.0) / 1000.0
-    }
-}
-
-impl FromToml for MaxLoad {
-    fn from_toml(value: Value<'_, '_>) -> Result<Self, String> {
-        let times = value.number("a number such as 1.25")?;
-        let is_load = times > 1.0 && times <= 100.0;
-        is_load.then_some(MaxLoad((times * 1000.0).ceil() as u32)).ok_or_else(|| {
-            format!("expected more than 1 and at most 100, found {times}: so many times its share of the requests")
-        })
-    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -174,25 +159,6 @@ impl Default for PoolTimeouts {
             stream: None,
         }
     }
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Health {
-    pub probe: Probe,
-    pub interval: Duration,
-    pub timeout: Duration,
-    /// Successes in a row that bring an origin up.
-    pub rise: u32,
-    /// Failures in a row that take it down.
-    pub fall: u32,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Probe {
-    /// The connection is accepted.
-    Tcp,
-    /// `GET path` is answered with one of the statuses.
-    Http { path: String, host: Option<String>, expect: Vec<StatusRange> },
 }
 
 words!(Balance {
@@ -289,7 +255,7 @@ pub(crate) fn read(name: At<String>, mut table: Table) -> PoolSection {
     let uses_tls = table.get_or("tls", false);
     let mut pool = Pool {
         origins: read_origins(&mut table, if uses_tls { 443 } else { 80 }),
-        host: read_host(&mut table, "host"),
+        host: table.host("host"),
         ..Pool::named(&name.value)
     };
     table.set("balance", &mut pool.balance);
@@ -321,7 +287,9 @@ pub(crate) fn read(name: At<String>, mut table: Table) -> PoolSection {
     let is_long = |interval: &Duration| *interval >= Duration::from_secs(1);
     table.set_if("resolve_interval", &mut pool.resolve_interval, is_long, "must be at least 1s");
     let health = format!("[pool.{}.health]", name.value);
-    pool.health = table.table("health", &health, "health = { path = \"/healthz\" }").map(read_health);
+    pool.health = table.table("health", &health, "health = { path = \"/healthz\" }").map(health::read_health);
+    pool.passive = health::read_passive(&mut table, &name.value);
+    pool.slow_start = table.positive("slow_start");
     let fallback = table.get("fallback");
     table.finish();
     PoolSection { name, pool, fallback }
@@ -402,19 +370,9 @@ fn parse_endpoint(text: &str, default_port: u16) -> Result<Endpoint, (String, St
     }
 }
 
-/// A host, perhaps with a port.
-fn read_host(table: &mut Table, key: &'static str) -> Option<String> {
-    let At { value: host, place } = table.get::<String>(key)?;
-    let host = match parse_authority(&host) {
-        Some(_) => Ok(host),
-        None => Err(format!("{host:?} is not a host name")),
-    };
-    table.errors.accept(place, host)
-}
-
 fn read_tls(table: &mut Table, uses_tls: bool) -> Option<OriginTls> {
     let errors = table.errors;
-    let (verify, sni, ca) = (table.get_or("verify", true), read_host(table, "sni"), table.get("ca"));
+    let (verify, sni, ca) = (table.get_or("verify", true), table.host("sni"), table.get("ca"));
     let ca_path = ca.as_ref().map(|ca| errors.file_named(ca));
     if !uses_tls {
         for key in ["sni", "ca", "verify"].into_iter().filter(|key| table.has(key)) {
@@ -426,36 +384,4 @@ fn read_tls(table: &mut Table, uses_tls: bool) -> Option<OriginTls> {
     let ca = ca_path.and_then(|path| errors.accept(table.place_of("ca"), certificate::read_chain(&path)));
     let sni = sni.and_then(|sni| parse_authority(&sni).map(|(host, _)| host.into_owned()));
     Some(OriginTls { sni, verify, ca: ca.map(Arc::new) })
-}
-
-fn read_health(mut table: Table) -> Health {
-    let errors = table.errors;
-    let seconds = Duration::from_secs;
-    let mut health = Health { probe: Probe::Tcp, interval: seconds(5), timeout: seconds(2), rise: 2, fall: 3 };
-    let path: Option<At<String>> = table.get("path");
-    let host = read_host(&mut table, "host");
-    let mut expect = table.plain_list("expect");
-    if let Some(At { value: path, place }) = path {
-        if !path.starts_with('/') || !path.bytes().all(|b| b.is_ascii_graphic()) {
-            errors.error(place, "path of a health check must begin with \"/\" and be visible ASCII");
-        } else if path.contains('#') || path.parse::<http::uri::PathAndQuery>().is_err() {
-            errors.error(place, format!("path in {}: {path:?} is not a path that can be asked for", table.name));
-        }
-        if expect.is_empty() {
-            expect.push(StatusRange { first: 200, last: 399 });
-        }
-        health.probe = Probe::Http { path, host, expect };
-    } else {
-        for key in ["host", "expect"].into_iter().filter(|key| !table.lacks(key) && !table.has("path")) {
-            let hint = "add path = \"/healthz\"";
-            errors.error_with_hint(table.place_of(key), "this has no effect on a TCP check", hint);
-        }
-    }
-    let is_long = |interval: &Duration| *interval >= Duration::from_millis(10);
-    table.set_if("interval", &mut health.interval, is_long, "must be at least 10ms");
-    table.set_positive("timeout", &mut health.timeout);
-    table.set_within("rise", &mut health.rise, 1..=100);
-    table.set_within("fall", &mut health.fall, 1..=100);
-    table.finish();
-    health
 }

@@ -49,7 +49,7 @@ mod tests {
 
     #[test]
     fn what_is_beyond_the_bound_goes_to_the_next() {
-        let most_of = |active: &[(u16, u32)], max_load| pick(&candidates(active), HOT, Some(max_load)).unwrap();
+        let most_of = |active: &[(u32, u32)], max_load| pick(&candidates(active), HOT, Some(max_load)).unwrap();
         let own = pick(&candidates(&[(1, 0); 4]), HOT, None).unwrap();
         let loaded = |on_own: u32, on_others: u32| {
             let mut all = [(1, on_others); 4];

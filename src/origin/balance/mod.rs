@@ -9,6 +9,8 @@ mod round_robin;
 #[cfg(test)]
 mod simulation;
 
+use std::time::Duration;
+
 use crate::config::model::Balance;
 
 /// What a balancer knows of an origin.
@@ -18,11 +20,19 @@ pub(crate) struct Candidate {
     pub index: usize,
     /// Hash of its address: the same on every node and wherever it stands in the list.
     pub identity: u64,
-    pub weight: u16,
+    pub weight: u32,
     /// Requests it is working on.
     pub active: u32,
     /// Milliseconds that it took for a request of late ([`p2c::Latency`]).
     pub latency: f64,
+}
+
+/// The weight of an origin that takes requests for `up_for` milliseconds: it comes to the whole of it in `slow_start`, evenly, from
+/// a tenth on. In hundredths where there is a slow start.
+pub(crate) fn weight_of(weight: u16, slow_start: Option<Duration>, up_for: u64) -> u32 {
+    let Some(slow_start) = slow_start else { return weight.into() };
+    let part = u128::from(up_for) * 100 / slow_start.as_millis().max(1);
+    u32::from(weight) * part.clamp(10, 100) as u32
 }
 
 /// Picks among the candidates that can serve now. `None` only if there are none.
@@ -51,7 +61,7 @@ mod testing {
     use super::rendezvous::mix;
 
     /// By weights and active requests.
-    pub(super) fn candidates(weights_and_active: &[(u16, u32)]) -> Vec<Candidate> {
+    pub(super) fn candidates(weights_and_active: &[(u32, u32)]) -> Vec<Candidate> {
         let candidates = weights_and_active.iter().enumerate().map(|(index, &(weight, active))| {
             let identity = mix(index as u64 + 1);
             Candidate { index, identity, weight, active, latency: 0.0 }
@@ -82,6 +92,16 @@ mod tests {
                 assert!((part - f64::from(weight) / 8.0).abs() < 0.02, "{policy:?} {shares:?}");
             }
         }
+    }
+
+    #[test]
+    fn what_comes_in_has_its_weight_by_and_by() {
+        let slow = Some(Duration::from_secs(10));
+        for (up_for, expected) in [(0, 30), (1_000, 30), (5_000, 150), (9_999, 297), (10_000, 300), (u64::MAX, 300)] {
+            assert_eq!(weight_of(3, slow, up_for), expected, "{up_for}");
+        }
+        assert_eq!(weight_of(1000, slow, u64::MAX), 100_000);
+        assert_eq!(weight_of(3, None, 0), 3);
     }
 
     #[test]

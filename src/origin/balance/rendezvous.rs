@@ -2,7 +2,7 @@
 
 /// What a key and a member have to do with each other, by weight: the member with the highest has the key (Thaler and Ravishankar
 /// 1998, weighted by -w/ln(h)). When a member goes or comes, only its own share of the keys moves.
-pub(crate) fn score(key: u64, identity: u64, weight: u16) -> f64 {
+pub(crate) fn score(key: u64, identity: u64, weight: u32) -> f64 {
     let mixed = mix(key ^ identity);
     // In (0, 1): the 53 bits a double holds, moved off zero.
     let uniform = ((mixed >> 11) as f64 + 0.5) / (1u64 << 53) as f64;

@@ -1,0 +1,250 @@
+//! Passive health: an address that fails requests is ejected from its pool for a while. What requests come to is enough for it; a
+//! health check may look at what they do not.
+//!
+//! - Failures in a row eject at once, of as many different requests: no URL ejects an origin by itself.
+//! - Once a second each address is compared with the others of its pool ([`outliers`]).
+//! - Where most requests fail wherever they are sent, none is ejected, and never more than `max_ejected` of a pool.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::clock::ticks;
+use crate::config::model::Passive;
+use crate::config::units::format_duration;
+
+use super::address::Address;
+use super::error::FailureKind;
+use super::outliers::{self, DISTINCT, INTERVAL, Sample, Watched};
+use super::pool::PoolRuntime;
+use super::record::Evidence;
+use super::state::OriginState;
+
+impl PoolRuntime {
+    /// The head of an answer has come; `error`: it says that the origin is ill.
+    pub(super) fn answered(
+        &self,
+        origin: &OriginState,
+        address: &Address,
+        took: Duration,
+        ill: Option<(Evidence, &str)>,
+    ) {
+        address.record.answered(took);
+        if let Some((evidence, error)) = ill {
+            self.count_failure(origin, address, evidence, error);
+        }
+    }
+
+    /// An exchange brought no answer. One whose connection could not even be made counts as a failed health check where there
+    /// is one that can bring the origin up again, so that a dead origin is known at once. Without `evidence` it may be no fault of
+    /// its own.
+    pub(super) fn unanswered(
+        &self,
+        origin: &OriginState,
+        address: &Address,
+        kind: FailureKind,
+        evidence: Option<Evidence>,
+        error: &str,
+    ) {
+        if kind == FailureKind::Ours {
+            return;
+        }
+        self.tell_failure(origin, error);
+        let evidence = match (&self.config.health, kind) {
+            (Some(check), FailureKind::Connecting) => {
+                address.connection_failed(check.fall);
+                origin.note_change(&self.config.name, Some(error));
+                None
+            }
+            (None, FailureKind::Connecting) => Some(Evidence::Connection),
+            _ => evidence,
+        };
+        if let Some(evidence) = evidence {
+            address.record.unanswered();
+            self.count_failure(origin, address, evidence, error);
+        }
+    }
+
+    /// An answer broke off.
+    pub(super) fn broke_off(&self, origin: &OriginState, address: &Address, evidence: Evidence, error: &str) {
+        self.tell_failure(origin, error);
+        self.count_failure(origin, address, evidence, error);
+    }
+
+    fn tell_failure(&self, origin: &OriginState, error: &str) {
+        if let Some(failures) = origin.failed(error) {
+            let pool = &self.config.name;
+            tracing::warn!(%pool, origin = %origin.address, failures, error, "requests to an origin fail");
+        }
+    }
+
+    fn count_failure(&self, origin: &OriginState, address: &Address, evidence: Evidence, error: &str) {
+        let Some(passive) = &self.config.passive else { return };
+        let now = ticks();
+        let row = address.record.failed(evidence, now);
+        if row.failures >= passive.failures && row.distinct >= DISTINCT.min(passive.failures as usize) {
+            let why = format!("{} requests in a row failed, the last: {error}", row.failures);
+            self.eject(passive, origin, address, &why, now);
+        }
+    }
+
+    /// Ejects an address, if that is allowed.
+    fn eject(&self, passive: &Passive, origin: &OriginState, address: &Address, why: &str, now: u64) {
+        let watched = self.watched.lock(); // one at a time: the number of those that are ejected holds
+        let samples: Vec<Option<Sample>> = watched.iter().map(|watched| watched.sample(now)).collect();
+        let own = watched.iter().position(|watched| std::ptr::eq(&raw const *watched.address, address));
+        let is_fault_of_all = own.is_some_and(|own| outliers::all_fail(&samples, own));
+        if address.record.is_ejected() || is_fault_of_all || !self.may_eject_one(passive) {
+            return;
+        }
+        let time = address.record.eject(passive.eject_for, now, fastrand::f64());
+        origin.ejections.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        drop(watched);
+        let (pool, time) = (&self.config.name, format_duration(Duration::from_secs(time.as_secs())));
+        tracing::warn!(%pool, origin = %origin.address, address = %address.socket, why, "origin is ejected for {time}");
+        origin.note_change(pool, Some(why));
+    }
+
+    fn may_eject_one(&self, passive: &Passive) -> bool {
+        let (mut all, mut ejected) = (0, 0);
+        for origin in &self.origins {
+            let resolved = origin.resolved();
+            all += resolved.len();
+            ejected += resolved.iter().filter(|address| address.record.is_ejected()).count();
+        }
+        ejected < passive.max_ejected.of(all)
+    }
+
+    /// Lets those back whose time has come, and looks for one that does worse than the others.
+    fn look(&self, passive: &Passive, now: u64) {
+        let name = &self.config.name;
+        let mut all = Vec::new();
+        for origin in &self.origins {
+            for address in origin.resolved().iter() {
+                if address.record.let_back(now) {
+                    tracing::info!(pool = %name, origin = %origin.address, address = %address.socket, "an ejection is over");
+                    origin.note_change(name, Some("its ejection is over"));
+                }
+                all.push((origin.clone(), address.clone()));
+            }
+        }
+        let samples: Vec<Option<Sample>> = {
+            let mut watched = self.watched.lock();
+            let mut before = std::mem::take(&mut *watched).into_iter().peekable();
+            for (_, address) in &all {
+                // Those that stay are in the same order, but for names that stand for other addresses now.
+                let is_same = |watched: &Watched| Arc::ptr_eq(&watched.address, address);
+                let history = before.next_if(is_same).map(Watched::into_history).unwrap_or_default();
+                watched.push(Watched::new(address.clone(), history));
+            }
+            let samples = watched.iter().map(|watched| watched.sample(now)).collect();
+            watched.iter_mut().for_each(Watched::remember);
+            samples
+        };
+        if let Some((at, outlier)) = outliers::worst(passive, &samples) {
+            let (origin, address) = &all[at];
+            self.eject(passive, origin, address, &outlier.to_string(), now);
+        }
+    }
+}
+
+/// Looks after the ejections of a pool for ever.
+pub(super) async fn watch(pool: Arc<PoolRuntime>) {
+    let Some(passive) = &pool.config.passive else { return };
+    let mut interval = tokio::time::interval(INTERVAL);
+    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        interval.tick().await;
+        pool.look(passive, ticks());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::model::PoolId;
+    use crate::origin::pool::{PoolSet, Tried};
+    use crate::origin::state::OriginStatus::{Ejected, Up};
+    use crate::plan::tests::config;
+
+    fn pool(origins: usize, rest: &str) -> PoolSet {
+        let origins: Vec<String> = (1..=origins).map(|port| format!("\"127.0.0.1:{port}\"")).collect();
+        let text = format!("[pool.app]\norigins = [{}]\n{rest}", origins.join(", "));
+        PoolSet::build(&config(&text).pools, None)
+    }
+
+    /// Lets so many requests fail at an origin, of as many different ones.
+    fn fail(pool: &PoolRuntime, origin: usize, times: u64) {
+        let origin = &pool.origins[origin];
+        for number in 0..times {
+            let address = origin.resolved()[0].clone();
+            pool.unanswered(origin, &address, FailureKind::Broken, Some(Evidence::Of(number)), "reset");
+        }
+    }
+
+    fn standing(pool: &PoolRuntime) -> Vec<super::super::state::OriginStatus> {
+        pool.origins.iter().map(|origin| origin.status()).collect()
+    }
+
+    #[test]
+    fn failures_in_a_row_eject_and_time_lets_back() {
+        let set = pool(3, "passive = { eject_for = \"10s\" }");
+        let pool = set.by_name("app").unwrap();
+        fail(pool, 0, 4);
+        assert_eq!(standing(pool), [Up, Up, Up]);
+        pool.origins[0].resolved()[0].record.succeeded();
+        fail(pool, 0, 4);
+        assert_eq!(standing(pool), [Up, Up, Up], "not in a row");
+        fail(pool, 0, 1);
+        assert_eq!(standing(pool), [Ejected, Up, Up]);
+        for _ in 0..6 {
+            assert_ne!(set.pick(PoolId(0), 0, &Tried::new()).unwrap().index, 0);
+        }
+        let passive = pool.config.passive.clone().unwrap();
+        pool.look(&passive, ticks() + 9_000);
+        assert_eq!(standing(pool)[0], Ejected);
+        pool.look(&passive, ticks() + 12_100);
+        assert_eq!(standing(pool)[0], Up);
+    }
+
+    #[test]
+    fn one_url_ejects_nobody_and_never_too_many_are_ejected() {
+        for (origins, max_ejected, expected) in
+            [(1, 0.5, 0), (2, 0.5, 1), (3, 0.5, 1), (4, 0.5, 2), (4, 0.0, 0), (4, 1.0, 4), (9, 0.34, 3)]
+        {
+            let set = pool(origins, &format!("passive = {{ max_ejected = {max_ejected} }}"));
+            let pool = set.by_name("app").unwrap();
+            for origin in &pool.origins {
+                let address = origin.resolved()[0].clone();
+                for _ in 0..100 {
+                    pool.unanswered(origin, &address, FailureKind::Broken, Some(Evidence::Of(7)), "reset");
+                }
+            }
+            assert!(standing(pool).iter().all(|status| *status == Up));
+            (0..origins).for_each(|origin| fail(pool, origin, 5));
+            let ejected = standing(pool).iter().filter(|status| **status == Ejected).count();
+            assert_eq!(ejected, expected, "{origins} {max_ejected}");
+            assert!(
+                set.pick(PoolId(0), 0, &Tried::new()).is_some(),
+                "those that are ejected serve if nobody else does"
+            );
+        }
+    }
+
+    #[test]
+    fn who_fails_as_the_others_do_is_not_ejected() {
+        let set = pool(4, "");
+        let pool = set.by_name("app").unwrap();
+        pool.look(&pool.config.passive.clone().unwrap(), ticks());
+        (1..4).for_each(|origin| fail(pool, origin, 3));
+        fail(pool, 0, 5);
+        assert_eq!(standing(pool), [Up; 4]);
+    }
+
+    #[test]
+    fn without_it_nothing_is_ejected() {
+        let set = pool(2, "passive = false");
+        let pool = set.by_name("app").unwrap();
+        fail(pool, 0, 100);
+        assert_eq!(standing(pool), [Up, Up]);
+    }
+}
