@@ -297,7 +297,8 @@ impl Node {
         if targets.is_empty() {
             return;
         }
-        tracing::info!(targets = targets.len(), "what was stored under other rules for hosts or keys is forgotten");
+        let (number, first) = (targets.len(), format!("{:?}", targets[0]));
+        tracing::info!(number, first, "purged, since it was stored under other rules for hosts, keys or conditions");
         if let Err(error) = self.purge(targets, false).await {
             tracing::error!(%error, "what was stored under other rules is forgotten, but a restart may bring it back");
         }

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use sd_notify::NotifyState;
+use sha2::{Digest, Sha256};
 
 use crate::config::model::ListenAddress;
 
@@ -78,6 +79,9 @@ fn barrier() -> io::Result<()> {
     }
 }
 
+/// Letters of a name of which the rest is hashed; its file comes behind.
+const LONGEST_NAME: usize = 200;
+
 /// Letters of ASCII without ":", and others for each address and file.
 fn name_of(address: &ListenAddress, file: Option<FileNumber>) -> String {
     let mut name = OURS.to_owned();
@@ -87,6 +91,12 @@ fn name_of(address: &ListenAddress, file: Option<FileNumber>) -> String {
             byte if byte.is_ascii_graphic() => name.push(byte.into()),
             byte => _ = write!(name, "%{byte:02x}"),
         }
+    }
+    // systemd takes no more than 255 letters.
+    if name.len() > LONGEST_NAME {
+        let digest = Sha256::digest(address.to_string());
+        name.truncate(LONGEST_NAME);
+        digest[..8].iter().for_each(|byte| _ = write!(name, "{byte:02x}")); // likewise
     }
     if let Some((device, number)) = file {
         let _ = write!(name, "@{device:x}.{number:x}");
@@ -208,6 +218,16 @@ fn prepare(socket: &OwnedFd) -> io::Result<ListenAddress> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn long_names_differ_and_are_short_enough() {
+        let name = |end: &str| {
+            let address = format!("unix:/run/{}{end}", "é".repeat(45)).parse().unwrap();
+            name_of(&address, Some((u64::MAX, u64::MAX)))
+        };
+        assert!(name("a").len() <= 255 && name("a") != name("b") && name("a") == name("a"));
+        assert_eq!(file_of(&name("a")), Some((u64::MAX, u64::MAX)));
+    }
 
     #[test]
     fn names_are_such_as_the_manager_takes() {

@@ -12,7 +12,7 @@ use crate::cache::request::CacheRequest;
 use crate::clock::Timestamp;
 use crate::config::model::{CacheRules, CompressRules, FixedAnswer, Route, Site, TokenRight};
 use crate::node::Node;
-use crate::plan::{Key, OwnAnswer, Plan, Renderer, RequestFacts, keyed_uris, list_that_refuses, plan};
+use crate::plan::{Key, OwnAnswer, PassReason, Plan, Renderer, RequestFacts, keyed_uris, list_that_refuses, plan};
 use crate::request::{Fields, RequestView, Scheme, merge_slashes};
 
 use super::auth::Caller;
@@ -98,7 +98,7 @@ pub(crate) async fn explain(
             return Ok(Json(answer));
         }
         Plan::Purge { .. } => return Err(Problem::bad_request("PURGE is not explained")),
-        Plan::Pass(matched, reason) => (matched, "pass", Some(reason.cache_status())),
+        Plan::Pass(matched, reason) => (matched, "pass", Some(why_passed(reason))),
         Plan::Tunnel(matched) => (matched, "tunnel", None),
         Plan::Cache(matched) => (matched, "cache", None),
     };
@@ -145,6 +145,14 @@ pub(crate) async fn explain(
         answer["origin"] = json!(tried.map_err(|error| Problem::new(StatusCode::BAD_GATEWAY, error.to_string()))?);
     }
     Ok(Json(answer))
+}
+
+/// Why a request goes past the cache: what `Cache-Status` says, and of a route that caches nothing what makes it so.
+fn why_passed(reason: PassReason) -> &'static str {
+    match reason {
+        PassReason::CacheOff => "bypass: its route has no \"cache\", or one with mode = \"off\"",
+        reason => reason.cache_status(),
+    }
 }
 
 /// The names of the fields that a route changes.

@@ -63,7 +63,8 @@ pub(crate) async fn status(State(node): State<Arc<Node>>, caller: Caller) -> Res
     let sites = sites.map(|(site, runtime)| {
         let (running, refused) = (runtime.running.count(), runtime.metrics.requests_refused.get());
         let requests = json!({ "running": running, "max": site.max_requests, "refused": refused });
-        json!({ "name": site.name, "version": runtime.version(), "requests": requests })
+        let served = runtime.metrics.served();
+        json!({ "name": site.name, "version": runtime.version(), "requests": requests, "served": served })
     });
     Ok(Json(json!({
         "node": snapshot.config.node.name,

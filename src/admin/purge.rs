@@ -19,6 +19,7 @@ use crate::config::model::{Config, TokenRight};
 use crate::node::Node;
 use crate::plan::{KeyOrigin, keyed_uris};
 use crate::request::Scheme;
+use crate::spelling::did_you_mean;
 use crate::warm::Wanted;
 
 use super::auth::Caller;
@@ -213,7 +214,9 @@ fn check_site(site: &str, config: &Config, caller: &Caller) -> Result<(), Proble
     if config.sites.iter().any(|known| *known.name == *site) {
         return Ok(());
     }
-    Err(Problem::not_found(format!("there is no site {site:?}")))
+    let meant = did_you_mean(site, config.sites.iter().map(|known| &*known.name));
+    let meant = meant.map(|meant| format!("; did you mean {meant:?}?")).unwrap_or_default();
+    Err(Problem::not_found(format!("there is no site {site:?}{meant}")))
 }
 
 /// Other caches take a star for "all below". Here it would be a purge that hits nothing and says that it is in force.

@@ -309,7 +309,7 @@ impl Piece {
         if piece.is_none() || come == self.range.length() {
             let body = std::mem::replace(&mut self.body, PieceBody::Over);
             if let PieceBody::Passed(unread) = body {
-                unread.exchange.release(&unread.connector);
+                unread.exchange.release();
             }
         }
         Ok(piece)

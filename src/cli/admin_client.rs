@@ -3,6 +3,8 @@
 use serde_json::Value;
 use ureq::http::{Method, Request, StatusCode, header};
 
+use crate::config::diagnose::Diagnostic;
+
 /// Where the node is and who calls.
 #[derive(clap::Args)]
 pub(crate) struct AdminArgs {
@@ -82,6 +84,13 @@ impl AdminArgs {
             Some(detail) => detail.to_owned(),
             None => format!("is the admin API at {}? see address in [admin]", self.admin),
         };
+        // The mistakes of a configuration that was refused.
+        for mistake in super::list(&body["errors"]) {
+            match serde_json::from_value::<Diagnostic>(mistake.clone()) {
+                Ok(mistake) => detail += &format!("\n{mistake}"),
+                Err(_) => detail += &format!("\n{mistake}"),
+            }
+        }
         if response.status() == StatusCode::UNAUTHORIZED {
             detail += "; SEAWALL_TOKEN in the environment gives it";
         }

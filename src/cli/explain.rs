@@ -7,6 +7,7 @@ use std::time::Duration;
 use http::{HeaderMap, Method, StatusCode, header};
 use serde_json::Value;
 
+use super::service::Service;
 use crate::cache::explain::{Explanation, explain};
 use crate::cache::freshness::ExchangeTimes;
 use crate::cache::heeded;
@@ -15,7 +16,6 @@ use crate::cache::reason;
 use crate::cache::vary::Presented;
 use crate::clock::Timestamp;
 use crate::config::host::HostPattern;
-use crate::config::load;
 use crate::config::model::{CacheMemory, CacheMode, CacheRules, Config};
 use crate::config::units::format_duration;
 use crate::plan::{Plan, plan};
@@ -125,7 +125,7 @@ fn offline(
     }
     let (rules, max_object) = match config {
         Some(path) => {
-            let config = load::load(path).map_err(|errors| errors.to_string())?;
+            let config = Service::load(Service::of(path).as_ref(), path).map_err(|errors| errors.to_string())?;
             rules_for(&config, &method, &target, &fields)?
         }
         None => {

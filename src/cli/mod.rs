@@ -9,7 +9,7 @@ mod ports;
 mod purge;
 mod reload;
 mod run;
-mod sandbox;
+mod service;
 mod status;
 mod url_list;
 mod warm;

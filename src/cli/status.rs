@@ -80,6 +80,15 @@ fn render(status: &Value, pools: &Value) -> String {
     out
 }
 
+/// The share of requests that needed no origin, of those that the cache had to do with, since the start.
+fn hit_ratio(served: &Value) -> String {
+    let sum = |names: &[&str]| names.iter().map(|name| served[*name].as_u64().unwrap_or(0)).sum::<u64>();
+    match (sum(&["hit", "stale"]), sum(&["hit", "stale", "miss", "expired"])) {
+        (_, 0) => String::new(),
+        (hits, all) => format!(", {} % hits of {}", hits * 100 / all, count(all, "request")),
+    }
+}
+
 /// How long something has been so, in its largest unit.
 fn lasting(seconds: &Value) -> String {
     let seconds = seconds.as_u64().unwrap_or(0);
@@ -95,6 +104,7 @@ fn render_site(site: &Value, memory: &Value) -> String {
     if requests["max"].is_number() {
         line += &format!(", {} of {} requests ({} refused)", requests["running"], requests["max"], requests["refused"]);
     }
+    line += &hit_ratio(&site["served"]);
     if memory.is_object() {
         line += &format!(", memory {}", share(memory));
     }
@@ -154,7 +164,7 @@ mod tests {
                 "objects": 1, "index_bytes": 75, "scan": { "done": false, "percent": 42, "files": 1 },
                 "troubles": [["disk-full", 3], ["disk-slow", 0]]
             }] },
-            "purges": { "seq": 7, "marks": 1 }, "sites": [{ "name": "shop", "version": 2, "requests": { "running": 3, "max": 100, "refused": 7 } }],
+            "purges": { "seq": 7, "marks": 1 }, "sites": [{ "name": "shop", "version": 2, "served": { "hit": 90, "stale": 1, "miss": 6, "expired": 3, "pass": 50 }, "requests": { "running": 3, "max": 100, "refused": 7 } }],
         });
         let pools = serde_json::json!({ "pools": [{ "name": "app", "balance": "random", "origins": [
             { "address": "127.0.0.1:1", "status": "down", "since_s": 7300, "reason": "refused", "active": 0, "requests": 9, "failures": 1, "last_error": "refused" }
@@ -165,7 +175,7 @@ mod tests {
             "REFUSED, 1 mistake (",
             "NEEDS A RESTART: [[listen]]",
             "1.5 KiB of 1.0 MiB",
-            "site     shop version 2, 3 of 100 requests (7 refused), memory 512 B of 1.0 KiB (50 %)\n",
+            "site     shop version 2, 3 of 100 requests (7 refused), 91 % hits of 100 requests, memory 512 B of 1.0 KiB (50 %)\n",
             "down 2h ",
             "(refused)",
             "disk     /var/cache/seawall read only, 4.0 KiB of 1.0 GiB (0 %), 1 object,",

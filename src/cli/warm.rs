@@ -25,7 +25,7 @@ const FETCH_PATIENCE: Duration = Duration::from_secs(30);
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Where the URLs are: a file with one on each line, a sitemap.xml, or "-" for standard input.
+    /// Where the URLs are: a file with one on each line, a sitemap.xml, its URL, or "-" for standard input.
     #[arg(long)]
     from: PathBuf,
     /// Fetches at one time.
@@ -116,10 +116,13 @@ fn pause() {
 fn urls_of(from: &Path) -> Result<Vec<Line>, String> {
     let cannot = |error: &dyn std::fmt::Display| format!("cannot read {}: {error}", from.display());
     let bytes = match from.as_os_str() == "-" {
-        true => url_list::read_bounded(std::io::stdin().lock()),
-        false => std::fs::File::open(from).and_then(url_list::read_bounded),
+        true => url_list::read_bounded(std::io::stdin().lock()).map_err(|error| cannot(&error)),
+        false => match from.to_str().filter(|from| from.starts_with("http://") || from.starts_with("https://")) {
+            Some(url) => fetch(url).map_err(|error| cannot(&error)),
+            None => std::fs::File::open(from).and_then(url_list::read_bounded).map_err(|error| cannot(&error)),
+        },
     };
-    match UrlList::read(bytes.map_err(|error| cannot(&error))?).map_err(|error| cannot(&error))? {
+    match UrlList::read(bytes?).map_err(|error| cannot(&error))? {
         UrlList::Pages(lines) => Ok(lines),
         UrlList::Sitemaps(sitemaps) if sitemaps.len() > MAX_SITEMAPS => {
             Err(cannot(&format!("it names {} sitemaps; {MAX_SITEMAPS} are followed at most", sitemaps.len())))
@@ -138,7 +141,7 @@ fn urls_of(from: &Path) -> Result<Vec<Line>, String> {
     }
 }
 
-/// A sitemap that an index names, from where that says.
+/// A sitemap from its URL.
 fn fetch(url: &str) -> Result<Vec<u8>, String> {
     let agent: ureq::Agent = ureq::Agent::config_builder().timeout_global(Some(FETCH_PATIENCE)).build().into();
     let mut response = agent.get(url).call().map_err(|error| match url.starts_with("https:") {

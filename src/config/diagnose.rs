@@ -2,11 +2,11 @@
 //! offending text, what was expected and a hint. All mistakes of a load are reported together.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -43,7 +43,7 @@ pub(crate) struct At<T> {
 }
 
 /// One mistake, ready to print.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Diagnostic {
     pub file: PathBuf,
     /// Counted from 1; 0 when the mistake concerns the file as a whole.
@@ -123,6 +123,8 @@ struct Collected {
     needing: Vec<(Need, Place)>,
     provided: Vec<Need>,
     filled: Vec<(Place, Filled)>,
+    /// Where no more is to be said: the value is not there at all.
+    settled: Vec<Place>,
     public: Vec<(PathBuf, Place)>,
     private: Vec<PathBuf>,
     /// What stands in files of the machine is not for who reads the mistakes.
@@ -200,6 +202,12 @@ impl Diagnostics {
 
     pub(crate) fn error_with_hint(&self, place: Place, message: impl Into<String>, hint: impl Into<String>) {
         self.push(place, message.into(), Some(hint.into()));
+    }
+
+    /// The same, and whatever is wrong besides at that place follows from it.
+    pub(crate) fn last_error(&self, place: Place, message: impl Into<String>, hint: impl Into<String>) {
+        self.error_with_hint(place, message, hint);
+        self.0.borrow_mut().settled.push(place);
     }
 
     /// What was given again and may be given once.
@@ -316,13 +324,20 @@ impl Diagnostics {
             }
             let is_own = |(number, source): &(usize, &Source)| *number < collected.own || source.secret;
             let own = collected.sources.iter().enumerate().filter(is_own).map(|(_, source)| &source.path);
+            // Links are followed as far as they stay inside: a name that begins with a dot hides nothing that one leads to.
             let within = |path: &PathBuf| {
                 let path = real(path);
-                let directory =
-                    path.ancestors().find(|above| public.contains_key(*above) && is_served(&path, above))?;
+                let directory = path.ancestors().find(|above| public.contains_key(*above))?;
                 Some((public[directory], path.clone()))
             };
-            own.chain(&collected.private).filter_map(within).collect()
+            // And a directory within one that is private.
+            let private: HashSet<PathBuf> = collected.private.iter().map(|path| real(path)).collect();
+            let inside = |(directory, place): (&PathBuf, &Place)| {
+                let above = directory.ancestors().skip(1).find(|above| private.contains(*above))?;
+                Some((*place, above.to_owned()))
+            };
+            let inside: Vec<_> = public.iter().filter_map(inside).collect();
+            own.chain(&collected.private).filter_map(within).chain(inside).collect()
         };
         for (place, path) in found {
             let message = format!("it would serve {}, which is not to be public", path.display());
@@ -383,7 +398,10 @@ impl Diagnostics {
     fn push(&self, place: Place, message: String, hint: Option<String>) {
         // What several tables inherit is said once.
         let is_said = |(at, found): &(Place, Diagnostic)| *at == place && found.message == message;
-        if !self.is_full() && !self.0.borrow().found.iter().any(is_said) {
+        let within =
+            |settled: &Place| settled.file == place.file && settled.start <= place.start && place.end <= settled.end;
+        let is_settled = self.0.borrow().settled.iter().any(within);
+        if !self.is_full() && !is_settled && !self.0.borrow().found.iter().any(is_said) {
             let diagnostic = self.diagnostic(place, message, hint);
             self.0.borrow_mut().found.push((place, diagnostic));
         }
@@ -400,41 +418,52 @@ impl Diagnostics {
         let names = || filled.iter().flat_map(|filled| &filled.parts).map(|(_, name)| name.as_str());
         let unsaid =
             || format!("there is something wrong with what {} stands for", names().collect::<Vec<_>>().join(" and "));
+        // A mistake of a table may quote what was filled in far from where it is told.
+        let everywhere = |text: String| collected.filled.iter().fold(text, |text, (_, filled)| named(text, filled));
         let message = match collected.withholds && source.secret {
             true => WITHHELD.to_owned(),
-            false => unfilled(message, &filled).unwrap_or_else(unsaid),
+            false => unfilled(message, &filled).map_or_else(unsaid, everywhere),
         };
-        let hint = hint.and_then(|hint| unfilled(hint, &filled));
+        let hint = hint.filter(|_| !(collected.withholds && source.secret));
+        let hint = hint.and_then(|hint| unfilled(hint, &filled)).map(everywhere);
         Diagnostic { file: source.path.clone(), line, column, text, width, message, hint }
     }
 }
 
-/// By whatever name, as far as it is there.
+/// By whatever name. What is not there yet is where it will be: behind what is there of its path.
 fn real(path: &Path) -> PathBuf {
-    path.canonicalize().unwrap_or_else(|_| path.to_owned())
-}
-
-/// Whether a path below a public directory is public, too: names that begin with a dot are not, nor what is below them.
-fn is_served(path: &Path, directory: &Path) -> bool {
-    let mut below = path.strip_prefix(directory).unwrap_or(path).iter();
-    below.all(|name| !name.as_encoded_bytes().starts_with(b".") || name == ".well-known")
+    let mut real = PathBuf::new();
+    for part in std::path::absolute(path).unwrap_or_else(|_| path.to_owned()).components() {
+        match part {
+            Component::ParentDir => _ = real.pop(), // what was before it is real: no link is skipped by that
+            part => real.push(part),
+        }
+        if let Ok(there) = real.canonicalize() {
+            real = there;
+        }
+    }
+    real
 }
 
 /// A message with the names of what was filled in, in place of that: it may be secret. `None`: it has a part of it, too.
 fn unfilled(mut message: String, filled: &[&Filled]) -> Option<String> {
     let parts = || filled.iter().flat_map(|filled| &filled.parts).filter(|(value, _)| value.len() >= SECRET);
-    for (value, name) in parts() {
-        let quoted = format!("{value:?}");
-        for value in [value.as_str(), &quoted[1..quoted.len() - 1]] {
-            message = message.replace(value, name);
-        }
-    }
+    message = filled.iter().fold(message, |message, filled| named(message, filled));
     let lower = message.to_lowercase();
     let is_told = |value: &str| {
         let value = value.to_lowercase();
         value.as_bytes().windows(SECRET).any(|part| memchr::memmem::find(lower.as_bytes(), part).is_some())
     };
     (!parts().any(|(value, _)| is_told(value))).then_some(message)
+}
+
+/// A message in which whole values have the names that they are filled in by.
+fn named(message: String, filled: &Filled) -> String {
+    let parts = filled.parts.iter().filter(|(value, _)| value.len() >= SECRET);
+    parts.fold(message, |message, (value, name)| {
+        let quoted = format!("{value:?}");
+        message.replace(value, name).replace(&quoted[1..quoted.len() - 1], name)
+    })
 }
 
 /// Of what stands in a file, to who may not read it.

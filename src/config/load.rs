@@ -10,14 +10,22 @@ use super::resolve::resolve;
 use super::syntax;
 use super::variables::{self, Values};
 
+pub(crate) use super::variables::Environment;
+
 /// How often a configuration is read again that changes while it is read.
 const MAX_READS: usize = 5;
 
 /// Reads, checks and resolves the configuration whose main file is `path`.
 pub fn load(path: &Path) -> Result<Config, ConfigErrors> {
+    load_with(path, &Environment::new())
+}
+
+/// The same, with variables beside those of this process: they come first.
+pub fn load_with(path: &Path, environment: &Environment) -> Result<Config, ConfigErrors> {
+    let values = Values::Ours(environment);
     let mut sources = read_sources(path)?;
     for _ in 1..MAX_READS {
-        let result = load_sources(path, sources.clone(), Values::Ours);
+        let result = load_sources(path, sources.clone(), values);
         // A file that is being written may look whole and not be: what counts is what is there afterwards, too.
         let again = read_sources(path)?;
         if again == sources {
@@ -25,7 +33,7 @@ pub fn load(path: &Path) -> Result<Config, ConfigErrors> {
         }
         sources = again;
     }
-    load_sources(path, sources, Values::Ours)
+    load_sources(path, sources, values)
 }
 
 /// Checks a configuration given as text, as if it stood in the main file `path`: what lies beside that file
@@ -44,7 +52,7 @@ fn source(path: &Path, text: &str) -> Source {
     Source { path: path.to_owned(), text: text.into(), secret: false }
 }
 
-fn load_sources(path: &Path, sources: Vec<Source>, values: Values) -> Result<Config, ConfigErrors> {
+fn load_sources(path: &Path, sources: Vec<Source>, values: Values<'_>) -> Result<Config, ConfigErrors> {
     let config = build(sources, values)?;
     if config.listeners.is_empty() {
         let message = "there is no [[listen]], so nothing would be served".to_owned();
@@ -92,7 +100,7 @@ pub fn sites_directory(main: &Path) -> PathBuf {
     main.parent().unwrap_or(Path::new("")).join("sites.d")
 }
 
-fn build(sources: Vec<Source>, values: Values) -> Result<Config, ConfigErrors> {
+fn build(sources: Vec<Source>, values: Values<'_>) -> Result<Config, ConfigErrors> {
     let errors = Diagnostics::default();
     if values == Values::Withheld {
         errors.withhold();

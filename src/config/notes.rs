@@ -1,7 +1,7 @@
 //! What keys of other servers' configurations are here: where the name alone says too little.
 
 /// Names, a key that tells which table is meant, and what is to be written instead.
-pub(super) const NOTES: [(&[&str], &str, &str); 118] = [
+pub(super) const NOTES: [(&[&str], &str, &str); 122] = [
     (&["crt"], "proxy_from", "write [[certificate]] with cert and key"),
     (&["default_server"], "proxy_from", "write hosts = [\"*\"] in the site that takes all other hosts"),
     (
@@ -70,7 +70,7 @@ pub(super) const NOTES: [(&[&str], &str, &str); 118] = [
     (
         &["max_fails", "fail_duration"],
         "resolve_interval",
-        "write health = { path = \"/health\" }: an origin is taken out by checks, for which connections that fail count, and answers do not",
+        "write passive = { failures = 5, eject_for = \"10s\" }, which is on anyway",
     ),
     (&["lb_try_duration"], "resolve_interval", "write retries = 1, which is the default, and total_timeout = \"5s\""),
     (&["dial_timeout"], "resolve_interval", "it is called \"connect_timeout\" here"),
@@ -91,7 +91,7 @@ pub(super) const NOTES: [(&[&str], &str, &str); 118] = [
         "resolve_interval",
         "a weight is an origin's: origins = [{ address = \"127.0.0.1:3000\", weight = 2 }]",
     ),
-    (&["max_fails"], "weight", "origins are checked by the pool: health = { path = \"/health\" } beside origins"),
+    (&["max_fails"], "weight", "failures are counted by the pool: passive = { failures = 5 } beside origins"),
     (
         &["maxconn"],
         "weight",
@@ -254,8 +254,16 @@ pub(super) const NOTES: [(&[&str], &str, &str); 118] = [
         "origins",
         "connections of a pool cannot be bounded yet; max_requests of a site bounds what is with its origins",
     ),
-    (&["max_fails", "fail_timeout", "outlier_detection"], "origins", "write health = { path = \"/health\" }"),
-    (&["rate_limit", "limit_req", "rate"], "hosts", "there are no limits of rates yet"),
+    (
+        &["max_fails", "fail_timeout", "outlier_detection"],
+        "origins",
+        "write passive = { failures = 5, eject_for = \"10s\" }",
+    ),
+    (
+        &["rate_limit", "limit_req", "rate"],
+        "hosts",
+        "there are no limits of rates yet: max_requests of a site bounds what is with its origins, and the limiter belongs in front or in the application",
+    ),
     (&["worker_processes", "workers", "nbthread"], "drain_timeout", "write threads"),
     (&["when", "if"], "bypass", "write bypass = '...' for what goes past the cache; \"when\" is a key of the route"),
     (&["if", "match", "matcher", "acl", "condition"], "rewrite", "write when = 'header[\"X-Name\"] == \"value\"'"),
@@ -271,8 +279,16 @@ pub(super) const NOTES: [(&[&str], &str, &str); 118] = [
     (&["health_uri", "health_path", "health_check", "check"], "origins", "write health = { path = \"/health\" }"),
     (&["backup"], "weight", "origins for when others fail are a pool of their own, which \"fallback\" names"),
     (&["sticky", "session_affinity", "cookie"], "origins", "write balance = \"hash\" and hash = \"client\""),
-    (&["slow_start", "slowstart"], "origins", "origins that come back get their whole share at once"),
-    (&["rate_limit", "limit_req", "rate"], "rewrite", "there are no limits of rates yet"),
+    (&["slowstart"], "origins", "it is called \"slow_start\" here"),
+    (
+        &["rate_limit", "limit_req", "rate"],
+        "rewrite",
+        "there are no limits of rates yet: max_requests of a site bounds what is with its origins, and the limiter belongs in front or in the application",
+    ),
+    (&["drop_query", "keep_query"], "bypass", "it belongs in \"key\": key = { drop_query = [\"utm_*\"] }"),
+    (&["size", "max_bytes"], "admission", "it is called \"max_size\" here"),
+    (&["directory", "dir", "root"], "admission", "it is called \"path\" here"),
+    (&["directory", "dir", "path_root", "document_root"], "rewrite", "write files = \"/srv/www\""),
     (
         &["basic_auth", "auth_basic", "forward_auth", "auth_request"],
         "rewrite",

@@ -2,6 +2,7 @@
 //! secrets are handed to a service or a container.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
@@ -9,25 +10,35 @@ use toml::de::{DeTable, DeValue};
 use super::diagnose::{At, Diagnostics, Filled, Place, Source};
 use super::regular;
 
+/// Variables and their values.
+pub(crate) type Environment = BTreeMap<String, String>;
+
 /// Where the values come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Values {
-    /// From this process's environment and the machine's files.
-    Ours,
+pub(crate) enum Values<'a> {
+    /// From these variables, else from this process's own, and from the machine's files.
+    Ours(&'a Environment),
     /// From nowhere: the text came from elsewhere, and what it names is not for who has sent it.
     Withheld,
 }
 
+impl Values<'_> {
+    fn find(self, name: &str) -> Option<String> {
+        let Values::Ours(environment) = self else { return None };
+        environment.get(name).cloned().or_else(|| std::env::var(name).ok())
+    }
+}
+
 /// Fills in the values of a file. What cannot be is reported.
-pub(crate) fn fill(file: usize, root: &mut Spanned<DeTable<'_>>, values: Values, errors: &Diagnostics) {
+pub(crate) fn fill(file: usize, root: &mut Spanned<DeTable<'_>>, values: Values<'_>, errors: &Diagnostics) {
     fill_table(file, root.get_mut(), values, errors);
 }
 
-fn fill_table(file: usize, table: &mut DeTable<'_>, values: Values, errors: &Diagnostics) {
+fn fill_table(file: usize, table: &mut DeTable<'_>, values: Values<'_>, errors: &Diagnostics) {
     table.iter_mut().for_each(|(_, value)| fill_value(file, value, values, errors));
 }
 
-fn fill_value(file: usize, value: &mut Spanned<DeValue<'_>>, values: Values, errors: &Diagnostics) {
+fn fill_value(file: usize, value: &mut Spanned<DeValue<'_>>, values: Values<'_>, errors: &Diagnostics) {
     let place = Place::of(file, value.span());
     match value.get_mut() {
         DeValue::Table(table) => fill_table(file, table, values, errors),
@@ -38,7 +49,7 @@ fn fill_value(file: usize, value: &mut Spanned<DeValue<'_>>, values: Values, err
                 *text = Cow::Owned(new);
             }
             Ok(None) => {}
-            Err((message, hint)) => errors.error_with_hint(place, message, hint),
+            Err((message, hint)) => errors.last_error(place, message, hint),
         },
         _ => {}
     }
@@ -48,21 +59,21 @@ fn fill_value(file: usize, value: &mut Spanned<DeValue<'_>>, values: Values, err
 fn filled(
     text: &str,
     place: Place,
-    values: Values,
+    values: Values<'_>,
     errors: &Diagnostics,
 ) -> Result<Option<(String, Filled)>, (String, String)> {
     let file = text.strip_prefix("file:");
     let is_named = file.is_some() || parts(text).any(|part| matches!(part, Part::Variable { .. }));
-    if is_named && values == Values::Withheld {
-        let hint = "check it on the node itself: seawall check FILE".to_owned();
-        return Err((format!("{text:?}: what is in the environment or in files is not given to the API"), hint));
-    }
-    match file {
-        Some(path) => text_of(path, place, errors).map(|value| {
+    match (file, values) {
+        (_, Values::Withheld) if is_named => {
+            let hint = "check it on the node itself: seawall check FILE".to_owned();
+            Err((format!("{text:?}: what is in the environment or in files is not given to the API"), hint))
+        }
+        (Some(path), _) => text_of(path, place, errors).map(|value| {
             let filled = Filled { literal: escaped(&value), parts: vec![(value.clone(), text.to_owned())] };
             Some((value, filled))
         }),
-        None => substitute(text, |name| std::env::var(name).ok()),
+        (None, values) => substitute(text, |name| values.find(name)),
     }
 }
 

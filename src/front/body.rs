@@ -15,7 +15,6 @@ use crate::cache::head::Head;
 use crate::cache::object::{Content, DiskBody, FilePart, MOST_READ, Object};
 use crate::cache::slices::SliceReader;
 use crate::config::model::FieldChanges;
-use crate::origin::connect::Connector;
 use crate::origin::error::OriginError;
 use crate::origin::exchange::Exchange;
 use crate::origin::forward;
@@ -51,19 +50,18 @@ pub(super) enum Pieces {
 pub(super) struct Passing {
     /// `None`: it has ended, and the connection is given back.
     exchange: Option<Box<Exchange>>,
-    connector: Arc<Connector>,
     /// Bytes that come at most.
     left: u64,
     trailers: Option<HeaderMap>,
 }
 
 impl Passing {
-    pub(crate) fn new(exchange: Option<Box<Exchange>>, connector: Arc<Connector>) -> Self {
-        Passing { exchange, connector, left: u64::MAX, trailers: None }
+    pub(crate) fn new(exchange: Option<Box<Exchange>>) -> Self {
+        Passing { exchange, left: u64::MAX, trailers: None }
     }
 
     pub(crate) fn of(unread: Unread) -> Self {
-        Passing { left: unread.left, ..Passing::new(Some(unread.exchange), unread.connector) }
+        Passing { left: unread.left, ..Passing::new(Some(unread.exchange)) }
     }
 
     /// The next piece. After it, [`Passing::end_with`] is to be called.
@@ -105,7 +103,7 @@ impl Passing {
     fn end_with(&mut self, piece: &Option<Bytes>) {
         if let Some(mut ended) = self.exchange.take_if(|exchange| piece.is_none() || exchange.is_over()) {
             self.trailers = ended.take_trailers();
-            ended.release(&self.connector);
+            ended.release();
         }
     }
 }

@@ -19,7 +19,6 @@ use crate::cache::vary;
 use crate::clock::Timestamp;
 use crate::config::model::{Coding, FieldChanges};
 use crate::fields::add_date;
-use crate::origin::connect::Connector;
 use crate::origin::exchange::Exchange;
 use crate::plan::{FIELDS_WITH_PLACES, WayBack};
 use crate::representation::respond::{self, Reply};
@@ -162,12 +161,9 @@ impl ClientResponse {
 
     /// An origin's response to this very request, conditions and ranges included: there is nothing to be decided. `exchange`:
     /// what its body is read from, if it has one.
-    pub(crate) fn passed(
-        (status, fields, exchange): (StatusCode, HeaderMap, Option<Box<Exchange>>),
-        connector: Arc<Connector>,
-    ) -> Self {
+    pub(crate) fn passed((status, fields, exchange): (StatusCode, HeaderMap, Option<Box<Exchange>>)) -> Self {
         let length = fields.get(header::CONTENT_LENGTH).and_then(|length| content_length(length.as_bytes()));
-        let pieces = Pieces::Passed(Passing::new(exchange, connector));
+        let pieces = Pieces::Passed(Passing::new(exchange));
         Self::full(HeadSource::own(Head::passing(status, &fields)), length, pieces)
     }
 

@@ -209,7 +209,7 @@ impl<'a> Request<'a> {
 
     /// A response of an origin's as clients get it, before or after it was stored.
     fn finished(&self, response: ClientResponse, matched: Matched<'_>) -> ClientResponse {
-        let response = self.paged(response, matched.site);
+        let response = self.paged(response, matched);
         let response = match &matched.route.cache.compress_passed {
             Some(rules) => self.compressed(response, rules),
             None => response,
@@ -246,8 +246,8 @@ impl<'a> Request<'a> {
                     false => Report::Pass(reason.cache_status()),
                 };
                 let outage = passed.exchange.outage();
-                let passed = passed.into_response(&engine.connector, self.view.method);
-                let response = ClientResponse::passed(passed, engine.connector.clone()).because(outage);
+                let passed = passed.into_response(self.view.method);
+                let response = ClientResponse::passed(passed).because(outage);
                 let response = self.finished(response, matched);
                 Decision::Respond { response, report: Some(report), site: Some(site) }
             }
@@ -303,10 +303,11 @@ impl<'a> Request<'a> {
     }
 
     /// An origin's answer, or the page that its site has instead. What the node says of a condition or a range is no answer of
-    /// an origin's.
-    fn paged(&self, response: ClientResponse, site: &Site) -> ClientResponse {
+    /// an origin's; nor is what it says of a file that is not there.
+    fn paged(&self, response: ClientResponse, Matched { site, pool, .. }: Matched<'_>) -> ClientResponse {
         let status = response.status();
-        let page = |wants_problem| site.error_pages.iter().find(|page| page.is_for(status, true, wants_problem));
+        let by_origin = self.snapshot.config.pool(pool).files.is_none();
+        let page = |wants_problem| site.error_pages.iter().find(|page| page.is_for(status, by_origin, wants_problem));
         if response.reply != Reply::Full || page(false).is_none() {
             return response;
         }

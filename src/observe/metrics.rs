@@ -1,6 +1,7 @@
 //! Prometheus metrics. Labels come from the configuration or from closed lists, never from clients, so that
 //! their number is bounded. What is counted for each request is looked up by label once per configuration.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -121,6 +122,13 @@ pub struct SiteMetrics {
     /// Above `max_requests`.
     pub requests_refused: IntCounter,
     duration: [Histogram; RESULTS.len()],
+}
+
+impl SiteMetrics {
+    /// How many requests were answered so far, and by what the cache did.
+    pub fn served(&self) -> BTreeMap<&'static str, u64> {
+        RESULTS.iter().zip(&self.requests).map(|(result, counter)| (*result, counter.get())).collect()
+    }
 }
 
 impl Metrics {

@@ -1,7 +1,7 @@
 //! Connections to origins: one that was kept, or a new one, by whichever protocol.
 
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::sync::Arc;
 
 use pingora_core::connectors::TransportConnector;
 use pingora_core::connectors::http::v2;
@@ -20,6 +20,7 @@ use super::error::{Failure, FailureKind, OriginError};
 use super::files;
 use super::h1::{self, OriginStream, Plain, Tls};
 use super::h2;
+use super::lease::Lease;
 use super::link::Link;
 use super::pool::{Picked, PoolRuntime};
 use super::request::OriginRequest;
@@ -61,12 +62,12 @@ pub(super) struct Attempt {
 /// Makes connections to origins.
 pub struct Connector {
     /// Keeps connections of HTTP/2, and makes those of which ALPN or nobody says yet what they speak.
-    pub h2: v2::Connector,
+    h2: Arc<v2::Connector>,
 }
 
 impl Connector {
     pub fn new() -> Self {
-        Connector { h2: v2::Connector::new(None) }
+        Connector { h2: Arc::new(v2::Connector::new(None)) }
     }
 
     fn transport(&self) -> &TransportConnector {
@@ -132,37 +133,30 @@ impl Connector {
         pool.pins.connect(address, peer, connect, |stream| stream.get_ssl_digest(), drop).await
     }
 
-    /// A new connection for HTTP, and the peer by which pingora knows it.
+    /// A new connection for HTTP.
     pub(super) async fn session(
         &self,
         pool: &PoolRuntime,
         address: SocketAddr,
         peer: HttpPeer,
-    ) -> Result<(HttpSession, HttpPeer), BError> {
-        let connect = |peer: HttpPeer| async move { Ok((self.h2.new_http_session(&peer).await?, peer)) };
-        let certificate = |(session, _): &(HttpSession, _)| session.digest()?.ssl_digest.clone();
-        let discard = |(session, peer): (HttpSession, HttpPeer)| {
-            if let HttpSession::H2(session) = session {
-                self.close(session, &peer);
-            }
+    ) -> Result<Lease<HttpSession>, BError> {
+        let connect = |peer: HttpPeer| async move {
+            let session = self.h2.new_http_session(&peer).await?;
+            Ok(Lease::new(session, peer, self.h2.clone(), pool.config.timeouts.idle))
         };
-        pool.pins.connect(address, peer, connect, certificate, discard).await
-    }
-
-    /// Has pingora close a connection by HTTP/2, which it keeps until it is given back and has been idle.
-    pub(super) fn close(&self, session: Http2Session, peer: &HttpPeer) {
-        self.h2.release_http_session(session, peer, Some(Duration::from_millis(1)));
+        let certificate = |lease: &Lease<HttpSession>| lease.get()?.digest()?.ssl_digest.clone();
+        pool.pins.connect(address, peer, connect, certificate, |lease| drop(lease.closing())).await
     }
 
     /// A stream of a connection that was kept.
-    async fn kept_session(&self, picked: &Picked) -> Result<Option<(Http2Session, HttpPeer)>, BError> {
+    async fn kept_session(&self, picked: &Picked) -> Result<Option<Lease<Http2Session>>, BError> {
         let kept = |peer: HttpPeer| async move {
             let session = self.h2.reused_http_session(&peer).await?;
-            Ok(session.map(|session| (session, peer)))
+            let idle = picked.pool.config.timeouts.idle;
+            Ok(session.map(|session| Lease::new(session, peer, self.h2.clone(), idle)))
         };
-        let certificate = |(session, _): &(Http2Session, _)| session.digest()?.ssl_digest.clone();
-        let discard = |(session, peer): (Http2Session, HttpPeer)| self.close(session, &peer);
-        picked.pool.pins.reuse(picked.at.socket, picked.peer(), kept, certificate, discard).await
+        let certificate = |lease: &Lease<Http2Session>| lease.get()?.digest()?.ssl_digest.clone();
+        picked.pool.pins.reuse(picked.at.socket, picked.peer(), kept, certificate, |lease| drop(lease.closing())).await
     }
 
     async fn open_by_pingora(
@@ -175,30 +169,33 @@ impl Connector {
         let fail = |error: Box<pingora_core::Error>| Failure::of_connecting(&error, origin);
         let kept = self.kept_session(picked).await.map_err(fail)?;
         let reused = kept.is_some();
-        let (session, peer) = match kept {
-            Some((session, peer)) => (HttpSession::H2(session), peer),
+        let lease = match kept {
+            Some(lease) => Ok(lease),
             // Large, and most find one that was kept.
-            None => boxed(|| self.session(&picked.pool, picked.at.socket, picked.peer())).await.map_err(fail)?,
+            None => {
+                boxed(|| self.session(&picked.pool, picked.at.socket, picked.peer())).await.map_err(fail)?.into_h2()
+            }
         };
-        match session {
-            HttpSession::H2(session) => {
-                let stream =
-                    h2::Stream::send(session, peer, request, &picked.pool.config, upload).map_err(|error| {
-                        // It is no fault of the origin's, but for a connection that has just ended.
-                        let kind = match error.etype() {
-                            ErrorType::H2Error => FailureKind::Unprocessed,
-                            _ => FailureKind::Broken,
-                        };
-                        Failure { error: OriginError::from_pingora(&error, origin, false), kind }
-                    })?;
+        match lease {
+            Ok(lease) => {
+                let stream = h2::Stream::send(lease, request, &picked.pool.config, upload).map_err(|error| {
+                    // It is no fault of the origin's, but for a connection that has just ended.
+                    let kind = match error.etype() {
+                        ErrorType::H2Error => FailureKind::Unprocessed,
+                        _ => FailureKind::Broken,
+                    };
+                    Failure { error: OriginError::from_pingora(&error, origin, false), kind }
+                })?;
                 Ok((Connection::H2(Box::new(stream)), reused))
             }
-            HttpSession::H1(session) => Ok((Connection::h1(Tls(session.into_inner())), false)),
-            HttpSession::Custom(_) => {
-                let cause = "a protocol that was not asked for".to_owned();
-                let error = OriginError::Invalid { origin: origin.clone(), cause };
-                Err(Failure { error, kind: FailureKind::Broken })
-            }
+            Err(session) => match session.map(|session| *session) {
+                Some(HttpSession::H1(session)) => Ok((Connection::h1(Tls(session.into_inner())), false)),
+                _ => {
+                    let cause = "a protocol that was not asked for".to_owned();
+                    let error = OriginError::Invalid { origin: origin.clone(), cause };
+                    Err(Failure { error, kind: FailureKind::Broken })
+                }
+            },
         }
     }
 }

@@ -364,7 +364,7 @@ impl Exchange {
     }
 
     /// Gives the connection back after the whole body was read. One that is still to be sent something is of no use.
-    pub fn release(self: Box<Self>, connector: &Connector) {
+    pub fn release(self: Box<Self>) {
         if self.illness().is_none() {
             self.picked.at.record.succeeded();
         }
@@ -372,11 +372,7 @@ impl Exchange {
         match connection {
             Connection::H1(_) if upload.is_some() || is_cut => {}
             Connection::H1(h1) => pool.kept.put(index, at.socket, h1),
-            Connection::Files(_) => {}
-            Connection::H2(stream) => {
-                let (session, peer) = stream.into_session();
-                connector.h2.release_http_session(session, &peer, Some(pool.config.timeouts.idle));
-            }
+            Connection::Files(_) | Connection::H2(_) => {} // goes back by itself
         }
     }
 }

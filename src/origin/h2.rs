@@ -8,14 +8,14 @@ use bytes::Bytes;
 use h2::{Reason, SendStream};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use pingora_core::protocols::http::v2::client::Http2Session;
-use pingora_core::upstreams::peer::HttpPeer;
-use pingora_core::{ErrorType, OrErr};
+use pingora_core::{Error, ErrorType, OrErr};
 use pingora_http::RequestHeader;
 
 use crate::config::model::Pool;
 use crate::request::content_length;
 
 use super::error::describe;
+use super::lease::Lease;
 use super::link::{Frame, Link, LinkError, MAX_FIELDS, MAX_HEAD, ResponseHead};
 use super::request::OriginRequest;
 use super::upload::Upload;
@@ -25,9 +25,7 @@ const PIECE: usize = 64 << 10;
 
 /// One request's stream.
 pub(crate) struct Stream {
-    session: Http2Session,
-    /// How the connection is known to pingora.
-    pub peer: HttpPeer,
+    lease: Lease<Http2Session>,
     sender: Option<SendStream<Bytes>>,
     /// What is put and has not gone.
     piece: Bytes,
@@ -44,18 +42,17 @@ pub(crate) struct Stream {
 impl Stream {
     /// Sends a request's head.
     pub(crate) fn send(
-        mut session: Http2Session,
-        peer: HttpPeer,
+        mut lease: Lease<Http2Session>,
         request: &OriginRequest,
         pool: &Pool,
         upload: Option<&Upload>,
     ) -> pingora_core::Result<Self> {
+        let session = lease.get_mut().ok_or_else(|| Error::new(ErrorType::InternalError))?;
         session.read_timeout = None; // the exchange has deadlines of its own
         session.write_request_header(Box::new(head(request, pool, upload)?), upload.is_none())?;
         let sender = session.take_request_body_writer().filter(|_| upload.is_some());
         Ok(Stream {
-            session,
-            peer,
+            lease,
             sender,
             piece: Bytes::new(),
             end: None,
@@ -65,11 +62,6 @@ impl Stream {
             is_over: false,
             trailers: None,
         })
-    }
-
-    /// What pingora takes back, once the exchange has ended.
-    pub(crate) fn into_session(self) -> (Http2Session, HttpPeer) {
-        (self.session, self.peer)
     }
 
     /// Whether the response has been read to its end.
@@ -127,12 +119,13 @@ impl Link for Stream {
     }
 
     fn poll_head(&mut self, cx: &mut Context<'_>, _method: &Method) -> Poll<Result<ResponseHead, LinkError>> {
-        if let Err(error) = ready!(self.session.poll_read_response_header(cx)) {
+        let session = self.lease.get_mut().ok_or(LinkError::Closed)?;
+        if let Err(error) = ready!(session.poll_read_response_header(cx)) {
             return Poll::Ready(Err(sort(&error)));
         }
         self.has_heard = true;
-        self.is_over = matches!(self.session.check_response_end_or_error(), Ok(true));
-        let head = self.session.response_header().ok_or("no head")?;
+        self.is_over = matches!(session.check_response_end_or_error(), Ok(true));
+        let head = session.response_header().ok_or("no head")?;
         let bytes: usize = head.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
         if bytes > MAX_HEAD || head.headers.len() > MAX_FIELDS {
             return Poll::Ready(Err("a head that is too large".into()));
@@ -146,14 +139,21 @@ impl Link for Stream {
         if self.is_over {
             return Poll::Ready(Ok(None));
         }
-        match ready!(self.session.poll_read_response_body(cx)) {
+        // Whether the origin has answered in full and wants no more of the request (RFC 9113 section 8.1). That it has ended its
+        // side before is not to be had any more: of a response that does not state its length it is not believed.
+        let has_all = self.sender.is_some() && self.left == Some(0);
+        let wants_no_more = |error: &h2::Error| {
+            has_all && error.is_reset() && error.is_remote() && error.reason() == Some(Reason::NO_ERROR)
+        };
+        let session = self.lease.get_mut().ok_or(LinkError::Closed)?;
+        match ready!(session.poll_read_response_body(cx)) {
             Some(Ok(piece)) => {
                 self.left = self.left.map(|left| left.saturating_sub(piece.len() as u64));
                 return Poll::Ready(Ok(Some(piece)));
             }
-            Some(Err(error)) if self.wants_no_more(&error) => {}
+            Some(Err(error)) if wants_no_more(&error) => {}
             Some(Err(error)) => return Poll::Ready(Err(sort(&error))),
-            None => match ready!(pin!(self.session.read_trailers()).poll(cx)) {
+            None => match ready!(pin!(session.read_trailers()).poll(cx)) {
                 Ok(trailers) => self.trailers = trailers,
                 Err(error) => return Poll::Ready(Err(LinkError::Invalid(describe(&error).into()))),
             },
@@ -168,18 +168,6 @@ impl Link for Stream {
 
     fn has_heard_nothing(&self) -> bool {
         !self.has_heard
-    }
-}
-
-impl Stream {
-    /// Whether the origin has answered in full and wants no more of the request (RFC 9113 section 8.1). That it has ended its
-    /// side before is not to be had any more: of a response that does not state its length it is not believed.
-    fn wants_no_more(&self, error: &h2::Error) -> bool {
-        self.sender.is_some()
-            && self.left == Some(0)
-            && error.is_reset()
-            && error.is_remote()
-            && error.reason() == Some(Reason::NO_ERROR)
     }
 }
 

@@ -85,18 +85,17 @@ async fn probe(
     // Of the session itself: one that is dropped with a future of its own would never be given back.
     peer.options.read_timeout = Some(health.timeout);
     peer.options.write_timeout = Some(health.timeout);
+    // However it ends, even in the middle: the connection is not kept.
     peer.group_key = PROBES.fetch_add(1, Ordering::Relaxed);
     let Probe::Http { path, host, expect } = &health.probe else {
         let stream = connector.stream(pool, address, peer).await;
         return stream.map(drop).map_err(Failure::from);
     };
-    let (mut session, peer) = connector.session(pool, address, peer).await?;
+    let mut lease = connector.session(pool, address, peer).await?.closing();
     let host = host.as_deref().or(pool.config.host.as_deref()).unwrap_or(&pool.origins[index].address);
-    let status = ask(&mut session, path, host).await;
+    let Some(session) = lease.get_mut() else { return Ok(()) }; // it is there until the lease ends
+    let status = ask(session, path, host).await;
     session.shutdown().await;
-    if let HttpSession::H2(session) = session {
-        connector.close(session, &peer);
-    }
     let status = status?;
     if expect.iter().any(|range| (range.first..=range.last).contains(&status)) {
         return Ok(());

@@ -15,6 +15,7 @@ pub(crate) mod h1;
 mod h2;
 mod health;
 pub(crate) mod interims;
+mod lease;
 mod link;
 mod names;
 mod outliers;

@@ -13,7 +13,6 @@ use crate::cache::vary;
 use crate::clock::Timestamp;
 use crate::fields::add_date;
 use crate::origin::attempts;
-use crate::origin::connect::Connector;
 use crate::origin::error::OriginError;
 use crate::origin::exchange::Exchange;
 use crate::origin::forward;
@@ -159,11 +158,7 @@ fn origin_request(
 
 impl Passed {
     /// What a client is answered with: status, fields, and what its body is read from, if it has one.
-    pub(crate) fn into_response(
-        self,
-        connector: &Connector,
-        method: &Method,
-    ) -> (StatusCode, HeaderMap, Option<Box<Exchange>>) {
+    pub(crate) fn into_response(self, method: &Method) -> (StatusCode, HeaderMap, Option<Box<Exchange>>) {
         let mut exchange = self.exchange;
         let (status, mut fields) = (exchange.status, std::mem::take(&mut exchange.fields));
         add_date(&mut fields, Timestamp::now());
@@ -171,7 +166,7 @@ impl Passed {
             true => Some(exchange),
             // Nobody will read to its end: it has ended.
             false => {
-                exchange.release(connector);
+                exchange.release();
                 None
             }
         };

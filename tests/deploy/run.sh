@@ -217,7 +217,9 @@ has "and named, with what to do" "$(journal -p err)" "/etc/ssl/private/one.key"
 output=$(in_machine seawall check --as seawall /etc/seawall/seawall.toml 2>&1); status=$?
 verdict "check as the node's user sees it" "$status" != 0
 output=$(in_machine seawall check /etc/seawall/seawall.toml 2>&1); status=$?
-verdict "check as root does not" "$status" = 0
+verdict "root's own check of the service's file, too" "$status" != 0
+in_machine seawall check --as root /etc/seawall/seawall.toml > /dev/null 2>&1
+verdict "as root it is well" $? = 0
 sh_in 'adduser --quiet seawall ssl-cert; chgrp ssl-cert /etc/ssl/private/one.key; chmod 640 /etc/ssl/private/one.key; systemctl restart seawall'
 serial() { "$machine" outside "$name" sh -c 'echo | openssl s_client -connect 10.77.0.2:443 -servername one.example 2>/dev/null | openssl x509 -noout -subject'; }
 has "by the group ssl-cert it works" "$(serial)" "one.example"
@@ -240,10 +242,33 @@ max_size = "1GiB"
 END
 sh_in 'mkdir -p /srv/cache; chown seawall /srv/cache'
 output=$(in_machine seawall check /etc/seawall/seawall.toml 2>&1)
-has "check tells what the sandbox does not let through" "$output" "ReadWritePaths=/srv/cache"
+has "check tells what the sandbox does not let through" "$output" "ReadWritePaths=-/srv/cache"
 in_machine systemctl restart seawall
-has "and so does the node" "$(until_ok sh_in 'journalctl -u seawall -p err | grep -q "out of service"'; journal -p err | tail -3)" "ReadWritePaths=/srv/cache"
+has "and so does the node" "$(until_ok sh_in 'journalctl -u seawall -p err | grep -q "out of service"'; journal -p err | tail -3)" "ReadWritePaths=-/srv/cache"
+sh_in 'chown root /srv/cache'
+output=$(in_machine seawall check /etc/seawall/seawall.toml 2>&1)
+has "and what the node's user may not write" "$output" "seawall may not write there: Permission denied"
 in_machine rm /etc/seawall/sites.d/disk.toml
+# Below /home and in the environment: as the hints of check have it.
+sh_in 'mkdir -p /home/acme/www && echo from home > /home/acme/www/index.html'
+printf '[pool.app]\norigins = ["127.0.0.1:3000"]\n[site.home]\nhosts = ["home.example"]\nresponse = { set = { X-Key = "${API_KEY}" } }\n[[site.home.route]]\npath = "/*"\nfiles = "/home/acme/www"\n' | sed '1,2d' | put /etc/seawall/sites.d/home.toml
+output=$(in_machine seawall check /etc/seawall/seawall.toml 2>&1)
+verdict "a variable that is missing is one mistake" "$(echo "$output" | grep -c 'API_KEY in the environment')/$(echo "$output" | grep -c 'hint')" = 1/1
+sh_in 'mkdir -p /etc/systemd/system/seawall.service.d; echo "API_KEY = \"k 1\"" > /etc/seawall/env; chmod 600 /etc/seawall/env
+  printf "[Service]\nEnvironmentFile=/etc/seawall/env\n" > /etc/systemd/system/seawall.service.d/env.conf; systemctl daemon-reload'
+output=$(in_machine seawall check /etc/seawall/seawall.toml 2>&1); status=$?
+verdict "a variable of the unit's is none" "$status" = 0
+has "a directory below /home is told" "$output" 'BindReadOnlyPaths=/home/acme/www'
+sh_in 'printf "[Service]\nProtectHome=tmpfs\nBindReadOnlyPaths=/home/acme/www\n" > /etc/systemd/system/seawall.service.d/home.conf; systemctl daemon-reload; systemctl restart seawall'
+until_ok serves
+has "and served after what the hint says" "$("$machine" outside "$name" curl -s -m 5 -i -H 'Host: home.example' http://10.77.0.2/)" "from home"
+has "with the variable" "$("$machine" outside "$name" curl -s -m 5 -i -H 'Host: home.example' http://10.77.0.2/)" "x-key: k 1"
+output=$(in_machine seawall check /etc/seawall/seawall.toml 2>&1)
+verdict "and check has nothing more to say" "$(echo "$output" | grep -c warning)" = 0
+sh_in 'dpkg -i /root/first.deb > /dev/null 2>&1'; status=$?
+verdict "an upgrade knows the unit's environment" "$status" = 0
+sh_in 'dpkg -i /root/second.deb; rm -r /etc/seawall/sites.d/home.toml /etc/seawall/env /etc/systemd/system/seawall.service.d/env.conf /etc/systemd/system/seawall.service.d/home.conf; systemctl daemon-reload; systemctl restart seawall' > /dev/null 2>&1
+until_ok serves
 sh_in 'systemctl stop seawall && systemctl enable --quiet --now seawall.socket && systemctl stop seawall'
 verdict "with seawall.socket a client starts the node" "$(get http://10.77.0.2/)" = 200
 verdict "which has taken its sockets" "$(journal --since=-10s | grep -c 'no \[\[listen\]\] has')" = 0

@@ -109,7 +109,7 @@ const ARROWS: [(&str, &[&str]); 40] = [
         "admin",
         &[
             "cache", "clock", "config", "drain", "node", "observe", "origin", "plan", "request", "snapshot",
-            "template", "warm",
+            "spelling", "template", "warm",
         ],
     ),
     (

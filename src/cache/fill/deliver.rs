@@ -99,7 +99,7 @@ impl Fill {
             keeper.keep_prefix();
             return self.flight.abort(error);
         }
-        exchange.release(&self.connector);
+        exchange.release();
         let held = keeper.keep(held, &mut unsent).await;
         if let Some(head) = unsent {
             self.flight.start(head);
@@ -137,7 +137,7 @@ impl Fill {
             self.cache.metrics.not_stored(reason.as_str());
             self.flight.settle(Settled::Private(Stored::No(reason)));
             exchange.running = self.running.lock().take();
-            let rest = Unread { exchange, connector: self.connector.clone(), left: range.length() };
+            let rest = Unread { exchange, left: range.length() };
             let _ = owner.send(private(PrivateBody::Passed(rest))); // nobody waits for it: the client left
             return;
         }
@@ -208,7 +208,7 @@ impl Fill {
         self.flight.settle(Settled::Private(Stored::No(reason)));
         let head = Head::private(exchange.status, std::mem::take(&mut exchange.fields));
         exchange.running = self.running.lock().take();
-        let body = PrivateBody::Passed(Unread { exchange, connector: self.connector.clone(), left: u64::MAX });
+        let body = PrivateBody::Passed(Unread { exchange, left: u64::MAX });
         let _ = owner.send(PrivateResponse { head, length, body }); // nobody waits for it: a refresh, or the client left
     }
 
@@ -244,7 +244,7 @@ impl Fill {
         if let Err(error) = whole {
             return body.abort(error);
         }
-        exchange.release(&self.connector);
+        exchange.release();
         let is_shared = {
             // While it is made a large body is there twice, so one is made at a time.
             let _alone = (length > fill_buffer::SMALL).then(|| self.flights.joining.lock());

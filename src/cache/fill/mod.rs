@@ -61,8 +61,6 @@ pub enum PrivateBody {
 /// What is to be read of an origin's answer.
 pub struct Unread {
     pub exchange: Box<Exchange>,
-    /// Keeps the connection for the next request.
-    pub connector: Arc<Connector>,
     /// Bytes that come at most, where the framing does not say so.
     pub left: u64,
 }

@@ -40,7 +40,7 @@ impl Fill {
                 let (length, body) = (Some(object.length()), PrivateBody::Stored(object.clone()));
                 let _ = owner.send(PrivateResponse { head, length, body }); // nobody waits for it: a refresh, or the client left
             }
-            exchange.release(&self.connector);
+            exchange.release();
             return self.flight.settle(settled);
         }
         if exchange.status.is_server_error()

@@ -106,7 +106,13 @@ fn range(text: &str, place: Place, errors: &Diagnostics) -> Option<IpRange> {
     };
     let is_address = |text: &str| text.parse::<IpAddr>().is_ok();
     let is_word = text.contains(|c: char| c.is_ascii_alphabetic()) && !text.split('/').next().is_some_and(is_address);
-    if is_country(text) {
+    if text == "all" || text == "*" || text == "any" {
+        errors.error_with_hint(
+            place,
+            why,
+            "everybody is \"0.0.0.0/0\" and \"::/0\"; with \"allow\" all others are refused anyway",
+        );
+    } else if is_country(text) {
         errors.error_with_hint(place, why, format!("a country is written {{ country = [{text:?}] }}"));
     } else if is_word {
         errors.error_with_hint(place, why, format!("a file of ranges is written {{ file = {text:?} }}"));

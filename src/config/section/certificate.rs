@@ -196,6 +196,11 @@ fn is_of_a_site(name: &HostPattern, hosts: &HostMap<usize>) -> bool {
 
 fn read_key(path: &Path) -> Result<Arc<dyn SigningKey>, String> {
     let bytes = regular::read(path).map_err(|error| format!("{} cannot be read: {error}", path.display()))?;
+    let encrypted = [&b"ENCRYPTED PRIVATE KEY"[..], b"Proc-Type: 4,ENCRYPTED"];
+    if encrypted.iter().any(|mark| memchr::memmem::find(&bytes, mark).is_some()) {
+        let mend = format!("openssl pkey -in {} -out KEY writes it without", path.display());
+        return Err(format!("the private key in {} has a passphrase, which nobody could type: {mend}", path.display()));
+    }
     let private = PrivateKeyDer::from_pem_slice(&bytes)
         .map_err(|error| format!("no usable private key in {}: {error}", path.display()))?;
     rustls::crypto::ring::sign::any_supported_type(&private)

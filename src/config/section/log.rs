@@ -46,7 +46,25 @@ pub(crate) fn read(mut table: Table) -> Log {
         log.access = match access.value.as_str() {
             "off" => AccessLogTarget::Off,
             "stdout" => AccessLogTarget::Stdout,
-            _ => AccessLogTarget::File(table.errors.resolve_path(&access)),
+            "syslog" | "stderr" | "journal" | "journald" | "" => {
+                let message = format!("{:?} is no place for the access log", access.value);
+                let hint = "write a path such as \"/var/log/seawall/access.log\", \"stdout\" (the journal has it then) or \"off\"";
+                table.errors.error_with_hint(access.place, message, hint);
+                AccessLogTarget::Off
+            }
+            _ => {
+                let path = table.errors.resolve_path(&access);
+                table.errors.keep_private(&path);
+                if path.is_dir() {
+                    let hint = format!("write \"{}/access.log\"", path.display());
+                    table.errors.error_with_hint(access.place, format!("{} is a directory", path.display()), hint);
+                } else if path.parent().is_some_and(|parent| !parent.exists()) {
+                    let message = format!("{}: its directory is not there, so nothing is logged", path.display());
+                    let hint = "make it, and let the node's user write there";
+                    table.errors.warn(access.place, message, hint);
+                }
+                AccessLogTarget::File(path)
+            }
         };
     }
     table.set("format", &mut log.format);

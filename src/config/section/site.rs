@@ -1,5 +1,6 @@
 //! `[site.NAME]`: hosts that are served alike.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -342,11 +343,15 @@ fn left_open<'r>(routes: &'r [Route], route: &'r Route) -> Option<(&'r str, &'r 
 /// All sites, and which of them a host belongs to.
 pub(crate) fn by_host(sections: Vec<SiteSection>, errors: &Diagnostics) -> (Vec<Arc<Site>>, HostMap<usize>) {
     let (mut sites, mut by_host) = (Vec::<Arc<Site>>::new(), HostMap::default());
+    let mut places = HashMap::new();
     for SiteSection { site, hosts, .. } in sections {
         for (pattern, At { value: host, place }) in hosts {
+            places.entry(pattern.clone()).or_insert(place);
             // With several ports, or with one and without, it is one host.
+            let first = places[&pattern];
             if let Some(other) = by_host.insert(pattern, sites.len()).filter(|other| *other != sites.len()) {
-                errors.error(place, format!("host {host:?} already belongs to site {:?}", sites[other].name));
+                let message = format!("host {host:?} already belongs to site {:?}", sites[other].name);
+                errors.again(place, message, first);
             }
         }
         sites.push(Arc::new(site));

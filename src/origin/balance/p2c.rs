@@ -16,12 +16,18 @@ pub(super) fn pick(candidates: &[Candidate], random: u64) -> Option<usize> {
     let Some(other) = ticket(&others, random & u64::from(u32::MAX)).map(|at| &others[at]) else {
         return Some(one.index);
     };
-    Some(if cost(one) <= cost(other) { one.index } else { other.index })
+    // Of two that are about alike the first: by chance, and by weight. Else the quicker by a hair would have everything.
+    Some(if cost(one) <= cost(other) * ALIKE { one.index } else { other.index })
 }
+
+/// How much dearer one may be that counts as alike.
+const ALIKE: f64 = 1.5;
+/// Milliseconds below which times say nothing.
+const SHORTEST: f64 = 1.0;
 
 /// Of one more request.
 fn cost(candidate: &Candidate) -> f64 {
-    candidate.latency * (f64::from(candidate.active) + 1.0) / f64::from(candidate.weight)
+    candidate.latency.max(SHORTEST) * (f64::from(candidate.active) + 1.0) / f64::from(candidate.weight)
 }
 
 /// What an origin takes for a request: the mean of late, in which what is longer than it counts at once, and what is shorter by and
@@ -65,10 +71,11 @@ mod tests {
     fn the_better_of_two_is_taken() {
         for (latencies, active, weights, expected) in [
             ([10.0, 20.0], [0, 0], [1, 1], 0),
-            ([9.0, 20.0], [1, 0], [1, 1], 0),
-            ([10.0, 20.0], [2, 0], [1, 1], 1),
+            ([9.0, 40.0], [1, 0], [1, 1], 0),
+            ([10.0, 20.0], [3, 0], [1, 1], 1),
             ([10.0, 20.0], [0, 0], [1, 4], 1),
             ([0.0, 20.0], [9, 0], [1, 1], 0),
+            ([0.0, 0.9], [1, 9], [1, 1], 0),
         ] {
             let mut two = candidates(&[(weights[0], active[0]), (weights[1], active[1])]);
             (two[0].latency, two[1].latency) = (latencies[0], latencies[1]);
@@ -77,6 +84,14 @@ mod tests {
             }
         }
         assert_eq!(pick(&candidates(&[(1, 0)]), 7), Some(0));
+    }
+
+    #[test]
+    fn who_is_about_as_quick_as_the_other_gets_about_as_much() {
+        let mut two = candidates(&[(1, 0), (1, 0)]);
+        (two[0].latency, two[1].latency) = (10.0, 13.0);
+        let first = (0..1000).filter(|number| pick(&two, super::super::rendezvous::mix(*number)) == Some(0)).count();
+        assert!((400..600).contains(&first), "{first}");
     }
 
     #[test]
