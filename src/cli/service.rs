@@ -41,8 +41,8 @@ struct Sandbox {
     hidden: Vec<PathBuf>,
     /// What it sees all the same.
     bound: Vec<PathBuf>,
-    /// What stands there cannot be let through: systemd leaves it out.
-    hides_home: bool,
+    /// Of the hidden, where nothing can be bound: systemd leaves it out.
+    inaccessible: Vec<PathBuf>,
 }
 
 impl Service {
@@ -101,20 +101,27 @@ impl Service {
 impl Sandbox {
     fn of<'a, I: Iterator<Item = &'a str>>(words: &impl Fn(&'static str) -> I, own: Vec<PathBuf>) -> Self {
         let path = |word: &str| PathBuf::from(word.trim_start_matches(['-', '+']));
-        let bound = |name| words(name).map(|word| path(word.rsplit(':').next().unwrap_or(word)));
+        // systemd shows SOURCE:DESTINATION:OPTIONS.
+        let destination = |word: &str| {
+            let second = word.split(':').nth(1).filter(|second| second.starts_with('/'));
+            path(second.or(word.split(':').next()).unwrap_or(word))
+        };
+        let bound = |name| words(name).map(destination);
         let writable = own.into_iter().chain(words("ReadWritePaths").map(path)).chain(bound("BindPaths")).collect();
-        let required = words("ReadWritePaths").filter(|word| !word.contains('-') || !word.starts_with(['-', '+']));
+        let required = words("ReadWritePaths").filter(|word| !word.starts_with('-'));
         let home = words("ProtectHome").next();
+        let homes = ["/home", "/root", "/run/user"].map(PathBuf::from);
+        let inaccessible = if home == Some("yes") { homes.to_vec() } else { Vec::new() };
         let mut hidden = Vec::new();
         if home.is_some_and(|value| value != "no") {
-            hidden.extend(["/home", "/root", "/run/user"].map(PathBuf::from));
+            hidden.extend(homes);
         }
         if words("PrivateTmp").next() == Some("yes") {
             hidden.extend(["/tmp", "/var/tmp"].map(PathBuf::from));
         }
         let required = required.map(path).collect();
         let bound = bound("BindReadOnlyPaths").chain(bound("BindPaths")).collect();
-        Sandbox { writable, required, hidden, bound, hides_home: home == Some("yes") }
+        Sandbox { writable, required, hidden, bound, inaccessible }
     }
 
     fn warnings(&self, config: &Config) -> Vec<String> {
@@ -133,11 +140,10 @@ impl Sandbox {
         });
         let directories = config.pools.iter().filter_map(|pool| Some(pool.files.as_ref()?.root.join("-")));
         let all: Vec<PathBuf> = config.files.iter().cloned().chain(directories).collect();
-        let read = all.iter().filter(|path| is_below(path, &self.hidden));
-        let read = read.filter(|path| {
-            !is_below(path, &self.bound)
-                || self.hides_home && !path.starts_with("/tmp") && !path.starts_with("/var/tmp")
-        });
+        let is_lost = |path: &&PathBuf| {
+            is_below(path, &self.hidden) && (!is_below(path, &self.bound) || is_below(path, &self.inaccessible))
+        };
+        let read = all.iter().filter(is_lost);
         let does_not_see = read.map(|path| {
             let mend = sandbox::lets_read(path.parent().unwrap_or(path));
             format!(
@@ -216,7 +222,7 @@ mod tests {
     const SHOWN: &str = "ExecStart={ path=/usr/bin/seawall ; argv[]=/usr/bin/seawall run --config /etc/seawall/seawall.toml ; ignore_errors=no }\n\
         User=seawall\nEnvironment=API_KEY=one \"NAME=two words\" LAST=\nEnvironmentFiles=/etc/seawall/env (ignore_errors=no)\nEnvironmentFiles=/none (ignore_errors=yes)\n\
         ProtectSystem=strict\nProtectHome=tmpfs\nPrivateTmp=yes\nStateDirectory=seawall\nCacheDirectory=seawall\n\
-        LogsDirectory=seawall\nRuntimeDirectory=seawall\nReadWritePaths=-/disk1 /disk2\nBindReadOnlyPaths=/home/shop/certs\n";
+        LogsDirectory=seawall\nRuntimeDirectory=seawall\nReadWritePaths=-/disk1 /disk2\nBindReadOnlyPaths=/srv/certs:/home/shop/certs:rbind\n";
 
     fn of(shown: &str) -> Option<Service> {
         let read = |path: &str| {

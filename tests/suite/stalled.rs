@@ -713,7 +713,7 @@ fn who_has_left_a_silent_stream_is_noticed() {
 /// All streams of a connection to an origin share its window: one reader that takes nothing must not use it up.
 #[test]
 fn a_stalled_reader_holds_up_nobody_at_an_origin_of_http2() {
-    let address = h2_origin(|path| vec![b'x'; if path == "/passed/large" { 50 << 20 } else { 1 << 20 }]);
+    let (address, _) = h2_origin(|path| vec![b'x'; if path == "/passed/large" { 50 << 20 } else { 1 << 20 }]);
     let node = Node::start(&site(&[address], "protocol = \"h2\"\n", ROUTES));
     let mut stuck = node.client();
     stuck.send("GET /passed/large HTTP/1.1\r\nHost: shop.example\r\n\r\n");
@@ -726,8 +726,27 @@ fn a_stalled_reader_holds_up_nobody_at_an_origin_of_http2() {
     assert!(started.elapsed() < Duration::from_secs(10), "not once the other was given up");
 }
 
-/// An origin of HTTP/2 by prior knowledge, with a body for each path.
-fn h2_origin(body: impl Fn(&str) -> Vec<u8> + Send + Sync + Copy + 'static) -> std::net::SocketAddr {
+/// pingora takes a connection for in use until each of its streams was given back.
+#[test]
+fn a_connection_by_http2_whose_stream_was_broken_off_goes_idle_and_is_closed() {
+    let (address, open) = h2_origin(|_| vec![b'x'; 50 << 20]);
+    let node = Node::start(&site(&[address], "protocol = \"h2\"\nidle_timeout = \"1s\"\n", ROUTES));
+    for _ in 0..3 {
+        let mut client = node.client();
+        client.send("GET /passed/large HTTP/1.1\r\nHost: shop.example\r\n\r\n");
+        assert!(client.head().starts_with("HTTP/1.1 200 "));
+        assert!(open.load(Ordering::Relaxed) > 0);
+        drop(client);
+        eventually("the end of the connection", || (open.load(Ordering::Relaxed) == 0).then_some(()));
+    }
+}
+
+/// An origin of HTTP/2 by prior knowledge, with a body for each path; and how many connections to it are open.
+fn h2_origin(
+    body: impl Fn(&str) -> Vec<u8> + Send + Sync + Copy + 'static,
+) -> (std::net::SocketAddr, Arc<AtomicUsize>) {
+    let open = Arc::new(AtomicUsize::new(0));
+    let count = open.clone();
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     listener.set_nonblocking(true).unwrap();
@@ -736,7 +755,9 @@ fn h2_origin(body: impl Fn(&str) -> Vec<u8> + Send + Sync + Copy + 'static) -> s
         runtime.block_on(async move {
             let listener = tokio::net::TcpListener::from_std(listener).unwrap();
             while let Ok((stream, _)) = listener.accept().await {
+                let count = count.clone();
                 tokio::spawn(async move {
+                    count.fetch_add(1, Ordering::Relaxed);
                     let mut connection = ::h2::server::handshake(stream).await.unwrap();
                     while let Some(Ok((request, mut respond))) = connection.accept().await {
                         let body = body(request.uri().path());
@@ -744,9 +765,10 @@ fn h2_origin(body: impl Fn(&str) -> Vec<u8> + Send + Sync + Copy + 'static) -> s
                         let mut send = respond.send_response(response.body(()).unwrap(), false).unwrap();
                         let _ = send.send_data(body.into(), true);
                     }
+                    count.fetch_sub(1, Ordering::Relaxed);
                 });
             }
         });
     });
-    address
+    (address, open)
 }
