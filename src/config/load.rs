@@ -53,7 +53,8 @@ fn source(path: &Path, text: &str) -> Source {
 }
 
 fn load_sources(path: &Path, sources: Vec<Source>, values: Values<'_>) -> Result<Config, ConfigErrors> {
-    let config = build(sources, values)?;
+    let mut config = build(sources, values)?;
+    config.warnings.extend(unread(path));
     if config.listeners.is_empty() {
         let message = "there is no [[listen]], so nothing would be served".to_owned();
         return Err(ConfigErrors { files: config.files, ..Diagnostic::of_file(path, message).into() });
@@ -93,6 +94,18 @@ pub fn site_files(main: &Path) -> Result<Vec<PathBuf>, ConfigErrors> {
         .collect();
     files.sort();
     Ok(files)
+}
+
+/// Files of that directory that look as if they were meant to be read, and are not.
+fn unread(main: &Path) -> Vec<Diagnostic> {
+    let entries = std::fs::read_dir(sites_directory(main)).into_iter().flatten();
+    let is_config = |path: &PathBuf| {
+        path.extension().is_some_and(|ending| ["conf", "cfg", "tml"].iter().any(|other| ending == *other))
+    };
+    let mut paths: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).filter(is_config).collect();
+    paths.sort();
+    let message = "it is not read: the names of files in sites.d end with .toml";
+    paths.iter().map(|path| Diagnostic::of_file(path, message.to_owned())).collect()
 }
 
 /// The directory beside the main file whose `*.toml` files are read too.

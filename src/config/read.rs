@@ -210,8 +210,9 @@ impl<'t, 'i> Table<'t, 'i> {
         let Some(value) = self.take(key) else { return Vec::new() };
         value.items().unwrap_or_else(|| {
             let message = self.is_wrong(key, &format!("expected a list, found {}", value.kind()));
-            match value.str() {
-                Some(only) => self.errors.error_with_hint(value.place, message, format!("write {key} = [{only:?}]")),
+            let only = value.str().map(|only| format!("{only:?}"));
+            match only.or_else(|| value.number("").ok().map(|only| only.to_string())) {
+                Some(only) => self.errors.error_with_hint(value.place, message, format!("write {key} = [{only}]")),
                 None => self.errors.error(value.place, message),
             }
             Vec::new()

@@ -73,8 +73,31 @@ fn filled(
             let filled = Filled { literal: escaped(&value), parts: vec![(value.clone(), text.to_owned())] };
             Some((value, filled))
         }),
-        (None, values) => substitute(text, |name| values.find(name)),
+        (None, values) => {
+            if let Some(meant) = meant(text) {
+                let message = format!("{text:?} is sent as it is written: nothing is filled in there");
+                errors.warn(place, message, format!("write {meant}"));
+            }
+            substitute(text, |name| values.find(name))
+        }
     }
+}
+
+/// What may be meant by a text that names a value in the way of other programs, or a file within other text.
+fn meant(text: &str) -> Option<String> {
+    let is_name = |name: &&str| {
+        let mut bytes = name.bytes();
+        bytes.next().is_some_and(|first| first.is_ascii_uppercase())
+            && bytes.all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'_')
+    };
+    let last = text.rsplit(' ').next().unwrap_or(text);
+    let name = ["$", "env:", "ENV:"].iter().find_map(|mark| last.strip_prefix(mark)).filter(is_name);
+    let before = &text[..text.len() - last.len()];
+    if let Some(name) = name {
+        return Some(format!("\"{before}${{{name}}}\""));
+    }
+    let is_file = last.strip_prefix("file:").is_some_and(|path| path.starts_with(['/', '.']));
+    is_file.then(|| format!("{last:?} alone, and {before:?} into the file"))
 }
 
 /// The text of a file, without the line break at its end. It belongs to the configuration: a change of it is a reload.
@@ -86,6 +109,13 @@ fn text_of(path: &str, place: Place, errors: &Diagnostics) -> Result<String, (St
         (format!("{}: {error}", path.display()), hint)
     })?;
     let text = source.text.trim_end_matches(['\r', '\n']).to_owned();
+    if text.is_empty() {
+        errors.warn(
+            place,
+            format!("{} is empty, and so is this value", path.display()),
+            "write the value into the file",
+        );
+    }
     errors.add_source(Source { secret: true, ..source });
     Ok(text)
 }
@@ -179,6 +209,22 @@ fn substitute(text: &str, find: impl Fn(&str) -> Option<String>) -> Result<Optio
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_meant_for_a_value_is_told() {
+        for (text, expected) in [
+            ("$API_KEY", Some("\"${API_KEY}\"")),
+            ("Bearer $API_KEY", Some("\"Bearer ${API_KEY}\"")),
+            ("env:API_KEY", Some("\"${API_KEY}\"")),
+            ("Bearer file:../token", Some("\"file:../token\" alone, and \"Bearer \" into the file")),
+            ("it costs $5", None),
+            ("$", None),
+            ("a file: of mine", None),
+            ("$host", None),
+        ] {
+            assert_eq!(meant(text).as_deref(), expected, "{text}");
+        }
+    }
 
     #[test]
     fn variables_are_filled_in() {

@@ -210,6 +210,18 @@ pub(crate) fn describe(error: &Error) -> String {
     if let Some(system) = system.filter(|system| system.raw_os_error().is_some()) {
         return system.to_string();
     }
+    if let Some(fault) = certificate_fault(error) {
+        return format!("its certificate is not valid: {fault}");
+    }
+    let said = error.to_string();
+    if said.contains("InvalidContentType") {
+        return "it does not speak TLS".to_owned();
+    }
+    match error.etype() {
+        ErrorType::ConnectRefused => return "Connection refused".to_owned(),
+        ErrorType::ConnectTimedout | ErrorType::TLSHandshakeTimedout => return "no connection in time".to_owned(),
+        _ => {}
+    }
     let kind = error.etype().as_str();
     match (&error.context, &error.cause) {
         (Some(context), _) => format!("{kind}: {}", context.as_str()),

@@ -70,6 +70,10 @@ pub(crate) fn read(table: &mut Table) -> Option<Access> {
     let is_limited = table.has("allow");
     let allow = Some(list(table, "allow")).filter(|_| is_limited);
     let access = Access { allow, deny: list(table, "deny") };
+    if is_limited && table.errors.is_empty() && access.allow == Some(List::default()) {
+        let message = format!("\"allow\" in {} has nobody in it: every request gets 403", table.name);
+        table.errors.warn(table.place_of("allow"), message, "name who is admitted, or leave \"allow\" out");
+    }
     if access.admits_nobody() {
         table.errors.error_with_hint(
             table.place_of("deny"),
