@@ -133,7 +133,7 @@ fn build_snapshot(
     metrics: &Metrics,
     passage: Arc<Passage>,
 ) -> Snapshot {
-    let pools = PoolSet::build(&config.pools, before.map(|before| &before.pools));
+    let pools = PoolSet::build(&config.pools, before.map(|before| &before.pools), config.node.state_dir.as_deref());
     // With ten thousand sites, what can be kept is not made anew.
     let known: HashMap<&str, &SiteRuntime> = before
         .into_iter()

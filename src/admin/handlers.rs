@@ -3,6 +3,7 @@
 use std::path::Path as FilePath;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use axum::Json;
 use axum::body::Bytes;
@@ -11,6 +12,7 @@ use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use tokio::task::spawn_blocking;
 
 use crate::clock::Timestamp;
 use crate::config::load;
@@ -19,9 +21,10 @@ use crate::config::read::Words;
 use crate::config::units::format_duration;
 use crate::drain::Stage;
 use crate::node::{ConfigSource, Node, Purged};
+use crate::origin::orders::Order;
 
 use super::auth::Caller;
-use super::problem::Problem;
+use super::problem::{Problem, read_body};
 
 /// The process lives.
 pub(crate) async fn healthz() -> &'static str {
@@ -114,7 +117,9 @@ pub(crate) async fn pools(State(node): State<Arc<Node>>, caller: Caller) -> Resu
                 "since_s": Timestamp::now().since(standing.since).as_secs(),
                 "reason": standing.reason,
                 "ejections": state.ejections.load(Ordering::Relaxed),
-                "weight": configured.weight,
+                "weight": state.ordered_weight().unwrap_or(configured.weight),
+                "priority": configured.priority,
+                "region": configured.region,
                 "active": state.active(),
                 "requests": state.requests.load(Ordering::Relaxed),
                 "failures": state.failures.load(Ordering::Relaxed),
@@ -124,8 +129,20 @@ pub(crate) async fn pools(State(node): State<Arc<Node>>, caller: Caller) -> Resu
                 "last_error": state.last_error(),
             })
         });
+        let lineup = pool.lineup();
+        let levels = pool.levels.iter().zip(&lineup.levels).map(|(level, standing)| {
+            json!({
+                "priority": level.priority,
+                "region": level.region,
+                "health": standing.health,
+                "share": standing.share,
+                "panic": standing.is_panic,
+            })
+        });
         json!({
             "name": pool.config.name,
+            "levels": levels.collect::<Vec<Value>>(),
+            "queue": pool.waiting().map(|waiting| json!({ "waiting": waiting, "max": pool.config.queue.max })),
             "balance": pool.config.balance.as_str(),
             "fallback": pool.config.fallback.map(|id| &snapshot.config.pool(id).name),
             "origins": origins.collect::<Vec<Value>>(),
@@ -243,18 +260,78 @@ pub(crate) async fn set_version(
 
 /// Takes an origin out of service, or back in.
 pub(crate) async fn set_draining<const DRAIN: bool>(
+    node: State<Arc<Node>>,
+    caller: Caller,
+    path: Path<(String, String)>,
+) -> Result<Json<Value>, Problem> {
+    order(node, caller, path, |order| order.draining = DRAIN).await
+}
+
+/// Without one the configured weight counts again.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WeightRequest {
+    weight: Option<u16>,
+}
+
+pub(crate) async fn set_weight(
+    node: State<Arc<Node>>,
+    caller: Caller,
+    path: Path<(String, String)>,
+    body: Bytes,
+) -> Result<Json<Value>, Problem> {
+    let WeightRequest { weight } = read_body(&body)?;
+    if let Some(wrong) = weight.filter(|weight| !(1..=1000).contains(weight)) {
+        return Err(Problem::bad_request(format!(
+            "expected {{\"weight\": NUMBER}} from 1 to 1000, or null; found {wrong}"
+        )));
+    }
+    order(node, caller, path, move |order| order.weight = weight).await
+}
+
+/// How long an order waits until it is written.
+const ORDER_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Has an origin do something from now on, also after a restart.
+async fn order(
     State(node): State<Arc<Node>>,
     caller: Caller,
     Path((pool, origin)): Path<(String, String)>,
+    change: impl FnOnce(&mut Order),
 ) -> Result<Json<Value>, Problem> {
     caller.need_everywhere(TokenRight::Operate)?;
-    let snapshot = node.snapshot.load();
-    let found =
-        snapshot.pools.by_name(&pool).ok_or_else(|| Problem::not_found(format!("there is no pool {pool:?}")))?;
+    let snapshot = node.snapshot.load_full();
+    let found = snapshot.pools.by_name(&pool);
+    let found = found.ok_or_else(|| Problem::not_found(format!("there is no pool {pool:?}")))?;
     let state = found.origins.iter().find(|state| *state.address == *origin);
     let state = state.ok_or_else(|| Problem::not_found(format!("pool {pool:?} has no origin {origin:?}")))?;
-    state.set_draining(DRAIN);
-    state.note_change(&pool, Some(&format!("{} by {}", if DRAIN { "drained" } else { "enabled" }, caller.name)));
-    tracing::info!(caller = caller.name, pool, origin, drain = DRAIN, "origin drained or enabled");
-    Ok(Json(json!({ "pool": pool, "origin": origin, "status": state.status(), "active": state.active() })))
+    let orders = snapshot.pools.orders.clone();
+    let order = orders.change(&pool, &origin, change);
+    found.order(state, order, &caller.name);
+    let writing = tokio::time::timeout(ORDER_PATIENCE, spawn_blocking(move || orders.write()));
+    let durable = match writing.await {
+        Ok(Ok(Ok(durable))) => durable,
+        not_written => {
+            let why = match not_written {
+                Ok(Ok(Err(error))) => error.to_string(),
+                _ => format!("not within {} s", ORDER_PATIENCE.as_secs()),
+            };
+            tracing::error!(
+                why,
+                pool,
+                origin,
+                "what was ordered of an origin is in force, but not written: a restart forgets it"
+            );
+            false
+        }
+    };
+    tracing::info!(caller = caller.name, pool, origin, ?order, durable, "an origin was given an order");
+    Ok(Json(json!({
+        "pool": pool,
+        "origin": origin,
+        "status": state.status(),
+        "active": state.active(),
+        "weight": order.weight,
+        "durable": durable,
+    })))
 }

@@ -191,6 +191,7 @@ fn router(node: Arc<Node>) -> Router {
         .route("/v1/sites/{site}/version", post(handlers::set_version))
         .route("/v1/pools/{pool}/origins/{origin}/drain", post(handlers::set_draining::<true>))
         .route("/v1/pools/{pool}/origins/{origin}/enable", post(handlers::set_draining::<false>))
+        .route("/v1/pools/{pool}/origins/{origin}/weight", post(handlers::set_weight))
         .fallback(handlers::unknown)
         .method_not_allowed_fallback(handlers::wrong_method)
         .layer(DefaultBodyLimit::max(MAX_BODY))

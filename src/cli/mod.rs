@@ -5,6 +5,7 @@ mod check;
 mod demo;
 mod explain;
 mod generate;
+mod pools;
 mod ports;
 mod purge;
 mod reload;
@@ -46,6 +47,8 @@ enum Command {
     Warm(warm::Args),
     /// Show what the node is doing, through the admin API.
     Status(status::Args),
+    /// Show how origins stand, drain or enable one, or change its weight, through the admin API.
+    Pools(pools::Args),
     /// Tell what the node does with a URL, or would do with a response in a file, and by which rule.
     Explain(explain::Args),
     /// Run a node with two small origins of its own, to try things on.
@@ -69,6 +72,7 @@ impl Cli {
             Command::Purge(args) => purge::execute(&args),
             Command::Warm(args) => warm::execute(&args),
             Command::Status(args) => status::execute(&args),
+            Command::Pools(args) => pools::execute(&args),
             Command::Explain(args) => explain::execute(&args),
             Command::Demo(args) => demo::execute(&args),
             Command::Generate(args) => generate::execute(&args),
@@ -84,6 +88,14 @@ fn text(value: &Value) -> &str {
 /// A list in an answer.
 fn list(value: &Value) -> impl Iterator<Item = &Value> {
     value.as_array().into_iter().flatten()
+}
+
+/// How long something has been so, in its largest unit.
+fn lasting(seconds: &Value) -> String {
+    let seconds = seconds.as_u64().unwrap_or(0);
+    let units = [("d", 86_400), ("h", 3_600), ("m", 60)];
+    let (unit, factor) = units.into_iter().find(|(_, factor)| seconds >= *factor).unwrap_or(("s", 1));
+    format!("{}{unit}", seconds / factor)
 }
 
 /// A number of things in an answer, as `2 bytes`.

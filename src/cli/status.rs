@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::config::units::{count, format_duration};
 
 use super::admin_client::AdminArgs;
-use super::{counted, list, text};
+use super::{counted, list, pools, text};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -62,21 +62,7 @@ fn render(status: &Value, pools: &Value) -> String {
     for site in list(&status["sites"]) {
         out += &render_site(site, &memory["sites"][text(&site["name"])]);
     }
-    for pool in list(&pools["pools"]) {
-        out += &format!("pool     {} ({})\n", text(&pool["name"]), text(&pool["balance"]));
-        for origin in list(&pool["origins"]) {
-            let why = origin["reason"].as_str().filter(|_| origin["status"] != "up").or(origin["last_error"].as_str());
-            let error = why.map(|error| format!(" ({error})")).unwrap_or_default();
-            out += &format!(
-                "           {:<24} {:<14} {} active, {}, {}{error}\n",
-                text(&origin["address"]),
-                format!("{} {}", text(&origin["status"]), lasting(&origin["since_s"])),
-                origin["active"],
-                counted(&origin["requests"], "request"),
-                counted(&origin["failures"], "failure"),
-            );
-        }
-    }
+    out += &pools::render(pools);
     out
 }
 
@@ -87,14 +73,6 @@ fn hit_ratio(served: &Value) -> String {
         (_, 0) => String::new(),
         (hits, all) => format!(", {} % hits of {}", hits * 100 / all, count(all, "request")),
     }
-}
-
-/// How long something has been so, in its largest unit.
-fn lasting(seconds: &Value) -> String {
-    let seconds = seconds.as_u64().unwrap_or(0);
-    let units = [("d", 86_400), ("h", 3_600), ("m", 60)];
-    let (unit, factor) = units.into_iter().find(|(_, factor)| seconds >= *factor).unwrap_or(("s", 1));
-    format!("{}{unit}", seconds / factor)
 }
 
 /// A site, with what it has of what has a bound; `memory`: its own part, if it has one.

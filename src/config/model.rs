@@ -19,7 +19,7 @@ pub(crate) use super::section::disk::{Admission, CacheDisk, DiskDirectory, Write
 pub(crate) use super::section::error_page::ErrorPage;
 pub(crate) use super::section::fields::FieldChanges;
 pub(crate) use super::section::files::{Files, PATH};
-pub(crate) use super::section::health::{Health, Passive, Probe, Times};
+pub(crate) use super::section::health::{Health, Passive, Probe, Share, Times};
 pub(crate) use super::section::key::{FILL_EXCLUDES, FORWARDING_FIELDS, KeyRules, QueryRule};
 pub use super::section::limits::Limits;
 pub(crate) use super::section::listen::{ListenAddress, Listener, Protocol, TlsVersion};
@@ -28,6 +28,7 @@ pub(crate) use super::section::log::{Log, LogFilter};
 pub(crate) use super::section::memory::{CacheMemory, Eviction};
 pub(crate) use super::section::node::Node;
 pub(crate) use super::section::pool::{Balance, Endpoint, HashKey, Origin, OriginProtocol, Pool, PoolId};
+pub(crate) use super::section::retry::Budget;
 pub(crate) use super::section::rewrite::To as RewriteTo;
 pub(crate) use super::section::route::{Invalidate, Route, Then};
 pub(crate) use super::section::site::{EncodedDots, Https, Site};

@@ -1,7 +1,7 @@
 //! What keys of other servers' configurations are here: where the name alone says too little.
 
 /// Names, a key that tells which table is meant, and what is to be written instead.
-pub(super) const NOTES: [(&[&str], &str, &str); 122] = [
+pub(super) const NOTES: [(&[&str], &str, &str); 121] = [
     (&["crt"], "proxy_from", "write [[certificate]] with cert and key"),
     (&["default_server"], "proxy_from", "write hosts = [\"*\"] in the site that takes all other hosts"),
     (
@@ -92,16 +92,11 @@ pub(super) const NOTES: [(&[&str], &str, &str); 122] = [
         "a weight is an origin's: origins = [{ address = \"127.0.0.1:3000\", weight = 2 }]",
     ),
     (&["max_fails"], "weight", "failures are counted by the pool: passive = { failures = 5 } beside origins"),
-    (
-        &["maxconn"],
-        "weight",
-        "connections of an origin cannot be bounded; max_requests of a site bounds what is with its origins",
-    ),
+    (&["maxconn"], "weight", "write max_requests: over HTTP/1.1 each request has a connection of its own"),
     (&["check"], "weight", "write health = {} in the pool: it checks whether origins accept connections"),
     (&["inter"], "rise", "it is called \"interval\" here"),
     (&["method"], "rise", "checks are by GET: write path = \"/health\""),
     (&["status"], "rise", "write expect = [200]"),
-    (&["body"], "rise", "bodies are not looked at: let a path say it by its status"),
     (
         &["window", "threshold"],
         "rise",
@@ -250,9 +245,9 @@ pub(super) const NOTES: [(&[&str], &str, &str); 122] = [
         "write default_ttl, or mode = \"force\" with ttl",
     ),
     (
-        &["max_conns", "maxconn", "max_connections", "queue"],
+        &["max_conns", "maxconn", "max_connections"],
         "origins",
-        "connections of a pool cannot be bounded yet; max_requests of a site bounds what is with its origins",
+        "write max_requests = 100, for each origin, and queue = { max = 1000, timeout = \"5s\" }",
     ),
     (
         &["max_fails", "fail_timeout", "outlier_detection"],

@@ -41,7 +41,9 @@ impl Fault {
     pub(crate) fn of_origin(error: &OriginError) -> Self {
         let kind = match error {
             OriginError::NoOrigin { .. } => "destination_unavailable",
-            OriginError::TooManyFills | OriginError::TooManyRequests => "connection_limit_reached",
+            OriginError::TooManyFills | OriginError::TooManyRequests | OriginError::Busy { .. } => {
+                "connection_limit_reached"
+            }
             OriginError::Connect { .. } => "connection_refused",
             OriginError::Certificate { .. } => "tls_certificate_error",
             OriginError::Timeout { .. } => "http_response_timeout",

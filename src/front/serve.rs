@@ -262,14 +262,20 @@ impl<'a> Request<'a> {
                 tracing::debug!(%site, %client, %method, host, path, %id, %error, "a request did not come whole");
             }
             // They are counted, and come in crowds.
-            OriginError::TooManyRequests => {
+            OriginError::TooManyRequests | OriginError::Busy { .. } => {
                 tracing::debug!(%site, %client, %method, host, path, %id, %error, "a request was refused");
             }
             error => tracing::warn!(%site, %client, %method, host, path, %id, %error, "no answer from the origin"),
         }
         let mut response = self.fault(Fault::of_origin(error), Some(matched.site_index), Timestamp::now());
-        if matches!(error, OriginError::TooManyRequests) {
-            response = response.with_field(header::RETRY_AFTER, "1");
+        let wait = match error {
+            OriginError::TooManyRequests => Some(1),
+            // As long as others have waited for nothing.
+            OriginError::Busy { .. } => Some(self.snapshot.config.pool(matched.pool).queue.timeout.as_secs().max(1)),
+            _ => None,
+        };
+        if let Some(seconds) = wait {
+            response = response.with_field(header::RETRY_AFTER, itoa::Buffer::new().format(seconds));
         }
         let response = self.changed(response.because(error.to_string()), matched.route);
         Decision::Respond { response, report: Some(report), site: Some(matched.site_index) }

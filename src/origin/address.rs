@@ -79,6 +79,12 @@ impl Address {
         self.up.store(up, Ordering::Relaxed);
     }
 
+    /// Whether its last checks say something else than what is taken for true.
+    pub(super) fn is_undecided(&self) -> bool {
+        let checks = self.checks.lock();
+        if self.is_up() { checks.failures > 0 } else { checks.successes > 0 }
+    }
+
     /// Brings it up without asking.
     pub(super) fn assume_up(&self) {
         *self.checks.lock() = Checks::default();
@@ -112,7 +118,7 @@ mod tests {
             (true, true),
         ] {
             address.checked(is_well, 2, 3);
-            assert_eq!(address.is_up(), up);
+            assert_eq!((address.is_up(), address.is_undecided()), (up, is_well != up));
         }
     }
 

@@ -8,6 +8,8 @@
 //!   method is idempotent and its body can be sent again. Such retries are a part of the pool's requests at most.
 //! - What was sent and not answered in time goes nowhere else.
 //!
+//! The last two are `retry_on` of the pool, which may say otherwise; never for a method that is not idempotent.
+//!
 //! The last answer is the client's.
 
 use std::time::Duration;
@@ -20,7 +22,8 @@ use crate::config::model::Balance;
 use super::connect::{Attempt, Connector};
 use super::error::{FailureKind, OriginError};
 use super::exchange::{self, Exchange};
-use super::pool::{PoolSet, Tried};
+use super::pool::{Pick, Picked, PoolRuntime, PoolSet, Tried};
+use super::queue::NotServed;
 use super::request::OriginRequest;
 use super::upload::Upload;
 
@@ -47,7 +50,7 @@ pub(crate) async fn send(
     // The last answer, or failing that the last error; and whether nobody was asked after the answer: only then is what is left
     // of the body for whom it is of.
     let (mut answer, mut is_latest) = (Err(OriginError::NoOrigin { pool: config.name.clone() }), false);
-    while let Some(picked) = pools.pick(request.pool, request.hash, &tried) {
+    while let Some(picked) = pick(pools, request, &tried, deadline, &mut answer).await {
         let (origin, at, pool) = (picked.origin.clone(), picked.at.clone(), picked.pool.clone());
         let how = Attempt { deadline, may_be_kept: unprocessed == 0, by_http11 };
         let begun = Instant::now();
@@ -68,7 +71,8 @@ pub(crate) async fn send(
         let may_repeat = request.method.is_idempotent() && is_repeatable;
         let again = match attempted {
             Ok(exchange) => {
-                let again = if may_repeat && exchange.is_outage() { Again::IfBudgeted } else { Again::No };
+                let is_retried = config.retry_on.has_status(exchange.status.as_u16());
+                let again = if may_repeat && is_retried { Again::IfBudgeted } else { Again::No };
                 answer = Ok(exchange);
                 again
             }
@@ -93,9 +97,13 @@ pub(crate) async fn send(
                 pool.unanswered(&origin, &at, failure.kind, evidence, &failure.error.to_string());
                 answer = answer.or(Err(failure.error));
                 match failure.kind {
-                    FailureKind::Connecting | FailureKind::Ours => Again::Yes, // nothing was sent: it is nobody's load
-                    FailureKind::TimedOut => Again::No,
-                    _ if may_repeat => Again::IfBudgeted,
+                    // Nothing was sent: it is nobody's load.
+                    FailureKind::Connecting if !config.retry_on.connect => Again::No,
+                    FailureKind::Connecting | FailureKind::Ours => Again::Yes,
+                    FailureKind::TimedOut if !config.retry_on.timeout => Again::No,
+                    _ if may_repeat && (config.retry_on.reset || failure.kind == FailureKind::TimedOut) => {
+                        Again::IfBudgeted
+                    }
                     _ => Again::No,
                 }
             }
@@ -105,7 +113,7 @@ pub(crate) async fn send(
         let is_retried = again != Again::No
             && !is_last()
             && pools.has_another(request.pool, &tried)
-            && (again == Again::Yes || first.budget.may_retry(second()));
+            && (again == Again::Yes || first.budget.may_retry(config.retry_budget, second()));
         if !is_retried {
             break;
         }
@@ -114,6 +122,61 @@ pub(crate) async fn send(
     answer.tries = tried.len();
     answer.settle(upload.filter(|_| is_latest));
     Ok(answer)
+}
+
+/// Chooses an origin. Where all are busy, or others wait already, the request waits in turn; if for nothing, `answer` says so.
+async fn pick(
+    pools: &PoolSet,
+    request: &OriginRequest,
+    tried: &Tried,
+    deadline: Instant,
+    answer: &mut Result<Box<Exchange>, OriginError>,
+) -> Option<Picked> {
+    let queue = pools.get(request.pool).queue.as_ref();
+    let pool = match queue.filter(|queue| queue.is_used() && tried.is_empty()) {
+        Some(_) => pools.get(request.pool).clone(), // whoever waits goes first
+        None => match pools.pick(request.pool, request.hash, tried) {
+            Pick::Busy(pool) => pool,
+            found => return found.origin(),
+        },
+    };
+    let waited = wait(pools, request, tried, deadline, &pool).await;
+    if let Err(why) = &waited
+        && answer.is_err()
+    {
+        let why = match why {
+            NotServed::Full => "as many wait as may",
+            NotServed::TimedOut => "none had room in time",
+        };
+        *answer = Err(OriginError::Busy { pool: pool.config.name.clone(), why });
+    }
+    waited.ok().flatten()
+}
+
+/// Waits until an origin of a pool has room for it.
+async fn wait(
+    pools: &PoolSet,
+    request: &OriginRequest,
+    tried: &Tried,
+    deadline: Instant,
+    pool: &PoolRuntime,
+) -> Result<Option<Picked>, NotServed> {
+    let Some(queue) = &pool.queue else { return Ok(None) };
+    let rules = &pool.config.queue;
+    let deadline = deadline.min(Instant::now() + rules.timeout);
+    let mut place = queue.join(&request.site, rules.max)?;
+    let mut may_look = queue.len() == 1; // else somebody goes first
+    loop {
+        place.enter();
+        if may_look {
+            match pools.pick(request.pool, request.hash, tried) {
+                Pick::Busy(_) => {}
+                found => return Ok(found.origin()),
+            }
+        }
+        place.called(deadline).await?;
+        may_look = true;
+    }
 }
 
 /// Whether another origin is asked.

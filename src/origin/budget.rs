@@ -2,11 +2,10 @@
 
 use parking_lot::Mutex;
 
+use crate::config::model::Budget;
+
 /// Seconds that are looked back on.
 const WINDOW: u64 = 10;
-/// Retries for a hundred requests, and those that there may be in any case.
-const PERCENT: u64 = 20;
-const LEAST: u64 = 3;
 
 /// Counts a pool's requests and retries of the last seconds, each second's at its number modulo the window.
 #[derive(Debug, Default)]
@@ -26,12 +25,12 @@ impl RetryBudget {
     }
 
     /// Whether one may be sent again; it counts as that then.
-    pub fn may_retry(&self, now: u64) -> bool {
+    pub fn may_retry(&self, budget: Budget, now: u64) -> bool {
         let seconds = &mut *self.0.lock();
         let recent = seconds.iter().filter(|second| second.number + WINDOW > now);
         let (requests, retries) =
             recent.fold((0, 0), |(requests, retries), second| (requests + second.requests, retries + second.retries));
-        let may = retries < LEAST.max(requests * PERCENT / 100);
+        let may = retries < u64::from(budget.least).max((requests as f64 * budget.share.of_one()) as u64);
         if may {
             current(seconds, now).retries += 1;
         }
@@ -54,7 +53,7 @@ mod tests {
     #[test]
     fn a_fifth_may_be_sent_again_but_always_some() {
         let budget = RetryBudget::default();
-        let retries = |now| (0..1000).take_while(|_| budget.may_retry(now)).count();
+        let retries = |now| (0..1000).take_while(|_| budget.may_retry(Budget::default(), now)).count();
         assert_eq!(retries(5), 3);
         (0..100).for_each(|_| budget.requested(6));
         assert_eq!(retries(6), 17, "twenty with those before");

@@ -52,7 +52,7 @@ impl PoolRuntime {
         let evidence = match (&self.config.health, kind) {
             (Some(check), FailureKind::Connecting) => {
                 address.connection_failed(check.fall);
-                origin.note_change(&self.config.name, Some(error));
+                self.changed(origin, Some(error));
                 None
             }
             (None, FailureKind::Connecting) => Some(Evidence::Connection),
@@ -101,7 +101,7 @@ impl PoolRuntime {
         drop(watched);
         let (pool, time) = (&self.config.name, format_duration(Duration::from_secs(time.as_secs())));
         tracing::warn!(%pool, origin = %origin.address, address = %address.socket, why, "origin is ejected for {time}");
-        origin.note_change(pool, Some(why));
+        self.changed(origin, Some(why));
     }
 
     fn may_eject_one(&self, passive: &Passive) -> bool {
@@ -122,7 +122,7 @@ impl PoolRuntime {
             for address in origin.resolved().iter() {
                 if address.record.let_back(now) {
                     tracing::info!(pool = %name, origin = %origin.address, address = %address.socket, "an ejection is over");
-                    origin.note_change(name, Some("its ejection is over"));
+                    self.changed(origin, None);
                 }
                 all.push((origin.clone(), address.clone()));
             }
@@ -147,14 +147,17 @@ impl PoolRuntime {
     }
 }
 
-/// Looks after the ejections of a pool for ever.
+/// Looks after the ejections of a pool for ever, and after what changes by itself: slow starts, what has come back, and what requests
+/// of the configuration before have found out.
 pub(super) async fn watch(pool: Arc<PoolRuntime>) {
-    let Some(passive) = &pool.config.passive else { return };
     let mut interval = tokio::time::interval(INTERVAL);
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         interval.tick().await;
-        pool.look(passive, ticks());
+        if let Some(passive) = &pool.config.passive {
+            pool.look(passive, ticks());
+        }
+        pool.refresh();
     }
 }
 
@@ -169,7 +172,7 @@ mod tests {
     fn pool(origins: usize, rest: &str) -> PoolSet {
         let origins: Vec<String> = (1..=origins).map(|port| format!("\"127.0.0.1:{port}\"")).collect();
         let text = format!("[pool.app]\norigins = [{}]\n{rest}", origins.join(", "));
-        PoolSet::build(&config(&text).pools, None)
+        PoolSet::build(&config(&text).pools, None, None)
     }
 
     /// Lets so many requests fail at an origin, of as many different ones.
@@ -197,7 +200,7 @@ mod tests {
         fail(pool, 0, 1);
         assert_eq!(standing(pool), [Ejected, Up, Up]);
         for _ in 0..6 {
-            assert_ne!(set.pick(PoolId(0), 0, &Tried::new()).unwrap().index, 0);
+            assert_ne!(set.pick(PoolId(0), 0, &Tried::new()).origin().unwrap().index, 0);
         }
         let passive = pool.config.passive.clone().unwrap();
         pool.look(&passive, ticks() + 9_000);
@@ -224,7 +227,7 @@ mod tests {
             let ejected = standing(pool).iter().filter(|status| **status == Ejected).count();
             assert_eq!(ejected, expected, "{origins} {max_ejected}");
             assert!(
-                set.pick(PoolId(0), 0, &Tried::new()).is_some(),
+                set.pick(PoolId(0), 0, &Tried::new()).origin().is_some(),
                 "those that are ejected serve if nobody else does"
             );
         }

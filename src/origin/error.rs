@@ -24,6 +24,9 @@ pub enum OriginError {
     NoOrigin { pool: Arc<str> },
     #[error("too many fills are running; see max_fills in [limits]")]
     TooManyFills,
+    /// The origins that are up have as many requests as they may.
+    #[error("all origins of pool {pool} are busy, and {why}; see its max_requests and queue")]
+    Busy { pool: Arc<str>, why: &'static str },
     #[error("as many requests of the site are with its origins as may be; see its max_requests")]
     TooManyRequests,
     #[error("cannot connect to origin {origin}: {cause}")]
@@ -93,9 +96,10 @@ impl OriginError {
     /// What the client is answered: 502, 503 or 504 (RFC 9110 section 15.6).
     pub fn status(&self) -> StatusCode {
         match self {
-            OriginError::NoOrigin { .. } | OriginError::TooManyFills | OriginError::TooManyRequests => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            OriginError::NoOrigin { .. }
+            | OriginError::Busy { .. }
+            | OriginError::TooManyFills
+            | OriginError::TooManyRequests => StatusCode::SERVICE_UNAVAILABLE,
             OriginError::Timeout { .. } => StatusCode::GATEWAY_TIMEOUT,
             OriginError::Request(error) => error.status(),
             _ => StatusCode::BAD_GATEWAY,
@@ -108,6 +112,7 @@ impl OriginError {
             self,
             OriginError::TooManyFills
                 | OriginError::TooManyRequests
+                | OriginError::Busy { .. }
                 | OriginError::NoOrigin { .. }
                 | OriginError::Connect { .. }
                 | OriginError::Certificate { .. }
@@ -132,6 +137,7 @@ impl OriginError {
     pub fn reason(&self) -> &'static str {
         match self {
             OriginError::NoOrigin { .. } => "no-origin",
+            OriginError::Busy { .. } => "busy",
             OriginError::TooManyFills => TOO_MANY_FILLS,
             OriginError::TooManyRequests => TOO_MANY_REQUESTS,
             OriginError::Connect { .. } => "connect",

@@ -5,18 +5,14 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use http::header;
-use pingora_core::protocols::http::client::HttpSession;
-use pingora_http::RequestHeader;
 use tokio::task::JoinSet;
 
 use crate::config::model::{Health, Probe};
 
 use super::connect::Connector;
-use super::error::{describe, is_our_own_fault};
-use super::h2::target;
-use super::link::MAX_HEADS;
 use super::pool::PoolRuntime;
+use super::probe::{self, Failure};
+use super::state::OriginStatus;
 
 /// Counts the probes: each gets a connection group of its own, so that none meets a kept connection, which would hide that
 /// the origin takes no more.
@@ -31,101 +27,73 @@ pub(crate) fn start(pool: &Arc<PoolRuntime>, connector: &Arc<Connector>, tasks: 
 }
 
 async fn check_for_ever(pool: Arc<PoolRuntime>, index: usize, health: Health, connector: Arc<Connector>) {
-    let (name, origin) = (&pool.config.name, &pool.origins[index]);
-    let mut ticks = tokio::time::interval(health.interval);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let origin = &pool.origins[index];
     loop {
-        ticks.tick().await;
-        // All at one time: one that does not answer must not keep the others waiting.
-        let mut asked = JoinSet::new();
-        for address in origin.addresses() {
-            let (pool, connector, health) = (pool.clone(), connector.clone(), health.clone());
-            asked.spawn(async move {
-                let probe = probe(&connector, &pool, index, address, &health);
-                let late = || format!("no answer in {}", crate::config::units::format_duration(health.timeout));
-                let result = tokio::time::timeout(health.timeout * 2, probe).await;
-                (address, result.unwrap_or_else(|_| Err(Failure { why: late(), is_ours: false })))
-            });
+        // Whoever drains an origin may be about to stop it.
+        if origin.status() != OriginStatus::Draining {
+            check(&pool, index, &health, &connector).await;
         }
-        while let Some(done) = asked.join_next().await {
-            let Ok((address, result)) = done else { continue }; // a panic, which has been reported
-            if let Err(Failure { why: error, is_ours: true }) = &result {
-                let (pool, origin) = (name, &origin.address);
-                tracing::warn!(%pool, %origin, error, "a health check could not be made for want of something here");
-                continue;
-            }
-            let result = result.as_ref().copied().map_err(|failure| failure.why.as_str());
-            origin.checked(address, result, health.rise, health.fall);
-            origin.note_change(name, result.err());
-        }
+        // A tenth more or less: many nodes, and many origins of one, are not to be asked at one time.
+        let interval = if origin.is_undecided() { health.failing_interval } else { health.interval };
+        tokio::time::sleep(interval.mul_f64(0.9 + 0.2 * fastrand::f64())).await;
     }
 }
 
-/// Why a probe brought no success.
-struct Failure {
-    why: String,
-    /// It is for want of something here, and says nothing of the origin.
-    is_ours: bool,
-}
-
-impl From<Box<pingora_core::Error>> for Failure {
-    fn from(error: Box<pingora_core::Error>) -> Self {
-        Failure { why: describe(&error), is_ours: is_our_own_fault(error.root_cause()) }
+/// Asks all addresses of an origin at one time: one that does not answer must not keep the others waiting.
+async fn check(pool: &Arc<PoolRuntime>, index: usize, health: &Health, connector: &Arc<Connector>) {
+    let (name, origin) = (&pool.config.name, &pool.origins[index]);
+    let mut asked = JoinSet::new();
+    for address in origin.addresses() {
+        let (pool, connector, health) = (pool.clone(), connector.clone(), health.clone());
+        asked.spawn(async move {
+            let probe = probe_at(&connector, &pool, index, address, &health);
+            let late = || format!("no answer in {}", crate::config::units::format_duration(health.timeout));
+            let result = tokio::time::timeout(health.timeout * 2, probe).await;
+            (address, result.unwrap_or_else(|_| Err(Failure { why: late(), is_ours: false })))
+        });
+    }
+    while let Some(done) = asked.join_next().await {
+        let Ok((address, result)) = done else { continue }; // a panic, which has been reported
+        if let Err(Failure { why: error, is_ours: true }) = &result {
+            let (pool, origin) = (name, &origin.address);
+            tracing::warn!(%pool, %origin, error, "a health check could not be made for want of something here");
+            continue;
+        }
+        let result = result.as_ref().copied().map_err(|failure| failure.why.as_str());
+        origin.checked(address, result, health.rise, health.fall);
+        pool.changed(origin, result.err());
     }
 }
 
-async fn probe(
+async fn probe_at(
     connector: &Connector,
     pool: &PoolRuntime,
     index: usize,
     address: SocketAddr,
     health: &Health,
 ) -> Result<(), Failure> {
+    let address = SocketAddr::new(address.ip(), health.port.unwrap_or(address.port()));
     let mut peer = pool.peer(index, address);
     // Of the session itself: one that is dropped with a future of its own would never be given back.
     peer.options.read_timeout = Some(health.timeout);
     peer.options.write_timeout = Some(health.timeout);
     // However it ends, even in the middle: the connection is not kept.
     peer.group_key = PROBES.fetch_add(1, Ordering::Relaxed);
-    let Probe::Http { path, host, expect } = &health.probe else {
+    if health.probe == Probe::Tcp {
         let stream = connector.stream(pool, address, peer).await;
         return stream.map(drop).map_err(Failure::from);
-    };
+    }
+    if matches!(health.probe, Probe::Grpc { .. }) {
+        peer.options.set_http_version(2, 2);
+    }
     let mut lease = connector.session(pool, address, peer).await?.closing();
-    let host = host.as_deref().or(pool.config.host.as_deref()).unwrap_or(&pool.origins[index].address);
     let Some(session) = lease.get_mut() else { return Ok(()) }; // it is there until the lease ends
-    let status = ask(session, path, host).await;
+    let host = health.host.as_deref().or(pool.config.host.as_deref()).unwrap_or(&pool.origins[index].address);
+    let result = match &health.probe {
+        Probe::Tcp => Ok(()),
+        Probe::Http { path, expect, body } => probe::http(session, path, host, expect, body.as_deref()).await,
+        Probe::Grpc { service } => probe::grpc(session, host, service).await,
+    };
     session.shutdown().await;
-    let status = status?;
-    if expect.iter().any(|range| (range.first..=range.last).contains(&status)) {
-        return Ok(());
-    }
-    Err(Failure { why: format!("answered {status}"), is_ours: false })
-}
-
-/// The status that an origin answers with. It has the deadlines of the session.
-async fn ask(session: &mut HttpSession, path: &str, host: &str) -> Result<u16, Failure> {
-    let mut request = RequestHeader::build("GET", path.as_bytes(), None)?;
-    match session.as_http2() {
-        Some(_) => request.set_uri(target("https", host, path)?), // as pingora has it
-        None => request.insert_header(header::HOST, host)?,
-    }
-    for (name, value) in [(header::USER_AGENT, "seawall-health"), (header::ACCEPT, "*/*")] {
-        request.insert_header(name, value)?;
-    }
-    if let HttpSession::H2(session) = session {
-        // The head ends the stream: a DATA frame of nothing would say until then that there may be a body.
-        session.write_request_header(Box::new(request), true)?;
-    } else {
-        session.write_request_header(Box::new(request)).await?;
-        session.finish_request_body().await?;
-    }
-    for _ in 0..MAX_HEADS {
-        session.read_response_header().await?;
-        let status = session.response_header().map_or(0, |head| head.status.as_u16());
-        if status >= 200 {
-            return Ok(status);
-        }
-    }
-    Err(Failure { why: "no final response".to_owned(), is_ours: false })
+    result
 }

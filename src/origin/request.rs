@@ -28,6 +28,8 @@ pub(crate) struct OriginRequest {
     /// Without what frames the body.
     pub fields: FieldLines,
     pub pool: PoolId,
+    /// Whose request it is.
+    pub site: Arc<str>,
     /// For pools that balance by hash.
     pub hash: u64,
     /// The protocol to change to (RFC 9110 section 7.8).

@@ -22,16 +22,16 @@ const MAX_AT_ONCE: usize = 32;
 const DEADLINE: Duration = Duration::from_secs(10);
 
 /// One task for each origin that is known by name.
-pub(crate) fn start(pool: &PoolRuntime, tasks: &mut JoinSet<()>) {
-    let (name, interval) = (&pool.config.name, pool.config.resolve_interval);
+pub(crate) fn start(pool: &Arc<PoolRuntime>, tasks: &mut JoinSet<()>) {
     for origin in &pool.origins {
         if let Endpoint::Name { host, port } = &origin.endpoint {
-            tasks.spawn(keep_resolved(name.clone(), origin.clone(), host.clone(), *port, interval));
+            tasks.spawn(keep_resolved(pool.clone(), origin.clone(), host.clone(), *port));
         }
     }
 }
 
-async fn keep_resolved(pool: Arc<str>, origin: Arc<OriginState>, host: String, port: u16, interval: Duration) {
+async fn keep_resolved(pool: Arc<PoolRuntime>, origin: Arc<OriginState>, host: String, port: u16) {
+    let (name, interval) = (&pool.config.name, pool.config.resolve_interval);
     let mut failing = false;
     // A look-up cannot be broken off. One that takes too long is waited for again, rather than a second one begun.
     let mut running: Option<JoinHandle<io::Result<Vec<SocketAddr>>>> = None;
@@ -47,12 +47,12 @@ async fn keep_resolved(pool: Arc<str>, origin: Arc<OriginState>, host: String, p
         };
         match &found {
             Ok(addresses) if origin.addresses() != *addresses => {
-                tracing::info!(%pool, origin = %origin.address, ?addresses, "origin resolved");
+                tracing::info!(pool = %name, origin = %origin.address, ?addresses, "origin resolved");
                 origin.set_addresses(addresses);
-                origin.note_change(&pool, None);
+                pool.changed(&origin, None);
             }
             Err(error) if !failing => {
-                tracing::warn!(%pool, origin = %origin.address, %error, "cannot resolve the origin's name; trying on");
+                tracing::warn!(pool = %name, origin = %origin.address, %error, "cannot resolve the origin's name; trying on");
             }
             _ => {}
         }

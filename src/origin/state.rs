@@ -3,7 +3,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
@@ -14,6 +14,8 @@ use crate::config::model::Endpoint;
 
 use super::address::Address;
 use super::balance::p2c::Latency;
+use super::orders::Order;
+use super::queue::Queue;
 use super::times::Times;
 
 /// Milliseconds for which it is remembered that an origin wants HTTP/1.1. It may have been for one request's sake.
@@ -32,6 +34,8 @@ pub struct OriginState {
     resolved: ArcSwap<Vec<Arc<Address>>>,
     next_address: AtomicUsize,
     draining: AtomicBool,
+    /// What was ordered; 0: nothing.
+    weight: AtomicU16,
     last_error: Mutex<Option<String>>,
     standing: Mutex<Standing>,
     /// When it came to take requests, or back to that, [`ticks`]; what [`Pool::slow_start`](crate::config::model::Pool) counts from.
@@ -87,6 +91,7 @@ impl OriginState {
             resolved: ArcSwap::from_pointee(resolved),
             next_address: AtomicUsize::new(0),
             draining: AtomicBool::new(false),
+            weight: AtomicU16::new(0),
             last_error: Mutex::default(),
             standing: Mutex::new(Standing { status, since: Timestamp::now(), reason: None }),
             up_since: AtomicU64::new(ticks()),
@@ -127,13 +132,16 @@ impl OriginState {
         self.up_since.load(Ordering::Relaxed)
     }
 
-    /// Notes how it stands now and why; a change is told. Whoever changes something of it calls this then.
-    pub fn note_change(&self, pool: &str, reason: Option<&str>) {
+    /// Notes how it stands now and why; a change is told. Says whether there was one. Whoever changes something of it calls this then.
+    pub fn note_change(&self, pool: &str, reason: Option<&str>) -> bool {
         let mut standing = self.standing.lock();
         let (was, status) = (standing.status, self.status());
         if status == was {
-            return;
+            return false;
         }
+        // Whoever notes it first: a check may be before the one who has ended it.
+        let is_back = was == OriginStatus::Ejected && status == OriginStatus::Up;
+        let reason = if is_back { Some("its ejection is over") } else { reason };
         let now = Timestamp::now();
         let lasted = now.since(standing.since).as_secs();
         *standing = Standing { status, since: now, reason: reason.map(str::to_owned) };
@@ -150,6 +158,7 @@ impl OriginState {
             // Told of with more than is known here.
             OriginStatus::Ejected | OriginStatus::Unresolved => {}
         }
+        true
     }
 
     /// One of its addresses that take requests and were not tried, each in turn; of the others only if none does.
@@ -209,8 +218,14 @@ impl OriginState {
         self.http11_until.store(ticks() + HTTP11_FOR, Ordering::Relaxed);
     }
 
-    pub fn set_draining(&self, draining: bool) {
-        self.draining.store(draining, Ordering::Relaxed);
+    pub(super) fn obey(&self, order: Order) {
+        self.draining.store(order.draining, Ordering::Relaxed);
+        self.weight.store(order.weight.unwrap_or(0), Ordering::Relaxed);
+    }
+
+    /// Instead of the configured one.
+    pub fn ordered_weight(&self) -> Option<u16> {
+        Some(self.weight.load(Ordering::Relaxed)).filter(|weight| *weight > 0)
     }
 
     pub fn active(&self) -> u32 {
@@ -248,6 +263,11 @@ impl OriginState {
         }
     }
 
+    /// Whether one of its addresses is about to come up or to go down.
+    pub(super) fn is_undecided(&self) -> bool {
+        self.resolved.load().iter().any(|address| address.is_undecided())
+    }
+
     /// Brings it up without asking: when the configuration no longer has a health check for it.
     pub fn assume_up(&self) {
         self.resolved.load().iter().for_each(|address| address.assume_up());
@@ -273,19 +293,31 @@ fn least_usable(addresses: &[Arc<Address>]) -> impl Fn(&Address) -> bool {
 
 /// Counts a request as active for as long as it lives.
 #[derive(Debug)]
-pub struct ActiveGuard(Arc<OriginState>);
+pub struct ActiveGuard {
+    origin: Arc<OriginState>,
+    /// Who is called when it ends.
+    queue: Option<Arc<Queue>>,
+}
 
 impl ActiveGuard {
-    pub fn new(origin: Arc<OriginState>) -> Self {
-        origin.active.fetch_add(1, Ordering::Relaxed);
+    /// One more, unless there are `most` already.
+    pub(super) fn new(origin: Arc<OriginState>, most: u32, queue: &Option<Arc<Queue>>) -> Option<Self> {
+        match most {
+            u32::MAX => _ = origin.active.fetch_add(1, Ordering::Relaxed),
+            most => {
+                let one_more = |active: u32| (active < most).then_some(active + 1);
+                origin.active.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).ok()?;
+            }
+        }
         origin.requests.fetch_add(1, Ordering::Relaxed);
-        ActiveGuard(origin)
+        Some(ActiveGuard { origin, queue: queue.clone() })
     }
 }
 
 impl Drop for ActiveGuard {
     fn drop(&mut self) {
-        self.0.active.fetch_sub(1, Ordering::Relaxed);
+        self.origin.active.fetch_sub(1, Ordering::Relaxed);
+        self.queue.iter().for_each(|queue| queue.call());
     }
 }
 
@@ -316,7 +348,7 @@ mod tests {
         for _ in 0..3 {
             assert_eq!(origin.pick_address(|tried| tried == addresses[0]).unwrap().socket, addresses[1]);
         }
-        origin.set_draining(true);
+        origin.obey(Order { draining: true, weight: None });
         assert_eq!(origin.status(), OriginStatus::Draining);
     }
 
@@ -348,7 +380,9 @@ mod tests {
     #[test]
     fn the_guard_counts_active_requests() {
         let origin = Arc::new(origin());
-        let guards = [ActiveGuard::new(origin.clone()), ActiveGuard::new(origin.clone())];
+        let guard = |most| ActiveGuard::new(origin.clone(), most, &None);
+        let guards = [guard(u32::MAX).unwrap(), guard(2).unwrap()];
+        assert!(guard(2).is_none(), "no more than that");
         assert_eq!(origin.active(), 2);
         drop(guards);
         assert_eq!(origin.active(), 0);

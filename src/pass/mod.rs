@@ -142,6 +142,7 @@ fn origin_request(
         host: route.rewrite.as_ref().and_then(|rewrite| rewrite.host.clone()),
         fields,
         pool,
+        site: matched.site.name.clone(),
         hash: snapshot.pools.hash(pool, view),
         upgrade: upgrade.and_then(|protocol| HeaderValue::from_bytes(protocol).ok()),
         takes_trailers: view.takes_trailers(),

@@ -165,7 +165,7 @@ const ARROWS: [(&str, &[&str]); 40] = [
 const PLANNED: [&str; 1] = ["fleet"];
 
 /// Files that do no I/O and read no clock.
-const PURE: [&str; 56] = [
+const PURE: [&str; 57] = [
     "address.rs",
     "geoip.rs",
     "pattern.rs",
@@ -200,11 +200,12 @@ const PURE: [&str; 56] = [
     "cache/status.rs",
     "cache/purge/record.rs",
     "cache/purge/table.rs",
+    "origin/balance/candidates.rs",
     "origin/balance/hash.rs",
     "origin/balance/least_conn.rs",
     "origin/balance/mod.rs",
     "origin/balance/p2c.rs",
-    "origin/balance/random.rs",
+    "origin/levels.rs",
     "origin/balance/rendezvous.rs",
     "origin/balance/round_robin.rs",
     "origin/outliers.rs",

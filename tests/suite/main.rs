@@ -33,6 +33,7 @@ mod http2;
 mod keys;
 mod large;
 mod lasting;
+mod levels;
 mod limits;
 mod listening;
 mod nginx;

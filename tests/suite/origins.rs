@@ -380,3 +380,26 @@ fn who_alone_refuses_is_ejected_without_a_check_and_the_last_one_is_not() {
     }
     assert_eq!(node.origin_status("app", well.address), "up", "half of the pool is the most");
 }
+
+#[test]
+fn a_pool_says_what_is_sent_again() {
+    let slow = Origin::start(|_| vec![Step::Wait(crate::harness::origin::Gate::default())]);
+    let (refusing, dead) = (Origin::start(|_| Reply::status(429, &[], "")), DeadPort::new());
+    for (first, keys, get, post) in [
+        (slow.address, "retry_on = [\"timeout\"]\nread_timeout = \"100ms\"", 200, 504),
+        (slow.address, "read_timeout = \"100ms\"", 504, 504),
+        (refusing.address, "retry_on = [429]", 200, 429),
+        (refusing.address, "", 429, 429),
+        (dead.address, "retry_on = [\"reset\"]", 502, 502),
+        (dead.address, "", 200, 200),
+    ] {
+        let well = named("well");
+        // By turns: of two requests one begins at the first.
+        let origins = format!("origins = [\"{first}\", \"{}\"]", well.address);
+        for (method, expected) in [("GET", get), ("POST", post)] {
+            let node = pool(&format!("[pool.app]\n{origins}\npassive = false\n{keys}"), UNCACHED);
+            let statuses = [0; 2].map(|_| node.request(method, "/", &[], "").status);
+            assert!(statuses.contains(&expected) && statuses.contains(&200), "{method} {keys}: {statuses:?}");
+        }
+    }
+}

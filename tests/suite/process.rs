@@ -284,12 +284,12 @@ fn each_mistake_is_told_once_and_says_what_to_write() {
             ],
         ),
         (
-            format!("[pool.app]\nservers = [\"127.0.0.1:1\"]\norigins = [\"127.0.0.1:1\"]\nmax_requests = 5\n{}", SITE.replace("[[site", "max_compressions = 5\nmaxconn = 5\n[[site")),
+            format!("[pool.app]\nservers = [\"127.0.0.1:1\"]\norigins = [\"127.0.0.1:1\"]\nmax_fills = 5\n{}", SITE.replace("[[site", "max_compressions = 5\nmaxconn = 5\n[[site")),
             &[
                 "bad.toml:2:1: unknown key \"servers\" in [pool.app]",
                 "= hint: it is called \"origins\" here",
-                "bad.toml:4:1: unknown key \"max_requests\" in [pool.app]",
-                "= hint: \"max_requests\" belongs in a site, [site.NAME]",
+                "bad.toml:4:1: unknown key \"max_fills\" in [pool.app]",
+                "= hint: \"max_fills\" belongs in [limits]",
                 "bad.toml:7:1: unknown key \"max_compressions\" in [site.shop]",
                 "= hint: \"max_compressions\" belongs in [limits]",
                 "bad.toml:8:1: unknown key \"maxconn\" in [site.shop]",

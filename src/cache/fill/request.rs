@@ -90,6 +90,7 @@ impl FillRequest {
                 host: route.rewrite.as_ref().and_then(|rewrite| rewrite.host.clone()),
                 fields,
                 pool,
+                site: request.matched.site.name.clone(),
                 hash: request.snapshot.pools.hash(pool, view),
                 upgrade: None,
                 takes_trailers: false,

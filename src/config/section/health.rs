@@ -9,7 +9,13 @@ use crate::config::read::{FromToml, StatusRange, Table, Value};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Health {
     pub probe: Probe,
+    /// What is asked for by name; `None`: what the pool says.
+    pub host: Option<String>,
+    /// Where it is asked; `None`: where requests go.
+    pub port: Option<u16>,
     pub interval: Duration,
+    /// The same while checks say something else than what is taken for true.
+    pub failing_interval: Duration,
     pub timeout: Duration,
     /// Successes in a row that bring an origin up.
     pub rise: u32,
@@ -21,8 +27,10 @@ pub struct Health {
 pub enum Probe {
     /// The connection is accepted.
     Tcp,
-    /// `GET path` is answered with one of the statuses.
-    Http { path: String, host: Option<String>, expect: Vec<StatusRange> },
+    /// `GET path` is answered with one of the statuses, and with a body that has a text.
+    Http { path: String, expect: Vec<StatusRange>, body: Option<String> },
+    /// The health protocol of gRPC says that a service is served.
+    Grpc { service: String },
 }
 
 /// When an origin is ejected for what requests to it come to.
@@ -57,6 +65,11 @@ impl Default for Passive {
 pub struct Share(u16);
 
 impl Share {
+    /// What Envoy has as an overprovisioning factor of 1.4.
+    pub(super) const OVERFLOW_AT: Self = Share(700);
+    /// Of a pool's requests that are sent again.
+    pub(super) const RETRIES: Self = Share(200);
+
     pub fn of_one(self) -> f64 {
         f64::from(self.0) / 1000.0
     }
@@ -97,36 +110,77 @@ impl FromToml for Times {
     }
 }
 
-pub(super) fn read_health(mut table: Table) -> Health {
+/// `speaks_h2`: the pool may speak HTTP/2, as gRPC needs.
+pub(super) fn read_health(mut table: Table, speaks_h2: bool) -> Health {
     let errors = table.errors;
     let seconds = Duration::from_secs;
-    let mut health = Health { probe: Probe::Tcp, interval: seconds(5), timeout: seconds(2), rise: 2, fall: 3 };
-    let path: Option<At<String>> = table.get("path");
-    let host = table.host("host");
-    let mut expect = table.plain_list("expect");
-    if let Some(At { value: path, place }) = path {
-        if !path.starts_with('/') || !path.bytes().all(|b| b.is_ascii_graphic()) {
-            errors.error(place, "path of a health check must begin with \"/\" and be visible ASCII");
-        } else if path.contains('#') || path.parse::<http::uri::PathAndQuery>().is_err() {
-            errors.error(place, format!("path in {}: {path:?} is not a path that can be asked for", table.name));
-        }
-        if expect.is_empty() {
-            expect.push(StatusRange { first: 200, last: 399 });
-        }
-        health.probe = Probe::Http { path, host, expect };
-    } else {
-        for key in ["host", "expect"].into_iter().filter(|key| !table.lacks(key) && !table.has("path")) {
-            let hint = "add path = \"/healthz\"";
-            errors.error_with_hint(table.place_of(key), "this has no effect on a TCP check", hint);
-        }
+    let mut interval = seconds(5);
+    let is_long = |interval: &Duration| *interval >= SHORTEST;
+    table.set_if("interval", &mut interval, is_long, "must be at least 10ms");
+    let mut health = Health {
+        probe: Probe::Tcp,
+        host: table.host("host"),
+        port: None,
+        interval,
+        failing_interval: (interval / 5).max(SHORTEST),
+        timeout: seconds(2),
+        rise: 2,
+        fall: 3,
+    };
+    table.set_if("failing_interval", &mut health.failing_interval, is_long, "must be at least 10ms");
+    let mut port = 0;
+    table.set_within("port", &mut port, 1..=u16::MAX);
+    health.port = Some(port).filter(|port| *port > 0);
+    health.probe = read_probe(&mut table, speaks_h2);
+    if health.probe == Probe::Tcp && health.host.is_some() {
+        errors.error_with_hint(table.place_of("host"), "this has no effect on a TCP check", "add path = \"/healthz\"");
     }
-    let is_long = |interval: &Duration| *interval >= Duration::from_millis(10);
-    table.set_if("interval", &mut health.interval, is_long, "must be at least 10ms");
     table.set_positive("timeout", &mut health.timeout);
     table.set_within("rise", &mut health.rise, 1..=100);
     table.set_within("fall", &mut health.fall, 1..=100);
     table.finish();
     health
+}
+
+/// No check comes sooner after another.
+const SHORTEST: Duration = Duration::from_millis(10);
+
+fn read_probe(table: &mut Table, speaks_h2: bool) -> Probe {
+    let errors = table.errors;
+    let path: Option<At<String>> = table.get("path");
+    let grpc: Option<At<String>> = table.get("grpc");
+    let mut expect = table.plain_list("expect");
+    let body = table.value::<String>("body");
+    if let (None, false) = (&path, table.has("path")) {
+        for key in ["expect", "body"].into_iter().filter(|key| !table.lacks(key)) {
+            errors.error_with_hint(table.place_of(key), "this has no effect without a path", "add path = \"/healthz\"");
+        }
+    }
+    match (path, grpc) {
+        (Some(_), Some(grpc)) => {
+            errors.error(grpc.place, "a check is by \"path\" or by \"grpc\", not by both");
+            Probe::Tcp
+        }
+        (Some(At { value: path, place }), None) => {
+            if !path.starts_with('/') || !path.bytes().all(|b| b.is_ascii_graphic()) {
+                errors.error(place, "path of a health check must begin with \"/\" and be visible ASCII");
+            } else if path.contains('#') || path.parse::<http::uri::PathAndQuery>().is_err() {
+                errors.error(place, format!("path in {}: {path:?} is not a path that can be asked for", table.name));
+            }
+            if expect.is_empty() {
+                expect.push(StatusRange { first: 200, last: 399 });
+            }
+            Probe::Http { path, expect, body }
+        }
+        (None, Some(At { value: service, place })) => {
+            if !speaks_h2 {
+                let hint = "add protocol = \"h2\" to the pool, or \"auto\" with tls = true";
+                errors.error_with_hint(place, "gRPC is HTTP/2, and the pool speaks HTTP/1.1", hint);
+            }
+            Probe::Grpc { service }
+        }
+        (None, None) => Probe::Tcp,
+    }
 }
 
 /// On unless it is `false`.

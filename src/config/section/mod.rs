@@ -23,6 +23,7 @@ pub(crate) mod log;
 pub(crate) mod memory;
 pub(crate) mod node;
 pub(crate) mod pool;
+pub(crate) mod retry;
 pub(crate) mod rewrite;
 pub(crate) mod route;
 pub(crate) mod sets;

@@ -16,7 +16,21 @@ use crate::spelling::did_you_mean;
 
 use super::certificate;
 use super::files::Files;
-use super::health::{self, Health, Passive, Times};
+use super::health::{self, Health, Passive, Share, Times};
+use super::retry::{self, Budget, RetryOn};
+
+/// Who waits where all origins have as many requests as they may.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Queue {
+    pub max: usize,
+    pub timeout: Duration,
+}
+
+impl Default for Queue {
+    fn default() -> Self {
+        Queue { max: 1000, timeout: Duration::from_secs(5) }
+    }
+}
 
 /// Index of a pool in the configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -34,6 +48,8 @@ pub struct Pool {
     pub fallback: Option<PoolId>,
     /// How many more origins a request may try after the first one failed.
     pub retries: u32,
+    pub retry_on: RetryOn,
+    pub retry_budget: Budget,
     pub timeouts: PoolTimeouts,
     pub protocol: OriginProtocol,
     pub tls: Option<OriginTls>,
@@ -42,8 +58,19 @@ pub struct Pool {
     pub resolve_interval: Duration,
     pub health: Option<Health>,
     pub passive: Option<Passive>,
+    /// How many requests each origin may have at one time.
+    pub max_requests: Option<u32>,
+    pub queue: Queue,
     /// What comes in, or back, has its whole weight only after so long.
     pub slow_start: Option<Duration>,
+    /// Where this node is: those of its region come first.
+    pub own_region: Option<Arc<str>>,
+    /// How much of a level must be well for all requests to go there.
+    pub overflow_at: Share,
+    /// Below which part of it all of its origins are asked, well or not, where no other level helps.
+    pub panic_at: Option<Share>,
+    /// How long what has come back must last before it counts.
+    pub failback_after: Duration,
     /// The origin is a directory of this machine: `files` of routes.
     pub files: Option<Files>,
 }
@@ -54,7 +81,8 @@ impl Pool {
         let root = files.root.display();
         let name = if number == 0 { format!("files:{root}") } else { format!("files:{root}#{number}") };
         let nowhere = Endpoint::Address(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)));
-        let origin = Origin { address: root.to_string().into(), endpoint: nowhere, weight: 1 };
+        let address = root.to_string().into();
+        let origin = Origin { address, endpoint: nowhere, weight: 1, priority: 1, region: None, max_requests: None };
         Pool { origins: vec![origin], files: Some(files), retries: 0, passive: None, ..Pool::named(&name) }
     }
 
@@ -68,6 +96,8 @@ impl Pool {
             origins: Vec::new(),
             fallback: None,
             retries: 1,
+            retry_on: RetryOn::default(),
+            retry_budget: Budget::default(),
             timeouts: PoolTimeouts::default(),
             protocol: OriginProtocol::H1,
             tls: None,
@@ -75,7 +105,13 @@ impl Pool {
             resolve_interval: Duration::from_secs(30),
             health: None,
             passive: Some(Passive::default()),
+            max_requests: None,
+            queue: Queue::default(),
             slow_start: None,
+            own_region: None,
+            overflow_at: Share::OVERFLOW_AT,
+            panic_at: None,
+            failback_after: Duration::from_secs(10),
             files: None,
         }
     }
@@ -87,6 +123,12 @@ pub struct Origin {
     pub address: Arc<str>,
     pub endpoint: Endpoint,
     pub weight: u16,
+    /// Those of a lower number come first, from 1 on.
+    pub priority: u16,
+    /// Where it is.
+    pub region: Option<Arc<str>>,
+    /// How many requests it may have at one time; `None`: as the pool says.
+    pub max_requests: Option<u32>,
 }
 
 /// Where an origin is: known now, or to be resolved again and again.
@@ -230,8 +272,13 @@ impl PoolNames {
     }
 }
 
-/// Replaces the names of fallbacks by the pools.
-pub(crate) fn link(sections: Vec<PoolSection>, names: &PoolNames, errors: &Diagnostics) -> Vec<Arc<Pool>> {
+/// Replaces the names of fallbacks by the pools; `region`: where the node is.
+pub(crate) fn link(
+    sections: Vec<PoolSection>,
+    names: &PoolNames,
+    region: Option<&str>,
+    errors: &Diagnostics,
+) -> Vec<Arc<Pool>> {
     let find = |section: &PoolSection| section.fallback.as_ref().and_then(|name| names.find(name, errors));
     let fallbacks: Vec<Option<PoolId>> = sections.iter().map(find).collect();
     let link = |(i, PoolSection { name, pool, fallback }): (usize, PoolSection)| {
@@ -239,7 +286,7 @@ pub(crate) fn link(sections: Vec<PoolSection>, names: &PoolNames, errors: &Diagn
         if let Some(at) = fallback.filter(|_| chain.into_iter().any(|at| at.0 == i)) {
             errors.error(at.place, format!("the fallback of pool {:?} leads back to itself", name.value));
         }
-        Arc::new(Pool { fallback: fallbacks[i], ..pool })
+        Arc::new(Pool { fallback: fallbacks[i], own_region: region.map(Arc::from), ..pool })
     };
     let mut pools: Vec<Arc<Pool>> = sections.into_iter().enumerate().map(link).collect();
     let files = names.files.borrow();
@@ -268,6 +315,7 @@ pub(crate) fn read(name: At<String>, mut table: Table) -> PoolSection {
         errors.error_with_hint(table.place_of("max_load"), "\"max_load\" has no effect here", "add balance = \"hash\"");
     }
     table.set("retries", &mut pool.retries);
+    (pool.retry_on, pool.retry_budget) = retry::read(&mut table, &name.value);
     table.set_positive("connect_timeout", &mut pool.timeouts.connect);
     table.set_positive("read_timeout", &mut pool.timeouts.read);
     table.set_positive("write_timeout", &mut pool.timeouts.write);
@@ -287,12 +335,35 @@ pub(crate) fn read(name: At<String>, mut table: Table) -> PoolSection {
     let is_long = |interval: &Duration| *interval >= Duration::from_secs(1);
     table.set_if("resolve_interval", &mut pool.resolve_interval, is_long, "must be at least 1s");
     let health = format!("[pool.{}.health]", name.value);
-    pool.health = table.table("health", &health, "health = { path = \"/healthz\" }").map(health::read_health);
+    let health = table.table("health", &health, "health = { path = \"/healthz\" }");
+    pool.health = health.map(|table| health::read_health(table, pool.protocol != OriginProtocol::H1));
     pool.passive = health::read_passive(&mut table, &name.value);
+    pool.max_requests = read_max_requests(&mut table);
+    let queue = format!("[pool.{}.queue]", name.value);
+    let place = table.place_of("queue");
+    if let Some(mut queue) = table.table("queue", &queue, "queue = { max = 1000, timeout = \"5s\" }") {
+        queue.set_within("max", &mut pool.queue.max, 0..=1_000_000);
+        queue.set_positive("timeout", &mut pool.queue.timeout);
+        queue.finish();
+        if pool.max_requests.is_none() && pool.origins.iter().all(|origin| origin.max_requests.is_none()) {
+            let hint = "add max_requests = 100: how many requests each origin may have";
+            errors.error_with_hint(place, "\"queue\" has no effect here", hint);
+        }
+    }
     pool.slow_start = table.positive("slow_start");
+    table.set("overflow_at", &mut pool.overflow_at);
+    pool.panic_at = table.value("panic_at");
+    table.set("failback_after", &mut pool.failback_after);
     let fallback = table.get("fallback");
     table.finish();
     PoolSection { name, pool, fallback }
+}
+
+/// Of an origin, or of each of a pool.
+fn read_max_requests(table: &mut Table) -> Option<u32> {
+    let mut most = 0;
+    table.set_within("max_requests", &mut most, 1..=1_000_000);
+    Some(most).filter(|most| *most > 0)
 }
 
 fn read_origins(table: &mut Table, default_port: u16) -> Vec<Origin> {
@@ -304,12 +375,15 @@ fn read_origins(table: &mut Table, default_port: u16) -> Vec<Origin> {
     let mut places = HashMap::new();
     let mut origins = Vec::new();
     for value in table.items("origins") {
-        let mut weight = 1;
+        let (mut weight, mut priority, mut region, mut max_requests) = (1, 1, None, None);
         let address = match (value.str(), Table::of(value, &format!("an origin of {pool}"), errors)) {
             (Some(text), _) => Some(At { value: text.to_owned(), place: value.place }),
             (None, Some(mut table)) => {
                 let address = table.require("address");
                 table.set_within("weight", &mut weight, 1..=1000);
+                table.set_within("priority", &mut priority, 1..=100);
+                max_requests = read_max_requests(&mut table);
+                region = table.value::<String>("region").map(Arc::from);
                 table.finish();
                 address
             }
@@ -327,7 +401,9 @@ fn read_origins(table: &mut Table, default_port: u16) -> Vec<Origin> {
             errors.again(place, format!("origin {address:?} is given twice"), first);
         }
         match parse_endpoint(&address, default_port) {
-            Ok(endpoint) => origins.push(Origin { address: address.into(), endpoint, weight }),
+            Ok(endpoint) => {
+                origins.push(Origin { address: address.into(), endpoint, weight, priority, region, max_requests })
+            }
             Err((message, hint)) => errors.error_with_hint(place, message, hint),
         }
     }

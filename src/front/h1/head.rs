@@ -299,6 +299,7 @@ mod tests {
             host: None,
             fields,
             pool: PoolId(0),
+            site: "shop".into(),
             hash: 0,
             upgrade: None,
             takes_trailers: view.takes_trailers(),

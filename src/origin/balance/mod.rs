@@ -1,9 +1,9 @@
 //! Which origin takes the next request: pure functions over what is known of the candidates.
 
+mod candidates;
 mod hash;
 mod least_conn;
 pub(super) mod p2c;
-mod random;
 pub(crate) mod rendezvous;
 mod round_robin;
 #[cfg(test)]
@@ -11,21 +11,11 @@ mod simulation;
 
 use std::time::Duration;
 
+use parking_lot::Mutex;
+
 use crate::config::model::Balance;
 
-/// What a balancer knows of an origin.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) struct Candidate {
-    /// Its place in the pool.
-    pub index: usize,
-    /// Hash of its address: the same on every node and wherever it stands in the list.
-    pub identity: u64,
-    pub weight: u32,
-    /// Requests it is working on.
-    pub active: u32,
-    /// Milliseconds that it took for a request of late ([`p2c::Latency`]).
-    pub latency: f64,
-}
+pub(crate) use candidates::{Candidate, Candidates, Live};
 
 /// The weight of an origin that takes requests for `up_for` milliseconds: it comes to the whole of it in `slow_start`, evenly, from
 /// a tenth on. In hundredths where there is a slow start.
@@ -35,56 +25,72 @@ pub(crate) fn weight_of(weight: u16, slow_start: Option<Duration>, up_for: u64) 
     u32::from(weight) * part.clamp(10, 100) as u32
 }
 
-/// Picks among the candidates that can serve now. `None` only if there are none.
+/// Picks among the candidates that can serve now; gives its place in the pool. `None` only if there are none.
 ///
-/// `turns` is what is remembered from pick to pick, one entry an origin of the pool; `random` a fresh random number; `key` the hash
-/// of what the request is told apart by; `max_load` is for [`Balance::Hash`].
+/// `live` tells of the origin at a place in the pool how it is now; `turns` is what is remembered from pick to pick, one entry an
+/// origin; `random` a fresh random number; `key` the hash of what the request is told apart by; `max_load` is for [`Balance::Hash`].
 pub(crate) fn balance(
     (policy, max_load): (Balance, Option<f64>),
-    candidates: &[Candidate],
-    turns: &mut [i64],
+    candidates: &Candidates,
+    live: impl Fn(usize) -> Live,
+    turns: &Mutex<Vec<i64>>,
     random: u64,
     key: u64,
 ) -> Option<usize> {
     match policy {
-        Balance::RoundRobin => round_robin::pick(candidates, turns),
-        Balance::LeastConn => least_conn::pick(candidates, turns),
-        Balance::Random => random::pick(candidates, random),
-        Balance::P2c => p2c::pick(candidates, random),
-        Balance::Hash => hash::pick(candidates, key, max_load),
+        Balance::RoundRobin => round_robin::pick(candidates.iter(), &mut turns.lock()),
+        Balance::LeastConn => least_conn::pick(candidates, live, &mut turns.lock()),
+        Balance::Random => candidates.draw(random).map(|place| candidates.get(place).index),
+        Balance::P2c => p2c::pick(candidates, live, random),
+        Balance::Hash => hash::pick(candidates, live, key, max_load),
     }
 }
 
 #[cfg(test)]
 mod testing {
-    use super::Candidate;
     use super::rendezvous::mix;
+    use super::{Candidate, Candidates, Live};
+
+    /// Origins and how they are.
+    pub(super) struct Pool {
+        pub candidates: Candidates,
+        pub live: Vec<Live>,
+    }
+
+    impl Pool {
+        pub(super) fn live(&self) -> impl Fn(usize) -> Live + '_ {
+            |index| self.live[index]
+        }
+    }
 
     /// By weights and active requests.
-    pub(super) fn candidates(weights_and_active: &[(u32, u32)]) -> Vec<Candidate> {
-        let candidates = weights_and_active.iter().enumerate().map(|(index, &(weight, active))| {
-            let identity = mix(index as u64 + 1);
-            Candidate { index, identity, weight, active, latency: 0.0 }
-        });
-        candidates.collect()
+    pub(super) fn pool(weights_and_active: &[(u32, u32)]) -> Pool {
+        let candidate = |(index, (weight, _)): (usize, &(u32, u32))| Candidate {
+            index,
+            identity: mix(index as u64 + 1),
+            weight: *weight,
+        };
+        let live = weights_and_active.iter().map(|(_, active)| Live { active: *active, latency: 0.0 }).collect();
+        Pool { candidates: weights_and_active.iter().enumerate().map(candidate).collect(), live }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::rendezvous::mix;
-    use super::testing::candidates;
+    use super::testing::pool;
     use super::*;
 
     const ALL: [Balance; 5] = [Balance::RoundRobin, Balance::LeastConn, Balance::Random, Balance::P2c, Balance::Hash];
 
     #[test]
     fn shares_follow_the_weights() {
-        let three = candidates(&[(1, 0), (3, 0), (4, 0)]);
+        let three = pool(&[(1, 0), (3, 0), (4, 0)]);
         for policy in [Balance::RoundRobin, Balance::Random, Balance::Hash] {
-            let (mut turns, mut shares) = ([0; 3], [0_u32; 3]);
+            let (turns, mut shares) = (Mutex::new(vec![0; 3]), [0_u32; 3]);
             for number in 0..100_000 {
-                let picked = balance((policy, None), &three, &mut turns, mix(number), mix(number + 1_000_000)).unwrap();
+                let (random, key) = (mix(number), mix(number + 1_000_000));
+                let picked = balance((policy, None), &three.candidates, three.live(), &turns, random, key).unwrap();
                 shares[picked] += 1;
             }
             for (share, weight) in shares.iter().zip([1, 3, 4]) {
@@ -108,8 +114,11 @@ mod tests {
     fn no_candidates_no_origin() {
         for policy in ALL {
             for max_load in [None, Some(1.25)] {
-                assert_eq!(balance((policy, max_load), &[], &mut [], 1, 1), None);
-                assert_eq!(balance((policy, max_load), &candidates(&[(1, 5)]), &mut [0], 1, 1), Some(0));
+                let pick = |of: &[(u32, u32)]| {
+                    let pool = pool(of);
+                    balance((policy, max_load), &pool.candidates, pool.live(), &Mutex::new(vec![0]), 1, 1)
+                };
+                assert_eq!((pick(&[]), pick(&[(1, 5)])), (None, Some(0)));
             }
         }
     }

@@ -2,20 +2,16 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::Candidate;
-use super::random::ticket;
+use super::{Candidate, Candidates, Live};
 
 /// Chooses two by weight and takes the one that will be done sooner (Mitzenmacher 2001): what it takes for a request, times those
 /// that it has. Two of all suffice for an origin that is slow to get next to nothing, and nobody runs to the fastest all at once.
-pub(super) fn pick(candidates: &[Candidate], random: u64) -> Option<usize> {
-    let one = ticket(candidates, random >> 32)?;
-    // Another one, by its weight among the others.
-    let others: smallvec::SmallVec<[Candidate; 8]> =
-        candidates.iter().enumerate().filter(|(at, _)| *at != one).map(|(_, candidate)| *candidate).collect();
-    let one = &candidates[one];
-    let Some(other) = ticket(&others, random & u64::from(u32::MAX)).map(|at| &others[at]) else {
-        return Some(one.index);
-    };
+pub(super) fn pick(candidates: &Candidates, live: impl Fn(usize) -> Live, random: u64) -> Option<usize> {
+    let one = candidates.draw(random >> 32)?;
+    let other = candidates.draw_another(random & u64::from(u32::MAX), one).map(|other| candidates.get(other));
+    let one = candidates.get(one);
+    let Some(other) = other else { return Some(one.index) };
+    let cost = |candidate: &Candidate| cost(live(candidate.index), candidate.weight);
     // Of two that are about alike the first: by chance, and by weight. Else the quicker by a hair would have everything.
     Some(if cost(one) <= cost(other) * ALIKE { one.index } else { other.index })
 }
@@ -26,8 +22,8 @@ const ALIKE: f64 = 1.5;
 const SHORTEST: f64 = 1.0;
 
 /// Of one more request.
-fn cost(candidate: &Candidate) -> f64 {
-    candidate.latency.max(SHORTEST) * (f64::from(candidate.active) + 1.0) / f64::from(candidate.weight)
+fn cost(live: Live, weight: u32) -> f64 {
+    live.latency.max(SHORTEST) * (f64::from(live.active) + 1.0) / f64::from(weight)
 }
 
 /// What an origin takes for a request: the mean of late, in which what is longer than it counts at once, and what is shorter by and
@@ -64,7 +60,7 @@ impl Latency {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::candidates;
+    use super::super::testing::pool;
     use super::*;
 
     #[test]
@@ -77,20 +73,26 @@ mod tests {
             ([0.0, 20.0], [9, 0], [1, 1], 0),
             ([0.0, 0.9], [1, 9], [1, 1], 0),
         ] {
-            let mut two = candidates(&[(weights[0], active[0]), (weights[1], active[1])]);
-            (two[0].latency, two[1].latency) = (latencies[0], latencies[1]);
+            let mut two = pool(&[(weights[0], active[0]), (weights[1], active[1])]);
+            (two.live[0].latency, two.live[1].latency) = (latencies[0], latencies[1]);
             for random in [0, 1, 1 << 32, u64::MAX] {
-                assert_eq!(pick(&two, random), Some(expected), "{latencies:?} {active:?} {weights:?}");
+                assert_eq!(
+                    pick(&two.candidates, two.live(), random),
+                    Some(expected),
+                    "{latencies:?} {active:?} {weights:?}"
+                );
             }
         }
-        assert_eq!(pick(&candidates(&[(1, 0)]), 7), Some(0));
+        let one = pool(&[(1, 0)]);
+        assert_eq!(pick(&one.candidates, one.live(), 7), Some(0));
     }
 
     #[test]
     fn who_is_about_as_quick_as_the_other_gets_about_as_much() {
-        let mut two = candidates(&[(1, 0), (1, 0)]);
-        (two[0].latency, two[1].latency) = (10.0, 13.0);
-        let first = (0..1000).filter(|number| pick(&two, super::super::rendezvous::mix(*number)) == Some(0)).count();
+        let mut two = pool(&[(1, 0), (1, 0)]);
+        (two.live[0].latency, two.live[1].latency) = (10.0, 13.0);
+        let draw = |number: &u64| pick(&two.candidates, two.live(), super::super::rendezvous::mix(*number)) == Some(0);
+        let first = (0..1000).filter(draw).count();
         assert!((400..600).contains(&first), "{first}");
     }
 

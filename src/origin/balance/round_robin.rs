@@ -4,8 +4,8 @@ use super::Candidate;
 
 /// Spreads the turns of heavy origins evenly instead of bunching them (nginx's algorithm, 2012): each gets its weight added, the
 /// richest serves and pays the sum of all. `turns`: what each origin of the pool has.
-pub(super) fn pick(candidates: &[Candidate], turns: &mut [i64]) -> Option<usize> {
-    let total: i64 = candidates.iter().map(|candidate| i64::from(candidate.weight)).sum();
+pub(super) fn pick<'c>(candidates: impl Iterator<Item = &'c Candidate> + Clone, turns: &mut [i64]) -> Option<usize> {
+    let total: i64 = candidates.clone().map(|candidate| i64::from(candidate.weight)).sum();
     let mut best: Option<usize> = None;
     for candidate in candidates {
         let turn = turns.get_mut(candidate.index)?;
@@ -20,7 +20,7 @@ pub(super) fn pick(candidates: &[Candidate], turns: &mut [i64]) -> Option<usize>
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::candidates;
+    use super::super::testing::pool;
     use super::*;
 
     #[test]
@@ -31,9 +31,9 @@ mod tests {
             (&[(1, 0), (2, 0)], &[1, 0, 1]),
             (&[(3, 0)], &[0, 0, 0]),
         ] {
-            let candidates = candidates(weights);
+            let pool = pool(weights);
             let mut turns = vec![0; weights.len()];
-            let order: Vec<usize> = expected.iter().filter_map(|_| pick(&candidates, &mut turns)).collect();
+            let order: Vec<usize> = expected.iter().filter_map(|_| pick(pool.candidates.iter(), &mut turns)).collect();
             assert_eq!(order, expected, "{weights:?}");
             assert!(turns.iter().all(|turn| *turn == 0), "{weights:?}: after a round it begins anew");
         }

@@ -3,7 +3,7 @@
 use std::collections::BinaryHeap;
 
 use super::p2c::Latency;
-use super::testing::candidates;
+use super::testing::pool;
 use super::*;
 
 /// Requests that come at random, and origins that take so many milliseconds for one, exponentially distributed. Gives the times of
@@ -16,9 +16,9 @@ fn run(
     key: impl Fn(&mut fastrand::Rng) -> u64,
 ) -> Run {
     let mut random = fastrand::Rng::with_seed(17);
-    let mut pool = candidates(&vec![(1, 0); takes.len()]);
+    let mut pool = pool(&vec![(1, 0); takes.len()]);
     let latencies: Vec<Latency> = takes.iter().map(|_| Latency::default()).collect();
-    let mut turns = vec![0; takes.len()];
+    let turns = Mutex::new(vec![0; takes.len()]);
     let (mut now, mut times, mut shares) = (0.0_f64, Vec::new(), vec![0; takes.len()]);
     let mut most_active = vec![0; takes.len()];
     // What runs, by when it is over: microseconds, negative, since the heap gives the greatest first.
@@ -29,16 +29,17 @@ fn run(
             running.peek().copied().filter(|(over, ..)| (-over) as f64 <= now * 1000.0)
         {
             running.pop();
-            pool[index].active -= 1;
+            pool.live[index].active -= 1;
             latencies[index].note(took as f64 / 1000.0, (-over) as u64 / 1000);
         }
-        for (candidate, latency) in pool.iter_mut().zip(&latencies) {
-            candidate.latency = latency.of_late(now as u64);
+        for (live, latency) in pool.live.iter_mut().zip(&latencies) {
+            live.latency = latency.of_late(now as u64);
         }
-        let index = balance(policy, &pool, &mut turns, random.u64(..), key(&mut random)).unwrap();
+        let (number, key) = (random.u64(..), key(&mut random));
+        let index = balance(policy, &pool.candidates, pool.live(), &turns, number, key).unwrap();
         let took = -random.f64().ln() * takes[index];
-        pool[index].active += 1;
-        most_active[index] = most_active[index].max(pool[index].active);
+        pool.live[index].active += 1;
+        most_active[index] = most_active[index].max(pool.live[index].active);
         running.push((-((now + took) * 1000.0) as i64, index, (took * 1000.0) as u64));
         times.push(took);
         shares[index] += 1;

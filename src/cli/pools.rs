@@ -1,0 +1,139 @@
+//! `seawall pools`: how origins stand, and what is ordered of them.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::admin_client::AdminArgs;
+use super::{counted, lasting, list, text};
+
+/// How often the table is shown anew.
+const EVERY: Duration = Duration::from_secs(1);
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    order: Option<Order>,
+    /// Show the table anew each second, until Ctrl-C.
+    #[arg(long)]
+    watch: bool,
+    /// Print the API's answer as it is.
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    admin: AdminArgs,
+}
+
+#[derive(clap::Subcommand)]
+enum Order {
+    /// Give an origin no new requests, until it is enabled; also after a restart.
+    Drain { pool: String, origin: String },
+    /// Give it requests again.
+    Enable { pool: String, origin: String },
+    /// Give it another weight than the configured one, from 1 to 1000; without a number the configured one counts again.
+    Weight { pool: String, origin: String, weight: Option<u16> },
+}
+
+pub(crate) fn execute(args: &Args) -> super::Result {
+    if let Some(order) = &args.order {
+        return give(order, &args.admin);
+    }
+    loop {
+        let pools = args.admin.get("/v1/pools")?;
+        match (args.json, args.watch) {
+            (true, _) => println!("{pools}"),
+            (false, true) => print!("\x1b[H\x1b[2J{}", render(&pools)),
+            (false, false) => print!("{}", render(&pools)),
+        }
+        if !args.watch {
+            return Ok(());
+        }
+        pause();
+    }
+}
+
+#[allow(clippy::disallowed_methods, reason = "a command has no worker that it could block")]
+fn pause() {
+    std::thread::sleep(EVERY);
+}
+
+fn give(order: &Order, admin: &AdminArgs) -> super::Result {
+    let (Order::Drain { pool, origin } | Order::Enable { pool, origin } | Order::Weight { pool, origin, .. }) = order;
+    let (what, body) = match order {
+        Order::Drain { .. } => ("drain", Value::Null),
+        Order::Enable { .. } => ("enable", Value::Null),
+        Order::Weight { weight, .. } => ("weight", json!({ "weight": weight })),
+    };
+    let escaped = |name: &str| form_urlencoded::byte_serialize(name.as_bytes()).collect::<String>();
+    let answer = admin.post(&format!("/v1/pools/{}/origins/{}/{what}", escaped(pool), escaped(origin)), &body)?;
+    let weight = answer["weight"].as_u64().map(|weight| format!(", weight {weight}")).unwrap_or_default();
+    let active = counted(&answer["active"], "active request");
+    println!("{origin} of {pool}: {}{weight}, {active}", text(&answer["status"]));
+    if answer["durable"] != true {
+        println!("a restart forgets it: it could not be written, or there is no state_dir in [node]");
+    }
+    Ok(())
+}
+
+/// A table for a person to read.
+pub(super) fn render(pools: &Value) -> String {
+    let mut out = String::new();
+    for pool in list(&pools["pools"]) {
+        out += &format!("pool     {} ({})\n", text(&pool["name"]), text(&pool["balance"]));
+        let levels: Vec<&Value> = list(&pool["levels"]).collect();
+        for level in levels.iter().filter(|level| levels.len() > 1 || level["panic"] == true) {
+            out += &render_level(level);
+        }
+        if pool["queue"].is_object() {
+            let queue = &pool["queue"];
+            out += &format!("           {} of {} that may wait for room\n", queue["waiting"], queue["max"]);
+        }
+        for origin in list(&pool["origins"]) {
+            out += &render_origin(origin);
+        }
+    }
+    out
+}
+
+/// A priority in a region, where there are several.
+fn render_level(level: &Value) -> String {
+    let percent = |value: &Value| (value.as_f64().unwrap_or(0.0) * 100.0).round();
+    let region = level["region"].as_str().map(|region| format!(" in {region}")).unwrap_or_default();
+    let panic = if level["panic"] == true { ", PANIC: all its origins are asked" } else { "" };
+    let (health, share) = (percent(&level["health"]), percent(&level["share"]));
+    format!("           priority {}{region}: {health} % well, {share} % of the requests{panic}\n", level["priority"])
+}
+
+fn render_origin(origin: &Value) -> String {
+    let why = origin["reason"].as_str().filter(|_| origin["status"] != "up").or(origin["last_error"].as_str());
+    let error = why.map(|error| format!(" ({error})")).unwrap_or_default();
+    let weight = origin["weight"].as_u64().filter(|weight| *weight != 1);
+    let weight = weight.map(|weight| format!(", weight {weight}")).unwrap_or_default();
+    format!(
+        "           {:<24} {:<14} {} active, {}, {}{weight}{error}\n",
+        text(&origin["address"]),
+        format!("{} {}", text(&origin["status"]), lasting(&origin["since_s"])),
+        origin["active"],
+        counted(&origin["requests"], "request"),
+        counted(&origin["failures"], "failure"),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn levels_are_shown_where_there_are_several() {
+        let level = |region: &str, health: f64, share: f64, panic: bool| json!({ "priority": 1, "region": region, "health": health, "share": share, "panic": panic });
+        let origin = json!({ "address": "127.0.0.1:1", "status": "ejected", "since_s": 65, "reason": "5 failures", "active": 2, "requests": 9, "failures": 5, "weight": 3 });
+        let of = |levels: Value| json!({ "pools": [{ "name": "app", "balance": "p2c", "levels": levels, "origins": [origin] }] });
+        let two = render(&of(json!([level("eu", 0.35, 0.5, false), level("us", 1.0, 0.5, false)])));
+        assert!(two.contains("priority 1 in eu: 35 % well, 50 % of the requests\n"), "{two}");
+        assert!(two.contains("ejected 1m     2 active, 9 requests, 5 failures, weight 3 (5 failures)"), "{two}");
+        let one = render(&of(json!([level("eu", 1.0, 1.0, false)])));
+        assert!(!one.contains("priority"), "{one}");
+        let panic = render(&of(json!([level("eu", 0.1, 1.0, true)])));
+        assert!(panic.contains("PANIC"), "{panic}");
+    }
+}

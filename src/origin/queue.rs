@@ -1,0 +1,213 @@
+//! Requests that wait until an origin of their pool has room: bounded in number and time, and each site in turn.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+use tokio::time::{Instant, timeout_at};
+
+/// Why a request does not wait, or no longer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum NotServed {
+    Full,
+    TimedOut,
+}
+
+/// Those that wait.
+#[derive(Debug, Default)]
+pub(super) struct Queue {
+    line: Mutex<Line>,
+    /// Those that wait, and those that are called and have not looked yet.
+    waiting: AtomicUsize,
+}
+
+/// Who comes next: the sites in turn, of each the one that came first.
+#[derive(Debug, Default)]
+struct Line {
+    by_site: HashMap<Arc<str>, VecDeque<(u64, oneshot::Sender<()>)>>,
+    turns: VecDeque<Arc<str>>,
+    next_number: u64,
+}
+
+/// A place in the queue, until it is dropped.
+#[derive(Debug)]
+pub(super) struct Place {
+    queue: Arc<Queue>,
+    site: Arc<str>,
+    number: u64,
+    called: Option<oneshot::Receiver<()>>,
+}
+
+impl Queue {
+    /// Whether somebody waits, who is to go first.
+    pub(super) fn is_used(&self) -> bool {
+        self.waiting.load(Ordering::Relaxed) > 0
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.waiting.load(Ordering::Relaxed)
+    }
+
+    /// A place at the end, unless `most` wait already.
+    pub(super) fn join(self: &Arc<Self>, site: &Arc<str>, most: usize) -> Result<Place, NotServed> {
+        let one_more = |waiting: usize| (waiting < most).then_some(waiting + 1);
+        let joined = self.waiting.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more);
+        joined.map_err(|_| NotServed::Full)?;
+        let mut line = self.line.lock();
+        line.next_number += 1;
+        Ok(Place { queue: self.clone(), site: site.clone(), number: line.next_number, called: None })
+    }
+
+    /// Calls the next one: there is room.
+    pub(super) fn call(&self) {
+        if self.is_used() {
+            let mut line = self.line.lock();
+            while line.next().is_some_and(|next| next.send(()).is_err()) {}
+        }
+    }
+}
+
+impl Line {
+    fn next(&mut self) -> Option<oneshot::Sender<()>> {
+        let site = self.turns.pop_front()?;
+        let own = self.by_site.get_mut(&site)?;
+        let next = own.pop_front();
+        match own.is_empty() {
+            true => _ = self.by_site.remove(&site),
+            false => self.turns.push_back(site),
+        }
+        next.map(|(_, sender)| sender)
+    }
+
+    fn enter(&mut self, site: &Arc<str>, number: u64, sender: oneshot::Sender<()>) {
+        let own = self.by_site.entry(site.clone()).or_default();
+        if own.is_empty() {
+            self.turns.push_back(site.clone());
+        }
+        // In the order in which they came, also who was called and found nothing.
+        let at = own.partition_point(|(other, _)| *other < number);
+        own.insert(at, (number, sender));
+    }
+
+    fn leave(&mut self, site: &Arc<str>, number: u64) {
+        let Some(own) = self.by_site.get_mut(site) else { return };
+        if let Ok(at) = own.binary_search_by_key(&number, |(other, _)| *other) {
+            own.remove(at);
+        }
+        if own.is_empty() {
+            self.by_site.remove(site);
+            self.turns.retain(|other| other != site);
+        }
+    }
+}
+
+impl Place {
+    /// Has itself called when there is room. Look after this: what became free before calls nobody.
+    pub(super) fn enter(&mut self) {
+        let (sender, called) = oneshot::channel();
+        self.called = Some(called);
+        self.queue.line.lock().enter(&self.site, self.number, sender);
+    }
+
+    /// Waits until it is called, to look whether there is room.
+    pub(super) async fn called(&mut self, deadline: Instant) -> Result<(), NotServed> {
+        let Some(called) = &mut self.called else { return Err(NotServed::TimedOut) }; // it has not entered
+        match timeout_at(deadline, called).await {
+            Ok(Ok(())) => {
+                self.called = None;
+                Ok(())
+            }
+            _ => Err(NotServed::TimedOut),
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.queue.waiting.fetch_sub(1, Ordering::Relaxed);
+        self.queue.line.lock().leave(&self.site, self.number);
+        // It was called, and has not looked: that is for the next one.
+        if self.called.take().is_some_and(|mut called| called.try_recv().is_ok()) {
+            self.queue.call();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn soon() -> Instant {
+        Instant::now() + Duration::from_millis(20)
+    }
+
+    fn later() -> Instant {
+        Instant::now() + Duration::from_secs(60)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn sites_take_turns_and_of_each_the_first_goes_first() {
+        let queue = Arc::new(Queue::default());
+        let order = Arc::new(Mutex::new(Vec::new()));
+        let mut waiters = Vec::new();
+        for (number, site) in ["busy", "busy", "busy", "small", "busy"].into_iter().enumerate() {
+            let (mut place, order) = (queue.join(&site.into(), 10).unwrap(), order.clone());
+            waiters.push(tokio::spawn(async move {
+                place.enter();
+                place.called(later()).await.unwrap();
+                order.lock().push(number);
+            }));
+            tokio::task::yield_now().await;
+        }
+        for _ in 0..5 {
+            queue.call();
+            tokio::task::yield_now().await;
+            tokio::task::yield_now().await;
+        }
+        for waiter in waiters {
+            waiter.await.unwrap();
+        }
+        assert_eq!(*order.lock(), [0, 3, 1, 2, 4]);
+        assert!(!queue.is_used());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_is_bounded_in_number_and_time() {
+        let queue = Arc::new(Queue::default());
+        let mut places: Vec<Place> = (0..2).map(|_| queue.join(&"a".into(), 2).unwrap()).collect();
+        assert_eq!(queue.join(&"b".into(), 2).unwrap_err(), NotServed::Full);
+        places[0].enter();
+        assert_eq!(places[0].called(soon()).await, Err(NotServed::TimedOut));
+        drop(places);
+        assert!(!queue.is_used() && queue.line.lock().by_site.is_empty() && queue.line.lock().turns.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_is_called_and_does_not_look_lets_the_next_one_go() {
+        let queue = Arc::new(Queue::default());
+        let [mut first, mut second] = [(); 2].map(|()| queue.join(&"a".into(), 2).unwrap());
+        first.enter();
+        second.enter();
+        queue.call();
+        drop(first); // its client is gone
+        assert_eq!(second.called(soon()).await, Ok(()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_found_nothing_goes_before_those_who_came_later() {
+        let queue = Arc::new(Queue::default());
+        let [mut first, mut second] = [(); 2].map(|()| queue.join(&"a".into(), 2).unwrap());
+        first.enter();
+        second.enter();
+        queue.call();
+        first.called(soon()).await.unwrap();
+        first.enter(); // there was no room after all
+        queue.call();
+        assert_eq!(first.called(soon()).await, Ok(()));
+        assert_eq!(second.called(soon()).await, Err(NotServed::TimedOut));
+    }
+}
