@@ -12,6 +12,7 @@ use crate::cache::request::CacheRequest;
 use crate::clock::Timestamp;
 use crate::config::model::{CacheRules, CompressRules, FixedAnswer, Route, Site, TokenRight};
 use crate::node::Node;
+use crate::origin::pick::Choice;
 use crate::plan::{Key, OwnAnswer, PassReason, Plan, Renderer, RequestFacts, keyed_uris, list_that_refuses, plan};
 use crate::request::{Fields, RequestView, Scheme, merge_slashes};
 
@@ -114,6 +115,10 @@ pub(crate) async fn explain(
         "path": matched.route.path.as_str(),
         "pool": snapshot.config.pool(matched.pool).name,
     });
+    let sticky = snapshot.pools.sticky(matched.pool);
+    let origin = sticky.and_then(|sticky| view.fields.find_map(&header::COOKIE, |cookies| sticky.origin_of(cookies)));
+    let choice = Choice { hash: snapshot.pools.hash(matched.pool, &view), origin };
+    answer["goes_to"] = json!(snapshot.pools.outlook(matched.pool, choice));
     describe_fields(&mut answer, matched.route, &view);
     let mut key = String::new();
     let request = CacheRequest::new(&view, &snapshot, matched, &mut key);

@@ -117,6 +117,10 @@ pub(crate) async fn pools(State(node): State<Arc<Node>>, caller: Caller) -> Resu
                 "since_s": Timestamp::now().since(standing.since).as_secs(),
                 "reason": standing.reason,
                 "ejections": state.ejections.load(Ordering::Relaxed),
+                "checks": {
+                    "passed": state.passed_checks.load(Ordering::Relaxed),
+                    "failed": state.failed_checks.load(Ordering::Relaxed),
+                },
                 "weight": state.ordered_weight().unwrap_or(configured.weight),
                 "priority": configured.priority,
                 "region": configured.region,
@@ -306,8 +310,7 @@ async fn order(
     let state = found.origins.iter().find(|state| *state.address == *origin);
     let state = state.ok_or_else(|| Problem::not_found(format!("pool {pool:?} has no origin {origin:?}")))?;
     let orders = snapshot.pools.orders.clone();
-    let order = orders.change(&pool, &origin, change);
-    found.order(state, order, &caller.name);
+    let order = orders.change(&pool, &origin, change, |order| found.order(state, order, &caller.name));
     let writing = tokio::time::timeout(ORDER_PATIENCE, spawn_blocking(move || orders.write()));
     let durable = match writing.await {
         Ok(Ok(Ok(durable))) => durable,

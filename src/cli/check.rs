@@ -103,7 +103,8 @@ fn check_as(user: &str, file: &Path, service: Option<&Service>) -> Result<bool, 
     let mut command = Command::new("runuser");
     command.args(["-u", user, "--"]).arg(this).args(["check", "--is", user]).arg(file);
     // The files of an environment may be for root alone.
-    command.envs(service.into_iter().flat_map(Service::environment));
+    let variables = service.into_iter().flat_map(Service::environment);
+    command.envs(variables.filter(|(name, _)| *name != "PATH")); // by which runuser is found
     let status = command.status().map_err(|error| format!("--as {user}: cannot run runuser: {error}"))?;
     Ok(status.success())
 }

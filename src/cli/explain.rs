@@ -186,6 +186,22 @@ fn rules_for(config: &Config, method: &Method, target: &str, fields: &HeaderMap)
     }
 }
 
+/// Which origin a request would get now.
+fn render_origin(origin: &Value) -> String {
+    let one = |origin: &Value| {
+        let weight = origin["weight"].as_u64().filter(|weight| *weight != 1);
+        let weight = weight.map(|weight| format!(", weight {weight}")).unwrap_or_default();
+        let latency = origin["latency_ms"].as_f64().map(|latency| format!(", {latency:.1} ms")).unwrap_or_default();
+        format!("{} ({} active{weight}{latency})", text(&origin["address"]), origin["active"])
+    };
+    let all: Vec<String> = list(&origin["origins"]).map(one).collect();
+    let level = origin["level"].as_str().map(|level| {
+        format!(" of {level}, which gets {:.0} % of the requests", origin["share"].as_f64().unwrap_or(0.0) * 100.0)
+    });
+    let which = if all.len() == 1 { String::new() } else { "one of ".to_owned() };
+    format!("{which}{} by {}{}", all.join(", "), text(&origin["by"]), level.unwrap_or_default())
+}
+
 /// Some host that a pattern matches.
 fn a_host_of(pattern: HostPattern) -> String {
     match pattern {
@@ -266,6 +282,9 @@ fn render_answer(answer: &Value) -> String {
     }
     let why = answer["why"].as_str().map(|why| format!(": {why}")).unwrap_or_default();
     let _ = writeln!(out, "decision  {}{why}", text(&answer["decision"]));
+    if answer["goes_to"].is_object() {
+        let _ = writeln!(out, "goes to   {}", render_origin(&answer["goes_to"]));
+    }
     if let Some(target) = answer["rewritten"]["to"].as_str() {
         let host = answer["rewritten"]["host"].as_str().map(|host| format!(" of {host}")).unwrap_or_default();
         let _ = writeln!(out, "asks for  {target}{host}");

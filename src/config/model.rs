@@ -27,11 +27,12 @@ pub(crate) use super::section::log::{AccessLogTarget, LogFormat};
 pub(crate) use super::section::log::{Log, LogFilter};
 pub(crate) use super::section::memory::{CacheMemory, Eviction};
 pub(crate) use super::section::node::Node;
-pub(crate) use super::section::pool::{Balance, Endpoint, HashKey, Origin, OriginProtocol, Pool, PoolId};
+pub(crate) use super::section::pool::{Balance, Endpoint, HashKey, Life, Origin, OriginProtocol, Pool, PoolId};
 pub(crate) use super::section::retry::Budget;
 pub(crate) use super::section::rewrite::To as RewriteTo;
 pub(crate) use super::section::route::{Invalidate, Route, Then};
 pub(crate) use super::section::site::{EncodedDots, Https, Site};
+pub(crate) use super::section::sticky::Sticky;
 pub(crate) use super::tokens::TokenRight;
 pub(crate) use crate::pattern::Pattern;
 

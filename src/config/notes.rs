@@ -273,7 +273,7 @@ pub(super) const NOTES: [(&[&str], &str, &str); 121] = [
     (&["pool", "upstream", "proxy_pass", "backend"], "hosts", "a route has it: [[site.NAME.route]] with path and pool"),
     (&["health_uri", "health_path", "health_check", "check"], "origins", "write health = { path = \"/health\" }"),
     (&["backup"], "weight", "origins for when others fail are a pool of their own, which \"fallback\" names"),
-    (&["sticky", "session_affinity", "cookie"], "origins", "write balance = \"hash\" and hash = \"client\""),
+    (&["session_affinity", "cookie"], "origins", "write sticky = { key = \"file:sticky.key\" }"),
     (&["slowstart"], "origins", "it is called \"slow_start\" here"),
     (
         &["rate_limit", "limit_req", "rate"],

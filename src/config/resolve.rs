@@ -114,5 +114,7 @@ fn fingerprint(config: &Config, errors: &Diagnostics) -> u64 {
     config.certificates.hash(&mut hasher);
     let authorities = config.pools.iter().filter_map(|pool| pool.tls.as_ref()?.ca.as_ref());
     authorities.flat_map(|authorities| authorities.iter()).for_each(|der| der.as_ref().hash(&mut hasher));
+    let clients = config.pools.iter().filter_map(|pool| pool.tls.as_ref()?.client.as_ref());
+    clients.for_each(|client| client.hash(&mut hasher));
     hasher.finish()
 }

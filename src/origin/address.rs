@@ -11,7 +11,7 @@ use super::record::Record;
 
 /// An address and what is known of it.
 #[derive(Debug)]
-pub struct Address {
+pub(crate) struct Address {
     pub socket: SocketAddr,
     /// As its health checks have it.
     up: AtomicBool,

@@ -20,9 +20,10 @@ use crate::clock::ticks;
 use crate::config::model::Balance;
 
 use super::connect::{Attempt, Connector};
-use super::error::{FailureKind, OriginError};
+use super::error::{Failure, FailureKind, OriginError};
 use super::exchange::{self, Exchange};
-use super::pool::{Pick, Picked, PoolRuntime, PoolSet, Tried};
+use super::pick::{Pick, Picked, Tried};
+use super::pool::{PoolRuntime, PoolSet};
 use super::queue::NotServed;
 use super::request::OriginRequest;
 use super::upload::Upload;
@@ -44,7 +45,8 @@ pub(crate) async fn send(
     let second = || ticks() / 1000;
     first.budget.requested(second());
     let config = &first.config;
-    let deadline = Instant::now() + request.total_timeout.unwrap_or(config.timeouts.total);
+    let started = Instant::now();
+    let deadline = started + request.total_timeout.unwrap_or(config.timeouts.total);
     let mut upload = upload.map(Box::new);
     let (mut tried, mut unprocessed, mut by_http11) = (Tried::new(), 0, false);
     // The last answer, or failing that the last error; and whether nobody was asked after the answer: only then is what is left
@@ -53,18 +55,28 @@ pub(crate) async fn send(
     while let Some(picked) = pick(pools, request, &tried, deadline, &mut answer).await {
         let (origin, at, pool) = (picked.origin.clone(), picked.at.clone(), picked.pool.clone());
         let how = Attempt { deadline, may_be_kept: unprocessed == 0, by_http11 };
-        let begun = Instant::now();
+        let (begun, has_upload) = (Instant::now(), upload.is_some());
         let attempted = exchange::send(connector, request, &mut upload, picked, how).await;
         let took = begun.elapsed();
         if let Ok(exchange) = &attempted {
             origin.times.note(took);
             let illness = exchange.illness();
-            pool.answered(&origin, &at, took, illness.as_deref().map(|illness| (exchange.evidence, illness)));
+            // How long a client takes for its upload says nothing of the origin.
+            let timed = (!has_upload).then_some(took);
+            pool.answered(&origin, &at, timed, illness.as_deref().map(|illness| (exchange.evidence, illness)));
         }
         if pool.config.balance == Balance::P2c {
-            // A failure is not to make an origin look quick.
-            let took = if attempted.is_ok() { took } else { took.max(FAILED) };
-            origin.latency.note(took.as_secs_f64() * 1000.0, ticks());
+            let millis = |time: Duration| time.as_secs_f64() * 1000.0;
+            match &attempted {
+                Ok(_) if !has_upload => origin.latency.note(millis(took), ticks()),
+                // A failure is not to make an origin look quick.
+                Err(Failure {
+                    kind: FailureKind::Connecting | FailureKind::TimedOut | FailureKind::Broken, ..
+                }) => {
+                    origin.latency.note(millis(took.max(FAILED)), ticks());
+                }
+                _ => {}
+            }
         }
         is_latest = attempted.is_ok();
         let is_repeatable = upload.as_ref().is_none_or(|upload| upload.is_repeatable());
@@ -91,8 +103,10 @@ pub(crate) async fn send(
                 if failure.kind == FailureKind::Client {
                     return Err(failure.error);
                 }
-                // When others have used up the time, there was little left for this one.
-                let is_its_own = failure.kind != FailureKind::TimedOut || tried.is_empty();
+                // When the queue or others have used up the time, there was little left for this one.
+                let is_its_own = failure.kind != FailureKind::TimedOut
+                    || Instant::now() < deadline
+                    || took * 2 >= deadline - started;
                 let evidence = is_its_own.then(|| request.evidence());
                 pool.unanswered(&origin, &at, failure.kind, evidence, &failure.error.to_string());
                 answer = answer.or(Err(failure.error));
@@ -135,8 +149,9 @@ async fn pick(
     let queue = pools.get(request.pool).queue.as_ref();
     let pool = match queue.filter(|queue| queue.is_used() && tried.is_empty()) {
         Some(_) => pools.get(request.pool).clone(), // whoever waits goes first
-        None => match pools.pick(request.pool, request.hash, tried) {
-            Pick::Busy(pool) => pool,
+        None => match pools.pick(request.pool, request.choice, tried) {
+            Pick::Busy(pool) if tried.is_empty() => pool,
+            // Whoever has an answer keeps its place at an origin, and does not wait for another's.
             found => return found.origin(),
         },
     };
@@ -165,17 +180,21 @@ async fn wait(
     let rules = &pool.config.queue;
     let deadline = deadline.min(Instant::now() + rules.timeout);
     let mut place = queue.join(&request.site, rules.max)?;
-    let mut may_look = queue.len() == 1; // else somebody goes first
+    let mut is_called = false;
     loop {
-        place.enter();
-        if may_look {
-            match pools.pick(request.pool, request.hash, tried) {
+        let is_first = place.enter();
+        if is_first || is_called {
+            match pools.pick(request.pool, request.choice, tried) {
                 Pick::Busy(_) => {}
-                found => return Ok(found.origin()),
+                found => {
+                    drop(place);
+                    queue.call(); // there may be room for the next one, too
+                    return Ok(found.origin());
+                }
             }
         }
         place.called(deadline).await?;
-        may_look = true;
+        is_called = true;
     }
 }
 

@@ -50,15 +50,31 @@ fn current(seconds: &mut [Second; WINDOW as usize], now: u64) -> &mut Second {
 mod tests {
     use super::*;
 
+    /// Every request fails, and whoever may tries again.
+    #[test]
+    fn it_holds_when_all_are_dying() {
+        let (budget, mut random) = (RetryBudget::default(), fastrand::Rng::with_seed(17));
+        let (mut requests, mut retries) = (0_u64, 0_u64);
+        for second in 100..200 {
+            for _ in 0..random.u64(0..500) {
+                budget.requested(second);
+                requests += 1;
+                retries += (0..3).take_while(|_| budget.may_retry(Budget::default(), second)).count() as u64;
+            }
+        }
+        assert!(retries <= requests / 5 + 10 * 10, "{retries} of {requests}");
+        assert!(retries >= requests / 6, "and it is used: {retries} of {requests}");
+    }
+
     #[test]
     fn a_fifth_may_be_sent_again_but_always_some() {
         let budget = RetryBudget::default();
         let retries = |now| (0..1000).take_while(|_| budget.may_retry(Budget::default(), now)).count();
-        assert_eq!(retries(5), 3);
+        assert_eq!(retries(5), 10);
         (0..100).for_each(|_| budget.requested(6));
-        assert_eq!(retries(6), 17, "twenty with those before");
+        assert_eq!(retries(6), 10, "twenty with those before");
         assert_eq!(retries(14), 0, "the same ten seconds");
-        assert_eq!(retries(15), 3, "the first three are over");
-        assert_eq!(retries(40), 3, "nothing is remembered for ever");
+        assert_eq!(retries(15), 10, "the first ten are over");
+        assert_eq!(retries(40), 10, "nothing is remembered for ever");
     }
 }

@@ -22,7 +22,8 @@ use super::h1::{self, OriginStream, Plain, Tls};
 use super::h2;
 use super::lease::Lease;
 use super::link::Link;
-use super::pool::{Picked, PoolRuntime};
+use super::pick::Picked;
+use super::pool::PoolRuntime;
 use super::request::OriginRequest;
 use super::upload::Upload;
 

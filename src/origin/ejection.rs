@@ -5,6 +5,7 @@
 //! - Once a second each address is compared with the others of its pool ([`outliers`]).
 //! - Where most requests fail wherever they are sent, none is ejected, and never more than `max_ejected` of a pool.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,10 +26,10 @@ impl PoolRuntime {
         &self,
         origin: &OriginState,
         address: &Address,
-        took: Duration,
+        took: Option<Duration>,
         ill: Option<(Evidence, &str)>,
     ) {
-        address.record.answered(took);
+        address.record.asked(took);
         if let Some((evidence, error)) = ill {
             self.count_failure(origin, address, evidence, error);
         }
@@ -50,16 +51,17 @@ impl PoolRuntime {
         }
         self.tell_failure(origin, error);
         let evidence = match (&self.config.health, kind) {
-            (Some(check), FailureKind::Connecting) => {
+            // Another port says nothing of this one.
+            (Some(check), FailureKind::Connecting) if check.port.is_none() => {
                 address.connection_failed(check.fall);
                 self.changed(origin, Some(error));
                 None
             }
-            (None, FailureKind::Connecting) => Some(Evidence::Connection),
+            (_, FailureKind::Connecting) => Some(Evidence::Connection),
             _ => evidence,
         };
         if let Some(evidence) = evidence {
-            address.record.unanswered();
+            address.record.asked(None);
             self.count_failure(origin, address, evidence, error);
         }
     }
@@ -129,11 +131,12 @@ impl PoolRuntime {
         }
         let samples: Vec<Option<Sample>> = {
             let mut watched = self.watched.lock();
-            let mut before = std::mem::take(&mut *watched).into_iter().peekable();
+            let of = |address: &Arc<Address>| Arc::as_ptr(address);
+            let before = std::mem::take(&mut *watched);
+            let mut before: HashMap<*const Address, Watched> =
+                before.into_iter().map(|watched| (of(&watched.address), watched)).collect();
             for (_, address) in &all {
-                // Those that stay are in the same order, but for names that stand for other addresses now.
-                let is_same = |watched: &Watched| Arc::ptr_eq(&watched.address, address);
-                let history = before.next_if(is_same).map(Watched::into_history).unwrap_or_default();
+                let history = before.remove(&of(address)).map(Watched::into_history);
                 watched.push(Watched::new(address.clone(), history));
             }
             let samples = watched.iter().map(|watched| watched.sample(now)).collect();
@@ -165,7 +168,8 @@ pub(super) async fn watch(pool: Arc<PoolRuntime>) {
 mod tests {
     use super::*;
     use crate::config::model::PoolId;
-    use crate::origin::pool::{PoolSet, Tried};
+    use crate::origin::pick::{Choice, Tried};
+    use crate::origin::pool::PoolSet;
     use crate::origin::state::OriginStatus::{Ejected, Up};
     use crate::plan::tests::config;
 
@@ -200,7 +204,7 @@ mod tests {
         fail(pool, 0, 1);
         assert_eq!(standing(pool), [Ejected, Up, Up]);
         for _ in 0..6 {
-            assert_ne!(set.pick(PoolId(0), 0, &Tried::new()).origin().unwrap().index, 0);
+            assert_ne!(set.pick(PoolId(0), Choice::default(), &Tried::new()).origin().unwrap().index, 0);
         }
         let passive = pool.config.passive.clone().unwrap();
         pool.look(&passive, ticks() + 9_000);
@@ -227,9 +231,37 @@ mod tests {
             let ejected = standing(pool).iter().filter(|status| **status == Ejected).count();
             assert_eq!(ejected, expected, "{origins} {max_ejected}");
             assert!(
-                set.pick(PoolId(0), 0, &Tried::new()).origin().is_some(),
+                set.pick(PoolId(0), Choice::default(), &Tried::new()).origin().is_some(),
                 "those that are ejected serve if nobody else does"
             );
+        }
+    }
+
+    /// Origins that fail at random, and come back when their time is over: whatever happens, no more are ejected than may be.
+    #[test]
+    fn whatever_fails_no_more_are_ejected_than_may_be() {
+        let mut random = fastrand::Rng::with_seed(17);
+        for (origins, max_ejected) in [(1, 0.5), (2, 0.5), (5, 0.4), (10, 0.1), (20, 0.75)] {
+            let set = pool(
+                origins,
+                &format!("passive = {{ max_ejected = {max_ejected}, eject_for = \"1s\", failures = 3 }}"),
+            );
+            let pool = set.by_name("app").unwrap();
+            let passive = pool.config.passive.clone().unwrap();
+            let mut most = 0;
+            for _ in 0..2_000 {
+                for origin in &pool.origins {
+                    let address = origin.resolved()[0].clone();
+                    (0..9).for_each(|_| pool.answered(origin, &address, Some(Duration::from_millis(1)), None));
+                }
+                fail(pool, random.usize(..origins), random.u64(..6));
+                // Now and then the time of all is over.
+                pool.look(&passive, ticks() + if random.u8(..100) == 0 { 1_000_000 } else { 0 });
+                let ejected = standing(pool).iter().filter(|status| **status == Ejected).count();
+                most = most.max(ejected);
+                assert!(ejected as f64 <= max_ejected * origins as f64, "{ejected} of {origins}");
+            }
+            assert_eq!(most, (max_ejected * origins as f64) as usize, "as many as may be, at some time");
         }
     }
 

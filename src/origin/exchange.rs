@@ -7,10 +7,10 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, StatusCode, header};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use crate::clock::Timestamp;
+use crate::clock::{Timestamp, ticks};
 use crate::request::content_length;
 use crate::running::RunningRequest;
 
@@ -19,7 +19,8 @@ use super::error::{Failure, FailureKind, OriginError};
 use super::forward;
 use super::h1::OriginStream;
 use super::link::{Link, LinkError, MAX_HEADS, MAX_INTERIM, ResponseHead, TAKES_NOTHING};
-use super::pool::Picked;
+use super::pick::Picked;
+use super::pool::PoolRuntime;
 use super::record::Evidence;
 use super::request::OriginRequest;
 use super::state::ActiveGuard;
@@ -44,8 +45,10 @@ pub struct Exchange {
     /// The request does not go to its end: the origin has answered, or the client has failed to send it.
     is_cut: bool,
     broken: Option<BodyError>,
-    /// That it broke off has been noted.
+    /// That it broke off has been noted, or is nothing of the origin's.
     is_told: bool,
+    /// When more of the body was asked for last, [`ticks`].
+    polled: u64,
     /// How long nothing may come of the body.
     patience: Option<Duration>,
     waits: Option<Wait>,
@@ -106,6 +109,7 @@ pub(super) async fn send(
                 is_cut: upload.as_ref().is_some_and(|upload| !upload.is_done()),
                 broken: None,
                 is_told: false,
+                polled: ticks(),
                 waits: None,
                 running: None,
             }))
@@ -242,6 +246,9 @@ impl Sending<'_> {
     }
 }
 
+/// Milliseconds after which it is the client who has kept an origin waiting.
+const PAUSE: u64 = 5_000;
+
 /// Longer than anything lasts.
 const FOREVER: Duration = Duration::from_secs(86_400 * 365);
 
@@ -266,6 +273,15 @@ impl Exchange {
         matches!(self.status, StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT)
     }
 
+    /// The cookie that a client gets so that its session stays here; none if it has it, as `origin` says, or its pool has no such
+    /// sessions.
+    pub(crate) fn cookie_of(&self, pool: &PoolRuntime, origin: Option<u64>, is_secure: bool) -> Option<HeaderValue> {
+        let identity = self.picked.pool.identity(self.picked.index);
+        let is_own = std::ptr::eq(&raw const *self.picked.pool, pool); // and no fallback's
+        let sticky = pool.sticky.as_ref().filter(|_| is_own && origin != Some(identity))?;
+        HeaderValue::try_from(sticky.set_cookie(identity, is_secure)).ok()
+    }
+
     /// The length the head states, if it states one.
     pub fn content_length(&self) -> Option<u64> {
         content_length(self.fields.get(header::CONTENT_LENGTH)?.as_bytes())
@@ -278,6 +294,8 @@ impl Exchange {
 
     /// The same. What is left of the request is sent meanwhile.
     pub fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, OriginError>> {
+        let now = ticks();
+        let idle = now.saturating_sub(std::mem::replace(&mut self.polled, now));
         self.send_on(cx);
         if let Some(error) = self.broken {
             return Poll::Ready(Err(error.into()));
@@ -287,7 +305,11 @@ impl Exchange {
                 self.waits = None;
                 return Poll::Ready(Ok(piece));
             }
-            Poll::Ready(Err(error)) => return Poll::Ready(Err(self.broke_off(&error))),
+            Poll::Ready(Err(error)) => {
+                // An origin need not wait for ever for a client that takes nothing.
+                self.is_told |= idle > PAUSE;
+                return Poll::Ready(Err(self.broke_off(&error)));
+            }
             Poll::Pending => {}
         }
         let Some(patience) = self.patience else { return Poll::Pending };
@@ -304,7 +326,7 @@ impl Exchange {
     /// The body has come to no end. It is the origin's doing, unless it was sent only a part of the request.
     fn broke_off(&mut self, error: &LinkError) -> OriginError {
         let error = OriginError::from_link(error, &self.origin);
-        if !std::mem::replace(&mut self.is_told, true) && !self.is_cut {
+        if !std::mem::replace(&mut self.is_told, true) && !self.is_cut && self.illness().is_none() {
             let Picked { pool, origin, at, .. } = &self.picked;
             pool.broke_off(origin, at, self.evidence, &error.to_string());
         }
@@ -371,7 +393,7 @@ impl Exchange {
         let Exchange { connection, picked: Picked { pool, index, at, .. }, upload, is_cut, .. } = *self;
         match connection {
             Connection::H1(_) if upload.is_some() || is_cut => {}
-            Connection::H1(h1) => pool.kept.put(index, at.socket, h1),
+            Connection::H1(h1) => pool.kept.put(index, at.socket, &pool.config.connections, h1),
             Connection::Files(_) | Connection::H2(_) => {} // goes back by itself
         }
     }

@@ -124,4 +124,74 @@ mod tests {
         assert!(!is_panic(0.6, &[0.6], 0.7, Some(0.5)));
         assert!(!is_panic(0.0, &[0.0], 0.7, None));
     }
+
+    /// Its name, colour and points.
+    type Line<'a> = (&'a str, &'a str, Vec<(f64, f64)>);
+
+    /// What the manual shows: the shares by how much of the first level is well, and over a minute in which it goes and comes back.
+    fn picture() -> String {
+        let mut out = String::from(
+            "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"700\" height=\"190\" font-family=\"sans-serif\" font-size=\"11\">\
+             <rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n",
+        );
+        let mut panel = |left: f64, title: &str, axis: &str, lines: [Line<'_>; 3]| {
+            let at = |(x, y): &(f64, f64)| format!("{:.1},{:.1}", left + x * 260.0, 140.0 - y * 100.0);
+            out += &format!("<text x=\"{left}\" y=\"16\">{title}</text><text x=\"{left}\" y=\"160\">{axis}</text>\n");
+            out += &format!("<path d=\"M{left} 140h260M{left} 40h260\" stroke=\"#ddd\"/>\n");
+            for (number, (name, colour, points)) in lines.into_iter().enumerate() {
+                let points: Vec<String> = points.iter().map(at).collect();
+                let (x, style) = (left + 90.0 * number as f64, "fill=\"none\" stroke-width=\"2\"");
+                out += &format!("<polyline points=\"{}\" stroke=\"{colour}\" {style}/>\n", points.join(" "));
+                out += &format!("<text x=\"{x}\" y=\"180\" fill=\"{colour}\">{name}</text>\n");
+            }
+        };
+        let by_health = |level: usize| -> Vec<(f64, f64)> {
+            (0..=50)
+                .map(|step| f64::from(step) / 50.0)
+                .map(|health| (health, shares(&[health, 1.0], 0.7)[level]))
+                .collect()
+        };
+        let names = [("first level", "#0a58ca"), ("second level", "#c2410c"), ("well", "#999")];
+        let line = |number: usize, points| (names[number].0, names[number].1, points);
+        panel(
+            30.0,
+            "share of the requests, by how much of the first level is well",
+            "0 % ... 100 % of the first level is well",
+            [line(0, by_health(0)), line(1, by_health(1)), ("", "#999", Vec::new())],
+        );
+        // Half goes at 5 s, all at 10 s; it flaps at 20 s, and is back at 30 s.
+        let health = |second: u32| match second {
+            0..5 | 30.. => 1.0,
+            5..10 => 0.5,
+            20..22 => 1.0,
+            _ => 0.0,
+        };
+        let mut trust = Trust::new(1.0);
+        let mut over_time = [Vec::new(), Vec::new(), Vec::new()];
+        for second in 0..=60 {
+            trust.update(health(second), u64::from(second) * 1000, 10_000);
+            let held = trusted(&[health(second), 1.0], &[trust.held, 1.0], 0.7);
+            let both = shares(&held, 0.7);
+            let x = f64::from(second) / 60.0;
+            let values = [both[0], both[1], health(second)];
+            over_time.iter_mut().zip(values).for_each(|(line, value)| line.push((x, value)));
+        }
+        let [first, second, well] = over_time;
+        panel(
+            390.0,
+            "the same over a minute; what has come back has to last ten seconds",
+            "0 s ... 60 s",
+            [line(0, first), line(1, second), line(2, well)],
+        );
+        out + "</svg>\n"
+    }
+
+    #[test]
+    fn the_picture_in_the_manual_shows_what_is_computed() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/levels.svg");
+        if std::env::var_os("SEAWALL_DRAW").is_some() {
+            std::fs::write(path, picture()).unwrap();
+        }
+        assert_eq!(std::fs::read_to_string(path).unwrap(), picture(), "SEAWALL_DRAW=1 draws it anew");
+    }
 }

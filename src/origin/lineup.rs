@@ -90,8 +90,9 @@ pub(super) fn line_up(
     for (trust, health) in trusts.iter_mut().zip(&health) {
         health.iter().for_each(|health| trust.update(*health, now, after));
     }
+    let held = trusts.iter().zip(&health).map(|(trust, health)| health.map_or(0.0, |_| trust.held));
+    let held: PerLevel<f64> = held.collect();
     let health: PerLevel<f64> = health.iter().map(|health| health.unwrap_or(0.0)).collect();
-    let held: PerLevel<f64> = trusts.iter().map(|trust| trust.held).collect();
     let overflow_at = pool.overflow_at.of_one();
     let shares = levels::shares(&levels::trusted(&health, &held, overflow_at), overflow_at);
     let panic_at = pool.panic_at.map(Share::of_one);

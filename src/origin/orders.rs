@@ -45,8 +45,14 @@ impl Orders {
         self.all.lock().get(pool).and_then(|origins| origins.get(origin)).copied().unwrap_or_default()
     }
 
-    /// Changes what is ordered of an origin; gives what is then.
-    pub(crate) fn change(&self, pool: &str, origin: &str, change: impl FnOnce(&mut Order)) -> Order {
+    /// Changes what is ordered of an origin, and has it obeyed; gives what is ordered then.
+    pub(crate) fn change(
+        &self,
+        pool: &str,
+        origin: &str,
+        change: impl FnOnce(&mut Order),
+        obey: impl FnOnce(Order),
+    ) -> Order {
         let mut all = self.all.lock();
         let origins = all.entry(pool.to_owned()).or_default();
         let mut order = origins.get(origin).copied().unwrap_or_default();
@@ -56,6 +62,7 @@ impl Orders {
             false => _ = origins.insert(origin.to_owned(), order),
         }
         all.retain(|_, origins| !origins.is_empty());
+        obey(order); // before another order is given
         order
     }
 
@@ -105,15 +112,15 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = Some(directory.path());
         let orders = Orders::open(path);
-        orders.change("app", "a:1", |order| order.draining = true);
-        let order = orders.change("app", "b:1", |order| order.weight = Some(7));
+        orders.change("app", "a:1", |order| order.draining = true, drop);
+        let order = orders.change("app", "b:1", |order| order.weight = Some(7), drop);
         assert_eq!((order.weight, orders.write().unwrap()), (Some(7), true));
         let again = Orders::open(path);
         assert_eq!(again.of("app", "a:1"), Order { draining: true, weight: None });
         assert_eq!(again.of("app", "b:1"), Order { draining: false, weight: Some(7) });
         assert_eq!(again.of("app", "c:1"), Order::default());
-        again.change("app", "a:1", |order| order.draining = false);
-        again.change("app", "b:1", |order| order.weight = None);
+        again.change("app", "a:1", |order| order.draining = false, drop);
+        again.change("app", "b:1", |order| order.weight = None, drop);
         again.write().unwrap();
         assert_eq!(fs::read_to_string(directory.path().join(FILE)).unwrap(), "{}");
         assert!(!Orders::open(None).write().unwrap());

@@ -28,7 +28,9 @@ pub(super) struct Watched {
 }
 
 impl Watched {
-    pub(super) fn new(address: Arc<Address>, history: VecDeque<Counts>) -> Self {
+    /// Of one that was not watched before, what it has come to so far is not of late.
+    pub(super) fn new(address: Arc<Address>, history: Option<VecDeque<Counts>>) -> Self {
+        let history = history.unwrap_or_else(|| VecDeque::from([address.record.counts()]));
         Watched { address, history }
     }
 
@@ -115,7 +117,7 @@ fn is_failing(passive: &Passive, sample: Sample, all: Counts) -> Option<Outlier>
 fn is_slow(passive: &Passive, sample: Sample, all: Counts) -> Option<Outlier> {
     let times = passive.latency?.times();
     let rest = all.since(sample.counts);
-    if sample.counts.answered < ENOUGH || rest.answered < ENOUGH {
+    if sample.counts.timed < ENOUGH || rest.timed < ENOUGH {
         return None;
     }
     let (took, others) = (mean(sample.counts), mean(rest));
@@ -134,7 +136,7 @@ fn sum(samples: &[Option<Sample>]) -> Counts {
     samples.iter().flatten().fold(Counts::default(), |sum, Sample { counts, .. }| Counts {
         asked: sum.asked + counts.asked,
         failed: sum.failed + counts.failed,
-        answered: sum.answered + counts.answered,
+        timed: sum.timed + counts.timed,
         micros: sum.micros.saturating_add(counts.micros),
     })
 }
@@ -145,7 +147,7 @@ fn share_of_failures(counts: Counts) -> f64 {
 }
 
 fn mean(counts: Counts) -> f64 {
-    counts.micros as f64 / 1000.0 / counts.answered.max(1) as f64
+    counts.micros as f64 / 1000.0 / counts.timed.max(1) as f64
 }
 
 #[cfg(test)]
@@ -160,7 +162,7 @@ mod tests {
 
     /// So many were asked and failed, and took so many milliseconds each.
     fn sample(asked: u64, failed: u64, millis: u64) -> Option<Sample> {
-        let counts = Counts { asked, failed, answered: asked, micros: asked * millis * 1000 };
+        let counts = Counts { asked, failed, timed: asked, micros: asked * millis * 1000 };
         Some(Sample { counts, distinct: failed.min(9) as usize })
     }
 

@@ -8,14 +8,12 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use pingora_core::upstreams::peer::HttpPeer;
-use smallvec::SmallVec;
 
-use crate::clock::ticks;
-use crate::config::model::{Balance, HashKey, Pool, PoolId, Times};
+use crate::config::model::{Balance, HashKey, Pool, PoolId};
+use crate::plan::facts::{cookie, parameter};
 use crate::request::RequestView;
 
-use super::address::Address;
-use super::balance::{self, Candidate, Candidates, Live, rendezvous};
+use super::balance::rendezvous;
 use super::budget::RetryBudget;
 use super::h1::Kept;
 use super::levels::Trust;
@@ -24,7 +22,8 @@ use super::orders::{Order, Orders};
 use super::outliers::Watched;
 use super::pinned::Pins;
 use super::queue::Queue;
-use super::state::{ActiveGuard, OriginState};
+use super::state::OriginState;
+use super::sticky::Sticky;
 use super::target;
 
 /// A pool at run time.
@@ -34,20 +33,21 @@ pub struct PoolRuntime {
     /// By priority and region, in the order in which they are used.
     pub levels: Vec<Level>,
     trusts: Mutex<Vec<Trust>>,
-    lineup: ArcSwap<Lineup>,
+    pub(super) lineup: ArcSwap<Lineup>,
     /// Those that wait until one has room; none waits where there is no bound.
     pub(super) queue: Option<Arc<Queue>>,
     /// How to reach each origin, but for the address.
     peers: Vec<HttpPeer>,
     pub(super) pins: Pins,
-    turns: Mutex<Vec<i64>>,
+    pub(super) turns: Mutex<Vec<i64>>,
     /// Connections by HTTP/1.1 that wait for their next exchange.
     pub kept: Kept,
     pub budget: RetryBudget,
     /// Its addresses as they are compared with each other.
     pub(super) watched: Mutex<Vec<Watched>>,
+    pub(super) sticky: Option<Sticky>,
     /// Hashes of the origins' addresses.
-    identities: Vec<u64>,
+    pub(super) identities: Vec<u64>,
 }
 
 /// All pools of one configuration.
@@ -56,45 +56,6 @@ pub struct PoolSet {
     pub(crate) orders: Arc<Orders>,
     /// Whether any of them balances by hash: be it one that is fallen back to.
     hashes: bool,
-}
-
-/// What a request has tried: origins, at one of their addresses each.
-pub(crate) type Tried = SmallVec<[(Arc<OriginState>, SocketAddr); 2]>;
-
-/// The origin that is to take a request.
-pub struct Picked {
-    pub pool: Arc<PoolRuntime>,
-    pub origin: Arc<OriginState>,
-    /// Its place in the pool.
-    pub index: usize,
-    /// Of its addresses the one to connect to.
-    pub at: Arc<Address>,
-    pub active: ActiveGuard,
-}
-
-/// What comes of a choice.
-pub enum Pick {
-    Origin(Picked),
-    /// All that could take it have as many requests as they may.
-    Busy(Arc<PoolRuntime>),
-    Nobody,
-}
-
-impl Pick {
-    /// The origin, if there is one.
-    pub fn origin(self) -> Option<Picked> {
-        match self {
-            Pick::Origin(picked) => Some(picked),
-            Pick::Busy(_) | Pick::Nobody => None,
-        }
-    }
-}
-
-impl Picked {
-    /// How to reach it, in pingora's terms.
-    pub fn peer(&self) -> HttpPeer {
-        self.pool.peer(self.index, self.at.socket)
-    }
 }
 
 impl PoolSet {
@@ -125,26 +86,8 @@ impl PoolSet {
         self.pools.iter().find(|pool| *pool.config.name == *name)
     }
 
-    /// Chooses an origin that has not been tried: of the pool, else of its fallback, and so on. Those that are ejected are better
-    /// than none.
-    pub fn pick(&self, id: PoolId, hash: u64, tried: &Tried) -> Pick {
-        for pool in self.with_fallbacks(id) {
-            match pool.pick(hash, tried) {
-                Pick::Nobody => {}
-                found => return found,
-            }
-        }
-        let ejected = self.with_fallbacks(id).find_map(|pool| pool.pick_ejected(hash, tried));
-        ejected.map_or(Pick::Nobody, Pick::Origin)
-    }
-
-    /// Whether there would be another origin to try; picks none.
-    pub fn has_another(&self, id: PoolId, tried: &Tried) -> bool {
-        self.with_fallbacks(id).any(|pool| pool.has_another(tried))
-    }
-
     /// A pool, its fallback, and so on. Configurations have no cycles of fallbacks; the bound makes it plain that this ends.
-    fn with_fallbacks(&self, id: PoolId) -> impl Iterator<Item = &Arc<PoolRuntime>> {
+    pub(super) fn with_fallbacks(&self, id: PoolId) -> impl Iterator<Item = &Arc<PoolRuntime>> {
         let next = |pool: &&Arc<PoolRuntime>| pool.config.fallback.map(|fallback| self.get(fallback));
         std::iter::successors(Some(self.get(id)), next).take(self.pools.len() + 1)
     }
@@ -162,15 +105,25 @@ impl PoolSet {
 
     /// Hash of a request for pools that balance by hash; 0 where there are none.
     pub fn hash(&self, id: PoolId, request: &RequestView<'_>) -> u64 {
-        if !self.hashes {
+        if !self.hashes || !self.with_fallbacks(id).any(|pool| pool.config.balance == Balance::Hash) {
             return 0;
         }
         let pool = &self.get(id).config;
-        match &pool.hash_key {
-            HashKey::Url => rendezvous::hash_bytes(request.path_and_query().as_bytes()),
-            HashKey::Client => rendezvous::hash_bytes(request.client.to_string().as_bytes()),
-            HashKey::Header(name) => rendezvous::hash_bytes(request.fields.get(name).unwrap_or_default()),
-        }
+        let hash = rendezvous::hash_bytes;
+        let found = match &pool.hash_key {
+            HashKey::Url => None,
+            HashKey::Client => Some(hash(request.client.to_string().as_bytes())),
+            HashKey::Header(name) => request.fields.get(name).map(hash),
+            HashKey::Cookie(name) => cookie(request.fields, name).map(hash),
+            HashKey::Query(name) => parameter(request.query, name).map(|value| hash(&value)),
+        };
+        // What has none is spread by its URL, and does not go to one origin alone.
+        found.unwrap_or_else(|| hash(request.path_and_query().as_bytes()))
+    }
+
+    /// Reads and makes the cookie of a pool whose sessions stay at their origin.
+    pub(crate) fn sticky(&self, id: PoolId) -> Option<&Sticky> {
+        self.get(id).sticky.as_ref()
     }
 }
 
@@ -194,15 +147,18 @@ impl PoolRuntime {
             origin.note_change(&config.name, Some("the configuration has changed"));
         }
         let levels = lineup::levels(&config);
-        let trusts = Mutex::new(vec![Trust::new(1.0); levels.len()]);
+        let trusts = levels.iter().map(|level| old.and_then(|old| old.trust(level)).unwrap_or(Trust::new(1.0)));
+        let trusts = Mutex::new(trusts.collect());
         let peers = config.origins.iter().map(|origin| target::peer_template(&config, origin)).collect();
         let identities = origins.iter().map(|origin| rendezvous::hash_bytes(origin.address.as_bytes())).collect();
         let turns = Mutex::new(vec![0; origins.len()]);
         let pins = Pins::new(&config);
         let is_bounded = config.max_requests.is_some() || config.origins.iter().any(|one| one.max_requests.is_some());
-        // Those that wait by the configuration before are called here, too.
-        let queue = old.and_then(|old| old.queue.clone()).or_else(|| Some(Arc::default())).filter(|_| is_bounded);
+        // Those that wait by the configuration before are called here, too, though there be no bound any more.
+        let queue = old.and_then(|old| old.queue.clone()).or_else(|| is_bounded.then(Arc::default));
+        let sticky = config.sticky.as_ref().map(|sticky| Sticky::new(sticky, &config.name));
         let pool = PoolRuntime {
+            sticky,
             queue,
             levels,
             trusts,
@@ -219,6 +175,13 @@ impl PoolRuntime {
         };
         pool.refresh();
         pool
+    }
+
+    /// How far a level is trusted that this pool has, too.
+    fn trust(&self, level: &Level) -> Option<Trust> {
+        let is_same = |own: &Level| own.priority == level.priority && own.region == level.region;
+        let place = self.levels.iter().position(is_same)?;
+        self.trusts.lock().get(place).copied()
     }
 
     /// Notes that something of an origin has changed, and why.
@@ -266,106 +229,12 @@ impl PoolRuntime {
         self.lineup.load()
     }
 
-    /// Chooses among the origins that were not tried, first those of the level whose turn it is; if there are none, among further
-    /// addresses of those that were.
-    fn pick(self: &Arc<Self>, hash: u64, tried: &Tried) -> Pick {
-        let lineup = self.lineup.load();
-        let number = match self.config.balance {
-            Balance::Hash => rendezvous::mix(hash) as f64 / u64::MAX as f64, // a key stays where it is
-            _ if self.levels.len() > 1 => fastrand::f64(),
-            _ => 0.0,
-        };
-        let first = lineup.level_at(number);
-        let mut is_busy = false;
-        for place in std::iter::once(first).chain((0..lineup.levels.len()).filter(|place| *place != first)) {
-            let Some(level) = lineup.levels.get(place) else { continue };
-            match self.pick_among(&level.candidates, hash, tried) {
-                Pick::Nobody => {}
-                Pick::Busy(_) => is_busy = true,
-                found => return found,
-            }
-        }
-        // Further addresses.
-        let mut rest = lineup.levels.iter().flat_map(|level| level.candidates.iter()).filter(|_| !tried.is_empty());
-        match rest.find_map(|candidate| self.picked(candidate.index, tried)) {
-            Some(picked) => Pick::Origin(picked),
-            None if is_busy => Pick::Busy(self.clone()),
-            None => Pick::Nobody,
-        }
-    }
-
-    fn pick_ejected(self: &Arc<Self>, hash: u64, tried: &Tried) -> Option<Picked> {
-        self.pick_among(&self.lineup.load().ejected, hash, tried).origin()
-    }
-
-    /// Whether there would be one to be picked.
-    fn has_another(&self, tried: &Tried) -> bool {
-        let lineup = self.lineup.load();
-        let mut all = lineup.levels.iter().flat_map(|level| level.candidates.iter()).chain(lineup.ejected.iter());
-        all.any(|candidate| {
-            let origin = &self.origins[candidate.index];
-            origin.has_address(|address| was_tried(tried, origin, address))
-        })
-    }
-
-    fn pick_among(self: &Arc<Self>, candidates: &Candidates, hash: u64, tried: &Tried) -> Pick {
-        let is_new =
-            |candidate: &&Candidate| !tried.iter().any(|(tried, _)| Arc::ptr_eq(tried, &self.origins[candidate.index]));
-        let others: Candidates;
-        let candidates = match tried.is_empty() {
-            true => candidates,
-            false => {
-                others = candidates.iter().filter(is_new).copied().collect();
-                &others
-            }
-        };
-        let by_latency = self.config.balance == Balance::P2c;
-        let now = if by_latency { ticks() } else { 0 };
-        let live = |index: usize| {
-            let origin = &self.origins[index];
-            Live { active: origin.active(), latency: if by_latency { origin.latency.of_late(now) } else { 0.0 } }
-        };
-        let policy = (self.config.balance, self.config.max_load.map(Times::times));
-        let draw = |among: &Candidates| {
-            let index = balance::balance(policy, among, live, &self.turns, fastrand::u64(..), hash)?;
-            self.picked(index, tried)
-        };
-        if let Some(picked) = draw(candidates) {
-            return Pick::Origin(picked);
-        }
-        // Perhaps it had as many requests as it may.
-        let has_room = |candidate: &&Candidate| self.origins[candidate.index].active() < self.most(candidate.index);
-        let free: Candidates = candidates.iter().filter(has_room).copied().collect();
-        match draw(&free) {
-            Some(picked) => Pick::Origin(picked),
-            None if candidates.iter().any(|candidate| !has_room(&candidate)) => Pick::Busy(self.clone()),
-            None => Pick::Nobody,
-        }
-    }
-
-    /// How many requests an origin may have at one time.
-    fn most(&self, index: usize) -> u32 {
-        self.config.origins[index].max_requests.or(self.config.max_requests).unwrap_or(u32::MAX)
-    }
-
-    /// An origin, at an address that was not tried, unless it has as many requests as it may.
-    fn picked(self: &Arc<Self>, index: usize, tried: &Tried) -> Option<Picked> {
-        let origin = self.origins[index].clone();
-        let at = origin.pick_address(|address| was_tried(tried, &origin, address))?;
-        let active = ActiveGuard::new(origin.clone(), self.most(index), &self.queue)?;
-        Some(Picked { pool: self.clone(), active, origin, index, at })
-    }
-
     /// How to reach an origin at one of its addresses.
     pub fn peer(&self, index: usize, address: SocketAddr) -> HttpPeer {
         let mut peer = self.peers[index].clone();
         peer._address = pingora_core::protocols::l4::socket::SocketAddr::Inet(address);
         peer
     }
-}
-
-fn was_tried(tried: &Tried, origin: &Arc<OriginState>, address: SocketAddr) -> bool {
-    tried.iter().any(|(other, at)| Arc::ptr_eq(other, origin) && *at == address)
 }
 
 #[cfg(test)]
@@ -394,74 +263,6 @@ mod tests {
         let origin = &pool.origins[0];
         let address = origin.resolved()[0].clone();
         pool.unanswered(origin, &address, kind, Some(Evidence::Of(1)), "no answer");
-    }
-
-    fn id(set: &PoolSet, name: &str) -> PoolId {
-        PoolId(set.iter().position(|pool| *pool.config.name == *name).unwrap())
-    }
-
-    /// Tries whatever origins of the pool `app` there are, at each of their addresses; gives them in that order.
-    fn try_all(set: &PoolSet, hash: u64) -> Vec<(String, SocketAddr)> {
-        let mut tried = Tried::new();
-        while let Some(picked) = set.pick(id(set, "app"), hash, &tried).origin() {
-            assert!(set.has_another(id(set, "app"), &tried));
-            assert_eq!(picked.peer()._address.as_inet(), Some(&picked.at.socket));
-            tried.push((picked.origin, picked.at.socket));
-        }
-        assert!(!set.has_another(id(set, "app"), &tried));
-        tried.into_iter().map(|(origin, address)| (origin.address.to_string(), address)).collect()
-    }
-
-    #[test]
-    fn each_origin_is_tried_once_then_the_fallback_then_none() {
-        let tried = try_all(&set(TWO_POOLS, None), 0);
-        let names: Vec<&str> = tried.iter().map(|(name, _)| name.as_str()).collect();
-        assert_eq!(names, ["127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3"]);
-    }
-
-    #[test]
-    fn every_address_of_a_name_is_tried() {
-        let set = set("[pool.app]\norigins = [\"app.internal:80\"]", None);
-        assert!(try_all(&set, 0).is_empty(), "not resolved yet");
-        let addresses: [SocketAddr; 2] = ["127.0.0.1:80".parse().unwrap(), "[::1]:80".parse().unwrap()];
-        set.pools[0].origins[0].set_addresses(&addresses);
-        set.pools[0].changed(&set.pools[0].origins[0], None);
-        let mut tried: Vec<SocketAddr> = try_all(&set, 0).into_iter().map(|(_, address)| address).collect();
-        tried.sort();
-        assert_eq!(tried, addresses);
-    }
-
-    #[test]
-    fn other_origins_come_before_further_addresses_of_one_that_failed() {
-        for balance in ["round_robin", "least_conn", "random", "hash"] {
-            let origins = "origins = [\"app.internal:80\", \"127.0.0.1:1\"]";
-            let set = set(&format!("[pool.app]\nbalance = \"{balance}\"\n{origins}"), None);
-            set.pools[0].origins[0].set_addresses(&["127.0.0.1:80".parse().unwrap(), "[::1]:80".parse().unwrap()]);
-            set.pools[0].changed(&set.pools[0].origins[0], None);
-            for hash in 0..10 {
-                let tried = try_all(&set, hash);
-                assert_eq!(tried.len(), 3, "{balance}");
-                assert_ne!(tried[0].0, tried[1].0, "{balance}");
-            }
-        }
-    }
-
-    #[test]
-    fn origins_that_are_down_are_passed_over() {
-        let set = set(TWO_POOLS, None);
-        let app = set.by_name("app").unwrap();
-        for _ in 0..3 {
-            fail(app, FailureKind::Broken);
-        }
-        assert_eq!(app.origins[0].status(), OriginStatus::Up, "slow answers are no reason");
-        for _ in 0..3 {
-            fail(app, FailureKind::Connecting);
-        }
-        for _ in 0..4 {
-            assert_eq!(&*set.pick(id(&set, "app"), 0, &Tried::new()).origin().unwrap().origin.address, "127.0.0.1:2");
-        }
-        app.order(&app.origins[1], Order { draining: true, weight: None }, "me");
-        assert_eq!(&*set.pick(id(&set, "app"), 0, &Tried::new()).origin().unwrap().origin.address, "127.0.0.1:3");
     }
 
     #[test]

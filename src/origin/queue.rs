@@ -43,17 +43,18 @@ pub(super) struct Place {
 impl Queue {
     /// Whether somebody waits, who is to go first.
     pub(super) fn is_used(&self) -> bool {
-        self.waiting.load(Ordering::Relaxed) > 0
+        self.waiting.load(Ordering::SeqCst) > 0
     }
 
     pub(super) fn len(&self) -> usize {
-        self.waiting.load(Ordering::Relaxed)
+        self.waiting.load(Ordering::SeqCst)
     }
 
     /// A place at the end, unless `most` wait already.
     pub(super) fn join(self: &Arc<Self>, site: &Arc<str>, most: usize) -> Result<Place, NotServed> {
         let one_more = |waiting: usize| (waiting < most).then_some(waiting + 1);
-        let joined = self.waiting.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more);
+        // In one order with the origins' counts: who leaves an origin sees who waits, or who comes to wait sees that one has left.
+        let joined = self.waiting.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_more);
         joined.map_err(|_| NotServed::Full)?;
         let mut line = self.line.lock();
         line.next_number += 1;
@@ -81,7 +82,8 @@ impl Line {
         next.map(|(_, sender)| sender)
     }
 
-    fn enter(&mut self, site: &Arc<str>, number: u64, sender: oneshot::Sender<()>) {
+    /// Whether nobody is before it then.
+    fn enter(&mut self, site: &Arc<str>, number: u64, sender: oneshot::Sender<()>) -> bool {
         let own = self.by_site.entry(site.clone()).or_default();
         if own.is_empty() {
             self.turns.push_back(site.clone());
@@ -89,6 +91,7 @@ impl Line {
         // In the order in which they came, also who was called and found nothing.
         let at = own.partition_point(|(other, _)| *other < number);
         own.insert(at, (number, sender));
+        at == 0 && self.turns.front() == Some(site)
     }
 
     fn leave(&mut self, site: &Arc<str>, number: u64) {
@@ -104,11 +107,12 @@ impl Line {
 }
 
 impl Place {
-    /// Has itself called when there is room. Look after this: what became free before calls nobody.
-    pub(super) fn enter(&mut self) {
+    /// Has itself called when there is room; says whether nobody is before it. Whoever is the first looks after this: what became
+    /// free before calls nobody.
+    pub(super) fn enter(&mut self) -> bool {
         let (sender, called) = oneshot::channel();
         self.called = Some(called);
-        self.queue.line.lock().enter(&self.site, self.number, sender);
+        self.queue.line.lock().enter(&self.site, self.number, sender)
     }
 
     /// Waits until it is called, to look whether there is room.
@@ -126,7 +130,7 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.queue.waiting.fetch_sub(1, Ordering::Relaxed);
+        self.queue.waiting.fetch_sub(1, Ordering::SeqCst);
         self.queue.line.lock().leave(&self.site, self.number);
         // It was called, and has not looked: that is for the next one.
         if self.called.take().is_some_and(|mut called| called.try_recv().is_ok()) {
@@ -190,8 +194,7 @@ mod tests {
     async fn who_is_called_and_does_not_look_lets_the_next_one_go() {
         let queue = Arc::new(Queue::default());
         let [mut first, mut second] = [(); 2].map(|()| queue.join(&"a".into(), 2).unwrap());
-        first.enter();
-        second.enter();
+        assert!(first.enter() && !second.enter());
         queue.call();
         drop(first); // its client is gone
         assert_eq!(second.called(soon()).await, Ok(()));

@@ -7,19 +7,20 @@ use parking_lot::Mutex;
 
 /// Failures that are remembered.
 const REMEMBERED: usize = 16;
+/// Milliseconds between two failures of one row.
+const ROW: u64 = 60_000;
 /// Milliseconds that are looked back on.
 pub(super) const WINDOW: u64 = 10_000;
 /// An ejection is doubled so many times at most.
 const MOST_DOUBLED: u32 = 5;
 
-/// Counts the exchanges of one address. As long as all goes well it takes two additions an exchange, and no lock.
+/// Counts the exchanges of one address. As long as all goes well it takes three additions an exchange, and no lock.
 #[derive(Debug, Default)]
 pub(crate) struct Record {
-    answered: AtomicU64,
-    unanswered: AtomicU64,
-    /// Of both.
+    asked: AtomicU64,
     failed: AtomicU64,
-    /// That the answered ones took to the head.
+    /// Those whose time counts, and microseconds that they took to the head.
+    timed: AtomicU64,
     micros: AtomicU64,
     /// The last exchange that ended has failed.
     is_failing: AtomicBool,
@@ -40,6 +41,8 @@ pub(crate) enum Evidence {
 #[derive(Debug, Default)]
 struct Failures {
     in_a_row: u32,
+    /// When the last one was.
+    latest: u64,
     /// The last ones and when they were; the next goes to `next`.
     last: [Option<(Evidence, u64)>; REMEMBERED],
     next: usize,
@@ -61,7 +64,7 @@ pub(crate) struct Row {
 pub(crate) struct Counts {
     pub asked: u64,
     pub failed: u64,
-    pub answered: u64,
+    pub timed: u64,
     pub micros: u64,
 }
 
@@ -71,22 +74,19 @@ impl Counts {
         Counts {
             asked: self.asked.saturating_sub(before.asked),
             failed: self.failed.saturating_sub(before.failed),
-            answered: self.answered.saturating_sub(before.answered),
+            timed: self.timed.saturating_sub(before.timed),
             micros: self.micros.saturating_sub(before.micros),
         }
     }
 }
 
 impl Record {
-    /// The head of an answer has come.
-    pub(super) fn answered(&self, took: Duration) {
-        self.answered.fetch_add(1, Ordering::Relaxed);
+    /// One has had an answer's head, or none; `took`: if that tells of the origin.
+    pub(super) fn asked(&self, took: Option<Duration>) {
+        self.asked.fetch_add(1, Ordering::Relaxed);
+        let Some(took) = took else { return };
+        self.timed.fetch_add(1, Ordering::Relaxed);
         self.micros.fetch_add(u64::try_from(took.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
-    }
-
-    /// No head of an answer has come; [`Record::failed`] says the rest.
-    pub(super) fn unanswered(&self) {
-        self.unanswered.fetch_add(1, Ordering::Relaxed);
     }
 
     /// An exchange has come to its end as it should.
@@ -102,6 +102,10 @@ impl Record {
         self.failed.fetch_add(1, Ordering::Relaxed);
         self.is_failing.store(true, Ordering::Relaxed);
         let failures = &mut *self.failures.lock();
+        if now.saturating_sub(failures.latest) > ROW {
+            failures.in_a_row = 0; // a download that its client broke off is no success, and no failure
+        }
+        failures.latest = now;
         failures.in_a_row = failures.in_a_row.saturating_add(1);
         failures.last[failures.next] = Some((evidence, now));
         failures.next = (failures.next + 1) % REMEMBERED;
@@ -118,8 +122,7 @@ impl Record {
         let load = |count: &AtomicU64| count.load(Ordering::Relaxed);
         // In this order: what is counted meanwhile makes no failure of what was not asked.
         let (failed, micros) = (load(&self.failed), load(&self.micros));
-        let answered = load(&self.answered);
-        Counts { failed, micros, answered, asked: answered + load(&self.unanswered) }
+        Counts { failed, micros, timed: load(&self.timed), asked: load(&self.asked) }
     }
 
     pub(super) fn is_ejected(&self) -> bool {
@@ -182,8 +185,10 @@ mod tests {
         }
         record.succeeded();
         assert_eq!(record.failed(Of(3), 5), Row { failures: 1, distinct: 1 });
+        assert_eq!(record.failed(Of(4), 6 + ROW), Row { failures: 1, distinct: 1 }, "long after");
+        record.succeeded();
         (0..100).for_each(|_| _ = record.failed(Of(3), 5));
-        assert_eq!(record.failed(Of(3), 5), Row { failures: 102, distinct: 1 });
+        assert_eq!(record.failed(Of(3), 5), Row { failures: 101, distinct: 1 });
         assert_eq!((record.distinct_of_late(5), record.distinct_of_late(5 + WINDOW + 1)), (1, 0));
     }
 

@@ -11,6 +11,7 @@ use crate::request::FieldLines;
 use super::balance::rendezvous;
 use super::h1::COPIED;
 use super::interims::Interims;
+use super::pick::Choice;
 use super::record::Evidence;
 use super::upload::Upload;
 
@@ -30,8 +31,7 @@ pub(crate) struct OriginRequest {
     pub pool: PoolId,
     /// Whose request it is.
     pub site: Arc<str>,
-    /// For pools that balance by hash.
-    pub hash: u64,
+    pub choice: Choice,
     /// The protocol to change to (RFC 9110 section 7.8).
     pub upgrade: Option<HeaderValue>,
     /// The client takes trailers.

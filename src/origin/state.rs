@@ -49,6 +49,9 @@ pub struct OriginState {
     pub failures: AtomicU64,
     /// Of its addresses, so far.
     pub ejections: AtomicU64,
+    /// Health checks that it has passed, and failed.
+    pub passed_checks: AtomicU64,
+    pub failed_checks: AtomicU64,
     pub(crate) times: Times,
     /// What it takes for a request of late, for [`Balance::P2c`](crate::config::model::Balance).
     pub(super) latency: Latency,
@@ -101,6 +104,8 @@ impl OriginState {
             requests: AtomicU64::new(0),
             failures: AtomicU64::new(0),
             ejections: AtomicU64::new(0),
+            passed_checks: AtomicU64::new(0),
+            failed_checks: AtomicU64::new(0),
             times: Times::default(),
             latency: Latency::default(),
             told: Mutex::default(),
@@ -258,6 +263,8 @@ impl OriginState {
     pub fn checked(&self, of: SocketAddr, result: Result<(), &str>, rise: u32, fall: u32) {
         let Some(address) = self.find(of) else { return };
         address.checked(result.is_ok(), rise, fall);
+        let counter = if result.is_ok() { &self.passed_checks } else { &self.failed_checks };
+        counter.fetch_add(1, Ordering::Relaxed);
         if address.is_up() || result.is_err() {
             self.set_error(result.err());
         }
@@ -306,7 +313,7 @@ impl ActiveGuard {
             u32::MAX => _ = origin.active.fetch_add(1, Ordering::Relaxed),
             most => {
                 let one_more = |active: u32| (active < most).then_some(active + 1);
-                origin.active.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).ok()?;
+                origin.active.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_more).ok()?;
             }
         }
         origin.requests.fetch_add(1, Ordering::Relaxed);
@@ -316,7 +323,7 @@ impl ActiveGuard {
 
 impl Drop for ActiveGuard {
     fn drop(&mut self) {
-        self.origin.active.fetch_sub(1, Ordering::Relaxed);
+        self.origin.active.fetch_sub(1, Ordering::SeqCst);
         self.queue.iter().for_each(|queue| queue.call());
     }
 }

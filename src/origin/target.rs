@@ -1,11 +1,12 @@
 //! How an origin is reached, in pingora's terms.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use pingora_core::protocols::TcpKeepalive;
 use pingora_core::upstreams::peer::HttpPeer;
-use pingora_core::utils::tls::{WrappedX509, parse_x509};
+use pingora_core::utils::tls::{CertKey, WrappedX509, parse_x509};
 
 use crate::config::model::{Endpoint, Origin, OriginProtocol, Pool};
 
@@ -54,6 +55,10 @@ pub(crate) fn peer_template(pool: &Pool, origin: &Origin) -> HttpPeer {
     if let Some(tls) = &pool.tls {
         options.verify_cert = tls.verify;
         options.verify_hostname = tls.verify;
+        if let Some(client) = &tls.client {
+            let chain = client.chain.iter().map(|der| der.to_vec()).collect();
+            peer.client_cert_key = Some(Arc::new(CertKey::new(chain, client.key.clone())));
+        }
         if let Some(chain) = &tls.ca {
             // pingora keeps connections by address and name: what one authority vouches for is not shared with another.
             let joined: Vec<u8> = chain.iter().flat_map(|der| der.iter().copied()).collect();

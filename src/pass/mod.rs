@@ -17,11 +17,12 @@ use crate::origin::error::OriginError;
 use crate::origin::exchange::Exchange;
 use crate::origin::forward;
 use crate::origin::interims::Interims;
+use crate::origin::pick::Choice;
 use crate::origin::request::{OriginRequest, Silence};
 use crate::origin::upload::{REPLAYED, RequestBody, Upload, UploadRules};
 use crate::pace::Pace;
 use crate::plan::{self, Matched, Renderer, WayBack};
-use crate::request::{RequestView, may_have_body};
+use crate::request::{RequestView, Scheme, may_have_body};
 use crate::snapshot::Snapshot;
 
 use invalidate::Changed;
@@ -82,6 +83,10 @@ pub(crate) async fn pass(
         if let Some(way_back) = WayBack::new(&snapshot.config, matched, view) {
             way_back.map_all(&mut exchange.fields);
         }
+        let pool = snapshot.pools.get(request.pool);
+        if let Some(cookie) = exchange.cookie_of(pool, request.choice.origin, view.scheme == Scheme::Https) {
+            set_cookie(&mut exchange.fields, cookie);
+        }
     }
     let changed = Changed { engine, snapshot, site: matched.site_index, view, what: matched.route.invalidate };
     let is_kept = match &answer {
@@ -94,6 +99,13 @@ pub(crate) async fn pass(
         _ => true,
     };
     answer.map(|exchange| Passed { exchange, is_undone_by_restart: !is_kept })
+}
+
+/// Adds a cookie that is for one client: no cache on the way may give it to others.
+fn set_cookie(fields: &mut HeaderMap, cookie: HeaderValue) {
+    fields.append(header::SET_COOKIE, cookie);
+    fields.append(header::CACHE_CONTROL, HeaderValue::from_static("private"));
+    ["cdn-cache-control", "surrogate-control"].into_iter().for_each(|name| _ = fields.remove(name));
 }
 
 /// Room for what is kept of a body to be sent again. By HTTP/1 a connection has one, and that is its due.
@@ -133,6 +145,10 @@ fn origin_request(
     if let Some(changes) = &route.request {
         forward::change(&mut fields, changes, rendered.fields(changes));
     }
+    let sticky = snapshot.pools.sticky(pool);
+    sticky.iter().for_each(|sticky| sticky.hide(&mut fields));
+    let origin = sticky.and_then(|sticky| view.fields.find_map(&header::COOKIE, |cookies| sticky.origin_of(cookies)));
+    let choice = Choice { hash: snapshot.pools.hash(pool, view), origin };
     let upgrade = plan::asks_for_upgrade(view).then(|| view.fields.get(&header::UPGRADE)).flatten();
     let stream_timeout = snapshot.config.stream_timeout(route, pool);
     OriginRequest {
@@ -143,7 +159,7 @@ fn origin_request(
         fields,
         pool,
         site: matched.site.name.clone(),
-        hash: snapshot.pools.hash(pool, view),
+        choice,
         upgrade: upgrade.and_then(|protocol| HeaderValue::from_bytes(protocol).ok()),
         takes_trailers: view.takes_trailers(),
         silence: match stream_timeout {

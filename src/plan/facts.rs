@@ -122,7 +122,7 @@ fn has_field(fields: Fields<'_>, name: &Pattern) -> bool {
 }
 
 /// The value of the first cookie of a name (RFC 6265 section 5.4).
-fn cookie<'a>(fields: Fields<'a>, name: &str) -> Option<&'a [u8]> {
+pub(crate) fn cookie<'a>(fields: Fields<'a>, name: &str) -> Option<&'a [u8]> {
     fields
         .find_map(&header::COOKIE, |line| find_pair(line, b';', |pair| value_of(pair, name, b';')))
         .map(<[u8]>::trim_ascii)
@@ -134,7 +134,7 @@ fn has_cookie(fields: Fields<'_>, name: &Pattern) -> bool {
 
 /// The value of the first parameter of a name. Both are decoded: what is spelt with escapes is to an origin the same as
 /// without.
-fn parameter<'a>(query: Option<&'a str>, name: &str) -> Option<Cow<'a, [u8]>> {
+pub(crate) fn parameter<'a>(query: Option<&'a str>, name: &str) -> Option<Cow<'a, [u8]>> {
     let query = query?.as_bytes();
     if !has_escapes(query) {
         return find_pair(query, b'&', |pair| value_of(pair, name, b'&')).map(Cow::Borrowed);

@@ -2,7 +2,7 @@
 //! configuration and the request.
 
 mod client;
-mod facts;
+pub(crate) mod facts;
 mod key;
 mod render;
 mod way_back;

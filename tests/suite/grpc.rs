@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use tempfile::TempDir;
 
-use crate::harness::{Node, h2};
+use crate::harness::{Node, eventually, h2};
 
 /// Python with the library, as Debian has it.
 fn calls() -> Command {
@@ -67,4 +67,30 @@ fn calls_by_grpc_without_tls() {
 fn calls_by_grpc_over_tls() {
     let certificate = "[[certificate]]\ncert = \"test.pem\"\nkey = \"test.key\"\n";
     every_kind_of_call(&format!("[[listen]]\naddress = \"127.0.0.1:0\"\ntls = true\n{certificate}"), "test.pem");
+}
+
+#[test]
+fn origins_are_checked_by_the_health_protocol_of_grpc() {
+    let (_server, port) = Server::start();
+    for (service, status, why) in [
+        ("", "up", "null"),
+        ("well", "up", "null"),
+        ("sick", "down", "\"it says that it does not serve\""),
+        ("none", "down", "\"gRPC status 5 unknown service\""),
+    ] {
+        let health = format!("health = {{ grpc = {service:?}, interval = \"20ms\", rise = 1, fall = 1 }}");
+        let node = Node::start(&format!(
+            "[pool.app]\norigins = [\"127.0.0.1:{port}\"]\nprotocol = \"h2\"\n{health}\n\
+             [site.shop]\nhosts = [\"*\"]\n[[site.shop.route]]\npath = \"/*\"\npool = \"app\"\n"
+        ));
+        let address = ([127, 0, 0, 1], port).into();
+        if status == "up" {
+            // It is up before it was asked.
+            eventually("a check", || {
+                node.origin("app", address)["checks"]["passed"].as_u64().filter(|passed| *passed > 2)
+            });
+        }
+        node.wait_for_origin("app", address, status);
+        assert_eq!(node.origin("app", address)["last_error"].to_string(), why, "{service}");
+    }
 }

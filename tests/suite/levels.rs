@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::harness::client::Response;
 use crate::harness::node::{complete, site};
 use crate::harness::origin::Gate;
 use crate::harness::{Client, Node, Origin, Reply, Step, eventually};
@@ -205,4 +206,55 @@ fn who_waits_too_long_is_told_so_and_leaves_no_place_behind() {
     assert_eq!(held.response("GET").status, 200);
     assert_eq!(node.get("/4").text(), "answered");
     assert_eq!(node.origin("app", origin.address)["active"], 0);
+}
+
+/// The cookie that a response sets.
+fn cookie_of(answer: &Response) -> Option<String> {
+    answer.field("set-cookie").map(|set| set.split(';').next().unwrap().to_owned())
+}
+
+#[test]
+fn a_session_stays_at_its_origin_until_that_is_gone() {
+    let answer = |name: &'static str| {
+        Origin::start(move |request| {
+            Reply::ok(&[&format!("X-Cookies: {}", request.field("cookie").unwrap_or("none"))], name)
+        })
+    };
+    let origins = [answer("a"), answer("b"), answer("c")];
+    let addresses = origins.each_ref().map(|origin| origin.address);
+    let directory = Arc::new(TempDir::new().unwrap());
+    let key = directory.path().join("sticky.key");
+    std::fs::write(&key, "0123456789abcdef0123456789abcdef\n").unwrap();
+    let config = |addresses: &[std::net::SocketAddr]| {
+        let pool = format!("sticky = {{ cookie = \"at\", key = \"file:{}\" }}\n", key.display());
+        complete(&site(addresses, &pool, "[[site.shop.route]]\npath = \"/*\"\npool = \"app\"\n"))
+    };
+    let mut node = Node::start_in(directory.clone(), &config(&addresses));
+    let first = node.get("/");
+    let cookie = cookie_of(&first).expect("a cookie");
+    assert!(first.field("set-cookie").unwrap().ends_with("; Path=/; HttpOnly; SameSite=Lax"));
+    let field = format!("Cookie: theme=dark; {cookie}");
+    let again = |node: &Node| node.get_with("/", &[&field]);
+    for _ in 0..6 {
+        let answer = again(&node);
+        assert_eq!((answer.text(), cookie_of(&answer)), (first.text(), None));
+        assert_eq!(answer.field("x-cookies"), Some("theme=dark"), "it is between the client and the node");
+    }
+    // Others get other origins, and one who makes a cookie up is one of these.
+    let others: Vec<String> = (0..6).map(|_| node.get_with("/", &["Cookie: at=0000000000000000"]).text()).collect();
+    assert!(others.iter().any(|other| *other != first.text()));
+    // A restart, and other origins beside it, change nothing.
+    node.kill();
+    let mut order = addresses;
+    order.reverse();
+    let more = [&order[..], &[Origin::start(|_| Reply::ok(&[], "new")).address]].concat();
+    let node = Node::start_in(directory, &config(&more));
+    for _ in 0..4 {
+        assert_eq!(again(&node).text(), first.text());
+    }
+    let own = origins.iter().zip(["a", "b", "c"]).find(|(_, name)| *name == first.text()).unwrap().0.address;
+    node.admin("POST", &format!("/v1/pools/app/origins/{own}/drain"), "");
+    let moved = again(&node);
+    assert_ne!(moved.text(), first.text());
+    assert!(cookie_of(&moved).is_some_and(|new| new != cookie), "it is released, and stays at the new one");
 }

@@ -30,6 +30,7 @@ mod geoip;
 mod grpc;
 mod hostile;
 mod http2;
+mod ill_origins;
 mod keys;
 mod large;
 mod lasting;

@@ -403,3 +403,57 @@ fn a_pool_says_what_is_sent_again() {
         }
     }
 }
+
+#[test]
+fn connections_to_origins_are_replaced_when_they_are_old_or_have_carried_much() {
+    for (keys, connections) in [("", 1), ("connection_max_requests = 2", 3), ("connection_max_age = \"1ms\"", 6)] {
+        let origin = named("a");
+        let node = pool(&format!("[pool.app]\norigins = [\"{}\"]\n{keys}", origin.address), UNCACHED);
+        let mut client = node.client();
+        for i in 0..6 {
+            assert_eq!(client.get(&format!("/{i}"), &[]).status, 200);
+            // What is timed is a lower bound: it may be older.
+            std::thread::sleep(Duration::from_millis(if keys.contains("age") { 20 } else { 0 }));
+        }
+        assert!(origin.connections() <= connections, "{keys}: {}", origin.connections());
+        assert!(connections == 1 || origin.connections() > 1, "{keys}");
+    }
+}
+
+#[test]
+fn a_check_looks_at_the_body_and_may_have_a_port_of_its_own() {
+    let app = named("app");
+    let ready = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let is_ready = ready.clone();
+    let checks = Origin::start(move |_| match is_ready.load(std::sync::atomic::Ordering::SeqCst) {
+        true => Reply::ok(&[], "state: ready\n"),
+        false => Reply::ok(&[], "state: starting\n"),
+    });
+    let health = format!(
+        "health = {{ path = \"/state\", body = \"ready\", port = {}, interval = \"20ms\", rise = 1, fall = 1 }}",
+        checks.address.port()
+    );
+    let node = pool(&format!("[pool.app]\norigins = [\"{}\"]\n{health}", app.address), UNCACHED);
+    node.wait_for_origin("app", app.address, "down");
+    let why = node.origin("app", app.address)["reason"].to_string();
+    assert!(why.contains("answered 200, and its body has no \\\"ready\\\""), "{why}");
+    ready.store(true, std::sync::atomic::Ordering::SeqCst);
+    node.wait_for_origin("app", app.address, "up");
+    assert_eq!((app.count(), node.get("/").status), (0, 200));
+}
+
+#[test]
+fn what_is_drained_is_not_checked() {
+    let origin = named("a");
+    let health = "health = { path = \"/health\", interval = \"20ms\" }";
+    let node = pool(&format!("[pool.app]\norigins = [\"{}\"]\n{health}", origin.address), UNCACHED);
+    origin.wait_for(2);
+    node.admin("POST", &format!("/v1/pools/app/origins/{}/drain", origin.address), "");
+    let before = origin.count();
+    // Two more of these would be there if it were checked: one may have been on its way.
+    let other = named("b");
+    let beside = pool(&format!("[pool.app]\norigins = [\"{}\"]\n{health}", other.address), UNCACHED);
+    other.wait_for(10);
+    drop(beside);
+    assert!(origin.count() <= before + 1, "{} {before}", origin.count());
+}

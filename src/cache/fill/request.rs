@@ -8,6 +8,7 @@ use http::{HeaderMap, HeaderValue, Method, Version, header};
 use crate::clock::Timestamp;
 use crate::config::model::{CacheRules, Route};
 use crate::origin::forward;
+use crate::origin::pick::Choice;
 use crate::origin::request::{OriginRequest, Silence};
 use crate::plan::{CacheKey, Renderer};
 use crate::prefix::Prefix;
@@ -54,7 +55,12 @@ impl FillRequest {
     pub(crate) fn new(request: &CacheRequest<'_>, stale: Option<Arc<Object>>, part: Option<Arc<Part>>) -> Box<Self> {
         let view = request.view;
         let rules = &request.matched.route.cache;
-        let client_fields = view.fields.to_lines();
+        let mut client_fields = view.fields.to_lines();
+        // The node's own cookie says nothing of who asks.
+        if let Some(sticky) = request.snapshot.pools.sticky(request.matched.pool) {
+            forward::join_cookies(&mut client_fields);
+            sticky.hide(&mut client_fields);
+        }
         let mut fields = client_fields.clone();
         forward::exclude_hop_by_hop(&mut fields);
         forward::exclude_unheeded(&mut fields, rules);
@@ -91,7 +97,8 @@ impl FillRequest {
                 fields,
                 pool,
                 site: request.matched.site.name.clone(),
-                hash: request.snapshot.pools.hash(pool, view),
+                // What is stored is nobody's session.
+                choice: Choice { hash: request.snapshot.pools.hash(pool, view), origin: None },
                 upgrade: None,
                 takes_trailers: false,
                 read_timeout: route.read_timeout,

@@ -122,9 +122,57 @@ pub(crate) fn read(mut table: Table) -> Option<Certificate> {
         Some((path, chain, errors.accept(at.place, read)?))
     });
     let key = key?;
-    let key_path = errors.file_named(&key);
-    errors.keep_private(&key_path);
-    let signer = match read_key(&key_path) {
+    let private = read_key(&key, errors);
+    let ((path, chain, (names, validity)), (key_path, private)) = (read?, private?);
+    let certified = pair(chain, &path, &private, &key_path);
+    let key = Arc::new(errors.accept(key.place, certified)?);
+    Some(Certificate { key, names, validity, place })
+}
+
+/// The certificate that the node shows to origins, and its key.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct ClientCertificate {
+    pub chain: Vec<CertificateDer<'static>>,
+    /// DER.
+    pub key: Vec<u8>,
+}
+
+impl std::fmt::Debug for ClientCertificate {
+    /// Without the key.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ClientCertificate").field("chain", &self.chain).finish_non_exhaustive()
+    }
+}
+
+/// The same from the files that a pool names.
+pub(super) fn of_client(cert: &At<String>, key: &At<String>, errors: &Diagnostics) -> Option<ClientCertificate> {
+    let path = errors.file_named(cert);
+    let chain = errors.accept(cert.place, read_chain(&path));
+    let (key_path, private) = read_key(key, errors)?;
+    let chain = chain?;
+    errors.accept(key.place, pair(chain.clone(), &path, &private, &key_path))?;
+    Some(ClientCertificate { chain, key: private.secret_der().to_vec() })
+}
+
+/// A certificate and the key that belongs to it.
+fn pair(
+    chain: Vec<CertificateDer<'static>>,
+    path: &Path,
+    private: &PrivateKeyDer<'_>,
+    key_path: &Path,
+) -> Result<CertifiedKey, String> {
+    let certified = CertifiedKey::new(chain, signer(private, key_path)?);
+    match certified.keys_match() {
+        Ok(()) => Ok(certified),
+        Err(_) => Err(format!("the private key in {} does not belong to {}", key_path.display(), path.display())),
+    }
+}
+
+/// A private key from a file, and where that is.
+fn read_key(key: &At<String>, errors: &Diagnostics) -> Option<(PathBuf, PrivateKeyDer<'static>)> {
+    let path = errors.file_named(key);
+    errors.keep_private(&path);
+    let private = match read_private(&path) {
         Err(why) if why.contains("Permission denied") => {
             let hint = "keys that only root may read come by the group ssl-cert, or by LoadCredential= of the service: docs/operations.md";
             errors.error_with_hint(key.place, why, hint);
@@ -132,13 +180,7 @@ pub(crate) fn read(mut table: Table) -> Option<Certificate> {
         }
         read => errors.accept(key.place, read),
     };
-    let ((path, chain, (names, validity)), signer) = (read?, signer?);
-    let certified = CertifiedKey::new(chain, signer);
-    let matches = certified
-        .keys_match()
-        .map_err(|_| format!("the private key in {} does not belong to {}", key_path.display(), path.display()));
-    errors.accept(key.place, matches)?;
-    Some(Certificate { key: Arc::new(certified), names, validity, place })
+    Some((path, private?))
 }
 
 /// Days before its end that a certificate is pointed out.
@@ -194,16 +236,19 @@ fn is_of_a_site(name: &HostPattern, hosts: &HostMap<usize>) -> bool {
     hosts.of_pattern(name).is_some() || hosts.patterns().any(|(host, _)| is_below(&host))
 }
 
-fn read_key(path: &Path) -> Result<Arc<dyn SigningKey>, String> {
+fn read_private(path: &Path) -> Result<PrivateKeyDer<'static>, String> {
     let bytes = regular::read(path).map_err(|error| format!("{} cannot be read: {error}", path.display()))?;
     let encrypted = [&b"ENCRYPTED PRIVATE KEY"[..], b"Proc-Type: 4,ENCRYPTED"];
     if encrypted.iter().any(|mark| memchr::memmem::find(&bytes, mark).is_some()) {
         let mend = format!("openssl pkey -in {} -out KEY writes it without", path.display());
         return Err(format!("the private key in {} has a passphrase, which nobody could type: {mend}", path.display()));
     }
-    let private = PrivateKeyDer::from_pem_slice(&bytes)
-        .map_err(|error| format!("no usable private key in {}: {error}", path.display()))?;
-    rustls::crypto::ring::sign::any_supported_type(&private)
+    PrivateKeyDer::from_pem_slice(&bytes)
+        .map_err(|error| format!("no usable private key in {}: {error}", path.display()))
+}
+
+fn signer(private: &PrivateKeyDer<'_>, path: &Path) -> Result<Arc<dyn SigningKey>, String> {
+    rustls::crypto::ring::sign::any_supported_type(private)
         .map_err(|error| format!("the private key in {} cannot be used: {error}", path.display()))
 }
 

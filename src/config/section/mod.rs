@@ -28,4 +28,5 @@ pub(crate) mod rewrite;
 pub(crate) mod route;
 pub(crate) mod sets;
 pub(crate) mod site;
+pub(crate) mod sticky;
 mod template;

@@ -14,10 +14,11 @@ use crate::config::read::{FromToml, Table, Value, words};
 use crate::request::parse_authority;
 use crate::spelling::did_you_mean;
 
-use super::certificate;
+use super::certificate::{self, ClientCertificate};
 use super::files::Files;
 use super::health::{self, Health, Passive, Share, Times};
 use super::retry::{self, Budget, RetryOn};
+use super::sticky::{self, Sticky};
 
 /// Who waits where all origins have as many requests as they may.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,6 +30,19 @@ pub struct Queue {
 impl Default for Queue {
     fn default() -> Self {
         Queue { max: 1000, timeout: Duration::from_secs(5) }
+    }
+}
+
+/// When a connection to an origin is replaced by a new one, by HTTP/1.1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Life {
+    pub max_age: Option<Duration>,
+    pub max_requests: u32,
+}
+
+impl Default for Life {
+    fn default() -> Self {
+        Life { max_age: None, max_requests: u32::MAX }
     }
 }
 
@@ -61,6 +75,8 @@ pub struct Pool {
     /// How many requests each origin may have at one time.
     pub max_requests: Option<u32>,
     pub queue: Queue,
+    pub connections: Life,
+    pub sticky: Option<Sticky>,
     /// What comes in, or back, has its whole weight only after so long.
     pub slow_start: Option<Duration>,
     /// Where this node is: those of its region come first.
@@ -107,6 +123,8 @@ impl Pool {
             passive: Some(Passive::default()),
             max_requests: None,
             queue: Queue::default(),
+            connections: Life::default(),
+            sticky: None,
             slow_start: None,
             own_region: None,
             overflow_at: Share::OVERFLOW_AT,
@@ -154,6 +172,8 @@ pub enum HashKey {
     Url,
     Client,
     Header(HeaderName),
+    Cookie(String),
+    Query(String),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -171,6 +191,8 @@ pub struct OriginTls {
     pub verify: bool,
     /// Trust these instead of the system's authorities.
     pub ca: Option<Arc<Vec<CertificateDer<'static>>>>,
+    /// What the node shows of itself, to those that ask.
+    pub client: Option<Arc<ClientCertificate>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -216,12 +238,16 @@ impl FromToml for HashKey {
     fn from_toml(value: Value<'_, '_>) -> Result<Self, String> {
         let text = String::from_toml(value)?;
         let header = |name: &str| name.parse().ok().map(HashKey::Header);
-        let key = match text.as_str() {
-            "url" => Some(HashKey::Url),
-            "client" => Some(HashKey::Client),
-            other => other.strip_prefix("header:").and_then(header),
+        let key = match text.split_once(':') {
+            None if text == "url" => Some(HashKey::Url),
+            None if text == "client" => Some(HashKey::Client),
+            Some(("header", name)) => header(name),
+            Some(("cookie", name)) if !name.is_empty() => Some(HashKey::Cookie(name.to_owned())),
+            Some(("query", name)) if !name.is_empty() => Some(HashKey::Query(name.to_owned())),
+            _ => None,
         };
-        key.ok_or_else(|| format!("unknown hash key {text:?}, expected \"url\", \"client\" or \"header:NAME\""))
+        let expected = "expected \"url\", \"client\", \"header:NAME\", \"cookie:NAME\" or \"query:NAME\"";
+        key.ok_or_else(|| format!("unknown hash key {text:?}, {expected}"))
     }
 }
 
@@ -350,6 +376,9 @@ pub(crate) fn read(name: At<String>, mut table: Table) -> PoolSection {
             errors.error_with_hint(place, "\"queue\" has no effect here", hint);
         }
     }
+    pool.connections.max_age = table.positive("connection_max_age");
+    table.set_within("connection_max_requests", &mut pool.connections.max_requests, 1..=u32::MAX);
+    pool.sticky = sticky::read(&mut table, &name.value);
     pool.slow_start = table.positive("slow_start");
     table.set("overflow_at", &mut pool.overflow_at);
     pool.panic_at = table.value("panic_at");
@@ -450,8 +479,9 @@ fn read_tls(table: &mut Table, uses_tls: bool) -> Option<OriginTls> {
     let errors = table.errors;
     let (verify, sni, ca) = (table.get_or("verify", true), table.host("sni"), table.get("ca"));
     let ca_path = ca.as_ref().map(|ca| errors.file_named(ca));
+    let client: [Option<At<String>>; 2] = [table.get("client_cert"), table.get("client_key")];
     if !uses_tls {
-        for key in ["sni", "ca", "verify"].into_iter().filter(|key| table.has(key)) {
+        for key in ["sni", "ca", "verify", "client_cert", "client_key"].into_iter().filter(|key| table.has(key)) {
             let hint = "add tls = true to the pool";
             errors.error_with_hint(table.place_of(key), "this has no effect without TLS", hint);
         }
@@ -459,5 +489,14 @@ fn read_tls(table: &mut Table, uses_tls: bool) -> Option<OriginTls> {
     }
     let ca = ca_path.and_then(|path| errors.accept(table.place_of("ca"), certificate::read_chain(&path)));
     let sni = sni.and_then(|sni| parse_authority(&sni).map(|(host, _)| host.into_owned()));
-    Some(OriginTls { sni, verify, ca: ca.map(Arc::new) })
+    let client = match &client {
+        [Some(cert), Some(key)] => certificate::of_client(cert, key, errors),
+        [None, None] => None,
+        [Some(at), None] | [None, Some(at)] => {
+            let hint = "client_cert = \"node.pem\" and client_key = \"node.key\" go together";
+            errors.error_with_hint(at.place, "a certificate needs its key, and a key its certificate", hint);
+            None
+        }
+    };
+    Some(OriginTls { sni, verify, ca: ca.map(Arc::new), client: client.map(Arc::new) })
 }

@@ -40,7 +40,7 @@ pub struct Budget {
 
 impl Default for Budget {
     fn default() -> Self {
-        Budget { share: Share::RETRIES, least: 3 }
+        Budget { share: Share::RETRIES, least: 10 }
     }
 }
 

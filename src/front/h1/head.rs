@@ -259,6 +259,7 @@ mod tests {
     use super::*;
     use crate::config::model::PoolId;
     use crate::origin::forward;
+    use crate::origin::pick::Choice;
     use crate::origin::request::OriginRequest;
     use crate::origin::upload::{BodyError, Frame, RequestBody, Upload, UploadRules};
     use crate::request::Scheme;
@@ -300,7 +301,7 @@ mod tests {
             fields,
             pool: PoolId(0),
             site: "shop".into(),
-            hash: 0,
+            choice: Choice::default(),
             upgrade: None,
             takes_trailers: view.takes_trailers(),
             silence: None,

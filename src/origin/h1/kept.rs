@@ -7,6 +7,7 @@ use bytes::BytesMut;
 use parking_lot::Mutex;
 
 use crate::clock::ticks;
+use crate::config::model::Life;
 
 use super::stream::is_quiet;
 use super::{Connection, KEPT_BUFFER};
@@ -57,8 +58,8 @@ impl Kept {
     }
 
     /// Keeps a connection, if it can be used again.
-    pub fn put(&self, origin: usize, address: SocketAddr, mut connection: Box<Connection>) {
-        if !connection.can_be_kept() {
+    pub fn put(&self, origin: usize, address: SocketAddr, life: &Life, mut connection: Box<Connection>) {
+        if !connection.can_be_kept(life) {
             return;
         }
         if connection.read.capacity() > KEPT_BUFFER {
@@ -109,7 +110,7 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let stream = TcpStream::connect(address).await.unwrap();
         let end = listener.accept().await.unwrap().0;
-        kept.put(0, address, Box::new(Connection::new(Plain(stream))));
+        kept.put(0, address, &Life::default(), Box::new(Connection::new(Plain(stream))));
         end
     }
 
@@ -141,7 +142,7 @@ mod tests {
             }
         };
         assert!(kept.take(0, address, idle).is_none());
-        kept.put(0, address, first);
+        kept.put(0, address, &Life::default(), first);
         kept.tidy(Duration::ZERO);
         assert!(kept.take(0, address, idle).is_none(), "it has rested for too long");
         for last in [Kept::forget as fn(&Kept, SocketAddr), |kept, _| kept.close()] {

@@ -11,10 +11,14 @@ mod stream;
 use std::io;
 use std::pin::pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, Method};
 use tokio::io::AsyncReadExt;
+
+use crate::clock::ticks;
+use crate::config::model::Life;
 
 use super::link::{Frame, Link, LinkError, ResponseHead, TAKES_NOTHING};
 
@@ -44,6 +48,9 @@ pub struct Connection {
     keep_alive: bool,
     /// Some head has come since the request was sent.
     has_heard: bool,
+    /// When it was made, [`ticks`], and how many requests it has carried.
+    made: u64,
+    requests: u32,
 }
 
 impl Connection {
@@ -57,12 +64,15 @@ impl Connection {
             trailers: None,
             keep_alive: true,
             has_heard: false,
+            made: ticks(),
+            requests: 0,
         }
     }
 
     /// Begins to send a request: its head, and what is put of its body. `chunked`: how that is framed.
     pub fn begin(&mut self, head: Vec<u8>, chunked: bool) {
         self.has_heard = false;
+        self.requests = self.requests.saturating_add(1);
         self.scanned = 0;
         self.out = Outgoing::new(head, chunked);
     }
@@ -86,9 +96,12 @@ impl Connection {
         self.body.is_done()
     }
 
-    /// Whether the next exchange can go by this connection: the last has ended, and nothing came that nobody asked for.
-    fn can_be_kept(&self) -> bool {
-        self.keep_alive && self.body.is_done() && self.read.is_empty()
+    /// Whether the next exchange can go by this connection: the last has ended, nothing came that nobody asked for, and it is not
+    /// to be replaced.
+    fn can_be_kept(&self, life: &Life) -> bool {
+        let age = Duration::from_millis(ticks().saturating_sub(self.made));
+        let is_spent = self.requests >= life.max_requests || life.max_age.is_some_and(|most| age >= most);
+        self.keep_alive && self.body.is_done() && self.read.is_empty() && !is_spent
     }
 
     /// The connection itself, with what has been read of it.

@@ -80,6 +80,14 @@ class Calls:
             pass
 
 
+def health(request, context):
+    """grpc.health.v1.Health/Check, for services called "well" and "sick", and for the server as a whole."""
+    statuses = {b"": 1, b"\x0a\x04well": 1, b"\x0a\x04sick": 2}
+    if request not in statuses:
+        context.abort(grpc.StatusCode.NOT_FOUND, "unknown service")
+    return bytes([0x08, statuses[request]])
+
+
 def serve():
     calls = Calls()
     handlers = {
@@ -91,7 +99,9 @@ def serve():
         "together": grpc.stream_stream_rpc_method_handler(calls.together),
     }
     server = grpc.server(futures.ThreadPoolExecutor(max_workers=STREAMS + 50))
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test.Calls", handlers),))
+    checks = {"Check": grpc.unary_unary_rpc_method_handler(health)}
+    services = {"test.Calls": handlers, "grpc.health.v1.Health": checks}
+    server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(*service) for service in services.items()])
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     print(port, flush=True)
