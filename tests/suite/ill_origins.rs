@@ -110,10 +110,12 @@ fn raw_h2(
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async move {
             let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+            let mut kept = Vec::new();
             while let Ok((stream, _)) = listener.accept().await {
                 let Ok(mut connection) = ::h2::server::handshake(stream).await else { continue };
                 end(&mut connection);
                 let _ = connection.accept().await; // sends what is to be sent
+                kept.push(connection); // who closes at once may take back what was said
             }
         });
     });
