@@ -92,6 +92,8 @@ def all_cases(etags):
              answered="stored", storage="disk", script="new_urls", targets={"nginx": 1.30}),
         Case("pass", "GET passed on, 1 KiB", "/pass/1k", PROXIES, answered="pass",
              targets={"nginx": 1.20, "haproxy": 1.10}),
+        Case("pools", "GET passed on, 1 KiB, to one origin, three, a thousand", "/pass/1k",
+             ("seawall", "seawall-pool-3", "seawall-pool-1000"), answered="pass"),
         Case("post", "POST passed on, 1 KiB", "/post", PROXIES, answered="pass", script="post",
              targets={"nginx": 1.30, "haproxy": 1.25}),
         Case("upload", "POST passed on, 1 MiB", "/post", PROXIES, answered="pass", script="upload", connections=4,

@@ -13,6 +13,7 @@ SIZES = {"/1k": KIB, "/posted": KIB, "/16k": 16 * KIB, "/128k": 128 * KIB, "/1m"
 CALLED = "the answer to a call"
 HOT_KEYS = 10_000
 DISK_FILES = 64
+MOST_ADDRESSES = 1000
 
 # `return` would answer before the body is there. That is allowed, but Traffic Server then leaves bytes of the body on
 # the connection, where they are taken for the next request. A mirror makes nginx read the body first; files are not
@@ -42,7 +43,7 @@ class Origin(Server):
 access_log off;
 server {{ listen 127.0.0.1:{self.status_port}; location / {{ stub_status; }} }}
 server {{
-listen 127.0.0.1:{self.port} backlog=4096;
+{self._listens()}
 listen 127.0.0.1:{self.h2_port} http2 backlog=4096;
 http2_max_concurrent_streams 1000;
 {nginx_conf.files(self.root)}
@@ -53,6 +54,13 @@ location /pass/ {{ try_files /1k =404; add_header Cache-Control "no-store"; }}
 location /grpc/ {{ return 200 "{CALLED}"; }}
 {READ_THEN_ANSWER}
 }}""")
+
+    def addresses(self, number):
+        """So many addresses of loopback at which it listens."""
+        return [f"127.0.{n // 250}.{n % 250 + 1}:{self.port}" for n in range(number)]
+
+    def _listens(self):
+        return "\n".join(f"listen {address} backlog=4096;" for address in self.addresses(MOST_ADDRESSES))
 
     def start(self):
         super().start()

@@ -166,7 +166,7 @@ impl PoolRuntime {
             peers,
             pins,
             turns,
-            kept: Kept::default(),
+            kept: Kept::new(origins.len()),
             budget: RetryBudget::default(),
             watched: Mutex::default(),
             identities,

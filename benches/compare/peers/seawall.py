@@ -20,6 +20,8 @@ class Seawall(Peer):
     name = "seawall"
     threads = 1
     setup = "threads = 1, access log (combined) to a file, metrics on"
+    # How many origins the pool has, all of them the same server, and what else it says.
+    origins, pool = 1, ""
 
     def __init__(self, lab, origin, case):
         super().__init__(lab, origin, case)
@@ -70,7 +72,8 @@ max_size = "{MEMORY_MIB}MiB"
 max_object = "{max_object}"
 {disk}
 [pool.origin]
-origins = ["127.0.0.1:{self.origin.port}"]
+origins = [{", ".join(f'"{address}"' for address in self.origin.addresses(self.origins))}]
+{self.pool}
 [pool.h2_origin]
 origins = ["127.0.0.1:{self.origin.h2_port}"]
 protocol = "h2"
@@ -119,6 +122,20 @@ cache = {{ mode = "respect" }}
                 return f"the access log has {lines} lines for {requests} requests"
             time.sleep(0.2)
         return None
+
+
+class SeawallOverThree(Seawall):
+    name = "seawall-pool-3"
+    origins = 3
+    pool = ('balance = "p2c"\nmax_requests = 1000\nslow_start = "1s"\n'
+            'passive = { failures = 5 }\nretry_budget = { share = 0.2, least = 10 }')
+    setup = "the same over three origins: p2c, passive health, limits, budget, slow start"
+
+
+class SeawallOverAThousand(SeawallOverThree):
+    name = "seawall-pool-1000"
+    origins = 1000
+    setup = "the same over a thousand"
 
 
 class SeawallOnTwoCores(Seawall):

@@ -12,23 +12,23 @@ use crate::config::model::Life;
 use super::stream::is_quiet;
 use super::{Connection, KEPT_BUFFER};
 
-/// Connections that are kept of a pool.
+/// Connections that are kept of a pool in any case, and for each of its origins.
 const MAX_KEPT: usize = 1024;
+const MAX_KEPT_EACH: usize = 4;
 
 /// The kept connections of one pool, to any of its origins: all of them are reached in the same way, but for the name that
 /// is asked for by TLS, which goes with the origin.
-#[derive(Default)]
 pub struct Kept(Mutex<All>);
 
-#[derive(Default)]
 struct All {
-    resting: Vec<Resting>,
+    /// Of each origin, by its place in the pool; the one that was used last is the last one.
+    resting: Vec<Vec<Resting>>,
+    count: usize,
     /// The pool has been replaced: nobody will ask any more.
     closed: bool,
 }
 
 struct Resting {
-    origin: usize,
     address: SocketAddr,
     /// [`ticks`].
     since: u64,
@@ -43,13 +43,22 @@ impl Resting {
 }
 
 impl Kept {
+    /// For a pool of so many origins.
+    pub fn new(origins: usize) -> Self {
+        let resting = (0..origins).map(|_| Vec::new()).collect();
+        Kept(Mutex::new(All { resting, count: 0, closed: false }))
+    }
+
     /// The one that was used last, to an origin at an address. It was alive a moment ago, but may have been closed since.
     pub fn take(&self, origin: usize, address: SocketAddr, most_idle: Duration) -> Option<Box<Connection>> {
         loop {
             let mut resting = {
-                let all = &mut self.0.lock().resting;
-                let place = all.iter().rposition(|kept| kept.origin == origin && kept.address == address)?;
-                all.remove(place)
+                let mut all = self.0.lock();
+                let own = all.resting.get_mut(origin)?;
+                let place = own.iter().rposition(|kept| kept.address == address)?;
+                let resting = own.remove(place);
+                all.count -= 1;
+                resting
             };
             if resting.is_alive(most_idle) {
                 return Some(resting.connection);
@@ -65,36 +74,59 @@ impl Kept {
         if connection.read.capacity() > KEPT_BUFFER {
             connection.read = BytesMut::new();
         }
-        let resting = Resting { origin, address, since: ticks(), connection };
         let mut all = self.0.lock();
-        if all.resting.len() < MAX_KEPT && !all.closed {
-            all.resting.push(resting);
+        let most = MAX_KEPT.max(MAX_KEPT_EACH * all.resting.len());
+        if all.count < most && !all.closed {
+            let Some(own) = all.resting.get_mut(origin) else { return };
+            own.push(Resting { address, since: ticks(), connection });
+            all.count += 1;
         }
     }
 
     /// Closes those to an address at which one has turned out to be dead: the others will be, too.
     pub fn forget(&self, address: SocketAddr) {
-        self.0.lock().resting.retain(|kept| kept.address != address);
+        let mut all = self.0.lock();
+        all.resting.iter_mut().for_each(|own| own.retain(|kept| kept.address != address));
+        all.count = all.resting.iter().map(Vec::len).sum();
     }
 
     /// Closes all, now and from now on.
     pub fn close(&self) {
         let mut all = self.0.lock();
-        all.closed = true;
-        all.resting = Vec::new();
+        (all.closed, all.count) = (true, 0);
+        all.resting.iter_mut().for_each(|own| *own = Vec::new());
     }
 
-    /// Closes those that have rested for too long or that their origins have closed.
+    /// Closes those that have rested for too long or that their origins have closed. Those of one origin are looked at a time: the
+    /// others can be taken meanwhile.
     pub fn tidy(&self, most_idle: Duration) {
-        let all = std::mem::take(&mut self.0.lock().resting);
-        let alive: Vec<Resting> =
-            all.into_iter().filter_map(|mut resting| resting.is_alive(most_idle).then_some(resting)).collect();
-        let mut newer = self.0.lock();
-        if newer.closed {
-            return;
+        for origin in 0.. {
+            let own = {
+                let mut all = self.0.lock();
+                let Some(own) = all.resting.get_mut(origin).map(std::mem::take) else { return };
+                all.count -= own.len();
+                own
+            };
+            if own.is_empty() {
+                continue;
+            }
+            let is_alive = |mut resting: Resting| resting.is_alive(most_idle).then_some(resting);
+            let alive: Vec<Resting> = own.into_iter().filter_map(is_alive).collect();
+            let mut all = self.0.lock();
+            if !all.closed {
+                all.give_back(origin, alive);
+            }
         }
-        let since = std::mem::replace(&mut newer.resting, alive);
-        newer.resting.extend(since);
+    }
+}
+
+impl All {
+    /// Those that have come meanwhile were used later.
+    fn give_back(&mut self, origin: usize, mut resting: Vec<Resting>) {
+        let Some(own) = self.resting.get_mut(origin) else { return };
+        self.count += resting.len();
+        resting.append(own);
+        *own = resting;
     }
 }
 
@@ -116,7 +148,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_came_unasked_is_found_at_once() {
-        let (kept, listener) = (Kept::default(), TcpListener::bind("127.0.0.1:0").await.unwrap());
+        let (kept, listener) = (Kept::new(2), TcpListener::bind("127.0.0.1:0").await.unwrap());
         let end = keep_one(&kept, &listener).await;
         end.writable().await.unwrap();
         end.try_write(b"HTTP/1.1 200 OK\r\n").unwrap();
@@ -126,7 +158,7 @@ mod tests {
 
     #[tokio::test]
     async fn only_connections_that_are_alive_come_back() {
-        let (kept, listener) = (Kept::default(), TcpListener::bind("127.0.0.1:0").await.unwrap());
+        let (kept, listener) = (Kept::new(2), TcpListener::bind("127.0.0.1:0").await.unwrap());
         let (address, idle) = (listener.local_addr().unwrap(), Duration::from_secs(60));
         let _first = keep_one(&kept, &listener).await;
         let second = keep_one(&kept, &listener).await;
@@ -137,7 +169,7 @@ mod tests {
             // The kernel may take a moment to bring the news.
             tokio::task::yield_now().await;
             kept.tidy(idle);
-            if kept.0.lock().resting.len() == 1 {
+            if kept.0.lock().count == 1 {
                 break kept.take(0, address, idle).unwrap();
             }
         };
@@ -151,6 +183,6 @@ mod tests {
             assert!(kept.take(0, address, idle).is_none());
         }
         let _end = keep_one(&kept, &listener).await;
-        assert!(kept.0.lock().resting.is_empty(), "it is closed for good");
+        assert!(kept.0.lock().count == 0, "it is closed for good");
     }
 }
