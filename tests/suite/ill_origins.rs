@@ -268,6 +268,9 @@ fn under_load(node: &Node, meanwhile: impl FnOnce(&AtomicUsize)) -> (usize, usiz
                 let mut number = 0;
                 while !stop.load(Ordering::Relaxed) {
                     number += 1;
+                    if number % 1_000 == 0 {
+                        client = node.client(); // before the node closes it: max_requests_per_connection
+                    }
                     let path = format!("GET /{thread}/{number} HTTP/1.1\r\nHost: a\r\n\r\n");
                     client.send(path);
                     let answer = client.try_response();
