@@ -295,8 +295,8 @@ fn a_file_system_that_becomes_read_only() {
     let origin = large_by_path();
     let node = node_on(&mounted, &origin, "");
     store(&node, "/a");
-    // Its lock is open for writing: only the mount as a whole can be made read-only.
-    assert!(mounted.mount(&["-o", "remount,bind,ro"]));
+    // Its lock is open for writing: only the mount as a whole can be made read-only, and not while a file is being written.
+    eventually("the mount to be read-only", || mounted.mount(&["-o", "remount,bind,ro"]).then_some(()));
     eventually("it is read only", || {
         ask(&node, "/b");
         (disk(&node)["state"] == "read only").then_some(())
