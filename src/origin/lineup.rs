@@ -1,6 +1,7 @@
 //! The origins of a pool as one is picked from them: by level, and with those alone that take requests. It is made anew whenever
 //! one of them changes; a pick only reads it.
 
+use std::ops::Add;
 use std::sync::Arc;
 
 use crate::clock::ticks;
@@ -82,7 +83,7 @@ pub(super) fn line_up(
         let is_counted =
             |index: &&usize| !matches!(origins[**index].status(), OriginStatus::Draining | OriginStatus::Unresolved);
         let all = level.origins.iter().filter(is_counted).map(weight).sum::<f64>();
-        let up = level.origins.iter().filter(|index| is_up(**index)).map(weight).sum::<f64>();
+        let up = level.origins.iter().filter(|index| is_up(**index)).map(weight).fold(0.0, f64::add);
         (all > 0.0).then(|| up / all)
     };
     let health: PerLevel<Option<f64>> = levels.iter().map(health).collect();
