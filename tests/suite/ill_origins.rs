@@ -206,6 +206,16 @@ fn h2_well() -> Ill {
     (address, Box::new(()))
 }
 
+/// Writes a certificate that was valid until yesterday.
+fn expired(directory: &std::path::Path, name: &str) {
+    let mut made = rcgen::CertificateParams::new(vec!["shop.example".to_owned()]).unwrap();
+    let (now, day) = (std::time::SystemTime::now(), Duration::from_secs(86_400));
+    (made.not_before, made.not_after) = ((now - 9 * day).into(), (now - day).into());
+    let key = rcgen::KeyPair::generate().unwrap();
+    std::fs::write(directory.join(format!("{name}.pem")), made.self_signed(&key).unwrap().pem()).unwrap();
+    std::fs::write(directory.join(format!("{name}.key")), key.serialize_pem()).unwrap();
+}
+
 /// An origin over TLS whose certificate is another name's, or was valid until yesterday.
 #[test]
 fn clients_see_nothing_of_an_origin_with_a_wrong_certificate() {
@@ -213,6 +223,9 @@ fn clients_see_nothing_of_an_origin_with_a_wrong_certificate() {
     let directory = Arc::new(TempDir::new().unwrap());
     h2::certificate(directory.path(), "well", &["shop.example"]);
     h2::certificate(directory.path(), "wrong", &["other.example"]);
+    expired(directory.path(), "old");
+    let read = |name: &str| std::fs::read(directory.path().join(name)).unwrap();
+    std::fs::write(directory.path().join("ca.pem"), [read("well.pem"), read("old.pem")].concat()).unwrap();
     let secure = |name: &str| {
         let certificate = format!(
             "[[listen]]\naddress = \"127.0.0.1:0\"\ntls = true\n[admin]\naddress = \"127.0.0.1:0\"\n\
@@ -222,12 +235,16 @@ fn clients_see_nothing_of_an_origin_with_a_wrong_certificate() {
         std::fs::write(&file, format!("{certificate}{}", site(&[behind.address], "", PASSED))).unwrap();
         Node::start_file(directory.clone(), &file)
     };
-    let (well, wrong) = (secure("well"), secure("wrong"));
-    let tls = format!("tls = true\nsni = \"shop.example\"\nca = {:?}\n", directory.path().join("well.pem"));
-    for method in ["GET", "POST"] {
-        let node = Node::start(&site(&[wrong.address(), well.address()], &tls, PASSED));
-        assert_eq!(errors(&node, method, REQUESTS), 0, "{method}");
-        assert_eq!(node.origin_status("app", wrong.address()), "ejected");
+    let well = secure("well");
+    let tls = format!("tls = true\nsni = \"shop.example\"\nca = {:?}\n", directory.path().join("ca.pem"));
+    for name in ["wrong", "old"] {
+        let wrong = secure(name);
+        for method in ["GET", "POST"] {
+            let node = Node::start(&site(&[wrong.address(), well.address()], &tls, PASSED));
+            assert_eq!(errors(&node, method, REQUESTS), 0, "{name} {method}");
+            let shown = node.origin("app", wrong.address());
+            assert!(shown["status"] == "ejected" && shown["reason"].to_string().contains("is not valid: "), "{shown}");
+        }
     }
 }
 
