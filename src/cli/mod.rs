@@ -90,6 +90,11 @@ fn list(value: &Value) -> impl Iterator<Item = &Value> {
     value.as_array().into_iter().flatten()
 }
 
+#[allow(clippy::disallowed_methods, reason = "a command has no worker that it could block")]
+fn pause(time: std::time::Duration) {
+    std::thread::sleep(time);
+}
+
 /// How long something has been so, in its largest unit.
 fn lasting(seconds: &Value) -> String {
     let seconds = seconds.as_u64().unwrap_or(0);

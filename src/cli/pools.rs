@@ -48,13 +48,8 @@ pub(crate) fn execute(args: &Args) -> super::Result {
         if !args.watch {
             return Ok(());
         }
-        pause();
+        super::pause(EVERY);
     }
-}
-
-#[allow(clippy::disallowed_methods, reason = "a command has no worker that it could block")]
-fn pause() {
-    std::thread::sleep(EVERY);
 }
 
 fn give(order: &Order, admin: &AdminArgs) -> super::Result {

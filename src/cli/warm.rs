@@ -64,7 +64,7 @@ pub(crate) fn execute(args: &Args) -> super::Result {
             if progress["finished"] == true {
                 break progress;
             }
-            pause();
+            super::pause(EVERY);
         };
         report.add(&done);
         if STOP.load(Ordering::Relaxed) {
@@ -105,11 +105,6 @@ fn start(args: &Args, batch: &[Line]) -> std::result::Result<Value, Box<dyn std:
         eprintln!("{}:{number}: {}", args.from.display(), super::text(&refused["detail"]));
     }
     Ok(job)
-}
-
-#[allow(clippy::disallowed_methods, reason = "a command has no worker that it could block")]
-fn pause() {
-    std::thread::sleep(EVERY);
 }
 
 /// The URLs of a file. An index of sitemaps is followed.

@@ -19,6 +19,7 @@ use tokio::time::Instant;
 use crate::clock::ticks;
 use crate::config::model::Balance;
 
+use super::address::Address;
 use super::connect::{Attempt, Connector};
 use super::error::{Failure, FailureKind, OriginError};
 use super::exchange::{self, Exchange};
@@ -26,6 +27,7 @@ use super::pick::{Pick, Picked, Tried};
 use super::pool::{PoolRuntime, PoolSet};
 use super::queue::NotServed;
 use super::request::OriginRequest;
+use super::state::OriginState;
 use super::upload::Upload;
 
 /// Times that a request is sent again that surely was not processed, before that counts as the origin's failure.
@@ -58,26 +60,7 @@ pub(crate) async fn send(
         let (begun, has_upload) = (Instant::now(), upload.is_some());
         let attempted = exchange::send(connector, request, &mut upload, picked, how).await;
         let took = begun.elapsed();
-        if let Ok(exchange) = &attempted {
-            origin.times.note(took);
-            let illness = exchange.illness();
-            // How long a client takes for its upload says nothing of the origin.
-            let timed = (!has_upload).then_some(took);
-            pool.answered(&origin, &at, timed, illness.as_deref().map(|illness| (exchange.evidence, illness)));
-        }
-        if pool.config.balance == Balance::P2c {
-            let millis = |time: Duration| time.as_secs_f64() * 1000.0;
-            match &attempted {
-                Ok(_) if !has_upload => origin.latency.note(millis(took), ticks()),
-                // A failure is not to make an origin look quick.
-                Err(Failure {
-                    kind: FailureKind::Connecting | FailureKind::TimedOut | FailureKind::Broken, ..
-                }) => {
-                    origin.latency.note(millis(took.max(FAILED)), ticks());
-                }
-                _ => {}
-            }
-        }
+        note(&attempted, &pool, &origin, &at, took, has_upload);
         is_latest = attempted.is_ok();
         let is_repeatable = upload.as_ref().is_none_or(|upload| upload.is_repeatable());
         let may_repeat = request.method.is_idempotent() && is_repeatable;
@@ -136,6 +119,34 @@ pub(crate) async fn send(
     answer.tries = tried.len();
     answer.settle(upload.filter(|_| is_latest));
     Ok(answer)
+}
+
+/// Notes what an attempt tells of its origin. How long a client takes for its upload tells nothing.
+fn note(
+    attempted: &Result<Box<Exchange>, Failure>,
+    pool: &PoolRuntime,
+    origin: &OriginState,
+    at: &Address,
+    took: Duration,
+    has_upload: bool,
+) {
+    let timed = (!has_upload).then_some(took);
+    if let Ok(exchange) = attempted {
+        origin.times.note(took);
+        let illness = exchange.illness();
+        pool.answered(origin, at, timed, illness.as_deref().map(|illness| (exchange.evidence, illness)));
+    }
+    if pool.config.balance == Balance::P2c {
+        let counts = match attempted {
+            Ok(_) => timed,
+            // A failure is not to make an origin look quick.
+            Err(Failure { kind: FailureKind::Connecting | FailureKind::TimedOut | FailureKind::Broken, .. }) => {
+                Some(took.max(FAILED))
+            }
+            Err(_) => None,
+        };
+        counts.into_iter().for_each(|took| origin.latency.note(took.as_secs_f64() * 1000.0, ticks()));
+    }
 }
 
 /// Chooses an origin. Where all are busy, or others wait already, the request waits in turn; if for nothing, `answer` says so.

@@ -126,6 +126,11 @@ impl Lineup {
         place.unwrap_or(0)
     }
 
+    /// Those that take requests, of all levels in their order.
+    pub(super) fn candidates(&self) -> impl Iterator<Item = &Candidate> {
+        self.levels.iter().flat_map(|level| level.candidates.iter())
+    }
+
     /// The level with most of the requests.
     pub(super) fn main_level(&self) -> Option<usize> {
         let with_share = self.levels.iter().enumerate().filter(|(_, level)| level.share > 0.0);

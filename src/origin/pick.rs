@@ -127,11 +127,8 @@ impl PoolRuntime {
             let address = state.address.clone();
             Prospect { address, weight: candidate.weight, active: state.active(), latency_ms: latency }
         };
-        let mut all = lineup.levels.iter().flat_map(|level| level.candidates.iter());
-        let session = origin.and_then(|identity| all.find(|candidate| candidate.identity == identity));
-        let live = |index: usize| Live { active: self.origins[index].active(), latency: 0.0 };
-        let policy = (self.config.balance, self.config.max_load.map(Times::times));
-        let hashed = || balance::balance(policy, &level.candidates, live, &self.turns, 0, hash);
+        let session = origin.and_then(|identity| lineup.candidates().find(|one| one.identity == identity));
+        let hashed = || self.balance(&level.candidates, hash);
         let (by, origins) = match (session, by_hash) {
             (Some(known), _) => ("the session's cookie".to_owned(), vec![prospect(known)]),
             (None, true) => {
@@ -168,7 +165,7 @@ impl PoolRuntime {
             }
         }
         // Further addresses.
-        let mut rest = lineup.levels.iter().flat_map(|level| level.candidates.iter()).filter(|_| !tried.is_empty());
+        let mut rest = lineup.candidates().filter(|_| !tried.is_empty());
         match rest.find_map(|candidate| self.picked(candidate.index, tried)) {
             Some(picked) => Pick::Origin(picked),
             None if is_busy => Pick::Busy(self.clone()),
@@ -179,8 +176,7 @@ impl PoolRuntime {
     /// The origin of a session, if it takes requests.
     fn pick_known(self: &Arc<Self>, identity: u64, tried: &Tried) -> Option<Picked> {
         let lineup = self.lineup.load();
-        let mut all = lineup.levels.iter().flat_map(|level| level.candidates.iter());
-        let known = all.find(|candidate| candidate.identity == identity).filter(|_| tried.is_empty())?;
+        let known = lineup.candidates().find(|one| one.identity == identity).filter(|_| tried.is_empty())?;
         self.picked(known.index, tried)
     }
 
@@ -196,8 +192,7 @@ impl PoolRuntime {
     /// Whether there would be one to be picked.
     fn has_another(&self, tried: &Tried) -> bool {
         let lineup = self.lineup.load();
-        let mut all = lineup.levels.iter().flat_map(|level| level.candidates.iter()).chain(lineup.ejected.iter());
-        all.any(|candidate| {
+        lineup.candidates().chain(lineup.ejected.iter()).any(|candidate| {
             let origin = &self.origins[candidate.index];
             origin.has_address(|address| was_tried(tried, origin, address))
         })
@@ -214,15 +209,8 @@ impl PoolRuntime {
                 &others
             }
         };
-        let by_latency = self.config.balance == Balance::P2c;
-        let now = if by_latency { ticks() } else { 0 };
-        let live = |index: usize| {
-            let origin = &self.origins[index];
-            Live { active: origin.active(), latency: if by_latency { origin.latency.of_late(now) } else { 0.0 } }
-        };
-        let policy = (self.config.balance, self.config.max_load.map(Times::times));
         let draw = |among: &Candidates| {
-            let index = balance::balance(policy, among, live, &self.turns, fastrand::u64(..), hash)?;
+            let index = self.balance(among, hash)?;
             self.picked(index, tried)
         };
         if let Some(picked) = draw(candidates) {
@@ -239,6 +227,18 @@ impl PoolRuntime {
             }
             None => Pick::Nobody,
         }
+    }
+
+    /// The balancer's choice, as the origins are now.
+    fn balance(&self, among: &Candidates, hash: u64) -> Option<usize> {
+        let by_latency = self.config.balance == Balance::P2c;
+        let now = if by_latency { ticks() } else { 0 };
+        let live = |index: usize| {
+            let origin = &self.origins[index];
+            Live { active: origin.active(), latency: if by_latency { origin.latency.of_late(now) } else { 0.0 } }
+        };
+        let policy = (self.config.balance, self.config.max_load.map(Times::times));
+        balance::balance(policy, among, live, &self.turns, fastrand::u64(..), hash)
     }
 
     /// How many requests an origin may have at one time.
@@ -272,29 +272,8 @@ mod tests {
     use super::*;
     use crate::origin::error::FailureKind;
     use crate::origin::orders::Order;
-    use crate::origin::record::Evidence;
+    use crate::origin::pool::tests::{TWO_POOLS, fail, set};
     use crate::origin::state::OriginStatus;
-    use crate::plan::tests::config;
-
-    const TWO_POOLS: &str = r#"
-        [pool.app]
-        origins = ["127.0.0.1:1", "127.0.0.1:2"]
-        fallback = "dr"
-        health = { interval = "1s" }
-        [pool.dr]
-        origins = ["127.0.0.1:3"]
-    "#;
-
-    fn set(text: &str, before: Option<&PoolSet>) -> PoolSet {
-        PoolSet::build(&config(text).pools, before, None)
-    }
-
-    /// A request to the first origin of a pool comes to nothing.
-    fn fail(pool: &PoolRuntime, kind: FailureKind) {
-        let origin = &pool.origins[0];
-        let address = origin.resolved()[0].clone();
-        pool.unanswered(origin, &address, kind, Some(Evidence::Of(1)), "no answer");
-    }
 
     fn id(set: &PoolSet, name: &str) -> PoolId {
         PoolId(set.iter().position(|pool| *pool.config.name == *name).unwrap())

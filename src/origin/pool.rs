@@ -54,8 +54,6 @@ pub struct PoolRuntime {
 pub struct PoolSet {
     pools: Vec<Arc<PoolRuntime>>,
     pub(crate) orders: Arc<Orders>,
-    /// Whether any of them balances by hash: be it one that is fallen back to.
-    hashes: bool,
 }
 
 impl PoolSet {
@@ -70,8 +68,7 @@ impl PoolSet {
                 old => Arc::new(PoolRuntime::build(config.clone(), old, &orders)),
             }
         };
-        let hashes = pools.iter().any(|pool| pool.balance == Balance::Hash);
-        PoolSet { pools: pools.iter().map(build_one).collect(), hashes, orders }
+        PoolSet { pools: pools.iter().map(build_one).collect(), orders }
     }
 
     pub fn get(&self, id: PoolId) -> &Arc<PoolRuntime> {
@@ -105,7 +102,7 @@ impl PoolSet {
 
     /// Hash of a request for pools that balance by hash; 0 where there are none.
     pub fn hash(&self, id: PoolId, request: &RequestView<'_>) -> u64 {
-        if !self.hashes || !self.with_fallbacks(id).any(|pool| pool.config.balance == Balance::Hash) {
+        if !self.with_fallbacks(id).any(|pool| pool.config.balance == Balance::Hash) {
             return 0;
         }
         let pool = &self.get(id).config;
@@ -238,14 +235,14 @@ impl PoolRuntime {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::origin::error::FailureKind;
     use crate::origin::record::Evidence;
     use crate::origin::state::OriginStatus;
     use crate::plan::tests::config;
 
-    const TWO_POOLS: &str = r#"
+    pub(crate) const TWO_POOLS: &str = r#"
         [pool.app]
         origins = ["127.0.0.1:1", "127.0.0.1:2"]
         fallback = "dr"
@@ -254,12 +251,12 @@ mod tests {
         origins = ["127.0.0.1:3"]
     "#;
 
-    fn set(text: &str, before: Option<&PoolSet>) -> PoolSet {
+    pub(crate) fn set(text: &str, before: Option<&PoolSet>) -> PoolSet {
         PoolSet::build(&config(text).pools, before, None)
     }
 
     /// A request to the first origin of a pool comes to nothing.
-    fn fail(pool: &PoolRuntime, kind: FailureKind) {
+    pub(crate) fn fail(pool: &PoolRuntime, kind: FailureKind) {
         let origin = &pool.origins[0];
         let address = origin.resolved()[0].clone();
         pool.unanswered(origin, &address, kind, Some(Evidence::Of(1)), "no answer");

@@ -248,16 +248,19 @@ fn clients_see_nothing_of_an_origin_with_a_wrong_certificate() {
     }
 }
 
+/// An origin that answers, or says that it cannot serve now.
+fn while_up(is_up: &Arc<AtomicBool>) -> Origin {
+    let is_up = is_up.clone();
+    Origin::start(move |_| match is_up.load(Ordering::Relaxed) {
+        true => Reply::ok(&[], WELL),
+        false => Reply::status(503, &[], ""),
+    })
+}
+
 #[test]
 fn all_down_is_said_at_once_and_all_back_is_seen_at_once() {
     let is_up = Arc::new(AtomicBool::new(true));
-    let answer = |is_up: Arc<AtomicBool>| {
-        move |_: &crate::harness::origin::Request| match is_up.load(Ordering::Relaxed) {
-            true => Reply::ok(&[], WELL),
-            false => Reply::status(503, &[], ""),
-        }
-    };
-    let all = [(); 3].map(|()| Origin::start(answer(is_up.clone())));
+    let all = [(); 3].map(|()| while_up(&is_up));
     let addresses = all.each_ref().map(|origin| origin.address);
     let health = "health = { path = \"/\", interval = \"50ms\", rise = 1, fall = 1 }\n";
     let node = Node::start(&site(&addresses, health, PASSED));
@@ -327,13 +330,7 @@ fn of_three_origins_one_dies_under_load_and_no_client_sees_it() {
 #[test]
 fn of_two_regions_one_goes_under_load_and_comes_back() {
     let is_up = Arc::new(AtomicBool::new(true));
-    let answer = |is_up: Arc<AtomicBool>| {
-        move |_: &crate::harness::origin::Request| match is_up.load(Ordering::Relaxed) {
-            true => Reply::ok(&[], WELL),
-            false => Reply::status(503, &[], ""),
-        }
-    };
-    let near = [(); 2].map(|()| Origin::start(answer(is_up.clone())));
+    let near = [(); 2].map(|()| while_up(&is_up));
     let far = [(); 2].map(|()| Origin::start(|_| Reply::ok(&[], WELL)));
     let entry =
         |origin: &Origin, region: &str| format!("{{ address = \"{}\", region = \"{region}\" }}", origin.address);
