@@ -130,9 +130,10 @@ impl Engine {
         for round in 0..rounds {
             let flight = match self.turn(&key, request) {
                 Turn::Lead(flight) => {
-                    return match self.found_meanwhile(&flight, request) {
+                    let entered = Entered { flights: &self.flights, flight, begins: false };
+                    return match self.found_meanwhile(request).await {
                         Some((object, report)) => Ok(Fetched { source: Source::Stored(object), report }),
-                        None => self.lead(flight, request, miss, running).await,
+                        None => self.lead(entered.begin(), request, miss, running).await,
                     };
                 }
                 Turn::Follow(flight) => flight,
@@ -209,9 +210,12 @@ impl Engine {
     /// Refreshes a stored response in the background, unless that is already going on.
     pub fn refresh(&self, request: &CacheRequest<'_>, object: &Arc<Object>) {
         let asks_nothing = CacheRequest { asks: ClientDirectives::default(), ..*request };
-        if let Turn::Lead(flight) = self.turn(&object.key().to_owned(), &asks_nothing)
-            && self.found_meanwhile(&flight, &asks_nothing).is_none()
-        {
+        if let Turn::Lead(flight) = self.turn(&object.key().to_owned(), &asks_nothing) {
+            let entered = Entered { flights: &self.flights, flight, begins: false };
+            if let Lookup::Hit(..) = self.cache.lookup(&asks_nothing, Timestamp::now()) {
+                return; // refreshed meanwhile
+            }
+            let flight = entered.begin();
             flight.want();
             let (owner, _nobody) = oneshot::channel();
             tokio::spawn(self.fill(flight, FillRequest::new(request, Some(object.clone()), None), None).run(owner));
@@ -236,13 +240,12 @@ impl Engine {
         self.cache.sweep(self.flights.oldest_seq())
     }
 
-    /// Between the look-up that missed and the entry of a fill, another fill may have ended. Then this one is
-    /// not needed; whoever follows it already is told to look again.
-    fn found_meanwhile(&self, flight: &Arc<Flight>, request: &CacheRequest<'_>) -> Option<(Arc<Object>, Report)> {
-        let Lookup::Hit(object, report) = self.cache.lookup(request, Timestamp::now()) else { return None };
-        self.flights.remove(flight);
-        flight.settle(Settled::NotNeeded);
-        Some((object, report))
+    /// Between the look-up that missed and the entry of a fill, another fill may have ended: in memory or on disk.
+    async fn found_meanwhile(&self, request: &CacheRequest<'_>) -> Option<(Arc<Object>, Report)> {
+        match self.cache.look_up(request, Timestamp::now()).await {
+            Lookup::Hit(object, report) => Some((object, report)),
+            _ => None,
+        }
     }
 
     fn turn(&self, key: &CacheKey, request: &CacheRequest<'_>) -> Turn {
@@ -330,6 +333,31 @@ impl Engine {
         let window = Some(request.rules().stale_if_unreachable);
         let part = miss.part.as_ref()?;
         (part.answers(request.view.fields) && self.cache.may_stand_in(&part.object, window)).then(|| part.clone())
+    }
+}
+
+/// A flight that was entered, and whose fill has not begun: perhaps it is not needed, or the client leaves before that is known.
+/// Whoever follows it already is then told to look again.
+struct Entered<'a> {
+    flights: &'a Flights,
+    flight: Arc<Flight>,
+    begins: bool,
+}
+
+impl Entered<'_> {
+    /// Its fill begins.
+    fn begin(mut self) -> Arc<Flight> {
+        self.begins = true;
+        self.flight.clone()
+    }
+}
+
+impl Drop for Entered<'_> {
+    fn drop(&mut self) {
+        if !self.begins {
+            self.flights.remove(&self.flight);
+            self.flight.settle(Settled::NotNeeded);
+        }
     }
 }
 
