@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::cache::purge::PurgeSeq;
 use crate::config::load;
-use crate::config::watch::{self, ConfigWatch};
+use crate::config::watch::{self, FileWatch};
 use crate::node::{ConfigSource, Node};
 
 /// How often the files of the configuration are looked at, whatever is heard of them.
@@ -17,7 +17,7 @@ const SWEEP_EVERY: Duration = Duration::from_secs(10);
 /// Reloads when the files of the configuration change on disk.
 pub(crate) async fn watch_configuration(node: Arc<Node>) {
     let ConfigSource::File(main) = node.source.clone() else { return };
-    let mut watch = match ConfigWatch::new() {
+    let mut watch = match FileWatch::new() {
         Ok(watch) => watch,
         Err(error) => {
             tracing::warn!(%error, "cannot watch the configuration; reload it by SIGHUP");

@@ -38,6 +38,7 @@ mod spelling;
 mod state_dir;
 mod systemd;
 mod template;
+mod tunnels;
 mod verdict;
 mod warm;
 

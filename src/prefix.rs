@@ -7,6 +7,11 @@ use std::net::IpAddr;
 pub struct Prefix(u128);
 
 impl Prefix {
+    /// What tells it from others.
+    pub(crate) fn to_bits(self) -> u128 {
+        self.0
+    }
+
     pub fn of(address: IpAddr) -> Self {
         Prefix(match address.to_canonical() {
             IpAddr::V4(address) => u128::from(address.to_bits() >> 8),

@@ -9,6 +9,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::clock::Rarely;
+use crate::tunnels::Tunnels;
 
 /// Counts the requests of a site from when they need an origin until its answer has been read. One for all configurations.
 #[derive(Debug)]
@@ -20,6 +21,8 @@ pub struct Running {
     left: Notify,
     /// That there are too many.
     pub told: Rarely,
+    /// Of these requests, those that have become tunnels, or are to.
+    pub tunnels: Arc<Tunnels>,
 }
 
 /// A request that is with an origin, until this is dropped.
@@ -34,7 +37,7 @@ impl Running {
     /// `most`: how many may be; `None`: any number.
     pub fn new(most: Option<u32>) -> Self {
         let most = AtomicU32::new(most.unwrap_or(u32::MAX));
-        Running { count: AtomicU32::new(0), most, left: Notify::new(), told: Rarely::new() }
+        Running { count: AtomicU32::new(0), most, left: Notify::new(), told: Rarely::new(), tunnels: Arc::default() }
     }
 
     /// Takes over another bound. Those that run stay, and who waits may enter now.

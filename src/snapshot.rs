@@ -4,11 +4,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use crate::config::model::{Config, Listener, Route, Site};
+use crate::clock::Timestamp;
+use crate::config::model::{Config, Listener, PoolId, Route, Site};
 use crate::observe::metrics::SiteMetrics;
 use crate::origin::PoolSet;
 use crate::origin::passage::Passage;
-use crate::request::ListenerId;
+use crate::plan::{Plan, Side, plan};
+use crate::request::{ListenerId, RequestView};
 use crate::running::{Running, RunningRequest, TooManyRequests};
 
 /// A configuration in use: the model and what belongs to it at run time.
@@ -93,6 +95,28 @@ impl Snapshot {
     /// What a listener is called now. Empty, as if it had no name: it is gone, and what is only for some is not for it.
     pub fn listener_name(&self, id: ListenerId) -> &str {
         self.listeners.get(id).map_or("", |listener| &listener.name)
+    }
+
+    /// What is to be done with a request, and by which pool.
+    pub fn plan<'a>(&'a self, request: &RequestView<'_>, now: Timestamp) -> Plan<'a> {
+        let mut planned = plan(&self.config, request, now);
+        if let Some(matched) = planned.matched() {
+            (matched.pool, matched.side) = match self.pools.divide(matched.pool, request) {
+                None => (matched.pool, Side::Whole),
+                Some(None) => (matched.pool, Side::Kept),
+                Some(Some(other)) => (other, Side::Given(&self.config.pool(other).name)),
+            };
+        }
+        planned
+    }
+
+    /// The side of a request that was planned before; `is_divided`: its route's pool gave some away.
+    pub fn side(&self, is_divided: bool, route: &Route, pool: PoolId) -> Side<'_> {
+        match (is_divided, route.pool() == Some(pool)) {
+            (false, _) => Side::Whole,
+            (true, true) => Side::Kept,
+            (true, false) => Side::Given(&self.config.pool(pool).name),
+        }
     }
 
     /// Counts a request of a site that needs an origin, if there are not too many.

@@ -18,7 +18,7 @@ use crate::cache::request::CacheRequest;
 use crate::cache::slices::Answer;
 use crate::cache::status::{Forward, Report, Stored, Why};
 use crate::clock::Timestamp;
-use crate::plan::{PassReason, Plan, plan};
+use crate::plan::{PassReason, Plan};
 use crate::request::{Fields, RequestView, Scheme};
 use crate::snapshot::Snapshot;
 
@@ -201,7 +201,7 @@ async fn fetch(engine: &Arc<Engine>, snapshot: &Arc<Snapshot>, wanted: &Wanted) 
         query: wanted.query.as_deref(),
         ..RequestView::own(&Method::GET, wanted.scheme, &wanted.host, &wanted.path, Fields::Map(&wanted.fields))
     };
-    let matched = match plan(&snapshot.config, &view, Timestamp::now()) {
+    let matched = match snapshot.plan(&view, Timestamp::now()) {
         Plan::Cache(matched) => matched,
         Plan::Refuse { why, .. } => return Err(why.into()),
         Plan::Answer { .. } => return Err("its site or route answers it by itself".into()),

@@ -13,7 +13,7 @@ use crate::clock::Timestamp;
 use crate::config::model::{CacheRules, CompressRules, FixedAnswer, Route, Site, TokenRight};
 use crate::node::Node;
 use crate::origin::pick::Choice;
-use crate::plan::{Key, OwnAnswer, PassReason, Plan, Renderer, RequestFacts, keyed_uris, list_that_refuses, plan};
+use crate::plan::{Key, OwnAnswer, PassReason, Plan, Renderer, RequestFacts, keyed_uris, list_that_refuses};
 use crate::request::{Fields, RequestView, Scheme, merge_slashes};
 
 use super::auth::Caller;
@@ -62,7 +62,7 @@ pub(crate) async fn explain(
     let mut answer = json!({ "client": question.client, "country": view.country(), "asn": view.asn(), "url": question.url, "method": question.method.as_str(), "site": located.site.name });
     let now = Timestamp::now();
     answer["conditions"] = json!(conditions(located.site, &view, now));
-    let (matched, decision, why) = match plan(&snapshot.config, &view, now) {
+    let (matched, decision, why) = match snapshot.plan(&view, now) {
         Plan::Refuse { status, why, .. } => {
             answer["decision"] = json!("refuse");
             answer["status"] = json!(status.as_u16());

@@ -2,8 +2,7 @@
 
 use std::path::Path as FilePath;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use axum::Json;
 use axum::body::Bytes;
@@ -12,7 +11,6 @@ use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio::task::spawn_blocking;
 
 use crate::clock::Timestamp;
 use crate::config::load;
@@ -21,10 +19,9 @@ use crate::config::read::Words;
 use crate::config::units::format_duration;
 use crate::drain::Stage;
 use crate::node::{ConfigSource, Node, Purged};
-use crate::origin::orders::Order;
 
 use super::auth::Caller;
-use super::problem::{Problem, read_body};
+use super::problem::Problem;
 
 /// The process lives.
 pub(crate) async fn healthz() -> &'static str {
@@ -107,7 +104,9 @@ pub(crate) async fn pools(State(node): State<Arc<Node>>, caller: Caller) -> Resu
     caller.need_everywhere(TokenRight::Read)?;
     let snapshot = node.snapshot.load();
     let pools = snapshot.pools.iter().map(|pool| {
-        let origins = pool.origins.iter().zip(&pool.config.origins).map(|(state, configured)| {
+        let members = pool.members();
+        let origins = members.iter().map(|member| {
+            let (state, configured) = (&member.origin, &member.config);
             let standing = state.standing();
             json!({
                 "address": state.address,
@@ -134,7 +133,7 @@ pub(crate) async fn pools(State(node): State<Arc<Node>>, caller: Caller) -> Resu
             })
         });
         let lineup = pool.lineup();
-        let levels = pool.levels.iter().zip(&lineup.levels).map(|(level, standing)| {
+        let levels = lineup.members.levels.iter().zip(&lineup.levels).map(|(level, standing)| {
             json!({
                 "priority": level.priority,
                 "region": level.region,
@@ -145,6 +144,24 @@ pub(crate) async fn pools(State(node): State<Arc<Node>>, caller: Caller) -> Resu
         });
         json!({
             "name": pool.config.name,
+            "split": pool.config.split.as_ref().map(|split| {
+                json!({ "to": snapshot.config.pool(split.pool).name, "share": pool.given.share() })
+            }),
+            // Of the copies of its requests.
+            "mirror": pool.config.mirror.as_ref().map(|mirror| {
+                let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+                let done = &pool.mirrored;
+                json!({
+                    "to": snapshot.config.pool(mirror.pool).name,
+                    "answered": count(&done.answered),
+                    "failed": count(&done.failed),
+                    "left_out": count(&done.left_out),
+                })
+            }),
+            // Where origins are found while it runs.
+            "sources": pool.config.sources.iter().zip(pool.all_found()).map(|(source, found)| {
+                json!({ "from": source.to_string(), "origins": found.origins.len(), "error": found.error })
+            }).collect::<Vec<Value>>(),
             "levels": levels.collect::<Vec<Value>>(),
             "queue": pool.waiting().map(|waiting| json!({ "waiting": waiting, "max": pool.config.queue.max })),
             "balance": pool.config.balance.as_str(),
@@ -260,81 +277,4 @@ pub(crate) async fn set_version(
     let done = node.set_version(&site, request.version).await?.ok_or_else(none)?;
     tracing::info!(caller = caller.name, site, version = request.version, "version set");
     Ok(Json(done))
-}
-
-/// Takes an origin out of service, or back in.
-pub(crate) async fn set_draining<const DRAIN: bool>(
-    node: State<Arc<Node>>,
-    caller: Caller,
-    path: Path<(String, String)>,
-) -> Result<Json<Value>, Problem> {
-    order(node, caller, path, |order| order.draining = DRAIN).await
-}
-
-/// Without one the configured weight counts again.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct WeightRequest {
-    weight: Option<u16>,
-}
-
-pub(crate) async fn set_weight(
-    node: State<Arc<Node>>,
-    caller: Caller,
-    path: Path<(String, String)>,
-    body: Bytes,
-) -> Result<Json<Value>, Problem> {
-    let WeightRequest { weight } = read_body(&body)?;
-    if let Some(wrong) = weight.filter(|weight| !(1..=1000).contains(weight)) {
-        return Err(Problem::bad_request(format!(
-            "expected {{\"weight\": NUMBER}} from 1 to 1000, or null; found {wrong}"
-        )));
-    }
-    order(node, caller, path, move |order| order.weight = weight).await
-}
-
-/// How long an order waits until it is written.
-const ORDER_PATIENCE: Duration = Duration::from_secs(10);
-
-/// Has an origin do something from now on, also after a restart.
-async fn order(
-    State(node): State<Arc<Node>>,
-    caller: Caller,
-    Path((pool, origin)): Path<(String, String)>,
-    change: impl FnOnce(&mut Order),
-) -> Result<Json<Value>, Problem> {
-    caller.need_everywhere(TokenRight::Operate)?;
-    let snapshot = node.snapshot.load_full();
-    let found = snapshot.pools.by_name(&pool);
-    let found = found.ok_or_else(|| Problem::not_found(format!("there is no pool {pool:?}")))?;
-    let state = found.origins.iter().find(|state| *state.address == *origin);
-    let state = state.ok_or_else(|| Problem::not_found(format!("pool {pool:?} has no origin {origin:?}")))?;
-    let orders = snapshot.pools.orders.clone();
-    let order = orders.change(&pool, &origin, change, |order| found.order(state, order, &caller.name));
-    let writing = tokio::time::timeout(ORDER_PATIENCE, spawn_blocking(move || orders.write()));
-    let durable = match writing.await {
-        Ok(Ok(Ok(durable))) => durable,
-        not_written => {
-            let why = match not_written {
-                Ok(Ok(Err(error))) => error.to_string(),
-                _ => format!("not within {} s", ORDER_PATIENCE.as_secs()),
-            };
-            tracing::error!(
-                why,
-                pool,
-                origin,
-                "what was ordered of an origin is in force, but not written: a restart forgets it"
-            );
-            false
-        }
-    };
-    tracing::info!(caller = caller.name, pool, origin, ?order, durable, "an origin was given an order");
-    Ok(Json(json!({
-        "pool": pool,
-        "origin": origin,
-        "status": state.status(),
-        "active": state.active(),
-        "weight": order.weight,
-        "durable": durable,
-    })))
 }

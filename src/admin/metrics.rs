@@ -71,7 +71,7 @@ pub(crate) async fn metrics(State(node): State<Arc<Node>>, caller: Caller) -> Re
         metrics.certificate_expiry.with_label_values(&[file.as_str()]).set(validity.not_after);
     }
     for pool in snapshot.pools.iter() {
-        for origin in &pool.origins {
+        for origin in pool.members().iter().map(|member| &member.origin) {
             let labels = [&*pool.config.name, &*origin.address];
             metrics.origin_up.with_label_values(&labels).set((origin.status() == OriginStatus::Up).into());
             metrics.origin_active.with_label_values(&labels).set(origin.active().into());
@@ -84,7 +84,10 @@ pub(crate) async fn metrics(State(node): State<Arc<Node>>, caller: Caller) -> Re
     }
     let mut times = Vec::new();
     for pool in snapshot.pools.iter() {
-        times.extend(pool.origins.iter().flat_map(|origin| origin.times.collect(&pool.config.name, &origin.address)));
+        let members = pool.members();
+        times.extend(
+            members.iter().flat_map(|member| member.origin.times.collect(&pool.config.name, &member.config.address)),
+        );
     }
     Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], metrics.encode(times)))
 }

@@ -4,6 +4,7 @@ mod auth;
 mod explain;
 mod handlers;
 mod metrics;
+mod orders;
 mod problem;
 mod purge;
 mod url;
@@ -189,9 +190,10 @@ fn router(node: Arc<Node>) -> Router {
         .route("/v1/warm", post(warm::start))
         .route("/v1/warm/{id}", get(warm::progress).delete(warm::stop))
         .route("/v1/sites/{site}/version", post(handlers::set_version))
-        .route("/v1/pools/{pool}/origins/{origin}/drain", post(handlers::set_draining::<true>))
-        .route("/v1/pools/{pool}/origins/{origin}/enable", post(handlers::set_draining::<false>))
-        .route("/v1/pools/{pool}/origins/{origin}/weight", post(handlers::set_weight))
+        .route("/v1/pools/{pool}/origins/{origin}/drain", post(orders::set_draining::<true>))
+        .route("/v1/pools/{pool}/origins/{origin}/enable", post(orders::set_draining::<false>))
+        .route("/v1/pools/{pool}/origins/{origin}/weight", post(orders::set_weight))
+        .route("/v1/pools/{pool}/split", post(orders::set_share))
         .fallback(handlers::unknown)
         .method_not_allowed_fallback(handlers::wrong_method)
         .layer(DefaultBodyLimit::max(MAX_BODY))

@@ -46,7 +46,11 @@ impl<'a> CacheRequest<'a> {
 
     /// As stored responses are selected by it.
     pub fn presented(&self) -> Presented<'_> {
-        Presented::new(self.view, &self.snapshot.config.node)
+        Presented {
+            side: self.matched.side,
+            sticky: self.snapshot.pools.sticky(self.matched.pool),
+            ..Presented::new(self.view, &self.snapshot.config.node)
+        }
     }
 
     pub fn rules(&self) -> &CacheRules {

@@ -11,8 +11,8 @@ use http::{Method, Version, header};
 use crate::clock::Timestamp;
 use crate::config::model::PoolId;
 use crate::origin::error::OriginError;
-use crate::plan::{CacheKey, Matched};
-use crate::request::{FieldLines, Fields, RequestId, RequestView, Scheme};
+use crate::plan::{CacheKey, Matched, Side};
+use crate::request::{Ends, FieldLines, Fields, RequestId, RequestView, Scheme};
 use crate::snapshot::Snapshot;
 
 use super::control::ClientDirectives;
@@ -98,6 +98,7 @@ struct OwnedRequest {
     site: usize,
     route: usize,
     pool: PoolId,
+    is_divided: bool,
     method: Method,
     host: String,
     port: Option<u16>,
@@ -108,6 +109,7 @@ struct OwnedRequest {
     fields: FieldLines,
     client: std::net::IpAddr,
     peer: std::net::IpAddr,
+    ends: Option<Ends>,
     scheme: Scheme,
     tls: Option<&'static str>,
     version: Version,
@@ -125,6 +127,7 @@ impl OwnedRequest {
             site: request.matched.site_index,
             route: request.matched.route_index,
             pool: request.matched.pool,
+            is_divided: request.matched.side != Side::Whole,
             method: view.method.clone(),
             host: view.host.to_owned(),
             port: view.port,
@@ -135,6 +138,7 @@ impl OwnedRequest {
             fields: view.fields.to_lines(),
             client: view.client,
             peer: view.peer,
+            ends: view.ends,
             scheme: view.scheme,
             tls: view.tls,
             version: view.version,
@@ -162,6 +166,7 @@ impl OwnedRequest {
             client: self.client,
             geoip: Some(&self.snapshot.config.node.geoip),
             peer: self.peer,
+            ends: self.ends,
             scheme: self.scheme,
             tls: self.tls,
             version: self.version,
@@ -173,6 +178,7 @@ impl OwnedRequest {
             route: self.snapshot.route(self.site, self.route),
             route_index: self.route,
             pool: self.pool,
+            side: self.snapshot.side(self.is_divided, self.snapshot.route(self.site, self.route), self.pool),
         };
         let key = CacheKey::slice(&self.key, self.size, number);
         let slice = Some(Slice { of: self.key.as_str(), size: self.size, number, begins });

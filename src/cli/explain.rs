@@ -18,7 +18,7 @@ use crate::clock::Timestamp;
 use crate::config::host::HostPattern;
 use crate::config::model::{CacheMemory, CacheMode, CacheRules, Config};
 use crate::config::units::format_duration;
-use crate::plan::{Plan, plan};
+use crate::plan::{Plan, Side, plan};
 use crate::request::{Fields, RequestView, Scheme, Target};
 
 use super::admin_client::AdminArgs;
@@ -141,7 +141,15 @@ fn offline(
     let no_store =
         rules.heeds_clients() && crate::cache::control::ClientDirectives::parse(Fields::Map(&fields)).no_store;
     let (client, version) = (std::net::Ipv4Addr::UNSPECIFIED.into(), http::Version::HTTP_11);
-    let presented = Presented { fields: Fields::Map(&fields), client, peer: client, version, node: None };
+    let presented = Presented {
+        fields: Fields::Map(&fields),
+        client,
+        peer: client,
+        version,
+        node: None,
+        side: Side::Whole,
+        sticky: None,
+    };
     let facts = RequestFacts::new(presented, 0, no_store);
     let times = ExchangeTimes { request: now, response: now };
     Ok(explain(&rules, &facts, &ResponseFacts { status, headers: &headers, times, length, max_object }))

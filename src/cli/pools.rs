@@ -32,6 +32,12 @@ enum Order {
     Enable { pool: String, origin: String },
     /// Give it another weight than the configured one, from 1 to 1000; without a number the configured one counts again.
     Weight { pool: String, origin: String, weight: Option<u16> },
+    /// Have a pool give another share of its requests to the pool of its split: 5% or 0.05; without one the configured share counts again.
+    Split {
+        pool: String,
+        #[arg(value_parser = parse_share)]
+        share: Option<f64>,
+    },
 }
 
 pub(crate) fn execute(args: &Args) -> super::Result {
@@ -52,22 +58,46 @@ pub(crate) fn execute(args: &Args) -> super::Result {
     }
 }
 
-fn give(order: &Order, admin: &AdminArgs) -> super::Result {
-    let (Order::Drain { pool, origin } | Order::Enable { pool, origin } | Order::Weight { pool, origin, .. }) = order;
-    let (what, body) = match order {
-        Order::Drain { .. } => ("drain", Value::Null),
-        Order::Enable { .. } => ("enable", Value::Null),
-        Order::Weight { weight, .. } => ("weight", json!({ "weight": weight })),
+/// A share as a person writes it.
+fn parse_share(text: &str) -> Result<f64, String> {
+    let share = match text.strip_suffix('%') {
+        Some(percent) => percent.trim().parse::<f64>().map(|percent| percent / 100.0),
+        None => text.parse::<f64>(),
     };
+    let share = share.ok().filter(|share| (0.0..=1.0).contains(share));
+    share.ok_or_else(|| "expected a share from 0% to 100%, or from 0 to 1".to_owned())
+}
+
+fn give(order: &Order, admin: &AdminArgs) -> super::Result {
     let escaped = |name: &str| form_urlencoded::byte_serialize(name.as_bytes()).collect::<String>();
+    let (pool, origin, what, body) = match order {
+        Order::Drain { pool, origin } => (pool, origin, "drain", Value::Null),
+        Order::Enable { pool, origin } => (pool, origin, "enable", Value::Null),
+        Order::Weight { pool, origin, weight } => (pool, origin, "weight", json!({ "weight": weight })),
+        Order::Split { pool, share } => {
+            let answer = admin.post(&format!("/v1/pools/{}/split", escaped(pool)), &json!({ "share": share }))?;
+            println!("{pool}: {} of its requests go to {}", percent(&answer["share"]), text(&answer["to"]));
+            note_durable(&answer);
+            return Ok(());
+        }
+    };
     let answer = admin.post(&format!("/v1/pools/{}/origins/{}/{what}", escaped(pool), escaped(origin)), &body)?;
     let weight = answer["weight"].as_u64().map(|weight| format!(", weight {weight}")).unwrap_or_default();
     let active = counted(&answer["active"], "active request");
     println!("{origin} of {pool}: {}{weight}, {active}", text(&answer["status"]));
+    note_durable(&answer);
+    Ok(())
+}
+
+fn note_durable(answer: &Value) {
     if answer["durable"] != true {
         println!("a restart forgets it: it could not be written, or there is no state_dir in [node]");
     }
-    Ok(())
+}
+
+/// As a person reads a share.
+fn percent(share: &Value) -> String {
+    format!("{} %", (share.as_f64().unwrap_or(0.0) * 1000.0).round() / 10.0)
 }
 
 /// A table for a person to read.
@@ -82,6 +112,28 @@ pub(super) fn render(pools: &Value) -> String {
         if pool["queue"].is_object() {
             let queue = &pool["queue"];
             out += &format!("           {} of {} that may wait for room\n", queue["waiting"], queue["max"]);
+        }
+        if pool["split"].is_object() {
+            let split = &pool["split"];
+            out += &format!("           {} of the requests go to {}\n", percent(&split["share"]), text(&split["to"]));
+        }
+        if pool["mirror"].is_object() {
+            let mirror = &pool["mirror"];
+            out += &format!(
+                "           copies go to {}: {} answered, {} failed, {} left out\n",
+                text(&mirror["to"]),
+                mirror["answered"],
+                mirror["failed"],
+                mirror["left_out"]
+            );
+        }
+        for source in list(&pool["sources"]) {
+            let error = source["error"].as_str().map(|error| format!(" ({error})")).unwrap_or_default();
+            out += &format!(
+                "           {} from {}{error}\n",
+                counted(&source["origins"], "origin"),
+                text(&source["from"])
+            );
         }
         for origin in list(&pool["origins"]) {
             out += &render_origin(origin);
@@ -117,6 +169,20 @@ fn render_origin(origin: &Value) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn shares_are_read_and_shown() {
+        for (text, expected) in [
+            ("5%", Some("5 %")),
+            ("0.055", Some("5.5 %")),
+            ("100 %", Some("100 %")),
+            ("0", Some("0 %")),
+            ("101%", None),
+            ("x", None),
+        ] {
+            assert_eq!(parse_share(text).ok().map(|share| percent(&json!(share))).as_deref(), expected, "{text}");
+        }
+    }
 
     #[test]
     fn levels_are_shown_where_there_are_several() {

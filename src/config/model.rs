@@ -19,6 +19,7 @@ pub(crate) use super::section::disk::{Admission, CacheDisk, DiskDirectory, Write
 pub(crate) use super::section::error_page::ErrorPage;
 pub(crate) use super::section::fields::FieldChanges;
 pub(crate) use super::section::files::{Files, PATH};
+pub(crate) use super::section::hash_key::HashKey;
 pub(crate) use super::section::health::{Health, Passive, Probe, Share, Times};
 pub(crate) use super::section::key::{FILL_EXCLUDES, FORWARDING_FIELDS, KeyRules, QueryRule};
 pub use super::section::limits::Limits;
@@ -27,11 +28,17 @@ pub(crate) use super::section::log::{AccessLogTarget, LogFormat};
 pub(crate) use super::section::log::{Log, LogFilter};
 pub(crate) use super::section::memory::{CacheMemory, Eviction};
 pub(crate) use super::section::node::Node;
-pub(crate) use super::section::pool::{Balance, Endpoint, HashKey, Life, Origin, OriginProtocol, Pool, PoolId};
+pub(crate) use super::section::origin::{
+    Endpoint, MOST_FOUND, NotLoaded, Origin, Source, SourceKind, load as load_origins,
+};
+pub(crate) use super::section::pool::{Balance, Life, OriginProtocol, Pool, PoolId, ProxyVersion};
 pub(crate) use super::section::retry::Budget;
 pub(crate) use super::section::rewrite::To as RewriteTo;
 pub(crate) use super::section::route::{Invalidate, Route, Then};
 pub(crate) use super::section::site::{EncodedDots, Https, Site};
+pub(crate) use super::section::split::SplitBy;
+/// As the run time has it.
+pub(crate) type Split = super::section::split::Split<PoolId>;
 pub(crate) use super::section::sticky::Sticky;
 pub(crate) use super::tokens::TokenRight;
 pub(crate) use crate::pattern::Pattern;

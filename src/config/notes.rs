@@ -52,20 +52,16 @@ pub(super) const NOTES: [(&[&str], &str, &str); 121] = [
     (&["idle"], "max_head", "it is called \"keepalive_timeout\" here"),
     (&["log_format"], "format", "fields cannot be chosen: write format = \"combined\", or \"json\" with all of them"),
     (&["output"], "format", "write access = \"FILE\", or \"stdout\""),
-    (
-        &["resolver"],
-        "state_dir",
-        "names are resolved by the system's settings; how often is resolve_interval of a pool",
-    ),
+    (&["resolver"], "state_dir", "write resolvers = [\"10.0.0.2\"]; without it those in /etc/resolv.conf are asked"),
     (&["user"], "state_dir", "the service says as which user the node runs"),
     (&["least_conn"], "resolve_interval", "write balance = \"least_conn\""),
     (&["backup"], "resolve_interval", "write fallback = \"NAME\" with a pool of its own for the spare origins"),
     (&["keepalive"], "resolve_interval", "connections to origins are always kept; idle_timeout says for how long"),
     (&["timeout"], "resolve_interval", "which one: connect_timeout, read_timeout, write_timeout or total_timeout"),
     (
-        &["send_proxy", "proxy_header"],
+        &["proxy_header", "proxy_protocol"],
         "resolve_interval",
-        "the PROXY protocol is not sent: origins get X-Forwarded-For",
+        "write send_proxy = \"v2\" to have origins told of the client by the PROXY protocol",
     ),
     (
         &["max_fails", "fail_duration"],

@@ -59,7 +59,7 @@ pub(crate) fn resolve(mut files: Vec<Table<'_, '_>>, are_all: bool, errors: &Dia
     }
     config.memory.of_sites = site::shares_of_memory(&sites, &config.memory, errors);
     (config.sites, config.hosts) = site::by_host(sites, errors);
-    config.pools = pool::link(pools, &names, config.node.region.as_deref(), errors);
+    config.pools = pool::link(pools, &names, &config.node, errors);
     if !are_all {
         return config; // what is missing may be in the files that are
     }

@@ -1,4 +1,4 @@
-//! Watches the configuration's files for changes on disk: written in place, renamed over, or swapped by a
+//! Watches files for changes on disk: written in place, renamed over, or swapped by a
 //! symbolic link as Kubernetes does with ConfigMaps. What is watched are the directories, since a file that
 //! is replaced takes its own watch with it.
 
@@ -19,7 +19,7 @@ const QUIET: Duration = Duration::from_millis(100);
 const AT_LATEST: Duration = Duration::from_secs(1);
 
 /// Tells when files have changed.
-pub(crate) struct ConfigWatch {
+pub(crate) struct FileWatch {
     watcher: RecommendedWatcher,
     /// By their real paths.
     watched: HashMap<PathBuf, Identity>,
@@ -30,7 +30,7 @@ pub(crate) struct ConfigWatch {
     unreported: bool,
 }
 
-impl ConfigWatch {
+impl FileWatch {
     pub(crate) fn new() -> notify::Result<Self> {
         // One place is enough: what matters is that something has changed, not what.
         let (sender, events) = mpsc::channel(1);
@@ -39,7 +39,7 @@ impl ConfigWatch {
                 let _ = sender.try_send(()); // full: a change is already waiting to be reported
             }
         })?;
-        Ok(ConfigWatch { watcher, watched: HashMap::new(), unwatched: HashSet::new(), events, unreported: false })
+        Ok(FileWatch { watcher, watched: HashMap::new(), unwatched: HashSet::new(), events, unreported: false })
     }
 
     /// Watches the directories of these files, and no others. Tells whether some were not watched before: what

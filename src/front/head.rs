@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 
 use http::{Method, StatusCode, Version};
 
-use crate::request::{Fields, ListenerId, RequestId, RequestView, Scheme, Target};
+use crate::request::{Ends, Fields, ListenerId, RequestId, RequestView, Scheme, Target};
 
 /// A checked request head, borrowing from the connection's buffer.
 pub struct RequestHead<'b> {
@@ -99,6 +99,7 @@ impl RequestHead<'_> {
             client: endpoints.client.ip(),
             geoip: None, // the same
             peer: endpoints.client.ip(),
+            ends: Some(Ends { peer: endpoints.client, local: endpoints.local }),
             scheme: endpoints.scheme,
             tls: endpoints.tls,
             version: self.version,

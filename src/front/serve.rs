@@ -37,10 +37,11 @@ use crate::origin::exchange::Exchange;
 use crate::origin::forward;
 use crate::origin::interims::Interims;
 use crate::pass::{self, excuse};
-use crate::plan::{Matched, OwnAnswer, PassReason, Plan, Renderer, WayBack, allowed_methods, client, keyed_uris, plan};
+use crate::plan::{Matched, OwnAnswer, PassReason, Plan, Renderer, WayBack, allowed_methods, client, keyed_uris};
 use crate::representation::respond::Reply;
 use crate::request::{Fields, RequestId, RequestView, content_length};
 use crate::snapshot::Snapshot;
+use crate::tunnels::{OpenTunnel, TooManyTunnels};
 
 use super::fault::{self, Fault};
 use super::head::{Endpoints, Refusal};
@@ -68,6 +69,7 @@ pub(crate) enum Decision {
         exchange: Box<Exchange>,
         site: usize,
         pool: PoolId,
+        open: OpenTunnel,
     },
 }
 
@@ -115,6 +117,7 @@ impl<'a> Request<'a> {
         body: Option<Incoming>,
         interims: Option<Arc<Interims>>,
     ) -> Decision {
+        let mut open = None;
         let (matched, reason) = match self.plan() {
             Plan::Refuse { status, why, site, route } => return self.refuse(status, why, None, site, route),
             Plan::Answer { site, route, answer } => {
@@ -131,7 +134,15 @@ impl<'a> Request<'a> {
                 return self.refuse(status, excuse(status), None, Some(matched.site_index), Some(matched.route));
             }
             Plan::Pass(matched, reason) => (matched, reason),
-            Plan::Tunnel(matched) => (matched, PassReason::CacheOff),
+            Plan::Tunnel(matched) => {
+                match self.open_tunnel(matched.site_index) {
+                    Ok(tunnel) => open = Some(tunnel),
+                    Err((status, why)) => {
+                        return self.refuse(status, why, None, Some(matched.site_index), Some(matched.route));
+                    }
+                }
+                (matched, PassReason::CacheOff)
+            }
             Plan::Cache(matched) if body.is_some() => (matched, PassReason::Body),
             Plan::Cache(matched) => match self.serve_from_cache(matched, key, interims.as_ref()).await {
                 Ok(decision) => return decision,
@@ -139,14 +150,14 @@ impl<'a> Request<'a> {
             },
         };
         // Boxed: large, and most requests do not come here.
-        boxed(|| self.pass(matched, reason, body, interims)).await
+        boxed(|| self.pass(matched, reason, body, interims, open)).await
     }
 
     /// What is to be done with it; with one that goes in circles nothing, before anything else.
     fn plan(&self) -> Plan<'a> {
         match self.snapshot.passage.loops(self.view.fields) {
             Some(why) => Plan::Refuse { status: StatusCode::LOOP_DETECTED, why, site: None, route: None },
-            None => plan(&self.snapshot.config, &self.view, self.now),
+            None => self.snapshot.plan(&self.view, self.now),
         }
     }
 
@@ -233,14 +244,18 @@ impl<'a> Request<'a> {
         reason: PassReason,
         body: Option<Incoming>,
         interims: Option<Arc<Interims>>,
+        open: Option<OpenTunnel>,
     ) -> Decision {
         let site = matched.site_index;
         let engine = &self.shared.engine;
         match pass::pass(engine, self.snapshot, &self.view, matched, body, interims).await {
-            Ok(passed) if passed.exchange.status == StatusCode::SWITCHING_PROTOCOLS => {
-                Decision::Tunnel { exchange: passed.exchange, site, pool: matched.pool }
-            }
             Ok(passed) => {
+                // Only who has asked for it gets that.
+                if passed.exchange.status == StatusCode::SWITCHING_PROTOCOLS
+                    && let Some(open) = open
+                {
+                    return Decision::Tunnel { exchange: passed.exchange, site, pool: matched.pool, open };
+                }
                 let report = match passed.is_undone_by_restart {
                     true => Report::PassNotDurable(reason.cache_status()),
                     false => Report::Pass(reason.cache_status()),
@@ -253,6 +268,20 @@ impl<'a> Request<'a> {
             }
             Err(error) => self.no_answer(&error, Report::Pass(reason.cache_status()), matched),
         }
+    }
+
+    /// Counts a tunnel; an error if there are too many: the status, and why.
+    fn open_tunnel(&self, site: usize) -> Result<OpenTunnel, (StatusCode, &'static str)> {
+        let (config, runtime) = (self.snapshot.site(site), &self.snapshot.sites[site]);
+        let most = (config.max_tunnels, config.max_tunnels_per_client);
+        runtime.running.tunnels.open(self.view.client, most.0, most.1).map_err(|too_many| match too_many {
+            TooManyTunnels::OfSite => {
+                (StatusCode::SERVICE_UNAVAILABLE, "the site has as many tunnels as it may; see its max_tunnels")
+            }
+            TooManyTunnels::OfClient => {
+                (StatusCode::TOO_MANY_REQUESTS, "this client has as many tunnels as it may; see max_tunnels_per_client")
+            }
+        })
     }
 
     fn no_answer(&self, error: &OriginError, report: Report, matched: Matched<'_>) -> Decision {
@@ -294,6 +323,9 @@ impl<'a> Request<'a> {
         if let Some(site) = site.filter(|_| status == StatusCode::METHOD_NOT_ALLOWED) {
             let methods = allowed_methods(self.snapshot.site(site), &self.view, self.now);
             response = response.with_field(header::ALLOW, &methods);
+        }
+        if matches!(status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
+            response = response.with_field(header::RETRY_AFTER, "1");
         }
         let response = match route {
             Some(route) => self.changed(response, route),

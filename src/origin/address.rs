@@ -1,7 +1,9 @@
-//! One of the addresses that an origin's name stands for. Each has a health of its own: one of them may be dead, as IPv6 is on
+//! One of the addresses that an origin's name stands for, or the one that it has. Each has a health of its own: one of them may be dead, as IPv6 is on
 //! many hosts, or one of many machines behind one name.
 
-use std::net::SocketAddr;
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
@@ -9,10 +11,53 @@ use parking_lot::Mutex;
 
 use super::record::Record;
 
+/// Where an origin listens.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Place {
+    Inet(SocketAddr),
+    Unix(Arc<Path>),
+}
+
+impl Place {
+    /// The IP address, if it has one.
+    pub(super) fn ip(&self) -> Option<IpAddr> {
+        match self {
+            Place::Inet(address) => Some(address.ip()),
+            Place::Unix(_) => None,
+        }
+    }
+
+    /// As pingora has it.
+    pub(super) fn for_pingora(&self) -> pingora_core::protocols::l4::socket::SocketAddr {
+        use pingora_core::protocols::l4::socket::SocketAddr::{Inet, Unix};
+        match self {
+            Place::Inet(address) => Inet(*address),
+            // The configuration was refused if it is too long; there is nobody at the other one.
+            Place::Unix(path) => std::os::unix::net::SocketAddr::from_pathname(path)
+                .map_or(Inet(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0))), Unix),
+        }
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Place::Inet(address) => address.fmt(f),
+            Place::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+impl serde::Serialize for Place {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
 /// An address and what is known of it.
 #[derive(Debug)]
 pub(crate) struct Address {
-    pub socket: SocketAddr,
+    pub place: Place,
     /// As its health checks have it.
     up: AtomicBool,
     /// Connections for requests that failed, with none that was made in between.
@@ -30,9 +75,9 @@ struct Checks {
 }
 
 impl Address {
-    pub(super) fn new(socket: SocketAddr) -> Arc<Self> {
+    pub(super) fn new(place: Place) -> Arc<Self> {
         Arc::new(Address {
-            socket,
+            place,
             up: AtomicBool::new(true),
             failed_connections: AtomicU32::new(0),
             checks: Mutex::default(),
@@ -98,7 +143,7 @@ mod tests {
     use super::*;
 
     fn address() -> Arc<Address> {
-        Address::new("127.0.0.1:1".parse().unwrap())
+        Address::new(Place::Inet("127.0.0.1:1".parse().unwrap()))
     }
 
     #[test]

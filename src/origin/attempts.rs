@@ -12,6 +12,7 @@
 //!
 //! The last answer is the client's.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -23,6 +24,7 @@ use super::address::Address;
 use super::connect::{Attempt, Connector};
 use super::error::{Failure, FailureKind, OriginError};
 use super::exchange::{self, Exchange};
+use super::mirror;
 use super::pick::{Pick, Picked, Tried};
 use super::pool::{PoolRuntime, PoolSet};
 use super::queue::NotServed;
@@ -38,7 +40,7 @@ const FAILED: Duration = Duration::from_secs(1);
 
 /// Sends a request to an origin of its pool and reads the head of the response.
 pub(crate) async fn send(
-    connector: &Connector,
+    connector: &Arc<Connector>,
     pools: &PoolSet,
     request: &OriginRequest,
     upload: Option<Upload>,
@@ -50,15 +52,16 @@ pub(crate) async fn send(
     let started = Instant::now();
     let deadline = started + request.total_timeout.unwrap_or(config.timeouts.total);
     let mut upload = upload.map(Box::new);
+    mirror::start(connector, pools, request, upload.as_deref_mut());
     let (mut tried, mut unprocessed, mut by_http11) = (Tried::new(), 0, false);
     // The last answer, or failing that the last error; and whether nobody was asked after the answer: only then is what is left
     // of the body for whom it is of.
     let (mut answer, mut is_latest) = (Err(OriginError::NoOrigin { pool: config.name.clone() }), false);
     while let Some(picked) = pick(pools, request, &tried, deadline, &mut answer).await {
-        let (origin, at, pool) = (picked.origin.clone(), picked.at.clone(), picked.pool.clone());
+        let (origin, mut at, pool) = (picked.member.origin.clone(), picked.at.clone(), picked.pool.clone());
         let how = Attempt { deadline, may_be_kept: unprocessed == 0, by_http11 };
         let (begun, has_upload) = (Instant::now(), upload.is_some());
-        let attempted = exchange::send(connector, request, &mut upload, picked, how).await;
+        let attempted = exchange::send(connector, request, &mut upload, picked, how, &mut at).await;
         let took = begun.elapsed();
         note(&attempted, &pool, &origin, &at, took, has_upload);
         is_latest = attempted.is_ok();
@@ -75,6 +78,8 @@ pub(crate) async fn send(
                 tracing::debug!(pool = %pool.config.name, error = %failure.error, "attempt failed");
                 let was_unprocessed = match failure.kind {
                     FailureKind::NeedsHttp11 | FailureKind::Unprocessed => is_repeatable,
+                    // It may do so because it has too much to do.
+                    FailureKind::Refused => is_repeatable && first.budget.may_retry(config.retry_budget, second()),
                     FailureKind::DeadConnection => may_repeat,
                     _ => false,
                 };
@@ -90,7 +95,10 @@ pub(crate) async fn send(
                 let is_its_own = failure.kind != FailureKind::TimedOut
                     || Instant::now() < deadline
                     || took * 2 >= deadline - started;
-                let evidence = is_its_own.then(|| request.evidence());
+                // Who has waited for a client long enough is not ill.
+                let is_clients = upload.as_ref().is_some_and(|upload| upload.waits_for_client());
+                let by_client = pool.config.is_chosen_by_clients();
+                let evidence = (is_its_own && !is_clients).then(|| request.evidence(by_client));
                 pool.unanswered(&origin, &at, failure.kind, evidence, &failure.error.to_string());
                 answer = answer.or(Err(failure.error));
                 match failure.kind {
@@ -105,7 +113,7 @@ pub(crate) async fn send(
                 }
             }
         };
-        tried.push((origin, at.socket));
+        tried.push((origin, at));
         let is_last = || tried.len() > config.retries as usize || Instant::now() >= deadline;
         let is_retried = again != Again::No
             && !is_last()
@@ -193,7 +201,7 @@ async fn wait(
     let mut place = queue.join(&request.site, rules.max)?;
     let mut is_called = false;
     loop {
-        let is_first = place.enter();
+        let is_first = place.enter(is_called);
         if is_first || is_called {
             match pools.pick(request.pool, request.choice, tried) {
                 Pick::Busy(_) => {}

@@ -102,14 +102,14 @@ impl PoolRuntime {
         origin.ejections.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         drop(watched);
         let (pool, time) = (&self.config.name, format_duration(Duration::from_secs(time.as_secs())));
-        tracing::warn!(%pool, origin = %origin.address, address = %address.socket, why, "origin is ejected for {time}");
+        tracing::warn!(%pool, origin = %origin.address, address = %address.place, why, "origin is ejected for {time}");
         self.changed(origin, Some(why));
     }
 
     fn may_eject_one(&self, passive: &Passive) -> bool {
         let (mut all, mut ejected) = (0, 0);
-        for origin in &self.origins {
-            let resolved = origin.resolved();
+        for member in self.members().iter() {
+            let resolved = member.origin.resolved();
             all += resolved.len();
             ejected += resolved.iter().filter(|address| address.record.is_ejected()).count();
         }
@@ -120,10 +120,10 @@ impl PoolRuntime {
     fn look(&self, passive: &Passive, now: u64) {
         let name = &self.config.name;
         let mut all = Vec::new();
-        for origin in &self.origins {
+        for origin in self.members().iter().map(|member| &member.origin) {
             for address in origin.resolved().iter() {
                 if address.record.let_back(now) {
-                    tracing::info!(pool = %name, origin = %origin.address, address = %address.socket, "an ejection is over");
+                    tracing::info!(pool = %name, origin = %origin.address, address = %address.place, "an ejection is over");
                     self.changed(origin, None);
                 }
                 all.push((origin.clone(), address.clone()));
@@ -170,6 +170,7 @@ mod tests {
     use crate::config::model::PoolId;
     use crate::origin::pick::{Choice, Tried};
     use crate::origin::pool::PoolSet;
+    use crate::origin::pool::tests::origin;
     use crate::origin::state::OriginStatus::{Ejected, Up};
     use crate::plan::tests::config;
 
@@ -181,7 +182,7 @@ mod tests {
 
     /// Lets so many requests fail at an origin, of as many different ones.
     fn fail(pool: &PoolRuntime, origin: usize, times: u64) {
-        let origin = &pool.origins[origin];
+        let origin = &pool.members().all[origin].origin.clone();
         for number in 0..times {
             let address = origin.resolved()[0].clone();
             pool.unanswered(origin, &address, FailureKind::Broken, Some(Evidence::Of(number)), "reset");
@@ -189,7 +190,7 @@ mod tests {
     }
 
     fn standing(pool: &PoolRuntime) -> Vec<super::super::state::OriginStatus> {
-        pool.origins.iter().map(|origin| origin.status()).collect()
+        pool.members().iter().map(|member| member.origin.status()).collect()
     }
 
     #[test]
@@ -198,13 +199,16 @@ mod tests {
         let pool = set.by_name("app").unwrap();
         fail(pool, 0, 4);
         assert_eq!(standing(pool), [Up, Up, Up]);
-        pool.origins[0].resolved()[0].record.succeeded();
+        origin(pool, 0).resolved()[0].record.succeeded();
         fail(pool, 0, 4);
         assert_eq!(standing(pool), [Up, Up, Up], "not in a row");
         fail(pool, 0, 1);
         assert_eq!(standing(pool), [Ejected, Up, Up]);
         for _ in 0..6 {
-            assert_ne!(set.pick(PoolId(0), Choice::default(), &Tried::new()).origin().unwrap().index, 0);
+            assert_ne!(
+                set.pick(PoolId(0), Choice::default(), &Tried::new()).origin().unwrap().member.config.address.as_ref(),
+                "127.0.0.1:1"
+            );
         }
         let passive = pool.config.passive.clone().unwrap();
         pool.look(&passive, ticks() + 9_000);
@@ -220,7 +224,7 @@ mod tests {
         {
             let set = pool(origins, &format!("passive = {{ max_ejected = {max_ejected} }}"));
             let pool = set.by_name("app").unwrap();
-            for origin in &pool.origins {
+            for origin in pool.members().iter().map(|member| &member.origin) {
                 let address = origin.resolved()[0].clone();
                 for _ in 0..100 {
                     pool.unanswered(origin, &address, FailureKind::Broken, Some(Evidence::Of(7)), "reset");
@@ -250,7 +254,7 @@ mod tests {
             let passive = pool.config.passive.clone().unwrap();
             let mut most = 0;
             for _ in 0..2_000 {
-                for origin in &pool.origins {
+                for origin in pool.members().iter().map(|member| &member.origin) {
                     let address = origin.resolved()[0].clone();
                     (0..9).for_each(|_| pool.answered(origin, &address, Some(Duration::from_millis(1)), None));
                 }

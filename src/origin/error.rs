@@ -71,6 +71,7 @@ impl OriginError {
             | LinkError::Closed
             | LinkError::Reset(_)
             | LinkError::Unprocessed(_)
+            | LinkError::Refused(_)
             | LinkError::NeedsHttp11 => OriginError::Broken { origin, cause },
         }
     }
@@ -170,6 +171,8 @@ pub(crate) enum FailureKind {
     DeadConnection,
     /// The origin says that it has not processed the request.
     Unprocessed,
+    /// The same, of one request of many on a connection.
+    Refused,
     NeedsHttp11,
     /// Nothing came in time.
     TimedOut,

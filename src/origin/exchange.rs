@@ -14,6 +14,7 @@ use crate::clock::{Timestamp, ticks};
 use crate::request::content_length;
 use crate::running::RunningRequest;
 
+use super::address::Address;
 use super::connect::{Attempt, Connection, Connector};
 use super::error::{Failure, FailureKind, OriginError};
 use super::forward;
@@ -64,18 +65,22 @@ struct Wait {
 }
 
 /// Sends a request to an origin and reads the head of its response. `upload`: the request's body; of what is not sent when
-/// the head is there, the exchange takes care.
+/// the head is there, the exchange takes care. `at`: becomes the address that was connected to.
 pub(super) async fn send(
     connector: &Connector,
     request: &OriginRequest,
     upload: &mut Option<Box<Upload>>,
-    picked: Picked,
+    mut picked: Picked,
     how: Attempt,
+    at: &mut Arc<Address>,
 ) -> Result<Box<Exchange>, Failure> {
     let timeouts = picked.pool.config.timeouts.clone();
     let request_time = Timestamp::now();
-    let (mut connection, kept) = connector.open(request, upload.as_deref(), &picked, how).await?;
-    picked.at.connected();
+    let (mut connection, kept) = connector.open(request, upload.as_deref(), &mut picked, how).await?;
+    if !Arc::ptr_eq(at, &picked.at) {
+        *at = picked.at.clone();
+    }
+    at.connected();
     let alive = matches!(connection, Connection::H2(_)); // pinged
     if let Connection::H1(h1) = &mut connection {
         let chunked = upload.as_ref().is_some_and(|upload| upload.length().is_none());
@@ -93,14 +98,14 @@ pub(super) async fn send(
     match sending.head(connection.link(), timeouts.write, read, how.deadline).await {
         Ok(ResponseHead { status, fields }) => {
             if how.by_http11 {
-                picked.origin.remember_http11();
+                picked.member.origin.remember_http11();
             }
             Ok(Box::new(Exchange {
                 patience: request.patience(Some(&fields), alive, timeouts.read),
                 status,
                 fields,
-                origin: picked.origin.address.clone(),
-                evidence: request.evidence(),
+                origin: picked.member.config.address.clone(),
+                evidence: request.evidence(picked.pool.config.is_chosen_by_clients()),
                 request_time,
                 tries: 1,
                 connection,
@@ -119,6 +124,7 @@ pub(super) async fn send(
             let kind = match &error {
                 LinkError::NeedsHttp11 => FailureKind::NeedsHttp11,
                 LinkError::Unprocessed(_) => FailureKind::Unprocessed,
+                LinkError::Refused(_) => FailureKind::Refused,
                 LinkError::Timeout(_) => FailureKind::TimedOut,
                 LinkError::Io(_) | LinkError::Closed if kept && connection.link().has_heard_nothing() => {
                     FailureKind::DeadConnection
@@ -126,9 +132,9 @@ pub(super) async fn send(
                 _ => FailureKind::Broken,
             };
             if kept && !alive {
-                picked.pool.kept.forget(picked.at.socket);
+                picked.member.kept.forget(&picked.at.place);
             }
-            Err(Failure { error: OriginError::from_link(&error, &picked.origin.address), kind })
+            Err(Failure { error: OriginError::from_link(&error, &picked.member.config.address), kind })
         }
     }
 }
@@ -178,7 +184,9 @@ impl Sending<'_> {
                         }
                     }
                     // That the origin has not processed it says more than that it took no more.
-                    Poll::Ready(Err(error @ (LinkError::Unprocessed(_) | LinkError::NeedsHttp11))) => Err(error)?,
+                    Poll::Ready(Err(
+                        error @ (LinkError::Unprocessed(_) | LinkError::Refused(_) | LinkError::NeedsHttp11),
+                    )) => Err(error)?,
                     Poll::Ready(Err(error)) => Err(self.error.take().unwrap_or(error))?,
                     Poll::Pending if matches!(self.error, Some(LinkError::Timeout(_))) => {
                         Err(LinkError::Timeout(TAKES_NOTHING))?;
@@ -273,13 +281,16 @@ impl Exchange {
         matches!(self.status, StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT)
     }
 
-    /// The cookie that a client gets so that its session stays here; none if it has it, as `origin` says, or its pool has no such
-    /// sessions.
-    pub(crate) fn cookie_of(&self, pool: &PoolRuntime, origin: Option<u64>, is_secure: bool) -> Option<HeaderValue> {
-        let identity = self.picked.pool.identity(self.picked.index);
+    /// Gives the client a cookie by which its session stays here, unless it has that, as `origin` says, or its pool has no such
+    /// sessions. No cache on the way may give it to others.
+    pub(crate) fn keep_session(&mut self, pool: &PoolRuntime, origin: Option<u64>, is_secure: bool) {
+        let identity = self.picked.member.identity;
         let is_own = std::ptr::eq(&raw const *self.picked.pool, pool); // and no fallback's
-        let sticky = pool.sticky.as_ref().filter(|_| is_own && origin != Some(identity))?;
-        HeaderValue::try_from(sticky.set_cookie(identity, is_secure)).ok()
+        let Some(sticky) = pool.sticky.as_ref().filter(|_| is_own && origin != Some(identity)) else { return };
+        let Ok(cookie) = HeaderValue::try_from(sticky.set_cookie(identity, is_secure)) else { return };
+        self.fields.append(header::SET_COOKIE, cookie);
+        self.fields.append(header::CACHE_CONTROL, HeaderValue::from_static("private"));
+        ["cdn-cache-control", "surrogate-control"].into_iter().for_each(|name| _ = self.fields.remove(name));
     }
 
     /// The length the head states, if it states one.
@@ -326,9 +337,10 @@ impl Exchange {
     /// The body has come to no end. It is the origin's doing, unless it was sent only a part of the request.
     fn broke_off(&mut self, error: &LinkError) -> OriginError {
         let error = OriginError::from_link(error, &self.origin);
-        if !std::mem::replace(&mut self.is_told, true) && !self.is_cut && self.illness().is_none() {
-            let Picked { pool, origin, at, .. } = &self.picked;
-            pool.broke_off(origin, at, self.evidence, &error.to_string());
+        let waits = self.upload.as_ref().is_some_and(|upload| upload.waits_for_client());
+        if !std::mem::replace(&mut self.is_told, true) && !self.is_cut && !waits && self.illness().is_none() {
+            let Picked { pool, member, at, .. } = &self.picked;
+            pool.broke_off(&member.origin, at, self.evidence, &error.to_string());
         }
         error
     }
@@ -390,10 +402,10 @@ impl Exchange {
         if self.illness().is_none() {
             self.picked.at.record.succeeded();
         }
-        let Exchange { connection, picked: Picked { pool, index, at, .. }, upload, is_cut, .. } = *self;
+        let Exchange { connection, picked: Picked { pool, member, at, .. }, upload, is_cut, .. } = *self;
         match connection {
-            Connection::H1(_) if upload.is_some() || is_cut => {}
-            Connection::H1(h1) => pool.kept.put(index, at.socket, &pool.config.connections, h1),
+            Connection::H1(_) if upload.is_some() || is_cut || pool.config.send_proxy.is_some() => {}
+            Connection::H1(h1) => member.kept.put(&at.place, &pool.config.connections, h1),
             Connection::Files(_) | Connection::H2(_) => {} // goes back by itself
         }
     }

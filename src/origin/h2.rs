@@ -204,7 +204,8 @@ fn sort(error: &h2::Error) -> LinkError {
     match error.reason() {
         Some(Reason::HTTP_1_1_REQUIRED) if error.is_remote() => LinkError::NeedsHttp11,
         // Of a GOAWAY hear only the streams above its last number.
-        _ if error.is_remote() && (refused || error.is_go_away()) => LinkError::Unprocessed(error.to_string()),
+        _ if error.is_remote() && refused => LinkError::Refused(error.to_string()),
+        _ if error.is_remote() && error.is_go_away() => LinkError::Unprocessed(error.to_string()),
         _ if error.is_reset() && error.is_remote() => LinkError::Reset(error.to_string()),
         Some(Reason::PROTOCOL_ERROR | Reason::FRAME_SIZE_ERROR | Reason::COMPRESSION_ERROR) => {
             LinkError::Invalid(error.to_string().into())

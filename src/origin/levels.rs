@@ -27,17 +27,20 @@ pub(super) fn shares(health: &[f64], overflow_at: f64) -> PerLevel<f64> {
 
 /// How much of a level is taken for well: less at once, more only after it was so for a while. What has just come back has to last
 /// before it gets requests from elsewhere.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(super) struct Trust {
     /// What is taken for well.
     pub held: f64,
-    /// What has been well at least since it rose above that, and when that was: milliseconds.
-    risen: Option<(f64, u64)>,
+    /// Rising above that: how much has been well at least, and since when, milliseconds.
+    rising: SmallVec<[(f64, u64); 2]>,
 }
+
+/// Steps of a rise that are remembered. Of one with more the rest counts as the last of these.
+const MOST_STEPS: usize = 16;
 
 impl Trust {
     pub(super) fn new(health: f64) -> Self {
-        Trust { held: health, risen: None }
+        Trust { held: health, rising: SmallVec::new() }
     }
 
     /// How it is at `now`; `after`: milliseconds for which it must have been better.
@@ -46,10 +49,17 @@ impl Trust {
             *self = Trust::new(health);
             return;
         }
-        let (least, since) = self.risen.map_or((health, now), |(least, since)| (least.min(health), since));
-        self.risen = Some((least, since));
-        if now.saturating_sub(since) >= after {
-            *self = Trust { held: least, risen: (health > least).then_some((health, now)) };
+        let mut since = now;
+        while let Some((_, begun)) = self.rising.last().copied().filter(|(least, _)| *least >= health) {
+            since = begun;
+            self.rising.pop();
+        }
+        if self.rising.len() < MOST_STEPS {
+            self.rising.push((health, since));
+        }
+        let lasting = self.rising.iter().take_while(|(_, since)| now.saturating_sub(*since) >= after).count();
+        if let Some((least, _)) = self.rising.drain(..lasting).next_back() {
+            self.held = least;
         }
     }
 }
@@ -102,9 +112,17 @@ mod tests {
             (0.8, 6_000, 0.2),
             (1.0, 9_000, 0.2),
             (1.0, 16_000, 0.8), // so much it was for ten seconds
-            (1.0, 25_000, 0.8),
-            (1.0, 26_000, 1.0),
-            (0.0, 27_000, 0.0),
+            (1.0, 18_000, 0.8),
+            (1.0, 19_000, 1.0), // and so much
+            (0.0, 20_000, 0.0),
+            (0.5, 21_000, 0.0),
+            (1.0, 21_200, 0.0),
+            (0.7, 22_000, 0.0), // less than before: so much it was since it was more
+            (1.0, 23_000, 0.0),
+            (1.0, 31_100, 0.5),
+            (1.0, 31_200, 0.7),
+            (1.0, 32_900, 0.7),
+            (1.0, 33_000, 1.0),
         ] {
             trust.update(health, now, 10_000);
             assert_eq!(trust.held, held, "{now}");

@@ -9,19 +9,13 @@ use crate::config::model::{Pool, Share};
 
 use super::balance::{self, Candidate, Candidates};
 use super::levels::{self, PerLevel, Trust};
+use super::member::{Level, Members};
 use super::state::{OriginState, OriginStatus};
 
-/// The origins of one priority in one region, by their places in the pool.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Level {
-    pub priority: u16,
-    pub region: Option<Arc<str>>,
-    origins: Vec<usize>,
-}
-
 /// How the levels of a pool stand.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct Lineup {
+    pub members: Arc<Members>,
     pub levels: Vec<Standing>,
     /// Those that are ejected: better than none.
     pub ejected: Candidates,
@@ -39,49 +33,28 @@ pub(crate) struct Standing {
     pub is_panic: bool,
 }
 
-/// The levels of a pool in the order in which they are used: by priority, and of each first the node's own region, then the others as
-/// they are listed. Origins without a region are everybody's own.
-pub(super) fn levels(pool: &Pool) -> Vec<Level> {
-    let mut levels: Vec<Level> = Vec::new();
-    for (index, origin) in pool.origins.iter().enumerate() {
-        let region = origin.region.clone().filter(|region| pool.own_region.as_ref() != Some(region));
-        let is_same = |level: &&mut Level| level.priority == origin.priority && level.region == region;
-        match levels.iter_mut().find(is_same) {
-            Some(level) => level.origins.push(index),
-            None => levels.push(Level { priority: origin.priority, region, origins: vec![index] }),
-        }
-    }
-    levels.sort_by_key(|level| (level.priority, level.region.is_some())); // stable: others stay as they are listed
-    levels
-}
-
 /// How they stand now. `trusts`: what is remembered of each.
-pub(super) fn line_up(
-    pool: &Pool,
-    origins: &[Arc<OriginState>],
-    identities: &[u64],
-    levels: &[Level],
-    trusts: &mut [Trust],
-) -> Lineup {
-    let now = ticks();
-    let weight = |index: usize| origins[index].ordered_weight().unwrap_or(pool.origins[index].weight);
+pub(super) fn line_up(pool: &Pool, members: &Arc<Members>, trusts: &mut [Trust]) -> Lineup {
+    let (now, levels) = (ticks(), &members.levels);
+    let origin = |index: usize| -> &OriginState { &members.all[index].origin };
+    let weight = |index: usize| origin(index).ordered_weight().unwrap_or(members.all[index].config.weight);
     // Nobody looks any more: a request left over from a configuration with a check, or with ejections, said so.
-    let is_up = |index: usize| match origins[index].status() {
+    let is_up = |index: usize| match origin(index).status() {
         OriginStatus::Up => true,
         OriginStatus::Down => pool.health.is_none(),
         OriginStatus::Ejected => pool.passive.is_none(),
         OriginStatus::Draining | OriginStatus::Unresolved => false,
     };
     let candidate = |index: usize| {
-        let up_for = now.saturating_sub(origins[index].up_since());
+        let up_for = now.saturating_sub(origin(index).up_since());
         let weight = balance::weight_of(weight(index), pool.slow_start, up_for);
-        Candidate { index, identity: identities[index], weight }
+        Candidate { index, identity: members.all[index].identity, weight }
     };
     let health = |level: &Level| {
         let weight = |index: &usize| f64::from(weight(*index));
         // What is drained is not counted on, and of a name without addresses nothing is known.
         let is_counted =
-            |index: &&usize| !matches!(origins[**index].status(), OriginStatus::Draining | OriginStatus::Unresolved);
+            |index: &&usize| !matches!(origin(**index).status(), OriginStatus::Draining | OriginStatus::Unresolved);
         let all = level.origins.iter().filter(is_counted).map(weight).sum::<f64>();
         let up = level.origins.iter().filter(|index| is_up(**index)).map(weight).fold(0.0, f64::add);
         (all > 0.0).then(|| up / all)
@@ -100,7 +73,7 @@ pub(super) fn line_up(
     let standing = |(place, level): (usize, &Level)| {
         let is_panic = levels::is_panic(health[place], &health, overflow_at, panic_at);
         let may_be = |index: &usize| match is_panic {
-            true => !matches!(origins[*index].status(), OriginStatus::Draining | OriginStatus::Unresolved),
+            true => !matches!(origin(*index).status(), OriginStatus::Draining | OriginStatus::Unresolved),
             false => is_up(*index),
         };
         let candidates = level.origins.iter().copied().filter(may_be).map(candidate).collect();
@@ -108,8 +81,12 @@ pub(super) fn line_up(
         let share = if is_panic && shares.iter().all(|share| *share == 0.0) { 1.0 } else { shares[place] };
         Standing { candidates, health: health[place], share, is_panic }
     };
-    let ejected = (0..origins.len()).filter(|index| origins[*index].status() == OriginStatus::Ejected);
-    Lineup { levels: levels.iter().enumerate().map(standing).collect(), ejected: ejected.map(candidate).collect() }
+    let ejected = (0..members.all.len()).filter(|index| origin(*index).status() == OriginStatus::Ejected);
+    Lineup {
+        members: members.clone(),
+        levels: levels.iter().enumerate().map(standing).collect(),
+        ejected: ejected.map(candidate).collect(),
+    }
 }
 
 impl Lineup {
@@ -135,34 +112,5 @@ impl Lineup {
     pub(super) fn main_level(&self) -> Option<usize> {
         let with_share = self.levels.iter().enumerate().filter(|(_, level)| level.share > 0.0);
         with_share.max_by(|(_, one), (_, other)| one.share.total_cmp(&other.share)).map(|(place, _)| place)
-    }
-}
-
-impl std::fmt::Display for Level {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match &self.region {
-            Some(region) => write!(f, "priority {} in {region}", self.priority),
-            None => write!(f, "priority {}", self.priority),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::plan::tests::config;
-
-    #[test]
-    fn levels_are_by_priority_and_the_own_region_first() {
-        let text = "[node]\nregion = \"eu\"\n[pool.app]\norigins = [\n\
-            { address = \"127.0.0.1:1\", region = \"us\" }, { address = \"127.0.0.1:2\", region = \"asia\" },\n\
-            { address = \"127.0.0.1:3\", region = \"eu\" }, { address = \"127.0.0.1:4\", region = \"us\", priority = 2 },\n\
-            { address = \"127.0.0.1:5\" }, { address = \"127.0.0.1:6\", region = \"us\" }]\n";
-        let levels = levels(&config(text).pools[0]);
-        let shown: Vec<String> = levels.iter().map(|level| format!("{level}: {:?}", level.origins)).collect();
-        assert_eq!(
-            shown,
-            ["priority 1: [2, 4]", "priority 1 in us: [0, 5]", "priority 1 in asia: [1]", "priority 2 in us: [3]"]
-        );
     }
 }

@@ -71,6 +71,9 @@ pub enum LinkError {
     /// The origin has surely not processed the request (RFC 9113 section 8.7).
     #[error("the origin did not process the request: {0}")]
     Unprocessed(String),
+    /// The same of this request alone (RFC 9113 section 8.7): it may have too much to do.
+    #[error("the origin refused the request: {0}")]
+    Refused(String),
     #[error("the origin wants HTTP/1.1")]
     NeedsHttp11,
 }

@@ -1,14 +1,19 @@
 //! Origins: which one takes a request, how it is reached, and whether it is well.
 
 mod address;
+mod announce;
 pub(crate) mod attempts;
 pub(crate) mod balance;
 mod budget;
 mod caretaker;
 pub(crate) mod connect;
+mod copies;
+mod discovery;
+mod dns;
 mod ejection;
 pub(crate) mod error;
 pub(crate) mod exchange;
+mod families;
 mod files;
 pub(crate) mod forward;
 pub(crate) mod h1;
@@ -19,6 +24,8 @@ mod lease;
 mod levels;
 mod lineup;
 mod link;
+mod member;
+mod mirror;
 mod names;
 pub(crate) mod orders;
 mod outliers;
@@ -31,6 +38,8 @@ mod queue;
 mod record;
 pub(crate) mod request;
 mod resolve;
+pub(crate) mod split;
+mod srv;
 mod state;
 pub(crate) mod sticky;
 mod target;

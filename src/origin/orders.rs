@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 const FILE: &str = "origins.json";
 
 /// What is ordered of one origin.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Default, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct Order {
     /// It gets no new requests.
@@ -20,6 +20,9 @@ pub(crate) struct Order {
     /// Instead of the configured one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub weight: Option<u16>,
+    /// Of a split: instead of the configured one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub share: Option<f64>,
 }
 
 /// By pool and origin, as they are called in the configuration.
@@ -116,8 +119,8 @@ mod tests {
         let order = orders.change("app", "b:1", |order| order.weight = Some(7), drop);
         assert_eq!((order.weight, orders.write().unwrap()), (Some(7), true));
         let again = Orders::open(path);
-        assert_eq!(again.of("app", "a:1"), Order { draining: true, weight: None });
-        assert_eq!(again.of("app", "b:1"), Order { draining: false, weight: Some(7) });
+        assert_eq!(again.of("app", "a:1"), Order { draining: true, ..Order::default() });
+        assert_eq!(again.of("app", "b:1"), Order { weight: Some(7), ..Order::default() });
         assert_eq!(again.of("app", "c:1"), Order::default());
         again.change("app", "a:1", |order| order.draining = false, drop);
         again.change("app", "b:1", |order| order.weight = None, drop);

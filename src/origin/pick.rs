@@ -1,29 +1,28 @@
 //! Which origin of a pool takes a request, at which of its addresses, among those that it has not tried.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
-use pingora_core::upstreams::peer::HttpPeer;
 use smallvec::SmallVec;
 
 use crate::clock::ticks;
 use crate::config::model::{Balance, PoolId, Times};
 use crate::config::read::Words;
+use crate::request::RequestView;
 
 use super::address::Address;
 use super::balance::{self, Candidate, Candidates, Live, rendezvous};
+use super::member::{Member, Members};
 use super::pool::{PoolRuntime, PoolSet};
+use super::split;
 use super::state::{ActiveGuard, OriginState};
 
 /// What a request has tried: origins, at one of their addresses each.
-pub(crate) type Tried = SmallVec<[(Arc<OriginState>, SocketAddr); 2]>;
+pub(crate) type Tried = SmallVec<[(Arc<OriginState>, Arc<Address>); 2]>;
 
 /// The origin that is to take a request.
 pub(crate) struct Picked {
     pub pool: Arc<PoolRuntime>,
-    pub origin: Arc<OriginState>,
-    /// Its place in the pool.
-    pub index: usize,
+    pub member: Arc<Member>,
     /// Of its addresses the one to connect to.
     pub at: Arc<Address>,
     pub active: ActiveGuard,
@@ -56,13 +55,6 @@ impl Pick {
     }
 }
 
-impl Picked {
-    /// How to reach it, in pingora's terms.
-    pub(crate) fn peer(&self) -> HttpPeer {
-        self.pool.peer(self.index, self.at.socket)
-    }
-}
-
 impl PoolSet {
     /// Chooses an origin that has not been tried: of the pool, else of its fallback, and so on. Those that are ejected are better
     /// than none.
@@ -80,8 +72,15 @@ impl PoolSet {
         ejected.map_or(Pick::Nobody, Pick::Origin)
     }
 
+    /// Whether a pool gives this request to another, and to which; `None`: it gives none away.
+    pub(crate) fn divide(&self, id: PoolId, request: &RequestView<'_>) -> Option<Option<PoolId>> {
+        let pool = self.get(id);
+        let split = pool.config.split.as_ref()?;
+        Some(split::is_given(split, pool.given.share(), &pool.config.name, request).then_some(split.pool))
+    }
+
     /// Whether there would be another origin to try; picks none.
-    pub fn has_another(&self, id: PoolId, tried: &Tried) -> bool {
+    pub(crate) fn has_another(&self, id: PoolId, tried: &Tried) -> bool {
         self.with_fallbacks(id).any(|pool| pool.has_another(tried))
     }
 }
@@ -122,13 +121,13 @@ impl PoolRuntime {
         let first = if by_hash { lineup.level_at(share_of(hash)) } else { lineup.main_level()? };
         let level = lineup.levels.get(first)?;
         let prospect = |candidate: &Candidate| {
-            let state = &self.origins[candidate.index];
+            let state = &lineup.members.all[candidate.index].origin;
             let latency = (self.config.balance == Balance::P2c).then(|| state.latency.of_late(ticks()));
             let address = state.address.clone();
             Prospect { address, weight: candidate.weight, active: state.active(), latency_ms: latency }
         };
         let session = origin.and_then(|identity| lineup.candidates().find(|one| one.identity == identity));
-        let hashed = || self.balance(&level.candidates, hash);
+        let hashed = || self.balance(&lineup.members, &level.candidates, hash);
         let (by, origins) = match (session, by_hash) {
             (Some(known), _) => ("the session's cookie".to_owned(), vec![prospect(known)]),
             (None, true) => {
@@ -141,24 +140,24 @@ impl PoolRuntime {
                 level.candidates.iter().take(MOST_SHOWN).map(prospect).collect(),
             ),
         };
-        let name = (self.levels.len() > 1).then(|| self.levels[first].to_string());
+        let name = (lineup.levels.len() > 1).then(|| lineup.members.levels[first].to_string());
         Some(Outlook { pool: self.config.name.clone(), by, level: name, share: level.share, origins })
     }
 
     /// Chooses among the origins that were not tried, first those of the level whose turn it is; if there are none, among further
     /// addresses of those that were.
-    fn pick(self: &Arc<Self>, hash: u64, tried: &Tried) -> Pick {
+    pub(super) fn pick(self: &Arc<Self>, hash: u64, tried: &Tried) -> Pick {
         let lineup = self.lineup.load();
         let number = match self.config.balance {
             Balance::Hash => share_of(hash), // a key stays where it is
-            _ if self.levels.len() > 1 => fastrand::f64(),
+            _ if lineup.levels.len() > 1 => fastrand::f64(),
             _ => 0.0,
         };
         let first = lineup.level_at(number);
         let mut is_busy = false;
         for place in std::iter::once(first).chain((0..lineup.levels.len()).filter(|place| *place != first)) {
             let Some(level) = lineup.levels.get(place) else { continue };
-            match self.pick_among(&level.candidates, hash, tried) {
+            match self.pick_among(&lineup.members, &level.candidates, hash, tried) {
                 Pick::Nobody => {}
                 Pick::Busy(_) => is_busy = true,
                 found => return found,
@@ -166,7 +165,7 @@ impl PoolRuntime {
         }
         // Further addresses.
         let mut rest = lineup.candidates().filter(|_| !tried.is_empty());
-        match rest.find_map(|candidate| self.picked(candidate.index, tried)) {
+        match rest.find_map(|candidate| self.picked(&lineup.members.all[candidate.index], tried)) {
             Some(picked) => Pick::Origin(picked),
             None if is_busy => Pick::Busy(self.clone()),
             None => Pick::Nobody,
@@ -177,30 +176,26 @@ impl PoolRuntime {
     fn pick_known(self: &Arc<Self>, identity: u64, tried: &Tried) -> Option<Picked> {
         let lineup = self.lineup.load();
         let known = lineup.candidates().find(|one| one.identity == identity).filter(|_| tried.is_empty())?;
-        self.picked(known.index, tried)
-    }
-
-    /// The hash of an origin's address.
-    pub(super) fn identity(&self, index: usize) -> u64 {
-        self.identities[index]
+        self.picked(&lineup.members.all[known.index], tried)
     }
 
     fn pick_ejected(self: &Arc<Self>, hash: u64, tried: &Tried) -> Option<Picked> {
-        self.pick_among(&self.lineup.load().ejected, hash, tried).origin()
+        let lineup = self.lineup.load();
+        self.pick_among(&lineup.members, &lineup.ejected, hash, tried).origin()
     }
 
     /// Whether there would be one to be picked.
     fn has_another(&self, tried: &Tried) -> bool {
         let lineup = self.lineup.load();
         lineup.candidates().chain(lineup.ejected.iter()).any(|candidate| {
-            let origin = &self.origins[candidate.index];
+            let origin = &lineup.members.all[candidate.index].origin;
             origin.has_address(|address| was_tried(tried, origin, address))
         })
     }
 
-    fn pick_among(self: &Arc<Self>, candidates: &Candidates, hash: u64, tried: &Tried) -> Pick {
-        let is_new =
-            |candidate: &&Candidate| !tried.iter().any(|(tried, _)| Arc::ptr_eq(tried, &self.origins[candidate.index]));
+    fn pick_among(self: &Arc<Self>, members: &Members, candidates: &Candidates, hash: u64, tried: &Tried) -> Pick {
+        let origin = |candidate: &Candidate| &members.all[candidate.index].origin;
+        let is_new = |candidate: &&Candidate| !tried.iter().any(|(tried, _)| Arc::ptr_eq(tried, origin(candidate)));
         let others: Candidates;
         let candidates = match tried.is_empty() {
             true => candidates,
@@ -210,48 +205,42 @@ impl PoolRuntime {
             }
         };
         let draw = |among: &Candidates| {
-            let index = self.balance(among, hash)?;
-            self.picked(index, tried)
+            let index = self.balance(members, among, hash)?;
+            self.picked(&members.all[index], tried)
         };
         if let Some(picked) = draw(candidates) {
             return Pick::Origin(picked);
         }
         // Perhaps it had as many requests as it may.
-        let has_room = |candidate: &&Candidate| self.origins[candidate.index].active() < self.most(candidate.index);
+        let most = |candidate: &Candidate| origin(candidate).most();
+        let has_room = |candidate: &&Candidate| origin(candidate).active() < most(candidate);
         let free: Candidates = candidates.iter().filter(has_room).copied().collect();
         match draw(&free) {
             Some(picked) => Pick::Origin(picked),
             // It had no room, though one may have by now.
-            None if candidates.iter().any(|candidate| self.most(candidate.index) != u32::MAX) => {
-                Pick::Busy(self.clone())
-            }
+            None if candidates.iter().any(|candidate| most(candidate) != u32::MAX) => Pick::Busy(self.clone()),
             None => Pick::Nobody,
         }
     }
 
     /// The balancer's choice, as the origins are now.
-    fn balance(&self, among: &Candidates, hash: u64) -> Option<usize> {
+    fn balance(&self, members: &Members, among: &Candidates, hash: u64) -> Option<usize> {
         let by_latency = self.config.balance == Balance::P2c;
         let now = if by_latency { ticks() } else { 0 };
         let live = |index: usize| {
-            let origin = &self.origins[index];
+            let origin = &members.all[index].origin;
             Live { active: origin.active(), latency: if by_latency { origin.latency.of_late(now) } else { 0.0 } }
         };
         let policy = (self.config.balance, self.config.max_load.map(Times::times));
-        balance::balance(policy, among, live, &self.turns, fastrand::u64(..), hash)
-    }
-
-    /// How many requests an origin may have at one time.
-    fn most(&self, index: usize) -> u32 {
-        self.config.origins[index].max_requests.or(self.config.max_requests).unwrap_or(u32::MAX)
+        balance::balance(policy, among, live, &members.turns, fastrand::u64(..), hash)
     }
 
     /// An origin, at an address that was not tried, unless it has as many requests as it may.
-    fn picked(self: &Arc<Self>, index: usize, tried: &Tried) -> Option<Picked> {
-        let origin = self.origins[index].clone();
-        let at = origin.pick_address(|address| was_tried(tried, &origin, address))?;
-        let active = ActiveGuard::new(origin.clone(), self.most(index), &self.queue)?;
-        Some(Picked { pool: self.clone(), active, origin, index, at })
+    fn picked(self: &Arc<Self>, member: &Arc<Member>, tried: &Tried) -> Option<Picked> {
+        let origin = &member.origin;
+        let at = origin.pick_address(|address| was_tried(tried, origin, address))?;
+        let active = ActiveGuard::new(origin.clone(), &self.queue)?;
+        Some(Picked { pool: self.clone(), active, member: member.clone(), at })
     }
 }
 
@@ -263,32 +252,35 @@ fn share_of(hash: u64) -> f64 {
     rendezvous::mix(hash) as f64 / u64::MAX as f64
 }
 
-fn was_tried(tried: &Tried, origin: &Arc<OriginState>, address: SocketAddr) -> bool {
-    tried.iter().any(|(other, at)| Arc::ptr_eq(other, origin) && *at == address)
+fn was_tried(tried: &Tried, origin: &Arc<OriginState>, address: &Address) -> bool {
+    tried.iter().any(|(other, at)| Arc::ptr_eq(other, origin) && std::ptr::eq(&raw const **at, address))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::origin::address::Place;
     use crate::origin::error::FailureKind;
     use crate::origin::orders::Order;
-    use crate::origin::pool::tests::{TWO_POOLS, fail, set};
+    use crate::origin::pool::tests::{TWO_POOLS, fail, origin, set};
     use crate::origin::state::OriginStatus;
+
+    const TWO_PLACES: [&str; 2] = ["127.0.0.1:80", "[::1]:80"];
 
     fn id(set: &PoolSet, name: &str) -> PoolId {
         PoolId(set.iter().position(|pool| *pool.config.name == *name).unwrap())
     }
 
     /// Tries whatever origins of the pool `app` there are, at each of their addresses; gives them in that order.
-    fn try_all(set: &PoolSet, hash: u64) -> Vec<(String, SocketAddr)> {
+    fn try_all(set: &PoolSet, hash: u64) -> Vec<(String, Place)> {
         let mut tried = Tried::new();
         while let Some(picked) = set.pick(id(set, "app"), Choice { hash, origin: None }, &tried).origin() {
             assert!(set.has_another(id(set, "app"), &tried));
-            assert_eq!(picked.peer()._address.as_inet(), Some(&picked.at.socket));
-            tried.push((picked.origin, picked.at.socket));
+            assert_eq!(picked.member.peer(&picked.at.place)._address, picked.at.place.for_pingora());
+            tried.push((picked.member.origin.clone(), picked.at));
         }
         assert!(!set.has_another(id(set, "app"), &tried));
-        tried.into_iter().map(|(origin, address)| (origin.address.to_string(), address)).collect()
+        tried.into_iter().map(|(origin, address)| (origin.address.to_string(), address.place.clone())).collect()
     }
 
     #[test]
@@ -302,12 +294,12 @@ mod tests {
     fn every_address_of_a_name_is_tried() {
         let set = set("[pool.app]\norigins = [\"app.internal:80\"]", None);
         assert!(try_all(&set, 0).is_empty(), "not resolved yet");
-        let addresses: [SocketAddr; 2] = ["127.0.0.1:80".parse().unwrap(), "[::1]:80".parse().unwrap()];
+        let addresses = TWO_PLACES.map(|text| Place::Inet(text.parse().unwrap()));
         let app = set.by_name("app").unwrap();
-        app.origins[0].set_addresses(&addresses);
-        app.changed(&app.origins[0], None);
-        let mut tried: Vec<SocketAddr> = try_all(&set, 0).into_iter().map(|(_, address)| address).collect();
-        tried.sort();
+        origin(app, 0).set_addresses(&addresses);
+        app.changed(&origin(app, 0), None);
+        let mut tried: Vec<Place> = try_all(&set, 0).into_iter().map(|(_, address)| address).collect();
+        tried.sort_by_key(Place::to_string);
         assert_eq!(tried, addresses);
     }
 
@@ -317,8 +309,8 @@ mod tests {
             let origins = "origins = [\"app.internal:80\", \"127.0.0.1:1\"]";
             let set = set(&format!("[pool.app]\nbalance = \"{balance}\"\n{origins}"), None);
             let app = set.by_name("app").unwrap();
-            app.origins[0].set_addresses(&["127.0.0.1:80".parse().unwrap(), "[::1]:80".parse().unwrap()]);
-            app.changed(&app.origins[0], None);
+            origin(app, 0).set_addresses(&TWO_PLACES.map(|text| Place::Inet(text.parse().unwrap())));
+            app.changed(&origin(app, 0), None);
             for hash in 0..10 {
                 let tried = try_all(&set, hash);
                 assert_eq!(tried.len(), 3, "{balance}");
@@ -334,19 +326,19 @@ mod tests {
         for _ in 0..3 {
             fail(app, FailureKind::Broken);
         }
-        assert_eq!(app.origins[0].status(), OriginStatus::Up, "slow answers are no reason");
+        assert_eq!(origin(app, 0).status(), OriginStatus::Up, "slow answers are no reason");
         for _ in 0..3 {
             fail(app, FailureKind::Connecting);
         }
         for _ in 0..4 {
             assert_eq!(
-                &*set.pick(id(&set, "app"), Choice::default(), &Tried::new()).origin().unwrap().origin.address,
+                &*set.pick(id(&set, "app"), Choice::default(), &Tried::new()).origin().unwrap().member.config.address,
                 "127.0.0.1:2"
             );
         }
-        app.order(&app.origins[1], Order { draining: true, weight: None }, "me");
+        app.order(&origin(app, 1), Order { draining: true, ..Order::default() }, "me");
         assert_eq!(
-            &*set.pick(id(&set, "app"), Choice::default(), &Tried::new()).origin().unwrap().origin.address,
+            &*set.pick(id(&set, "app"), Choice::default(), &Tried::new()).origin().unwrap().member.config.address,
             "127.0.0.1:3"
         );
     }

@@ -6,7 +6,6 @@
 //! case. Such a certificate must be valid by its dates; its names do not matter, since no other can have its key. Decision 27.
 
 use std::collections::HashSet;
-use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
@@ -20,6 +19,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 use crate::clock::Timestamp;
 use crate::config::model::Pool;
 
+use super::address::Place;
 use super::error::{certificate_fault, invalid_certificate};
 
 /// Addresses that are remembered.
@@ -30,7 +30,7 @@ const MOST_SHOWN: usize = 1024;
 pub(super) struct Pins {
     certificates: Vec<Pin>,
     /// The addresses that showed one of them when they were connected to last: the way that is tried first.
-    shown: Mutex<HashSet<SocketAddr>>,
+    shown: Mutex<HashSet<Place>>,
 }
 
 #[derive(Debug)]
@@ -52,7 +52,7 @@ impl Pins {
     /// was shown on it; `discard`: closes what is not to be used.
     pub(super) async fn connect<S, F>(
         &self,
-        address: SocketAddr,
+        at: &Place,
         peer: HttpPeer,
         connect: impl Fn(HttpPeer) -> F,
         certificate: impl Fn(&S) -> Option<Arc<SslDigest>>,
@@ -64,7 +64,7 @@ impl Pins {
         if self.certificates.is_empty() {
             return connect(peer).await;
         }
-        let was_shown = self.is_shown(address);
+        let was_shown = self.is_shown(at);
         let mut invalid = None;
         for compare in [was_shown, !was_shown] {
             let peer = if compare { unverified(peer.clone()) } else { peer.clone() };
@@ -73,7 +73,7 @@ impl Pins {
                     let is_pinned = || self.is_pinned(certificate(&stream).as_deref(), Timestamp::now());
                     let is_valid = if compare { is_pinned() } else { Ok(true) };
                     if matches!(is_valid, Ok(true)) {
-                        self.note(address, compare);
+                        self.note(at, compare);
                         return Ok(stream);
                     }
                     discard(stream);
@@ -90,7 +90,7 @@ impl Pins {
     /// certificate is not the pinned one.
     pub(super) async fn reuse<S, F>(
         &self,
-        address: SocketAddr,
+        at: &Place,
         peer: HttpPeer,
         kept: impl Fn(HttpPeer) -> F,
         certificate: impl Fn(&S) -> Option<Arc<SslDigest>>,
@@ -99,7 +99,7 @@ impl Pins {
     where
         F: Future<Output = Result<Option<S>, BError>>,
     {
-        let compare = self.is_shown(address);
+        let compare = self.is_shown(at);
         let stream = kept(if compare { unverified(peer) } else { peer }).await?;
         let is_pinned = |stream: &S| self.is_pinned(certificate(stream).as_deref(), Timestamp::now()).unwrap_or(false);
         Ok(stream.and_then(|stream| match !compare || is_pinned(&stream) {
@@ -111,17 +111,17 @@ impl Pins {
         }))
     }
 
-    fn is_shown(&self, address: SocketAddr) -> bool {
-        !self.certificates.is_empty() && self.shown.lock().contains(&address)
+    fn is_shown(&self, at: &Place) -> bool {
+        !self.certificates.is_empty() && self.shown.lock().contains(at)
     }
 
-    fn note(&self, address: SocketAddr, is_shown: bool) {
+    fn note(&self, at: &Place, is_shown: bool) {
         let mut shown = self.shown.lock();
         match is_shown {
             // A name that is at ever other addresses: what is forgotten is found out again.
-            true if shown.len() >= MOST_SHOWN => *shown = HashSet::from([address]),
-            true => _ = shown.insert(address),
-            false => _ = shown.remove(&address),
+            true if shown.len() >= MOST_SHOWN => *shown = HashSet::from([at.clone()]),
+            true => _ = shown.insert(at.clone()),
+            false => _ = shown.remove(at),
         }
     }
 

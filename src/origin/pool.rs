@@ -1,53 +1,70 @@
 //! The pools of one configuration, and the choice of an origin through a pool and its fallbacks.
 
-use std::net::SocketAddr;
+use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
-use pingora_core::upstreams::peer::HttpPeer;
+use tokio::sync::watch;
 
-use crate::config::model::{Balance, HashKey, Pool, PoolId};
-use crate::plan::facts::{cookie, parameter};
+use crate::config::model::{Balance, Origin, Pool, PoolId, Source};
 use crate::request::RequestView;
 
 use super::balance::rendezvous;
 use super::budget::RetryBudget;
-use super::h1::Kept;
+use super::copies::Copies;
+use super::h1::KeptCount;
 use super::levels::Trust;
-use super::lineup::{self, Level, Lineup};
+use super::lineup::{self, Lineup};
+use super::member::{Level, Member, Members};
 use super::orders::{Order, Orders};
 use super::outliers::Watched;
 use super::pinned::Pins;
 use super::queue::Queue;
+use super::split::{self, Given};
 use super::state::OriginState;
 use super::sticky::Sticky;
-use super::target;
+
+/// Origins that a line of the log names.
+const MOST_TOLD: usize = 20;
 
 /// A pool at run time.
 pub struct PoolRuntime {
     pub config: Arc<Pool>,
-    pub origins: Vec<Arc<OriginState>>,
-    /// By priority and region, in the order in which they are used.
-    pub levels: Vec<Level>,
+    /// How far each level of its members is trusted. Held while the line-up is made.
     trusts: Mutex<Vec<Trust>>,
+    /// Its origins, and how they stand.
     pub(super) lineup: ArcSwap<Lineup>,
+    /// What its sources have brought so far.
+    found: Mutex<Vec<Found>>,
+    /// Counts the times that this has become something else.
+    changes: watch::Sender<u64>,
+    orders: Arc<Orders>,
     /// Those that wait until one has room; none waits where there is no bound.
     pub(super) queue: Option<Arc<Queue>>,
-    /// How to reach each origin, but for the address.
-    peers: Vec<HttpPeer>,
     pub(super) pins: Pins,
-    pub(super) turns: Mutex<Vec<i64>>,
-    /// Connections by HTTP/1.1 that wait for their next exchange.
-    pub kept: Kept,
+    /// Of the connections that are kept.
+    kept_count: Arc<KeptCount>,
     pub budget: RetryBudget,
     /// Its addresses as they are compared with each other.
     pub(super) watched: Mutex<Vec<Watched>>,
     pub(super) sticky: Option<Sticky>,
-    /// Hashes of the origins' addresses.
-    pub(super) identities: Vec<u64>,
+    /// The share of its requests that goes to another pool.
+    pub(crate) given: Given,
+    /// Of its requests, to another pool.
+    pub(crate) mirrored: Arc<Copies>,
+}
+
+/// What a source of origins has brought.
+#[derive(Debug, Default, Clone)]
+pub struct Found {
+    pub origins: Vec<Origin>,
+    /// Why it cannot be asked now; the origins are those that it had.
+    pub error: Option<String>,
+    /// It has been asked once, with whatever result.
+    is_known: bool,
 }
 
 /// All pools of one configuration.
@@ -93,8 +110,11 @@ impl PoolSet {
     /// resolve must block nothing.
     pub async fn looked_up(&self, patience: Duration) {
         let all = async {
-            for origin in self.pools.iter().flat_map(|pool| &pool.origins) {
-                origin.looked_up().await;
+            for pool in &self.pools {
+                pool.sources_known().await;
+                for member in pool.members().iter() {
+                    member.origin.looked_up().await;
+                }
             }
         };
         let _ = tokio::time::timeout(patience, all).await; // what is not resolved by then comes when it comes
@@ -105,17 +125,9 @@ impl PoolSet {
         if !self.with_fallbacks(id).any(|pool| pool.config.balance == Balance::Hash) {
             return 0;
         }
-        let pool = &self.get(id).config;
-        let hash = rendezvous::hash_bytes;
-        let found = match &pool.hash_key {
-            HashKey::Url => None,
-            HashKey::Client => Some(hash(request.client.to_string().as_bytes())),
-            HashKey::Header(name) => request.fields.get(name).map(hash),
-            HashKey::Cookie(name) => cookie(request.fields, name).map(hash),
-            HashKey::Query(name) => parameter(request.query, name).map(|value| hash(&value)),
-        };
         // What has none is spread by its URL, and does not go to one origin alone.
-        found.unwrap_or_else(|| hash(request.path_and_query().as_bytes()))
+        let key = &self.get(id).config.hash_key;
+        split::hash_of(key, request).unwrap_or_else(|| rendezvous::hash_bytes(request.path_and_query().as_bytes()))
     }
 
     /// Reads and makes the cookie of a pool whose sessions stay at their origin.
@@ -125,60 +137,146 @@ impl PoolSet {
 }
 
 impl PoolRuntime {
-    fn build(config: Arc<Pool>, old: Option<&Arc<PoolRuntime>>, orders: &Orders) -> Self {
-        let origins = config.origins.iter().map(|origin| {
-            let is_same =
-                |state: &&Arc<OriginState>| state.address == origin.address && state.endpoint == origin.endpoint;
-            let kept = old.and_then(|old| old.origins.iter().find(is_same)).cloned();
-            kept.unwrap_or_else(|| Arc::new(OriginState::new(origin.address.clone(), origin.endpoint.clone())))
-        });
-        let origins: Vec<Arc<OriginState>> = origins.collect();
-        for origin in &origins {
-            origin.obey(orders.of(&config.name, &origin.address));
-            if config.health.is_none() {
-                origin.assume_up();
-            }
-            if config.passive.is_none() {
-                origin.end_ejections();
-            }
-            origin.note_change(&config.name, Some("the configuration has changed"));
-        }
-        let levels = lineup::levels(&config);
-        let trusts = levels.iter().map(|level| old.and_then(|old| old.trust(level)).unwrap_or(Trust::new(1.0)));
-        let trusts = Mutex::new(trusts.collect());
-        let peers = config.origins.iter().map(|origin| target::peer_template(&config, origin)).collect();
-        let identities = origins.iter().map(|origin| rendezvous::hash_bytes(origin.address.as_bytes())).collect();
-        let turns = Mutex::new(vec![0; origins.len()]);
+    fn build(config: Arc<Pool>, old: Option<&Arc<PoolRuntime>>, orders: &Arc<Orders>) -> Self {
         let pins = Pins::new(&config);
-        let is_bounded = config.max_requests.is_some() || config.origins.iter().any(|one| one.max_requests.is_some());
         // Those that wait by the configuration before are called here, too, though there be no bound any more.
-        let queue = old.and_then(|old| old.queue.clone()).or_else(|| is_bounded.then(Arc::default));
+        let queue = old.and_then(|old| old.queue.clone()).or_else(|| config.is_bounded().then(Arc::default));
         let sticky = config.sticky.as_ref().map(|sticky| Sticky::new(sticky, &config.name));
+        let found = config.sources.iter().map(|source| old.and_then(|old| old.brought(source)).unwrap_or_default());
+        let found: Vec<Found> = found.collect();
+        let order = config.split.as_ref().map(|_| orders.of(&config.name, split::ORDER)).unwrap_or_default();
         let pool = PoolRuntime {
+            given: Given::new(config.split.as_ref(), order),
+            mirrored: Arc::default(),
             sticky,
             queue,
-            levels,
-            trusts,
+            trusts: Mutex::default(),
             lineup: ArcSwap::default(),
-            peers,
+            found: Mutex::new(found),
+            changes: watch::Sender::new(0),
+            orders: orders.clone(),
             pins,
-            turns,
-            kept: Kept::new(origins.len()),
+            kept_count: Arc::default(),
             budget: RetryBudget::default(),
             watched: Mutex::default(),
-            identities,
-            origins,
             config,
         };
-        pool.refresh();
+        let origins = pool.all_origins(&pool.found.lock());
+        let before = old.map(|old| (old.members(), old.trusts()));
+        pool.enter(origins, before.as_ref().map(|(members, trusts)| (&**members, &trusts[..])), false);
         pool
     }
 
-    /// How far a level is trusted that this pool has, too.
-    fn trust(&self, level: &Level) -> Option<Trust> {
-        let is_same = |own: &Level| own.priority == level.priority && own.region == level.region;
-        let place = self.levels.iter().position(is_same)?;
-        self.trusts.lock().get(place).copied()
+    /// Lines up these origins instead of those that it had. What stays of `before` keeps its state, and levels that are the same their
+    /// trust. `is_same_pool`: nothing else of it has changed.
+    fn enter(&self, origins: Vec<Origin>, before: Option<(&Members, &[Trust])>, is_same_pool: bool) {
+        let known = before.map(|(members, _)| (members, is_same_pool));
+        let members = Members::new(&self.config, origins, known, &self.orders, &self.kept_count);
+        for member in members.iter() {
+            if self.config.health.is_none() {
+                member.origin.assume_up();
+            }
+            if self.config.passive.is_none() {
+                member.origin.end_ejections();
+            }
+            member.origin.note_change(&self.config.name, Some("the configuration has changed"));
+        }
+        let trust = |level: &Level| {
+            let (before, trusts) = before?;
+            let is_same = |other: &Level| other.priority == level.priority && other.region == level.region;
+            trusts.get(before.levels.iter().position(is_same)?).cloned()
+        };
+        let new: Vec<Trust> = members.levels.iter().map(|level| trust(level).unwrap_or(Trust::new(1.0))).collect();
+        let mut trusts = self.trusts.lock();
+        *trusts = new;
+        let lineup = lineup::line_up(&self.config, &Arc::new(members), &mut trusts);
+        self.lineup.store(Arc::new(lineup));
+        drop(trusts);
+        self.queue.iter().for_each(|queue| queue.call());
+    }
+
+    /// What one of its sources has brought.
+    fn brought(&self, source: &Source) -> Option<Found> {
+        let place = self.config.sources.iter().position(|own| own == source)?;
+        self.found.lock().get(place).cloned()
+    }
+
+    /// Those that are configured and those that were found, each once.
+    fn all_origins(&self, found: &[Found]) -> Vec<Origin> {
+        let mut seen = HashSet::new();
+        let all = self.config.origins.iter().chain(found.iter().flat_map(|found| &found.origins));
+        all.filter(|origin| seen.insert(origin.address.clone())).cloned().collect()
+    }
+
+    /// What its sources have brought, in their order.
+    pub fn all_found(&self) -> Vec<Found> {
+        self.found.lock().clone()
+    }
+
+    /// The origins that one of its sources has brought.
+    pub(super) fn found(&self, source: usize) -> Vec<Origin> {
+        self.found.lock().get(source).map(|found| found.origins.clone()).unwrap_or_default()
+    }
+
+    /// A source has brought these, or nothing: then the pool goes on with those that it has.
+    pub(super) fn set_found(&self, source: usize, now: Result<Vec<Origin>, String>) {
+        let mut all = self.found.lock(); // held to the end: one change at a time
+        let (pool, from) = (&self.config.name, self.config.sources.get(source));
+        let (Some(found), Some(from)) = (all.get_mut(source), from) else { return };
+        found.is_known = true;
+        let (was, keeps) = (found.error.take(), found.origins.len());
+        match now {
+            Ok(origins) => {
+                if let Some(error) = was {
+                    tracing::info!(%pool, %from, was = error, "a source of origins can be read again");
+                }
+                if std::mem::replace(&mut found.origins, origins) != found.origins {
+                    self.replace_origins(&all, from);
+                }
+            }
+            Err(error) => {
+                if was.as_ref() != Some(&error) {
+                    tracing::warn!(%pool, %from, error, "origins cannot be found; the pool keeps the {keeps} it had from there");
+                }
+                found.error = Some(error);
+            }
+        }
+        self.changes.send_modify(|changes| *changes += 1);
+    }
+
+    fn replace_origins(&self, found: &[Found], from: &Source) {
+        let before = self.members();
+        self.enter(self.all_origins(found), Some((&before, &self.trusts())), true);
+        let now = self.members();
+        let is_in =
+            |members: &Members, one: &Member| members.iter().any(|other| other.config.address == one.config.address);
+        let names = |of: &Members, others: &Members| {
+            let new = of.iter().filter(|member| !is_in(others, member)).take(MOST_TOLD);
+            new.map(|member| member.config.address.to_string()).collect::<Vec<_>>().join(" ")
+        };
+        let (added, removed, pool) = (names(&now, &before), names(&before, &now), &self.config.name);
+        tracing::info!(%pool, %from, added, removed, origins = now.all.len(), "the origins of a pool have changed");
+        let stays = |old: &&Arc<Member>| now.iter().any(|new| Arc::ptr_eq(new, old));
+        before.iter().filter(|old| !stays(old)).for_each(|old| old.kept.close());
+    }
+
+    /// Waits until each of its sources has been asked once.
+    async fn sources_known(&self) {
+        let mut changes = self.changes.subscribe();
+        while !self.found.lock().iter().all(|found| found.is_known) {
+            if changes.changed().await.is_err() {
+                return; // it is gone, and with it the wait
+            }
+        }
+    }
+
+    /// Its origins, as long as they are these.
+    pub fn members(&self) -> Arc<Members> {
+        self.lineup.load().members.clone()
+    }
+
+    fn trusts(&self) -> Vec<Trust> {
+        self.trusts.lock().clone()
     }
 
     /// Notes that something of an origin has changed, and why.
@@ -201,12 +299,13 @@ impl PoolRuntime {
     /// Lines the origins up anew. A move of the requests to another level is told.
     pub(super) fn refresh(&self) {
         let mut trusts = self.trusts.lock(); // one at a time: the last one is the newest
-        let lineup = lineup::line_up(&self.config, &self.origins, &self.identities, &self.levels, &mut trusts);
-        let (before, now) = (self.lineup.load().main_level(), lineup.main_level());
+        let old = self.lineup.load();
+        let lineup = lineup::line_up(&self.config, &old.members, &mut trusts);
+        let (before, now) = (old.main_level(), lineup.main_level());
         let pool = &self.config.name;
-        for (level, standing) in self.levels.iter().zip(&lineup.levels) {
+        for (level, standing) in old.members.levels.iter().zip(&lineup.levels) {
             let (health, share) = ((standing.health * 100.0).round(), (standing.share * 100.0).round());
-            let is_moved = self.levels.len() > 1 && before.is_some() && before != now;
+            let is_moved = old.members.levels.len() > 1 && before.is_some() && before != now;
             if is_moved {
                 tracing::warn!(%pool, %level, health, share, "the requests of a pool go to other levels, in percent");
             }
@@ -214,6 +313,16 @@ impl PoolRuntime {
         self.lineup.store(Arc::new(lineup));
         // An origin that has come, or whose bound is another now, may have room.
         self.queue.iter().for_each(|queue| queue.call());
+    }
+
+    /// Told when its origins may have become others.
+    pub(super) fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    /// Closes the connections that are kept, now and from now on: the pool has been replaced.
+    pub(super) fn close_kept(&self) {
+        self.members().iter().for_each(|member| member.kept.close());
     }
 
     /// How many requests wait for room; `None`: none ever does.
@@ -224,13 +333,6 @@ impl PoolRuntime {
     /// How the levels stand.
     pub(crate) fn lineup(&self) -> arc_swap::Guard<Arc<Lineup>> {
         self.lineup.load()
-    }
-
-    /// How to reach an origin at one of its addresses.
-    pub fn peer(&self, index: usize, address: SocketAddr) -> HttpPeer {
-        let mut peer = self.peers[index].clone();
-        peer._address = pingora_core::protocols::l4::socket::SocketAddr::Inet(address);
-        peer
     }
 }
 
@@ -255,11 +357,16 @@ pub(super) mod tests {
         PoolSet::build(&config(text).pools, before, None)
     }
 
+    /// An origin by its place.
+    pub(crate) fn origin(pool: &PoolRuntime, index: usize) -> Arc<OriginState> {
+        pool.members().all[index].origin.clone()
+    }
+
     /// A request to the first origin of a pool comes to nothing.
     pub(crate) fn fail(pool: &PoolRuntime, kind: FailureKind) {
-        let origin = &pool.origins[0];
+        let origin = origin(pool, 0);
         let address = origin.resolved()[0].clone();
-        pool.unanswered(origin, &address, kind, Some(Evidence::Of(1)), "no answer");
+        pool.unanswered(&origin, &address, kind, Some(Evidence::Of(1)), "no answer");
     }
 
     #[test]
@@ -272,9 +379,9 @@ pub(super) mod tests {
         let third = set(&TWO_POOLS.replace("\"127.0.0.1:2\"", "\"127.0.0.1:4\""), Some(&second));
         let changed = third.by_name("app").unwrap();
         assert!(!Arc::ptr_eq(app, changed));
-        assert_eq!(changed.origins[0].status(), OriginStatus::Down, "health is kept");
+        assert_eq!(origin(changed, 0).status(), OriginStatus::Down, "health is kept");
         assert!(Arc::ptr_eq(first.by_name("dr").unwrap(), third.by_name("dr").unwrap()));
         let unchecked = set(&TWO_POOLS.replace("health = { interval = \"1s\" }", ""), Some(&third));
-        assert_eq!(unchecked.by_name("app").unwrap().origins[0].status(), OriginStatus::Up);
+        assert_eq!(origin(unchecked.by_name("app").unwrap(), 0).status(), OriginStatus::Up);
     }
 }

@@ -82,11 +82,15 @@ impl Line {
         next.map(|(_, sender)| sender)
     }
 
-    /// Whether nobody is before it then.
-    fn enter(&mut self, site: &Arc<str>, number: u64, sender: oneshot::Sender<()>) -> bool {
+    /// Whether nobody is before it then. `is_again`: it was called and found no room; it is still its turn.
+    fn enter(&mut self, site: &Arc<str>, number: u64, sender: oneshot::Sender<()>, is_again: bool) -> bool {
         let own = self.by_site.entry(site.clone()).or_default();
         if own.is_empty() {
             self.turns.push_back(site.clone());
+        }
+        if is_again {
+            self.turns.retain(|other| other != site);
+            self.turns.push_front(site.clone());
         }
         // In the order in which they came, also who was called and found nothing.
         let at = own.partition_point(|(other, _)| *other < number);
@@ -109,10 +113,10 @@ impl Line {
 impl Place {
     /// Has itself called when there is room; says whether nobody is before it. Whoever is the first looks after this: what became
     /// free before calls nobody.
-    pub(super) fn enter(&mut self) -> bool {
+    pub(super) fn enter(&mut self, is_again: bool) -> bool {
         let (sender, called) = oneshot::channel();
         self.called = Some(called);
-        self.queue.line.lock().enter(&self.site, self.number, sender)
+        self.queue.line.lock().enter(&self.site, self.number, sender, is_again)
     }
 
     /// Waits until it is called, to look whether there is room.
@@ -161,7 +165,7 @@ mod tests {
         for (number, site) in ["busy", "busy", "busy", "small", "busy"].into_iter().enumerate() {
             let (mut place, order) = (queue.join(&site.into(), 10).unwrap(), order.clone());
             waiters.push(tokio::spawn(async move {
-                place.enter();
+                place.enter(false);
                 place.called(later()).await.unwrap();
                 order.lock().push(number);
             }));
@@ -184,7 +188,7 @@ mod tests {
         let queue = Arc::new(Queue::default());
         let mut places: Vec<Place> = (0..2).map(|_| queue.join(&"a".into(), 2).unwrap()).collect();
         assert_eq!(queue.join(&"b".into(), 2).unwrap_err(), NotServed::Full);
-        places[0].enter();
+        places[0].enter(false);
         assert_eq!(places[0].called(soon()).await, Err(NotServed::TimedOut));
         drop(places);
         assert!(!queue.is_used() && queue.line.lock().by_site.is_empty() && queue.line.lock().turns.is_empty());
@@ -194,7 +198,7 @@ mod tests {
     async fn who_is_called_and_does_not_look_lets_the_next_one_go() {
         let queue = Arc::new(Queue::default());
         let [mut first, mut second] = [(); 2].map(|()| queue.join(&"a".into(), 2).unwrap());
-        assert!(first.enter() && !second.enter());
+        assert!(first.enter(false) && !second.enter(false));
         queue.call();
         drop(first); // its client is gone
         assert_eq!(second.called(soon()).await, Ok(()));
@@ -204,13 +208,33 @@ mod tests {
     async fn who_found_nothing_goes_before_those_who_came_later() {
         let queue = Arc::new(Queue::default());
         let [mut first, mut second] = [(); 2].map(|()| queue.join(&"a".into(), 2).unwrap());
-        first.enter();
-        second.enter();
+        first.enter(false);
+        second.enter(false);
         queue.call();
         first.called(soon()).await.unwrap();
-        first.enter(); // there was no room after all
+        first.enter(false); // there was no room after all
         queue.call();
         assert_eq!(first.called(soon()).await, Ok(()));
         assert_eq!(second.called(soon()).await, Err(NotServed::TimedOut));
+    }
+
+    #[tokio::test]
+    async fn whoever_was_called_and_found_no_room_is_called_again_first() {
+        let queue = Arc::<Queue>::default();
+        let [busy, quiet] = ["busy", "quiet"].map(Arc::<str>::from);
+        let join = |site| queue.join(site, 9).unwrap();
+        let mut places = [join(&busy), join(&busy), join(&busy), join(&quiet)];
+        places.iter_mut().for_each(|place| _ = place.enter(false));
+        // Each time two calls come for one free place.
+        let mut served = Vec::new();
+        for expected in [0, 3, 1, 2] {
+            queue.call();
+            places[expected].called(soon()).await.unwrap();
+            assert!(places[expected].enter(true), "it is still its turn");
+            queue.call();
+            places[expected].called(soon()).await.unwrap();
+            served.push(expected);
+        }
+        assert_eq!(served, [0, 3, 1, 2]);
     }
 }

@@ -6,7 +6,8 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderValue, Method, header};
 
 use crate::config::model::{FieldChanges, PoolId};
-use crate::request::FieldLines;
+use crate::prefix::Prefix;
+use crate::request::{Ends, FieldLines};
 
 use super::balance::rendezvous;
 use super::h1::COPIED;
@@ -19,6 +20,7 @@ use super::upload::Upload;
 const FIRST_LINES: usize = 192;
 
 /// The request that is sent; every attempt sends the same.
+#[derive(Clone)]
 pub(crate) struct OriginRequest {
     pub method: Method,
     pub path_and_query: String,
@@ -41,6 +43,8 @@ pub(crate) struct OriginRequest {
     /// Instead of the pool's.
     pub read_timeout: Option<Duration>,
     pub total_timeout: Option<Duration>,
+    /// The client's connection, for origins that are told of it before the first byte.
+    pub ends: Option<Ends>,
     /// Who is told of interim responses, if anybody.
     pub interims: Option<Arc<Interims>>,
     /// What the route changes in responses: interim ones go without what it drops.
@@ -57,8 +61,12 @@ pub(crate) enum Silence {
 }
 
 impl OriginRequest {
-    /// What it is told apart by when it fails.
-    pub(super) fn evidence(&self) -> Evidence {
+    /// What it is told apart by when it fails. `by_client`: clients choose their origins; then it is by whose network it comes, since
+    /// one could ask one origin for as many different things as it likes.
+    pub(super) fn evidence(&self, by_client: bool) -> Evidence {
+        if let Some(ends) = self.ends.filter(|_| by_client) {
+            return Evidence::Of(rendezvous::hash_bytes(&Prefix::of(ends.peer.ip()).to_bits().to_le_bytes()));
+        }
         let parts = [self.method.as_str(), &self.authority, &self.path_and_query];
         let hashes = parts.map(|part| rendezvous::hash_bytes(part.as_bytes()));
         Evidence::Of(hashes.into_iter().fold(0, |all, hash| rendezvous::mix(all ^ hash)))

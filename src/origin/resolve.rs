@@ -1,73 +1,92 @@
-//! Host names of origins, resolved in the background and again every `resolve_interval`. A name that does
-//! not resolve blocks nothing: its origin keeps the addresses it had, or is not used until it has some.
+//! Names of origins, looked up in the background, and again when what was found is no longer good. A name that does not resolve
+//! blocks nothing: its origin keeps the addresses it had, or is not used until it has some.
 
-use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::JoinSet;
 
 use crate::config::model::Endpoint;
 
+use super::address::Place;
+use super::dns::Resolver;
+use super::member::Member;
 use super::pool::PoolRuntime;
-use super::state::OriginState;
 
 /// How soon a name that did not resolve is tried again.
-const RETRY: Duration = Duration::from_secs(1);
-/// Look-ups at one time: a name server that does not answer must not take all threads that wait for disks, too.
-const MAX_AT_ONCE: usize = 32;
-/// How long one look-up may take.
-const DEADLINE: Duration = Duration::from_secs(10);
+pub(super) const RETRY: Duration = Duration::from_secs(1);
+/// For how long what is found is taken as good: at least, where nobody says, and at most, where the configuration does not say.
+const SHORTEST: Duration = Duration::from_secs(1);
+const UNSAID: Duration = Duration::from_secs(30);
+const LONGEST: Duration = Duration::from_secs(300);
 
-/// One task for each origin that is known by name.
-pub(crate) fn start(pool: &Arc<PoolRuntime>, tasks: &mut JoinSet<()>) {
-    for origin in &pool.origins {
-        if let Endpoint::Name { host, port } = &origin.endpoint {
-            tasks.spawn(keep_resolved(pool.clone(), origin.clone(), host.clone(), *port));
-        }
+/// When what was found is looked up again: when its TTL is over, and by the pool's `resolve_interval` at the latest.
+pub(super) fn again_after(ttl: Option<Duration>, longest: Option<Duration>) -> Duration {
+    let longest = longest.unwrap_or(LONGEST);
+    ttl.unwrap_or(UNSAID.min(longest)).clamp(SHORTEST.min(longest), longest)
+}
+
+/// A task for an origin that is known by name.
+pub(crate) fn start(pool: &Arc<PoolRuntime>, member: &Arc<Member>, resolver: &Arc<Resolver>, tasks: &mut JoinSet<()>) {
+    if let Endpoint::Name { host, port } = &member.origin.endpoint {
+        tasks.spawn(keep_resolved(pool.clone(), member.clone(), resolver.clone(), host.clone(), *port));
     }
 }
 
-async fn keep_resolved(pool: Arc<PoolRuntime>, origin: Arc<OriginState>, host: String, port: u16) {
-    let (name, interval) = (&pool.config.name, pool.config.resolve_interval);
+async fn keep_resolved(pool: Arc<PoolRuntime>, member: Arc<Member>, resolver: Arc<Resolver>, host: String, port: u16) {
+    let (config, origin) = (&pool.config, &member.origin);
     let mut failing = false;
-    // A look-up cannot be broken off. One that takes too long is waited for again, rather than a second one begun.
-    let mut running: Option<JoinHandle<io::Result<Vec<SocketAddr>>>> = None;
     loop {
-        let lookup = running.take().unwrap_or_else(|| tokio::spawn(look_up(host.clone(), port)));
-        let lookup = running.insert(lookup);
-        let found = match tokio::time::timeout(DEADLINE, &mut *lookup).await {
-            Ok(done) => {
-                running = None;
-                done.unwrap_or_else(|error| Err(io::Error::other(error)))
+        let places = origin.addresses();
+        let known: Vec<IpAddr> = places.iter().filter_map(Place::ip).collect();
+        let found = resolver.addresses(&config.resolvers, &host, &known).await;
+        let pause = match &found {
+            Ok(answer) => {
+                let of = |ip: &IpAddr| Place::Inet(SocketAddr::new(*ip, port));
+                let now: Vec<Place> = answer.found.iter().map(of).collect();
+                if now != places {
+                    let addresses = now.iter().map(Place::to_string).collect::<Vec<_>>().join(" ");
+                    tracing::info!(pool = %config.name, origin = %origin.address, addresses, "origin resolved");
+                    origin.set_addresses(&now);
+                    pool.changed(origin, None);
+                    member.kept.keep_only(&now); // those that have gone get nothing more
+                }
+                again_after(answer.ttl, config.resolve_interval)
             }
-            Err(_) => Err(io::Error::other("no answer in time")),
+            Err(error) => {
+                if !failing {
+                    let keeps = if places.is_empty() { "none is known" } else { "it keeps those it had" };
+                    let (pool, origin) = (&config.name, &origin.address);
+                    tracing::warn!(%pool, %origin, error, "the addresses of an origin cannot be looked up; {keeps}; trying on");
+                }
+                RETRY
+            }
         };
-        match &found {
-            Ok(addresses) if origin.addresses() != *addresses => {
-                tracing::info!(pool = %name, origin = %origin.address, ?addresses, "origin resolved");
-                origin.set_addresses(addresses);
-                pool.changed(&origin, None);
-            }
-            Err(error) if !failing => {
-                tracing::warn!(pool = %name, origin = %origin.address, %error, "cannot resolve the origin's name; trying on");
-            }
-            _ => {}
-        }
         origin.set_looked_up();
         failing = found.is_err();
-        tokio::time::sleep(if failing { RETRY.min(interval) } else { interval }).await;
+        tokio::time::sleep(pause).await;
     }
 }
 
-/// getaddrinfo on tokio's blocking threads: it honours /etc/hosts and nsswitch, and no worker waits.
-async fn look_up(host: String, port: u16) -> io::Result<Vec<SocketAddr>> {
-    static PLACES: Semaphore = Semaphore::const_new(MAX_AT_ONCE);
-    let _place = PLACES.acquire().await.map_err(io::Error::other)?;
-    let mut addresses: Vec<SocketAddr> = tokio::net::lookup_host((host.as_str(), port)).await?.collect();
-    addresses.sort();
-    addresses.dedup();
-    if addresses.is_empty() { Err(io::Error::other("no address")) } else { Ok(addresses) }
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_looked_up_again_when_their_time_is_over() {
+        let seconds = Duration::from_secs;
+        for (ttl, longest, expected) in [
+            (Some(60), None, 60),
+            (Some(0), None, 1),
+            (Some(86_400), None, 300),
+            (None, None, 30),
+            (Some(60), Some(5), 5),
+            (None, Some(5), 5),
+            (Some(600), Some(3600), 600),
+            (Some(2), Some(5), 2),
+        ] {
+            assert_eq!(again_after(ttl.map(seconds), longest.map(seconds)), seconds(expected), "{ttl:?} {longest:?}");
+        }
+    }
 }

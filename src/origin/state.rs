@@ -1,7 +1,6 @@
 //! What is known of one origin at run time. It outlives configurations: a reload that keeps an origin keeps
 //! its health, its drain and its count of active requests.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
@@ -12,7 +11,7 @@ use tokio::sync::watch;
 use crate::clock::{Timestamp, ticks};
 use crate::config::model::Endpoint;
 
-use super::address::Address;
+use super::address::{Address, Place};
 use super::balance::p2c::Latency;
 use super::orders::Order;
 use super::queue::Queue;
@@ -41,6 +40,8 @@ pub struct OriginState {
     /// When it came to take requests, or back to that, [`ticks`]; what [`Pool::slow_start`](crate::config::model::Pool) counts from.
     up_since: AtomicU64,
     active: AtomicU32,
+    /// How many requests it may have at one time; [`u32::MAX`]: any number.
+    most: AtomicU32,
     /// Whether its name has been looked up at least once, with whatever result.
     looked_up: watch::Sender<bool>,
     /// It has said that it wants HTTP/1.1 (RFC 9113 section 7), and answered by that: until when it is asked so, [`ticks`].
@@ -84,7 +85,8 @@ pub struct Standing {
 impl OriginState {
     pub fn new(address: Arc<str>, endpoint: Endpoint) -> Self {
         let (resolved, known) = match &endpoint {
-            Endpoint::Address(address) => (vec![Address::new(*address)], true),
+            Endpoint::Address(address) => (vec![Address::new(Place::Inet(*address))], true),
+            Endpoint::Unix(path) => (vec![Address::new(Place::Unix(path.clone()))], true),
             Endpoint::Name { .. } => (Vec::new(), false),
         };
         let status = if known { OriginStatus::Up } else { OriginStatus::Unresolved };
@@ -99,6 +101,7 @@ impl OriginState {
             standing: Mutex::new(Standing { status, since: Timestamp::now(), reason: None }),
             up_since: AtomicU64::new(ticks()),
             active: AtomicU32::new(0),
+            most: AtomicU32::new(u32::MAX),
             looked_up: watch::Sender::new(known),
             http11_until: AtomicU64::new(0),
             requests: AtomicU64::new(0),
@@ -167,39 +170,48 @@ impl OriginState {
     }
 
     /// One of its addresses that take requests and were not tried, each in turn; of the others only if none does.
-    pub(super) fn pick_address(&self, was_tried: impl Fn(SocketAddr) -> bool) -> Option<Arc<Address>> {
+    pub(super) fn pick_address(&self, was_tried: impl Fn(&Address) -> bool) -> Option<Arc<Address>> {
         let resolved = self.resolved.load();
         let turn = self.next_address.fetch_add(1, Ordering::Relaxed).checked_rem(resolved.len())?;
         let mut in_turn = resolved[turn..].iter().chain(&resolved[..turn]);
         let least = least_usable(&resolved);
-        in_turn.find(|address| least(address) && !was_tried(address.socket)).cloned()
+        in_turn.find(|address| least(address) && !was_tried(address)).cloned()
+    }
+
+    /// One that takes requests and is of the other family than this one.
+    pub(super) fn other_family(&self, than: &Address) -> Option<Arc<Address>> {
+        let is_v4 = than.place.ip()?.is_ipv4();
+        let is_other =
+            |other: &&Arc<Address>| other.is_usable() && other.place.ip().is_some_and(|ip| ip.is_ipv4() != is_v4);
+        self.resolved.load().iter().find(is_other).cloned()
     }
 
     /// Whether [`OriginState::pick_address`] would find one.
-    pub fn has_address(&self, was_tried: impl Fn(SocketAddr) -> bool) -> bool {
+    pub(super) fn has_address(&self, was_tried: impl Fn(&Address) -> bool) -> bool {
         let resolved = self.resolved.load();
         let least = least_usable(&resolved);
-        resolved.iter().any(|address| least(address) && !was_tried(address.socket))
+        resolved.iter().any(|address| least(address) && !was_tried(address))
     }
 
     pub(super) fn resolved(&self) -> arc_swap::Guard<Arc<Vec<Arc<Address>>>> {
         self.resolved.load()
     }
 
-    pub fn addresses(&self) -> Vec<SocketAddr> {
-        self.resolved.load().iter().map(|address| address.socket).collect()
+    pub fn addresses(&self) -> Vec<Place> {
+        self.resolved.load().iter().map(|address| address.place.clone()).collect()
     }
 
     /// Those that requests are not sent to for now.
-    pub fn addresses_down(&self) -> Vec<SocketAddr> {
-        self.resolved.load().iter().filter(|address| !address.is_usable()).map(|address| address.socket).collect()
+    pub fn addresses_down(&self) -> Vec<Place> {
+        let resolved = self.resolved.load();
+        resolved.iter().filter(|address| !address.is_usable()).map(|address| address.place.clone()).collect()
     }
 
     /// Takes over what its name stands for now. What stays keeps its health.
-    pub fn set_addresses(&self, addresses: &[SocketAddr]) {
+    pub fn set_addresses(&self, places: &[Place]) {
         let before = self.resolved.load();
-        let kept = |socket: &SocketAddr| before.iter().find(|address| address.socket == *socket).cloned();
-        let now = addresses.iter().map(|socket| kept(socket).unwrap_or_else(|| Address::new(*socket))).collect();
+        let kept = |place: &Place| before.iter().find(|address| address.place == *place).cloned();
+        let now = places.iter().map(|place| kept(place).unwrap_or_else(|| Address::new(place.clone()))).collect();
         self.resolved.store(Arc::new(now));
     }
 
@@ -233,6 +245,14 @@ impl OriginState {
         Some(self.weight.load(Ordering::Relaxed)).filter(|weight| *weight > 0)
     }
 
+    pub(super) fn most(&self) -> u32 {
+        self.most.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_most(&self, most: u32) {
+        self.most.store(most, Ordering::Relaxed);
+    }
+
     pub fn active(&self) -> u32 {
         self.active.load(Ordering::Relaxed)
     }
@@ -260,7 +280,7 @@ impl OriginState {
     }
 
     /// Takes the result of a health check into account.
-    pub fn checked(&self, of: SocketAddr, result: Result<(), &str>, rise: u32, fall: u32) {
+    pub fn checked(&self, of: &Place, result: Result<(), &str>, rise: u32, fall: u32) {
         let Some(address) = self.find(of) else { return };
         address.checked(result.is_ok(), rise, fall);
         let counter = if result.is_ok() { &self.passed_checks } else { &self.failed_checks };
@@ -286,8 +306,8 @@ impl OriginState {
         self.resolved.load().iter().for_each(|address| _ = address.record.let_back(u64::MAX));
     }
 
-    fn find(&self, socket: SocketAddr) -> Option<Arc<Address>> {
-        self.resolved.load().iter().find(|address| address.socket == socket).cloned()
+    fn find(&self, place: &Place) -> Option<Arc<Address>> {
+        self.resolved.load().iter().find(|address| address.place == *place).cloned()
     }
 }
 
@@ -307,9 +327,9 @@ pub struct ActiveGuard {
 }
 
 impl ActiveGuard {
-    /// One more, unless there are `most` already.
-    pub(super) fn new(origin: Arc<OriginState>, most: u32, queue: &Option<Arc<Queue>>) -> Option<Self> {
-        match most {
+    /// One more, unless there are as many as may be.
+    pub(super) fn new(origin: Arc<OriginState>, queue: &Option<Arc<Queue>>) -> Option<Self> {
+        match origin.most() {
             u32::MAX => _ = origin.active.fetch_add(1, Ordering::Relaxed),
             most => {
                 let one_more = |active: u32| (active < most).then_some(active + 1);
@@ -332,10 +352,12 @@ impl Drop for ActiveGuard {
 mod tests {
     use super::*;
 
-    const ADDRESS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 1);
+    fn at(text: &str) -> Place {
+        Place::Inet(text.parse().unwrap())
+    }
 
     fn origin() -> OriginState {
-        OriginState::new("127.0.0.1:1".into(), Endpoint::Address(ADDRESS))
+        OriginState::new("127.0.0.1:1".into(), Endpoint::Address("127.0.0.1:1".parse().unwrap()))
     }
 
     fn named_origin() -> OriginState {
@@ -345,38 +367,37 @@ mod tests {
     #[test]
     fn a_name_is_unusable_until_it_is_resolved_and_its_addresses_take_turns() {
         let origin = named_origin();
-        let any = |_| false;
-        let picked = || origin.pick_address(any).map(|address| address.socket);
+        let picked = || origin.pick_address(|_| false).map(|address| address.place.clone());
         assert_eq!((origin.status(), picked()), (OriginStatus::Unresolved, None));
-        let addresses: [SocketAddr; 2] = ["10.0.0.1:80".parse().unwrap(), "10.0.0.2:80".parse().unwrap()];
+        let addresses = [at("10.0.0.1:80"), at("10.0.0.2:80")];
         origin.set_addresses(&addresses);
         assert_eq!(origin.status(), OriginStatus::Up);
         assert_ne!(picked(), picked());
         for _ in 0..3 {
-            assert_eq!(origin.pick_address(|tried| tried == addresses[0]).unwrap().socket, addresses[1]);
+            assert_eq!(origin.pick_address(|tried| tried.place == addresses[0]).unwrap().place, addresses[1]);
         }
-        origin.obey(Order { draining: true, weight: None });
+        origin.obey(Order { draining: true, ..Order::default() });
         assert_eq!(origin.status(), OriginStatus::Draining);
     }
 
     #[test]
     fn a_dead_address_takes_no_requests_and_its_origin_not_down() {
         let origin = named_origin();
-        let [dead, well]: [SocketAddr; 2] = ["[::1]:80".parse().unwrap(), "10.0.0.2:80".parse().unwrap()];
-        origin.set_addresses(&[dead, well]);
-        (0..3).for_each(|_| origin.find(dead).unwrap().connection_failed(3));
+        let [dead, well] = [at("[::1]:80"), at("10.0.0.2:80")];
+        origin.set_addresses(&[dead.clone(), well.clone()]);
+        (0..3).for_each(|_| origin.find(&dead).unwrap().connection_failed(3));
         assert_eq!(origin.status(), OriginStatus::Up);
         for _ in 0..4 {
-            assert_eq!(origin.pick_address(|_| false).unwrap().socket, well);
+            assert_eq!(origin.pick_address(|_| false).unwrap().place, well);
         }
-        assert!(!origin.has_address(|tried| tried == well));
-        assert_eq!(origin.addresses_down(), [dead]);
-        origin.set_addresses(&[dead, well, "10.0.0.3:80".parse().unwrap()]);
-        assert_eq!(origin.addresses_down(), [dead], "health is kept");
-        origin.set_addresses(&[dead]);
-        assert_eq!((origin.status(), origin.pick_address(|_| false).unwrap().socket), (OriginStatus::Down, dead));
+        assert!(!origin.has_address(|tried| tried.place == well));
+        assert_eq!(origin.addresses_down(), std::slice::from_ref(&dead));
+        origin.set_addresses(&[dead.clone(), well, at("10.0.0.3:80")]);
+        assert_eq!(origin.addresses_down(), std::slice::from_ref(&dead), "health is kept");
+        origin.set_addresses(std::slice::from_ref(&dead));
+        assert_eq!((origin.status(), &origin.pick_address(|_| false).unwrap().place), (OriginStatus::Down, &dead));
         let checked = |result| {
-            origin.checked(dead, result, 2, 3);
+            origin.checked(&dead, result, 2, 3);
             (origin.status(), origin.last_error())
         };
         assert_eq!(checked(Err("refused")), (OriginStatus::Down, Some("refused".to_owned())));
@@ -387,7 +408,10 @@ mod tests {
     #[test]
     fn the_guard_counts_active_requests() {
         let origin = Arc::new(origin());
-        let guard = |most| ActiveGuard::new(origin.clone(), most, &None);
+        let guard = |most| {
+            origin.set_most(most);
+            ActiveGuard::new(origin.clone(), &None)
+        };
         let guards = [guard(u32::MAX).unwrap(), guard(2).unwrap()];
         assert!(guard(2).is_none(), "no more than that");
         assert_eq!(origin.active(), 2);

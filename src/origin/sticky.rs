@@ -73,7 +73,7 @@ impl Sticky {
     }
 
     /// Cookies without this one; `None`: it is not there.
-    fn without(&self, cookies: &[u8]) -> Option<Vec<u8>> {
+    pub(crate) fn without(&self, cookies: &[u8]) -> Option<Vec<u8>> {
         let is_other = |pair: &&[u8]| !pair.trim_ascii_start().starts_with(&self.prefix);
         let pairs = cookies.split(|byte| *byte == b';');
         let others: Vec<&[u8]> = pairs.clone().filter(is_other).collect();

@@ -1,14 +1,23 @@
 //! How an origin is reached, in pingora's terms.
 
+use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
+use pingora_core::connectors::L4Connect as Connect;
 use pingora_core::protocols::TcpKeepalive;
+use pingora_core::protocols::l4::socket::SocketAddr as Address;
+use pingora_core::protocols::l4::stream::Stream;
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_core::utils::tls::{CertKey, WrappedX509, parse_x509};
+use pingora_core::{BError, Error, ErrorType};
 
-use crate::config::model::{Endpoint, Origin, OriginProtocol, Pool};
+use tokio::io::AsyncWriteExt;
+use tokio::net::{TcpStream, UnixStream};
+
+use crate::config::model::{Origin, OriginProtocol, Pool};
 
 use super::balance::rendezvous;
 
@@ -27,13 +36,42 @@ const TCP_KEEPALIVE: TcpKeepalive = TcpKeepalive {
     user_timeout: Duration::from_secs(25),
 };
 
+/// Has a connection begin with a header of the PROXY protocol.
+pub(super) fn announce(peer: &mut HttpPeer, header: Vec<u8>) {
+    peer.options.custom_l4 = Some(Arc::new(Announced(header)));
+}
+
+/// Makes connections that begin with some bytes.
+#[derive(Debug)]
+struct Announced(Vec<u8>);
+
+#[async_trait]
+impl Connect for Announced {
+    async fn connect(&self, to: &Address) -> Result<Stream, BError> {
+        let connecting = async {
+            match to {
+                Address::Inet(address) => {
+                    let mut stream = TcpStream::connect(address).await?;
+                    stream.set_nodelay(true)?;
+                    stream.write_all(&self.0).await?;
+                    Ok(Stream::from(stream))
+                }
+                Address::Unix(address) => {
+                    let path = address.as_pathname().ok_or(io::ErrorKind::InvalidInput)?;
+                    let mut stream = UnixStream::connect(path).await?;
+                    stream.write_all(&self.0).await?;
+                    Ok(Stream::from(stream))
+                }
+            }
+        };
+        connecting.await.map_err(|error: io::Error| Error::because(ErrorType::ConnectError, "connecting", error))
+    }
+}
+
 /// Everything about reaching an origin but its address, which is put in for each request.
 pub(crate) fn peer_template(pool: &Pool, origin: &Origin) -> HttpPeer {
-    let name = match &origin.endpoint {
-        Endpoint::Address(address) => address.ip().to_string(),
-        Endpoint::Name { host, .. } => host.clone(),
-    };
-    let sni = pool.tls.as_ref().map(|tls| tls.sni.clone().unwrap_or(name)).unwrap_or_default();
+    let name = || origin.host().unwrap_or_else(|| "localhost".to_owned());
+    let sni = pool.tls.as_ref().map(|tls| tls.sni.clone().unwrap_or_else(name)).unwrap_or_default();
     let nowhere = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
     let mut peer = HttpPeer::new(nowhere, pool.tls.is_some(), sni);
     let options = &mut peer.options;

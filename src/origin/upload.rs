@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use http::{HeaderMap, StatusCode};
+use tokio::sync::oneshot;
 use tokio::time::Sleep;
 
 use crate::config::model::FieldChanges;
@@ -130,6 +131,30 @@ impl Taken {
     }
 }
 
+/// What was taken of a body for somebody else.
+struct Copied {
+    taken: Taken,
+    /// Bytes that may come.
+    left: usize,
+    to: oneshot::Sender<Vec<Frame>>,
+}
+
+impl Copied {
+    /// With what comes next; `None`: it is done, or given up.
+    fn with(mut self, frame: &Option<Frame>, last: bool) -> Option<Self> {
+        if let Some(frame) = frame {
+            let length = if let Frame::Data { piece, .. } = frame { piece.len() } else { 0 };
+            self.left = self.left.checked_sub(length)?;
+            self.taken.push(frame);
+        }
+        if !last {
+            return Some(self);
+        }
+        let _ = self.to.send(self.taken.again().into()); // nobody waits for it any more
+        None
+    }
+}
+
 /// A request's body while it is sent.
 pub(crate) struct Upload {
     body: Box<dyn RequestBody>,
@@ -140,6 +165,8 @@ pub(crate) struct Upload {
     keeps: bool,
     /// What is sent again.
     again: VecDeque<Frame>,
+    /// What somebody else gets of it, too.
+    copied: Option<Copied>,
     /// Its end has come from the client; it has been put to the origin; all has gone.
     has_ended: bool,
     is_put: bool,
@@ -182,6 +209,7 @@ impl Upload {
             kept: Some(Taken::default()),
             keeps: true,
             again: VecDeque::new(),
+            copied: None,
             has_ended: false,
             is_put: false,
             is_done: false,
@@ -225,10 +253,22 @@ impl Upload {
         (self.origin_patience, self.keeps) = (origin_patience, keeps);
     }
 
+    /// Gives all of it to somebody else as well, once it has come; nothing if it has more bytes than `most`, or does not come to its end.
+    pub(crate) fn copy(&mut self, most: usize) -> oneshot::Receiver<Vec<Frame>> {
+        let (to, copy) = oneshot::channel();
+        self.copied = Some(Copied { taken: Taken::default(), left: most, to });
+        copy
+    }
+
     /// The origin has answered: nothing is sent again.
     pub(crate) fn settle(&mut self) {
         (self.kept, self.keeps) = (None, false);
         self.rules.replayed = (0, None);
+    }
+
+    /// Whether the client is waited for, to send more.
+    pub(crate) fn waits_for_client(&self) -> bool {
+        !self.has_ended && self.wait.as_ref().is_some_and(|wait| wait.whom == Whom::Client)
     }
 
     /// The origin wants it: the client is told, if it waits for that.
@@ -305,6 +345,9 @@ impl Upload {
             && !last
         {
             return Poll::Ready(Err(UploadError::Client(BodyError::TooSlow)));
+        }
+        if let Some(copied) = self.copied.take() {
+            self.copied = copied.with(&frame, last);
         }
         match (&mut self.kept, &frame) {
             (Some(kept), Some(frame)) if self.keeps && self.received <= self.rules.replayed.0 => kept.push(frame),

@@ -84,9 +84,7 @@ pub(crate) async fn pass(
             way_back.map_all(&mut exchange.fields);
         }
         let pool = snapshot.pools.get(request.pool);
-        if let Some(cookie) = exchange.cookie_of(pool, request.choice.origin, view.scheme == Scheme::Https) {
-            set_cookie(&mut exchange.fields, cookie);
-        }
+        exchange.keep_session(pool, request.choice.origin, view.scheme == Scheme::Https);
     }
     let changed = Changed { engine, snapshot, site: matched.site_index, view, what: matched.route.invalidate };
     let is_kept = match &answer {
@@ -99,13 +97,6 @@ pub(crate) async fn pass(
         _ => true,
     };
     answer.map(|exchange| Passed { exchange, is_undone_by_restart: !is_kept })
-}
-
-/// Adds a cookie that is for one client: no cache on the way may give it to others.
-fn set_cookie(fields: &mut HeaderMap, cookie: HeaderValue) {
-    fields.append(header::SET_COOKIE, cookie);
-    fields.append(header::CACHE_CONTROL, HeaderValue::from_static("private"));
-    ["cdn-cache-control", "surrogate-control"].into_iter().for_each(|name| _ = fields.remove(name));
 }
 
 /// Room for what is kept of a body to be sent again. By HTTP/1 a connection has one, and that is its due.
@@ -168,6 +159,7 @@ fn origin_request(
         },
         read_timeout: route.read_timeout,
         total_timeout: route.total_timeout,
+        ends: view.seen_ends(),
         interims,
         changes: route.response.clone(),
     }

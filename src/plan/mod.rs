@@ -45,6 +45,16 @@ pub enum Plan<'c> {
     Tunnel(Matched<'c>),
 }
 
+impl<'c> Plan<'c> {
+    /// What may go to an origin.
+    pub(crate) fn matched(&mut self) -> Option<&mut Matched<'c>> {
+        match self {
+            Plan::Cache(matched) | Plan::Pass(matched, _) | Plan::Tunnel(matched) => Some(matched),
+            Plan::Refuse { .. } | Plan::Purge { .. } | Plan::Answer { .. } => None,
+        }
+    }
+}
+
 /// An answer that needs no origin.
 #[derive(Debug, Clone, Copy)]
 pub enum OwnAnswer<'c> {
@@ -64,8 +74,20 @@ pub struct Matched<'c> {
     pub route: &'c Route,
     /// Index in [`Site::routes`].
     pub route_index: usize,
-    /// Of the route.
+    /// Of the route, or where that sends this request.
     pub pool: PoolId,
+    pub side: Side<'c>,
+}
+
+/// Whether the route's pool gives some of its requests to another: what is stored of the one is not for clients of the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Side<'c> {
+    #[default]
+    Whole,
+    /// It does, and not this one.
+    Kept,
+    /// This one, to a pool of this name.
+    Given(&'c str),
 }
 
 /// Why a request doesn't meet the cache.
@@ -199,7 +221,7 @@ pub fn plan<'c>(config: &'c Config, request: &RequestView<'_>, now: Timestamp) -
             return Plan::Answer { site: site_index, route: Some(route), answer: OwnAnswer::Fixed(answer) };
         }
     };
-    let matched = Matched { site, site_index, route, route_index, pool };
+    let matched = Matched { site, site_index, route, route_index, pool, side: Side::Whole };
     if asks_for_upgrade(request) {
         return Plan::Tunnel(matched);
     }

@@ -6,7 +6,7 @@ mod id;
 mod lines;
 mod target;
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use http::{HeaderMap, Method, StatusCode, Version, header};
 
@@ -47,12 +47,21 @@ pub struct RequestView<'a> {
     pub geoip: Option<&'a GeoIp>,
     /// Whose the connection is.
     pub peer: IpAddr,
+    /// Its two ends; `None`: it is no visitor's.
+    pub ends: Option<Ends>,
     pub scheme: Scheme,
     /// `TLSv1.3`; `None`: the connection is plain.
     pub tls: Option<&'static str>,
     pub version: Version,
     /// What it is called in logs and at origins.
     pub id: RequestId<'a>,
+}
+
+/// The two ends of a client's connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ends {
+    pub peer: SocketAddr,
+    pub local: SocketAddr,
 }
 
 /// A listener, by its place in the configuration with which the node has begun.
@@ -83,6 +92,13 @@ impl Scheme {
 }
 
 impl<'a> RequestView<'a> {
+    /// The connection as it would be without trusted proxies: from the client, whose port is then not known.
+    pub fn seen_ends(&self) -> Option<Ends> {
+        let ends = self.ends?;
+        let peer = if self.client == self.peer { ends.peer } else { SocketAddr::new(self.client, 0) };
+        Some(Ends { peer, local: ends.local })
+    }
+
     /// A request that no visitor makes, for a normalised path without a query, at the scheme's own port.
     pub fn own(method: &'a Method, scheme: Scheme, host: &'a str, path: &'a str, fields: Fields<'a>) -> Self {
         RequestView {
@@ -101,6 +117,7 @@ impl<'a> RequestView<'a> {
             client: Ipv4Addr::UNSPECIFIED.into(),
             geoip: None,
             peer: Ipv4Addr::UNSPECIFIED.into(),
+            ends: None,
             scheme,
             tls: None,
             version: Version::HTTP_11,

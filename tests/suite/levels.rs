@@ -258,3 +258,130 @@ fn a_session_stays_at_its_origin_until_that_is_gone() {
     assert_ne!(moved.text(), first.text());
     assert!(cookie_of(&moved).is_some_and(|new| new != cookie), "it is released, and stays at the new one");
 }
+
+#[test]
+fn a_session_stays_on_a_route_that_caches_and_is_nobody_elses() {
+    let answer = |name: &'static str| {
+        Origin::start(move |request| match request.path().split('?').next().unwrap() {
+            "/vary" => Reply::ok(
+                &["Cache-Control: max-age=60", "Vary: Cookie"],
+                format!("for {}", request.field("cookie").unwrap_or("nobody")),
+            ),
+            "/shared" => Reply::ok(&["Cache-Control: max-age=60"], "shared"),
+            _ => Reply::ok(&["Cache-Control: private"], name),
+        })
+    };
+    let origins = [answer("a"), answer("b"), answer("c")];
+    let pool = "sticky = { cookie = \"at\", key = \"0123456789abcdef0123456789abcdef\" }\n";
+    let route = "[[site.shop.route]]\npath = \"/*\"\npool = \"app\"\ncache = { mode = \"respect\" }\n";
+    let node = Node::start(&site(&origins.each_ref().map(|origin| origin.address), pool, route));
+    let first = node.get("/login");
+    let cookie = cookie_of(&first).expect("a cookie, though the route caches");
+    let control = first.fields("cache-control");
+    assert!(control.contains(&"private"), "{control:?}");
+    // Each page is asked for the first time, and marked private only by the answer.
+    for number in 0..12 {
+        let page = node.get_with(&format!("/page?{number}"), &[&format!("Cookie: {cookie}")]);
+        assert_eq!((page.text(), cookie_of(&page)), (first.text(), None));
+    }
+    // What varies by cookie does so by the others.
+    for (cookies, expected, hit) in [
+        (cookie.clone(), "for nobody", false),
+        (cookie.clone(), "for nobody", true),
+        ("at=junk".to_owned(), "for nobody", true),
+        (format!("theme=dark; {cookie}"), "for theme=dark", false),
+        (format!("{cookie}; theme=dark"), "for theme=dark", true),
+        ("theme=dark".to_owned(), "for theme=dark", true),
+    ] {
+        let page = node.get_with("/vary", &[&format!("Cookie: {cookies}")]);
+        assert_eq!((page.status, page.text().as_str(), page.is_hit()), (200, expected, hit), "{cookies}");
+        assert_eq!(cookie_of(&page), None, "it is everybody's");
+    }
+    for _ in 0..3 {
+        assert_eq!(cookie_of(&node.get("/shared")), None, "who gets what is stored has no session by it");
+    }
+}
+
+#[test]
+fn one_client_with_a_session_ejects_nobody_and_many_do() {
+    let origin = |name: &'static str| {
+        Origin::start(move |request| match request.path().starts_with("/bad") {
+            true => Reply::status(500, &[], "bad"),
+            false => Reply::ok(&[], name),
+        })
+    };
+    let origins = [origin("a"), origin("b"), origin("c")];
+    let pool = "sticky = { cookie = \"at\", key = \"0123456789abcdef0123456789abcdef\" }\nretries = 0\n";
+    let route = "[[site.shop.route]]\npath = \"/*\"\npool = \"app\"\n";
+    let node = Node::start(&site(&origins.each_ref().map(|origin| origin.address), pool, route));
+    let first = node.get("/");
+    let field = format!("Cookie: {}", cookie_of(&first).unwrap());
+    let own = origins.iter().zip(["a", "b", "c"]).find(|(_, name)| *name == first.text()).unwrap().0.address;
+    for number in 0..40 {
+        assert_eq!(node.get_with(&format!("/bad?{number}"), &[&field]).status, 500);
+    }
+    assert_eq!(node.origin_status("app", own), "up");
+    for number in 1..=5 {
+        let mut client = Client::connect_from([127, number, 0, 1], node.address());
+        assert_eq!(client.get(&format!("/bad/{number}"), &[&field]).status, 500);
+    }
+    node.wait_for_origin("app", own, "ejected");
+}
+
+#[test]
+fn another_bound_holds_at_once_also_for_those_who_wait() {
+    let gate = Gate::default();
+    let for_origin = gate.clone();
+    let origin = Origin::start(move |_| [vec![Step::Wait(for_origin.clone())], Reply::ok(&[], "done")].concat());
+    let route = "[[site.shop.route]]\npath = \"/*\"\npool = \"app\"\n";
+    let node = Node::start(&complete(&site(&[origin.address], "max_requests = 1", route)));
+    let mut clients: Vec<Client> = (0..4).map(|_| node.client()).collect();
+    clients[0].send("GET /0 HTTP/1.1\r\nHost: a\r\n\r\n");
+    origin.wait_for(1);
+    clients[1..].iter_mut().for_each(|client| client.send("GET /1 HTTP/1.1\r\nHost: a\r\n\r\n"));
+    eventually("they wait", || {
+        (node.admin("GET", "/v1/pools", "").1["pools"][0]["queue"]["waiting"] == 3).then_some(())
+    });
+    let text = std::fs::read_to_string(node.config_path()).unwrap();
+    std::fs::write(node.config_path(), text.replace("max_requests = 1", "max_requests = 4")).unwrap();
+    origin.wait_for(4);
+    gate.open();
+    assert!(clients.iter_mut().all(|client| client.response("GET").text() == "done"));
+}
+
+/// Answers to GET, and closes where more of a body should come.
+fn impatient() -> std::net::SocketAddr {
+    use std::io::{Read, Write};
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            std::thread::spawn(move || {
+                let mut buffer = [0; 4096];
+                while let Ok(length) = stream.read(&mut buffer)
+                    && buffer[..length].starts_with(b"GET ")
+                {
+                    stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").unwrap();
+                }
+                // The node is waiting for its client by now.
+                std::thread::sleep(std::time::Duration::from_millis(50));
+            });
+        }
+    });
+    address
+}
+
+#[test]
+fn clients_that_stall_their_uploads_eject_nobody() {
+    let origins = [impatient(), impatient()];
+    let route = "[[site.shop.route]]\npath = \"/*\"\npool = \"app\"\n";
+    let node = Node::start(&site(&origins, "", route));
+    for number in 0..24 {
+        let mut client = node.client();
+        client.send(format!("PUT /{number} HTTP/1.1\r\nHost: a\r\nContent-Length: 10000\r\n\r\nbeginning"));
+        assert!(client.response("PUT").status >= 400);
+    }
+    assert!(origins.iter().all(|origin| node.origin_status("app", *origin) == "up"));
+    assert_eq!(node.get("/").text(), "ok");
+}

@@ -6,7 +6,9 @@ use std::process::{Child, Command, Stdio};
 
 use tempfile::TempDir;
 
-use crate::harness::{Node, eventually};
+use crate::harness::h2::certificate;
+use crate::harness::node::site;
+use crate::harness::{Client, Node, eventually};
 
 /// nginx in the foreground on a free port.
 struct Nginx {
@@ -151,4 +153,34 @@ fn nginx_is_an_origin_by_http2_and_healthy() {
     assert_eq!((posted.status, posted.text().as_str()), (200, "shop.example:5"));
     assert_eq!(node.origin_status("app", nginx.address), "up");
     assert_eq!(node.origin("app", nginx.address)["last_error"], serde_json::Value::Null);
+}
+
+#[test]
+fn nginx_is_told_whose_connection_it_is() {
+    let keys = TempDir::new().unwrap();
+    certificate(keys.path(), "origin", &["origin.test"]);
+    let tls = format!("ssl_certificate {0}/origin.pem; ssl_certificate_key {0}/origin.key;", keys.path().display());
+    let says = "location / { return 200 \"$proxy_protocol_addr:$proxy_protocol_port $proxy_protocol_server_port\"; }";
+    for (listener, rest) in [("", ""), ("ssl", "tls = true\nverify = false\n")] {
+        let nginx = Nginx::speaking(&format!("{listener} proxy_protocol"), &format!("{says} {tls}"));
+        for version in ["v1", "v2"] {
+            let pool = format!(
+                "send_proxy = \"{version}\"\nhealth = {{ path = \"/\", interval = \"20ms\", fall = 1 }}\n{rest}"
+            );
+            let route = "[[site.shop.route]]\npath = \"/*\"\npool = \"app\"\n";
+            let node = Node::start(&site(&[nginx.address], &pool, route));
+            for client in [[127, 0, 0, 2], [127, 0, 0, 3]] {
+                let mut client = (Client::connect_from(client, node.address()), client);
+                let port = client.0.stream().local_addr().unwrap().port();
+                let expected = format!("{}:{port} {}", std::net::Ipv4Addr::from(client.1), node.address().port());
+                for _ in 0..3 {
+                    assert_eq!(client.0.get("/", &[]).text(), expected, "{listener} {version}");
+                }
+            }
+            // Its own checks are nobody's connections, and nginx takes them.
+            let origin = || node.origin("app", nginx.address);
+            eventually("checks", || (origin()["checks"]["passed"].as_u64()? > 2).then_some(()));
+            assert_eq!((&origin()["status"], &origin()["checks"]["failed"]), (&"up".into(), &0.into()));
+        }
+    }
 }

@@ -2,7 +2,7 @@
 
 use crate::harness::node::{Protocol, site};
 use crate::harness::origin::{DeadPort, Gate};
-use crate::harness::{Node, Origin, Reply, Step, eventually};
+use crate::harness::{Client, Node, Origin, Reply, Step, eventually};
 
 const UNCACHED: &str = "[[site.shop.route]]\npath = \"/small/*\"\npool = \"app\"\nmax_body = \"10B\"\n\
     [[site.shop.route]]\npath = \"/*\"\npool = \"app\"\n";
@@ -81,6 +81,31 @@ fn websockets_pass_after_the_origins_101_only() {
     refused.send(handshake("/refused"));
     assert_eq!(refused.response("GET").status, 403);
     assert_eq!(refused.get("/refused", &[]).status, 403, "the connection goes on as it was");
+}
+
+#[test]
+fn a_site_and_a_client_have_as_many_tunnels_as_they_may() {
+    let origin = Origin::start(|request| match request.field("upgrade") {
+        Some(_) => vec![Step::Send(Reply::head(101, &["Connection: Upgrade", "Upgrade: echo"])), Step::Echo],
+        None => Reply::ok(&[], "plain"),
+    });
+    let site = format!("max_tunnels = 3\nmax_tunnels_per_client = 2\n{UNCACHED}");
+    let node = Node::with_routes(&[origin.address], &site);
+    let open = |last: u8| {
+        let mut client = Client::connect_from([127, 0, 0, last], node.address());
+        client.send("GET /t HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\n");
+        let head = client.head();
+        (head[9..12].parse::<u16>().unwrap(), client)
+    };
+    let own: Vec<_> = (0..2).map(|_| open(2)).collect();
+    assert!(own.iter().all(|(status, _)| *status == 101));
+    assert_eq!(open(2).0, 429);
+    assert_eq!(Client::connect_from([127, 0, 0, 2], node.address()).get("/", &[]).text(), "plain", "no tunnel");
+    let other = open(3);
+    assert_eq!((other.0, open(4).0), (101, 503));
+    assert_eq!(origin.requests().iter().filter(|request| request.field("upgrade").is_some()).count(), 3);
+    drop(own);
+    eventually("there is room again", || (open(4).0 == 101).then_some(()));
 }
 
 #[test]

@@ -206,6 +206,8 @@ impl Fill {
         }
         self.flights.remove(&self.flight);
         self.flight.settle(Settled::Private(Stored::No(reason)));
+        let (request, pools) = (&self.request, &self.request.snapshot.pools);
+        exchange.keep_session(pools.get(request.origin.pool), request.origin.choice.origin, request.is_secure);
         let head = Head::private(exchange.status, std::mem::take(&mut exchange.fields));
         exchange.running = self.running.lock().take();
         let body = PrivateBody::Passed(Unread { exchange, left: u64::MAX });

@@ -10,9 +10,9 @@ use crate::config::model::{CacheRules, Route};
 use crate::origin::forward;
 use crate::origin::pick::Choice;
 use crate::origin::request::{OriginRequest, Silence};
-use crate::plan::{CacheKey, Renderer};
+use crate::plan::{CacheKey, Renderer, Side};
 use crate::prefix::Prefix;
-use crate::request::{FieldLines, Fields, RequestView};
+use crate::request::{FieldLines, Fields, RequestView, Scheme};
 use crate::snapshot::Snapshot;
 
 use super::super::object::Object;
@@ -35,6 +35,10 @@ pub(crate) struct FillRequest {
     pub slice: Option<Slice<CacheKey>>,
     /// The client's fields, for `Vary` and `Authorization`.
     pub client_fields: FieldLines,
+    /// The client has come by HTTPS.
+    pub is_secure: bool,
+    /// Its route's pool gives some requests to another.
+    is_divided: bool,
     client: IpAddr,
     peer: IpAddr,
     version: Version,
@@ -56,8 +60,10 @@ impl FillRequest {
         let view = request.view;
         let rules = &request.matched.route.cache;
         let mut client_fields = view.fields.to_lines();
-        // The node's own cookie says nothing of who asks.
+        // The node's own cookie says nothing of who asks, but where the session is.
+        let mut session = None;
         if let Some(sticky) = request.snapshot.pools.sticky(request.matched.pool) {
+            session = view.fields.find_map(&header::COOKIE, |cookies| sticky.origin_of(cookies));
             forward::join_cookies(&mut client_fields);
             sticky.hide(&mut client_fields);
         }
@@ -97,16 +103,18 @@ impl FillRequest {
                 fields,
                 pool,
                 site: request.matched.site.name.clone(),
-                // What is stored is nobody's session.
-                choice: Choice { hash: request.snapshot.pools.hash(pool, view), origin: None },
+                choice: Choice { hash: request.snapshot.pools.hash(pool, view), origin: session },
                 upgrade: None,
                 takes_trailers: false,
                 read_timeout: route.read_timeout,
                 total_timeout: route.total_timeout,
                 silence: request.snapshot.config.stream_timeout(route, pool).map(Silence::Of),
+                ends: view.seen_ends(),
                 interims: None,
                 changes: route.response.clone(),
             },
+            is_secure: view.scheme == Scheme::Https,
+            is_divided: request.matched.side != Side::Whole,
             snapshot: request.snapshot.clone(),
             site_index: request.matched.site_index,
             route_index: request.matched.route_index,
@@ -144,6 +152,8 @@ impl FillRequest {
             peer: self.peer,
             version: self.version,
             node: Some(&self.snapshot.config.node),
+            sticky: None, // its fields are without it
+            side: self.snapshot.side(self.is_divided, self.route(), self.origin.pool),
         }
     }
 

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::model::{CacheRules, Coding, Pattern};
 use crate::origin::forward;
+use crate::plan::Side;
 use crate::request::Fields;
 
 use super::Presented;
@@ -33,6 +34,8 @@ pub(super) enum Axis {
     /// All fields whose names are like this.
     Fields(Pattern),
     Country,
+    /// The pool that it is given to instead of its route's.
+    Pool,
 }
 
 impl Axis {
@@ -90,6 +93,10 @@ impl Axis {
             Axis::Fields(pattern) => fields_like(request, pattern),
             Axis::Device => Some(negotiate::device(request).as_bytes().into()),
             Axis::Country => presented.country().map(|country| country.as_bytes().into()),
+            Axis::Pool => match presented.side {
+                Side::Given(pool) => Some(pool.as_bytes().into()),
+                Side::Whole | Side::Kept => None,
+            },
             Axis::Encoding(offered) => {
                 negotiate::best_coding(request, offered.iter().copied()).map(|coding| coding.as_str().as_bytes().into())
             }
@@ -115,6 +122,7 @@ impl Axis {
             Axis::Fields(pattern) => pattern.to_string(),
             Axis::Device => "device".into(),
             Axis::Country => "country".into(),
+            Axis::Pool => "split to pool".into(),
             Axis::Encoding(_) => header::ACCEPT_ENCODING.to_string(),
             Axis::Language(_) => header::ACCEPT_LANGUAGE.to_string(),
         }

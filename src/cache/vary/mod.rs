@@ -11,6 +11,7 @@ use smallvec::SmallVec;
 
 use crate::config::model::CacheRules;
 use crate::origin::forward;
+use crate::plan::Side;
 
 use axis::Axis;
 pub use normalise::normalise;
@@ -39,6 +40,7 @@ impl Variant {
         axes.extend(key.cookies.iter().flat_map(|names| names.iter().map(Axis::of_keyed_cookie)));
         axes.extend(key.device.then_some(Axis::Device));
         axes.extend(key.country.then_some(Axis::Country));
+        axes.extend((request.side != Side::Whole).then_some(Axis::Pool));
         for line in response.get_all(header::VARY) {
             for name in line.to_str().ok()?.split(',').map(str::trim).filter(|name| !name.is_empty()) {
                 if name == "*" {
@@ -81,6 +83,10 @@ impl Variant {
     /// Whether a request has the same values.
     pub fn matches(&self, request: Presented<'_>) -> bool {
         let fields = request.fields;
+        // What was stored before a pool gave requests away is not for those.
+        if matches!(request.side, Side::Given(_)) && !self.selectors().iter().any(|one| one.axis == Axis::Pool) {
+            return false;
+        }
         self.selectors().iter().all(|Selector { axis, value }| match (axis, value) {
             // The common case without allocation: one line, byte for byte the same.
             (Axis::Field(name), Some(value)) if *name != header::COOKIE && !forward::is_our_own(name) => {
@@ -88,7 +94,9 @@ impl Variant {
                     && fields.joined(name).is_some_and(|joined| joined.len() == value.len())
                     || request.value(name).as_ref() == Some(value)
             }
-            (Axis::Field(name), None) if !forward::is_our_own(name) => !fields.contains(name),
+            (Axis::Field(name), None) if *name != header::COOKIE && !forward::is_our_own(name) => {
+                !fields.contains(name)
+            }
             (axis, value) => axis.value(request) == *value,
         })
     }
@@ -101,7 +109,9 @@ impl Variant {
                 Axis::Field(name) => name.clone(),
                 Axis::Encoding(_) => header::ACCEPT_ENCODING,
                 Axis::Language(_) => header::ACCEPT_LANGUAGE,
-                Axis::Cookie(_) | Axis::Cookies(_) | Axis::Fields(_) | Axis::Device | Axis::Country => continue,
+                Axis::Cookie(_) | Axis::Cookies(_) | Axis::Fields(_) | Axis::Device | Axis::Country | Axis::Pool => {
+                    continue;
+                }
             };
             if let Some(value) = value.as_deref().and_then(|value| HeaderValue::from_bytes(value).ok()) {
                 fields.insert(name, value);

@@ -8,6 +8,8 @@ use smallvec::SmallVec;
 
 use crate::config::model::Node;
 use crate::origin::forward;
+use crate::origin::sticky::Sticky;
+use crate::plan::Side;
 use crate::request::{Fields, RequestView};
 
 /// Its fields, and what the node would say of it to an origin.
@@ -19,12 +21,16 @@ pub struct Presented<'a> {
     pub version: Version,
     /// The node's idea of whom to trust; `None`: nobody.
     pub node: Option<&'a Node>,
+    /// Of a pool that gives some of its requests to another.
+    pub side: Side<'a>,
+    /// The node's own cookie, which no origin sees.
+    pub(crate) sticky: Option<&'a Sticky>,
 }
 
 impl<'a> Presented<'a> {
     pub fn new(view: &RequestView<'a>, node: &'a Node) -> Self {
         let RequestView { fields, client, peer, version, .. } = *view;
-        Presented { fields, client, peer, version, node: Some(node) }
+        Presented { fields, client, peer, version, node: Some(node), side: Side::Whole, sticky: None }
     }
 
     /// The country of the client.
@@ -67,6 +73,10 @@ impl<'a> Presented<'a> {
     fn cookies(self) -> Option<Box<[u8]>> {
         let mut lines: SmallVec<[&[u8]; 4]> = SmallVec::new();
         self.fields.for_each(&header::COOKIE, |line| lines.push(line.trim_ascii()));
-        (!lines.is_empty()).then(|| lines.join(&b"; "[..]).into())
+        let joined = (!lines.is_empty()).then(|| lines.join(&b"; "[..]))?;
+        match self.sticky.and_then(|sticky| sticky.without(&joined)) {
+            Some(left) => (!left.is_empty()).then(|| left.into()),
+            None => Some(joined.into()),
+        }
     }
 }

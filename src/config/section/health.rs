@@ -70,6 +70,8 @@ impl Share {
     /// Of a pool's requests that are sent again.
     pub(super) const RETRIES: Self = Share(200);
 
+    pub(crate) const ALL: Self = Share(1000);
+
     pub fn of_one(self) -> f64 {
         f64::from(self.0) / 1000.0
     }

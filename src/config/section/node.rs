@@ -1,7 +1,8 @@
 //! `[node]`: the process as a whole.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderName;
@@ -17,6 +18,8 @@ use crate::prefix::Prefix;
 pub struct Node {
     pub name: String,
     pub region: Option<String>,
+    /// Name servers to ask for the names of origins; none: the system's.
+    pub resolvers: Arc<[SocketAddr]>,
     pub threads: usize,
     /// Threads that compress what is stored.
     pub compress_threads: usize,
@@ -37,6 +40,7 @@ impl Default for Node {
         Node {
             name: "seawall".into(),
             region: None,
+            resolvers: Arc::default(),
             threads: std::thread::available_parallelism().map_or(1, usize::from),
             compress_threads: 1,
             state_dir: None,
@@ -67,6 +71,7 @@ pub(crate) fn read(mut table: Table) -> Node {
         |name: &String| !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
     table.set_if("name", &mut node.name, is_token, "may have only letters, digits, \"-\", \"_\" and \".\"");
     node.region = table.value("region");
+    node.resolvers = read_resolvers(&mut table);
     table.set_within("threads", &mut node.threads, 1..=1024);
     table.set_within("compress_threads", &mut node.compress_threads, 1..=1024);
     node.state_dir = table.get("state_dir").map(|path| table.errors.resolve_path(&path));
@@ -95,6 +100,18 @@ pub(crate) fn read(mut table: Table) -> Node {
     node.geoip.asn = database(&mut table, "asn_file", (Kind::Asn, Need::AsnFile));
     table.finish();
     node
+}
+
+/// `IP` or `IP:PORT` of name servers.
+fn read_resolvers(table: &mut Table) -> Arc<[SocketAddr]> {
+    let errors = table.errors;
+    let read = |text: At<String>| {
+        let port = |ip: IpAddr| SocketAddr::new(ip, 53);
+        let parsed = text.value.parse().or_else(|_| text.value.trim_matches(['[', ']']).parse().map(port));
+        let why = |_| format!("{:?} is no address of a name server, expected IP or IP:PORT", text.value);
+        errors.accept(text.place, parsed.map_err(why))
+    };
+    table.list("resolvers").into_iter().filter_map(read).collect()
 }
 
 /// A file of a kind; `need`: what is met by it.

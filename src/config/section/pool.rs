@@ -6,18 +6,21 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::HeaderName;
 use rustls::pki_types::CertificateDer;
 
 use crate::config::diagnose::{At, Diagnostics};
-use crate::config::read::{FromToml, Table, Value, words};
+use crate::config::read::{Table, words};
 use crate::request::parse_authority;
 use crate::spelling::did_you_mean;
 
 use super::certificate::{self, ClientCertificate};
 use super::files::Files;
+use super::hash_key::HashKey;
 use super::health::{self, Health, Passive, Share, Times};
+use super::node::Node;
+use super::origin::{self, Endpoint, Origin, Source};
 use super::retry::{self, Budget, RetryOn};
+use super::split::{self, Mirror, Split};
 use super::sticky::{self, Sticky};
 
 /// Who waits where all origins have as many requests as they may.
@@ -58,8 +61,14 @@ pub struct Pool {
     /// With [`Balance::Hash`]: how many times its share of the active requests an origin may have.
     pub max_load: Option<Times>,
     pub origins: Vec<Origin>,
+    /// Where further ones are found.
+    pub sources: Vec<Source>,
     /// The pool that serves when no origin of this one can.
     pub fallback: Option<PoolId>,
+    /// Some of its requests go there instead.
+    pub split: Option<Split<PoolId>>,
+    /// Some go there as well.
+    pub mirror: Option<Mirror<PoolId>>,
     /// How many more origins a request may try after the first one failed.
     pub retries: u32,
     pub retry_on: RetryOn,
@@ -69,13 +78,18 @@ pub struct Pool {
     pub tls: Option<OriginTls>,
     /// The `Host` sent to the origins; `None`: the one the client asked for.
     pub host: Option<String>,
-    pub resolve_interval: Duration,
+    /// How long what name servers say counts at most; `None`: as long as they say, within reason.
+    pub resolve_interval: Option<Duration>,
+    /// Name servers to ask instead of the system's.
+    pub resolvers: Arc<[SocketAddr]>,
     pub health: Option<Health>,
     pub passive: Option<Passive>,
     /// How many requests each origin may have at one time.
     pub max_requests: Option<u32>,
     pub queue: Queue,
     pub connections: Life,
+    /// How origins are told of the client's connection before the first byte. Then each request has a connection of its own.
+    pub send_proxy: Option<ProxyVersion>,
     pub sticky: Option<Sticky>,
     /// What comes in, or back, has its whole weight only after so long.
     pub slow_start: Option<Duration>,
@@ -92,13 +106,24 @@ pub struct Pool {
 }
 
 impl Pool {
+    /// Whether a client can have all of its requests sent to one origin.
+    pub fn is_chosen_by_clients(&self) -> bool {
+        self.sticky.is_some() || self.balance == Balance::Hash
+    }
+
+    /// Whether any of its origins may have only so many requests at one time; of those that are yet to be found, any might.
+    pub fn is_bounded(&self) -> bool {
+        self.max_requests.is_some()
+            || self.origins.iter().any(|origin| origin.max_requests.is_some())
+            || !self.sources.is_empty()
+    }
+
     /// The one for a directory.
     fn of_files(files: Files, number: usize) -> Self {
         let root = files.root.display();
         let name = if number == 0 { format!("files:{root}") } else { format!("files:{root}#{number}") };
         let nowhere = Endpoint::Address(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)));
-        let address = root.to_string().into();
-        let origin = Origin { address, endpoint: nowhere, weight: 1, priority: 1, region: None, max_requests: None };
+        let origin = Origin::new(root.to_string().into(), nowhere);
         Pool { origins: vec![origin], files: Some(files), retries: 0, passive: None, ..Pool::named(&name) }
     }
 
@@ -110,7 +135,10 @@ impl Pool {
             hash_key: HashKey::Url,
             max_load: None,
             origins: Vec::new(),
+            sources: Vec::new(),
             fallback: None,
+            split: None,
+            mirror: None,
             retries: 1,
             retry_on: RetryOn::default(),
             retry_budget: Budget::default(),
@@ -118,12 +146,14 @@ impl Pool {
             protocol: OriginProtocol::H1,
             tls: None,
             host: None,
-            resolve_interval: Duration::from_secs(30),
+            resolve_interval: None,
+            resolvers: Arc::default(),
             health: None,
             passive: Some(Passive::default()),
             max_requests: None,
             queue: Queue::default(),
             connections: Life::default(),
+            send_proxy: None,
             sticky: None,
             slow_start: None,
             own_region: None,
@@ -135,27 +165,6 @@ impl Pool {
     }
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Origin {
-    /// As written, `HOST:PORT`: how the operator knows it.
-    pub address: Arc<str>,
-    pub endpoint: Endpoint,
-    pub weight: u16,
-    /// Those of a lower number come first, from 1 on.
-    pub priority: u16,
-    /// Where it is.
-    pub region: Option<Arc<str>>,
-    /// How many requests it may have at one time; `None`: as the pool says.
-    pub max_requests: Option<u32>,
-}
-
-/// Where an origin is: known now, or to be resolved again and again.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Endpoint {
-    Address(SocketAddr),
-    Name { host: String, port: u16 },
-}
-
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Balance {
     RoundRobin,
@@ -164,16 +173,6 @@ pub enum Balance {
     /// The better of two, by latency and load.
     P2c,
     Hash,
-}
-
-/// What `balance = "hash"` hashes.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum HashKey {
-    Url,
-    Client,
-    Header(HeaderName),
-    Cookie(String),
-    Query(String),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -232,30 +231,23 @@ words!(Balance {
     "p2c" => Balance::P2c,
     "hash" => Balance::Hash,
 });
-words!(OriginProtocol { "h1" => OriginProtocol::H1, "h2" => OriginProtocol::H2, "auto" => OriginProtocol::Auto });
-
-impl FromToml for HashKey {
-    fn from_toml(value: Value<'_, '_>) -> Result<Self, String> {
-        let text = String::from_toml(value)?;
-        let header = |name: &str| name.parse().ok().map(HashKey::Header);
-        let key = match text.split_once(':') {
-            None if text == "url" => Some(HashKey::Url),
-            None if text == "client" => Some(HashKey::Client),
-            Some(("header", name)) => header(name),
-            Some(("cookie", name)) if !name.is_empty() => Some(HashKey::Cookie(name.to_owned())),
-            Some(("query", name)) if !name.is_empty() => Some(HashKey::Query(name.to_owned())),
-            _ => None,
-        };
-        let expected = "expected \"url\", \"client\", \"header:NAME\", \"cookie:NAME\" or \"query:NAME\"";
-        key.ok_or_else(|| format!("unknown hash key {text:?}, {expected}"))
-    }
+/// Of the PROXY protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProxyVersion {
+    V1,
+    V2,
 }
 
-/// A pool whose fallback is a name as yet.
+words!(ProxyVersion { "v1" => ProxyVersion::V1, "v2" => ProxyVersion::V2 });
+words!(OriginProtocol { "h1" => OriginProtocol::H1, "h2" => OriginProtocol::H2, "auto" => OriginProtocol::Auto });
+
+/// A pool for which other pools are names as yet.
 pub(crate) struct PoolSection {
     name: At<String>,
     pool: Pool,
     fallback: Option<At<String>>,
+    split: Option<Split<At<String>>>,
+    mirror: Option<Mirror<At<String>>>,
 }
 
 /// The pools by their names.
@@ -298,21 +290,33 @@ impl PoolNames {
     }
 }
 
-/// Replaces the names of fallbacks by the pools; `region`: where the node is.
-pub(crate) fn link(
-    sections: Vec<PoolSection>,
-    names: &PoolNames,
-    region: Option<&str>,
-    errors: &Diagnostics,
-) -> Vec<Arc<Pool>> {
+/// Replaces the names of fallbacks by the pools, and takes over what concerns them of `node`.
+pub(crate) fn link(sections: Vec<PoolSection>, names: &PoolNames, node: &Node, errors: &Diagnostics) -> Vec<Arc<Pool>> {
+    let (region, resolvers) = (node.region.as_deref(), &node.resolvers);
     let find = |section: &PoolSection| section.fallback.as_ref().and_then(|name| names.find(name, errors));
     let fallbacks: Vec<Option<PoolId>> = sections.iter().map(find).collect();
-    let link = |(i, PoolSection { name, pool, fallback }): (usize, PoolSection)| {
+    let other = |to: &At<String>, of: &At<String>, what: &str| {
+        let pool = names.find(to, errors)?;
+        if to.value == of.value {
+            errors.error(to.place, format!("{what} of pool {:?} is this pool itself", of.value));
+        }
+        Some(pool)
+    };
+    let link = |(i, PoolSection { name, pool, fallback, split, mirror }): (usize, PoolSection)| {
+        let split = split.and_then(|split| split.to(|to| other(to, &name, "the split")));
+        let mirror = mirror.and_then(|mirror| mirror.to(|to| other(to, &name, "the mirror")));
         let chain = std::iter::successors(fallbacks[i], |at| fallbacks[at.0]).take(fallbacks.len());
         if let Some(at) = fallback.filter(|_| chain.into_iter().any(|at| at.0 == i)) {
             errors.error(at.place, format!("the fallback of pool {:?} leads back to itself", name.value));
         }
-        Arc::new(Pool { fallback: fallbacks[i], own_region: region.map(Arc::from), ..pool })
+        Arc::new(Pool {
+            fallback: fallbacks[i],
+            split,
+            mirror,
+            own_region: region.map(Arc::from),
+            resolvers: resolvers.clone(),
+            ..pool
+        })
     };
     let mut pools: Vec<Arc<Pool>> = sections.into_iter().enumerate().map(link).collect();
     let files = names.files.borrow();
@@ -326,11 +330,8 @@ pub(crate) fn link(
 pub(crate) fn read(name: At<String>, mut table: Table) -> PoolSection {
     let errors = table.errors;
     let uses_tls = table.get_or("tls", false);
-    let mut pool = Pool {
-        origins: read_origins(&mut table, if uses_tls { 443 } else { 80 }),
-        host: table.host("host"),
-        ..Pool::named(&name.value)
-    };
+    let (origins, sources) = origin::read_all(&mut table, if uses_tls { 443 } else { 80 });
+    let mut pool = Pool { origins, sources, host: table.host("host"), ..Pool::named(&name.value) };
     table.set("balance", &mut pool.balance);
     table.set("hash", &mut pool.hash_key);
     if pool.balance != Balance::Hash && table.has("hash") {
@@ -358,121 +359,43 @@ pub(crate) fn read(name: At<String>, mut table: Table) -> PoolSection {
         );
     }
     pool.tls = read_tls(&mut table, uses_tls);
+    let mut interval = Duration::MAX;
     let is_long = |interval: &Duration| *interval >= Duration::from_secs(1);
-    table.set_if("resolve_interval", &mut pool.resolve_interval, is_long, "must be at least 1s");
+    table.set_if("resolve_interval", &mut interval, is_long, "must be at least 1s");
+    pool.resolve_interval = Some(interval).filter(|interval| *interval < Duration::MAX);
     let health = format!("[pool.{}.health]", name.value);
     let health = table.table("health", &health, "health = { path = \"/healthz\" }");
     pool.health = health.map(|table| health::read_health(table, pool.protocol != OriginProtocol::H1));
     pool.passive = health::read_passive(&mut table, &name.value);
-    pool.max_requests = read_max_requests(&mut table);
+    pool.max_requests = origin::read_max_requests(&mut table);
     let queue = format!("[pool.{}.queue]", name.value);
     let place = table.place_of("queue");
     if let Some(mut queue) = table.table("queue", &queue, "queue = { max = 1000, timeout = \"5s\" }") {
         queue.set_within("max", &mut pool.queue.max, 0..=1_000_000);
         queue.set_positive("timeout", &mut pool.queue.timeout);
         queue.finish();
-        if pool.max_requests.is_none() && pool.origins.iter().all(|origin| origin.max_requests.is_none()) {
+        if !pool.is_bounded() {
             let hint = "add max_requests = 100: how many requests each origin may have";
             errors.error_with_hint(place, "\"queue\" has no effect here", hint);
         }
     }
     pool.connections.max_age = table.positive("connection_max_age");
     table.set_within("connection_max_requests", &mut pool.connections.max_requests, 1..=u32::MAX);
+    pool.send_proxy = table.value("send_proxy");
+    if pool.send_proxy.is_some() && pool.protocol != OriginProtocol::H1 {
+        let hint = "leave protocol out: over HTTP/2 many clients share a connection";
+        errors.error_with_hint(table.place_of("send_proxy"), "\"send_proxy\" needs HTTP/1.1", hint);
+    }
     pool.sticky = sticky::read(&mut table, &name.value);
     pool.slow_start = table.positive("slow_start");
     table.set("overflow_at", &mut pool.overflow_at);
     pool.panic_at = table.value("panic_at");
     table.set("failback_after", &mut pool.failback_after);
     let fallback = table.get("fallback");
+    let split = split::read_split(&mut table, &name.value);
+    let mirror = split::read_mirror(&mut table, &name.value);
     table.finish();
-    PoolSection { name, pool, fallback }
-}
-
-/// Of an origin, or of each of a pool.
-fn read_max_requests(table: &mut Table) -> Option<u32> {
-    let mut most = 0;
-    table.set_within("max_requests", &mut most, 1..=1_000_000);
-    Some(most).filter(|most| *most > 0)
-}
-
-fn read_origins(table: &mut Table, default_port: u16) -> Vec<Origin> {
-    let (errors, pool) = (table.errors, table.name.clone());
-    if table.lacks("origins") {
-        let hint = "add origins = [\"10.0.0.1:8080\"]";
-        errors.error_with_hint(table.place, format!("{pool} has no usable origins"), hint);
-    }
-    let mut places = HashMap::new();
-    let mut origins = Vec::new();
-    for value in table.items("origins") {
-        let (mut weight, mut priority, mut region, mut max_requests) = (1, 1, None, None);
-        let address = match (value.str(), Table::of(value, &format!("an origin of {pool}"), errors)) {
-            (Some(text), _) => Some(At { value: text.to_owned(), place: value.place }),
-            (None, Some(mut table)) => {
-                let address = table.require("address");
-                table.set_within("weight", &mut weight, 1..=1000);
-                table.set_within("priority", &mut priority, 1..=100);
-                max_requests = read_max_requests(&mut table);
-                region = table.value::<String>("region").map(Arc::from);
-                table.finish();
-                address
-            }
-            (None, None) => {
-                errors.error_with_hint(
-                    value.place,
-                    format!("wrong value in \"origins\" in {pool}: expected \"HOST:PORT\" or a table"),
-                    "write \"10.0.0.1:8080\" or { address = \"10.0.0.1:8080\", weight = 2 }",
-                );
-                None
-            }
-        };
-        let Some(At { value: address, place }) = address else { continue };
-        if let Some(first) = places.insert(address.clone(), place) {
-            errors.again(place, format!("origin {address:?} is given twice"), first);
-        }
-        match parse_endpoint(&address, default_port) {
-            Ok(endpoint) => {
-                origins.push(Origin { address: address.into(), endpoint, weight, priority, region, max_requests })
-            }
-            Err((message, hint)) => errors.error_with_hint(place, message, hint),
-        }
-    }
-    origins
-}
-
-/// Reads `HOST:PORT`, or `HOST` with the scheme's port.
-fn parse_endpoint(text: &str, default_port: u16) -> Result<Endpoint, (String, String)> {
-    if let Some(rest) = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://")) {
-        let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
-        let path = match path {
-            "" => String::new(),
-            path => format!(
-                "; the path goes into the route: rewrite = {{ to = \"/{}/{{1}}\" }}",
-                path.trim_end_matches('/')
-            ),
-        };
-        let hint = format!("write {host:?}, and tls = true in the pool for https{path}");
-        return Err((format!("origin {text:?} is a URL, expected HOST:PORT"), hint));
-    }
-    if let Ok(address) = text.parse::<SocketAddr>() {
-        return if address.port() == 0 {
-            Err((format!("origin {text:?} has port 0"), "give the port the origin listens on".into()))
-        } else {
-            Ok(Endpoint::Address(address))
-        };
-    }
-    match parse_authority(text) {
-        Some((_, Some(0))) | None => Err((
-            format!("{text:?} is not an origin address, expected HOST:PORT"),
-            "such as \"10.0.0.1:8080\" or \"app.internal:8080\"".into(),
-        )),
-        Some((host, port)) => {
-            let port = port.unwrap_or(default_port);
-            match host.trim_matches(['[', ']']).parse() {
-                Ok(ip) => Ok(Endpoint::Address(SocketAddr::new(ip, port))),
-                Err(_) => Ok(Endpoint::Name { host: host.into_owned(), port }),
-            }
-        }
-    }
+    PoolSection { name, pool, fallback, split, mirror }
 }
 
 fn read_tls(table: &mut Table, uses_tls: bool) -> Option<OriginTls> {

@@ -52,6 +52,9 @@ pub struct Site {
     pub memory: Option<u64>,
     /// Requests that may run at one time; `None`: any number.
     pub max_requests: Option<u32>,
+    /// Tunnels that may be open at one time; `None`: any number.
+    pub max_tunnels: Option<u32>,
+    pub max_tunnels_per_client: Option<u32>,
     pub routes: Routes,
 }
 
@@ -256,6 +259,8 @@ pub(crate) fn read<'t, 'i>(
         canonical_host,
         memory: memory.as_ref().map(|size| size.value.0),
         max_requests,
+        max_tunnels: table.positive("max_tunnels"),
+        max_tunnels_per_client: table.positive("max_tunnels_per_client"),
         routes: read_routes(routes, pools, &fields, errors).into_iter().collect(),
     };
     table.finish();

@@ -307,6 +307,7 @@ mod tests {
             silence: None,
             read_timeout: None,
             total_timeout: None,
+            ends: None,
             interims: None,
             changes: None,
         };

@@ -264,8 +264,9 @@ impl Connection {
                     _ => Next::Linger,
                 }
             }
-            Decision::Tunnel { exchange, site, pool } => {
+            Decision::Tunnel { exchange, site, pool, open } => {
                 let (sent, report) = Box::pin(self.tunnel(snapshot, exchange, pool)).await;
+                drop(open);
                 request.record(Some(site), Some(&report), &sent);
                 Next::Close
             }

@@ -1,6 +1,7 @@
 //! Connections that are kept for the next exchange.
 
-use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -9,6 +10,8 @@ use parking_lot::Mutex;
 use crate::clock::ticks;
 use crate::config::model::Life;
 
+use super::super::address::Place;
+
 use super::stream::is_quiet;
 use super::{Connection, KEPT_BUFFER};
 
@@ -16,20 +19,39 @@ use super::{Connection, KEPT_BUFFER};
 const MAX_KEPT: usize = 1024;
 const MAX_KEPT_EACH: usize = 4;
 
-/// The kept connections of one pool, to any of its origins: all of them are reached in the same way, but for the name that
-/// is asked for by TLS, which goes with the origin.
-pub struct Kept(Mutex<All>);
+/// How many connections a pool keeps, and how many it may.
+#[derive(Debug, Default)]
+pub struct KeptCount {
+    now: AtomicUsize,
+    most: AtomicUsize,
+}
 
-struct All {
-    /// Of each origin, by its place in the pool; the one that was used last is the last one.
-    resting: Vec<Vec<Resting>>,
-    count: usize,
-    /// The pool has been replaced: nobody will ask any more.
-    closed: bool,
+impl KeptCount {
+    /// For a pool of so many origins.
+    pub(crate) fn set_origins(&self, origins: usize) {
+        self.most.store(MAX_KEPT.max(MAX_KEPT_EACH * origins), Ordering::Relaxed);
+    }
+
+    fn one_more(&self) -> bool {
+        let most = self.most.load(Ordering::Relaxed);
+        self.now.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |now| (now < most).then_some(now + 1)).is_ok()
+    }
+
+    fn less(&self, by: usize) {
+        self.now.fetch_sub(by, Ordering::Relaxed);
+    }
+}
+
+/// The kept connections to one origin of a pool.
+pub struct Kept {
+    resting: Mutex<Vec<Resting>>,
+    /// Nobody will ask any more: the origin has gone, or its pool was replaced.
+    is_closed: AtomicBool,
+    count: Arc<KeptCount>,
 }
 
 struct Resting {
-    address: SocketAddr,
+    at: Place,
     /// [`ticks`].
     since: u64,
     connection: Box<Connection>,
@@ -43,23 +65,20 @@ impl Resting {
 }
 
 impl Kept {
-    /// For a pool of so many origins.
-    pub fn new(origins: usize) -> Self {
-        let resting = (0..origins).map(|_| Vec::new()).collect();
-        Kept(Mutex::new(All { resting, count: 0, closed: false }))
+    /// `count`: of all that its pool keeps.
+    pub fn new(count: Arc<KeptCount>) -> Self {
+        Kept { resting: Mutex::default(), is_closed: AtomicBool::new(false), count }
     }
 
-    /// The one that was used last, to an origin at an address. It was alive a moment ago, but may have been closed since.
-    pub fn take(&self, origin: usize, address: SocketAddr, most_idle: Duration) -> Option<Box<Connection>> {
+    /// The one that was used last, to an address of the origin. It was alive a moment ago, but may have been closed since.
+    pub fn take(&self, at: &Place, most_idle: Duration) -> Option<Box<Connection>> {
         loop {
             let mut resting = {
-                let mut all = self.0.lock();
-                let own = all.resting.get_mut(origin)?;
-                let place = own.iter().rposition(|kept| kept.address == address)?;
-                let resting = own.remove(place);
-                all.count -= 1;
-                resting
+                let mut all = self.resting.lock();
+                let place = all.iter().rposition(|kept| kept.at == *at)?;
+                all.remove(place)
             };
+            self.count.less(1);
             if resting.is_alive(most_idle) {
                 return Some(resting.connection);
             }
@@ -67,66 +86,66 @@ impl Kept {
     }
 
     /// Keeps a connection, if it can be used again.
-    pub fn put(&self, origin: usize, address: SocketAddr, life: &Life, mut connection: Box<Connection>) {
+    pub fn put(&self, at: &Place, life: &Life, mut connection: Box<Connection>) {
         if !connection.can_be_kept(life) {
             return;
         }
         if connection.read.capacity() > KEPT_BUFFER {
             connection.read = BytesMut::new();
         }
-        let mut all = self.0.lock();
-        let most = MAX_KEPT.max(MAX_KEPT_EACH * all.resting.len());
-        if all.count < most && !all.closed {
-            let Some(own) = all.resting.get_mut(origin) else { return };
-            own.push(Resting { address, since: ticks(), connection });
-            all.count += 1;
+        let mut all = self.resting.lock();
+        if !self.is_closed.load(Ordering::Relaxed) && self.count.one_more() {
+            all.push(Resting { at: at.clone(), since: ticks(), connection });
         }
     }
 
     /// Closes those to an address at which one has turned out to be dead: the others will be, too.
-    pub fn forget(&self, address: SocketAddr) {
-        let mut all = self.0.lock();
-        all.resting.iter_mut().for_each(|own| own.retain(|kept| kept.address != address));
-        all.count = all.resting.iter().map(Vec::len).sum();
+    pub fn forget(&self, at: &Place) {
+        self.retain(|kept| kept.at != *at);
+    }
+
+    /// Closes those to addresses that are not among these.
+    pub(crate) fn keep_only(&self, places: &[Place]) {
+        self.retain(|kept| places.contains(&kept.at));
+    }
+
+    fn retain(&self, is_kept: impl Fn(&Resting) -> bool) {
+        let mut all = self.resting.lock();
+        let before = all.len();
+        all.retain(is_kept);
+        self.count.less(before - all.len());
     }
 
     /// Closes all, now and from now on.
     pub fn close(&self) {
-        let mut all = self.0.lock();
-        (all.closed, all.count) = (true, 0);
-        all.resting.iter_mut().for_each(|own| *own = Vec::new());
+        self.is_closed.store(true, Ordering::Relaxed); // before the lock: who puts one has it
+        self.retain(|_| false);
     }
 
-    /// Closes those that have rested for too long or that their origins have closed. Those of one origin are looked at a time: the
-    /// others can be taken meanwhile.
+    /// Closes those that have rested for too long or that the origin has closed. They are looked at without the lock: meanwhile
+    /// requests make connections anew.
     pub fn tidy(&self, most_idle: Duration) {
-        for origin in 0.. {
-            let own = {
-                let mut all = self.0.lock();
-                let Some(own) = all.resting.get_mut(origin).map(std::mem::take) else { return };
-                all.count -= own.len();
-                own
-            };
-            if own.is_empty() {
-                continue;
-            }
-            let is_alive = |mut resting: Resting| resting.is_alive(most_idle).then_some(resting);
-            let alive: Vec<Resting> = own.into_iter().filter_map(is_alive).collect();
-            let mut all = self.0.lock();
-            if !all.closed {
-                all.give_back(origin, alive);
-            }
+        let own = std::mem::take(&mut *self.resting.lock());
+        if own.is_empty() {
+            return;
+        }
+        let before = own.len();
+        let is_alive = |mut resting: Resting| resting.is_alive(most_idle).then_some(resting);
+        let mut alive: Vec<Resting> = own.into_iter().filter_map(is_alive).collect();
+        self.count.less(before - alive.len());
+        let mut all = self.resting.lock();
+        alive.append(&mut all); // those that have come meanwhile were used later
+        *all = alive;
+        drop(all);
+        if self.is_closed.load(Ordering::Relaxed) {
+            self.close(); // meanwhile
         }
     }
 }
 
-impl All {
-    /// Those that have come meanwhile were used later.
-    fn give_back(&mut self, origin: usize, mut resting: Vec<Resting>) {
-        let Some(own) = self.resting.get_mut(origin) else { return };
-        self.count += resting.len();
-        resting.append(own);
-        *own = resting;
+impl Drop for Kept {
+    fn drop(&mut self) {
+        self.retain(|_| false);
     }
 }
 
@@ -134,55 +153,67 @@ impl All {
 mod tests {
     use tokio::net::{TcpListener, TcpStream};
 
-    use super::super::Plain;
+    use super::super::tcp;
     use super::*;
 
-    /// Keeps a new connection to the first origin, at the address of a listener; gives that its end.
+    fn kept() -> Kept {
+        let count = Arc::<KeptCount>::default();
+        count.set_origins(1);
+        Kept::new(count)
+    }
+
+    fn place(listener: &TcpListener) -> Place {
+        Place::Inet(listener.local_addr().unwrap())
+    }
+
+    /// Keeps a new connection to a listener; gives that its end.
     async fn keep_one(kept: &Kept, listener: &TcpListener) -> TcpStream {
-        let address = listener.local_addr().unwrap();
-        let stream = TcpStream::connect(address).await.unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let end = listener.accept().await.unwrap().0;
-        kept.put(0, address, &Life::default(), Box::new(Connection::new(Plain(stream))));
+        kept.put(&place(listener), &Life::default(), Box::new(Connection::new(tcp(stream))));
         end
     }
 
     #[tokio::test]
     async fn what_came_unasked_is_found_at_once() {
-        let (kept, listener) = (Kept::new(2), TcpListener::bind("127.0.0.1:0").await.unwrap());
+        let (kept, listener) = (kept(), TcpListener::bind("127.0.0.1:0").await.unwrap());
         let end = keep_one(&kept, &listener).await;
         end.writable().await.unwrap();
         end.try_write(b"HTTP/1.1 200 OK\r\n").unwrap();
         // Nothing has been waited for since: tokio does not know of it.
-        assert!(kept.take(0, listener.local_addr().unwrap(), Duration::from_secs(60)).is_none());
+        assert!(kept.take(&place(&listener), Duration::from_secs(60)).is_none());
     }
 
     #[tokio::test]
     async fn only_connections_that_are_alive_come_back() {
-        let (kept, listener) = (Kept::new(2), TcpListener::bind("127.0.0.1:0").await.unwrap());
-        let (address, idle) = (listener.local_addr().unwrap(), Duration::from_secs(60));
+        let (kept, listener) = (kept(), TcpListener::bind("127.0.0.1:0").await.unwrap());
+        let (at, idle) = (place(&listener), Duration::from_secs(60));
         let _first = keep_one(&kept, &listener).await;
         let second = keep_one(&kept, &listener).await;
         drop(keep_one(&kept, &listener).await); // the one that was used last
-        assert!(kept.take(1, address, idle).is_none(), "another origin's");
+        let other = Place::Inet("127.0.0.1:1".parse().unwrap());
+        assert!(kept.take(&other, idle).is_none(), "another address");
         second.try_write(b"unasked").unwrap();
         let first = loop {
             // The kernel may take a moment to bring the news.
             tokio::task::yield_now().await;
             kept.tidy(idle);
-            if kept.0.lock().count == 1 {
-                break kept.take(0, address, idle).unwrap();
+            if kept.resting.lock().len() == 1 {
+                break kept.take(&at, idle).unwrap();
             }
         };
-        assert!(kept.take(0, address, idle).is_none());
-        kept.put(0, address, &Life::default(), first);
+        assert!(kept.take(&at, idle).is_none());
+        kept.put(&at, &Life::default(), first);
         kept.tidy(Duration::ZERO);
-        assert!(kept.take(0, address, idle).is_none(), "it has rested for too long");
-        for last in [Kept::forget as fn(&Kept, SocketAddr), |kept, _| kept.close()] {
+        assert!(kept.take(&at, idle).is_none(), "it has rested for too long");
+        let last: [fn(&Kept, &Place); 3] = [Kept::forget, |kept, _| kept.keep_only(&[]), |kept, _| kept.close()];
+        for last in last {
             let _end = keep_one(&kept, &listener).await;
-            last(&kept, address);
-            assert!(kept.take(0, address, idle).is_none());
+            last(&kept, &at);
+            assert!(kept.take(&at, idle).is_none());
         }
         let _end = keep_one(&kept, &listener).await;
-        assert!(kept.0.lock().count == 0, "it is closed for good");
+        assert!(kept.resting.lock().is_empty(), "it is closed for good");
+        assert_eq!(kept.count.now.load(Ordering::Relaxed), 0, "none is counted for ever");
     }
 }

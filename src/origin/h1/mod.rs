@@ -23,10 +23,10 @@ use crate::config::model::Life;
 use super::link::{Frame, Link, LinkError, ResponseHead, TAKES_NOTHING};
 
 use body::Body;
-pub(crate) use kept::Kept;
+pub(crate) use kept::{Kept, KeptCount};
 pub(super) use outgoing::COPIED;
 use outgoing::Outgoing;
-pub(crate) use stream::{OriginStream, Plain, Tls};
+pub(crate) use stream::{OriginStream, tcp, tls, unix};
 
 /// A connection's buffer: most heads fit, with a small body.
 const FIRST_READ: usize = 4 << 10;

@@ -2,6 +2,7 @@
 //! sees bytes.
 
 pub mod client;
+pub mod dns;
 pub mod frames;
 pub mod h2;
 pub mod node;

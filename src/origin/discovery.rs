@@ -1,0 +1,156 @@
+//! Origins that are found while the node runs: by the records of a name, or in a file. What cannot be found for the moment changes
+//! nothing: the pool goes on with those it has.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::{JoinSet, spawn_blocking};
+
+use crate::config::model::{Endpoint, MOST_FOUND, NotLoaded, Origin, Source, SourceKind, load_origins};
+use crate::config::watch::{FileWatch, stamp};
+
+use super::dns::Resolver;
+use super::pool::{PoolRuntime, PoolSet};
+use super::resolve::{RETRY, again_after};
+use super::srv;
+
+/// How often files are looked at that cannot be watched.
+const POLL: Duration = Duration::from_secs(10);
+
+/// A task for each name by which a pool finds origins.
+pub(super) fn start(pool: &Arc<PoolRuntime>, resolver: &Arc<Resolver>, tasks: &mut JoinSet<()>) {
+    for (place, source) in pool.config.sources.iter().enumerate() {
+        if !matches!(source.from, SourceKind::File { .. }) {
+            tasks.spawn(keep_found(pool.clone(), place, resolver.clone()));
+        }
+    }
+}
+
+async fn keep_found(pool: Arc<PoolRuntime>, place: usize, resolver: Arc<Resolver>) {
+    let config = pool.config.clone();
+    let source = &config.sources[place];
+    loop {
+        let pause = match find(&resolver, &config.resolvers, source, &pool.found(place)).await {
+            Ok((origins, ttl)) => {
+                pool.set_found(place, Ok(origins));
+                again_after(ttl, config.resolve_interval)
+            }
+            Err(error) => {
+                pool.set_found(place, Err(error));
+                RETRY
+            }
+        };
+        tokio::time::sleep(pause).await;
+    }
+}
+
+/// The origins that a name has now, and for how long.
+async fn find(
+    resolver: &Resolver,
+    servers: &Arc<[SocketAddr]>,
+    Source { from, like }: &Source,
+    known: &[Origin],
+) -> Result<(Vec<Origin>, Option<Duration>), String> {
+    match from {
+        SourceKind::Srv(name) => {
+            let answer = resolver.targets(servers, name).await?;
+            let mut origins = srv::origins(answer.found, like);
+            origins.truncate(MOST_FOUND);
+            if origins.is_empty() { Err("it has no targets".to_owned()) } else { Ok((origins, answer.ttl)) }
+        }
+        SourceKind::Addresses { host, port } => {
+            let ip = |origin: &Origin| match origin.endpoint {
+                Endpoint::Address(address) => Some(address.ip()),
+                _ => None,
+            };
+            let known: Vec<IpAddr> = known.iter().filter_map(ip).collect();
+            let answer = resolver.addresses(servers, host, &known).await?;
+            let origin = |ip: IpAddr| {
+                let address = SocketAddr::new(ip, *port);
+                Origin {
+                    address: address.to_string().into(),
+                    endpoint: Endpoint::Address(address),
+                    found_by: Some(host.clone()),
+                    ..like.clone()
+                }
+            };
+            Ok((answer.found.into_iter().take(MOST_FOUND).map(origin).collect(), answer.ttl))
+        }
+        SourceKind::File { .. } => Ok((known.to_vec(), None)), // looked after by `watch_files`
+    }
+}
+
+/// A file of origins, and whose it is.
+struct Watched {
+    pool: Arc<PoolRuntime>,
+    /// The place of its source in the pool.
+    place: usize,
+    path: PathBuf,
+    port: u16,
+}
+
+/// Looks after all files of a configuration for as long as it is in force.
+pub(super) fn watch_files(pools: &PoolSet, tasks: &mut JoinSet<()>) {
+    let of = |pool: &Arc<PoolRuntime>| -> Vec<Watched> {
+        let file = |(place, source): (usize, &Source)| match &source.from {
+            SourceKind::File { path, port } => {
+                Some(Watched { pool: pool.clone(), place, path: path.clone(), port: *port })
+            }
+            _ => None,
+        };
+        pool.config.sources.iter().enumerate().filter_map(file).collect()
+    };
+    let files: Vec<Watched> = pools.iter().flat_map(of).collect();
+    if !files.is_empty() {
+        tasks.spawn(keep_read(files));
+    }
+}
+
+async fn keep_read(files: Vec<Watched>) {
+    let mut watch =
+        FileWatch::new().inspect_err(|error| tracing::info!(%error, "files of origins cannot be watched")).ok();
+    let mut seen: Vec<Option<u64>> = vec![None; files.len()];
+    let paths: Arc<[PathBuf]> = files.iter().map(|file| file.path.clone()).collect();
+    loop {
+        // The disk may be slow: no worker waits for it.
+        let paths = paths.clone();
+        let looking = move || {
+            if let Some(watch) = &mut watch {
+                watch.set_files(paths.iter().map(|path| &**path));
+            }
+            let states: Vec<u64> = paths.iter().map(|path| stamp(std::slice::from_ref(path))).collect();
+            (watch, states)
+        };
+        let states;
+        (watch, states) = match spawn_blocking(looking).await {
+            Ok(looked) => looked,
+            Err(error) => {
+                tracing::error!(%error, "files of origins are not looked at any more; reload the configuration");
+                return;
+            }
+        };
+        for ((file, seen), state) in files.iter().zip(&mut seen).zip(states) {
+            if seen.replace(state) != Some(state) {
+                read(file).await;
+            }
+        }
+        match &mut watch {
+            Some(watch) => _ = tokio::time::timeout(POLL, watch.changed()).await, // else they are looked at all the same
+            None => tokio::time::sleep(POLL).await,
+        }
+    }
+}
+
+async fn read(file: &Watched) {
+    let (path, port) = (file.path.clone(), file.port);
+    let loaded = spawn_blocking(move || load_origins(&path, port)).await;
+    let found = match loaded {
+        Ok(Ok(origins)) => Ok(origins),
+        Ok(Err(error @ NotLoaded::Absent)) => Err(format!("{}: {error}", file.path.display())),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(error) => Err(error.to_string()),
+    };
+    file.pool.set_found(file.place, found);
+}
