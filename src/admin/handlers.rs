@@ -144,6 +144,12 @@ pub(crate) async fn pools(State(node): State<Arc<Node>>, caller: Caller) -> Resu
         });
         json!({
             "name": pool.config.name,
+            // Of requests that were sent to a second origin as well.
+            "hedge": pool.config.hedge.then(|| {
+                let after = pool.hedging.patience().map(|patience| patience.as_secs_f64() * 1000.0);
+                let (sent, won) = (&pool.hedging.sent, &pool.hedging.won);
+                json!({ "after_ms": after, "sent": sent.load(Ordering::Relaxed), "won": won.load(Ordering::Relaxed) })
+            }),
             "split": pool.config.split.as_ref().map(|split| {
                 json!({ "to": snapshot.config.pool(split.pool).name, "share": pool.given.share() })
             }),

@@ -113,6 +113,11 @@ pub(super) fn render(pools: &Value) -> String {
             let queue = &pool["queue"];
             out += &format!("           {} of {} that may wait for room\n", queue["waiting"], queue["max"]);
         }
+        if pool["hedge"].is_object() {
+            let hedge = &pool["hedge"];
+            let after = hedge["after_ms"].as_f64().map_or("unknown yet".to_owned(), |after| format!("{after:.1} ms"));
+            out += &format!("           hedged after {after}: {} sent, {} won\n", hedge["sent"], hedge["won"]);
+        }
         if pool["split"].is_object() {
             let split = &pool["split"];
             out += &format!("           {} of the requests go to {}\n", percent(&split["share"]), text(&split["to"]));

@@ -10,12 +10,18 @@
 //!
 //! The last two are `retry_on` of the pool, which may say otherwise; never for a method that is not idempotent.
 //!
+//! Where a pool hedges, a GET or HEAD that has no answer after the time that most take is sent to a second origin as well; that
+//! is a part of its retries, too.
+//!
 //! The last answer is the client's.
 
+use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use tokio::time::Instant;
+use http::Method;
+use tokio::time::{Instant, timeout};
 
 use crate::clock::ticks;
 use crate::config::model::Balance;
@@ -58,12 +64,13 @@ pub(crate) async fn send(
     // of the body for whom it is of.
     let (mut answer, mut is_latest) = (Err(OriginError::NoOrigin { pool: config.name.clone() }), false);
     while let Some(picked) = pick(pools, request, &tried, deadline, &mut answer).await {
-        let (origin, mut at, pool) = (picked.member.origin.clone(), picked.at.clone(), picked.pool.clone());
         let how = Attempt { deadline, may_be_kept: unprocessed == 0, by_http11 };
-        let (begun, has_upload) = (Instant::now(), upload.is_some());
-        let attempted = exchange::send(connector, request, &mut upload, picked, how, &mut at).await;
-        let took = begun.elapsed();
-        note(&attempted, &pool, &origin, &at, took, has_upload);
+        let patience = hedging_patience(first, request).filter(|_| upload.is_none());
+        let Done { attempted, origin, at, pool, took } = match patience {
+            None => once(connector, request, &mut upload, picked, how).await,
+            // Boxed: rare, and there are two of them.
+            Some(patience) => Box::pin(hedged(connector, pools, request, (picked, how), patience, &mut tried)).await,
+        };
         is_latest = attempted.is_ok();
         let is_repeatable = upload.as_ref().is_none_or(|upload| upload.is_repeatable());
         let may_repeat = request.method.is_idempotent() && is_repeatable;
@@ -129,6 +136,89 @@ pub(crate) async fn send(
     Ok(answer)
 }
 
+/// How long one origin is waited for alone, before a second is asked as well; `None`: as long as it takes.
+fn hedging_patience(pool: &PoolRuntime, request: &OriginRequest) -> Option<Duration> {
+    let is_safe = matches!(request.method, Method::GET | Method::HEAD) && request.upgrade.is_none();
+    if pool.config.hedge && is_safe { pool.hedging.patience() } else { None }
+}
+
+/// What an attempt has come to.
+struct Done {
+    attempted: Result<Box<Exchange>, Failure>,
+    origin: Arc<OriginState>,
+    at: Arc<Address>,
+    pool: Arc<PoolRuntime>,
+    took: Duration,
+}
+
+/// Asks one origin.
+async fn once(
+    connector: &Connector,
+    request: &OriginRequest,
+    upload: &mut Option<Box<Upload>>,
+    picked: Picked,
+    how: Attempt,
+) -> Done {
+    let (origin, mut at, pool) = (picked.member.origin.clone(), picked.at.clone(), picked.pool.clone());
+    let (begun, has_upload) = (Instant::now(), upload.is_some());
+    let attempted = exchange::send(connector, request, upload, picked, how, &mut at).await;
+    let took = begun.elapsed();
+    note(&attempted, &pool, &origin, &at, took, has_upload);
+    Done { attempted, origin, at, pool, took }
+}
+
+/// The same, and a second one as well if there is no answer in time and the budget allows that. The first answer counts; the other
+/// request is given up. `tried`: the one that was given up is among these then.
+async fn hedged(
+    connector: &Connector,
+    pools: &PoolSet,
+    request: &OriginRequest,
+    (picked, how): (Picked, Attempt),
+    patience: Duration,
+    tried: &mut Tried,
+) -> Done {
+    let (slow, begun) = ((picked.member.origin.clone(), picked.at.clone()), Instant::now());
+    let (mut nothing, mut nothing_either) = (None, None);
+    let mut first = pin!(once(connector, request, &mut nothing, picked, how));
+    if let Ok(done) = timeout(patience, first.as_mut()).await {
+        return done;
+    }
+    let pool = pools.get(request.pool);
+    let mut others = tried.clone();
+    others.push(slow.clone());
+    let may_hedge =
+        pools.has_another(request.pool, &others) && pool.budget.may_retry(pool.config.retry_budget, ticks() / 1000);
+    // Nobody waits for room for it.
+    let other = if may_hedge { pools.pick(request.pool, request.choice, &others).origin() } else { None };
+    let Some(other) = other else { return first.await };
+    pool.hedging.sent.fetch_add(1, Ordering::Relaxed);
+    let mut second = pin!(once(connector, request, &mut nothing_either, other, how));
+    let done = tokio::select! {
+        biased;
+        done = &mut first => match done.attempted {
+            Ok(_) => return done,
+            Err(failure) => {
+                done.pool.unanswered(&done.origin, &done.at, failure.kind, None, &failure.error.to_string());
+                second.await
+            }
+        },
+        done = &mut second => match done.attempted {
+            Ok(_) => done,
+            Err(failure) => {
+                done.pool.unanswered(&done.origin, &done.at, failure.kind, None, &failure.error.to_string());
+                return first.await;
+            }
+        },
+    };
+    // It was no faster than this.
+    slow.0.latency.note(begun.elapsed().as_secs_f64() * 1000.0, ticks());
+    tried.push(slow);
+    if done.attempted.is_ok() {
+        pool.hedging.won.fetch_add(1, Ordering::Relaxed);
+    }
+    done
+}
+
 /// Notes what an attempt tells of its origin. How long a client takes for its upload tells nothing.
 fn note(
     attempted: &Result<Box<Exchange>, Failure>,
@@ -141,6 +231,9 @@ fn note(
     let timed = (!has_upload).then_some(took);
     if let Ok(exchange) = attempted {
         origin.times.note(took);
+        if pool.config.hedge && !has_upload {
+            pool.hedging.note(took);
+        }
         let illness = exchange.illness();
         pool.answered(origin, at, timed, illness.as_deref().map(|illness| (exchange.evidence, illness)));
     }

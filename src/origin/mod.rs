@@ -19,6 +19,7 @@ pub(crate) mod forward;
 pub(crate) mod h1;
 mod h2;
 mod health;
+mod hedge;
 pub(crate) mod interims;
 mod lease;
 mod levels;

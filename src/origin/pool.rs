@@ -16,6 +16,7 @@ use super::balance::rendezvous;
 use super::budget::RetryBudget;
 use super::copies::Copies;
 use super::h1::KeptCount;
+use super::hedge::Hedging;
 use super::levels::Trust;
 use super::lineup::{self, Lineup};
 use super::member::{Level, Member, Members};
@@ -53,6 +54,8 @@ pub struct PoolRuntime {
     pub(super) sticky: Option<Sticky>,
     /// The share of its requests that goes to another pool.
     pub(crate) given: Given,
+    /// Of requests that are sent to two of its origins.
+    pub(crate) hedging: Hedging,
     /// Of its requests, to another pool.
     pub(crate) mirrored: Arc<Copies>,
 }
@@ -147,6 +150,7 @@ impl PoolRuntime {
         let order = config.split.as_ref().map(|_| orders.of(&config.name, split::ORDER)).unwrap_or_default();
         let pool = PoolRuntime {
             given: Given::new(config.split.as_ref(), order),
+            hedging: Hedging::default(),
             mirrored: Arc::default(),
             sticky,
             queue,

@@ -177,3 +177,51 @@ fn copies_go_to_another_pool_and_nobody_waits_for_them() {
     assert_eq!(client.get("/gone", &[]).status, 200);
     eventually("it fails", || (mirrored("failed") == 1).then_some(()));
 }
+
+#[test]
+fn what_takes_longer_than_most_is_asked_of_a_second_origin_within_the_budget() {
+    let origin = |name: &'static str, gate: &Gate| {
+        let gate = gate.clone();
+        Origin::start(move |request| match request.path().starts_with("/held") {
+            true => [vec![Step::Wait(gate.clone())], Reply::ok(&[], name)].concat(),
+            false => Reply::ok(&[], name),
+        })
+    };
+    let (held, open) = (Gate::default(), Gate::default());
+    open.open();
+    let (slow, quick) = (origin("slow", &held), origin("quick", &open));
+    let config = |hedge: &str| {
+        complete(&format!(
+            "[pool.app]\norigins = [\"{}\", \"{}\"]\n{hedge}\n[site.shop]\nhosts = [\"*\"]\n\
+             [[site.shop.route]]\npath = \"/*\"\npool = \"app\"\n",
+            slow.address, quick.address
+        ))
+    };
+    let node = Node::start(&config("hedge = true\nretry_budget = { share = 0.0, least = 3 }"));
+    let mut client = node.client();
+    for number in 0..200 {
+        assert_eq!(client.get(&format!("/{number}"), &[]).status, 200);
+    }
+    let hedges = || pool(&node)["hedge"].clone();
+    let before = (slow.count(), quick.count(), hedges()["sent"].as_u64().unwrap());
+    // Of these every other one goes to the slow one first; the quick one answers all of them.
+    let mut answered = 0;
+    while hedges()["sent"].as_u64().unwrap() < 3 {
+        assert_eq!(client.get(&format!("/held/{answered}"), &[]).text(), "quick");
+        answered += 1;
+    }
+    let sent = hedges()["sent"].as_u64().unwrap() - before.2;
+    assert!(hedges()["won"].as_u64().unwrap() >= sent);
+    let asked = slow.count() - before.0 + quick.count() - before.1;
+    assert_eq!(asked as u64, answered + sent, "counted where they come to");
+    // The budget is spent: from now on one that is held is waited for. So is what is not safe, in any case.
+    let mut waiting: Vec<Client> = (0..4).map(|_| node.client()).collect();
+    let slow_before = slow.count();
+    for client in &mut waiting {
+        client.send("GET /held/x HTTP/1.1\r\nHost: a\r\n\r\n");
+    }
+    slow.wait_for(slow_before + 2);
+    assert_eq!(hedges()["sent"], 3);
+    held.open();
+    assert!(waiting.iter_mut().all(|client| client.response("GET").status == 200));
+}

@@ -73,6 +73,8 @@ pub struct Pool {
     pub retries: u32,
     pub retry_on: RetryOn,
     pub retry_budget: Budget,
+    /// Whether a safe request that takes longer than most is sent to a second origin as well.
+    pub hedge: bool,
     pub timeouts: PoolTimeouts,
     pub protocol: OriginProtocol,
     pub tls: Option<OriginTls>,
@@ -142,6 +144,7 @@ impl Pool {
             retries: 1,
             retry_on: RetryOn::default(),
             retry_budget: Budget::default(),
+            hedge: false,
             timeouts: PoolTimeouts::default(),
             protocol: OriginProtocol::H1,
             tls: None,
@@ -343,6 +346,7 @@ pub(crate) fn read(name: At<String>, mut table: Table) -> PoolSection {
     }
     table.set("retries", &mut pool.retries);
     (pool.retry_on, pool.retry_budget) = retry::read(&mut table, &name.value);
+    table.set("hedge", &mut pool.hedge);
     table.set_positive("connect_timeout", &mut pool.timeouts.connect);
     table.set_positive("read_timeout", &mut pool.timeouts.read);
     table.set_positive("write_timeout", &mut pool.timeouts.write);
