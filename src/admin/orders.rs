@@ -31,6 +31,7 @@ pub(crate) async fn set_draining<const DRAIN: bool>(
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct WeightRequest {
+    #[serde(deserialize_with = "Option::deserialize")] // null ends it; that it is left out is a mistake
     weight: Option<u16>,
 }
 
@@ -53,6 +54,7 @@ pub(crate) async fn set_weight(
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct ShareRequest {
+    #[serde(deserialize_with = "Option::deserialize")]
     share: Option<f64>,
 }
 

@@ -7,6 +7,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::clock::ticks;
@@ -31,6 +32,7 @@ impl PoolRuntime {
     ) {
         address.record.asked(took);
         if let Some((evidence, error)) = ill {
+            origin.failures.fetch_add(1, Ordering::Relaxed);
             self.count_failure(origin, address, evidence, error);
         }
     }
@@ -99,7 +101,7 @@ impl PoolRuntime {
             return;
         }
         let time = address.record.eject(passive.eject_for, now, fastrand::f64());
-        origin.ejections.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        origin.ejections.fetch_add(1, Ordering::Relaxed);
         drop(watched);
         let (pool, time) = (&self.config.name, format_duration(Duration::from_secs(time.as_secs())));
         tracing::warn!(%pool, origin = %origin.address, address = %address.place, why, "origin is ejected for {time}");

@@ -25,7 +25,7 @@ use super::outliers::Watched;
 use super::pinned::Pins;
 use super::queue::Queue;
 use super::split::{self, Given};
-use super::state::OriginState;
+use super::state::{OriginState, OriginStatus};
 use super::sticky::Sticky;
 
 /// Origins that a line of the log names.
@@ -183,7 +183,11 @@ impl PoolRuntime {
             if self.config.passive.is_none() {
                 member.origin.end_ejections();
             }
-            member.origin.note_change(&self.config.name, Some("the configuration has changed"));
+            let reason = match member.origin.status() {
+                OriginStatus::Draining => "it was drained, and not enabled since",
+                _ => "the configuration has changed",
+            };
+            member.origin.note_change(&self.config.name, Some(reason));
         }
         let trust = |level: &Level| {
             let (before, trusts) = before?;
@@ -345,7 +349,6 @@ pub(super) mod tests {
     use super::*;
     use crate::origin::error::FailureKind;
     use crate::origin::record::Evidence;
-    use crate::origin::state::OriginStatus;
     use crate::plan::tests::config;
 
     pub(crate) const TWO_POOLS: &str = r#"

@@ -385,6 +385,12 @@ pub(crate) fn read(name: At<String>, mut table: Table) -> PoolSection {
     }
     pool.connections.max_age = table.positive("connection_max_age");
     table.set_within("connection_max_requests", &mut pool.connections.max_requests, 1..=u32::MAX);
+    for key in ["connection_max_age", "connection_max_requests"] {
+        if pool.protocol == OriginProtocol::H2 && table.has(key) {
+            let hint = "leave it out: connections by HTTP/2 end as their origins say";
+            errors.error_with_hint(table.place_of(key), format!("{key:?} has no effect with protocol = \"h2\""), hint);
+        }
+    }
     pool.send_proxy = table.value("send_proxy");
     if pool.send_proxy.is_some() && pool.protocol != OriginProtocol::H1 {
         let hint = "leave protocol out: over HTTP/2 many clients share a connection";
