@@ -48,7 +48,7 @@ impl<'a> CacheRequest<'a> {
     pub fn presented(&self) -> Presented<'_> {
         Presented {
             side: self.matched.side,
-            sticky: self.snapshot.pools.sticky(self.matched.pool),
+            pool: Some((&self.snapshot.pools, self.matched.pool)),
             ..Presented::new(self.view, &self.snapshot.config.node)
         }
     }

@@ -28,5 +28,5 @@ pub(super) fn of_site(site: &str, uri: &str, fields: &[(&str, &str)], body: impl
 /// A request with these fields, by somebody.
 pub(super) fn presented(fields: &HeaderMap) -> Presented<'_> {
     let (fields, client) = (Fields::Map(fields), [192, 0, 2, 1].into());
-    Presented { fields, client, peer: client, version: Version::HTTP_11, node: None, side: Side::Whole, sticky: None }
+    Presented { fields, client, peer: client, version: Version::HTTP_11, node: None, side: Side::Whole, pool: None }
 }

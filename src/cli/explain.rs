@@ -148,7 +148,7 @@ fn offline(
         version,
         node: None,
         side: Side::Whole,
-        sticky: None,
+        pool: None,
     };
     let facts = RequestFacts::new(presented, 0, no_store);
     let times = ExchangeTimes { request: now, response: now };

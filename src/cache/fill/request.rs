@@ -152,7 +152,7 @@ impl FillRequest {
             peer: self.peer,
             version: self.version,
             node: Some(&self.snapshot.config.node),
-            sticky: None, // its fields are without it
+            pool: None, // its fields are without it
             side: self.snapshot.side(self.is_divided, self.route(), self.origin.pool),
         }
     }

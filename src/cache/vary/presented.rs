@@ -6,9 +6,9 @@ use std::net::IpAddr;
 use http::{HeaderName, Version, header};
 use smallvec::SmallVec;
 
-use crate::config::model::Node;
-use crate::origin::forward;
-use crate::origin::sticky::Sticky;
+use crate::config::model::{Node, PoolId};
+use crate::origin::{PoolSet, forward};
+
 use crate::plan::Side;
 use crate::request::{Fields, RequestView};
 
@@ -23,14 +23,14 @@ pub struct Presented<'a> {
     pub node: Option<&'a Node>,
     /// Of a pool that gives some of its requests to another.
     pub side: Side<'a>,
-    /// The node's own cookie, which no origin sees.
-    pub(crate) sticky: Option<&'a Sticky>,
+    /// Whose pool may have a cookie of the node's own, which no origin sees.
+    pub(crate) pool: Option<(&'a PoolSet, PoolId)>,
 }
 
 impl<'a> Presented<'a> {
     pub fn new(view: &RequestView<'a>, node: &'a Node) -> Self {
         let RequestView { fields, client, peer, version, .. } = *view;
-        Presented { fields, client, peer, version, node: Some(node), side: Side::Whole, sticky: None }
+        Presented { fields, client, peer, version, node: Some(node), side: Side::Whole, pool: None }
     }
 
     /// The country of the client.
@@ -74,7 +74,7 @@ impl<'a> Presented<'a> {
         let mut lines: SmallVec<[&[u8]; 4]> = SmallVec::new();
         self.fields.for_each(&header::COOKIE, |line| lines.push(line.trim_ascii()));
         let joined = (!lines.is_empty()).then(|| lines.join(&b"; "[..]))?;
-        match self.sticky.and_then(|sticky| sticky.without(&joined)) {
+        match self.pool.and_then(|(pools, pool)| pools.sticky(pool)?.without(&joined)) {
             Some(left) => (!left.is_empty()).then(|| left.into()),
             None => Some(joined.into()),
         }
