@@ -60,6 +60,9 @@ pub(crate) fn execute(args: &Args) -> super::Result {
 
 /// A share as a person writes it.
 fn parse_share(text: &str) -> Result<f64, String> {
+    if text.trim() == "1" {
+        return Err("write 1% or 100%: which is meant?".to_owned());
+    }
     let share = match text.strip_suffix('%') {
         Some(percent) => percent.trim().parse::<f64>().map(|percent| percent / 100.0),
         None => text.parse::<f64>(),
@@ -184,6 +187,7 @@ mod tests {
             ("0", Some("0 %")),
             ("101%", None),
             ("x", None),
+            ("1", None),
         ] {
             assert_eq!(parse_share(text).ok().map(|share| percent(&json!(share))).as_deref(), expected, "{text}");
         }

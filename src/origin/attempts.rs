@@ -58,12 +58,14 @@ pub(crate) async fn send(
     let started = Instant::now();
     let deadline = started + request.total_timeout.unwrap_or(config.timeouts.total);
     let mut upload = upload.map(Box::new);
-    mirror::start(connector, pools, request, upload.as_deref_mut());
     let (mut tried, mut unprocessed, mut by_http11) = (Tried::new(), 0, false);
     // The last answer, or failing that the last error; and whether nobody was asked after the answer: only then is what is left
     // of the body for whom it is of.
     let (mut answer, mut is_latest) = (Err(OriginError::NoOrigin { pool: config.name.clone() }), false);
     while let Some(picked) = pick(pools, request, &tried, deadline, &mut answer).await {
+        if tried.is_empty() && unprocessed == 0 {
+            mirror::start(connector, pools, request, upload.as_deref_mut());
+        }
         let how = Attempt { deadline, may_be_kept: unprocessed == 0, by_http11 };
         let patience = hedging_patience(first, request).filter(|_| upload.is_none());
         let Done { attempted, origin, at, pool, took } = match patience {

@@ -13,8 +13,11 @@ use crate::config::watch::{FileWatch, stamp};
 
 use super::dns::Resolver;
 use super::pool::{PoolRuntime, PoolSet};
-use super::resolve::{RETRY, again_after};
+use super::resolve::{again_after, retry_after};
 use super::srv;
+
+/// Characters of a mistake that are told.
+const MOST_QUOTED: usize = 2000;
 
 /// How often files are looked at that cannot be watched.
 const POLL: Duration = Duration::from_secs(10);
@@ -31,15 +34,18 @@ pub(super) fn start(pool: &Arc<PoolRuntime>, resolver: &Arc<Resolver>, tasks: &m
 async fn keep_found(pool: Arc<PoolRuntime>, place: usize, resolver: Arc<Resolver>) {
     let config = pool.config.clone();
     let source = &config.sources[place];
+    let mut failures = 0;
     loop {
         let pause = match find(&resolver, &config.resolvers, source, &pool.found(place)).await {
             Ok((origins, ttl)) => {
+                failures = 0;
                 pool.set_found(place, Ok(origins));
                 again_after(ttl, config.resolve_interval)
             }
             Err(error) => {
+                failures += 1;
                 pool.set_found(place, Err(error));
-                RETRY
+                retry_after(failures)
             }
         };
         tokio::time::sleep(pause).await;
@@ -149,7 +155,8 @@ async fn read(file: &Watched) {
     let found = match loaded {
         Ok(Ok(origins)) => Ok(origins),
         Ok(Err(error @ NotLoaded::Absent)) => Err(format!("{}: {error}", file.path.display())),
-        Ok(Err(error)) => Err(error.to_string()),
+        // A file may have anything in it.
+        Ok(Err(error)) => Err(error.to_string().chars().take(MOST_QUOTED).collect()),
         Err(error) => Err(error.to_string()),
     };
     file.pool.set_found(file.place, found);

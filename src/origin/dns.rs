@@ -1,7 +1,7 @@
 //! Questions to name servers, with the times for which their answers are good.
 
 use std::fs;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,6 +28,8 @@ const EACH: Duration = Duration::from_secs(2);
 const ATTEMPTS: usize = 2;
 /// How long the one family is waited for when the other is there. Only at first: later, what was known is kept.
 const OTHER_FAMILY: Duration = Duration::from_secs(1);
+/// For how long what is known of the one family counts where nothing is heard of the other.
+const PARTLY: Duration = Duration::from_secs(30);
 /// Look-ups by the system at one time: one that hangs takes a thread.
 const MAX_BY_SYSTEM: usize = 32;
 
@@ -179,6 +181,9 @@ async fn both(v4: impl Future<Output = Family>, v6: impl Future<Output = Family>
 
 /// Both families in one, in order. Of one that nothing was heard of the addresses stay that were known.
 fn joined(v4: Family, v6: Family, known: &[IpAddr]) -> Family {
+    if let (Err(why), Err(_)) = (&v4, &v6) {
+        return Err(why.clone()); // then all stay that were known
+    }
     let (mut all, mut ttl, mut error) = (Vec::new(), None, None);
     for (family, is_own) in [(v4, IpAddr::is_ipv4 as fn(&IpAddr) -> bool), (v6, IpAddr::is_ipv6)] {
         match family {
@@ -188,16 +193,23 @@ fn joined(v4: Family, v6: Family, known: &[IpAddr]) -> Family {
             }
             Err(why) => {
                 all.extend(known.iter().copied().filter(is_own));
-                (ttl, error) = (Some(Duration::ZERO), Some(why)); // asked again soon
+                ttl = ttl.into_iter().chain([PARTLY]).min(); // some servers never have an answer for the one
+                error = Some(why);
             }
         }
     }
+    all.retain(is_somebodys);
     all.sort_unstable();
     all.dedup();
     match error {
         Some(why) if all.is_empty() => Err(why),
         _ => Ok(Answer { found: all, ttl }),
     }
+}
+
+/// Whether an address may be one machine's: that of nobody leads to this one.
+fn is_somebodys(ip: &IpAddr) -> bool {
+    !ip.is_unspecified() && !ip.is_multicast() && *ip != IpAddr::V4(Ipv4Addr::BROADCAST)
 }
 
 /// For how long an answer is good: as long as the record of it that is good for the shortest time.
@@ -248,13 +260,13 @@ mod tests {
         for (v4, v6, expected) in [
             (of(&["10.0.0.2", "10.0.0.1"], 60), of(&["::1"], 30), Ok((&["10.0.0.1", "10.0.0.2", "::1"][..], Some(30)))),
             (of(&["10.0.0.1"], 60), none(), Ok((&["10.0.0.1"], Some(60)))),
-            (of(&["10.0.0.1"], 60), broken(), Ok((&["10.0.0.1", "::9"], Some(0)))),
-            (none(), broken(), Ok((&["::9"], Some(0)))),
+            (of(&["10.0.0.1", "0.0.0.0", "224.0.0.1"], 60), broken(), Ok((&["10.0.0.1", "::9"], Some(30)))),
+            (none(), broken(), Ok((&["::9"], Some(30)))),
             (none(), none(), Ok((&[], None))),
-            (broken(), broken(), Ok((&["10.0.0.9", "::9"], Some(0)))),
+            (broken(), broken(), Err("refused")),
         ] {
             let found = joined(v4, v6, &known);
-            let expected = expected.map(|(found, ttl)| Answer {
+            let expected = expected.map_err(str::to_owned).map(|(found, ttl): (&[&str], Option<u64>)| Answer {
                 found: found.iter().map(|text| ip(text)).collect(),
                 ttl: ttl.map(Duration::from_secs),
             });

@@ -162,6 +162,7 @@ pub(super) async fn watch(pool: Arc<PoolRuntime>) {
         if let Some(passive) = &pool.config.passive {
             pool.look(passive, ticks());
         }
+        pool.let_go();
         pool.refresh();
     }
 }

@@ -64,6 +64,8 @@ pub struct PoolRuntime {
 #[derive(Debug, Default, Clone)]
 pub struct Found {
     pub origins: Vec<Origin>,
+    /// Those that it no longer has: they go on until one of the others has an address.
+    leaving: Vec<Origin>,
     /// Why it cannot be asked now; the origins are those that it had.
     pub error: Option<String>,
     /// It has been asked once, with whatever result.
@@ -212,7 +214,8 @@ impl PoolRuntime {
     /// Those that are configured and those that were found, each once.
     fn all_origins(&self, found: &[Found]) -> Vec<Origin> {
         let mut seen = HashSet::new();
-        let all = self.config.origins.iter().chain(found.iter().flat_map(|found| &found.origins));
+        let leaving = found.iter().flat_map(|found| &found.leaving);
+        let all = self.config.origins.iter().chain(found.iter().flat_map(|found| &found.origins)).chain(leaving);
         all.filter(|origin| seen.insert(origin.address.clone())).cloned().collect()
     }
 
@@ -238,7 +241,13 @@ impl PoolRuntime {
                 if let Some(error) = was {
                     tracing::info!(%pool, %from, was = error, "a source of origins can be read again");
                 }
-                if std::mem::replace(&mut found.origins, origins) != found.origins {
+                if found.origins != origins {
+                    let known = self.members();
+                    let is_new = |origin: &Origin| known.find(&origin.address).is_none();
+                    // Whether a new name has an address is not known yet.
+                    let is_waited_for = !origins.is_empty() && origins.iter().all(is_new);
+                    let before = std::mem::replace(&mut found.origins, origins);
+                    found.leaving = if is_waited_for { before } else { Vec::new() };
                     self.replace_origins(&all, from);
                 }
             }
@@ -250,6 +259,27 @@ impl PoolRuntime {
             }
         }
         self.changes.send_modify(|changes| *changes += 1);
+    }
+
+    /// Lets those go that have only stayed until one of the new ones has an address.
+    pub(super) fn let_go(&self) {
+        let mut all = self.found.lock();
+        for place in 0..all.len() {
+            if all[place].leaving.is_empty() {
+                continue;
+            }
+            let members = self.members();
+            let has_come = |origin: &Origin| {
+                members.find(&origin.address).is_some_and(|member| member.origin.status() != OriginStatus::Unresolved)
+            };
+            if let Some(from) = self.config.sources.get(place)
+                && all[place].origins.iter().any(has_come)
+            {
+                all[place].leaving.clear();
+                self.replace_origins(&all, from);
+                self.changes.send_modify(|changes| *changes += 1);
+            }
+        }
     }
 
     fn replace_origins(&self, found: &[Found], from: &Source) {

@@ -14,8 +14,8 @@ use super::dns::Resolver;
 use super::member::Member;
 use super::pool::PoolRuntime;
 
-/// How soon a name that did not resolve is tried again.
-pub(super) const RETRY: Duration = Duration::from_secs(1);
+/// How soon a name that did not resolve is tried again: twice as long each time, and no longer than eight times.
+const RETRY: Duration = Duration::from_secs(1);
 /// For how long what is found is taken as good: at least, where nobody says, and at most, where the configuration does not say.
 const SHORTEST: Duration = Duration::from_secs(1);
 const UNSAID: Duration = Duration::from_secs(30);
@@ -27,6 +27,11 @@ pub(super) fn again_after(ttl: Option<Duration>, longest: Option<Duration>) -> D
     ttl.unwrap_or(UNSAID.min(longest)).clamp(SHORTEST.min(longest), longest)
 }
 
+/// When what has failed so many times in a row is tried again.
+pub(super) fn retry_after(failures: u32) -> Duration {
+    RETRY * (1 << failures.saturating_sub(1).min(3))
+}
+
 /// A task for an origin that is known by name.
 pub(crate) fn start(pool: &Arc<PoolRuntime>, member: &Arc<Member>, resolver: &Arc<Resolver>, tasks: &mut JoinSet<()>) {
     if let Endpoint::Name { host, port } = &member.origin.endpoint {
@@ -36,7 +41,7 @@ pub(crate) fn start(pool: &Arc<PoolRuntime>, member: &Arc<Member>, resolver: &Ar
 
 async fn keep_resolved(pool: Arc<PoolRuntime>, member: Arc<Member>, resolver: Arc<Resolver>, host: String, port: u16) {
     let (config, origin) = (&pool.config, &member.origin);
-    let mut failing = false;
+    let mut failures = 0;
     loop {
         let places = origin.addresses();
         let known: Vec<IpAddr> = places.iter().filter_map(Place::ip).collect();
@@ -55,16 +60,20 @@ async fn keep_resolved(pool: Arc<PoolRuntime>, member: Arc<Member>, resolver: Ar
                 again_after(answer.ttl, config.resolve_interval)
             }
             Err(error) => {
-                if !failing {
+                failures += 1;
+                if failures == 1 {
                     let keeps = if places.is_empty() { "none is known" } else { "it keeps those it had" };
                     let (pool, origin) = (&config.name, &origin.address);
+                    member.origin.set_error(Some(&format!("its name cannot be looked up: {error}")));
                     tracing::warn!(%pool, %origin, error, "the addresses of an origin cannot be looked up; {keeps}; trying on");
                 }
-                RETRY
+                retry_after(failures)
             }
         };
         origin.set_looked_up();
-        failing = found.is_err();
+        if found.is_ok() {
+            failures = 0;
+        }
         tokio::time::sleep(pause).await;
     }
 }

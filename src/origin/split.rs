@@ -1,5 +1,6 @@
 //! Pools that give some of their requests to another one: which requests, and how many of them for now.
 
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::config::model::{HashKey, Split, SplitBy};
@@ -42,6 +43,8 @@ pub(crate) const ORDER: &str = "(split)";
 /// Whether a request is one of a share that is given away.
 pub(super) fn is_given(split: &Split, share: f64, pool: &str, request: &RequestView<'_>) -> bool {
     let number = match &split.by {
+        // The node's own requests are nobody's: they stay where most are.
+        _ if request.client.is_unspecified() => return share >= 1.0,
         SplitBy::Request => fastrand::f64(),
         SplitBy::Key(key) => place(key, request, pool),
     };
@@ -66,8 +69,13 @@ pub(super) fn hash_of(key: &HashKey, request: &RequestView<'_>) -> Option<u64> {
     }
 }
 
+/// Whoever has an IPv6 address has the /64 that it is in.
 fn hash_of_client(request: &RequestView<'_>) -> u64 {
-    hash_bytes(request.client.to_string().as_bytes())
+    let client = match request.client.to_canonical() {
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into(),
+        v4 => v4,
+    };
+    hash_bytes(client.to_string().as_bytes())
 }
 
 #[cfg(test)]

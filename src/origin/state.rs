@@ -169,16 +169,22 @@ impl OriginState {
         true
     }
 
-    /// One of its addresses that take requests and were not tried, each in turn; of the others only if none does.
+    /// One of its addresses that were not tried, each in turn: one that takes requests, else one that is only ejected. Those that are
+    /// down are better than none if all are.
     pub(super) fn pick_address(&self, was_tried: impl Fn(&Address) -> bool) -> Option<Arc<Address>> {
         let resolved = self.resolved.load();
         let turn = self.next_address.fetch_add(1, Ordering::Relaxed).checked_rem(resolved.len())?;
-        let mut in_turn = resolved[turn..].iter().chain(&resolved[..turn]);
-        let least = least_usable(&resolved);
-        in_turn.find(|address| least(address) && !was_tried(address)).cloned()
+        let find = |is_one: &dyn Fn(&Address) -> bool| {
+            let mut in_turn = resolved[turn..].iter().chain(&resolved[..turn]);
+            in_turn.find(|address| is_one(address) && !was_tried(address)).cloned()
+        };
+        let all_are_down = || !resolved.iter().any(|address| address.is_up());
+        find(&Address::is_usable)
+            .or_else(|| find(&Address::is_up))
+            .or_else(|| if all_are_down() { find(&|_| true) } else { None })
     }
 
-    /// One that takes requests and is of the other family than this one.
+    /// One that is of the other family than this one, and takes requests or is only ejected.
     pub(super) fn other_family(&self, than: &Address) -> Option<Arc<Address>> {
         let is_v4 = than.place.ip()?.is_ipv4();
         let is_other =
@@ -189,8 +195,8 @@ impl OriginState {
     /// Whether [`OriginState::pick_address`] would find one.
     pub(super) fn has_address(&self, was_tried: impl Fn(&Address) -> bool) -> bool {
         let resolved = self.resolved.load();
-        let least = least_usable(&resolved);
-        resolved.iter().any(|address| least(address) && !was_tried(address))
+        let all_are_down = !resolved.iter().any(|address| address.is_up());
+        resolved.iter().any(|address| (address.is_up() || all_are_down) && !was_tried(address))
     }
 
     pub(super) fn resolved(&self) -> arc_swap::Guard<Arc<Vec<Arc<Address>>>> {
@@ -311,13 +317,6 @@ impl OriginState {
     }
 }
 
-/// Which of an origin's addresses are asked: those that take requests; if there are none those that are up, and then any.
-fn least_usable(addresses: &[Arc<Address>]) -> impl Fn(&Address) -> bool {
-    let any_is_usable = addresses.iter().any(|address| address.is_usable());
-    let any_is_up = any_is_usable || addresses.iter().any(|address| address.is_up());
-    move |address| if any_is_usable { address.is_usable() } else { address.is_up() || !any_is_up }
-}
-
 /// Counts a request as active for as long as it lives.
 #[derive(Debug)]
 pub struct ActiveGuard {
@@ -403,6 +402,20 @@ mod tests {
         assert_eq!(checked(Err("refused")), (OriginStatus::Down, Some("refused".to_owned())));
         assert_eq!(checked(Ok(())).0, OriginStatus::Down);
         assert_eq!(checked(Ok(())), (OriginStatus::Up, None));
+    }
+
+    #[test]
+    fn what_is_ejected_is_asked_when_the_others_fail() {
+        let origin = named_origin();
+        let [ejected, failing] = [at("10.0.0.1:80"), at("10.0.0.2:80")];
+        origin.set_addresses(&[ejected.clone(), failing.clone()]);
+        let record = &origin.find(&ejected).unwrap().record;
+        record.eject(std::time::Duration::from_secs(10), ticks(), 0.0);
+        for _ in 0..4 {
+            assert_eq!(origin.pick_address(|_| false).unwrap().place, failing);
+            assert_eq!(origin.pick_address(|tried| tried.place == failing).unwrap().place, ejected);
+        }
+        assert!(origin.has_address(|tried| tried.place == failing) && !origin.has_address(|_| true));
     }
 
     #[test]

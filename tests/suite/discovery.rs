@@ -187,6 +187,25 @@ fn records_of_a_service_are_origins_and_those_that_stay_keep_their_state() {
 }
 
 #[test]
+fn those_that_leave_stay_until_one_of_the_new_ones_has_an_address() {
+    let server = NameServer::start();
+    let (port, all) = at_addresses(&["127.0.0.2"]);
+    server.set_addresses("old.test", 60, &["127.0.0.1"]);
+    server.set_targets("_http._tcp.app.test", 1, &[(0, 0, port, "old.test")]);
+    let node = Node::start(&config(Some(&server), "origins = [{ srv = \"_http._tcp.app.test\" }]"));
+    assert_eq!(node.get("/").text(), "127.0.0.1");
+    server.say("new.test", RecordType::A, Say::Nothing);
+    server.say("new.test", RecordType::AAAA, Say::Nothing);
+    server.set_targets("_http._tcp.app.test", 1, &[(0, 0, port, "new.test")]);
+    eventually("it is known", || origins(&node).contains(&format!("new.test:{port}")).then_some(()));
+    wait_for_answers_of(&node, "127.0.0.1");
+    server.set_addresses("new.test", 60, &["127.0.0.2"]);
+    wait_for_answers_of(&node, "127.0.0.2");
+    assert_eq!(origins(&node), [format!("new.test:{port}")]);
+    assert!(all[1].count() > 0);
+}
+
+#[test]
 fn each_address_of_a_name_may_be_an_origin() {
     let server = NameServer::start();
     let (port, all) = at_addresses(&["127.0.0.2"]);

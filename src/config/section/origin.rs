@@ -13,6 +13,9 @@ use crate::request::parse_authority;
 /// Origins that a file, or a name, may bring.
 pub(crate) const MOST_FOUND: usize = 4096;
 
+/// Bytes of a file of origins.
+const LONGEST_FILE: u64 = 1 << 20;
+
 /// The path of a Unix socket has room for so many bytes (`sun_path`, unix(7)), with a zero behind it.
 const LONGEST_SOCKET: usize = 107;
 
@@ -135,6 +138,11 @@ pub(crate) enum NotLoaded {
 pub(crate) fn load(path: &Path, default_port: u16) -> Result<Vec<Origin>, NotLoaded> {
     if !path.exists() {
         return Err(NotLoaded::Absent);
+    }
+    let length = std::fs::metadata(path).map_or(0, |metadata| metadata.len());
+    if length > LONGEST_FILE {
+        let why = format!("{}: it has {length} bytes; at most {LONGEST_FILE} are taken", path.display());
+        return Err(NotLoaded::Unreadable(why));
     }
     let source =
         regular::read_source(path).map_err(|why| NotLoaded::Unreadable(format!("{}: {why}", path.display())))?;

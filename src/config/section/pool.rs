@@ -308,6 +308,18 @@ pub(crate) fn link(sections: Vec<PoolSection>, names: &PoolNames, node: &Node, e
     let link = |(i, PoolSection { name, pool, fallback, split, mirror }): (usize, PoolSection)| {
         let split = split.and_then(|split| split.to(|to| other(to, &name, "the split")));
         let mirror = mirror.and_then(|mirror| mirror.to(|to| other(to, &name, "the mirror")));
+        let mut chain = std::iter::successors(fallbacks[i], |at| fallbacks[at.0]).take(fallbacks.len());
+        if let (Some(split), Some(at)) = (&split, &fallback)
+            && chain.any(|other| other == split.pool)
+        {
+            let hint = "give it a fallback with origins of its own";
+            let why = "the split's pool would stand in, and its answers be stored as this pool's";
+            errors.error_with_hint(
+                at.place,
+                format!("the fallback of pool {:?} is the pool of its split: {why}", name.value),
+                hint,
+            );
+        }
         let chain = std::iter::successors(fallbacks[i], |at| fallbacks[at.0]).take(fallbacks.len());
         if let Some(at) = fallback.filter(|_| chain.into_iter().any(|at| at.0 == i)) {
             errors.error(at.place, format!("the fallback of pool {:?} leads back to itself", name.value));

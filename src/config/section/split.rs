@@ -6,6 +6,9 @@ use crate::config::read::{ByteSize, FromToml, Table, Value};
 use super::hash_key::HashKey;
 use super::health::Share;
 
+/// Bytes that all copies of a pool may take.
+const MOST_COPIED: u64 = 256 << 20;
+
 /// Some of the requests go to another pool instead.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Split<P> {
@@ -79,6 +82,11 @@ pub(super) fn read_mirror(table: &mut Table, pool: &str) -> Option<Mirror<At<Str
     table.set("share", &mut share);
     table.set_if("max_body", &mut max_body, |size| size.0 <= 16 << 20, "must be at most 16MiB");
     table.set_within("max_requests", &mut max_requests, 1..=10_000);
+    if max_body.0 * u64::from(max_requests) > MOST_COPIED {
+        let place = table.place_of(if table.has("max_body") { "max_body" } else { "max_requests" });
+        let hint = "so much memory copies may take: max_body times max_requests";
+        table.errors.error_with_hint(place, format!("copies could take more than {}", ByteSize(MOST_COPIED)), hint);
+    }
     table.finish();
     Some(Mirror { pool: to?, share, max_body: max_body.0 as usize, max_requests })
 }

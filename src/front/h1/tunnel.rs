@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use http::{StatusCode, header};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::sync::Notify;
 
 use crate::cache::head::Head;
 use crate::cache::hold::Kept;
@@ -67,11 +68,15 @@ impl Connection {
 async fn carry(client: &mut ClientStream, origin: &mut OriginStream, idle: Duration, moved: &Moved) -> io::Result<()> {
     let (from_client, to_client) = tokio::io::split(client);
     let (from_origin, to_origin) = tokio::io::split(origin);
-    let sending = carry_one_way(from_client, to_origin, &moved.sent);
-    let receiving = carry_one_way(from_origin, to_client, &moved.received);
+    let sending = carry_one_way(from_client, to_origin, moved, &moved.sent);
+    let receiving = carry_one_way(from_origin, to_client, moved, &moved.received);
     tokio::select! {
         carried = async { tokio::try_join!(sending, receiving) } => carried.map(drop),
         () = silence(moved, idle) => Err(timed_out("neither side sent anything")),
+        () = async {
+            moved.has_ended.notified().await;
+            silence(moved, idle.min(HALF_OPEN)).await;
+        } => Err(timed_out("one side has ended, and the other sent nothing more")),
     }
 }
 
@@ -79,19 +84,24 @@ async fn carry(client: &mut ClientStream, origin: &mut OriginStream, idle: Durat
 async fn carry_one_way(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
-    moved: &AtomicU64,
+    moved: &Moved,
+    count: &AtomicU64,
 ) -> io::Result<()> {
     let mut space = vec![0; PIECE];
     loop {
         let length = from.read(&mut space).await?;
         if length == 0 {
+            moved.has_ended.notify_one();
             return to.shutdown().await;
         }
-        moved.fetch_add(length as u64, Ordering::Relaxed);
+        count.fetch_add(length as u64, Ordering::Relaxed);
         to.write_all(&space[..length]).await?;
         to.flush().await?;
     }
 }
+
+/// How long the one side may be silent when the other has ended.
+const HALF_OPEN: Duration = Duration::from_secs(30);
 
 /// Bytes that are carried at once, each way.
 const PIECE: usize = 8 << 10;
@@ -101,6 +111,8 @@ const PIECE: usize = 8 << 10;
 struct Moved {
     received: AtomicU64,
     sent: AtomicU64,
+    /// One side has.
+    has_ended: Notify,
 }
 
 /// Returns when nothing has moved for `idle`, give or take a quarter.
