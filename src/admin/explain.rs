@@ -13,7 +13,7 @@ use crate::clock::Timestamp;
 use crate::config::model::{CacheRules, CompressRules, FixedAnswer, Route, Site, TokenRight};
 use crate::node::Node;
 use crate::origin::pick::Choice;
-use crate::plan::{Key, OwnAnswer, PassReason, Plan, Renderer, RequestFacts, keyed_uris, list_that_refuses};
+use crate::plan::{Key, OwnAnswer, PassReason, Plan, Renderer, RequestFacts, Side, keyed_uris, list_that_refuses};
 use crate::request::{Fields, RequestView, Scheme, merge_slashes};
 
 use super::auth::Caller;
@@ -114,6 +114,12 @@ pub(crate) async fn explain(
         "number": matched.route_index + 1,
         "path": matched.route.path.as_str(),
         "pool": snapshot.config.pool(matched.pool).name,
+        // Why it is this one, where the route's pool has a split.
+        "split": match matched.side {
+            Side::Whole => None,
+            Side::Kept => Some("it gives some of its requests to another pool, and not this one"),
+            Side::Given(_) => Some("the route's pool gives this request away, by its split"),
+        },
     });
     let sticky = snapshot.pools.sticky(matched.pool);
     let origin = sticky.and_then(|sticky| view.fields.find_map(&header::COOKIE, |cookies| sticky.origin_of(cookies)));

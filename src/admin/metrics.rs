@@ -9,7 +9,9 @@ use axum::response::IntoResponse;
 
 use crate::config::model::TokenRight;
 use crate::node::Node;
+use crate::observe::metrics::Metrics;
 use crate::origin::OriginStatus;
+use crate::snapshot::Snapshot;
 
 use super::auth::Caller;
 use super::problem::Problem;
@@ -59,8 +61,10 @@ pub(crate) async fn metrics(State(node): State<Arc<Node>>, caller: Caller) -> Re
     metrics.connections_max.set(node.open.most(&snapshot.config.limits).into());
     metrics.site_requests.reset();
     metrics.site_max_requests.reset();
+    metrics.site_tunnels.reset();
     for (site, runtime) in snapshot.config.sites.iter().zip(&snapshot.sites) {
         metrics.site_requests.with_label_values(&[&*site.name]).set(runtime.running.count().into());
+        metrics.site_tunnels.with_label_values(&[&*site.name]).set(runtime.running.tunnels.count().into());
         if let Some(most) = site.max_requests {
             metrics.site_max_requests.with_label_values(&[&*site.name]).set(most.into());
         }
@@ -82,6 +86,7 @@ pub(crate) async fn metrics(State(node): State<Arc<Node>>, caller: Caller) -> Re
             metrics.origin_ejections.with_label_values(&labels).inc_by(ejections);
         }
     }
+    describe_pools(metrics, &snapshot);
     let mut times = Vec::new();
     for pool in snapshot.pools.iter() {
         let members = pool.members();
@@ -90,4 +95,36 @@ pub(crate) async fn metrics(State(node): State<Arc<Node>>, caller: Caller) -> Re
         );
     }
     Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], metrics.encode(times)))
+}
+
+/// What pools do with their requests beside sending them to an origin each, and where they find origins.
+fn describe_pools(metrics: &Metrics, snapshot: &Snapshot) {
+    metrics.pool_split_share.reset();
+    metrics.pool_source_failing.reset();
+    [&metrics.pool_copies, &metrics.pool_hedges].into_iter().for_each(|family| family.reset());
+    for pool in snapshot.pools.iter() {
+        let (name, config) = (&*pool.config.name, &pool.config);
+        if let Some(split) = &config.split {
+            let to = &*snapshot.config.pool(split.pool).name;
+            metrics.pool_split_share.with_label_values(&[name, to]).set(pool.given.share());
+        }
+        if let Some(mirror) = &config.mirror {
+            let (to, copies) = (&*snapshot.config.pool(mirror.pool).name, &pool.mirrored);
+            for (result, count) in
+                [("answered", &copies.answered), ("failed", &copies.failed), ("left_out", &copies.left_out)]
+            {
+                let series = metrics.pool_copies.with_label_values(&[name, to, result]);
+                series.inc_by(count.load(Ordering::Relaxed));
+            }
+        }
+        for (result, count) in
+            [("sent", &pool.hedging.sent), ("won", &pool.hedging.won)].iter().filter(|_| config.hedge)
+        {
+            metrics.pool_hedges.with_label_values(&[name, result]).inc_by(count.load(Ordering::Relaxed));
+        }
+        for (source, found) in config.sources.iter().zip(pool.all_found()) {
+            let series = metrics.pool_source_failing.with_label_values(&[name, &source.to_string()]);
+            series.set(found.error.is_some().into());
+        }
+    }
 }

@@ -279,7 +279,8 @@ fn render_answer(answer: &Value) -> String {
     }
     let _ = writeln!(out, "site      {}", text(&answer["site"]));
     if let Some(route) = answer["route"].as_object() {
-        let pool = route.get("pool").map(|pool| format!(", pool {}", text(pool))).unwrap_or_default();
+        let split = route["split"].as_str().map(|why| format!(" ({why})")).unwrap_or_default();
+        let pool = route.get("pool").map(|pool| format!(", pool {}{split}", text(pool))).unwrap_or_default();
         let _ = writeln!(out, "route     {} {}{pool}", route["number"], text(&route["path"]));
     }
     for condition in list(&answer["conditions"]) {

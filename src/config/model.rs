@@ -32,7 +32,7 @@ pub(crate) use super::section::origin::{
     Endpoint, MOST_FOUND, NotLoaded, Origin, Source, SourceKind, load as load_origins,
 };
 pub(crate) use super::section::pool::{Balance, Life, OriginProtocol, Pool, PoolId, ProxyVersion};
-pub(crate) use super::section::retry::Budget;
+pub(crate) use super::section::retry::{Budget, RetryOn};
 pub(crate) use super::section::rewrite::To as RewriteTo;
 pub(crate) use super::section::route::{Invalidate, Route, Then};
 pub(crate) use super::section::site::{EncodedDots, Https, Site};

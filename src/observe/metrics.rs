@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use prometheus::{
-    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
     TextEncoder,
 };
 
@@ -69,6 +69,11 @@ pub struct Metrics {
     pub origin_requests: IntCounterVec,
     pub origin_failures: IntCounterVec,
     pub origin_ejections: IntCounterVec,
+    pub pool_split_share: GaugeVec,
+    pub pool_copies: IntCounterVec,
+    pub pool_hedges: IntCounterVec,
+    pub pool_source_failing: IntGaugeVec,
+    pub site_tunnels: IntGaugeVec,
     /// When the process was started, in seconds since the epoch.
     started: f64,
 }
@@ -217,6 +222,26 @@ impl Metrics {
             origin_requests: new.counters("origin_requests_total", "Requests sent to an origin", origin),
             origin_ejections: new.counters("origin_ejections_total", "Ejections of an origin's addresses", origin),
             origin_failures: new.counters("origin_failures_total", "Failed exchanges with an origin", origin),
+            pool_split_share: new.register(GaugeVec::new(
+                Opts::new("pool_split_share", "The share of a pool's requests that goes to the pool of its split"),
+                &["pool", "to"],
+            )),
+            pool_copies: new.counters(
+                "pool_copies_total",
+                "Copies of requests for the pool of a mirror, by what became of them",
+                &["pool", "to", "result"],
+            ),
+            pool_hedges: new.counters(
+                "pool_hedges_total",
+                "Requests that were sent to a second origin as well, and those that it answered first",
+                &["pool", "result"],
+            ),
+            pool_source_failing: new.gauges(
+                "pool_source_failing",
+                "1 if where a pool finds origins cannot be asked or read",
+                &["pool", "source"],
+            ),
+            site_tunnels: new.gauges("site_tunnels", "Tunnels of a site that are open", &["site"]),
             memory_evicted: new
                 .counter("cache_memory_evicted_total", "Objects that had to make room in the memory tier"),
             started: Timestamp::now().as_millis() as f64 / 1000.0,

@@ -24,7 +24,7 @@ use http::Method;
 use tokio::time::{Instant, timeout};
 
 use crate::clock::ticks;
-use crate::config::model::Balance;
+use crate::config::model::{Balance, RetryOn};
 
 use super::address::Address;
 use super::connect::{Attempt, Connector};
@@ -68,23 +68,22 @@ pub(crate) async fn send(
         }
         let how = Attempt { deadline, may_be_kept: unprocessed == 0, by_http11 };
         let patience = hedging_patience(first, request).filter(|_| upload.is_none());
-        let Done { attempted, origin, at, pool, took } = match patience {
+        let done = match patience {
             None => once(connector, request, &mut upload, picked, how).await,
             // Boxed: rare, and there are two of them.
             Some(patience) => Box::pin(hedged(connector, pools, request, (picked, how), patience, &mut tried)).await,
         };
-        is_latest = attempted.is_ok();
+        is_latest = done.attempted.is_ok();
         let is_repeatable = upload.as_ref().is_none_or(|upload| upload.is_repeatable());
         let may_repeat = request.method.is_idempotent() && is_repeatable;
-        let again = match attempted {
+        let again = match done.attempted {
             Ok(exchange) => {
                 let is_retried = config.retry_on.has_status(exchange.status.as_u16());
-                let again = if may_repeat && is_retried { Again::IfBudgeted } else { Again::No };
                 answer = Ok(exchange);
-                again
+                if may_repeat && is_retried { Again::IfBudgeted } else { Again::No }
             }
             Err(failure) => {
-                tracing::debug!(pool = %pool.config.name, error = %failure.error, "attempt failed");
+                tracing::debug!(pool = %done.pool.config.name, error = %failure.error, "attempt failed");
                 let was_unprocessed = match failure.kind {
                     FailureKind::NeedsHttp11 | FailureKind::Unprocessed => is_repeatable,
                     // It may do so because it has too much to do.
@@ -100,29 +99,20 @@ pub(crate) async fn send(
                 if failure.kind == FailureKind::Client {
                     return Err(failure.error);
                 }
-                // When the queue or others have used up the time, there was little left for this one.
+                // When the queue or others have used up the time, there was little left for this one; and who has waited for a
+                // client long enough is not ill.
                 let is_its_own = failure.kind != FailureKind::TimedOut
                     || Instant::now() < deadline
-                    || took * 2 >= deadline - started;
-                // Who has waited for a client long enough is not ill.
+                    || done.took * 2 >= deadline - started;
                 let is_clients = upload.as_ref().is_some_and(|upload| upload.waits_for_client());
-                let by_client = pool.config.is_chosen_by_clients();
+                let by_client = done.pool.config.is_chosen_by_clients();
                 let evidence = (is_its_own && !is_clients).then(|| request.evidence(by_client));
-                pool.unanswered(&origin, &at, failure.kind, evidence, &failure.error.to_string());
+                done.pool.unanswered(&done.origin, &done.at, failure.kind, evidence, &failure.error.to_string());
                 answer = answer.or(Err(failure.error));
-                match failure.kind {
-                    // Nothing was sent: it is nobody's load.
-                    FailureKind::Connecting if !config.retry_on.connect => Again::No,
-                    FailureKind::Connecting | FailureKind::Ours => Again::Yes,
-                    FailureKind::TimedOut if !config.retry_on.timeout => Again::No,
-                    _ if may_repeat && (config.retry_on.reset || failure.kind == FailureKind::TimedOut) => {
-                        Again::IfBudgeted
-                    }
-                    _ => Again::No,
-                }
+                after(failure.kind, may_repeat, &config.retry_on)
             }
         };
-        tried.push((origin, at));
+        tried.push((done.origin, done.at));
         let is_last = || tried.len() > config.retries as usize || Instant::now() >= deadline;
         let is_retried = again != Again::No
             && !is_last()
@@ -136,6 +126,18 @@ pub(crate) async fn send(
     answer.tries = tried.len();
     answer.settle(upload.filter(|_| is_latest));
     Ok(answer)
+}
+
+/// Whether another origin is asked after a failure. `may_repeat`: nothing is done twice by it that must not be.
+fn after(failure: FailureKind, may_repeat: bool, retry_on: &RetryOn) -> Again {
+    match failure {
+        // Nothing was sent: it is nobody's load.
+        FailureKind::Connecting if !retry_on.connect => Again::No,
+        FailureKind::Connecting | FailureKind::Ours => Again::Yes,
+        FailureKind::TimedOut if !retry_on.timeout => Again::No,
+        _ if may_repeat && (retry_on.reset || failure == FailureKind::TimedOut) => Again::IfBudgeted,
+        _ => Again::No,
+    }
 }
 
 /// How long one origin is waited for alone, before a second is asked as well; `None`: as long as it takes.

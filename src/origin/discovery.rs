@@ -1,6 +1,7 @@
 //! Origins that are found while the node runs: by the records of a name, or in a file. What cannot be found for the moment changes
 //! nothing: the pool goes on with those it has.
 
+use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -12,15 +13,126 @@ use crate::config::model::{Endpoint, MOST_FOUND, NotLoaded, Origin, Source, Sour
 use crate::config::watch::{FileWatch, stamp};
 
 use super::dns::Resolver;
+use super::found::Found;
+use super::member::{Member, Members};
 use super::pool::{PoolRuntime, PoolSet};
 use super::resolve::{again_after, retry_after};
 use super::srv;
+use super::state::OriginStatus;
 
 /// Characters of a mistake that are told.
 const MOST_QUOTED: usize = 2000;
 
 /// How often files are looked at that cannot be watched.
 const POLL: Duration = Duration::from_secs(10);
+
+/// Origins that a line of the log names.
+const MOST_TOLD: usize = 20;
+
+impl PoolRuntime {
+    /// What one of its sources has brought.
+    pub(super) fn brought(&self, source: &Source) -> Option<Found> {
+        let place = self.config.sources.iter().position(|own| own == source)?;
+        self.found.lock().get(place).cloned()
+    }
+
+    /// Those that are configured and those that were found, each once.
+    pub(super) fn all_origins(&self, found: &[Found]) -> Vec<Origin> {
+        let mut seen = HashSet::new();
+        let leaving = found.iter().flat_map(|found| &found.leaving);
+        let all = self.config.origins.iter().chain(found.iter().flat_map(|found| &found.origins)).chain(leaving);
+        all.filter(|origin| seen.insert(origin.address.clone())).cloned().collect()
+    }
+
+    /// What its sources have brought, in their order.
+    pub fn all_found(&self) -> Vec<Found> {
+        self.found.lock().clone()
+    }
+
+    /// The origins that one of its sources has brought.
+    pub(super) fn found(&self, source: usize) -> Vec<Origin> {
+        self.found.lock().get(source).map(|found| found.origins.clone()).unwrap_or_default()
+    }
+
+    /// A source has brought these, or nothing: then the pool goes on with those that it has.
+    pub(super) fn set_found(&self, source: usize, now: Result<Vec<Origin>, String>) {
+        let mut all = self.found.lock(); // held to the end: one change at a time
+        let (pool, from) = (&self.config.name, self.config.sources.get(source));
+        let (Some(found), Some(from)) = (all.get_mut(source), from) else { return };
+        found.is_known = true;
+        let (was, keeps) = (found.error.take(), found.origins.len());
+        match now {
+            Ok(origins) => {
+                if let Some(error) = was {
+                    tracing::info!(%pool, %from, was = error, "a source of origins can be read again");
+                }
+                if found.origins != origins {
+                    let known = self.members();
+                    let is_new = |origin: &Origin| known.find(&origin.address).is_none();
+                    // Whether a new name has an address is not known yet.
+                    let is_waited_for = !origins.is_empty() && origins.iter().all(is_new);
+                    let before = std::mem::replace(&mut found.origins, origins);
+                    found.leaving = if is_waited_for { before } else { Vec::new() };
+                    self.replace_origins(&all, from);
+                }
+            }
+            Err(error) => {
+                if was.as_ref() != Some(&error) {
+                    tracing::warn!(%pool, %from, error, "origins cannot be found; the pool keeps the {keeps} it had from there");
+                }
+                found.error = Some(error);
+            }
+        }
+        self.changes.send_modify(|changes| *changes += 1);
+    }
+
+    /// Lets those go that have only stayed until one of the new ones has an address.
+    pub(super) fn let_go(&self) {
+        let mut all = self.found.lock();
+        for place in 0..all.len() {
+            if all[place].leaving.is_empty() {
+                continue;
+            }
+            let members = self.members();
+            let has_come = |origin: &Origin| {
+                members.find(&origin.address).is_some_and(|member| member.origin.status() != OriginStatus::Unresolved)
+            };
+            if let Some(from) = self.config.sources.get(place)
+                && all[place].origins.iter().any(has_come)
+            {
+                all[place].leaving.clear();
+                self.replace_origins(&all, from);
+                self.changes.send_modify(|changes| *changes += 1);
+            }
+        }
+    }
+
+    fn replace_origins(&self, found: &[Found], from: &Source) {
+        let before = self.members();
+        self.enter(self.all_origins(found), Some((&before, &self.trusts())), true);
+        let now = self.members();
+        let is_in =
+            |members: &Members, one: &Member| members.iter().any(|other| other.config.address == one.config.address);
+        let names = |of: &Members, others: &Members| {
+            let new = of.iter().filter(|member| !is_in(others, member)).take(MOST_TOLD);
+            new.map(|member| member.config.address.to_string()).collect::<Vec<_>>().join(" ")
+        };
+        let (added, removed, pool) = (names(&now, &before), names(&before, &now), &self.config.name);
+        tracing::info!(%pool, %from, added, removed, origins = now.all.len(), "the origins of a pool have changed");
+        let stays = |old: &&Arc<Member>| now.iter().any(|new| Arc::ptr_eq(new, old));
+        before.iter().filter(|old| !stays(old)).for_each(|old| old.kept.close());
+    }
+
+    /// Waits until each of its sources has been asked once.
+    pub(super) async fn sources_known(&self) {
+        let mut changes = self.changes.subscribe();
+        while !self.found.lock().iter().all(|found| found.is_known) {
+            if changes.changed().await.is_err() {
+                return; // it is gone, and with it the wait
+            }
+        }
+    }
+}
 
 /// A task for each name by which a pool finds origins.
 pub(super) fn start(pool: &Arc<PoolRuntime>, resolver: &Arc<Resolver>, tasks: &mut JoinSet<()>) {

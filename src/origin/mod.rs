@@ -16,6 +16,7 @@ pub(crate) mod exchange;
 mod families;
 mod files;
 pub(crate) mod forward;
+mod found;
 pub(crate) mod h1;
 mod h2;
 mod health;

@@ -1,6 +1,5 @@
 //! The pools of one configuration, and the choice of an origin through a pool and its fallbacks.
 
-use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,17 +8,18 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use crate::config::model::{Balance, Origin, Pool, PoolId, Source};
+use crate::config::model::{Balance, Origin, Pool, PoolId};
 use crate::request::RequestView;
 
 use super::balance::rendezvous;
 use super::budget::RetryBudget;
 use super::copies::Copies;
+use super::found::Found;
 use super::h1::KeptCount;
 use super::hedge::Hedging;
 use super::levels::Trust;
 use super::lineup::{self, Lineup};
-use super::member::{Level, Member, Members};
+use super::member::{Level, Members};
 use super::orders::{Order, Orders};
 use super::outliers::Watched;
 use super::pinned::Pins;
@@ -27,9 +27,6 @@ use super::queue::Queue;
 use super::split::{self, Given};
 use super::state::{OriginState, OriginStatus};
 use super::sticky::Sticky;
-
-/// Origins that a line of the log names.
-const MOST_TOLD: usize = 20;
 
 /// A pool at run time.
 pub struct PoolRuntime {
@@ -39,9 +36,9 @@ pub struct PoolRuntime {
     /// Its origins, and how they stand.
     pub(super) lineup: ArcSwap<Lineup>,
     /// What its sources have brought so far.
-    found: Mutex<Vec<Found>>,
+    pub(super) found: Mutex<Vec<Found>>,
     /// Counts the times that this has become something else.
-    changes: watch::Sender<u64>,
+    pub(super) changes: watch::Sender<u64>,
     orders: Arc<Orders>,
     /// Those that wait until one has room; none waits where there is no bound.
     pub(super) queue: Option<Arc<Queue>>,
@@ -58,18 +55,6 @@ pub struct PoolRuntime {
     pub(crate) hedging: Hedging,
     /// Of its requests, to another pool.
     pub(crate) mirrored: Arc<Copies>,
-}
-
-/// What a source of origins has brought.
-#[derive(Debug, Default, Clone)]
-pub struct Found {
-    pub origins: Vec<Origin>,
-    /// Those that it no longer has: they go on until one of the others has an address.
-    leaving: Vec<Origin>,
-    /// Why it cannot be asked now; the origins are those that it had.
-    pub error: Option<String>,
-    /// It has been asked once, with whatever result.
-    is_known: bool,
 }
 
 /// All pools of one configuration.
@@ -175,7 +160,7 @@ impl PoolRuntime {
 
     /// Lines up these origins instead of those that it had. What stays of `before` keeps its state, and levels that are the same their
     /// trust. `is_same_pool`: nothing else of it has changed.
-    fn enter(&self, origins: Vec<Origin>, before: Option<(&Members, &[Trust])>, is_same_pool: bool) {
+    pub(super) fn enter(&self, origins: Vec<Origin>, before: Option<(&Members, &[Trust])>, is_same_pool: bool) {
         let known = before.map(|(members, _)| (members, is_same_pool));
         let members = Members::new(&self.config, origins, known, &self.orders, &self.kept_count);
         for member in members.iter() {
@@ -205,115 +190,12 @@ impl PoolRuntime {
         self.queue.iter().for_each(|queue| queue.call());
     }
 
-    /// What one of its sources has brought.
-    fn brought(&self, source: &Source) -> Option<Found> {
-        let place = self.config.sources.iter().position(|own| own == source)?;
-        self.found.lock().get(place).cloned()
-    }
-
-    /// Those that are configured and those that were found, each once.
-    fn all_origins(&self, found: &[Found]) -> Vec<Origin> {
-        let mut seen = HashSet::new();
-        let leaving = found.iter().flat_map(|found| &found.leaving);
-        let all = self.config.origins.iter().chain(found.iter().flat_map(|found| &found.origins)).chain(leaving);
-        all.filter(|origin| seen.insert(origin.address.clone())).cloned().collect()
-    }
-
-    /// What its sources have brought, in their order.
-    pub fn all_found(&self) -> Vec<Found> {
-        self.found.lock().clone()
-    }
-
-    /// The origins that one of its sources has brought.
-    pub(super) fn found(&self, source: usize) -> Vec<Origin> {
-        self.found.lock().get(source).map(|found| found.origins.clone()).unwrap_or_default()
-    }
-
-    /// A source has brought these, or nothing: then the pool goes on with those that it has.
-    pub(super) fn set_found(&self, source: usize, now: Result<Vec<Origin>, String>) {
-        let mut all = self.found.lock(); // held to the end: one change at a time
-        let (pool, from) = (&self.config.name, self.config.sources.get(source));
-        let (Some(found), Some(from)) = (all.get_mut(source), from) else { return };
-        found.is_known = true;
-        let (was, keeps) = (found.error.take(), found.origins.len());
-        match now {
-            Ok(origins) => {
-                if let Some(error) = was {
-                    tracing::info!(%pool, %from, was = error, "a source of origins can be read again");
-                }
-                if found.origins != origins {
-                    let known = self.members();
-                    let is_new = |origin: &Origin| known.find(&origin.address).is_none();
-                    // Whether a new name has an address is not known yet.
-                    let is_waited_for = !origins.is_empty() && origins.iter().all(is_new);
-                    let before = std::mem::replace(&mut found.origins, origins);
-                    found.leaving = if is_waited_for { before } else { Vec::new() };
-                    self.replace_origins(&all, from);
-                }
-            }
-            Err(error) => {
-                if was.as_ref() != Some(&error) {
-                    tracing::warn!(%pool, %from, error, "origins cannot be found; the pool keeps the {keeps} it had from there");
-                }
-                found.error = Some(error);
-            }
-        }
-        self.changes.send_modify(|changes| *changes += 1);
-    }
-
-    /// Lets those go that have only stayed until one of the new ones has an address.
-    pub(super) fn let_go(&self) {
-        let mut all = self.found.lock();
-        for place in 0..all.len() {
-            if all[place].leaving.is_empty() {
-                continue;
-            }
-            let members = self.members();
-            let has_come = |origin: &Origin| {
-                members.find(&origin.address).is_some_and(|member| member.origin.status() != OriginStatus::Unresolved)
-            };
-            if let Some(from) = self.config.sources.get(place)
-                && all[place].origins.iter().any(has_come)
-            {
-                all[place].leaving.clear();
-                self.replace_origins(&all, from);
-                self.changes.send_modify(|changes| *changes += 1);
-            }
-        }
-    }
-
-    fn replace_origins(&self, found: &[Found], from: &Source) {
-        let before = self.members();
-        self.enter(self.all_origins(found), Some((&before, &self.trusts())), true);
-        let now = self.members();
-        let is_in =
-            |members: &Members, one: &Member| members.iter().any(|other| other.config.address == one.config.address);
-        let names = |of: &Members, others: &Members| {
-            let new = of.iter().filter(|member| !is_in(others, member)).take(MOST_TOLD);
-            new.map(|member| member.config.address.to_string()).collect::<Vec<_>>().join(" ")
-        };
-        let (added, removed, pool) = (names(&now, &before), names(&before, &now), &self.config.name);
-        tracing::info!(%pool, %from, added, removed, origins = now.all.len(), "the origins of a pool have changed");
-        let stays = |old: &&Arc<Member>| now.iter().any(|new| Arc::ptr_eq(new, old));
-        before.iter().filter(|old| !stays(old)).for_each(|old| old.kept.close());
-    }
-
-    /// Waits until each of its sources has been asked once.
-    async fn sources_known(&self) {
-        let mut changes = self.changes.subscribe();
-        while !self.found.lock().iter().all(|found| found.is_known) {
-            if changes.changed().await.is_err() {
-                return; // it is gone, and with it the wait
-            }
-        }
-    }
-
     /// Its origins, as long as they are these.
     pub fn members(&self) -> Arc<Members> {
         self.lineup.load().members.clone()
     }
 
-    fn trusts(&self) -> Vec<Trust> {
+    pub(super) fn trusts(&self) -> Vec<Trust> {
         self.trusts.lock().clone()
     }
 

@@ -68,6 +68,9 @@ fn a_share_of_the_clients_goes_to_another_pool_and_gets_its_answers_alone() {
     let (status, answer) = order(&node, json!(1));
     assert_eq!((status, &answer["to"], &answer["durable"]), (200, &json!("other"), &json!(true)));
     assert_eq!(given(&answers(&node, "/passed")).len(), 60);
+    assert_eq!(node.metric("seawall_pool_split_share{pool=\"app\",to=\"other\"}"), Some(1.0));
+    let route = node.admin("GET", "/v1/explain?url=shop.example/passed&client=10.0.0.1", "").1["route"].clone();
+    assert_eq!((&route["pool"], route["split"].is_string()), (&json!("other"), true), "{route}");
     // It outlives a restart.
     node.signal("TERM");
     assert!(node.wait());
@@ -171,6 +174,10 @@ fn copies_go_to_another_pool_and_nobody_waits_for_them() {
     gate.open();
     let mirrored = |what: &str| pool(&node)["mirror"][what].as_u64().unwrap();
     eventually("all of them", || (mirrored("answered") == 6 && mirrored("left_out") == 2 + 17).then_some(()));
+    let copies = |result: &str| {
+        node.metric(&format!("seawall_pool_copies_total{{pool=\"app\",result=\"{result}\",to=\"other\"}}"))
+    };
+    assert_eq!((copies("answered"), copies("left_out")), (Some(6.0), Some(19.0)));
     assert_eq!(shadow.requests().iter().filter(|request| request.path() == "/long").count(), 0);
     assert_eq!((app.count(), shadow.count()), (2 + 2 + 1 + 20, 6), "counted where they come to");
     shadow.stop();

@@ -104,6 +104,7 @@ fn a_site_and_a_client_have_as_many_tunnels_as_they_may() {
     let other = open(3);
     assert_eq!((other.0, open(4).0), (101, 503));
     assert_eq!(origin.requests().iter().filter(|request| request.field("upgrade").is_some()).count(), 3);
+    assert_eq!(node.metric("seawall_site_tunnels{site=\"shop\"}"), Some(3.0));
     drop(own);
     eventually("there is room again", || (open(4).0 == 101).then_some(()));
 }
