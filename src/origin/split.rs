@@ -112,6 +112,7 @@ mod tests {
         assert!(few.iter().all(|client| given(&by_client, *client)), "always the same ones");
         by_client.by_name("app").unwrap().given.set(0.5);
         assert!(few.iter().all(|client| given(&by_client, *client)), "none comes back");
+        assert!(!given(&by_client, [0, 0, 0, 0]), "what the node asks for by itself stays where most are");
         let half = clients().filter(|client| given(&by_client, *client)).count();
         assert!((4900..5340).contains(&half), "{half}");
         let by_request = set(&text(", by = \"request\""), None);

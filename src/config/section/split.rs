@@ -90,3 +90,34 @@ pub(super) fn read_mirror(table: &mut Table, pool: &str) -> Option<Mirror<At<Str
     table.finish();
     Some(Mirror { pool: to?, share, max_body: max_body.0 as usize, max_requests })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use crate::config::load;
+
+    #[test]
+    fn what_would_mix_pools_up_or_take_too_much_is_refused() {
+        let parse = |app: &str| {
+            let text = format!(
+                "[pool.app]\norigins = [\"127.0.0.1:1\"]\n{app}\n[pool.can]\norigins = [\"127.0.0.1:2\"]\n\
+                 [pool.spare]\norigins = [\"127.0.0.1:3\"]\nfallback = \"can\"\n"
+            );
+            load::parse(Path::new("seawall.toml"), &text).map(drop).map_err(|error| error.to_string())
+        };
+        let split = "split = { pool = \"can\", share = 0.1 }";
+        assert_eq!(parse(&format!("{split}\nmirror = {{ pool = \"can\" }}")), Ok(()));
+        for (app, expected) in [
+            (format!("{split}\nfallback = \"can\""), "is the pool of its split"),
+            (format!("{split}\nfallback = \"spare\""), "is the pool of its split"),
+            ("split = { pool = \"app\", share = 0.1 }".to_owned(), "is this pool itself"),
+            ("split = { pool = \"can\" }".to_owned(), "share"),
+            ("split = { pool = \"cann\", share = 0.1 }".to_owned(), "did you mean \"can\"?"),
+            ("mirror = { pool = \"can\", max_body = \"16MiB\" }".to_owned(), "copies could take more than 256MiB"),
+        ] {
+            let error = parse(&app).unwrap_err();
+            assert!(error.contains(expected), "{app}: {error}");
+        }
+    }
+}
