@@ -1,10 +1,12 @@
 //! The tunnels of a site (WebSocket and the like) that are open at one time, of all clients and of each.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
+
+use crate::prefix::one_client;
 
 /// Counts the tunnels of a site. One for all configurations.
 #[derive(Debug, Default)]
@@ -38,7 +40,7 @@ impl Tunnels {
         most: Option<u32>,
         most_each: Option<u32>,
     ) -> Result<OpenTunnel, TooManyTunnels> {
-        let client = one_of(client);
+        let client = one_client(client);
         let mut counts = self.0.lock();
         let own = counts.by_client.get(&client).copied().unwrap_or(0);
         if most_each.is_some_and(|most| own >= most) {
@@ -67,14 +69,6 @@ impl Drop for OpenTunnel {
                 counts.by_client.remove(&self.client);
             }
         }
-    }
-}
-
-/// Whoever has an IPv6 address has the /64 that it is in.
-fn one_of(client: IpAddr) -> IpAddr {
-    match client.to_canonical() {
-        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into(),
-        v4 => v4,
     }
 }
 

@@ -165,8 +165,8 @@ pub(crate) async fn pools(State(node): State<Arc<Node>>, caller: Caller) -> Resu
                 })
             }),
             // Where origins are found while it runs.
-            "sources": pool.config.sources.iter().zip(pool.all_found()).map(|(source, found)| {
-                json!({ "from": source.to_string(), "origins": found.origins.len(), "error": found.error })
+            "sources": pool.config.sources.iter().zip(pool.source_states()).map(|(source, (origins, error))| {
+                json!({ "from": source.to_string(), "origins": origins, "error": error })
             }).collect::<Vec<Value>>(),
             "levels": levels.collect::<Vec<Value>>(),
             "queue": pool.waiting().map(|waiting| json!({ "waiting": waiting, "max": pool.config.queue.max })),

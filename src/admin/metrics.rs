@@ -122,9 +122,9 @@ fn describe_pools(metrics: &Metrics, snapshot: &Snapshot) {
         {
             metrics.pool_hedges.with_label_values(&[name, result]).inc_by(count.load(Ordering::Relaxed));
         }
-        for (source, found) in config.sources.iter().zip(pool.all_found()) {
+        for (source, (_, error)) in config.sources.iter().zip(pool.source_states()) {
             let series = metrics.pool_source_failing.with_label_values(&[name, &source.to_string()]);
-            series.set(found.error.is_some().into());
+            series.set(error.is_some().into());
         }
     }
 }

@@ -44,9 +44,9 @@ impl PoolRuntime {
         all.filter(|origin| seen.insert(origin.address.clone())).cloned().collect()
     }
 
-    /// What its sources have brought, in their order.
-    pub fn all_found(&self) -> Vec<Found> {
-        self.found.lock().clone()
+    /// How many origins each of its sources has brought, and why it cannot be asked now.
+    pub(crate) fn source_states(&self) -> Vec<(usize, Option<String>)> {
+        self.found.lock().iter().map(|found| (found.origins.len(), found.error.clone())).collect()
     }
 
     /// The origins that one of its sources has brought.
@@ -67,12 +67,17 @@ impl PoolRuntime {
                     tracing::info!(%pool, %from, was = error, "a source of origins can be read again");
                 }
                 if found.origins != origins {
-                    let known = self.members();
-                    let is_new = |origin: &Origin| known.find(&origin.address).is_none();
+                    let members = self.members();
+                    let known = members.addresses();
                     // Whether a new name has an address is not known yet.
-                    let is_waited_for = !origins.is_empty() && origins.iter().all(is_new);
+                    let is_waited_for =
+                        !origins.is_empty() && origins.iter().all(|origin| !known.contains(&*origin.address));
                     let before = std::mem::replace(&mut found.origins, origins);
-                    found.leaving = if is_waited_for { before } else { Vec::new() };
+                    match is_waited_for {
+                        true => found.leaving.extend(before), // those that had stayed may be the only ones with an address
+                        false => found.leaving.clear(),
+                    }
+                    found.leaving.truncate(MOST_FOUND);
                     self.replace_origins(&all, from);
                 }
             }
@@ -111,16 +116,14 @@ impl PoolRuntime {
         let before = self.members();
         self.enter(self.all_origins(found), Some((&before, &self.trusts())), true);
         let now = self.members();
-        let is_in =
-            |members: &Members, one: &Member| members.iter().any(|other| other.config.address == one.config.address);
         let names = |of: &Members, others: &Members| {
-            let new = of.iter().filter(|member| !is_in(others, member)).take(MOST_TOLD);
-            new.map(|member| member.config.address.to_string()).collect::<Vec<_>>().join(" ")
+            let (known, all) = (others.addresses(), of.iter().map(|member| &*member.config.address));
+            all.filter(|address| !known.contains(address)).take(MOST_TOLD).collect::<Vec<_>>().join(" ")
         };
         let (added, removed, pool) = (names(&now, &before), names(&before, &now), &self.config.name);
         tracing::info!(%pool, %from, added, removed, origins = now.all.len(), "the origins of a pool have changed");
-        let stays = |old: &&Arc<Member>| now.iter().any(|new| Arc::ptr_eq(new, old));
-        before.iter().filter(|old| !stays(old)).for_each(|old| old.kept.close());
+        let stay: HashSet<*const Member> = now.iter().map(Arc::as_ptr).collect();
+        before.iter().filter(|old| !stay.contains(&Arc::as_ptr(old))).for_each(|old| old.kept.close());
     }
 
     /// Waits until each of its sources has been asked once.

@@ -4,7 +4,7 @@ use crate::config::model::Origin;
 
 /// What a source of origins has brought.
 #[derive(Debug, Default, Clone)]
-pub struct Found {
+pub(super) struct Found {
     pub origins: Vec<Origin>,
     /// Those that it no longer has: they go on until one of the others has an address.
     pub(super) leaving: Vec<Origin>,

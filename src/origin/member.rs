@@ -1,6 +1,6 @@
 //! The origins of a pool: as they are configured or were found, how each is reached, and what is known of it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -78,6 +78,11 @@ impl Members {
 
     pub fn iter(&self) -> std::slice::Iter<'_, Arc<Member>> {
         self.all.iter()
+    }
+
+    /// How operators know them.
+    pub(super) fn addresses(&self) -> HashSet<&str> {
+        self.iter().map(|member| &*member.config.address).collect()
     }
 
     pub(crate) fn find(&self, address: &str) -> Option<&Arc<Member>> {

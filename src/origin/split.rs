@@ -1,10 +1,10 @@
 //! Pools that give some of their requests to another one: which requests, and how many of them for now.
 
-use std::net::{IpAddr, Ipv6Addr};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::config::model::{HashKey, Split, SplitBy};
 use crate::plan::facts::{cookie, parameter};
+use crate::prefix::one_client;
 use crate::request::RequestView;
 
 use super::balance::rendezvous::{hash_bytes, mix};
@@ -69,13 +69,8 @@ pub(super) fn hash_of(key: &HashKey, request: &RequestView<'_>) -> Option<u64> {
     }
 }
 
-/// Whoever has an IPv6 address has the /64 that it is in.
 fn hash_of_client(request: &RequestView<'_>) -> u64 {
-    let client = match request.client.to_canonical() {
-        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into(),
-        v4 => v4,
-    };
-    hash_bytes(client.to_string().as_bytes())
+    hash_bytes(one_client(request.client).to_string().as_bytes())
 }
 
 #[cfg(test)]

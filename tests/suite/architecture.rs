@@ -34,7 +34,7 @@ const ARROWS: [(&str, &[&str]); 41] = [
     ("plan", &["address", "clock", "config", "expression", "pattern", "request", "template"]),
     ("pace", &["config"]),
     ("running", &["clock", "tunnels"]),
-    ("tunnels", &[]),
+    ("tunnels", &["prefix"]),
     (
         "origin",
         &[

@@ -66,6 +66,11 @@ impl Origin {
         Origin { address, endpoint, weight: 1, priority: 1, region: None, max_requests: None, found_by: None }
     }
 
+    /// What others are made like.
+    fn nowhere() -> Self {
+        Origin::new("".into(), Endpoint::Unix(Path::new("").into()))
+    }
+
     /// Its host, without the port; `None`: it has none.
     pub(crate) fn host(&self) -> Option<String> {
         match (&self.found_by, &self.endpoint) {
@@ -110,7 +115,7 @@ pub(super) fn read_all(table: &mut Table, default_port: u16) -> (Vec<Origin>, Ve
                 errors.error_with_hint(file.place, why.to_string(), hint);
             }
         }
-        let like = Origin::new("".into(), Endpoint::Unix(Path::new("").into()));
+        let like = Origin::nowhere();
         sources.push(Source { from: SourceKind::File { path, port: default_port }, like });
     }
     (origins, sources)
@@ -194,7 +199,7 @@ impl<'a> Reader<'a> {
 
     fn read(&mut self, value: Value<'_, '_>) {
         let (errors, pool) = (self.errors, self.pool);
-        let mut like = Origin::new("".into(), Endpoint::Unix(Path::new("").into()));
+        let mut like = Origin::nowhere();
         let (address, srv, each) = match (value.str(), Table::of(value, &format!("an origin of {pool}"), errors)) {
             (Some(text), _) => (Some(At { value: text.to_owned(), place: value.place }), None, false),
             (None, Some(mut table)) => {
